@@ -1,0 +1,39 @@
+"""The client of a partition: follows the leader, sends concurrent appends on one stream, and
+retries so that each takes effect once.
+
+    async with AsyncClient(["host:7000"], tls=Tls(...)) as client:
+        await client.set_key(b"greeting", b"hello")
+
+`Client` is the same for code without an event loop. `partitionctl` is both at the command line.
+"""
+
+from partition_client.channels import Tls
+from partition_client.client import Appended, AsyncClient
+from partition_client.errors import (
+    ClientError,
+    DeadlineExceeded,
+    DiskFull,
+    NotFound,
+    OutcomeUnknown,
+    PreconditionFailed,
+    RequestRefused,
+    TreeMismatch,
+)
+from partition_client.sync import Client
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Appended",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "DeadlineExceeded",
+    "DiskFull",
+    "NotFound",
+    "OutcomeUnknown",
+    "PreconditionFailed",
+    "RequestRefused",
+    "Tls",
+    "TreeMismatch",
+]

@@ -1,0 +1,85 @@
+"""What a caller of the client has to tell apart.
+
+    ClientError
+    ├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
+    ├── OutcomeUnknown       it may have taken effect, and its session is gone: read before you retry
+    ├── DiskFull             the leader's volume is below its reserve; nothing was written
+    └── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
+        ├── NotFound
+        ├── PreconditionFailed
+        └── TreeMismatch     a destination exists, or its directory doesn't: nothing of it written
+"""
+
+import grpc
+from partition_proto.v1 import types_pb2 as types
+
+DETAIL_KEY = "logstore-error-bin"
+
+RETRIED = frozenset(
+    {
+        types.REASON_NOT_LEADER,
+        types.REASON_NO_LEADER,
+        types.REASON_OUTCOME_UNKNOWN,
+        types.REASON_OVERLOADED,
+        types.REASON_STOPPING,
+        types.REASON_PAYLOAD_QUORUM,
+        types.REASON_NOT_BOOTSTRAPPED,
+    }
+)
+"""Reasons that the client meets by itself, until the deadline."""
+
+
+class ClientError(Exception):
+    """Base of what this package raises."""
+
+
+class DeadlineExceeded(ClientError):
+    pass
+
+
+class OutcomeUnknown(ClientError):
+    pass
+
+
+class DiskFull(ClientError):
+    pass
+
+
+class RequestRefused(ClientError):
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NotFound(RequestRefused):
+    pass
+
+
+class PreconditionFailed(RequestRefused):
+    pass
+
+
+class TreeMismatch(RequestRefused):
+    pass
+
+
+def from_detail(detail: types.ErrorDetail) -> ClientError:
+    """The exception for an error that is not retried."""
+    reason = types.Reason.Name(detail.reason).removeprefix("REASON_")
+    match detail.reason:
+        case types.REASON_DISK_FULL:
+            return DiskFull(detail.message)
+        case types.REASON_NOT_FOUND:
+            return NotFound(detail.message, reason)
+        case types.REASON_PRECONDITION_FAILED:
+            return PreconditionFailed(detail.message, reason)
+        case _:
+            return RequestRefused(f"{reason}: {detail.message}", reason)
+
+
+def detail_of(error: grpc.aio.AioRpcError) -> types.ErrorDetail | None:
+    """What a replica said beside the status; None where the error is the network's."""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAIL_KEY:
+            return types.ErrorDetail.FromString(value if isinstance(value, bytes) else b"")
+    return None

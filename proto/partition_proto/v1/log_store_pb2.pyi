@@ -1,0 +1,264 @@
+from partition_proto.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CONSISTENCY_LINEARIZABLE: _ClassVar[Consistency]
+    CONSISTENCY_STALE: _ClassVar[Consistency]
+CONSISTENCY_LINEARIZABLE: Consistency
+CONSISTENCY_STALE: Consistency
+
+class OpenSessionRequest(_message.Message):
+    __slots__ = ("time_to_live_ms",)
+    TIME_TO_LIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    time_to_live_ms: int
+    def __init__(self, time_to_live_ms: _Optional[int] = ...) -> None: ...
+
+class OpenSessionResponse(_message.Message):
+    __slots__ = ("session_id", "time_to_live_ms")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_LIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    time_to_live_ms: int
+    def __init__(self, session_id: _Optional[int] = ..., time_to_live_ms: _Optional[int] = ...) -> None: ...
+
+class CloseSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    def __init__(self, session_id: _Optional[int] = ...) -> None: ...
+
+class CloseSessionResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AppendRequest(_message.Message):
+    __slots__ = ("request_id", "proposal", "retry", "wait_applied")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    WAIT_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    proposal: _types_pb2.Proposal
+    retry: bool
+    wait_applied: bool
+    def __init__(self, request_id: _Optional[int] = ..., proposal: _Optional[_Union[_types_pb2.Proposal, _Mapping]] = ..., retry: _Optional[bool] = ..., wait_applied: _Optional[bool] = ...) -> None: ...
+
+class AppendResponse(_message.Message):
+    __slots__ = ("request_id", "lsn", "term", "outcomes", "error")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    request_id: int
+    lsn: int
+    term: int
+    outcomes: _containers.RepeatedScalarFieldContainer[_types_pb2.Outcome]
+    error: _types_pb2.ErrorDetail
+    def __init__(self, request_id: _Optional[int] = ..., lsn: _Optional[int] = ..., term: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_types_pb2.Outcome, str]]] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class ReadRequest(_message.Message):
+    __slots__ = ("from_lsn", "to_lsn", "follow")
+    FROM_LSN_FIELD_NUMBER: _ClassVar[int]
+    TO_LSN_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    from_lsn: int
+    to_lsn: int
+    follow: bool
+    def __init__(self, from_lsn: _Optional[int] = ..., to_lsn: _Optional[int] = ..., follow: _Optional[bool] = ...) -> None: ...
+
+class ReadResponse(_message.Message):
+    __slots__ = ("lsn", "term", "body", "configuration_change")
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    lsn: int
+    term: int
+    body: _types_pb2.EntryBody
+    configuration_change: bool
+    def __init__(self, lsn: _Optional[int] = ..., term: _Optional[int] = ..., body: _Optional[_Union[_types_pb2.EntryBody, _Mapping]] = ..., configuration_change: _Optional[bool] = ...) -> None: ...
+
+class GetKeyRequest(_message.Message):
+    __slots__ = ("key", "consistency")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    consistency: Consistency
+    def __init__(self, key: _Optional[bytes] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+
+class GetKeyResponse(_message.Message):
+    __slots__ = ("found", "value", "applied")
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    found: bool
+    value: bytes
+    applied: int
+    def __init__(self, found: _Optional[bool] = ..., value: _Optional[bytes] = ..., applied: _Optional[int] = ...) -> None: ...
+
+class ListKeysRequest(_message.Message):
+    __slots__ = ("start", "end", "limit", "consistency")
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    start: bytes
+    end: bytes
+    limit: int
+    consistency: Consistency
+    def __init__(self, start: _Optional[bytes] = ..., end: _Optional[bytes] = ..., limit: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+
+class KeyValue(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    value: bytes
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class ListKeysResponse(_message.Message):
+    __slots__ = ("items", "next_start", "applied")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_START_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[KeyValue]
+    next_start: bytes
+    applied: int
+    def __init__(self, items: _Optional[_Iterable[_Union[KeyValue, _Mapping]]] = ..., next_start: _Optional[bytes] = ..., applied: _Optional[int] = ...) -> None: ...
+
+class TreeEntry(_message.Message):
+    __slots__ = ("path", "directory", "mode", "size", "digest")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    path: bytes
+    directory: bool
+    mode: int
+    size: int
+    digest: bytes
+    def __init__(self, path: _Optional[bytes] = ..., directory: _Optional[bool] = ..., mode: _Optional[int] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class ListTreeRequest(_message.Message):
+    __slots__ = ("path", "recursive", "consistency")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    RECURSIVE_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    path: bytes
+    recursive: bool
+    consistency: Consistency
+    def __init__(self, path: _Optional[bytes] = ..., recursive: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+
+class ListTreeResponse(_message.Message):
+    __slots__ = ("entries", "applied")
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[TreeEntry]
+    applied: int
+    def __init__(self, entries: _Optional[_Iterable[_Union[TreeEntry, _Mapping]]] = ..., applied: _Optional[int] = ...) -> None: ...
+
+class ReadFileRequest(_message.Message):
+    __slots__ = ("path", "offset", "consistency")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    path: bytes
+    offset: int
+    consistency: Consistency
+    def __init__(self, path: _Optional[bytes] = ..., offset: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+
+class ReadFileResponse(_message.Message):
+    __slots__ = ("entry", "data")
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    entry: TreeEntry
+    data: bytes
+    def __init__(self, entry: _Optional[_Union[TreeEntry, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadPayloadRequest(_message.Message):
+    __slots__ = ("payload", "chunk")
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    payload: _types_pb2.Payload
+    chunk: bytes
+    def __init__(self, payload: _Optional[_Union[_types_pb2.Payload, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+
+class UploadPayloadResponse(_message.Message):
+    __slots__ = ("holders",)
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    holders: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, holders: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MemberStatus(_message.Message):
+    __slots__ = ("member_id", "address", "role", "matched", "recently_active", "progress")
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    MATCHED_FIELD_NUMBER: _ClassVar[int]
+    RECENTLY_ACTIVE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    member_id: int
+    address: str
+    role: str
+    matched: int
+    recently_active: bool
+    progress: str
+    def __init__(self, member_id: _Optional[int] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., matched: _Optional[int] = ..., recently_active: _Optional[bool] = ..., progress: _Optional[str] = ...) -> None: ...
+
+class GetStatusResponse(_message.Message):
+    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    MEMBERS_FIELD_NUMBER: _ClassVar[int]
+    CONFIGURATION_CHANGING_FIELD_NUMBER: _ClassVar[int]
+    DISK_FULL_FIELD_NUMBER: _ClassVar[int]
+    DISK_FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DISK_TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FIELD_NUMBER: _ClassVar[int]
+    SESSION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    PROPOSAL_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    member_id: int
+    incarnation: int
+    role: str
+    term: int
+    leader: _types_pb2.LeaderHint
+    first_index: int
+    last_index: int
+    committed: int
+    applied: int
+    members: _containers.RepeatedCompositeFieldContainer[MemberStatus]
+    configuration_changing: bool
+    disk_full: bool
+    disk_free_bytes: int
+    disk_total_bytes: int
+    serving: bool
+    session_count: int
+    payload_inline_bytes_max: int
+    proposal_bytes_max: int
+    version: str
+    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...

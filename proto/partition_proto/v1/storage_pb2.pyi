@@ -1,0 +1,121 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
+from typing import ClassVar as _ClassVar, Optional as _Optional
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class IdentityRow(_message.Message):
+    __slots__ = ("format_version", "cluster_id", "member_id", "state_generation")
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    format_version: int
+    cluster_id: str
+    member_id: int
+    state_generation: int
+    def __init__(self, format_version: _Optional[int] = ..., cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., state_generation: _Optional[int] = ...) -> None: ...
+
+class HardStateRow(_message.Message):
+    __slots__ = ("term", "vote", "commit")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    VOTE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    vote: int
+    commit: int
+    def __init__(self, term: _Optional[int] = ..., vote: _Optional[int] = ..., commit: _Optional[int] = ...) -> None: ...
+
+class BoundaryRow(_message.Message):
+    __slots__ = ("index", "term")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    term: int
+    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
+
+class ConfStateRow(_message.Message):
+    __slots__ = ("index", "voters", "learners", "voters_outgoing", "learners_next", "auto_leave")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_FIELD_NUMBER: _ClassVar[int]
+    VOTERS_OUTGOING_FIELD_NUMBER: _ClassVar[int]
+    LEARNERS_NEXT_FIELD_NUMBER: _ClassVar[int]
+    AUTO_LEAVE_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    voters: _containers.RepeatedScalarFieldContainer[int]
+    learners: _containers.RepeatedScalarFieldContainer[int]
+    voters_outgoing: _containers.RepeatedScalarFieldContainer[int]
+    learners_next: _containers.RepeatedScalarFieldContainer[int]
+    auto_leave: bool
+    def __init__(self, index: _Optional[int] = ..., voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., voters_outgoing: _Optional[_Iterable[int]] = ..., learners_next: _Optional[_Iterable[int]] = ..., auto_leave: _Optional[bool] = ...) -> None: ...
+
+class LeaseRow(_message.Message):
+    __slots__ = ("transitions", "holder")
+    TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    transitions: int
+    holder: str
+    def __init__(self, transitions: _Optional[int] = ..., holder: _Optional[str] = ...) -> None: ...
+
+class AppliedRow(_message.Message):
+    __slots__ = ("format_version", "index", "term", "time_ms")
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    format_version: int
+    index: int
+    term: int
+    time_ms: int
+    def __init__(self, format_version: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., time_ms: _Optional[int] = ...) -> None: ...
+
+class NodeRow(_message.Message):
+    __slots__ = ("directory", "mode", "size", "digest")
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    directory: bool
+    mode: int
+    size: int
+    digest: bytes
+    def __init__(self, directory: _Optional[bool] = ..., mode: _Optional[int] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
+class PayloadRow(_message.Message):
+    __slots__ = ("references", "size", "inlined")
+    REFERENCES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    INLINED_FIELD_NUMBER: _ClassVar[int]
+    references: int
+    size: int
+    inlined: bool
+    def __init__(self, references: _Optional[int] = ..., size: _Optional[int] = ..., inlined: _Optional[bool] = ...) -> None: ...
+
+class SessionRow(_message.Message):
+    __slots__ = ("time_to_live_ms", "last_active_ms", "acknowledged_below")
+    TIME_TO_LIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACTIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_BELOW_FIELD_NUMBER: _ClassVar[int]
+    time_to_live_ms: int
+    last_active_ms: int
+    acknowledged_below: int
+    def __init__(self, time_to_live_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., acknowledged_below: _Optional[int] = ...) -> None: ...
+
+class ResultRow(_message.Message):
+    __slots__ = ("lsn", "precondition_failed", "outcomes")
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    PRECONDITION_FAILED_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    lsn: int
+    precondition_failed: bool
+    outcomes: bytes
+    def __init__(self, lsn: _Optional[int] = ..., precondition_failed: _Optional[bool] = ..., outcomes: _Optional[bytes] = ...) -> None: ...
+
+class MemberRow(_message.Message):
+    __slots__ = ("address",)
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    def __init__(self, address: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,102 @@
+"""`partition-replica`: runs one replica."""
+
+import argparse
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from partition_replica import __version__
+from partition_replica.assembly import Process, end_process
+from partition_replica.config import Config, TlsFiles
+from partition_replica.core.limits import Limits
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """The configuration from the command line; each flag may come as PARTITION_<FLAG> instead."""
+    parser = argparse.ArgumentParser(prog="partition-replica", description=__doc__)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="run one replica until SIGTERM")
+    required = {"data", "advertise", "partition"}
+    flags = {
+        "data": ("the volume", None),
+        "listen": ("host:port of gRPC", "0.0.0.0:7000"),
+        "http-listen": ("host:port of probes and metrics", "0.0.0.0:7080"),
+        "advertise": ("host:port at which others reach this replica", None),
+        "partition": ("namespace/name, which every certificate must carry", None),
+        "tls-dir": ("folder with tls.crt, tls.key and ca.crt", None),
+    }
+    for flag, (text, default) in flags.items():
+        value = os.environ.get("PARTITION_" + flag.upper().replace("-", "_"), default)
+        serve.add_argument(
+            f"--{flag}", help=text, default=value, required=flag in required and value is None
+        )
+    serve.add_argument("--insecure", action="store_true", help="plain text, for tests only")
+    serve.add_argument("--tick-ms", type=int, default=100, help="a heartbeat's time")
+    serve.add_argument("--election-ticks", type=int, default=10)
+    serve.add_argument(
+        "--limit",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="overrides a limit: " + ", ".join(f.name for f in fields(Limits)),
+    )
+    options = parser.parse_args(arguments)
+    if bool(options.tls_dir) == bool(options.insecure):
+        parser.error("give --tls-dir DIR, or --insecure to run without TLS")
+    tls = None
+    if options.tls_dir:
+        folder = Path(options.tls_dir)
+        tls = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
+    if "/" not in options.partition:
+        parser.error(f"--partition {options.partition!r}: expected namespace/name")
+    return Config(
+        data=Path(options.data),
+        listen=options.listen,
+        http_listen=options.http_listen,
+        advertise=options.advertise,
+        partition=options.partition,
+        tls=tls,
+        tick_s=options.tick_ms / 1000,
+        election_ticks=options.election_ticks,
+        limits=_limits(parser, options.limit),
+    )
+
+
+def _limits(parser: argparse.ArgumentParser, overrides: list[str]) -> Limits:
+    kinds: dict[str, type[int] | type[float]] = {
+        f.name: float if f.type in (float, "float") else int for f in fields(Limits)
+    }
+    values: dict[str, float] = {}
+    for override in overrides:
+        name, _, text = override.partition("=")
+        if name not in kinds:
+            parser.error(f"--limit {name}: known are {', '.join(kinds)}")
+        try:
+            values[name] = kinds[name](text)
+        except ValueError:
+            parser.error(f"--limit {override}: not a {kinds[name].__name__}")
+        if values[name] <= 0:
+            parser.error(f"--limit {override}: must be above 0")
+    return replace(Limits(), **values)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    config = parse(sys.argv[1:])
+    logging.basicConfig(
+        level=os.environ.get("PARTITION_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        asyncio.run(Process(config).run())
+    except Exception as error:  # the last line of the log must say why it ended
+        end_process(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""Puts one replica's parts together, runs it until it is told to stop, and takes it down."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from partition_proto.v1 import (
+    log_store_pb2,
+    log_store_pb2_grpc,
+    peer_pb2,
+    peer_pb2_grpc,
+    replica_admin_pb2,
+    replica_admin_pb2_grpc,
+)
+
+from partition_replica import __version__
+from partition_replica.config import Config
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.replica import Replica
+from partition_replica.storage.files import VolumeLock, make_directory
+from partition_replica.storage.volume import Volume
+from partition_replica.transport.admin_service import ReplicaAdminService
+from partition_replica.transport.authorization import Authorizer
+from partition_replica.transport.channels import SERVER_OPTIONS, add_port
+from partition_replica.transport.failures import Failures
+from partition_replica.transport.http import serve_http
+from partition_replica.transport.log_store_service import LogStoreService
+from partition_replica.transport.peer_service import PeerService
+from partition_replica.transport.peers import Peers
+
+logger = logging.getLogger(__name__)
+
+EXIT_FATAL = 70
+LOCK_POLL_S = 0.5
+HEALTH_POLL_S = 0.5
+
+SERVICES = (
+    log_store_pb2.DESCRIPTOR.services_by_name["LogStore"].full_name,
+    replica_admin_pb2.DESCRIPTOR.services_by_name["ReplicaAdmin"].full_name,
+    peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name,
+)
+
+
+def end_process(error: BaseException) -> None:
+    """Ends the process at once: nothing may be acknowledged any more. The last line says why."""
+    logger.critical("ending: %s: %s", type(error).__name__, error, exc_info=error)
+    print(f"FATAL: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(EXIT_FATAL)
+
+
+class Process:
+    """One replica's process: probes first, then the lock, the volume, the services."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._metrics = Metrics()
+        self._replica: Replica | None = None
+        self._why_not_ready = "starting"
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Returns after SIGTERM or SIGINT, when everything is handed over and closed."""
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop.set)
+        http = await serve_http(
+            self._config.http_listen, ready=self._ready, registry=self._metrics.registry
+        )
+        try:
+            lock = await self._acquire_lock()
+            if lock is not None:
+                await self._serve(lock)
+        finally:
+            await http.cleanup()
+
+    def _ready(self) -> tuple[bool, str]:
+        if self._replica is None:
+            return False, self._why_not_ready
+        if self._replica.ready:
+            return True, "ok"
+        return False, "no leader is known"
+
+    async def _acquire_lock(self) -> VolumeLock | None:
+        """Waits, not ready, while another process uses the volume; None where told to stop."""
+        make_directory(self._config.data)
+        lock = VolumeLock(self._config.data)
+        while not lock.try_acquire():
+            if self._why_not_ready != "waiting":
+                logger.warning(
+                    "another process uses the volume %s: waiting until it ends", self._config.data
+                )
+            self._why_not_ready = "waiting"
+            try:
+                await asyncio.wait_for(self._stop.wait(), LOCK_POLL_S)
+            except TimeoutError:
+                continue
+            return None
+        return lock
+
+    async def _serve(self, lock: VolumeLock) -> None:
+        config = self._config
+        volume = Volume(config.data, lock, pins_max=config.limits.pins_max)
+        own = int(volume.log.identity.member_id)
+        logger.info(
+            "partition-replica %s: member %x of cluster %s, log %d to %d, applied %d, "
+            "%d blobs collected",
+            __version__, own, volume.log.identity.cluster_id or "(none)",
+            volume.log.boundary.index + 1, volume.log.last.index, volume.state.applied.index,
+            volume.blobs_collected,
+        )
+        replica: Replica
+
+        def hello() -> peer_pb2.Hello:
+            return peer_pb2.Hello(
+                cluster_id=volume.log.identity.cluster_id,
+                member_id=own,
+                incarnation=replica.incarnation,
+                last_index=volume.log.last.index,
+                address=config.advertise,
+            )
+
+        peers = Peers(
+            own,
+            config.limits,
+            config.tls,
+            hello=hello,
+            unreachable=lambda member: replica.unreachable(member),
+            dropped=lambda n: self._metrics.messages_dropped.labels("peer_queue_full").inc(n),
+        )
+        replica = Replica(
+            config,
+            volume,
+            peers,
+            self._metrics,
+            wall_ms=lambda: time.time_ns() // 1_000_000,
+            failed=end_process,
+        )
+        replica.start()
+        server, health_servicer = self._make_server(replica)
+        port = add_port(server, config.listen, config.tls)
+        await server.start()
+        self._replica = replica
+        logger.info("serving on port %d, advertised as %s", port, config.advertise)
+        watcher = asyncio.create_task(self._watch_health(replica, health_servicer))
+        await self._stop.wait()
+        logger.info("stopping")
+        watcher.cancel()
+        await health_servicer.enter_graceful_shutdown()
+        await replica.stop()
+        await server.stop(grace=1.0)
+        await peers.close()
+        volume.close()
+        logger.info("stopped")
+
+    def _make_server(
+        self, replica: Replica
+    ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+        config = self._config
+        interceptors = [Authorizer(config.partition)] if config.tls else []
+        server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+        failures = Failures(
+            lambda reason: self._metrics.refused.labels(reason).inc(), end_process
+        )
+        log_store_pb2_grpc.add_LogStoreServicer_to_server(
+            LogStoreService(replica, config.limits, failures), server
+        )
+        replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
+            ReplicaAdminService(replica, failures), server
+        )
+        peer_pb2_grpc.add_PeerServicer_to_server(
+            PeerService(replica, config.limits, failures), server
+        )
+        health_servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+        )
+        return server, health_servicer
+
+    async def _watch_health(
+        self, replica: Replica, servicer: health.aio.HealthServicer
+    ) -> None:
+        while True:
+            state = (
+                health_pb2.HealthCheckResponse.SERVING
+                if replica.ready
+                else health_pb2.HealthCheckResponse.NOT_SERVING
+            )
+            for service in ("", SERVICES[0]):
+                await servicer.set(service, state)
+            await asyncio.sleep(HEALTH_POLL_S)

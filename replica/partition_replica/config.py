@@ -1,0 +1,37 @@
+"""Settings of one replica's process."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from partition_replica.core.limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files, read anew for each new channel or server."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What a replica is told at its start.
+
+    advertise: host:port at which other members and clients reach it. partition:
+    "namespace/name", which the certificates of all parties must carry. tls None means plain text,
+    which has to be asked for explicitly.
+    """
+
+    data: Path
+    listen: str
+    http_listen: str
+    advertise: str
+    partition: str
+    tls: TlsFiles | None
+    tick_s: float = 0.1
+    election_ticks: int = 10
+    heartbeat_ticks: int = 1
+    shutdown_s: float = 10.0
+    limits: Limits = field(default_factory=Limits)

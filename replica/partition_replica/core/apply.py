@@ -1,0 +1,164 @@
+"""What an entry does to the state. Pure, total and the same on every replica.
+
+Operations are those of Gitaly's write-ahead log, made total: where the original passes over an
+error ("exists", "does not exist"), ours has no effect and says so as an Outcome.
+"""
+
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.limits import (
+    PAYLOAD_INLINE_BYTES_MAX,
+    SESSIONS_MAX,
+)
+from partition_replica.core.model import Applied, Node, ProposalResult, Session
+from partition_replica.core.paths import parent
+from partition_replica.core.ports import StateView
+from partition_replica.ids import LSN, Digest, SessionID, Term
+
+APPLIED = types.OUTCOME_APPLIED
+
+
+def apply_body(view: StateView, index: LSN, term: Term, body: types.EntryBody | None) -> Applied:
+    """Applies one normal entry; `body` None is an entry without operations."""
+    if body is None:
+        return Applied(index, term, "empty")
+    view.time_ms = max(view.time_ms, body.time_ms)
+    match body.WhichOneof("body"):
+        case "proposal":
+            return _apply_proposal(view, index, term, body.proposal)
+        case "open_session":
+            return _open_session(view, index, term, body.open_session.time_to_live_ms)
+        case "close_session":
+            view.delete_session(SessionID(body.close_session.session_id))
+            return Applied(index, term, "session_closed")
+        case _:
+            return Applied(index, term, "empty")
+
+
+def _open_session(view: StateView, index: LSN, term: Term, time_to_live_ms: int) -> Applied:
+    alive = 0
+    for session, row in view.list_sessions():
+        if row.expired(view.time_ms):
+            view.delete_session(session)
+        else:
+            alive += 1
+    if alive >= SESSIONS_MAX:
+        return Applied(index, term, "sessions_full")
+    view.put_session(SessionID(int(index)), Session(time_to_live_ms, view.time_ms, 1))
+    return Applied(index, term, "session_opened")
+
+
+def _apply_proposal(
+    view: StateView, index: LSN, term: Term, proposal: types.Proposal
+) -> Applied:
+    session = SessionID(proposal.session_id)
+    row = view.get_session(session)
+    if row is None or row.expired(view.time_ms):
+        view.delete_session(session)
+        return Applied(index, term, "session_expired")
+    earlier = view.get_result(session, proposal.sequence)
+    if earlier is not None or proposal.sequence < row.acknowledged_below:
+        view.put_session(
+            session, Session(row.time_to_live_ms, view.time_ms, row.acknowledged_below)
+        )
+        return Applied(index, term, "duplicate", earlier)
+
+    if all(_holds(view, precondition) for precondition in proposal.preconditions):
+        outcomes = bytes(
+            _apply_operation(view, operation, proposal) for operation in proposal.operations
+        )
+        if outcomes.count(APPLIED) == len(outcomes):
+            outcomes = b""
+        result = ProposalResult(index, False, outcomes)
+    else:
+        result = ProposalResult(index, True)
+    view.put_result(session, proposal.sequence, result)
+    if proposal.acknowledged_below > row.acknowledged_below:
+        view.drop_results_below(session, proposal.acknowledged_below)
+    acknowledged_below = max(row.acknowledged_below, proposal.acknowledged_below)
+    view.put_session(session, Session(row.time_to_live_ms, view.time_ms, acknowledged_below))
+    return Applied(index, term, "proposal", result)
+
+
+def _holds(view: StateView, precondition: types.Precondition) -> bool:
+    match precondition.WhichOneof("precondition"):
+        case "key_equals":
+            return view.get_value(precondition.key_equals.key) == precondition.key_equals.value
+        case "key_absent":
+            return view.get_value(precondition.key_absent) is None
+        case "path_absent":
+            return view.get_node(precondition.path_absent) is None
+        case "path_digest_equals":
+            node = view.get_node(precondition.path_digest_equals.path)
+            return node is not None and node.digest == precondition.path_digest_equals.digest
+        case _:
+            return False
+
+
+def _apply_operation(
+    view: StateView, operation: types.Operation, proposal: types.Proposal
+) -> types.Outcome:
+    match operation.WhichOneof("operation"):
+        case "set_key":
+            view.put_value(operation.set_key.key, operation.set_key.value)
+            return APPLIED
+        case "delete_key":
+            view.delete_value(operation.delete_key.key)
+            return APPLIED
+        case "create_hard_link":
+            return _link(view, operation.create_hard_link, proposal)
+        case "create_directory":
+            create = operation.create_directory
+            outcome = _destination(view, create.path)
+            if outcome == APPLIED:
+                view.put_node(create.path, Node(True, create.mode))
+            return outcome
+        case "remove_directory_entry":
+            return _remove(view, operation.remove_directory_entry.path)
+        case _:
+            return types.OUTCOME_SOURCE_NOT_FOUND
+
+
+def _link(
+    view: StateView, link: types.CreateHardLink, proposal: types.Proposal
+) -> types.Outcome:
+    outcome = _destination(view, link.destination_path)
+    if outcome != APPLIED:
+        return outcome
+    if link.WhichOneof("source") == "payload":
+        payload = proposal.payloads[link.payload - 1]
+        inlined = payload.data if payload.size <= PAYLOAD_INLINE_BYTES_MAX else None
+        digest = Digest(payload.digest)
+        view.hold_payload(digest, payload.size, inlined)
+        view.put_node(link.destination_path, Node(False, payload.mode, payload.size, digest))
+        return APPLIED
+    source = view.get_node(link.source_path)
+    if source is None or source.directory:
+        return types.OUTCOME_SOURCE_NOT_FOUND
+    view.hold_payload(source.digest, source.size, None)
+    view.put_node(link.destination_path, source)
+    return APPLIED
+
+
+def _destination(view: StateView, path: bytes) -> types.Outcome:
+    if view.get_node(path) is not None:
+        return types.OUTCOME_DESTINATION_EXISTS
+    directory = parent(path)
+    if directory:
+        node = view.get_node(directory)
+        if node is None or not node.directory:
+            return types.OUTCOME_PARENT_NOT_FOUND
+    return APPLIED
+
+
+def _remove(view: StateView, path: bytes) -> types.Outcome:
+    node = view.get_node(path)
+    if node is None:
+        return types.OUTCOME_SOURCE_NOT_FOUND
+    if node.directory:
+        if view.has_children(path):
+            return types.OUTCOME_DIRECTORY_NOT_EMPTY
+    else:
+        view.release_payload(node.digest)
+    view.delete_node(path)
+    return APPLIED

@@ -1,0 +1,87 @@
+"""Every limit of a replica, named, with its default.
+
+Those under "format" are part of the replicated behaviour: they must be equal on all replicas, so
+they are constants and no settings.
+"""
+
+from dataclasses import dataclass
+
+# --- format -----------------------------------------------------------------------------------
+
+KEY_BYTES_MAX = 480
+"""LMDB takes keys of 511 bytes; some are left for a prefix."""
+
+PATH_BYTES_MAX = 480
+VALUE_BYTES_MAX = 512 * 1024
+PAYLOAD_INLINE_BYTES_MAX = 64 * 1024
+"""Larger payloads are blobs, beside the log instead of in it."""
+
+PAYLOAD_BYTES_MAX = 64 * 1024**3
+PROPOSAL_BYTES_MAX = 1024 * 1024
+PROPOSAL_OPERATIONS_MAX = 8192
+PROPOSAL_PAYLOADS_MAX = 1024
+PROPOSAL_PRECONDITIONS_MAX = 64
+
+SESSIONS_MAX = 4096
+"""One more is refused until an old one expires."""
+
+SESSION_WINDOW = 4096
+"""A sequence must lie below acknowledged_below + this: it bounds the results kept a session."""
+
+SESSION_TTL_MS_MIN = 10_000
+SESSION_TTL_MS_DEFAULT = 600_000
+SESSION_TTL_MS_MAX = 86_400_000
+
+
+# --- settings ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one process; each has a metric of what it holds or refuses."""
+
+    inbox_messages_max: int = 4096
+    """Raft messages of peers that wait for the engine; over it they are dropped (Raft resends)."""
+
+    proposals_queued_max: int = 8192
+    proposals_queued_bytes_max: int = 64 * 1024**2
+    """Proposals that wait for the engine; over it OVERLOADED."""
+
+    proposal_batch_bytes_max: int = 1024 * 1024
+    proposal_batch_max: int = 1024
+    """What one call of the engine takes."""
+
+    uncommitted_bytes_max: int = 64 * 1024**2
+    apply_batch_max: int = 1024
+    apply_batch_bytes_max: int = 8 * 1024**2
+    apply_queue_bytes_max: int = 64 * 1024**2
+    """Committed and not applied; over it proposals are refused."""
+
+    peer_queue_bytes_max: int = 16 * 1024**2
+    peer_batch_bytes_max: int = 4 * 1024**2
+    """To one peer; over it messages are dropped (Raft resends)."""
+
+    held_appends_max: int = 64
+    """Appends of one leader that wait for blobs to be fetched; over it they are dropped."""
+
+    uploads_max: int = 64
+    """Uploads and pushes under way; over it OVERLOADED."""
+
+    pins_max: int = 100_000
+    pin_lease_s: float = 600.0
+    """How long a payload that nothing names yet is kept."""
+
+    snapshot_keep_s: float = 120.0
+    """How long a snapshot made for a follower is kept after its last use."""
+
+    mirror_bytes_max: int = 64 * 1024**2
+    reads_waiting_max: int = 4096
+    disk_reserve_bytes: int = 256 * 1024**2
+    """Free bytes of the volume below which writes are refused."""
+
+    learner_lag_max: int = 1000
+    """Entries that a learner may be behind and still be promoted."""
+
+    chunk_bytes: int = 512 * 1024
+    range_bytes_max: int = 2 * 1024**2
+    range_items_max: int = 1000

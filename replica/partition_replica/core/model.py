@@ -1,0 +1,178 @@
+"""Values that layers hand to each other."""
+
+from dataclasses import dataclass, field
+
+from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a volume is. cluster_id is empty until it belongs to a cluster."""
+
+    member_id: MemberID
+    cluster_id: ClusterID
+    state_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the log. Terms of stored entries and boundaries are 1 or above."""
+
+    index: LSN
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What Raft must find again: Raft thesis, figure 3.1."""
+
+    term: Term = Term(0)
+    vote: MemberID = MemberID(0)
+    commit: LSN = LSN(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The group's members by role, ascending; joint while voters_outgoing is not empty."""
+
+    voters: tuple[int, ...] = ()
+    learners: tuple[int, ...] = ()
+    voters_outgoing: tuple[int, ...] = ()
+    learners_next: tuple[int, ...] = ()
+    auto_leave: bool = False
+
+    @property
+    def members(self) -> frozenset[int]:
+        return frozenset(
+            self.voters + self.learners + self.voters_outgoing + self.learners_next
+        )
+
+    @property
+    def joint(self) -> bool:
+        return bool(self.voters_outgoing)
+
+    def is_quorum(self, members: frozenset[int] | set[int]) -> bool:
+        """A majority of the voters and, in joint consensus, of the outgoing ones too.
+
+        False for a configuration without voters: nothing is ever on a quorum of nobody.
+        """
+        if not self.voters:
+            return False
+        return all(
+            2 * sum(voter in members for voter in voters) > len(voters)
+            for voters in (self.voters, self.voters_outgoing)
+            if voters
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A row of the log. `kind`: 0 normal, 1 and 2 configuration changes; `data` is an encoded
+    EntryBody for normal entries, or empty."""
+
+    index: LSN
+    term: Term
+    kind: int
+    data: bytes
+    context: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSwitch:
+    """A staged snapshot that the log adopts: everything of it is durable already."""
+
+    position: Position
+    configuration: Configuration
+    state_generation: int
+
+
+@dataclass(slots=True)
+class LogBatch:
+    """What one durable commit of the log writes, in this order: snapshot, entries, hard state."""
+
+    entries: list[LogEntry] = field(default_factory=list)
+    hard_state: HardState | None = None
+    snapshot: SnapshotSwitch | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not self.entries and self.hard_state is None and self.snapshot is None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An entry of the tree. Directories have neither size nor digest."""
+
+    directory: bool
+    mode: int
+    size: int = 0
+    digest: Digest = Digest(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    time_to_live_ms: int
+    last_active_ms: int
+    acknowledged_below: int
+
+    def expired(self, now_ms: int) -> bool:
+        return self.last_active_ms + self.time_to_live_ms < now_ms
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalResult:
+    """What a proposal did. `outcomes`: a byte (types.Outcome) an operation; empty where all
+    were applied."""
+
+    lsn: LSN
+    precondition_failed: bool = False
+    outcomes: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What applying one entry did.
+
+    kind: "empty", "configuration", "proposal", "duplicate", "session_opened", "session_closed",
+    "session_expired" (the proposal had no effect) or "sessions_full".
+    """
+
+    index: LSN
+    term: Term
+    kind: str
+    result: ProposalResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """A member as this replica sees it; `matched` and what follows are known to a leader only."""
+
+    member: int
+    address: str
+    voter: bool
+    matched: int = 0
+    recently_active: bool = False
+    progress: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica at one moment. role: "unbootstrapped", "joining", or the engine's."""
+
+    cluster: str
+    member: int
+    incarnation: int
+    role: str
+    term: int
+    leader: tuple[int, str]
+    first_index: int
+    last_index: int
+    committed: int
+    applied: int
+    members: list[MemberStatus]
+    configuration_changing: bool
+    disk_full: bool
+    disk_free_bytes: int
+    disk_total_bytes: int
+    serving: bool
+    session_count: int

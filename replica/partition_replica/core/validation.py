@@ -1,0 +1,166 @@
+"""What a proposal may say. Checked at the leader before anything is written; a proposal that
+passes can be applied on every replica without another check."""
+
+import hashlib
+
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core import limits
+from partition_replica.core.paths import check_path
+from partition_replica.errors import InvalidArgument, PayloadMismatch
+from partition_replica.ids import DIGEST_BYTES
+
+
+def check_proposal(proposal: types.Proposal) -> None:
+    """Raises InvalidArgument or PayloadMismatch, naming the operation or payload by its number."""
+    size = proposal.ByteSize()
+    if size > limits.PROPOSAL_BYTES_MAX:
+        raise InvalidArgument(
+            f"the proposal encodes to {size} bytes; allowed are {limits.PROPOSAL_BYTES_MAX}: "
+            "split it, or upload large payloads instead of inlining them"
+        )
+    _check_count("operations", len(proposal.operations), limits.PROPOSAL_OPERATIONS_MAX)
+    _check_count("payloads", len(proposal.payloads), limits.PROPOSAL_PAYLOADS_MAX)
+    _check_count("preconditions", len(proposal.preconditions), limits.PROPOSAL_PRECONDITIONS_MAX)
+    if proposal.session_id < 1:
+        raise InvalidArgument("session_id is 0: open a session first")
+    if proposal.sequence < 1:
+        raise InvalidArgument("sequence is 0: a session's sequences start at 1")
+    if proposal.sequence >= proposal.acknowledged_below + limits.SESSION_WINDOW:
+        raise InvalidArgument(
+            f"sequence {proposal.sequence} is {limits.SESSION_WINDOW} or more above "
+            f"acknowledged_below {proposal.acknowledged_below}: wait for answers first"
+        )
+    if proposal.sequence < proposal.acknowledged_below:
+        raise InvalidArgument(
+            f"sequence {proposal.sequence} lies below acknowledged_below "
+            f"{proposal.acknowledged_below}: its answer was acknowledged already"
+        )
+    for number, payload in enumerate(proposal.payloads, 1):
+        check_payload(payload, f"payload {number}")
+    for number, operation in enumerate(proposal.operations, 1):
+        _check_operation(operation, number, len(proposal.payloads))
+    for number, precondition in enumerate(proposal.preconditions, 1):
+        _check_precondition(precondition, number)
+
+
+def check_payload(payload: types.Payload, what: str) -> None:
+    check_digest(payload.digest, what)
+    if payload.mode > 0o777:
+        raise InvalidArgument(f"{what} has mode {payload.mode:#o}; allowed are 0 to 0777")
+    if payload.size > limits.PAYLOAD_BYTES_MAX:
+        raise InvalidArgument(
+            f"{what} has {payload.size} bytes; allowed are {limits.PAYLOAD_BYTES_MAX}"
+        )
+    if payload.size > limits.PAYLOAD_INLINE_BYTES_MAX:
+        if payload.data:
+            raise InvalidArgument(
+                f"{what} has {payload.size} bytes and carries data; above "
+                f"{limits.PAYLOAD_INLINE_BYTES_MAX} bytes a payload is uploaded (UploadPayload)"
+            )
+        return
+    if len(payload.data) != payload.size:
+        raise PayloadMismatch(
+            f"{what} says {payload.size} bytes and carries {len(payload.data)}; up to "
+            f"{limits.PAYLOAD_INLINE_BYTES_MAX} bytes a payload is carried whole"
+        )
+    actual = hashlib.sha256(payload.data).digest()
+    if actual != payload.digest:
+        raise PayloadMismatch(
+            f"{what} has SHA-256 {actual.hex()}, not the {payload.digest.hex()} that it says"
+        )
+
+
+def check_digest(digest: bytes, what: str) -> None:
+    if len(digest) != DIGEST_BYTES:
+        raise InvalidArgument(
+            f"{what} has a digest of {len(digest)} bytes; a SHA-256 has {DIGEST_BYTES}"
+        )
+
+
+def check_key(key: bytes, what: str) -> None:
+    if not 1 <= len(key) <= limits.KEY_BYTES_MAX:
+        raise InvalidArgument(
+            f"{what}: key has {len(key)} bytes; allowed are 1 to {limits.KEY_BYTES_MAX}"
+        )
+
+
+def session_time_to_live_ms(requested: int) -> int:
+    """The time to live that a request for `requested` gets; 0 asks for the default."""
+    if requested == 0:
+        return limits.SESSION_TTL_MS_DEFAULT
+    if not limits.SESSION_TTL_MS_MIN <= requested <= limits.SESSION_TTL_MS_MAX:
+        raise InvalidArgument(
+            f"time_to_live_ms {requested}: allowed are {limits.SESSION_TTL_MS_MIN} to "
+            f"{limits.SESSION_TTL_MS_MAX}, or 0 for {limits.SESSION_TTL_MS_DEFAULT}"
+        )
+    return requested
+
+
+def _check_count(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise InvalidArgument(f"the proposal has {count} {what}; allowed are {most}")
+
+
+def _check_operation(operation: types.Operation, number: int, payload_count: int) -> None:
+    what = f"operation {number}"
+    match operation.WhichOneof("operation"):
+        case "set_key":
+            check_key(operation.set_key.key, what)
+            _check_value(operation.set_key.value, what)
+        case "delete_key":
+            check_key(operation.delete_key.key, what)
+        case "create_hard_link":
+            _check_link(operation.create_hard_link, what, payload_count)
+        case "create_directory":
+            check_path(operation.create_directory.path, f"{what}: path")
+            if operation.create_directory.mode > 0o777:
+                raise InvalidArgument(
+                    f"{what}: mode {operation.create_directory.mode:#o}; allowed are 0 to 0777"
+                )
+        case "remove_directory_entry":
+            check_path(operation.remove_directory_entry.path, f"{what}: path")
+        case _:
+            raise InvalidArgument(
+                f"{what} is unknown here; allowed are create_hard_link, remove_directory_entry, "
+                "create_directory, set_key and delete_key"
+            )
+
+
+def _check_link(link: types.CreateHardLink, what: str, payload_count: int) -> None:
+    check_path(link.destination_path, f"{what}: destination_path")
+    match link.WhichOneof("source"):
+        case "payload":
+            if not 1 <= link.payload <= payload_count:
+                raise InvalidArgument(
+                    f"{what} links payload {link.payload}; the proposal has {payload_count}"
+                )
+        case "source_path":
+            check_path(link.source_path, f"{what}: source_path")
+        case _:
+            raise InvalidArgument(f"{what} links nothing: set payload or source_path")
+
+
+def _check_value(value: bytes, what: str) -> None:
+    if len(value) > limits.VALUE_BYTES_MAX:
+        raise InvalidArgument(
+            f"{what}: value has {len(value)} bytes; allowed are {limits.VALUE_BYTES_MAX}: "
+            "store it as a file"
+        )
+
+
+def _check_precondition(precondition: types.Precondition, number: int) -> None:
+    what = f"precondition {number}"
+    match precondition.WhichOneof("precondition"):
+        case "key_equals":
+            check_key(precondition.key_equals.key, what)
+            _check_value(precondition.key_equals.value, what)
+        case "key_absent":
+            check_key(precondition.key_absent, what)
+        case "path_absent":
+            check_path(precondition.path_absent, what)
+        case "path_digest_equals":
+            check_path(precondition.path_digest_equals.path, what)
+            check_digest(precondition.path_digest_equals.digest, what)
+        case _:
+            raise InvalidArgument(f"{what} is unknown here")

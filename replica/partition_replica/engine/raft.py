@@ -1,0 +1,264 @@
+"""One member's engine. Step by step as partition_raft's package docstring says."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import partition_raft as raft
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.model import (
+    Configuration,
+    HardState,
+    LogEntry,
+    Position,
+)
+from partition_replica.core.ports import LogStorage
+from partition_replica.errors import Compacted
+from partition_replica.ids import LSN, MemberID, Term
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHeader:
+    """What the engine sends for, or took as, a snapshot. `manifest`: an encoded
+    SnapshotManifest."""
+
+    position: Position
+    configuration: Configuration
+    manifest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Ticks: of the caller's clock. Sizes in bytes."""
+
+    election_tick: int
+    heartbeat_tick: int
+    uncommitted_bytes_max: int
+    mirror_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One Ready, in our types. `hold_messages`: `messages` wait until it is durable, too."""
+
+    number: int
+    role: str | None
+    leader: int
+    hard_state: HardState | None
+    entries: list[LogEntry]
+    snapshot: SnapshotHeader | None
+    messages: list[raft.Message]
+    persisted_messages: list[raft.Message]
+    committed: list[LogEntry]
+    read_states: list[tuple[int, bytes]]
+    must_sync: bool
+    hold_messages: bool
+
+
+class RaftEngine:
+    """Made anew at each start from what is durable. Not thread-safe."""
+
+    def __init__(
+        self,
+        member: MemberID,
+        log: LogStorage,
+        applied: LSN,
+        settings: EngineSettings,
+        snapshot_source: Callable[[int, int], SnapshotHeader | None],
+    ) -> None:
+        """Raises partition_raft.InvalidConfig where what is on disk contradicts itself."""
+        boundary, last, hard_state = log.boundary, log.last, log.hard_state
+        # What was applied was committed, whether or not the commit index was saved since.
+        commit = max(hard_state.commit, applied)
+        tail_first = max(int(boundary.index) + 1, min(int(commit) + 1, int(last.index) + 1))
+        tail = log.entries(LSN(tail_first), LSN(last.index + 1), None) if (
+            tail_first <= last.index
+        ) else []
+        self._node = raft.Node(
+            raft.Config(
+                member,
+                election_tick=settings.election_tick,
+                heartbeat_tick=settings.heartbeat_tick,
+                max_uncommitted_size=settings.uncommitted_bytes_max,
+                mirror_bytes_max=settings.mirror_bytes_max,
+            ),
+            hard_state=raft.HardState(hard_state.term, hard_state.vote, commit),
+            conf_state=to_conf_state(log.configuration[1]),
+            boundary=(boundary.index, boundary.term),
+            last=(last.index, last.term),
+            applied=applied,
+            entries=[to_entry(entry) for entry in tail],
+            storage=_ColdStorage(log, snapshot_source),
+            logger=logger,
+        )
+
+    def tick(self) -> None:
+        self._node.tick()
+
+    def campaign(self) -> None:
+        self._node.campaign()
+
+    def step(self, message: raft.Message) -> None:
+        self._node.step(message)
+
+    def propose(self, data: list[bytes]) -> tuple[LSN, Term]:
+        """Proposes consecutive entries; (index of the first, term)."""
+        index, term = self._node.propose(data)
+        return LSN(index), Term(term)
+
+    def propose_change(
+        self, changes: list[tuple[raft.ChangeKind, int]], context: bytes
+    ) -> tuple[LSN, Term]:
+        index, term = self._node.propose_conf_change(
+            [(int(kind), member) for kind, member in changes], False, context
+        )
+        return LSN(index), Term(term)
+
+    def apply_change(self, entry: LogEntry) -> Configuration:
+        return from_conf_state(self._node.apply_conf_change(to_entry(entry)))
+
+    def take_work(self) -> Work | None:
+        """The next batch, with the engine advanced over it; None where there is nothing."""
+        if not self._node.has_ready():
+            return None
+        ready = self._node.ready()
+        self._node.advance_append_async()
+        soft = ready.soft_state
+        return Work(
+            number=ready.number,
+            role=soft.role if soft else None,
+            leader=soft.leader_id if soft else 0,
+            hard_state=_from_hard_state(ready.hard_state),
+            entries=[from_entry(entry) for entry in ready.entries],
+            snapshot=_from_snapshot(ready.snapshot),
+            messages=ready.messages,
+            persisted_messages=ready.persisted_messages,
+            committed=[from_entry(entry) for entry in ready.committed_entries],
+            read_states=ready.read_states,
+            must_sync=ready.must_sync,
+            hold_messages=ready.term_or_vote_changed,
+        )
+
+    def persisted(self, number: int) -> None:
+        """Everything up to Ready `number` is durable."""
+        self._node.on_persist_ready(number)
+
+    def applied_to(self, index: LSN) -> None:
+        self._node.advance_apply_to(index)
+
+    def read_index(self, context: bytes) -> None:
+        self._node.read_index(context)
+
+    def transfer_leader(self, member: int) -> None:
+        self._node.transfer_leader(member)
+
+    def report_unreachable(self, member: int) -> None:
+        self._node.report_unreachable(member)
+
+    def report_snapshot(self, member: int, succeeded: bool) -> None:
+        self._node.report_snapshot(member, succeeded)
+
+    def committed_in_term(self) -> bool:
+        """Whether the leader has committed an entry of its own term: it may serve then."""
+        return self._node.committed_to_current_term()
+
+    def status(self) -> raft.Status:
+        return self._node.status()
+
+    def configuration(self) -> Configuration:
+        return from_conf_state(self._node.conf_state())
+
+
+class _ColdStorage:
+    """What the engine asks of the log where its mirror doesn't reach."""
+
+    def __init__(
+        self, log: LogStorage, snapshot_source: Callable[[int, int], SnapshotHeader | None]
+    ) -> None:
+        self._log = log
+        self._snapshot_source = snapshot_source
+
+    def entries(self, lo: int, hi: int, max_bytes: int) -> list[raft.Entry]:
+        try:
+            found = self._log.entries(LSN(lo), LSN(hi), max_bytes)
+        except Compacted as error:
+            raise raft.Compacted(str(error)) from error
+        return [to_entry(entry) for entry in found]
+
+    def term(self, index: int) -> int:
+        try:
+            return self._log.term(LSN(index))
+        except Compacted as error:
+            raise raft.Compacted(str(error)) from error
+
+    def snapshot(self, request_index: int, to: int) -> raft.Snapshot | None:
+        header = self._snapshot_source(request_index, to)
+        if header is None:
+            return None
+        return raft.Snapshot(
+            header.position.index,
+            header.position.term,
+            to_conf_state(header.configuration),
+            header.manifest,
+        )
+
+
+def to_entry(entry: LogEntry) -> raft.Entry:
+    return raft.Entry(entry.index, entry.term, entry.data, entry.kind, entry.context)
+
+
+def from_entry(entry: raft.Entry) -> LogEntry:
+    return LogEntry(LSN(entry.index), Term(entry.term), entry.kind, entry.data, entry.context)
+
+
+def member_changes(entry: LogEntry) -> dict[int, str | None]:
+    """The addresses that a configuration change sets, None for a member that it removes."""
+    if not entry.kind:
+        return {}
+    changes: dict[int, str | None] = {}
+    address = types.MemberChange.FromString(entry.context).address
+    for kind, member in raft.decode_conf_change(to_entry(entry)):
+        if kind == raft.ChangeKind.REMOVE:
+            changes[member] = None
+        elif address:
+            changes[member] = address
+    return changes
+
+
+def to_conf_state(configuration: Configuration) -> raft.ConfState:
+    return raft.ConfState(
+        list(configuration.voters),
+        list(configuration.learners),
+        list(configuration.voters_outgoing),
+        list(configuration.learners_next),
+        configuration.auto_leave,
+    )
+
+
+def from_conf_state(conf: raft.ConfState) -> Configuration:
+    return Configuration(
+        tuple(conf.voters),
+        tuple(conf.learners),
+        tuple(conf.voters_outgoing),
+        tuple(conf.learners_next),
+        conf.auto_leave,
+    )
+
+
+def _from_hard_state(state: raft.HardState | None) -> HardState | None:
+    if state is None:
+        return None
+    return HardState(Term(state.term), MemberID(state.vote), LSN(state.commit))
+
+
+def _from_snapshot(snapshot: raft.Snapshot | None) -> SnapshotHeader | None:
+    if snapshot is None:
+        return None
+    return SnapshotHeader(
+        Position(LSN(snapshot.index), Term(snapshot.term)),
+        from_conf_state(snapshot.conf_state),
+        snapshot.data,
+    )

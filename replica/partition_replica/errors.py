@@ -1,0 +1,151 @@
+"""What can go wrong, by the next move of whoever catches it.
+
+    ReplicaError
+    ├── RetryLater             back off, same request, same replica
+    │   ├── NoLeader
+    │   ├── Overloaded
+    │   ├── DiskFull
+    │   ├── PayloadQuorum
+    │   └── OutcomeUnknown     it may have taken effect: retry under the same sequence
+    ├── GoElsewhere            another replica can serve it
+    │   ├── NotLeader
+    │   └── Stopping
+    ├── RequestRefused         mend the request, or give up
+    │   ├── InvalidArgument
+    │   ├── NotFound
+    │   ├── SessionExpired
+    │   ├── PreconditionFailed
+    │   ├── PayloadMissing
+    │   ├── PayloadMismatch
+    │   ├── Compacted
+    │   ├── NotBootstrapped
+    │   ├── WrongCluster
+    │   ├── MembershipRefused
+    │   └── Deposed
+    └── Fatal                  end the process; a human has to look
+        ├── StorageFailed      a write or fsync failed: the page cache can't be trusted after one
+        └── Damaged            what was read is not what was written
+
+`reason` is the name of the wire's Reason without its prefix; the transport maps it.
+"""
+
+from typing import ClassVar
+
+
+class ReplicaError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+    reason: ClassVar[str] = "UNSPECIFIED"
+
+
+class RetryLater(ReplicaError):
+    """The same request may succeed here later."""
+
+
+class NoLeader(RetryLater):
+    reason = "NO_LEADER"
+
+
+class Overloaded(RetryLater):
+    reason = "OVERLOADED"
+
+
+class DiskFull(RetryLater):
+    reason = "DISK_FULL"
+
+
+class PayloadQuorum(RetryLater):
+    reason = "PAYLOAD_QUORUM"
+
+
+class OutcomeUnknown(RetryLater):
+    reason = "OUTCOME_UNKNOWN"
+
+
+class GoElsewhere(ReplicaError):
+    """Another replica can serve the request."""
+
+
+class NotLeader(GoElsewhere):
+    """Only the leader can; `leader` is (member ID, address) as far as known, (0, "") if not."""
+
+    reason = "NOT_LEADER"
+
+    def __init__(self, message: str, leader: tuple[int, str] = (0, "")) -> None:
+        super().__init__(message)
+        self.leader = leader
+
+
+class Stopping(GoElsewhere):
+    reason = "STOPPING"
+
+
+class RequestRefused(ReplicaError):
+    """The request as it stands will not succeed."""
+
+
+class InvalidArgument(RequestRefused):
+    reason = "INVALID_ARGUMENT"
+
+
+class NotFound(RequestRefused):
+    reason = "NOT_FOUND"
+
+
+class SessionExpired(RequestRefused):
+    reason = "SESSION_EXPIRED"
+
+
+class PreconditionFailed(RequestRefused):
+    reason = "PRECONDITION_FAILED"
+
+
+class PayloadMissing(RequestRefused):
+    reason = "PAYLOAD_MISSING"
+
+    def __init__(self, message: str, digests: list[bytes]) -> None:
+        super().__init__(message)
+        self.digests = digests
+
+
+class PayloadMismatch(RequestRefused):
+    reason = "PAYLOAD_MISMATCH"
+
+
+class Compacted(RequestRefused):
+    """The entries wanted are gone: read state at `applied`, go on behind it."""
+
+    reason = "COMPACTED"
+
+    def __init__(self, message: str, first_index: int, applied: int) -> None:
+        super().__init__(message)
+        self.first_index = first_index
+        self.applied = applied
+
+
+class NotBootstrapped(RequestRefused):
+    reason = "NOT_BOOTSTRAPPED"
+
+
+class WrongCluster(RequestRefused):
+    reason = "WRONG_CLUSTER"
+
+
+class MembershipRefused(RequestRefused):
+    reason = "MEMBERSHIP_REFUSED"
+
+
+class Deposed(RequestRefused):
+    reason = "DEPOSED"
+
+
+class Fatal(ReplicaError):
+    """The process must end; nothing more may be acknowledged."""
+
+
+class StorageFailed(Fatal):
+    """A write, an fsync or a commit failed."""
+
+
+class Damaged(Fatal):
+    """Stored data fails its checksum or contradicts itself; the message names the row."""

@@ -1,0 +1,5 @@
+"""What turns the parts into a replica: the Raft loop, the applier, proposals, payloads, snapshots.
+
+Everything here runs on one event loop; the disk has two threads of its own (the log's writer, the
+state's applier), each strictly first in, first out. Nothing here knows gRPC.
+"""

@@ -1,0 +1,45 @@
+"""Watches the volume's free space: below the reserve, writes are refused before anything fails,
+so that deletes and pruning, which need pages, still work."""
+
+import logging
+import time
+
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+AGE_MAX_S = 0.1
+HYSTERESIS = 1.25
+"""Writes are taken again only above reserve times this, so that they don't flap."""
+
+
+class DiskWatch:
+    def __init__(self, volume: Volume, reserve_bytes: int) -> None:
+        self._volume = volume
+        self._reserve_bytes = reserve_bytes
+        self._full = False
+        self._read_at = float("-inf")
+        self.free_bytes = 0
+        self.total_bytes = 0
+
+    def full(self) -> bool:
+        """Whether writes are to be refused. At most AGE_MAX_S old."""
+        now = time.monotonic()
+        if now - self._read_at < AGE_MAX_S:
+            return self._full
+        self._read_at = now
+        self.free_bytes, self.total_bytes = self._volume.free_bytes()
+        # A volume smaller than some reserves keeps a tenth of itself instead.
+        reserve = min(self._reserve_bytes, self.total_bytes // 10)
+        limit = reserve * (HYSTERESIS if self._full else 1.0)
+        full = self.free_bytes < limit
+        if full != self._full:
+            logger.warning(
+                "the volume has %d bytes free of %d, the reserve is %d: writes are %s",
+                self.free_bytes,
+                self.total_bytes,
+                reserve,
+                "refused" if full else "taken again",
+            )
+        self._full = full
+        return full

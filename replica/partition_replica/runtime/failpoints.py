@@ -1,0 +1,39 @@
+"""Named places at which a test may end the process, as a power cut would.
+
+Armed by PARTITION_FAILPOINT=name or name:n (the n-th time). `REGISTERED` is what crash tests must
+have tried: one that no test tried fails the run.
+"""
+
+import os
+import sys
+
+ENVIRONMENT = "PARTITION_FAILPOINT"
+EXIT_CODE = 86
+
+REGISTERED = frozenset(
+    {
+        "log.commit.before",
+        "log.commit.after",
+        "state.apply.before",
+        "state.apply.after",
+        "bootstrap.state_started",
+        "snapshot.staged",
+        "snapshot.adopted",
+        "snapshot.switched",
+        "blob.adopted",
+    }
+)
+
+_name, _, _count = os.environ.get(ENVIRONMENT, "").partition(":")
+_left = int(_count or 1)
+
+
+def reach(name: str) -> None:
+    """Ends the process without any clean-up where `name` is armed."""
+    if name != _name:
+        return
+    global _left
+    _left -= 1
+    if _left == 0:
+        print(f"failpoint {name} reached: ending", file=sys.stderr, flush=True)
+        os._exit(EXIT_CODE)

@@ -1,0 +1,119 @@
+"""The log's one writer: a thread that commits in order and puts what waits into one transaction."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from partition_replica.core.model import LogBatch
+from partition_replica.ids import Digest
+from partition_replica.runtime.failpoints import reach
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.log import LmdbLog
+
+BATCH_ENTRIES_MAX = 4096
+
+
+@dataclass(slots=True)
+class _Write:
+    number: int
+    batch: LogBatch
+
+
+@dataclass(slots=True)
+class _Call:
+    body: Callable[[], None]
+    future: "asyncio.Future[None]"
+
+
+class LogWriter:
+    """Made durable: `persisted(number, released blobs)` is called on the event loop, in order.
+
+    `failed` is called there with whatever went wrong; nothing is written after that.
+    """
+
+    def __init__(
+        self,
+        log: LmdbLog,
+        loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
+        *,
+        persisted: Callable[[int, list[Digest]], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._log = log
+        self._loop = loop
+        self._metrics = metrics
+        self._persisted = persisted
+        self._failed = failed
+        self._queue: queue.SimpleQueue[_Write | _Call | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, number: int, batch: LogBatch) -> None:
+        self._queue.put(_Write(number, batch))
+
+    async def call(self, body: Callable[[], None]) -> None:
+        """Runs `body` between commits, in its turn."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._queue.put(_Call(body, future))
+        await future
+
+    def close(self) -> None:
+        """Writes what waits, then ends the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while self._step():
+                pass
+        except BaseException as error:  # whatever it is, nothing more may be called durable
+            self._loop.call_soon_threadsafe(self._failed, error)
+
+    def _step(self) -> bool:
+        item: _Write | _Call | None = self._queue.get()
+        while isinstance(item, _Write):
+            item = self._commit(item)
+        if item is None:
+            return False
+        if isinstance(item, _Call):
+            item.body()
+            self._loop.call_soon_threadsafe(_resolve, item.future)
+        return True
+
+    def _commit(self, first: _Write) -> "_Write | _Call | None":
+        """Commits `first` with what stands behind it; returns the item that it could not take."""
+        batch, number = first.batch, first.number
+        following: _Write | _Call | None = _EMPTY
+        while batch.snapshot is None and len(batch.entries) < BATCH_ENTRIES_MAX:
+            try:
+                following = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if not isinstance(following, _Write) or following.batch.snapshot is not None:
+                break
+            batch.entries.extend(following.batch.entries)
+            batch.hard_state = following.batch.hard_state or batch.hard_state
+            number = following.number
+            following = _EMPTY
+        reach("log.commit.before")
+        with self._metrics.log_commits.time():
+            released = self._log.commit(batch)
+        reach("log.commit.after")
+        self._metrics.log_entries.inc(len(batch.entries))
+        self._loop.call_soon_threadsafe(self._persisted, number, released)
+        return following
+
+
+def _nothing() -> None:
+    """What the placeholder below runs."""
+
+
+_EMPTY = _Call(_nothing, None)  # type: ignore[arg-type]  # a placeholder, never awaited
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if future is not None and not future.done():
+        future.set_result(None)

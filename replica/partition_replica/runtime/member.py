@@ -1,0 +1,279 @@
+"""What exists once a volume belongs to a cluster: engine, loop, applier, payloads, snapshots."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+import partition_raft as raft
+
+from partition_replica.config import Config
+from partition_replica.core.model import Applied, Configuration, LogEntry
+from partition_replica.core.ports import PeerTransport
+from partition_replica.engine.raft import EngineSettings, RaftEngine, SnapshotHeader
+from partition_replica.ids import LSN, Digest
+from partition_replica.runtime.applier import Applier
+from partition_replica.runtime.disk import DiskWatch
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.payloads import Payloads
+from partition_replica.runtime.proposals import Proposals
+from partition_replica.runtime.raft_loop import Hooks, RaftLoop
+from partition_replica.runtime.snapshots import SnapshotReceiver, SnapshotSender
+from partition_replica.runtime.waits import AppliedWaits, ReadIndexes
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+HOUSEKEEPING_S = 1.0
+
+
+class Member:
+    """A running member. Made on the event loop; `close` ends it."""
+
+    def __init__(
+        self,
+        config: Config,
+        volume: Volume,
+        transport: PeerTransport,
+        metrics: Metrics,
+        *,
+        disk: DiskWatch,
+        wall_ms: Callable[[], int],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        limits = config.limits
+        self._config = config
+        self._volume = volume
+        self._transport = transport
+        self._metrics = metrics
+        self._disk = disk
+        self._failed = failed
+        self._own = int(volume.log.identity.member_id)
+        self._leader_changed = asyncio.Event()
+        self.addresses: dict[int, str] = volume.state.members()
+        self.serving = False
+        self.waits = AppliedWaits()
+        self.waits.applied = volume.state.applied.index
+        self.proposals = Proposals(limits)
+        self._reads = ReadIndexes(limits.reads_waiting_max)
+        engine = RaftEngine(
+            volume.log.identity.member_id,
+            volume.log,
+            volume.state.applied.index,
+            EngineSettings(
+                election_tick=config.election_ticks,
+                heartbeat_tick=config.heartbeat_ticks,
+                uncommitted_bytes_max=limits.uncommitted_bytes_max,
+                mirror_bytes_max=limits.mirror_bytes_max,
+            ),
+            # Asked from the first step on; the sender is made below, before any.
+            lambda request_index, to: self.sender.source(request_index, to),
+        )
+        self.loop = RaftLoop(
+            volume,
+            engine,
+            transport,
+            limits,
+            metrics,
+            Hooks(
+                role_changed=self._role_changed,
+                send_snapshot=lambda message: self.sender.send(message),
+                staged_snapshot=lambda header: self.receiver.staged(header),
+                snapshot_installed=self._snapshot_durable,
+                released=self._released,
+            ),
+            proposals=self.proposals,
+            reads=self._reads,
+            tick_s=config.tick_s,
+            wall_ms=wall_ms,
+            failed=failed,
+        )
+        self.applier = Applier(
+            volume, limits, metrics, change=self._apply_change, done=self._applied
+        )
+        self.loop.applier = self.applier
+        self.payloads = Payloads(
+            volume,
+            transport,
+            limits,
+            metrics,
+            own_member=self._own,
+            configuration=lambda: self.configuration,
+            disk_full=disk.full,
+            deliver=self.loop.receive,
+        )
+        self.sender = SnapshotSender(
+            volume,
+            self.applier,
+            transport,
+            limits,
+            metrics,
+            configuration=lambda: volume.log.configuration,
+            report=self._report_snapshot,
+            failed=failed,
+        )
+        self.receiver = SnapshotReceiver(
+            volume, self.payloads, metrics, disk_full=disk.full, step=self._step_snapshot
+        )
+        transport.set_addresses(self.addresses)
+        self._tasks = [
+            self._spawn(self.loop.run()),
+            self._spawn(self.applier.run()),
+            self._spawn(self._housekeeping()),
+        ]
+        if self.configuration.voters == (self._own,):
+            # Nobody else can lead: there is no time-out to wait for.
+            engine.campaign()
+        self.loop.wake()
+
+    # --- what it is ---------------------------------------------------------------------------
+
+    @property
+    def configuration(self) -> Configuration:
+        """As of the last configuration change that is applied."""
+        return self._volume.log.configuration[1]
+
+    @property
+    def leader(self) -> tuple[int, str]:
+        """(member ID, address) as far as known here."""
+        leader = self.loop.leader
+        return leader, self.addresses.get(leader, "") if leader else ""
+
+    @property
+    def changing(self) -> bool:
+        """A configuration change is committed or proposed and not applied: the engine knows."""
+        return self.loop.engine.configuration() != self.configuration
+
+    async def leader_changed(self) -> None:
+        await self._leader_changed.wait()
+
+    async def read_index(self, timeout_s: float) -> LSN:
+        self.loop.wake()
+        request = asyncio.ensure_future(self._reads.get(timeout_s))
+        await asyncio.sleep(0)
+        self.loop.wake()
+        return await request
+
+    async def close(self) -> None:
+        """Ends the tasks, then lets the disk's threads finish what they have."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.payloads.close()
+        self.sender.close()
+        await asyncio.to_thread(self.applier.close)
+        await asyncio.to_thread(self.loop.close)
+
+    # --- what happens -------------------------------------------------------------------------
+
+    def _spawn(self, body: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
+        task = asyncio.create_task(body)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    def _role_changed(self, role: str, leader: int) -> None:
+        logger.info("member %x is %s, leader %x", self._own, role, leader)
+        self._metrics.elections.inc()
+        self.serving = False
+        self.payloads.forget_holders()
+        self._leader_changed.set()
+        self._leader_changed = asyncio.Event()
+
+    async def _apply_change(self, entry: LogEntry) -> None:
+        """Gives a configuration change to the engine and saves what comes of it, before the state
+        applies the entry; one that was saved before a restart is not given again."""
+        saved_as_of = self._volume.log.configuration[0]
+        if entry.index <= saved_as_of:
+            return
+        configuration = self.loop.engine.apply_change(entry)
+        await self.loop.call_writer(
+            partial(self._volume.log.save_configuration, entry.index, configuration)
+        )
+        logger.info("configuration at %d: %s", entry.index, configuration)
+
+    def _applied(self, results: list[Applied]) -> None:
+        last = results[-1]
+        self.loop.engine.applied_to(last.index)
+        for applied in results:
+            self.proposals.applied(applied)
+            if applied.kind == "configuration":
+                self._members_changed()
+        self.waits.advance(last.index)
+        self._check_serving()
+        self.loop.wake()
+
+    def _check_serving(self) -> None:
+        """A leader serves when it has applied an entry of its own term: its state then holds
+        everything that any leader before it acknowledged."""
+        if self.loop.role != "leader" or self.serving:
+            return
+        self.serving = self._volume.state.applied.term == self.loop.engine.status().term
+
+    def _members_changed(self) -> None:
+        self.addresses = self._volume.state.members()
+        self._transport.set_addresses(self.addresses)
+
+    def _released(self, digests: list[Digest]) -> None:
+        task = asyncio.create_task(self._collect(digests))
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    async def _collect(self, digests: list[Digest]) -> None:
+        collected = await self.applier.call(lambda: self._volume.collect(digests))
+        self._metrics.blobs_collected.inc(collected)
+
+    def _report_snapshot(self, member: int, succeeded: bool) -> None:
+        self.loop.engine.report_snapshot(member, succeeded)
+        self.loop.wake()
+
+    def _step_snapshot(self, message: raft.Message, after: Callable[[], None]) -> None:
+        self.loop.receive(message)
+        self.loop.after_round.append(after)
+
+    def _snapshot_durable(self, header: SnapshotHeader) -> None:
+        """The log adopted a snapshot: switch the state to it when nothing is being applied."""
+
+        def switch() -> None:
+            self._volume.switch_state()
+            index = header.position.index
+            self.loop.engine.applied_to(index)
+            self._members_changed()
+            self.waits.advance(index)
+            self.receiver.installed(header)
+            self.loop.wake()
+
+        self.applier.switch(switch, header.position.index)
+
+    async def _housekeeping(self) -> None:
+        """Leases that ran out, snapshots that nobody needs, gauges."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self.sender.expire()
+            expired = self._volume.blobs.expired_pins()
+            if expired:
+                self.payloads.forget(expired)
+                await self._collect(expired)
+            self._tasks = [task for task in self._tasks if not task.done()]
+            self._gauges()
+
+    def _gauges(self) -> None:
+        status = self.loop.engine.status()
+        put = self._metrics.set
+        put("logstore_term", "Raft term", status.term)
+        put("logstore_leading", "1 where this replica leads", status.role == "leader")
+        put("logstore_committed_lsn", "Committed LSN", status.commit)
+        put("logstore_applied_lsn", "Applied LSN", self._volume.state.applied.index)
+        put("logstore_last_lsn", "Last LSN of the log", self._volume.log.last.index)
+        put("logstore_first_lsn", "First LSN of the log", self._volume.log.boundary.index + 1)
+        put("logstore_proposals_queued", "Proposals not proposed yet", self.proposals.queued)
+        put("logstore_proposals_waiting", "Proposals under way", self.proposals.waiting)
+        put("logstore_apply_queue_bytes", "Committed, not applied", self.applier.queued_bytes)
+        put("logstore_mirror_bytes", "The log's tail in memory", status.mirror_bytes)
+        put("logstore_blobs_pinned", "Blobs under a lease", self._volume.blobs.pinned)
+        put("logstore_disk_free_bytes", "Free on the volume", self._disk.free_bytes)
+        put("logstore_disk_full", "1 where writes are refused", self._disk.full())
+        put("logstore_sessions", "Sessions", self._volume.state.session_count())

@@ -1,0 +1,237 @@
+"""Payloads above the inline limit: disseminated first, ordered after.
+
+The leader takes an upload, passes it on, and lets the append that names it be proposed when a
+quorum of voters holds it durably. A follower that lacks a blob which an append names fetches it
+before the engine sees the append, so that a durable log row's blobs are always durable here.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import partition_raft as raft
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Configuration
+from partition_replica.core.ports import PeerFailed, PeerTransport
+from partition_replica.engine.raft import from_entry
+from partition_replica.errors import (
+    DiskFull,
+    Overloaded,
+    PayloadMismatch,
+    PayloadMissing,
+    PayloadQuorum,
+)
+from partition_replica.ids import Digest
+from partition_replica.runtime.failpoints import reach
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.volume import Volume, blob_digests
+
+logger = logging.getLogger(__name__)
+
+PUSHES_A_MEMBER_MAX = 4
+FETCHES_MAX = 4
+
+
+class Payloads:
+    """All methods run on the event loop; the disk's work runs on threads."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        transport: PeerTransport,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        own_member: int,
+        configuration: Callable[[], Configuration],
+        disk_full: Callable[[], bool],
+        deliver: Callable[[raft.Message], None],
+    ) -> None:
+        self._volume = volume
+        self._transport = transport
+        self._limits = limits
+        self._metrics = metrics
+        self._own_member = own_member
+        self._configuration = configuration
+        self._disk_full = disk_full
+        self._deliver = deliver
+        self._holders: dict[Digest, set[int]] = {}
+        self._pushes: dict[tuple[Digest, int], asyncio.Task[bool]] = {}
+        self._push_slots: dict[int, asyncio.Semaphore] = {}
+        self._fetches: dict[Digest, asyncio.Task[None]] = {}
+        self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
+        self._uploads = 0
+        self._held = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- in -----------------------------------------------------------------------------------
+
+    async def receive(self, digest: Digest, size: int, chunks: AsyncIterator[bytes]) -> bool:
+        """Takes a payload's content and pins it; True where it was here already.
+
+        Returns when it is durable. Raises PayloadMismatch, Overloaded, DiskFull; nothing is kept.
+        """
+        if self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
+            return True
+        if self._disk_full():
+            raise DiskFull("the volume is below its reserve: writes are refused until there is room")
+        if self._uploads >= self._limits.uploads_max:
+            raise Overloaded(f"{self._uploads} payloads are under way: retry with back-off")
+        self._uploads += 1
+        try:
+            self._volume.blobs.pin(digest, self._limits.pin_lease_s)
+            writer = self._volume.blobs.writer(digest, size)
+            try:
+                async for chunk in chunks:
+                    if self._disk_full():
+                        raise DiskFull("the volume fell below its reserve during the upload")
+                    await asyncio.to_thread(writer.write, chunk)
+                    self._metrics.payload_bytes.labels("in").inc(len(chunk))
+                await asyncio.to_thread(writer.finish)
+                reach("blob.adopted")
+            finally:
+                writer.abort()
+        finally:
+            self._uploads -= 1
+        return False
+
+    # --- the leader ---------------------------------------------------------------------------
+
+    async def ensure_quorum(self, digests: list[Digest]) -> None:
+        """Returns when a quorum of voters holds each durably.
+
+        Raises PayloadMissing where this replica itself lacks one, PayloadQuorum where too few
+        could be reached.
+        """
+        pin = self._volume.blobs.pin_present
+        missing = [d for d in digests if not pin(d, self._limits.pin_lease_s)]
+        if missing:
+            raise PayloadMissing(
+                f"{len(missing)} payloads are not here: upload them (UploadPayload), then send the "
+                "same sequence again",
+                [bytes(d) for d in missing],
+            )
+        for digest in digests:
+            await self._disseminate(digest)
+
+    def holders(self, digest: Digest) -> list[int]:
+        return sorted(self._holders.get(digest, set()) | {self._own_member})
+
+    def forget_holders(self) -> None:
+        """At a change of leader, and for what is no longer pinned: asked again when needed."""
+        self._holders.clear()
+
+    def forget(self, digests: list[Digest]) -> None:
+        for digest in digests:
+            self._holders.pop(digest, None)
+
+    async def _disseminate(self, digest: Digest) -> None:
+        configuration = self._configuration()
+        holders = self._holders.setdefault(digest, set())
+        if configuration.is_quorum(holders | {self._own_member}):
+            return
+        pushes = {
+            self._push(digest, member)
+            for member in configuration.members
+            if member != self._own_member and member not in holders
+        }
+        while pushes:
+            _, pushes = await asyncio.wait(pushes, return_when=asyncio.FIRST_COMPLETED)
+            if self._configuration().is_quorum(holders | {self._own_member}):
+                return
+        raise PayloadQuorum(
+            f"payload {digest.hex()} is on members {self.holders(digest)} only, which is no "
+            "quorum, and the others can't be reached: retry with back-off"
+        )
+
+    def _push(self, digest: Digest, member: int) -> "asyncio.Task[bool]":
+        """One push a digest and member at a time; those who come meanwhile share it."""
+        key = (digest, member)
+        task = self._pushes.get(key)
+        if task is None:
+            task = asyncio.create_task(self._push_once(digest, member))
+            self._pushes[key] = task
+            task.add_done_callback(lambda _: self._pushes.pop(key, None))
+        return task
+
+    async def _push_once(self, digest: Digest, member: int) -> bool:
+        slots = self._push_slots.setdefault(member, asyncio.Semaphore(PUSHES_A_MEMBER_MAX))
+        async with slots:
+            size = self._volume.blobs.size(digest)
+            if size is None:
+                return False
+            try:
+                await self._transport.push_payload(
+                    member, digest, self._volume.blobs.path(digest), size
+                )
+            except PeerFailed as error:
+                logger.info("payload %s not passed on to %x: %s", digest.hex(), member, error)
+                return False
+        self._holders.setdefault(digest, set()).add(member)
+        self._metrics.payload_bytes.labels("out").inc(size)
+        return True
+
+    # --- the follower -------------------------------------------------------------------------
+
+    def admit(self, message: raft.Message) -> None:
+        """Hands a peer's message to the engine; an append whose blobs are not all here waits for
+        them, or is dropped where too many wait: Raft sends it again."""
+        if message.kind != raft.MessageKind.APPEND or not message.entry_count:
+            self._deliver(message)
+            return
+        if self._disk_full():
+            self._metrics.messages_dropped.labels("disk_full").inc()
+            return
+        missing = self._missing(message)
+        if not missing:
+            self._deliver(message)
+        elif self._held >= self._limits.held_appends_max:
+            self._metrics.messages_dropped.labels("held_full").inc()
+        else:
+            self._held += 1
+            task = asyncio.create_task(self._fetch_and_deliver(message, missing))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _missing(self, message: raft.Message) -> list[Digest]:
+        return [
+            digest
+            for entry in message.entries
+            for digest in blob_digests(from_entry(entry))
+            if not self._volume.blobs.pin_present(digest, self._limits.pin_lease_s)
+        ]
+
+    async def _fetch_and_deliver(self, message: raft.Message, missing: list[Digest]) -> None:
+        try:
+            for digest in missing:
+                await self.fetch(digest, message.sender)
+            self._deliver(message)
+        except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
+            self._metrics.messages_dropped.labels("payload_missing").inc()
+            logger.warning("append of %x dropped, no payload: %s", message.sender, error)
+        finally:
+            self._held -= 1
+
+    async def fetch(self, digest: Digest, member: int) -> None:
+        """Gets a blob from a member, where it is not here; shared by all who want it.
+
+        Raises PeerFailed, PayloadMismatch, Overloaded, DiskFull.
+        """
+        task = self._fetches.get(digest)
+        if task is None:
+            task = asyncio.create_task(self._fetch(digest, member))
+            self._fetches[digest] = task
+            task.add_done_callback(lambda _: self._fetches.pop(digest, None))
+        await asyncio.shield(task)
+
+    async def _fetch(self, digest: Digest, member: int) -> None:
+        async with self._fetch_slots:
+            if self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
+                return
+            size, chunks = await self._transport.fetch_payload(member, digest)
+            await self.receive(digest, size, chunks)
+
+    def close(self) -> None:
+        for task in (*self._pushes.values(), *self._fetches.values(), *self._tasks):
+            task.cancel()

@@ -1,0 +1,370 @@
+"""The Raft loop: feeds the engine and does what its Readys ask, in the order that is safe.
+
+Order (Raft thesis 10.2.1, and partition_raft's docstring): a leader's messages leave while its own
+disk works, unless term or vote changed; everything else leaves when it is durable. A leader may
+have several Readys on their way to the disk; everybody else waits for the disk before the engine
+is fed again.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import partition_raft as raft
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import HardState, LogBatch, SnapshotSwitch
+from partition_replica.core.ports import PeerTransport
+from partition_replica.engine.raft import RaftEngine, SnapshotHeader, Work
+from partition_replica.errors import (
+    MembershipRefused,
+    NotLeader,
+    Overloaded,
+    SessionExpired,
+)
+from partition_replica.ids import LSN, Digest, SessionID, Term
+from partition_replica.runtime.applier import Applier
+from partition_replica.runtime.log_writer import LogWriter
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.proposals import Pending, Proposals
+from partition_replica.runtime.waits import ReadIndexes
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+TICKS_A_ROUND_MAX = 1
+"""A loop that was held up does not catch up on ticks: elections would start for no reason."""
+
+COMMIT_FLUSH_S = 1.0
+"""A commit index that only rose is saved with the next entries, or after this."""
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A Ready on its way: `messages` leave when it and all before it are durable."""
+
+    number: int
+    on_disk: bool
+    messages: list[raft.Message]
+    snapshot: SnapshotHeader | None = None
+
+
+@dataclass(slots=True)
+class Change:
+    """A configuration change that waits for the engine; the future's result is its (LSN, term)."""
+
+    changes: list[tuple[raft.ChangeKind, int]]
+    context: bytes
+    future: "asyncio.Future[tuple[LSN, Term]]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What the loop calls as things happen. All on the event loop, none may raise."""
+
+    role_changed: Callable[[str, int], None]
+    send_snapshot: Callable[[raft.Message], None]
+    staged_snapshot: Callable[[SnapshotHeader], int]
+    snapshot_installed: Callable[[SnapshotHeader], None]
+    released: Callable[[list[Digest]], None]
+
+
+class RaftLoop:
+    """One member's loop. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        engine: RaftEngine,
+        transport: PeerTransport,
+        limits: Limits,
+        metrics: Metrics,
+        hooks: Hooks,
+        *,
+        proposals: Proposals,
+        reads: ReadIndexes,
+        tick_s: float,
+        wall_ms: Callable[[], int],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.engine = engine
+        self._volume = volume
+        self._transport = transport
+        self._limits = limits
+        self._metrics = metrics
+        self._hooks = hooks
+        self._proposals = proposals
+        self._reads = reads
+        self._tick_s = tick_s
+        self._wall_ms = wall_ms
+        self._writer = LogWriter(
+            volume.log,
+            asyncio.get_running_loop(),
+            metrics,
+            persisted=self._persisted,
+            failed=failed,
+        )
+        self._inbox: deque[raft.Message] = deque()
+        self._changes: deque[Change] = deque()
+        self._in_flight: deque[_InFlight] = deque()
+        self._on_disk = 0
+        self._durable_number = 0
+        self._unsaved_commit: HardState | None = None
+        self._unsaved_since = 0.0
+        self._ticks = 0
+        self._time_ms = 0
+        self._wake = asyncio.Event()
+        self.applier: Applier | None = None
+        self.role = "follower"
+        self.leader = 0
+        self.after_round: list[Callable[[], None]] = []
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def receive(self, message: raft.Message) -> None:
+        """A peer's message, its blobs here already. Over the limit it is dropped."""
+        if len(self._inbox) >= self._limits.inbox_messages_max:
+            self._metrics.messages_dropped.labels("inbox_full").inc()
+            return
+        self._inbox.append(message)
+        self._wake.set()
+
+    def propose(self, pending: Pending) -> None:
+        self._proposals.add(pending)
+        self._wake.set()
+
+    def change(self, change: Change) -> None:
+        self._changes.append(change)
+        self._wake.set()
+
+    def report_unreachable(self, member: int) -> None:
+        self.engine.report_unreachable(member)
+        self._wake.set()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def call_writer(self, body: Callable[[], None]) -> None:
+        """Runs `body` on the log's writer, between commits."""
+        await self._writer.call(body)
+
+    async def run(self) -> None:
+        ticker = asyncio.create_task(self._tick())
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                self._round()
+        finally:
+            ticker.cancel()
+
+    def close(self) -> None:
+        """Saves what is unsaved and ends the writer. The loop's task is cancelled before."""
+        if self._unsaved_commit is not None:
+            self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
+            self._unsaved_commit = None
+        self._writer.close()
+
+    # --- a round ------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            self._ticks = min(self._ticks + 1, TICKS_A_ROUND_MAX)
+            self._wake.set()
+
+    def _round(self) -> None:
+        self._retire()
+        if self.role != "leader" and self._on_disk:
+            return
+        self._feed()
+        while (work := self.engine.take_work()) is not None:
+            self._handle(work)
+            if self.role != "leader" and self._on_disk:
+                break
+        self._flush_commit()
+        for body in self.after_round:
+            body()
+        self.after_round.clear()
+
+    def _feed(self) -> None:
+        for _ in range(self._ticks):
+            self.engine.tick()
+        self._ticks = 0
+        for _ in range(len(self._inbox)):
+            message = self._inbox.popleft()
+            try:
+                self.engine.step(message)
+            except raft.PeerNotFound:
+                self._metrics.messages_dropped.labels("not_a_member").inc()
+            except raft.InvalidMessage as error:
+                self._metrics.messages_dropped.labels("invalid").inc()
+                logger.warning("message of member %x refused: %s", message.sender, error)
+        if self.role == "leader":
+            self._feed_changes()
+            self._feed_proposals()
+            if self._reads.wanted and self.engine.committed_in_term():
+                self.engine.read_index(self._reads.start())
+
+    def _feed_changes(self) -> None:
+        while self._changes:
+            change = self._changes.popleft()
+            if change.future.done():
+                continue
+            try:
+                change.future.set_result(
+                    self.engine.propose_change(change.changes, change.context)
+                )
+            except (raft.ConfChangeRefused, raft.ProposalDropped) as error:
+                change.future.set_exception(MembershipRefused(str(error)))
+
+    def _feed_proposals(self) -> None:
+        while batch := self._proposals.take():
+            self._time_ms = max(self._time_ms, self._wall_ms(), self._volume.state.time_ms)
+            batch = [pending for pending in batch if self._alive(pending)]
+            if not batch:
+                continue
+            for pending in batch:
+                pending.body.time_ms = self._time_ms
+            try:
+                first, term = self.engine.propose(
+                    [pending.body.SerializeToString() for pending in batch]
+                )
+            except raft.ProposalDropped:
+                self._drop(batch)
+                return
+            self._proposals.proposed(first, term, batch)
+
+    def _alive(self, pending: Pending) -> bool:
+        """Whether the session will live when the entry is applied: then a commit is an answer.
+
+        Times in the log never fall, and the session's last activity never does: what has not
+        expired at this entry's time by the applied state can't have at its apply.
+        """
+        if pending.future.done():
+            return False
+        if pending.body.WhichOneof("body") != "proposal":
+            return True
+        session = SessionID(pending.body.proposal.session_id)
+        row = self._volume.state.get_session(session)
+        if row is None or row.expired(self._time_ms):
+            pending.fail(
+                SessionExpired(
+                    f"session {session} is unknown or expired; nothing was written: open a new one"
+                )
+            )
+            return False
+        return True
+
+    def _drop(self, batch: list[Pending]) -> None:
+        status = self.engine.status()
+        for pending in batch:
+            if status.role != "leader" or status.lead_transferee:
+                pending.fail(NotLeader("leadership is being handed over; retry at the leader"))
+            else:
+                pending.fail(
+                    Overloaded(
+                        f"more than {self._limits.uncommitted_bytes_max} bytes are proposed and "
+                        "not committed: retry with back-off"
+                    )
+                )
+
+    # --- a Ready ------------------------------------------------------------------------------
+
+    def _handle(self, work: Work) -> None:
+        if work.role is not None:
+            self._role_changed(work.role, work.leader)
+        item = _InFlight(work.number, False, work.persisted_messages, work.snapshot)
+        if work.hold_messages:
+            item.messages = work.messages + work.persisted_messages
+        else:
+            self._send(work.messages)
+
+        batch = LogBatch(entries=work.entries)
+        if work.snapshot is not None:
+            generation = self._hooks.staged_snapshot(work.snapshot)
+            batch.snapshot = SnapshotSwitch(
+                work.snapshot.position, work.snapshot.configuration, generation
+            )
+        if work.hard_state is not None:
+            self._unsaved_commit = work.hard_state
+            self._unsaved_since = self._unsaved_since or time.monotonic()
+        if work.must_sync or work.entries or work.snapshot is not None:
+            batch.hard_state, self._unsaved_commit = self._unsaved_commit, None
+            self._unsaved_since = 0.0
+        if not batch.empty:
+            item.on_disk = True
+            self._on_disk += 1
+            self._writer.write(work.number, batch)
+        self._in_flight.append(item)
+        self._retire()
+
+        for entry in work.committed:
+            self._proposals.committed(entry)
+        if work.committed:
+            assert self.applier is not None, "assembled before it runs"
+            self.applier.add(work.committed)
+        for index, context in work.read_states:
+            self._reads.confirmed(index, context)
+
+    def _flush_commit(self) -> None:
+        """Saves a commit index that nothing else carried for a while: it costs nothing to lose,
+        and keeps what a restart has to re-learn short."""
+        if self._unsaved_commit is None or self._on_disk:
+            return
+        if time.monotonic() - self._unsaved_since >= COMMIT_FLUSH_S:
+            self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
+            self._unsaved_commit = None
+            self._unsaved_since = 0.0
+
+    def _persisted(self, number: int, released: list[Digest]) -> None:
+        self._durable_number = max(self._durable_number, number)
+        if released:
+            self._hooks.released(released)
+        self._wake.set()
+
+    def _retire(self) -> None:
+        """Tells the engine what is durable, and sends what waited for it."""
+        retired: list[_InFlight] = []
+        while self._in_flight:
+            item = self._in_flight[0]
+            if item.on_disk and item.number > self._durable_number:
+                break
+            self._in_flight.popleft()
+            self._on_disk -= item.on_disk
+            retired.append(item)
+        if not retired:
+            return
+        self.engine.persisted(retired[-1].number)
+        for item in retired:
+            self._send(item.messages)
+            if item.snapshot is not None:
+                self._hooks.snapshot_installed(item.snapshot)
+        self._wake.set()
+
+    def _send(self, messages: list[raft.Message]) -> None:
+        by_member: dict[int, list[bytes]] = {}
+        for message in messages:
+            if message.kind == raft.MessageKind.SNAPSHOT:
+                self._hooks.send_snapshot(message)
+            else:
+                by_member.setdefault(message.to, []).append(message.encode())
+        for member, encoded in by_member.items():
+            self._transport.send(member, encoded)
+
+    def _role_changed(self, role: str, leader: int) -> None:
+        was_leader = self.role == "leader"
+        self.role, self.leader = role, leader
+        if was_leader and role != "leader":
+            self._proposals.leadership_lost((leader, ""))
+            self._reads.fail()
+            while self._changes:
+                change = self._changes.popleft()
+                if not change.future.done():
+                    change.future.set_exception(NotLeader("leadership was lost"))
+        self._hooks.role_changed(role, leader)

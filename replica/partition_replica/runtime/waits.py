@@ -1,0 +1,92 @@
+"""Waiting for the state to reach an LSN, and for the leader's read index."""
+
+import asyncio
+import heapq
+import itertools
+
+from partition_replica.errors import NoLeader, Overloaded
+from partition_replica.ids import LSN
+
+
+class AppliedWaits:
+    """Futures by LSN, resolved in order as the state advances."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._serial = itertools.count()
+        self.applied = LSN(0)
+        self._changed: asyncio.Event = asyncio.Event()
+
+    async def reach(self, index: LSN) -> None:
+        if index <= self.applied:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._heap, (index, next(self._serial), future))
+        await future
+
+    def advance(self, index: LSN) -> None:
+        self.applied = index
+        while self._heap and self._heap[0][0] <= index:
+            future = heapq.heappop(self._heap)[2]
+            if not future.done():
+                future.set_result(None)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def change(self) -> None:
+        """Returns when the state advances next."""
+        await self._changed.wait()
+
+
+class ReadIndexes:
+    """Read indexes in rounds: one is under way, everybody who comes meanwhile shares the next.
+
+    The engine drops a request silently where it can't answer (no leader, nothing committed in the
+    term): the waiters' own time-out ends it.
+    """
+
+    def __init__(self, waiting_max: int) -> None:
+        self._waiting_max = waiting_max
+        self._next: list[asyncio.Future[LSN]] = []
+        self._under_way: dict[bytes, list[asyncio.Future[LSN]]] = {}
+        self._serial = itertools.count(1)
+        self._waiting = 0
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self._next)
+
+    async def get(self, timeout_s: float) -> LSN:
+        """The index that a linearizable read has to wait for. Raises NoLeader, Overloaded."""
+        if self._waiting >= self._waiting_max:
+            raise Overloaded(f"{self._waiting_max} reads wait: retry with back-off")
+        future: asyncio.Future[LSN] = asyncio.get_running_loop().create_future()
+        self._next.append(future)
+        self._waiting += 1
+        try:
+            return await asyncio.wait_for(future, timeout_s)
+        except TimeoutError as error:
+            raise NoLeader(f"no quorum confirmed the leader within {timeout_s} s") from error
+        finally:
+            self._waiting -= 1
+
+    def start(self) -> bytes:
+        """Begins a round; the context to give to the engine."""
+        context = next(self._serial).to_bytes(8, "big")
+        self._under_way[context] = self._next
+        self._next = []
+        return context
+
+    def confirmed(self, index: int, context: bytes) -> None:
+        for future in self._under_way.pop(context, []):
+            if not future.done():
+                future.set_result(LSN(index))
+
+    def fail(self) -> None:
+        """Leadership is gone: nobody will confirm these."""
+        for futures in (*self._under_way.values(), self._next):
+            for future in futures:
+                if not future.done():
+                    future.set_exception(NoLeader("leadership was lost; retry at the leader"))
+        self._under_way.clear()
+        self._next = []

@@ -1,0 +1,201 @@
+"""Payloads above the inline limit: immutable files named by their SHA-256.
+
+A blob is here once, durable before anything names it: content fsynced, renamed into place,
+directory fsynced. It stays while the log or the state names it, or a pin (a lease in memory) holds
+it; a process that starts collects what nothing names.
+"""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from partition_replica.errors import Overloaded, PayloadMismatch
+from partition_replica.ids import Digest
+from partition_replica.storage.files import (
+    empty_directory,
+    fatal_on_failure,
+    make_directory,
+    sync_directory,
+    sync_file,
+)
+
+
+class BlobWriter:
+    """One upload into a staging file. Ends by `finish` or `abort`; unnamed until then."""
+
+    def __init__(self, store: "BlobStore", digest: Digest, size: int, path: Path) -> None:
+        self._store = store
+        self._digest = digest
+        self._size = size
+        self._path = path
+        self._hash = hashlib.sha256()
+        self.written = 0
+        with fatal_on_failure("creating a staging file"):
+            self._file = path.open("xb", buffering=0)
+
+    def write(self, chunk: bytes) -> None:
+        """Raises PayloadMismatch for more bytes than announced, StorageFailed."""
+        if self.written + len(chunk) > self._size:
+            raise PayloadMismatch(
+                f"more than the announced {self._size} bytes came for {self._digest.hex()}"
+            )
+        view = memoryview(chunk)
+        with fatal_on_failure("writing a staging file"):
+            while view:
+                view = view[self._file.write(view) :]
+        self._hash.update(chunk)
+        self.written += len(chunk)
+
+    def finish(self) -> None:
+        """Makes the blob durable under its name. Raises PayloadMismatch; nothing is kept then."""
+        if self.written != self._size:
+            raise PayloadMismatch(
+                f"{self.written} of the announced {self._size} bytes came for {self._digest.hex()}"
+            )
+        actual = self._hash.digest()
+        if actual != self._digest:
+            raise PayloadMismatch(
+                f"the content has SHA-256 {actual.hex()}, not the announced {self._digest.hex()}"
+            )
+        sync_file(self._file.fileno(), "a blob")
+        self._file.close()
+        self._store.adopt(self._path, self._digest)
+
+    def abort(self) -> None:
+        """Forgets it. Does nothing after finish."""
+        if not self._file.closed:
+            self._file.close()
+            with fatal_on_failure("removing a staging file"):
+                self._path.unlink(missing_ok=True)
+
+
+class BlobStore:
+    """The blobs of a volume. Safe for use from several threads.
+
+    `named` tells whether the log or the state names a digest; it is asked under the digest's lock.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        staging: Path,
+        *,
+        pins_max: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._staging = staging
+        self._pins: dict[Digest, float] = {}
+        self._holds: dict[Digest, int] = {}
+        self._pins_max = pins_max
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._serial = 0
+        self._directories: set[str] = set()
+        make_directory(root)
+        empty_directory(staging)
+
+    def path(self, digest: Digest) -> Path:
+        name = digest.hex()
+        return self._root / name[:2] / name
+
+    def has(self, digest: Digest) -> bool:
+        return self.path(digest).exists()
+
+    def size(self, digest: Digest) -> int | None:
+        try:
+            return self.path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def writer(self, digest: Digest, size: int) -> BlobWriter:
+        with self._lock:
+            self._serial += 1
+            serial = self._serial
+        return BlobWriter(self, digest, size, self._staging / f"blob-{serial}")
+
+    def adopt(self, staged: Path, digest: Digest) -> None:
+        """Renames a durable staging file into place, durably."""
+        target = self.path(digest)
+        with self._lock:
+            if target.parent.name not in self._directories:
+                make_directory(target.parent)
+                self._directories.add(target.parent.name)
+            with fatal_on_failure("renaming a blob into place"):
+                os.replace(staged, target)
+        sync_directory(target.parent)
+
+    # --- pins ---------------------------------------------------------------------------------
+
+    def pin(self, digest: Digest, lease_s: float) -> None:
+        """Keeps a blob for lease_s seconds, whoever names it. Raises Overloaded over the limit."""
+        with self._lock:
+            if digest not in self._pins and len(self._pins) >= self._pins_max:
+                raise Overloaded(f"{self._pins_max} payloads are pinned; retry later")
+            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + lease_s)
+
+    def pin_present(self, digest: Digest, lease_s: float) -> bool:
+        """Pins a blob where it is here, in one step with looking: nobody collects it meanwhile."""
+        with self._lock:
+            if not self.path(digest).exists():
+                return False
+            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + lease_s)
+            return True
+
+    def hold(self, digests: Iterable[Digest]) -> None:
+        """Keeps blobs until `unhold`: for a snapshot under way."""
+        with self._lock:
+            for digest in digests:
+                self._holds[digest] = self._holds.get(digest, 0) + 1
+
+    def unhold(self, digests: Iterable[Digest]) -> None:
+        with self._lock:
+            for digest in digests:
+                count = self._holds.pop(digest) - 1
+                if count:
+                    self._holds[digest] = count
+
+    @property
+    def pinned(self) -> int:
+        return len(self._pins)
+
+    def expired_pins(self) -> list[Digest]:
+        """Forgets the leases that ran out; their blobs are candidates for `collect`."""
+        now = self._clock()
+        with self._lock:
+            expired = [digest for digest, until in self._pins.items() if until <= now]
+            for digest in expired:
+                del self._pins[digest]
+        return expired
+
+    # --- collection ---------------------------------------------------------------------------
+
+    def collect(self, candidates: Iterable[Digest], named: Callable[[Digest], bool]) -> int:
+        """Unlinks the candidates that nothing names, pins or holds; returns how many."""
+        collected = 0
+        for digest in candidates:
+            with self._lock:
+                if digest in self._pins or digest in self._holds or named(digest):
+                    continue
+                with fatal_on_failure("removing a blob"):
+                    try:
+                        self.path(digest).unlink()
+                        collected += 1
+                    except FileNotFoundError:
+                        continue
+        return collected
+
+    def digests(self) -> Iterator[Digest]:
+        """Everything that is here; names that are no digests are passed over."""
+        for directory in sorted(self._root.iterdir()):
+            if directory.is_dir():
+                for file in directory.iterdir():
+                    try:
+                        digest = bytes.fromhex(file.name)
+                    except ValueError:
+                        continue
+                    if len(digest) == 32:
+                        yield Digest(digest)

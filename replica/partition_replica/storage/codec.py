@@ -1,0 +1,81 @@
+"""Rows: how each is framed, and checked when it is read back.
+
+Every row is crc32(key + payload), 4 bytes big-endian, then the payload. The key is part of the
+checksum so that a row in another's place is damage too.
+"""
+
+import struct
+import zlib
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from partition_replica.core.model import LogEntry
+from partition_replica.errors import Damaged
+from partition_replica.ids import LSN, Term
+
+FORMAT_VERSION = 1
+
+_CRC = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+_RAFT = struct.Struct(">QBI")
+
+M = TypeVar("M", bound=Message)
+
+
+def u64(value: int) -> bytes:
+    """Big-endian, so that byte order is numeric order."""
+    return _U64.pack(value)
+
+
+def from_u64(data: bytes) -> int:
+    value: int = _U64.unpack(data)[0]
+    return value
+
+
+def seal(key: bytes, payload: bytes) -> bytes:
+    return _CRC.pack(zlib.crc32(payload, zlib.crc32(key))) + payload
+
+
+def unseal(table: str, key: bytes, row: bytes) -> bytes:
+    """The payload. Raises Damaged, naming table and key."""
+    if len(row) >= _CRC.size:
+        payload = row[_CRC.size :]
+        if _CRC.unpack_from(row)[0] == zlib.crc32(payload, zlib.crc32(key)):
+            return payload
+    raise Damaged(
+        f"row {key.hex()} of table {table} fails its checksum: the volume is damaged; keep it, and "
+        "let the operator rebuild this replica from the others"
+    )
+
+
+def seal_message(key: bytes, message: Message) -> bytes:
+    return seal(key, message.SerializeToString(deterministic=True))
+
+
+def unseal_message(table: str, key: bytes, row: bytes, kind: type[M]) -> M:
+    message = kind()
+    try:
+        message.ParseFromString(unseal(table, key, row))
+    except DecodeError as error:
+        raise Damaged(f"row {key.hex()} of table {table} is no {kind.__name__}: {error}") from error
+    return message
+
+
+def encode_raft(entry: LogEntry) -> bytes:
+    """The `raft` row: term, kind, length of the context, context, then the data of a
+    configuration change. A normal entry's data is its `manifest` row."""
+    data = entry.data if entry.kind else b""
+    return _RAFT.pack(entry.term, entry.kind, len(entry.context)) + entry.context + data
+
+
+def decode_raft(index: LSN, payload: bytes, manifest: bytes) -> LogEntry:
+    term, kind, context_length = _RAFT.unpack_from(payload)
+    context_end = _RAFT.size + context_length
+    context = payload[_RAFT.size : context_end]
+    data = payload[context_end:] if kind else manifest
+    return LogEntry(index, Term(term), kind, data, context)
+
+
+def decode_term(payload: bytes) -> Term:
+    return Term(_RAFT.unpack_from(payload)[0])

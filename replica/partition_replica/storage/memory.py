@@ -1,0 +1,81 @@
+"""The reference: the same state machine tables in dictionaries, without durability. Conformance
+tests run both, with this as the model."""
+
+from partition_replica.core.model import Node, ProposalResult, Session
+from partition_replica.ids import Digest, SessionID
+
+
+class MemoryView:
+    """`core.ports.StateView` over dictionaries; every change is immediate."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.nodes: dict[bytes, Node] = {}
+        self.payloads: dict[Digest, int] = {}
+        self.contents: dict[Digest, bytes] = {}
+        self.sessions: dict[SessionID, Session] = {}
+        self.results: dict[tuple[SessionID, int], ProposalResult] = {}
+        self.members: dict[int, str] = {}
+        self.time_ms = 0
+
+    def get_value(self, key: bytes) -> bytes | None:
+        return self.values.get(key)
+
+    def put_value(self, key: bytes, value: bytes) -> None:
+        self.values[key] = value
+
+    def delete_value(self, key: bytes) -> None:
+        self.values.pop(key, None)
+
+    def get_node(self, path: bytes) -> Node | None:
+        return self.nodes.get(path)
+
+    def put_node(self, path: bytes, node: Node) -> None:
+        self.nodes[path] = node
+
+    def delete_node(self, path: bytes) -> None:
+        self.nodes.pop(path, None)
+
+    def has_children(self, path: bytes) -> bool:
+        return any(other.startswith(path + b"/") for other in self.nodes)
+
+    def hold_payload(self, digest: Digest, size: int, data: bytes | None) -> None:
+        if digest not in self.payloads and data is not None:
+            self.contents[digest] = data
+        self.payloads[digest] = self.payloads.get(digest, 0) + 1
+
+    def release_payload(self, digest: Digest) -> None:
+        self.payloads[digest] -= 1
+        if not self.payloads[digest]:
+            del self.payloads[digest]
+            self.contents.pop(digest, None)
+
+    def get_session(self, session: SessionID) -> Session | None:
+        return self.sessions.get(session)
+
+    def put_session(self, session: SessionID, row: Session) -> None:
+        self.sessions[session] = row
+
+    def delete_session(self, session: SessionID) -> None:
+        self.sessions.pop(session, None)
+        self.drop_results_below(session, 1 << 63)
+
+    def list_sessions(self) -> list[tuple[SessionID, Session]]:
+        return sorted(self.sessions.items())
+
+    def get_result(self, session: SessionID, sequence: int) -> ProposalResult | None:
+        return self.results.get((session, sequence))
+
+    def put_result(self, session: SessionID, sequence: int, result: ProposalResult) -> None:
+        self.results[session, sequence] = result
+
+    def drop_results_below(self, session: SessionID, sequence: int) -> None:
+        gone = [key for key in self.results if key[0] == session and key[1] < sequence]
+        for key in gone:
+            del self.results[key]
+
+    def put_member(self, member: int, address: str) -> None:
+        self.members[member] = address
+
+    def delete_member(self, member: int) -> None:
+        self.members.pop(member, None)

@@ -1,0 +1,116 @@
+"""A replica's volume: what lies where, and the order in which it is opened.
+
+    lock            flock of the process that uses the volume
+    log/            LMDB: the log, hard state, configuration, identity
+    state/<n>/      LMDB: generation n of the state; the log names the one in force
+    blobs/xx/       payloads above the inline limit, by SHA-256
+    staging/        unfinished uploads and snapshots; emptied at start
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
+from partition_replica.core.model import LogEntry
+from partition_replica.errors import Damaged
+from partition_replica.ids import Digest, MemberID
+from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.files import (
+    VolumeLock,
+    fatal_on_failure,
+    make_directory,
+    sync_directory,
+)
+from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.state import LmdbState
+
+
+def blob_digests(entry: LogEntry) -> list[Digest]:
+    """The blobs that an entry names. Bodies are small (1 MiB at most) and were checked."""
+    if entry.kind or not entry.data:
+        return []
+    body = types.EntryBody()
+    body.ParseFromString(entry.data)
+    return [
+        Digest(payload.digest)
+        for payload in body.proposal.payloads
+        if payload.size > PAYLOAD_INLINE_BYTES_MAX
+    ]
+
+
+class Volume:
+    """Everything durable of one replica. The caller holds the lock before opening."""
+
+    def __init__(self, root: Path, lock: VolumeLock, *, pins_max: int) -> None:
+        """Opens or creates it, and collects what no reference names.
+
+        Raises Damaged, StorageFailed.
+        """
+        self.root = root
+        self.staging = root / "staging"
+        self._states = root / "state"
+        self._lock = lock
+        self.blobs = BlobStore(root / "blobs", self.staging, pins_max=pins_max)
+        self.log = LmdbLog(root / "log", MemberID(secrets.randbits(62) + 1), blob_digests)
+        make_directory(self._states)
+        self._drop_other_generations()
+        self.state = LmdbState(self.state_path(self.log.identity.state_generation))
+        self._check_positions()
+        self.blobs_collected = self.collect(self.blobs.digests())
+
+    def state_path(self, generation: int) -> Path:
+        return self._states / str(generation)
+
+    def names_blob(self, digest: Digest) -> bool:
+        return self.state.names_blob(digest) or self.log.names_blob(digest)
+
+    def collect(self, candidates: Iterable[Digest]) -> int:
+        """Unlinks those of the candidates that nothing names, pins or holds."""
+        return self.blobs.collect(candidates, self.names_blob)
+
+    def adopt_state(self, staged: Path, generation: int) -> None:
+        """Moves a staged state into its place, durably; not yet in force."""
+        target = self.state_path(generation)
+        with fatal_on_failure("moving a snapshot into place"):
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(staged, target)
+        sync_directory(self._states)
+
+    def switch_state(self) -> None:
+        """Opens the generation that the log names now and drops the one before."""
+        self.state.close()
+        self.state = LmdbState(self.state_path(self.log.identity.state_generation))
+        self._drop_other_generations()
+
+    def free_bytes(self) -> tuple[int, int]:
+        """(free for us, total) of the file system."""
+        usage = os.statvfs(self.root)
+        return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
+
+    def close(self) -> None:
+        self.state.close()
+        self.log.close()
+        self._lock.release()
+
+    def _drop_other_generations(self) -> None:
+        # A volume that belongs to no cluster has no state: one that is there is left of a
+        # bootstrap that was cut off before the log adopted it.
+        identity = self.log.identity
+        keep = str(identity.state_generation) if identity.cluster_id else ""
+        with fatal_on_failure("removing an old state generation"):
+            for child in self._states.iterdir():
+                if child.name != keep:
+                    shutil.rmtree(child)
+
+    def _check_positions(self) -> None:
+        applied, boundary, last = self.state.applied, self.log.boundary, self.log.last
+        if not boundary.index <= applied.index <= last.index:
+            raise Damaged(
+                f"the state is at {applied.index}, outside of the log's {boundary.index} to "
+                f"{last.index}: state and log are not of one replica, or one of them is damaged"
+            )

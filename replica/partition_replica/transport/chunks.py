@@ -1,0 +1,41 @@
+"""Content as chunks, in and out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from partition_replica.errors import InvalidArgument, NotFound
+
+CHUNK_BYTES_MAX = 1024 * 1024
+
+
+async def file_chunks(path: Path, offset: int, count: int) -> AsyncIterator[bytes]:
+    """A file's content from offset on, read on threads. Raises NotFound."""
+    try:
+        file = await asyncio.to_thread(path.open, "rb", 0)
+    except FileNotFoundError as error:
+        raise NotFound(f"payload {path.name} is not here any more") from error
+    try:
+        if offset:
+            file.seek(offset)
+        while chunk := await asyncio.to_thread(file.read, count):
+            yield chunk
+    finally:
+        file.close()
+
+
+async def payload_chunks(
+    first: bytes, requests: AsyncIterator[Any], field: str
+) -> AsyncIterator[bytes]:
+    """The content of a stream of messages: `first`, then each one's `field`, bounded."""
+    if first:
+        yield _bounded(first)
+    async for request in requests:
+        yield _bounded(getattr(request, field))
+
+
+def _bounded(chunk: bytes) -> bytes:
+    if len(chunk) > CHUNK_BYTES_MAX:
+        raise InvalidArgument(f"a chunk has {len(chunk)} bytes; at most {CHUNK_BYTES_MAX}")
+    return chunk

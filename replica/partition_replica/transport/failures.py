@@ -1,0 +1,113 @@
+"""Our errors as gRPC's: a status code, a message, and an ErrorDetail that says the same to
+programs."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+import grpc
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.ports import PeerFailed
+from partition_replica.errors import (
+    Compacted,
+    Fatal,
+    NotLeader,
+    PayloadMissing,
+    ReplicaError,
+)
+
+DETAIL_KEY = "logstore-error-bin"
+
+CODES = {
+    "NOT_LEADER": grpc.StatusCode.UNAVAILABLE,
+    "NO_LEADER": grpc.StatusCode.UNAVAILABLE,
+    "OUTCOME_UNKNOWN": grpc.StatusCode.ABORTED,
+    "SESSION_EXPIRED": grpc.StatusCode.FAILED_PRECONDITION,
+    "PAYLOAD_MISSING": grpc.StatusCode.FAILED_PRECONDITION,
+    "PAYLOAD_MISMATCH": grpc.StatusCode.INVALID_ARGUMENT,
+    "INVALID_ARGUMENT": grpc.StatusCode.INVALID_ARGUMENT,
+    "PRECONDITION_FAILED": grpc.StatusCode.FAILED_PRECONDITION,
+    "OVERLOADED": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "DISK_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "COMPACTED": grpc.StatusCode.OUT_OF_RANGE,
+    "NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "NOT_BOOTSTRAPPED": grpc.StatusCode.FAILED_PRECONDITION,
+    "WRONG_CLUSTER": grpc.StatusCode.FAILED_PRECONDITION,
+    "STOPPING": grpc.StatusCode.UNAVAILABLE,
+    "MEMBERSHIP_REFUSED": grpc.StatusCode.ABORTED,
+    "DEPOSED": grpc.StatusCode.PERMISSION_DENIED,
+    "PAYLOAD_QUORUM": grpc.StatusCode.UNAVAILABLE,
+}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def detail(error: ReplicaError) -> types.ErrorDetail:
+    """The error as programs read it."""
+    message = types.ErrorDetail(
+        reason=f"REASON_{error.reason}", message=str(error)
+    )
+    if isinstance(error, NotLeader) and error.leader[0]:
+        message.leader.member_id, message.leader.address = error.leader
+    if isinstance(error, Compacted):
+        message.first_index, message.applied = error.first_index, error.applied
+    if isinstance(error, PayloadMissing):
+        message.missing_digests.extend(error.digests)
+    return message
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReplicaError) -> None:
+    """Ends the call with the error. Fatal ones are the process's, not the caller's: they pass."""
+    if isinstance(error, Fatal):
+        raise error
+    found = detail(error)
+    await context.abort(
+        CODES[error.reason], str(error), ((DETAIL_KEY, found.SerializeToString()),)
+    )
+
+
+def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Wraps a method that returns one message."""
+
+    @wraps(method)
+    async def wrapped(self: Any, request: Any, context: Any) -> Any:
+        try:
+            return await method(self, request, context)
+        except ReplicaError as error:
+            self.failures.refused(error)
+            await abort(context, error)
+        except PeerFailed as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+
+    return wrapped
+
+
+def stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """Wraps a method that yields messages."""
+
+    @wraps(method)
+    async def wrapped(self: Any, request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for message in method(self, request, context):
+                yield message
+        except ReplicaError as error:
+            self.failures.refused(error)
+            await abort(context, error)
+
+    return wrapped
+
+
+class Failures:
+    """Counts what was refused, and passes what is fatal to the process."""
+
+    def __init__(
+        self, count: Callable[[str], None], fatal: Callable[[BaseException], None]
+    ) -> None:
+        self._count = count
+        self._fatal = fatal
+
+    def refused(self, error: ReplicaError) -> None:
+        if isinstance(error, Fatal):
+            self._fatal(error)
+        self._count(error.reason)

@@ -1,0 +1,39 @@
+"""Probes and metrics on plain HTTP: the kubelet's gRPC probe knows no TLS, and neither says
+anything that is secret."""
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+
+async def serve_http(
+    listen: str,
+    *,
+    ready: Callable[[], tuple[bool, str]],
+    registry: CollectorRegistry,
+) -> web.AppRunner:
+    """Serves /livez (the process runs), /readyz (it serves) and /metrics; returns the runner."""
+
+    async def livez(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        is_ready, why = ready()
+        return web.Response(text=f"{why}\n", status=200 if is_ready else 503)
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    app = web.Application()
+    app.router.add_get("/livez", livez)
+    app.router.add_get("/readyz", readyz)
+    app.router.add_get("/metrics", metrics)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    host, _, port = listen.rpartition(":")
+    await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
+    return runner

@@ -1,0 +1,256 @@
+"""The LogStore service: for applications."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import log_store_pb2_grpc
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica import __version__
+from partition_replica.core.limits import (
+    PAYLOAD_INLINE_BYTES_MAX,
+    PROPOSAL_BYTES_MAX,
+    Limits,
+)
+from partition_replica.core.model import Node
+from partition_replica.core.paths import check_path
+from partition_replica.core.ports import ReplicaService
+from partition_replica.core.validation import check_key
+from partition_replica.errors import InvalidArgument, NotFound, ReplicaError
+from partition_replica.ids import Digest
+from partition_replica.transport.chunks import file_chunks, payload_chunks
+from partition_replica.transport.failures import Failures, detail, stream, unary
+
+APPENDS_A_STREAM_MAX = 4096
+LIST_PAGE = 500
+
+
+class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
+    """Translates requests to the replica and back."""
+
+    def __init__(self, replica: ReplicaService, limits: Limits, failures: Failures) -> None:
+        self._replica = replica
+        self._limits = limits
+        self.failures = failures
+
+    @unary
+    async def OpenSession(self, request: api.OpenSessionRequest, context: Any) -> Any:
+        session, time_to_live_ms = await self._replica.open_session(request.time_to_live_ms)
+        return api.OpenSessionResponse(session_id=session, time_to_live_ms=time_to_live_ms)
+
+    @unary
+    async def CloseSession(self, request: api.CloseSessionRequest, context: Any) -> Any:
+        await self._replica.close_session(request.session_id)
+        return api.CloseSessionResponse()
+
+    @stream
+    async def Append(
+        self, request: AsyncIterator[api.AppendRequest], context: Any
+    ) -> AsyncIterator[api.AppendResponse]:
+        answers: asyncio.Queue[api.AppendResponse | None] = asyncio.Queue()
+        slots = asyncio.Semaphore(APPENDS_A_STREAM_MAX)
+        running: set[asyncio.Task[None]] = set()
+
+        async def answer(item: api.AppendRequest) -> None:
+            try:
+                answers.put_nowait(await self._append(item))
+            finally:
+                slots.release()
+
+        async def read() -> None:
+            try:
+                async for item in request:
+                    # No slot: the client is not read from, and HTTP/2 holds it back.
+                    await slots.acquire()
+                    task = asyncio.create_task(answer(item))
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+                if running:
+                    await asyncio.wait(running)
+            finally:
+                answers.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (response := await answers.get()) is not None:
+                yield response
+        finally:
+            reader.cancel()
+            for task in running:
+                task.cancel()
+
+    async def _append(self, item: api.AppendRequest) -> api.AppendResponse:
+        response = api.AppendResponse(request_id=item.request_id)
+        try:
+            applied = await self._replica.append(
+                item.proposal, retry=item.retry, wait_applied=item.wait_applied
+            )
+        except ReplicaError as error:
+            self.failures.refused(error)
+            response.error.CopyFrom(detail(error))
+            return response
+        response.lsn, response.term = applied.index, applied.term
+        if applied.result is not None:
+            response.lsn = applied.result.lsn
+            response.outcomes.extend(types.Outcome.ValueType(o) for o in applied.result.outcomes)
+        return response
+
+    @stream
+    async def Read(
+        self, request: api.ReadRequest, context: Any
+    ) -> AsyncIterator[api.ReadResponse]:
+        position = request.from_lsn
+        while True:
+            entries, position = self._replica.committed_entries(
+                position, self._limits.range_bytes_max
+            )
+            for entry in entries:
+                if request.to_lsn and entry.index >= request.to_lsn:
+                    return
+                response = api.ReadResponse(
+                    lsn=entry.index, term=entry.term, configuration_change=entry.kind != 0
+                )
+                if entry.data and not entry.kind:
+                    response.body.ParseFromString(entry.data)
+                yield response
+            if request.to_lsn and position >= request.to_lsn:
+                return
+            if not entries:
+                if not request.follow:
+                    return
+                await self._replica.advanced()
+
+    @unary
+    async def GetKey(self, request: api.GetKeyRequest, context: Any) -> Any:
+        check_key(request.key, "GetKey")
+        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
+        value, applied = state.get_value(request.key)
+        return api.GetKeyResponse(found=value is not None, value=value or b"", applied=applied)
+
+    @unary
+    async def ListKeys(self, request: api.ListKeysRequest, context: Any) -> Any:
+        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
+        most = self._limits.range_items_max
+        items, next_start, applied = state.list_values(
+            request.start,
+            request.end,
+            min(request.limit or most, most),
+            self._limits.range_bytes_max,
+        )
+        return api.ListKeysResponse(
+            items=[api.KeyValue(key=key, value=value) for key, value in items],
+            next_start=next_start,
+            applied=applied,
+        )
+
+    @stream
+    async def ListTree(
+        self, request: api.ListTreeRequest, context: Any
+    ) -> AsyncIterator[api.ListTreeResponse]:
+        if request.path:
+            check_path(request.path)
+        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
+        if request.path:
+            node, _ = state.get_node(request.path)
+            if node is None or not node.directory:
+                raise NotFound(f"{request.path!r} is no directory of the tree")
+        after = b""
+        while True:
+            items, applied = state.list_nodes(request.path, after, request.recursive, LIST_PAGE)
+            yield api.ListTreeResponse(
+                entries=[_tree_entry(path, node) for path, node in items], applied=applied
+            )
+            if len(items) < LIST_PAGE:
+                return
+            # Past a directory's own contents too, where they are not wanted.
+            after = items[-1][0]
+            state = await self._replica.read_point(linearizable=False)
+
+    @stream
+    async def ReadFile(
+        self, request: api.ReadFileRequest, context: Any
+    ) -> AsyncIterator[api.ReadFileResponse]:
+        check_path(request.path)
+        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
+        node, _ = state.get_node(request.path)
+        if node is None or node.directory:
+            raise NotFound(f"{request.path!r} is no file of the tree")
+        if request.offset > node.size:
+            raise InvalidArgument(f"offset {request.offset} lies behind the {node.size} bytes")
+        content = self._replica.open_content(node.digest, node.size)
+        try:
+            first = api.ReadFileResponse(entry=_tree_entry(request.path, node))
+            if isinstance(content, bytes):
+                first.data = content[request.offset :]
+                yield first
+                return
+            yield first
+            async for chunk in file_chunks(
+                Path(content), request.offset, self._limits.chunk_bytes
+            ):
+                yield api.ReadFileResponse(data=chunk)
+        finally:
+            self._replica.release_content(Digest(node.digest))
+
+    @unary
+    async def UploadPayload(
+        self, request: AsyncIterator[api.UploadPayloadRequest], context: Any
+    ) -> Any:
+        first = await anext(aiter(request), None)
+        if first is None or not first.HasField("payload"):
+            raise InvalidArgument("the first message of an upload carries the payload's digest")
+        holders = await self._replica.upload(
+            first.payload.digest, first.payload.size, payload_chunks(first.chunk, request, "chunk")
+        )
+        return api.UploadPayloadResponse(holders=holders)
+
+    @unary
+    async def GetStatus(self, request: api.GetStatusRequest, context: Any) -> Any:
+        status = self._replica.status()
+        response = api.GetStatusResponse(
+            cluster_id=status.cluster,
+            member_id=status.member,
+            incarnation=status.incarnation,
+            role=status.role,
+            term=status.term,
+            first_index=status.first_index,
+            last_index=status.last_index,
+            committed=status.committed,
+            applied=status.applied,
+            configuration_changing=status.configuration_changing,
+            disk_full=status.disk_full,
+            disk_free_bytes=status.disk_free_bytes,
+            disk_total_bytes=status.disk_total_bytes,
+            serving=status.serving,
+            session_count=status.session_count,
+            payload_inline_bytes_max=PAYLOAD_INLINE_BYTES_MAX,
+            proposal_bytes_max=PROPOSAL_BYTES_MAX,
+            version=__version__,
+        )
+        if status.leader[0]:
+            response.leader.CopyFrom(
+                types.LeaderHint(member_id=status.leader[0], address=status.leader[1])
+            )
+        for member in status.members:
+            response.members.add(
+                member_id=member.member,
+                address=member.address,
+                role="voter" if member.voter else "learner",
+                matched=member.matched,
+                recently_active=member.recently_active,
+                progress=member.progress,
+            )
+        return response
+
+
+def _linearizable(consistency: int) -> bool:
+    return consistency == api.CONSISTENCY_LINEARIZABLE
+
+
+def _tree_entry(path: bytes, node: Node) -> api.TreeEntry:
+    return api.TreeEntry(
+        path=path, directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
+    )

@@ -1,0 +1,85 @@
+"""The Peer service: what other members call."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from partition_proto.v1 import peer_pb2 as api
+from partition_proto.v1 import peer_pb2_grpc
+
+from partition_replica.core.limits import PAYLOAD_BYTES_MAX, Limits
+from partition_replica.core.ports import ReplicaService
+from partition_replica.errors import InvalidArgument
+from partition_replica.transport.chunks import file_chunks, payload_chunks
+from partition_replica.transport.failures import Failures, stream, unary
+
+
+class PeerService(peer_pb2_grpc.PeerServicer):
+    """Checks the hello of each stream; hands messages over as they come."""
+
+    def __init__(self, replica: ReplicaService, limits: Limits, failures: Failures) -> None:
+        self._replica = replica
+        self._limits = limits
+        self.failures = failures
+
+    @stream
+    async def Raft(
+        self, request: AsyncIterator[api.RaftBatch], context: Any
+    ) -> AsyncIterator[api.RaftReply]:
+        sender = 0
+        async for batch in request:
+            if not sender:
+                if not batch.HasField("hello") or not batch.hello.member_id:
+                    raise InvalidArgument("the first batch of a stream carries the hello")
+                hello = batch.hello
+                self._replica.check_peer(hello.cluster_id, hello.to_member_id)
+                sender = hello.member_id
+                self._replica.greet(sender, hello.address)
+                yield api.RaftReply(hello=self._hello())
+            for message in batch.messages:
+                self._replica.receive(message, sender)
+
+    @unary
+    async def InstallSnapshot(
+        self, request: AsyncIterator[api.InstallSnapshotRequest], context: Any
+    ) -> Any:
+        first = await anext(aiter(request), None)
+        if first is None or not first.HasField("header"):
+            raise InvalidArgument("the first message of a snapshot carries its header")
+        fetched = await self._replica.install_snapshot(
+            first.header, payload_chunks(first.chunk, request, "chunk")
+        )
+        return api.InstallSnapshotResponse(payloads_fetched=fetched)
+
+    @stream
+    async def FetchPayload(
+        self, request: api.FetchPayloadRequest, context: Any
+    ) -> AsyncIterator[api.PayloadChunk]:
+        self._replica.check_peer(request.cluster_id, 0)
+        path, size = self._replica.payload_file(request.digest)
+        yield api.PayloadChunk(size=size)
+        async for chunk in file_chunks(path, request.offset, self._limits.chunk_bytes):
+            yield api.PayloadChunk(data=chunk)
+
+    @unary
+    async def PushPayload(self, request: AsyncIterator[api.PayloadChunk], context: Any) -> Any:
+        first = await anext(aiter(request), None)
+        if first is None or not first.digest:
+            raise InvalidArgument("the first message of a push carries the payload's digest")
+        self._replica.check_peer(first.cluster_id, 0)
+        if first.size > PAYLOAD_BYTES_MAX:
+            raise InvalidArgument(
+                f"a payload of {first.size} bytes; allowed are {PAYLOAD_BYTES_MAX}"
+            )
+        existed = await self._replica.take_payload(
+            first.digest, first.size, payload_chunks(first.data, request, "data")
+        )
+        return api.PushPayloadResponse(existed=existed)
+
+    def _hello(self) -> api.Hello:
+        status = self._replica.status()
+        return api.Hello(
+            cluster_id=status.cluster,
+            member_id=status.member,
+            incarnation=status.incarnation,
+            last_index=status.last_index,
+        )

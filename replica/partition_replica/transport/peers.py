@@ -1,0 +1,259 @@
+"""The client of the other members: one stream each for Raft, calls for payloads and snapshots.
+
+A slow or dead member costs a bounded queue and nothing else: what does not fit is dropped, and Raft
+sends it again.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+from partition_proto.v1 import peer_pb2 as api
+from partition_proto.v1 import peer_pb2_grpc
+
+from partition_replica.config import TlsFiles
+from partition_replica.core.limits import Limits
+from partition_replica.core.ports import PeerFailed
+from partition_replica.errors import PayloadMismatch
+from partition_replica.ids import Digest
+from partition_replica.transport.channels import peer_channel
+from partition_replica.transport.chunks import file_chunks
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
+PUSH_TIMEOUT_S = 3600.0
+SNAPSHOT_TIMEOUT_S = 6 * 3600.0
+
+
+class _Peer:
+    """One other member."""
+
+    def __init__(
+        self, member: int, address: str, peers: "Peers", limits: Limits, tls: TlsFiles | None
+    ) -> None:
+        self.member = member
+        self.address = address
+        self._peers = peers
+        self._limits = limits
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._wake = asyncio.Event()
+        self._channel = peer_channel(address, tls)
+        self.stub = peer_pb2_grpc.PeerStub(self._channel)
+        self._task = asyncio.create_task(self._run())
+
+    def send(self, messages: list[bytes]) -> int:
+        """Queues; returns how many were dropped."""
+        dropped = 0
+        for message in messages:
+            if self._queued_bytes + len(message) > self._limits.peer_queue_bytes_max:
+                dropped += 1
+                continue
+            self._queue.append(message)
+            self._queued_bytes += len(message)
+        self._wake.set()
+        return dropped
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._channel.close()
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._stream()
+                failures = 0
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                # InvalidStateError: a write to a call that is over already.
+                if failures in (0, 10):
+                    logger.info(
+                        "stream to member %x at %s broke: %s", self.member, self.address, error
+                    )
+                failures += 1
+            self._peers.unreachable(self.member)
+            self._queue.clear()
+            self._queued_bytes = 0
+            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S)) - 1])
+
+    async def _stream(self) -> None:
+        call = self.stub.Raft()
+        try:
+            await call.write(api.RaftBatch(hello=self._peers.hello(self.member)))
+            reply = await call.read()
+            if reply is grpc.aio.EOF:
+                return
+            watcher = asyncio.ensure_future(call.read())
+            try:
+                while not watcher.done():
+                    wake = asyncio.ensure_future(self._wake.wait())
+                    await asyncio.wait({wake, watcher}, return_when=asyncio.FIRST_COMPLETED)
+                    wake.cancel()
+                    self._wake.clear()
+                    while self._queue:
+                        await call.write(api.RaftBatch(messages=self._take()))
+            finally:
+                watcher.cancel()
+        finally:
+            call.cancel()
+
+    def _take(self) -> list[bytes]:
+        taken: list[bytes] = []
+        size = 0
+        while self._queue:
+            size += len(self._queue[0])
+            if taken and size > self._limits.peer_batch_bytes_max:
+                break
+            message = self._queue.popleft()
+            self._queued_bytes -= len(message)
+            taken.append(message)
+        return taken
+
+
+class Peers:
+    """Implements core.ports.PeerTransport."""
+
+    def __init__(
+        self,
+        own_member: int,
+        limits: Limits,
+        tls: TlsFiles | None,
+        *,
+        hello: Callable[[], api.Hello],
+        unreachable: Callable[[int], None],
+        dropped: Callable[[int], None],
+    ) -> None:
+        self._own = own_member
+        self._limits = limits
+        self._tls = tls
+        self._make_hello = hello
+        self.unreachable = unreachable
+        self._dropped = dropped
+        self._addresses: dict[int, str] = {}
+        self._learned: dict[int, str] = {}
+        self._peers: dict[int, _Peer] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def hello(self, member: int) -> api.Hello:
+        hello = self._make_hello()
+        hello.to_member_id = member
+        return hello
+
+    def send(self, member: int, messages: list[bytes]) -> None:
+        peer = self._peer(member)
+        dropped = len(messages) if peer is None else peer.send(messages)
+        if dropped:
+            self._dropped(dropped)
+
+    def set_addresses(self, addresses: dict[int, str]) -> None:
+        self._addresses = dict(addresses)
+        self._learned = {m: a for m, a in self._learned.items() if not addresses or m in addresses}
+        for member, peer in list(self._peers.items()):
+            if self._address(member) != peer.address:
+                self._close(member)
+
+    def learn_address(self, member: int, address: str) -> None:
+        """A newcomer knows nobody's address but by their hello."""
+        if member not in self._addresses and address:
+            self._learned[member] = address
+
+    async def push_payload(self, member: int, digest: Digest, file: Path, size: int) -> None:
+        async def requests() -> AsyncIterator[api.PayloadChunk]:
+            cluster = self._make_hello().cluster_id
+            yield api.PayloadChunk(cluster_id=cluster, digest=digest, size=size)
+            async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
+                yield api.PayloadChunk(data=chunk)
+
+        try:
+            await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            raise _failed(member, error) from error
+
+    async def fetch_payload(
+        self, member: int, digest: Digest
+    ) -> tuple[int, AsyncIterator[bytes]]:
+        request = api.FetchPayloadRequest(
+            cluster_id=self._make_hello().cluster_id, digest=digest
+        )
+        call = self._connected(member).stub.FetchPayload(request, timeout=PUSH_TIMEOUT_S)
+        try:
+            first = await call.read()
+        except grpc.aio.AioRpcError as error:
+            raise _failed(member, error) from error
+        if first is grpc.aio.EOF:
+            raise PayloadMismatch(f"member {member:x} sent nothing for {digest.hex()}")
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                while (chunk := await call.read()) is not grpc.aio.EOF:
+                    yield chunk.data
+            except grpc.aio.AioRpcError as error:
+                raise _failed(member, error) from error
+            finally:
+                call.cancel()
+
+        return first.size, chunks()
+
+    async def install_snapshot(
+        self, member: int, message: bytes, file: Path, size: int, digest: bytes
+    ) -> int:
+        async def requests() -> AsyncIterator[api.InstallSnapshotRequest]:
+            yield api.InstallSnapshotRequest(
+                header=api.SnapshotHeader(
+                    cluster_id=self._make_hello().cluster_id,
+                    sender=self._own,
+                    receiver=member,
+                    message=message,
+                    size=size,
+                    digest=digest,
+                )
+            )
+            async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
+                yield api.InstallSnapshotRequest(chunk=chunk)
+
+        try:
+            response = await self._connected(member).stub.InstallSnapshot(
+                requests(), timeout=SNAPSHOT_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _failed(member, error) from error
+        return int(response.payloads_fetched)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(peer.close() for peer in self._peers.values()))
+        self._peers.clear()
+
+    def _address(self, member: int) -> str:
+        return self._addresses.get(member) or self._learned.get(member, "")
+
+    def _peer(self, member: int) -> _Peer | None:
+        peer = self._peers.get(member)
+        address = self._address(member)
+        if peer is not None and peer.address == address:
+            return peer
+        if peer is not None:
+            self._close(member)
+        if not address or member == self._own:
+            return None
+        peer = self._peers[member] = _Peer(member, address, self, self._limits, self._tls)
+        return peer
+
+    def _connected(self, member: int) -> _Peer:
+        peer = self._peer(member)
+        if peer is None:
+            raise PeerFailed(f"no address of member {member:x} is known")
+        return peer
+
+    def _close(self, member: int) -> None:
+        task = asyncio.create_task(self._peers.pop(member).close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+def _failed(member: int, error: grpc.aio.AioRpcError) -> PeerFailed:
+    return PeerFailed(f"member {member:x}: {error.code().name} {error.details()}")

@@ -1,0 +1,264 @@
+"""Three replicas as three processes on loopback: started, killed, stopped, wiped by tests."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from partition_client import AsyncClient
+from partition_client.channels import Tls, open_channel
+from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import log_store_pb2_grpc
+from partition_proto.v1 import replica_admin_pb2 as admin
+from partition_proto.v1 import replica_admin_pb2_grpc
+
+T = TypeVar("T")
+
+PARTITION = "tests/group"
+WAIT_S = 60.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[T | None]], what: str, within_s: float = WAIT_S
+) -> T:
+    """Waits until `condition` returns something true; fails with `what` after within_s."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = await condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within_s} s: {what}")
+        await asyncio.sleep(0.02)
+
+
+@dataclass(slots=True)
+class LocalReplica:
+    """One replica's process and volume."""
+
+    name: str
+    data: Path
+    port: int
+    http_port: int
+    arguments: list[str]
+    log: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def address(self) -> str:
+        return f"localhost:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self, **environment: str) -> None:
+        assert not self.running
+        command = [
+            sys.executable, "-m", "partition_replica", "serve",
+            "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}",
+            "--http-listen", f"127.0.0.1:{self.http_port}", "--advertise", self.address,
+            "--partition", PARTITION, *self.arguments,
+        ]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | self.environment | environment
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, and waits until it is gone."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self, within_s: float = 30.0) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(within_s)
+
+    def wait_exit(self, within_s: float = WAIT_S) -> int:
+        assert self.process is not None
+        return self.process.wait(within_s)
+
+    def http(self, path: str) -> tuple[int, str]:
+        """(status, body) of a probe; (0, "") where nothing answers."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.http_port}{path}", timeout=5
+            ) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+
+class LocalGroup:
+    """A group of replicas below `root`. Use as an async context manager."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        size: int = 3,
+        tls: dict[str, Tls] | None = None,
+        tls_directories: dict[str, Path] | None = None,
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        """tls: the operator's and a client's ("operator", "client"); tls_directories: each
+        replica's folder; neither means plain text."""
+        self.root = root
+        self.tls = tls
+        self.lease = admin.LeaseToken(transitions=1, holder="tests")
+        self.cluster = str(uuid.uuid4())
+        self.replicas: list[LocalReplica] = []
+        self._channels: list[grpc.aio.Channel] = []
+        for number in range(size):
+            name = f"replica-{number}"
+            security = (
+                ["--tls-dir", str(tls_directories[name])] if tls_directories else ["--insecure"]
+            )
+            self.replicas.append(
+                LocalReplica(
+                    name,
+                    root / name,
+                    free_port(),
+                    free_port(),
+                    [*security, "--tick-ms", "50", *arguments],
+                    root / f"{name}.log",
+                )
+            )
+
+    async def __aenter__(self) -> "LocalGroup":
+        return self
+
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        for channel in self._channels:
+            await channel.close()
+        for replica in self.replicas:
+            if replica.running:
+                replica.kill()
+        if kind is not None:
+            for replica in self.replicas:
+                if replica.log.exists():
+                    tail = replica.log.read_text(errors="replace").splitlines()[-40:]
+                    print(f"--- {replica.name}", *tail, sep="\n", file=sys.stderr)
+
+    def client(self, **options: object) -> AsyncClient:
+        tls = self.tls["client"] if self.tls else None
+        return AsyncClient([r.address for r in self.replicas], tls, **options)  # type: ignore[arg-type]
+
+    def stub(self, replica: LocalReplica) -> log_store_pb2_grpc.LogStoreStub:
+        return log_store_pb2_grpc.LogStoreStub(self._channel(replica, "client"))
+
+    def admin(self, replica: LocalReplica) -> replica_admin_pb2_grpc.ReplicaAdminStub:
+        return replica_admin_pb2_grpc.ReplicaAdminStub(self._channel(replica, "operator"))
+
+    def _channel(self, replica: LocalReplica, role: str) -> grpc.aio.Channel:
+        channel = open_channel(replica.address, self.tls[role] if self.tls else None)
+        self._channels.append(channel)
+        return channel
+
+    async def status(self, replica: LocalReplica) -> api.GetStatusResponse | None:
+        with suppress(grpc.aio.AioRpcError):
+            response: api.GetStatusResponse = await self.stub(replica).GetStatus(
+                api.GetStatusRequest(), timeout=2
+            )
+            return response
+        return None
+
+    async def start(self, replica: LocalReplica, **environment: str) -> None:
+        replica.start(**environment)
+        await eventually(lambda: self.status(replica), f"{replica.name} answers")
+
+    async def bootstrap(self) -> None:
+        """Starts all, bootstraps the first, adds and promotes the others: what the operator does."""
+        for replica in self.replicas:
+            replica.start()
+        for replica in self.replicas:
+            await eventually(lambda r=replica: self.status(r), f"{replica.name} answers")
+        first = self.replicas[0]
+        await self.admin(first).Bootstrap(
+            admin.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
+        )
+        for replica in self.replicas[1:]:
+            await self.add(replica)
+
+    async def add(self, replica: LocalReplica) -> int:
+        """Joins, adds as a learner, waits, promotes; returns the member's ID."""
+        joined = await self.admin(replica).Join(
+            admin.JoinRequest(lease=self.lease, cluster_id=self.cluster)
+        )
+
+        async def change(method: str, request: object) -> bool:
+            leader = await self.leader()
+            try:
+                await getattr(self.admin(leader), method)(request, timeout=20)
+                return True
+            except grpc.aio.AioRpcError as error:
+                if error.code() not in (
+                    grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE,
+                ):
+                    raise
+                return False
+
+        learner = admin.AddLearnerRequest(
+            lease=self.lease, member_id=joined.member_id, address=replica.address
+        )
+        await eventually(lambda: change("AddLearner", learner), f"{replica.name} added")
+        promote = admin.PromoteLearnerRequest(lease=self.lease, member_id=joined.member_id)
+        await eventually(lambda: change("PromoteLearner", promote), f"{replica.name} promoted")
+        return int(joined.member_id)
+
+    async def leader(self) -> LocalReplica:
+        async def find() -> LocalReplica | None:
+            best: tuple[int, LocalReplica] | None = None
+            for replica in self.replicas:
+                if not replica.running:
+                    continue
+                status = await self.status(replica)
+                if status is not None and status.serving:
+                    if best is None or status.term > best[0]:
+                        best = (status.term, replica)
+            return best[1] if best else None
+
+        return await eventually(find, "a leader serves")
+
+    async def settled(self) -> int:
+        """Waits until every running replica has applied the same; returns that LSN."""
+
+        async def same() -> int | None:
+            statuses = [await self.status(r) for r in self.replicas if r.running]
+            found = {(s.applied, s.last_index, s.committed) for s in statuses if s is not None}
+            if None in statuses or len(found) != 1:
+                return None
+            applied, last, committed = found.pop()
+            return applied if applied == last == committed else None
+
+        return await eventually(same, "all replicas have applied the same")
+
+
+def describe(status: api.GetStatusResponse | None) -> str:
+    return "down" if status is None else json.dumps(
+        {"role": status.role, "term": status.term, "applied": status.applied}
+    )
