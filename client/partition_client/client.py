@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -119,12 +120,10 @@ class AsyncClient:
         """Ends the stream and, where a leader answers at once, the session; else it expires."""
         session = await self._appends.close()
         if session and self._routing.leader:
-            try:
+            with suppress(grpc.aio.AioRpcError):  # it expires by itself
                 await self._routing.stub(self._routing.leader).CloseSession(
                     api.CloseSessionRequest(session_id=session), timeout=1.0
                 )
-            except grpc.aio.AioRpcError:
-                pass  # it expires by itself
         await self._routing.close()
 
     # --- writes -------------------------------------------------------------------------------
@@ -183,6 +182,17 @@ class AsyncClient:
             raise TreeMismatch(
                 f"{path!r} was not written: {types.Outcome.Name(appended.outcomes[-1])}", "TREE"
             )
+        return appended
+
+    async def remove_file(self, path: bytes) -> Appended:
+        """Removes a file or an empty directory. Raises NotFound, and TreeMismatch for a directory
+        that isn't empty."""
+        appended = await self.append([remove_entry(path)], wait_applied=True)
+        if appended.outcomes:
+            name = types.Outcome.Name(types.Outcome.ValueType(appended.outcomes[0]))
+            if appended.outcomes[0] == types.OUTCOME_SOURCE_NOT_FOUND:
+                raise NotFound(f"{path!r} is not in the tree", "NOT_FOUND")
+            raise TreeMismatch(f"{path!r} was not removed: {name}", "TREE")
         return appended
 
     # --- reads --------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     ClientError
     ├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
-    ├── OutcomeUnknown       it may have taken effect, and its session is gone: read before you retry
+    ├── OutcomeUnknown       it may have taken effect, its session is gone: read before a retry
     ├── DiskFull             the leader's volume is below its reserve; nothing was written
     └── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
         ├── NotFound

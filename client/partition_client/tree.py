@@ -28,6 +28,10 @@ Progress = Callable[[int, int], None]
 """Called with (files, bytes) as they are done."""
 
 
+def no_progress(_files: int, _bytes: int) -> None:
+    """Shows nothing."""
+
+
 @dataclass(slots=True)
 class TreeSummary:
     """What was moved. `skipped`: symlinks, sockets and the like, which a partition doesn't hold."""
@@ -64,7 +68,7 @@ def scan(root: Path, summary: TreeSummary) -> Iterator[tuple[bytes, Path, bool]]
 
 
 async def put_tree(
-    client: AsyncClient, root: Path, under: bytes, progress: Progress = lambda f, b: None
+    client: AsyncClient, root: Path, under: bytes, progress: Progress = no_progress
 ) -> TreeSummary:
     """Puts everything below `root` below the tree's directory `under` (b"" is the root).
 
@@ -146,7 +150,7 @@ async def get_tree(
     client: AsyncClient,
     under: bytes,
     root: Path,
-    progress: Progress = lambda f, b: None,
+    progress: Progress = no_progress,
     *,
     stale_from: str = "",
 ) -> TreeSummary:

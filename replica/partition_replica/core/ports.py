@@ -141,7 +141,7 @@ class PeerTransport(Protocol):
 
 
 class PeerFailed(Exception):
-    """A call to another member failed: unreachable, too slow, or refused. Try again, or another."""
+    """A call to another member failed: unreachable, too slow, or refused. Try another, or later."""
 
 
 class StateReader(Protocol):

@@ -75,7 +75,7 @@ class Payloads:
         if self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
             return True
         if self._disk_full():
-            raise DiskFull("the volume is below its reserve: writes are refused until there is room")
+            raise DiskFull("the volume is below its reserve: no payload is taken")
         if self._uploads >= self._limits.uploads_max:
             raise Overloaded(f"{self._uploads} payloads are under way: retry with back-off")
         self._uploads += 1

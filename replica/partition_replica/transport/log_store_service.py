@@ -95,7 +95,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         response.lsn, response.term = applied.index, applied.term
         if applied.result is not None:
             response.lsn = applied.result.lsn
-            response.outcomes.extend(types.Outcome.ValueType(o) for o in applied.result.outcomes)
+            response.outcomes.extend(applied.result.outcomes)  # type: ignore[arg-type]
         return response
 
     @stream

@@ -1,0 +1,368 @@
+"""`partitionctl`: a partition at the command line; also `kubectl partition`."""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from partition_proto.v1 import log_store_pb2 as api
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from partition_client.channels import Tls
+from partition_client.client import AsyncClient, Source
+from partition_client.errors import ClientError, NotFound
+from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree, scan
+from partition_client.tree import TreeSummary as Summary
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+
+
+def parser() -> argparse.ArgumentParser:
+    main = argparse.ArgumentParser(
+        prog="partitionctl",
+        description="Reads and writes a partition. Flags come before the command; each may be "
+        "given as PARTITION_<FLAG> instead.",
+    )
+    env = os.environ.get
+    main.add_argument(
+        "--endpoints",
+        default=env("PARTITION_ENDPOINTS", ""),
+        help="host:port of the replicas, separated by commas",
+    )
+    main.add_argument(
+        "--tls-dir",
+        default=env("PARTITION_TLS_DIR", ""),
+        help="folder with tls.crt, tls.key and ca.crt; without it, plain text",
+    )
+    main.add_argument(
+        "--server-name",
+        default=env("PARTITION_SERVER_NAME", ""),
+        help="the name in the replicas' certificate, where they are dialled by another",
+    )
+    main.add_argument("--deadline", type=float, default=60.0, help="seconds to go on retrying")
+    main.add_argument("--json", action="store_true", help="print JSON, one value a line")
+    commands = main.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, *arguments: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        for argument in arguments:
+            sub.add_argument(argument)
+        return sub
+
+    put = command("put", "set a key to VALUE, or a file to the content of --file", "name")
+    put.add_argument("value", nargs="?", help="the key's value; - reads standard input")
+    put.add_argument("--file", type=Path, help="put this file into the tree at NAME instead")
+    get = command("get", "print a key's value, or with --file a file of the tree", "name")
+    get.add_argument("--file", action="store_true")
+    get.add_argument("--stale-from", default="", help="ask this replica for what it has applied")
+    ls = command("ls", "list the tree, or with --keys the keys that begin with PATH")
+    ls.add_argument("path", nargs="?", default="")
+    ls.add_argument("--keys", action="store_true")
+    ls.add_argument("-r", "--recursive", action="store_true")
+    rm = command("rm", "remove a key, or with --file a file or empty directory", "name")
+    rm.add_argument("--file", action="store_true")
+    put_dir = command("put-tree", "put a directory's content into the tree", "directory")
+    put_dir.add_argument("--under", default="", help="a directory of the tree; it is created")
+    get_dir = command("get-tree", "write the tree, or what is --under it, to a directory", "directory")
+    get_dir.add_argument("--under", default="")
+    get_dir.add_argument("--stale-from", default="")
+    digest = command("digest-tree", "SHA-256 of every path, mode and byte as a replica streams them")
+    digest.add_argument("--under", default="")
+    digest.add_argument("--stale-from", default="")
+    digest.add_argument("--local", type=Path, help="of a local directory instead")
+    log = command("log", "the log")
+    log.add_argument("action", choices=["tail"])
+    log.add_argument("--from", dest="from_lsn", type=int, default=0)
+    log.add_argument("-f", "--follow", action="store_true")
+    log.add_argument("-n", "--lines", type=int, default=0, help="the last N entries only")
+    command("status", "every replica's state")
+    return main
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Runs one command; returns the exit code."""
+    if options.command == "digest-tree" and options.local:
+        show(options, {"digest": digest_directory(options.local)}, "digest")
+        return 0
+    endpoints = [e for e in options.endpoints.split(",") if e]
+    if not endpoints:
+        sys.stderr.write("partitionctl: --endpoints is empty: name the replicas as host:port\n")
+        return EXIT_USAGE
+    tls = Tls.in_directory(Path(options.tls_dir), options.server_name) if options.tls_dir else None
+    async with AsyncClient(endpoints, tls, deadline_s=options.deadline) as client:
+        return await COMMANDS[options.command](client, options)
+
+
+def show(options: argparse.Namespace, values: dict[str, Any], plain: str) -> None:
+    """Prints a result: as JSON, or the field `plain` alone."""
+    print(json.dumps(values) if options.json else values[plain])
+
+
+def text(value: bytes) -> str:
+    """Bytes for people and JSON: as they are where they are UTF-8, else marked base64."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return "base64:" + base64.b64encode(value).decode()
+
+
+async def put(client: AsyncClient, options: argparse.Namespace) -> int:
+    name = os.fsencode(options.name)
+    if options.file is not None:
+        source = await asyncio.to_thread(Source.of_file, options.file)
+        appended = await client.put_file(name, source)
+    elif options.value is None:
+        sys.stderr.write("partitionctl: give a VALUE, - for standard input, or --file FILE\n")
+        return EXIT_USAGE
+    else:
+        value = sys.stdin.buffer.read() if options.value == "-" else os.fsencode(options.value)
+        appended = await client.set_key(name, value)
+    show(options, {"lsn": appended.lsn, "term": appended.term}, "lsn")
+    return 0
+
+
+async def get(client: AsyncClient, options: argparse.Namespace) -> int:
+    name = os.fsencode(options.name)
+    if options.file:
+        await client.read_file(name, sys.stdout.buffer.write, stale_from=options.stale_from)
+        sys.stdout.buffer.flush()
+        return 0
+    value = await client.get_key(name, stale_from=options.stale_from)
+    if value is None:
+        raise NotFound(f"there is no key {options.name!r}", "NOT_FOUND")
+    if options.json:
+        print(json.dumps({"key": options.name, "value": text(value)}))
+    else:
+        sys.stdout.buffer.write(value)
+        sys.stdout.buffer.flush()
+    return 0
+
+
+async def ls(client: AsyncClient, options: argparse.Namespace) -> int:
+    start = os.fsencode(options.path)
+    if options.keys:
+        end = start[:-1] + bytes([start[-1] + 1]) if start and start[-1] < 255 else b""
+        async for key, value in client.list_keys(start, end):
+            values = {"key": text(key), "bytes": len(value), "value": text(value)}
+            show(options, values, "key")
+        return 0
+    for entry in await client.list_tree(start, recursive=options.recursive):
+        kind = "directory" if entry.directory else "file"
+        if options.json:
+            row = {"path": text(entry.path), "kind": kind, "mode": f"{entry.mode:04o}"}
+            print(json.dumps(row | {"size": entry.size, "sha256": entry.digest.hex()}))
+        else:
+            mark = "d" if entry.directory else "-"
+            print(f"{mark} {entry.mode:04o} {entry.size:>12} {text(entry.path)}")
+    return 0
+
+
+async def rm(client: AsyncClient, options: argparse.Namespace) -> int:
+    name = os.fsencode(options.name)
+    remove = client.remove_file if options.file else client.delete_key
+    appended = await remove(name)
+    show(options, {"lsn": appended.lsn, "term": appended.term}, "lsn")
+    return 0
+
+
+async def put_directory(client: AsyncClient, options: argparse.Namespace) -> int:
+    root = Path(options.directory)
+    if not root.is_dir():
+        sys.stderr.write(f"partitionctl: {root} is no directory\n")
+        return EXIT_USAGE
+    total = sum(path.stat().st_size for _, path, is_dir in scan(root, Summary()) if not is_dir)
+    with bar(options, "put", total) as advance:
+        summary = await put_tree(client, root, os.fsencode(options.under), advance)
+    show_summary(options, summary)
+    return 0
+
+
+async def get_directory(client: AsyncClient, options: argparse.Namespace) -> int:
+    under = os.fsencode(options.under)
+    entries = await client.list_tree(under, recursive=True, stale_from=options.stale_from)
+    with bar(options, "get", sum(entry.size for entry in entries)) as advance:
+        summary = await get_tree(
+            client, under, Path(options.directory), advance, stale_from=options.stale_from
+        )
+    show_summary(options, summary)
+    return 0
+
+
+async def digest_of_tree(client: AsyncClient, options: argparse.Namespace) -> int:
+    found = await digest_tree(client, os.fsencode(options.under), stale_from=options.stale_from)
+    show(options, {"digest": found}, "digest")
+    return 0
+
+
+async def log(client: AsyncClient, options: argparse.Namespace) -> int:
+    start = options.from_lsn
+    if options.lines:
+        known = [s.applied for s in (await client.statuses()).values() if s is not None]
+        firsts = [s.first_index for s in (await client.statuses()).values() if s is not None]
+        start = max(start, max(known, default=0) - options.lines + 1, max(firsts, default=1))
+    async for entry in client.tail(start, follow=options.follow):
+        print(json.dumps(entry_row(entry)) if options.json else entry_line(entry), flush=True)
+    return 0
+
+
+def entry_row(entry: api.ReadResponse) -> dict[str, Any]:
+    """An entry of the log as JSON."""
+    proposal = entry.body.proposal
+    kind = entry.body.WhichOneof("body") or (
+        "configuration" if entry.configuration_change else "empty"
+    )
+    return {
+        "lsn": entry.lsn,
+        "term": entry.term,
+        "kind": kind,
+        "time_ms": entry.body.time_ms,
+        "operations": [operation_row(operation) for operation in proposal.operations],
+        "payloads": [
+            {"sha256": payload.digest.hex(), "size": payload.size} for payload in proposal.payloads
+        ],
+    }
+
+
+def operation_row(operation: Any) -> dict[str, Any]:
+    name = operation.WhichOneof("operation") or "unknown"
+    fields = getattr(operation, name).ListFields() if name != "unknown" else []
+    return {"operation": name} | {
+        field.name: text(value) if isinstance(value, bytes) else value for field, value in fields
+    }
+
+
+def entry_line(entry: api.ReadResponse) -> str:
+    row = entry_row(entry)
+    words = [
+        f"{op['operation']} {op.get('key') or op.get('path') or op.get('destination_path') or ''}"
+        for op in row["operations"][:3]
+    ]
+    more = len(row["operations"]) - len(words)
+    return (
+        f"{row['lsn']:>10} T{row['term']:<4} {row['kind']:<14} {'; '.join(words)}"
+        + (f" and {more} more" if more > 0 else "")
+    ).rstrip()
+
+
+async def status(client: AsyncClient, options: argparse.Namespace) -> int:
+    found = await client.statuses()
+    rows = []
+    for endpoint, answer in found.items():
+        if answer is None:
+            rows.append({"endpoint": endpoint, "role": "unreachable"})
+            continue
+        rows.append(
+            {
+                "endpoint": endpoint,
+                "member": f"{answer.member_id:016x}",
+                "role": answer.role,
+                "term": answer.term,
+                "first": answer.first_index,
+                "last": answer.last_index,
+                "committed": answer.committed,
+                "applied": answer.applied,
+                "leader": f"{answer.leader.member_id:016x}",
+                "cluster": answer.cluster_id,
+                "disk_full": answer.disk_full,
+                "free_bytes": answer.disk_free_bytes,
+            }
+        )
+    if options.json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print(f"{'ENDPOINT':<40} {'ROLE':<14} {'TERM':>5} {'APPLIED':>10} {'LAST':>10}")
+        for row in rows:
+            print(
+                f"{row['endpoint']:<40} {row['role']:<14} {row.get('term', ''):>5} "
+                f"{row.get('applied', ''):>10} {row.get('last', ''):>10}"
+            )
+    return 0 if any(answer is not None for answer in found.values()) else EXIT_REFUSED
+
+
+class bar:  # noqa: N801  # used as a with-statement's word
+    """A progress bar on standard error, where that is a terminal and no JSON is wanted."""
+
+    def __init__(self, options: argparse.Namespace, what: str, total: int) -> None:
+        self._progress = Progress(
+            TextColumn(what),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=options.json or not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task(what, total=total)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._progress.start()
+        return lambda _files, size: self._progress.advance(self._task, size)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+def show_summary(options: argparse.Namespace, summary: Summary) -> None:
+    for path in summary.skipped:
+        sys.stderr.write(f"partitionctl: skipped {path}: neither a file nor a directory\n")
+    values = {
+        "files": summary.files,
+        "directories": summary.directories,
+        "bytes": summary.bytes,
+        "skipped": len(summary.skipped),
+    }
+    if options.json:
+        print(json.dumps(values))
+    else:
+        print(
+            f"{summary.files} files, {summary.directories} directories, {summary.bytes} bytes, "
+            f"{len(summary.skipped)} skipped"
+        )
+
+
+COMMANDS: dict[str, Callable[[AsyncClient, argparse.Namespace], Awaitable[int]]] = {
+    "put": put,
+    "get": get,
+    "ls": ls,
+    "rm": rm,
+    "put-tree": put_directory,
+    "get-tree": get_directory,
+    "digest-tree": digest_of_tree,
+    "log": log,
+    "status": status,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parser().parse_args(arguments)
+    try:
+        code = asyncio.run(run(options))
+    except ClientError as error:
+        sys.stderr.write(f"partitionctl: {error}\n")
+        code = EXIT_REFUSED
+    except BaseExceptionGroup as group:
+        for error in group.exceptions:
+            sys.stderr.write(f"partitionctl: {error}\n")
+        code = EXIT_REFUSED
+    except (KeyboardInterrupt, BrokenPipeError):
+        code = 130
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""OCI archives, written by hand: a few JSON files and tars, so that no build daemon is needed.
+
+Elsewhere the project's Dockerfile does the same on an official base image.
+"""
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+from dev.cluster.builds import say
+from dev.cluster.layout import CACHE, IMAGES, ROOT
+
+REPOSITORY = "localhost/partition-operator"
+PAUSE = "localhost/pause:1"
+EPOCH = 1_700_000_000
+USER = "65532:65532"
+
+
+def _digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class OciImage:
+    """An image under construction: layers in order, then a configuration."""
+
+    def __init__(self) -> None:
+        self._blobs: dict[str, bytes | Path] = {}
+        self._layers: list[dict[str, object]] = []
+        self._diff_ids: list[str] = []
+
+    def add_layer(self, tar: Path, compressed: Path) -> None:
+        """Adds a tar as a layer; `compressed` keeps its gzip, made once."""
+        stamp = compressed.with_suffix(".diffid")
+        if not compressed.exists() or not stamp.exists():
+            diff = hashlib.sha256()
+            with tar.open("rb") as source, compressed.open("wb") as raw:
+                with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0) as target:
+                    while block := source.read(1 << 20):
+                        diff.update(block)
+                        target.write(block)
+            stamp.write_text("sha256:" + diff.hexdigest())
+        with compressed.open("rb") as file:
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        self._blobs[digest] = compressed
+        self._diff_ids.append(stamp.read_text())
+        self._layers.append(
+            {
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "digest": digest,
+                "size": compressed.stat().st_size,
+            }
+        )
+
+    def write(self, archive: Path, name: str, config: dict[str, object]) -> None:
+        image = {
+            "architecture": "amd64",
+            "os": "linux",
+            "config": config,
+            "rootfs": {"type": "layers", "diff_ids": self._diff_ids},
+        }
+        config_blob = self._add(json.dumps(image).encode())
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": config_blob | {"mediaType": "application/vnd.oci.image.config.v1+json"},
+            "layers": self._layers,
+        }
+        reference = self._add(json.dumps(manifest).encode()) | {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "annotations": {"io.containerd.image.name": name},
+        }
+        with tarfile.open(archive, "w") as out:
+            _add_bytes(out, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+            index = {"schemaVersion": 2, "manifests": [reference]}
+            _add_bytes(out, "index.json", json.dumps(index).encode())
+            for digest, blob in self._blobs.items():
+                path = "blobs/sha256/" + digest.removeprefix("sha256:")
+                if isinstance(blob, bytes):
+                    _add_bytes(out, path, blob)
+                else:
+                    out.add(blob, path)
+
+    def _add(self, data: bytes) -> dict[str, object]:
+        digest = _digest(data)
+        self._blobs[digest] = data
+        return {"digest": digest, "size": len(data)}
+
+
+def _add_bytes(out: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = len(data), EPOCH, 0o644
+    out.addfile(info, io.BytesIO(data))
+
+
+def build_pause() -> Path:
+    archive = IMAGES / "pause.oci.tar"
+    if not archive.exists():
+        layer = IMAGES / "pause.tar"
+        with tarfile.open(layer, "w") as out:
+            out.add(IMAGES / "pause", "pause")
+        image = OciImage()
+        image.add_layer(layer, IMAGES / "pause.tar.gz")
+        image.write(archive, PAUSE, {"Entrypoint": ["/pause"], "User": USER})
+    return archive
+
+
+def build_project() -> tuple[str, Path]:
+    """(name:tag, archive) of the project's image; the tag is its content's hash."""
+    site = CACHE / "image" / "site"
+    _install_site(site)
+    layer = CACHE / "image" / "site.tar"
+    _tar_tree(site, layer, "opt/partition")
+    with layer.open("rb") as file:
+        tag = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    name = f"{REPOSITORY}:{tag}"
+    archive = IMAGES / f"project-{tag}.oci.tar"
+    if not archive.exists():
+        for old in IMAGES.glob("project-*"):
+            old.unlink()
+        image = OciImage()
+        image.add_layer(IMAGES / "base.tar", IMAGES / "base.tar.gz")
+        image.add_layer(layer, IMAGES / f"project-{tag}.tar.gz")
+        config: dict[str, object] = {
+            "User": USER,
+            "Env": [
+                "PATH=/opt/partition/bin:/usr/bin:/bin",
+                "PYTHONPATH=/opt/partition",
+                "PYTHONUNBUFFERED=1",
+                "PYTHONDONTWRITEBYTECODE=1",
+            ],
+            "WorkingDir": "/",
+        }
+        image.write(archive, name, config)
+        say(f"image {name} built")
+    return name, archive
+
+
+def _install_site(site: Path) -> None:
+    """The project and what it depends on, pinned by uv.lock, as one folder."""
+    shutil.rmtree(site, ignore_errors=True)
+    site.parent.mkdir(parents=True, exist_ok=True)
+    requirements = site.parent / "requirements.txt"
+    run = {"cwd": ROOT, "check": True, "capture_output": True}
+    subprocess.run(
+        ["uv", "export", "-q", "--frozen", "--no-dev", "--no-emit-project", "--no-emit-workspace",
+         "-o", str(requirements)],
+        **run,
+    )  # type: ignore[call-overload]
+    members = [str(ROOT / m) for m in ("proto", "raft", "replica", "client", "operator")]
+    install = ["uv", "pip", "install", "-q", "--target", str(site), "--python-version", "3.11"]
+    subprocess.run([*install, "--require-hashes", "-r", str(requirements)], **run)  # type: ignore[call-overload]
+    subprocess.run([*install, "--no-deps", *members], **run)  # type: ignore[call-overload]
+    for junk in (*site.rglob("__pycache__"), *site.rglob("tests")):
+        shutil.rmtree(junk, ignore_errors=True)
+
+
+def _tar_tree(root: Path, archive: Path, prefix: str) -> None:
+    """A tar whose bytes depend on the tree's content alone."""
+
+    def clean(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        info.uid = info.gid = 0
+        info.uname = info.gname = ""
+        info.mtime = EPOCH
+        return info
+
+    with tarfile.open(archive, "w") as out:
+        for directory, folders, files in os.walk(root):
+            folders.sort()
+            inside = Path(prefix) / Path(directory).relative_to(root)
+            for name in sorted(files):
+                if name in ("direct_url.json", "uv_cache.json", "RECORD", ".lock"):
+                    continue  # name the checkout's path, or the time of the build
+                out.add(Path(directory) / name, str(inside / name), filter=clean)

@@ -1,0 +1,62 @@
+"""`partition-operator`: runs the operator. Settings come from the environment, as the chart sets
+them."""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+from partition_operator.assembly import Process
+from partition_operator.config import Config, ConfigError
+
+
+def parse(environment: Mapping[str, str]) -> Config:
+    """Raises ConfigError, naming the variable."""
+
+    def required(name: str) -> str:
+        value = environment.get(name, "")
+        if not value:
+            raise ConfigError(f"{name} is not set; the chart sets it")
+        return value
+
+    def number(name: str, default: float) -> float:
+        text = environment.get(name, str(default))
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if value <= 0:
+            raise ConfigError(f"{name}={text!r}: a number above 0 is wanted")
+        return value
+
+    watch = environment.get("PARTITION_OPERATOR_WATCH", "")
+    return Config(
+        namespace=required("PARTITION_OPERATOR_NAMESPACE"),
+        identity=environment.get("PARTITION_OPERATOR_IDENTITY") or socket.gethostname(),
+        image=required("PARTITION_OPERATOR_IMAGE"),
+        watch=tuple(name.strip() for name in watch.split(",") if name.strip()),
+        http_port=int(number("PARTITION_OPERATOR_HTTP_PORT", 8080)),
+        workers=int(number("PARTITION_OPERATOR_WORKERS", 8)),
+        resync_s=number("PARTITION_OPERATOR_RESYNC_SECONDS", 60),
+        poll_s=number("PARTITION_OPERATOR_POLL_SECONDS", 3),
+    )
+
+
+def main() -> None:
+    logging.basicConfig(
+        level=os.environ.get("PARTITION_OPERATOR_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        config = parse(os.environ)
+    except ConfigError as error:
+        print(f"FATAL: {error}", file=sys.stderr)
+        sys.exit(2)
+    asyncio.run(Process(config).run())
+
+
+if __name__ == "__main__":
+    main()

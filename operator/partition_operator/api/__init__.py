@@ -1,0 +1,1 @@
+"""The custom resources as types: parsing, validation, names. Pure."""

@@ -1,0 +1,75 @@
+"""Names, labels and annotations: everything that is a string of ours in Kubernetes."""
+
+GROUP = "logstore.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "Partition"
+PLURAL = "partitions"
+
+FIELD_MANAGER = "partition-operator"
+MANAGED_BY = "partition-operator"
+
+LABEL_PARTITION = f"{GROUP}/partition"
+ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
+"""On a PVC: the cluster that its volume belongs to, written before the volume is touched."""
+
+ANNOTATION_TEMPLATE = f"{GROUP}/template-hash"
+
+GRPC_PORT = 7000
+HTTP_PORT = 7080
+VOLUME = "data"
+DATA_PATH = "/var/lib/partition"
+TLS_PATH = "/etc/partition/tls"
+GROUP_ID = 65532
+
+NAME_MAX = 40
+
+
+def headless_service(partition: str) -> str:
+    return f"{partition}-replicas"
+
+
+def client_service(partition: str) -> str:
+    return partition
+
+
+def tls_secret(partition: str) -> str:
+    """The replicas' certificate."""
+    return f"{partition}-replica-tls"
+
+
+def client_secret(partition: str) -> str:
+    """A client's certificate, for applications and people."""
+    return f"{partition}-client-tls"
+
+
+def pod(partition: str, ordinal: int) -> str:
+    return f"{partition}-{ordinal}"
+
+
+def claim(partition: str, ordinal: int) -> str:
+    return f"{VOLUME}-{partition}-{ordinal}"
+
+
+def host(partition: str, namespace: str, ordinal: int) -> str:
+    """A replica's stable name in the cluster's DNS."""
+    return f"{pod(partition, ordinal)}.{headless_service(partition)}.{namespace}.svc"
+
+
+def address(partition: str, namespace: str, ordinal: int) -> str:
+    return f"{host(partition, namespace, ordinal)}:{GRPC_PORT}"
+
+
+def selector(partition: str) -> dict[str, str]:
+    return {LABEL_PARTITION: partition, "app.kubernetes.io/component": "replica"}
+
+
+def labels(partition: str, component: str = "replica") -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "partition",
+        "app.kubernetes.io/instance": partition,
+        "app.kubernetes.io/component": component,
+        "app.kubernetes.io/part-of": "partition-operator",
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        LABEL_PARTITION: partition,
+    }

@@ -1,0 +1,192 @@
+"""Puts the operator's parts together: probes first, then the lease, then the work."""
+
+import asyncio
+import datetime as dt
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+
+import kopf
+from kopf._core.engines.peering import Identity
+from aiohttp import web
+from partition_proto.v1 import replica_admin_pb2 as admin
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from partition_operator import __version__, failpoints
+from partition_operator.clients.kube import ApiError, Kube
+from partition_operator.clients.lease import LeaseHolder
+from partition_operator.clients.observer import Observer
+from partition_operator.clients.recorder import Recorder
+from partition_operator.clients.replica import Replicas
+from partition_operator.config import Config
+from partition_operator.executor import Executor
+from partition_operator.handlers.watching import build_registry
+from partition_operator.reconciler import Reconciler
+from partition_operator.resources.certificates import (
+    KeyPair,
+    authority_of,
+    authority_secret,
+    make_authority,
+)
+
+logger = logging.getLogger(__name__)
+
+EXIT_DEPOSED = 75
+STUCK_S = 120.0
+"""A loop that has not turned for so long is stuck: liveness fails."""
+
+
+def end_process(why: str) -> None:
+    """At once: work must not outlive the lease."""
+    logger.critical("ending: %s", why)
+    print(f"FATAL: {why}", file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(EXIT_DEPOSED)
+
+
+class Process:
+    """One operator process: standby until it holds the lease."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._stop = asyncio.Event()
+        self._reconciler: Reconciler | None = None
+        self._registry = CollectorRegistry()
+        self._leading = Gauge(
+            "partition_operator_leading", "1 where this process leads", registry=self._registry
+        )
+        self._numbers = {
+            name: Gauge(f"partition_operator_{name}", text, registry=self._registry)
+            for name, text in (
+                ("queued", "Partitions that wait to be looked at"),
+                ("reconciled_total", "Looks at a Partition"),
+                ("failed_total", "Looks that failed and are tried again"),
+                ("events_dropped_total", "Events over the limit a minute"),
+            )
+        }
+        self._recorder: Recorder | None = None
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._stop.set)
+        http = await self._serve_http()
+        kube = await Kube.connect(self._config.request_timeout_s)
+        try:
+            await self._lead(kube)
+        finally:
+            await kube.close()
+            await http.cleanup()
+
+    async def _lead(self, kube: Kube) -> None:
+        lease = LeaseHolder(kube, self._config, end_process)
+        logger.info("partition-operator %s: waiting for the lease", __version__)
+        acquiring = asyncio.create_task(lease.acquire())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not acquiring.done():
+            acquiring.cancel()
+            return
+        await acquiring
+        logger.info("leading, lease token %d", lease.transitions)
+        self._leading.set(1)
+        renewing = asyncio.create_task(lease.renew())
+        try:
+            await self._work(kube, lease.transitions)
+        finally:
+            renewing.cancel()
+            with suppress(Exception):
+                await lease.release()
+
+    async def _work(self, kube: Kube, transitions: int) -> None:
+        config = self._config
+        authority = await ensure_authority(kube, config)
+        token = admin.LeaseToken(transitions=transitions, holder=config.identity)
+        replicas = Replicas(authority, token, config.replica_timeout_s)
+        observer = Observer(kube, replicas, authority)
+        recorder = self._recorder = Recorder(kube, config.events_a_minute_max)
+        reconciler = self._reconciler = Reconciler(
+            config, kube, observer, Executor(kube, replicas, authority), recorder, end_process
+        )
+        working = asyncio.create_task(reconciler.run())
+        watching = asyncio.create_task(self._watch(reconciler))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({working, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, watching):
+            if task.done() and not self._stop.is_set():
+                task.result()
+                end_process("the operator's loop ended by itself")
+        logger.info("stopping")
+        working.cancel()
+        await reconciler.close()
+        await asyncio.wait({watching}, timeout=15)
+        await replicas.close()
+
+    async def _watch(self, reconciler: Reconciler) -> None:
+        namespaces = self._config.watch
+        await kopf.operator(
+            registry=build_registry(reconciler),
+            # Its own guess asks for a user name, which a random UID has not.
+            identity=Identity(self._config.identity),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=self._stop,
+        )
+
+    # --- probes and metrics -------------------------------------------------------------------
+
+    async def _serve_http(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, None, self._config.http_port).start()
+        return runner
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        """Proves only itself: a standby is healthy, a leader's loop must turn."""
+        reconciler = self._reconciler
+        if reconciler is not None and time.monotonic() - reconciler.turned_at > STUCK_S:
+            return web.Response(status=503, text="the reconcile loop is stuck\n")
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        # A standby is ready, too: `helm --wait` would hang otherwise.
+        return web.Response(text="ok\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        reconciler = self._reconciler
+        if reconciler is not None:
+            self._numbers["queued"].set(reconciler.queued)
+            self._numbers["reconciled_total"].set(reconciler.reconciled)
+            self._numbers["failed_total"].set(reconciler.failed)
+        if self._recorder is not None:
+            self._numbers["events_dropped_total"].set(self._recorder.dropped)
+        body = generate_latest(self._registry)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def ensure_authority(kube: Kube, config: Config) -> KeyPair:
+    """The operator's authority, made at the first start."""
+    found = await kube.get("Secret", config.namespace, config.authority_secret)
+    if found is None:
+        made = make_authority(dt.datetime.now(dt.UTC))
+        try:
+            found = await kube.create(
+                authority_secret(config.namespace, config.authority_secret, made)
+            )
+            logger.info("made the authority in Secret %s", config.authority_secret)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            found = await kube.get("Secret", config.namespace, config.authority_secret)
+            assert found is not None, "it existed a moment ago"
+        failpoints.reach("authority.created")
+    return authority_of(found)

@@ -1,0 +1,158 @@
+"""The API server: dicts in and out, server-side apply for every write."""
+
+import json
+from typing import Any, cast
+from urllib.parse import quote, urlencode
+
+from kubernetes.aio import client, config
+
+from partition_operator.api import names
+from partition_operator.errors import Conflict, OperatorError
+
+PATHS = {
+    "Partition": f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}",
+    "StatefulSet": "/apis/apps/v1/namespaces/{namespace}/statefulsets",
+    "Service": "/api/v1/namespaces/{namespace}/services",
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
+    "Secret": "/api/v1/namespaces/{namespace}/secrets",
+    "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "PersistentVolumeClaim": "/api/v1/namespaces/{namespace}/persistentvolumeclaims",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
+    "Event": "/api/v1/namespaces/{namespace}/events",
+    "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
+}
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+
+Body = dict[str, Any]
+
+
+class ApiError(OperatorError):
+    """The API server answered with an error; `status` is HTTP's, 0 where it did not answer."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Kube:
+    """One connection pool. Close it at the end."""
+
+    def __init__(self, api: client.ApiClient, timeout_s: float) -> None:
+        self._api = api
+        self._timeout_s = timeout_s
+
+    @classmethod
+    async def connect(cls, timeout_s: float) -> "Kube":
+        """In a cluster by the pod's account, elsewhere by KUBECONFIG."""
+        configuration = client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=configuration)
+        except config.ConfigException:
+            await config.load_kube_config(client_configuration=configuration)
+        return cls(client.ApiClient(configuration), timeout_s)
+
+    async def close(self) -> None:
+        await self._api.close()
+
+    async def get(self, kind: str, namespace: str, name: str) -> Body | None:
+        """None where there is none."""
+        try:
+            return await self._request("GET", _path(kind, namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list_labelled(self, kind: str, namespace: str, selector: dict[str, str]) -> list[Body]:
+        query = {"labelSelector": ",".join(f"{k}={v}" for k, v in selector.items())}
+        found = await self._request("GET", _path(kind, namespace), query=query)
+        items = cast("list[Body]", found.get("items", []))
+        # Lists leave out what every item has in common.
+        return [{"kind": kind} | item for item in items]
+
+    async def apply(self, body: Body, *, subresource: str = "") -> Body:
+        """Server-side apply as our field manager. Raises Conflict for another's field."""
+        metadata = body["metadata"]
+        path = _path(body["kind"], metadata["namespace"], metadata["name"], subresource)
+        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        return await self._request("PATCH", path, body, query=query, content_type=APPLY)
+
+    async def create(self, body: Body) -> Body:
+        metadata = body["metadata"]
+        return await self._request("POST", _path(body["kind"], metadata["namespace"]), body)
+
+    async def replace(self, body: Body) -> Body:
+        """Refused (ApiError 409) where resourceVersion is not the current one."""
+        metadata = body["metadata"]
+        path = _path(body["kind"], metadata["namespace"], metadata["name"])
+        return await self._request("PUT", path, body)
+
+    async def merge(self, kind: str, namespace: str, name: str, body: Body) -> Body:
+        path = _path(kind, namespace, name)
+        return await self._request("PATCH", path, body, content_type=MERGE)
+
+    async def merge_status(self, namespace: str, name: str, body: Body) -> Body:
+        """Of a Partition. Refused (Conflict) where the body names another resource version."""
+        path = _path("Partition", namespace, name, "status")
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._request("PATCH", path, body, query=query, content_type=MERGE)
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Gone already is fine."""
+        try:
+            await self._request("DELETE", _path(kind, namespace, name))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        body: Body | None = None,
+        *,
+        query: dict[str, str] | None = None,
+        content_type: str = "application/json",
+        timeout_s: float | None = None,
+    ) -> Body:
+        if query:
+            path += "?" + urlencode(query)
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        serialized = await self._api.param_serialize(
+            method, path, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        try:
+            response = await self._api.call_api(
+                serialized[0],
+                serialized[1],
+                dict(serialized[2] or {}),
+                serialized[3],
+                _request_timeout=timeout_s or self._timeout_s,
+            )
+            data: bytes = await response.read()  # type: ignore[no-untyped-call]
+        except (OSError, TimeoutError) as error:
+            raise ApiError(0, f"{method} {path}: no answer: {error!r}") from error
+        if response.status >= 400:
+            raise _error(method, path, response.status, data)
+        return cast("Body", json.loads(data)) if data else {}
+
+
+def _path(kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
+    path = PATHS[kind].format(namespace=quote(namespace))
+    for part in (name, subresource):
+        if part:
+            path += "/" + quote(part)
+    return path
+
+
+def _error(method: str, path: str, status: int, data: bytes) -> OperatorError:
+    try:
+        message = json.loads(data).get("message", "")
+    except ValueError:
+        message = data[:200].decode(errors="replace")
+    text = f"{method} {path.partition('?')[0]}: {status} {message}"
+    if status == 409 and method == "PATCH":
+        return Conflict(text)
+    return ApiError(status, text)

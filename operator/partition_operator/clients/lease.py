@@ -1,0 +1,119 @@
+"""Who leads: a Lease that one process holds and renews on a monotonic clock.
+
+The holder ends its process when it could not renew in time: work must not outlive the lease.
+leaseTransitions rises with every holder; replicas refuse commands that carry a lower one.
+"""
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable
+
+from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.config import Config
+from partition_operator.errors import OperatorError
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S = 3.0
+
+
+class LeaseHolder:
+    """Acquires, then renews. `lost` is called once when it could not renew: end the process."""
+
+    def __init__(self, kube: Kube, config: Config, lost: Callable[[str], None]) -> None:
+        self._kube = kube
+        self._config = config
+        self._lost = lost
+        self._seen: tuple[str, str] = ("", "")
+        self._seen_at = 0.0
+        self.transitions = 0
+
+    async def acquire(self) -> None:
+        """Returns when this process holds the lease."""
+        while True:
+            try:
+                if await asyncio.wait_for(self._try(), REQUEST_TIMEOUT_S):
+                    return
+            except (OperatorError, TimeoutError) as error:
+                logger.info("lease not acquired: %s", error)
+            await asyncio.sleep(self._config.lease_retry_s)
+
+    async def renew(self) -> None:
+        """Renews until cancelled; calls `lost` when the deadline passes."""
+        renewed = time.monotonic()
+        while True:
+            await asyncio.sleep(self._config.lease_retry_s)
+            try:
+                if await asyncio.wait_for(self._try(), REQUEST_TIMEOUT_S):
+                    renewed = time.monotonic()
+                else:
+                    self._lost("another process holds the lease")
+                    return
+            except (OperatorError, TimeoutError) as error:
+                logger.warning("lease not renewed: %s", error)
+            if time.monotonic() - renewed > self._config.lease_renew_deadline_s:
+                self._lost("the lease could not be renewed in time")
+                return
+
+    async def release(self) -> None:
+        """Lets the next one take over at once."""
+        lease = await self._kube.get("Lease", self._config.namespace, self._config.lease_name)
+        if lease is not None and lease["spec"].get("holderIdentity") == self._config.identity:
+            lease["spec"]["holderIdentity"] = ""
+            await self._kube.replace(lease)
+
+    async def _try(self) -> bool:
+        config = self._config
+        lease = await self._kube.get("Lease", config.namespace, config.lease_name)
+        if lease is None:
+            self.transitions = 1
+            try:
+                await self._kube.create(self._body(1))
+            except ApiError as error:
+                if error.status == 409:
+                    return False
+                raise
+            return True
+        spec = lease["spec"]
+        holder, stamp = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
+        transitions = int(spec.get("leaseTransitions") or 0)
+        if holder != config.identity and not self._expired(holder, stamp):
+            return False
+        if holder != config.identity:
+            transitions += 1
+        body = self._body(transitions)
+        body["metadata"]["resourceVersion"] = lease["metadata"]["resourceVersion"]
+        try:
+            await self._kube.replace(body)
+        except ApiError as error:
+            if error.status == 409:
+                return False
+            raise
+        self.transitions = transitions
+        return True
+
+    def _expired(self, holder: str, stamp: str) -> bool:
+        """By our own clock: since when we see this very renewal."""
+        if not holder:
+            return True
+        if (holder, stamp) != self._seen:
+            self._seen, self._seen_at = (holder, stamp), time.monotonic()
+        return time.monotonic() - self._seen_at > self._config.lease_duration_s
+
+    def _body(self, transitions: int) -> Body:
+        config = self._config
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": config.lease_name, "namespace": config.namespace},
+            "spec": {
+                "holderIdentity": config.identity,
+                "leaseDurationSeconds": int(config.lease_duration_s),
+                "acquireTime": now,
+                "renewTime": now,
+                "leaseTransitions": transitions,
+            },
+        }

@@ -1,0 +1,102 @@
+"""Looks at everything that a Partition consists of, at once."""
+
+import asyncio
+import datetime as dt
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.partition import Partition, parse
+from partition_operator.clients.kube import Body, Kube
+from partition_operator.clients.replica import Replicas
+from partition_operator.reconcile.observed import Claim, Observed, Pod, Replica
+from partition_operator.resources.certificates import KeyPair, secret_is_good
+
+
+class Observer:
+    """Reads only."""
+
+    def __init__(self, kube: Kube, replicas: Replicas, authority: KeyPair) -> None:
+        self._kube = kube
+        self._replicas = replicas
+        self._authority = authority
+
+    async def observe(self, namespace: str, name: str) -> Observed | None:
+        """None where the Partition is gone. Raises ApiError."""
+        body = await self._kube.get("Partition", namespace, name)
+        if body is None:
+            await self._replicas.forget((namespace, name), set())
+            return None
+        partition = parse(body)
+        now = dt.datetime.now(dt.UTC)
+        single = [
+            ("StatefulSet", name),
+            ("PodDisruptionBudget", name),
+            ("ServiceAccount", names.client_service(name)),
+            ("Service", names.headless_service(name)),
+            ("Service", names.client_service(name)),
+            ("Secret", names.tls_secret(name)),
+            ("Secret", names.client_secret(name)),
+        ]
+        found = await asyncio.gather(
+            *(self._kube.get(kind, namespace, item) for kind, item in single),
+        )
+        objects = {
+            key: item for key, item in zip(single, found, strict=True) if item is not None
+        }
+        pods = await self._pods(partition)
+        claims = await self._claims(partition)
+        replicas = await self.replicas(partition, pods)
+        certificates = {
+            secret: secret_is_good(objects.pop(("Secret", secret), None), self._authority, now)
+            for secret in (names.tls_secret(name), names.client_secret(name))
+        }
+        return Observed(partition, now, objects, pods, claims, replicas, certificates)
+
+    async def replicas(
+        self, partition: Partition, pods: tuple[Pod, ...]
+    ) -> tuple[Replica, ...]:
+        """Asks every pod that has an address."""
+        await self._replicas.forget(partition.key, {pod.ip for pod in pods if pod.ip})
+        asked = [pod for pod in pods if pod.ip and not pod.deleting]
+        found = await asyncio.gather(*(self._replicas.status(partition, pod) for pod in asked))
+        return tuple(replica for replica in found if replica is not None)
+
+    async def _pods(self, partition: Partition) -> tuple[Pod, ...]:
+        items = await self._kube.list_labelled(
+            "Pod", partition.namespace, names.selector(partition.name)
+        )
+        pods = [_pod(partition, item) for item in items]
+        return tuple(sorted((p for p in pods if p.ordinal >= 0), key=lambda p: p.ordinal))
+
+    async def _claims(self, partition: Partition) -> tuple[Claim, ...]:
+        items = await self._kube.list_labelled(
+            "PersistentVolumeClaim", partition.namespace, names.selector(partition.name)
+        )
+        claims = []
+        for item in items:
+            metadata = item["metadata"]
+            ordinal = _ordinal(f"{names.VOLUME}-{partition.name}-", metadata["name"])
+            annotations = metadata.get("annotations") or {}
+            if ordinal >= 0:
+                cluster_id = annotations.get(names.ANNOTATION_CLUSTER_ID, "")
+                claims.append(Claim(ordinal, metadata["creationTimestamp"], cluster_id))
+        return tuple(sorted(claims, key=lambda c: c.ordinal))
+
+
+def _pod(partition: Partition, item: Body) -> Pod:
+    status: dict[str, Any] = item.get("status") or {}
+    ready = any(
+        c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or []
+    )
+    return Pod(
+        ordinal=_ordinal(f"{partition.name}-", item["metadata"]["name"]),
+        ip=status.get("podIP") or "",
+        ready=ready,
+        deleting="deletionTimestamp" in item["metadata"],
+        node=(item.get("spec") or {}).get("nodeName") or "",
+    )
+
+
+def _ordinal(prefix: str, name: str) -> int:
+    number = name.removeprefix(prefix)
+    return int(number) if name.startswith(prefix) and number.isdigit() else -1

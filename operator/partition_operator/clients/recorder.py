@@ -1,0 +1,86 @@
+"""Events: one object a reason and message, whose count is patched; never more than so many a
+minute."""
+
+import datetime as dt
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+
+from partition_operator.api import names
+from partition_operator.api.partition import Partition
+from partition_operator.clients.kube import Body, Kube
+from partition_operator.errors import OperatorError
+from partition_operator.reconcile.conditions import Event
+
+logger = logging.getLogger(__name__)
+
+MESSAGE_MAX = 1000
+
+
+class Recorder:
+    """Posts events of Partitions. A failure is logged: no event ever stops the work."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        a_minute_max: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube = kube
+        self._a_minute_max = a_minute_max
+        self._clock = clock
+        self._posted: deque[float] = deque()
+        self.dropped = 0
+
+    async def post(self, partition: Partition, event: Event, now: dt.datetime) -> None:
+        if not self._allowed():
+            self.dropped += 1
+            logger.warning("event dropped, too many: %s %s", event.reason, event.message)
+            return
+        try:
+            await self._post(partition, event, now)
+        except OperatorError as error:
+            logger.warning("event %s not written: %s", event.reason, error)
+
+    def _allowed(self) -> bool:
+        now = self._clock()
+        while self._posted and self._posted[0] < now - 60:
+            self._posted.popleft()
+        if len(self._posted) >= self._a_minute_max:
+            return False
+        self._posted.append(now)
+        return True
+
+    async def _post(self, partition: Partition, event: Event, now: dt.datetime) -> None:
+        text = f"{partition.uid} {event.kind} {event.reason} {event.message}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        name = f"{partition.name}.{digest}"
+        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        live = await self._kube.get("Event", partition.namespace, name)
+        if live is not None:
+            change: Body = {"count": live.get("count", 1) + 1, "lastTimestamp": stamp}
+            await self._kube.merge("Event", partition.namespace, name, change)
+            return
+        await self._kube.create(
+            {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"name": name, "namespace": partition.namespace},
+                "type": event.kind,
+                "reason": event.reason,
+                "message": event.message[:MESSAGE_MAX],
+                "involvedObject": {
+                    "apiVersion": names.API_VERSION,
+                    "kind": names.KIND,
+                    "name": partition.name,
+                    "namespace": partition.namespace,
+                    "uid": partition.uid,
+                },
+                "source": {"component": names.MANAGED_BY},
+                "firstTimestamp": stamp,
+                "lastTimestamp": stamp,
+                "count": 1,
+            }
+        )

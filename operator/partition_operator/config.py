@@ -1,0 +1,35 @@
+"""Settings of the operator's process."""
+
+from dataclasses import dataclass
+
+from partition_operator.errors import OperatorError
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """namespace: the operator's own, for its Lease and authority. watch: namespaces to watch,
+    empty for all. image: the replicas', unless a Partition names another."""
+
+    namespace: str
+    identity: str
+    image: str
+    watch: tuple[str, ...] = ()
+    http_port: int = 8080
+    lease_name: str = "partition-operator"
+    authority_secret: str = "partition-operator-ca"  # noqa: S105  # a name
+    workers: int = 8
+    """Partitions reconciled at once."""
+    resync_s: float = 60.0
+    poll_s: float = 3.0
+    """How often replicas of a settled Partition are asked for their status."""
+    poll_progressing_s: float = 1.0
+    replica_timeout_s: float = 5.0
+    request_timeout_s: float = 30.0
+    events_a_minute_max: int = 120
+    lease_duration_s: float = 15.0
+    lease_renew_deadline_s: float = 10.0
+    lease_retry_s: float = 2.0
+
+
+class ConfigError(OperatorError):
+    """What was given contradicts itself; the message says what is allowed."""

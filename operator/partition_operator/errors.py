@@ -1,0 +1,35 @@
+"""What can go wrong, by what the reconcile loop does about it.
+
+    OperatorError
+    ├── InvalidSpec        say it in status and an event; nothing is retried until the spec changes
+    ├── Conflict           somebody else's object or field is in the way: say so, retry slowly
+    ├── ReplicaUnreachable retry soon: pods come and go
+    ├── ReplicaRefused     a replica said no; `reason` is its own word for why
+    └── Deposed            another operator leads: end the process
+"""
+
+
+class OperatorError(Exception):
+    """Base of what this package raises on purpose."""
+
+
+class InvalidSpec(OperatorError):
+    """The spec says something that can't be done; the message says what is allowed."""
+
+
+class Conflict(OperatorError):
+    pass
+
+
+class ReplicaUnreachable(OperatorError):
+    pass
+
+
+class ReplicaRefused(OperatorError):
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Deposed(OperatorError):
+    pass

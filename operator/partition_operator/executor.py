@@ -1,0 +1,115 @@
+"""Carries one action out: the action's fields in, a call of a client, a line in the log."""
+
+import datetime as dt
+import logging
+from dataclasses import dataclass
+
+from partition_operator import failpoints
+from partition_operator.api import names
+from partition_operator.api.partition import Partition
+from partition_operator.clients.kube import Kube
+from partition_operator.clients.replica import Replicas
+from partition_operator.errors import ReplicaUnreachable
+from partition_operator.reconcile import actions
+from partition_operator.reconcile.observed import Observed, Pod
+from partition_operator.resources.certificates import KeyPair, build_secret
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Raises OperatorError; an action that failed half-way is simply planned again."""
+
+    kube: Kube
+    replicas: Replicas
+    authority: KeyPair
+
+    async def execute(self, observed: Observed, action: actions.Action) -> None:
+        partition = observed.partition
+        logger.info("%s/%s: %s", *partition.key, _describe(action))
+        await self._execute(observed, partition, action)
+        failpoints.reach(_failpoint(action))
+
+    async def _execute(
+        self, observed: Observed, partition: Partition, action: actions.Action
+    ) -> None:
+        match action:
+            case actions.Apply(body):
+                await self.kube.apply(body)
+            case actions.Delete(kind, name):
+                await self.kube.delete(kind, partition.namespace, name)
+            case actions.IssueCertificate(secret, role):
+                now = dt.datetime.now(dt.UTC)
+                await self.kube.apply(
+                    build_secret(partition, secret, role, self.authority, now)
+                )
+            case actions.RecordCluster(cluster_id, adopted):
+                await self._record(partition, cluster_id, bootstrapped=adopted)
+            case actions.RecordBootstrapped(cluster_id):
+                await self._record(partition, cluster_id, bootstrapped=True)
+            case actions.MarkClaim(ordinal, cluster_id):
+                await self.kube.merge(
+                    "PersistentVolumeClaim",
+                    partition.namespace,
+                    names.claim(partition.name, ordinal),
+                    {"metadata": {"annotations": {names.ANNOTATION_CLUSTER_ID: cluster_id}}},
+                )
+            case _:
+                await self._command(observed, partition, action)
+
+    async def _command(
+        self, observed: Observed, partition: Partition, action: actions.Action
+    ) -> None:
+        replicas = self.replicas
+        match action:
+            case actions.Bootstrap(ordinal, cluster_id):
+                await replicas.bootstrap(partition, _pod(observed, ordinal), cluster_id)
+            case actions.Join(ordinal, cluster_id):
+                await replicas.join(partition, _pod(observed, ordinal), cluster_id)
+            case actions.AddLearner(leader, member_id, address, _):
+                pod = _pod(observed, leader)
+                await replicas.add_learner(partition, pod, member_id, address)
+            case actions.PromoteLearner(leader, member_id, _):
+                await replicas.promote_learner(partition, _pod(observed, leader), member_id)
+            case actions.RemoveMember(leader, member_id, _):
+                await replicas.remove_member(partition, _pod(observed, leader), member_id)
+            case actions.TransferLeadership(leader, member_id):
+                await replicas.transfer_leadership(partition, _pod(observed, leader), member_id)
+            case _:
+                raise AssertionError(f"no way to execute {action}")
+
+    async def _record(
+        self, partition: Partition, cluster_id: str, *, bootstrapped: bool
+    ) -> None:
+        """Merged into status at the resource version that was seen: two writers can't both draw."""
+        body = {
+            "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},
+            "status": {"clusterID": cluster_id, "bootstrapped": bootstrapped},
+        }
+        await self.kube.merge_status(partition.namespace, partition.name, body)
+
+
+def _pod(observed: Observed, ordinal: int) -> Pod:
+    pod = observed.pod(ordinal)
+    if pod is None or not pod.ip:
+        raise ReplicaUnreachable(f"{names.pod(observed.partition.name, ordinal)} has no address")
+    return pod
+
+
+def _describe(action: actions.Action) -> str:
+    match action:
+        case actions.Apply(body):
+            return f"apply {body['kind']} {body['metadata']['name']}"
+        case _:
+            return repr(action)
+
+
+def _failpoint(action: actions.Action) -> str:
+    match action:
+        case actions.Apply(body):
+            return f"Apply.{body['kind']}"
+        case actions.Delete(kind, _):
+            return f"Delete.{kind}"
+        case _:
+            return type(action).__name__

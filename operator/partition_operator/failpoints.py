@@ -1,0 +1,42 @@
+"""Named places at which a test may end the process, right after a step took effect.
+
+Armed by PARTITION_OPERATOR_FAILPOINT=name. `REGISTERED` is what the crash tests must have tried;
+one that no test tried fails the run.
+"""
+
+import os
+import sys
+
+ENVIRONMENT = "PARTITION_OPERATOR_FAILPOINT"
+EXIT_CODE = 86
+
+REGISTERED = frozenset(
+    {
+        "authority.created",
+        "RecordCluster",
+        "IssueCertificate",
+        "Apply.ServiceAccount",
+        "Apply.Service",
+        "Apply.StatefulSet",
+        "Apply.PodDisruptionBudget",
+        "MarkClaim",
+        "Bootstrap",
+        "RecordBootstrapped",
+        "Join",
+        "AddLearner",
+        "PromoteLearner",
+        "RemoveMember",
+        "TransferLeadership",
+        "Delete.PodDisruptionBudget",
+        "status.written",
+    }
+)
+
+_armed = os.environ.get(ENVIRONMENT, "")
+
+
+def reach(name: str) -> None:
+    """Ends the process without any clean-up where `name` is armed."""
+    if name == _armed:
+        print(f"failpoint {name} reached: ending", file=sys.stderr, flush=True)
+        os._exit(EXIT_CODE)

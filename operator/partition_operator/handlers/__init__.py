@@ -1,0 +1,2 @@
+"""The only place with @kopf.on: each handler enqueues a key, nothing else. kopf watches; it writes
+nothing into our objects."""

@@ -1,0 +1,59 @@
+"""What kopf watches, and the settings under which it does."""
+
+from typing import Any, Protocol
+
+import kopf
+
+from partition_operator.api import names
+
+
+class Queue(Protocol):
+    def enqueue(self, namespace: str, name: str) -> None: ...
+
+
+OURS: dict[str, Any] = {names.LABEL_PARTITION: kopf.PRESENT, "app.kubernetes.io/component": "replica"}
+WATCHED = (("apps", "v1", "statefulsets"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
+
+
+def build_registry(queue: Queue) -> kopf.OperatorRegistry:
+    """The handlers, in a registry of their own."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.startup(registry=registry)
+    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        apply_settings(settings)
+
+    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
+    def on_partition(*, namespace: str | None, name: str, **_: Any) -> None:
+        assert namespace is not None, "Partitions are namespaced"
+        queue.enqueue(namespace, name)
+
+    def on_part(*, namespace: str | None, labels: Any, **_: Any) -> None:
+        assert namespace is not None, "what we watch is namespaced"
+        queue.enqueue(namespace, labels[names.LABEL_PARTITION])
+
+    for group, version, plural in WATCHED:
+        kopf.on.event(group, version, plural, labels=OURS, registry=registry)(on_part)
+    return registry
+
+
+def apply_settings(settings: kopf.OperatorSettings) -> None:
+    """docs/ARCHITECTURE.md says why each."""
+    settings.posting.enabled = False
+    settings.watching.inactivity_timeout = 70
+    settings.watching.server_timeout = 600
+    settings.watching.client_timeout = 660
+    settings.watching.connect_timeout = 10
+    settings.watching.chunk_size = 500
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 5
+    settings.networking.error_backoffs = [1, 2, 4, 8, 16]
+    settings.queueing.exit_timeout = 10
+    settings.persistence.finalizer = f"{names.GROUP}/kopf"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=names.GROUP)
+    settings.process.ultimate_exiting_timeout = 25

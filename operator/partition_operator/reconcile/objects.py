@@ -1,0 +1,57 @@
+"""The objects that have to exist, and those of them that differ."""
+
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.partition import PartitionSpec
+from partition_operator.reconcile.actions import Action, Apply, Delete, IssueCertificate
+from partition_operator.reconcile.observed import Observed
+from partition_operator.resources import pdb, services, statefulset
+from partition_operator.resources.common import covers
+
+
+def wanted(
+    observed: Observed, spec: PartitionSpec, pods: int, voters: int, image: str
+) -> list[dict[str, Any]]:
+    """In the order in which they are applied."""
+    partition = observed.partition
+    objects = [
+        services.build_account(partition),
+        services.build_headless(partition),
+        services.build_client(partition),
+        statefulset.build(partition, spec, pods, spec.image or image),
+    ]
+    budget = pdb.build(partition, voters)
+    return objects if budget is None else [*objects, budget]
+
+
+def next_difference(
+    observed: Observed, spec: PartitionSpec, pods: int, voters: int, image: str
+) -> Action | None:
+    """The first thing that has to be written; None where all is as it should be."""
+    partition = observed.partition
+    for secret, role in (
+        (names.tls_secret(partition.name), "replica"),
+        (names.client_secret(partition.name), "client"),
+    ):
+        if not observed.certificates_good.get(secret, False):
+            return IssueCertificate(secret, role)
+    for body in wanted(observed, spec, pods, voters, image):
+        live = observed.objects.get((body["kind"], body["metadata"]["name"]))
+        if body["kind"] == "StatefulSet" and live is not None:
+            body = _keep_immutable(body, live)  # noqa: PLW2901
+        if live is None or not covers(live, body):
+            return Apply(body)
+    if voters < 2 and ("PodDisruptionBudget", partition.name) in observed.objects:
+        return Delete("PodDisruptionBudget", partition.name)
+    return None
+
+
+def _keep_immutable(body: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:
+    """A StatefulSet's claim templates can't be changed: what is there stays."""
+    templates = live["spec"].get("volumeClaimTemplates", [])
+    kept = [
+        {key: value for key, value in template.items() if key != "status"}
+        for template in templates
+    ]
+    return body | {"spec": body["spec"] | {"volumeClaimTemplates": kept}}

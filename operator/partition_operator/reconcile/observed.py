@@ -1,0 +1,98 @@
+"""What the operator sees of one Partition, at one moment."""
+
+import datetime as dt
+from dataclasses import dataclass, field
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.partition import Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A replica's pod. ip is "" until it has one."""
+
+    ordinal: int
+    ip: str
+    ready: bool
+    deleting: bool
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A replica's PVC. cluster_id: what we wrote on it, "" for none."""
+
+    ordinal: int
+    created: str
+    cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member as the leader sees it."""
+
+    member_id: int
+    address: str
+    voter: bool
+    matched: int
+    recently_active: bool
+    progress: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """What a replica says of itself."""
+
+    ordinal: int
+    cluster_id: str
+    member_id: int
+    role: str
+    term: int
+    leader_id: int
+    last_index: int
+    committed: int
+    applied: int
+    serving: bool
+    changing: bool
+    disk_full: bool
+    members: tuple[Member, ...] = ()
+
+    @property
+    def belongs(self) -> bool:
+        """Its volume belongs to a cluster."""
+        return bool(self.cluster_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that `plan` looks at. objects: live ones of ours by (kind, name)."""
+
+    partition: Partition
+    now: dt.datetime
+    objects: dict[tuple[str, str], dict[str, Any]]
+    pods: tuple[Pod, ...]
+    claims: tuple[Claim, ...]
+    replicas: tuple[Replica, ...]
+    certificates_good: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def leader(self) -> Replica | None:
+        """The replica that serves as leader, in the highest term; None where there is none."""
+        leaders = [r for r in self.replicas if r.role == "leader" and r.serving]
+        return max(leaders, key=lambda r: r.term, default=None)
+
+    def replica(self, ordinal: int) -> Replica | None:
+        return next((r for r in self.replicas if r.ordinal == ordinal), None)
+
+    def pod(self, ordinal: int) -> Pod | None:
+        return next((p for p in self.pods if p.ordinal == ordinal), None)
+
+    def address(self, ordinal: int) -> str:
+        return names.address(self.partition.name, self.partition.namespace, ordinal)
+
+    def ordinal_of(self, address: str) -> int:
+        """The ordinal that a member's address names; -1 for a foreign one."""
+        prefix = f"{self.partition.name}-"
+        number = address.partition(".")[0].removeprefix(prefix)
+        return int(number) if address.startswith(prefix) and number.isdigit() else -1

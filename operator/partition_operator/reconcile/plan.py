@@ -1,0 +1,128 @@
+"""The order of concerns: what may be done only after what."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile import conditions, membership, objects, volumes
+from partition_operator.reconcile.actions import (
+    Action,
+    Bootstrap,
+    MarkClaim,
+    RecordBootstrapped,
+    RecordCluster,
+)
+from partition_operator.reconcile.conditions import Event
+from partition_operator.reconcile.observed import Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """action: the one step to take now, None where there is nothing to do. status: what to write.
+    settled: nothing is under way, so looking less often is enough."""
+
+    action: Action | None
+    status: dict[str, Any]
+    events: list[Event] = field(default_factory=list)
+    settled: bool = False
+
+
+def plan(
+    observed: Observed, image: str, draw: Callable[[], str] = lambda: str(uuid.uuid4())
+) -> Plan:
+    """One safe step. `image`: the replicas'. `draw`: a new cluster ID."""
+    partition = observed.partition
+    status = partition.status
+    cluster_id, bootstrapped = status.get("clusterID", ""), bool(status.get("bootstrapped"))
+    try:
+        spec = partition.spec()
+    except InvalidSpec as error:
+        return _refused(observed, "InvalidSpec", str(error))
+
+    if not cluster_id:
+        finding = volumes.inspect(observed)
+        if len(finding.clusters) > 1:
+            ids = ", ".join(sorted(finding.clusters))
+            return _refused(
+                observed,
+                "VolumesFound",
+                f"volumes of several clusters ({ids}) carry this Partition's names: keep those of "
+                "one, delete the other PersistentVolumeClaims",
+            )
+        if not finding.clean and not spec.adopt:
+            return _refused(
+                observed, "VolumesFound", volumes.refusal(finding, partition.name)
+            )
+        adopted = bool(finding.clusters)
+        chosen = next(iter(finding.clusters), "") or draw()
+        action: Action | None = RecordCluster(chosen, adopted)
+        return _plan(observed, action, "", False)
+
+    foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
+    if foreign:
+        return _refused(
+            observed,
+            "VolumesFound",
+            f"the volume of {partition.name}-{foreign[0].ordinal} belongs to cluster "
+            f"{foreign[0].cluster_id}, this Partition is cluster {cluster_id}: delete that "
+            "PersistentVolumeClaim and pod to begin that replica anew",
+        )
+    action = _next(observed, image, cluster_id, bootstrapped)
+    return _plan(observed, action, cluster_id, bootstrapped)
+
+
+def _next(
+    observed: Observed, image: str, cluster_id: str, bootstrapped: bool
+) -> Action | None:
+    spec = observed.partition.spec()
+    pods = membership.pods_wanted(observed, spec.replicas)
+    leader = observed.leader
+    voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
+    difference = objects.next_difference(observed, spec, pods, voters, image)
+    if difference is not None:
+        return difference
+    for claim in observed.claims:
+        # Before its volume is touched: from then on it is nobody else's.
+        if not claim.cluster_id:
+            return MarkClaim(claim.ordinal, cluster_id)
+    if not bootstrapped:
+        if any(r.belongs and r.members for r in observed.replicas):
+            return RecordBootstrapped(cluster_id)
+        first = observed.replica(0)
+        claimed = any(c.ordinal == 0 and c.cluster_id == cluster_id for c in observed.claims)
+        # A replica that is "joining" was told to wait: it never forms a group.
+        if first is not None and not first.belongs and claimed:
+            return Bootstrap(0, cluster_id)
+        return None
+    return membership.next_change(observed, cluster_id, spec.replicas)
+
+
+def _last_voters(observed: Observed) -> int:
+    return sum(m["role"] == "voter" for m in observed.partition.status.get("members", []))
+
+
+def _plan(
+    observed: Observed, action: Action | None, cluster_id: str, bootstrapped: bool
+) -> Plan:
+    spec = observed.partition.spec()
+    found = conditions.conditions(observed, spec, cluster_id, bootstrapped)
+    status = conditions.status(observed, spec, found, cluster_id, bootstrapped)
+    settled = action is None and status["state"] == "Ready"
+    return Plan(action, status, conditions.events(observed.partition.status, status), settled)
+
+
+def _refused(observed: Observed, reason: str, message: str) -> Plan:
+    old = observed.partition.status
+    status = conditions.status(
+        observed,
+        None,
+        conditions.refused(reason, message),
+        old.get("clusterID", ""),
+        bool(old.get("bootstrapped")),
+    )
+    # What was known of a running group stays: it goes on as it was.
+    known = {c["type"] for c in status["conditions"]}
+    status["conditions"] += [c for c in old.get("conditions", []) if c["type"] not in known]
+    return Plan(None, status, conditions.events(old, status), settled=True)

@@ -1,0 +1,50 @@
+"""Whose volumes are these? A group is bootstrapped on provably new volumes only; what holds
+somebody's data is adopted when a user says so, and never by name alone."""
+
+from dataclasses import dataclass
+
+from partition_operator.reconcile.observed import Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """clusters: the IDs that existing volumes belong to. suspicious: ordinals of volumes that are
+    older than the Partition and that nobody has marked."""
+
+    clusters: frozenset[str]
+    suspicious: tuple[int, ...]
+
+    @property
+    def clean(self) -> bool:
+        return not self.clusters and not self.suspicious
+
+
+def inspect(observed: Observed) -> Finding:
+    """What marks on claims, their age, and the replicas themselves say."""
+    created = observed.partition.body["metadata"].get("creationTimestamp", "")
+    marked = {claim.cluster_id for claim in observed.claims if claim.cluster_id}
+    held = {replica.cluster_id for replica in observed.replicas if replica.belongs}
+    known_new = {replica.ordinal for replica in observed.replicas if not replica.belongs}
+    suspicious = tuple(
+        claim.ordinal
+        for claim in observed.claims
+        # RFC 3339 in UTC sorts as text.
+        if not claim.cluster_id
+        and created
+        and claim.created < created
+        and claim.ordinal not in known_new
+    )
+    return Finding(frozenset(marked | held), suspicious)
+
+
+def refusal(finding: Finding, partition: str) -> str:
+    """Why nothing was bootstrapped, and the way out."""
+    what = (
+        "hold data of cluster " + ", ".join(sorted(finding.clusters))
+        if finding.clusters
+        else "are older than this Partition"
+    )
+    return (
+        f"volumes named data-{partition}-* exist and {what}: set spec.bootstrap.adopt to true to "
+        "go on with that data, or delete the PersistentVolumeClaims to begin empty"
+    )

@@ -1,0 +1,150 @@
+"""The replicas' StatefulSet.
+
+Parallel, because OrderedReady deadlocks after a total outage; OnDelete, because the operator
+replaces pods itself, followers first; volumes are always retained.
+"""
+
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.partition import Partition, PartitionSpec
+from partition_operator.resources.common import metadata
+
+GRACE_S = 30
+DEFAULT_RESOURCES = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"memory": "1Gi"},
+}
+
+
+def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) -> dict[str, Any]:
+    """`replicas`: how many pods; more than spec asks for while members are being removed."""
+    labels = names.labels(partition.name)
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": metadata(partition, partition.name),
+        "spec": {
+            "replicas": replicas,
+            "serviceName": names.headless_service(partition.name),
+            "podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "OnDelete"},
+            "persistentVolumeClaimRetentionPolicy": {
+                "whenDeleted": "Retain",
+                "whenScaled": "Retain",
+            },
+            "selector": {"matchLabels": names.selector(partition.name)},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": _pod_spec(partition, spec, image),
+            },
+            "volumeClaimTemplates": [
+                {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "metadata": {"name": names.VOLUME, "labels": names.selector(partition.name)},
+                    "spec": _claim_spec(spec),
+                }
+            ],
+        },
+    }
+
+
+def _claim_spec(spec: PartitionSpec) -> dict[str, Any]:
+    claim: dict[str, Any] = {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": spec.storage_size}},
+        "volumeMode": "Filesystem",
+    }
+    if spec.storage_class is not None:
+        claim["storageClassName"] = spec.storage_class
+    return claim
+
+
+def _pod_spec(partition: Partition, spec: PartitionSpec, image: str) -> dict[str, Any]:
+    pod: dict[str, Any] = {
+        "serviceAccountName": names.client_service(partition.name),
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": names.GROUP_ID,
+            "runAsGroup": names.GROUP_ID,
+            "fsGroup": names.GROUP_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": names.selector(partition.name)},
+            }
+        ],
+        "containers": [_container(partition, spec, image)],
+        "volumes": [
+            {
+                "name": "tls",
+                "secret": {"secretName": names.tls_secret(partition.name), "defaultMode": 0o440},
+            },
+        ],
+    }
+    if spec.affinity:
+        pod["affinity"] = spec.affinity
+    if spec.tolerations:
+        pod["tolerations"] = spec.tolerations
+    return pod
+
+
+def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[str, Any]:
+    domain = f"{names.headless_service(partition.name)}.{partition.namespace}.svc"
+    return {
+        "name": "replica",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["python3", "-m", "partition_replica"],
+        "args": [
+            "serve",
+            f"--data={names.DATA_PATH}/data",
+            f"--listen=0.0.0.0:{names.GRPC_PORT}",
+            f"--http-listen=0.0.0.0:{names.HTTP_PORT}",
+            f"--advertise=$(POD_NAME).{domain}:{names.GRPC_PORT}",
+            f"--partition={partition.namespace}/{partition.name}",
+            f"--tls-dir={names.TLS_PATH}",
+        ],
+        "env": [
+            {
+                "name": "POD_NAME",
+                "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
+            }
+        ],
+        "ports": [
+            {"name": "grpc", "containerPort": names.GRPC_PORT, "protocol": "TCP"},
+            {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
+        ],
+        # Neither start-up nor liveness needs a quorum: a lone replica must wait, not restart.
+        "livenessProbe": {
+            "httpGet": {"path": "/livez", "port": "http", "scheme": "HTTP"},
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        },
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "http", "scheme": "HTTP"},
+            "periodSeconds": 2,
+            "timeoutSeconds": 2,
+            "failureThreshold": 2,
+        },
+        "resources": spec.resources or DEFAULT_RESOURCES,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": names.VOLUME, "mountPath": names.DATA_PATH},
+            {"name": "tls", "mountPath": names.TLS_PATH, "readOnly": True},
+        ],
+    }
