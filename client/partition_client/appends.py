@@ -16,6 +16,7 @@ from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
     OutcomeUnknown,
+    RequestRefused,
     from_detail,
 )
 from partition_client.routing import Routing
@@ -24,7 +25,12 @@ StreamCall = Any
 """grpc.aio's StreamStreamCall; generic in its stubs only."""
 
 BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.4)
+WINDOW = 4000
+"""Sequences above the oldest that has no answer: replicas refuse more than 4,096."""
+
 IN_FLIGHT_MAX = 1024
+REFUSED_CODES = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+
 SILENCE_S = 5.0
 """A stream with requests under way that says nothing for so long is given up: its leader may be
 cut off from the others."""
@@ -64,12 +70,15 @@ class AppendStream:
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._wake = asyncio.Event()
         self._serial = 0
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def append(self, pending: Pending) -> api.AppendResponse:
         """Raises ClientError."""
         async with self._slots:
+            if self._closed:
+                raise ClientError("the client is closed")
             if self._task is None:
                 self._task = asyncio.create_task(self._run())
                 self._task.add_done_callback(self._ended)
@@ -87,7 +96,10 @@ class AppendStream:
                 self._forget(pending)
 
     async def close(self) -> int:
-        """Ends the stream; returns the session that is left open, or 0."""
+        """Ends the stream; returns the session that is left open, or 0. Whoever still waits gets
+        ClientError."""
+        self._closed = True
+        self._fail_all(ClientError("the client is closed; the append may have taken effect"))
         tasks = [task for task in (self._task, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -110,7 +122,11 @@ class AppendStream:
                         self._session = await self._open_session()
                         self._next_sequence = 1
                     answered = await self._stream(address)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            except grpc.aio.AioRpcError as error:
+                if error.code() in REFUSED_CODES:
+                    self._fail_all(RequestRefused(str(error.details()), error.code().name))
+                self._routing.forget_leader()
+            except asyncio.InvalidStateError:
                 # InvalidStateError: a write to a call that is over already.
                 self._routing.forget_leader()
             except ClientError as error:
@@ -131,7 +147,7 @@ class AppendStream:
                 self._wake.clear()
                 while self._again and not reader.done():
                     await self._write(call, self._again.popleft())
-                while self._new and not reader.done():
+                while self._new and self._in_window() and not reader.done():
                     await self._write(call, self._number(self._new.popleft()))
                 if self._again:
                     continue
@@ -143,6 +159,9 @@ class AppendStream:
             call.cancel()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+
+    def _in_window(self) -> bool:
+        return self._next_sequence < min(self._unanswered, default=self._next_sequence) + WINDOW
 
     def _number(self, pending: Pending) -> Pending:
         pending.proposal.session_id = self._session
@@ -201,6 +220,10 @@ class AppendStream:
             case types.REASON_PAYLOAD_MISSING if pending.upload is not None:
                 self._spawn(self._upload_again(pending, list(error.missing_digests)))
                 return True
+            case types.REASON_DISK_FULL if pending.attempts > 1:
+                # An earlier try may have taken effect: "nothing was written" would be a guess.
+                self._spawn(self._send_later(pending))
+                return True
             case types.REASON_OVERLOADED | types.REASON_PAYLOAD_QUORUM:
                 self._spawn(self._send_later(pending))
                 return True
@@ -241,6 +264,8 @@ class AppendStream:
             await pending.upload(digests)
         except ClientError as error:
             pending.fail(error)
+        except OSError as error:
+            pending.fail(ClientError(f"a payload can't be read any more: {error}"))
         finally:
             pending.uploading = False
         self._send_again(pending)

@@ -18,6 +18,7 @@ from partition_client.errors import (
     RETRIED,
     DeadlineExceeded,
     NotFound,
+    RequestRefused,
     TreeMismatch,
     detail_of,
     from_detail,
@@ -171,8 +172,9 @@ class AsyncClient:
         return await self.append([types.Operation(delete_key=types.DeleteKey(key=key))])
 
     async def put_file(self, path: bytes, source: Source, *, replace: bool = True) -> Appended:
-        """Puts a file into the tree. Raises TreeMismatch where its directory doesn't exist, or a
-        directory is in its place, or, without `replace`, anything is."""
+        """Puts a file into the tree; an empty directory in its place is replaced, too. Raises
+        TreeMismatch where its directory doesn't exist, a directory with content is in its place,
+        or, without `replace`, anything is."""
         operations = []
         if replace:
             operations.append(remove_entry(path))
@@ -288,7 +290,7 @@ class AsyncClient:
                 if detail is not None and detail.reason not in RETRIED:
                     raise from_detail(detail) from error
                 if error.code() not in RETRIED_CODES:
-                    raise DeadlineExceeded(f"{error.code().name}: {error.details()}") from error
+                    raise RequestRefused(str(error.details()), error.code().name) from error
                 self._routing.forget_leader()
                 await asyncio.sleep(BACKOFF_S[-1])
 
@@ -310,7 +312,15 @@ class AsyncClient:
 
     async def _upload(self, source: Source, deadline: float) -> None:
         async def upload(stub: Any) -> None:
-            await stub.UploadPayload(_upload_requests(source), timeout=UPLOAD_TIMEOUT_S)
+            failures: list[OSError] = []
+            try:
+                await stub.UploadPayload(
+                    _upload_requests(source, failures), timeout=UPLOAD_TIMEOUT_S
+                )
+            except grpc.aio.AioRpcError:
+                if failures:
+                    raise failures[0] from None
+                raise
 
         await self._retry(upload, "", deadline - asyncio.get_running_loop().time())
 
@@ -338,7 +348,7 @@ class AsyncClient:
                 if detail is not None and detail.reason not in RETRIED:
                     raise from_detail(detail) from error
                 if detail is None and error.code() not in RETRIED_CODES:
-                    raise DeadlineExceeded(last) from error
+                    raise RequestRefused(last, error.code().name) from error
                 if detail is not None and detail.HasField("leader"):
                     self._routing.hint(detail.leader)
                 else:
@@ -374,12 +384,19 @@ def _consistency(stale_from: str) -> api.Consistency:
     return api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
 
 
-async def _upload_requests(source: Source) -> AsyncIterator[api.UploadPayloadRequest]:
+async def _upload_requests(
+    source: Source, failures: list[OSError]
+) -> AsyncIterator[api.UploadPayloadRequest]:
+    """An error in a request iterator would cancel the caller's task: it is kept aside, and the
+    upload, cut short, is refused."""
     yield api.UploadPayloadRequest(payload=types.Payload(digest=source.digest, size=source.size))
     if isinstance(source.content, bytes):
         for start in range(0, len(source.content), CHUNK_BYTES):
             yield api.UploadPayloadRequest(chunk=source.content[start : start + CHUNK_BYTES])
         return
-    with source.content.open("rb") as file:
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            yield api.UploadPayloadRequest(chunk=chunk)
+    try:
+        with source.content.open("rb") as file:
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                yield api.UploadPayloadRequest(chunk=chunk)
+    except OSError as error:
+        failures.append(error)

@@ -19,6 +19,7 @@ from partition_operator.clients.recorder import Recorder
 from partition_operator.config import Config
 from partition_operator.errors import Deposed, OperatorError, ReplicaRefused
 from partition_operator.executor import Executor
+from partition_operator.reconcile.actions import RecordBootstrapped, RecordCluster
 from partition_operator.reconcile.observed import Observed, Replica
 from partition_operator.reconcile.plan import Plan, plan
 
@@ -161,7 +162,9 @@ class Reconciler:
             if observed.partition.deleting:
                 return config.resync_s
             step = plan(observed, config.image)
-            await self._write_status(observed, step)
+            if not isinstance(step.action, RecordCluster | RecordBootstrapped):
+                # Those write status themselves, at the version that was seen.
+                await self._write_status(observed, step)
             entry.seen, entry.settled = observed, step.settled
             if step.action is None:
                 return config.poll_s if step.settled else config.poll_progressing_s

@@ -145,8 +145,20 @@ impl Storage for Mirror {
         let max_bytes = max_size.into().unwrap_or(u64::MAX);
         let hot_first = self.mirror_first();
         if low < hot_first {
-            // A short answer is allowed: raft-rs asks again for what is left.
-            return self.cold_entries(low, high.min(hot_first), max_bytes);
+            let cold_end = high.min(hot_first);
+            let mut entries = self.cold_entries(low, cold_end, max_bytes)?;
+            // With a limit a short answer is allowed: raft-rs asks again for what is left. Without
+            // one it takes the answer for all there is (a campaign looks for configuration changes
+            // that are not applied in it).
+            if max_bytes == u64::MAX {
+                while low + (entries.len() as u64) < cold_end {
+                    let next = low + entries.len() as u64;
+                    entries.extend(self.cold_entries(next, cold_end, max_bytes)?);
+                }
+                let count = high.saturating_sub(cold_end) as usize;
+                entries.extend(self.entries.iter().take(count).cloned());
+            }
+            return Ok(entries);
         }
         let skip = (low - hot_first) as usize;
         let count = high.saturating_sub(low) as usize;

@@ -135,6 +135,35 @@ impl Node {
         }
     }
 
+    /// What a peer could say that raft-rs would panic at, or believe.
+    fn check_message(&self, m: &eraftpb::Message) -> Result<(), String> {
+        let raft = &self.raw.raft;
+        if m.to != raft.id {
+            return Err(format!("it is meant for {:x}, this is {:x}", m.to, raft.id));
+        }
+        if m.term == 0 {
+            return Err("its term is 0, which only local messages have".to_string());
+        }
+        if m.get_msg_type() == MessageType::MsgHeartbeat
+            && m.commit > raft.raft_log.last_index()
+        {
+            return Err(format!(
+                "it claims commit {}, the log ends at {}",
+                m.commit,
+                raft.raft_log.last_index()
+            ));
+        }
+        for (entry, expected) in m.get_entries().iter().zip(m.index.saturating_add(1)..) {
+            if entry.index != expected || entry.term == 0 || entry.term > m.term {
+                return Err(format!(
+                    "entry ({}, term {}) stands where index {expected} of a term up to {} belongs",
+                    entry.index, entry.term, m.term
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn not_pending(&self, what: &str) -> PyResult<()> {
         if self.pending.is_some() {
             return Err(EngineMisuse::new_err(format!(
@@ -224,6 +253,7 @@ impl Node {
             }
             _ => {}
         }
+        self.check_message(&message.inner).map_err(InvalidMessage::new_err)?;
         self.call(py, |n| n.raw.step(message.inner.clone()))
     }
 

@@ -41,6 +41,7 @@ class Limits:
     """Limits of one process; each has a metric of what it holds or refuses."""
 
     inbox_messages_max: int = 4096
+    inbox_bytes_max: int = 64 * 1024**2
     """Raft messages of peers that wait for the engine; over it they are dropped (Raft resends)."""
 
     proposals_queued_max: int = 8192
@@ -55,7 +56,10 @@ class Limits:
     apply_batch_max: int = 1024
     apply_batch_bytes_max: int = 8 * 1024**2
     apply_queue_bytes_max: int = 64 * 1024**2
-    """Committed and not applied; over it proposals are refused."""
+    """Committed and not applied, kept in memory; what does not fit is read from the log again."""
+
+    apply_lag_max: int = 500_000
+    """Entries committed and not applied; over it proposals are refused."""
 
     peer_queue_bytes_max: int = 16 * 1024**2
     peer_batch_bytes_max: int = 4 * 1024**2

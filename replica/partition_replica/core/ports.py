@@ -207,8 +207,10 @@ class ReplicaService(Protocol):
     async def transfer_leadership(self, member: int) -> tuple[int, str]: ...
 
     # For the other members.
-    def check_peer(self, cluster: str, to_member: int) -> None:
-        """Raises WrongCluster, NotBootstrapped."""
+    def check_peer(
+        self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
+    ) -> None:
+        """Raises WrongCluster, NotBootstrapped. to_member 0: whoever is of the cluster."""
         ...
 
     def greet(self, member: int, address: str) -> None: ...

@@ -39,7 +39,8 @@ class Applier:
         self._queue: deque[LogEntry] = deque()
         self._queued_bytes = 0
         self._target = volume.state.applied.index
-        self._switch: Callable[[], None] | None = None
+        self._switch: Callable[[], Awaitable[None]] | None = None
+        self._paused = False
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="applier")
 
@@ -51,6 +52,11 @@ class Applier:
     @property
     def queued_bytes(self) -> int:
         return self._queued_bytes
+
+    @property
+    def lag(self) -> int:
+        """Entries committed and not applied."""
+        return self._target - self._volume.state.applied.index
 
     def add(self, entries: list[LogEntry]) -> None:
         """Committed entries, behind those before."""
@@ -64,9 +70,14 @@ class Applier:
             self._target = entry.index
         self._wake.set()
 
-    def switch(self, body: Callable[[], None], index: LSN) -> None:
-        """Runs `body`, which replaces the state by one at `index`, when nothing is being applied;
-        entries that still wait are older and are dropped."""
+    def pause(self) -> None:
+        """Applies nothing more until `switch`: a snapshot is on its way to the log."""
+        self._paused = True
+        self._queue.clear()
+        self._queued_bytes = 0
+
+    def switch(self, body: Callable[[], Awaitable[None]], index: LSN) -> None:
+        """Runs `body`, which replaces the state by one at `index`, when nothing is being applied."""
         self._queue.clear()
         self._queued_bytes = 0
         self._target = index
@@ -91,19 +102,22 @@ class Applier:
     async def _step(self) -> bool:
         if self._switch is not None:
             body, self._switch = self._switch, None
-            body()
+            await body()
+            self._paused = False
             return True
+        if self._paused:
+            return False
         batch = self._next_batch()
         if not batch:
             return False
         if batch[0].kind:
             await self._change(batch[0])
         results, released = await self.call(lambda: self._apply(batch))
-        if self._switch is None:
+        if not self._paused:
             self._done(results)
-            if released:
-                collected = await self.call(lambda: self._volume.collect(released))
-                self._metrics.blobs_collected.inc(collected)
+        if released:
+            collected = await self.call(lambda: self._volume.collect(released))
+            self._metrics.blobs_collected.inc(collected)
         return True
 
     def _next_batch(self) -> list[LogEntry]:

@@ -52,6 +52,7 @@ class Member:
         self._leader_changed = asyncio.Event()
         self.addresses: dict[int, str] = volume.state.members()
         self.serving = False
+        self._closing = False
         self.waits = AppliedWaits()
         self.waits.applied = volume.state.applied.index
         self.proposals = Proposals(limits)
@@ -101,6 +102,7 @@ class Member:
             configuration=lambda: self.configuration,
             disk_full=disk.full,
             deliver=self.loop.receive,
+            failed=failed,
         )
         self.sender = SnapshotSender(
             volume,
@@ -156,6 +158,7 @@ class Member:
 
     async def close(self) -> None:
         """Ends the tasks, then lets the disk's threads finish what they have."""
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -218,6 +221,8 @@ class Member:
         self._transport.set_addresses(self.addresses)
 
     def _released(self, digests: list[Digest]) -> None:
+        if self._closing:
+            return  # collected at the next start
         task = asyncio.create_task(self._collect(digests))
         task.add_done_callback(self._task_ended)
         self._tasks.append(task)
@@ -231,14 +236,18 @@ class Member:
         self.loop.wake()
 
     def _step_snapshot(self, message: raft.Message, after: Callable[[], None]) -> None:
-        self.loop.receive(message)
+        self.loop.receive(message, 0)
         self.loop.after_round.append(after)
 
     def _snapshot_durable(self, header: SnapshotHeader) -> None:
         """The log adopted a snapshot: switch the state to it when nothing is being applied."""
 
-        def switch() -> None:
-            self._volume.switch_state()
+        async def switch() -> None:
+            # The applier's thread alone reads a state beside the event loop: opened and closed
+            # there, swapped here, nobody reads one that is closed.
+            fresh = await self.applier.call(self._volume.open_adopted_state)
+            old, self._volume.state = self._volume.state, fresh
+            await self.applier.call(lambda: self._volume.drop_state(old))
             index = header.position.index
             self.loop.engine.applied_to(index)
             self._members_changed()

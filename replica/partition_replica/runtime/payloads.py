@@ -17,6 +17,7 @@ from partition_replica.core.ports import PeerFailed, PeerTransport
 from partition_replica.engine.raft import from_entry
 from partition_replica.errors import (
     DiskFull,
+    Fatal,
     Overloaded,
     PayloadMismatch,
     PayloadMissing,
@@ -46,7 +47,8 @@ class Payloads:
         own_member: int,
         configuration: Callable[[], Configuration],
         disk_full: Callable[[], bool],
-        deliver: Callable[[raft.Message], None],
+        deliver: Callable[[raft.Message, int], None],
+        failed: Callable[[BaseException], None],
     ) -> None:
         self._volume = volume
         self._transport = transport
@@ -56,6 +58,7 @@ class Payloads:
         self._configuration = configuration
         self._disk_full = disk_full
         self._deliver = deliver
+        self._failed = failed
         self._holders: dict[Digest, set[int]] = {}
         self._pushes: dict[tuple[Digest, int], asyncio.Task[bool]] = {}
         self._push_slots: dict[int, asyncio.Semaphore] = {}
@@ -174,25 +177,26 @@ class Payloads:
 
     # --- the follower -------------------------------------------------------------------------
 
-    def admit(self, message: raft.Message) -> None:
+    def admit(self, message: raft.Message, size: int) -> None:
         """Hands a peer's message to the engine; an append whose blobs are not all here waits for
         them, or is dropped where too many wait: Raft sends it again."""
         if message.kind != raft.MessageKind.APPEND or not message.entry_count:
-            self._deliver(message)
+            self._deliver(message, size)
             return
         if self._disk_full():
             self._metrics.messages_dropped.labels("disk_full").inc()
             return
         missing = self._missing(message)
         if not missing:
-            self._deliver(message)
+            self._deliver(message, size)
         elif self._held >= self._limits.held_appends_max:
             self._metrics.messages_dropped.labels("held_full").inc()
         else:
             self._held += 1
-            task = asyncio.create_task(self._fetch_and_deliver(message, missing))
+            task = asyncio.create_task(self._fetch_and_deliver(message, size, missing))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
 
     def _missing(self, message: raft.Message) -> list[Digest]:
         return [
@@ -202,11 +206,13 @@ class Payloads:
             if not self._volume.blobs.pin_present(digest, self._limits.pin_lease_s)
         ]
 
-    async def _fetch_and_deliver(self, message: raft.Message, missing: list[Digest]) -> None:
+    async def _fetch_and_deliver(
+        self, message: raft.Message, size: int, missing: list[Digest]
+    ) -> None:
         try:
             for digest in missing:
                 await self.fetch(digest, message.sender)
-            self._deliver(message)
+            self._deliver(message, size)
         except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
             self._metrics.messages_dropped.labels("payload_missing").inc()
             logger.warning("append of %x dropped, no payload: %s", message.sender, error)
@@ -223,6 +229,7 @@ class Payloads:
             task = asyncio.create_task(self._fetch(digest, member))
             self._fetches[digest] = task
             task.add_done_callback(lambda _: self._fetches.pop(digest, None))
+            task.add_done_callback(self._ended)
         await asyncio.shield(task)
 
     async def _fetch(self, digest: Digest, member: int) -> None:
@@ -231,6 +238,11 @@ class Payloads:
                 return
             size, chunks = await self._transport.fetch_payload(member, digest)
             await self.receive(digest, size, chunks)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A failed fsync ends the process, whoever waits for the task or doesn't."""
+        if not task.cancelled() and isinstance(error := task.exception(), Fatal):
+            self._failed(error)
 
     def close(self) -> None:
         for task in (*self._pushes.values(), *self._fetches.values(), *self._tasks):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import partition_raft as raft
 
-from partition_replica.core.limits import Limits
+from partition_replica.core.limits import SESSIONS_MAX, Limits
 from partition_replica.core.model import HardState, LogBatch, SnapshotSwitch
 from partition_replica.core.ports import PeerTransport
 from partition_replica.engine.raft import RaftEngine, SnapshotHeader, Work
@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 TICKS_A_ROUND_MAX = 1
 """A loop that was held up does not catch up on ticks: elections would start for no reason."""
+
+WORK_A_ROUND_MAX = 16
+"""Readys handled before the event loop gets its turn: a restart may find a long log to apply."""
 
 COMMIT_FLUSH_S = 1.0
 """A commit index that only rose is saved with the next entries, or after this."""
@@ -109,7 +112,11 @@ class RaftLoop:
             persisted=self._persisted,
             failed=failed,
         )
-        self._inbox: deque[raft.Message] = deque()
+        self._inbox: deque[tuple[raft.Message, int]] = deque()
+        self._inbox_bytes = 0
+        self._closing_sessions: set[int] = set()
+        self._held_number = 0
+        self._retired_number = 0
         self._changes: deque[Change] = deque()
         self._in_flight: deque[_InFlight] = deque()
         self._on_disk = 0
@@ -126,12 +133,16 @@ class RaftLoop:
 
     # --- what comes in ------------------------------------------------------------------------
 
-    def receive(self, message: raft.Message) -> None:
-        """A peer's message, its blobs here already. Over the limit it is dropped."""
-        if len(self._inbox) >= self._limits.inbox_messages_max:
+    def receive(self, message: raft.Message, size: int) -> None:
+        """A peer's message of `size` bytes, its blobs here already. Over the limits it is dropped:
+        the inbox fills exactly while a follower waits for its disk."""
+        limits = self._limits
+        full = len(self._inbox) >= limits.inbox_messages_max
+        if full or self._inbox_bytes + size > limits.inbox_bytes_max:
             self._metrics.messages_dropped.labels("inbox_full").inc()
             return
-        self._inbox.append(message)
+        self._inbox.append((message, size))
+        self._inbox_bytes += size
         self._wake.set()
 
     def propose(self, pending: Pending) -> None:
@@ -183,10 +194,15 @@ class RaftLoop:
         if self.role != "leader" and self._on_disk:
             return
         self._feed()
-        while (work := self.engine.take_work()) is not None:
+        for _ in range(WORK_A_ROUND_MAX):
+            work = self.engine.take_work()
+            if work is None:
+                break
             self._handle(work)
             if self.role != "leader" and self._on_disk:
                 break
+        else:
+            self._wake.set()
         self._flush_commit()
         for body in self.after_round:
             body()
@@ -197,7 +213,8 @@ class RaftLoop:
             self.engine.tick()
         self._ticks = 0
         for _ in range(len(self._inbox)):
-            message = self._inbox.popleft()
+            message, size = self._inbox.popleft()
+            self._inbox_bytes -= size
             try:
                 self.engine.step(message)
             except raft.PeerNotFound:
@@ -244,15 +261,22 @@ class RaftLoop:
         """Whether the session will live when the entry is applied: then a commit is an answer.
 
         Times in the log never fall, and the session's last activity never does: what has not
-        expired at this entry's time by the applied state can't have at its apply.
+        expired at this entry's time by the applied state can't have at its apply. What closes it
+        stands in front of this entry, and a leader serves only when it has applied everything
+        that leaders before it proposed: it knows of every close.
         """
         if pending.future.done():
             return False
-        if pending.body.WhichOneof("body") != "proposal":
-            return True
+        match pending.body.WhichOneof("body"):
+            case "close_session":
+                self._close_session(pending.body.close_session.session_id)
+                return True
+            case "open_session":
+                return True
         session = SessionID(pending.body.proposal.session_id)
         row = self._volume.state.get_session(session)
-        if row is None or row.expired(self._time_ms):
+        closing = session in self._closing_sessions
+        if row is None or closing or row.expired(self._time_ms):
             pending.fail(
                 SessionExpired(
                     f"session {session} is unknown or expired; nothing was written: open a new one"
@@ -260,6 +284,15 @@ class RaftLoop:
             )
             return False
         return True
+
+    def _close_session(self, session: int) -> None:
+        """From here on nothing of the session is proposed."""
+        if len(self._closing_sessions) > SESSIONS_MAX:
+            state = self._volume.state
+            self._closing_sessions = {
+                s for s in self._closing_sessions if state.get_session(SessionID(s)) is not None
+            }
+        self._closing_sessions.add(session)
 
     def _drop(self, batch: list[Pending]) -> None:
         status = self.engine.status()
@@ -281,12 +314,19 @@ class RaftLoop:
             self._role_changed(work.role, work.leader)
         item = _InFlight(work.number, False, work.persisted_messages, work.snapshot)
         if work.hold_messages:
+            self._held_number = work.number
+        if self._held_number > self._retired_number:
+            # Its term or vote, or that of a Ready before it, is not durable yet.
             item.messages = work.messages + work.persisted_messages
         else:
             self._send(work.messages)
 
         batch = LogBatch(entries=work.entries)
         if work.snapshot is not None:
+            # What the applier still has is older than the snapshot; a configuration change among
+            # it must not reach the engine, which has the snapshot's configuration by now.
+            assert self.applier is not None, "assembled before it runs"
+            self.applier.pause()
             generation = self._hooks.staged_snapshot(work.snapshot)
             batch.snapshot = SnapshotSwitch(
                 work.snapshot.position, work.snapshot.configuration, generation
@@ -340,7 +380,8 @@ class RaftLoop:
             retired.append(item)
         if not retired:
             return
-        self.engine.persisted(retired[-1].number)
+        self._retired_number = retired[-1].number
+        self.engine.persisted(self._retired_number)
         for item in retired:
             self._send(item.messages)
             if item.snapshot is not None:
@@ -360,6 +401,7 @@ class RaftLoop:
     def _role_changed(self, role: str, leader: int) -> None:
         was_leader = self.role == "leader"
         self.role, self.leader = role, leader
+        self._closing_sessions.clear()
         if was_leader and role != "leader":
             self._proposals.leadership_lost((leader, ""))
             self._reads.fail()

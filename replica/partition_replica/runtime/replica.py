@@ -41,6 +41,7 @@ from partition_replica.errors import (
     NotBootstrapped,
     NotFound,
     NotLeader,
+    Overloaded,
     PayloadMissing,
     Stopping,
     WrongCluster,
@@ -265,10 +266,15 @@ class Replica:
             await self._write_log(lambda: self._volume.log.save_lease(transitions, holder))
 
     async def bootstrap(self, cluster: str) -> int:
+        # To its end, whoever waits: half of it would leave a volume that never starts.
+        return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster)))
+
+    async def _bootstrap(self, cluster: str) -> int:
         async with self._starting:
             identity = self._volume.log.identity
             if identity.cluster_id:
                 self._same_cluster(cluster)
+                self.start()
                 if not self._volume.log.boundary.index:
                     raise WrongCluster(
                         "this volume joined the cluster as a newcomer: bootstrap another, or none"
@@ -276,6 +282,8 @@ class Replica:
                 return identity.member_id
             configuration = Configuration(voters=(identity.member_id,))
             members = {int(identity.member_id): self._config.advertise}
+            if self._volume.state.applied.index:
+                self._volume.reset_state()
             start = Position(LSN(1), Term(1))
             await asyncio.to_thread(self._volume.state.start, start, members)
             reach("bootstrap.state_started")
@@ -287,11 +295,17 @@ class Replica:
         return identity.member_id
 
     async def join(self, cluster: str) -> int:
+        return await asyncio.shield(asyncio.ensure_future(self._join(cluster)))
+
+    async def _join(self, cluster: str) -> int:
         async with self._starting:
             identity = self._volume.log.identity
             if identity.cluster_id:
                 self._same_cluster(cluster)
+                self.start()
                 return identity.member_id
+            if self._volume.state.applied.index:
+                self._volume.reset_state()
             await asyncio.to_thread(self._volume.log.join, ClusterID(cluster))
             logger.info("joined cluster %s as member %x", cluster, identity.member_id)
             self.start()
@@ -334,7 +348,9 @@ class Replica:
 
     # --- for the other members ----------------------------------------------------------------
 
-    def check_peer(self, cluster: str, to_member: int) -> None:
+    def check_peer(
+        self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
+    ) -> None:
         identity = self._volume.log.identity
         if not identity.cluster_id:
             raise NotBootstrapped("this volume belongs to no cluster yet")
@@ -344,6 +360,22 @@ class Replica:
                 f"member {to_member:x} was meant; this is {identity.member_id:x}: "
                 "another volume answers at that address now"
             )
+
+        self._check_not_rolled_back(sender, last_index)
+
+    def _check_not_rolled_back(self, sender: int, last_index: int) -> None:
+        """A member whose log ends below what it once acknowledged to this leader lost durable
+        entries: its volume was rolled back or is a clone."""
+        member = self._member
+        if member is None or not sender or member.loop.role != "leader":
+            return
+        for progress in member.loop.engine.status().progress:
+            if progress.id == sender and progress.matched > last_index:
+                raise WrongCluster(
+                    f"member {sender:x} has a log up to {last_index} and once acknowledged "
+                    f"{progress.matched}: its volume was rolled back; delete it, so that the "
+                    "member is rebuilt"
+                )
 
     def greet(self, member: int, address: str) -> None:
         self._transport.learn_address(member, address)
@@ -368,7 +400,7 @@ class Replica:
             # A snapshot's message comes with its data (InstallSnapshot) or not at all.
             self._metrics.messages_dropped.labels("invalid").inc()
             return
-        member.payloads.admit(decoded)
+        member.payloads.admit(decoded, len(message))
 
     async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
         check_digest(digest, "the payload")
@@ -417,6 +449,11 @@ class Replica:
             raise DiskFull(
                 f"the volume has {self._disk.free_bytes} bytes free, below its reserve: writes are "
                 "refused, reads go on; make room or grow the volume"
+            )
+        if member.applier.lag > self._config.limits.apply_lag_max:
+            raise Overloaded(
+                f"{member.applier.lag} entries are committed and not applied, at most "
+                f"{self._config.limits.apply_lag_max} may be: retry with back-off"
             )
         pending = Pending(body, body.ByteSize(), wait_applied)
         member.loop.propose(pending)

@@ -57,6 +57,26 @@ class _Prepared:
     senders: int = 0
 
 
+def describe(
+    directory: Path, position: Position, configuration: Configuration, blobs: list[Digest]
+) -> _Prepared:
+    """What is sent of a copied state: its size, its digest, its header."""
+    file = directory / "data.mdb"
+    with file.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").digest()
+    size = file.stat().st_size
+    manifest = peer.SnapshotManifest(
+        format_version=FORMAT_VERSION,
+        index=position.index,
+        term=position.term,
+        snapshot_id=directory.name,
+        size=size,
+        digest=digest,
+    )
+    header = SnapshotHeader(position, configuration, manifest.SerializeToString())
+    return _Prepared(header, directory, size, digest, blobs)
+
+
 class SnapshotSender:
     """The leader's part. `source` is what the engine asks; `send` what its messages ask."""
 
@@ -124,9 +144,10 @@ class SnapshotSender:
 
     async def _prepare(self) -> None:
         directory = self._volume.staging / f"outgoing-{next(self._serial)}"
-        prepared = await self._applier.call(lambda: self._copy(directory))
-        if prepared is None:
+        copied = await self._applier.call(lambda: self._copy(directory))
+        if copied is None:
             return
+        prepared = await asyncio.to_thread(describe, directory, *copied)
         old, self._current = self._current, prepared
         if old is not None and not old.senders:
             self._drop(old)
@@ -142,32 +163,22 @@ class SnapshotSender:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
-    def _copy(self, directory: Path) -> _Prepared | None:
+    def _copy(self, directory: Path) -> tuple[Position, Configuration, list[Digest]] | None:
         """On the applier's thread, so that nothing is applied meanwhile. None between the saving of
-        a configuration and the applying of its entry, and in replay: asked again later."""
+        a configuration and the applying of its entry, in replay, and without room on the volume:
+        asked again later."""
         as_of, configuration = self._configuration()
         if as_of > self._volume.state.applied.index:
+            return None
+        free, _ = self._volume.free_bytes()
+        if free < self._volume.state.size_bytes() + self._limits.disk_reserve_bytes // 2:
+            logger.warning("no snapshot for a follower: %d bytes free are too few", free)
             return None
         shutil.rmtree(directory, ignore_errors=True)
         position = self._volume.state.copy(directory)
         blobs = [digest for digest, _ in self._volume.state.blobs()]
         self._volume.blobs.hold(blobs)
-        file = directory / "data.mdb"
-        digest = hashlib.sha256()
-        with file.open("rb") as source:
-            while block := source.read(1 << 20):
-                digest.update(block)
-        size = file.stat().st_size
-        manifest = peer.SnapshotManifest(
-            format_version=FORMAT_VERSION,
-            index=position.index,
-            term=position.term,
-            snapshot_id=directory.name,
-            size=size,
-            digest=digest.digest(),
-        )
-        header = SnapshotHeader(position, configuration, manifest.SerializeToString())
-        return _Prepared(header, directory, size, digest.digest(), blobs)
+        return position, configuration, blobs
 
     async def _send(self, message: raft.Message) -> None:
         header = message.snapshot
@@ -231,6 +242,7 @@ class SnapshotReceiver:
         self._step = step
         self._staged: dict[bytes, _Staged] = {}
         self._busy = False
+        self._last_generation = volume.log.identity.state_generation
         self._installed: dict[bytes, asyncio.Future[None]] = {}
 
     async def install(
@@ -250,7 +262,9 @@ class SnapshotReceiver:
             self._metrics.snapshots.labels("in", "failed").inc()
             raise
         finally:
-            self._busy = False
+            # What was handed to the engine stays ours until it is in force or ignored, even where
+            # the caller went away: `_settled`.
+            self._busy = bool(self._staged)
         self._metrics.snapshots.labels("in", "ok").inc()
         return fetched
 
@@ -264,19 +278,26 @@ class SnapshotReceiver:
     def installed(self, header: SnapshotHeader) -> None:
         """The state switched to it."""
         reach("snapshot.switched")
-        staged = self._staged.pop(header.manifest)
+        self._settled(header.manifest)
+
+    def _settled(self, key: bytes) -> None:
+        """A staged snapshot is in force, or was ignored."""
+        staged = self._staged.pop(key)
         self._volume.blobs.unhold(staged.blobs)
-        future = self._installed.pop(header.manifest, None)
-        if future is not None and not future.done():
+        future = self._installed.pop(key)
+        if not future.done():
             future.set_result(None)
+        self._busy = False
 
     async def _install(
         self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
     ) -> int:
         message = raft.Message.decode(header.message)
         snapshot = message.snapshot
-        if snapshot is None:
+        if snapshot is None or message.kind != raft.MessageKind.SNAPSHOT:
             raise PayloadMismatch("the header's message carries no snapshot")
+        if message.sender != header.sender:
+            raise PayloadMismatch("the header and its message name different senders")
         manifest = peer.SnapshotManifest.FromString(snapshot.data)
         if manifest.format_version != FORMAT_VERSION:
             raise PayloadMismatch(
@@ -340,15 +361,20 @@ class SnapshotReceiver:
                 await self._payloads.fetch(digest, sender)
 
         for start in range(0, len(missing), 256):
-            async with asyncio.TaskGroup() as group:
-                for digest in missing[start : start + 256]:
-                    group.create_task(fetch(digest))
+            tasks = [asyncio.ensure_future(fetch(d)) for d in missing[start : start + 256]]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
         return len(missing)
 
     async def _adopt(
         self, directory: Path, message: raft.Message, key: bytes, blobs: list[Digest]
     ) -> None:
-        generation = self._volume.log.identity.state_generation + 1
+        # Never used twice: an earlier one may still be on its way to the log.
+        self._last_generation += 1
+        generation = self._last_generation
         await asyncio.to_thread(self._volume.adopt_state, directory, generation)
         reach("snapshot.adopted")
         self._staged[key] = _Staged(generation, blobs)
@@ -359,12 +385,8 @@ class SnapshotReceiver:
             staged = self._staged.get(key)
             if staged is not None and not staged.adopted:
                 # The engine is further already and ignored it.
-                del self._staged[key]
-                self._volume.blobs.unhold(blobs)
-                self._installed.pop(key)
+                self._settled(key)
                 shutil.rmtree(self._volume.state_path(generation), ignore_errors=True)
-                if not future.done():
-                    future.set_result(None)
 
         self._step(message, after)
         await future

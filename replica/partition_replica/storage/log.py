@@ -186,12 +186,21 @@ class LmdbLog:
                     ),
                 )
             released = {digest for digest in released if not self._named(txn, digest)}
+            if batch.snapshot is not None:
+                # Before the rows go: a reader meets Compacted, never a hole.
+                self._boundary = self._last = boundary
         self._boundary, self._last, self._hard_state = boundary, last, hard_state
         self._identity, self._configuration = identity, configuration
         return sorted(released)
 
     def save_configuration(self, index: LSN, configuration: Configuration) -> None:
-        """Saves the configuration as of the entry at `index`, durably."""
+        """Saves the configuration as of the entry at `index`, durably. Raises ValueError for one
+        older than the saved."""
+        if index < self._configuration[0]:
+            raise ValueError(
+                f"configuration as of {index} is older than the saved one, of "
+                f"{self._configuration[0]}"
+            )
         with lmdb_failures("commit of the log"), self._environment.begin(write=True) as txn:
             self._put_configuration(txn, index, configuration)
         self._configuration = (index, configuration)

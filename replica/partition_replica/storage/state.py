@@ -277,6 +277,11 @@ class LmdbState:
         sync_directory(directory)
         return position
 
+    def size_bytes(self) -> int:
+        """Bytes of the file that are in use, free pages included: what a copy may take."""
+        info = self._environment.info()
+        return (info["last_pgno"] + 1) * self._environment.stat()["psize"]
+
     def close(self) -> None:
         self._environment.close()
 

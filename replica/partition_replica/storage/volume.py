@@ -81,11 +81,22 @@ class Volume:
             os.replace(staged, target)
         sync_directory(self._states)
 
-    def switch_state(self) -> None:
-        """Opens the generation that the log names now and drops the one before."""
-        self.state.close()
-        self.state = LmdbState(self.state_path(self.log.identity.state_generation))
+    def open_adopted_state(self) -> LmdbState:
+        """Opens the generation that the log names now; `state` is still the one before."""
+        return LmdbState(self.state_path(self.log.identity.state_generation))
+
+    def drop_state(self, old: LmdbState) -> None:
+        """Closes and removes the generation before. Nobody may read it any more."""
+        old.close()
         self._drop_other_generations()
+
+    def reset_state(self) -> None:
+        """Empties the state of a volume that belongs to no cluster: a bootstrap was cut off."""
+        path = self.state.path
+        self.state.close()
+        with fatal_on_failure("removing a state"):
+            shutil.rmtree(path)
+        self.state = LmdbState(path)
 
     def free_bytes(self) -> tuple[int, int]:
         """(free for us, total) of the file system."""

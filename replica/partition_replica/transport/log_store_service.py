@@ -1,6 +1,7 @@
 """The LogStore service: for applications."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from partition_replica.errors import InvalidArgument, NotFound, ReplicaError
 from partition_replica.ids import Digest
 from partition_replica.transport.chunks import file_chunks, payload_chunks
 from partition_replica.transport.failures import Failures, detail, stream, unary
+
+logger = logging.getLogger(__name__)
 
 APPENDS_A_STREAM_MAX = 4096
 LIST_PAGE = 500
@@ -57,6 +60,11 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         async def answer(item: api.AppendRequest) -> None:
             try:
                 answers.put_nowait(await self._append(item))
+            except Exception:  # without an answer the caller would wait for ever
+                logger.exception("append failed by a defect")
+                failed = api.AppendResponse(request_id=item.request_id)
+                failed.error.message = "internal error; the replica's log has it"
+                answers.put_nowait(failed)
             finally:
                 slots.release()
 

@@ -31,7 +31,11 @@ class PeerService(peer_pb2_grpc.PeerServicer):
                 if not batch.HasField("hello") or not batch.hello.member_id:
                     raise InvalidArgument("the first batch of a stream carries the hello")
                 hello = batch.hello
-                self._replica.check_peer(hello.cluster_id, hello.to_member_id)
+                if not hello.to_member_id:
+                    raise InvalidArgument("the hello names nobody as its receiver")
+                self._replica.check_peer(
+                    hello.cluster_id, hello.to_member_id, hello.member_id, hello.last_index
+                )
                 sender = hello.member_id
                 self._replica.greet(sender, hello.address)
                 yield api.RaftReply(hello=self._hello())

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -17,7 +18,7 @@ from partition_proto.v1 import peer_pb2_grpc
 from partition_replica.config import TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.core.ports import PeerFailed
-from partition_replica.errors import PayloadMismatch
+from partition_replica.errors import NotFound, PayloadMismatch
 from partition_replica.ids import Digest
 from partition_replica.transport.channels import peer_channel
 from partition_replica.transport.chunks import file_chunks
@@ -42,6 +43,7 @@ class _Peer:
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._wake = asyncio.Event()
+        self._greeted = False
         self._channel = peer_channel(address, tls)
         self.stub = peer_pb2_grpc.PeerStub(self._channel)
         self._task = asyncio.create_task(self._run())
@@ -66,16 +68,18 @@ class _Peer:
     async def _run(self) -> None:
         failures = 0
         while True:
+            self._greeted = False
             try:
                 await self._stream()
-                failures = 0
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 # InvalidStateError: a write to a call that is over already.
                 if failures in (0, 10):
                     logger.info(
                         "stream to member %x at %s broke: %s", self.member, self.address, error
                     )
-                failures += 1
+            except Exception:  # a member that is never sent anything again would not be noticed
+                logger.exception("stream to member %x at %s", self.member, self.address)
+            failures = 1 if self._greeted else failures + 1
             self._peers.unreachable(self.member)
             self._queue.clear()
             self._queued_bytes = 0
@@ -88,6 +92,7 @@ class _Peer:
             reply = await call.read()
             if reply is grpc.aio.EOF:
                 return
+            self._greeted = True
             watcher = asyncio.ensure_future(call.read())
             try:
                 while not watcher.done():
@@ -166,8 +171,10 @@ class Peers:
         async def requests() -> AsyncIterator[api.PayloadChunk]:
             cluster = self._make_hello().cluster_id
             yield api.PayloadChunk(cluster_id=cluster, digest=digest, size=size)
-            async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
-                yield api.PayloadChunk(data=chunk)
+            # An error in here would cancel the caller: cut short, the receiver refuses it.
+            with suppress(NotFound):
+                async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
+                    yield api.PayloadChunk(data=chunk)
 
         try:
             await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
@@ -213,8 +220,9 @@ class Peers:
                     digest=digest,
                 )
             )
-            async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
-                yield api.InstallSnapshotRequest(chunk=chunk)
+            with suppress(NotFound):
+                async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
+                    yield api.InstallSnapshotRequest(chunk=chunk)
 
         try:
             response = await self._connected(member).stub.InstallSnapshot(
