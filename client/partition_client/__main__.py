@@ -260,7 +260,7 @@ def entry_line(entry: api.ReadResponse) -> str:
 
 async def status(client: AsyncClient, options: argparse.Namespace) -> int:
     found = await client.statuses()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for endpoint, answer in found.items():
         if answer is None:
             rows.append({"endpoint": endpoint, "role": "unreachable"})
@@ -356,8 +356,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"partitionctl: {error}\n")
         code = EXIT_REFUSED
     except BaseExceptionGroup as group:
-        for error in group.exceptions:
-            sys.stderr.write(f"partitionctl: {error}\n")
+        for failure in group.exceptions:
+            sys.stderr.write(f"partitionctl: {failure}\n")
         code = EXIT_REFUSED
     except (KeyboardInterrupt, BrokenPipeError):
         code = 130

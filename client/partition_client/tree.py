@@ -189,14 +189,27 @@ async def get_tree(
 async def digest_tree(client: AsyncClient, under: bytes, *, stale_from: str = "") -> str:
     """SHA-256 over every path, mode and streamed byte below `under`, as hex: of the bytes that a
     replica sends, not of digests that it stores."""
-    total = hashlib.sha256()
     skip = len(under) + 1 if under else 0
-    for entry in await client.list_tree(under, recursive=True, stale_from=stale_from):
+    entries = await client.list_tree(under, recursive=True, stale_from=stale_from)
+    slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+
+    async def content(path: bytes) -> bytes:
+        digest = hashlib.sha256()
+        async with slots:
+            await client.read_file(path, digest.update, stale_from=stale_from)
+        return digest.digest()
+
+    async with asyncio.TaskGroup() as group:
+        contents = {
+            entry.path: group.create_task(content(entry.path))
+            for entry in entries
+            if not entry.directory
+        }
+    total = hashlib.sha256()
+    for entry in entries:
         _add_entry(total, entry.path[skip:], entry.directory, entry.mode)
         if not entry.directory:
-            content = hashlib.sha256()
-            await client.read_file(entry.path, content.update, stale_from=stale_from)
-            total.update(content.digest())
+            total.update(contents[entry.path].result())
     return total.hexdigest()
 
 

@@ -10,6 +10,9 @@ from partition_operator.reconcile.observed import Observed, Replica
 from partition_operator.resources.pdb import quorum
 
 
+NO_GROUP = "the group does not exist yet"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """kind: Normal or Warning."""
@@ -50,7 +53,7 @@ def conditions(
             "Bootstrapped" if bootstrapped else "Waiting",
             f"cluster {cluster_id}" if bootstrapped else "the group does not exist yet",
         ),
-        _quorum(leader, voters, active, bootstrapped),
+        _quorum(leader, voters, active, bootstrapped=bootstrapped, wanted=spec.replicas),
         Condition(
             "Replicated",
             complete and len(active) == spec.replicas,
@@ -87,13 +90,19 @@ def refused(reason: str, message: str) -> list[Condition]:
 
 
 def _quorum(
-    leader: Replica | None, voters: list[Any], active: list[Any], bootstrapped: bool
+    leader: Replica | None,
+    voters: list[Any],
+    active: list[Any],
+    *,
+    bootstrapped: bool,
+    wanted: int,
 ) -> Condition:
     if leader is None:
-        message = "no replica leads" if bootstrapped else "the group does not exist yet"
+        message = "no replica leads" if bootstrapped else NO_GROUP
         return Condition("QuorumAvailable", False, "NoLeader", message)
     spare = len(active) - quorum(len(voters))
-    if spare <= 0 and len(voters) > 1:
+    # A group that still grows has no spare yet, which is no news.
+    if spare <= 0 and len(voters) >= wanted > 1:
         return Condition(
             "QuorumAvailable",
             True,
@@ -261,8 +270,9 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
     before = {c["type"]: c for c in old.get("conditions", [])}
     found = [e for c in new["conditions"] if (e := _condition_event(before.get(c["type"]), c))]
     leader, previous = new.get("leader", ""), old.get("leader", "")
-    if leader and previous and leader != previous:
-        message = f"{leader} leads in term {new.get('term')}, after {previous}"
+    if leader and leader != previous and old.get("bootstrapped"):
+        after = f", after {previous}" if previous else ""
+        message = f"{leader} leads in term {new.get('term')}{after}"
         found.append(Event("Normal", "LeaderChanged", message))
     roles = {m["memberID"]: m for m in old.get("members", [])}
     if old.get("members"):
@@ -297,7 +307,9 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
             return Event("Warning", "QuorumLost", new["message"])
         case "QuorumAvailable", "True", "NoSpare":
             return Event("Warning", "QuorumAtRisk", new["message"])
-        case "QuorumAvailable", "True", "Quorum" if old is not None and old["status"] == "False":
+        case "QuorumAvailable", "True", "Quorum" if old is not None and (
+            old["status"] == "False" or old["reason"] == "NoSpare"
+        ) and old["message"] != NO_GROUP:
             return Event("Normal", "QuorumAvailable", new["message"])
         case "StorageReady", "False", _:
             return Event("Warning", "DiskFull", new["message"])

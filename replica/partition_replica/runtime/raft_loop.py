@@ -115,6 +115,7 @@ class RaftLoop:
         self._inbox: deque[tuple[raft.Message, int]] = deque()
         self._inbox_bytes = 0
         self._closing_sessions: set[int] = set()
+        self._heard: dict[int, float] = {}
         self._held_number = 0
         self._retired_number = 0
         self._changes: deque[Change] = deque()
@@ -141,9 +142,14 @@ class RaftLoop:
         if full or self._inbox_bytes + size > limits.inbox_bytes_max:
             self._metrics.messages_dropped.labels("inbox_full").inc()
             return
+        self._heard[message.sender] = time.monotonic()
         self._inbox.append((message, size))
         self._inbox_bytes += size
         self._wake.set()
+
+    def heard_from(self, member: int, within_s: float) -> bool:
+        """Whether a member sent anything lately. raft-rs's own mark is reset by each election."""
+        return time.monotonic() - self._heard.get(member, float("-inf")) <= within_s
 
     def propose(self, pending: Pending) -> None:
         self._proposals.add(pending)

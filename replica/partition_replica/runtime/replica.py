@@ -541,6 +541,7 @@ class Replica:
     def _members(self, member: Member, status: raft.Status) -> list[MemberStatus]:
         configuration = member.configuration
         progress = {p.id: p for p in status.progress}
+        active_s = 2 * self._config.tick_s * self._config.election_ticks
         rows = []
         for member_id in sorted(configuration.members):
             known = progress.get(member_id)
@@ -555,7 +556,7 @@ class Replica:
                         address,
                         voter,
                         known.matched,
-                        known.recent_active or member_id == status.id,
+                        member_id == status.id or member.loop.heard_from(member_id, active_s),
                         known.state,
                     )
                 )

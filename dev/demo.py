@@ -1,0 +1,267 @@
+"""`make demo`: the whole line once, on a real cluster, with what it costs and what survives.
+
+    python -m dev.demo up [--context NAME]    installs, loads, kills, verifies, sums up
+    python -m dev.demo down [--context NAME]  removes what it made
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from partition_client.tree import digest_directory, digest_tree, put_tree
+
+from dev.access import Access, Kubectl, size_of, source_tree
+from dev.cluster import host
+from dev.cluster.layout import ROOT, Layout
+from dev.install import NAMESPACE, install, uninstall
+from dev.load import Writers
+
+DEMO = "partition-demo"
+SAMPLE = ROOT / "manifests" / "samples" / "partition.yaml"
+PARTITION = "example"
+REPLICAS = 3
+WRITERS = 8
+FILES_MIN, BYTES_MIN = 5_000, 100_000_000
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextmanager
+def step(what: str, expected: str) -> Iterator[None]:
+    """Announces a step and how long it may take; says how long it took."""
+    say(f"\n== {what} (may take {expected})")
+    started = time.monotonic()
+    yield
+    say(f"   done in {time.monotonic() - started:.1f} s")
+
+
+class Demo:
+    """One run. context "": the project's own cluster, which is started."""
+
+    def __init__(self, context: str, image: str) -> None:
+        self.context = context
+        self.image = image
+        self.layout: Layout | None = None
+        self.summary: list[str] = []
+        self.failed = False
+
+    def note(self, text: str, *, good: bool = True) -> None:
+        self.failed |= not good
+        self.summary.append(("  " if good else "! ") + text)
+        say("   " + text)
+
+    async def run(self) -> int:
+        started = time.monotonic()
+        kubectl = self._cluster()
+        with step("Installing the operator with Helm", "1 min"):
+            install(kubectl, self.image)
+        with step(f"Applying {SAMPLE.relative_to(ROOT)}: {REPLICAS} replicas form a group", "1 min"):
+            namespace = (
+                f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {DEMO}\n  labels:\n"
+                "    pod-security.kubernetes.io/enforce: restricted\n"
+            )
+            kubectl("apply", "-f", "-", stdin=namespace)
+            kubectl("-n", DEMO, "apply", "-f", str(SAMPLE))
+            wait_ready(kubectl, DEMO, PARTITION)
+            say(kubectl("get", "partitions", "-n", DEMO, "-o", "wide"))
+        direct = self.layout is not None
+        async with Access(kubectl, DEMO, PARTITION, REPLICAS, direct=direct) as access:
+            await self._use(kubectl, access)
+        say("\n== What Kubernetes says")
+        say(kubectl("get", "partitions", "-n", DEMO, "-o", "wide"))
+        say(kubectl("get", "events", "-n", DEMO, "--field-selector",
+                    "involvedObject.kind=Partition", "--sort-by=.lastTimestamp"))
+        self._sum_up(kubectl, time.monotonic() - started)
+        return 1 if self.failed else 0
+
+    def _cluster(self) -> Kubectl:
+        if self.context:
+            if not self.image:
+                raise SystemExit(
+                    "demo: with CONTEXT name the image too, IMAGE=repository:tag, which that "
+                    "cluster can pull"
+                )
+            say(f"Using the cluster of context {self.context}.")
+            return Kubectl(context=self.context)
+        with step("Starting a local Kubernetes with three nodes", "15 min cold, 30 s warm"):
+            self.layout = host.up()
+        self.image = host.image()
+        return Kubectl(kubeconfig=self.layout.kubeconfig)
+
+    async def _use(self, kubectl: Kubectl, access: Access) -> None:
+        root = source_tree()
+        files, size = await asyncio.to_thread(size_of, root)
+        assert files >= FILES_MIN and size >= BYTES_MIN, f"{root}: {files} files, {size} bytes"
+        async with access.client() as client, access.client() as reader:
+            with step(f"Putting {root} into the tree: {files} files, {size / 1e6:.0f} MB", "3 min"):
+                began = time.monotonic()
+                done = await put_tree(client, root, b"go", progress(files))
+                seconds = time.monotonic() - began
+                self.note(
+                    f"{done.files} files, {done.bytes / 1e6:.0f} MB put in {seconds:.0f} s: "
+                    f"{done.files / seconds:.0f} files/s, {done.bytes / 1e6 / seconds:.0f} MB/s"
+                )
+            with tempfile.TemporaryDirectory() as folder:
+                journal = Path(folder) / "acknowledged"
+                writers = Writers(client, WRITERS, journal, f"demo-{int(time.time())}/")
+                writers.start()
+                try:
+                    await self._kill_process(kubectl, writers)
+                    await self._delete_pod(kubectl, writers)
+                finally:
+                    await writers.stop()
+                with step("Reading every acknowledged write back", "30 s"):
+                    lost = await writers.lost(reader)
+                    acknowledged = sum(1 for _ in journal.open())
+                    self.note(
+                        f"{acknowledged} writes acknowledged by {WRITERS} writers, "
+                        f"{len(lost)} of them lost",
+                        good=not lost and acknowledged == len(writers.acknowledged),
+                    )
+            await asyncio.to_thread(wait_ready, kubectl, DEMO, PARTITION)
+            with step("SHA-256 of the bytes that each replica streams", "2 min"):
+                wanted = await asyncio.to_thread(digest_directory, root)
+                say(f"   {wanted}  {root}")
+                for ordinal, endpoint in enumerate(access.endpoints):
+                    found = await digest_tree(reader, b"go", stale_from=endpoint)
+                    equal = "equal" if found == wanted else "DIFFERENT"
+                    self.note(f"{found}  {PARTITION}-{ordinal}: {equal}", good=found == wanted)
+
+    async def _kill_process(self, kubectl: Kubectl, writers: Writers) -> None:
+        leader = leading_pod(kubectl)
+        if self.layout is None:
+            say("\n== SIGKILL from the host needs the local cluster: left out")
+            return
+        with step(f"SIGKILL to the leader's process ({leader}) while {WRITERS} writers run", "10 s"):
+            await writers.next_acknowledged(time.monotonic())
+            killed = kill_container(self.layout, kubectl, DEMO, leader)
+            seconds = await writers.next_acknowledged(killed)
+            self.note(f"SIGKILL of the leader: next acknowledged write after {seconds:.2f} s")
+            await asyncio.to_thread(wait_ready, kubectl, DEMO, PARTITION)
+
+    async def _delete_pod(self, kubectl: Kubectl, writers: Writers) -> None:
+        leader = leading_pod(kubectl)
+        with step(f"Deleting the leader's pod ({leader}): it hands leadership over", "30 s"):
+            await writers.next_acknowledged(time.monotonic())
+            began = time.monotonic()
+            kubectl("-n", DEMO, "delete", "pod", leader, "--wait=false")
+            longest = await longest_pause(writers, 5.0, began)
+            self.note(f"deletion of the leader's pod: longest pause of writes {longest:.2f} s")
+            await asyncio.to_thread(wait_ready, kubectl, DEMO, PARTITION)
+
+    def _sum_up(self, kubectl: Kubectl, seconds: float) -> None:
+        where = " ".join(kubectl.command()[1:])
+        say(f"\n== Summary, after {seconds:.0f} s" + (": SOMETHING FAILED" if self.failed else ""))
+        for line in self.summary:
+            say(line)
+        say(f"""
+Go on by hand:
+  alias k='{kubectl.command()[0]} {where} -n {DEMO}'
+  k get partitions -o wide --watch
+  k describe partition {PARTITION}
+  k exec {PARTITION}-0 -- python3 -m partition_client --endpoints \
+{PARTITION}-0.{PARTITION}-replicas.{DEMO}.svc:7000 --tls-dir /etc/partition/tls status
+Remove it all: make demo-down""")
+
+
+def progress(files: int) -> "object":
+    """Prints a line now and then; a bar at a terminal."""
+    done = [0, 0, time.monotonic()]
+
+    def advance(count: int, size: int) -> None:
+        done[0] += count
+        done[1] += size
+        if time.monotonic() - done[2] > (0.2 if sys.stderr.isatty() else 10):
+            done[2] = time.monotonic()
+            end = "\r" if sys.stderr.isatty() else "\n"
+            sys.stderr.write(f"   {done[0]} of {files} files, {done[1] / 1e6:.0f} MB{end}")
+
+    return advance
+
+
+async def longest_pause(writers: Writers, for_s: float, began: float) -> float:
+    """The longest time without an acknowledgement, watched for a while."""
+    longest, last = 0.0, writers.last_at
+    while time.monotonic() < began + for_s:
+        await asyncio.sleep(0.005)
+        if writers.last_at != last:
+            longest = max(longest, writers.last_at - max(last, began))
+            last = writers.last_at
+        if time.monotonic() - began > 60:
+            break
+    return longest
+
+
+def wait_ready(kubectl: Kubectl, namespace: str, partition: str, within_s: float = 180) -> None:
+    """Until every replica serves."""
+    deadline = time.monotonic() + within_s
+    while True:
+        found = kubectl.json("-n", namespace, "get", "partition", partition)
+        status = found.get("status") or {}
+        wanted = found["spec"]["replicas"]
+        pods = kubectl.json(
+            "-n", namespace, "get", "pods", "-l", f"logstore.dev/partition={partition}"
+        )
+        ready = sum(
+            any(
+                c["type"] == "Ready" and c["status"] == "True"
+                for c in pod["status"].get("conditions", [])
+            )
+            for pod in pods["items"]
+            if "deletionTimestamp" not in pod["metadata"]
+        )
+        if status.get("state") == "Ready" and ready == wanted:
+            return
+        if time.monotonic() > deadline:
+            say(kubectl("-n", namespace, "describe", "partition", partition))
+            say(kubectl("-n", namespace, "get", "pods", "-o", "wide"))
+            raise SystemExit(f"demo: {partition} was not ready within {within_s:.0f} s")
+        time.sleep(0.3)
+
+
+def leading_pod(kubectl: Kubectl) -> str:
+    found = kubectl.json("-n", DEMO, "get", "partition", PARTITION)
+    leader: str = found["status"]["leader"]
+    return leader
+
+
+def kill_container(layout: Layout, kubectl: Kubectl, namespace: str, pod: str) -> float:
+    """SIGKILL to the replica's processes from the host; returns when (monotonic)."""
+    found = kubectl.json("-n", namespace, "get", "pod", pod)
+    container = found["status"]["containerStatuses"][0]["containerID"]
+    pids = host.container_pids(layout, found["metadata"]["uid"], container)
+    assert pids, f"no process of {pod} found"
+    now = time.monotonic()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return now
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
+    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("--context", default=os.environ.get("CONTEXT", ""))
+    parser.add_argument("--image", default=os.environ.get("IMAGE", ""))
+    options = parser.parse_args()
+    if options.action == "up":
+        sys.exit(asyncio.run(Demo(options.context, options.image).run()))
+    if options.context:
+        kubectl = Kubectl(context=options.context)
+        kubectl("delete", "namespace", DEMO, "--ignore-not-found")
+        uninstall(kubectl)
+        say(f"Kept: the CustomResourceDefinition and namespace {NAMESPACE}.")
+    else:
+        host.down()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Installs and removes the chart, as a user would with helm."""
+
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+from dev.access import Kubectl
+from dev.cluster.layout import BIN, ROOT
+
+CHART = ROOT / "charts" / "partition-operator"
+RELEASE = "partition-operator"
+NAMESPACE = "partition-system"
+
+
+def helm(kubectl: Kubectl, *words: str) -> str:
+    """helm against the cluster that kubectl talks to."""
+    program = str(BIN / "helm") if (BIN / "helm").exists() else "helm"
+    where = [w.replace("--context=", "--kube-context=") for w in kubectl.command()[1:]]
+    done = subprocess.run([program, *words, *where], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"helm {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def install(kubectl: Kubectl, image: str, **values: object) -> None:
+    """Installs or upgrades, and waits until the operator is ready."""
+    repository, _, tag = image.rpartition(":")
+    settings = {"image": {"repository": repository, "tag": tag}, **values}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "values.json"
+        file.write_text(json.dumps(settings))
+        helm(
+            kubectl, "upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE,
+            "--create-namespace", "-f", str(file), "--wait", "--timeout", "180s",
+        )
+
+
+def uninstall(kubectl: Kubectl) -> None:
+    helm(kubectl, "uninstall", RELEASE, "-n", NAMESPACE, "--ignore-not-found", "--wait")
