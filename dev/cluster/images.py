@@ -19,6 +19,9 @@ from dev.cluster.layout import CACHE, IMAGES, ROOT
 REPOSITORY = "localhost/partition-operator"
 PAUSE = "localhost/pause:1"
 EPOCH = 1_700_000_000
+UV = shutil.which("uv") or str(CACHE / "uv" / "bin" / "uv")
+"""The Makefile installs one where the machine has none."""
+
 USER = "65532:65532"
 
 
@@ -148,12 +151,12 @@ def _install_site(site: Path) -> None:
     requirements = site.parent / "requirements.txt"
     run = {"cwd": ROOT, "check": True, "capture_output": True}
     subprocess.run(
-        ["uv", "export", "-q", "--frozen", "--no-dev", "--no-emit-project", "--no-emit-workspace",
+        [UV, "export", "-q", "--frozen", "--no-dev", "--no-emit-project", "--no-emit-workspace",
          "-o", str(requirements)],
         **run,
     )  # type: ignore[call-overload]
     members = [str(ROOT / m) for m in ("proto", "raft", "replica", "client", "operator")]
-    install = ["uv", "pip", "install", "-q", "--target", str(site), "--python-version", "3.11"]
+    install = [UV, "pip", "install", "-q", "--target", str(site), "--python-version", "3.11"]
     subprocess.run([*install, "--require-hashes", "-r", str(requirements)], **run)  # type: ignore[call-overload]
     subprocess.run([*install, "--no-deps", *members], **run)  # type: ignore[call-overload]
     for junk in (*site.rglob("__pycache__"), *site.rglob("tests")):

@@ -193,8 +193,13 @@ class LocalGroup:
 
     async def bootstrap(self) -> None:
         """Starts all, bootstraps the first, adds and promotes the others: what the operator does."""
+        await self.bootstrap_started()
+
+    async def bootstrap_started(self) -> None:
+        """The same, where some run already."""
         for replica in self.replicas:
-            replica.start()
+            if not replica.running:
+                replica.start()
         for replica in self.replicas:
             await eventually(lambda r=replica: self.status(r), f"{replica.name} answers")
         first = self.replicas[0]
@@ -204,31 +209,57 @@ class LocalGroup:
         for replica in self.replicas[1:]:
             await self.add(replica)
 
+    def bootstrap_request(self) -> admin.BootstrapRequest:
+        return admin.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
+
+    def transfer(self, member_id: int = 0) -> admin.TransferLeadershipRequest:
+        return admin.TransferLeadershipRequest(lease=self.lease, member_id=member_id)
+
+    async def lead(self, replica: LocalReplica) -> None:
+        """Hands leadership to a replica."""
+        status = await eventually(lambda: self.status(replica), f"{replica.name} answers")
+
+        async def leads() -> bool:
+            leader = await self.leader()
+            if leader is not replica:
+                with suppress(grpc.aio.AioRpcError):
+                    request = self.transfer(status.member_id)
+                    await self.admin(leader).TransferLeadership(request, timeout=5)
+            return await self.leader() is replica
+
+        await eventually(leads, f"{replica.name} leads")
+
     async def add(self, replica: LocalReplica) -> int:
         """Joins, adds as a learner, waits, promotes; returns the member's ID."""
+        member = await self.begin_adding(replica)
+        await self.finish_adding(member)
+        return member
+
+    async def begin_adding(self, replica: LocalReplica) -> int:
+        """Joins a new volume and adds it as a learner."""
         joined = await self.admin(replica).Join(
             admin.JoinRequest(lease=self.lease, cluster_id=self.cluster)
         )
-
-        async def change(method: str, request: object) -> bool:
-            leader = await self.leader()
-            try:
-                await getattr(self.admin(leader), method)(request, timeout=20)
-                return True
-            except grpc.aio.AioRpcError as error:
-                if error.code() not in (
-                    grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE,
-                ):
-                    raise
-                return False
-
         learner = admin.AddLearnerRequest(
             lease=self.lease, member_id=joined.member_id, address=replica.address
         )
-        await eventually(lambda: change("AddLearner", learner), f"{replica.name} added")
-        promote = admin.PromoteLearnerRequest(lease=self.lease, member_id=joined.member_id)
-        await eventually(lambda: change("PromoteLearner", promote), f"{replica.name} promoted")
+        await eventually(lambda: self._change("AddLearner", learner), f"{replica.name} added")
         return int(joined.member_id)
+
+    async def finish_adding(self, member_id: int) -> None:
+        """Waits until a learner can be promoted, and promotes it."""
+        promote = admin.PromoteLearnerRequest(lease=self.lease, member_id=member_id)
+        await eventually(lambda: self._change("PromoteLearner", promote), "promoted")
+
+    async def _change(self, method: str, request: object) -> bool:
+        leader = await self.leader()
+        try:
+            await getattr(self.admin(leader), method)(request, timeout=20)
+            return True
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE):
+                raise
+            return False
 
     async def leader(self) -> LocalReplica:
         async def find() -> LocalReplica | None:

@@ -1,0 +1,91 @@
+"""Blobs: durable under their name or not there at all; kept while anything needs them."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from partition_replica.errors import Overloaded, PayloadMismatch
+from partition_replica.ids import Digest
+from partition_replica.storage.blobs import BlobStore
+
+CONTENT = b"content" * 1000
+DIGEST = Digest(hashlib.sha256(CONTENT).digest())
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> BlobStore:
+    return BlobStore(tmp_path / "blobs", tmp_path / "staging", pins_max=2, clock=clock)
+
+
+def put(store: BlobStore) -> None:
+    writer = store.writer(DIGEST, len(CONTENT))
+    writer.write(CONTENT)
+    writer.finish()
+
+
+def test_a_blob_appears_whole(store: BlobStore, tmp_path: Path) -> None:
+    writer = store.writer(DIGEST, len(CONTENT))
+    writer.write(CONTENT[:10])
+    assert not store.has(DIGEST)
+    writer.write(CONTENT[10:])
+    writer.finish()
+    assert store.path(DIGEST).read_bytes() == CONTENT
+    assert store.size(DIGEST) == len(CONTENT)
+    assert list(store.digests()) == [DIGEST]
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "chunks", [[CONTENT + b"x"], [CONTENT[:-1]], [CONTENT[:-1] + b"x"], []]
+)
+def test_what_does_not_match_leaves_nothing(
+    store: BlobStore, tmp_path: Path, chunks: list[bytes]
+) -> None:
+    writer = store.writer(DIGEST, len(CONTENT))
+    with pytest.raises(PayloadMismatch):
+        for chunk in chunks:
+            writer.write(chunk)
+        writer.finish()
+    writer.abort()
+    assert not store.has(DIGEST)
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_a_start_empties_what_was_staged(store: BlobStore, tmp_path: Path) -> None:
+    store.writer(DIGEST, 5).write(b"12345")
+    BlobStore(tmp_path / "blobs", tmp_path / "staging", pins_max=1)
+    assert list((tmp_path / "staging").iterdir()) == []
+
+
+def test_collection_spares_what_is_named_pinned_or_held(store: BlobStore, clock: Clock) -> None:
+    put(store)
+    assert store.collect([DIGEST], lambda _: True) == 0
+    assert store.pin_present(DIGEST, 10)
+    assert store.collect([DIGEST], lambda _: False) == 0
+    clock.now = 11
+    store.hold([DIGEST])
+    assert store.expired_pins() == [DIGEST]
+    assert store.collect([DIGEST], lambda _: False) == 0
+    store.unhold([DIGEST])
+    assert store.collect([DIGEST, DIGEST], lambda _: False) == 1
+    assert not store.pin_present(DIGEST, 10)
+
+
+def test_pins_are_bounded(store: BlobStore) -> None:
+    store.pin(Digest(b"1" * 32), 10)
+    store.pin(Digest(b"2" * 32), 10)
+    store.pin(Digest(b"1" * 32), 10)
+    with pytest.raises(Overloaded):
+        store.pin(Digest(b"3" * 32), 10)

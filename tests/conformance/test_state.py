@@ -1,0 +1,274 @@
+"""The state machine: one suite against the in-memory reference and LMDB, then hypothesis with the
+reference as the model."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.apply import apply_body
+from partition_replica.core.model import Applied, LogEntry, Node
+from partition_replica.ids import LSN, Digest, SessionID, Term
+from partition_replica.storage.memory import MemoryView
+from partition_replica.storage.state import LmdbState
+
+from tests.support.proposals import (
+    body,
+    copy,
+    delete_key,
+    link,
+    mkdir,
+    opening,
+    payload,
+    proposal,
+    remove,
+    set_key,
+)
+
+DONE, EXISTS, NO_SOURCE, NO_PARENT, NOT_EMPTY = (
+    types.OUTCOME_APPLIED,
+    types.OUTCOME_DESTINATION_EXISTS,
+    types.OUTCOME_SOURCE_NOT_FOUND,
+    types.OUTCOME_PARENT_NOT_FOUND,
+    types.OUTCOME_DIRECTORY_NOT_EMPTY,
+)
+
+
+class Machine:
+    """Either state machine: bodies in, results out, tables to look at."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.index = 0
+        self.memory = MemoryView()
+        self.lmdb = LmdbState(folder) if folder else None
+
+    def apply(self, *bodies: types.EntryBody | None) -> list[Applied]:
+        entries = []
+        results = []
+        for found in bodies:
+            self.index += 1
+            data = found.SerializeToString() if found else b""
+            entries.append(LogEntry(LSN(self.index), Term(1), 0, data))
+            if self.lmdb is None:
+                results.append(apply_body(self.memory, LSN(self.index), Term(1), found))
+        return self.lmdb.apply(entries, {})[0] if self.lmdb else results
+
+    def value(self, key: bytes) -> bytes | None:
+        return self.lmdb.get_value(key)[0] if self.lmdb else self.memory.get_value(key)
+
+    def values(self) -> dict[bytes, bytes]:
+        if self.lmdb is None:
+            return dict(self.memory.values)
+        return dict(self.lmdb.list_values(b"", b"", 10**6, 10**9)[0])
+
+    def nodes(self) -> dict[bytes, Node]:
+        if self.lmdb is None:
+            return dict(self.memory.nodes)
+        return dict(self.lmdb.list_nodes(b"", b"", True, 10**6)[0])
+
+    def content(self, digest: bytes) -> bytes | None:
+        if self.lmdb is None:
+            return self.memory.contents.get(Digest(digest))
+        return self.lmdb.content(Digest(digest))
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    found = Machine(tmp_path / "state" if request.param == "lmdb" else None)
+    yield found
+    if found.lmdb:
+        found.lmdb.close()
+
+
+def outcomes(applied: Applied) -> bytes:
+    assert applied.result is not None
+    return applied.result.outcomes
+
+
+def test_keys(machine: Machine) -> None:
+    machine.apply(opening(), body(proposal(1, 1, [set_key(b"a", b"1"), set_key(b"b", b"")])))
+    machine.apply(body(proposal(1, 2, [delete_key(b"a"), delete_key(b"nothing")])))
+    assert machine.values() == {b"b": b""}
+
+
+def test_tree_outcomes_are_total(machine: Machine) -> None:
+    machine.apply(opening())
+    content = [payload(b"one", 0o600)]
+    found = machine.apply(
+        body(proposal(1, 1, [link(b"d/f"), mkdir(b"d"), link(b"d/f"), link(b"d/f")], content)),
+        body(proposal(1, 2, [mkdir(b"d"), mkdir(b"d/f"), mkdir(b"x/y"), remove(b"d"), remove(b"q")])),
+        body(proposal(1, 3, [copy(b"d/f", b"g"), copy(b"no", b"h"), copy(b"d", b"i")])),
+        body(proposal(1, 4, [remove(b"d/f"), remove(b"d"), mkdir(b"g/sub")])),
+    )
+    assert [list(outcomes(f)) for f in found] == [
+        [NO_PARENT, DONE, DONE, EXISTS],
+        [EXISTS, EXISTS, NO_PARENT, NOT_EMPTY, NO_SOURCE],
+        [DONE, NO_SOURCE, NO_SOURCE],
+        [DONE, DONE, NO_PARENT],
+    ]
+    digest = Digest(content[0].digest)
+    assert machine.nodes() == {b"g": Node(False, 0o600, 3, digest)}
+    assert machine.content(digest) == b"one"
+    machine.apply(body(proposal(1, 5, [remove(b"g")])))
+    assert machine.content(digest) is None
+
+
+def test_a_proposal_takes_effect_once(machine: Machine) -> None:
+    first = body(proposal(1, 1, [set_key(b"k", b"1")]))
+    machine.apply(opening(), first, body(proposal(1, 2, [set_key(b"k", b"2")])))
+    again = machine.apply(first)[0]
+    assert again.kind == "duplicate"
+    assert again.result is not None
+    assert again.result.lsn == 2
+    assert machine.value(b"k") == b"2"
+
+
+def test_acknowledged_results_are_forgotten_and_stay_duplicates(machine: Machine) -> None:
+    first = body(proposal(1, 1, [set_key(b"k", b"1")]))
+    machine.apply(opening(), first, body(proposal(1, 2, [set_key(b"k", b"2")], below=2)))
+    again = machine.apply(first)[0]
+    assert (again.kind, again.result) == ("duplicate", None)
+    assert machine.value(b"k") == b"2"
+
+
+def test_unknown_closed_and_expired_sessions_have_no_effect(machine: Machine) -> None:
+    write = [set_key(b"k", b"1")]
+    assert machine.apply(body(proposal(9, 1, write)))[0].kind == "session_expired"
+    machine.apply(opening(time_to_live_ms=10_000, time_ms=1000))
+    late = machine.apply(body(proposal(2, 1, write), time_ms=11_001))[0]
+    assert late.kind == "session_expired"
+    machine.apply(opening(time_ms=11_001))
+    close = types.EntryBody(close_session=types.CloseSession(session_id=4), time_ms=11_001)
+    found = machine.apply(close, body(proposal(4, 1, write), time_ms=11_001))
+    assert [f.kind for f in found] == ["session_closed", "session_expired"]
+    assert machine.values() == {}
+
+
+def test_activity_keeps_a_session_alive(machine: Machine) -> None:
+    machine.apply(opening(time_to_live_ms=10_000, time_ms=0))
+    for sequence in range(1, 5):
+        write = proposal(1, sequence, [set_key(b"k", b"%d" % sequence)], below=sequence)
+        assert machine.apply(body(write, time_ms=9_000 * sequence))[0].kind == "proposal"
+    assert machine.value(b"k") == b"4"
+
+
+def test_preconditions_decide_all_or_nothing(machine: Machine) -> None:
+    equals = types.Precondition(key_equals=types.KeyEquals(key=b"k", value=b"1"))
+    absent = types.Precondition(key_absent=b"k")
+    no_path = types.Precondition(path_absent=b"d")
+    machine.apply(opening())
+    found = machine.apply(
+        body(proposal(1, 1, [set_key(b"k", b"1")], preconditions=[absent, no_path])),
+        body(proposal(1, 2, [set_key(b"k", b"2"), mkdir(b"d")], preconditions=[equals, absent])),
+        body(proposal(1, 3, [mkdir(b"d")], preconditions=[equals])),
+        body(proposal(1, 4, [set_key(b"k", b"3")], preconditions=[no_path])),
+    )
+    failed = [f.result.precondition_failed for f in found if f.result]
+    assert failed == [False, True, False, True]
+    assert machine.value(b"k") == b"1"
+
+
+def test_empty_entries_and_unknown_bodies_do_nothing(machine: Machine) -> None:
+    found = machine.apply(None, types.EntryBody(time_ms=5))
+    assert [f.kind for f in found] == ["empty", "empty"]
+
+
+def test_a_reopened_state_is_what_it_was(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "state")
+    assert machine.lmdb is not None
+    machine.apply(opening(), body(proposal(1, 1, [set_key(b"k", b"1"), mkdir(b"d")])))
+    machine.lmdb.close()
+    state = LmdbState(tmp_path / "state")
+    assert (state.applied.index, state.time_ms) == (2, 1000)
+    assert state.get_value(b"k") == (b"1", 2)
+    with pytest.raises(ValueError, match="applied behind"):
+        state.apply([LogEntry(LSN(4), Term(1), 0, b"")], {})
+    state.close()
+
+
+PATHS = st.sampled_from([b"a", b"a/b", b"a/b/c", b"a-b", b"d", b"d/e"])
+KEYS = st.sampled_from([b"k1", b"k2", b"\xff"])
+CONTENTS = [payload(b"one"), payload(b"two", 0o700)]
+OPERATIONS: st.SearchStrategy[types.Operation] = st.one_of(
+    st.builds(set_key, KEYS, st.binary(max_size=3)),
+    st.builds(delete_key, KEYS),
+    st.builds(mkdir, PATHS),
+    st.builds(link, PATHS, st.sampled_from([1, 2])),
+    st.builds(copy, PATHS, PATHS),
+    st.builds(remove, PATHS),
+)
+PROPOSALS = st.lists(
+    st.tuples(
+        st.sampled_from([1, 2, 3]),
+        st.integers(1, 6),
+        st.lists(OPERATIONS, max_size=5),
+        st.integers(0, 4000),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=PROPOSALS, cut=st.integers(1, 10))
+def test_lmdb_is_the_reference(
+    tmp_path_factory: pytest.TempPathFactory,
+    steps: list[tuple[int, int, list[types.Operation], int]],
+    cut: int,
+) -> None:
+    """The same bodies, in batches of any size, give the same results and the same tables."""
+    model = Machine(None)
+    real = Machine(tmp_path_factory.mktemp("state") / "state")
+    assert real.lmdb is not None
+    time_ms = 1000
+    bodies = [opening(10_000, time_ms), opening(10_000, time_ms)]
+    for session, sequence, operations, later in steps:
+        time_ms += later
+        below = max(1, sequence - 2)
+        found = proposal(session, sequence, operations, CONTENTS, below=below)
+        bodies.append(body(found, time_ms))
+    expected = model.apply(*bodies)
+    results = []
+    for start in range(0, len(bodies), cut):
+        results += real.apply(*bodies[start : start + cut])
+    assert results == expected
+    assert real.values() == model.values()
+    assert real.nodes() == model.nodes()
+    for content in CONTENTS:
+        assert real.content(content.digest) == model.content(content.digest)
+    assert dict(sessions(real.lmdb)) == {
+        s: row for s, row in model.memory.sessions.items() if row is not None
+    }
+    real.lmdb.close()
+
+
+def sessions(state: LmdbState) -> Iterator[tuple[SessionID, object]]:
+    for number in (1, 2, 3):
+        row = state.get_session(SessionID(number))
+        if row is not None:
+            yield SessionID(number), row
+
+
+def test_listing_a_directory_skips_what_is_below(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "state")
+    assert machine.lmdb is not None
+    names = [b"a", b"a/x", b"a/x/y", b"a-b", b"a0", b"b"]
+    random.Random(1).shuffle(names)
+    machine.apply(opening())
+    machine.apply(body(proposal(1, 1, [mkdir(name) for name in sorted(names)])))
+
+    def listed(path: bytes, recursive: bool) -> list[bytes]:
+        assert machine.lmdb is not None
+        found: list[bytes] = []
+        while page := machine.lmdb.list_nodes(path, found[-1] if found else b"", recursive, 2)[0]:
+            found += [name for name, _ in page]
+        return found
+
+    assert listed(b"", False) == [b"a", b"a-b", b"a0", b"b"]
+    assert listed(b"a", False) == [b"a/x"]
+    assert listed(b"", True) == sorted(names)
+    machine.lmdb.close()
+
+
