@@ -1,7 +1,7 @@
 """`make demo`: the whole line once, on a real cluster, with what it costs and what survives.
 
-    python -m dev.demo up [--context NAME]    installs, loads, kills, verifies, sums up
-    python -m dev.demo down [--context NAME]  removes what it made
+python -m dev.demo up [--context NAME]    installs, loads, kills, verifies, sums up
+python -m dev.demo down [--context NAME]  removes what it made
 """
 
 import argparse
@@ -64,7 +64,9 @@ class Demo:
         kubectl = self._cluster()
         with step("Installing the operator with Helm", "1 min"):
             install(kubectl, self.image)
-        with step(f"Applying {SAMPLE.relative_to(ROOT)}: {REPLICAS} replicas form a group", "1 min"):
+        with step(
+            f"Applying {SAMPLE.relative_to(ROOT)}: {REPLICAS} replicas form a group", "1 min"
+        ):
             namespace = (
                 f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {DEMO}\n  labels:\n"
                 "    pod-security.kubernetes.io/enforce: restricted\n"
@@ -78,8 +80,17 @@ class Demo:
             await self._use(kubectl, access)
         say("\n== What Kubernetes says")
         say(kubectl("get", "partitions", "-n", DEMO, "-o", "wide"))
-        say(kubectl("get", "events", "-n", DEMO, "--field-selector",
-                    "involvedObject.kind=Partition", "--sort-by=.lastTimestamp"))
+        say(
+            kubectl(
+                "get",
+                "events",
+                "-n",
+                DEMO,
+                "--field-selector",
+                "involvedObject.kind=Partition",
+                "--sort-by=.lastTimestamp",
+            )
+        )
         self._sum_up(kubectl, time.monotonic() - started)
         return 1 if self.failed else 0
 
@@ -100,7 +111,8 @@ class Demo:
     async def _use(self, kubectl: Kubectl, access: Access) -> None:
         root = source_tree()
         files, size = await asyncio.to_thread(size_of, root)
-        assert files >= FILES_MIN and size >= BYTES_MIN, f"{root}: {files} files, {size} bytes"
+        if files < FILES_MIN or size < BYTES_MIN:
+            raise SystemExit(f"demo: {root} has {files} files and {size} bytes, which are too few")
         async with access.client() as client, access.client() as reader:
             with step(f"Putting {root} into the tree: {files} files, {size / 1e6:.0f} MB", "3 min"):
                 began = time.monotonic()
@@ -141,7 +153,9 @@ class Demo:
         if self.layout is None:
             say("\n== SIGKILL from the host needs the local cluster: left out")
             return
-        with step(f"SIGKILL to the leader's process ({leader}) while {WRITERS} writers run", "10 s"):
+        with step(
+            f"SIGKILL to the leader's process ({leader}) while {WRITERS} writers run", "10 s"
+        ):
             await writers.next_acknowledged(time.monotonic())
             killed = kill_container(self.layout, kubectl, DEMO, leader)
             seconds = await writers.next_acknowledged(killed)

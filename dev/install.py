@@ -31,8 +31,19 @@ def install(kubectl: Kubectl, image: str, **values: object) -> None:
         file = Path(folder) / "values.json"
         file.write_text(json.dumps(settings))
         helm(
-            kubectl, "upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE,
-            "--create-namespace", "-f", str(file), "--wait", "--timeout", "180s",
+            kubectl,
+            "upgrade",
+            "--install",
+            RELEASE,
+            str(CHART),
+            "-n",
+            NAMESPACE,
+            "--create-namespace",
+            "-f",
+            str(file),
+            "--wait",
+            "--timeout",
+            "180s",
         )
 
 

@@ -24,8 +24,8 @@ from rich.progress import (
 from partition_client.channels import Tls
 from partition_client.client import AsyncClient, Source
 from partition_client.errors import ClientError, NotFound
-from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree, scan
 from partition_client.tree import TreeSummary as Summary
+from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree, scan
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
@@ -77,10 +77,14 @@ def parser() -> argparse.ArgumentParser:
     rm.add_argument("--file", action="store_true")
     put_dir = command("put-tree", "put a directory's content into the tree", "directory")
     put_dir.add_argument("--under", default="", help="a directory of the tree; it is created")
-    get_dir = command("get-tree", "write the tree, or what is --under it, to a directory", "directory")
+    get_dir = command(
+        "get-tree", "write the tree, or what is --under it, to a directory", "directory"
+    )
     get_dir.add_argument("--under", default="")
     get_dir.add_argument("--stale-from", default="")
-    digest = command("digest-tree", "SHA-256 of every path, mode and byte as a replica streams them")
+    digest = command(
+        "digest-tree", "SHA-256 of every path, mode and byte as a replica streams them"
+    )
     digest.add_argument("--under", default="")
     digest.add_argument("--stale-from", default="")
     digest.add_argument("--local", type=Path, help="of a local directory instead")

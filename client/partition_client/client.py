@@ -164,9 +164,7 @@ class AsyncClient:
         return Appended(response.lsn, response.term, tuple(response.outcomes))
 
     async def set_key(self, key: bytes, value: bytes) -> Appended:
-        return await self.append(
-            [types.Operation(set_key=types.SetKey(key=key, value=value))]
-        )
+        return await self.append([types.Operation(set_key=types.SetKey(key=key, value=value))])
 
     async def delete_key(self, key: bytes) -> Appended:
         return await self.append([types.Operation(delete_key=types.DeleteKey(key=key))])
@@ -279,9 +277,7 @@ class AsyncClient:
             address = stale_from or await self._routing.find_leader() or self._routing.endpoints[0]
             try:
                 stub = self._routing.stub(address)
-                async for response in stub.Read(
-                    api.ReadRequest(from_lsn=position, follow=follow)
-                ):
+                async for response in stub.Read(api.ReadRequest(from_lsn=position, follow=follow)):
                     position = response.lsn + 1
                     yield response
                 return

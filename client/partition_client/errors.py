@@ -1,13 +1,13 @@
 """What a caller of the client has to tell apart.
 
-    ClientError
-    ├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
-    ├── OutcomeUnknown       it may have taken effect, its session is gone: read before a retry
-    ├── DiskFull             the leader's volume is below its reserve; nothing was written
-    └── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
-        ├── NotFound
-        ├── PreconditionFailed
-        └── TreeMismatch     a destination exists, or its directory doesn't: nothing of it written
+ClientError
+├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
+├── OutcomeUnknown       it may have taken effect, its session is gone: read before a retry
+├── DiskFull             the leader's volume is below its reserve; nothing was written
+└── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
+    ├── NotFound
+    ├── PreconditionFailed
+    └── TreeMismatch     a destination exists, or its directory doesn't: nothing of it written
 """
 
 import grpc

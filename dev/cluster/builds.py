@@ -14,7 +14,20 @@ KUBERNETES = "v1.34.4"
 HELM = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 COREDNS = "github.com/coredns/coredns@v1.14.7"
 
-PACKAGES = ["containerd", "runc", "containernetworking-plugins", "iptables", "libip4tc2", "libip6tc2", "libxtables12", "libnfnetlink0", "libnetfilter-conntrack3", "libnftnl11", "libmnl0", "mmdebstrap"]
+PACKAGES = [
+    "containerd",
+    "runc",
+    "containernetworking-plugins",
+    "iptables",
+    "libip4tc2",
+    "libip6tc2",
+    "libxtables12",
+    "libnfnetlink0",
+    "libnetfilter-conntrack3",
+    "libnftnl11",
+    "libmnl0",
+    "mmdebstrap",
+]
 
 HOST_TOOLS = {
     "ip": "iproute2",
@@ -35,7 +48,9 @@ def say(text: str) -> None:
 
 def check_host() -> None:
     """Says everything that is missing at once."""
-    missing = [f"{tool} (package {pkg})" for tool, pkg in HOST_TOOLS.items() if not shutil.which(tool)]
+    missing = [
+        f"{tool} (package {pkg})" for tool, pkg in HOST_TOOLS.items() if not shutil.which(tool)
+    ]
     if os.geteuid() != 0:
         missing.append("root (namespaces, mounts and bridges need it)")
     free_gib = shutil.disk_usage(ROOT).free / 2**30
@@ -66,12 +81,17 @@ def build_programs() -> None:
     """Kubernetes, helm and CoreDNS."""
     BIN.mkdir(parents=True, exist_ok=True)
     timed("building Kubernetes", "6 min cold", BIN / "kubernetes", _kubernetes)
-    timed("building helm", "2 min cold", BIN / "helm", lambda: _go_install(HELM))
+    build_helm()
     timed("building CoreDNS", "3 min cold", BIN / "coredns", lambda: _go_install(COREDNS))
     for name in ("kubectl", "etcd", "kube-apiserver"):
         link = BIN / name
         if not link.is_symlink():
             link.symlink_to("kubernetes")
+
+
+def build_helm() -> None:
+    BIN.mkdir(parents=True, exist_ok=True)
+    timed("building helm", "2 min cold", BIN / "helm", lambda: _go_install(HELM))
 
 
 def _kubernetes() -> None:
@@ -141,9 +161,13 @@ def build_base() -> None:
 def _base() -> None:
     partial = IMAGES / "base.partial.tar"
     command = [
-        "perl", TOOLS / "usr" / "bin" / "mmdebstrap", "--variant=minbase", "--quiet",
+        "perl",
+        TOOLS / "usr" / "bin" / "mmdebstrap",
+        "--variant=minbase",
+        "--quiet",
         f"--include={BASE_PACKAGES}",
-        "bookworm", partial,
+        "bookworm",
+        partial,
     ]
     subprocess.run(command, check=True)
     partial.rename(IMAGES / "base.tar")

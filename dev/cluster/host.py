@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -87,10 +87,19 @@ def start(archives: list[Path]) -> Layout:
 
 def make_template(archives: list[Path]) -> None:
     command = [
-        "unshare", "--mount", "--propagation", "private",
-        sys.executable, "-m", "dev.cluster.inside", "template", *map(str, archives),
+        "unshare",
+        "--mount",
+        "--propagation",
+        "private",
+        sys.executable,
+        "-m",
+        "dev.cluster.inside",
+        "template",
+        *map(str, archives),
     ]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"cluster: importing images failed:\n{done.stdout}{done.stderr}")
 
@@ -112,11 +121,26 @@ def launch(layout: Layout) -> None:
     with (layout.logs / "init.log").open("ab") as log:
         outer = subprocess.Popen(
             [
-                "unshare", "--net", "--mount", "--pid", "--uts", "--ipc", "--fork",
-                "--kill-child", "--mount-proc",
-                sys.executable, "-m", "dev.cluster.inside", "init",
+                "unshare",
+                "--net",
+                "--mount",
+                "--pid",
+                "--uts",
+                "--ipc",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                sys.executable,
+                "-m",
+                "dev.cluster.inside",
+                "init",
             ],
-            cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     (STATE / "outer.pid").write_text(str(outer.pid))
     inner = _wait_inner(outer.pid)
@@ -169,9 +193,7 @@ def ready_nodes(layout: Layout) -> set[str]:
 
 def healthy(layout: Layout) -> bool:
     ended = STATE / "ended"
-    return (
-        not ended.exists() and (STATE / "started").exists() and ready_nodes(layout) == set(NODES)
-    )
+    return not ended.exists() and (STATE / "started").exists() and ready_nodes(layout) == set(NODES)
 
 
 def kubectl(
@@ -179,7 +201,9 @@ def kubectl(
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [str(BIN / "kubectl"), "--kubeconfig", str(layout.kubeconfig), *arguments],
-        capture_output=True, text=True, check=check,
+        capture_output=True,
+        text=True,
+        check=check,
     )
 
 
@@ -224,17 +248,13 @@ def down_locked() -> None:
     if STATE.exists():
         subprocess.run(["rm", "-rf", "--one-file-system", STATE], check=True)
     for path in ("/var/lib/cni", "/var/lib/kubelet"):
-        try:
-            Path(path).rmdir()  # mount points of ours; not empty means somebody else's
-        except OSError:
-            pass
+        with suppress(OSError):  # mount points of ours; not empty means somebody else's
+            Path(path).rmdir()
 
 
 def _reap(pid: int) -> None:
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        pass
 
 
 def remove_cgroups(name: str) -> None:
@@ -245,10 +265,8 @@ def remove_cgroups(name: str) -> None:
                 break
             folders = sorted((p for p in root.rglob("*") if p.is_dir()), reverse=True)
             for folder in (*folders, root):
-                try:
+                with suppress(OSError):
                     folder.rmdir()
-                except OSError:
-                    pass
             if root.is_dir():
                 time.sleep(0.1)
 
@@ -292,11 +310,31 @@ def start_node(layout: Layout, node: str) -> None:
     with (layout.logs / f"{node}.log").open("ab") as log:
         subprocess.Popen(
             [
-                "nsenter", "-t", inner, "-m", "-n", "-p", "-u", "-i", "--",
-                "unshare", "--mount", "--propagation", "slave",
-                sys.executable, "-m", "dev.cluster.inside", "node", node,
+                "nsenter",
+                "-t",
+                inner,
+                "-m",
+                "-n",
+                "-p",
+                "-u",
+                "-i",
+                "--",
+                "unshare",
+                "--mount",
+                "--propagation",
+                "slave",
+                sys.executable,
+                "-m",
+                "dev.cluster.inside",
+                "node",
+                node,
             ],
-            cwd=ROOT, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -306,5 +344,3 @@ def container_pids(layout: Layout, pod_uid: str, container_id: str) -> list[int]
     root = CGROUPS / "memory" / layout.name
     found = root.glob(f"*/kubepods/**/pod{pod_uid}/{container_id}/cgroup.procs")
     return [int(pid) for path in found for pid in path.read_text().split()]
-
-

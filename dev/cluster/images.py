@@ -42,11 +42,14 @@ class OciImage:
         stamp = compressed.with_suffix(".diffid")
         if not compressed.exists() or not stamp.exists():
             diff = hashlib.sha256()
-            with tar.open("rb") as source, compressed.open("wb") as raw:
-                with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0) as target:
-                    while block := source.read(1 << 20):
-                        diff.update(block)
-                        target.write(block)
+            with (
+                tar.open("rb") as source,
+                compressed.open("wb") as raw,
+                gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0) as target,
+            ):
+                while block := source.read(1 << 20):
+                    diff.update(block)
+                    target.write(block)
             stamp.write_text("sha256:" + diff.hexdigest())
         with compressed.open("rb") as file:
             digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
@@ -149,18 +152,20 @@ def _install_site(site: Path) -> None:
     shutil.rmtree(site, ignore_errors=True)
     site.parent.mkdir(parents=True, exist_ok=True)
     requirements = site.parent / "requirements.txt"
-    run = {"cwd": ROOT, "check": True, "capture_output": True}
-    subprocess.run(
-        [UV, "export", "-q", "--frozen", "--no-dev", "--no-emit-project", "--no-emit-workspace",
-         "-o", str(requirements)],
-        **run,
-    )  # type: ignore[call-overload]
     members = [str(ROOT / m) for m in ("proto", "raft", "replica", "client", "operator")]
-    install = [UV, "pip", "install", "-q", "--target", str(site), "--python-version", "3.11"]
-    subprocess.run([*install, "--require-hashes", "-r", str(requirements)], **run)  # type: ignore[call-overload]
-    subprocess.run([*install, "--no-deps", *members], **run)  # type: ignore[call-overload]
+    export = ["export", "-q", "--frozen", "--no-dev", "--no-emit-project", "--no-emit-workspace"]
+    install = ["pip", "install", "-q", "--target", str(site), "--python-version", "3.11"]
+    _uv(*export, "-o", str(requirements))
+    _uv(*install, "--require-hashes", "-r", str(requirements))
+    _uv(*install, "--no-deps", *members)
     for junk in (*site.rglob("__pycache__"), *site.rglob("tests")):
         shutil.rmtree(junk, ignore_errors=True)
+
+
+def _uv(*words: str) -> None:
+    done = subprocess.run([UV, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"cluster: uv {words[0]} failed:\n{done.stderr}")
 
 
 def _tar_tree(root: Path, archive: Path, prefix: str) -> None:

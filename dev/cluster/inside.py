@@ -32,9 +32,7 @@ def run(*command: object) -> None:
 def start(layout: Layout, name: str, command: list[str]) -> "subprocess.Popen[bytes]":
     """Starts a component with a log of its own."""
     with (layout.logs / f"{name}.log").open("ab") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
 
 
 def lay_tools_over_usr() -> None:
@@ -111,18 +109,48 @@ def set_network_up(layout: Layout) -> None:
     run("sysctl", "-qw", "net.ipv4.ip_forward=1")
     # The host may call pods; pods may not open connections to the host.
     run(
-        "iptables", "-t", "mangle", "-A", "FORWARD", "-i", "br0", "-o", link,
-        "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP",
+        "iptables",
+        "-t",
+        "mangle",
+        "-A",
+        "FORWARD",
+        "-i",
+        "br0",
+        "-o",
+        link,
+        "-m",
+        "conntrack",
+        "--ctstate",
+        "NEW",
+        "-j",
+        "DROP",
     )
     run(
-        "iptables", "-t", "mangle", "-A", "INPUT", "-i", "br0", "-d", layout.host_ip, "-j", "DROP",
+        "iptables",
+        "-t",
+        "mangle",
+        "-A",
+        "INPUT",
+        "-i",
+        "br0",
+        "-d",
+        layout.host_ip,
+        "-j",
+        "DROP",
     )
 
 
 def start_node(layout: Layout, node: str) -> "subprocess.Popen[bytes]":
     command = [
-        "unshare", "--mount", "--propagation", "slave",
-        sys.executable, "-m", "dev.cluster.inside", "node", node,
+        "unshare",
+        "--mount",
+        "--propagation",
+        "slave",
+        sys.executable,
+        "-m",
+        "dev.cluster.inside",
+        "node",
+        node,
     ]
     return start(layout, node, command)
 
@@ -161,9 +189,7 @@ def node(layout: Layout, name: str) -> None:
     enter_cgroups(layout.name, name)
     etc = folder / "etc"
     (etc / "10-bridge.conflist").write_text(settings.cni_config(layout, name))
-    (etc / "containerd.toml").write_text(
-        settings.containerd_config(folder / "containerd", etc)
-    )
+    (etc / "containerd.toml").write_text(settings.containerd_config(folder / "containerd", etc))
     (etc / "kubelet.yaml").write_text(settings.kubelet_config(layout, name))
     (etc / "resolv.conf").write_text(f"nameserver {layout.bridge}\n")
     start_containerd(layout, f"containerd-{name}", etc / "containerd.toml")

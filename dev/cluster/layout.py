@@ -1,4 +1,4 @@
-"""Where things lie and what addresses a cluster has. Everything derives from the checkout's path."""
+"""Where things lie and what addresses a cluster has: all derived from the checkout's path."""
 
 import hashlib
 import ipaddress

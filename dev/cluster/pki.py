@@ -92,7 +92,13 @@ def make_pki(layout: Layout, folder: Path) -> None:
         "apiserver",
         "kube-apiserver",
         usages=(SERVER,),
-        names=("kubernetes", "kubernetes.default", service, f"{service}.cluster.local", "localhost"),
+        names=(
+            "kubernetes",
+            "kubernetes.default",
+            service,
+            f"{service}.cluster.local",
+            "localhost",
+        ),
         ips=("127.0.0.1", layout.bridge, layout.first_service, layout.link_ip),
     )
     authority.issue("apiserver-kubelet-client", "kube-apiserver-kubelet-client")

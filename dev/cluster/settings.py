@@ -106,21 +106,38 @@ def etcd(data: Path, client: int = 2379, peer: int = 2380) -> list[str]:
     url = f"http://127.0.0.1:{client}"
     peer_url = f"http://127.0.0.1:{peer}"
     return [
-        str(BIN / "kubernetes"), "etcd", "--data-dir", str(data), "--unsafe-no-fsync",
-        "--listen-client-urls", url, "--advertise-client-urls", url,
-        "--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url,
-        "--initial-cluster", f"default={peer_url}", "--log-level", "warn",
+        str(BIN / "kubernetes"),
+        "etcd",
+        "--data-dir",
+        str(data),
+        "--unsafe-no-fsync",
+        "--listen-client-urls",
+        url,
+        "--advertise-client-urls",
+        url,
+        "--listen-peer-urls",
+        peer_url,
+        "--initial-advertise-peer-urls",
+        peer_url,
+        "--initial-cluster",
+        f"default={peer_url}",
+        "--log-level",
+        "warn",
     ]
 
 
 def apiserver(layout: Layout) -> list[str]:
     pki = layout.pki
     return [
-        str(BIN / "kubernetes"), "kube-apiserver",
-        "--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", "--secure-port=6443",
+        str(BIN / "kubernetes"),
+        "kube-apiserver",
+        "--etcd-servers=http://127.0.0.1:2379",
+        "--bind-address=0.0.0.0",
+        "--secure-port=6443",
         f"--advertise-address={layout.bridge}",
         f"--service-cluster-ip-range={layout.services}",
-        "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
         f"--client-ca-file={pki / 'ca.crt'}",
         f"--tls-cert-file={pki / 'apiserver.crt'}",
         f"--tls-private-key-file={pki / 'apiserver.key'}",
@@ -130,35 +147,46 @@ def apiserver(layout: Layout) -> list[str]:
         f"--kubelet-client-certificate={pki / 'apiserver-kubelet-client.crt'}",
         f"--kubelet-client-key={pki / 'apiserver-kubelet-client.key'}",
         f"--kubelet-certificate-authority={pki / 'ca.crt'}",
-        "--kubelet-preferred-address-types=InternalIP", "--allow-privileged=true",
+        "--kubelet-preferred-address-types=InternalIP",
+        "--allow-privileged=true",
         "--default-not-ready-toleration-seconds=15",
         "--default-unreachable-toleration-seconds=15",
         f"--audit-policy-file={STATE / 'audit-policy.yaml'}",
         f"--audit-log-path={layout.logs / 'audit.log'}",
-        "--audit-log-maxsize=200", "--audit-log-maxbackup=2",
+        "--audit-log-maxsize=200",
+        "--audit-log-maxbackup=2",
     ]
 
 
 def controller_manager(layout: Layout) -> list[str]:
     pki = layout.pki
     return [
-        str(BIN / "kubernetes"), "kube-controller-manager",
+        str(BIN / "kubernetes"),
+        "kube-controller-manager",
         f"--kubeconfig={pki / 'controller-manager.conf'}",
         f"--service-account-private-key-file={pki / 'sa.key'}",
-        f"--root-ca-file={pki / 'ca.crt'}", "--use-service-account-credentials=true",
-        "--leader-elect=false", "--bind-address=127.0.0.1",
+        f"--root-ca-file={pki / 'ca.crt'}",
+        "--use-service-account-credentials=true",
+        "--leader-elect=false",
+        "--bind-address=127.0.0.1",
         # With the default of 20 a start takes 6 s longer, and nodes keep their taints meanwhile.
-        "--kube-api-qps=300", "--kube-api-burst=600",
-        "--node-monitor-period=1s", "--node-monitor-grace-period=10s",
+        "--kube-api-qps=300",
+        "--kube-api-burst=600",
+        "--node-monitor-period=1s",
+        "--node-monitor-grace-period=10s",
         f"--flex-volume-plugin-dir={STATE / 'flex'}",
     ]
 
 
 def scheduler(layout: Layout) -> list[str]:
     return [
-        str(BIN / "kubernetes"), "kube-scheduler",
-        f"--kubeconfig={layout.pki / 'scheduler.conf'}", "--leader-elect=false",
-        "--bind-address=127.0.0.1", "--kube-api-qps=300", "--kube-api-burst=600",
+        str(BIN / "kubernetes"),
+        "kube-scheduler",
+        f"--kubeconfig={layout.pki / 'scheduler.conf'}",
+        "--leader-elect=false",
+        "--bind-address=127.0.0.1",
+        "--kube-api-qps=300",
+        "--kube-api-burst=600",
     ]
 
 
@@ -317,9 +345,13 @@ def kubelet_config(layout: Layout, node: str) -> str:
 def kubelet(layout: Layout, node: str) -> list[str]:
     folder = layout.node_dir(node)
     return [
-        str(BIN / "kubernetes"), "kubelet",
+        str(BIN / "kubernetes"),
+        "kubelet",
         f"--config={folder / 'etc' / 'kubelet.yaml'}",
         f"--kubeconfig={layout.pki / f'{node}.conf'}",
-        f"--hostname-override={node}", f"--node-ip={layout.node_ip(node)}",
-        f"--root-dir={folder / 'kubelet'}", f"--cert-dir={folder / 'kubelet' / 'pki'}", "--v=1",
+        f"--hostname-override={node}",
+        f"--node-ip={layout.node_ip(node)}",
+        f"--root-dir={folder / 'kubelet'}",
+        f"--cert-dir={folder / 'kubelet' / 'pki'}",
+        "--v=1",
     ]

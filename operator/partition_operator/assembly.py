@@ -10,8 +10,8 @@ import time
 from contextlib import suppress
 
 import kopf
-from kopf._core.engines.peering import Identity
 from aiohttp import web
+from kopf._core.engines.peering import Identity
 from partition_proto.v1 import replica_admin_pb2 as admin
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST

@@ -1,11 +1,11 @@
 """What can go wrong, by what the reconcile loop does about it.
 
-    OperatorError
-    ├── InvalidSpec        say it in status and an event; nothing is retried until the spec changes
-    ├── Conflict           somebody else's object or field is in the way: say so, retry slowly
-    ├── ReplicaUnreachable retry soon: pods come and go
-    ├── ReplicaRefused     a replica said no; `reason` is its own word for why
-    └── Deposed            another operator leads: end the process
+OperatorError
+├── InvalidSpec        say it in status and an event; nothing is retried until the spec changes
+├── Conflict           somebody else's object or field is in the way: say so, retry slowly
+├── ReplicaUnreachable retry soon: pods come and go
+├── ReplicaRefused     a replica said no; `reason` is its own word for why
+└── Deposed            another operator leads: end the process
 """
 
 

@@ -41,9 +41,7 @@ class Executor:
                 await self.kube.delete(kind, partition.namespace, name)
             case actions.IssueCertificate(secret, role):
                 now = dt.datetime.now(dt.UTC)
-                await self.kube.apply(
-                    build_secret(partition, secret, role, self.authority, now)
-                )
+                await self.kube.apply(build_secret(partition, secret, role, self.authority, now))
             case actions.RecordCluster(cluster_id, adopted):
                 await self._record(partition, cluster_id, bootstrapped=adopted)
             case actions.RecordBootstrapped(cluster_id):
@@ -79,9 +77,7 @@ class Executor:
             case _:
                 raise AssertionError(f"no way to execute {action}")
 
-    async def _record(
-        self, partition: Partition, cluster_id: str, *, bootstrapped: bool
-    ) -> None:
+    async def _record(self, partition: Partition, cluster_id: str, *, bootstrapped: bool) -> None:
         """Merged into status at the resource version that was seen: two writers can't both draw."""
         body = {
             "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},

@@ -141,7 +141,10 @@ class Reconciler:
         entry.seen = None
         logger.log(
             logging.INFO if entry.failures < 3 else logging.WARNING,
-            "%s/%s: %s; again in %.1f s", *key, error, pause,
+            "%s/%s: %s; again in %.1f s",
+            *key,
+            error,
+            pause,
         )
         return pause * random.uniform(0.8, 1.2)  # noqa: S311  # spreads retries, no secret
 
@@ -150,9 +153,9 @@ class Reconciler:
         entry.again, asked = False, entry.again
         config = self._config
         resync = time.monotonic() - entry.looked_at > config.resync_s * random.uniform(0.8, 1.2)  # noqa: S311
-        if not asked and not resync and entry.seen is not None and entry.settled:
-            if await self._unchanged(entry.seen):
-                return config.poll_s
+        quiet = not asked and not resync and entry.settled
+        if quiet and entry.seen is not None and await self._unchanged(entry.seen):
+            return config.poll_s
         for _ in range(STEPS_MAX):
             self.reconciled += 1
             entry.looked_at = time.monotonic()

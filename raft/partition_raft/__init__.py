@@ -33,8 +33,8 @@ from typing import Protocol
 
 from partition_raft._engine import (
     Compacted,
-    Config,
     ConfChangeRefused,
+    Config,
     ConfState,
     EngineError,
     EngineMisuse,

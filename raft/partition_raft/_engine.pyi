@@ -1,4 +1,4 @@
-"""Types of the compiled module. Indexes and terms are unsigned 64-bit; member IDs are 1 and above."""
+"""Types of the compiled module. Indexes and terms are unsigned 64-bit; member IDs start at 1."""
 
 from logging import Logger
 from typing import final
@@ -220,7 +220,7 @@ class Node:
     def advance_apply_to(self, index: int) -> None: ...
     def compact(self, index: int, term: int) -> None: ...
     def read_index(self, context: bytes) -> None:
-        """Asks for a read index; dropped silently where there is no leader or no commit in its term."""
+        """Asks for a read index; dropped silently without a leader or a commit in its term."""
 
     def transfer_leader(self, member: int) -> None: ...
     def report_unreachable(self, member: int) -> None: ...

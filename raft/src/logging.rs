@@ -50,6 +50,9 @@ impl Buffer {
     }
 
     pub fn take(&self) -> Vec<(u8, String)> {
-        self.0.lock().map(|mut records| std::mem::take(&mut *records)).unwrap_or_default()
+        self.0
+            .lock()
+            .map(|mut records| std::mem::take(&mut *records))
+            .unwrap_or_default()
     }
 }

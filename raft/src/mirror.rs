@@ -43,7 +43,10 @@ impl Mirror {
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         let first_index = first.get_index();
-        assert!(first_index > self.boundary.0, "append at or below the boundary");
+        assert!(
+            first_index > self.boundary.0,
+            "append at or below the boundary"
+        );
         assert!(first_index <= self.last.0 + 1, "append leaves a hole");
         while self.last.0 >= first_index {
             match self.entries.pop_back() {
@@ -81,7 +84,10 @@ impl Mirror {
     /// Trims from the front, never above `applied`, until the byte limit holds.
     pub fn trim(&mut self, applied: u64) {
         while self.bytes > self.bytes_max
-            && self.entries.front().is_some_and(|e| e.get_index() <= applied)
+            && self
+                .entries
+                .front()
+                .is_some_and(|e| e.get_index() <= applied)
         {
             self.pop_front();
         }
@@ -103,7 +109,10 @@ impl Mirror {
         *self.cold_reads.borrow_mut() += 1;
         Python::attach(|py| {
             let answer: PyResult<Vec<Entry>> = (|| {
-                let list = self.cold.bind(py).call_method1("entries", (lo, hi, max_bytes))?;
+                let list = self
+                    .cold
+                    .bind(py)
+                    .call_method1("entries", (lo, hi, max_bytes))?;
                 let mut entries = Vec::new();
                 for item in list.try_iter()? {
                     entries.push(item?.cast::<types::Entry>()?.borrow().inner.clone());
@@ -128,7 +137,10 @@ fn cost(entry: &Entry) -> usize {
 
 impl Storage for Mirror {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+        Ok(RaftState::new(
+            self.hard_state.clone(),
+            self.conf_state.clone(),
+        ))
     }
 
     fn entries(
@@ -141,7 +153,10 @@ impl Storage for Mirror {
         if low <= self.boundary.0 {
             return Err(StorageError::Compacted.into());
         }
-        assert!(high <= self.last.0 + 1, "entries asked for behind the last index");
+        assert!(
+            high <= self.last.0 + 1,
+            "entries asked for behind the last index"
+        );
         let max_bytes = max_size.into().unwrap_or(u64::MAX);
         let hot_first = self.mirror_first();
         if low < hot_first {
@@ -217,7 +232,10 @@ impl Storage for Mirror {
 
     fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         Python::attach(|py| {
-            let answer = self.cold.bind(py).call_method1("snapshot", (request_index, to));
+            let answer = self
+                .cold
+                .bind(py)
+                .call_method1("snapshot", (request_index, to));
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(error) => return Err(self.fail(error, "snapshot")),

@@ -11,7 +11,9 @@ use crate::errors::{from_raft, EngineMisuse, FatalEngineError, InvalidConfig, In
 use crate::guard;
 use crate::logging::Buffer;
 use crate::mirror::Mirror;
-use crate::types::{self, ConfState, Entry, HardState, Message, PeerProgress, Ready, SoftState, Status};
+use crate::types::{
+    self, ConfState, Entry, HardState, Message, PeerProgress, Ready, SoftState, Status,
+};
 
 /// Ticks and limits of a member. Bytes are bytes of encoded entries.
 #[pyclass(frozen, get_all, module = "partition_raft")]
@@ -61,7 +63,10 @@ impl Config {
             max_committed_size_per_ready,
             mirror_bytes_max,
         };
-        config.to_raft(0).validate().map_err(|e| InvalidConfig::new_err(e.to_string()))?;
+        config
+            .to_raft(0)
+            .validate()
+            .map_err(|e| InvalidConfig::new_err(e.to_string()))?;
         Ok(config)
     }
 }
@@ -106,7 +111,9 @@ impl Node {
         body: impl FnOnce(&mut Self) -> raft::Result<T>,
     ) -> PyResult<T> {
         if let Some(why) = &self.poison {
-            return Err(FatalEngineError::new_err(format!("the engine stopped before: {why}")));
+            return Err(FatalEngineError::new_err(format!(
+                "the engine stopped before: {why}"
+            )));
         }
         let outcome = guard::catch(|| body(self));
         for (level, text) in self.log.take() {
@@ -114,7 +121,8 @@ impl Node {
         }
         let failure = self.raw.store().failure.borrow_mut().take();
         if let Some(cause) = failure {
-            let fatal = FatalEngineError::new_err(format!("storage failed under the engine: {cause}"));
+            let fatal =
+                FatalEngineError::new_err(format!("storage failed under the engine: {cause}"));
             self.poison = Some(fatal.value(py).to_string());
             fatal.set_cause(py, Some(cause));
             return Err(fatal);
@@ -130,7 +138,9 @@ impl Node {
             }
             Err(panic) => {
                 self.poison = Some(panic.clone());
-                Err(FatalEngineError::new_err(format!("the engine panicked: {panic}")))
+                Err(FatalEngineError::new_err(format!(
+                    "the engine panicked: {panic}"
+                )))
             }
         }
     }
@@ -144,9 +154,7 @@ impl Node {
         if m.term == 0 {
             return Err("its term is 0, which only local messages have".to_string());
         }
-        if m.get_msg_type() == MessageType::MsgHeartbeat
-            && m.commit > raft.raft_log.last_index()
-        {
+        if m.get_msg_type() == MessageType::MsgHeartbeat && m.commit > raft.raft_log.last_index() {
             return Err(format!(
                 "it claims commit {}, the log ends at {}",
                 m.commit,
@@ -219,10 +227,18 @@ impl Node {
             Ok(Ok(raw)) => raw,
             Ok(Err(error)) => return Err(from_raft(error)),
             Err(panic) => {
-                return Err(FatalEngineError::new_err(format!("the engine panicked: {panic}")))
+                return Err(FatalEngineError::new_err(format!(
+                    "the engine panicked: {panic}"
+                )))
             }
         };
-        let mut node = Node { raw, pending: None, poison: None, log, logger };
+        let mut node = Node {
+            raw,
+            pending: None,
+            poison: None,
+            log,
+            logger,
+        };
         node.call(py, |_| Ok(()))?;
         Ok(node)
     }
@@ -243,17 +259,24 @@ impl Node {
         match message.inner.get_msg_type() {
             // A follower would forward a proposal that nobody could be answered for.
             MsgPropose => {
-                return Err(InvalidMessage::new_err("proposals are made at the leader, not sent"))
+                return Err(InvalidMessage::new_err(
+                    "proposals are made at the leader, not sent",
+                ))
             }
             MsgTransferLeader => {
-                return Err(InvalidMessage::new_err("hand-over is asked of the leader by its API"))
+                return Err(InvalidMessage::new_err(
+                    "hand-over is asked of the leader by its API",
+                ))
             }
             MsgReadIndex | MsgReadIndexResp => {
-                return Err(InvalidMessage::new_err("read indexes are asked of the leader by its API"))
+                return Err(InvalidMessage::new_err(
+                    "read indexes are asked of the leader by its API",
+                ))
             }
             _ => {}
         }
-        self.check_message(&message.inner).map_err(InvalidMessage::new_err)?;
+        self.check_message(&message.inner)
+            .map_err(InvalidMessage::new_err)?;
         self.call(py, |n| n.raw.step(message.inner.clone()))
     }
 
@@ -279,7 +302,10 @@ impl Node {
                     .into(),
             );
             n.raw.raft.step(message)?;
-            Ok((n.raw.raft.raft_log.last_index() + 1 - count, n.raw.raft.term))
+            Ok((
+                n.raw.raft.raft_log.last_index() + 1 - count,
+                n.raw.raft.term,
+            ))
         })
     }
 
@@ -306,11 +332,19 @@ impl Node {
             }
             n.raw.propose_conf_change(context, change)?;
             let index = n.raw.raft.raft_log.last_index();
-            let kept = n.raw.raft.raft_log.unstable_entries().last().is_some_and(|e| {
-                e.get_index() == index && e.get_entry_type() != EntryType::EntryNormal
-            });
+            let kept = n
+                .raw
+                .raft
+                .raft_log
+                .unstable_entries()
+                .last()
+                .is_some_and(|e| {
+                    e.get_index() == index && e.get_entry_type() != EntryType::EntryNormal
+                });
             if !kept {
-                return Err(raft::Error::ConfChangeError("the engine refused the change".into()));
+                return Err(raft::Error::ConfChangeError(
+                    "the engine refused the change".into(),
+                ));
             }
             Ok((index, n.raw.raft.term))
         })
@@ -334,10 +368,16 @@ impl Node {
         let mut rd = self.call(py, |n| Ok(n.raw.ready()))?;
         debug_assert_eq!(previous.term, self.raw.raft.term);
         let to_entries = |entries: Vec<eraftpb::Entry>| -> PyResult<Vec<Py<Entry>>> {
-            entries.into_iter().map(|inner| Py::new(py, Entry { inner })).collect()
+            entries
+                .into_iter()
+                .map(|inner| Py::new(py, Entry { inner }))
+                .collect()
         };
         let to_messages = |messages: Vec<eraftpb::Message>| -> PyResult<Vec<Py<Message>>> {
-            messages.into_iter().map(|inner| Py::new(py, Message { inner })).collect()
+            messages
+                .into_iter()
+                .map(|inner| Py::new(py, Message { inner }))
+                .collect()
         };
         let snapshot = rd.snapshot();
         let ready = Ready {
@@ -373,7 +413,9 @@ impl Node {
     /// Puts the Ready's entries into the mirror and lets the engine go on while they are persisted.
     fn advance_append_async(&mut self, py: Python<'_>) -> PyResult<()> {
         let Some(rd) = self.pending.take() else {
-            return Err(EngineMisuse::new_err("advance_append_async without a ready"));
+            return Err(EngineMisuse::new_err(
+                "advance_append_async without a ready",
+            ));
         };
         self.call(py, |n| {
             let store = n.raw.mut_store();
@@ -454,8 +496,11 @@ impl Node {
     fn report_snapshot(&mut self, py: Python<'_>, member: u64, succeeded: bool) -> PyResult<()> {
         self.not_pending("report_snapshot")?;
         self.call(py, |n| {
-            let status =
-                if succeeded { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+            let status = if succeeded {
+                SnapshotStatus::Finish
+            } else {
+                SnapshotStatus::Failure
+            };
             n.raw.report_snapshot(member, status);
             Ok(())
         })
@@ -512,7 +557,12 @@ impl Node {
 
     /// For tests: the mirrored (index, term) pairs, to be compared with the store's.
     fn mirrored(&self) -> Vec<(u64, u64)> {
-        self.raw.store().entries.iter().map(|e| (e.get_index(), e.get_term())).collect()
+        self.raw
+            .store()
+            .entries
+            .iter()
+            .map(|e| (e.get_index(), e.get_term()))
+            .collect()
     }
 }
 
@@ -526,10 +576,16 @@ fn check_start(
 ) -> PyResult<()> {
     let refuse = |why: String| Err(InvalidConfig::new_err(why));
     if boundary.0 > 0 && boundary.1 == 0 {
-        return refuse(format!("boundary {} has term 0: terms start at 1", boundary.0));
+        return refuse(format!(
+            "boundary {} has term 0: terms start at 1",
+            boundary.0
+        ));
     }
     if last.0 < boundary.0 {
-        return refuse(format!("last index {} lies below the boundary {}", last.0, boundary.0));
+        return refuse(format!(
+            "last index {} lies below the boundary {}",
+            last.0, boundary.0
+        ));
     }
     if hard_state.commit > last.0 || hard_state.commit < boundary.0 {
         return refuse(format!(

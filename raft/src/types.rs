@@ -29,13 +29,20 @@ impl HardState {
     }
 
     fn __repr__(&self) -> String {
-        format!("HardState(term={}, vote={}, commit={})", self.term, self.vote, self.commit)
+        format!(
+            "HardState(term={}, vote={}, commit={})",
+            self.term, self.vote, self.commit
+        )
     }
 }
 
 impl HardState {
     pub fn from_raft(hs: &eraftpb::HardState) -> Self {
-        HardState { term: hs.term, vote: hs.vote, commit: hs.commit }
+        HardState {
+            term: hs.term,
+            vote: hs.vote,
+            commit: hs.commit,
+        }
     }
 
     pub fn to_raft(&self) -> eraftpb::HardState {
@@ -68,7 +75,13 @@ impl ConfState {
         learners_next: Vec<u64>,
         auto_leave: bool,
     ) -> Self {
-        let mut conf = ConfState { voters, learners, voters_outgoing, learners_next, auto_leave };
+        let mut conf = ConfState {
+            voters,
+            learners,
+            voters_outgoing,
+            learners_next,
+            auto_leave,
+        };
         conf.sort();
         conf
     }
@@ -179,7 +192,9 @@ fn entry_type(kind: i32) -> PyResult<eraftpb::EntryType> {
         0 => Ok(eraftpb::EntryType::EntryNormal),
         1 => Ok(eraftpb::EntryType::EntryConfChange),
         2 => Ok(eraftpb::EntryType::EntryConfChangeV2),
-        _ => Err(PyValueError::new_err(format!("entry kind {kind}: allowed are 0, 1 and 2"))),
+        _ => Err(PyValueError::new_err(format!(
+            "entry kind {kind}: allowed are 0, 1 and 2"
+        ))),
     }
 }
 
@@ -197,7 +212,12 @@ pub struct Snapshot {
 impl Snapshot {
     #[new]
     fn new(index: u64, term: u64, conf_state: &ConfState, data: Vec<u8>) -> Self {
-        Snapshot { index, term, conf_state: conf_state.clone(), data }
+        Snapshot {
+            index,
+            term,
+            conf_state: conf_state.clone(),
+            data,
+        }
     }
 
     fn __repr__(&self) -> String {
@@ -245,7 +265,10 @@ impl Message {
     }
 
     fn encode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.inner.write_to_bytes().map_err(invalid)?))
+        Ok(PyBytes::new(
+            py,
+            &self.inner.write_to_bytes().map_err(invalid)?,
+        ))
     }
 
     #[getter]
@@ -290,7 +313,11 @@ impl Message {
 
     #[getter]
     fn entries(&self) -> Vec<Entry> {
-        self.inner.get_entries().iter().map(|e| Entry { inner: e.clone() }).collect()
+        self.inner
+            .get_entries()
+            .iter()
+            .map(|e| Entry { inner: e.clone() })
+            .collect()
     }
 
     #[getter]
@@ -382,7 +409,9 @@ pub fn encode_conf_change<'py>(
     changes: Vec<(i32, u64)>,
     joint: bool,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let bytes = conf_change(&changes, joint)?.write_to_bytes().map_err(invalid)?;
+    let bytes = conf_change(&changes, joint)?
+        .write_to_bytes()
+        .map_err(invalid)?;
     Ok(PyBytes::new(py, &bytes))
 }
 
@@ -390,7 +419,11 @@ pub fn encode_conf_change<'py>(
 #[pyfunction]
 pub fn decode_conf_change(entry: &Entry) -> PyResult<Vec<(i32, u64)>> {
     let change = parse_conf_change(&entry.inner)?;
-    Ok(change.get_changes().iter().map(|c| (c.get_change_type() as i32, c.node_id)).collect())
+    Ok(change
+        .get_changes()
+        .iter()
+        .map(|c| (c.get_change_type() as i32, c.node_id))
+        .collect())
 }
 
 pub fn conf_change(changes: &[(i32, u64)], joint: bool) -> PyResult<eraftpb::ConfChangeV2> {
@@ -402,7 +435,9 @@ pub fn conf_change(changes: &[(i32, u64)], joint: bool) -> PyResult<eraftpb::Con
     });
     for &(kind, node_id) in changes {
         if node_id == 0 {
-            return Err(PyValueError::new_err("member 0 does not exist: IDs are 1 and above"));
+            return Err(PyValueError::new_err(
+                "member 0 does not exist: IDs are 1 and above",
+            ));
         }
         let mut single = eraftpb::ConfChangeSingle::default();
         single.node_id = node_id;
@@ -434,6 +469,8 @@ pub fn parse_conf_change(entry: &eraftpb::Entry) -> PyResult<eraftpb::ConfChange
             v2.merge_from_bytes(&entry.data).map_err(invalid)?;
             Ok(v2)
         }
-        EntryNormal => Err(PyValueError::new_err("a normal entry changes no configuration")),
+        EntryNormal => Err(PyValueError::new_err(
+            "a normal entry changes no configuration",
+        )),
     }
 }

@@ -50,7 +50,11 @@ fn check(mut rest: &[u8], schema: Schema) -> Result<(), String> {
                 rest = tail;
             }
             5 => skip(&mut rest, 4)?,
-            other => return Err(format!("field {field} has wire type {other}, which raft never uses")),
+            other => {
+                return Err(format!(
+                    "field {field} has wire type {other}, which raft never uses"
+                ))
+            }
         }
     }
     Ok(())

@@ -111,8 +111,12 @@ class Process:
         logger.info(
             "partition-replica %s: member %x of cluster %s, log %d to %d, applied %d, "
             "%d blobs collected",
-            __version__, own, volume.log.identity.cluster_id or "(none)",
-            volume.log.boundary.index + 1, volume.log.last.index, volume.state.applied.index,
+            __version__,
+            own,
+            volume.log.identity.cluster_id or "(none)",
+            volume.log.boundary.index + 1,
+            volume.log.last.index,
+            volume.state.applied.index,
             volume.blobs_collected,
         )
         replica: Replica
@@ -159,15 +163,11 @@ class Process:
         volume.close()
         logger.info("stopped")
 
-    def _make_server(
-        self, replica: Replica
-    ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    def _make_server(self, replica: Replica) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
         config = self._config
         interceptors = [Authorizer(config.partition)] if config.tls else []
         server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
-        failures = Failures(
-            lambda reason: self._metrics.refused.labels(reason).inc(), end_process
-        )
+        failures = Failures(lambda reason: self._metrics.refused.labels(reason).inc(), end_process)
         log_store_pb2_grpc.add_LogStoreServicer_to_server(
             LogStoreService(replica, config.limits, failures), server
         )
@@ -184,9 +184,7 @@ class Process:
         )
         return server, health_servicer
 
-    async def _watch_health(
-        self, replica: Replica, servicer: health.aio.HealthServicer
-    ) -> None:
+    async def _watch_health(self, replica: Replica, servicer: health.aio.HealthServicer) -> None:
         while True:
             state = (
                 health_pb2.HealthCheckResponse.SERVING

@@ -47,9 +47,7 @@ def test_a_blob_appears_whole(store: BlobStore, tmp_path: Path) -> None:
     assert list((tmp_path / "staging").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "chunks", [[CONTENT + b"x"], [CONTENT[:-1]], [CONTENT[:-1] + b"x"], []]
-)
+@pytest.mark.parametrize("chunks", [[CONTENT + b"x"], [CONTENT[:-1]], [CONTENT[:-1] + b"x"], []])
 def test_what_does_not_match_leaves_nothing(
     store: BlobStore, tmp_path: Path, chunks: list[bytes]
 ) -> None:

@@ -99,7 +99,9 @@ def test_tree_outcomes_are_total(machine: Machine) -> None:
     content = [payload(b"one", 0o600)]
     found = machine.apply(
         body(proposal(1, 1, [link(b"d/f"), mkdir(b"d"), link(b"d/f"), link(b"d/f")], content)),
-        body(proposal(1, 2, [mkdir(b"d"), mkdir(b"d/f"), mkdir(b"x/y"), remove(b"d"), remove(b"q")])),
+        body(
+            proposal(1, 2, [mkdir(b"d"), mkdir(b"d/f"), mkdir(b"x/y"), remove(b"d"), remove(b"q")])
+        ),
         body(proposal(1, 3, [copy(b"d/f", b"g"), copy(b"no", b"h"), copy(b"d", b"i")])),
         body(proposal(1, 4, [remove(b"d/f"), remove(b"d"), mkdir(b"g/sub")])),
     )
@@ -270,5 +272,3 @@ def test_listing_a_directory_skips_what_is_below(tmp_path: Path) -> None:
     assert listed(b"a", False) == [b"a/x"]
     assert listed(b"", True) == sorted(names)
     machine.lmdb.close()
-
-

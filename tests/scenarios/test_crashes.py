@@ -108,5 +108,3 @@ def assert_nothing_left_over(group: LocalGroup) -> None:
         assert len(folders) == 1
         staged = [p.name for p in (replica.data / "staging").iterdir()]
         assert [name for name in staged if name.startswith("blob-")] == []
-
-

@@ -75,7 +75,9 @@ async def test_trees_go_in_and_come_out_equal(group: LocalGroup) -> None:
     for number in range(60):
         path = source / f"dir{number % 7}" / f"sub{number % 3}" / f"file{number}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(rng.randbytes(rng.choice([0, 10, 5_000, 64 * 1024, 64 * 1024 + 1, 200_000])))
+        path.write_bytes(
+            rng.randbytes(rng.choice([0, 10, 5_000, 64 * 1024, 64 * 1024 + 1, 200_000]))
+        )
         path.chmod(rng.choice([0o600, 0o644, 0o755]))
     (source / "a link").symlink_to("dir0")
     async with group:
@@ -348,9 +350,7 @@ async def test_bootstrap_is_idempotent_and_a_volume_keeps_its_cluster(group: Loc
             assert detail is not None
             assert detail.reason == types.REASON_WRONG_CLUSTER
         newer = admin.LeaseToken(transitions=5, holder="new")
-        await group.admin(first).Join(
-            admin.JoinRequest(lease=newer, cluster_id=group.cluster)
-        )
+        await group.admin(first).Join(admin.JoinRequest(lease=newer, cluster_id=group.cluster))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await group.admin(first).Bootstrap(request)
         detail = detail_of(caught.value)
@@ -399,4 +399,3 @@ async def test_probes_and_metrics(group: LocalGroup) -> None:
             return "logstore_leading 1.0" in text and "logstore_log_commit_seconds_count" in text
 
         await eventually(counted, "metrics say who leads")
-

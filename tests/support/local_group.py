@@ -20,9 +20,8 @@ import grpc
 from partition_client import AsyncClient
 from partition_client.channels import Tls, open_channel
 from partition_proto.v1 import log_store_pb2 as api
-from partition_proto.v1 import log_store_pb2_grpc
-from partition_proto.v1 import replica_admin_pb2 as admin
-from partition_proto.v1 import replica_admin_pb2_grpc
+from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
+from partition_proto.v1 import replica_admin_pb2 as admin_api
 
 T = TypeVar("T")
 
@@ -74,10 +73,21 @@ class LocalReplica:
     def start(self, **environment: str) -> None:
         assert not self.running
         command = [
-            sys.executable, "-m", "partition_replica", "serve",
-            "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}",
-            "--http-listen", f"127.0.0.1:{self.http_port}", "--advertise", self.address,
-            "--partition", PARTITION, *self.arguments,
+            sys.executable,
+            "-m",
+            "partition_replica",
+            "serve",
+            "--data",
+            str(self.data),
+            "--listen",
+            f"127.0.0.1:{self.port}",
+            "--http-listen",
+            f"127.0.0.1:{self.http_port}",
+            "--advertise",
+            self.address,
+            "--partition",
+            PARTITION,
+            *self.arguments,
         ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -129,7 +139,7 @@ class LocalGroup:
         replica's folder; neither means plain text."""
         self.root = root
         self.tls = tls
-        self.lease = admin.LeaseToken(transitions=1, holder="tests")
+        self.lease = admin_api.LeaseToken(transitions=1, holder="tests")
         self.cluster = str(uuid.uuid4())
         self.replicas: list[LocalReplica] = []
         self._channels: list[grpc.aio.Channel] = []
@@ -192,7 +202,7 @@ class LocalGroup:
         await eventually(lambda: self.status(replica), f"{replica.name} answers")
 
     async def bootstrap(self) -> None:
-        """Starts all, bootstraps the first, adds and promotes the others: what the operator does."""
+        """Starts all, bootstraps the first, adds and promotes the others: the operator's part."""
         await self.bootstrap_started()
 
     async def bootstrap_started(self) -> None:
@@ -204,16 +214,16 @@ class LocalGroup:
             await eventually(lambda r=replica: self.status(r), f"{replica.name} answers")
         first = self.replicas[0]
         await self.admin(first).Bootstrap(
-            admin.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
+            admin_api.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
         )
         for replica in self.replicas[1:]:
             await self.add(replica)
 
-    def bootstrap_request(self) -> admin.BootstrapRequest:
-        return admin.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
+    def bootstrap_request(self) -> admin_api.BootstrapRequest:
+        return admin_api.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
 
-    def transfer(self, member_id: int = 0) -> admin.TransferLeadershipRequest:
-        return admin.TransferLeadershipRequest(lease=self.lease, member_id=member_id)
+    def transfer(self, member_id: int = 0) -> admin_api.TransferLeadershipRequest:
+        return admin_api.TransferLeadershipRequest(lease=self.lease, member_id=member_id)
 
     async def lead(self, replica: LocalReplica) -> None:
         """Hands leadership to a replica."""
@@ -238,9 +248,9 @@ class LocalGroup:
     async def begin_adding(self, replica: LocalReplica) -> int:
         """Joins a new volume and adds it as a learner."""
         joined = await self.admin(replica).Join(
-            admin.JoinRequest(lease=self.lease, cluster_id=self.cluster)
+            admin_api.JoinRequest(lease=self.lease, cluster_id=self.cluster)
         )
-        learner = admin.AddLearnerRequest(
+        learner = admin_api.AddLearnerRequest(
             lease=self.lease, member_id=joined.member_id, address=replica.address
         )
         await eventually(lambda: self._change("AddLearner", learner), f"{replica.name} added")
@@ -248,7 +258,7 @@ class LocalGroup:
 
     async def finish_adding(self, member_id: int) -> None:
         """Waits until a learner can be promoted, and promotes it."""
-        promote = admin.PromoteLearnerRequest(lease=self.lease, member_id=member_id)
+        promote = admin_api.PromoteLearnerRequest(lease=self.lease, member_id=member_id)
         await eventually(lambda: self._change("PromoteLearner", promote), "promoted")
 
     async def _change(self, method: str, request: object) -> bool:
@@ -290,6 +300,8 @@ class LocalGroup:
 
 
 def describe(status: api.GetStatusResponse | None) -> str:
-    return "down" if status is None else json.dumps(
-        {"role": status.role, "term": status.term, "applied": status.applied}
+    return (
+        "down"
+        if status is None
+        else json.dumps({"role": status.role, "term": status.term, "applied": status.applied})
     )

@@ -69,7 +69,9 @@ class Kube:
                 return None
             raise
 
-    async def list_labelled(self, kind: str, namespace: str, selector: dict[str, str]) -> list[Body]:
+    async def list_labelled(
+        self, kind: str, namespace: str, selector: dict[str, str]
+    ) -> list[Body]:
         query = {"labelSelector": ",".join(f"{k}={v}" for k, v in selector.items())}
         found = await self._request("GET", _path(kind, namespace), query=query)
         items = cast("list[Body]", found.get("items", []))

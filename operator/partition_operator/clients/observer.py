@@ -40,9 +40,7 @@ class Observer:
         found = await asyncio.gather(
             *(self._kube.get(kind, namespace, item) for kind, item in single),
         )
-        objects = {
-            key: item for key, item in zip(single, found, strict=True) if item is not None
-        }
+        objects = {key: item for key, item in zip(single, found, strict=True) if item is not None}
         pods = await self._pods(partition)
         claims = await self._claims(partition)
         replicas = await self.replicas(partition, pods)
@@ -52,9 +50,7 @@ class Observer:
         }
         return Observed(partition, now, objects, pods, claims, replicas, certificates)
 
-    async def replicas(
-        self, partition: Partition, pods: tuple[Pod, ...]
-    ) -> tuple[Replica, ...]:
+    async def replicas(self, partition: Partition, pods: tuple[Pod, ...]) -> tuple[Replica, ...]:
         """Asks every pod that has an address."""
         await self._replicas.forget(partition.key, {pod.ip for pod in pods if pod.ip})
         asked = [pod for pod in pods if pod.ip and not pod.deleting]

@@ -70,9 +70,7 @@ class Replicas:
     async def add_learner(
         self, partition: Partition, pod: Pod, member_id: int, address: str
     ) -> None:
-        request = admin.AddLearnerRequest(
-            lease=self._lease, member_id=member_id, address=address
-        )
+        request = admin.AddLearnerRequest(lease=self._lease, member_id=member_id, address=address)
         await self._command(partition, pod, "AddLearner", request)
 
     async def promote_learner(self, partition: Partition, pod: Pod, member_id: int) -> None:
@@ -122,9 +120,7 @@ class Replicas:
             common_name = f"operator.{partition.name}.{partition.namespace}"
             pair = issue(self._authority, common_name, [], dt.datetime.now(dt.UTC))
             self._certificates[partition.key] = pair
-        return grpc.ssl_channel_credentials(
-            self._authority.certificate, pair.key, pair.certificate
-        )
+        return grpc.ssl_channel_credentials(self._authority.certificate, pair.key, pair.certificate)
 
 
 def _detail(error: grpc.aio.AioRpcError) -> types.ErrorDetail | None:

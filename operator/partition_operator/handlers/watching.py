@@ -11,7 +11,10 @@ class Queue(Protocol):
     def enqueue(self, namespace: str, name: str) -> None: ...
 
 
-OURS: dict[str, Any] = {names.LABEL_PARTITION: kopf.PRESENT, "app.kubernetes.io/component": "replica"}
+OURS: dict[str, Any] = {
+    names.LABEL_PARTITION: kopf.PRESENT,
+    "app.kubernetes.io/component": "replica",
+}
 WATCHED = (("apps", "v1", "statefulsets"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
 
 

@@ -9,7 +9,6 @@ from partition_operator.reconcile.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.observed import Observed, Replica
 from partition_operator.resources.pdb import quorum
 
-
 NO_GROUP = "the group does not exist yet"
 
 
@@ -120,9 +119,12 @@ def _ready(
     by_type = {condition.type: condition for condition in found}
     for kind in ("Bootstrapped", "QuorumAvailable"):
         if not by_type[kind].status:
-            return Condition("Ready", False, by_type[kind].reason, _doing(
-                observed, spec, bool(by_type["Bootstrapped"].status)
-            ))
+            return Condition(
+                "Ready",
+                False,
+                by_type[kind].reason,
+                _doing(observed, spec, bool(by_type["Bootstrapped"].status)),
+            )
     if not by_type["StorageReady"].status:
         return Condition("Ready", False, "DiskFull", by_type["StorageReady"].message)
     if not by_type["Replicated"].status or ready_pods < spec.replicas:
@@ -307,9 +309,11 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
             return Event("Warning", "QuorumLost", new["message"])
         case "QuorumAvailable", "True", "NoSpare":
             return Event("Warning", "QuorumAtRisk", new["message"])
-        case "QuorumAvailable", "True", "Quorum" if old is not None and (
-            old["status"] == "False" or old["reason"] == "NoSpare"
-        ) and old["message"] != NO_GROUP:
+        case "QuorumAvailable", "True", "Quorum" if (
+            old is not None
+            and (old["status"] == "False" or old["reason"] == "NoSpare")
+            and old["message"] != NO_GROUP
+        ):
             return Event("Normal", "QuorumAvailable", new["message"])
         case "StorageReady", "False", _:
             return Event("Warning", "DiskFull", new["message"])
@@ -318,5 +322,3 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
         case "Ready", "True", "Ready":
             return Event("Normal", "Ready", new["message"])
     return None
-
-

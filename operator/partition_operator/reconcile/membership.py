@@ -68,7 +68,7 @@ def _replaced(observed: Observed, leader: Replica) -> Action | None:
         if current is None or lag(leader, current) > PROMOTE_LAG_MAX or not current.matched:
             continue
         for member in members:
-            if member.member_id == replica.member_id or member.member_id == leader.member_id:
+            if member.member_id in (replica.member_id, leader.member_id):
                 continue
             rest = [m for m in leader.members if m.voter and m.member_id != member.member_id]
             active = sum(m.recently_active for m in rest)

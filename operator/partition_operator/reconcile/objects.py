@@ -51,7 +51,6 @@ def _keep_immutable(body: dict[str, Any], live: dict[str, Any]) -> dict[str, Any
     """A StatefulSet's claim templates can't be changed: what is there stays."""
     templates = live["spec"].get("volumeClaimTemplates", [])
     kept = [
-        {key: value for key, value in template.items() if key != "status"}
-        for template in templates
+        {key: value for key, value in template.items() if key != "status"} for template in templates
     ]
     return body | {"spec": body["spec"] | {"volumeClaimTemplates": kept}}

@@ -52,9 +52,7 @@ def plan(
                 "one, delete the other PersistentVolumeClaims",
             )
         if not finding.clean and not spec.adopt:
-            return _refused(
-                observed, "VolumesFound", volumes.refusal(finding, partition.name)
-            )
+            return _refused(observed, "VolumesFound", volumes.refusal(finding, partition.name))
         adopted = bool(finding.clusters)
         chosen = next(iter(finding.clusters), "") or draw()
         action: Action | None = RecordCluster(chosen, adopted)
@@ -73,9 +71,7 @@ def plan(
     return _plan(observed, action, cluster_id, bootstrapped)
 
 
-def _next(
-    observed: Observed, image: str, cluster_id: str, bootstrapped: bool
-) -> Action | None:
+def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -> Action | None:
     spec = observed.partition.spec()
     pods = membership.pods_wanted(observed, spec.replicas)
     leader = observed.leader
@@ -103,9 +99,7 @@ def _last_voters(observed: Observed) -> int:
     return sum(m["role"] == "voter" for m in observed.partition.status.get("members", []))
 
 
-def _plan(
-    observed: Observed, action: Action | None, cluster_id: str, bootstrapped: bool
-) -> Plan:
+def _plan(observed: Observed, action: Action | None, cluster_id: str, bootstrapped: bool) -> Plan:
     spec = observed.partition.spec()
     found = conditions.conditions(observed, spec, cluster_id, bootstrapped)
     status = conditions.status(observed, spec, found, cluster_id, bootstrapped)

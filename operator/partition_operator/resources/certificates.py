@@ -108,9 +108,7 @@ def build_secret(
     }
 
 
-def secret_is_good(
-    secret: dict[str, Any] | None, authority: KeyPair, now: dt.datetime
-) -> bool:
+def secret_is_good(secret: dict[str, Any] | None, authority: KeyPair, now: dt.datetime) -> bool:
     """Whether a Secret holds a certificate of this authority that is good for a while."""
     data = (secret or {}).get("data") or {}
     if data.get("ca.crt") != _base64(authority.certificate):

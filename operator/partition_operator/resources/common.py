@@ -34,9 +34,7 @@ def covers(live: Any, wanted: Any) -> bool:
     """
     if isinstance(wanted, dict):
         return isinstance(live, dict) and all(
-            key in live and covers(live[key], value)
-            if value not in ({}, [])
-            else not live.get(key)
+            key in live and covers(live[key], value) if value not in ({}, []) else not live.get(key)
             for key, value in wanted.items()
         )
     if isinstance(wanted, list):

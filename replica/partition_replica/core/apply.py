@@ -48,9 +48,7 @@ def _open_session(view: StateView, index: LSN, term: Term, time_to_live_ms: int)
     return Applied(index, term, "session_opened")
 
 
-def _apply_proposal(
-    view: StateView, index: LSN, term: Term, proposal: types.Proposal
-) -> Applied:
+def _apply_proposal(view: StateView, index: LSN, term: Term, proposal: types.Proposal) -> Applied:
     session = SessionID(proposal.session_id)
     row = view.get_session(session)
     if row is None or row.expired(view.time_ms):
@@ -119,9 +117,7 @@ def _apply_operation(
             return types.OUTCOME_SOURCE_NOT_FOUND
 
 
-def _link(
-    view: StateView, link: types.CreateHardLink, proposal: types.Proposal
-) -> types.Outcome:
+def _link(view: StateView, link: types.CreateHardLink, proposal: types.Proposal) -> types.Outcome:
     outcome = _destination(view, link.destination_path)
     if outcome != APPLIED:
         return outcome

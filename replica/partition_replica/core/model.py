@@ -43,9 +43,7 @@ class Configuration:
 
     @property
     def members(self) -> frozenset[int]:
-        return frozenset(
-            self.voters + self.learners + self.voters_outgoing + self.learners_next
-        )
+        return frozenset(self.voters + self.learners + self.voters_outgoing + self.learners_next)
 
     @property
     def joint(self) -> bool:

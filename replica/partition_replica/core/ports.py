@@ -126,9 +126,7 @@ class PeerTransport(Protocol):
         """Returns when the member holds it durably. Raises PeerFailed."""
         ...
 
-    async def fetch_payload(
-        self, member: int, digest: Digest
-    ) -> tuple[int, AsyncIterator[bytes]]:
+    async def fetch_payload(self, member: int, digest: Digest) -> tuple[int, AsyncIterator[bytes]]:
         """(size, its content in chunks). Raises PeerFailed, the iterator too."""
         ...
 
@@ -167,9 +165,7 @@ class ReplicaService(Protocol):
 
     async def close_session(self, session: int) -> None: ...
 
-    async def append(
-        self, proposal: types.Proposal, *, retry: bool, wait_applied: bool
-    ) -> Applied:
+    async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         """Returns when the proposal is committed, or applied where asked."""
         ...
 

@@ -74,9 +74,11 @@ class RaftEngine:
         # What was applied was committed, whether or not the commit index was saved since.
         commit = max(hard_state.commit, applied)
         tail_first = max(int(boundary.index) + 1, min(int(commit) + 1, int(last.index) + 1))
-        tail = log.entries(LSN(tail_first), LSN(last.index + 1), None) if (
-            tail_first <= last.index
-        ) else []
+        tail = (
+            log.entries(LSN(tail_first), LSN(last.index + 1), None)
+            if (tail_first <= last.index)
+            else []
+        )
         self._node = raft.Node(
             raft.Config(
                 member,

@@ -77,7 +77,7 @@ class Applier:
         self._queued_bytes = 0
 
     def switch(self, body: Callable[[], Awaitable[None]], index: LSN) -> None:
-        """Runs `body`, which replaces the state by one at `index`, when nothing is being applied."""
+        """Runs `body`, which replaces the state by one at `index`, when nothing is applied."""
         self._queue.clear()
         self._queued_bytes = 0
         self._target = index

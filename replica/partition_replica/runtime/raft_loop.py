@@ -240,9 +240,7 @@ class RaftLoop:
             if change.future.done():
                 continue
             try:
-                change.future.set_result(
-                    self.engine.propose_change(change.changes, change.context)
-                )
+                change.future.set_result(self.engine.propose_change(change.changes, change.context))
             except (raft.ConfChangeRefused, raft.ProposalDropped) as error:
                 change.future.set_exception(MembershipRefused(str(error)))
 

@@ -134,9 +134,7 @@ class Replica:
         body = types.EntryBody(close_session=types.CloseSession(session_id=session))
         await self._propose(member, body, wait_applied=True)
 
-    async def append(
-        self, proposal: types.Proposal, *, retry: bool, wait_applied: bool
-    ) -> Applied:
+    async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         started = time.perf_counter()
         member = self._leading()
         check_proposal(proposal)
@@ -287,9 +285,7 @@ class Replica:
             start = Position(LSN(1), Term(1))
             await asyncio.to_thread(self._volume.state.start, start, members)
             reach("bootstrap.state_started")
-            await asyncio.to_thread(
-                self._volume.log.bootstrap, ClusterID(cluster), configuration
-            )
+            await asyncio.to_thread(self._volume.log.bootstrap, ClusterID(cluster), configuration)
             logger.info("bootstrapped cluster %s as member %x", cluster, identity.member_id)
             self.start()
         return identity.member_id
@@ -490,9 +486,7 @@ class Replica:
             raise NotLeader("leadership was lost and the change with it; retry at the leader")
         return index
 
-    async def _transfer(
-        self, member: Member, member_id: int, timeout_s: float
-    ) -> tuple[int, str]:
+    async def _transfer(self, member: Member, member_id: int, timeout_s: float) -> tuple[int, str]:
         if member.loop.role != "leader":
             raise self._not_leader(member)
         own = self._volume.log.identity.member_id

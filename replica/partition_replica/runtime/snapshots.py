@@ -197,8 +197,12 @@ class SnapshotSender:
                 current.digest,
             )
             succeeded = True
-            logger.info("member %x installed a snapshot at %d, %d payloads fetched",
-                        message.to, header.index, fetched)
+            logger.info(
+                "member %x installed a snapshot at %d, %d payloads fetched",
+                message.to,
+                header.index,
+                fetched,
+            )
         except PeerFailed as error:
             logger.warning("snapshot for member %x failed: %s", message.to, error)
         finally:
@@ -245,9 +249,7 @@ class SnapshotReceiver:
         self._last_generation = volume.log.identity.state_generation
         self._installed: dict[bytes, asyncio.Future[None]] = {}
 
-    async def install(
-        self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
-    ) -> int:
+    async def install(self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]) -> int:
         """Stages a snapshot durably, steps its message, waits until it is in force; returns how
         many payloads were fetched. A message that the engine ignores is no error: the member is
         further already. Raises PayloadMismatch, Overloaded, DiskFull, PeerFailed."""
@@ -289,9 +291,7 @@ class SnapshotReceiver:
             future.set_result(None)
         self._busy = False
 
-    async def _install(
-        self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
-    ) -> int:
+    async def _install(self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]) -> int:
         message = raft.Message.decode(header.message)
         snapshot = message.snapshot
         if snapshot is None or message.kind != raft.MessageKind.SNAPSHOT:

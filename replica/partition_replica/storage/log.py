@@ -295,9 +295,7 @@ class LmdbLog:
             payload = codec.unseal("raft", cursor.key(), cursor.value())
             self._last = Position(LSN(last), codec.decode_term(payload))
 
-    def _entry(
-        self, txn: Transaction, index: LSN, key: bytes, raft_row: bytes
-    ) -> LogEntry:
+    def _entry(self, txn: Transaction, index: LSN, key: bytes, raft_row: bytes) -> LogEntry:
         if codec.from_u64(key) != index:
             raise Damaged(f"log entry {index} is missing: the log has a hole")
         manifest_row = txn.get(key, db=self._manifest)
@@ -352,9 +350,7 @@ class LmdbLog:
         for table in (self._raft, self._manifest, self._payload):
             txn.drop(table, delete=False)
         position = snapshot.position
-        self._put_meta(
-            txn, BOUNDARY, rows.BoundaryRow(index=position.index, term=position.term)
-        )
+        self._put_meta(txn, BOUNDARY, rows.BoundaryRow(index=position.index, term=position.term))
         self._put_configuration(txn, position.index, snapshot.configuration)
         self._put_identity(txn, identity)
         return named

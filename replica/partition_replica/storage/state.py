@@ -133,9 +133,7 @@ class LmdbView:
     def list_sessions(self) -> list[tuple[SessionID, Session]]:
         self._write_sessions()
         cursor = self._txn.cursor(self._tables.session)
-        return [
-            (SessionID(codec.from_u64(key)), decode_session(key, row)) for key, row in cursor
-        ]
+        return [(SessionID(codec.from_u64(key)), decode_session(key, row)) for key, row in cursor]
 
     def get_result(self, session: SessionID, sequence: int) -> ProposalResult | None:
         key = codec.u64(session) + codec.u64(sequence)
@@ -339,9 +337,11 @@ class LmdbState:
         items: list[tuple[bytes, Node]] = []
         with self._environment.begin() as txn:
             cursor = txn.cursor(self._tables.tree)
-            found = cursor.set_range(after + b"\0" if after else prefix) if (
-                after or prefix
-            ) else cursor.first()
+            found = (
+                cursor.set_range(after + b"\0" if after else prefix)
+                if (after or prefix)
+                else cursor.first()
+            )
             while found and len(items) < count:
                 key = bytes(cursor.key())
                 if not key.startswith(prefix):
@@ -439,9 +439,7 @@ def read_applied(environment: lmdb.Environment, tables: Tables) -> rows.AppliedR
     return applied
 
 
-def put_applied(
-    txn: Transaction, tables: Tables, position: Position, time_ms: int
-) -> None:
+def put_applied(txn: Transaction, tables: Tables, position: Position, time_ms: int) -> None:
     message = rows.AppliedRow(
         format_version=codec.FORMAT_VERSION,
         index=position.index,

@@ -1,10 +1,10 @@
 """A replica's volume: what lies where, and the order in which it is opened.
 
-    lock            flock of the process that uses the volume
-    log/            LMDB: the log, hard state, configuration, identity
-    state/<n>/      LMDB: generation n of the state; the log names the one in force
-    blobs/xx/       payloads above the inline limit, by SHA-256
-    staging/        unfinished uploads and snapshots; emptied at start
+lock            flock of the process that uses the volume
+log/            LMDB: the log, hard state, configuration, identity
+state/<n>/      LMDB: generation n of the state; the log names the one in force
+blobs/xx/       payloads above the inline limit, by SHA-256
+staging/        unfinished uploads and snapshots; emptied at start
 """
 
 import os

@@ -48,9 +48,7 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         return api.MembershipResponse(lsn=await self._replica.remove_member(request.member_id))
 
     @unary
-    async def TransferLeadership(
-        self, request: api.TransferLeadershipRequest, context: Any
-    ) -> Any:
+    async def TransferLeadership(self, request: api.TransferLeadershipRequest, context: Any) -> Any:
         await self._check(request.lease)
         member, address = await self._replica.transfer_leadership(request.member_id)
         return api.TransferLeadershipResponse(

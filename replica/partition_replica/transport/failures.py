@@ -45,9 +45,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def detail(error: ReplicaError) -> types.ErrorDetail:
     """The error as programs read it."""
-    message = types.ErrorDetail(
-        reason=f"REASON_{error.reason}", message=str(error)
-    )
+    message = types.ErrorDetail(reason=f"REASON_{error.reason}", message=str(error))
     if isinstance(error, NotLeader) and error.leader[0]:
         message.leader.member_id, message.leader.address = error.leader
     if isinstance(error, Compacted):
@@ -62,9 +60,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReplicaError
     if isinstance(error, Fatal):
         raise error
     found = detail(error)
-    await context.abort(
-        CODES[error.reason], str(error), ((DETAIL_KEY, found.SerializeToString()),)
-    )
+    await context.abort(CODES[error.reason], str(error), ((DETAIL_KEY, found.SerializeToString()),))
 
 
 def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

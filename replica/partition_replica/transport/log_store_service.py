@@ -107,9 +107,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         return response
 
     @stream
-    async def Read(
-        self, request: api.ReadRequest, context: Any
-    ) -> AsyncIterator[api.ReadResponse]:
+    async def Read(self, request: api.ReadRequest, context: Any) -> AsyncIterator[api.ReadResponse]:
         position = request.from_lsn
         while True:
             entries, position = self._replica.committed_entries(
@@ -196,9 +194,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                 yield first
                 return
             yield first
-            async for chunk in file_chunks(
-                Path(content), request.offset, self._limits.chunk_bytes
-            ):
+            async for chunk in file_chunks(Path(content), request.offset, self._limits.chunk_bytes):
                 yield api.ReadFileResponse(data=chunk)
         finally:
             self._replica.release_content(Digest(node.digest))

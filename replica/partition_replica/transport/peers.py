@@ -181,12 +181,8 @@ class Peers:
         except grpc.aio.AioRpcError as error:
             raise _failed(member, error) from error
 
-    async def fetch_payload(
-        self, member: int, digest: Digest
-    ) -> tuple[int, AsyncIterator[bytes]]:
-        request = api.FetchPayloadRequest(
-            cluster_id=self._make_hello().cluster_id, digest=digest
-        )
+    async def fetch_payload(self, member: int, digest: Digest) -> tuple[int, AsyncIterator[bytes]]:
+        request = api.FetchPayloadRequest(cluster_id=self._make_hello().cluster_id, digest=digest)
         call = self._connected(member).stub.FetchPayload(request, timeout=PUSH_TIMEOUT_S)
         try:
             first = await call.read()

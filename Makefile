@@ -1,0 +1,53 @@
+# Everything that people and CI run. `make help` lists it.
+
+PYTHON ?= python3
+CACHE := $(CURDIR)/.cache
+UV := $(shell command -v uv || echo $(CACHE)/uv/bin/uv)
+RUN := $(UV) run --no-sync
+export PATH := $(CACHE)/uv/bin:$(PATH)
+
+.PHONY: help setup demo demo-down test check e2e bench generate cluster cluster-down
+
+help: ## this list
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(UV) ## everything Python needs, from uv.lock
+	@$(UV) sync --locked --quiet
+
+$(CACHE)/uv/bin/uv:
+	@echo "installing uv into .cache"
+	@$(PYTHON) -m venv $(CACHE)/uv
+	@$(CACHE)/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
+
+demo: setup ## the whole line once, on a local cluster or the one of CONTEXT=
+	@$(RUN) python -m dev.demo up
+
+demo-down: setup ## removes what the demo made
+	@$(RUN) python -m dev.demo down
+
+test: setup check ## checks and all tests; without root, all but those on a cluster
+	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
+	@$(RUN) pytest -q
+
+check: setup ## lint, types, layers, generated files
+	@$(RUN) ruff check .
+	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
+	  raft/partition_raft
+	@PYTHONPATH=client:operator:proto:raft:replica $(RUN) lint-imports --no-cache
+	@cargo fmt --manifest-path raft/Cargo.toml --check
+	@$(RUN) python -m dev.generate --check
+
+e2e: setup ## the long tests on a cluster: an idle hour's worth of audit, twenty kills
+	@IDLE_SECONDS=600 LEADER_KILLS=20 $(RUN) pytest -q tests/e2e
+
+bench: setup ## what docs/performance.md quotes
+	@$(RUN) python -m tests.benchmarks.run
+
+generate: setup ## code of the services, manifests from the chart
+	@$(RUN) python -m dev.generate
+
+cluster: setup ## starts the local cluster, or loads the current image into it
+	@$(RUN) python -m dev.cluster up
+
+cluster-down: setup ## ends the local cluster and removes what it left
+	@$(RUN) python -m dev.cluster down
