@@ -6,7 +6,7 @@ UV := $(shell command -v uv || echo $(CACHE)/uv/bin/uv)
 RUN := $(UV) run --no-sync
 export PATH := $(CACHE)/uv/bin:$(PATH)
 
-.PHONY: help setup demo demo-down test check e2e bench generate cluster cluster-down
+.PHONY: help setup demo demo-down test check e2e bench generate cluster cluster-down site
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,10 @@ bench: setup ## what docs/performance.md quotes
 
 generate: setup ## code of the services, manifests from the chart
 	@$(RUN) python -m dev.generate
+
+site: setup ## the project and its dependencies as one folder, dist/site, for the Dockerfile
+	@$(RUN) python -c "from pathlib import Path; from dev.cluster.images import install_site; \
+	  install_site(Path('dist/site'))"
 
 cluster: setup ## starts the local cluster, or loads the current image into it
 	@$(RUN) python -m dev.cluster up

@@ -119,7 +119,7 @@ def build_pause() -> Path:
 def build_project() -> tuple[str, Path]:
     """(name:tag, archive) of the project's image; the tag is its content's hash."""
     site = CACHE / "image" / "site"
-    _install_site(site)
+    install_site(site)
     layer = CACHE / "image" / "site.tar"
     _tar_tree(site, layer, "opt/partition")
     with layer.open("rb") as file:
@@ -147,7 +147,7 @@ def build_project() -> tuple[str, Path]:
     return name, archive
 
 
-def _install_site(site: Path) -> None:
+def install_site(site: Path) -> None:
     """The project and what it depends on, pinned by uv.lock, as one folder."""
     shutil.rmtree(site, ignore_errors=True)
     site.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,13 @@
+# The operator's and the replicas' image:
+#
+#   make site && docker build -t partition-operator .
+#
+# The base needs Python of the minor version that make site ran with.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+FROM ${BASE_IMAGE}
+COPY dist/site /opt/partition
+ENV PYTHONPATH=/opt/partition \
+    PATH=/opt/partition/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER 65532:65532
