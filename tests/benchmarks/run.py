@@ -1,4 +1,4 @@
-"""`make bench`: what docs/performance.md quotes, in one run, with the machine's own yardstick beside.
+"""`make bench`: what docs/performance.md quotes, in one run, beside the machine's own yardstick.
 
 Timing is noisy; the ratios to the yardstick, measured in the same run, are what to compare.
 """

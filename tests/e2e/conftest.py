@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+
 from dev.access import Access, Kubectl
 from dev.cluster import host
 from dev.cluster.layout import Layout

@@ -1,0 +1,329 @@
+"""The operator's plan, without a cluster: every refusal, every order that must hold."""
+
+import datetime as dt
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from partition_operator.api import names
+from partition_operator.api.partition import Partition, parse, parse_spec
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile import actions, membership
+from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
+from partition_operator.reconcile.plan import Plan, plan
+from partition_operator.resources.common import covers
+
+NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
+CLUSTER = "11111111-1111-4111-8111-111111111111"
+OTHER = "22222222-2222-4222-8222-222222222222"
+
+
+def partition(spec: dict[str, Any] | None = None, **status: Any) -> Partition:
+    return parse(
+        {
+            "metadata": {
+                "name": "part",
+                "namespace": "ns",
+                "uid": "u",
+                "generation": 3,
+                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "resourceVersion": "7",
+            },
+            "spec": {"replicas": 3, "storage": {"size": "1Gi"}} | (spec or {}),
+            "status": status,
+        }
+    )
+
+
+def claims(
+    count: int, cluster: str = "", created: str = "2026-01-01T00:00:05Z"
+) -> tuple[Claim, ...]:
+    return tuple(Claim(n, created, cluster) for n in range(count))
+
+
+def pods(count: int) -> tuple[Pod, ...]:
+    return tuple(Pod(n, f"10.0.0.{n}", True, False) for n in range(count))
+
+
+def member(ordinal: int, *, voter: bool = True, matched: int = 10, member_id: int = 0) -> Member:
+    identity = member_id or 100 + ordinal
+    return Member(identity, names.address("part", "ns", ordinal), voter, matched, True, "replicate")
+
+
+def replica(ordinal: int, role: str, cluster: str = CLUSTER, **more: Any) -> Replica:
+    values: dict[str, Any] = {
+        "ordinal": ordinal,
+        "cluster_id": cluster,
+        "member_id": 100 + ordinal,
+        "role": role,
+        "term": 2,
+        "leader_id": 100,
+        "last_index": 10,
+        "committed": 10,
+        "applied": 10,
+        "serving": role == "leader",
+        "changing": False,
+        "disk_full": False,
+    }
+    return Replica(**(values | more))
+
+
+def new(ordinal: int) -> Replica:
+    return replica(ordinal, "unbootstrapped", "", member_id=100 + ordinal, leader_id=0)
+
+
+def see(found: Partition, **more: Any) -> Observed:
+    values: dict[str, Any] = {
+        "partition": found,
+        "now": NOW,
+        "objects": {},
+        "pods": (),
+        "claims": (),
+        "replicas": (),
+        "certificates_good": {"part-replica-tls": True, "part-client-tls": True},
+    }
+    return Observed(**(values | more))
+
+
+def complete(observed: Observed) -> Observed:
+    """With every object applied, as the plan itself asks for them."""
+    for _ in range(10):
+        step = plan(observed, "image:1")
+        if not isinstance(step.action, actions.Apply):
+            return observed
+        body = step.action.body
+        key = (body["kind"], body["metadata"]["name"])
+        observed = replace(observed, objects=observed.objects | {key: body})
+    raise AssertionError("the plan applies for ever")
+
+
+def draw(observed: Observed) -> Plan:
+    return plan(observed, "image:1", draw=lambda: CLUSTER)
+
+
+def test_the_cluster_is_drawn_and_recorded_before_anything_else() -> None:
+    assert draw(see(partition())).action == actions.RecordCluster(CLUSTER, adopted=False)
+
+
+def test_objects_come_before_the_group_in_a_fixed_order() -> None:
+    observed = see(partition(clusterID=CLUSTER), certificates_good={})
+    kinds: list[str] = []
+    for _ in range(10):
+        action = plan(observed, "image:1").action
+        if isinstance(action, actions.IssueCertificate):
+            kinds.append(action.secret)
+            good = observed.certificates_good | {action.secret: True}
+            observed = replace(observed, certificates_good=good)
+        elif isinstance(action, actions.Apply):
+            body = action.body
+            kinds.append(body["kind"])
+            key = (body["kind"], body["metadata"]["name"])
+            observed = replace(observed, objects=observed.objects | {key: body})
+        else:
+            assert action is None  # no pod yet
+            break
+    assert kinds == [
+        "part-replica-tls",
+        "part-client-tls",
+        "ServiceAccount",
+        "Service",
+        "Service",
+        "StatefulSet",
+    ]
+
+
+def test_a_claim_is_marked_before_its_volume_is_touched() -> None:
+    observed = complete(
+        see(partition(clusterID=CLUSTER), pods=pods(3), claims=claims(3), replicas=(new(0),))
+    )
+    assert plan(observed, "image:1").action == actions.MarkClaim(0, CLUSTER)
+    observed = replace(observed, claims=claims(3, CLUSTER))
+    assert plan(observed, "image:1").action == actions.Bootstrap(0, CLUSTER)
+
+
+def test_only_replica_0_bootstraps_and_only_once() -> None:
+    base = see(partition(clusterID=CLUSTER), pods=pods(3), claims=claims(3, CLUSTER))
+    others = complete(replace(base, replicas=(new(1), new(2))))
+    assert plan(others, "image:1").action is None
+    formed = (replica(0, "leader", members=(member(0),)), new(1), new(2))
+    observed = complete(replace(base, replicas=formed))
+    assert plan(observed, "image:1").action == actions.RecordBootstrapped(CLUSTER)
+    lost = complete(
+        see(
+            partition(clusterID=CLUSTER, bootstrapped=True),
+            pods=pods(3),
+            claims=claims(3, CLUSTER),
+            replicas=(new(0),),
+        )
+    )
+    assert plan(lost, "image:1").action == actions.Join(0, CLUSTER)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"claims": claims(3, OTHER)},
+        {"claims": claims(1, created="2025-01-01T00:00:00Z")},
+        {"claims": claims(3), "replicas": (replica(0, "joining", OTHER),)},
+    ],
+)
+def test_volumes_of_another_life_are_refused_with_the_way_out(found: dict[str, Any]) -> None:
+    step = draw(see(partition(), **found))
+    assert step.action is None
+    accepted = step.status["conditions"][0]
+    assert (accepted["status"], accepted["reason"]) == ("False", "VolumesFound")
+    assert "spec.bootstrap.adopt" in accepted["message"]
+    assert [e.reason for e in step.events] == ["VolumesFound"]
+
+
+def test_adoption_takes_the_volumes_cluster_and_never_bootstraps() -> None:
+    spec = {"bootstrap": {"adopt": True}}
+    step = draw(see(partition(spec), claims=claims(3, OTHER)))
+    assert step.action == actions.RecordCluster(OTHER, adopted=True)
+    mixed = (*claims(1, OTHER), Claim(1, "2026-01-01T00:00:05Z", CLUSTER))
+    refused = draw(see(partition(spec), claims=mixed))
+    assert refused.action is None
+    assert "several clusters" in refused.status["conditions"][0]["message"]
+
+
+def test_a_foreign_volume_among_ours_is_refused_by_name() -> None:
+    found = (replica(0, "leader", members=(member(0),)), replica(1, "follower", OTHER))
+    step = plan(see(partition(clusterID=CLUSTER, bootstrapped=True), replicas=found), "image:1")
+    assert step.action is None
+    assert "part-1" in step.status["conditions"][0]["message"]
+
+
+def running(*replicas: Replica, wanted: int = 3) -> Observed:
+    return see(
+        partition({"replicas": wanted}, clusterID=CLUSTER, bootstrapped=True),
+        pods=pods(max(wanted, len(replicas))),
+        claims=claims(wanted, CLUSTER),
+        replicas=replicas,
+    )
+
+
+def change(observed: Observed, wanted: int = 3) -> object:
+    return membership.next_change(observed, CLUSTER, wanted)
+
+
+def test_newcomers_join_learn_and_are_promoted_one_at_a_time() -> None:
+    alone = (member(0),)
+    assert change(running(replica(0, "leader", members=alone), new(1), new(2))) == actions.Join(
+        1, CLUSTER
+    )
+    joined = (replica(1, "joining"), replica(2, "joining"))
+    added = change(running(replica(0, "leader", members=alone), *joined))
+    assert added == actions.AddLearner(0, 101, names.address("part", "ns", 1), "part-1")
+    learning = (member(0), member(1, voter=False, matched=0))
+    assert change(running(replica(0, "leader", members=learning), *joined)) is None
+    behind = (member(0), member(1, voter=False, matched=10))
+    leader = replica(0, "leader", members=behind, last_index=5000)
+    assert change(running(leader, *joined)) is None
+    caught_up = replica(0, "leader", members=behind)
+    assert change(running(caught_up, *joined)) == actions.PromoteLearner(0, 101, "part-1")
+    busy = replica(0, "leader", members=behind, changing=True)
+    assert change(running(busy, *joined)) is None
+
+
+def test_scaling_down_removes_the_highest_first_and_keeps_its_pod_until_then() -> None:
+    five = tuple(member(n) for n in range(5))
+    observed = running(replica(0, "leader", members=five), wanted=3)
+    assert change(observed) == actions.RemoveMember(0, 104, "part-4")
+    assert membership.pods_wanted(observed, 3) == 5
+    four = replica(3, "leader", member_id=103, members=five[:4])
+    assert change(running(four)) == actions.TransferLeadership(3, 100)
+
+
+def test_a_member_is_replaced_only_when_its_volume_is_gone_and_the_rest_has_a_quorum() -> None:
+    fresh = replica(2, "follower", member_id=999)
+    old = member(2)
+    silent = replace(old, recently_active=False)
+    newcomer = member(2, voter=False, member_id=999)
+    seen = (member(0), member(1), silent, newcomer)
+    leader = replica(0, "leader", members=seen)
+    gone = change(running(leader, replica(1, "follower"), fresh))
+    assert gone == actions.RemoveMember(0, 102, "part-2")
+    weak = (member(0), replace(member(1), recently_active=False), silent, newcomer)
+    held = change(running(replica(0, "leader", members=weak), fresh))
+    assert held is None
+    # The pod is only away: nobody else answers at its address, so nothing is removed.
+    away = replica(0, "leader", members=(member(0), member(1), silent))
+    assert change(running(away, replica(1, "follower"))) is None
+
+
+def test_an_idle_partition_plans_nothing_and_the_same_status() -> None:
+    members = tuple(member(n) for n in range(3))
+    found = (replica(0, "leader", members=members), replica(1, "follower"), replica(2, "follower"))
+    observed = complete(running(*found))
+    first = plan(observed, "image:1")
+    assert first.action is None
+    assert first.settled
+    body = observed.partition.body | {"status": first.status}
+    later = replace(
+        observed,
+        partition=parse(body),
+        now=NOW + dt.timedelta(hours=1),
+        replicas=tuple(replace(r, committed=11, applied=11, last_index=11) for r in found),
+    )
+    second = plan(later, "image:1")
+    assert second.status == first.status
+    assert second.events == []
+
+
+def test_status_tells_of_a_missing_member_and_a_lost_quorum() -> None:
+    members = (member(0), member(1), replace(member(2), recently_active=False))
+    found = (replica(0, "leader", members=members), replica(1, "follower"))
+    step = plan(complete(running(*found)), "image:1")
+    assert step.status["quorumCriticalPods"] == ["part-0", "part-1"]
+    by_type = {c["type"]: c for c in step.status["conditions"]}
+    assert by_type["QuorumAvailable"]["reason"] == "NoSpare"
+    assert (by_type["Ready"]["status"], by_type["Ready"]["reason"]) == ("True", "Degraded")
+    assert "part-2" in by_type["Ready"]["message"]
+    body = running().partition.body | {"status": step.status}
+    lost = replace(running(replica(0, "follower")), partition=parse(body))
+    after = plan(lost, "image:1")
+    assert "QuorumLost" in [e.reason for e in after.events]
+    assert after.status["state"] == "NoLeader"
+
+
+def test_leader_changes_are_events_even_over_a_gap() -> None:
+    members = tuple(member(n) for n in range(3))
+    old = plan(complete(running(replica(0, "leader", members=members))), "image:1").status
+    body = running().partition.body | {"status": old | {"leader": ""}}
+    now = running(replica(1, "leader", members=members, term=5))
+    step = plan(complete(replace(now, partition=parse(body))), "image:1")
+    assert "part-1 leads in term 5" in [e.message for e in step.events]
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "why"),
+    [
+        ("x" * 41, {}, "at most 40 characters"),
+        ("1a", {}, "beginning with a letter"),
+        ("a", {"replicas": 2}, "allowed are 1, 3, 5, 7"),
+        ("a", {"storage": {"size": "1Mi"}}, "at least 64Mi"),
+        ("a", {"storage": {}}, "at least 64Mi"),
+        ("a", {"replication": {"mode": "None"}}, "supports Raft only"),
+    ],
+)
+def test_what_slips_through_the_crd_is_refused(name: str, spec: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidSpec, match=why):
+        parse_spec(name, {"storage": {"size": "1Gi"}} | spec)
+
+
+def test_an_invalid_spec_leaves_a_running_group_as_it_is() -> None:
+    found = partition({"replicas": 4}, clusterID=CLUSTER, bootstrapped=True, ready="3/3")
+    step = plan(see(found), "image:1")
+    assert step.action is None
+    assert step.status["ready"] == "3/3"
+    assert step.status["state"] == "InvalidSpec"
+    assert [e.reason for e in step.events] == ["InvalidSpec"]
+
+
+def test_covers() -> None:
+    live = {"a": 1, "b": {"c": ["x", {"d": 1, "e": 2}]}, "size": "1024Mi"}
+    assert covers(live, {"b": {"c": ["x", {"d": 1}]}, "size": "1Gi"})
+    assert not covers(live, {"b": {"c": ["x"]}})
+    assert not covers(live, {"a": 2})
+    assert not covers(live, {"z": 1})
+    assert covers(live, {"z": {}})
