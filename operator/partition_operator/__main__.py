@@ -31,6 +31,7 @@ def parse(environment: Mapping[str, str]) -> Config:
             raise ConfigError(f"{name}={text!r}: a number above 0 is wanted")
         return value
 
+    lease_s = number("PARTITION_OPERATOR_LEASE_SECONDS", 15)
     watch = environment.get("PARTITION_OPERATOR_WATCH", "")
     return Config(
         namespace=required("PARTITION_OPERATOR_NAMESPACE"),
@@ -41,6 +42,9 @@ def parse(environment: Mapping[str, str]) -> Config:
         workers=int(number("PARTITION_OPERATOR_WORKERS", 8)),
         resync_s=number("PARTITION_OPERATOR_RESYNC_SECONDS", 60),
         poll_s=number("PARTITION_OPERATOR_POLL_SECONDS", 3),
+        lease_duration_s=lease_s,
+        lease_renew_deadline_s=lease_s * 2 / 3,
+        lease_retry_s=lease_s * 2 / 15,
     )
 
 
@@ -50,6 +54,8 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    # One line for each event of each object, to say that a key was enqueued.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     try:
         config = parse(os.environ)
     except ConfigError as error:

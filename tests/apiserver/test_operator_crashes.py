@@ -1,0 +1,182 @@
+"""The operator ends by kill -9's equal right after each step took effect, and carries on when it is
+started again. Real API server and etcd, real replicas on loopback; every failpoint is tried."""
+
+import asyncio
+import base64
+import datetime as dt
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from partition_client.channels import Tls, open_channel
+from partition_operator.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
+from partition_operator.resources.certificates import KeyPair, issue
+from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
+from partition_proto.v1 import replica_admin_pb2 as admin
+
+from tests.support.api_server import ApiServer
+from tests.support.certificates import write
+from tests.support.local_group import eventually, free_port
+from tests.support.stand_in_nodes import StandInNodes
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(600)]
+
+GROWING = (
+    "authority.created",
+    "RecordCluster",
+    "IssueCertificate",
+    "Apply.ServiceAccount",
+    "Apply.Service",
+    "Apply.StatefulSet",
+    "Apply.PodDisruptionBudget",
+    "MarkClaim",
+    "Bootstrap",
+    "RecordBootstrapped",
+    "Join",
+    "AddLearner",
+    "PromoteLearner",
+    "status.written",
+)
+SHRINKING = ("RemoveMember", "Delete.PodDisruptionBudget", "TransferLeadership")
+
+PARTITION = """\
+apiVersion: logstore.dev/v1alpha1
+kind: Partition
+metadata: {name: part}
+spec: {replicas: 3, storage: {size: 1Gi}}
+"""
+
+
+def test_every_failpoint_is_tried() -> None:
+    assert {*GROWING, *SHRINKING} == REGISTERED
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    if os.geteuid() != 0:
+        pytest.skip("replicas find each other by a hosts file that only root can mount")
+    with ApiServer(tmp_path_factory.mktemp("apiserver")) as found:
+        yield found
+
+
+class Operator:
+    """One operator process for one namespace."""
+
+    def __init__(self, server: ApiServer, namespace: str, log: Path) -> None:
+        self._environment = os.environ | {
+            "KUBECONFIG": str(server.kubeconfig),
+            "PARTITION_OPERATOR_NAMESPACE": namespace,
+            "PARTITION_OPERATOR_WATCH": namespace,
+            "PARTITION_OPERATOR_IMAGE": "image:1",
+            "PARTITION_OPERATOR_POLL_SECONDS": "1",
+        }
+        self._log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, failpoint: str = "") -> None:
+        environment = self._environment | {
+            ENVIRONMENT: failpoint,
+            "PARTITION_OPERATOR_HTTP_PORT": str(free_port()),
+            # Each process is a new holder of the lease, as a new pod is.
+            "PARTITION_OPERATOR_IDENTITY": uuid.uuid4().hex,
+            "PARTITION_OPERATOR_LEASE_SECONDS": "2",
+        }
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "partition_operator"],
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.mark.parametrize("failpoint", [*GROWING, *SHRINKING])
+async def test_carries_on(server: ApiServer, tmp_path: Path, failpoint: str) -> None:
+    namespace = f"t-{uuid.uuid4().hex[:8]}"
+    server.kubectl("create", "namespace", namespace)
+    operator = Operator(server, namespace, tmp_path / "operator.log")
+
+    async def partition() -> dict[str, Any]:
+        return await asyncio.to_thread(
+            server.kubectl.json, "-n", namespace, "get", "partition", "part"
+        )
+
+    async def ready(wanted: int) -> bool:
+        status = (await partition()).get("status", {})
+        return status.get("state") == "Ready" and status.get("ready") == f"{wanted}/{wanted}"
+
+    async def died() -> bool:
+        assert operator.process is not None
+        return operator.process.poll() is not None
+
+    try:
+        async with StandInNodes(server.kubectl, namespace, tmp_path / "nodes"):
+            server.kubectl("-n", namespace, "apply", "-f", "-", stdin=PARTITION)
+            if failpoint in SHRINKING:
+                operator.start()
+                await eventually(lambda: ready(3), "it is ready", 120)
+                if failpoint == "TransferLeadership":
+                    await move_leader(server, namespace, tmp_path)
+                operator.stop()
+                server.kubectl("-n", namespace, "scale", "partition", "part", "--replicas=1")
+            operator.start(failpoint)
+            await eventually(died, f"the operator reaches {failpoint}", 120)
+            assert operator.process is not None
+            assert operator.process.returncode == EXIT_CODE
+            before = (await partition()).get("status", {}).get("clusterID", "")
+            operator.start()
+            size = 1 if failpoint in SHRINKING else 3
+            await eventually(lambda: ready(size), f"it is ready after {failpoint}", 120)
+            status = (await partition())["status"]
+            assert len(status["members"]) == size
+            assert {m["role"] for m in status["members"]} == {"voter"}
+            assert before in ("", status["clusterID"])
+            claims = server.kubectl.json("-n", namespace, "get", "pvc")["items"]
+            ids = {c["metadata"]["annotations"]["logstore.dev/cluster-id"] for c in claims}
+            assert ids == {status["clusterID"]}
+    except BaseException:
+        print((tmp_path / "operator.log").read_text()[-6000:], file=sys.stderr)
+        raise
+    finally:
+        operator.stop()
+
+
+async def move_leader(server: ApiServer, namespace: str, folder: Path) -> None:
+    """Gives leadership to a replica that scaling down removes, as a deposed operator would not:
+    with a certificate of the operator's and a token of the current lease."""
+    secret = server.kubectl.json("-n", namespace, "get", "secret", "partition-operator-ca")
+    authority = KeyPair(*(base64.b64decode(secret["data"][k]) for k in ("tls.crt", "tls.key")))
+    pair = issue(authority, f"operator.part.{namespace}", [], dt.datetime.now(dt.UTC))
+    pods = server.kubectl.json("-n", namespace, "get", "pods")["items"]
+    lease = server.kubectl.json("-n", namespace, "get", "lease", "partition-operator")
+    token = admin.LeaseToken(transitions=lease["spec"]["leaseTransitions"], holder="test")
+    files = write(folder / "certificate", pair, authority)
+    statuses = {}
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        tls = Tls.in_directory(files, f"{name}.part-replicas.{namespace}.svc")
+        channel = open_channel(f"{pod['status']['podIP']}:7000", tls)
+        statuses[name] = (
+            channel,
+            await log_store_pb2_grpc.LogStoreStub(channel).GetStatus(api.GetStatusRequest()),
+        )
+    leader = next(n for n, (_, s) in statuses.items() if s.role == "leader")
+    if leader != "part-2":
+        channel = statuses[leader][0]
+        request = admin.TransferLeadershipRequest(
+            lease=token, member_id=statuses["part-2"][1].member_id
+        )
+        await replica_admin_pb2_grpc.ReplicaAdminStub(channel).TransferLeadership(request)
+    for channel, _ in statuses.values():
+        await channel.close()

@@ -1,0 +1,94 @@
+"""API server and etcd alone, on loopback: objects without anything that acts on them."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from dev.access import Kubectl
+from dev.cluster.builds import build_programs
+from dev.cluster.layout import BIN, ROOT
+from dev.cluster.pki import SERVER, Authority, write_key, write_kubeconfig
+from dev.cluster.settings import etcd
+from tests.support.local_group import free_port
+
+
+class ApiServer:
+    """Use as a context manager; ready in a few seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.kubeconfig = folder / "admin.conf"
+
+    def __enter__(self) -> "ApiServer":
+        build_programs()
+        folder = self._folder
+        folder.mkdir(parents=True, exist_ok=True)
+        authority = Authority(folder)
+        authority.issue("admin", "admin", organisation="system:masters")
+        authority.issue(
+            "server",
+            "kube-apiserver",
+            usages=(SERVER,),
+            names=("localhost",),
+            ips=("127.0.0.1",),
+        )
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        write_key(folder / "sa.key", key)
+        (folder / "sa.pub").write_bytes(
+            key.public_key().public_bytes(
+                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
+        client, peer, port = free_port(), free_port(), free_port()
+        self._start("etcd", etcd(folder / "etcd", client, peer))
+        self._start(
+            "apiserver",
+            [
+                str(BIN / "kubernetes"),
+                "kube-apiserver",
+                f"--etcd-servers=http://127.0.0.1:{client}",
+                "--bind-address=127.0.0.1",
+                f"--secure-port={port}",
+                "--advertise-address=127.0.0.1",
+                "--endpoint-reconciler-type=none",
+                "--service-cluster-ip-range=10.96.0.0/24",
+                "--authorization-mode=RBAC",
+                # No controller makes accounts here, and no kubelet runs pods.
+                "--disable-admission-plugins=ServiceAccount",
+                f"--client-ca-file={folder / 'ca.crt'}",
+                f"--tls-cert-file={folder / 'server.crt'}",
+                f"--tls-private-key-file={folder / 'server.key'}",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-key-file={folder / 'sa.pub'}",
+                f"--service-account-signing-key-file={folder / 'sa.key'}",
+            ],
+        )
+        write_kubeconfig(self.kubeconfig, f"https://127.0.0.1:{port}", folder, "admin")
+        self.kubectl = Kubectl(kubeconfig=self.kubeconfig)
+        self._wait()
+        self.kubectl("apply", "-f", str(ROOT / "manifests" / "crds"))
+        self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+
+    def _start(self, name: str, command: list[str]) -> None:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            self._processes.append(
+                subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, env=os.environ)
+            )
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.kubectl("get", "--raw", "/readyz", check=False) != "ok":
+            if any(p.poll() is not None for p in self._processes) or time.monotonic() > deadline:
+                raise AssertionError(f"the API server did not start; see {self._folder}/*.log")
+            time.sleep(0.1)
