@@ -20,7 +20,7 @@ from partition_client.tree import digest_directory, digest_tree, put_tree
 from dev.access import Access, Kubectl, size_of, source_tree
 from dev.cluster import host
 from dev.cluster.layout import ROOT, Layout
-from dev.install import NAMESPACE, install, uninstall
+from dev.install import NAMESPACE, helm_release, install, is_demo, mark_demo, uninstall
 from dev.load import Writers
 
 DEMO = "partition-demo"
@@ -62,8 +62,14 @@ class Demo:
     async def run(self) -> int:
         started = time.monotonic()
         kubectl = self._cluster()
+        if self.context and helm_release(kubectl) and not is_demo(kubectl):
+            raise SystemExit(
+                f"demo: that cluster has a release partition-operator in {NAMESPACE} already: "
+                "the demo would replace it; use another cluster"
+            )
         with step("Installing the operator with Helm", "1 min"):
             install(kubectl, self.image)
+            mark_demo(kubectl)
         with step(
             f"Applying {SAMPLE.relative_to(ROOT)}: {REPLICAS} replicas form a group", "1 min"
         ):
@@ -203,15 +209,14 @@ def progress(files: int) -> "object":
 
 
 async def longest_pause(writers: Writers, for_s: float, began: float) -> float:
-    """The longest time without an acknowledgement, watched for a while."""
-    longest, last = 0.0, writers.last_at
-    while time.monotonic() < began + for_s:
+    """The longest time without an acknowledgement, watched for a while, and to its end."""
+    longest, last = 0.0, began
+    while time.monotonic() < began + for_s or last < began + for_s:
         await asyncio.sleep(0.005)
-        if writers.last_at != last:
-            longest = max(longest, writers.last_at - max(last, began))
-            last = writers.last_at
-        if time.monotonic() - began > 60:
-            break
+        if writers.last_at > last:
+            longest, last = max(longest, writers.last_at - last), writers.last_at
+        if time.monotonic() - last > 60:
+            return time.monotonic() - last
     return longest
 
 
@@ -271,6 +276,8 @@ def main() -> None:
     if options.context:
         kubectl = Kubectl(context=options.context)
         kubectl("delete", "namespace", DEMO, "--ignore-not-found")
+        if not is_demo(kubectl):
+            raise SystemExit(f"demo: the release in {NAMESPACE} is not the demo's; it stays")
         uninstall(kubectl)
         say(f"Kept: the CustomResourceDefinition and namespace {NAMESPACE}.")
     else:

@@ -11,6 +11,7 @@ from dev.cluster.layout import BIN, ROOT
 CHART = ROOT / "charts" / "partition-operator"
 RELEASE = "partition-operator"
 NAMESPACE = "partition-system"
+DEMO_LABEL = "logstore.dev/demo=true"
 
 
 def helm(kubectl: Kubectl, *words: str) -> str:
@@ -45,6 +46,22 @@ def install(kubectl: Kubectl, image: str, **values: object) -> None:
             "--timeout",
             "180s",
         )
+
+
+def helm_release(kubectl: Kubectl) -> bool:
+    """Whether a release of our name exists."""
+    names = helm(kubectl, "list", "-n", NAMESPACE, "-q", "--all").split()
+    return RELEASE in names
+
+
+def mark_demo(kubectl: Kubectl) -> None:
+    """Remembers that the release is the demo's, to be removed with it."""
+    kubectl("label", "namespace", NAMESPACE, DEMO_LABEL, "--overwrite")
+
+
+def is_demo(kubectl: Kubectl) -> bool:
+    key, _, value = DEMO_LABEL.partition("=")
+    return kubectl("get", "namespaces", "-l", f"{key}={value}", "-o", "name").strip() != ""
 
 
 def uninstall(kubectl: Kubectl) -> None:

@@ -2,6 +2,7 @@
 a base root file system. Each is built once and kept in .cache."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,11 @@ def check_host() -> None:
     ]
     if os.geteuid() != 0:
         missing.append("root (namespaces, mounts and bridges need it)")
+    hierarchies = [Path("/sys/fs/cgroup") / name for name in ("memory", "pids", "unified")]
+    if not all(path.is_dir() for path in hierarchies):
+        missing.append("cgroup v1 with v2 beside it (hybrid); pure v2 is not supported yet")
+    if platform.machine() != "x86_64":
+        missing.append(f"an x86_64 processor; this is {platform.machine()}")
     free_gib = shutil.disk_usage(ROOT).free / 2**30
     if free_gib < 8:
         missing.append(f"disk space: {free_gib:.1f} GiB are free, 8 are needed")

@@ -247,9 +247,6 @@ def down_locked() -> None:
         remove_cgroups(layout.name)
     if STATE.exists():
         subprocess.run(["rm", "-rf", "--one-file-system", STATE], check=True)
-    for path in ("/var/lib/cni", "/var/lib/kubelet"):
-        with suppress(OSError):  # mount points of ours; not empty means somebody else's
-            Path(path).rmdir()
 
 
 def _reap(pid: int) -> None:

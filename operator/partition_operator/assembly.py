@@ -19,7 +19,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from partition_operator import __version__, failpoints
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.lease import LeaseHolder
-from partition_operator.clients.observer import Observer
+from partition_operator.clients.observer import Applied, Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
 from partition_operator.config import Config
@@ -96,27 +96,39 @@ class Process:
         self._leading.set(1)
         renewing = asyncio.create_task(lease.renew())
         try:
-            await self._work(kube, lease.transitions)
+            await self._work(kube, lease, renewing)
         finally:
             renewing.cancel()
             with suppress(Exception):
                 await lease.release()
 
-    async def _work(self, kube: Kube, transitions: int) -> None:
+    async def _work(self, kube: Kube, lease: LeaseHolder, renewing: "asyncio.Task[None]") -> None:
         config = self._config
         authority = await ensure_authority(kube, config)
-        token = admin.LeaseToken(transitions=transitions, holder=config.identity)
+        token = admin.LeaseToken(transitions=lease.transitions, holder=config.identity)
+
+        async def raise_token(seen: int) -> None:
+            await lease.raise_above(seen)
+            token.transitions = lease.transitions
+
+        applied: Applied = {}
         replicas = Replicas(authority, token, config.replica_timeout_s)
-        observer = Observer(kube, replicas, authority)
+        observer = Observer(kube, replicas, authority, applied)
         recorder = self._recorder = Recorder(kube, config.events_a_minute_max)
         reconciler = self._reconciler = Reconciler(
-            config, kube, observer, Executor(kube, replicas, authority), recorder, end_process
+            config,
+            kube,
+            observer,
+            Executor(kube, replicas, authority, applied),
+            recorder,
+            raise_token,
         )
         working = asyncio.create_task(reconciler.run())
         watching = asyncio.create_task(self._watch(reconciler))
         stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({working, watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (working, watching):
+        everything = {working, watching, renewing, stopping}
+        await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
+        for task in (working, watching, renewing):
             if task.done() and not self._stop.is_set():
                 task.result()
                 end_process("the operator's loop ended by itself")

@@ -32,4 +32,8 @@ class ReplicaRefused(OperatorError):
 
 
 class Deposed(OperatorError):
-    pass
+    """`seen`: the token that the replica remembers."""
+
+    def __init__(self, message: str, seen: int) -> None:
+        super().__init__(message)
+        self.seen = seen

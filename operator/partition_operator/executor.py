@@ -8,11 +8,13 @@ from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.clients.kube import Kube
+from partition_operator.clients.observer import Applied
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaUnreachable
 from partition_operator.reconcile import actions
 from partition_operator.reconcile.observed import Observed, Pod
 from partition_operator.resources.certificates import KeyPair, build_secret
+from partition_operator.resources.common import content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +26,8 @@ class Executor:
     kube: Kube
     replicas: Replicas
     authority: KeyPair
+    applied: Applied
+    """What was applied last, shared with the observer."""
 
     async def execute(self, observed: Observed, action: actions.Action) -> None:
         partition = observed.partition
@@ -36,14 +40,17 @@ class Executor:
     ) -> None:
         match action:
             case actions.Apply(body):
-                await self.kube.apply(body)
+                applied = await self.kube.apply(body)
+                version = applied["metadata"]["resourceVersion"]
+                key = (body["kind"], body["metadata"]["name"])
+                self.applied.setdefault(partition.key, {})[key] = (content_hash(body), version)
             case actions.Delete(kind, name):
                 await self.kube.delete(kind, partition.namespace, name)
             case actions.IssueCertificate(secret, role):
                 now = dt.datetime.now(dt.UTC)
                 await self.kube.apply(build_secret(partition, secret, role, self.authority, now))
-            case actions.RecordCluster(cluster_id, adopted):
-                await self._record(partition, cluster_id, bootstrapped=adopted)
+            case actions.RecordCluster(cluster_id):
+                await self._record(partition, cluster_id, bootstrapped=False)
             case actions.RecordBootstrapped(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=True)
             case actions.MarkClaim(ordinal, cluster_id):

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from partition_operator import failpoints
@@ -55,7 +55,7 @@ class Reconciler:
         observer: Observer,
         executor: Executor,
         recorder: Recorder,
-        deposed: Callable[[str], None],
+        deposed: Callable[[int], Awaitable[None]],
     ) -> None:
         self._config = config
         self._kube = kube
@@ -95,6 +95,7 @@ class Reconciler:
             ]
             for key in due:
                 await slots.acquire()
+                self.turned_at = time.monotonic()
                 entry = self._entries[key]
                 entry.working = True
                 task = asyncio.create_task(self._work(key, entry))
@@ -119,8 +120,7 @@ class Reconciler:
             pause = await self._turn(key, entry)
             entry.failures = 0
         except Deposed as error:
-            self._deposed(str(error))
-            return
+            pause = await self._token_too_low(key, entry, error)
         except OperatorError as error:
             pause = self._failed(key, entry, error)
         except Exception as error:  # one broken object must not end the others' turns
@@ -129,10 +129,20 @@ class Reconciler:
         finally:
             entry.working = False
             self._wake.set()
-        if pause is None:
+        if pause is None and not entry.again:
             self._entries.pop(key, None)
             return
+        pause = pause or 0.0
         entry.due = time.monotonic() + (0 if entry.again else pause)
+
+    async def _token_too_low(self, key: Key, entry: _Entry, error: Deposed) -> float:
+        """A replica saw a higher token: either another operator leads, and renewing our lease fails
+        soon, or the Lease was made anew since, and we go above."""
+        try:
+            await self._deposed(error.seen)
+        except (OperatorError, TimeoutError) as failure:
+            logger.warning("%s/%s: token not raised: %s", *key, failure)
+        return self._failed(key, entry, error)
 
     def _failed(self, key: Key, entry: _Entry, error: Exception) -> float:
         self.failed += 1
@@ -177,7 +187,7 @@ class Reconciler:
                 # Its state is not what we saw: look again, a little later.
                 logger.info("%s/%s: %s", *key, error)
                 return config.poll_progressing_s
-        return 0.0
+        return config.poll_progressing_s
 
     async def _unchanged(self, seen: Observed) -> bool:
         """Asks the replicas alone: leader changes and lag are no Kubernetes events."""
@@ -192,7 +202,12 @@ class Reconciler:
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
-            "metadata": {"name": partition.name, "namespace": partition.namespace},
+            "metadata": {
+                "name": partition.name,
+                "namespace": partition.namespace,
+                # A deposed operator's late write must not undo a newer one.
+                "resourceVersion": partition.body["metadata"]["resourceVersion"],
+            },
             "status": step.status,
         }
         await self._kube.apply(body, subresource="status")

@@ -136,7 +136,13 @@ class MembershipRefused(RequestRefused):
 
 
 class Deposed(RequestRefused):
+    """`seen`: the highest token so far."""
+
     reason = "DEPOSED"
+
+    def __init__(self, message: str, seen: int) -> None:
+        super().__init__(message)
+        self.seen = seen
 
 
 class Fatal(ReplicaError):

@@ -11,7 +11,7 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile import actions, membership
 from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
 from partition_operator.reconcile.plan import Plan, plan
-from partition_operator.resources.common import covers
+from partition_operator.resources.common import content_hash, covers
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 CLUSTER = "11111111-1111-4111-8111-111111111111"
@@ -102,7 +102,7 @@ def draw(observed: Observed) -> Plan:
 
 
 def test_the_cluster_is_drawn_and_recorded_before_anything_else() -> None:
-    assert draw(see(partition())).action == actions.RecordCluster(CLUSTER, adopted=False)
+    assert draw(see(partition())).action == actions.RecordCluster(CLUSTER)
 
 
 def test_objects_come_before_the_group_in_a_fixed_order() -> None:
@@ -179,7 +179,7 @@ def test_volumes_of_another_life_are_refused_with_the_way_out(found: dict[str, A
 def test_adoption_takes_the_volumes_cluster_and_never_bootstraps() -> None:
     spec = {"bootstrap": {"adopt": True}}
     step = draw(see(partition(spec), claims=claims(3, OTHER)))
-    assert step.action == actions.RecordCluster(OTHER, adopted=True)
+    assert step.action == actions.RecordCluster(OTHER)
     mixed = (*claims(1, OTHER), Claim(1, "2026-01-01T00:00:05Z", CLUSTER))
     refused = draw(see(partition(spec), claims=mixed))
     assert refused.action is None
@@ -227,17 +227,35 @@ def test_newcomers_join_learn_and_are_promoted_one_at_a_time() -> None:
 
 def test_scaling_down_removes_the_highest_first_and_keeps_its_pod_until_then() -> None:
     five = tuple(member(n) for n in range(5))
-    observed = running(replica(0, "leader", members=five), wanted=3)
+    followers = [replica(n, "follower") for n in range(1, 5)]
+    observed = running(replica(0, "leader", members=five), *followers, wanted=3)
     assert change(observed) == actions.RemoveMember(0, 104, "part-4")
     assert membership.pods_wanted(observed, 3) == 5
     four = replica(3, "leader", member_id=103, members=five[:4])
-    assert change(running(four)) == actions.TransferLeadership(3, 100)
+    heirs = [replica(n, "follower") for n in range(3)]
+    assert change(running(four, *heirs)) == actions.TransferLeadership(3, 100)
+    assert change(running(four)) is None, "nobody who could lead answers"
+
+
+def test_scaling_down_never_takes_the_quorum() -> None:
+    away = [replace(member(n), recently_active=False) for n in (0, 1)]
+    members = (*away, member(2), member(3), member(4))
+    leader = replica(2, "leader", member_id=102, members=members)
+    assert change(running(leader, replica(3, "follower"), replica(4, "follower"))) is None
+    three = (away[0], member(1), member(2))
+    leading = replica(2, "leader", member_id=102, members=three)
+    assert change(running(leading), wanted=1) is None
+
+
+def test_pods_of_all_who_may_vote_are_wanted_while_nobody_leads() -> None:
+    five = tuple(member(n) for n in range(5))
+    lonely = running(replica(0, "follower", members=five), wanted=1)
+    assert membership.pods_wanted(lonely, 1) == 5
 
 
 def test_a_member_is_replaced_only_when_its_volume_is_gone_and_the_rest_has_a_quorum() -> None:
     fresh = replica(2, "follower", member_id=999)
-    old = member(2)
-    silent = replace(old, recently_active=False)
+    silent = replace(member(2), recently_active=False)
     newcomer = member(2, voter=False, member_id=999)
     seen = (member(0), member(1), silent, newcomer)
     leader = replica(0, "leader", members=seen)
@@ -249,6 +267,64 @@ def test_a_member_is_replaced_only_when_its_volume_is_gone_and_the_rest_has_a_qu
     # The pod is only away: nobody else answers at its address, so nothing is removed.
     away = replica(0, "leader", members=(member(0), member(1), silent))
     assert change(running(away, replica(1, "follower"))) is None
+
+
+def test_a_learner_that_does_not_answer_is_not_promoted_and_a_lost_one_is_removed() -> None:
+    silent = replace(member(1, voter=False), recently_active=False)
+    leader = replica(0, "leader", members=(member(0), silent))
+    assert change(running(leader)) is None
+    heard = replica(0, "leader", members=(member(0), member(1, voter=False)))
+    assert change(running(heard)) is None, "its replica does not answer us"
+    other = replica(1, "joining", member_id=999)
+    assert change(running(leader, other)) == actions.RemoveMember(0, 101, "part-1")
+
+
+def test_unmarked_volumes_are_asked_before_an_identity_is_chosen() -> None:
+    spec = {"bootstrap": {"adopt": True}}
+    old = claims(3, created="2025-01-01T00:00:00Z")
+    observed = see(partition(spec), claims=old)
+    assert isinstance(draw(observed).action, actions.Apply)
+    silent = complete(replace(observed, pods=pods(3)))
+    assert draw(silent).action is None, "nothing is marked or drawn while they are silent"
+    held = tuple(replica(n, "follower", OTHER) for n in range(3))
+    assert draw(replace(silent, replicas=held)).action == actions.RecordCluster(OTHER)
+    empty = tuple(new(n) for n in range(3))
+    assert draw(replace(silent, replicas=empty)).action == actions.RecordCluster(CLUSTER)
+
+
+def test_marked_volumes_that_were_never_bootstrapped_are_when_all_say_so() -> None:
+    old = claims(3, CLUSTER, created="2025-01-01T00:00:00Z")
+    base = see(partition({"bootstrap": {"adopt": True}}, clusterID=CLUSTER), claims=old)
+    some = complete(replace(base, pods=pods(3), replicas=(new(0), new(1))))
+    assert plan(some, "image:1").action is None
+    every = replace(some, replicas=tuple(new(n) for n in range(3)))
+    assert plan(every, "image:1").action == actions.Bootstrap(0, CLUSTER)
+    known = partition(clusterID=CLUSTER, members=[{"memberID": "1", "pod": "p", "role": "voter"}])
+    edited = replace(every, partition=known)
+    assert plan(complete(edited), "image:1").action is None, "a group existed"
+
+
+def test_objects_of_somebody_else_are_left_alone() -> None:
+    foreign = {"kind": "Service", "metadata": {"name": "part", "labels": {"app": "mine"}}}
+    observed = see(partition(clusterID=CLUSTER), objects={("Service", "part"): foreign})
+    step = plan(observed, "image:1")
+    assert step.action is None
+    accepted = step.status["conditions"][0]
+    assert accepted["reason"] == "Conflict"
+    assert "Service part" in accepted["message"]
+
+
+def test_an_object_that_reads_back_differently_is_not_applied_for_ever() -> None:
+    observed = see(partition(clusterID=CLUSTER))
+    action = plan(observed, "image:1").action
+    assert isinstance(action, actions.Apply)
+    key = (action.body["kind"], action.body["metadata"]["name"])
+    mangled = action.body | {"automountServiceAccountToken": True}
+    mangled["metadata"] = mangled["metadata"] | {"resourceVersion": "9"}
+    seen = replace(observed, objects={key: mangled})
+    assert plan(seen, "image:1").action == action
+    applied = replace(seen, applied={key: (content_hash(action.body), "9")})
+    assert plan(applied, "image:1").action != action
 
 
 def test_an_idle_partition_plans_nothing_and_the_same_status() -> None:
@@ -327,3 +403,5 @@ def test_covers() -> None:
     assert not covers(live, {"a": 2})
     assert not covers(live, {"z": 1})
     assert covers(live, {"z": {}})
+    for wanted, given in (("0.5", "500m"), (1, "1"), ("1000m", "1"), ("1.5Gi", "1536Mi")):
+        assert covers({"cpu": given}, {"cpu": wanted})

@@ -14,7 +14,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
-{{/* What the operator may do with what it watches. Secrets: by name only, no list, no watch. */}}
+{{/* What the operator may do with what it watches. Secrets: no list, no watch; watchNamespaces narrows where. */}}
 {{- define "partition-operator.rules" -}}
 - apiGroups: [logstore.dev]
   resources: [partitions]

@@ -6,22 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from partition_operator.api.names import NAME_MAX
+from partition_operator.api.quantities import parse_quantity
 from partition_operator.errors import InvalidSpec
 
 REPLICAS_ALLOWED = (1, 3, 5, 7)
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_QUANTITY = re.compile(r"(\d+)(Ki|Mi|Gi|Ti|k|M|G|T)?")
-_FACTORS = {
-    None: 1,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-}
+SIZE_MIN = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +83,7 @@ def parse_spec(name: str, spec: dict[str, Any]) -> PartitionSpec:
         raise InvalidSpec(f"spec.replication.mode {mode!r}: this version supports Raft only")
     storage = spec.get("storage") or {}
     size = str(storage.get("size", ""))
-    if parse_quantity(size) < 2**26:
+    if (parse_quantity(size) or 0) < SIZE_MIN:
         raise InvalidSpec(f"spec.storage.size {size!r}: a quantity of at least 64Mi, such as 10Gi")
     bootstrap = spec.get("bootstrap") or {}
     return PartitionSpec(
@@ -106,9 +96,3 @@ def parse_spec(name: str, spec: dict[str, Any]) -> PartitionSpec:
         affinity=spec.get("affinity") or {},
         tolerations=spec.get("tolerations") or [],
     )
-
-
-def parse_quantity(text: str) -> int:
-    """Bytes; 0 for what is no plain quantity."""
-    match = _QUANTITY.fullmatch(text)
-    return int(match[1]) * _FACTORS[match[2]] if match else 0

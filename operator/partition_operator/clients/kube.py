@@ -4,6 +4,7 @@ import json
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
+import aiohttp
 from kubernetes.aio import client, config
 
 from partition_operator.api import names
@@ -79,7 +80,8 @@ class Kube:
         return [{"kind": kind} | item for item in items]
 
     async def apply(self, body: Body, *, subresource: str = "") -> Body:
-        """Server-side apply as our field manager. Raises Conflict for another's field."""
+        """Server-side apply as our field manager, which takes fields over. Raises Conflict where
+        the body names a resource version that is not the current one."""
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"], subresource)
         query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
@@ -138,7 +140,7 @@ class Kube:
                 _request_timeout=timeout_s or self._timeout_s,
             )
             data: bytes = await response.read()  # type: ignore[no-untyped-call]
-        except (OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ApiError(0, f"{method} {path}: no answer: {error!r}") from error
         if response.status >= 400:
             raise _error(method, path, response.status, data)

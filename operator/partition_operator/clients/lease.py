@@ -28,6 +28,7 @@ class LeaseHolder:
         self._lost = lost
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
+        self._turn = asyncio.Lock()
         self.transitions = 0
 
     async def acquire(self) -> None:
@@ -45,17 +46,37 @@ class LeaseHolder:
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(self._config.lease_retry_s)
+            # The stamp is taken before the request: the lease is never thought younger than it is.
+            asked = time.monotonic()
+            left = renewed + self._config.lease_renew_deadline_s - asked
             try:
-                if await asyncio.wait_for(self._try(), REQUEST_TIMEOUT_S):
-                    renewed = time.monotonic()
-                else:
+                async with self._turn:
+                    held = await asyncio.wait_for(
+                        self._try(), max(min(REQUEST_TIMEOUT_S, left), 0.1)
+                    )
+                if held:
+                    renewed = asked
+                elif await asyncio.wait_for(self._held_by_other(), REQUEST_TIMEOUT_S):
                     self._lost("another process holds the lease")
                     return
-            except (OperatorError, TimeoutError) as error:
+            except Exception as error:  # whatever it is, the deadline decides
                 logger.warning("lease not renewed: %s", error)
             if time.monotonic() - renewed > self._config.lease_renew_deadline_s:
                 self._lost("the lease could not be renewed in time")
                 return
+
+    async def raise_above(self, seen: int) -> None:
+        """Raises the token above one that a replica has seen: the Lease was made anew since. Only
+        for the holder; raises OperatorError where the Lease can't be written."""
+        async with self._turn:
+            self.transitions = max(self.transitions, seen + 1)
+            if not await asyncio.wait_for(self._try(), REQUEST_TIMEOUT_S):
+                raise OperatorError("the lease is not ours any more")
+
+    async def _held_by_other(self) -> bool:
+        lease = await self._kube.get("Lease", self._config.namespace, self._config.lease_name)
+        holder = ((lease or {}).get("spec") or {}).get("holderIdentity") or ""
+        return holder not in ("", self._config.identity)
 
     async def release(self) -> None:
         """Lets the next one take over at once."""
@@ -68,9 +89,9 @@ class LeaseHolder:
         config = self._config
         lease = await self._kube.get("Lease", config.namespace, config.lease_name)
         if lease is None:
-            self.transitions = 1
+            self.transitions = max(self.transitions, 1)
             try:
-                await self._kube.create(self._body(1))
+                await self._kube.create(self._body(self.transitions))
             except ApiError as error:
                 if error.status == 409:
                     return False
@@ -83,6 +104,7 @@ class LeaseHolder:
             return False
         if holder != config.identity:
             transitions += 1
+        transitions = max(transitions, self.transitions)
         body = self._body(transitions)
         body["metadata"]["resourceVersion"] = lease["metadata"]["resourceVersion"]
         try:

@@ -11,11 +11,17 @@ from partition_operator.clients.replica import Replicas
 from partition_operator.reconcile.observed import Claim, Observed, Pod, Replica
 from partition_operator.resources.certificates import KeyPair, secret_is_good
 
+Applied = dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]]
+"""By Partition, then (kind, name): (hash of the body applied last, resource version it gave)."""
+
 
 class Observer:
     """Reads only."""
 
-    def __init__(self, kube: Kube, replicas: Replicas, authority: KeyPair) -> None:
+    def __init__(
+        self, kube: Kube, replicas: Replicas, authority: KeyPair, applied: Applied
+    ) -> None:
+        self._applied = applied
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
@@ -25,6 +31,7 @@ class Observer:
         body = await self._kube.get("Partition", namespace, name)
         if body is None:
             await self._replicas.forget((namespace, name), set())
+            self._applied.pop((namespace, name), None)
             return None
         partition = parse(body)
         now = dt.datetime.now(dt.UTC)
@@ -48,7 +55,8 @@ class Observer:
             secret: secret_is_good(objects.pop(("Secret", secret), None), self._authority, now)
             for secret in (names.tls_secret(name), names.client_secret(name))
         }
-        return Observed(partition, now, objects, pods, claims, replicas, certificates)
+        applied = self._applied.get(partition.key, {})
+        return Observed(partition, now, objects, pods, claims, replicas, certificates, applied)
 
     async def replicas(self, partition: Partition, pods: tuple[Pod, ...]) -> tuple[Replica, ...]:
         """Asks every pod that has an address."""

@@ -98,7 +98,7 @@ class Replicas:
                     f"{method} of {name}: {error.code().name} {error.details()}"
                 ) from error
             if detail.reason == types.REASON_DEPOSED:
-                raise Deposed(f"{name}: {detail.message}") from error
+                raise Deposed(f"{name}: {detail.message}", detail.lease_transitions) from error
             reason = types.Reason.Name(detail.reason).removeprefix("REASON_")
             raise ReplicaRefused(reason, f"{method} of {name}: {detail.message}") from error
 

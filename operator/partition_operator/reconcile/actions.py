@@ -32,7 +32,6 @@ class RecordCluster:
     """Writes the cluster ID, drawn or adopted, into status before anything is done with it."""
 
     cluster_id: str
-    adopted: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import PartitionSpec
+from partition_operator.api.quantities import parse_quantity
 from partition_operator.reconcile.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.observed import Observed, Replica
 from partition_operator.resources.pdb import quorum
@@ -45,7 +46,7 @@ def conditions(
     )
     disk_full = [r.ordinal for r in observed.replicas if r.disk_full]
     found = [
-        Condition("Accepted", True, "Valid", "the spec is valid"),
+        Condition("Accepted", True, "Valid", _accepted(observed, spec)),
         Condition(
             "Bootstrapped",
             bootstrapped,
@@ -78,6 +79,20 @@ def conditions(
     ]
     found.append(_ready(found, observed, spec, ready_pods))
     return found
+
+
+def _accepted(observed: Observed, spec: PartitionSpec) -> str:
+    """Says what of a valid spec is not followed."""
+    live = observed.objects.get(("StatefulSet", observed.partition.name))
+    templates = ((live or {}).get("spec") or {}).get("volumeClaimTemplates") or []
+    for template in templates:
+        size = template["spec"]["resources"]["requests"]["storage"]
+        if parse_quantity(size) != parse_quantity(spec.storage_size):
+            return (
+                f"the spec is valid; volumes were made with {size} and do not grow to "
+                f"{spec.storage_size} in this version"
+            )
+    return "the spec is valid"
 
 
 def refused(reason: str, message: str) -> list[Condition]:

@@ -35,14 +35,16 @@ def next_change(observed: Observed, cluster_id: str, wanted: int) -> Action | No
 
 
 def pods_wanted(observed: Observed, wanted: int) -> int:
-    """How many pods there must be: a member that is being removed keeps its pod until it is out."""
+    """How many pods there must be: a member that is being removed keeps its pod until it is out,
+    and without a leader everybody who may be a voter is needed to elect one."""
     leader = observed.leader
-    if leader is None:
+    if leader is not None:
+        known = [m.address for m in leader.members]
+    else:
+        known = [m.address for r in observed.replicas for m in r.members]
         live = observed.objects.get(("StatefulSet", observed.partition.name))
-        running = int(((live or {}).get("spec") or {}).get("replicas", 0))
-        return max(wanted, running)
-    highest = max((observed.ordinal_of(m.address) for m in leader.members), default=-1)
-    return max(wanted, highest + 1)
+        wanted = max(wanted, int(((live or {}).get("spec") or {}).get("replicas", 0)))
+    return max([wanted, *(observed.ordinal_of(address) + 1 for address in known)])
 
 
 def lag(leader: Replica, member: Member) -> int:
@@ -54,36 +56,47 @@ def _pod(observed: Observed, address: str) -> str:
     return names.pod(observed.partition.name, observed.ordinal_of(address))
 
 
+def _rest_has_quorum(leader: Replica, leaving: Member) -> bool:
+    """Whether a majority of the voters that stay is active."""
+    rest = [m for m in leader.members if m.voter and m.member_id != leaving.member_id]
+    return sum(m.recently_active for m in rest) > len(rest) // 2
+
+
+def _answers(observed: Observed, member: Member) -> bool:
+    """Whether this very member answers at its address, and the leader hears it."""
+    replica = observed.replica(observed.ordinal_of(member.address))
+    return member.recently_active and replica is not None and replica.member_id == member.member_id
+
+
 def _replaced(observed: Observed, leader: Replica) -> Action | None:
     """Removes a member whose volume is gone: another member answers at its address, which proves
-    it. Only while the rest has a quorum, and when its successor has caught up."""
-    by_address: dict[str, list[Member]] = {}
+    it. A learner at once, which costs no quorum; a voter only while the rest has a quorum, and when
+    its successor has caught up."""
     for member in leader.members:
-        by_address.setdefault(member.address, []).append(member)
-    for address, members in by_address.items():
-        replica = observed.replica(observed.ordinal_of(address))
-        if replica is None or len(members) < 2:
+        replica = observed.replica(observed.ordinal_of(member.address))
+        if replica is None or replica.member_id == member.member_id:
             continue
-        current = next((m for m in members if m.member_id == replica.member_id), None)
-        if current is None or lag(leader, current) > PROMOTE_LAG_MAX or not current.matched:
+        if member.member_id == leader.member_id:
             continue
-        for member in members:
-            if member.member_id in (replica.member_id, leader.member_id):
-                continue
-            rest = [m for m in leader.members if m.voter and m.member_id != member.member_id]
-            active = sum(m.recently_active for m in rest)
-            if active > len(rest) // 2:
-                return RemoveMember(leader.ordinal, member.member_id, _pod(observed, address))
+        remove = RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
+        if not member.voter:
+            return remove
+        successor = next((m for m in leader.members if m.member_id == replica.member_id), None)
+        if successor is None or not successor.matched or lag(leader, successor) > PROMOTE_LAG_MAX:
+            continue
+        if _rest_has_quorum(leader, member):
+            return remove
     return None
 
 
 def _promote(observed: Observed, leader: Replica, wanted: int) -> Action | None:
     for member in leader.members:
         ordinal = observed.ordinal_of(member.address)
-        behind = lag(leader, member)
-        caught_up = member.matched > 0 and behind <= PROMOTE_LAG_MAX
+        caught_up = member.matched > 0 and lag(leader, member) <= PROMOTE_LAG_MAX
         alone = sum(m.address == member.address for m in leader.members) == 1
-        if not member.voter and 0 <= ordinal < wanted and caught_up and alone:
+        if member.voter or not 0 <= ordinal < wanted or not caught_up or not alone:
+            continue
+        if _answers(observed, member):
             pod = _pod(observed, member.address)
             return PromoteLearner(leader.ordinal, member.member_id, pod)
     return None
@@ -102,19 +115,22 @@ def _add(observed: Observed, leader: Replica, wanted: int) -> Action | None:
 
 
 def _remove(observed: Observed, leader: Replica, wanted: int) -> Action | None:
-    """Scaling down: the highest ordinal first; the leader hands over before it goes."""
+    """Scaling down: the highest ordinal first, only while the rest has a quorum; the leader hands
+    over before it goes."""
     surplus = [m for m in leader.members if observed.ordinal_of(m.address) >= wanted]
-    surplus.sort(key=lambda m: observed.ordinal_of(m.address), reverse=True)
-    for member in surplus:
-        if member.member_id != leader.member_id:
-            pod = _pod(observed, member.address)
-            return RemoveMember(leader.ordinal, member.member_id, pod)
-        heirs = [
-            m
-            for m in leader.members
-            if m.voter and m.recently_active and observed.ordinal_of(m.address) < wanted
-        ]
-        if heirs:
-            best = max(heirs, key=lambda m: m.matched)
-            return TransferLeadership(leader.ordinal, best.member_id)
-    return None
+    if not surplus:
+        return None
+    member = max(surplus, key=lambda m: observed.ordinal_of(m.address))
+    if member.member_id != leader.member_id:
+        if member.voter and not _rest_has_quorum(leader, member):
+            return None
+        return RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
+    heirs = [
+        m
+        for m in leader.members
+        if m.voter and _answers(observed, m) and observed.ordinal_of(m.address) < wanted
+    ]
+    if not heirs:
+        return None
+    best = max(heirs, key=lambda m: m.matched)
+    return TransferLeadership(leader.ordinal, best.member_id)

@@ -7,7 +7,12 @@ from partition_operator.api.partition import PartitionSpec
 from partition_operator.reconcile.actions import Action, Apply, Delete, IssueCertificate
 from partition_operator.reconcile.observed import Observed
 from partition_operator.resources import pdb, services, statefulset
-from partition_operator.resources.common import covers
+from partition_operator.resources.common import (
+    content_hash,
+    covers,
+    is_foreign,
+    is_leaving,
+)
 
 
 def wanted(
@@ -37,14 +42,36 @@ def next_difference(
         if not observed.certificates_good.get(secret, False):
             return IssueCertificate(secret, role)
     for body in wanted(observed, spec, pods, voters, image):
-        live = observed.objects.get((body["kind"], body["metadata"]["name"]))
-        if body["kind"] == "StatefulSet" and live is not None:
-            body = _keep_immutable(body, live)  # noqa: PLW2901
-        if live is None or not covers(live, body):
+        key = (body["kind"], body["metadata"]["name"])
+        live = observed.objects.get(key)
+        if live is None:
             return Apply(body)
-    if voters < 2 and ("PodDisruptionBudget", partition.name) in observed.objects:
+        if body["kind"] == "StatefulSet":
+            body = _keep_immutable(body, live)  # noqa: PLW2901
+        # What was applied and is unchanged since is as good as it gets, however it reads back
+        # (a default, a webhook): applying it again would be a loop.
+        last = (content_hash(body), live["metadata"].get("resourceVersion", ""))
+        if observed.applied.get(key) != last and not covers(live, body):
+            return Apply(body)
+    budget = observed.objects.get(("PodDisruptionBudget", partition.name))
+    if voters < 2 and budget is not None and not is_foreign(budget, partition):
         return Delete("PodDisruptionBudget", partition.name)
     return None
+
+
+def in_the_way(observed: Observed) -> str:
+    """Names the objects that carry our names and are somebody else's; "" where there are none."""
+    found = [
+        f"{kind} {name}"
+        for (kind, name), live in sorted(observed.objects.items())
+        if is_foreign(live, observed.partition)
+    ]
+    return ", ".join(found)
+
+
+def leaving(observed: Observed) -> bool:
+    """Whether something of an earlier Partition of this name is still being collected."""
+    return any(is_leaving(live, observed.partition) for live in observed.objects.values())
 
 
 def _keep_immutable(body: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:

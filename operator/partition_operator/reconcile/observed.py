@@ -75,6 +75,8 @@ class Observed:
     claims: tuple[Claim, ...]
     replicas: tuple[Replica, ...]
     certificates_good: dict[str, bool] = field(default_factory=dict)
+    applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
+    """What was applied last, by (kind, name): (hash of the body, resource version it gave)."""
 
     @property
     def leader(self) -> Replica | None:

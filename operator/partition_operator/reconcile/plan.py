@@ -37,26 +37,22 @@ def plan(
     status = partition.status
     cluster_id, bootstrapped = status.get("clusterID", ""), bool(status.get("bootstrapped"))
     try:
-        spec = partition.spec()
+        partition.spec()
     except InvalidSpec as error:
         return _refused(observed, "InvalidSpec", str(error))
 
+    way = objects.in_the_way(observed)
+    if way:
+        return _refused(
+            observed,
+            "Conflict",
+            f"objects of this Partition's names are somebody else's ({way}): rename the Partition, "
+            "or remove them",
+        )
+    if objects.leaving(observed):
+        return _plan(observed, None, cluster_id, bootstrapped=bootstrapped)
     if not cluster_id:
-        finding = volumes.inspect(observed)
-        if len(finding.clusters) > 1:
-            ids = ", ".join(sorted(finding.clusters))
-            return _refused(
-                observed,
-                "VolumesFound",
-                f"volumes of several clusters ({ids}) carry this Partition's names: keep those of "
-                "one, delete the other PersistentVolumeClaims",
-            )
-        if not finding.clean and not spec.adopt:
-            return _refused(observed, "VolumesFound", volumes.refusal(finding, partition.name))
-        adopted = bool(finding.clusters)
-        chosen = next(iter(finding.clusters), "") or draw()
-        action: Action | None = RecordCluster(chosen, adopted)
-        return _plan(observed, action, "", False)
+        return _without_cluster(observed, image, draw)
 
     foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
     if foreign:
@@ -68,7 +64,44 @@ def plan(
             "PersistentVolumeClaim and pod to begin that replica anew",
         )
     action = _next(observed, image, cluster_id, bootstrapped)
-    return _plan(observed, action, cluster_id, bootstrapped)
+    return _plan(observed, action, cluster_id, bootstrapped=bootstrapped)
+
+
+def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) -> Plan:
+    """Chooses the group's identity: drawn for new volumes, taken over from found ones."""
+    partition, spec = observed.partition, observed.partition.spec()
+    finding = volumes.inspect(observed)
+    if len(finding.clusters) > 1:
+        ids = ", ".join(sorted(finding.clusters))
+        return _refused(
+            observed,
+            "VolumesFound",
+            f"volumes of several clusters ({ids}) carry this Partition's names: keep those of one, "
+            "delete the other PersistentVolumeClaims",
+        )
+    if not finding.clean and not spec.adopt:
+        return _refused(observed, "VolumesFound", volumes.refusal(finding, partition.name))
+    if finding.suspicious:
+        # Nobody wrote on the claims whose they are: the volumes say it when their pods run.
+        count = max(spec.replicas, max(finding.suspicious) + 1)
+        action = objects.next_difference(observed, spec, count, 0, image)
+        return _plan(observed, action, "", bootstrapped=False)
+    chosen = next(iter(finding.clusters), "") or draw()
+    return _plan(observed, RecordCluster(chosen), "", bootstrapped=False)
+
+
+def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
+    """Replica 0's volume is new and marked as ours, nothing says that a group ever existed, and
+    every volume that is older than the Partition has said that it is empty."""
+    first = observed.replica(0)
+    if first is None or first.belongs or observed.partition.status.get("members"):
+        return False
+    created = observed.partition.body["metadata"].get("creationTimestamp", "")
+    for claim in observed.claims:
+        replica = observed.replica(claim.ordinal)
+        if claim.created < created and (replica is None or replica.belongs):
+            return False
+    return any(c.ordinal == 0 and c.cluster_id == cluster_id for c in observed.claims)
 
 
 def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -> Action | None:
@@ -86,12 +119,8 @@ def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -
     if not bootstrapped:
         if any(r.belongs and r.members for r in observed.replicas):
             return RecordBootstrapped(cluster_id)
-        first = observed.replica(0)
-        claimed = any(c.ordinal == 0 and c.cluster_id == cluster_id for c in observed.claims)
         # A replica that is "joining" was told to wait: it never forms a group.
-        if first is not None and not first.belongs and claimed:
-            return Bootstrap(0, cluster_id)
-        return None
+        return Bootstrap(0, cluster_id) if _may_bootstrap(observed, cluster_id) else None
     return membership.next_change(observed, cluster_id, spec.replicas)
 
 

@@ -24,7 +24,7 @@ def inspect(observed: Observed) -> Finding:
     created = observed.partition.body["metadata"].get("creationTimestamp", "")
     marked = {claim.cluster_id for claim in observed.claims if claim.cluster_id}
     held = {replica.cluster_id for replica in observed.replicas if replica.belongs}
-    known_new = {replica.ordinal for replica in observed.replicas if not replica.belongs}
+    answered = {replica.ordinal for replica in observed.replicas}
     suspicious = tuple(
         claim.ordinal
         for claim in observed.claims
@@ -32,7 +32,7 @@ def inspect(observed: Observed) -> Finding:
         if not claim.cluster_id
         and created
         and claim.created < created
-        and claim.ordinal not in known_new
+        and claim.ordinal not in answered
     )
     return Finding(frozenset(marked | held), suspicious)
 

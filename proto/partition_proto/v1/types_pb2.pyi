@@ -212,17 +212,19 @@ class LeaderHint(_message.Message):
     def __init__(self, member_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
-    __slots__ = ("reason", "message", "leader", "first_index", "applied", "missing_digests")
+    __slots__ = ("reason", "message", "leader", "first_index", "applied", "missing_digests", "lease_transitions")
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     MISSING_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     reason: Reason
     message: str
     leader: LeaderHint
     first_index: int
     applied: int
     missing_digests: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., leader: _Optional[_Union[LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., applied: _Optional[int] = ..., missing_digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    lease_transitions: int
+    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., leader: _Optional[_Union[LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., applied: _Optional[int] = ..., missing_digests: _Optional[_Iterable[bytes]] = ..., lease_transitions: _Optional[int] = ...) -> None: ...

@@ -256,9 +256,10 @@ class Replica:
     async def check_lease(self, transitions: int, holder: str) -> None:
         """Refuses an operator that was deposed; remembers a newer one durably before obeying."""
         if transitions < self._volume.log.lease_transitions:
+            seen = self._volume.log.lease_transitions
             raise Deposed(
-                f"lease token {transitions} of {holder} is older than "
-                f"{self._volume.log.lease_transitions}: another operator leads"
+                f"lease token {transitions} of {holder} is below {seen}: another operator leads",
+                seen,
             )
         if transitions > self._volume.log.lease_transitions:
             await self._write_log(lambda: self._volume.log.save_lease(transitions, holder))
@@ -321,6 +322,12 @@ class Replica:
             return 0
         if member_id not in member.configuration.learners:
             raise NotFound(f"member {member_id:x} is no learner of this group")
+        active_s = 2 * self._config.tick_s * self._config.election_ticks
+        if not member.loop.heard_from(member_id, active_s):
+            raise MembershipRefused(
+                f"learner {member_id:x} was not heard of for {active_s:.1f} s: as a voter it would "
+                "cost the group its quorum; wait, or remove it"
+            )
         status = member.loop.engine.status()
         matched = next((p.matched for p in status.progress if p.id == member_id), 0)
         lag = status.last_index - matched
@@ -337,7 +344,21 @@ class Replica:
             return 0
         if member_id == self._volume.log.identity.member_id:
             raise MembershipRefused("the leader does not remove itself: hand leadership over first")
+        self._check_rest(member, member_id)
         return await self._change(member, raft.ChangeKind.REMOVE, member_id, "")
+
+    def _check_rest(self, member: Member, leaving: int) -> None:
+        """Refuses to remove a voter where the rest would be without a quorum."""
+        active_s = 2 * self._config.tick_s * self._config.election_ticks
+        own = self._volume.log.identity.member_id
+        voters = member.configuration.voters
+        rest = [voter for voter in voters if voter != leaving]
+        active = [v for v in rest if v == own or member.loop.heard_from(v, active_s)]
+        if leaving in voters and not 2 * len(active) > len(rest):
+            raise MembershipRefused(
+                f"without member {leaving:x} only {len(active)} of {len(rest)} voters are active, "
+                "which is no quorum: bring the others back first"
+            )
 
     async def transfer_leadership(self, member_id: int) -> tuple[int, str]:
         return await self._transfer(self._running(), member_id, TRANSFER_TIMEOUT_S)

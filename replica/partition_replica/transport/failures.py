@@ -11,6 +11,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import (
     Compacted,
+    Deposed,
     Fatal,
     NotLeader,
     PayloadMissing,
@@ -52,6 +53,8 @@ def detail(error: ReplicaError) -> types.ErrorDetail:
         message.first_index, message.applied = error.first_index, error.applied
     if isinstance(error, PayloadMissing):
         message.missing_digests.extend(error.digests)
+    if isinstance(error, Deposed):
+        message.lease_transitions = error.seen
     return message
 
 
