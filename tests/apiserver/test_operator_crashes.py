@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from partition_client.channels import Tls, open_channel
 from partition_operator.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
-from partition_operator.resources.certificates import KeyPair, issue
+from partition_operator.resources.certificates import KeyPair, identity, issue
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
@@ -157,7 +157,7 @@ async def move_leader(server: ApiServer, namespace: str, folder: Path) -> None:
     with a certificate of the operator's and a token of the current lease."""
     secret = server.kubectl.json("-n", namespace, "get", "secret", "partition-operator-ca")
     authority = KeyPair(*(base64.b64decode(secret["data"][k]) for k in ("tls.crt", "tls.key")))
-    pair = issue(authority, f"operator.part.{namespace}", [], dt.datetime.now(dt.UTC))
+    pair = issue(authority, identity(namespace, "part", "operator"), [], dt.datetime.now(dt.UTC))
     pods = server.kubectl.json("-n", namespace, "get", "pods")["items"]
     lease = server.kubectl.json("-n", namespace, "get", "lease", "partition-operator")
     token = admin.LeaseToken(transitions=lease["spec"]["leaseTransitions"], holder="test")

@@ -306,8 +306,13 @@ async def test_only_known_certificates_get_in(group: LocalGroup) -> None:
         assert group.tls is not None
         address = group.replicas[0].address
         for role, stub, call, why in (
-            ("stranger", log_store_pb2_grpc.LogStoreStub, "GetStatus", "client.other.tests"),
-            ("client", admin_stub, "Bootstrap", "client.group.tests"),
+            (
+                "stranger",
+                log_store_pb2_grpc.LogStoreStub,
+                "GetStatus",
+                "logstore://tests/other/client",
+            ),
+            ("client", admin_stub, "Bootstrap", "logstore://tests/group/client"),
         ):
             channel = open_channel(address, group.tls[role])
             request = api.GetStatusRequest() if call == "GetStatus" else admin.BootstrapRequest()

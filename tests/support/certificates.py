@@ -4,7 +4,7 @@ import datetime as dt
 from pathlib import Path
 
 from partition_client import Tls
-from partition_operator.resources.certificates import KeyPair, issue, make_authority
+from partition_operator.resources.certificates import KeyPair, identity, issue, make_authority
 
 
 def write(folder: Path, pair: KeyPair, authority: KeyPair) -> Path:
@@ -22,14 +22,16 @@ def make(root: Path, partition: str, replicas: int) -> tuple[dict[str, Tls], dic
     authority = make_authority(now)
     found = {
         role: Tls.in_directory(
-            write(root / role, issue(authority, f"{role}.{name}.{namespace}", [], now), authority)
+            write(
+                root / role, issue(authority, identity(namespace, name, role), [], now), authority
+            )
         )
         for role in ("operator", "client")
     }
-    stranger = issue(authority, f"client.other.{namespace}", [], now)
+    stranger = issue(authority, identity(namespace, "other", "client"), [], now)
     found["stranger"] = Tls.in_directory(write(root / "stranger", stranger, authority))
     folders = {}
     for number in range(replicas):
-        pair = issue(authority, f"replica.{name}.{namespace}", ["localhost"], now)
+        pair = issue(authority, identity(namespace, name, "replica"), ["localhost"], now)
         folders[f"replica-{number}"] = write(root / f"tls-{number}", pair, authority)
     return found, folders

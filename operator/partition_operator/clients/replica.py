@@ -14,7 +14,7 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.errors import Deposed, ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.observed import Member, Pod, Replica
-from partition_operator.resources.certificates import KeyPair, issue
+from partition_operator.resources.certificates import KeyPair, identity, issue
 
 DETAIL_KEY = "logstore-error-bin"
 COMMAND_TIMEOUT_S = 20.0
@@ -117,8 +117,8 @@ class Replicas:
         """The operator's certificate for this Partition: made here, kept in memory alone."""
         pair = self._certificates.get(partition.key)
         if pair is None:
-            common_name = f"operator.{partition.name}.{partition.namespace}"
-            pair = issue(self._authority, common_name, [], dt.datetime.now(dt.UTC))
+            party = identity(partition.namespace, partition.name, "operator")
+            pair = issue(self._authority, party, [], dt.datetime.now(dt.UTC))
             self._certificates[partition.key] = pair
         return grpc.ssl_channel_credentials(self._authority.certificate, pair.key, pair.certificate)
 

@@ -9,7 +9,7 @@ from partition_operator.reconcile.observed import Observed
 @dataclass(frozen=True, slots=True)
 class Finding:
     """clusters: the IDs that existing volumes belong to. suspicious: ordinals of volumes that are
-    older than the Partition and that nobody has marked."""
+    older than the Partition, that nobody has marked, and that have not said whose they are."""
 
     clusters: frozenset[str]
     suspicious: tuple[int, ...]

@@ -1,7 +1,8 @@
 """Certificates: an authority of the operator's own, and what it issues. Pure but for randomness;
 the clock is an argument.
 
-A party is known by its common name, `<role>.<partition>.<namespace>`.
+A party is known by a URI in its certificate, `logstore://<namespace>/<partition>/<role>`: a common
+name has room for 64 characters only.
 """
 
 import base64
@@ -49,15 +50,23 @@ def make_authority(now: dt.datetime) -> KeyPair:
     return KeyPair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
 
 
-def issue(authority: KeyPair, common_name: str, hosts: list[str], now: dt.datetime) -> KeyPair:
-    """A certificate for both sides of a connection."""
+def identity(namespace: str, partition: str, role: str) -> str:
+    """What names a party: role is replica, operator or client."""
+    return f"logstore://{namespace}/{partition}/{role}"
+
+
+def issue(authority: KeyPair, party: str, hosts: list[str], now: dt.datetime) -> KeyPair:
+    """A certificate of `party`, an identity, for both sides of a connection; `hosts` are the names
+    by which it is dialled."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     issuer_key = serialization.load_pem_private_key(authority.key, None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey), "we made it"
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+        .subject_name(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, party.rpartition("/")[2])])
+        )
         .issuer_name(issuer.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -72,9 +81,8 @@ def issue(authority: KeyPair, common_name: str, hosts: list[str], now: dt.dateti
             critical=False,
         )
     )
-    if hosts:
-        alternatives = [x509.DNSName(host) for host in hosts]
-        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    alternatives = [x509.UniformResourceIdentifier(party), *(x509.DNSName(h) for h in hosts)]
+    builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     return KeyPair(_pem(builder.sign(issuer_key, hashes.SHA256())), _key_pem(key))
 
 
@@ -93,8 +101,8 @@ def build_secret(
 ) -> dict[str, Any]:
     """A kubernetes.io/tls Secret with the authority beside, for `role`: replica or client."""
     hosts = replica_hosts(partition) if role == "replica" else []
-    common_name = f"{role}.{partition.name}.{partition.namespace}"
-    pair = issue(authority, common_name, hosts, now)
+    party = identity(partition.namespace, partition.name, role)
+    pair = issue(authority, party, hosts, now)
     return {
         "apiVersion": "v1",
         "kind": "Secret",

@@ -5,6 +5,8 @@ from typing import Any
 
 import grpc
 
+SCHEME = "logstore://"
+
 ROLES = {
     "/logstore.v1.Peer/": {"replica"},
     "/logstore.v1.ReplicaAdmin/": {"operator"},
@@ -17,12 +19,11 @@ ROLES = {
 class Authorizer(grpc.aio.ServerInterceptor):
     """Refuses callers whose certificate names another role or another partition.
 
-    `partition` is "namespace/name"; a common name is `<role>.<name>.<namespace>`.
+    `partition` is "namespace/name"; a certificate carries `logstore://<namespace>/<name>/<role>`.
     """
 
     def __init__(self, partition: str) -> None:
-        namespace, _, name = partition.partition("/")
-        self._suffix = f"{name}.{namespace}"
+        self._prefix = f"{SCHEME}{partition}/"
 
     async def intercept_service(
         self,
@@ -38,13 +39,12 @@ class Authorizer(grpc.aio.ServerInterceptor):
 
     def _guarded(self, handler: Any, roles: set[str], method: str) -> Any:
         async def check(context: Any) -> None:
-            name = _common_name(context)
-            role, _, suffix = name.partition(".")
-            if suffix != self._suffix or role not in roles:
+            parties = _parties(context)
+            if not any(f"{self._prefix}{role}" in parties for role in roles):
                 await context.abort(
                     grpc.StatusCode.PERMISSION_DENIED,
-                    f"certificate {name or '(none)'!r} may not call {method} of {self._suffix}; "
-                    f"allowed are {sorted(f'{r}.{self._suffix}' for r in roles)}",
+                    f"a certificate of {', '.join(parties) or 'nobody'} may not call {method}; "
+                    f"allowed are {sorted(self._prefix + role for role in roles)}",
                 )
 
         if handler.response_streaming:
@@ -77,6 +77,8 @@ def _rebuild(handler: Any, behaviour: Any) -> Any:
     return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
-def _common_name(context: Any) -> str:
-    values = context.auth_context().get("x509_common_name", [])
-    return values[0].decode(errors="replace") if values else ""
+def _parties(context: Any) -> list[str]:
+    """The identities that the caller's certificate carries."""
+    values = context.auth_context().get("x509_subject_alternative_name", [])
+    names = [value.decode(errors="replace") for value in values]
+    return [name for name in names if name.startswith(SCHEME)]

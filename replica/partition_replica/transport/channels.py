@@ -1,7 +1,8 @@
 """The one place where channels, servers and their credentials are made.
 
 Mutual TLS from mounted files; plain text only where the configuration asks for it. A party is known
-by its certificate's common name, `<role>.<name>.<namespace>`: role is replica, operator or client.
+by a URI in its certificate, `logstore://<namespace>/<partition>/<role>`: role is replica, operator
+or client.
 """
 
 from collections.abc import Callable
