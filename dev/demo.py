@@ -170,12 +170,15 @@ class Demo:
 
     async def _delete_pod(self, kubectl: Kubectl, writers: Writers) -> None:
         leader = leading_pod(kubectl)
-        with step(f"Deleting the leader's pod ({leader}): it hands leadership over", "30 s"):
+        with step(f"Force-deleting the leader's pod ({leader}): it hands over", "30 s"):
             await writers.next_acknowledged(time.monotonic())
             began = time.monotonic()
-            kubectl("-n", DEMO, "delete", "pod", leader, "--wait=false")
+            # Even so the process gets SIGTERM, and hands leadership over.
+            kubectl("-n", DEMO, "delete", "pod", leader, "--force", "--grace-period=0")
             longest = await longest_pause(writers, 5.0, began)
-            self.note(f"deletion of the leader's pod: longest pause of writes {longest:.2f} s")
+            self.note(
+                f"forced deletion of the leader's pod: longest pause of writes {longest:.2f} s"
+            )
             await asyncio.to_thread(wait_ready, kubectl, DEMO, PARTITION)
 
     def _sum_up(self, kubectl: Kubectl, seconds: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import statistics
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from partition_client import DiskFull
 from partition_client.client import Source, create_directory
 from partition_client.tree import digest_tree
 
+from dev.cluster.layout import STATE
 from dev.demo import kill_container
 from dev.install import install, uninstall
 from dev.load import Writers
@@ -156,6 +158,9 @@ async def test_a_full_volume_refuses_writes_and_recovers(namespace: Namespace) -
         got = bytearray()
         await client.read_file(names[0], got.extend)
         assert len(got) == 2_000_000
+        with pytest.raises(DiskFull):
+            await client.set_key(b"more", b"1")
+        await client.remove_file(names[0])
 
         async def told() -> bool:
             found = await asyncio.to_thread(namespace.json, "get", "partition", "part")
@@ -165,6 +170,36 @@ async def test_a_full_volume_refuses_writes_and_recovers(namespace: Namespace) -
         assert "DiskFull" in namespace.events("part")
         pod = namespace.json("get", "pod", "part-0")
         assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+async def test_writes_go_on_when_there_is_room_again(namespace: Namespace) -> None:
+    """A stranger's file fills the volume, and is removed."""
+    namespace.apply("part", replicas=1, size="128Mi")
+    await asyncio.to_thread(namespace.ready, "part")
+    volume = namespace.json("get", "pvc", "data-part-0")["spec"]["volumeName"]
+    ballast = f"{STATE}/volumes/{volume}/ballast"
+    inside = ["nsenter", "-t", (STATE / "inner.pid").read_text(), "-m", "--"]
+    async with namespace.access("part", 1) as access, access.client() as client:
+        await client.set_key(b"k", b"1")
+        subprocess.run([*inside, "dd", "if=/dev/zero", f"of={ballast}", "bs=1M"], check=False)
+
+        async def refused() -> bool:
+            try:
+                await client.set_key(b"k", b"2")
+            except DiskFull:
+                return True
+            return False
+
+        await eventually(refused, "writes are refused")
+        assert await client.get_key(b"k") is not None
+        subprocess.run([*inside, "rm", ballast], check=True)
+
+        async def taken() -> bool:
+            return not await refused()
+
+        await eventually(taken, "writes are taken again")
+        assert await client.get_key(b"k") == b"2"
+    await asyncio.to_thread(namespace.ready, "part")
 
 
 async def test_scaling_up_and_down_keeps_the_data(namespace: Namespace) -> None:

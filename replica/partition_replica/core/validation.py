@@ -44,6 +44,21 @@ def check_proposal(proposal: types.Proposal) -> None:
         _check_precondition(precondition, number)
 
 
+def only_removes(body: types.EntryBody) -> bool:
+    """Whether an entry takes nothing but its own row: such are let through on a full disk."""
+    if body.WhichOneof("body") == "close_session":
+        return True
+    proposal = body.proposal
+    return (
+        body.WhichOneof("body") == "proposal"
+        and not proposal.payloads
+        and all(
+            operation.WhichOneof("operation") in ("delete_key", "remove_directory_entry")
+            for operation in proposal.operations
+        )
+    )
+
+
 def check_payload(payload: types.Payload, what: str) -> None:
     check_digest(payload.digest, what)
     if payload.mode > 0o777:

@@ -29,6 +29,7 @@ from partition_replica.core.ports import PeerTransport, StateReader
 from partition_replica.core.validation import (
     check_digest,
     check_proposal,
+    only_removes,
     session_time_to_live_ms,
 )
 from partition_replica.errors import (
@@ -462,10 +463,10 @@ class Replica:
     ) -> Applied:
         if not member.serving:
             raise NoLeader("the leader is not ready to serve yet: retry with back-off")
-        if self._disk.full():
+        if self._disk.full() and not only_removes(body):
             raise DiskFull(
                 f"the volume has {self._disk.free_bytes} bytes free, below its reserve: writes are "
-                "refused, reads go on; make room or grow the volume"
+                "refused, removals and reads go on; make room or grow the volume"
             )
         if member.applier.lag > self._config.limits.apply_lag_max:
             raise Overloaded(
