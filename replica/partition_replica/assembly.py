@@ -172,7 +172,7 @@ class Process:
             LogStoreService(replica, config.limits, failures), server
         )
         replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
-            ReplicaAdminService(replica, failures), server
+            ReplicaAdminService(replica.administration, failures), server
         )
         peer_pb2_grpc.add_PeerServicer_to_server(
             PeerService(replica, config.limits, failures), server

@@ -4,7 +4,6 @@ A volume is unbootstrapped (belongs to no cluster), joining (waits for its first
 member; `_Member` holds what exists only once it belongs to a cluster.
 """
 
-import asyncio
 import logging
 import secrets
 import time
@@ -19,10 +18,8 @@ from partition_replica.config import Config
 from partition_replica.core.limits import PAYLOAD_BYTES_MAX, PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import (
     Applied,
-    Configuration,
     LogEntry,
     MemberStatus,
-    Position,
     ReplicaStatus,
 )
 from partition_replica.core.ports import PeerTransport, StateReader
@@ -34,7 +31,6 @@ from partition_replica.core.validation import (
 )
 from partition_replica.errors import (
     Compacted,
-    Deposed,
     DiskFull,
     InvalidArgument,
     MembershipRefused,
@@ -47,20 +43,17 @@ from partition_replica.errors import (
     Stopping,
     WrongCluster,
 )
-from partition_replica.ids import LSN, ClusterID, Digest, Term
+from partition_replica.ids import LSN, Digest
+from partition_replica.runtime.administration import Administration
 from partition_replica.runtime.disk import DiskWatch
-from partition_replica.runtime.failpoints import reach
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.proposals import Pending
-from partition_replica.runtime.raft_loop import Change
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 
 READ_INDEX_TIMEOUT_S = 5.0
-MEMBERSHIP_TIMEOUT_S = 15.0
-TRANSFER_TIMEOUT_S = 10.0
 
 
 class Replica:
@@ -84,17 +77,17 @@ class Replica:
         self._wall_ms = wall_ms
         self._failed = failed
         self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
-        self._member: Member | None = None
+        self.member: Member | None = None
         self._stopping = False
-        self._starting = asyncio.Lock()
+        self.administration = Administration(config, volume, self)
         self.incarnation = secrets.randbits(62) + 1
 
     # --- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts the member, where the volume belongs to a cluster."""
-        if self._volume.log.identity.cluster_id and self._member is None:
-            self._member = Member(
+        if self._volume.log.identity.cluster_id and self.member is None:
+            self.member = Member(
                 self._config,
                 self._volume,
                 self._transport,
@@ -107,37 +100,37 @@ class Replica:
     async def stop(self) -> None:
         """Hands leadership over, where it leads and somebody can take it; then stops."""
         self._stopping = True
-        if self._member is None:
+        if self.member is None:
             return
-        if self._member.loop.role == "leader" and len(self._member.configuration.voters) > 1:
+        if self.member.loop.role == "leader" and len(self.member.configuration.voters) > 1:
             try:
-                await self._transfer(self._member, 0, self._config.shutdown_s / 2)
+                await self.administration.transfer(self.member, 0, self._config.shutdown_s / 2)
             except (NotLeader, NoLeader, MembershipRefused) as error:
                 logger.warning("leadership was not handed over before the stop: %s", error)
-        await self._member.close()
+        await self.member.close()
 
     @property
     def ready(self) -> bool:
         """Serves: a member that knows its leader."""
-        return self._member is not None and not self._stopping and self._member.loop.leader != 0
+        return self.member is not None and not self._stopping and self.member.loop.leader != 0
 
     # --- for applications ---------------------------------------------------------------------
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
         time_to_live_ms = session_time_to_live_ms(time_to_live_ms)
-        member = self._leading()
+        member = self.leading()
         body = types.EntryBody(open_session=types.OpenSession(time_to_live_ms=time_to_live_ms))
         applied = await self._propose(member, body, wait_applied=True)
         return applied.index, time_to_live_ms
 
     async def close_session(self, session: int) -> None:
-        member = self._leading()
+        member = self.leading()
         body = types.EntryBody(close_session=types.CloseSession(session_id=session))
         await self._propose(member, body, wait_applied=True)
 
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         started = time.perf_counter()
-        member = self._leading()
+        member = self.leading()
         check_proposal(proposal)
         large = [
             Digest(payload.digest)
@@ -154,10 +147,10 @@ class Replica:
         return applied
 
     async def read_point(self, *, linearizable: bool) -> StateReader:
-        member = self._running()
+        member = self.running()
         if linearizable:
             if member.loop.role != "leader":
-                raise self._not_leader(member)
+                raise self.not_leader(member)
             if not member.serving:
                 raise NoLeader("the leader is not ready to serve yet: retry with back-off")
             index = await member.read_index(READ_INDEX_TIMEOUT_S)
@@ -165,7 +158,7 @@ class Replica:
         return self._volume.state
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
-        self._running()
+        self.running()
         applied = self._volume.state.applied.index
         first = self._volume.log.boundary.index + 1
         lo = lo or first
@@ -182,7 +175,7 @@ class Replica:
         return found, lo + len(found)
 
     async def advanced(self) -> None:
-        await self._running().waits.change()
+        await self.running().waits.change()
 
     def open_content(self, digest: Digest, size: int) -> bytes | Path:
         self._volume.blobs.hold([digest])
@@ -199,7 +192,7 @@ class Replica:
         self._volume.blobs.unhold([digest])
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
-        member = self._leading()
+        member = self.leading()
         check_digest(digest, "the payload")
         if not PAYLOAD_INLINE_BYTES_MAX < size <= PAYLOAD_BYTES_MAX:
             raise InvalidArgument(
@@ -214,7 +207,7 @@ class Replica:
     def status(self) -> ReplicaStatus:
         self._disk.full()
         identity, log, state = self._volume.log.identity, self._volume.log, self._volume.state
-        member = self._member
+        member = self.member
         common = {
             "cluster": str(identity.cluster_id),
             "member": int(identity.member_id),
@@ -252,118 +245,6 @@ class Replica:
             **common,  # type: ignore[arg-type]
         )
 
-    # --- for the operator ---------------------------------------------------------------------
-
-    async def check_lease(self, transitions: int, holder: str) -> None:
-        """Refuses an operator that was deposed; remembers a newer one durably before obeying."""
-        if transitions < self._volume.log.lease_transitions:
-            seen = self._volume.log.lease_transitions
-            raise Deposed(
-                f"lease token {transitions} of {holder} is below {seen}: another operator leads",
-                seen,
-            )
-        if transitions > self._volume.log.lease_transitions:
-            await self._write_log(lambda: self._volume.log.save_lease(transitions, holder))
-
-    async def bootstrap(self, cluster: str) -> int:
-        # To its end, whoever waits: half of it would leave a volume that never starts.
-        return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster)))
-
-    async def _bootstrap(self, cluster: str) -> int:
-        async with self._starting:
-            identity = self._volume.log.identity
-            if identity.cluster_id:
-                self._same_cluster(cluster)
-                self.start()
-                if not self._volume.log.boundary.index:
-                    raise WrongCluster(
-                        "this volume joined the cluster as a newcomer: bootstrap another, or none"
-                    )
-                return identity.member_id
-            configuration = Configuration(voters=(identity.member_id,))
-            members = {int(identity.member_id): self._config.advertise}
-            if self._volume.state.applied.index:
-                self._volume.reset_state()
-            start = Position(LSN(1), Term(1))
-            await asyncio.to_thread(self._volume.state.start, start, members)
-            reach("bootstrap.state_started")
-            await asyncio.to_thread(self._volume.log.bootstrap, ClusterID(cluster), configuration)
-            logger.info("bootstrapped cluster %s as member %x", cluster, identity.member_id)
-            self.start()
-        return identity.member_id
-
-    async def join(self, cluster: str) -> int:
-        return await asyncio.shield(asyncio.ensure_future(self._join(cluster)))
-
-    async def _join(self, cluster: str) -> int:
-        async with self._starting:
-            identity = self._volume.log.identity
-            if identity.cluster_id:
-                self._same_cluster(cluster)
-                self.start()
-                return identity.member_id
-            if self._volume.state.applied.index:
-                self._volume.reset_state()
-            await asyncio.to_thread(self._volume.log.join, ClusterID(cluster))
-            logger.info("joined cluster %s as member %x", cluster, identity.member_id)
-            self.start()
-        return identity.member_id
-
-    async def add_learner(self, member_id: int, address: str) -> int:
-        member = self._leading()
-        if member_id < 1 or ":" not in address:
-            raise InvalidArgument("a member needs an ID of 1 or above and an address host:port")
-        if member_id in member.configuration.members:
-            return 0
-        return await self._change(member, raft.ChangeKind.ADD_LEARNER, member_id, address)
-
-    async def promote_learner(self, member_id: int) -> int:
-        member = self._leading()
-        if member_id in member.configuration.voters:
-            return 0
-        if member_id not in member.configuration.learners:
-            raise NotFound(f"member {member_id:x} is no learner of this group")
-        active_s = 2 * self._config.tick_s * self._config.election_ticks
-        if not member.loop.heard_from(member_id, active_s):
-            raise MembershipRefused(
-                f"learner {member_id:x} was not heard of for {active_s:.1f} s: as a voter it would "
-                "cost the group its quorum; wait, or remove it"
-            )
-        status = member.loop.engine.status()
-        matched = next((p.matched for p in status.progress if p.id == member_id), 0)
-        lag = status.last_index - matched
-        if lag > self._config.limits.learner_lag_max:
-            raise MembershipRefused(
-                f"learner {member_id:x} is {lag} entries behind; at most "
-                f"{self._config.limits.learner_lag_max} are allowed: wait"
-            )
-        return await self._change(member, raft.ChangeKind.ADD_VOTER, member_id, "")
-
-    async def remove_member(self, member_id: int) -> int:
-        member = self._leading()
-        if member_id not in member.configuration.members:
-            return 0
-        if member_id == self._volume.log.identity.member_id:
-            raise MembershipRefused("the leader does not remove itself: hand leadership over first")
-        self._check_rest(member, member_id)
-        return await self._change(member, raft.ChangeKind.REMOVE, member_id, "")
-
-    def _check_rest(self, member: Member, leaving: int) -> None:
-        """Refuses to remove a voter where the rest would be without a quorum."""
-        active_s = 2 * self._config.tick_s * self._config.election_ticks
-        own = self._volume.log.identity.member_id
-        voters = member.configuration.voters
-        rest = [voter for voter in voters if voter != leaving]
-        active = [v for v in rest if v == own or member.loop.heard_from(v, active_s)]
-        if leaving in voters and not 2 * len(active) > len(rest):
-            raise MembershipRefused(
-                f"without member {leaving:x} only {len(active)} of {len(rest)} voters are active, "
-                "which is no quorum: bring the others back first"
-            )
-
-    async def transfer_leadership(self, member_id: int) -> tuple[int, str]:
-        return await self._transfer(self._running(), member_id, TRANSFER_TIMEOUT_S)
-
     # --- for the other members ----------------------------------------------------------------
 
     def check_peer(
@@ -372,7 +253,7 @@ class Replica:
         identity = self._volume.log.identity
         if not identity.cluster_id:
             raise NotBootstrapped("this volume belongs to no cluster yet")
-        self._same_cluster(cluster)
+        self.same_cluster(cluster)
         if to_member and to_member != identity.member_id:
             raise WrongCluster(
                 f"member {to_member:x} was meant; this is {identity.member_id:x}: "
@@ -384,7 +265,7 @@ class Replica:
     def _check_not_rolled_back(self, sender: int, last_index: int) -> None:
         """A member whose log ends below what it once acknowledged to this leader lost durable
         entries: its volume was rolled back or is a clone."""
-        member = self._member
+        member = self.member
         if member is None or not sender or member.loop.role != "leader":
             return
         for progress in member.loop.engine.status().progress:
@@ -400,12 +281,12 @@ class Replica:
 
     def unreachable(self, member_id: int) -> None:
         """The stream to a member broke: the engine stops sending it entries until it answers."""
-        if self._member is not None:
-            self._member.loop.report_unreachable(member_id)
+        if self.member is not None:
+            self.member.loop.report_unreachable(member_id)
 
     def receive(self, message: bytes, sender: int) -> None:
         # While it stops, too: handing leadership over needs the others' answers.
-        member = self._member
+        member = self.member
         if member is None:
             return
         try:
@@ -422,7 +303,7 @@ class Replica:
 
     async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
         check_digest(digest, "the payload")
-        return await self._running().payloads.receive(Digest(digest), size, chunks)
+        return await self.running().payloads.receive(Digest(digest), size, chunks)
 
     def payload_file(self, digest: bytes) -> tuple[Path, int]:
         check_digest(digest, "the payload")
@@ -435,24 +316,24 @@ class Replica:
         self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
     ) -> int:
         self.check_peer(header.cluster_id, header.receiver)
-        return await self._running().receiver.install(header, chunks)
+        return await self.running().receiver.install(header, chunks)
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _running(self) -> Member:
+    def running(self) -> Member:
         if self._stopping:
             raise Stopping("this replica is stopping: go to another")
-        if self._member is None:
+        if self.member is None:
             raise NotBootstrapped("this volume belongs to no cluster yet: the operator bootstraps")
-        return self._member
+        return self.member
 
-    def _leading(self) -> Member:
-        member = self._running()
+    def leading(self) -> Member:
+        member = self.running()
         if member.loop.role != "leader":
-            raise self._not_leader(member)
+            raise self.not_leader(member)
         return member
 
-    def _not_leader(self, member: Member) -> NotLeader:
+    def not_leader(self, member: Member) -> NotLeader:
         leader = member.leader
         if not leader[0]:
             return NotLeader("no leader is known here: retry with back-off, or ask another replica")
@@ -489,64 +370,7 @@ class Replica:
                     f"payload {number} says {payload.size} bytes; its content has {size}"
                 )
 
-    async def _change(
-        self, member: Member, kind: raft.ChangeKind, member_id: int, address: str
-    ) -> int:
-        context = types.MemberChange(member_id=member_id, address=address).SerializeToString()
-        change = Change([(kind, member_id)], context)
-        member.loop.change(change)
-        try:
-            async with asyncio.timeout(MEMBERSHIP_TIMEOUT_S):
-                index, term = await change.future
-                await member.waits.reach(index)
-        except TimeoutError as error:
-            raise NoLeader(
-                f"the change of member {member_id:x} was not applied within "
-                f"{MEMBERSHIP_TIMEOUT_S} s; it may still be: read the status"
-            ) from error
-        if self._volume.log.term(index) != term:
-            raise NotLeader("leadership was lost and the change with it; retry at the leader")
-        return index
-
-    async def _transfer(self, member: Member, member_id: int, timeout_s: float) -> tuple[int, str]:
-        if member.loop.role != "leader":
-            raise self._not_leader(member)
-        own = self._volume.log.identity.member_id
-        if not member_id:
-            progress = member.loop.engine.status().progress
-            candidates = [
-                p for p in progress if p.id != own and p.id in member.configuration.voters
-            ]
-            candidates.sort(key=lambda p: (p.recent_active, p.matched))
-            if not candidates:
-                raise MembershipRefused("there is no other voter to hand leadership to")
-            member_id = candidates[-1].id
-        if member_id == own:
-            return member.leader
-        if member_id not in member.configuration.voters:
-            raise MembershipRefused(f"member {member_id:x} is no voter of this group")
-        member.loop.engine.transfer_leader(member_id)
-        member.loop.wake()
-        try:
-            async with asyncio.timeout(timeout_s):
-                while member.loop.leader in (0, own):
-                    await member.leader_changed()
-        except TimeoutError as error:
-            raise NoLeader(
-                f"member {member_id:x} did not take over within {timeout_s} s"
-            ) from error
-        return member.leader
-
-    async def _write_log(self, body: Callable[[], None]) -> None:
-        """Runs a write of the log in its turn: the log has one writer."""
-        if self._member is None:
-            async with self._starting:
-                if self._member is None:
-                    await asyncio.to_thread(body)
-                    return
-        await self._member.loop.call_writer(body)
-
-    def _same_cluster(self, cluster: str) -> None:
+    def same_cluster(self, cluster: str) -> None:
         own = self._volume.log.identity.cluster_id
         if cluster != own:
             raise WrongCluster(

@@ -7,7 +7,7 @@ from partition_proto.v1 import replica_admin_pb2 as api
 from partition_proto.v1 import replica_admin_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.ports import ReplicaService
+from partition_replica.core.ports import AdministrationService
 from partition_replica.errors import InvalidArgument
 from partition_replica.transport.failures import Failures, unary
 
@@ -15,48 +15,52 @@ from partition_replica.transport.failures import Failures, unary
 class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
     """Each command checks the operator's lease token first."""
 
-    def __init__(self, replica: ReplicaService, failures: Failures) -> None:
-        self._replica = replica
+    def __init__(self, administration: AdministrationService, failures: Failures) -> None:
+        self._administration = administration
         self.failures = failures
 
     @unary
     async def Bootstrap(self, request: api.BootstrapRequest, context: Any) -> Any:
         await self._check(request.lease)
-        member = await self._replica.bootstrap(_cluster(request.cluster_id))
+        member = await self._administration.bootstrap(_cluster(request.cluster_id))
         return api.BootstrapResponse(member_id=member)
 
     @unary
     async def Join(self, request: api.JoinRequest, context: Any) -> Any:
         await self._check(request.lease)
-        member = await self._replica.join(_cluster(request.cluster_id))
+        member = await self._administration.join(_cluster(request.cluster_id))
         return api.JoinResponse(member_id=member)
 
     @unary
     async def AddLearner(self, request: api.AddLearnerRequest, context: Any) -> Any:
         await self._check(request.lease)
-        lsn = await self._replica.add_learner(request.member_id, request.address)
+        lsn = await self._administration.add_learner(request.member_id, request.address)
         return api.MembershipResponse(lsn=lsn)
 
     @unary
     async def PromoteLearner(self, request: api.PromoteLearnerRequest, context: Any) -> Any:
         await self._check(request.lease)
-        return api.MembershipResponse(lsn=await self._replica.promote_learner(request.member_id))
+        return api.MembershipResponse(
+            lsn=await self._administration.promote_learner(request.member_id)
+        )
 
     @unary
     async def RemoveMember(self, request: api.RemoveMemberRequest, context: Any) -> Any:
         await self._check(request.lease)
-        return api.MembershipResponse(lsn=await self._replica.remove_member(request.member_id))
+        return api.MembershipResponse(
+            lsn=await self._administration.remove_member(request.member_id)
+        )
 
     @unary
     async def TransferLeadership(self, request: api.TransferLeadershipRequest, context: Any) -> Any:
         await self._check(request.lease)
-        member, address = await self._replica.transfer_leadership(request.member_id)
+        member, address = await self._administration.transfer_leadership(request.member_id)
         return api.TransferLeadershipResponse(
             leader=types.LeaderHint(member_id=member, address=address)
         )
 
     async def _check(self, lease: api.LeaseToken) -> None:
-        await self._replica.check_lease(lease.transitions, lease.holder)
+        await self._administration.check_lease(lease.transitions, lease.holder)
 
 
 def _cluster(text: str) -> str:

@@ -1,0 +1,220 @@
+"""What the operator may do to a replica: begin a group, join one, change its members, move its
+leadership. Every command is idempotent."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import partition_raft as raft
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.config import Config
+from partition_replica.core.model import Configuration, Position
+from partition_replica.errors import (
+    Deposed,
+    InvalidArgument,
+    MembershipRefused,
+    NoLeader,
+    NotFound,
+    NotLeader,
+    WrongCluster,
+)
+from partition_replica.ids import LSN, ClusterID, Term
+from partition_replica.runtime.failpoints import reach
+from partition_replica.runtime.member import Member
+from partition_replica.runtime.raft_loop import Change
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+MEMBERSHIP_TIMEOUT_S = 15.0
+TRANSFER_TIMEOUT_S = 10.0
+
+
+class Presence(Protocol):
+    """What this needs of the replica."""
+
+    @property
+    def member(self) -> Member | None: ...
+    def start(self) -> None: ...
+    def running(self) -> Member: ...
+    def leading(self) -> Member: ...
+    def not_leader(self, member: Member) -> NotLeader: ...
+    def same_cluster(self, cluster: str) -> None: ...
+
+
+class Administration:
+    """Implements core.ports.AdministrationService."""
+
+    def __init__(self, config: Config, volume: Volume, replica: Presence) -> None:
+        self._config = config
+        self._volume = volume
+        self._replica = replica
+        self._starting = asyncio.Lock()
+
+    async def check_lease(self, transitions: int, holder: str) -> None:
+        """Refuses an operator that was deposed; remembers a newer one durably before obeying."""
+        if transitions < self._volume.log.lease_transitions:
+            seen = self._volume.log.lease_transitions
+            raise Deposed(
+                f"lease token {transitions} of {holder} is below {seen}: another operator leads",
+                seen,
+            )
+        if transitions > self._volume.log.lease_transitions:
+            await self._write_log(lambda: self._volume.log.save_lease(transitions, holder))
+
+    async def bootstrap(self, cluster: str) -> int:
+        # To its end, whoever waits: half of it would leave a volume that never starts.
+        return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster)))
+
+    async def _bootstrap(self, cluster: str) -> int:
+        async with self._starting:
+            identity = self._volume.log.identity
+            if identity.cluster_id:
+                self._replica.same_cluster(cluster)
+                self._replica.start()
+                if not self._volume.log.boundary.index:
+                    raise WrongCluster(
+                        "this volume joined the cluster as a newcomer: bootstrap another, or none"
+                    )
+                return identity.member_id
+            configuration = Configuration(voters=(identity.member_id,))
+            members = {int(identity.member_id): self._config.advertise}
+            if self._volume.state.applied.index:
+                self._volume.reset_state()
+            start = Position(LSN(1), Term(1))
+            await asyncio.to_thread(self._volume.state.start, start, members)
+            reach("bootstrap.state_started")
+            await asyncio.to_thread(self._volume.log.bootstrap, ClusterID(cluster), configuration)
+            logger.info("bootstrapped cluster %s as member %x", cluster, identity.member_id)
+            self._replica.start()
+        return identity.member_id
+
+    async def join(self, cluster: str) -> int:
+        return await asyncio.shield(asyncio.ensure_future(self._join(cluster)))
+
+    async def _join(self, cluster: str) -> int:
+        async with self._starting:
+            identity = self._volume.log.identity
+            if identity.cluster_id:
+                self._replica.same_cluster(cluster)
+                self._replica.start()
+                return identity.member_id
+            if self._volume.state.applied.index:
+                self._volume.reset_state()
+            await asyncio.to_thread(self._volume.log.join, ClusterID(cluster))
+            logger.info("joined cluster %s as member %x", cluster, identity.member_id)
+            self._replica.start()
+        return identity.member_id
+
+    async def add_learner(self, member_id: int, address: str) -> int:
+        member = self._replica.leading()
+        if member_id < 1 or ":" not in address:
+            raise InvalidArgument("a member needs an ID of 1 or above and an address host:port")
+        if member_id in member.configuration.members:
+            return 0
+        return await self._change(member, raft.ChangeKind.ADD_LEARNER, member_id, address)
+
+    async def promote_learner(self, member_id: int) -> int:
+        member = self._replica.leading()
+        if member_id in member.configuration.voters:
+            return 0
+        if member_id not in member.configuration.learners:
+            raise NotFound(f"member {member_id:x} is no learner of this group")
+        active_s = 2 * self._config.tick_s * self._config.election_ticks
+        if not member.loop.heard_from(member_id, active_s):
+            raise MembershipRefused(
+                f"learner {member_id:x} was not heard of for {active_s:.1f} s: as a voter it would "
+                "cost the group its quorum; wait, or remove it"
+            )
+        status = member.loop.engine.status()
+        matched = next((p.matched for p in status.progress if p.id == member_id), 0)
+        lag = status.last_index - matched
+        if lag > self._config.limits.learner_lag_max:
+            raise MembershipRefused(
+                f"learner {member_id:x} is {lag} entries behind; at most "
+                f"{self._config.limits.learner_lag_max} are allowed: wait"
+            )
+        return await self._change(member, raft.ChangeKind.ADD_VOTER, member_id, "")
+
+    async def remove_member(self, member_id: int) -> int:
+        member = self._replica.leading()
+        if member_id not in member.configuration.members:
+            return 0
+        if member_id == self._volume.log.identity.member_id:
+            raise MembershipRefused("the leader does not remove itself: hand leadership over first")
+        self._check_rest(member, member_id)
+        return await self._change(member, raft.ChangeKind.REMOVE, member_id, "")
+
+    def _check_rest(self, member: Member, leaving: int) -> None:
+        """Refuses to remove a voter where the rest would be without a quorum."""
+        active_s = 2 * self._config.tick_s * self._config.election_ticks
+        own = self._volume.log.identity.member_id
+        voters = member.configuration.voters
+        rest = [voter for voter in voters if voter != leaving]
+        active = [v for v in rest if v == own or member.loop.heard_from(v, active_s)]
+        if leaving in voters and not 2 * len(active) > len(rest):
+            raise MembershipRefused(
+                f"without member {leaving:x} only {len(active)} of {len(rest)} voters are active, "
+                "which is no quorum: bring the others back first"
+            )
+
+    async def transfer_leadership(self, member_id: int) -> tuple[int, str]:
+        return await self.transfer(self._replica.running(), member_id, TRANSFER_TIMEOUT_S)
+
+    async def _change(
+        self, member: Member, kind: raft.ChangeKind, member_id: int, address: str
+    ) -> int:
+        context = types.MemberChange(member_id=member_id, address=address).SerializeToString()
+        change = Change([(kind, member_id)], context)
+        member.loop.change(change)
+        try:
+            async with asyncio.timeout(MEMBERSHIP_TIMEOUT_S):
+                index, term = await change.future
+                await member.waits.reach(index)
+        except TimeoutError as error:
+            raise NoLeader(
+                f"the change of member {member_id:x} was not applied within "
+                f"{MEMBERSHIP_TIMEOUT_S} s; it may still be: read the status"
+            ) from error
+        if self._volume.log.term(index) != term:
+            raise NotLeader("leadership was lost and the change with it; retry at the leader")
+        return index
+
+    async def transfer(self, member: Member, member_id: int, timeout_s: float) -> tuple[int, str]:
+        if member.loop.role != "leader":
+            raise self._replica.not_leader(member)
+        own = self._volume.log.identity.member_id
+        if not member_id:
+            progress = member.loop.engine.status().progress
+            candidates = [
+                p for p in progress if p.id != own and p.id in member.configuration.voters
+            ]
+            candidates.sort(key=lambda p: (p.recent_active, p.matched))
+            if not candidates:
+                raise MembershipRefused("there is no other voter to hand leadership to")
+            member_id = candidates[-1].id
+        if member_id == own:
+            return member.leader
+        if member_id not in member.configuration.voters:
+            raise MembershipRefused(f"member {member_id:x} is no voter of this group")
+        member.loop.engine.transfer_leader(member_id)
+        member.loop.wake()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while member.loop.leader in (0, own):
+                    await member.leader_changed()
+        except TimeoutError as error:
+            raise NoLeader(
+                f"member {member_id:x} did not take over within {timeout_s} s"
+            ) from error
+        return member.leader
+
+    async def _write_log(self, body: Callable[[], None]) -> None:
+        """Runs a write of the log in its turn: the log has one writer."""
+        async with self._starting:
+            if self._replica.member is None:
+                await asyncio.to_thread(body)
+                return
+        await self._replica.member.loop.call_writer(body)
