@@ -37,7 +37,7 @@ check: setup ## lint, types, layers, generated files
 	@cargo fmt --manifest-path raft/Cargo.toml --check
 	@$(RUN) python -m dev.generate --check
 
-e2e: setup ## the long tests on a cluster: an idle hour's worth of audit, twenty kills
+e2e: setup ## the tests on a cluster, at length: ten idle minutes, twenty kills
 	@IDLE_SECONDS=600 LEADER_KILLS=20 $(RUN) pytest -q tests/e2e
 
 bench: setup ## what docs/performance.md quotes

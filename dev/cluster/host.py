@@ -244,6 +244,10 @@ def down_locked() -> None:
             _reap(pid)
             time.sleep(0.02)
     if layout is not None:
+        # The namespace may outlive its processes by minutes, while the kernel tries to close their
+        # connections to pods that are gone: its end of the link goes with ours.
+        link = ["ip", "link", "delete", f"{layout.name}-h"]
+        subprocess.run(link, capture_output=True, check=False)
         remove_cgroups(layout.name)
     if STATE.exists():
         subprocess.run(["rm", "-rf", "--one-file-system", STATE], check=True)
