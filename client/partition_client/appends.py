@@ -65,6 +65,7 @@ class AppendStream:
         self._next_sequence = 1
         self._new: deque[Pending] = deque()
         self._unanswered: dict[int, Pending] = {}
+        """By sequence; put in ascending, so the first is the oldest."""
         self._again: deque[Pending] = deque()
         self._by_request: dict[int, Pending] = {}
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
@@ -161,7 +162,8 @@ class AppendStream:
             await asyncio.gather(reader, return_exceptions=True)
 
     def _in_window(self) -> bool:
-        return self._next_sequence < min(self._unanswered, default=self._next_sequence) + WINDOW
+        oldest = next(iter(self._unanswered), self._next_sequence)
+        return self._next_sequence < oldest + WINDOW
 
     def _number(self, pending: Pending) -> Pending:
         pending.proposal.session_id = self._session
@@ -176,7 +178,7 @@ class AppendStream:
         self._serial += 1
         self._by_request[self._serial] = pending
         pending.attempts += 1
-        pending.proposal.acknowledged_below = min(self._unanswered)
+        pending.proposal.acknowledged_below = next(iter(self._unanswered))
         await call.write(
             api.AppendRequest(
                 request_id=self._serial,
