@@ -26,6 +26,11 @@ def helm(kubectl: Kubectl, *words: str) -> str:
 
 def install(kubectl: Kubectl, image: str, **values: object) -> None:
     """Installs or upgrades, and waits until the operator is ready."""
+    namespace = (
+        f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels:\n"
+        "    pod-security.kubernetes.io/enforce: restricted\n"
+    )
+    kubectl("apply", "-f", "-", stdin=namespace)
     repository, _, tag = image.rpartition(":")
     settings = {"image": {"repository": repository, "tag": tag}, **values}
     with tempfile.TemporaryDirectory() as folder:

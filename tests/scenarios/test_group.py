@@ -7,7 +7,9 @@ import random
 
 import grpc
 import pytest
-from partition_client import NotFound, PreconditionFailed, RequestRefused, TreeMismatch
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from partition_client import Client, NotFound, PreconditionFailed, RequestRefused, TreeMismatch
 from partition_client.appends import Pending
 from partition_client.channels import open_channel
 from partition_client.client import Source, create_directory, link_payload
@@ -404,3 +406,44 @@ async def test_probes_and_metrics(group: LocalGroup) -> None:
             return "logstore_leading 1.0" in text and "logstore_log_commit_seconds_count" in text
 
         await eventually(counted, "metrics say who leads")
+
+
+async def test_health_and_reflection(group: LocalGroup) -> None:
+    async with group:
+        await group.bootstrap()
+        assert group.tls is not None
+        channel = open_channel(group.replicas[0].address, group.tls["client"])
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        async def serving() -> bool:
+            answer = await stub.Check(
+                health_pb2.HealthCheckRequest(service="logstore.v1.LogStore"), timeout=5
+            )
+            return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+        await eventually(serving, "the health service says SERVING")
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        answer = await call.read()
+        names = {service.name for service in answer.list_services_response.service}
+        assert {"logstore.v1.LogStore", "logstore.v1.ReplicaAdmin", "logstore.v1.Peer"} <= names
+        call.cancel()
+        await channel.close()
+
+
+async def test_the_synchronous_client(group: LocalGroup) -> None:
+    async with group:
+        await group.bootstrap()
+        assert group.tls is not None
+        tls = group.tls["client"]
+
+        def use() -> None:
+            with Client([r.address for r in group.replicas], tls) as client:
+                client.set_key(b"k", b"v")
+                assert client.get_key(b"k") == b"v"
+                client.put_file(b"f", Source.of_bytes(LARGE))
+                assert client.read_file(b"f") == LARGE
+                client.delete_key(b"k")
+                assert list(client.list_keys()) == []
+
+        await asyncio.to_thread(use)
