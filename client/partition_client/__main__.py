@@ -215,9 +215,10 @@ async def digest_of_tree(client: AsyncClient, options: argparse.Namespace) -> in
 async def log(client: AsyncClient, options: argparse.Namespace) -> int:
     start = options.from_lsn
     if options.lines:
-        known = [s.applied for s in (await client.statuses()).values() if s is not None]
-        firsts = [s.first_index for s in (await client.statuses()).values() if s is not None]
-        start = max(start, max(known, default=0) - options.lines + 1, max(firsts, default=1))
+        known = [s for s in (await client.statuses()).values() if s is not None]
+        newest = max((s.applied for s in known), default=0)
+        oldest = max((s.first_index for s in known), default=1)
+        start = max(start, newest - options.lines + 1, oldest)
     async for entry in client.tail(start, follow=options.follow):
         print(json.dumps(entry_row(entry)) if options.json else entry_line(entry), flush=True)
     return 0

@@ -2,10 +2,10 @@
 
 OperatorError
 ├── InvalidSpec        say it in status and an event; nothing is retried until the spec changes
-├── Conflict           somebody else's object or field is in the way: say so, retry slowly
+├── Conflict           the object changed since it was seen: look again
 ├── ReplicaUnreachable retry soon: pods come and go
 ├── ReplicaRefused     a replica said no; `reason` is its own word for why
-└── Deposed            another operator leads: end the process
+└── Deposed            a replica saw a higher lease token: raise ours, or another one leads
 """
 
 

@@ -1,7 +1,7 @@
 """The log-store sidecar: one replica of a partition.
 
 Layers, from the top (import-linter holds them): assembly, runtime, (engine | storage | transport),
-core, (errors | ids). `assembly` alone knows every part.
+config, core, (errors | ids). `assembly` alone knows every part.
 """
 
 __version__ = "0.1.0"
