@@ -1,7 +1,9 @@
 """What can go wrong, by the next move of whoever catches it.
 
     ReplicaError
+    ├── Cancelled              the caller asked for it to end
     ├── RetryLater             back off, same request, same replica
+    │   ├── PruneFailed
     │   ├── NoLeader
     │   ├── Overloaded
     │   ├── DiskFull
@@ -18,6 +20,7 @@
     │   ├── PayloadMissing
     │   ├── PayloadMismatch
     │   ├── Compacted
+    │   ├── Unavailable
     │   ├── NotBootstrapped
     │   ├── WrongCluster
     │   ├── MembershipRefused
@@ -38,8 +41,16 @@ class ReplicaError(Exception):
     reason: ClassVar[str] = "UNSPECIFIED"
 
 
+class Cancelled(ReplicaError):
+    """It was ended at its caller's wish; nothing is half-done."""
+
+
 class RetryLater(ReplicaError):
     """The same request may succeed here later."""
+
+
+class PruneFailed(RetryLater):
+    """Rows that nobody needs could not be deleted; nothing changed."""
 
 
 class NoLeader(RetryLater):
@@ -121,6 +132,12 @@ class Compacted(RequestRefused):
         super().__init__(message)
         self.first_index = first_index
         self.applied = applied
+
+
+class Unavailable(RequestRefused):
+    """Entries behind the log's end (etcd/raft's ErrUnavailable)."""
+
+    reason = "NOT_FOUND"
 
 
 class NotBootstrapped(RequestRefused):

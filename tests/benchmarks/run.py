@@ -13,9 +13,9 @@ from pathlib import Path
 
 from partition_client.client import Source
 from partition_replica.core.model import LogBatch, LogEntry
+from partition_replica.core.payloads import blob_digests
 from partition_replica.ids import LSN, MemberID, Term
 from partition_replica.storage.log import LmdbLog
-from partition_replica.storage.volume import blob_digests
 
 from tests.support.local_group import LocalGroup
 from tests.support.proposals import body, proposal, set_key

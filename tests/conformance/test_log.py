@@ -13,10 +13,10 @@ from partition_replica.core.model import (
     Position,
     SnapshotSwitch,
 )
-from partition_replica.errors import Compacted, Damaged
+from partition_replica.core.payloads import blob_digests
+from partition_replica.errors import Compacted, Damaged, Unavailable
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.log import LmdbLog
-from partition_replica.storage.volume import blob_digests
 
 from tests.support.proposals import body, link, payload, proposal
 
@@ -130,7 +130,7 @@ def test_what_raft_never_asks_is_refused_and_changes_nothing(
 
 
 def test_reads(log: LmdbLog) -> None:
-    with pytest.raises(IndexError):
+    with pytest.raises(Unavailable):
         log.entries(LSN(1), LSN(3), None)
     switch = SnapshotSwitch(Position(LSN(2), Term(1)), Configuration((7,)), 2)
     log.commit(LogBatch(snapshot=switch))
@@ -145,7 +145,7 @@ def test_reads(log: LmdbLog) -> None:
     assert [log.term(LSN(i)) for i in range(2, 7)] == [1, 2, 3, 4, 4]
     with pytest.raises(Compacted):
         log.term(LSN(1))
-    with pytest.raises(IndexError):
+    with pytest.raises(Unavailable):
         log.term(LSN(7))
 
 

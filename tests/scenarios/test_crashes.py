@@ -5,7 +5,7 @@ import os
 
 import pytest
 from partition_client.client import Source
-from partition_replica.runtime.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
+from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
 
 from tests.scenarios.test_group import assert_equal
 from tests.support.local_group import LocalGroup

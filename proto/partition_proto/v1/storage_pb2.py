@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n partition_proto/v1/storage.proto\x12\x0blogstore.v1\"f\n\x0bIdentityRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tmember_id\x18\x03 \x01(\x04\x12\x18\n\x10state_generation\x18\x04 \x01(\x04\":\n\x0cHardStateRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"*\n\x0b\x42oundaryRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x83\x01\n\x0c\x43onfStateRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08learners\x18\x03 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x04 \x03(\x04\x12\x15\n\rlearners_next\x18\x05 \x03(\x04\x12\x12\n\nauto_leave\x18\x06 \x01(\x08\"/\n\x08LeaseRow\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"R\n\nAppliedRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\"H\n\x07NodeRow\x12\x11\n\tdirectory\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"?\n\nPayloadRow\x12\x12\n\nreferences\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0f\n\x07inlined\x18\x03 \x01(\x08\"Y\n\nSessionRow\x12\x17\n\x0ftime_to_live_ms\x18\x01 \x01(\x04\x12\x16\n\x0elast_active_ms\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04\"G\n\tResultRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\x12\x1b\n\x13precondition_failed\x18\x02 \x01(\x08\x12\x10\n\x08outcomes\x18\x03 \x01(\x0c\"\x1c\n\tMemberRow\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n partition_proto/v1/storage.proto\x12\x0blogstore.v1\"|\n\x0bIdentityRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tmember_id\x18\x03 \x01(\x04\x12\x18\n\x10state_generation\x18\x04 \x01(\x04\x12\x14\n\x0cunreplicated\x18\x05 \x01(\x08\":\n\x0cHardStateRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"*\n\x0b\x42oundaryRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x83\x01\n\x0c\x43onfStateRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08learners\x18\x03 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x04 \x03(\x04\x12\x15\n\rlearners_next\x18\x05 \x03(\x04\x12\x12\n\nauto_leave\x18\x06 \x01(\x08\"X\n\x0b\x42\x61\x63kfillRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04next\x18\x03 \x01(\x04\x12\x0e\n\x06target\x18\x04 \x01(\x04\x12\x0e\n\x06termed\x18\x05 \x01(\x04\"\x1a\n\x0bPositionRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"/\n\x08LeaseRow\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"R\n\nAppliedRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\"H\n\x07NodeRow\x12\x11\n\tdirectory\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"?\n\nPayloadRow\x12\x12\n\nreferences\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0f\n\x07inlined\x18\x03 \x01(\x08\"Y\n\nSessionRow\x12\x17\n\x0ftime_to_live_ms\x18\x01 \x01(\x04\x12\x16\n\x0elast_active_ms\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04\"G\n\tResultRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\x12\x1b\n\x13precondition_failed\x18\x02 \x01(\x08\x12\x10\n\x08outcomes\x18\x03 \x01(\x0c\"\x1c\n\tMemberRow\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"/\n\x0cUnappliedRow\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\x10\n\x08outcomes\x18\x02 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,25 +32,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'partition_proto.v1.storage_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_IDENTITYROW']._serialized_start=49
-  _globals['_IDENTITYROW']._serialized_end=151
-  _globals['_HARDSTATEROW']._serialized_start=153
-  _globals['_HARDSTATEROW']._serialized_end=211
-  _globals['_BOUNDARYROW']._serialized_start=213
-  _globals['_BOUNDARYROW']._serialized_end=255
-  _globals['_CONFSTATEROW']._serialized_start=258
-  _globals['_CONFSTATEROW']._serialized_end=389
-  _globals['_LEASEROW']._serialized_start=391
-  _globals['_LEASEROW']._serialized_end=438
-  _globals['_APPLIEDROW']._serialized_start=440
-  _globals['_APPLIEDROW']._serialized_end=522
-  _globals['_NODEROW']._serialized_start=524
-  _globals['_NODEROW']._serialized_end=596
-  _globals['_PAYLOADROW']._serialized_start=598
-  _globals['_PAYLOADROW']._serialized_end=661
-  _globals['_SESSIONROW']._serialized_start=663
-  _globals['_SESSIONROW']._serialized_end=752
-  _globals['_RESULTROW']._serialized_start=754
-  _globals['_RESULTROW']._serialized_end=825
-  _globals['_MEMBERROW']._serialized_start=827
-  _globals['_MEMBERROW']._serialized_end=855
+  _globals['_IDENTITYROW']._serialized_end=173
+  _globals['_HARDSTATEROW']._serialized_start=175
+  _globals['_HARDSTATEROW']._serialized_end=233
+  _globals['_BOUNDARYROW']._serialized_start=235
+  _globals['_BOUNDARYROW']._serialized_end=277
+  _globals['_CONFSTATEROW']._serialized_start=280
+  _globals['_CONFSTATEROW']._serialized_end=411
+  _globals['_BACKFILLROW']._serialized_start=413
+  _globals['_BACKFILLROW']._serialized_end=501
+  _globals['_POSITIONROW']._serialized_start=503
+  _globals['_POSITIONROW']._serialized_end=529
+  _globals['_LEASEROW']._serialized_start=531
+  _globals['_LEASEROW']._serialized_end=578
+  _globals['_APPLIEDROW']._serialized_start=580
+  _globals['_APPLIEDROW']._serialized_end=662
+  _globals['_NODEROW']._serialized_start=664
+  _globals['_NODEROW']._serialized_end=736
+  _globals['_PAYLOADROW']._serialized_start=738
+  _globals['_PAYLOADROW']._serialized_end=801
+  _globals['_SESSIONROW']._serialized_start=803
+  _globals['_SESSIONROW']._serialized_end=892
+  _globals['_RESULTROW']._serialized_start=894
+  _globals['_RESULTROW']._serialized_end=965
+  _globals['_MEMBERROW']._serialized_start=967
+  _globals['_MEMBERROW']._serialized_end=995
+  _globals['_UNAPPLIEDROW']._serialized_start=997
+  _globals['_UNAPPLIEDROW']._serialized_end=1044
 # @@protoc_insertion_point(module_scope)

@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class IdentityRow(_message.Message):
-    __slots__ = ("format_version", "cluster_id", "member_id", "state_generation")
+    __slots__ = ("format_version", "cluster_id", "member_id", "state_generation", "unreplicated")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_GENERATION_FIELD_NUMBER: _ClassVar[int]
+    UNREPLICATED_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     cluster_id: str
     member_id: int
     state_generation: int
-    def __init__(self, format_version: _Optional[int] = ..., cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., state_generation: _Optional[int] = ...) -> None: ...
+    unreplicated: bool
+    def __init__(self, format_version: _Optional[int] = ..., cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., state_generation: _Optional[int] = ..., unreplicated: _Optional[bool] = ...) -> None: ...
 
 class HardStateRow(_message.Message):
     __slots__ = ("term", "vote", "commit")
@@ -51,6 +53,26 @@ class ConfStateRow(_message.Message):
     learners_next: _containers.RepeatedScalarFieldContainer[int]
     auto_leave: bool
     def __init__(self, index: _Optional[int] = ..., voters: _Optional[_Iterable[int]] = ..., learners: _Optional[_Iterable[int]] = ..., voters_outgoing: _Optional[_Iterable[int]] = ..., learners_next: _Optional[_Iterable[int]] = ..., auto_leave: _Optional[bool] = ...) -> None: ...
+
+class BackfillRow(_message.Message):
+    __slots__ = ("term", "first", "next", "target", "termed")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    TERMED_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    first: int
+    next: int
+    target: int
+    termed: int
+    def __init__(self, term: _Optional[int] = ..., first: _Optional[int] = ..., next: _Optional[int] = ..., target: _Optional[int] = ..., termed: _Optional[int] = ...) -> None: ...
+
+class PositionRow(_message.Message):
+    __slots__ = ("lsn",)
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    lsn: int
+    def __init__(self, lsn: _Optional[int] = ...) -> None: ...
 
 class LeaseRow(_message.Message):
     __slots__ = ("transitions", "holder")
@@ -119,3 +141,11 @@ class MemberRow(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     address: str
     def __init__(self, address: _Optional[str] = ...) -> None: ...
+
+class UnappliedRow(_message.Message):
+    __slots__ = ("whole", "outcomes")
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    whole: bool
+    outcomes: bytes
+    def __init__(self, whole: _Optional[bool] = ..., outcomes: _Optional[bytes] = ...) -> None: ...

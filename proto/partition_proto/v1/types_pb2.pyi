@@ -183,17 +183,31 @@ class CloseSession(_message.Message):
     session_id: int
     def __init__(self, session_id: _Optional[int] = ...) -> None: ...
 
+class ImportedEntry(_message.Message):
+    __slots__ = ("payloads", "operations", "manifest", "raft")
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_FIELD_NUMBER: _ClassVar[int]
+    RAFT_FIELD_NUMBER: _ClassVar[int]
+    payloads: _containers.RepeatedCompositeFieldContainer[Payload]
+    operations: _containers.RepeatedCompositeFieldContainer[Operation]
+    manifest: bytes
+    raft: bytes
+    def __init__(self, payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., manifest: _Optional[bytes] = ..., raft: _Optional[bytes] = ...) -> None: ...
+
 class EntryBody(_message.Message):
-    __slots__ = ("proposal", "open_session", "close_session", "time_ms")
+    __slots__ = ("proposal", "open_session", "close_session", "imported", "time_ms")
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
     CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
+    IMPORTED_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
     proposal: Proposal
     open_session: OpenSession
     close_session: CloseSession
+    imported: ImportedEntry
     time_ms: int
-    def __init__(self, proposal: _Optional[_Union[Proposal, _Mapping]] = ..., open_session: _Optional[_Union[OpenSession, _Mapping]] = ..., close_session: _Optional[_Union[CloseSession, _Mapping]] = ..., time_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, proposal: _Optional[_Union[Proposal, _Mapping]] = ..., open_session: _Optional[_Union[OpenSession, _Mapping]] = ..., close_session: _Optional[_Union[CloseSession, _Mapping]] = ..., imported: _Optional[_Union[ImportedEntry, _Mapping]] = ..., time_ms: _Optional[int] = ...) -> None: ...
 
 class MemberChange(_message.Message):
     __slots__ = ("member_id", "address")

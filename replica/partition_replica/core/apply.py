@@ -4,14 +4,14 @@ Operations are those of Gitaly's write-ahead log, made total: where the original
 error ("exists", "does not exist"), ours has no effect and says so as an Outcome.
 """
 
+from collections.abc import Sequence
+
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.limits import (
-    PAYLOAD_INLINE_BYTES_MAX,
-    SESSIONS_MAX,
-)
+from partition_replica.core.limits import SESSIONS_MAX
 from partition_replica.core.model import Applied, Node, ProposalResult, Session
 from partition_replica.core.paths import parent
+from partition_replica.core.payloads import is_blob
 from partition_replica.core.ports import StateView
 from partition_replica.ids import LSN, Digest, SessionID, Term
 
@@ -26,6 +26,9 @@ def apply_body(view: StateView, index: LSN, term: Term, body: types.EntryBody | 
     match body.WhichOneof("body"):
         case "proposal":
             return _apply_proposal(view, index, term, body.proposal)
+        case "imported":
+            outcomes = _apply_operations(view, body.imported.operations, body.imported.payloads)
+            return Applied(index, term, "imported", ProposalResult(index, False, outcomes))
         case "open_session":
             return _open_session(view, index, term, body.open_session.time_to_live_ms)
         case "close_session":
@@ -62,11 +65,7 @@ def _apply_proposal(view: StateView, index: LSN, term: Term, proposal: types.Pro
         return Applied(index, term, "duplicate", earlier)
 
     if all(_holds(view, precondition) for precondition in proposal.preconditions):
-        outcomes = bytes(
-            _apply_operation(view, operation, proposal) for operation in proposal.operations
-        )
-        if outcomes.count(APPLIED) == len(outcomes):
-            outcomes = b""
+        outcomes = _apply_operations(view, proposal.operations, proposal.payloads)
         result = ProposalResult(index, False, outcomes)
     else:
         result = ProposalResult(index, True)
@@ -93,8 +92,16 @@ def _holds(view: StateView, precondition: types.Precondition) -> bool:
             return False
 
 
+def _apply_operations(
+    view: StateView, operations: Sequence[types.Operation], payloads: Sequence[types.Payload]
+) -> bytes:
+    """A byte (types.Outcome) an operation; empty where all were applied."""
+    outcomes = bytes(_apply_operation(view, operation, payloads) for operation in operations)
+    return b"" if outcomes.count(APPLIED) == len(outcomes) else outcomes
+
+
 def _apply_operation(
-    view: StateView, operation: types.Operation, proposal: types.Proposal
+    view: StateView, operation: types.Operation, payloads: Sequence[types.Payload]
 ) -> types.Outcome:
     match operation.WhichOneof("operation"):
         case "set_key":
@@ -104,7 +111,7 @@ def _apply_operation(
             view.delete_value(operation.delete_key.key)
             return APPLIED
         case "create_hard_link":
-            return _link(view, operation.create_hard_link, proposal)
+            return _link(view, operation.create_hard_link, payloads)
         case "create_directory":
             create = operation.create_directory
             outcome = _destination(view, create.path)
@@ -117,13 +124,15 @@ def _apply_operation(
             return types.OUTCOME_SOURCE_NOT_FOUND
 
 
-def _link(view: StateView, link: types.CreateHardLink, proposal: types.Proposal) -> types.Outcome:
+def _link(
+    view: StateView, link: types.CreateHardLink, payloads: Sequence[types.Payload]
+) -> types.Outcome:
     outcome = _destination(view, link.destination_path)
     if outcome != APPLIED:
         return outcome
     if link.WhichOneof("source") == "payload":
-        payload = proposal.payloads[link.payload - 1]
-        inlined = payload.data if payload.size <= PAYLOAD_INLINE_BYTES_MAX else None
+        payload = payloads[link.payload - 1]
+        inlined = None if is_blob(payload) else payload.data
         digest = Digest(payload.digest)
         view.hold_payload(digest, payload.size, inlined)
         view.put_node(link.destination_path, Node(False, payload.mode, payload.size, digest))

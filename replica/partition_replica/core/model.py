@@ -1,17 +1,33 @@
 """Values that layers hand to each other."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 
 
+class InitStatus(StrEnum):
+    """What a log is with regard to Raft (the seed's InitStatus)."""
+
+    UNKNOWN = "unknown"
+    """Not initialised yet, or its initialisation failed or was cancelled."""
+    UNBOOTSTRAPPED = "unbootstrapped"
+    """New: no entry, no hard state."""
+    NEEDS_BACKFILL = "needs_backfill"
+    """It was written without Raft, at least in part: entries lack Raft metadata."""
+    BOOTSTRAPPED = "bootstrapped"
+    """Raft's: a hard state is saved, and every entry has its metadata."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a volume is. cluster_id is empty until it belongs to a cluster."""
+    """Who a volume is. cluster_id is empty until it belongs to a cluster; unreplicated: its log is
+    a plain one, written without Raft."""
 
     member_id: MemberID
     cluster_id: ClusterID
     state_generation: int
+    unreplicated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +36,22 @@ class Position:
 
     index: LSN
     term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """How far the writing of Raft metadata is. `term` is what entries without one get; [first,
+    next) is done, up to and including `target` is to do. Entries appended meanwhile get the term
+    at once."""
+
+    term: Term
+    first: LSN
+    next: LSN
+    target: LSN
+
+    @property
+    def complete(self) -> bool:
+        return self.next > self.target
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +98,7 @@ class Configuration:
 @dataclass(frozen=True, slots=True)
 class LogEntry:
     """A row of the log. `kind`: 0 normal, 1 and 2 configuration changes; `data` is an encoded
-    EntryBody for normal entries, or empty."""
+    EntryBody for normal entries, or empty. Term 0: an entry of a plain log, without metadata."""
 
     index: LSN
     term: Term

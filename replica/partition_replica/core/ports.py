@@ -1,7 +1,7 @@
 """What the runtime needs of the outside, as Protocols. `storage.memory` is the reference of the
 storage ports; the LMDB ones must not be told from it by anything but durability."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,8 +10,11 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import (
     Applied,
+    Backfill,
     Configuration,
     HardState,
+    Identity,
+    InitStatus,
     LogBatch,
     LogEntry,
     Node,
@@ -20,7 +23,12 @@ from partition_replica.core.model import (
     ReplicaStatus,
     Session,
 )
-from partition_replica.ids import LSN, Digest, SessionID, Term
+from partition_replica.ids import LSN, ClusterID, Digest, SessionID, Term
+
+
+def never() -> bool:
+    """The `cancelled` of those who don't cancel."""
+    return False
 
 
 class StateView(Protocol):
@@ -67,43 +75,232 @@ class StateView(Protocol):
 
 
 class LogStorage(Protocol):
-    """The log beside its hard state, configuration and boundary.
+    """The seed's ReplicaLogStore: a log, its Raft state, and the positions of those who use it.
 
-    Reads may come from any thread; writes from one at a time. A write returns when it is durable.
+    An entry is at an LSN, from 1; `boundary` is the (index, term) up to which Raft's log is
+    compacted, so [boundary + 1, last] is what Raft may ask for (etcd/raft, storage.go). Rows at or
+    below the boundary may still be stored, for consumers, from `first_stored` on.
+
+    A log is *replicated* (Raft writes it: `commit` with terms from 1) or *plain* (identity
+    .unreplicated: `append`, or `commit` of entries with term 0; what is durable is committed).
+
+    Reads may come from any thread and own what they return. Writes may, too, and happen one at a
+    time; each is one transaction that is durable when the call returns, or has not happened when it
+    raises. Everything but the constructor, the properties and `close` raises Stopping once it is
+    closed, Damaged for rows that are not what was written, StorageFailed where a write or fsync
+    fails: after that nothing of the object may be used.
     """
 
+    # --- what is known without reading ---
+
     @property
-    def boundary(self) -> Position: ...
+    def identity(self) -> Identity: ...
     @property
-    def last(self) -> Position: ...
+    def status(self) -> InitStatus:
+        """UNKNOWN until `initialize` returned."""
+        ...
+
+    @property
+    def boundary(self) -> Position:
+        """(0, 0) for a log from its start; the term is 0 in a plain log."""
+        ...
+
+    @property
+    def first_stored(self) -> LSN:
+        """The lowest LSN with rows, at most boundary + 1; last + 1 where there is none."""
+        ...
+
+    @property
+    def last(self) -> Position:
+        """The last *entry*, or the boundary: its term is not the hard state's."""
+        ...
+
+    @property
+    def committed(self) -> LSN:
+        """Of a replicated log the hard state's commit index, of a plain one its last LSN."""
+        ...
+
     @property
     def hard_state(self) -> HardState: ...
     @property
     def configuration(self) -> tuple[LSN, Configuration]:
-        """(index of the entry it is as of, configuration)."""
+        """(index of the entry it is as of, configuration). With the hard state it is
+        raft.Storage's InitialState."""
         ...
+
+    @property
+    def backfill(self) -> Backfill | None:
+        """How far a backfill is; None where none is under way."""
+        ...
+
+    @property
+    def lease_transitions(self) -> int:
+        """The highest operator's token seen."""
+        ...
+
+    # --- life ---
+
+    def initialize(self, applied: LSN, cancelled: Callable[[], bool] = never) -> InitStatus:
+        """Registers the position `applied`, prunes what no position needs where `prune` is on,
+        and notifies the consumer once if anything is committed.
+
+        Raises Damaged for an `applied` outside of [boundary, last], Cancelled where `cancelled()`
+        became true; the status stays UNKNOWN then, and the same object can be initialised again.
+        """
+        ...
+
+    def subscribe(self, consumer: Callable[[LSN, LSN], None]) -> None:
+        """`consumer(low-water mark, committed)` is called, on the writing thread, after each
+        durable rise of `committed`; never for an append that commits nothing."""
+        ...
+
+    def close(self) -> None:
+        """Waits for a write or prune step under way. Closing twice is fine."""
+        ...
+
+    # --- reads ---
+
+    def entries(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
+        """raft.Storage's Entries: [lo, hi), from lo on: at least one entry if there is any, then
+        up to bytes_max bytes of data; None means no limit.
+
+        Raises Compacted for lo at or below the boundary, Unavailable for hi above last + 1 and
+        where there is no entry above the boundary at all.
+        """
+        ...
+
+    def read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
+        """Like `entries`, for consumers: down to `first_stored`, which may lie below the boundary.
+
+        Raises Compacted for lo below it, Unavailable for hi above last + 1.
+        """
+        ...
+
+    def term(self, index: LSN) -> Term:
+        """raft.Storage's Term: of the boundary and everything above it, so of first - 1, too; 0 at
+        0 of a log from its start. Raises Compacted below, Unavailable above."""
+        ...
+
+    def names_blob(self, digest: Digest) -> bool:
+        """Whether a stored entry names it."""
+        ...
+
+    # --- writes ---
 
     def commit(self, batch: LogBatch) -> list[Digest]:
         """Writes a batch in one durable transaction: all of it or nothing.
 
         An entry at an existing index deletes everything from there on first. Raises
         `ValueError` for a hole, an index at or below the committed one, a term below the
-        previous entry's or of 0, and a hard state whose term or commit falls or whose commit
-        passes the last index. Returns the digests whose last reference in the log went.
+        previous entry's or of 0 (in a plain log: other than 0), and a hard state whose term or
+        commit falls or whose commit passes the last index. Returns the digests whose last
+        reference in the log went.
         """
         ...
 
-    def save_configuration(self, index: LSN, configuration: Configuration) -> None: ...
+    def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
+        """Compare-and-append to a plain log: the bodies become entries from `expected` on, or from
+        wherever the log ends where it is None. Returns the first one's LSN. Raises ValueError, with
+        nothing written, where the log does not end right before `expected`, or is Raft's."""
+        ...
 
-    def entries(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
-        """[lo, hi), from lo on: at least one entry if there is any, then up to bytes_max.
+    def truncate_from(self, lsn: LSN) -> list[Digest]:
+        """Deletes [lsn, last] of a plain log; past the end does nothing. Raises ValueError below
+        the low-water mark: what was applied is there. Returns the digests that went."""
+        ...
 
-        Raises Compacted for lo at or below the boundary, IndexError for hi above last + 1.
+    def save_configuration(self, index: LSN, configuration: Configuration) -> None:
+        """As of the entry at `index`. Raises ValueError for one older than the saved."""
+        ...
+
+    def save_lease(self, transitions: int, holder: str) -> None: ...
+
+    def bootstrap(self, cluster: ClusterID, configuration: Configuration) -> None:
+        """Makes a new volume the start of a group: boundary (1, 1)."""
+        ...
+
+    def bootstrap_plain(self, cluster: ClusterID) -> None:
+        """Makes a new volume an unreplicated partition: its first entry will be LSN 1."""
+        ...
+
+    def join(self, cluster: ClusterID) -> None:
+        """Ties a new volume to a cluster, as a member that waits for a snapshot."""
+        ...
+
+    # --- positions, compaction ---
+
+    @property
+    def positions(self) -> dict[str, LSN]:
+        """A copy: "applied", "snapshot" where held, and the consumers'. Consumers' are durable."""
+        ...
+
+    @property
+    def low_water_mark(self) -> LSN:
+        """min(all positions) + 1: entries below may go."""
+        ...
+
+    def register(self, name: str, lsn: LSN) -> None:
+        """A consumer that has everything up to `lsn`. Raises ValueError for a name that is taken
+        or not allowed, for more than `consumers_max`, for an `lsn` above committed, and Compacted
+        where what it would read next is gone."""
+        ...
+
+    def unregister(self, name: str) -> None:
+        """Raises KeyError for an unknown name."""
+        ...
+
+    def acknowledge(self, name: str, lsn: LSN) -> None:
+        """Moves a position up, durably for consumers. The same again does nothing. Raises KeyError
+        for an unknown name, ValueError for an LSN that falls or passes committed."""
+        ...
+
+    def compaction_target(self, step_entries: int) -> LSN | None:
+        """Up to where `compact` may go now by positions and retention; None where fewer than
+        step_entries would go."""
+        ...
+
+    def hold_snapshot(self, lsn: LSN | None) -> None:
+        """Holds the log behind a snapshot at `lsn` that is being sent; None lets go. In memory."""
+        ...
+
+    def compact(self, index: LSN) -> None:
+        """Moves the boundary up to `index`, durably; rows stay until `prune`. At or below the
+        boundary it does nothing. Raises ValueError above the applied position or the last entry."""
+        ...
+
+    def prune(self, rows_max: int) -> tuple[int, list[Digest]]:
+        """Deletes up to rows_max rows at or below the boundary that no consumer needs, lowest
+        first, in one transaction; (rows deleted, digests whose last reference went). A failed
+        deletion raises PruneFailed, has changed nothing, and may be tried again."""
+        ...
+
+    # --- replication on and off ---
+
+    def begin_backfill(self) -> Backfill:
+        """Begins to give Raft metadata to a plain log, durably, or says how far an earlier one is.
+
+        The term is 1 + max(saved term, highest term in the log); entries that have one keep it.
+        Raises ValueError for a log that is Raft's already, or of no cluster.
         """
         ...
 
-    def term(self, index: LSN) -> Term:
-        """Of the boundary and everything above it. Raises Compacted below, IndexError above."""
+    def step_backfill(self, rows_max: int) -> Backfill:
+        """Writes metadata for the next rows, in one transaction with the progress: a crash leaves
+        the rows before and the place to go on from. ValueError where none is under way."""
+        ...
+
+    def finish_backfill(self, applied: Position) -> None:
+        """Makes the log Raft's, in one transaction: hard state {term, vote none, commit last},
+        voters [self] as of last, boundary at `applied`, which must be 1 or above.
+
+        The state must be durable at `applied`, with that term. Raises ValueError where the backfill
+        is not complete.
+        """
+        ...
+
+    def stop_replication(self) -> None:
+        """Makes Raft's log a plain one: everything in it counts as committed. Only for a sole
+        voter; raises ValueError for any other configuration, and for changes not in it yet."""
         ...
 
 

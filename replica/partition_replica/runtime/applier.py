@@ -11,8 +11,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.engine.raft import member_changes
 from partition_replica.ids import LSN, Digest
-from partition_replica.runtime.failpoints import reach
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.failpoints import reach
 from partition_replica.storage.volume import Volume
 
 T = TypeVar("T")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from partition_replica.core.model import LogBatch
 from partition_replica.ids import Digest
-from partition_replica.runtime.failpoints import reach
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.failpoints import reach
 from partition_replica.storage.log import LmdbLog
 
 BATCH_ENTRIES_MAX = 4096

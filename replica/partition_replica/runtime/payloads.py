@@ -13,6 +13,7 @@ import partition_raft as raft
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
+from partition_replica.core.payloads import blob_digests
 from partition_replica.core.ports import PeerFailed, PeerTransport
 from partition_replica.engine.raft import from_entry
 from partition_replica.errors import (
@@ -24,9 +25,9 @@ from partition_replica.errors import (
     PayloadQuorum,
 )
 from partition_replica.ids import Digest
-from partition_replica.runtime.failpoints import reach
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.volume import Volume, blob_digests
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 

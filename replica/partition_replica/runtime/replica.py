@@ -183,7 +183,7 @@ class Replica:
             content = self._volume.state.content(digest)
             if content is not None:
                 return content
-        elif self._volume.blobs.has(digest):
+        if self._volume.blobs.has(digest):
             return self._volume.blobs.path(digest)
         self._volume.blobs.unhold([digest])
         raise NotFound(f"payload {digest.hex()} is not here")

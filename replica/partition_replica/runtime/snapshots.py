@@ -30,10 +30,10 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.applier import Applier
-from partition_replica.runtime.failpoints import reach
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import FETCHES_MAX, Payloads
 from partition_replica.storage.codec import FORMAT_VERSION
+from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import fatal_on_failure, sync_directory, sync_file
 from partition_replica.storage.state import inspect_copy
 from partition_replica.storage.volume import Volume

@@ -33,6 +33,16 @@ def from_u64(data: bytes) -> int:
     return value
 
 
+def key_crc(key: bytes) -> int:
+    """The checksum's start, for rows of several tables under one key."""
+    return zlib.crc32(key)
+
+
+def seal_with(crc: int, payload: bytes) -> bytes:
+    """`seal`, with the key's checksum made before."""
+    return _CRC.pack(zlib.crc32(payload, crc)) + payload
+
+
 def seal(key: bytes, payload: bytes) -> bytes:
     return _CRC.pack(zlib.crc32(payload, zlib.crc32(key))) + payload
 
@@ -62,20 +72,33 @@ def unseal_message(table: str, key: bytes, row: bytes, kind: type[M]) -> M:
     return message
 
 
-def encode_raft(entry: LogEntry) -> bytes:
+def encode_raft(entry: LogEntry, term: Term) -> bytes:
     """The `raft` row: term, kind, length of the context, context, then the data of a
     configuration change. A normal entry's data is its `manifest` row."""
+    if not entry.kind and not entry.context:
+        return _RAFT.pack(term, 0, 0)
     data = entry.data if entry.kind else b""
-    return _RAFT.pack(entry.term, entry.kind, len(entry.context)) + entry.context + data
+    return _RAFT.pack(term, entry.kind, len(entry.context)) + entry.context + data
+
+
+def metadata(term: Term) -> bytes:
+    """The `raft` row of a normal entry that got its term later."""
+    return _RAFT.pack(term, 0, 0)
 
 
 def decode_raft(index: LSN, payload: bytes, manifest: bytes) -> LogEntry:
+    if len(payload) < _RAFT.size:
+        raise Damaged(f"the raft row of entry {index} has {len(payload)} bytes: too few")
     term, kind, context_length = _RAFT.unpack_from(payload)
     context_end = _RAFT.size + context_length
     context = payload[_RAFT.size : context_end]
+    if context_end > len(payload):
+        raise Damaged(f"the raft row of entry {index} ends inside its context")
     data = payload[context_end:] if kind else manifest
     return LogEntry(index, Term(term), kind, data, context)
 
 
 def decode_term(payload: bytes) -> Term:
+    if len(payload) < _RAFT.size:
+        raise Damaged(f"a raft row has {len(payload)} bytes: too few")
     return Term(_RAFT.unpack_from(payload)[0])

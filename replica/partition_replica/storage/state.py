@@ -33,7 +33,17 @@ from partition_replica.storage.environment import (
 from partition_replica.storage.files import sync_directory, sync_file
 
 APPLIED = b"applied"
-TABLES = ("meta", "value", "tree", "payload", "content", "session", "result", "member")
+TABLES = (
+    "meta",
+    "value",
+    "tree",
+    "payload",
+    "content",
+    "session",
+    "result",
+    "member",
+    "unapplied",
+)
 
 
 class Tables:
@@ -50,6 +60,7 @@ class Tables:
         self.session = handles["session"]
         self.result = handles["result"]
         self.member = handles["member"]
+        self.unapplied = handles["unapplied"]
 
 
 class LmdbView:
@@ -166,6 +177,18 @@ class LmdbView:
     def delete_member(self, member: int) -> None:
         self._txn.delete(codec.u64(member), db=self._tables.member)
 
+    def note_unapplied(self, applied: Applied) -> None:
+        """Remembers what of an entry had no effect: an export leaves it out."""
+        result = applied.result
+        whole = applied.kind in ("duplicate", "session_expired") or (
+            result is not None and result.precondition_failed
+        )
+        if not whole and (result is None or not result.outcomes):
+            return
+        key = codec.u64(applied.index)
+        row = rows.UnappliedRow(whole=whole, outcomes=b"" if whole else result.outcomes)  # type: ignore[union-attr]
+        self._txn.put(key, codec.seal_message(key, row), db=self._tables.unapplied)
+
     def finish(self, position: Position) -> None:
         """Writes what was kept back, and the applied LSN."""
         self._write_sessions()
@@ -238,7 +261,9 @@ class LmdbState:
         with lmdb_failures("commit of the state"), self._environment.begin(write=True) as txn:
             view = LmdbView(txn, self._tables, self._applied)
             for entry in entries:
-                results.append(self._apply_entry(view, entry))
+                applied = self._apply_entry(view, entry)
+                view.note_unapplied(applied)
+                results.append(applied)
             for member, address in members.items():
                 if address is None:
                     view.delete_member(member)
@@ -256,10 +281,42 @@ class LmdbState:
         released = [digest for digest in view.released if not self.names_blob(digest)]
         return results, released
 
-    def sync(self) -> None:
-        """Makes everything applied so far durable, the last batch too."""
+    def sync(self) -> Position:
+        """Makes everything applied so far durable, the last batch too; returns up to where."""
+        position = self.applied
         with lmdb_failures("sync of the state"):
             self._environment.sync(True)
+        return position
+
+    def set_term(self, term: Term) -> None:
+        """Gives the applied position the term that a backfill gave its entry, durably."""
+        with lmdb_failures("commit of the state"):
+            with self._environment.begin(write=True) as txn:
+                position = Position(self.applied.index, term)
+                put_applied(txn, self._tables, position, self.time_ms)
+            self._environment.sync(True)
+        self._applied = read_applied(self._environment, self._tables)
+
+    def forget_unapplied(self, below: LSN, rows_max: int = 4096) -> int:
+        """Drops notes of entries below an LSN, which the log has no more; how many went."""
+        count = 0
+        with lmdb_failures("commit of the state"), self._environment.begin(write=True) as txn:
+            cursor = txn.cursor(self._tables.unapplied)
+            found = cursor.first()
+            while found and count < rows_max and codec.from_u64(cursor.key()) < below:
+                cursor.delete()
+                count += 1
+                found = bool(cursor.key())
+        return count
+
+    def unapplied(self, lsn: LSN) -> rows.UnappliedRow | None:
+        """What of the entry at an LSN had no effect; None where all had."""
+        key = codec.u64(lsn)
+        with self._environment.begin() as txn:
+            row = txn.get(key, db=self._tables.unapplied)
+        return (
+            None if row is None else codec.unseal_message("unapplied", key, row, rows.UnappliedRow)
+        )
 
     def copy(self, directory: Path) -> Position:
         """Copies the state, compacted, to `directory`/data.mdb, durably; returns its position.

@@ -13,11 +13,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from partition_proto.v1 import types_pb2 as types
-
-from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
-from partition_replica.core.model import LogEntry
-from partition_replica.errors import Damaged
+from partition_replica.core.payloads import blob_digests
 from partition_replica.ids import Digest, MemberID
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import (
@@ -28,19 +24,6 @@ from partition_replica.storage.files import (
 )
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state import LmdbState
-
-
-def blob_digests(entry: LogEntry) -> list[Digest]:
-    """The blobs that an entry names. Bodies are small (1 MiB at most) and were checked."""
-    if entry.kind or not entry.data:
-        return []
-    body = types.EntryBody()
-    body.ParseFromString(entry.data)
-    return [
-        Digest(payload.digest)
-        for payload in body.proposal.payloads
-        if payload.size > PAYLOAD_INLINE_BYTES_MAX
-    ]
 
 
 class Volume:
@@ -60,7 +43,8 @@ class Volume:
         make_directory(self._states)
         self._drop_other_generations()
         self.state = LmdbState(self.state_path(self.log.identity.state_generation))
-        self._check_positions()
+        # Compaction relies on what is durable, and a killed process may have left more than that.
+        self.log.initialize(self.state.sync().index)
         self.blobs_collected = self.collect(self.blobs.digests())
 
     def state_path(self, generation: int) -> Path:
@@ -117,11 +101,3 @@ class Volume:
             for child in self._states.iterdir():
                 if child.name != keep:
                     shutil.rmtree(child)
-
-    def _check_positions(self) -> None:
-        applied, boundary, last = self.state.applied, self.log.boundary, self.log.last
-        if not boundary.index <= applied.index <= last.index:
-            raise Damaged(
-                f"the state is at {applied.index}, outside of the log's {boundary.index} to "
-                f"{last.index}: state and log are not of one replica, or one of them is damaged"
-            )

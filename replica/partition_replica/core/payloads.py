@@ -1,0 +1,35 @@
+"""Which payloads of an entry are blobs, files beside the log, and which it carries itself."""
+
+from collections.abc import Sequence
+
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.model import LogEntry
+from partition_replica.ids import Digest
+
+
+def is_blob(payload: types.Payload) -> bool:
+    """A payload without data that is not empty. Of clients' proposals these are the ones above the
+    inline limit (`validation.check_payload`); of imported entries others may be, too."""
+    return payload.size > 0 and not payload.data
+
+
+def may_name_blobs(body: bytes) -> bool:
+    """Whether an encoded EntryBody may name a payload: False is certain. A payload begins with
+    its digest, field 1 of 32 bytes, so most entries need no parsing."""
+    return b"\x0a\x20" in body
+
+
+def payloads_of(body: types.EntryBody) -> Sequence[types.Payload]:
+    if body.HasField("imported"):
+        return body.imported.payloads
+    return body.proposal.payloads
+
+
+def blob_digests(entry: LogEntry) -> list[Digest]:
+    """The blobs that an entry names. Bodies are small (a few MiB at most) and were checked."""
+    if entry.kind or not may_name_blobs(entry.data):
+        return []
+    body = types.EntryBody()
+    body.ParseFromString(entry.data)
+    return [Digest(payload.digest) for payload in payloads_of(body) if is_blob(payload)]

@@ -1,0 +1,141 @@
+"""Replication switched on for a plain log (backfill), and off again."""
+
+from dataclasses import replace
+
+from partition_proto.v1 import storage_pb2 as rows
+
+from partition_replica.core.compaction import APPLIED
+from partition_replica.core.model import (
+    Backfill,
+    Configuration,
+    HardState,
+    InitStatus,
+    Position,
+)
+from partition_replica.errors import Damaged
+from partition_replica.ids import LSN, MemberID, Term
+from partition_replica.storage.environment import Transaction
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.log.retention import RetainedLog
+from partition_replica.storage.log.tables import BACKFILL
+
+
+class ConvertibleLog(RetainedLog):
+    """A log whose Raft metadata comes and goes."""
+
+    # --- replication on and off ---------------------------------------------------------------
+
+    def begin_backfill(self) -> Backfill:
+        with self._writing:
+            if not self._identity.unreplicated or not self._identity.cluster_id:
+                raise ValueError("only an unreplicated partition's log is backfilled")
+            if self._backfill is None:
+                with self._transaction() as txn:
+                    termed, highest = self.tables.last_term(txn)
+                    highest = max(highest, self._hard_state.term, self._boundary.term)
+                    row = rows.BackfillRow(
+                        term=highest + 1,
+                        first=self._first_stored,
+                        next=self._first_stored,
+                        target=self._last.index,
+                        termed=termed,
+                    )
+                    self.tables.put_meta(txn, BACKFILL, row)
+                self._backfill = row
+                reach("backfill.begun")
+            return self._progress()
+
+    def step_backfill(self, rows_max: int) -> Backfill:
+        with self._writing:
+            now = self._progress()
+            # Rows that were pruned meanwhile need nothing.
+            lo = max(now.next, self._first_stored)
+            hi = min(lo + rows_max, now.target + 1)
+            assert self._backfill is not None
+            row = rows.BackfillRow()
+            row.CopyFrom(self._backfill)
+            row.next = max(hi, lo)
+            with self._transaction() as txn:
+                if lo < hi:
+                    before = self._term_before(txn, LSN(lo))
+                    termed = LSN(row.termed)
+                    self.tables.put_missing_metadata(txn, lo, hi, now.term, before, termed)
+                self.tables.put_meta(txn, BACKFILL, row)
+                reach("backfill.step.before")
+            reach("backfill.step.after")
+            self._backfill = row
+            return self._progress()
+
+    def finish_backfill(self, applied: Position) -> None:
+        with self._writing:
+            progress = self._progress()
+            last = self._last.index
+            if not progress.complete:
+                raise ValueError(f"the backfill is at {progress.next} of {progress.target}")
+            if not 1 <= applied.index <= last or applied.index < self._boundary.index:
+                raise ValueError(f"applied {applied.index} lies outside of 1 to {last}")
+            configuration = Configuration(voters=(self._identity.member_id,))
+            identity = replace(self._identity, unreplicated=False)
+            hard_state = HardState(progress.term, MemberID(0), last)
+            with self._transaction() as txn:
+                span = self.tables.span(txn)
+                missing = span and self.tables.metadata_missing(txn, *span)
+                if missing:
+                    raise Damaged(f"log entry {missing} has no raft row behind a backfill")
+                term = self._last.term
+                if last > self._boundary.index:
+                    term = self.tables.term(txn, last)
+                elif not term:
+                    term = progress.term
+                self.tables.put_identity(txn, identity)
+                self._put_boundary(txn, applied)
+                self.tables.put_configuration(txn, last, configuration)
+                self._put_hard_state(txn, hard_state)
+                txn.delete(BACKFILL, db=self.tables.meta)
+                reach("backfill.finish.before")
+            reach("backfill.finish.after")
+            self._identity, self._boundary, self._backfill = identity, applied, None
+            self._last = Position(last, term)
+            self._hard_state, self._configuration = hard_state, (last, configuration)
+            self._positions[APPLIED] = max(self._positions.get(APPLIED, LSN(0)), applied.index)
+            self._status = InitStatus.BOOTSTRAPPED
+
+    def stop_replication(self) -> None:
+        with self._writing:
+            index, configuration = self._configuration
+            if self._identity.unreplicated or not self._identity.cluster_id:
+                raise ValueError("this partition is not replicated")
+            if configuration != Configuration(voters=(self._identity.member_id,)):
+                raise ValueError(
+                    f"the configuration is {configuration}; only a sole voter's replication can be "
+                    "stopped: remove the other members first"
+                )
+            with self._transaction() as txn:
+                lo = max(index + 1, self._boundary.index + 1)
+                for entry in self.tables.entries(txn, lo, self._last.index + 1):
+                    if entry.kind:
+                        raise ValueError(
+                            f"entry {entry.index} changes the configuration and is not in it yet: "
+                            "start the replica once, then try again"
+                        )
+                hard_state = replace(self._hard_state, commit=self._last.index)
+                identity = replace(self._identity, unreplicated=True)
+                self._put_hard_state(txn, hard_state)
+                self.tables.put_identity(txn, identity)
+                reach("replication.stop.before")
+            reach("replication.stop.after")
+            self._hard_state, self._identity = hard_state, identity
+            self._status = InitStatus.NEEDS_BACKFILL
+
+    def _progress(self) -> Backfill:
+        progress = self.backfill
+        if progress is None:
+            raise ValueError("no backfill is under way")
+        return progress
+
+    def _term_before(self, txn: Transaction, lsn: LSN) -> Term:
+        if lsn - 1 == self._boundary.index:
+            return self._boundary.term
+        if lsn <= self._first_stored:
+            return Term(0)
+        return self.tables.term(txn, LSN(lsn - 1))

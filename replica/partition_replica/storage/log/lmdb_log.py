@@ -1,0 +1,213 @@
+"""What is written to a log: Raft's batches, a plain log's appends, who the volume is."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from partition_proto.v1 import storage_pb2 as rows
+
+from partition_replica.core.compaction import APPLIED
+from partition_replica.core.model import (
+    Configuration,
+    HardState,
+    Identity,
+    InitStatus,
+    LogBatch,
+    LogEntry,
+    Position,
+)
+from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
+from partition_replica.storage.environment import Transaction
+from partition_replica.storage.log.conversion import ConvertibleLog
+from partition_replica.storage.log.tables import LEASE
+
+
+class LmdbLog(ConvertibleLog):
+    """One replica's log: implements core.ports.LogStorage."""
+
+    # --- Raft's writes ------------------------------------------------------------------------
+
+    def commit(self, batch: LogBatch) -> list[Digest]:
+        with self._writing:
+            committed_before = self.committed
+            released = self._commit(batch)
+            self._notify(committed_before)
+            return released
+
+    def _commit(self, batch: LogBatch) -> list[Digest]:
+        released: set[Digest] = set()
+        boundary, last, hard_state = self._boundary, self._last, self._hard_state
+        first_stored, identity = self._first_stored, self._identity
+        configuration, backfill = self._configuration, self._backfill
+        with self._transaction() as txn:
+            if batch.snapshot is not None:
+                boundary = last = batch.snapshot.position
+                first_stored = LSN(boundary.index + 1)
+                configuration = (boundary.index, batch.snapshot.configuration)
+                identity = replace(identity, state_generation=batch.snapshot.state_generation)
+                released |= self.tables.clear(txn)
+                self._put_boundary(txn, boundary)
+                self.tables.put_configuration(txn, *configuration)
+                self.tables.put_identity(txn, identity)
+                hard_state = HardState(
+                    max(hard_state.term, boundary.term), hard_state.vote, boundary.index
+                )
+            if batch.entries:
+                last, dropped = self._put_entries(txn, batch.entries, last, boundary, hard_state)
+                released |= dropped
+            if batch.hard_state is not None or batch.snapshot is not None:
+                wanted = batch.hard_state or hard_state
+                _check_hard_state(wanted, hard_state, last)
+                hard_state = wanted
+                self._put_hard_state(txn, hard_state)
+            released = {digest for digest in released if not self.tables.names(txn, digest)}
+            if batch.snapshot is not None:
+                # Before the rows go: a reader meets Compacted, never a hole.
+                self._boundary = self._last = boundary
+                self._first_stored = first_stored
+        self._boundary, self._last, self._hard_state = boundary, last, hard_state
+        self._first_stored, self._identity = first_stored, identity
+        self._configuration, self._backfill = configuration, backfill
+        if batch.snapshot is not None and APPLIED in self._positions:
+            self._positions[APPLIED] = max(self._positions[APPLIED], boundary.index)
+        return sorted(released)
+
+    def _put_entries(
+        self,
+        txn: Transaction,
+        entries: list[LogEntry],
+        last: Position,
+        boundary: Position,
+        hard_state: HardState,
+    ) -> tuple[Position, set[Digest]]:
+        """Writes entries behind `last`, or in place of what stands there; (the new last, blobs
+        that what was overwritten named)."""
+        plain = self._identity.unreplicated
+        plain_term = Term(self._backfill.term) if plain and self._backfill else Term(0)
+        fixed = last.index if plain else max(hard_state.commit, boundary.index)
+        released: set[Digest] = set()
+        pending: list[LogEntry] = []
+        index, term = last.index, last.term
+        for entry in entries:
+            if entry.index <= index:
+                _check_overwrite(entry, fixed)
+                self.tables.put(txn, pending, plain_term)
+                pending = []
+                released |= self.tables.delete(txn, entry.index, index)
+                index = LSN(entry.index - 1)
+                term = boundary.term if index == boundary.index else self.tables.term(txn, index)
+            _check_append(entry, index, term, plain)
+            pending.append(entry)
+            index, term = entry.index, entry.term or plain_term
+        self.tables.put(txn, pending, plain_term)
+        return Position(index, term), released
+
+    def save_configuration(self, index: LSN, configuration: Configuration) -> None:
+        with self._writing:
+            if index < self._configuration[0]:
+                raise ValueError(
+                    f"configuration as of {index} is older than the saved one, of "
+                    f"{self._configuration[0]}"
+                )
+            with self._transaction() as txn:
+                self.tables.put_configuration(txn, index, configuration)
+            self._configuration = (index, configuration)
+
+    def save_lease(self, transitions: int, holder: str) -> None:
+        with self._writing:
+            with self._transaction() as txn:
+                row = rows.LeaseRow(transitions=transitions, holder=holder)
+                self.tables.put_meta(txn, LEASE, row)
+            self._lease_transitions = transitions
+
+    def bootstrap(self, cluster: ClusterID, configuration: Configuration) -> None:
+        """The state must be durable at (1, 1) before."""
+        start = Position(LSN(1), Term(1))
+        identity = replace(self._identity, cluster_id=cluster)
+        hard_state = HardState(Term(1), MemberID(0), LSN(1))
+        with self._writing:
+            with self._transaction() as txn:
+                self.tables.put_identity(txn, identity)
+                self._put_boundary(txn, start)
+                self.tables.put_configuration(txn, LSN(1), configuration)
+                self._put_hard_state(txn, hard_state)
+            self._identity, self._boundary, self._last = identity, start, start
+            self._first_stored = LSN(2)
+            self._hard_state, self._configuration = hard_state, (LSN(1), configuration)
+            self._positions[APPLIED] = LSN(1)
+            self._status = InitStatus.BOOTSTRAPPED
+
+    def bootstrap_plain(self, cluster: ClusterID) -> None:
+        self._save_identity(replace(self._identity, cluster_id=cluster, unreplicated=True))
+
+    def join(self, cluster: ClusterID) -> None:
+        self._save_identity(replace(self._identity, cluster_id=cluster))
+
+    def _save_identity(self, identity: Identity) -> None:
+        with self._writing:
+            with self._transaction() as txn:
+                self.tables.put_identity(txn, identity)
+            self._identity = identity
+
+    # --- the plain log's writes ---------------------------------------------------------------
+
+    def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
+        with self._writing:
+            if not self._identity.unreplicated:
+                raise ValueError("this log is Raft's: propose instead of appending")
+            first = LSN(self._last.index + 1)
+            if expected is not None and expected != first:
+                raise ValueError(
+                    f"append at {expected} refused: the log ends at {self._last.index}, so the "
+                    f"next LSN is {first}"
+                )
+            entries = [LogEntry(LSN(first + n), Term(0), 0, body) for n, body in enumerate(bodies)]
+            self.commit(LogBatch(entries))
+            return first
+
+    def truncate_from(self, lsn: LSN) -> list[Digest]:
+        with self._writing:
+            if not self._identity.unreplicated:
+                raise ValueError("this log is Raft's: a leader's entries overwrite, nobody else")
+            if lsn > self._last.index:
+                return []
+            if lsn < self.low_water_mark:
+                raise ValueError(
+                    f"truncation from {lsn} refused: entries below {self.low_water_mark} were "
+                    "applied or acknowledged"
+                )
+            with self._transaction() as txn:
+                released = self.tables.delete(txn, lsn, self._last.index)
+                at = lsn - 1
+                term = (
+                    self._boundary.term
+                    if at == self._boundary.index
+                    else self.tables.term(txn, LSN(at))
+                )
+                released = {d for d in released if not self.tables.names(txn, d)}
+            self._last = Position(LSN(at), term)
+            return sorted(released)
+
+
+def _check_overwrite(entry: LogEntry, fixed: LSN) -> None:
+    if entry.index <= fixed:
+        raise ValueError(f"entry {entry.index} would overwrite a committed one (committed {fixed})")
+
+
+def _check_append(entry: LogEntry, last: LSN, term: Term, plain: bool) -> None:
+    if entry.index != last + 1:
+        raise ValueError(f"entry {entry.index} behind {last} would leave a hole")
+    if plain:
+        if entry.term or entry.kind:
+            raise ValueError(
+                f"entry {entry.index} has term {entry.term} and kind {entry.kind}: a plain log's "
+                "have 0"
+            )
+    elif entry.term < max(term, 1):
+        raise ValueError(f"entry {entry.index} has term {entry.term}, below {max(term, 1)}")
+
+
+def _check_hard_state(wanted: HardState, saved: HardState, last: Position) -> None:
+    if wanted.term < saved.term or wanted.commit < saved.commit:
+        raise ValueError(f"hard state {wanted} falls below the saved {saved}")
+    if wanted.commit > last.index:
+        raise ValueError(f"commit index {wanted.commit} passes the last index {last.index}")

@@ -1,0 +1,284 @@
+"""What is read of a log: how it is opened and checked, its Raft state, its entries."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from partition_proto.v1 import storage_pb2 as rows
+
+from partition_replica.core.compaction import APPLIED, Retention
+from partition_replica.core.model import (
+    Backfill,
+    Configuration,
+    HardState,
+    Identity,
+    InitStatus,
+    LogEntry,
+    Position,
+)
+from partition_replica.errors import Compacted, Damaged, Stopping, Unavailable
+from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
+from partition_replica.storage import codec
+from partition_replica.storage.environment import (
+    Transaction,
+    lmdb_failures,
+    open_environment,
+    open_read_only,
+)
+from partition_replica.storage.log.tables import (
+    BACKFILL,
+    BOUNDARY,
+    CONF_STATE,
+    HARD_STATE,
+    IDENTITY,
+    LEASE,
+    NAMES,
+    BlobDigests,
+    LogTables,
+)
+
+
+class LogReader:
+    """An open log. `_transaction` is how the classes above write."""
+
+    def __init__(
+        self,
+        path: Path,
+        new_member: MemberID,
+        blob_digests: BlobDigests,
+        *,
+        retention: Retention | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Opens or creates the log. `new_member` is the ID of a volume that has none yet.
+
+        Raises Damaged for a hole, a row that fails its checksum, a format of another version.
+        """
+        self._environment = (
+            open_read_only(path, len(NAMES))
+            if read_only
+            else open_environment(path, metasync=True, tables=len(NAMES))
+        )
+        self.tables = LogTables(self._environment, blob_digests, create=not read_only)
+        self.retention = retention or Retention()
+        self._writing = threading.RLock()
+        self._closed = False
+        self._consumer: Callable[[LSN, LSN], None] | None = None
+        self._status = InitStatus.UNKNOWN
+        self._positions: dict[str, LSN] = {}
+        self._load(new_member, read_only)
+
+    # --- what is known without reading --------------------------------------------------------
+
+    @property
+    def identity(self) -> Identity:
+        return self._identity
+
+    @property
+    def status(self) -> InitStatus:
+        return self._status
+
+    @property
+    def boundary(self) -> Position:
+        return self._boundary
+
+    @property
+    def first_stored(self) -> LSN:
+        return self._first_stored
+
+    @property
+    def last(self) -> Position:
+        return self._last
+
+    @property
+    def hard_state(self) -> HardState:
+        return self._hard_state
+
+    @property
+    def committed(self) -> LSN:
+        return self._last.index if self._identity.unreplicated else self._hard_state.commit
+
+    @property
+    def configuration(self) -> tuple[LSN, Configuration]:
+        return self._configuration
+
+    @property
+    def backfill(self) -> Backfill | None:
+        if self._backfill is None:
+            return None
+        row = self._backfill
+        return Backfill(Term(row.term), LSN(row.first), LSN(row.next), LSN(row.target))
+
+    @property
+    def lease_transitions(self) -> int:
+        return self._lease_transitions
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def subscribe(self, consumer: Callable[[LSN, LSN], None]) -> None:
+        self._consumer = consumer
+
+    def close(self) -> None:
+        with self._writing:
+            if not self._closed:
+                self._closed = True
+                self._environment.close()
+
+    # --- reads --------------------------------------------------------------------------------
+
+    def entries(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
+        if lo <= self._boundary.index:
+            raise self._compacted(lo, LSN(self._boundary.index + 1))
+        if self._last.index <= self._boundary.index:
+            raise Unavailable(f"the log has no entry behind {self._boundary.index}")
+        return self._read(lo, hi, bytes_max)
+
+    def read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
+        if lo < self._first_stored:
+            raise self._compacted(lo, self._first_stored)
+        return self._read(lo, hi, bytes_max)
+
+    def _read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
+        if hi > self._last.index + 1:
+            raise Unavailable(f"entries below {hi} asked for; the log ends at {self._last.index}")
+        found: list[LogEntry] = []
+        size = 0
+        try:
+            with self._reading() as txn:
+                for entry in self.tables.entries(txn, lo, hi):
+                    size += len(entry.data)
+                    if found and bytes_max is not None and size > bytes_max:
+                        break
+                    found.append(entry)
+        except Damaged:
+            if lo < self._first_stored:  # pruned while we came
+                raise self._compacted(lo, self._first_stored) from None
+            raise
+        return found
+
+    def term(self, index: LSN) -> Term:
+        boundary = self._boundary
+        if index == boundary.index:
+            return boundary.term
+        if index < boundary.index:
+            raise self._compacted(index, LSN(boundary.index + 1))
+        if index > self._last.index:
+            raise Unavailable(f"term of {index} asked for; the log ends at {self._last.index}")
+        try:
+            with self._reading() as txn:
+                return self.tables.term(txn, index)
+        except Damaged:
+            if index < self._first_stored:
+                raise self._compacted(index, self._first_stored) from None
+            raise
+
+    def names_blob(self, digest: Digest) -> bool:
+        with self._reading() as txn:
+            return self.tables.names(txn, digest)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Stopping("the log is closed")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        """A write transaction that is durable when the block is left, or never was."""
+        self._check_open()
+        with lmdb_failures("commit of the log"), self._environment.begin(write=True) as txn:
+            yield txn
+
+    @contextmanager
+    def _reading(self) -> Iterator[Transaction]:
+        self._check_open()
+        with self._environment.begin() as txn:
+            yield txn
+
+    def _load(self, new_member: MemberID, read_only: bool) -> None:
+        with self._environment.begin() as txn:
+            identity = self.tables.get_meta(txn, IDENTITY, rows.IdentityRow)
+            boundary = self.tables.get_meta(txn, BOUNDARY, rows.BoundaryRow) or rows.BoundaryRow()
+            hard = self.tables.get_meta(txn, HARD_STATE, rows.HardStateRow) or rows.HardStateRow()
+            conf = self.tables.get_meta(txn, CONF_STATE, rows.ConfStateRow) or rows.ConfStateRow()
+            lease = self.tables.get_meta(txn, LEASE, rows.LeaseRow) or rows.LeaseRow()
+            self._backfill = self.tables.get_meta(txn, BACKFILL, rows.BackfillRow)
+            self._positions.update(self.tables.positions(txn))
+        self._boundary = Position(LSN(boundary.index), Term(boundary.term))
+        self._hard_state = HardState(Term(hard.term), MemberID(hard.vote), LSN(hard.commit))
+        self._configuration = (LSN(conf.index), _configuration(conf))
+        self._lease_transitions: int = lease.transitions
+        self._identity = self._load_identity(identity, new_member, read_only)
+        self._load_span()
+
+    def _load_identity(
+        self, row: rows.IdentityRow | None, new_member: MemberID, read_only: bool
+    ) -> Identity:
+        if row is None:
+            identity = Identity(new_member, ClusterID(""), 1)
+            if not read_only:
+                with self._transaction() as txn:
+                    self.tables.put_identity(txn, identity)
+            return identity
+        if row.format_version != codec.FORMAT_VERSION:
+            raise Damaged(
+                f"the volume has format {row.format_version}; this version reads "
+                f"{codec.FORMAT_VERSION}: run the version that wrote it"
+            )
+        return Identity(
+            MemberID(row.member_id),
+            ClusterID(row.cluster_id),
+            row.state_generation,
+            row.unreplicated,
+        )
+
+    def _load_span(self) -> None:
+        """Finds the first and last entry, and any hole."""
+        boundary = self._boundary
+        with self._environment.begin() as txn:
+            span = self.tables.span(txn)
+            if span is None:
+                self._first_stored, self._last = LSN(boundary.index + 1), boundary
+                return
+            first, last = span
+            if first > boundary.index + 1 or last < boundary.index:
+                raise Damaged(
+                    f"log entry {boundary.index + 1} is missing: the log has a hole (boundary "
+                    f"{boundary.index}, entries {first} to {last})"
+                )
+            missing = self.tables.metadata_missing(txn, first, last)
+            if missing is not None and not self._identity.unreplicated:
+                raise Damaged(f"log entry {missing} has no raft row: the log has a hole")
+            self._first_stored = LSN(first)
+            self._last = (
+                boundary
+                if last == boundary.index
+                else Position(LSN(last), self.tables.term(txn, LSN(last)))
+            )
+
+    def _put_boundary(self, txn: Transaction, boundary: Position) -> None:
+        row = rows.BoundaryRow(index=boundary.index, term=boundary.term)
+        self.tables.put_meta(txn, BOUNDARY, row)
+
+    def _put_hard_state(self, txn: Transaction, state: HardState) -> None:
+        row = rows.HardStateRow(term=state.term, vote=state.vote, commit=state.commit)
+        self.tables.put_meta(txn, HARD_STATE, row)
+
+    def _compacted(self, index: LSN, first: LSN) -> Compacted:
+        return Compacted(
+            f"entry {index} is compacted; the log begins at {first}: read the state, and go on "
+            "from there",
+            first,
+            self._positions.get(APPLIED, self.committed),
+        )
+
+
+def _configuration(row: rows.ConfStateRow) -> Configuration:
+    return Configuration(
+        tuple(row.voters),
+        tuple(row.learners),
+        tuple(row.voters_outgoing),
+        tuple(row.learners_next),
+        row.auto_leave,
+    )

@@ -1,0 +1,189 @@
+"""Positions, and what goes because no position needs it: boundary, pruning."""
+
+from collections.abc import Callable
+
+import lmdb
+from partition_proto.v1 import storage_pb2 as rows
+
+from partition_replica.core import compaction
+from partition_replica.core.compaction import APPLIED, SNAPSHOT
+from partition_replica.core.model import InitStatus, Position
+from partition_replica.core.ports import never
+from partition_replica.errors import Cancelled, Damaged, PruneFailed
+from partition_replica.ids import LSN, Digest
+from partition_replica.storage.environment import lmdb_failures
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.log.reading import LogReader
+from partition_replica.storage.log.tables import HARD_STATE
+
+PRUNE_ROWS = 4096
+
+
+class RetainedLog(LogReader):
+    """A log that keeps what its positions need."""
+
+    def initialize(self, applied: LSN, cancelled: Callable[[], bool] = never) -> InitStatus:
+        with self._writing:
+            self._check_open()
+            self._status = InitStatus.UNKNOWN
+            if cancelled():
+                raise Cancelled("initialisation was cancelled before it read anything")
+            if not self._boundary.index <= applied <= self._last.index:
+                raise Damaged(
+                    f"the state is at {applied}, outside of the log's {self._boundary.index} to "
+                    f"{self._last.index}: state and log are not of one replica, or one of them is "
+                    "damaged"
+                )
+            self._positions[APPLIED] = applied
+            target = self.compaction_target(1)
+            if target is not None:
+                self.compact(target)
+            while self.prune(PRUNE_ROWS)[0]:
+                if cancelled():
+                    raise Cancelled("initialisation was cancelled while it pruned")
+            self._status = self._init_status()
+            self._notify(LSN(0))
+            return self._status
+
+    def _init_status(self) -> InitStatus:
+        with self._environment.begin() as txn:
+            span = self.tables.span(txn)
+            missing = span and self.tables.metadata_missing(txn, *span)
+            saved = self.tables.get_meta(txn, HARD_STATE, rows.HardStateRow) is not None
+        if missing or (self._boundary.index and not self._boundary.term):
+            return InitStatus.NEEDS_BACKFILL
+        if self._backfill is not None or (self._identity.unreplicated and self._last.index):
+            return InitStatus.NEEDS_BACKFILL
+        return InitStatus.BOOTSTRAPPED if saved else InitStatus.UNBOOTSTRAPPED
+
+    def _notify(self, committed_before: LSN) -> None:
+        if self._consumer is not None and self.committed > committed_before:
+            self._consumer(self.low_water_mark, self.committed)
+
+    # --- positions, compaction ----------------------------------------------------------------
+
+    @property
+    def positions(self) -> dict[str, LSN]:
+        return dict(self._positions)
+
+    @property
+    def low_water_mark(self) -> LSN:
+        return compaction.low_water_mark(self._positions)
+
+    def register(self, name: str, lsn: LSN) -> None:
+        compaction.check_consumer_name(name)
+        with self._writing:
+            if name in self._positions:
+                raise ValueError(f"consumer {name!r} is registered already")
+            consumers = [n for n in self._positions if n not in compaction.RESERVED]
+            if len(consumers) >= compaction.CONSUMERS_MAX:
+                raise ValueError(
+                    f"{compaction.CONSUMERS_MAX} consumers are registered, the most that may be"
+                )
+            self._check_position(name, lsn)
+            if lsn + 1 < self._first_stored:
+                raise self._compacted(LSN(lsn + 1), self._first_stored)
+            with self._transaction() as txn:
+                self.tables.put_position(txn, name, lsn)
+            self._positions[name] = lsn
+
+    def unregister(self, name: str) -> None:
+        with self._writing:
+            if name in compaction.RESERVED or name not in self._positions:
+                raise KeyError(name)
+            with self._transaction() as txn:
+                txn.delete(name.encode(), db=self.tables.position)
+            del self._positions[name]
+
+    def acknowledge(self, name: str, lsn: LSN) -> None:
+        with self._writing:
+            now = self._positions[name]
+            if lsn == now:
+                return
+            if lsn < now:
+                raise ValueError(f"position {name!r} is at {now} and never falls; {lsn} was given")
+            self._check_position(name, lsn)
+            if name not in compaction.RESERVED:
+                with self._transaction() as txn:
+                    self.tables.put_position(txn, name, lsn)
+            self._positions[name] = lsn
+
+    def _check_position(self, name: str, lsn: LSN) -> None:
+        if not 0 <= lsn <= self.committed:
+            raise ValueError(
+                f"position {name!r} cannot be {lsn}: allowed are 0 to the committed "
+                f"{self.committed}"
+            )
+
+    def hold_snapshot(self, lsn: LSN | None) -> None:
+        with self._writing:
+            self._positions.pop(SNAPSHOT, None)
+            if lsn is not None:
+                self._positions[SNAPSHOT] = lsn
+
+    def compaction_target(self, step_entries: int) -> LSN | None:
+        if self.retention.keep_all or APPLIED not in self._positions:
+            return None
+        with self._writing:
+            lag_max = self.retention.consumer_lag_entries_max
+            holding = compaction.holding(self._positions, self._last.index, lag_max)
+            return compaction.compaction_target(
+                compaction.low_water_mark(holding),
+                self._boundary.index,
+                trail_entries=self.retention.trail_entries,
+                step_entries=step_entries,
+            )
+
+    def compact(self, index: LSN) -> None:
+        with self._writing:
+            if index <= self._boundary.index:
+                return
+            applied = self._positions.get(APPLIED, LSN(0))
+            if index > min(applied, self._last.index):
+                raise ValueError(
+                    f"compaction to {index} refused: applied is {applied}, the last entry "
+                    f"{self._last.index}"
+                )
+            boundary = Position(index, self.term(index))
+            reach("log.compact.before")
+            with self._transaction() as txn:
+                self._put_boundary(txn, boundary)
+            reach("log.compact.after")
+            self._boundary = boundary
+
+    def prune(self, rows_max: int) -> tuple[int, list[Digest]]:
+        with self._writing:
+            self._check_open()
+            if self.retention.keep_all:
+                return 0, []
+            lag_max = self.retention.consumer_lag_entries_max
+            holding = compaction.holding(self._positions, self._last.index, lag_max)
+            until = min(self._boundary.index, compaction.low_water_mark(holding) - 1)
+            first = self._first_stored
+            end = min(until, first + rows_max - 1)
+            if end < first:
+                return 0, []
+            reach("log.prune.before")
+            released = self._prune(first, end)
+            reach("log.prune.after")
+            return end - first + 1, released
+
+    def _prune(self, first: LSN, end: int) -> list[Digest]:
+        with lmdb_failures("beginning to prune the log"):
+            txn = self._environment.begin(write=True)
+        try:
+            released = self.tables.delete(txn, first, end)
+            released = {d for d in released if not self.tables.names(txn, d)}
+        except lmdb.Error as error:
+            txn.abort()
+            raise PruneFailed(
+                f"entries {first} to {end} could not be deleted ({error}); nothing changed, and it "
+                "is tried again"
+            ) from error
+        except BaseException:
+            txn.abort()
+            raise
+        self._first_stored = LSN(end + 1)  # before the rows go: readers meet Compacted
+        with lmdb_failures("commit of the log"):
+            txn.commit()
+        return sorted(released)

@@ -1,0 +1,280 @@
+"""The log's tables: rows in and out, inside the caller's transaction. Knows no rules.
+
+Tables: `manifest` and `raft` by LSN (the seed's MANIFEST and RAFT files; a plain log's entries have
+no `raft` row), `payload` from digest + LSN to nothing (which entries name a blob), `position` by
+consumer, `meta`.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+import lmdb
+from google.protobuf.message import Message
+from partition_proto.v1 import storage_pb2 as rows
+
+from partition_replica.core.model import Configuration, Identity, LogEntry
+from partition_replica.core.payloads import may_name_blobs
+from partition_replica.errors import Damaged
+from partition_replica.ids import DIGEST_BYTES, LSN, Digest, Term
+from partition_replica.storage import codec
+from partition_replica.storage.environment import Transaction, lmdb_failures
+
+IDENTITY = b"identity"
+HARD_STATE = b"hard_state"
+BOUNDARY = b"boundary"
+CONF_STATE = b"conf_state"
+LEASE = b"lease"
+BACKFILL = b"backfill"
+
+NAMES = ("meta", "manifest", "raft", "payload", "position")
+
+BlobDigests = Callable[[LogEntry], list[Digest]]
+
+
+class LogTables:
+    """`blob_digests` names the blobs (payloads that the entry does not carry) of an entry."""
+
+    def __init__(
+        self, environment: lmdb.Environment, blob_digests: BlobDigests, *, create: bool
+    ) -> None:
+        with lmdb_failures("opening the log's tables"):
+            handles = {n: environment.open_db(n.encode(), create=create) for n in NAMES}
+        self.meta = handles["meta"]
+        self.manifest = handles["manifest"]
+        self.raft = handles["raft"]
+        self.payload = handles["payload"]
+        self.position = handles["position"]
+        self._blob_digests = blob_digests
+
+    # --- entries ------------------------------------------------------------------------------
+
+    def put(self, txn: Transaction, entries: list[LogEntry], plain_term: Term) -> None:
+        """Consecutive entries behind the last one. Entries of term 0 get a `raft` row with
+        plain_term, or none where that is 0, too."""
+        manifests: list[tuple[bytes, bytes]] = []
+        metadata: list[tuple[bytes, bytes]] = []
+        for entry in entries:
+            key = codec.u64(entry.index)
+            crc = codec.key_crc(key)
+            data = b"" if entry.kind else entry.data
+            manifests.append((key, codec.seal_with(crc, data)))
+            term = entry.term or plain_term
+            if term:
+                metadata.append((key, codec.seal_with(crc, codec.encode_raft(entry, term))))
+            for digest in self._blob_digests(entry):
+                txn.put(digest + key, b"", db=self.payload)
+        # Ascending keys: appending to the right edge leaves full pages.
+        with txn.cursor(self.manifest) as cursor:
+            cursor.putmulti(manifests, append=True)
+        if metadata:
+            with txn.cursor(self.raft) as cursor:
+                cursor.putmulti(metadata, append=True)
+
+    def delete(self, txn: Transaction, first: int, last: int) -> set[Digest]:
+        """Deletes [first, last]; returns the blobs that the deleted entries named."""
+        named: set[Digest] = set()
+        with txn.cursor(self.manifest) as cursor:
+            if first <= last and not cursor.set_key(codec.u64(first)):
+                raise _hole(first)
+            for index in range(first, last + 1):
+                key = cursor.key()
+                if not key or codec.from_u64(key) != index:
+                    raise _hole(index)
+                row = cursor.value()
+                if may_name_blobs(row):
+                    entry = self._entry(txn, LSN(index), bytes(key), row)
+                    for digest in self._blob_digests(entry):
+                        txn.delete(digest + key, db=self.payload)
+                        named.add(digest)
+                cursor.delete()
+        with txn.cursor(self.raft) as cursor:
+            end = codec.u64(last)
+            found = cursor.set_range(codec.u64(first))
+            while found and cursor.key() <= end:
+                cursor.delete()
+                found = bool(cursor.key())
+        return named
+
+    def clear(self, txn: Transaction) -> set[Digest]:
+        """Deletes every entry; returns the blobs that they named."""
+        named = {
+            Digest(bytes(key[:DIGEST_BYTES]))
+            for key in txn.cursor(self.payload).iternext(keys=True, values=False)
+        }
+        for table in (self.raft, self.manifest, self.payload):
+            txn.drop(table, delete=False)
+        return named
+
+    def entries(self, txn: Transaction, lo: int, hi: int) -> Iterator[LogEntry]:
+        """[lo, hi), one by one, from a transaction that outlives the iteration."""
+        if lo >= hi:
+            return
+        manifests, metadata = txn.cursor(self.manifest), txn.cursor(self.raft)
+        if not manifests.set_key(codec.u64(lo)):
+            raise _hole(lo)
+        has_metadata = metadata.set_range(codec.u64(lo))
+        for index, (key, row) in zip(range(lo, hi), manifests.iternext(), strict=False):
+            if codec.from_u64(key) != index:
+                raise _hole(index)
+            data = codec.unseal("manifest", key, row)
+            if has_metadata and metadata.key() == key:
+                payload = codec.unseal("raft", key, metadata.value())
+                yield codec.decode_raft(LSN(index), payload, data)
+                has_metadata = metadata.next()
+            else:
+                yield LogEntry(LSN(index), Term(0), 0, data)
+        if not manifests.key() or codec.from_u64(manifests.key()) + 1 < hi:
+            end = codec.from_u64(manifests.key()) + 1 if manifests.key() else lo
+            raise _hole(end)
+
+    def term(self, txn: Transaction, index: LSN) -> Term:
+        """0 for an entry without metadata. Raises Damaged where there is no entry."""
+        key = codec.u64(index)
+        row = txn.get(key, db=self.raft)
+        if row is not None:
+            return codec.decode_term(codec.unseal("raft", key, row))
+        if txn.get(key, db=self.manifest) is None:
+            raise _hole(index)
+        return Term(0)
+
+    def span(self, txn: Transaction) -> tuple[int, int] | None:
+        """(first, last) LSN with rows; None without any. Finds any hole, and names it: rows are as
+        many as the LSNs that they span."""
+        with txn.cursor(self.manifest) as cursor:
+            if not cursor.first():
+                if txn.stat(self.raft)["entries"]:
+                    raise Damaged("the log has raft rows and no manifest rows")
+                return None
+            first = codec.from_u64(cursor.key())
+            cursor.last()
+            last = codec.from_u64(cursor.key())
+            codec.unseal("manifest", cursor.key(), cursor.value())
+        if txn.stat(self.manifest)["entries"] != last - first + 1:
+            keys = (codec.from_u64(key) for key in self._keys(txn, self.manifest))
+            missing = next(
+                i for i, key in zip(itertools.count(first), keys, strict=False) if i != key
+            )
+            raise _hole(missing)
+        return first, last
+
+    def metadata_missing(self, txn: Transaction, first: int, last: int) -> int | None:
+        """The lowest LSN of [first, last], which have manifest rows, without a `raft` row. Raises
+        Damaged for raft rows elsewhere."""
+        count = txn.stat(self.raft)["entries"]
+        with txn.cursor(self.raft) as cursor:
+            ends: tuple[int, int] | None = None
+            if cursor.first():
+                low = codec.from_u64(cursor.key())
+                cursor.last()
+                ends = (low, codec.from_u64(cursor.key()))
+        if ends is not None and not first <= ends[0] <= ends[1] <= last:
+            raise Damaged(
+                f"raft rows span {ends[0]} to {ends[1]}, manifest rows {first} to {last}: the log "
+                "has a hole"
+            )
+        if count == last - first + 1:
+            return None
+        keys = (codec.from_u64(key) for key in self._keys(txn, self.raft))
+        return next(
+            (i for i, key in zip(itertools.count(first), keys, strict=False) if i != key),
+            first + count,
+        )
+
+    def last_term(self, txn: Transaction) -> tuple[LSN, Term]:
+        """(LSN, term) of the last entry that has metadata; (0, 0) without any."""
+        with txn.cursor(self.raft) as cursor:
+            if not cursor.last():
+                return LSN(0), Term(0)
+            payload = codec.unseal("raft", cursor.key(), cursor.value())
+            return LSN(codec.from_u64(cursor.key())), codec.decode_term(payload)
+
+    def put_missing_metadata(
+        self, txn: Transaction, lo: int, hi: int, term: Term, before: Term, termed: LSN
+    ) -> None:
+        """Gives entries of [lo, hi) without metadata `term`; those in front of `termed`, an entry
+        that had a term before, inherit the last one before them (`before` at lo): terms never
+        fall."""
+        made: list[tuple[bytes, bytes]] = []
+        inherited, own = max(before, Term(1)), codec.metadata(term)
+        with txn.cursor(self.raft) as cursor:
+            found = cursor.set_range(codec.u64(lo)) if lo <= termed else False
+            for index in range(lo, hi):
+                key = codec.u64(index)
+                if found and cursor.key() == key:
+                    inherited = codec.decode_term(codec.unseal("raft", key, cursor.value()))
+                    found = cursor.next()
+                    continue
+                payload = codec.metadata(inherited) if index < termed else own
+                made.append((key, codec.seal(key, payload)))
+            if made:
+                at_end = not cursor.last() or cursor.key() < made[0][0]
+                cursor.putmulti(made, append=at_end)
+
+    def _entry(self, txn: Transaction, index: LSN, key: bytes, row: bytes) -> LogEntry:
+        data = codec.unseal("manifest", key, row)
+        metadata = txn.get(key, db=self.raft)
+        if metadata is None:
+            return LogEntry(index, Term(0), 0, data)
+        return codec.decode_raft(index, codec.unseal("raft", key, metadata), data)
+
+    @staticmethod
+    def _keys(txn: Transaction, table: object) -> Iterable[bytes]:
+        keys: Iterable[bytes] = txn.cursor(table).iternext(keys=True, values=False)  # type: ignore[arg-type]
+        return keys
+
+    # --- blobs, positions, meta ---------------------------------------------------------------
+
+    def names(self, txn: Transaction, digest: Digest) -> bool:
+        """Whether an entry names the blob."""
+        with txn.cursor(self.payload) as cursor:
+            return cursor.set_range(digest) and cursor.key().startswith(digest)
+
+    def positions(self, txn: Transaction) -> dict[str, LSN]:
+        return {
+            bytes(key).decode(): LSN(
+                codec.unseal_message("position", key, row, rows.PositionRow).lsn
+            )
+            for key, row in txn.cursor(self.position)
+        }
+
+    def put_position(self, txn: Transaction, name: str, lsn: LSN) -> None:
+        key = name.encode()
+        txn.put(key, codec.seal_message(key, rows.PositionRow(lsn=lsn)), db=self.position)
+
+    def get_meta(self, txn: Transaction, key: bytes, kind: type[codec.M]) -> codec.M | None:
+        row = txn.get(key, db=self.meta)
+        return None if row is None else codec.unseal_message("meta", key, row, kind)
+
+    def put_meta(self, txn: Transaction, key: bytes, message: Message) -> None:
+        txn.put(key, codec.seal_message(key, message), db=self.meta)
+
+    def put_identity(self, txn: Transaction, identity: Identity) -> None:
+        self.put_meta(
+            txn,
+            IDENTITY,
+            rows.IdentityRow(
+                format_version=codec.FORMAT_VERSION,
+                cluster_id=identity.cluster_id,
+                member_id=identity.member_id,
+                state_generation=identity.state_generation,
+                unreplicated=identity.unreplicated,
+            ),
+        )
+
+    def put_configuration(self, txn: Transaction, index: LSN, configuration: Configuration) -> None:
+        self.put_meta(
+            txn,
+            CONF_STATE,
+            rows.ConfStateRow(
+                index=index,
+                voters=configuration.voters,
+                learners=configuration.learners,
+                voters_outgoing=configuration.voters_outgoing,
+                learners_next=configuration.learners_next,
+                auto_leave=configuration.auto_leave,
+            ),
+        )
+
+
+def _hole(index: int) -> Damaged:
+    return Damaged(f"log entry {index} is missing: the log has a hole")
