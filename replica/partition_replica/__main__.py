@@ -36,6 +36,9 @@ def parse(arguments: Sequence[str]) -> Config:
             f"--{flag}", help=text, default=value, required=flag in required and value is None
         )
     serve.add_argument("--insecure", action="store_true", help="plain text, for tests only")
+    serve.add_argument(
+        "--keep-all-entries", action="store_true", help="never compact the log, for debugging"
+    )
     serve.add_argument("--tick-ms", type=int, default=100, help="a heartbeat's time")
     serve.add_argument("--election-ticks", type=int, default=10)
     serve.add_argument(
@@ -63,6 +66,7 @@ def parse(arguments: Sequence[str]) -> Config:
         tls=tls,
         tick_s=options.tick_ms / 1000,
         election_ticks=options.election_ticks,
+        keep_all_entries=options.keep_all_entries,
         limits=_limits(parser, options.limit),
     )
 

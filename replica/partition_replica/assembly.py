@@ -21,6 +21,7 @@ from partition_proto.v1 import (
 
 from partition_replica import __version__
 from partition_replica.config import Config
+from partition_replica.core.compaction import Retention
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
 from partition_replica.storage.files import VolumeLock, make_directory
@@ -106,7 +107,13 @@ class Process:
 
     async def _serve(self, lock: VolumeLock) -> None:
         config = self._config
-        volume = Volume(config.data, lock, pins_max=config.limits.pins_max)
+        limits = config.limits
+        retention = Retention(
+            trail_entries=limits.log_trail_entries,
+            consumer_lag_entries_max=limits.consumer_lag_entries_max,
+            keep_all=config.keep_all_entries,
+        )
+        volume = Volume(config.data, lock, pins_max=limits.pins_max, retention=retention)
         own = int(volume.log.identity.member_id)
         logger.info(
             "partition-replica %s: member %x of cluster %s, log %d to %d, applied %d, "

@@ -21,7 +21,8 @@ class Config:
 
     advertise: host:port at which other members and clients reach it. partition:
     "namespace/name", which the certificates of all parties must carry. tls None means plain text,
-    which has to be asked for explicitly.
+    which has to be asked for explicitly. keep_all_entries: the log is never compacted, for
+    debugging.
     """
 
     data: Path
@@ -34,4 +35,5 @@ class Config:
     election_ticks: int = 10
     heartbeat_ticks: int = 1
     shutdown_s: float = 10.0
+    keep_all_entries: bool = False
     limits: Limits = field(default_factory=Limits)

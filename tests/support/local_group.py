@@ -219,6 +219,13 @@ class LocalGroup:
         for replica in self.replicas[1:]:
             await self.add(replica)
 
+    async def bootstrap_unreplicated(self) -> None:
+        """Starts the first replica, as a partition without Raft."""
+        await self.start(self.replicas[0])
+        request = self.bootstrap_request()
+        request.unreplicated = True
+        await self.admin(self.replicas[0]).Bootstrap(request)
+
     def bootstrap_request(self) -> admin_api.BootstrapRequest:
         return admin_api.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
 

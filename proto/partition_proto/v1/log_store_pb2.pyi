@@ -15,6 +15,60 @@ class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 CONSISTENCY_LINEARIZABLE: Consistency
 CONSISTENCY_STALE: Consistency
 
+class Consumer(_message.Message):
+    __slots__ = ("name", "lsn")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    lsn: int
+    def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ...) -> None: ...
+
+class RegisterConsumerRequest(_message.Message):
+    __slots__ = ("name", "lsn")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    lsn: int
+    def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ...) -> None: ...
+
+class AcknowledgeConsumerRequest(_message.Message):
+    __slots__ = ("name", "lsn")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    lsn: int
+    def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ...) -> None: ...
+
+class ConsumerResponse(_message.Message):
+    __slots__ = ("consumer", "low_water_mark")
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    LOW_WATER_MARK_FIELD_NUMBER: _ClassVar[int]
+    consumer: Consumer
+    low_water_mark: int
+    def __init__(self, consumer: _Optional[_Union[Consumer, _Mapping]] = ..., low_water_mark: _Optional[int] = ...) -> None: ...
+
+class RemoveConsumerRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RemoveConsumerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListConsumersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListConsumersResponse(_message.Message):
+    __slots__ = ("consumers", "low_water_mark")
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    LOW_WATER_MARK_FIELD_NUMBER: _ClassVar[int]
+    consumers: _containers.RepeatedCompositeFieldContainer[Consumer]
+    low_water_mark: int
+    def __init__(self, consumers: _Optional[_Iterable[_Union[Consumer, _Mapping]]] = ..., low_water_mark: _Optional[int] = ...) -> None: ...
+
 class OpenSessionRequest(_message.Message):
     __slots__ = ("time_to_live_ms",)
     TIME_TO_LIVE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -220,7 +274,7 @@ class MemberStatus(_message.Message):
     def __init__(self, member_id: _Optional[int] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., matched: _Optional[int] = ..., recently_active: _Optional[bool] = ..., progress: _Optional[str] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version")
+    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version", "unreplicated", "backfill", "stored_from", "low_water_mark")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +295,10 @@ class GetStatusResponse(_message.Message):
     PAYLOAD_INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    UNREPLICATED_FIELD_NUMBER: _ClassVar[int]
+    BACKFILL_FIELD_NUMBER: _ClassVar[int]
+    STORED_FROM_FIELD_NUMBER: _ClassVar[int]
+    LOW_WATER_MARK_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     member_id: int
     incarnation: int
@@ -261,4 +319,20 @@ class GetStatusResponse(_message.Message):
     payload_inline_bytes_max: int
     proposal_bytes_max: int
     version: str
-    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    unreplicated: bool
+    backfill: BackfillStatus
+    stored_from: int
+    low_water_mark: int
+    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ..., unreplicated: _Optional[bool] = ..., backfill: _Optional[_Union[BackfillStatus, _Mapping]] = ..., stored_from: _Optional[int] = ..., low_water_mark: _Optional[int] = ...) -> None: ...
+
+class BackfillStatus(_message.Message):
+    __slots__ = ("from_lsn", "next_lsn", "target_lsn", "term")
+    FROM_LSN_FIELD_NUMBER: _ClassVar[int]
+    NEXT_LSN_FIELD_NUMBER: _ClassVar[int]
+    TARGET_LSN_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    from_lsn: int
+    next_lsn: int
+    target_lsn: int
+    term: int
+    def __init__(self, from_lsn: _Optional[int] = ..., next_lsn: _Optional[int] = ..., target_lsn: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...

@@ -86,6 +86,26 @@ class LogStoreStub:
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.RegisterConsumer = channel.unary_unary(
+                '/logstore.v1.LogStore/RegisterConsumer',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.RegisterConsumerRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ConsumerResponse.FromString,
+                _registered_method=True)
+        self.AcknowledgeConsumer = channel.unary_unary(
+                '/logstore.v1.LogStore/AcknowledgeConsumer',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.AcknowledgeConsumerRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ConsumerResponse.FromString,
+                _registered_method=True)
+        self.RemoveConsumer = channel.unary_unary(
+                '/logstore.v1.LogStore/RemoveConsumer',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.RemoveConsumerRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.RemoveConsumerResponse.FromString,
+                _registered_method=True)
+        self.ListConsumers = channel.unary_unary(
+                '/logstore.v1.LogStore/ListConsumers',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.ListConsumersRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ListConsumersResponse.FromString,
+                _registered_method=True)
 
 
 class LogStoreServicer:
@@ -160,6 +180,36 @@ class LogStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterConsumer(self, request, context):
+        """Consumers: named positions in this replica's log, up to 64. What a consumer has not
+        acknowledged stays in the log, until it is further behind than the replica's limit; then it
+        meets COMPACTED in Read, reads the state, and goes on from there. A position belongs to the
+        replica that it is registered at. INVALID_ARGUMENT for a name that is taken.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AcknowledgeConsumer(self, request, context):
+        """Durable when it returns. INVALID_ARGUMENT for an LSN that falls or is not committed; the same
+        again does nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveConsumer(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConsumers(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogStoreServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -212,6 +262,26 @@ def add_LogStoreServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.GetStatusRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_log__store__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'RegisterConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterConsumer,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.RegisterConsumerRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.ConsumerResponse.SerializeToString,
+            ),
+            'AcknowledgeConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcknowledgeConsumer,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.AcknowledgeConsumerRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.ConsumerResponse.SerializeToString,
+            ),
+            'RemoveConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveConsumer,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.RemoveConsumerRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.RemoveConsumerResponse.SerializeToString,
+            ),
+            'ListConsumers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConsumers,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ListConsumersRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.ListConsumersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -486,6 +556,114 @@ class LogStore:
             '/logstore.v1.LogStore/GetStatus',
             partition__proto_dot_v1_dot_log__store__pb2.GetStatusRequest.SerializeToString,
             partition__proto_dot_v1_dot_log__store__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.LogStore/RegisterConsumer',
+            partition__proto_dot_v1_dot_log__store__pb2.RegisterConsumerRequest.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.ConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcknowledgeConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.LogStore/AcknowledgeConsumer',
+            partition__proto_dot_v1_dot_log__store__pb2.AcknowledgeConsumerRequest.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.ConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.LogStore/RemoveConsumer',
+            partition__proto_dot_v1_dot_log__store__pb2.RemoveConsumerRequest.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.RemoveConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConsumers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.LogStore/ListConsumers',
+            partition__proto_dot_v1_dot_log__store__pb2.ListConsumersRequest.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.ListConsumersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from partition_proto.v1 import types_pb2 as partition__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&partition_proto/v1/replica_admin.proto\x12\x0blogstore.v1\x1a\x1epartition_proto/v1/types.proto\"1\n\nLeaseToken\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"N\n\x10\x42ootstrapRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\"&\n\x11\x42ootstrapResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"I\n\x0bJoinRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\"!\n\x0cJoinResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"_\n\x11\x41\x64\x64LearnerRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"R\n\x15PromoteLearnerRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"P\n\x13RemoveMemberRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"!\n\x12MembershipResponse\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"V\n\x19TransferLeadershipRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"E\n\x1aTransferLeadershipResponse\x12\'\n\x06leader\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaderHint2\xf7\x03\n\x0cReplicaAdmin\x12J\n\tBootstrap\x12\x1d.logstore.v1.BootstrapRequest\x1a\x1e.logstore.v1.BootstrapResponse\x12;\n\x04Join\x12\x18.logstore.v1.JoinRequest\x1a\x19.logstore.v1.JoinResponse\x12M\n\nAddLearner\x12\x1e.logstore.v1.AddLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12U\n\x0ePromoteLearner\x12\".logstore.v1.PromoteLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12Q\n\x0cRemoveMember\x12 .logstore.v1.RemoveMemberRequest\x1a\x1f.logstore.v1.MembershipResponse\x12\x65\n\x12TransferLeadership\x12&.logstore.v1.TransferLeadershipRequest\x1a\'.logstore.v1.TransferLeadershipResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&partition_proto/v1/replica_admin.proto\x12\x0blogstore.v1\x1a\x1epartition_proto/v1/types.proto\"1\n\nLeaseToken\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"B\n\x18\x45nableReplicationRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\"/\n\x19\x45nableReplicationResponse\x12\x12\n\nreplicated\x18\x01 \x01(\x08\"d\n\x10\x42ootstrapRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x14\n\x0cunreplicated\x18\x03 \x01(\x08\"&\n\x11\x42ootstrapResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"I\n\x0bJoinRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\"!\n\x0cJoinResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"_\n\x11\x41\x64\x64LearnerRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"R\n\x15PromoteLearnerRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"P\n\x13RemoveMemberRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"!\n\x12MembershipResponse\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"V\n\x19TransferLeadershipRequest\x12&\n\x05lease\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaseToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"E\n\x1aTransferLeadershipResponse\x12\'\n\x06leader\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaderHint2\xdb\x04\n\x0cReplicaAdmin\x12J\n\tBootstrap\x12\x1d.logstore.v1.BootstrapRequest\x1a\x1e.logstore.v1.BootstrapResponse\x12;\n\x04Join\x12\x18.logstore.v1.JoinRequest\x1a\x19.logstore.v1.JoinResponse\x12M\n\nAddLearner\x12\x1e.logstore.v1.AddLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12U\n\x0ePromoteLearner\x12\".logstore.v1.PromoteLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12Q\n\x0cRemoveMember\x12 .logstore.v1.RemoveMemberRequest\x1a\x1f.logstore.v1.MembershipResponse\x12\x65\n\x12TransferLeadership\x12&.logstore.v1.TransferLeadershipRequest\x1a\'.logstore.v1.TransferLeadershipResponse\x12\x62\n\x11\x45nableReplication\x12%.logstore.v1.EnableReplicationRequest\x1a&.logstore.v1.EnableReplicationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,26 +34,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LEASETOKEN']._serialized_start=87
   _globals['_LEASETOKEN']._serialized_end=136
-  _globals['_BOOTSTRAPREQUEST']._serialized_start=138
-  _globals['_BOOTSTRAPREQUEST']._serialized_end=216
-  _globals['_BOOTSTRAPRESPONSE']._serialized_start=218
-  _globals['_BOOTSTRAPRESPONSE']._serialized_end=256
-  _globals['_JOINREQUEST']._serialized_start=258
-  _globals['_JOINREQUEST']._serialized_end=331
-  _globals['_JOINRESPONSE']._serialized_start=333
-  _globals['_JOINRESPONSE']._serialized_end=366
-  _globals['_ADDLEARNERREQUEST']._serialized_start=368
-  _globals['_ADDLEARNERREQUEST']._serialized_end=463
-  _globals['_PROMOTELEARNERREQUEST']._serialized_start=465
-  _globals['_PROMOTELEARNERREQUEST']._serialized_end=547
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=549
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=629
-  _globals['_MEMBERSHIPRESPONSE']._serialized_start=631
-  _globals['_MEMBERSHIPRESPONSE']._serialized_end=664
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=666
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=752
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=754
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=823
-  _globals['_REPLICAADMIN']._serialized_start=826
-  _globals['_REPLICAADMIN']._serialized_end=1329
+  _globals['_ENABLEREPLICATIONREQUEST']._serialized_start=138
+  _globals['_ENABLEREPLICATIONREQUEST']._serialized_end=204
+  _globals['_ENABLEREPLICATIONRESPONSE']._serialized_start=206
+  _globals['_ENABLEREPLICATIONRESPONSE']._serialized_end=253
+  _globals['_BOOTSTRAPREQUEST']._serialized_start=255
+  _globals['_BOOTSTRAPREQUEST']._serialized_end=355
+  _globals['_BOOTSTRAPRESPONSE']._serialized_start=357
+  _globals['_BOOTSTRAPRESPONSE']._serialized_end=395
+  _globals['_JOINREQUEST']._serialized_start=397
+  _globals['_JOINREQUEST']._serialized_end=470
+  _globals['_JOINRESPONSE']._serialized_start=472
+  _globals['_JOINRESPONSE']._serialized_end=505
+  _globals['_ADDLEARNERREQUEST']._serialized_start=507
+  _globals['_ADDLEARNERREQUEST']._serialized_end=602
+  _globals['_PROMOTELEARNERREQUEST']._serialized_start=604
+  _globals['_PROMOTELEARNERREQUEST']._serialized_end=686
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=688
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=768
+  _globals['_MEMBERSHIPRESPONSE']._serialized_start=770
+  _globals['_MEMBERSHIPRESPONSE']._serialized_end=803
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=805
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=891
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=893
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=962
+  _globals['_REPLICAADMIN']._serialized_start=965
+  _globals['_REPLICAADMIN']._serialized_end=1568
 # @@protoc_insertion_point(module_scope)

@@ -14,13 +14,27 @@ class LeaseToken(_message.Message):
     holder: str
     def __init__(self, transitions: _Optional[int] = ..., holder: _Optional[str] = ...) -> None: ...
 
+class EnableReplicationRequest(_message.Message):
+    __slots__ = ("lease",)
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    lease: LeaseToken
+    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ...) -> None: ...
+
+class EnableReplicationResponse(_message.Message):
+    __slots__ = ("replicated",)
+    REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    replicated: bool
+    def __init__(self, replicated: _Optional[bool] = ...) -> None: ...
+
 class BootstrapRequest(_message.Message):
-    __slots__ = ("lease", "cluster_id")
+    __slots__ = ("lease", "cluster_id", "unreplicated")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    UNREPLICATED_FIELD_NUMBER: _ClassVar[int]
     lease: LeaseToken
     cluster_id: str
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    unreplicated: bool
+    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., cluster_id: _Optional[str] = ..., unreplicated: _Optional[bool] = ...) -> None: ...
 
 class BootstrapResponse(_message.Message):
     __slots__ = ("member_id",)

@@ -64,6 +64,11 @@ class ReplicaAdminStub:
                 request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.TransferLeadershipRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.TransferLeadershipResponse.FromString,
                 _registered_method=True)
+        self.EnableReplication = channel.unary_unary(
+                '/logstore.v1.ReplicaAdmin/EnableReplication',
+                request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.FromString,
+                _registered_method=True)
 
 
 class ReplicaAdminServicer:
@@ -111,6 +116,15 @@ class ReplicaAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EnableReplication(self, request, context):
+        """Switches replication on for an unreplicated partition: writes Raft's metadata for its log while
+        it serves, then makes it the sole voter of a group. Returns at once; GetStatus has the progress.
+        A process that ends meanwhile goes on by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +157,11 @@ def add_ReplicaAdminServicer_to_server(servicer, server):
                     servicer.TransferLeadership,
                     request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.TransferLeadershipRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'EnableReplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableReplication,
+                    request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +326,33 @@ class ReplicaAdmin:
             '/logstore.v1.ReplicaAdmin/TransferLeadership',
             partition__proto_dot_v1_dot_replica__admin__pb2.TransferLeadershipRequest.SerializeToString,
             partition__proto_dot_v1_dot_replica__admin__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableReplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.ReplicaAdmin/EnableReplication',
+            partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.SerializeToString,
+            partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.FromString,
             options,
             channel_credentials,
             insecure,

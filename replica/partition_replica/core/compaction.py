@@ -42,13 +42,14 @@ def low_water_mark(positions: Mapping[str, LSN]) -> LSN:
 def holding(
     positions: Mapping[str, LSN], last: LSN, consumer_lag_entries_max: int
 ) -> dict[str, LSN]:
-    """The positions that hold the log: all of them, but for consumers that are more than
-    `consumer_lag_entries_max` entries behind its end. Those meet Compacted, read the state, and go
-    on from there; otherwise one that is gone for good would fill the volume."""
+    """The positions that hold the log: all of them, but for consumers, and snapshots on their way,
+    that are more than `consumer_lag_entries_max` entries behind its end. Those meet Compacted,
+    read the state, and go on from there; otherwise one that is gone for good would fill the
+    volume."""
     return {
         name: lsn
         for name, lsn in positions.items()
-        if name in RESERVED or last - lsn <= consumer_lag_entries_max
+        if name == APPLIED or last - lsn <= consumer_lag_entries_max
     }
 
 

@@ -78,6 +78,22 @@ class Limits:
     snapshot_keep_s: float = 120.0
     """How long a snapshot made for a follower is kept after its last use."""
 
+    log_trail_entries: int = 50_000
+    """Applied entries that the log keeps for followers that are behind: one further behind is sent
+    a snapshot."""
+
+    log_compaction_step_entries: int = 1_000
+    """The log is compacted when at least so many entries may go."""
+
+    log_prune_rows: int = 4096
+    """Entries deleted in one transaction."""
+
+    consumer_lag_entries_max: int = 5_000_000
+    """A consumer, or a snapshot on its way, further behind than this no longer holds the log."""
+
+    backfill_rows: int = 16_384
+    """Entries that get their Raft metadata in one transaction."""
+
     mirror_bytes_max: int = 64 * 1024**2
     reads_waiting_max: int = 4096
     disk_reserve_bytes: int = 256 * 1024**2

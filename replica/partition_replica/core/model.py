@@ -187,7 +187,8 @@ class MemberStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """One replica at one moment. role: "unbootstrapped", "joining", or the engine's."""
+    """One replica at one moment. role: "unbootstrapped", "joining", "switching", or the
+    engine's."""
 
     cluster: str
     member: int
@@ -206,3 +207,7 @@ class ReplicaStatus:
     disk_total_bytes: int
     serving: bool
     session_count: int
+    unreplicated: bool
+    backfill: Backfill | None
+    stored_from: int
+    low_water_mark: int

@@ -241,8 +241,9 @@ class LogStorage(Protocol):
 
     def register(self, name: str, lsn: LSN) -> None:
         """A consumer that has everything up to `lsn`. Raises ValueError for a name that is taken
-        or not allowed, for more than `consumers_max`, for an `lsn` above committed, and Compacted
-        where what it would read next is gone."""
+        or not allowed, for more than CONSUMERS_MAX, for an `lsn` above the last entry, and
+        Compacted where what it would read next is gone. That `lsn` is committed is the caller's to
+        know: the saved commit index may lag."""
         ...
 
     def unregister(self, name: str) -> None:
@@ -251,7 +252,7 @@ class LogStorage(Protocol):
 
     def acknowledge(self, name: str, lsn: LSN) -> None:
         """Moves a position up, durably for consumers. The same again does nothing. Raises KeyError
-        for an unknown name, ValueError for an LSN that falls or passes committed."""
+        for an unknown name, ValueError for an LSN that falls or passes the last entry."""
         ...
 
     def compaction_target(self, step_entries: int) -> LSN | None:
@@ -352,6 +353,18 @@ class StateReader(Protocol):
     ) -> tuple[list[tuple[bytes, Node]], LSN]: ...
 
 
+class ConsumerService(Protocol):
+    """Named positions in this replica's log. Each write returns (position, low-water mark), and is
+    durable then. Raises InvalidArgument, NotFound, Compacted."""
+
+    async def register(self, name: str, lsn: int) -> tuple[int, int]: ...
+    async def acknowledge(self, name: str, lsn: int) -> tuple[int, int]: ...
+    async def remove(self, name: str) -> None: ...
+    def list(self) -> tuple[list[tuple[str, int]], int]:
+        """(names and positions, low-water mark)."""
+        ...
+
+
 class ReplicaService(Protocol):
     """What the services of the transport call: a replica, seen from outside. Runs on the event
     loop. Raises what errors.py draws."""
@@ -390,6 +403,9 @@ class ReplicaService(Protocol):
 
     def status(self) -> ReplicaStatus: ...
 
+    @property
+    def consumers(self) -> ConsumerService: ...
+
     # For the other members.
     def check_peer(
         self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
@@ -412,9 +428,12 @@ class AdministrationService(Protocol):
     """What the operator's service calls; each command is idempotent."""
 
     async def check_lease(self, transitions: int, holder: str) -> None: ...
-    async def bootstrap(self, cluster: str) -> int: ...
+    async def bootstrap(self, cluster: str, *, unreplicated: bool) -> int: ...
     async def join(self, cluster: str) -> int: ...
     async def add_learner(self, member: int, address: str) -> int: ...
     async def promote_learner(self, member: int) -> int: ...
     async def remove_member(self, member: int) -> int: ...
     async def transfer_leadership(self, member: int) -> tuple[int, str]: ...
+    async def enable_replication(self) -> bool:
+        """True where the log is Raft's already; else it is on its way."""
+        ...

@@ -14,20 +14,11 @@ from partition_replica.core.model import (
     Position,
 )
 from partition_replica.core.ports import LogStorage
+from partition_replica.engine.port import EngineStatus, SnapshotHeader, Work
 from partition_replica.errors import Compacted
 from partition_replica.ids import LSN, MemberID, Term
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotHeader:
-    """What the engine sends for, or took as, a snapshot. `manifest`: an encoded
-    SnapshotManifest."""
-
-    position: Position
-    configuration: Configuration
-    manifest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +29,6 @@ class EngineSettings:
     heartbeat_tick: int
     uncommitted_bytes_max: int
     mirror_bytes_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """One Ready, in our types. `hold_messages`: `messages` wait until it is durable, too."""
-
-    number: int
-    role: str | None
-    leader: int
-    hard_state: HardState | None
-    entries: list[LogEntry]
-    snapshot: SnapshotHeader | None
-    messages: list[raft.Message]
-    persisted_messages: list[raft.Message]
-    committed: list[LogEntry]
-    read_states: list[tuple[int, bytes]]
-    must_sync: bool
-    hold_messages: bool
 
 
 class RaftEngine:
@@ -163,11 +136,17 @@ class RaftEngine:
     def report_snapshot(self, member: int, succeeded: bool) -> None:
         self._node.report_snapshot(member, succeeded)
 
+    def compact(self, boundary: Position) -> None:
+        """Forgets the log up to and including `boundary`, which is applied."""
+        self._node.compact(boundary.index, boundary.term)
+
     def committed_in_term(self) -> bool:
-        """Whether the leader has committed an entry of its own term: it may serve then."""
         return self._node.committed_to_current_term()
 
-    def status(self) -> raft.Status:
+    def may_serve(self, applied: Position) -> bool:
+        return applied.term == self._node.status().term
+
+    def status(self) -> EngineStatus:
         return self._node.status()
 
     def configuration(self) -> Configuration:

@@ -3,7 +3,6 @@ leadership. Every command is idempotent."""
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Protocol
 
 import partition_raft as raft
@@ -38,6 +37,7 @@ class Presence(Protocol):
     @property
     def member(self) -> Member | None: ...
     def start(self) -> None: ...
+    def enable_replication(self) -> bool: ...
     def running(self) -> Member: ...
     def leading(self) -> Member: ...
     def not_leader(self, member: Member) -> NotLeader: ...
@@ -62,19 +62,23 @@ class Administration:
                 seen,
             )
         if transitions > self._volume.log.lease_transitions:
-            await self._write_log(lambda: self._volume.log.save_lease(transitions, holder))
+            await asyncio.to_thread(self._volume.log.save_lease, transitions, holder)
 
-    async def bootstrap(self, cluster: str) -> int:
+    async def bootstrap(self, cluster: str, *, unreplicated: bool) -> int:
         # To its end, whoever waits: half of it would leave a volume that never starts.
-        return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster)))
+        return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster, unreplicated)))
 
-    async def _bootstrap(self, cluster: str) -> int:
+    async def enable_replication(self) -> bool:
+        return self._replica.enable_replication()
+
+    async def _bootstrap(self, cluster: str, unreplicated: bool) -> int:
         async with self._starting:
             identity = self._volume.log.identity
             if identity.cluster_id:
                 self._replica.same_cluster(cluster)
                 self._replica.start()
-                if not self._volume.log.boundary.index:
+                log = self._volume.log
+                if not log.boundary.index and not identity.unreplicated:
                     raise WrongCluster(
                         "this volume joined the cluster as a newcomer: bootstrap another, or none"
                     )
@@ -83,10 +87,14 @@ class Administration:
             members = {int(identity.member_id): self._config.advertise}
             if self._volume.state.applied.index:
                 self._volume.reset_state()
-            start = Position(LSN(1), Term(1))
-            await asyncio.to_thread(self._volume.state.start, start, members)
+            log, state = self._volume.log, self._volume.state
+            start = Position(LSN(0), Term(0)) if unreplicated else Position(LSN(1), Term(1))
+            await asyncio.to_thread(state.start, start, members)
             reach("bootstrap.state_started")
-            await asyncio.to_thread(self._volume.log.bootstrap, ClusterID(cluster), configuration)
+            if unreplicated:
+                await asyncio.to_thread(log.bootstrap_plain, ClusterID(cluster))
+            else:
+                await asyncio.to_thread(log.bootstrap, ClusterID(cluster), configuration)
             logger.info("bootstrapped cluster %s as member %x", cluster, identity.member_id)
             self._replica.start()
         return identity.member_id
@@ -210,11 +218,3 @@ class Administration:
                 f"member {member_id:x} did not take over within {timeout_s} s"
             ) from error
         return member.leader
-
-    async def _write_log(self, body: Callable[[], None]) -> None:
-        """Runs a write of the log in its turn: the log has one writer."""
-        async with self._starting:
-            if self._replica.member is None:
-                await asyncio.to_thread(body)
-                return
-        await self._replica.member.loop.call_writer(body)

@@ -50,6 +50,11 @@ class Applier:
         return self._target
 
     @property
+    def paused(self) -> bool:
+        """A snapshot is on its way to the log: the state is about to be replaced."""
+        return self._paused
+
+    @property
     def queued_bytes(self) -> int:
         return self._queued_bytes
 
@@ -131,7 +136,7 @@ class Applier:
         if not self._queue or self._queue[0].index != applied + 1:
             if applied >= self._target:
                 return []
-            found = self._volume.log.entries(
+            found = self._volume.log.read(
                 LSN(applied + 1), gap_end, self._limits.apply_batch_bytes_max
             )
             return _until_change(found[: self._limits.apply_batch_max])

@@ -5,12 +5,16 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from partition_replica.core.model import LogBatch
+from partition_replica.errors import Fatal, ReplicaError
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.log import LmdbLog
+
+T = TypeVar("T")
 
 BATCH_ENTRIES_MAX = 4096
 
@@ -23,8 +27,8 @@ class _Write:
 
 @dataclass(slots=True)
 class _Call:
-    body: Callable[[], None]
-    future: "asyncio.Future[None]"
+    body: Callable[[], Any]
+    future: "asyncio.Future[Any]"
 
 
 class LogWriter:
@@ -54,11 +58,15 @@ class LogWriter:
     def write(self, number: int, batch: LogBatch) -> None:
         self._queue.put(_Write(number, batch))
 
-    async def call(self, body: Callable[[], None]) -> None:
-        """Runs `body` between commits, in its turn."""
-        future: asyncio.Future[None] = self._loop.create_future()
+    async def call(self, body: Callable[[], T]) -> T:
+        """Runs `body` between commits, in its turn, and returns what it returned.
+
+        A refusal (ValueError, KeyError, a ReplicaError that is not fatal) is the caller's; anything
+        else ends the writer.
+        """
+        future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Call(body, future))
-        await future
+        return await future
 
     def close(self) -> None:
         """Writes what waits, then ends the thread."""
@@ -79,9 +87,18 @@ class LogWriter:
         if item is None:
             return False
         if isinstance(item, _Call):
-            item.body()
-            self._loop.call_soon_threadsafe(_resolve, item.future)
+            self._call(item)
         return True
+
+    def _call(self, item: _Call) -> None:
+        try:
+            result = item.body()
+        except Fatal:
+            raise
+        except (ReplicaError, ValueError, KeyError) as error:
+            self._loop.call_soon_threadsafe(_fail, item.future, error)
+        else:
+            self._loop.call_soon_threadsafe(_resolve, item.future, result)
 
     def _commit(self, first: _Write) -> "_Write | _Call | None":
         """Commits `first` with what stands behind it; returns the item that it could not take."""
@@ -114,6 +131,11 @@ def _nothing() -> None:
 _EMPTY = _Call(_nothing, None)  # type: ignore[arg-type]  # a placeholder, never awaited
 
 
-def _resolve(future: "asyncio.Future[None]") -> None:
+def _resolve(future: "asyncio.Future[Any]", result: Any) -> None:
     if future is not None and not future.done():
-        future.set_result(None)
+        future.set_result(result)
+
+
+def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)

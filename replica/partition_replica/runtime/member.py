@@ -10,9 +10,12 @@ import partition_raft as raft
 from partition_replica.config import Config
 from partition_replica.core.model import Applied, Configuration, LogEntry
 from partition_replica.core.ports import PeerTransport
-from partition_replica.engine.raft import EngineSettings, RaftEngine, SnapshotHeader
+from partition_replica.engine.plain import PlainEngine
+from partition_replica.engine.port import Engine, SnapshotHeader
+from partition_replica.engine.raft import EngineSettings, RaftEngine
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.applier import Applier
+from partition_replica.runtime.compactor import Compactor
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import Payloads
@@ -25,6 +28,7 @@ from partition_replica.storage.volume import Volume
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 1.0
+COMPACTION_S = 1.0
 
 
 class Member:
@@ -57,19 +61,7 @@ class Member:
         self.waits.applied = volume.state.applied.index
         self.proposals = Proposals(limits)
         self._reads = ReadIndexes(limits.reads_waiting_max)
-        engine = RaftEngine(
-            volume.log.identity.member_id,
-            volume.log,
-            volume.state.applied.index,
-            EngineSettings(
-                election_tick=config.election_ticks,
-                heartbeat_tick=config.heartbeat_ticks,
-                uncommitted_bytes_max=limits.uncommitted_bytes_max,
-                mirror_bytes_max=limits.mirror_bytes_max,
-            ),
-            # Asked from the first step on; the sender is made below, before any.
-            lambda request_index, to: self.sender.source(request_index, to),
-        )
+        engine = self._make_engine()
         self.loop = RaftLoop(
             volume,
             engine,
@@ -117,16 +109,44 @@ class Member:
         self.receiver = SnapshotReceiver(
             volume, self.payloads, metrics, disk_full=disk.full, step=self._step_snapshot
         )
+        self._compactor = Compactor(
+            volume, self.loop, self.applier, limits, metrics, collect=self._collect
+        )
         transport.set_addresses(self.addresses)
         self._tasks = [
             self._spawn(self.loop.run()),
             self._spawn(self.applier.run()),
             self._spawn(self._housekeeping()),
+            self._spawn(self._compaction()),
         ]
         if self.configuration.voters == (self._own,):
             # Nobody else can lead: there is no time-out to wait for.
             engine.campaign()
         self.loop.wake()
+
+    def _make_engine(self) -> Engine:
+        volume, limits = self._volume, self._config.limits
+        identity, applied = volume.log.identity, volume.state.applied.index
+        if identity.unreplicated:
+            return PlainEngine(
+                identity.member_id,
+                volume.log,
+                applied,
+                uncommitted_bytes_max=limits.uncommitted_bytes_max,
+            )
+        return RaftEngine(
+            identity.member_id,
+            volume.log,
+            applied,
+            EngineSettings(
+                election_tick=self._config.election_ticks,
+                heartbeat_tick=self._config.heartbeat_ticks,
+                uncommitted_bytes_max=limits.uncommitted_bytes_max,
+                mirror_bytes_max=limits.mirror_bytes_max,
+            ),
+            # Asked from the first step on; the sender is made by then.
+            lambda request_index, to: self.sender.source(request_index, to),
+        )
 
     # --- what it is ---------------------------------------------------------------------------
 
@@ -164,6 +184,7 @@ class Member:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.payloads.close()
         self.sender.close()
+        self.waits.close()
         await asyncio.to_thread(self.applier.close)
         await asyncio.to_thread(self.loop.close)
 
@@ -183,6 +204,7 @@ class Member:
         self._metrics.elections.inc()
         self.serving = False
         self.payloads.forget_holders()
+        self._check_serving()
         self._leader_changed.set()
         self._leader_changed = asyncio.Event()
 
@@ -214,7 +236,7 @@ class Member:
         everything that any leader before it acknowledged."""
         if self.loop.role != "leader" or self.serving:
             return
-        self.serving = self._volume.state.applied.term == self.loop.engine.status().term
+        self.serving = self.loop.engine.may_serve(self._volume.state.applied)
 
     def _members_changed(self) -> None:
         self.addresses = self._volume.state.members()
@@ -257,6 +279,11 @@ class Member:
 
         self.applier.switch(switch, header.position.index)
 
+    async def _compaction(self) -> None:
+        while True:
+            await asyncio.sleep(COMPACTION_S)
+            await self._compactor.run_once()
+
     async def _housekeeping(self) -> None:
         """Leases that ran out, snapshots that nobody needs, gauges."""
         while True:
@@ -278,6 +305,9 @@ class Member:
         put("logstore_applied_lsn", "Applied LSN", self._volume.state.applied.index)
         put("logstore_last_lsn", "Last LSN of the log", self._volume.log.last.index)
         put("logstore_first_lsn", "First LSN of the log", self._volume.log.boundary.index + 1)
+        put("logstore_stored_lsn", "First LSN that is stored", self._volume.log.first_stored)
+        put("logstore_low_water_mark", "Lowest LSN needed", self._volume.log.low_water_mark)
+        put("logstore_consumers", "Consumers registered", self._volume.log.consumer_count)
         put("logstore_proposals_queued", "Proposals not proposed yet", self.proposals.queued)
         put("logstore_proposals_waiting", "Proposals under way", self.proposals.waiting)
         put("logstore_apply_queue_bytes", "Committed, not applied", self.applier.queued_bytes)

@@ -41,6 +41,15 @@ class Metrics:
         self.snapshots = Counter(
             "logstore_snapshots", "Snapshots between members", ["direction", "result"], registry=r
         )
+        self.pruned_entries = Counter(
+            "logstore_pruned_entries", "Entries deleted from the log's front", registry=r
+        )
+        self.prunes_failed = Counter(
+            "logstore_prunes_failed", "Deletions that failed, and are tried again", registry=r
+        )
+        self.backfill_held = Gauge(
+            "logstore_backfill_held_seconds", "How long a backfill held writes", registry=r
+        )
         self.elections = Counter("logstore_leader_changes", "Changes of leader seen", registry=r)
 
     def set(self, name: str, help_text: str, value: float) -> None:

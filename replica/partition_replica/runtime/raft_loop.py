@@ -12,13 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import partition_raft as raft
 
 from partition_replica.core.limits import SESSIONS_MAX, Limits
 from partition_replica.core.model import HardState, LogBatch, SnapshotSwitch
 from partition_replica.core.ports import PeerTransport
-from partition_replica.engine.raft import RaftEngine, SnapshotHeader, Work
+from partition_replica.engine.port import Engine, SnapshotHeader, Work
 from partition_replica.errors import (
     MembershipRefused,
     NotLeader,
@@ -34,6 +35,8 @@ from partition_replica.runtime.waits import ReadIndexes
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 TICKS_A_ROUND_MAX = 1
 """A loop that was held up does not catch up on ticks: elections would start for no reason."""
@@ -83,7 +86,7 @@ class RaftLoop:
     def __init__(
         self,
         volume: Volume,
-        engine: RaftEngine,
+        engine: Engine,
         transport: PeerTransport,
         limits: Limits,
         metrics: Metrics,
@@ -166,9 +169,14 @@ class RaftLoop:
     def wake(self) -> None:
         self._wake.set()
 
-    async def call_writer(self, body: Callable[[], None]) -> None:
-        """Runs `body` on the log's writer, between commits."""
-        await self._writer.call(body)
+    async def call_writer(self, body: Callable[[], T]) -> T:
+        """Runs `body` on the log's writer, between commits (`LogWriter.call`)."""
+        return await self._writer.call(body)
+
+    @property
+    def last_proposed(self) -> LSN:
+        """The engine's last entry, durable or not."""
+        return LSN(self.engine.status().last_index)
 
     async def run(self) -> None:
         ticker = asyncio.create_task(self._tick())

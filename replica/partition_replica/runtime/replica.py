@@ -4,6 +4,7 @@ A volume is unbootstrapped (belongs to no cluster), joining (waits for its first
 member; `_Member` holds what exists only once it belongs to a cluster.
 """
 
+import asyncio
 import logging
 import secrets
 import time
@@ -29,6 +30,7 @@ from partition_replica.core.validation import (
     only_removes,
     session_time_to_live_ms,
 )
+from partition_replica.engine.port import EngineStatus
 from partition_replica.errors import (
     Compacted,
     DiskFull,
@@ -45,6 +47,8 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.administration import Administration
+from partition_replica.runtime.backfill import Backfiller
+from partition_replica.runtime.consumers import Consumers
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
@@ -78,7 +82,10 @@ class Replica:
         self._failed = failed
         self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
+        self.consumers = Consumers(volume, self.running)
         self._stopping = False
+        self._held = False
+        self._backfill: asyncio.Task[None] | None = None
         self.administration = Administration(config, volume, self)
         self.incarnation = secrets.randbits(62) + 1
 
@@ -96,10 +103,53 @@ class Replica:
                 wall_ms=self._wall_ms,
                 failed=self._failed,
             )
+            if self._volume.log.backfill is not None:
+                self.enable_replication()  # it was begun, and is completed
+
+    def enable_replication(self) -> bool:
+        """Begins to switch replication on, where it is off; True where it is on. A backfill under
+        way goes on."""
+        if not self._volume.log.identity.unreplicated:
+            return True
+        member = self.running()
+        if self._backfill is None:
+            backfiller = Backfiller(
+                self._volume,
+                self._config.limits,
+                self._metrics,
+                member=member,
+                hold=self._hold,
+                replace=self._replace_member,
+            )
+            self._backfill = asyncio.create_task(backfiller.run())
+            self._backfill.add_done_callback(self._backfill_ended)
+        return False
+
+    def _hold(self) -> None:
+        self._held = True
+
+    async def _replace_member(self, switch: Callable[[], None]) -> None:
+        """Ends the member, runs `switch` on a thread, and starts a member anew."""
+        member, self.member = self.member, None
+        assert member is not None, "a backfill runs beside a member"
+        await member.close()
+        await asyncio.to_thread(switch)
+        self.start()
+        self._held = False
+
+    def _backfill_ended(self, task: "asyncio.Task[None]") -> None:
+        self._backfill = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
 
     async def stop(self) -> None:
         """Hands leadership over, where it leads and somebody can take it; then stops."""
         self._stopping = True
+        if self._backfill is not None:
+            if self._held:
+                await asyncio.wait([self._backfill])  # a moment; half of it would be a restart
+            else:
+                self._backfill.cancel()
         if self.member is None:
             return
         if self.member.loop.role == "leader" and len(self.member.configuration.voters) > 1:
@@ -160,7 +210,7 @@ class Replica:
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         self.running()
         applied = self._volume.state.applied.index
-        first = self._volume.log.boundary.index + 1
+        first = self._volume.log.first_stored
         lo = lo or first
         if lo < first:
             raise Compacted(
@@ -171,7 +221,7 @@ class Replica:
             )
         if lo > applied:
             return [], lo
-        found = self._volume.log.entries(LSN(lo), LSN(applied + 1), bytes_max)
+        found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)
         return found, lo + len(found)
 
     async def advanced(self) -> None:
@@ -219,10 +269,14 @@ class Replica:
             "disk_free_bytes": self._disk.free_bytes,
             "disk_total_bytes": self._disk.total_bytes,
             "session_count": state.session_count(),
+            "unreplicated": identity.unreplicated,
+            "backfill": log.backfill,
+            "stored_from": log.first_stored,
+            "low_water_mark": log.low_water_mark,
         }
         if member is None:
             return ReplicaStatus(
-                role="unbootstrapped",
+                role="switching" if self._held else "unbootstrapped",
                 term=0,
                 leader=(0, ""),
                 committed=0,
@@ -323,6 +377,8 @@ class Replica:
     def running(self) -> Member:
         if self._stopping:
             raise Stopping("this replica is stopping: go to another")
+        if self.member is None and self._held:
+            raise NoLeader("replication is being switched on: retry in a moment")
         if self.member is None:
             raise NotBootstrapped("this volume belongs to no cluster yet: the operator bootstraps")
         return self.member
@@ -344,6 +400,8 @@ class Replica:
     ) -> Applied:
         if not member.serving:
             raise NoLeader("the leader is not ready to serve yet: retry with back-off")
+        if self._held:
+            raise NoLeader("replication is being switched on: retry in a moment")
         if self._disk.full() and not only_removes(body):
             raise DiskFull(
                 f"the volume has {self._disk.free_bytes} bytes free, below its reserve: writes are "
@@ -378,7 +436,7 @@ class Replica:
                 "adopted silently; use a new volume, or adopt this one explicitly"
             )
 
-    def _members(self, member: Member, status: raft.Status) -> list[MemberStatus]:
+    def _members(self, member: Member, status: EngineStatus) -> list[MemberStatus]:
         configuration = member.configuration
         progress = {p.id: p for p in status.progress}
         active_s = 2 * self._config.tick_s * self._config.election_ticks

@@ -22,7 +22,7 @@ from partition_proto.v1 import peer_pb2 as peer
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, Position
 from partition_replica.core.ports import PeerFailed, PeerTransport
-from partition_replica.engine.raft import SnapshotHeader
+from partition_replica.engine.port import SnapshotHeader
 from partition_replica.errors import (
     DiskFull,
     Overloaded,
@@ -135,8 +135,10 @@ class SnapshotSender:
         if time.monotonic() - current.last_used > self._limits.snapshot_keep_s:
             self._drop(current)
             self._current = None
+            self._volume.log.hold_snapshot(None)
 
     def close(self) -> None:
+        self._volume.log.hold_snapshot(None)
         for task in self._sends:
             task.cancel()
         if self._preparing is not None:
@@ -149,6 +151,7 @@ class SnapshotSender:
             return
         prepared = await asyncio.to_thread(describe, directory, *copied)
         old, self._current = self._current, prepared
+        self._volume.log.hold_snapshot(prepared.header.position.index)
         if old is not None and not old.senders:
             self._drop(old)
         logger.info(

@@ -34,8 +34,16 @@ class AppliedWaits:
         self._changed = asyncio.Event()
 
     async def change(self) -> None:
-        """Returns when the state advances next."""
+        """Returns when the state advances next, or this ends."""
         await self._changed.wait()
+
+    def close(self) -> None:
+        """Ends all waiting: of `reach` by NoLeader, of `change` by returning."""
+        for _, _, future in self._heap:
+            if not future.done():
+                future.set_exception(NoLeader("the replica is being restarted: retry"))
+        self._heap.clear()
+        self._changed.set()
 
 
 class ReadIndexes:

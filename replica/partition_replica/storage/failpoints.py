@@ -21,6 +21,23 @@ REGISTERED = frozenset(
         "snapshot.adopted",
         "snapshot.switched",
         "blob.adopted",
+        "log.compact.before",
+        "log.compact.after",
+        "log.prune.before",
+        "log.prune.after",
+        "backfill.begun",
+        "backfill.step.before",
+        "backfill.step.after",
+        "backfill.drained",
+        "backfill.state_term_set",
+        "backfill.finish.before",
+        "backfill.finish.after",
+        "replication.stop.before",
+        "replication.stop.after",
+        "import.staged",
+        "import.blobs_moved",
+        "import.state_moved",
+        "import.log_moved",
     }
 )
 

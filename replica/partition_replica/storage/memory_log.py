@@ -248,6 +248,7 @@ class MemoryLog:
     def bootstrap_plain(self, cluster: ClusterID) -> None:
         self._check_open()
         self.identity = replace(self.identity, cluster_id=cluster, unreplicated=True)
+        self.configuration = (LSN(0), Configuration(voters=(self.identity.member_id,)))
 
     def join(self, cluster: ClusterID) -> None:
         self._check_open()
@@ -260,7 +261,7 @@ class MemoryLog:
             raise ValueError("registered already")
         if len(set(self._positions) - compaction.RESERVED) >= compaction.CONSUMERS_MAX:
             raise ValueError("too many consumers")
-        if not 0 <= lsn <= self.committed:
+        if not 0 <= lsn <= self.last.index:
             raise ValueError("position out of range")
         if lsn + 1 < self.first_stored:
             raise self._compacted(lsn)
@@ -274,9 +275,9 @@ class MemoryLog:
 
     def acknowledge(self, name: str, lsn: LSN) -> None:
         if lsn < self._positions[name] or (
-            lsn != self._positions[name] and not 0 <= lsn <= self.committed
+            lsn != self._positions[name] and not 0 <= lsn <= self.last.index
         ):
-            raise ValueError("position falls, or passes committed")
+            raise ValueError("position falls, or passes the last entry")
         self._positions[name] = lsn
 
     def compaction_target(self, step_entries: int) -> LSN | None:
@@ -290,8 +291,7 @@ class MemoryLog:
         return min(
             lsn
             for name, lsn in self._positions.items()
-            if name in compaction.RESERVED
-            or self.last.index - lsn <= self.retention.consumer_lag_entries_max
+            if name == APPLIED or self.last.index - lsn <= self.retention.consumer_lag_entries_max
         )
 
     def hold_snapshot(self, lsn: LSN | None) -> None:

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from partition_replica.core.compaction import Retention
 from partition_replica.core.payloads import blob_digests
 from partition_replica.ids import Digest, MemberID
 from partition_replica.storage.blobs import BlobStore
@@ -29,7 +30,14 @@ from partition_replica.storage.state import LmdbState
 class Volume:
     """Everything durable of one replica. The caller holds the lock before opening."""
 
-    def __init__(self, root: Path, lock: VolumeLock, *, pins_max: int) -> None:
+    def __init__(
+        self,
+        root: Path,
+        lock: VolumeLock,
+        *,
+        pins_max: int,
+        retention: Retention | None = None,
+    ) -> None:
         """Opens or creates it, and collects what no reference names.
 
         Raises Damaged, StorageFailed.
@@ -39,7 +47,12 @@ class Volume:
         self._states = root / "state"
         self._lock = lock
         self.blobs = BlobStore(root / "blobs", self.staging, pins_max=pins_max)
-        self.log = LmdbLog(root / "log", MemberID(secrets.randbits(62) + 1), blob_digests)
+        self.log = LmdbLog(
+            root / "log",
+            MemberID(secrets.randbits(62) + 1),
+            blob_digests,
+            retention=retention,
+        )
         make_directory(self._states)
         self._drop_other_generations()
         self.state = LmdbState(self.state_path(self.log.identity.state_generation))

@@ -22,7 +22,9 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
     @unary
     async def Bootstrap(self, request: api.BootstrapRequest, context: Any) -> Any:
         await self._check(request.lease)
-        member = await self._administration.bootstrap(_cluster(request.cluster_id))
+        member = await self._administration.bootstrap(
+            _cluster(request.cluster_id), unreplicated=request.unreplicated
+        )
         return api.BootstrapResponse(member_id=member)
 
     @unary
@@ -58,6 +60,12 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         return api.TransferLeadershipResponse(
             leader=types.LeaderHint(member_id=member, address=address)
         )
+
+    @unary
+    async def EnableReplication(self, request: api.EnableReplicationRequest, context: Any) -> Any:
+        await self._check(request.lease)
+        replicated = await self._administration.enable_replication()
+        return api.EnableReplicationResponse(replicated=replicated)
 
     async def _check(self, lease: api.LeaseToken) -> None:
         await self._administration.check_lease(lease.transitions, lease.holder)

@@ -212,6 +212,31 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         return api.UploadPayloadResponse(holders=holders)
 
     @unary
+    async def RegisterConsumer(self, request: api.RegisterConsumerRequest, context: Any) -> Any:
+        lsn, mark = await self._replica.consumers.register(request.name, request.lsn)
+        return _consumer(request.name, lsn, mark)
+
+    @unary
+    async def AcknowledgeConsumer(
+        self, request: api.AcknowledgeConsumerRequest, context: Any
+    ) -> Any:
+        lsn, mark = await self._replica.consumers.acknowledge(request.name, request.lsn)
+        return _consumer(request.name, lsn, mark)
+
+    @unary
+    async def RemoveConsumer(self, request: api.RemoveConsumerRequest, context: Any) -> Any:
+        await self._replica.consumers.remove(request.name)
+        return api.RemoveConsumerResponse()
+
+    @unary
+    async def ListConsumers(self, request: api.ListConsumersRequest, context: Any) -> Any:
+        found, mark = self._replica.consumers.list()
+        return api.ListConsumersResponse(
+            consumers=[api.Consumer(name=name, lsn=lsn) for name, lsn in found],
+            low_water_mark=mark,
+        )
+
+    @unary
     async def GetStatus(self, request: api.GetStatusRequest, context: Any) -> Any:
         status = self._replica.status()
         response = api.GetStatusResponse(
@@ -234,6 +259,14 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             proposal_bytes_max=PROPOSAL_BYTES_MAX,
             version=__version__,
         )
+        response.unreplicated = status.unreplicated
+        response.stored_from = status.stored_from
+        response.low_water_mark = status.low_water_mark
+        if status.backfill is not None:
+            response.backfill.from_lsn = status.backfill.first
+            response.backfill.next_lsn = status.backfill.next
+            response.backfill.target_lsn = status.backfill.target
+            response.backfill.term = status.backfill.term
         if status.leader[0]:
             response.leader.CopyFrom(
                 types.LeaderHint(member_id=status.leader[0], address=status.leader[1])
@@ -248,6 +281,10 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                 progress=member.progress,
             )
         return response
+
+
+def _consumer(name: str, lsn: int, mark: int) -> api.ConsumerResponse:
+    return api.ConsumerResponse(consumer=api.Consumer(name=name, lsn=lsn), low_water_mark=mark)
 
 
 def _linearizable(consistency: int) -> bool:

@@ -9,7 +9,6 @@ from partition_replica.core.compaction import APPLIED
 from partition_replica.core.model import (
     Configuration,
     HardState,
-    Identity,
     InitStatus,
     LogBatch,
     LogEntry,
@@ -137,12 +136,16 @@ class LmdbLog(ConvertibleLog):
             self._status = InitStatus.BOOTSTRAPPED
 
     def bootstrap_plain(self, cluster: ClusterID) -> None:
-        self._save_identity(replace(self._identity, cluster_id=cluster, unreplicated=True))
+        identity = replace(self._identity, cluster_id=cluster, unreplicated=True)
+        configuration = Configuration(voters=(identity.member_id,))
+        with self._writing:
+            with self._transaction() as txn:
+                self.tables.put_identity(txn, identity)
+                self.tables.put_configuration(txn, LSN(0), configuration)
+            self._identity, self._configuration = identity, (LSN(0), configuration)
 
     def join(self, cluster: ClusterID) -> None:
-        self._save_identity(replace(self._identity, cluster_id=cluster))
-
-    def _save_identity(self, identity: Identity) -> None:
+        identity = replace(self._identity, cluster_id=cluster)
         with self._writing:
             with self._transaction() as txn:
                 self.tables.put_identity(txn, identity)

@@ -67,6 +67,10 @@ class RetainedLog(LogReader):
         return dict(self._positions)
 
     @property
+    def consumer_count(self) -> int:
+        return len(set(self._positions) - compaction.RESERVED)
+
+    @property
     def low_water_mark(self) -> LSN:
         return compaction.low_water_mark(self._positions)
 
@@ -75,8 +79,7 @@ class RetainedLog(LogReader):
         with self._writing:
             if name in self._positions:
                 raise ValueError(f"consumer {name!r} is registered already")
-            consumers = [n for n in self._positions if n not in compaction.RESERVED]
-            if len(consumers) >= compaction.CONSUMERS_MAX:
+            if self.consumer_count >= compaction.CONSUMERS_MAX:
                 raise ValueError(
                     f"{compaction.CONSUMERS_MAX} consumers are registered, the most that may be"
                 )
@@ -109,17 +112,19 @@ class RetainedLog(LogReader):
             self._positions[name] = lsn
 
     def _check_position(self, name: str, lsn: LSN) -> None:
-        if not 0 <= lsn <= self.committed:
+        # Not by the saved commit index: it is saved lazily and may lie below what is applied.
+        if not 0 <= lsn <= self._last.index:
             raise ValueError(
-                f"position {name!r} cannot be {lsn}: allowed are 0 to the committed "
-                f"{self.committed}"
+                f"position {name!r} cannot be {lsn}: allowed are 0 to {self._last.index}, the last "
+                "entry"
             )
 
     def hold_snapshot(self, lsn: LSN | None) -> None:
         with self._writing:
-            self._positions.pop(SNAPSHOT, None)
+            positions = {n: at for n, at in self._positions.items() if n != SNAPSHOT}
             if lsn is not None:
-                self._positions[SNAPSHOT] = lsn
+                positions[SNAPSHOT] = lsn
+            self._positions = positions
 
     def compaction_target(self, step_entries: int) -> LSN | None:
         if self.retention.keep_all or APPLIED not in self._positions:

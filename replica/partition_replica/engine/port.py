@@ -1,0 +1,111 @@
+"""What the runtime asks of an engine: Raft's (`raft`), or none (`plain`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import partition_raft as raft
+
+from partition_replica.core.model import Configuration, HardState, LogEntry, Position
+from partition_replica.ids import LSN, Term
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHeader:
+    """What the engine sends for, or took as, a snapshot. `manifest`: an encoded
+    SnapshotManifest."""
+
+    position: Position
+    configuration: Configuration
+    manifest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One Ready, in our types. `hold_messages`: `messages` wait until it is durable, too."""
+
+    number: int
+    role: str | None
+    leader: int
+    hard_state: HardState | None
+    entries: list[LogEntry]
+    snapshot: SnapshotHeader | None
+    messages: list[raft.Message]
+    persisted_messages: list[raft.Message]
+    committed: list[LogEntry]
+    read_states: list[tuple[int, bytes]]
+    must_sync: bool
+    hold_messages: bool
+
+
+class EngineStatus(Protocol):
+    """The engine at one moment; a leader's `progress` has a row a member."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def term(self) -> int: ...
+    @property
+    def commit(self) -> int: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def last_index(self) -> int: ...
+    @property
+    def lead_transferee(self) -> int | None: ...
+    @property
+    def progress(self) -> Sequence[raft.PeerProgress]: ...
+    @property
+    def mirror_bytes(self) -> int: ...
+
+
+class Engine(Protocol):
+    """A synchronous step machine: `take_work` says what to write, send and apply; `persisted` and
+    `applied_to` say what was done. Nothing of it is durable. Not thread-safe."""
+
+    def tick(self) -> None: ...
+    def campaign(self) -> None: ...
+    def step(self, message: raft.Message) -> None:
+        """Raises raft.PeerNotFound, raft.InvalidMessage."""
+        ...
+
+    def propose(self, data: list[bytes]) -> tuple[LSN, Term]:
+        """Proposes consecutive entries; (index of the first, term). Raises raft.ProposalDropped
+        where it does not lead, hands leadership over, or has too much under way."""
+        ...
+
+    def propose_change(
+        self, changes: list[tuple[raft.ChangeKind, int]], context: bytes
+    ) -> tuple[LSN, Term]:
+        """Raises raft.ConfChangeRefused, raft.ProposalDropped."""
+        ...
+
+    def apply_change(self, entry: LogEntry) -> Configuration: ...
+    def take_work(self) -> Work | None:
+        """The next batch, with the engine advanced over it; None where there is nothing."""
+        ...
+
+    def persisted(self, number: int) -> None:
+        """Everything up to work `number` is durable."""
+        ...
+
+    def applied_to(self, index: LSN) -> None: ...
+    def read_index(self, context: bytes) -> None: ...
+    def transfer_leader(self, member: int) -> None: ...
+    def report_unreachable(self, member: int) -> None: ...
+    def report_snapshot(self, member: int, succeeded: bool) -> None: ...
+    def compact(self, boundary: Position) -> None:
+        """Forgets the log up to and including `boundary`, which is applied."""
+        ...
+
+    def committed_in_term(self) -> bool:
+        """Whether the leader has committed an entry of its own term: it may serve then."""
+        ...
+
+    def may_serve(self, applied: Position) -> bool:
+        """Whether a leader whose state is at `applied` has everything that was ever acknowledged
+        before it led."""
+        ...
+
+    def status(self) -> EngineStatus: ...
+    def configuration(self) -> Configuration: ...

@@ -1,0 +1,101 @@
+"""Switches replication on for a partition that runs without: gives its log Raft's metadata while it
+serves, then holds writes for as long as it takes to drain, and starts again as a sole voter.
+
+Each step is a transaction with its progress, so a process that ends at any point goes on from
+there: what was begun is completed at the next start.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Backfill, Position
+from partition_replica.runtime.member import Member
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_LOG_S = 5.0
+
+
+class Backfiller:
+    """One run, from a plain log to a member of Raft.
+
+    `hold` refuses new proposals; `replace` ends the member that runs and starts one anew.
+    """
+
+    def __init__(
+        self,
+        volume: Volume,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        member: Member,
+        hold: Callable[[], None],
+        replace: Callable[[Callable[[], None]], Awaitable[None]],
+    ) -> None:
+        self._volume = volume
+        self._limits = limits
+        self._metrics = metrics
+        self._member = member
+        self._hold = hold
+        self._replace = replace
+        self._logged = float("-inf")
+
+    async def run(self) -> None:
+        """Returns when Raft's member runs. Whatever it raises must end the process."""
+        log = self._volume.log
+        call = self._member.loop.call_writer
+        progress = await call(log.begin_backfill)
+        logger.info(
+            "backfill of %d to %d begins: entries without a term get %d",
+            progress.next,
+            progress.target,
+            progress.term,
+        )
+        while not progress.complete:
+            progress = await call(lambda: log.step_backfill(self._limits.backfill_rows))
+            self._say(progress)
+        self._hold()
+        held = time.monotonic()
+        await self._drain()
+        reach("backfill.drained")
+        await self._replace(self._switch)
+        seconds = time.monotonic() - held
+        self._metrics.backfill_held.set(seconds)
+        logger.info("backfill completed: writes were held for %.3f s", seconds)
+
+    def _say(self, progress: Backfill) -> None:
+        put = self._metrics.set
+        put("logstore_backfill_next_lsn", "Next LSN of a backfill", progress.next)
+        put("logstore_backfill_target_lsn", "Last LSN of a backfill", progress.target)
+        if time.monotonic() - self._logged >= PROGRESS_LOG_S:
+            self._logged = time.monotonic()
+            logger.info("backfill: %d of %d", progress.next - 1, progress.target)
+
+    async def _drain(self) -> None:
+        """Waits until everything that was proposed is durable and applied."""
+        while True:
+            await self._member.loop.call_writer(_nothing)
+            last = self._volume.log.last.index
+            await self._member.waits.reach(last)
+            await asyncio.sleep(0)  # the loop's turn: to hand on what is queued
+            if not self._member.proposals.queued and last == self._member.loop.last_proposed:
+                return
+
+    def _switch(self) -> None:
+        """Off the event loop, with nobody else at the volume."""
+        log, state = self._volume.log, self._volume.state
+        applied = state.sync().index
+        term = log.term(applied)
+        state.set_term(term)
+        reach("backfill.state_term_set")
+        log.finish_backfill(Position(applied, term))
+
+
+def _nothing() -> None:
+    """What `_drain` runs on the writer, behind everything that waits there."""

@@ -1,0 +1,232 @@
+"""A partition without Raft, and replication switched on for it while it is written."""
+
+import asyncio
+import os
+
+import grpc
+import pytest
+from partition_client import AsyncClient
+from partition_client.client import Source
+from partition_client.errors import detail_of
+from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import replica_admin_pb2 as admin
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
+
+from tests.scenarios.test_group import assert_equal
+from tests.support.local_group import LocalGroup, eventually
+
+SMALL_STEPS = ("--limit", "backfill_rows=50")
+
+WHILE_BACKFILLING = (
+    "backfill.begun",
+    "backfill.step.before:3",
+    "backfill.step.after:3",
+    "backfill.drained",
+    "backfill.state_term_set",
+    "backfill.finish.before",
+    "backfill.finish.after",
+)
+
+
+async def enable(group: LocalGroup) -> None:
+    """Asks for replication until the replica says that it is on."""
+    request = admin.EnableReplicationRequest(lease=group.lease)
+
+    async def enabled() -> bool:
+        try:
+            found = await group.admin(group.replicas[0]).EnableReplication(request, timeout=5)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return bool(found.replicated)
+
+    await eventually(enabled, "replication is on")
+
+
+class Writers:
+    """Writers that go on until told to stop; what was acknowledged is in `acknowledged`."""
+
+    def __init__(self, client: AsyncClient, count: int) -> None:
+        self.acknowledged: dict[bytes, bytes] = {}
+        self._stop = False
+        self._tasks = [asyncio.create_task(self._write(client, n)) for n in range(count)]
+
+    async def _write(self, client: AsyncClient, number: int) -> None:
+        sequence = 0
+        while not self._stop:
+            key, value = b"w%d/%06d" % (number, sequence), os.urandom(20)
+            await client.set_key(key, value)
+            self.acknowledged[key] = value
+            sequence += 1
+
+    async def past(self, count: int) -> None:
+        target = len(self.acknowledged) + count
+
+        async def reached() -> bool:
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            return len(self.acknowledged) >= target
+
+        await eventually(reached, f"{count} more writes")
+
+    async def stop(self) -> None:
+        self._stop = True
+        await asyncio.gather(*self._tasks)
+
+
+async def keys(client: AsyncClient) -> dict[bytes, bytes]:
+    return {k: v async for k, v in client.list_keys(b"w", b"x")}
+
+
+async def test_one_replica_serves_a_plain_log(group: LocalGroup) -> None:
+    async with group:
+        only = group.replicas[0]
+        group.replicas = [only]
+        await group.bootstrap_unreplicated()
+        async with group.client() as client:
+            await client.set_key(b"k", b"1")
+            await client.put_file(b"f", Source.of_bytes(os.urandom(200_000)))
+            status = await group.status(only)
+            assert status is not None
+            assert (status.unreplicated, status.role, status.term) == (True, "leader", 0)
+            tail = [entry async for entry in client.tail()]
+            assert [entry.lsn for entry in tail] == list(range(1, len(tail) + 1))
+            with pytest.raises(grpc.aio.AioRpcError, match="not replicated"):
+                await group.admin(only).AddLearner(
+                    admin.AddLearnerRequest(lease=group.lease, member_id=5, address="a:1")
+                )
+            only.kill()
+            await group.start(only)
+            assert await client.get_key(b"k") == b"1"
+            await client.set_key(b"k", b"2")
+            assert await client.get_key(b"k") == b"2"
+
+
+async def test_replication_is_switched_on_while_clients_write(group: LocalGroup) -> None:
+    async with group:
+        replicas, group.replicas = group.replicas, group.replicas[:1]
+        await group.bootstrap_unreplicated()
+        async with group.client() as client:
+            await client.put_file(b"f", Source.of_bytes(os.urandom(200_000)))
+            writers = Writers(client, 4)
+            await writers.past(100)
+            await enable(group)
+            await writers.past(50)
+            group.replicas = replicas
+            for replica in replicas[1:]:
+                await group.start(replica)
+                await group.add(replica)
+            await writers.past(20)
+            await writers.stop()
+            assert await keys(client) == writers.acknowledged
+        status = await group.status(await group.leader())
+        assert status is not None
+        assert (status.unreplicated, status.HasField("backfill")) == (False, False)
+        assert len(status.members) == 3
+        await assert_equal(group)
+
+
+@pytest.mark.parametrize("failpoint", WHILE_BACKFILLING)
+async def test_while_backfilling(group: LocalGroup, failpoint: str) -> None:
+    """The process ends in the middle; what was begun is completed by the next one."""
+    async with group:
+        replicas, group.replicas = group.replicas, group.replicas[:1]
+        only = replicas[0]
+        only.arguments += SMALL_STEPS
+        await group.bootstrap_unreplicated()
+        async with group.client() as client:
+            writers = Writers(client, 4)
+            await writers.past(300)
+            await writers.stop()
+            only.kill()
+            await group.start(only, **{ENVIRONMENT: failpoint})
+            await eventually(lambda: serving(group), "it serves")
+            again = Writers(client, 2)
+            await again.past(20)
+            with pytest.raises(grpc.aio.AioRpcError):
+                while True:
+                    await group.admin(only).EnableReplication(
+                        admin.EnableReplicationRequest(lease=group.lease), timeout=5
+                    )
+            assert only.wait_exit() == EXIT_CODE
+            await group.start(only)
+            await again.past(20)
+            await enable(group)
+            await again.past(5)
+            await again.stop()
+            found = await keys(client)
+            assert all(found[key] is not None for key in writers.acknowledged)
+            assert {k: found[k] for k in again.acknowledged} == again.acknowledged
+        group.replicas = replicas[:2]
+        await group.start(replicas[1])
+        await group.add(replicas[1])
+        await assert_equal(group)
+
+
+async def serving(group: LocalGroup) -> bool:
+    status = await group.status(group.replicas[0])
+    return status is not None and bool(status.serving)
+
+
+async def test_consumers_hold_the_log_and_a_lost_one_meets_compacted(group: LocalGroup) -> None:
+    async with group:
+        only = group.replicas[0]
+        group.replicas = [only]
+        only.arguments += (
+            "--limit", "log_trail_entries=1",
+            "--limit", "log_compaction_step_entries=1",
+        )  # fmt: skip
+        await group.bootstrap_unreplicated()
+        stub = group.stub(only)
+        async with group.client() as client:
+            for number in range(20):
+                await client.set_key(b"k%d" % number, b"v")
+            registered = await stub.RegisterConsumer(
+                api.RegisterConsumerRequest(name="indexer", lsn=21)
+            )
+            assert registered.consumer.lsn == 21
+            for number in range(20):
+                await client.set_key(b"k%d" % number, b"w")
+
+            async def stored_from(lsn: int) -> bool:
+                status = await group.status(only)
+                return status is not None and status.stored_from == lsn
+
+            # Position 21 needs 22; one more stays as the trail.
+            await eventually(lambda: stored_from(21), "what the consumer needs stays")
+            for name, lsn, code in (
+                ("indexer", 20, grpc.StatusCode.INVALID_ARGUMENT),
+                ("indexer", 1000, grpc.StatusCode.INVALID_ARGUMENT),
+                ("nobody", 22, grpc.StatusCode.NOT_FOUND),
+                ("applied", 22, grpc.StatusCode.NOT_FOUND),
+            ):
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await stub.AcknowledgeConsumer(
+                        api.AcknowledgeConsumerRequest(name=name, lsn=lsn)
+                    )
+                assert refused.value.code() == code
+            with pytest.raises(grpc.aio.AioRpcError, match="registered already"):
+                await stub.RegisterConsumer(api.RegisterConsumerRequest(name="indexer"))
+            await stub.AcknowledgeConsumer(api.AcknowledgeConsumerRequest(name="indexer", lsn=30))
+            await eventually(lambda: stored_from(30), "what it acknowledged goes")
+            only.kill()
+            await group.start(only)
+            listed = await stub.ListConsumers(api.ListConsumersRequest())
+            assert [(c.name, c.lsn) for c in listed.consumers] == [("indexer", 30)]
+            with pytest.raises(grpc.aio.AioRpcError) as gone:
+                async for _ in stub.Read(api.ReadRequest(from_lsn=5)):
+                    pass
+            detail = detail_of(gone.value)
+            assert detail is not None
+            assert (detail.reason, detail.first_index) == (types.REASON_COMPACTED, 30)
+            await stub.RemoveConsumer(api.RemoveConsumerRequest(name="indexer"))
+            await client.set_key(b"more", b"v")
+
+            async def trail_alone() -> bool:
+                status = await group.status(only)
+                return status is not None and status.stored_from == status.last_index
+
+            await eventually(trail_alone, "nobody holds the log")
