@@ -205,8 +205,9 @@ class LogStorage(Protocol):
         ...
 
     def truncate_from(self, lsn: LSN) -> list[Digest]:
-        """Deletes [lsn, last] of a plain log; past the end does nothing. Raises ValueError below
-        the low-water mark: what was applied is there. Returns the digests that went."""
+        """Deletes [lsn, last] of a plain log; past the end does nothing. Raises ValueError at or
+        below any position, so below the low-water mark: it was applied or acknowledged; and while
+        a backfill is under way. Returns the digests that went."""
         ...
 
     def save_configuration(self, index: LSN, configuration: Configuration) -> None:
@@ -290,12 +291,17 @@ class LogStorage(Protocol):
         the rows before and the place to go on from. ValueError where none is under way."""
         ...
 
+    def backfilled_position(self, applied: LSN) -> Position:
+        """`applied` with the term that its entry has when a backfill under way is complete, also
+        where that entry is gone from the log. ValueError where none is under way."""
+        ...
+
     def finish_backfill(self, applied: Position) -> None:
         """Makes the log Raft's, in one transaction: hard state {term, vote none, commit last},
         voters [self] as of last, boundary at `applied`, which must be 1 or above.
 
-        The state must be durable at `applied`, with that term. Raises ValueError where the backfill
-        is not complete.
+        `applied` is what `backfilled_position` says; the state must be durable there, with that
+        term. Raises ValueError for anything else, and where the backfill is not complete.
         """
         ...
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from partition_replica.core.limits import Limits
-from partition_replica.core.model import Backfill, Position
+from partition_replica.core.model import Backfill
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
@@ -90,11 +90,10 @@ class Backfiller:
     def _switch(self) -> None:
         """Off the event loop, with nobody else at the volume."""
         log, state = self._volume.log, self._volume.state
-        applied = state.sync().index
-        term = log.term(applied)
-        state.set_term(term)
+        applied = log.backfilled_position(state.sync().index)
+        state.set_term(applied.term)
         reach("backfill.state_term_set")
-        log.finish_backfill(Position(applied, term))
+        log.finish_backfill(applied)
 
 
 def _nothing() -> None:

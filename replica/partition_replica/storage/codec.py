@@ -17,6 +17,7 @@ from partition_replica.ids import LSN, Term
 FORMAT_VERSION = 1
 
 _CRC = struct.Struct(">I")
+CHECKSUM_BYTES = _CRC.size
 _U64 = struct.Struct(">Q")
 _RAFT = struct.Struct(">QBI")
 

@@ -217,10 +217,12 @@ class MemoryLog:
         self._check_open()
         if not self.identity.unreplicated:
             raise ValueError("truncation of Raft's log")
+        if self.backfill is not None:
+            raise ValueError("truncation during a backfill")
         if lsn > self.last.index:
             return []
-        if lsn < self.low_water_mark:
-            raise ValueError("truncation below the low-water mark")
+        if lsn <= max([self.boundary.index, *self._positions.values()]):
+            raise ValueError("truncation of what was applied or acknowledged")
         before = dict(self._rows)
         self._rows = {i: row for i, row in self._rows.items() if i < lsn}
         return self._released(before)
@@ -288,11 +290,13 @@ class MemoryLog:
 
     def _held(self) -> int:
         """The highest LSN that nobody needs."""
-        return min(
+        lag_max = self.retention.consumer_lag_entries_max
+        holding = [
             lsn
             for name, lsn in self._positions.items()
-            if name == APPLIED or self.last.index - lsn <= self.retention.consumer_lag_entries_max
-        )
+            if name == APPLIED or self.last.index - lsn <= lag_max
+        ]
+        return min(holding, default=0)
 
     def hold_snapshot(self, lsn: LSN | None) -> None:
         self._positions.pop(SNAPSHOT, None)
@@ -349,12 +353,22 @@ class MemoryLog:
         self.backfill = replace(now, next=LSN(max(hi, lo)))
         return self.backfill
 
+    def backfilled_position(self, applied: LSN) -> Position:
+        if self.backfill is None:
+            raise ValueError("no backfill is under way")
+        term = self.term(applied)
+        if not term:
+            term = Term(1) if applied < self._termed else self.backfill.term
+        return Position(applied, term)
+
     def finish_backfill(self, applied: Position) -> None:
         if self.backfill is None or not self.backfill.complete:
             raise ValueError("the backfill is not complete")
         last = self.last.index
         if not max(1, self.boundary.index) <= applied.index <= last:
             raise ValueError("applied out of range")
+        if applied != self.backfilled_position(applied.index):
+            raise ValueError("applied has another term")
         self.hard_state = HardState(self.backfill.term, MemberID(0), last)
         self._hard_state_saved = True
         self.configuration = (last, Configuration(voters=(self.identity.member_id,)))
@@ -373,6 +387,7 @@ class MemoryLog:
         if any(row.kind for i, row in self._rows.items() if i > max(index, self.boundary.index)):
             raise ValueError("a change of the configuration is not in it yet")
         self.hard_state = replace(self.hard_state, commit=self.last.index)
+        self._hard_state_saved = True
         self.identity = replace(self.identity, unreplicated=True)
         self.status = InitStatus.NEEDS_BACKFILL
 

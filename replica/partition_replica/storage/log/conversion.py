@@ -64,7 +64,20 @@ class ConvertibleLog(RetainedLog):
                 reach("backfill.step.before")
             reach("backfill.step.after")
             self._backfill = row
+            last = self._last.index
+            if lo <= last < hi:
+                with self._reading() as txn:
+                    self._last = Position(last, self.tables.term(txn, last))
             return self._progress()
+
+    def backfilled_position(self, applied: LSN) -> Position:
+        with self._writing:
+            progress = self._progress()
+            assert self._backfill is not None
+            term = self.term(applied)
+            if not term:
+                term = Term(1) if applied < self._backfill.termed else progress.term
+            return Position(applied, term)
 
     def finish_backfill(self, applied: Position) -> None:
         with self._writing:
@@ -74,6 +87,8 @@ class ConvertibleLog(RetainedLog):
                 raise ValueError(f"the backfill is at {progress.next} of {progress.target}")
             if not 1 <= applied.index <= last or applied.index < self._boundary.index:
                 raise ValueError(f"applied {applied.index} lies outside of 1 to {last}")
+            if applied != self.backfilled_position(applied.index):
+                raise ValueError(f"the term of entry {applied.index} is not {applied.term}")
             configuration = Configuration(voters=(self._identity.member_id,))
             identity = replace(self._identity, unreplicated=False)
             hard_state = HardState(progress.term, MemberID(0), last)
@@ -82,11 +97,8 @@ class ConvertibleLog(RetainedLog):
                 missing = span and self.tables.metadata_missing(txn, *span)
                 if missing:
                     raise Damaged(f"log entry {missing} has no raft row behind a backfill")
-                term = self._last.term
-                if last > self._boundary.index:
-                    term = self.tables.term(txn, last)
-                elif not term:
-                    term = progress.term
+                stored = last > applied.index
+                term = self.tables.term(txn, last) if stored else applied.term
                 self.tables.put_identity(txn, identity)
                 self._put_boundary(txn, applied)
                 self.tables.put_configuration(txn, last, configuration)

@@ -171,12 +171,15 @@ class LmdbLog(ConvertibleLog):
         with self._writing:
             if not self._identity.unreplicated:
                 raise ValueError("this log is Raft's: a leader's entries overwrite, nobody else")
+            if self._backfill is not None:
+                raise ValueError("a backfill is under way: what it counts may not go")
             if lsn > self._last.index:
                 return []
-            if lsn < self.low_water_mark:
+            known = max([self._boundary.index, *self._positions.values()])
+            if lsn <= known:
                 raise ValueError(
-                    f"truncation from {lsn} refused: entries below {self.low_water_mark} were "
-                    "applied or acknowledged"
+                    f"truncation from {lsn} refused: entries up to {known} were applied or "
+                    "acknowledged"
                 )
             with self._transaction() as txn:
                 released = self.tables.delete(txn, lsn, self._last.index)

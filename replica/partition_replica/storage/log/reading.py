@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.compaction import APPLIED, Retention
@@ -70,6 +71,11 @@ class LogReader:
         self._load(new_member, read_only)
 
     # --- what is known without reading --------------------------------------------------------
+
+    @property
+    def environment(self) -> lmdb.Environment:
+        """For those who look at rows: verification, export."""
+        return self._environment
 
     @property
     def identity(self) -> Identity:

@@ -1,0 +1,219 @@
+"""The state against a replay of the log.
+
+Where the log is whole (nothing was compacted since the state was empty), the state is built anew
+and compared, table by table. Else what entries that are stored wrote last must be there: each knows
+which of its operations had an effect (the table `unapplied`), and the last one decides.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import lmdb
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.model import LogEntry, Node, Position
+from partition_replica.core.payloads import payloads_of
+from partition_replica.ids import LSN, Digest, Term
+from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.state import LmdbState
+
+PAGE_BYTES = 4 * 1024**2
+PAGE_ENTRIES = 2048
+ANY_FILE = object()
+COMPARED = ("value", "tree", "payload", "content", "session", "result")
+
+
+class Replay:
+    """One check; `check` calls its argument for each difference."""
+
+    def __init__(
+        self,
+        log: LmdbLog,
+        state: LmdbState,
+        scratch: Path,
+        progress: Callable[[str, int, int], None],
+    ) -> None:
+        self._log = log
+        self._state = state
+        self._scratch = scratch
+        self._progress = progress
+        self.entries = 0
+        self.unchecked: list[str] = []
+
+    def check(self, find: Callable[[str], None]) -> None:
+        """Raises Damaged, Compacted where the log can't be read."""
+        log, applied = self._log, self._state.applied.index
+        if log.first_stored > applied:
+            self.unchecked.append(
+                f"the state against a replay: the log stores nothing up to {applied}"
+            )
+            return
+        start = _start(log)
+        if start is not None:
+            self._rebuild(start, applied, find)
+            return
+        self.unchecked.append(
+            f"the state against a replay from its start: the log begins at {log.first_stored}; "
+            "what entries from there on wrote last was checked"
+        )
+        self._check_backwards(applied, find)
+
+    # --- whole --------------------------------------------------------------------------------
+
+    def _rebuild(self, start: Position, applied: LSN, find: Callable[[str], None]) -> None:
+        self._scratch.parent.mkdir(parents=True, exist_ok=True)
+        rebuilt = LmdbState(self._scratch)
+        try:
+            if start.index:
+                rebuilt.start(start, {})
+            while rebuilt.applied.index < applied:
+                batch = self._page(LSN(rebuilt.applied.index + 1), applied)
+                rebuilt.apply(batch, {})
+                self.entries += len(batch)
+                self._progress("replay", self.entries, applied - start.index)
+            if rebuilt.time_ms != self._state.time_ms:
+                find(f"the state's time is {self._state.time_ms}, a replay's {rebuilt.time_ms}")
+            for name in COMPARED:
+                self._compare(name, rebuilt, find)
+        finally:
+            rebuilt.close()
+
+    def _compare(self, name: str, rebuilt: LmdbState, find: Callable[[str], None]) -> None:
+        """Both tables, row by row."""
+        with self._state.environment.begin() as ours, rebuilt.environment.begin() as theirs:
+            left = ours.cursor(getattr(self._state.tables, name))
+            right = theirs.cursor(getattr(rebuilt.tables, name))
+            has_left, has_right = left.first(), right.first()
+            while has_left or has_right:
+                key, other = left.key(), right.key()
+                if has_left and (not has_right or key < other):
+                    find(f"row {_show(key)} of {name} is in the state, not in a replay of the log")
+                    has_left = left.next()
+                elif has_right and (not has_left or other < key):
+                    find(
+                        f"row {_show(other)} of {name} is in a replay of the log, not in the state"
+                    )
+                    has_right = right.next()
+                else:
+                    if left.value() != right.value():
+                        find(f"row {_show(key)} of {name} differs from a replay of the log")
+                    has_left, has_right = left.next(), right.next()
+
+    # --- in part ------------------------------------------------------------------------------
+
+    def _check_backwards(self, applied: LSN, find: Callable[[str], None]) -> None:
+        """From the last entry to the first: who comes first wrote last."""
+        seen = _Seen(self._scratch)
+        first = self._log.first_stored
+        end = applied
+        try:
+            while end >= first:
+                begin = LSN(max(first, end - PAGE_ENTRIES + 1))
+                for entry in reversed(list(self._pages(begin, end))):
+                    self._check_entry(entry, seen, find)
+                    self.entries += 1
+                self._progress("replay", self.entries, applied - first + 1)
+                end = LSN(begin - 1)
+        finally:
+            seen.close()
+
+    def _check_entry(self, entry: LogEntry, seen: "_Seen", find: Callable[[str], None]) -> None:
+        if entry.kind or not entry.data:
+            return
+        body = types.EntryBody.FromString(entry.data)
+        operations = (
+            body.imported.operations if body.HasField("imported") else body.proposal.operations
+        )
+        note = self._state.unapplied(entry.index)
+        if note is not None and note.whole:
+            return
+        outcomes = note.outcomes if note is not None else b""
+        payloads = payloads_of(body)
+        for number in range(len(operations) - 1, -1, -1):
+            if outcomes and outcomes[number] != types.OUTCOME_APPLIED:
+                continue
+            difference = self._check_operation(operations[number], payloads, seen)
+            if difference:
+                find(f"entry {entry.index}, operation {number + 1}: {difference}")
+
+    def _check_operation(
+        self, operation: types.Operation, payloads: Sequence[types.Payload], seen: "_Seen"
+    ) -> str:
+        """What the state has otherwise; "" where it has what the operation left."""
+        key, path, expected = _left(operation, payloads)
+        if key:
+            if seen.first(b"k", key) and self._state.get_value(key)[0] != expected:
+                return f"key {key!r} is not in the state as it left it"
+        elif path and seen.first(b"p", path):
+            node = self._state.get_node(path)[0]
+            # Of a file that was linked from the tree only that it is a file is known.
+            is_file = node is not None and not node.directory
+            if not is_file if expected is ANY_FILE else node != expected:
+                return f"path {path!r} is not in the state as it left it"
+        return ""
+
+    # --- the log ------------------------------------------------------------------------------
+
+    def _page(self, lo: LSN, last: LSN) -> list[LogEntry]:
+        return self._log.read(lo, LSN(min(last, lo + PAGE_ENTRIES - 1) + 1), PAGE_BYTES)
+
+    def _pages(self, lo: LSN, last: LSN) -> Iterator[LogEntry]:
+        while lo <= last:
+            page = self._page(lo, last)
+            yield from page
+            lo = LSN(page[-1].index + 1)
+
+
+class _Seen:
+    """What was met before, in an LMDB of its own."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True)
+        self._environment = lmdb.Environment(str(path), map_size=1 << 40, sync=False, lock=False)
+
+    def first(self, kind: bytes, name: bytes) -> bool:
+        """Whether this is the first time; the next ones are not."""
+        with self._environment.begin(write=True) as txn:
+            return bool(txn.put(kind + name, b"", overwrite=False))
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+def _start(log: LmdbLog) -> Position | None:
+    """Where an empty state begins, where the log has everything since; else None."""
+    if log.first_stored == 1:
+        return Position(LSN(0), Term(0))
+    bootstrap = Position(LSN(1), Term(1))
+    if log.first_stored == 2 and log.boundary == bootstrap:
+        return bootstrap
+    return None
+
+
+def _left(
+    operation: types.Operation, payloads: Sequence[types.Payload]
+) -> tuple[bytes, bytes, object]:
+    """(key, b"", its value or None) or (b"", path, its node, None or ANY_FILE)."""
+    match operation.WhichOneof("operation"):
+        case "set_key":
+            return operation.set_key.key, b"", operation.set_key.value
+        case "delete_key":
+            return operation.delete_key.key, b"", None
+        case "create_directory":
+            create = operation.create_directory
+            return b"", create.path, Node(True, create.mode)
+        case "remove_directory_entry":
+            return b"", operation.remove_directory_entry.path, None
+        case "create_hard_link":
+            link = operation.create_hard_link
+            if link.WhichOneof("source") != "payload":
+                return b"", link.destination_path, ANY_FILE
+            payload = payloads[link.payload - 1]
+            node = Node(False, payload.mode, payload.size, Digest(payload.digest))
+            return b"", link.destination_path, node
+    return b"", b"", None
+
+
+def _show(key: bytes) -> str:
+    text = bytes(key)
+    return repr(text) if text.isascii() else text.hex()

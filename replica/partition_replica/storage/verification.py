@@ -1,0 +1,389 @@
+"""Checks everything that a volume holds: every checksum, the log's contiguity, blobs against
+references, the state against itself and against a replay of the log. Reads only; what it needs to
+count and to replay goes into a scratch directory.
+
+Findings are collected, not raised: one damaged row does not hide the next.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lmdb
+from google.protobuf.message import Message
+from partition_proto.v1 import storage_pb2 as rows
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.model import LogEntry
+from partition_replica.core.payloads import blob_digests
+from partition_replica.errors import Damaged, RequestRefused
+from partition_replica.ids import DIGEST_BYTES, LSN, Digest, Term
+from partition_replica.storage import codec
+from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.replay import Replay
+from partition_replica.storage.state import LmdbState
+
+FINDINGS_MAX = 1000
+ROWS_A_TRANSACTION = 4096
+READ_BYTES = 1024 * 1024
+
+Progress = Callable[[str, int, int], None]
+"""(step, done, total): "log", "state", "blobs" or "replay"; total 0 where it is not known."""
+
+Row = tuple[bytes, bytes]
+
+
+@dataclass(slots=True)
+class Report:
+    """findings: what is wrong, each naming where, at most FINDINGS_MAX. unchecked: what could not
+    be checked, and why. counts: what was read, by name."""
+
+    findings: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def find(self, text: str) -> None:
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(text)
+        self.count("findings")
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + by
+
+
+class Verification:
+    """One run. `state` does not change meanwhile (a stopped replica's, or a copy); `log` may be
+    appended to and pruned. `state_moves`: blobs may come and go, too."""
+
+    def __init__(
+        self,
+        log: LmdbLog,
+        state: LmdbState,
+        blob_path: Callable[[Digest], Path],
+        blobs: Callable[[], Iterator[Digest]],
+        scratch: Path,
+        *,
+        live: bool,
+        progress: Progress,
+    ) -> None:
+        self._log = log
+        self._state = state
+        self._blob_path = blob_path
+        self._blobs = blobs
+        self._scratch = scratch
+        self._live = live
+        self._progress = progress
+        self.report = Report()
+
+    def run(self) -> Report:
+        """The report. Takes as long as reading everything, and replaying the log, takes."""
+        self._check_log()
+        self._check_state()
+        self._check_blobs()
+        replay = Replay(self._log, self._state, self._scratch / "replay", self._progress)
+        try:
+            replay.check(self.report.find)
+        except (Damaged, RequestRefused) as error:
+            self.report.unchecked.append(f"state against a replay: {error}")
+        else:
+            self.report.unchecked += replay.unchecked
+            self.report.count("entries_replayed", replay.entries)
+        if self.report.counts.get("findings", 0) > FINDINGS_MAX:
+            self.report.unchecked.append(f"only the first {FINDINGS_MAX} findings are listed")
+        return self.report
+
+    # --- the log ------------------------------------------------------------------------------
+
+    def _check_log(self) -> None:
+        log, tables = self._log, self._log.tables
+        kinds: dict[bytes, type[Message]] = {
+            b"identity": rows.IdentityRow,
+            b"hard_state": rows.HardStateRow,
+            b"boundary": rows.BoundaryRow,
+            b"conf_state": rows.ConfStateRow,
+            b"lease": rows.LeaseRow,
+            b"backfill": rows.BackfillRow,
+        }
+        for key, row in self._rows(log.environment, tables.meta, "log meta"):
+            self._message("meta", key, row, kinds.get(key, rows.LeaseRow))
+        for key, row in self._rows(log.environment, tables.position, "positions"):
+            self._message("position", key, row, rows.PositionRow)
+        total = log.last.index - log.first_stored + 1
+        expected, last_term, named = int(log.first_stored), Term(0), 0
+        for done, (key, row) in enumerate(
+            self._rows(log.environment, tables.manifest, "entries"), 1
+        ):
+            if done % ROWS_A_TRANSACTION == 0:
+                self._progress("log", done, total)
+            index = codec.from_u64(key) if len(key) == 8 else -1
+            if index != expected and not self._pruned(index):
+                self.report.find(f"log entry {expected} is missing: the next one is {index}")
+            expected = index + 1
+            data = self._unseal("manifest", key, row)
+            if data is not None:
+                last_term, blobs = self._check_entry(key, LSN(index), data, last_term)
+                named += blobs
+        self._progress("log", total, total)
+        found = self._count(log.environment, tables.payload)
+        self.report.counts["blob_references"] = found
+        if not self._live and found != named:
+            self.report.find(
+                f"entries name blobs {named} times, the table payload has {found} rows"
+            )
+
+    def _check_entry(
+        self, key: bytes, index: LSN, data: bytes, last_term: Term
+    ) -> tuple[Term, int]:
+        """(its term, how many blobs it names)."""
+        log = self._log
+        with log.environment.begin() as txn:
+            row = txn.get(key, db=log.tables.raft)
+        term = last_term
+        if row is None:
+            if not log.identity.unreplicated and not self._pruned(index):
+                self.report.find(f"log entry {index} has no raft row")
+            entry_kind = 0
+        else:
+            payload = self._unseal("raft", key, row)
+            if payload is None:
+                return last_term, 0
+            try:
+                entry = codec.decode_raft(index, payload, data)
+            except Damaged as error:
+                self.report.find(str(error))
+                return last_term, 0
+            term, entry_kind = entry.term, entry.kind
+            if term < last_term:
+                self.report.find(f"log entry {index} has term {term}, behind {last_term}")
+            if term < 1:
+                self.report.find(f"log entry {index} has term 0 in its raft row")
+        if entry_kind or not data:
+            return term, 0
+        return term, self._check_body(key, index, data)
+
+    def _check_body(self, key: bytes, index: LSN, data: bytes) -> int:
+        log = self._log
+        try:
+            body = types.EntryBody.FromString(data)
+        except Exception as error:  # whatever the decoder says
+            self.report.find(f"log entry {index} is no EntryBody: {error}")
+            return 0
+        del body
+        digests = set(blob_digests(_normal(index, data)))
+        with log.environment.begin() as txn:
+            missing = [d for d in digests if txn.get(d + key, db=log.tables.payload) is None]
+        for digest in missing:
+            if not self._pruned(index):
+                self.report.find(
+                    f"log entry {index} names blob {digest.hex()}, the table payload does not"
+                )
+        return len(digests)
+
+    def _pruned(self, index: int) -> bool:
+        """Rows that went while we read are no finding."""
+        return self._live and index < self._log.first_stored
+
+    # --- the state ----------------------------------------------------------------------------
+
+    def _check_state(self) -> None:
+        environment, tables = self._state.environment, self._state.tables
+        for key, row in self._rows(environment, tables.meta, "state meta"):
+            self._message("meta", key, row, rows.AppliedRow)
+        for name, table, kind in (
+            ("session", tables.session, rows.SessionRow),
+            ("result", tables.result, rows.ResultRow),
+            ("member", tables.member, rows.MemberRow),
+            ("unapplied", tables.unapplied, rows.UnappliedRow),
+        ):
+            for key, row in self._rows(environment, table, f"{name}s"):
+                self._message(name, key, row, kind)
+        for key, row in self._rows(environment, tables.value, "keys"):
+            self._unseal("value", key, row)
+        self._progress("state", 1, 3)
+        self._check_tree()
+        self._progress("state", 2, 3)
+        for key, row in self._rows(environment, tables.content, "contents"):
+            content = self._unseal("content", key, row)
+            if content is not None and hashlib.sha256(content).digest() != key:
+                self.report.find(f"the content of payload {key.hex()} has another SHA-256")
+        self._progress("state", 3, 3)
+
+    def _check_tree(self) -> None:
+        """Parents are directories; payloads are referenced as often as their rows say."""
+        environment, tables = self._state.environment, self._state.tables
+        counts = Counts(self._scratch / "counts")
+        with environment.begin() as txn:
+            for path, row in self._rows(environment, tables.tree, "paths"):
+                node = self._message("tree", path, row, rows.NodeRow)
+                if node is None:
+                    continue
+                parent = path.rpartition(b"/")[0]
+                if parent:
+                    above = txn.get(parent, db=tables.tree)
+                    if above is None or not _is_directory(above):
+                        self.report.find(f"path {path!r} lies in no directory")
+                if not node.directory:
+                    counts.add(node.digest)
+                    if txn.get(node.digest, db=tables.payload) is None:
+                        self.report.find(f"path {path!r}: payload {node.digest.hex()} has no row")
+            counts.flush()
+            for digest, row in self._rows(environment, tables.payload, "payloads"):
+                payload = self._message("payload", digest, row, rows.PayloadRow)
+                if payload is None:
+                    continue
+                named = counts.get(digest)
+                if named != payload.references:
+                    self.report.find(
+                        f"payload {digest.hex()} is named by {named} paths, its row says "
+                        f"{payload.references}"
+                    )
+                content = txn.get(digest, db=tables.content)
+                if payload.inlined and (
+                    content is None or len(content) - codec.CHECKSUM_BYTES != payload.size
+                ):
+                    self.report.find(f"the content of payload {digest.hex()} is missing or cut")
+        counts.close()
+
+    # --- blobs --------------------------------------------------------------------------------
+
+    def _check_blobs(self) -> None:
+        """Each blob that log or state names is here, whole; what else is here is counted."""
+        self._progress("blobs", 0, 0)
+        done = 0
+        for digest in self._named_blobs():
+            done += 1
+            if done % 16 == 0:
+                self._progress("blobs", done, 0)
+            self._check_blob(digest)
+        for digest in self._blobs():
+            if not (self._log.names_blob(digest) or self._state.names_blob(digest)):
+                self.report.count("blobs_unnamed")
+        self._progress("blobs", done, done)
+
+    def _check_blob(self, digest: Digest) -> None:
+        path = self._blob_path(digest)
+        hashed, size = hashlib.sha256(), 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                while chunk := file.read(READ_BYTES):
+                    hashed.update(chunk)
+                    size += len(chunk)
+        except FileNotFoundError:
+            if self._live and not self._log.names_blob(digest):
+                return  # dropped while we read
+            self.report.find(f"blob {digest.hex()} is missing")
+            return
+        except OSError as error:
+            self.report.find(f"blob {digest.hex()} can't be read: {error}")
+            return
+        self.report.count("blobs")
+        self.report.count("blob_bytes", size)
+        expected = self._state.payload_size(digest)
+        if expected is not None and expected != size:
+            self.report.find(f"blob {digest.hex()} has {size} bytes; the state says {expected}")
+        elif hashed.digest() != digest:
+            self.report.find(f"blob {digest.hex()} has SHA-256 {hashed.hexdigest()}: damaged")
+
+    def _named_blobs(self) -> Iterator[Digest]:
+        """Each once: those of the log, then those that only the state names."""
+        last = b""
+        keys = self._keys(self._log.environment, self._log.tables.payload)
+        for key in keys:
+            digest = key[:DIGEST_BYTES]
+            if digest != last:
+                last = digest
+                yield Digest(digest)
+        for digest, _ in self._state.blobs():
+            if not self._log.names_blob(digest):
+                yield digest
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def _rows(self, environment: lmdb.Environment, table: Any, name: str) -> Iterator[Row]:
+        """Every row, in transactions that end soon: a long one makes LMDB grow."""
+        after: bytes | None = None
+        while True:
+            found: list[Row] = []
+            with environment.begin() as txn, txn.cursor(table) as cursor:
+                more = cursor.first() if after is None else cursor.set_range(after + b"\0")
+                while more and len(found) < ROWS_A_TRANSACTION:
+                    found.append((bytes(cursor.key()), bytes(cursor.value())))
+                    more = cursor.next()
+            if not found:
+                return
+            after = found[-1][0]
+            self.report.count(name.replace(" ", "_"), len(found))
+            yield from found
+
+    def _keys(self, environment: lmdb.Environment, table: Any) -> Iterator[bytes]:
+        after: bytes | None = None
+        while True:
+            with environment.begin() as txn, txn.cursor(table) as cursor:
+                found: list[bytes] = []
+                more = cursor.first() if after is None else cursor.set_range(after + b"\0")
+                while more and len(found) < ROWS_A_TRANSACTION:
+                    found.append(bytes(cursor.key()))
+                    more = cursor.next()
+            if not found:
+                return
+            after = found[-1]
+            yield from found
+
+    @staticmethod
+    def _count(environment: lmdb.Environment, table: Any) -> int:
+        with environment.begin() as txn:
+            return int(txn.stat(table)["entries"])
+
+    def _unseal(self, table: str, key: bytes, row: bytes) -> bytes | None:
+        try:
+            return codec.unseal(table, key, row)
+        except Damaged as error:
+            self.report.find(str(error))
+            return None
+
+    def _message(self, table: str, key: bytes, row: bytes, kind: type[codec.M]) -> codec.M | None:
+        try:
+            return codec.unseal_message(table, key, row, kind)
+        except Damaged as error:
+            self.report.find(str(error))
+            return None
+
+
+class Counts:
+    """How often each digest was added, in an LMDB of its own: millions need no memory."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(parents=True)
+        self._environment = lmdb.Environment(str(path), map_size=1 << 40, sync=False, lock=False)
+        self._pending: dict[bytes, int] = {}
+
+    def add(self, digest: bytes) -> None:
+        self._pending[digest] = self._pending.get(digest, 0) + 1
+        if len(self._pending) >= 4096:
+            self.flush()
+
+    def flush(self) -> None:
+        with self._environment.begin(write=True) as txn:
+            for digest, count in self._pending.items():
+                before = txn.get(digest)
+                total = count + (codec.from_u64(before) if before else 0)
+                txn.put(digest, codec.u64(total))
+        self._pending.clear()
+
+    def get(self, digest: bytes) -> int:
+        with self._environment.begin() as txn:
+            row = txn.get(digest)
+        return codec.from_u64(row) if row else 0
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+def _is_directory(row: bytes) -> bool:
+    return rows.NodeRow.FromString(row[codec.CHECKSUM_BYTES :]).directory
+
+
+def _normal(index: LSN, data: bytes) -> LogEntry:
+    return LogEntry(index, Term(0), 0, data)
