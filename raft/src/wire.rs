@@ -1,6 +1,7 @@
 //! A look at a peer's bytes before the codec sees them. protobuf 2.28 recurses into unknown groups
 //! without a bound (RUSTSEC-2024-0437), so groups, which no message of raft has, are refused here;
-//! everything else nests as deep as the schema, four levels.
+//! everything else nests as deep as the schema, four levels. Entries are counted: what they take in
+//! memory is bounded by their number, not by their bytes.
 
 /// Which fields of which message hold messages themselves.
 #[derive(Clone, Copy)]
@@ -8,13 +9,17 @@ enum Schema {
     Message,
     Snapshot,
     SnapshotMetadata,
+    Entry,
     Leaf,
 }
+
+/// Entries of one message: an empty one takes two bytes on the wire and a hundred in memory.
+const ENTRIES_MAX: u32 = 1 << 17;
 
 impl Schema {
     fn child(self, field: u64) -> Option<Schema> {
         match (self, field) {
-            (Schema::Message, 7) => Some(Schema::Leaf),
+            (Schema::Message, 7) => Some(Schema::Entry),
             (Schema::Message, 9) => Some(Schema::Snapshot),
             (Schema::Snapshot, 2) => Some(Schema::SnapshotMetadata),
             (Schema::SnapshotMetadata, 1) => Some(Schema::Leaf),
@@ -29,12 +34,19 @@ pub fn check_message(bytes: &[u8]) -> Result<(), String> {
 }
 
 fn check(mut rest: &[u8], schema: Schema) -> Result<(), String> {
+    let mut entries = 0u32;
+    let (mut term, mut index) = (0, 0);
     while !rest.is_empty() {
         let tag = varint(&mut rest)?;
         let field = tag >> 3;
         match tag & 7 {
             0 => {
-                varint(&mut rest)?;
+                let value = varint(&mut rest)?;
+                match field {
+                    2 => term = value,
+                    3 => index = value,
+                    _ => {}
+                }
             }
             1 => skip(&mut rest, 8)?,
             2 => {
@@ -45,6 +57,12 @@ fn check(mut rest: &[u8], schema: Schema) -> Result<(), String> {
                 }
                 let (inner, tail) = rest.split_at(length);
                 if let Some(child) = schema.child(field) {
+                    if matches!(child, Schema::Entry) {
+                        entries += 1;
+                        if entries > ENTRIES_MAX {
+                            return Err(format!("more than {ENTRIES_MAX} entries"));
+                        }
+                    }
                     check(inner, child)?;
                 }
                 rest = tail;
@@ -56,6 +74,9 @@ fn check(mut rest: &[u8], schema: Schema) -> Result<(), String> {
                 ))
             }
         }
+    }
+    if matches!(schema, Schema::Entry) && (term == 0 || index == 0) {
+        return Err("an entry has no term or no index".to_string());
     }
     Ok(())
 }

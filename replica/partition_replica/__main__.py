@@ -1,4 +1,4 @@
-"""`partition-replica`: runs one replica."""
+"""`partition-replica`: runs one replica, or looks after a stopped one's volume."""
 
 import argparse
 import asyncio
@@ -13,10 +13,12 @@ from partition_replica import __version__
 from partition_replica.assembly import Process, end_process
 from partition_replica.config import Config, TlsFiles
 from partition_replica.core.limits import Limits
+from partition_replica.offline.commands import COMMANDS, add_commands, run
 
 
-def parse(arguments: Sequence[str]) -> Config:
-    """The configuration from the command line; each flag may come as PARTITION_<FLAG> instead."""
+def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
+    """The configuration to serve with, or the options of a command on a volume. Flags of `serve`
+    may come as PARTITION_<FLAG> instead."""
     parser = argparse.ArgumentParser(prog="partition-replica", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -48,7 +50,10 @@ def parse(arguments: Sequence[str]) -> Config:
         metavar="NAME=VALUE",
         help="overrides a limit: " + ", ".join(f.name for f in fields(Limits)),
     )
+    add_commands(commands)
     options = parser.parse_args(arguments)
+    if options.command in COMMANDS:
+        return options
     if bool(options.tls_dir) == bool(options.insecure):
         parser.error("give --tls-dir DIR, or --insecure to run without TLS")
     tls = None
@@ -91,6 +96,8 @@ def _limits(parser: argparse.ArgumentParser, overrides: list[str]) -> Limits:
 
 def main() -> None:
     config = parse(sys.argv[1:])
+    if isinstance(config, argparse.Namespace):
+        sys.exit(run(config))
     logging.basicConfig(
         level=os.environ.get("PARTITION_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",

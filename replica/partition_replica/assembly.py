@@ -11,6 +11,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from partition_proto.v1 import (
+    inspection_pb2,
+    inspection_pb2_grpc,
     log_store_pb2,
     log_store_pb2_grpc,
     peer_pb2,
@@ -31,6 +33,7 @@ from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.channels import SERVER_OPTIONS, add_port
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.http import serve_http
+from partition_replica.transport.inspection_service import InspectionGrpcService
 from partition_replica.transport.log_store_service import LogStoreService
 from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
@@ -44,6 +47,7 @@ HEALTH_POLL_S = 0.5
 SERVICES = (
     log_store_pb2.DESCRIPTOR.services_by_name["LogStore"].full_name,
     replica_admin_pb2.DESCRIPTOR.services_by_name["ReplicaAdmin"].full_name,
+    inspection_pb2.DESCRIPTOR.services_by_name["Inspection"].full_name,
     peer_pb2.DESCRIPTOR.services_by_name["Peer"].full_name,
 )
 
@@ -183,6 +187,9 @@ class Process:
         )
         peer_pb2_grpc.add_PeerServicer_to_server(
             PeerService(replica, config.limits, failures), server
+        )
+        inspection_pb2_grpc.add_InspectionServicer_to_server(
+            InspectionGrpcService(replica.inspection, failures), server
         )
         health_servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

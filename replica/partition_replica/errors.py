@@ -14,6 +14,7 @@
     │   └── Stopping
     ├── RequestRefused         mend the request, or give up
     │   ├── InvalidArgument
+    │   ├── ImportRefused      a log of directories, or what goes with it
     │   ├── NotFound
     │   ├── SessionExpired
     │   ├── PreconditionFailed
@@ -96,6 +97,13 @@ class RequestRefused(ReplicaError):
 
 
 class InvalidArgument(RequestRefused):
+    reason = "INVALID_ARGUMENT"
+
+
+class ImportRefused(RequestRefused):
+    """A log of directories is damaged, incomplete or not allowed, or the volume is not new: nothing
+    was imported. The message names the entry and the file, and what to do."""
+
     reason = "INVALID_ARGUMENT"
 
 

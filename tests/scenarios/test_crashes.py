@@ -4,10 +4,15 @@ nothing acknowledged is lost, and the replicas are equal."""
 import os
 
 import pytest
+from partition_client import ClientError
 from partition_client.client import Source
+from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
+from partition_replica.storage.verification import Verification
 
 from tests.scenarios.test_group import assert_equal
+from tests.scenarios.test_unreplicated import WHILE_BACKFILLING
+from tests.support import log_script
 from tests.support.local_group import LocalGroup
 
 WHILE_WRITING = {
@@ -17,17 +22,40 @@ WHILE_WRITING = {
     "state.apply.after": 20,
     "blob.adopted": 2,
 }
+WHILE_COMPACTING = {
+    "log.compact.before": 2,
+    "log.compact.after": 2,
+    "log.prune.before": 2,
+    "log.prune.after": 2,
+}
+SHORT_LOG = ("--limit", "log_trail_entries=5", "--limit", "log_compaction_step_entries=5")
+ALONE = {
+    # (the time at which it ends, whether the write under way is there afterwards). Past what a
+    # start writes: its own empty entry, the session. None: the write was answered, or not begun.
+    "propose.before": (8, False),
+    "log.commit.before": (8, False),
+    "hard_state.before": (1, None),
+    "state.apply.before": (8, None),
+    "advance.before": (8, True),
+}
 WHILE_JOINING = ("snapshot.staged", "snapshot.adopted", "snapshot.switched")
+WHILE_IMPORTING: tuple[str, ...] = ()
 WHILE_BOOTSTRAPPING = ("bootstrap.state_started",)
 
 
 def test_every_failpoint_is_tried() -> None:
-    assert {*WHILE_WRITING, *WHILE_JOINING, *WHILE_BOOTSTRAPPING} == REGISTERED
+    tried = {*WHILE_WRITING, *WHILE_COMPACTING, *ALONE, *WHILE_JOINING, *WHILE_BOOTSTRAPPING}
+    tried |= {*log_script.FAILPOINTS, *WHILE_IMPORTING}
+    tried |= {failpoint.partition(":")[0] for failpoint in WHILE_BACKFILLING}
+    assert tried == REGISTERED
 
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
-@pytest.mark.parametrize("failpoint", WHILE_WRITING)
+@pytest.mark.parametrize("failpoint", [*WHILE_WRITING, *WHILE_COMPACTING])
 async def test_while_writing(group: LocalGroup, failpoint: str, role: str) -> None:
+    count = (WHILE_WRITING | WHILE_COMPACTING)[failpoint]
+    for replica in group.replicas:
+        replica.arguments += SHORT_LOG
     async with group:
         await group.bootstrap()
         leader = await group.leader()
@@ -35,13 +63,13 @@ async def test_while_writing(group: LocalGroup, failpoint: str, role: str) -> No
         if role == "leader":
             await group.admin(leader).TransferLeadership(group.transfer())
         victim.kill()
-        armed = f"{failpoint}:{WHILE_WRITING[failpoint]}"
+        armed = f"{failpoint}:{count}"
         await group.start(victim, **{ENVIRONMENT: armed})
         if role == "leader":
             await group.lead(victim)
         acknowledged: dict[bytes, bytes] = {}
         async with group.client() as client:
-            for number in range(400):
+            for number in range(4000):
                 if not victim.running:
                     break
                 key, value = b"k%04d" % number, os.urandom(16)
@@ -58,6 +86,62 @@ async def test_while_writing(group: LocalGroup, failpoint: str, role: str) -> No
             assert {k: found.get(k) for k in acknowledged} == acknowledged
         await assert_equal(group)
         assert_nothing_left_over(group)
+
+
+@pytest.mark.parametrize("failpoint", ALONE)
+async def test_one_replica_alone(group: LocalGroup, failpoint: str) -> None:
+    """Write A, end in the middle of B, reopen, write C: the log is whole, the state is the log's, A
+    and C are there, and B exactly where its entry was durable."""
+    async with group:
+        only = group.replicas[0]
+        group.replicas = [only]
+        await group.bootstrap()
+        async with group.client() as client:
+            await client.set_key(b"a", b"v")
+        only.kill()
+        hit, survived = ALONE[failpoint]
+        await group.start(only, **{ENVIRONMENT: f"{failpoint}:{hit}"})
+        acknowledged: list[bytes] = []
+        cut_off = b""
+        async with group.client(deadline_s=3.0) as client:
+            for number in range(500):
+                cut_off = b"b%04d" % number
+                try:
+                    await client.set_key(cut_off, b"v")
+                except ClientError:
+                    break
+                acknowledged.append(cut_off)
+        assert only.wait_exit() == EXIT_CODE
+        await group.start(only)
+        async with group.client() as client:
+            await client.set_key(b"c", b"v")
+            found = [key async for key, _ in client.list_keys()]
+            entries = [entry async for entry in client.tail()]
+        assert found[0] == b"a"
+        assert found[-1] == b"c"
+        assert set(acknowledged) <= set(found)
+        if survived is not None:
+            assert (cut_off in found) == survived
+        assert [e.lsn for e in entries] == list(range(entries[0].lsn, entries[-1].lsn + 1))
+        set_keys = [
+            operation.set_key.key
+            for entry in entries
+            for operation in entry.body.proposal.operations
+        ]
+        assert sorted(set_keys) == found
+        only.kill()
+        with open_stopped(only.data) as volume:
+            scratch = group.root / "scratch"
+            report = Verification(
+                volume.log,
+                volume.state,
+                volume.blob_path,
+                volume.blobs,
+                scratch,
+                live=False,
+                progress=lambda *_: None,
+            ).run()
+        assert (report.findings, report.unchecked) == ([], [])
 
 
 @pytest.mark.parametrize("failpoint", WHILE_JOINING)

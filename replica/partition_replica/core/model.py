@@ -211,3 +211,24 @@ class ReplicaStatus:
     backfill: Backfill | None
     stored_from: int
     low_water_mark: int
+
+
+FINDINGS_MAX = 1000
+
+
+@dataclass(slots=True)
+class VerifyReport:
+    """findings: what is wrong, each naming where, at most FINDINGS_MAX. unchecked: what could not
+    be checked, and why. counts: what was read, by name, and "findings", all of them."""
+
+    findings: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def find(self, text: str) -> None:
+        if len(self.findings) < FINDINGS_MAX:
+            self.findings.append(text)
+        self.count("findings")
+
+    def count(self, name: str, by: int = 1) -> None:
+        self.counts[name] = self.counts.get(name, 0) + by

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import LogEntry
+from partition_replica.errors import Damaged
 from partition_replica.ids import Digest
 
 
@@ -26,10 +28,18 @@ def payloads_of(body: types.EntryBody) -> Sequence[types.Payload]:
     return body.proposal.payloads
 
 
+def decode_body(entry: LogEntry) -> types.EntryBody:
+    """Of a normal entry with data. Raises Damaged where it is none: what is in the log was checked
+    before it came there."""
+    try:
+        return types.EntryBody.FromString(entry.data)
+    except DecodeError as error:
+        raise Damaged(f"the data of log entry {entry.index} is no EntryBody: {error}") from error
+
+
 def blob_digests(entry: LogEntry) -> list[Digest]:
     """The blobs that an entry names. Bodies are small (a few MiB at most) and were checked."""
     if entry.kind or not may_name_blobs(entry.data):
         return []
-    body = types.EntryBody()
-    body.ParseFromString(entry.data)
+    body = decode_body(entry)
     return [Digest(payload.digest) for payload in payloads_of(body) if is_blob(payload)]

@@ -22,6 +22,7 @@ from partition_replica.core.model import (
     ProposalResult,
     ReplicaStatus,
     Session,
+    VerifyReport,
 )
 from partition_replica.ids import LSN, ClusterID, Digest, SessionID, Term
 
@@ -428,6 +429,15 @@ class ReplicaService(Protocol):
     async def install_snapshot(
         self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
     ) -> int: ...
+
+
+class InspectionService(Protocol):
+    """What those who look after a volume call."""
+
+    def verify(self) -> AsyncIterator[tuple[str, int, int] | VerifyReport]:
+        """Progress (step, done, total), then the report. Raises Overloaded while another one runs,
+        DiskFull where there is no room for a copy of the state, NotBootstrapped."""
+        ...
 
 
 class AdministrationService(Protocol):

@@ -39,7 +39,7 @@ def check_proposal(proposal: types.Proposal) -> None:
     for number, payload in enumerate(proposal.payloads, 1):
         check_payload(payload, f"payload {number}")
     for number, operation in enumerate(proposal.operations, 1):
-        _check_operation(operation, number, len(proposal.payloads))
+        check_operation(operation, number, len(proposal.payloads))
     for number, precondition in enumerate(proposal.preconditions, 1):
         _check_precondition(precondition, number)
 
@@ -117,7 +117,8 @@ def _check_count(what: str, count: int, most: int) -> None:
         raise InvalidArgument(f"the proposal has {count} {what}; allowed are {most}")
 
 
-def _check_operation(operation: types.Operation, number: int, payload_count: int) -> None:
+def check_operation(operation: types.Operation, number: int, payload_count: int) -> None:
+    """Raises InvalidArgument, naming the operation by its number in the entry."""
     what = f"operation {number}"
     match operation.WhichOneof("operation"):
         case "set_key":

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import partition_raft as raft
+from google.protobuf.message import DecodeError
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import (
@@ -15,7 +16,7 @@ from partition_replica.core.model import (
 )
 from partition_replica.core.ports import LogStorage
 from partition_replica.engine.port import EngineStatus, SnapshotHeader, Work
-from partition_replica.errors import Compacted
+from partition_replica.errors import Compacted, Damaged
 from partition_replica.ids import LSN, MemberID, Term
 
 logger = logging.getLogger(__name__)
@@ -200,7 +201,12 @@ def member_changes(entry: LogEntry) -> dict[int, str | None]:
     if not entry.kind:
         return {}
     changes: dict[int, str | None] = {}
-    address = types.MemberChange.FromString(entry.context).address
+    try:
+        address = types.MemberChange.FromString(entry.context).address
+    except DecodeError as error:
+        raise Damaged(
+            f"the context of log entry {entry.index} is no MemberChange: {error}"
+        ) from error
     for kind, member in raft.decode_conf_change(to_entry(entry)):
         if kind == raft.ChangeKind.REMOVE:
             changes[member] = None

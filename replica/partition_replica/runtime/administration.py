@@ -3,6 +3,7 @@ leadership. Every command is idempotent."""
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Protocol
 
 import partition_raft as raft
@@ -207,12 +208,18 @@ class Administration:
             return member.leader
         if member_id not in member.configuration.voters:
             raise MembershipRefused(f"member {member_id:x} is no voter of this group")
-        member.loop.engine.transfer_leader(member_id)
-        member.loop.wake()
+        engine = member.loop.engine
+        again_s = self._config.tick_s * self._config.election_ticks
         try:
             async with asyncio.timeout(timeout_s):
                 while member.loop.leader in (0, own):
-                    await member.leader_changed()
+                    # Refused where the other one still has a change of the configuration to
+                    # apply: the engine gives up after an election time-out, and is asked again.
+                    if member.loop.role == "leader" and not engine.status().lead_transferee:
+                        engine.transfer_leader(member_id)
+                        member.loop.wake()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(member.leader_changed(), again_s)
         except TimeoutError as error:
             raise NoLeader(
                 f"member {member_id:x} did not take over within {timeout_s} s"

@@ -11,7 +11,6 @@ from partition_replica.core.model import LogBatch
 from partition_replica.errors import Fatal, ReplicaError
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.failpoints import reach
 from partition_replica.storage.log import LmdbLog
 
 T = TypeVar("T")
@@ -115,10 +114,8 @@ class LogWriter:
             batch.hard_state = following.batch.hard_state or batch.hard_state
             number = following.number
             following = _EMPTY
-        reach("log.commit.before")
         with self._metrics.log_commits.time():
             released = self._log.commit(batch)
-        reach("log.commit.after")
         self._metrics.log_entries.inc(len(batch.entries))
         self._loop.call_soon_threadsafe(self._persisted, number, released)
         return following

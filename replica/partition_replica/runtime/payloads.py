@@ -17,6 +17,7 @@ from partition_replica.core.payloads import blob_digests
 from partition_replica.core.ports import PeerFailed, PeerTransport
 from partition_replica.engine.raft import from_entry
 from partition_replica.errors import (
+    Damaged,
     DiskFull,
     Fatal,
     Overloaded,
@@ -187,7 +188,13 @@ class Payloads:
         if self._disk_full():
             self._metrics.messages_dropped.labels("disk_full").inc()
             return
-        missing = self._missing(message)
+        try:
+            missing = self._missing(message)
+        except Damaged as error:
+            # A peer's bytes, not ours: nothing of it is kept.
+            logger.warning("message of member %x refused: %s", message.sender, error)
+            self._metrics.messages_dropped.labels("invalid").inc()
+            return
         if not missing:
             self._deliver(message, size)
         elif self._held >= self._limits.held_appends_max:

@@ -32,6 +32,7 @@ from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.proposals import Pending, Proposals
 from partition_replica.runtime.waits import ReadIndexes
+from partition_replica.storage.failpoints import reach
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -260,6 +261,7 @@ class RaftLoop:
                 continue
             for pending in batch:
                 pending.body.time_ms = self._time_ms
+            reach("propose.before")
             try:
                 first, term = self.engine.propose(
                     [pending.body.SerializeToString() for pending in batch]
@@ -370,6 +372,7 @@ class RaftLoop:
         if self._unsaved_commit is None or self._on_disk:
             return
         if time.monotonic() - self._unsaved_since >= COMMIT_FLUSH_S:
+            reach("hard_state.before")
             self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
             self._unsaved_commit = None
             self._unsaved_since = 0.0
@@ -393,6 +396,7 @@ class RaftLoop:
         if not retired:
             return
         self._retired_number = retired[-1].number
+        reach("advance.before")
         self.engine.persisted(self._retired_number)
         for item in retired:
             self._send(item.messages)

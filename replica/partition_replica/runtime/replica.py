@@ -50,6 +50,7 @@ from partition_replica.runtime.administration import Administration
 from partition_replica.runtime.backfill import Backfiller
 from partition_replica.runtime.consumers import Consumers
 from partition_replica.runtime.disk import DiskWatch
+from partition_replica.runtime.inspection import Inspection
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.proposals import Pending
@@ -83,6 +84,7 @@ class Replica:
         self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
         self.consumers = Consumers(volume, self.running)
+        self.inspection = Inspection(volume, config.limits, self.running)
         self._stopping = False
         self._held = False
         self._backfill: asyncio.Task[None] | None = None
@@ -145,6 +147,7 @@ class Replica:
     async def stop(self) -> None:
         """Hands leadership over, where it leads and somebody can take it; then stops."""
         self._stopping = True
+        await self.inspection.close()
         if self._backfill is not None:
             if self._held:
                 await asyncio.wait([self._backfill])  # a moment; half of it would be a restart

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import partition_raft as raft
+from google.protobuf.message import DecodeError
 from partition_proto.v1 import peer_pb2 as peer
 
 from partition_replica.core.limits import Limits
@@ -301,7 +302,10 @@ class SnapshotReceiver:
             raise PayloadMismatch("the header's message carries no snapshot")
         if message.sender != header.sender:
             raise PayloadMismatch("the header and its message name different senders")
-        manifest = peer.SnapshotManifest.FromString(snapshot.data)
+        try:
+            manifest = peer.SnapshotManifest.FromString(snapshot.data)
+        except DecodeError as error:
+            raise PayloadMismatch("the header's snapshot carries no manifest") from error
         if manifest.format_version != FORMAT_VERSION:
             raise PayloadMismatch(
                 f"the snapshot has format {manifest.format_version}; this version reads "

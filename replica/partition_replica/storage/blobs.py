@@ -6,20 +6,22 @@ it; a process that starts collects what nothing names.
 """
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from partition_replica.errors import Overloaded, PayloadMismatch
-from partition_replica.ids import Digest
+from partition_replica.ids import DIGEST_BYTES, Digest
 from partition_replica.storage.files import (
+    create_file,
     empty_directory,
-    fatal_on_failure,
     make_directory,
+    move_file,
+    remove_file,
     sync_directory,
     sync_file,
+    write_file,
 )
 
 
@@ -33,8 +35,7 @@ class BlobWriter:
         self._path = path
         self._hash = hashlib.sha256()
         self.written = 0
-        with fatal_on_failure("creating a staging file"):
-            self._file = path.open("xb", buffering=0)
+        self._file = create_file(path)
 
     def write(self, chunk: bytes) -> None:
         """Raises PayloadMismatch for more bytes than announced, StorageFailed."""
@@ -42,10 +43,7 @@ class BlobWriter:
             raise PayloadMismatch(
                 f"more than the announced {self._size} bytes came for {self._digest.hex()}"
             )
-        view = memoryview(chunk)
-        with fatal_on_failure("writing a staging file"):
-            while view:
-                view = view[self._file.write(view) :]
+        write_file(self._file, chunk, "a staging file")
         self._hash.update(chunk)
         self.written += len(chunk)
 
@@ -68,8 +66,7 @@ class BlobWriter:
         """Forgets it. Does nothing after finish."""
         if not self._file.closed:
             self._file.close()
-            with fatal_on_failure("removing a staging file"):
-                self._path.unlink(missing_ok=True)
+            remove_file(self._path, "a staging file")
 
 
 class BlobStore:
@@ -95,15 +92,21 @@ class BlobStore:
         self._lock = threading.Lock()
         self._serial = 0
         self._directories: set[str] = set()
+        # Renamed, and the rename not durable yet: not here for whoever asks.
+        self._arriving: dict[Digest, int] = {}
         make_directory(root)
         empty_directory(staging)
 
     def path(self, digest: Digest) -> Path:
-        name = digest.hex()
-        return self._root / name[:2] / name
+        return blob_path(self._root, digest)
 
     def has(self, digest: Digest) -> bool:
-        return self.path(digest).exists()
+        """Whether it is here, durably."""
+        with self._lock:
+            return self._has(digest)
+
+    def _has(self, digest: Digest) -> bool:
+        return digest not in self._arriving and self.path(digest).exists()
 
     def size(self, digest: Digest) -> int | None:
         try:
@@ -124,9 +127,16 @@ class BlobStore:
             if target.parent.name not in self._directories:
                 make_directory(target.parent)
                 self._directories.add(target.parent.name)
-            with fatal_on_failure("renaming a blob into place"):
-                os.replace(staged, target)
+            new = not self._has(digest)
+            if new:
+                self._arriving[digest] = self._arriving.get(digest, 0) + 1
+            move_file(staged, target, "a blob")
         sync_directory(target.parent)
+        if new:
+            with self._lock:
+                count = self._arriving.pop(digest) - 1
+                if count:
+                    self._arriving[digest] = count
 
     # --- pins ---------------------------------------------------------------------------------
 
@@ -138,9 +148,10 @@ class BlobStore:
             self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + lease_s)
 
     def pin_present(self, digest: Digest, lease_s: float) -> bool:
-        """Pins a blob where it is here, in one step with looking: nobody collects it meanwhile."""
+        """Pins a blob where it is here, durably, in one step with looking: nobody collects it
+        meanwhile."""
         with self._lock:
-            if not self.path(digest).exists():
+            if not self._has(digest):
                 return False
             self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + lease_s)
             return True
@@ -180,22 +191,28 @@ class BlobStore:
             with self._lock:
                 if digest in self._pins or digest in self._holds or named(digest):
                     continue
-                with fatal_on_failure("removing a blob"):
-                    try:
-                        self.path(digest).unlink()
-                        collected += 1
-                    except FileNotFoundError:
-                        continue
+                collected += remove_file(self.path(digest), "a blob")
         return collected
 
     def digests(self) -> Iterator[Digest]:
         """Everything that is here; names that are no digests are passed over."""
-        for directory in sorted(self._root.iterdir()):
-            if directory.is_dir():
-                for file in directory.iterdir():
-                    try:
-                        digest = bytes.fromhex(file.name)
-                    except ValueError:
-                        continue
-                    if len(digest) == 32:
-                        yield Digest(digest)
+        return stored_digests(self._root)
+
+
+def blob_path(root: Path, digest: Digest) -> Path:
+    """Where a blob lies below a volume's directory `blobs`."""
+    name = digest.hex()
+    return root / name[:2] / name
+
+
+def stored_digests(root: Path) -> Iterator[Digest]:
+    """The digests that files below `root` are named by."""
+    for directory in sorted(root.iterdir()):
+        if directory.is_dir():
+            for file in directory.iterdir():
+                try:
+                    digest = bytes.fromhex(file.name)
+                except ValueError:
+                    continue
+                if len(digest) == DIGEST_BYTES:
+                    yield Digest(digest)

@@ -30,6 +30,9 @@ def u64(value: int) -> bytes:
 
 
 def from_u64(data: bytes) -> int:
+    """Raises Damaged for anything but 8 bytes."""
+    if len(data) != _U64.size:
+        raise Damaged(f"key {bytes(data).hex()} is no LSN: it has {len(data)} bytes instead of 8")
     value: int = _U64.unpack(data)[0]
     return value
 

@@ -1,13 +1,52 @@
 """Durable files: everything that calls fsync outside of LMDB."""
 
 import fcntl
+import io
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from partition_replica.errors import StorageFailed
+
+
+class Disk:
+    """The calls that change the disk, outside of LMDB: in one place, so that a test can record them
+    and take away what a power failure may take (tests/support/power_loss.py)."""
+
+    def create(self, path: Path) -> io.FileIO:
+        """A new file, open for writing; that it exists already is an error."""
+        return path.open("xb", buffering=0)
+
+    def write(self, file: io.FileIO, data: memoryview) -> int:
+        """Writes some of it; returns how many bytes."""
+        return file.write(data) or 0
+
+    def sync(self, descriptor: int) -> None:
+        os.fsync(descriptor)
+
+    def sync_directory(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(mode=0o700)
+
+    def replace(self, source: Path, target: Path) -> None:
+        os.replace(source, target)
+
+    def remove(self, path: Path) -> None:
+        path.unlink()
+
+    def remove_tree(self, path: Path) -> None:
+        shutil.rmtree(path)
+
+
+disk = Disk()
 
 
 @contextmanager
@@ -19,29 +58,52 @@ def fatal_on_failure(what: str) -> Iterator[None]:
         raise StorageFailed(f"{what}: {error}") from error
 
 
+def create_file(path: Path) -> io.FileIO:
+    with fatal_on_failure(f"creating {path.name}"):
+        return disk.create(path)
+
+
+def write_file(file: io.FileIO, data: bytes, what: str) -> None:
+    """Writes all of it; not durable until `sync_file`."""
+    view = memoryview(data)
+    with fatal_on_failure(f"writing {what}"):
+        while view:
+            view = view[disk.write(file, view) :]
+
+
 def sync_file(descriptor: int, what: str) -> None:
     with fatal_on_failure(f"fsync of {what}"):
-        os.fsync(descriptor)
+        disk.sync(descriptor)
 
 
 def sync_directory(path: Path) -> None:
     """Makes the names in a directory durable."""
     with fatal_on_failure(f"fsync of directory {path.name}"):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        disk.sync_directory(path)
 
 
 def make_directory(path: Path) -> None:
     """Creates one directory, durably; that it exists already is fine."""
-    with fatal_on_failure(f"creating directory {path.name}"):
-        try:
-            path.mkdir(mode=0o700)
-        except FileExistsError:
-            return
+    with fatal_on_failure(f"creating directory {path.name}"), suppress(FileExistsError):
+        disk.make_directory(path)
+    # Where it exists, too: whoever created it may have been killed before this.
     sync_directory(path.parent)
+
+
+def move_file(source: Path, target: Path, what: str) -> None:
+    """Renames in one step, over what stands there; not durable until `sync_directory`."""
+    with fatal_on_failure(f"renaming {what} into place"):
+        disk.replace(source, target)
+
+
+def remove_file(path: Path, what: str) -> bool:
+    """False where there is none. A power failure may bring it back."""
+    with fatal_on_failure(f"removing {what}"):
+        try:
+            disk.remove(path)
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def empty_directory(path: Path) -> None:
@@ -50,9 +112,9 @@ def empty_directory(path: Path) -> None:
     with fatal_on_failure(f"emptying {path.name}"):
         for child in path.iterdir():
             if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
+                disk.remove_tree(child)
             else:
-                child.unlink()
+                disk.remove(child)
 
 
 class VolumeLock:

@@ -58,7 +58,7 @@ class MemoryView:
 
     def delete_session(self, session: SessionID) -> None:
         self.sessions.pop(session, None)
-        self.drop_results_below(session, 1 << 63)
+        self.drop_results_below(session, 1 << 64)
 
     def list_sessions(self) -> list[tuple[SessionID, Session]]:
         return sorted(self.sessions.items())

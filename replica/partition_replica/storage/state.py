@@ -10,7 +10,6 @@ from pathlib import Path
 
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
-from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.apply import apply_body
 from partition_replica.core.model import (
@@ -21,6 +20,7 @@ from partition_replica.core.model import (
     ProposalResult,
     Session,
 )
+from partition_replica.core.payloads import decode_body
 from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Digest, SessionID, Term
 from partition_replica.storage import codec
@@ -29,6 +29,7 @@ from partition_replica.storage.environment import (
     lmdb_failures,
     open_environment,
     open_read_only,
+    reading,
 )
 from partition_replica.storage.files import sync_directory, sync_file
 
@@ -139,7 +140,7 @@ class LmdbView:
         if self.get_session(session) is None:
             return
         self._sessions[session] = None
-        self.drop_results_below(session, 1 << 63)
+        self._drop_results(codec.u64(session), None)
 
     def list_sessions(self) -> list[tuple[SessionID, Session]]:
         self._write_sessions()
@@ -162,10 +163,13 @@ class LmdbView:
 
     def drop_results_below(self, session: SessionID, sequence: int) -> None:
         prefix = codec.u64(session)
-        end = prefix + codec.u64(sequence)
+        self._drop_results(prefix, prefix + codec.u64(sequence))
+
+    def _drop_results(self, prefix: bytes, end: bytes | None) -> None:
+        """A session's results with keys below `end`; all of them where it is None."""
         cursor = self._txn.cursor(self._tables.result)
         found = cursor.set_range(prefix)
-        while found and cursor.key() < end and cursor.key().startswith(prefix):
+        while found and cursor.key().startswith(prefix) and (end is None or cursor.key() < end):
             cursor.delete()
             found = bool(cursor.key())
 
@@ -218,12 +222,26 @@ class LmdbView:
 class LmdbState:
     """One generation of a replica's state. Reads from any thread, `apply` from one at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the environment; a new one has applied nothing."""
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Opens or creates the environment; a new one has applied nothing. read_only: opens one
+        that nobody else uses, creates nothing, and only reads are allowed."""
         self.path = path
-        self._environment = open_environment(path, metasync=False, tables=len(TABLES))
-        self._tables = Tables(self._environment, create=True)
+        self._environment = (
+            open_read_only(path, len(TABLES))
+            if read_only
+            else open_environment(path, metasync=False, tables=len(TABLES))
+        )
+        self._tables = Tables(self._environment, create=not read_only)
         self._applied = read_applied(self._environment, self._tables)
+
+    @property
+    def environment(self) -> lmdb.Environment:
+        """For those who look at rows: verification, export."""
+        return self._environment
+
+    @property
+    def tables(self) -> Tables:
+        return self._tables
 
     @property
     def applied(self) -> Position:
@@ -312,7 +330,7 @@ class LmdbState:
     def unapplied(self, lsn: LSN) -> rows.UnappliedRow | None:
         """What of the entry at an LSN had no effect; None where all had."""
         key = codec.u64(lsn)
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             row = txn.get(key, db=self._tables.unapplied)
         return (
             None if row is None else codec.unseal_message("unapplied", key, row, rows.UnappliedRow)
@@ -345,15 +363,14 @@ class LmdbState:
             return Applied(entry.index, entry.term, "configuration")
         body = None
         if entry.data:
-            body = types.EntryBody()
-            body.ParseFromString(entry.data)
+            body = decode_body(entry)
         return apply_body(view, entry.index, entry.term, body)
 
     # --- reads --------------------------------------------------------------------------------
 
     def get_value(self, key: bytes) -> tuple[bytes | None, LSN]:
         """(value or None, the LSN it is as of)."""
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             row = txn.get(key, db=self._tables.value)
             value = None if row is None else codec.unseal("value", key, row)
             return value, self._applied_in(txn)
@@ -364,7 +381,7 @@ class LmdbState:
         """(items of [start, end), where to go on or b"", the LSN). An empty end means none."""
         items: list[tuple[bytes, bytes]] = []
         size = 0
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             cursor = txn.cursor(self._tables.value)
             found = cursor.set_range(start) if start else cursor.first()
             while found:
@@ -380,7 +397,7 @@ class LmdbState:
             return items, b"", self._applied_in(txn)
 
     def get_node(self, path: bytes) -> tuple[Node | None, LSN]:
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             row = txn.get(path, db=self._tables.tree)
             node = None if row is None else decode_node(path, row)
             return node, self._applied_in(txn)
@@ -392,7 +409,7 @@ class LmdbState:
         (b"" from the start), in byte order; only the directory's own where not recursive."""
         prefix = path + b"/" if path else b""
         items: list[tuple[bytes, Node]] = []
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             cursor = txn.cursor(self._tables.tree)
             found = (
                 cursor.set_range(after + b"\0" if after else prefix)
@@ -414,24 +431,24 @@ class LmdbState:
 
     def content(self, digest: Digest) -> bytes | None:
         """An inlined payload's content; None where it is a blob, or nothing names it."""
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             row = txn.get(digest, db=self._tables.content)
         return None if row is None else codec.unseal("content", digest, row)
 
     def get_session(self, session: SessionID) -> Session | None:
         key = codec.u64(session)
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             row = txn.get(key, db=self._tables.session)
         return None if row is None else decode_session(key, row)
 
     def session_count(self) -> int:
         """Including expired ones that no OpenSession has swept yet."""
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             return int(txn.stat(self._tables.session)["entries"])
 
     def members(self) -> dict[int, str]:
         """Addresses by member ID."""
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             return {
                 codec.from_u64(key): codec.unseal_message(
                     "member", key, row, rows.MemberRow
@@ -441,15 +458,23 @@ class LmdbState:
 
     def names_blob(self, digest: Digest) -> bool:
         """Whether the tree names it and it is no inlined payload."""
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             row = txn.get(digest, db=self._tables.payload)
         if row is None:
             return False
         return not codec.unseal_message("payload", digest, row, rows.PayloadRow).inlined
 
+    def payload_size(self, digest: Digest) -> int | None:
+        """Of a payload that the tree names; None of others."""
+        with reading(self._environment, "the state") as txn:
+            row = txn.get(digest, db=self._tables.payload)
+        if row is None:
+            return None
+        return codec.unseal_message("payload", digest, row, rows.PayloadRow).size
+
     def blobs(self) -> list[tuple[Digest, int]]:
         """(digest, size) of every blob that the tree names."""
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the state") as txn:
             return list(iterate_blobs(txn, self._tables))
 
     def _applied_in(self, txn: Transaction) -> LSN:
@@ -468,7 +493,7 @@ def inspect_copy(directory: Path) -> tuple[Position, list[tuple[Digest, int]]]:
     try:
         tables = Tables(environment, create=False)
         applied = read_applied(environment, tables)
-        with environment.begin() as txn:
+        with reading(environment, "a copied state") as txn:
             blobs = list(iterate_blobs(txn, tables))
     finally:
         environment.close()
@@ -483,7 +508,7 @@ def iterate_blobs(txn: Transaction, tables: Tables) -> Iterator[tuple[Digest, in
 
 
 def read_applied(environment: lmdb.Environment, tables: Tables) -> rows.AppliedRow:
-    with environment.begin() as txn:
+    with reading(environment, "the state") as txn:
         row = txn.get(APPLIED, db=tables.meta)
     if row is None:
         return rows.AppliedRow(format_version=codec.FORMAT_VERSION)

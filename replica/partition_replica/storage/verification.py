@@ -7,7 +7,6 @@ Findings are collected, not raised: one damaged row does not hide the next.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from google.protobuf.message import Message
 from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.model import LogEntry
+from partition_replica.core.model import FINDINGS_MAX, LogEntry, VerifyReport
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged, RequestRefused
 from partition_replica.ids import DIGEST_BYTES, LSN, Digest, Term
@@ -25,9 +24,9 @@ from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.replay import Replay
 from partition_replica.storage.state import LmdbState
 
-FINDINGS_MAX = 1000
 ROWS_A_TRANSACTION = 4096
 READ_BYTES = 1024 * 1024
+PROGRESS_BYTES = 64 * READ_BYTES
 
 Progress = Callable[[str, int, int], None]
 """(step, done, total): "log", "state", "blobs" or "replay"; total 0 where it is not known."""
@@ -35,27 +34,9 @@ Progress = Callable[[str, int, int], None]
 Row = tuple[bytes, bytes]
 
 
-@dataclass(slots=True)
-class Report:
-    """findings: what is wrong, each naming where, at most FINDINGS_MAX. unchecked: what could not
-    be checked, and why. counts: what was read, by name."""
-
-    findings: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
-
-    def find(self, text: str) -> None:
-        if len(self.findings) < FINDINGS_MAX:
-            self.findings.append(text)
-        self.count("findings")
-
-    def count(self, name: str, by: int = 1) -> None:
-        self.counts[name] = self.counts.get(name, 0) + by
-
-
 class Verification:
     """One run. `state` does not change meanwhile (a stopped replica's, or a copy); `log` may be
-    appended to and pruned. `state_moves`: blobs may come and go, too."""
+    appended to and pruned where `live`. Blobs that the state names stay for as long as it runs."""
 
     def __init__(
         self,
@@ -75,24 +56,33 @@ class Verification:
         self._scratch = scratch
         self._live = live
         self._progress = progress
-        self.report = Report()
+        self.report = VerifyReport()
 
-    def run(self) -> Report:
+    def run(self) -> VerifyReport:
         """The report. Takes as long as reading everything, and replaying the log, takes."""
-        self._check_log()
-        self._check_state()
-        self._check_blobs()
-        replay = Replay(self._log, self._state, self._scratch / "replay", self._progress)
-        try:
-            replay.check(self.report.find)
-        except (Damaged, RequestRefused) as error:
-            self.report.unchecked.append(f"state against a replay: {error}")
-        else:
-            self.report.unchecked += replay.unchecked
-            self.report.count("entries_replayed", replay.entries)
+        for name, step in (
+            ("log", self._check_log),
+            ("state", self._check_state),
+            ("blobs", self._check_blobs),
+            ("state against a replay of the log", self._check_replay),
+        ):
+            try:
+                step()
+            except Damaged as error:
+                if str(error) not in self.report.findings:
+                    self.report.find(str(error))
+                self.report.unchecked.append(f"{name}: the rest, behind what is damaged")
+            except RequestRefused as error:  # compacted while we read
+                self.report.unchecked.append(f"{name}: {error}")
         if self.report.counts.get("findings", 0) > FINDINGS_MAX:
             self.report.unchecked.append(f"only the first {FINDINGS_MAX} findings are listed")
         return self.report
+
+    def _check_replay(self) -> None:
+        replay = Replay(self._log, self._state, self._scratch / "replay", self._progress)
+        replay.check(self.report.find)
+        self.report.unchecked += replay.unchecked
+        self.report.count("entries_replayed", replay.entries)
 
     # --- the log ------------------------------------------------------------------------------
 
@@ -254,25 +244,25 @@ class Verification:
         done = 0
         for digest in self._named_blobs():
             done += 1
-            if done % 16 == 0:
-                self._progress("blobs", done, 0)
-            self._check_blob(digest)
+            self._check_blob(digest, done)
         for digest in self._blobs():
             if not (self._log.names_blob(digest) or self._state.names_blob(digest)):
                 self.report.count("blobs_unnamed")
         self._progress("blobs", done, done)
 
-    def _check_blob(self, digest: Digest) -> None:
+    def _check_blob(self, digest: Digest, done: int) -> None:
         path = self._blob_path(digest)
         hashed, size = hashlib.sha256(), 0
         try:
             with path.open("rb", buffering=0) as file:
                 while chunk := file.read(READ_BYTES):
+                    if size % PROGRESS_BYTES == 0:
+                        self._progress("blobs", done, 0)
                     hashed.update(chunk)
                     size += len(chunk)
         except FileNotFoundError:
-            if self._live and not self._log.names_blob(digest):
-                return  # dropped while we read
+            if self._live and not (self._log.names_blob(digest) or self._state.names_blob(digest)):
+                return  # the log dropped it while we read
             self.report.find(f"blob {digest.hex()} is missing")
             return
         except OSError as error:
@@ -304,6 +294,7 @@ class Verification:
     def _rows(self, environment: lmdb.Environment, table: Any, name: str) -> Iterator[Row]:
         """Every row, in transactions that end soon: a long one makes LMDB grow."""
         after: bytes | None = None
+        read = 0
         while True:
             found: list[Row] = []
             with environment.begin() as txn, txn.cursor(table) as cursor:
@@ -312,8 +303,12 @@ class Verification:
                     found.append((bytes(cursor.key()), bytes(cursor.value())))
                     more = cursor.next()
             if not found:
+                stored = self._count(environment, table)
+                if read != stored and not self._live:
+                    self.report.find(f"{name}: {read} rows are found, {stored} are counted")
                 return
             after = found[-1][0]
+            read += len(found)
             self.report.count(name.replace(" ", "_"), len(found))
             yield from found
 

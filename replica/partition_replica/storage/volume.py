@@ -15,6 +15,7 @@ from pathlib import Path
 
 from partition_replica.core.compaction import Retention
 from partition_replica.core.payloads import blob_digests
+from partition_replica.errors import Damaged
 from partition_replica.ids import Digest, MemberID
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import (
@@ -25,6 +26,9 @@ from partition_replica.storage.files import (
 )
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state import LmdbState
+
+IMPORT = "import"
+"""Below staging/, while a log is imported."""
 
 
 class Volume:
@@ -46,6 +50,7 @@ class Volume:
         self.staging = root / "staging"
         self._states = root / "state"
         self._lock = lock
+        self._check_log_is_there()
         self.blobs = BlobStore(root / "blobs", self.staging, pins_max=pins_max)
         self.log = LmdbLog(
             root / "log",
@@ -58,7 +63,7 @@ class Volume:
         self.state = LmdbState(self.state_path(self.log.identity.state_generation))
         # Compaction relies on what is durable, and a killed process may have left more than that.
         self.log.initialize(self.state.sync().index)
-        self.blobs_collected = self.collect(self.blobs.digests())
+        self.blobs_collected = self._collect_at_start()
 
     def state_path(self, generation: int) -> Path:
         return self._states / str(generation)
@@ -68,7 +73,36 @@ class Volume:
 
     def collect(self, candidates: Iterable[Digest]) -> int:
         """Unlinks those of the candidates that nothing names, pins or holds."""
-        return self.blobs.collect(candidates, self.names_blob)
+        unnamed = [digest for digest in candidates if not self.names_blob(digest)]
+        if not unnamed:
+            return 0
+        # What dropped the last name must be durable first: a power failure would bring it back.
+        self.state.sync()
+        return self.blobs.collect(unnamed, self.names_blob)
+
+    def _collect_at_start(self) -> int:
+        unnamed = [digest for digest in self.blobs.digests() if not self.names_blob(digest)]
+        if unnamed:
+            # Reads, and so checks, each row that names a blob: one whose key is damaged would not.
+            self.state.blobs()
+        return self.collect(unnamed)
+
+    def _check_log_is_there(self) -> None:
+        """A state without a log is damage, or an import that was cut off: its log comes last."""
+        if (self.root / "log").exists() or not self._states.exists():
+            return
+        if not any(self._states.iterdir()):
+            return
+        if not (self.staging / IMPORT).exists():
+            raise Damaged(
+                "the volume has a state and no log: the log is lost; keep the volume, and let the "
+                "operator rebuild this replica from the others"
+            )
+        # Before the rest of the import goes, which says what this is.
+        with fatal_on_failure("removing what is left of an import"):
+            for child in self._states.iterdir():
+                shutil.rmtree(child)
+        sync_directory(self._states)
 
     def adopt_state(self, staged: Path, generation: int) -> None:
         """Moves a staged state into its place, durably; not yet in force."""

@@ -10,6 +10,7 @@ SCHEME = "logstore://"
 ROLES = {
     "/logstore.v1.Peer/": {"replica"},
     "/logstore.v1.ReplicaAdmin/": {"operator"},
+    "/logstore.v1.Inspection/": {"replica", "operator"},
     "/logstore.v1.LogStore/": {"client", "replica", "operator"},
     "/grpc.health.v1.Health/": {"client", "replica", "operator"},
     "/grpc.reflection.": {"client", "replica", "operator"},

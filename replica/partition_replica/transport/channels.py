@@ -46,12 +46,16 @@ def peer_channel(address: str, tls: TlsFiles | None) -> grpc.aio.Channel:
     """A channel to another member; reconnects by itself."""
     if tls is None:
         return grpc.aio.insecure_channel(address, options=PEER_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(
+    return grpc.aio.secure_channel(address, client_credentials(tls), options=PEER_OPTIONS)
+
+
+def client_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
+    """Of whoever calls: its own certificate, and the authority that the other one's comes from."""
+    return grpc.ssl_channel_credentials(
         root_certificates=_read(tls.authority),
         private_key=_read(tls.key),
         certificate_chain=_read(tls.certificate),
     )
-    return grpc.aio.secure_channel(address, credentials, options=PEER_OPTIONS)
 
 
 def add_port(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> int:

@@ -16,6 +16,7 @@ from partition_replica.core.model import (
 )
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.environment import Transaction
+from partition_replica.storage.failpoints import reach
 from partition_replica.storage.log.conversion import ConvertibleLog
 from partition_replica.storage.log.tables import LEASE
 
@@ -63,6 +64,9 @@ class LmdbLog(ConvertibleLog):
                 # Before the rows go: a reader meets Compacted, never a hole.
                 self._boundary = self._last = boundary
                 self._first_stored = first_stored
+                reach("log.snapshot.before")
+            reach("log.commit.before")
+        reach("log.commit.after")
         self._boundary, self._last, self._hard_state = boundary, last, hard_state
         self._first_stored, self._identity = first_stored, identity
         self._configuration, self._backfill = configuration, backfill
@@ -92,6 +96,7 @@ class LmdbLog(ConvertibleLog):
                 self.tables.put(txn, pending, plain_term)
                 pending = []
                 released |= self.tables.delete(txn, entry.index, index)
+                reach("log.overwrite")
                 index = LSN(entry.index - 1)
                 term = boundary.term if index == boundary.index else self.tables.term(txn, index)
             _check_append(entry, index, term, plain)
@@ -183,6 +188,7 @@ class LmdbLog(ConvertibleLog):
                 )
             with self._transaction() as txn:
                 released = self.tables.delete(txn, lsn, self._last.index)
+                reach("log.truncate.before")
                 at = lsn - 1
                 term = (
                     self._boundary.term

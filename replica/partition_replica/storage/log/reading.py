@@ -26,6 +26,7 @@ from partition_replica.storage.environment import (
     lmdb_failures,
     open_environment,
     open_read_only,
+    reading,
 )
 from partition_replica.storage.log.tables import (
     BACKFILL,
@@ -153,6 +154,8 @@ class LogReader:
         try:
             with self._reading() as txn:
                 for entry in self.tables.entries(txn, lo, hi):
+                    if not entry.term:
+                        self._check_plain(entry.index)
                     size += len(entry.data)
                     if found and bytes_max is not None and size > bytes_max:
                         break
@@ -173,11 +176,18 @@ class LogReader:
             raise Unavailable(f"term of {index} asked for; the log ends at {self._last.index}")
         try:
             with self._reading() as txn:
-                return self.tables.term(txn, index)
+                term = self.tables.term(txn, index)
+                if not term:
+                    self._check_plain(index)
+                return term
         except Damaged:
             if index < self._first_stored:
                 raise self._compacted(index, self._first_stored) from None
             raise
+
+    def _check_plain(self, index: LSN) -> None:
+        if not self._identity.unreplicated:
+            raise Damaged(f"log entry {index} has no raft row: the log has a hole")
 
     def names_blob(self, digest: Digest) -> bool:
         with self._reading() as txn:
@@ -199,11 +209,11 @@ class LogReader:
     @contextmanager
     def _reading(self) -> Iterator[Transaction]:
         self._check_open()
-        with self._environment.begin() as txn:
+        with reading(self._environment, "the log") as txn:
             yield txn
 
     def _load(self, new_member: MemberID, read_only: bool) -> None:
-        with self._environment.begin() as txn:
+        with self._reading() as txn:
             identity = self.tables.get_meta(txn, IDENTITY, rows.IdentityRow)
             boundary = self.tables.get_meta(txn, BOUNDARY, rows.BoundaryRow) or rows.BoundaryRow()
             hard = self.tables.get_meta(txn, HARD_STATE, rows.HardStateRow) or rows.HardStateRow()
@@ -211,6 +221,15 @@ class LogReader:
             lease = self.tables.get_meta(txn, LEASE, rows.LeaseRow) or rows.LeaseRow()
             self._backfill = self.tables.get_meta(txn, BACKFILL, rows.BackfillRow)
             self._positions.update(self.tables.positions(txn))
+            others = (
+                txn.stat(self.tables.meta)["entries"] or txn.stat(self.tables.manifest)["entries"]
+            )
+        if identity is None and others:
+            raise Damaged("row identity of table meta is missing, and others are there")
+        if boundary.term and not hard.term:
+            raise Damaged("row hard_state of table meta is missing")
+        if boundary.term and identity and identity.cluster_id and not conf.voters:
+            raise Damaged("row conf_state of table meta is missing")
         self._boundary = Position(LSN(boundary.index), Term(boundary.term))
         self._hard_state = HardState(Term(hard.term), MemberID(hard.vote), LSN(hard.commit))
         self._configuration = (LSN(conf.index), _configuration(conf))
@@ -242,7 +261,7 @@ class LogReader:
     def _load_span(self) -> None:
         """Finds the first and last entry, and any hole."""
         boundary = self._boundary
-        with self._environment.begin() as txn:
+        with self._reading() as txn:
             span = self.tables.span(txn)
             if span is None:
                 self._first_stored, self._last = LSN(boundary.index + 1), boundary

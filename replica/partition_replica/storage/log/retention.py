@@ -11,7 +11,7 @@ from partition_replica.core.model import InitStatus, Position
 from partition_replica.core.ports import never
 from partition_replica.errors import Cancelled, Damaged, PruneFailed
 from partition_replica.ids import LSN, Digest
-from partition_replica.storage.environment import lmdb_failures
+from partition_replica.storage.environment import DAMAGE, lmdb_failures
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.log.reading import LogReader
 from partition_replica.storage.log.tables import HARD_STATE
@@ -179,6 +179,9 @@ class RetainedLog(LogReader):
         try:
             released = self.tables.delete(txn, first, end)
             released = {d for d in released if not self.tables.names(txn, d)}
+        except DAMAGE as error:
+            txn.abort()
+            raise Damaged(f"pruning the log: {error}: the volume is damaged; keep it") from error
         except lmdb.Error as error:
             txn.abort()
             raise PruneFailed(

@@ -117,6 +117,8 @@ class LogTables:
             if codec.from_u64(key) != index:
                 raise _hole(index)
             data = codec.unseal("manifest", key, row)
+            if has_metadata and metadata.key() < key:
+                raise Damaged(f"the log has a raft row under {metadata.key().hex()}, and no entry")
             if has_metadata and metadata.key() == key:
                 payload = codec.unseal("raft", key, metadata.value())
                 yield codec.decode_raft(LSN(index), payload, data)
@@ -230,12 +232,11 @@ class LogTables:
             return cursor.set_range(digest) and cursor.key().startswith(digest)
 
     def positions(self, txn: Transaction) -> dict[str, LSN]:
-        return {
-            bytes(key).decode(): LSN(
-                codec.unseal_message("position", key, row, rows.PositionRow).lsn
-            )
-            for key, row in txn.cursor(self.position)
-        }
+        found: dict[str, LSN] = {}
+        for key, row in txn.cursor(self.position):
+            position = codec.unseal_message("position", key, row, rows.PositionRow)
+            found[bytes(key).decode(errors="backslashreplace")] = LSN(position.lsn)
+        return found
 
     def put_position(self, txn: Transaction, name: str, lsn: LSN) -> None:
         key = name.encode()

@@ -1,0 +1,483 @@
+"""The seed's log of directories: `<LSN, 13 base-36 digits>/MANIFEST, RAFT, 1, 2, …`. Pure: names,
+translation between its files and our entries, and what is refused.
+
+MANIFEST is a seed.Manifest, RAFT a bare raftpb.Entry, the others are payloads, numbered in base 36.
+Fields and encodings that are unknown here are kept: an imported entry holds the original bytes
+wherever encoding its operations again would give others.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.message import DecodeError
+from partition_proto.v1 import seed_pb2 as seed
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core import limits
+from partition_replica.core.model import Configuration, HardState
+from partition_replica.core.validation import check_operation
+from partition_replica.errors import ImportRefused, InvalidArgument
+from partition_replica.ids import DIGEST_BYTES, LSN, MemberID, Term
+
+MANIFEST = "MANIFEST"
+RAFT = "RAFT"
+DIRECTORY_MODE = 0o700
+FILE_MODE = 0o400
+
+LSN_MAX = (1 << 63) - 1
+OPERATIONS_MAX = 8192
+PAYLOADS_MAX = 8192
+RAFT_BYTES_MAX = 64 * 1024
+MANIFEST_BYTES_MAX = limits.PROPOSAL_BYTES_MAX + 16 * OPERATIONS_MAX
+"""A proposal's 1 MiB, and what its operations may grow by in this layout (a directory's mode takes
+up to 7 bytes more, a payload's name 2, the mark of a path of the tree 2, lengths 2): what was
+exported can be imported."""
+
+BODY_BYTES_MAX = limits.PROPOSAL_BYTES_MAX
+"""Payloads are carried in the entry up to this size of the whole."""
+
+_LSN_DIGITS = 13
+_GO_MODE_DIRECTORY = 0x80000000
+_GO_MODE_BITS = _GO_MODE_DIRECTORY | 0o777
+_ENTRY_NAME = re.compile(rf"[0-9a-z]{{{_LSN_DIGITS}}}")
+_PAYLOAD_NAME = re.compile(r"[1-9a-z][0-9a-z]{0,3}")
+_CARRIED_OVERHEAD_BYTES = 16
+"""More than what a payload's data costs beside its own bytes: tags and lengths."""
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def base36(number: int) -> str:
+    digits = ""
+    while number:
+        number, digit = divmod(number, 36)
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"[digit] + digits
+    return digits or "0"
+
+
+def entry_name(lsn: LSN) -> str:
+    """The name of an entry's directory."""
+    return base36(lsn).rjust(_LSN_DIGITS, "0")
+
+
+def parse_entry_name(name: str) -> LSN:
+    """Raises ImportRefused for a name that no entry has."""
+    lsn = int(name, 36) if _ENTRY_NAME.fullmatch(name) else 0
+    if not 1 <= lsn <= LSN_MAX:
+        raise ImportRefused(
+            f"{name!r} in the log's directory is no entry; allowed are directories named by an LSN "
+            f"from 1 in {_LSN_DIGITS} lower-case base-36 digits: move everything else away"
+        )
+    return LSN(lsn)
+
+
+def place(lsn: LSN, file: str = "") -> str:
+    """How messages name an entry, and a file of it."""
+    return f"entry {int(lsn)} ({entry_name(lsn)}{'/' + file if file else ''})"
+
+
+def check_names(lsn: LSN, names: Iterable[str]) -> tuple[bool, int]:
+    """What an entry's directory holds: (whether RAFT is there, how many payloads). Raises
+    ImportRefused for what is missing, and for what does not belong there."""
+    rest = set(names)
+    if MANIFEST not in rest:
+        raise ImportRefused(
+            f"{place(lsn, MANIFEST)} is missing; every entry has one, of 0 bytes where it has no "
+            "operations: restore the directory from another copy of the log"
+        )
+    with_raft = RAFT in rest
+    rest -= {MANIFEST, RAFT}
+    numbers = {int(name, 36) for name in rest if _PAYLOAD_NAME.fullmatch(name)}
+    for name in sorted(rest):
+        if not _PAYLOAD_NAME.fullmatch(name):
+            raise ImportRefused(
+                f"{place(lsn)} holds {name!r}; allowed are {MANIFEST}, {RAFT} and payloads 1, 2, … "
+                "in base 36: move everything else away"
+            )
+    if len(numbers) > PAYLOADS_MAX:
+        raise ImportRefused(
+            f"{place(lsn)} has {len(numbers)} payloads; allowed are {PAYLOADS_MAX}: such a log "
+            "can't be imported"
+        )
+    for number in range(1, len(numbers) + 1):
+        if number not in numbers:
+            raise ImportRefused(
+                f"{place(lsn, base36(number))} is missing, though the entry has payloads behind "
+                "it; payloads are numbered from 1 without a gap: restore the file from another "
+                "copy of the log"
+            )
+    return with_raft, len(numbers)
+
+
+# --- RAFT -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RaftFile:
+    """A RAFT file. kind as in model.LogEntry; explained: its data reads as that of an
+    application's entry, or it is a configuration change."""
+
+    term: Term
+    kind: int
+    explained: bool
+
+
+def parse_raft(lsn: LSN, content: bytes) -> RaftFile:
+    """Raises ImportRefused for what is no raftpb.Entry, or not this entry's."""
+    where = place(lsn, RAFT)
+    copy = "restore the file from another copy of the log"
+    if not content:
+        raise ImportRefused(f"{where} has 0 bytes; type, term and index are always there: {copy}")
+    entry = seed.RaftEntry()
+    try:
+        entry.ParseFromString(content)
+    except DecodeError as error:
+        raise ImportRefused(f"{where} does not decode as raftpb.Entry ({error}): {copy}") from error
+    for name in ("type", "term", "index"):
+        if not entry.HasField(name):
+            raise ImportRefused(
+                f"{where} lacks its {name}; type, term and index are always written: {copy}"
+            )
+    if entry.type > 2:
+        raise ImportRefused(
+            f"{where} has type {entry.type}; allowed are 0 (normal), 1 and 2 (configuration "
+            f"changes): {copy}"
+        )
+    if entry.index != lsn:
+        raise ImportRefused(
+            f"{where} has index {entry.index}; the index equals the LSN, {int(lsn)}: the directory "
+            f"holds another entry's file; {copy}"
+        )
+    if not 1 <= entry.term <= LSN_MAX:
+        raise ImportRefused(f"{where} has term {entry.term}; allowed are 1 to 2^63 - 1: {copy}")
+    return RaftFile(Term(entry.term), entry.type, entry.type > 0 or _explained(entry.data))
+
+
+def _explained(data: bytes) -> bool:
+    try:
+        return seed.RaftData.FromString(data).HasField("data")
+    except DecodeError:
+        return False
+
+
+def make_raft(lsn: LSN, term: Term) -> bytes:
+    """The RAFT of an application's entry that never had one: as the seed backfills it."""
+    data = seed.RaftData(id=lsn, data=seed.LogData(local_path=entry_name(lsn).encode()))
+    return encode_raft(lsn, term, 0, data.SerializeToString(deterministic=True))
+
+
+def encode_raft(lsn: LSN, term: Term, kind: int, data: bytes) -> bytes:
+    entry = seed.RaftEntry(type=kind, term=term, index=lsn, data=data or None)
+    return entry.SerializeToString(deterministic=True)
+
+
+# --- MANIFEST ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestFile:
+    """A MANIFEST. verbatim: encoding the operations again gives other bytes, so these are kept;
+    mode_bits_dropped: directories created with more than permission bits."""
+
+    operations: list[types.Operation]
+    verbatim: bool
+    mode_bits_dropped: int
+
+
+def parse_manifest(lsn: LSN, content: bytes, payload_count: int) -> ManifestFile:
+    """Raises ImportRefused for what does not decode, can't be applied, or links other payloads
+    than the `payload_count` that are there."""
+    where = place(lsn, MANIFEST)
+    manifest = seed.Manifest()
+    try:
+        manifest.ParseFromString(content)
+    except DecodeError as error:
+        raise ImportRefused(
+            f"{where} does not decode ({error}): restore the file from another copy of the log"
+        ) from error
+    if len(manifest.operations) > OPERATIONS_MAX:
+        raise ImportRefused(
+            f"{where} has {len(manifest.operations)} operations; allowed are {OPERATIONS_MAX}: "
+            "such a log can't be imported"
+        )
+    operations = [
+        _translate(f"{where}: operation {number}", lsn, operation, payload_count)
+        for number, operation in enumerate(manifest.operations, 1)
+    ]
+    for number, operation in enumerate(operations, 1):
+        try:
+            check_operation(operation, number, payload_count)
+        except InvalidArgument as error:
+            raise ImportRefused(f"{where}: {error}; such an entry can't be imported") from error
+    _check_all_linked(lsn, operations, payload_count)
+    dropped = sum(
+        bool(operation.create_directory.mode & ~_GO_MODE_BITS)
+        for operation in manifest.operations
+        if operation.HasField("create_directory")
+    )
+    return ManifestFile(operations, encode_manifest(operations) != content, dropped)
+
+
+def _translate(
+    where: str, lsn: LSN, operation: seed.Operation, payload_count: int
+) -> types.Operation:
+    match operation.WhichOneof("operation"):
+        case "set_key":
+            key, value = operation.set_key.key, operation.set_key.value
+            return types.Operation(set_key=types.SetKey(key=key, value=value))
+        case "delete_key":
+            return types.Operation(delete_key=types.DeleteKey(key=operation.delete_key.key))
+        case "create_directory":
+            create = operation.create_directory
+            return types.Operation(
+                create_directory=types.CreateDirectory(path=create.path, mode=create.mode & 0o777)
+            )
+        case "remove_directory_entry":
+            path = operation.remove_directory_entry.path
+            return types.Operation(remove_directory_entry=types.RemoveDirectoryEntry(path=path))
+        case "create_hard_link":
+            return _translate_link(where, lsn, operation.create_hard_link, payload_count)
+        case _:
+            raise ImportRefused(
+                f"{where} is of a kind that is unknown here; allowed are create_hard_link, "
+                "remove_directory_entry, create_directory, set_key and delete_key: a newer version "
+                "may import it"
+            )
+
+
+def _translate_link(
+    where: str, lsn: LSN, link: seed.CreateHardLink, payload_count: int
+) -> types.Operation:
+    ours = types.CreateHardLink(destination_path=link.destination_path)
+    if link.source_in_storage:
+        ours.source_path = link.source_path
+        return types.Operation(create_hard_link=ours)
+    name = link.source_path.decode("ascii", "backslashreplace")
+    if not _PAYLOAD_NAME.fullmatch(name):
+        raise ImportRefused(
+            f"{where} links the payload {name!r}; payloads are named 1, 2, … in base 36: restore "
+            "the file from another copy of the log"
+        )
+    ours.payload = int(name, 36)
+    if ours.payload > payload_count:
+        raise ImportRefused(
+            f"{where} links payload {name}, and {place(lsn, name)} is missing: restore the file "
+            "from another copy of the log"
+        )
+    return types.Operation(create_hard_link=ours)
+
+
+def _check_all_linked(lsn: LSN, operations: list[types.Operation], payload_count: int) -> None:
+    linked = {operation.create_hard_link.payload for operation in operations}
+    for number in range(1, payload_count + 1):
+        if number not in linked:
+            raise ImportRefused(
+                f"{place(lsn, base36(number))} is linked by no operation of {MANIFEST}, which is "
+                "how a MANIFEST that was cut at an operation's boundary shows; every payload is "
+                "linked: restore the MANIFEST from another copy of the log"
+            )
+
+
+def encode_manifest(operations: Iterable[types.Operation]) -> bytes:
+    """The seed's MANIFEST of our operations; payloads keep their numbers."""
+    manifest = seed.Manifest(operations=map(_encode, operations))
+    return manifest.SerializeToString(deterministic=True)
+
+
+def _encode(operation: types.Operation) -> seed.Operation:
+    # Fields at their default are left out, as the seed's proto3 writer does.
+    match operation.WhichOneof("operation"):
+        case "set_key":
+            key, value = operation.set_key.key, operation.set_key.value
+            return seed.Operation(set_key=seed.SetKey(key=key, value=value or None))
+        case "delete_key":
+            return seed.Operation(delete_key=seed.DeleteKey(key=operation.delete_key.key))
+        case "create_directory":
+            create = operation.create_directory
+            mode = _GO_MODE_DIRECTORY | create.mode
+            return seed.Operation(
+                create_directory=seed.CreateDirectory(path=create.path, mode=mode)
+            )
+        case "remove_directory_entry":
+            path = operation.remove_directory_entry.path
+            return seed.Operation(remove_directory_entry=seed.RemoveDirectoryEntry(path=path))
+    link = operation.create_hard_link
+    in_storage = link.WhichOneof("source") == "source_path"
+    source = link.source_path if in_storage else base36(link.payload).encode()
+    return seed.Operation(
+        create_hard_link=seed.CreateHardLink(
+            source_path=source,
+            source_in_storage=in_storage or None,
+            destination_path=link.destination_path,
+        )
+    )
+
+
+# --- entries ----------------------------------------------------------------------------------
+
+
+def make_body(
+    manifest: ManifestFile,
+    content: bytes,
+    raft: bytes | None,
+    payloads: Sequence[tuple[int, int]],
+) -> types.EntryBody:
+    """The entry of (size, mode) payloads, whose digests and data are still to be filled in; the
+    digests are 32 zeros, so its size is what it will be without data."""
+    imported = types.ImportedEntry(
+        payloads=[
+            types.Payload(digest=bytes(DIGEST_BYTES), size=size, mode=mode)
+            for size, mode in payloads
+        ],
+        operations=manifest.operations,
+        manifest=content if manifest.verbatim else None,
+        raft=raft,
+    )
+    return types.EntryBody(imported=imported)
+
+
+def carried(body: types.EntryBody) -> list[bool]:
+    """Which payloads of `make_body`'s entry it carries itself; the others are blobs. In order,
+    those that are small enough as long as the entry stays within BODY_BYTES_MAX."""
+    room = BODY_BYTES_MAX - body.ByteSize() - _CARRIED_OVERHEAD_BYTES
+    found: list[bool] = []
+    for payload in body.imported.payloads:
+        cost = payload.size + _CARRIED_OVERHEAD_BYTES
+        small = payload.size <= limits.PAYLOAD_INLINE_BYTES_MAX and cost <= room
+        found.append(small or not payload.size)
+        if small:
+            room -= cost
+    return found
+
+
+def check_file_size(lsn: LSN, file: str, size: int) -> None:
+    """Raises ImportRefused for a file above its limit."""
+    most = {MANIFEST: MANIFEST_BYTES_MAX, RAFT: RAFT_BYTES_MAX}.get(file, limits.PAYLOAD_BYTES_MAX)
+    if size > most:
+        raise ImportRefused(
+            f"{place(lsn, file)} has {size} bytes; allowed are {most}: such an entry can't be "
+            "imported"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFiles:
+    """An entry as it is written: payloads in the order of their numbers, raft None for no file.
+    dropped: operations that had no effect and are left out; reduced: what of ours this layout
+    has no place for."""
+
+    manifest: bytes = b""
+    raft: bytes | None = None
+    payloads: Sequence[types.Payload] = ()
+    dropped: int = 0
+    reduced: frozenset[str] = field(default_factory=frozenset)
+
+
+def export_normal(
+    lsn: LSN, term: Term, body: types.EntryBody, *, whole: bool, outcomes: bytes
+) -> EntryFiles:
+    """The files of a normal entry. `whole`: nothing of it had an effect; else a byte (Outcome) an
+    operation, empty where all had: what had none is left out, as the seed knows no condition.
+    Imported entries are what they were; term 0 is an entry without Raft."""
+    raft = make_raft(lsn, term) if term else None
+    match body.WhichOneof("body"):
+        case "imported":
+            entry = body.imported
+            kept = entry.HasField("manifest")
+            content = entry.manifest if kept else encode_manifest(entry.operations)
+            return EntryFiles(content, entry.raft or raft, entry.payloads)
+        case "proposal":
+            return _export_proposal(body.proposal, raft, whole=whole, outcomes=outcomes)
+        case "open_session" | "close_session":
+            return EntryFiles(raft=raft, reduced=frozenset({"sessions"}))
+        case _:
+            return EntryFiles(raft=raft)
+
+
+def _export_proposal(
+    proposal: types.Proposal, raft: bytes | None, *, whole: bool, outcomes: bytes
+) -> EntryFiles:
+    reduced = frozenset({"preconditions"} if proposal.preconditions else ())
+    if whole:
+        return EntryFiles(raft=raft, dropped=len(proposal.operations), reduced=reduced)
+    operations: list[types.Operation] = []
+    renumbered: dict[int, int] = {}
+    for number, operation in enumerate(proposal.operations):
+        if outcomes and outcomes[number] != types.OUTCOME_APPLIED:
+            continue
+        link = operation.create_hard_link
+        if link.WhichOneof("source") == "payload":
+            new = renumbered.setdefault(link.payload, len(renumbered) + 1)
+            ours = types.CreateHardLink(payload=new, destination_path=link.destination_path)
+            operations.append(types.Operation(create_hard_link=ours))
+        else:
+            operations.append(operation)
+    return EntryFiles(
+        encode_manifest(operations),
+        raft,
+        [proposal.payloads[number - 1] for number in renumbered],
+        len(proposal.operations) - len(operations),
+        reduced,
+    )
+
+
+# --- hard and configuration state -------------------------------------------------------------
+
+
+def parse_hard_state(name: str, content: bytes) -> HardState:
+    """`name`: how the file is called in messages. Raises ImportRefused."""
+    state = seed.HardState()
+    try:
+        state.ParseFromString(content)
+    except DecodeError as error:
+        raise ImportRefused(f"{name} does not decode as raftpb.HardState ({error})") from error
+    for needed in ("term", "commit"):
+        if not state.HasField(needed):
+            raise ImportRefused(
+                f"{name} lacks its {needed}; raftpb.HardState always has it: take the file from "
+                "another copy, or import without it"
+            )
+    if max(state.term, state.commit) > LSN_MAX:
+        raise ImportRefused(f"{name} has a term or commit above 2^63 - 1: it is damaged")
+    return HardState(Term(state.term), MemberID(state.vote), LSN(state.commit))
+
+
+def parse_conf_state(name: str, content: bytes) -> Configuration:
+    """`name`: how the file is called in messages. Raises ImportRefused."""
+    state = seed.ConfState()
+    try:
+        state.ParseFromString(content)
+    except DecodeError as error:
+        raise ImportRefused(f"{name} does not decode as raftpb.ConfState ({error})") from error
+    everybody = [*state.voters, *state.learners]
+    if not state.voters or 0 in everybody or len(set(everybody)) < len(everybody):
+        raise ImportRefused(
+            f"{name} has voters {list(state.voters)} and learners {list(state.learners)}; allowed "
+            "are one voter or more, each member once and none 0: take the file from another copy, "
+            "or import without it"
+        )
+    return Configuration(
+        tuple(state.voters),
+        tuple(state.learners),
+        tuple(state.voters_outgoing),
+        tuple(state.learners_next),
+        state.auto_leave,
+    )
+
+
+def encode_hard_state(state: HardState) -> bytes:
+    message = seed.HardState(term=state.term, vote=state.vote, commit=state.commit)
+    return message.SerializeToString(deterministic=True)
+
+
+def encode_conf_state(configuration: Configuration) -> bytes:
+    message = seed.ConfState(
+        voters=configuration.voters,
+        learners=configuration.learners,
+        voters_outgoing=configuration.voters_outgoing,
+        learners_next=configuration.learners_next,
+        auto_leave=configuration.auto_leave,
+    )
+    return message.SerializeToString(deterministic=True)

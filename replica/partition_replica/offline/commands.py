@@ -1,0 +1,345 @@
+"""The commands on a volume: inspect, verify, replication, log. What each prints, and its exit code:
+0 done, 1 refused or findings, 2 wrong use, 70 the volume is damaged."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import grpc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from partition_replica.config import TlsFiles
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import LogEntry, VerifyReport
+from partition_replica.errors import Damaged, Fatal, InvalidArgument, NotFound, ReplicaError
+from partition_replica.ids import LSN, ClusterID
+from partition_replica.offline import rendering, replication
+from partition_replica.offline.remote import RemoteReplica, connect
+from partition_replica.offline.stopped import StoppedVolume, open_stopped
+from partition_replica.storage.verification import Verification
+
+EXIT_REFUSED = 1
+EXIT_DAMAGED = 70
+PAGE_BYTES = 4 * 1024**2
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the subcommands to `partition-replica`'s parser."""
+    inspect = commands.add_parser("inspect", help="what a volume holds; reads only")
+    _add_source(inspect)
+    inspect.add_argument(
+        "what",
+        nargs="?",
+        choices=["positions", "terms", "entry"],
+        default="positions",
+        help="identity, indexes and positions; which LSNs were written in which term; one entry",
+    )
+    inspect.add_argument("lsn", nargs="?", type=int, help="of the entry")
+    verify = commands.add_parser(
+        "verify", help="checks everything that is stored; reads only, exit code 1 for findings"
+    )
+    _add_source(verify)
+    verify.add_argument(
+        "--scratch", type=Path, help="where a stopped volume's replay may write (default: TMPDIR)"
+    )
+    switch = commands.add_parser(
+        "replication", help="switches Raft on or off for a stopped, sole replica"
+    )
+    switch.add_argument("action", choices=["enable", "disable"])
+    switch.add_argument("--data", type=Path, required=True, help="the volume")
+    log = commands.add_parser("log", help="the log as directories, in and out; stopped replicas")
+    actions = log.add_subparsers(dest="action", required=True)
+    export = actions.add_parser("export", help="writes the log, one directory an entry")
+    export.add_argument("target", type=Path, help="a new directory; the log is TARGET/log")
+    export.add_argument("--data", type=Path, required=True, help="the volume")
+    export.add_argument(
+        "--with-base", action="store_true", help="the state, too: what a log needs that was pruned"
+    )
+    take = actions.add_parser("import", help="makes a new volume of a log of directories")
+    take.add_argument("source", type=Path, help="the directory with an entry a directory")
+    take.add_argument("--data", type=Path, required=True, help="the new volume")
+    take.add_argument("--cluster-id", default="", help="a UUID; default: a new one")
+    take.add_argument("--replication", choices=["Raft", "None"], default="None")
+    take.add_argument("--hard-state", type=Path, help="raftpb.HardState, a file")
+    take.add_argument("--conf-state", type=Path, help="raftpb.ConfState, a file")
+    take.add_argument("--base", type=Path, help="the state that the log begins behind")
+    for command in (export, take):
+        command.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs one of the commands; returns the exit code."""
+    try:
+        return _COMMANDS[options.command](options)
+    except Fatal as error:
+        sys.stderr.write(f"partition-replica: {type(error).__name__}: {error}\n")
+        return EXIT_DAMAGED
+    except ReplicaError as error:
+        sys.stderr.write(f"partition-replica: {error}\n")
+        return EXIT_REFUSED
+    except grpc.RpcError as error:
+        sys.stderr.write(f"partition-replica: {error.code().name}: {error.details()}\n")
+        return EXIT_REFUSED
+
+
+# --- inspect ----------------------------------------------------------------------------------
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    if (options.what == "entry") != (options.lsn is not None):
+        raise InvalidArgument("an LSN goes with `entry`, and only there: inspect … entry 42")
+    if options.address:
+        with _remote(options) as replica:
+            return _show_remote(options, replica)
+    with open_stopped(options.data) as volume:
+        return _show_stopped(options, volume)
+
+
+def _show_stopped(options: argparse.Namespace, volume: StoppedVolume) -> int:
+    log = volume.log
+    match options.what:
+        case "entry":
+            _show_entry(options, log.read(LSN(options.lsn), LSN(options.lsn + 1), None))
+        case "terms":
+            _show_terms(options, _pages(volume))
+        case _:
+            index, configuration = log.configuration
+            _show_positions(
+                options,
+                {
+                    "member": f"{log.identity.member_id:x}",
+                    "cluster": str(log.identity.cluster_id),
+                    "replication": "None" if log.identity.unreplicated else "Raft",
+                    "stored from": int(log.first_stored),
+                    "first index": log.boundary.index + 1,
+                    "last index": int(log.last.index),
+                    "boundary term": int(log.boundary.term),
+                    "last term": int(log.last.term),
+                    "term": int(log.hard_state.term),
+                    "vote": f"{log.hard_state.vote:x}",
+                    "committed": int(log.committed),
+                    "applied": int(volume.state.applied.index),
+                    "backfill": asdict(log.backfill) if log.backfill else None,
+                    "configuration": asdict(configuration) | {"as of": int(index)},
+                    "consumers": {name: int(at) for name, at in log.positions.items()},
+                },
+            )
+    return 0
+
+
+def _show_remote(options: argparse.Namespace, replica: RemoteReplica) -> int:
+    match options.what:
+        case "entry":
+            _show_entry(options, list(replica.entries(options.lsn, options.lsn + 1)))
+        case "terms":
+            status = replica.status()
+            _show_terms(options, replica.entries(status.stored_from, status.applied + 1))
+        case _:
+            status = replica.status()
+            members = {f"{m.member_id:x}": f"{m.role} {m.address}" for m in status.members}
+            _show_positions(
+                options,
+                {
+                    "member": f"{status.member_id:x}",
+                    "cluster": status.cluster_id,
+                    "replication": "None" if status.unreplicated else "Raft",
+                    "role": status.role,
+                    "stored from": status.stored_from,
+                    "first index": status.first_index,
+                    "last index": status.last_index,
+                    "term": status.term,
+                    "committed": status.committed,
+                    "applied": status.applied,
+                    "low-water mark": status.low_water_mark,
+                    "members": members,
+                    "consumers": replica.consumers(),
+                },
+            )
+    return 0
+
+
+def _show_positions(options: argparse.Namespace, values: dict[str, Any]) -> None:
+    print(json.dumps(values) if options.json else rendering.positions_text(values))
+
+
+def _show_entry(options: argparse.Namespace, entries: list[LogEntry]) -> None:
+    if not entries:
+        raise NotFound(f"entry {options.lsn} is not there, or not applied yet")
+    for entry in entries:
+        shown = rendering.entry_json(entry) if options.json else rendering.entry_text(entry)
+        print(json.dumps(shown) if options.json else shown)
+
+
+def _show_terms(options: argparse.Namespace, entries: Iterator[LogEntry]) -> None:
+    runs: list[tuple[int, int, int]] = []
+    for entry in entries:
+        if runs and runs[-1][2] == entry.term:
+            runs[-1] = (runs[-1][0], int(entry.index), runs[-1][2])
+        else:
+            runs.append((int(entry.index), int(entry.index), int(entry.term)))
+    if options.json:
+        print(json.dumps([{"first": a, "last": b, "term": t} for a, b, t in runs]))
+    else:
+        print(rendering.terms_text(runs))
+
+
+def _pages(volume: StoppedVolume) -> Iterator[LogEntry]:
+    lo, end = volume.log.first_stored, LSN(volume.log.last.index + 1)
+    while lo < end:
+        page = volume.log.read(lo, end, PAGE_BYTES)
+        yield from page
+        lo = LSN(page[-1].index + 1)
+
+
+# --- verify -----------------------------------------------------------------------------------
+
+
+def _verify(options: argparse.Namespace) -> int:
+    with _bar(options.json) as progress:
+        if options.address:
+            with _remote(options) as replica:
+                report = replica.verify(progress)
+        else:
+            try:
+                report = _verify_stopped(options, progress)
+            except Damaged as error:  # it can't even be opened
+                report = VerifyReport()
+                report.find(str(error))
+                report.unchecked.append("everything behind that")
+    print(json.dumps(asdict(report)) if options.json else rendering.report_text(report))
+    return EXIT_REFUSED if report.findings else 0
+
+
+def _verify_stopped(
+    options: argparse.Namespace, progress: Callable[[str, int, int], None]
+) -> VerifyReport:
+    scratch = tempfile.TemporaryDirectory(prefix="verify-", dir=options.scratch)
+    with open_stopped(options.data) as volume, scratch as folder:
+        return Verification(
+            volume.log,
+            volume.state,
+            volume.blob_path,
+            volume.blobs,
+            Path(folder),
+            live=False,
+            progress=progress,
+        ).run()
+
+
+# --- replication, log -------------------------------------------------------------------------
+
+
+def _replication(options: argparse.Namespace) -> int:
+    if options.action == "disable":
+        last = replication.disable(options.data)
+        print(f"replication is off: a plain log up to {last}; start the replica as before")
+        return 0
+    with _bar(False) as progress:
+        found = replication.enable(
+            options.data,
+            Limits().backfill_rows,
+            lambda at: progress("backfill", at.next - at.first, at.target + 1 - at.first),
+        )
+    print(
+        f"replication is on: entries {found.first} to {found.target} have Raft's metadata, those "
+        f"without a term got {found.term}; the replica is the sole voter"
+    )
+    return 0
+
+
+def _log(options: argparse.Namespace) -> int:
+    from partition_replica.offline.log_export import export_log
+    from partition_replica.offline.log_import import import_log
+
+    with _bar(options.json) as progress:
+
+        def entries(done: int, total: int) -> None:
+            progress(options.action, done, total)
+
+        report: Any
+        if options.action == "export":
+            with open_stopped(options.data) as volume:
+                report = export_log(
+                    volume.log,
+                    volume.state,
+                    volume.root / "blobs",
+                    options.target,
+                    with_base=options.with_base,
+                    progress=entries,
+                )
+        else:
+            report = import_log(
+                options.source,
+                options.data,
+                cluster=ClusterID(options.cluster_id or str(uuid.uuid4())),
+                replicated=options.replication == "Raft",
+                hard_state=options.hard_state,
+                conf_state=options.conf_state,
+                base=options.base,
+                progress=entries,
+            )
+    values = asdict(report)
+    print(json.dumps(values) if options.json else rendering.positions_text(values))
+    return 0
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "inspect": _inspect,
+    "verify": _verify,
+    "replication": _replication,
+    "log": _log,
+}
+COMMANDS = frozenset(_COMMANDS)
+
+
+# --- shared -----------------------------------------------------------------------------------
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", type=Path, help="a stopped replica's volume")
+    source.add_argument("--address", default="", help="a running replica, host:port")
+    parser.add_argument(
+        "--tls-dir",
+        default=os.environ.get("PARTITION_TLS_DIR", ""),
+        help="folder with tls.crt, tls.key and ca.crt; without it, plain text",
+    )
+    parser.add_argument("--server-name", default="", help="the name in the replica's certificate")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+@contextmanager
+def _remote(options: argparse.Namespace) -> Iterator[RemoteReplica]:
+    tls = None
+    if options.tls_dir:
+        folder = Path(options.tls_dir)
+        tls = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
+    with connect(options.address, tls, options.server_name) as replica:
+        yield replica
+
+
+@contextmanager
+def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar a step on standard error, at a terminal only."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total or None)
+            bars.update(tasks[step], completed=done, total=total or None)
+
+        yield progress

@@ -1,0 +1,106 @@
+"""Entries, positions and reports as text and as JSON. Pure."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from partition_proto.v1 import types_pb2 as types
+
+from partition_replica.core.model import LogEntry, VerifyReport
+from partition_replica.core.payloads import payloads_of
+
+SHOWN_BYTES = 64
+KINDS = {0: "normal", 1: "configuration", 2: "configuration"}
+
+
+def entry_json(entry: LogEntry) -> dict[str, Any]:
+    """Bytes are base64, LSNs and other 64-bit numbers inside the body strings, as in protobuf's
+    JSON."""
+    found: dict[str, Any] = {
+        "lsn": int(entry.index),
+        "term": int(entry.term),
+        "kind": KINDS.get(entry.kind, str(entry.kind)),
+    }
+    if entry.kind == 0 and entry.data:
+        body = types.EntryBody.FromString(entry.data)
+        found["body"] = MessageToDict(body, preserving_proto_field_name=True)
+    return found
+
+
+def entry_text(entry: LogEntry) -> str:
+    """A line for the entry, one an operation, and one a payload."""
+    kind = KINDS.get(entry.kind, str(entry.kind))
+    lines = [f"entry {entry.index}  term {entry.term or '-'}  {kind}"]
+    if entry.kind or not entry.data:
+        lines.append("  no operations")
+        return "\n".join(lines)
+    body = types.EntryBody.FromString(entry.data)
+    match body.WhichOneof("body"):
+        case "open_session":
+            lines.append(f"  opens session {entry.index}")
+        case "close_session":
+            lines.append(f"  closes session {body.close_session.session_id}")
+        case "imported":
+            lines.append("  imported")
+            lines += map(_operation, body.imported.operations)
+        case "proposal":
+            proposal = body.proposal
+            lines.append(f"  session {proposal.session_id}  sequence {proposal.sequence}")
+            lines += [f"  if {_one_line(condition)}" for condition in proposal.preconditions]
+            lines += map(_operation, proposal.operations)
+    for number, payload in enumerate(payloads_of(body), 1):
+        where = "carried" if payload.data or not payload.size else "blob"
+        lines.append(
+            f"  payload {number}: {payload.size} bytes, mode {payload.mode:#o}, {where} "
+            f"{payload.digest.hex()}"
+        )
+    return "\n".join(lines)
+
+
+def _operation(operation: types.Operation) -> str:
+    match operation.WhichOneof("operation"):
+        case "set_key":
+            value = operation.set_key.value
+            shown = f"{value[:SHOWN_BYTES]!r}" + ("…" if len(value) > SHOWN_BYTES else "")
+            return f"  set {operation.set_key.key!r} = {shown} ({len(value)} bytes)"
+        case "delete_key":
+            return f"  delete {operation.delete_key.key!r}"
+        case "create_directory":
+            create = operation.create_directory
+            return f"  mkdir {create.path!r} mode {create.mode:#o}"
+        case "remove_directory_entry":
+            return f"  remove {operation.remove_directory_entry.path!r}"
+        case "create_hard_link":
+            link = operation.create_hard_link
+            source = (
+                f"payload {link.payload}"
+                if link.WhichOneof("source") == "payload"
+                else f"{link.source_path!r}"
+            )
+            return f"  link {link.destination_path!r} to {source}"
+    return "  an operation unknown here"
+
+
+def _one_line(message: Any) -> str:
+    return " ".join(str(message).split())
+
+
+def positions_text(values: Mapping[str, Any]) -> str:
+    """Name and value, one a line, aligned."""
+    width = max(map(len, values))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
+
+
+def terms_text(runs: Iterable[tuple[int, int, int]]) -> str:
+    return "\n".join(f"{first} to {last}  term {term or '-'}" for first, last, term in runs)
+
+
+def report_text(report: VerifyReport) -> str:
+    counts = [f"{name.replace('_', ' ')}: {count}" for name, count in report.counts.items()]
+    lines = ["read: " + ", ".join(counts)]
+    lines += [f"not checked: {text}" for text in report.unchecked]
+    lines += [f"WRONG: {text}" for text in report.findings]
+    lines.append(
+        f"{report.counts.get('findings', 0)} findings" if report.findings else "everything holds"
+    )
+    return "\n".join(lines)

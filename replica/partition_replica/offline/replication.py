@@ -1,0 +1,57 @@
+"""Replication switched off and on for a stopped replica."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Backfill
+from partition_replica.errors import InvalidArgument, MembershipRefused
+from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.volume import Volume
+
+
+@contextmanager
+def open_volume(root: Path) -> Iterator[Volume]:
+    """Opens a volume to write, under its lock, as a starting replica does."""
+    if not (root / "log").exists():
+        raise InvalidArgument(f"{root} is no replica's volume: it holds no log")
+    lock = VolumeLock(root)
+    if not lock.try_acquire():
+        raise InvalidArgument(f"a replica uses the volume {root}: stop it first")
+    volume = Volume(root, lock, pins_max=Limits().pins_max)
+    try:
+        yield volume
+    finally:
+        volume.close()
+
+
+def disable(root: Path) -> int:
+    """Makes a sole voter's log a plain one; returns its last LSN. The next start serves it without
+    Raft. One durable transaction. Raises MembershipRefused, InvalidArgument."""
+    with open_volume(root) as volume:
+        try:
+            volume.log.stop_replication()
+        except ValueError as error:
+            raise MembershipRefused(str(error)) from error
+        return volume.log.last.index
+
+
+def enable(root: Path, rows: int, progress: Callable[[Backfill], None]) -> Backfill:
+    """Gives a plain log Raft's metadata, `rows` entries a transaction, and makes the replica a sole
+    voter. Interrupted at any point it goes on there, the next time or when the replica starts.
+    Raises MembershipRefused, InvalidArgument."""
+    with open_volume(root) as volume:
+        log, state = volume.log, volume.state
+        try:
+            found = log.begin_backfill()
+            while not found.complete:
+                progress(found)
+                found = log.step_backfill(rows)
+            progress(found)
+            applied = log.backfilled_position(state.sync().index)
+            state.set_term(applied.term)
+            log.finish_backfill(applied)
+        except ValueError as error:
+            raise MembershipRefused(str(error)) from error
+        return found

@@ -1,0 +1,32 @@
+"""The Inspection service: for those who look after a volume."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from partition_proto.v1 import inspection_pb2 as api
+from partition_proto.v1 import inspection_pb2_grpc
+
+from partition_replica.core.model import VerifyReport
+from partition_replica.core.ports import InspectionService
+from partition_replica.transport.failures import Failures, stream
+
+
+class InspectionGrpcService(inspection_pb2_grpc.InspectionServicer):
+    """Translates requests and back."""
+
+    def __init__(self, inspection: InspectionService, failures: Failures) -> None:
+        self._inspection = inspection
+        self.failures = failures
+
+    @stream
+    async def Verify(
+        self, request: api.VerifyRequest, context: Any
+    ) -> AsyncIterator[api.VerifyResponse]:
+        async for item in self._inspection.verify():
+            if isinstance(item, VerifyReport):
+                report = api.VerifyReport(
+                    findings=item.findings, unchecked=item.unchecked, counts=item.counts
+                )
+                yield api.VerifyResponse(report=report)
+            else:
+                yield api.VerifyResponse(step=item[0], done=item[1], total=item[2])

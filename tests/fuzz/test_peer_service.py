@@ -1,0 +1,188 @@
+"""Streams of a peer, in any order and of any content: nothing reaches the replica before the
+stream said who sends it and was let in, and what is refused is refused by name."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+from partition_proto.v1 import peer_pb2 as api
+from partition_replica.core.limits import PAYLOAD_BYTES_MAX, Limits
+from partition_replica.errors import InvalidArgument, ReplicaError, WrongCluster
+from partition_replica.transport.chunks import CHUNK_BYTES_MAX, payload_chunks
+from partition_replica.transport.failures import Failures
+from partition_replica.transport.peer_service import PeerService
+
+from tests.fuzz.inputs import fuzzing, messages
+
+CLUSTER = "c"
+OWN = 7
+
+
+class Replica:
+    """Lets in who names its cluster and member, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.let_in: set[int] = set()
+        self.seen: list[tuple[Any, ...]] = []
+
+    def check_peer(self, cluster: str, to: int, sender: int = 0, last_index: int = 0) -> None:
+        if cluster != CLUSTER or to not in (0, OWN):
+            raise WrongCluster("another cluster's")
+        self.let_in.add(sender)
+
+    def greet(self, member: int, address: str) -> None:
+        assert member in self.let_in
+
+    def receive(self, message: bytes, sender: int) -> None:
+        assert sender in self.let_in
+        assert sender
+        self.seen.append((message, sender))
+
+    async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
+        assert self.let_in
+        assert size <= PAYLOAD_BYTES_MAX
+        async for chunk in chunks:
+            assert len(chunk) <= CHUNK_BYTES_MAX
+            self.seen.append((digest, chunk))
+        return False
+
+    async def install_snapshot(
+        self, header: api.SnapshotHeader, chunks: AsyncIterator[bytes]
+    ) -> int:
+        async for chunk in chunks:
+            self.seen.append((header.sender, chunk))
+        return 0
+
+    def status(self) -> Any:
+        return type("Status", (), {"cluster": "c", "member": 7, "incarnation": 1, "last_index": 9})
+
+
+class Aborted(Exception):
+    """The call was ended by name."""
+
+
+class Context:
+    async def abort(self, code: Any, message: str, metadata: Any = ()) -> None:
+        raise Aborted(message)
+
+
+async def stream(items: list[Any]) -> AsyncIterator[Any]:
+    for item in items:
+        yield item
+
+
+def call(replica: Replica, method: Callable[[PeerService], Any]) -> bool:
+    """Whether it was answered; False for a refusal by name."""
+    refused: list[ReplicaError] = []
+    failures = Failures(lambda _: None, lambda _: None)
+    failures.refused = refused.append  # type: ignore[method-assign]
+    service = PeerService(replica, Limits(), failures)  # type: ignore[arg-type]
+
+    async def run() -> None:
+        result = method(service)
+        if hasattr(result, "__aiter__"):
+            async for _ in result:
+                pass
+        else:
+            await result
+
+    try:
+        asyncio.run(run())
+    except Aborted:
+        assert len(refused) == 1
+        return False
+    return True
+
+
+HELLO = st.builds(
+    api.Hello,
+    cluster_id=st.sampled_from([CLUSTER, "", "other"]),
+    member_id=st.sampled_from([0, 1, 2]),
+    to_member_id=st.sampled_from([OWN, 0, 8]),
+)
+BATCHES = st.lists(
+    st.one_of(
+        st.builds(api.RaftBatch, hello=HELLO, messages=st.lists(st.binary(max_size=4), max_size=3)),
+        st.builds(api.RaftBatch, messages=st.lists(st.binary(max_size=4), max_size=3)),
+        messages(api.RaftBatch),
+    ),
+    max_size=5,
+)
+GOOD = api.Hello(cluster_id=CLUSTER, member_id=1, to_member_id=OWN)
+OTHER = api.Hello(cluster_id="other", member_id=2, to_member_id=OWN)
+
+
+@fuzzing
+@example(batches=[api.RaftBatch(messages=[b"m"])])
+@example(batches=[api.RaftBatch(hello=GOOD, messages=[b"m"]), api.RaftBatch(hello=OTHER)])
+@given(batches=BATCHES)
+def test_messages_are_of_whom_the_hello_names(batches: list[api.RaftBatch]) -> None:
+    replica = Replica()
+    answered = call(replica, lambda service: service.Raft(stream(batches), Context()))
+    if not batches:
+        assert answered
+        return
+    first = batches[0].hello
+    good = (first.cluster_id, first.to_member_id) == (CLUSTER, OWN) and first.member_id
+    assert answered == bool(good)
+    sent = [(found, first.member_id) for batch in batches for found in batch.messages]
+    assert replica.seen == (sent if good else [])
+
+
+@fuzzing
+@example(chunks=[api.PayloadChunk(cluster_id=CLUSTER, digest=b"d", size=1 << 63)])
+@given(
+    chunks=st.lists(
+        st.one_of(
+            messages(api.PayloadChunk),
+            st.builds(
+                api.PayloadChunk,
+                cluster_id=st.just(CLUSTER),
+                digest=st.binary(max_size=33),
+                size=st.integers(0, 9),
+                data=st.binary(max_size=3),
+            ),
+        ),
+        max_size=5,
+    )
+)
+def test_a_push_is_taken_or_refused(chunks: list[api.PayloadChunk]) -> None:
+    replica = Replica()
+    answered = call(replica, lambda service: service.PushPayload(stream(chunks), Context()))
+    good = bool(chunks) and bool(chunks[0].digest) and chunks[0].cluster_id == CLUSTER
+    assert answered == (good and chunks[0].size <= PAYLOAD_BYTES_MAX)
+    if answered:
+        content = b"".join(data for _, data in replica.seen)
+        assert content == b"".join(chunk.data for chunk in chunks)
+
+
+@fuzzing
+@example(requests=[api.InstallSnapshotRequest(chunk=b"x")])
+@given(requests=st.lists(messages(api.InstallSnapshotRequest), max_size=5))
+def test_a_snapshot_has_a_header(requests: list[api.InstallSnapshotRequest]) -> None:
+    replica = Replica()
+    answered = call(replica, lambda service: service.InstallSnapshot(stream(requests), Context()))
+    assert answered == (bool(requests) and requests[0].HasField("header"))
+    if answered:
+        content = b"".join(data for _, data in replica.seen)
+        assert content == b"".join(request.chunk for request in requests)
+
+
+@fuzzing
+@example(sizes=[CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1])
+@given(sizes=st.lists(st.sampled_from([0, 1, CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + 1]), max_size=4))
+def test_a_chunk_over_the_limit_is_refused(sizes: list[int]) -> None:
+    async def collect() -> list[int]:
+        requests = stream([api.PayloadChunk(data=bytes(size)) for size in sizes[1:]])
+        first = bytes(sizes[0]) if sizes else b""
+        return [len(chunk) async for chunk in payload_chunks(first, requests, "data")]
+
+    if max(sizes, default=0) > CHUNK_BYTES_MAX:
+        try:
+            asyncio.run(collect())
+        except InvalidArgument:
+            return
+        raise AssertionError("a chunk over the limit was taken")
+    assert sum(asyncio.run(collect())) == sum(sizes)
