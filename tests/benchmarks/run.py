@@ -1,6 +1,6 @@
-"""`make bench`: what docs/performance.md quotes, in one run, beside the machine's own yardstick.
+"""`make bench`: what docs/performance.md quotes, in one run: the log store, then whole groups.
 
-Timing is noisy; the ratios to the yardstick, measured in the same run, are what to compare.
+Timing is noisy; ratios to what was measured beside it, in the same run, are what to compare.
 """
 
 import asyncio
@@ -8,57 +8,14 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from partition_client.client import Source
-from partition_replica.core.model import LogBatch, LogEntry
-from partition_replica.core.payloads import blob_digests
-from partition_replica.ids import LSN, MemberID, Term
-from partition_replica.storage.log import LmdbLog
 
+from tests.benchmarks import log_store
 from tests.support.local_group import LocalGroup
-from tests.support.proposals import body, proposal, set_key
 
 SECONDS = 3.0
-
-
-def rate(step: Callable[[], int]) -> float:
-    """Units a second over SECONDS; `step` says how many it did."""
-    done, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
-        done += step()
-    return done / (time.perf_counter() - began)
-
-
-def yardstick(folder: Path) -> float:
-    """4 KiB appends with fdatasync, a second."""
-    descriptor = os.open(folder / "yardstick", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-    def step() -> int:
-        os.write(descriptor, b"x" * 4096)
-        os.fdatasync(descriptor)
-        return 1
-
-    found = rate(step)
-    os.close(descriptor)
-    return found
-
-
-def log_appends(folder: Path, batch: int) -> float:
-    """Durable 256-byte entries a second into the log alone."""
-    log = LmdbLog(folder / f"log-{batch}", MemberID(1), blob_digests)
-    data = body(proposal(1, 1, [set_key(b"key", b"v" * 230)])).SerializeToString()
-
-    def step() -> int:
-        first = log.last.index + 1
-        entries = [LogEntry(LSN(first + n), Term(1), 0, data) for n in range(batch)]
-        log.commit(LogBatch(entries))
-        return batch
-
-    found = rate(step)
-    log.close()
-    return found
 
 
 async def group_appends(client: object, writers: int) -> tuple[float, float]:
@@ -108,13 +65,7 @@ async def groups(folder: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name)
-        base = yardstick(folder)
-        print(f"yardstick: 4 KiB + fdatasync  {base:>9.0f} /s")
-        for batch in (1, 16, 256):
-            found = log_appends(folder, batch)
-            print(
-                f"log, batches of {batch:<3}        {found:>9.0f} entries/s ({found / base:.2f} x)"
-            )
+        log_store.main(folder)
         asyncio.run(groups(folder))
 
 

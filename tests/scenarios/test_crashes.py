@@ -10,6 +10,7 @@ from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
 from partition_replica.storage.verification import Verification
 
+from tests.conformance.test_import_export import WHILE_IMPORTING
 from tests.scenarios.test_group import assert_equal
 from tests.scenarios.test_unreplicated import WHILE_BACKFILLING
 from tests.support import log_script
@@ -39,7 +40,6 @@ ALONE = {
     "advance.before": (8, True),
 }
 WHILE_JOINING = ("snapshot.staged", "snapshot.adopted", "snapshot.switched")
-WHILE_IMPORTING: tuple[str, ...] = ()
 WHILE_BOOTSTRAPPING = ("bootstrap.state_started",)
 
 

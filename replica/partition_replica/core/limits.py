@@ -78,6 +78,9 @@ class Limits:
     snapshot_keep_s: float = 120.0
     """How long a snapshot made for a follower is kept after its last use."""
 
+    snapshot_hold_s: float = 10.0
+    """How long the log behind such a snapshot is kept after its last use."""
+
     log_trail_entries: int = 50_000
     """Applied entries that the log keeps for followers that are behind: one further behind is sent
     a snapshot."""

@@ -141,9 +141,11 @@ class LogStorage(Protocol):
 
     # --- life ---
 
-    def initialize(self, applied: LSN, cancelled: Callable[[], bool] = never) -> InitStatus:
-        """Registers the position `applied`, prunes what no position needs where `prune` is on,
-        and notifies the consumer once if anything is committed.
+    def initialize(
+        self, applied: LSN, cancelled: Callable[[], bool] = never, *, prune: bool = True
+    ) -> InitStatus:
+        """Registers the position `applied`, prunes what no position needs (unless that is left to
+        a caller that has no time now), and notifies the consumer once if anything is committed.
 
         Raises Damaged for an `applied` outside of [boundary, last], Cancelled where `cancelled()`
         became true; the status stays UNKNOWN then, and the same object can be initialised again.

@@ -23,6 +23,8 @@ from partition_replica.core.model import LogEntry, VerifyReport
 from partition_replica.errors import Damaged, Fatal, InvalidArgument, NotFound, ReplicaError
 from partition_replica.ids import LSN, ClusterID
 from partition_replica.offline import rendering, replication
+from partition_replica.offline.log_export import export_log
+from partition_replica.offline.log_import import import_log
 from partition_replica.offline.remote import RemoteReplica, connect
 from partition_replica.offline.stopped import StoppedVolume, open_stopped
 from partition_replica.storage.verification import Verification
@@ -257,9 +259,6 @@ def _replication(options: argparse.Namespace) -> int:
 
 
 def _log(options: argparse.Namespace) -> int:
-    from partition_replica.offline.log_export import export_log
-    from partition_replica.offline.log_import import import_log
-
     with _bar(options.json) as progress:
 
         def entries(done: int, total: int) -> None:

@@ -54,6 +54,10 @@ class Member:
         self._failed = failed
         self._own = int(volume.log.identity.member_id)
         self._leader_changed = asyncio.Event()
+        alone = volume.log.configuration[1].voters == (self._own,)
+        if alone and volume.state.members().get(self._own) != config.advertise:
+            # An imported volume's, or one that moved: newcomers learn it with their snapshot.
+            volume.state.save_member(self._own, config.advertise)
         self.addresses: dict[int, str] = volume.state.members()
         self.serving = False
         self._closing = False

@@ -129,14 +129,16 @@ class SnapshotSender:
         task.add_done_callback(self._sends.discard)
 
     def expire(self) -> None:
-        """Drops a snapshot that nobody has needed for a while."""
+        """Lets go of the log behind a snapshot that nobody has needed for a moment, and drops one
+        that nobody has needed for a while."""
         current = self._current
         if current is None or current.senders:
             return
+        if time.monotonic() - current.last_used > self._limits.snapshot_hold_s:
+            self._volume.log.hold_snapshot(None)
         if time.monotonic() - current.last_used > self._limits.snapshot_keep_s:
             self._drop(current)
             self._current = None
-            self._volume.log.hold_snapshot(None)
 
     def close(self) -> None:
         self._volume.log.hold_snapshot(None)
@@ -191,6 +193,7 @@ class SnapshotSender:
             self._report(message.to, False)
             return
         current.senders += 1
+        self._volume.log.hold_snapshot(current.header.position.index)
         succeeded = False
         try:
             fetched = await self._transport.install_snapshot(

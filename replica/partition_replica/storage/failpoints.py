@@ -38,12 +38,12 @@ REGISTERED = frozenset(
         "backfill.state_term_set",
         "backfill.finish.before",
         "backfill.finish.after",
-        "replication.stop.before",
-        "replication.stop.after",
         "import.staged",
         "import.blobs_moved",
         "import.state_moved",
         "import.log_moved",
+        "replication.stop.before",
+        "replication.stop.after",
     }
 )
 

@@ -78,7 +78,9 @@ class MemoryLog:
         self._positions.pop(APPLIED, None)
         self._positions.pop(SNAPSHOT, None)
 
-    def initialize(self, applied: LSN, cancelled: Callable[[], bool] = never) -> InitStatus:
+    def initialize(
+        self, applied: LSN, cancelled: Callable[[], bool] = never, *, prune: bool = True
+    ) -> InitStatus:
         self._check_open()
         self.status = InitStatus.UNKNOWN
         if cancelled():
@@ -86,10 +88,10 @@ class MemoryLog:
         if not self.boundary.index <= applied <= self.last.index:
             raise Damaged(f"the state is at {applied}, outside of the log")
         self._positions[APPLIED] = applied
-        target = self.compaction_target(1)
+        target = self.compaction_target(1) if prune else None
         if target is not None:
             self.compact(target)
-        while self.prune(4096)[0]:
+        while prune and self.prune(4096)[0]:
             if cancelled():
                 raise Cancelled("cancelled")
         plain = any(not row.term for row in self._rows.values())

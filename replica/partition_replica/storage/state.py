@@ -315,6 +315,15 @@ class LmdbState:
             self._environment.sync(True)
         self._applied = read_applied(self._environment, self._tables)
 
+    def save_member(self, member: int, address: str) -> None:
+        """Where a member is reached, durably: of one that is in no entry, as after an import."""
+        with lmdb_failures("commit of the state"):
+            with self._environment.begin(write=True) as txn:
+                key = codec.u64(member)
+                row = codec.seal_message(key, rows.MemberRow(address=address))
+                txn.put(key, row, db=self._tables.member)
+            self._environment.sync(True)
+
     def forget_unapplied(self, below: LSN, rows_max: int = 4096) -> int:
         """Drops notes of entries below an LSN, which the log has no more; how many went."""
         count = 0

@@ -62,7 +62,8 @@ class Volume:
         self._drop_other_generations()
         self.state = LmdbState(self.state_path(self.log.identity.state_generation))
         # Compaction relies on what is durable, and a killed process may have left more than that.
-        self.log.initialize(self.state.sync().index)
+        # What may go goes later, beside everything else: a start does not wait for it.
+        self.log.initialize(self.state.sync().index, prune=False)
         self.blobs_collected = self._collect_at_start()
 
     def state_path(self, generation: int) -> Path:

@@ -22,7 +22,9 @@ PRUNE_ROWS = 4096
 class RetainedLog(LogReader):
     """A log that keeps what its positions need."""
 
-    def initialize(self, applied: LSN, cancelled: Callable[[], bool] = never) -> InitStatus:
+    def initialize(
+        self, applied: LSN, cancelled: Callable[[], bool] = never, *, prune: bool = True
+    ) -> InitStatus:
         with self._writing:
             self._check_open()
             self._status = InitStatus.UNKNOWN
@@ -35,15 +37,19 @@ class RetainedLog(LogReader):
                     "damaged"
                 )
             self._positions[APPLIED] = applied
-            target = self.compaction_target(1)
-            if target is not None:
-                self.compact(target)
-            while self.prune(PRUNE_ROWS)[0]:
-                if cancelled():
-                    raise Cancelled("initialisation was cancelled while it pruned")
+            if prune:
+                self._prune_all(cancelled)
             self._status = self._init_status()
             self._notify(LSN(0))
             return self._status
+
+    def _prune_all(self, cancelled: Callable[[], bool]) -> None:
+        target = self.compaction_target(1)
+        if target is not None:
+            self.compact(target)
+        while self.prune(PRUNE_ROWS)[0]:
+            if cancelled():
+                raise Cancelled("initialisation was cancelled while it pruned")
 
     def _init_status(self) -> InitStatus:
         with self._environment.begin() as txn:

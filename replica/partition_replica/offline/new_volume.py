@@ -1,0 +1,201 @@
+"""A volume that an import makes: staged whole beside where it belongs, then moved into place.
+
+Order: what is staged is durable before anything moves; blobs move first, then the state, and the
+log last, because its identity decides that the volume exists. `storage.volume` collects blobs and
+states that no log names, so a crash leaves a new volume or the complete import.
+"""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import lmdb
+
+from partition_replica.core.payloads import blob_digests
+from partition_replica.errors import Damaged, ImportRefused, StorageFailed
+from partition_replica.ids import MemberID
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.files import (
+    VolumeLock,
+    disk,
+    empty_directory,
+    fatal_on_failure,
+    make_directory,
+    move_file,
+    sync_directory,
+)
+from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.volume import IMPORT
+
+LOG, STATE, BLOBS, STAGING = "log", "state", "blobs", "staging"
+GENERATION = "1"
+
+_OURS = frozenset({LOG, f"{LOG}.new", STATE, BLOBS, STAGING, "lock"})
+_ANYBODYS = frozenset({"lost+found"})
+
+
+class NewVolume:
+    """The volume at `data`, locked while the context lasts. What is staged in `staged` becomes the
+    volume by `move_into_place`; left without that, everything is as it was before.
+
+    staged/log, staged/state/<generation> and staged/blobs/xx/<hex> are the skeleton. `member` is
+    the volume's own member ID where it has one.
+    """
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._before: set[str] | None = None
+        self._lock = VolumeLock(data)
+        self._staging = self._complete = False
+        self.staged = data / STAGING / IMPORT
+        self.member = MemberID(secrets.randbits(62) + 1)
+
+    def __enter__(self) -> Self:
+        """Raises ImportRefused for a volume that is not new, StorageFailed."""
+        if self._data.exists():
+            self._before = self._names()
+        elif not self._data.parent.is_dir():
+            raise ImportRefused(f"{self._data.parent} is no directory: create it, or mount it")
+        else:
+            make_directory(self._data)
+        if not self._lock.try_acquire():
+            raise ImportRefused(
+                f"another process uses the volume {self._data}: stop it, then import again"
+            )
+        try:
+            self._check_new()
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave()
+
+    def stage(self) -> None:
+        """Makes the empty skeleton; what an earlier import left there goes."""
+        self._staging = True
+        self._drop_remains()
+        empty_directory(self._data / STAGING)
+        for path in (self.staged, self.staged / STATE, self.staged / BLOBS):
+            make_directory(path)
+
+    def move_into_place(self) -> None:
+        """Makes what is staged the volume. It is durable already, names and all."""
+        reach("import.staged")
+        blobs, states = self._data / BLOBS, self._data / STATE
+        make_directory(blobs)
+        for directory in sorted((self.staged / BLOBS).iterdir()):
+            target = blobs / directory.name
+            make_directory(target)
+            for blob in sorted(directory.iterdir()):
+                move_file(blob, target / blob.name, "a blob")
+            sync_directory(target)
+        reach("import.blobs_moved")
+        # The state of a volume of no cluster does not count.
+        empty_directory(states)
+        move_file(self.staged / STATE / GENERATION, states / GENERATION, "a state")
+        sync_directory(states)
+        reach("import.state_moved")
+        log = self._data / LOG
+        if log.exists():
+            move_file(log, self._earlier_log, "an empty log")
+        move_file(self.staged / LOG, log, "a log")
+        self._complete = True
+        sync_directory(self._data)
+        reach("import.log_moved")
+
+    @property
+    def _earlier_log(self) -> Path:
+        return self.staged / "earlier-log"
+
+    def _names(self) -> set[str]:
+        try:
+            return set(os.listdir(self._data))
+        except OSError as error:
+            raise ImportRefused(
+                f"the volume {self._data} cannot be listed ({error.strerror}); allowed is a "
+                "directory, or nothing yet"
+            ) from error
+
+    def _check_new(self) -> None:
+        for name in sorted(self._names() - _OURS - _ANYBODYS):
+            raise ImportRefused(
+                f"the volume {self._data} holds {name!r}; an import writes to a new volume only: "
+                "give an empty directory, or one that does not exist"
+            )
+        if not (self._data / LOG).exists():
+            self._check_no_log()
+            return
+        try:
+            log = LmdbLog(self._data / LOG, self.member, blob_digests, read_only=True)
+        except (Damaged, StorageFailed) as error:
+            # Tables are made before the identity is written: without them there is none.
+            if isinstance(error.__cause__, lmdb.NotFoundError):
+                return
+            raise ImportRefused(
+                f"the log of the volume {self._data} cannot be read ({error}), so whether it is "
+                "new can't be told: give another directory"
+            ) from error
+        try:
+            identity, last = log.identity, log.last.index
+        finally:
+            log.close()
+        if identity.cluster_id or last:
+            raise ImportRefused(
+                f"the volume {self._data} belongs to cluster {identity.cluster_id or '(none)'} "
+                f"and its log ends at {last}; an import writes to a new volume only: give an "
+                "empty directory, or one that does not exist"
+            )
+        self.member = identity.member_id
+
+    def _check_no_log(self) -> None:
+        # As `storage.volume` decides: what an import left says so, by what it staged.
+        states = self._data / STATE
+        if states.exists() and any(states.iterdir()) and not self.staged.exists():
+            raise ImportRefused(
+                f"the volume {self._data} has a state and no log: its log was lost, so it is not "
+                "new; keep it, and give another directory"
+            )
+
+    def _leave(self) -> None:
+        try:
+            if self._complete:
+                shutil.rmtree(self.staged, ignore_errors=True)
+            else:
+                self._take_back()
+        finally:
+            self._lock.release()
+
+    def _take_back(self) -> None:
+        if self._before is None:
+            with fatal_on_failure(f"removing {self._data}"):
+                disk.remove_tree(self._data)
+            return
+        if self._staging:
+            if self._earlier_log.exists() and not (self._data / LOG).exists():
+                move_file(self._earlier_log, self._data / LOG, "an empty log")
+            self._drop_remains()
+        with fatal_on_failure("removing what an import staged"):
+            if self._staging and self.staged.exists():
+                disk.remove_tree(self.staged)
+            for name in (self._names() - self._before) & _OURS:
+                path = self._data / name
+                if path.is_dir():
+                    disk.remove_tree(path)
+                else:
+                    disk.remove(path)
+
+    def _drop_remains(self) -> None:
+        """The state of an import that was cut off, before what it staged: see _check_no_log."""
+        if (self._data / STATE).exists() and not (self._data / LOG).exists():
+            empty_directory(self._data / STATE)
+            sync_directory(self._data / STATE)
