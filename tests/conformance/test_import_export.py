@@ -1,14 +1,10 @@
-"""The seed's log of directories, in and out: what goes in comes out byte for byte, what is damaged
-is refused by name and leaves nothing behind, and an import that is cut off is none, or whole."""
+"""The seed's log of directories, in and out: what goes in comes out byte for byte, and an import
+that is cut off is none, or whole. What is refused: test_import_refusals."""
 
 import os
-import random
 import shutil
-import stat
 import subprocess
 import sys
-import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +13,18 @@ from hypothesis import strategies as st
 from partition_proto.v1 import seed_pb2 as seed
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry, Position
-from partition_replica.core.seed_layout import encode_conf_state, encode_hard_state, entry_name
-from partition_replica.errors import ImportRefused, InvalidArgument
-from partition_replica.ids import LSN, ClusterID, MemberID, Term
-from partition_replica.offline.log_export import export_log
-from partition_replica.offline.log_import import ImportReport, import_log
+from partition_replica.core.seed_layout import (
+    base36,
+    encode_conf_state,
+    encode_hard_state,
+    entry_name,
+)
+from partition_replica.errors import Damaged, ImportRefused, InvalidArgument
+from partition_replica.ids import LSN, MemberID, Term
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 from partition_replica.storage.files import VolumeLock
-from partition_replica.storage.verification import Verification
+from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import Volume
 
 from tests.support.proposals import (
@@ -39,6 +38,25 @@ from tests.support.proposals import (
     remove,
     set_key,
 )
+from tests.support.seed_logs import (
+    CLUSTER,
+    LARGE,
+    check,
+    contents,
+    export,
+    open_volume,
+    put_entry,
+    raft_of,
+    s_copy,
+    s_link,
+    s_mkdir,
+    s_remove,
+    s_set,
+    seed_log,
+    take,
+    tree,
+    write,
+)
 
 WHILE_IMPORTING = (
     "import.staged",
@@ -46,133 +64,6 @@ WHILE_IMPORTING = (
     "import.state_moved",
     "import.log_moved",
 )
-CLUSTER = ClusterID(str(uuid.UUID(int=7)))
-LARGE = random.Random(5).randbytes(100_000)
-
-
-# --- logs of the seed -------------------------------------------------------------------------
-
-
-def write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    path.chmod(0o400)
-
-
-def put_entry(
-    log: Path,
-    lsn: int,
-    operations: list[seed.Operation],
-    payloads: list[bytes] | None = None,
-    *,
-    term: int = 0,
-    kind: int = 0,
-    extra: bytes = b"",
-) -> Path:
-    """An entry's directory; `extra` goes behind the MANIFEST's own bytes. Term 0: no RAFT."""
-    directory = log / entry_name(LSN(lsn))
-    directory.mkdir(mode=0o700, parents=True)
-    manifest = seed.Manifest(operations=operations).SerializeToString() + extra
-    write(directory / "MANIFEST", manifest)
-    for number, content in enumerate(payloads or [], 1):
-        write(directory / str(number), content)
-    if term:
-        data = seed.RaftData(id=lsn, data=seed.LogData(local_path=b"/old/place"))
-        raft = seed.RaftEntry(type=kind, term=term, index=lsn, data=data.SerializeToString())
-        write(directory / "RAFT", raft.SerializeToString())
-    return directory
-
-
-def s_set(key: bytes, value: bytes) -> seed.Operation:
-    return seed.Operation(set_key=seed.SetKey(key=key, value=value))
-
-
-def s_mkdir(path: bytes, mode: int = 0x80000000 | 0o755) -> seed.Operation:
-    return seed.Operation(create_directory=seed.CreateDirectory(path=path, mode=mode))
-
-
-def s_link(path: bytes, source: bytes = b"1") -> seed.Operation:
-    create = seed.CreateHardLink(source_path=source, destination_path=path)
-    return seed.Operation(create_hard_link=create)
-
-
-def s_copy(source: bytes, path: bytes) -> seed.Operation:
-    create = seed.CreateHardLink(source_path=source, source_in_storage=True, destination_path=path)
-    return seed.Operation(create_hard_link=create)
-
-
-def s_remove(path: bytes) -> seed.Operation:
-    return seed.Operation(remove_directory_entry=seed.RemoveDirectoryEntry(path=path))
-
-
-def seed_log(log: Path, *, raft: bool = True) -> Path:
-    """Nine entries: keys, a tree, files of both sizes, a configuration change; Raft off at the
-    end."""
-    term = 1 if raft else 0
-    put_entry(log, 1, [], term=term)
-    put_entry(log, 2, [], term=term, kind=1 if raft else 0)
-    put_entry(log, 3, [s_mkdir(b"refs"), s_mkdir(b"refs/heads")], term=term)
-    put_entry(log, 4, [s_link(b"refs/heads/main"), s_set(b"k\xff", b"v")], [b"sha"], term=term * 2)
-    put_entry(log, 5, [s_link(b"pack", b"2"), s_link(b"idx")], [b"", LARGE], term=term * 2)
-    put_entry(log, 6, [s_copy(b"pack", b"refs/copy"), s_remove(b"idx")], term=term * 2)
-    put_entry(log, 7, [s_mkdir(b"refs")], extra=b"\x5a\x03abc")  # exists; an unknown field 11
-    put_entry(log, 8, [s_set(b"k\xff", b"w"), s_mkdir(b"sticky", 0x80100000 | 0o700)])
-    put_entry(log, 9, [])
-    return log
-
-
-def tree(root: Path) -> dict[str, tuple[int, bytes]]:
-    """Every name with its permissions, and a file's bytes."""
-    return {
-        str(path.relative_to(root)): (
-            stat.S_IMODE(path.stat().st_mode),
-            path.read_bytes() if path.is_file() else b"",
-        )
-        for path in sorted(root.rglob("*"))
-    }
-
-
-def take(source: Path, data: Path, *, replicated: bool = False, **options: Path) -> ImportReport:
-    return import_log(source, data, cluster=CLUSTER, replicated=replicated, **options)
-
-
-def export(data: Path, target: Path, *, with_base: bool = False) -> None:
-    with open_stopped(data) as volume:
-        export_log(volume.log, volume.state, volume.root / "blobs", target, with_base=with_base)
-
-
-def check(data: Path, scratch: Path) -> list[str]:
-    """Verifies a volume; what could not be checked."""
-    with open_stopped(data) as volume:
-        report = Verification(
-            volume.log,
-            volume.state,
-            volume.blob_path,
-            volume.blobs,
-            scratch,
-            live=False,
-            progress=lambda *_: None,
-        ).run()
-    shutil.rmtree(scratch, ignore_errors=True)
-    assert report.findings == []
-    return report.unchecked
-
-
-def contents(data: Path) -> tuple[dict[bytes, bytes], dict[bytes, bytes | None]]:
-    """(keys, paths with their bytes; None for a directory)."""
-    with open_stopped(data) as volume:
-        state = volume.state
-        keys = dict(state.list_values(b"", b"", 10**6, 10**9)[0])
-        paths: dict[bytes, bytes | None] = {}
-        for path, node in state.list_nodes(b"", b"", True, 10**6)[0]:
-            if node.directory:
-                paths[path] = None
-            else:
-                carried = state.content(node.digest)
-                held = (
-                    carried if carried is not None else volume.blob_path(node.digest).read_bytes()
-                )
-                paths[path] = held
-        return keys, paths
 
 
 # --- in and out -------------------------------------------------------------------------------
@@ -308,6 +199,184 @@ def test_a_log_that_begins_later_needs_its_base(tmp_path: Path) -> None:
         take(later, tmp_path / "refused", base=base)
 
 
+def test_a_base_in_the_middle_is_gone_on_from(tmp_path: Path) -> None:
+    """Entries up to the base's position are stored and not applied again; the old group's members
+    and the old replica's notes are not taken over."""
+    source, half = seed_log(tmp_path / "source"), seed_log(tmp_path / "half")
+    for lsn in (6, 7, 8, 9):
+        shutil.rmtree(half / entry_name(LSN(lsn)))
+    take(half, tmp_path / "early")
+    export(tmp_path / "early", tmp_path / "out", with_base=True)
+    state = LmdbState(tmp_path / "early" / "state" / "1")
+    state.apply([LogEntry(LSN(6), Term(2), 0, b"")], {5: "elsewhere:1"})
+    state.copy(tmp_path / "copied")
+    state.close()
+    base = tmp_path / "out" / "base"
+    shutil.rmtree(base / "state")
+    (tmp_path / "copied").rename(base / "state")
+    # At 6, as if 6 had been empty: what 7 to 9 do is applied, what 6 does is not.
+    for lsn in (1, 2, 3):
+        shutil.rmtree(source / entry_name(LSN(lsn)))
+    for replicated in (False, True):
+        data = tmp_path / f"data-{replicated}"
+        report = take(source, data, replicated=replicated, base=base)
+        assert (report.first, report.entries, report.blobs) == (4, 6, 1)
+        keys, paths = contents(data)
+        assert keys == {b"k\xff": b"w"}
+        assert set(paths) == {
+            b"refs",
+            b"refs/heads",
+            b"refs/heads/main",
+            b"pack",
+            b"idx",
+            b"sticky",
+        }
+        with open_stopped(data) as volume:
+            assert volume.state.members() == {}
+            assert volume.log.first_stored == 4
+            assert volume.state.applied.index == 9
+    # A base of another history: entry 6 was written in another term.
+    raft_of(6, seed.RaftEntry(type=0, term=3, index=6).SerializeToString())(source)
+    with pytest.raises(ImportRefused, match=r"entry 6 .*RAFT\) has term 3, and the base"):
+        take(source, tmp_path / "refused", base=base)
+
+
+def test_modes_of_payloads_are_the_files_in_the_tree(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    payloads = [b"%d" % n for n in range(40)]  # "1" to "14" in base 36
+    names = [base36(n) for n in range(1, 41)]
+    directory = source / entry_name(LSN(1))
+    directory.mkdir(parents=True, mode=0o700)
+    operations = [s_link(b"f" + name.encode(), name.encode()) for name in names]
+    write(directory / "MANIFEST", seed.Manifest(operations=operations).SerializeToString())
+    for name, content in zip(names, payloads, strict=True):
+        write(directory / name, content)
+    (directory / "2").chmod(0o4755)
+    (directory / "z").chmod(0o500)
+    report = take(source, tmp_path / "data")
+    assert "beyond permissions" in "\n".join(report.adjusted)
+    with open_stopped(tmp_path / "data") as volume:
+        modes = {path: node.mode for path, node in volume.state.list_nodes(b"", b"", True, 99)[0]}
+    assert (modes[b"f1"], modes[b"f2"], modes[b"fz"], modes[b"f14"]) == (0o400, 0o755, 0o500, 0o400)
+    export(tmp_path / "data", tmp_path / "out")
+    (directory / "2").chmod(0o755)
+    assert tree(tmp_path / "out" / "log") == tree(source)
+
+
+def test_an_entry_carries_a_mebibyte_at_most(tmp_path: Path) -> None:
+    """Further payloads are blobs, however small; the same content twice is stored once."""
+    source = tmp_path / "source"
+    payloads = [bytes([n]) * 60_000 for n in range(20)]
+    links = [s_link(b"f%d" % n, base36(n).encode()) for n in range(1, 21)]
+    directory = put_entry(source, 1, [s_set(b"k", b"v" * 300_000), *links])
+    put_entry(source, 2, [s_link(b"again")], [LARGE])
+    put_entry(source, 3, [s_link(b"once more")], [LARGE])
+    for number, content in enumerate(payloads, 1):
+        write(directory / base36(number), content)
+    report = take(source, tmp_path / "data")
+    assert (report.payloads, report.blobs) == (22, 20 - 12 + 1)
+    with open_stopped(tmp_path / "data") as volume:
+        assert len(volume.log.read(LSN(1), LSN(2), None)[0].data) < 1024 * 1024
+    assert check(tmp_path / "data", tmp_path / "scratch") == []
+    assert contents(tmp_path / "data")[1][b"f20"] == payloads[19]
+    export(tmp_path / "data", tmp_path / "out")
+    assert tree(tmp_path / "out" / "log") == tree(source)
+
+
+def test_an_export_knows_what_is_committed(tmp_path: Path) -> None:
+    """Committed entries are exported with what they did, applied or not; others are not."""
+    data = tmp_path / "data"
+    volume = open_volume(data)
+    volume.state.start(Position(LSN(1), Term(1)), {})
+    volume.log.bootstrap(CLUSTER, Configuration((volume.log.identity.member_id,)))
+    bodies = [
+        opening(),
+        body(proposal(2, 1, [set_key(b"k", b"1"), mkdir(b"x/y")])),
+        body(proposal(2, 1, [set_key(b"k", b"again")])),
+        body(proposal(2, 2, [set_key(b"k", b"tail")])),
+    ]
+    entries = [
+        LogEntry(LSN(n), Term(1), 0, found.SerializeToString()) for n, found in enumerate(bodies, 2)
+    ]
+    entries.append(LogEntry(LSN(6), Term(1), 1, b"change", b"context"))
+    volume.log.commit(LogBatch(entries[:2], HardState(Term(1), MemberID(9), LSN(3))))
+    volume.state.apply(entries[:1], {})
+    volume.log.commit(LogBatch(entries[2:3], HardState(Term(1), MemberID(9), LSN(4))))
+    volume.log.commit(LogBatch(entries[3:]))
+    volume.close()
+    before = tree(data)
+    report = export(data, tmp_path / "out", with_base=True)
+    assert {n: v for n, v in tree(data).items() if "lock" not in n} == {
+        n: v for n, v in before.items() if "lock" not in n
+    }
+    assert (report.first, report.last, report.entries, report.uncommitted) == (1, 4, 4, 2)
+    assert (report.base, report.left_out) == (4, 2)
+    assert "entries 5 to 6 are not committed" in "\n".join(report.notes)
+    assert "sessions" in "\n".join(report.notes)
+    out = tree(tmp_path / "out")
+    assert out["hard_state"] == (
+        0o400,
+        encode_hard_state(HardState(Term(1), MemberID(9), LSN(4))),
+    )
+    manifests = [
+        seed.Manifest.FromString(content)
+        for name, (_, content) in out.items()
+        if name.endswith("MANIFEST")
+    ]
+    wanted = seed.Manifest(operations=[s_set(b"k", b"1")])
+    assert manifests == [seed.Manifest(), seed.Manifest(), wanted, seed.Manifest()]
+    options = {"hard_state": tmp_path / "out" / "hard_state"}
+    options["conf_state"] = tmp_path / "out" / "conf_state"
+    take(tmp_path / "out" / "log", tmp_path / "again", **options)
+    assert contents(tmp_path / "again") == ({b"k": b"1"}, {})
+    with open_stopped(tmp_path / "again") as again:
+        assert again.log.hard_state == HardState(Term(1), MemberID(0), LSN(4))
+
+
+def test_configuration_changes_go_out(tmp_path: Path) -> None:
+    volume = open_volume(tmp_path / "data")
+    volume.state.start(Position(LSN(1), Term(1)), {})
+    volume.log.bootstrap(CLUSTER, Configuration((volume.log.identity.member_id,)))
+    change = LogEntry(LSN(2), Term(3), 2, b"change", b"context")
+    volume.log.commit(LogBatch([change], HardState(Term(3), MemberID(0), LSN(2))))
+    volume.state.apply([change], {})
+    volume.close()
+    report = export(tmp_path / "data", tmp_path / "out")
+    assert "addresses of members" in report.notes[0]
+    directory = tmp_path / "out" / "log" / entry_name(LSN(2))
+    assert (directory / "MANIFEST").read_bytes() == b""
+    raft = seed.RaftEntry.FromString((directory / "RAFT").read_bytes())
+    assert raft == seed.RaftEntry(type=2, term=3, index=2, data=b"change")
+    assert take(tmp_path / "out" / "log", tmp_path / "again").highest_term == 3
+    export(tmp_path / "again", tmp_path / "out-again")
+    assert tree(tmp_path / "out-again" / "log") == tree(tmp_path / "out" / "log")
+
+
+def test_a_damaged_blob_is_not_exported(tmp_path: Path) -> None:
+    take(seed_log(tmp_path / "source"), tmp_path / "data")
+    blob = next(path for path in (tmp_path / "data" / "blobs").rglob("*") if path.is_file())
+    blob.write_bytes(LARGE[:-1] + b"!")
+    with pytest.raises(Damaged, match=blob.name):
+        export(tmp_path / "data", tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "data"}
+
+
+def test_a_log_that_begins_later_says_what_an_import_needs(tmp_path: Path) -> None:
+    take(seed_log(tmp_path / "source"), tmp_path / "data")
+    volume = open_volume(tmp_path / "data")
+    volume.log.append(LSN(10), [b""])
+    volume.log.compact(LSN(9))
+    assert volume.log.prune(100)[0] == 9
+    volume.close()
+    report = export(tmp_path / "data", tmp_path / "out")
+    assert (report.first, report.last, report.entries) == (10, 10, 1)
+    assert "begins at 10" in report.notes[0]
+    shutil.rmtree(tmp_path / "out")
+    assert export(tmp_path / "data", tmp_path / "out", with_base=True).base == 10
+    take(tmp_path / "out" / "log", tmp_path / "again", base=tmp_path / "out" / "base")
+    assert contents(tmp_path / "again") == contents(tmp_path / "data")
+
+
 OPERATIONS = st.one_of(
     st.builds(s_set, st.binary(min_size=1, max_size=4), st.binary(max_size=8)),
     st.builds(s_mkdir, st.sampled_from([b"a", b"a/b", b"\xff\xfe"])),
@@ -346,150 +415,6 @@ def test_any_log_comes_out_as_it_went_in(
     take(source, root / "data")
     export(root / "data", root / "out")
     assert tree(root / "out" / "log") == tree(source)
-
-
-# --- damage -----------------------------------------------------------------------------------
-
-Change = Callable[[Path], None]
-
-
-def at(lsn: int, name: str = "") -> Callable[[Path], Path]:
-    return lambda log: log / entry_name(LSN(lsn)) / name if name else log / entry_name(LSN(lsn))
-
-
-def cut(where: Callable[[Path], Path], size: int) -> Change:
-    def change(log: Path) -> None:
-        path = where(log)
-        path.chmod(0o600)
-        os.truncate(path, size)
-
-    return change
-
-
-def drop(where: Callable[[Path], Path]) -> Change:
-    def change(log: Path) -> None:
-        path = where(log)
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-    return change
-
-
-def replaced(lsn: int, operations: list[seed.Operation], payloads: list[bytes]) -> Change:
-    def change(log: Path) -> None:
-        shutil.rmtree(log / entry_name(LSN(lsn)))
-        put_entry(log, lsn, operations, payloads)
-
-    return change
-
-
-def raft_of(lsn: int, content: bytes) -> Change:
-    def change(log: Path) -> None:
-        path = log / entry_name(LSN(lsn)) / "RAFT"
-        path.unlink(missing_ok=True)
-        write(path, content)
-
-    return change
-
-
-def symlink(where: Callable[[Path], Path], target: str) -> Change:
-    def change(log: Path) -> None:
-        drop(where)(log)
-        where(log).symlink_to(target)
-
-    return change
-
-
-def raft_entry(index: int, term: int) -> bytes:
-    return seed.RaftEntry(type=0, term=term, index=index).SerializeToString()
-
-
-DAMAGE: list[tuple[str, Change, str]] = [
-    ("a hole", drop(at(5)), r"entry 5 .* is missing"),
-    ("no MANIFEST", drop(at(4, "MANIFEST")), r"entry 4 .*MANIFEST\) is missing"),
-    ("a MANIFEST cut inside", cut(at(4, "MANIFEST"), 5), r"entry 4 .*MANIFEST\) does not decode"),
-    ("a MANIFEST cut to nothing", cut(at(4, "MANIFEST"), 0), r"entry 4 .*/1\) is linked by no"),
-    ("a payload gone", drop(at(4, "1")), r"entry 4 .*/1\) is missing"),
-    ("a payload gone in front", drop(at(5, "1")), r"entry 5 .*/1\) is missing"),
-    ("RAFT of nothing", cut(at(3, "RAFT"), 0), r"entry 3 .*RAFT\) has 0 bytes"),
-    ("RAFT cut", cut(at(3, "RAFT"), 3), r"entry 3 .*RAFT\)"),
-    ("another's RAFT", raft_of(3, raft_entry(4, 1)), r"entry 3 .*has index 4"),
-    (
-        "a falling term",
-        raft_of(8, raft_entry(8, 1)),
-        r"entry 8 .*has term 1, .*2; terms never fall",
-    ),
-    ("term 0", raft_of(3, raft_entry(3, 0)), r"entry 3 .*term 0"),
-    ("a link out", symlink(at(4, "1"), "/etc/passwd"), r"entry 4 .*symbolic link"),
-    ("an entry as link", symlink(at(5), "../other"), r"entry 5 .*symbolic link"),
-    ("a path out", replaced(9, [s_set(b"k", b"v"), s_mkdir(b"../up")], []), r"entry 9.*\.\."),
-    ("an absolute path", replaced(9, [s_link(b"/etc/f")], [b"x"]), r"entry 9.*absolute"),
-    ("a source out", replaced(9, [s_copy(b"a/../../b", b"c")], []), r"entry 9.*\.\."),
-    ("a payload by path", replaced(9, [s_link(b"f", b"../1")], [b"x"]), r"entry 9.*'\.\./1'"),
-    ("a key too long", replaced(9, [s_set(b"k" * 481, b"v")], []), r"entry 9.*481 bytes"),
-    ("nothing known", replaced(9, [seed.Operation()], []), r"entry 9.*unknown"),
-    ("a stranger's file", lambda log: write(log / "notes", b""), r"'notes'"),
-    ("a stranger inside", lambda log: write(at(4, "x.tmp")(log), b""), r"entry 4 .*'x.tmp'"),
-    ("a pipe", lambda log: os.mkfifo(at(4, "2")(log)), r"entry 4 .*pipe"),
-]
-
-
-@pytest.mark.parametrize(
-    ("change", "says"), [row[1:] for row in DAMAGE], ids=[r[0] for r in DAMAGE]
-)
-def test_damage_is_refused_by_name_and_leaves_nothing(
-    tmp_path: Path, change: Change, says: str
-) -> None:
-    source = seed_log(tmp_path / "source")
-    change(source)
-    existing = tmp_path / "existing"
-    (existing / "lost+found").mkdir(parents=True)
-    for data in (tmp_path / "absent", existing):
-        for replicated in (False, True):
-            with pytest.raises(ImportRefused, match=says):
-                take(source, data, replicated=replicated)
-    assert not (tmp_path / "absent").exists()
-    assert tree(existing) == {"lost+found": (0o755, b"")}
-
-
-def test_damaged_states_beside_the_log_are_refused(tmp_path: Path) -> None:
-    source = seed_log(tmp_path / "source")
-    write(tmp_path / "bad", b"\xff\xff\xff")
-    write(tmp_path / "far", encode_hard_state(HardState(Term(1), MemberID(0), LSN(10))))
-    for options, says in (
-        ({"hard_state": tmp_path / "bad"}, "HardState"),
-        ({"hard_state": tmp_path / "far"}, "10 is committed"),
-        ({"hard_state": tmp_path / "none"}, "none"),
-        ({"conf_state": tmp_path / "bad"}, "ConfState"),
-        ({"base": tmp_path / "none"}, "base"),
-    ):
-        with pytest.raises(ImportRefused, match=says):
-            take(source, tmp_path / "data", **options)
-    assert not (tmp_path / "data").exists()
-
-
-def test_only_a_new_volume_is_written_to(tmp_path: Path) -> None:
-    source = seed_log(tmp_path / "source")
-    take(source, tmp_path / "data")
-    before = tree(tmp_path / "data")
-    with pytest.raises(ImportRefused, match="belongs to cluster"):
-        take(source, tmp_path / "data")
-    assert {k: v for k, v in tree(tmp_path / "data").items() if k in before} == before
-    other = tmp_path / "other"
-    other.mkdir()
-    write(other / "mine", b"")
-    with pytest.raises(ImportRefused, match="'mine'"):
-        take(source, other)
-    assert set(tree(other)) == {"mine"}
-    busy = tmp_path / "busy"
-    busy.mkdir()
-    lock = VolumeLock(busy)
-    assert lock.try_acquire()
-    with pytest.raises(ImportRefused, match="another process"):
-        take(source, busy)
-    lock.release()
 
 
 def test_an_export_takes_a_new_directory(tmp_path: Path) -> None:
@@ -540,8 +465,10 @@ def test_an_import_that_is_cut_off_is_none_or_whole(
         assert check(again, tmp_path / "scratch") == []
 
 
-def open_volume(data: Path) -> Volume:
-    data.mkdir(exist_ok=True)
-    lock = VolumeLock(data)
-    assert lock.try_acquire()
-    return Volume(data, lock, pins_max=10)
+def test_a_volume_keeps_its_member(tmp_path: Path) -> None:
+    volume = open_volume(tmp_path / "data")
+    member = volume.log.identity.member_id
+    volume.close()
+    take(seed_log(tmp_path / "source"), tmp_path / "data")
+    with open_stopped(tmp_path / "data") as stopped:
+        assert stopped.log.identity.member_id == member

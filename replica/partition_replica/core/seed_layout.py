@@ -15,7 +15,7 @@ from partition_proto.v1 import seed_pb2 as seed
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core import limits
-from partition_replica.core.model import Configuration, HardState
+from partition_replica.core.model import Configuration, HardState, Position
 from partition_replica.core.validation import check_operation
 from partition_replica.errors import ImportRefused, InvalidArgument
 from partition_replica.ids import DIGEST_BYTES, LSN, MemberID, Term
@@ -166,6 +166,11 @@ def make_raft(lsn: LSN, term: Term) -> bytes:
     """The RAFT of an application's entry that never had one: as the seed backfills it."""
     data = seed.RaftData(id=lsn, data=seed.LogData(local_path=entry_name(lsn).encode()))
     return encode_raft(lsn, term, 0, data.SerializeToString(deterministic=True))
+
+
+def make_empty_raft(position: Position) -> bytes:
+    """The RAFT of an entry that does nothing, as a new leader's."""
+    return encode_raft(position.index, position.term, 0, b"")
 
 
 def encode_raft(lsn: LSN, term: Term, kind: int, data: bytes) -> bytes:
@@ -368,8 +373,8 @@ class EntryFiles:
     dropped: operations that had no effect and are left out; reduced: what of ours this layout
     has no place for."""
 
-    manifest: bytes = b""
     raft: bytes | None = None
+    manifest: bytes = b""
     payloads: Sequence[types.Payload] = ()
     dropped: int = 0
     reduced: frozenset[str] = field(default_factory=frozenset)
@@ -387,13 +392,13 @@ def export_normal(
             entry = body.imported
             kept = entry.HasField("manifest")
             content = entry.manifest if kept else encode_manifest(entry.operations)
-            return EntryFiles(content, entry.raft or raft, entry.payloads)
+            return EntryFiles(entry.raft or raft, content, entry.payloads)
         case "proposal":
             return _export_proposal(body.proposal, raft, whole=whole, outcomes=outcomes)
         case "open_session" | "close_session":
-            return EntryFiles(raft=raft, reduced=frozenset({"sessions"}))
+            return EntryFiles(raft, reduced=frozenset({"sessions"}))
         case _:
-            return EntryFiles(raft=raft)
+            return EntryFiles(raft)
 
 
 def _export_proposal(
@@ -401,7 +406,7 @@ def _export_proposal(
 ) -> EntryFiles:
     reduced = frozenset({"preconditions"} if proposal.preconditions else ())
     if whole:
-        return EntryFiles(raft=raft, dropped=len(proposal.operations), reduced=reduced)
+        return EntryFiles(raft, dropped=len(proposal.operations), reduced=reduced)
     operations: list[types.Operation] = []
     renumbered: dict[int, int] = {}
     for number, operation in enumerate(proposal.operations):
@@ -415,8 +420,8 @@ def _export_proposal(
         else:
             operations.append(operation)
     return EntryFiles(
-        encode_manifest(operations),
         raft,
+        encode_manifest(operations),
         [proposal.payloads[number - 1] for number in renumbered],
         len(proposal.operations) - len(operations),
         reduced,

@@ -1,20 +1,22 @@
-"""A stopped replica's log, written as the seed writes it: one directory an entry.
+"""A stopped replica's log written as the seed writes it, a directory an entry.
 
-`target/log/<LSN>/MANIFEST, RAFT, 1, 2, …`, beside it `hard_state` and `conf_state` in raftpb form
-where the log has them, and `base/`, the state with its blobs, where asked for. It is staged beside
-the target and renamed when everything of it is durable.
+target/log/<LSN>/MANIFEST, RAFT, 1, 2, …; target/hard_state and target/conf_state in raftpb form,
+where the log is or was Raft's; target/base/state and target/base/blobs, the state, where asked for.
+It is staged beside the target and renamed when all of it is durable.
 """
 
+import hashlib
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core import seed_layout
-from partition_replica.core.model import LogEntry
+from partition_replica.core.model import LogEntry, Position
 from partition_replica.core.payloads import decode_body, is_blob
 from partition_replica.core.seed_layout import (
     DIRECTORY_MODE,
@@ -26,10 +28,11 @@ from partition_replica.core.seed_layout import (
     entry_name,
 )
 from partition_replica.errors import Damaged, InvalidArgument
-from partition_replica.ids import LSN, Digest
+from partition_replica.ids import LSN, Digest, Term
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.files import (
     create_file,
+    disk,
     fatal_on_failure,
     make_directory,
     move_file,
@@ -42,6 +45,15 @@ from partition_replica.storage.state import LmdbState
 
 PAGE_BYTES = 4 * 1024**2
 CHUNK_BYTES = 1024 * 1024
+APPLY_ENTRIES = 1024
+SYNC_FILES = 2048
+"""Files and directories that wait for their fsync, at most."""
+
+SYNC_THREADS = 16
+"""Many fsyncs at once share the file system's commits."""
+
+BOOTSTRAP = Position(LSN(1), Term(1))
+"""Where a group that was replicated from its start begins: nothing was ever at LSN 1."""
 
 Progress = Callable[[int, int], None]
 """(entries done, of how many)."""
@@ -49,18 +61,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was exported. left_out: operations that had no effect; reduced: what of ours the layout
-    has no place for; uncommitted: entries behind the last one that is committed and applied."""
+    """What was exported. first and last: LSNs; with_raft: entries that have RAFT; left_out:
+    operations that had no effect; uncommitted: entries behind the last committed one, which are
+    not exported; base: the LSN of the state that was written, 0 for none; notes: what this layout
+    has no place for, and what an import will need."""
 
     first: int
     last: int
     entries: int
+    with_raft: int
     payloads: int
     payload_bytes: int
     left_out: int
     uncommitted: int
     base: int
-    reduced: list[str]
+    notes: list[str]
 
 
 def export_log(
@@ -72,88 +87,157 @@ def export_log(
     with_base: bool,
     progress: Progress = lambda _done, _total: None,
 ) -> ExportReport:
-    """Writes the log's stored, applied entries below the new directory `target`, durably.
+    """Writes what a log stores and has committed to the new or empty directory `target`, durably.
 
-    base in the report: the LSN of the state that was written, 0 for none. Raises InvalidArgument
-    for a target that holds something, Damaged, StorageFailed; no target is left then.
+    log, state: opened read-only; blobs: the volume's. What is committed and not applied yet is
+    applied to a copy, so that operations without effect are known. with_base: the state, too, as of
+    the last entry written. Raises InvalidArgument for a target that holds something, Damaged,
+    StorageFailed; nothing is left of the target then.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InvalidArgument(f"{target} holds something already: give a new directory")
     if not target.parent.is_dir():
         raise InvalidArgument(f"{target.parent} is no directory: create it first")
-    if log.first_stored > 1 and log.boundary.index != 1 and not with_base:
-        raise InvalidArgument(
-            f"the log begins at {log.first_stored}: without the state that it begins behind it "
-            "can't be imported; export with the base (--with-base)"
+    applied = state.applied.index
+    if not log.boundary.index <= applied <= log.last.index:
+        raise Damaged(
+            f"the state is at {applied}, outside of the log's {log.boundary.index} to "
+            f"{log.last.index}: state and log are not of one replica, or one of them is damaged"
         )
-    partial = target.parent / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.partial")
+    _remove(partial)
     try:
         make_directory(partial)
-        report = _Export(log, state, blobs, partial).run(with_base, progress)
-        with fatal_on_failure(f"replacing {target}"):
-            if target.exists():
-                target.rmdir()
+        caught_up = _catch_up(log, state, partial / "caught-up")
+        try:
+            report = _Export(log, caught_up, blobs, partial).run(with_base, progress)
+        finally:
+            if caught_up is not state:
+                caught_up.close()
+        _remove(partial / "caught-up")
+        sync_directory(partial)
         move_file(partial, target, "an export")
         sync_directory(target.parent)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         raise
     return report
 
 
+def _remove(path: Path) -> None:
+    if path.exists():
+        with fatal_on_failure(f"removing {path.name}"):
+            disk.remove_tree(path)
+
+
+def _catch_up(log: LmdbLog, state: LmdbState, scratch: Path) -> LmdbState:
+    """The state at the last committed entry: itself, or a copy to which the rest was applied."""
+    if state.applied.index >= log.committed:
+        return state
+    state.copy(scratch)
+    copy = LmdbState(scratch)
+    try:
+        for page in _pages(log, LSN(copy.applied.index + 1), log.committed):
+            for start in range(0, len(page), APPLY_ENTRIES):
+                copy.apply(page[start : start + APPLY_ENTRIES], {})
+    except BaseException:
+        copy.close()
+        raise
+    return copy
+
+
+def _pages(log: LmdbLog, lo: LSN, last: LSN) -> Iterator[list[LogEntry]]:
+    while lo <= last:
+        page = log.read(lo, LSN(last + 1), PAGE_BYTES)
+        yield page
+        lo = LSN(page[-1].index + 1)
+
+
+class _Syncs:
+    """Files and directories that were written, made durable many at a time."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(SYNC_THREADS, "sync")
+        self._files: list[Path] = []
+        self._directories: list[Path] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def file(self, path: Path) -> None:
+        self._files.append(path)
+
+    def directory(self, path: Path) -> None:
+        """A directory whose files were named before."""
+        self._directories.append(path)
+        if len(self._files) + len(self._directories) >= SYNC_FILES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Raises StorageFailed."""
+        list(self._pool.map(_sync, self._files))
+        list(self._pool.map(sync_directory, self._directories))
+        self._files.clear()
+        self._directories.clear()
+
+
+def _sync(path: Path) -> None:
+    with fatal_on_failure(f"opening {path.name}"):
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync_file(descriptor, path.name)
+    finally:
+        os.close(descriptor)
+
+
 class _Export:
-    """One export into an empty directory."""
+    """One export into an empty directory. `state` is at the last entry that is written."""
 
     def __init__(self, log: LmdbLog, state: LmdbState, blobs: Path, root: Path) -> None:
         self._log = log
         self._state = state
         self._blobs = blobs
         self._root = root
-        self._payloads = 0
-        self._payload_bytes = 0
-        self._left_out = 0
         self._reduced: set[str] = set()
+        self._syncs = _Syncs()
+        last = state.applied.index
+        self._report = ExportReport(
+            int(log.first_stored), int(last), 0, 0, 0, 0, 0, int(log.last.index - last), 0, []
+        )
 
     def run(self, with_base: bool, progress: Progress) -> ExportReport:
         first, last = self._log.first_stored, self._state.applied.index
         entries = self._root / "log"
-        make_directory(entries)
-        if first == 2 and self._log.boundary.index == 1:
-            # A group's first entry is LSN 2: 1 is where it began, and did nothing.
-            raft = seed_layout.make_raft(LSN(1), self._log.boundary.term)
-            self._write(entries, LSN(1), EntryFiles(raft=raft))
-        total = max(0, last - first + 1)
-        for done, entry in enumerate(self._entries(first, last), 1):
-            self._write(entries, entry.index, self._files(entry))
-            progress(done, total)
-        sync_directory(entries)
-        self._write_states()
-        if with_base:
-            self._write_base()
-        sync_directory(self._root)
-        return ExportReport(
-            int(first),
-            int(last),
-            total,
-            self._payloads,
-            self._payload_bytes,
-            self._left_out,
-            int(self._log.last.index - last),
-            int(last) if with_base else 0,
-            sorted(self._reduced),
+        with self._syncs:
+            make_directory(entries)
+            if first == 2 and self._log.boundary == BOOTSTRAP:
+                # So that the log is whole, and imports without a base.
+                self._write(entries, LSN(1), EntryFiles(seed_layout.make_empty_raft(BOOTSTRAP)))
+                self._report = replace(self._report, first=1)
+            total = max(0, last - first + 1)
+            done = 0
+            for page in _pages(self._log, first, last):
+                for entry in page:
+                    self._write(entries, entry.index, self._files(entry))
+                    done += 1
+                    progress(done, total)
+            self._syncs.directory(entries)
+            self._write_raft_state(last)
+            if with_base:
+                self._write_base()
+            self._syncs.flush()
+        return replace(
+            self._report, base=int(last) if with_base else 0, notes=self._notes(with_base)
         )
-
-    def _entries(self, lo: LSN, last: LSN) -> Iterator[LogEntry]:
-        while lo <= last:
-            page = self._log.read(lo, LSN(last + 1), PAGE_BYTES)
-            yield from page
-            lo = LSN(page[-1].index + 1)
 
     def _files(self, entry: LogEntry) -> EntryFiles:
         if entry.kind:
             raft = seed_layout.encode_raft(entry.index, entry.term, entry.kind, entry.data)
-            return EntryFiles(raft=raft)
+            reduced = frozenset({"addresses of members"} if entry.context else ())
+            return EntryFiles(raft, reduced=reduced)
         body = decode_body(entry) if entry.data else types.EntryBody()
         note = self._state.unapplied(entry.index)
         return seed_layout.export_normal(
@@ -168,64 +252,98 @@ class _Export:
         directory = entries / entry_name(lsn)
         with fatal_on_failure(f"creating {directory.name}"):
             directory.mkdir(mode=DIRECTORY_MODE)
-        _write_file(directory / MANIFEST, [files.manifest])
+        self._write_file(directory / MANIFEST, [files.manifest])
         if files.raft is not None:
-            _write_file(directory / RAFT, [files.raft])
+            self._write_file(directory / RAFT, [files.raft])
         for number, payload in enumerate(files.payloads, 1):
-            _write_file(directory / base36(number), self._content(payload))
-            self._payloads += 1
-            self._payload_bytes += payload.size
-        sync_directory(directory)
-        self._left_out += files.dropped
+            # Its mode becomes the file's in the tree: that is the original's rule, too.
+            self._write_file(directory / base36(number), self._content(payload), payload.mode)
+        self._syncs.directory(directory)
         self._reduced |= files.reduced
+        report = self._report
+        self._report = replace(
+            report,
+            entries=report.entries + 1,
+            with_raft=report.with_raft + (files.raft is not None),
+            payloads=report.payloads + len(files.payloads),
+            payload_bytes=report.payload_bytes + sum(p.size for p in files.payloads),
+            left_out=report.left_out + files.dropped,
+        )
+
+    def _write_file(self, path: Path, chunks: Iterable[bytes], mode: int = FILE_MODE) -> None:
+        with create_file(path) as file:
+            for chunk in chunks:
+                write_file(file, chunk, path.name)
+            with fatal_on_failure(f"the permissions of {path.name}"):
+                os.fchmod(file.fileno(), mode)
+            if not mode & 0o400:  # it can't be opened again
+                sync_file(file.fileno(), path.name)
+                return
+        self._syncs.file(path)
 
     def _content(self, payload: types.Payload) -> Iterator[bytes]:
-        if not is_blob(payload):
-            yield payload.data
-            return
-        yield from _read_blob(blob_path(self._blobs, Digest(payload.digest)), payload.size)
+        if is_blob(payload):
+            return _read_blob(self._blobs, Digest(payload.digest), payload.size)
+        return iter([payload.data])
 
-    def _write_states(self) -> None:
+    def _write_raft_state(self, last: LSN) -> None:
         state = self._log.hard_state
-        if state.term:
-            _write_file(self._root / "hard_state", [seed_layout.encode_hard_state(state)])
+        if not state.term:
+            return
+        content = seed_layout.encode_hard_state(replace(state, commit=last))
+        self._write_file(self._root / "hard_state", [content])
         _, configuration = self._log.configuration
         if configuration.voters:
             content = seed_layout.encode_conf_state(configuration)
-            _write_file(self._root / "conf_state", [content])
+            self._write_file(self._root / "conf_state", [content])
 
     def _write_base(self) -> None:
-        """The state as it is, compacted, and the blobs that it names."""
-        base = self._root / "base"
+        """The state as it is, and the blobs that it names."""
+        base, root = self._root / "base", self._root / "base" / "blobs"
         make_directory(base)
         self._state.copy(base / "state")
-        root = base / "blobs"
         make_directory(root)
         for digest, size in self._state.blobs():
             path = blob_path(root, digest)
-            make_directory(path.parent)
-            _write_file(path, _read_blob(blob_path(self._blobs, digest), size))
-            sync_directory(path.parent)
+            with fatal_on_failure(f"creating {path.parent.name}"):
+                path.parent.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+            self._write_file(path, _read_blob(self._blobs, digest, size))
+            self._syncs.directory(path.parent)
+        self._syncs.directory(root)
+
+    def _notes(self, with_base: bool) -> list[str]:
+        report = self._report
+        notes: list[str] = []
+        if self._reduced:
+            left_out = ", ".join(sorted(self._reduced))
+            notes.append(f"this layout has no place for {left_out}")
+        if report.uncommitted:
+            notes.append(
+                f"entries {report.last + 1} to {report.last + report.uncommitted} are not "
+                "committed, and not exported"
+            )
+        if report.first > 1 and not with_base:
+            notes.append(
+                f"the log begins at {report.first}: an import needs the state that it goes on "
+                "from; export with the base (--with-base)"
+            )
+        if not report.entries:
+            notes.append("the log stores no entry: there is none to import")
+        return notes
 
 
-def _read_blob(path: Path, size: int) -> Iterator[bytes]:
+def _read_blob(root: Path, digest: Digest, size: int) -> Iterator[bytes]:
+    """A blob's content, in chunks. Raises Damaged where it is not what its name says."""
+    hashed = hashlib.sha256()
     try:
-        file = path.open("rb", buffering=0)
-    except FileNotFoundError as error:
-        raise Damaged(f"blob {path.name} is missing: run `verify`") from error
-    with file:
-        left = size
-        while chunk := file.read(CHUNK_BYTES):
-            left -= len(chunk)
-            yield chunk
-    if left:
-        raise Damaged(f"blob {path.name} has {size - left} bytes instead of {size}: run `verify`")
-
-
-def _write_file(path: Path, chunks: list[bytes] | Iterator[bytes]) -> None:
-    with create_file(path) as file:
-        for chunk in chunks:
-            write_file(file, chunk, path.name)
-        with fatal_on_failure(f"the permissions of {path.name}"):
-            os.fchmod(file.fileno(), FILE_MODE)
-        sync_file(file.fileno(), path.name)
+        with blob_path(root, digest).open("rb", buffering=0) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                hashed.update(chunk)
+                yield chunk
+    except OSError as error:
+        raise Damaged(f"blob {digest.hex()} cannot be read ({error}): run `verify`") from error
+    if hashed.digest() != digest:
+        raise Damaged(
+            f"blob {digest.hex()} of {size} bytes has SHA-256 {hashed.hexdigest()}: it is damaged; "
+            "run `verify`"
+        )

@@ -17,7 +17,7 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core import seed_layout
 from partition_replica.core.model import Applied, LogEntry
-from partition_replica.core.payloads import blob_digests
+from partition_replica.core.payloads import blob_digests, decode_body
 from partition_replica.core.seed_layout import place
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import LSN, ClusterID, Digest, Term
@@ -43,16 +43,13 @@ from partition_replica.storage.files import (
 )
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.log.tables import BOUNDARY, HARD_STATE
-from partition_replica.storage.state import TABLES, LmdbState, Tables
+from partition_replica.storage.state import TABLES, LmdbState, Tables, inspect_copy
 
 BATCH_ENTRIES = 1024
 BATCH_BYTES = 8 * 1024**2
 """What one transaction of the log, and one of the state, takes."""
 
 BACKFILL_ROWS = 16_384
-
-UNEXPECTED = (types.OUTCOME_PARENT_NOT_FOUND, types.OUTCOME_SOURCE_NOT_FOUND)
-"""Outcomes at which the original would have failed, removals aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +108,24 @@ def import_log(
 
 @dataclass(slots=True)
 class _Effects:
-    """What the replay said of operations without effect."""
+    """What had no effect in the replay. unexpected: at which the original would have failed; it
+    passes over what exists already, and over removals of what is not there."""
 
     expected: Tally = field(default_factory=Tally)
     unexpected: Tally = field(default_factory=Tally)
 
-    def add(self, results: list[Applied]) -> None:
-        for applied in results:
+    def add(self, entries: list[LogEntry], results: list[Applied]) -> None:
+        for entry, applied in zip(entries, results, strict=True):
             if applied.result is None or not applied.result.outcomes:
                 continue
-            outcomes = applied.result.outcomes
-            odd = sum(outcome in UNEXPECTED for outcome in outcomes)
-            where = place(applied.index)
-            self.unexpected.add(where, odd)
-            self.expected.add(where, len(outcomes) - outcomes.count(types.OUTCOME_APPLIED) - odd)
+            operations = decode_body(entry).imported.operations
+            for operation, outcome in zip(operations, applied.result.outcomes, strict=True):
+                if outcome == types.OUTCOME_APPLIED:
+                    continue
+                gone = outcome == types.OUTCOME_SOURCE_NOT_FOUND
+                removal = operation.HasField("remove_directory_entry")
+                expected = outcome == types.OUTCOME_DESTINATION_EXISTS or (gone and removal)
+                (self.expected if expected else self.unexpected).add(place(entry.index))
 
 
 class _Writer:
@@ -189,7 +190,7 @@ class _Writer:
             fresh = [entry for entry in batch if entry.index > state.applied.index]
             if fresh:
                 results, _ = state.apply(fresh, {})
-                self.effects.add(results)
+                self.effects.add(fresh, results)
             done += len(batch)
             progress(done, 2 * total)
         state.sync()
@@ -236,8 +237,8 @@ class _Writer:
 
     # --- blobs and base -----------------------------------------------------------------------
 
-    def _store(self, chunks: Iterator[bytes], expected: Digest | None = None) -> Digest:
-        """Makes content a blob, durably. Raises ImportRefused where it is not `expected`."""
+    def _store(self, chunks: Iterator[bytes]) -> Digest:
+        """Makes content a blob, durably."""
         path = self._uploads / f"import-{next(self._serial)}"
         hashed = hashlib.sha256()
         with create_file(path) as file:
@@ -245,34 +246,36 @@ class _Writer:
                 hashed.update(chunk)
                 write_file(file, chunk, "a blob")
             digest = Digest(hashed.digest())
-            if expected not in (None, digest):
-                raise ImportRefused(f"it has SHA-256 {digest.hex()}")
-            if not self._blobs.has(digest):
+            new = not self._blobs.has(digest)
+            if new:
                 sync_file(file.fileno(), "a blob")
-        if self._blobs.has(digest):
-            remove_file(path, "a blob that is there already")
-        else:
+        if new:
             self._blobs.adopt(path, digest)
             self.blobs += 1
+        else:
+            remove_file(path, "a blob that is there already")
         return digest
 
     def _copy_base(self, base: Base) -> None:
         """The state and its blobs; each must be what its name says. The old group's members and
         the old replica's notes of what had no effect go."""
         make_directory(self._state_path)
+        what = f"the base's state {base.path / 'state' / 'data.mdb'}"
         with create_file(self._state_path / "data.mdb") as copy:
-            for chunk in _content(base.path / "state" / "data.mdb", "the base's state"):
+            for chunk in _content(base.path / "state" / "data.mdb", what):
                 write_file(copy, chunk, "a state")
             sync_file(copy.fileno(), "a state")
         sync_directory(self._state_path)
+        if inspect_copy(self._state_path) != (base.position, base.blobs):
+            raise changed(what)
         for digest, _ in base.blobs:
             what = f"the base's blob {base.blob(digest)}"
-            try:
-                self._store(_content(base.blob(digest), what), digest)
-            except ImportRefused as error:
+            actual = self._store(_content(base.blob(digest), what))
+            if actual != digest:
                 raise ImportRefused(
-                    f"{what} is not what its name says ({error}): use another copy of the base"
-                ) from error
+                    f"{what} is not what its name says, its SHA-256: that is {actual.hex()}; use "
+                    "another copy of the base"
+                )
         environment = open_environment(self._state_path, metasync=True, tables=len(TABLES))
         try:
             tables = Tables(environment, create=False)
@@ -333,8 +336,8 @@ def _unverified(found: Survey, effects: _Effects) -> list[str]:
         )
     if effects.unexpected.count:
         notes.append(
-            f"{effects.unexpected} operations that found no source or no parent directory, and had "
-            "no effect: see whether the log, or the base, is the right one"
+            f"operations that found no source, no parent directory, or a directory in use, and had "
+            f"no effect: {effects.unexpected}; see whether log and base are the right ones"
         )
     return notes
 
@@ -344,8 +347,8 @@ def _adjusted(found: Survey, effects: _Effects, last: LSN, replicated: bool) -> 
     hard = found.hard_state
     if effects.expected.count:
         notes.append(
-            f"{effects.expected} operations had no effect, as when they were first applied: what "
-            "they create was there, or what they remove was in use"
+            "operations that had no effect, as the original passes over them: what they create was "
+            f"there, or what they remove was not: {effects.expected}"
         )
     if found.mode_bits_dropped.count:
         notes.append(

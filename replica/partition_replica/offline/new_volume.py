@@ -8,6 +8,7 @@ states that no log names, so a crash leaves a new volume or the complete import.
 import os
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -60,7 +61,7 @@ class NewVolume:
         elif not self._data.parent.is_dir():
             raise ImportRefused(f"{self._data.parent} is no directory: create it, or mount it")
         else:
-            make_directory(self._data)
+            self._create()
         if not self._lock.try_acquire():
             raise ImportRefused(
                 f"another process uses the volume {self._data}: stop it, then import again"
@@ -116,6 +117,14 @@ class NewVolume:
     @property
     def _earlier_log(self) -> Path:
         return self.staged / "earlier-log"
+
+    def _create(self) -> None:
+        try:
+            make_directory(self._data)
+        except StorageFailed:
+            with suppress(OSError):
+                self._data.rmdir()
+            raise
 
     def _names(self) -> set[str]:
         try:

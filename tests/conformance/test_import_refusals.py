@@ -1,0 +1,208 @@
+"""What an import refuses: damage, changes, volumes that are not new. It names entry and file, and
+leaves nothing behind."""
+
+import functools
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from partition_proto.v1 import seed_pb2 as seed
+from partition_replica.core.model import HardState
+from partition_replica.core.seed_layout import encode_hard_state
+from partition_replica.errors import ImportRefused, StorageFailed
+from partition_replica.ids import LSN, MemberID, Term
+from partition_replica.offline.log_import import import_log
+from partition_replica.storage import files
+from partition_replica.storage.files import VolumeLock
+
+from tests.support.seed_logs import (
+    CLUSTER,
+    LARGE,
+    Change,
+    at,
+    contents,
+    cut,
+    drop,
+    open_volume,
+    put_entry,
+    raft_entry,
+    raft_of,
+    replaced,
+    s_copy,
+    s_link,
+    s_mkdir,
+    s_set,
+    seed_log,
+    symlink,
+    take,
+    tree,
+    write,
+)
+
+BLOB = hashlib.sha256(LARGE).hexdigest()
+
+DAMAGE: list[tuple[str, Change, str]] = [
+    ("a hole", drop(at(5)), r"entry 5 .* is missing"),
+    ("no MANIFEST", drop(at(4, "MANIFEST")), r"entry 4 .*MANIFEST\) is missing"),
+    ("a MANIFEST cut inside", cut(at(4, "MANIFEST"), 5), r"entry 4 .*MANIFEST\) does not decode"),
+    ("a MANIFEST cut to nothing", cut(at(4, "MANIFEST"), 0), r"entry 4 .*/1\) is linked by no"),
+    ("a payload gone", drop(at(4, "1")), r"entry 4 .*/1\) is missing"),
+    ("a payload gone in front", drop(at(5, "1")), r"entry 5 .*/1\) is missing"),
+    ("RAFT of nothing", cut(at(3, "RAFT"), 0), r"entry 3 .*RAFT\) has 0 bytes"),
+    ("RAFT cut", cut(at(3, "RAFT"), 3), r"entry 3 .*RAFT\)"),
+    ("another's RAFT", raft_of(3, raft_entry(4, 1)), r"entry 3 .*has index 4"),
+    (
+        "a falling term",
+        raft_of(8, raft_entry(8, 1)),
+        r"entry 8 .*has term 1, .*2; terms never fall",
+    ),
+    ("term 0", raft_of(3, raft_entry(3, 0)), r"entry 3 .*term 0"),
+    ("a link out", symlink(at(4, "1"), "/etc/passwd"), r"entry 4 .*symbolic link"),
+    ("an entry as link", symlink(at(5), "../other"), r"entry 5 .*symbolic link"),
+    ("a path out", replaced(9, [s_set(b"k", b"v"), s_mkdir(b"../up")], []), r"entry 9.*\.\."),
+    ("an absolute path", replaced(9, [s_link(b"/etc/f")], [b"x"]), r"entry 9.*absolute"),
+    ("a source out", replaced(9, [s_copy(b"a/../../b", b"c")], []), r"entry 9.*\.\."),
+    ("a payload by path", replaced(9, [s_link(b"f", b"../1")], [b"x"]), r"entry 9.*'\.\./1'"),
+    ("a key too long", replaced(9, [s_set(b"k" * 481, b"v")], []), r"entry 9.*481 bytes"),
+    ("nothing known", replaced(9, [seed.Operation()], []), r"entry 9.*unknown"),
+    ("a stranger's file", lambda log: write(log / "notes", b""), r"'notes'"),
+    ("a stranger inside", lambda log: write(at(4, "x.tmp")(log), b""), r"entry 4 .*'x.tmp'"),
+    ("a pipe", lambda log: os.mkfifo(at(4, "2")(log)), r"entry 4 .*pipe"),
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"), [row[1:] for row in DAMAGE], ids=[r[0] for r in DAMAGE]
+)
+def test_damage_is_refused_by_name_and_leaves_nothing(
+    tmp_path: Path, change: Change, says: str
+) -> None:
+    source = seed_log(tmp_path / "source")
+    change(source)
+    existing = tmp_path / "existing"
+    (existing / "lost+found").mkdir(parents=True)
+    for data in (tmp_path / "absent", existing):
+        for replicated in (False, True):
+            with pytest.raises(ImportRefused, match=says):
+                take(source, data, replicated=replicated)
+    assert not (tmp_path / "absent").exists()
+    assert tree(existing) == {"lost+found": (0o755, b"")}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (cut(at(5, "2"), 70_000), r"entry 5 .* changed"),
+        (raft_of(3, raft_entry(3, 1) + b"\x22\x00"), r"entry 3 .* changed"),
+        (replaced(9, [s_set(b"k", b"v")], []), r"entry 9 .* changed"),
+        (drop(at(6)), r"entry 6 .* cannot be read"),
+        (lambda log: put_entry(log, 10, []), r"log's directory .* changed"),
+    ],
+)
+def test_a_source_that_changes_is_refused_and_leaves_nothing(
+    tmp_path: Path, change: Change, says: str
+) -> None:
+    source = seed_log(tmp_path / "source")
+    existing = tmp_path / "existing"
+    existing.mkdir()
+
+    def progress(done: int, total: int) -> None:
+        if (done, total) == (9, 18):  # between the passes
+            change(source)
+
+    with pytest.raises(ImportRefused, match=says):
+        import_log(source, existing, cluster=CLUSTER, replicated=True, progress=progress)
+    assert tree(existing) == {}
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("calls", range(1, 46))
+def test_a_disk_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int, fresh: bool
+) -> None:
+    """Whichever fsync of a directory, or rename, fails; the very last one is behind the log's."""
+    source, data = seed_log(tmp_path / "source"), tmp_path / "data"
+    if not fresh:
+        open_volume(data).close()
+    before = set(tree(data))
+    left, renamed = calls, False
+
+    def fail(call: Callable[..., None], *arguments: Path) -> None:
+        nonlocal left, renamed
+        left -= 1
+        if left == 0:
+            raise OSError(28, "No space left on device")
+        call(*arguments)
+        renamed |= arguments == (data / "staging" / "import" / "log", data / "log")
+
+    failed = False
+    with monkeypatch.context() as patch:
+        for name in ("replace", "sync_directory"):
+            call = getattr(files.disk, name)
+            patch.setattr(files.disk, name, functools.partial(fail, call))
+        try:
+            take(source, data)
+        except StorageFailed:
+            failed = True
+    assert failed == (left <= 0)
+    if renamed:
+        assert contents(data)[0] == {b"k\xff": b"w"}
+    elif fresh:
+        assert not data.exists()
+    else:
+        # The old state may be gone, and a blob be there that nothing names: a start sees to both.
+        assert set(tree(data)) - before <= {f"blobs/{BLOB[:2]}", f"blobs/{BLOB[:2]}/{BLOB}"}
+        volume = open_volume(data)
+        assert (volume.log.identity.cluster_id, volume.blobs_collected) in {("", 0), ("", 1)}
+        volume.close()
+
+
+def test_damaged_states_beside_the_log_are_refused(tmp_path: Path) -> None:
+    source = seed_log(tmp_path / "source")
+    write(tmp_path / "bad", b"\xff\xff\xff")
+    write(tmp_path / "far", encode_hard_state(HardState(Term(1), MemberID(0), LSN(10))))
+    for options, says in (
+        ({"hard_state": tmp_path / "bad"}, "HardState"),
+        ({"hard_state": tmp_path / "far"}, "10 is committed"),
+        ({"hard_state": tmp_path / "none"}, "none"),
+        ({"conf_state": tmp_path / "bad"}, "ConfState"),
+        ({"base": tmp_path / "none"}, "base"),
+    ):
+        with pytest.raises(ImportRefused, match=says):
+            take(source, tmp_path / "data", **options)
+    assert not (tmp_path / "data").exists()
+
+
+def test_only_a_new_volume_is_written_to(tmp_path: Path) -> None:
+    source = seed_log(tmp_path / "source")
+    take(source, tmp_path / "data")
+    before = tree(tmp_path / "data")
+    with pytest.raises(ImportRefused, match="belongs to cluster"):
+        take(source, tmp_path / "data")
+    assert {k: v for k, v in tree(tmp_path / "data").items() if k in before} == before
+    other = tmp_path / "other"
+    other.mkdir()
+    write(other / "mine", b"")
+    with pytest.raises(ImportRefused, match="'mine'"):
+        take(source, other)
+    assert set(tree(other)) == {"mine"}
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    lock = VolumeLock(busy)
+    assert lock.try_acquire()
+    with pytest.raises(ImportRefused, match="another process"):
+        take(source, busy)
+    lock.release()
+
+
+def test_a_lost_log_is_not_taken_for_a_new_volume(tmp_path: Path) -> None:
+    source = seed_log(tmp_path / "source")
+    take(source, tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "log")
+    before = tree(tmp_path / "data")
+    with pytest.raises(ImportRefused, match="its log was lost"):
+        take(source, tmp_path / "data")
+    assert tree(tmp_path / "data") == before
