@@ -34,8 +34,9 @@ from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.log.tables import NAMES as LOG_TABLES
-from partition_replica.storage.state import TABLES as STATE_TABLES
-from partition_replica.storage.state import LmdbState, decode_result
+from partition_replica.storage.state import LmdbState
+from partition_replica.storage.state_tables import TABLES as STATE_TABLES
+from partition_replica.storage.state_tables import decode_result
 from partition_replica.storage.volume import Volume
 
 from tests.support.proposals import body, link, mkdir, opening, payload, proposal, set_key

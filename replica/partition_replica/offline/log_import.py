@@ -43,7 +43,8 @@ from partition_replica.storage.files import (
 )
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.log.tables import BOUNDARY, HARD_STATE
-from partition_replica.storage.state import TABLES, LmdbState, Tables, inspect_copy
+from partition_replica.storage.state import LmdbState, inspect_copy
+from partition_replica.storage.state_tables import TABLES, Tables
 
 BATCH_ENTRIES = 1024
 BATCH_BYTES = 8 * 1024**2

@@ -1,0 +1,229 @@
+"""The state's tables, and the state machine's view of them inside one write transaction."""
+
+from collections.abc import Iterator
+
+import lmdb
+from partition_proto.v1 import storage_pb2 as rows
+
+from partition_replica.core.model import Applied, Node, Position, ProposalResult, Session
+from partition_replica.errors import Damaged
+from partition_replica.ids import LSN, Digest, SessionID
+from partition_replica.storage import codec
+from partition_replica.storage.environment import Transaction, lmdb_failures
+
+APPLIED = b"applied"
+TABLES = (
+    "meta",
+    "value",
+    "tree",
+    "payload",
+    "content",
+    "session",
+    "result",
+    "member",
+    "unapplied",
+)
+
+
+class Tables:
+    """The tables of an open state environment."""
+
+    def __init__(self, environment: lmdb.Environment, *, create: bool) -> None:
+        with lmdb_failures("opening the state's tables"):
+            handles = {n: environment.open_db(n.encode(), create=create) for n in TABLES}
+        self.meta = handles["meta"]
+        self.value = handles["value"]
+        self.tree = handles["tree"]
+        self.payload = handles["payload"]
+        self.content = handles["content"]
+        self.session = handles["session"]
+        self.result = handles["result"]
+        self.member = handles["member"]
+        self.unapplied = handles["unapplied"]
+
+
+class LmdbView:
+    """`core.ports.StateView` over one write transaction. Sessions are written back at the end:
+    a batch touches the same few over and over."""
+
+    def __init__(self, txn: Transaction, tables: Tables, applied: rows.AppliedRow) -> None:
+        self._txn = txn
+        self._tables = tables
+        self._sessions: dict[SessionID, Session | None] = {}
+        self.time_ms = applied.time_ms
+        self.released: set[Digest] = set()
+
+    def get_value(self, key: bytes) -> bytes | None:
+        row = self._txn.get(key, db=self._tables.value)
+        return None if row is None else codec.unseal("value", key, row)
+
+    def put_value(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, codec.seal(key, value), db=self._tables.value)
+
+    def delete_value(self, key: bytes) -> None:
+        self._txn.delete(key, db=self._tables.value)
+
+    def get_node(self, path: bytes) -> Node | None:
+        row = self._txn.get(path, db=self._tables.tree)
+        return None if row is None else decode_node(path, row)
+
+    def put_node(self, path: bytes, node: Node) -> None:
+        message = rows.NodeRow(
+            directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
+        )
+        self._txn.put(path, codec.seal_message(path, message), db=self._tables.tree)
+
+    def delete_node(self, path: bytes) -> None:
+        self._txn.delete(path, db=self._tables.tree)
+
+    def has_children(self, path: bytes) -> bool:
+        cursor = self._txn.cursor(self._tables.tree)
+        prefix = path + b"/"
+        return cursor.set_range(prefix) and cursor.key().startswith(prefix)
+
+    def hold_payload(self, digest: Digest, size: int, data: bytes | None) -> None:
+        row = self._payload(digest)
+        if row is None:
+            row = rows.PayloadRow(size=size, inlined=data is not None)
+            if data is not None:
+                self._txn.put(digest, codec.seal(digest, data), db=self._tables.content)
+        row.references += 1
+        self._txn.put(digest, codec.seal_message(digest, row), db=self._tables.payload)
+
+    def release_payload(self, digest: Digest) -> None:
+        row = self._payload(digest)
+        if row is None:
+            raise Damaged(f"payload {digest.hex()} is named by the tree and has no row")
+        if row.references > 1:
+            row.references -= 1
+            self._txn.put(digest, codec.seal_message(digest, row), db=self._tables.payload)
+            return
+        self._txn.delete(digest, db=self._tables.payload)
+        if row.inlined:
+            self._txn.delete(digest, db=self._tables.content)
+        else:
+            self.released.add(digest)
+
+    def get_session(self, session: SessionID) -> Session | None:
+        if session not in self._sessions:
+            key = codec.u64(session)
+            row = self._txn.get(key, db=self._tables.session)
+            self._sessions[session] = None if row is None else decode_session(key, row)
+        return self._sessions[session]
+
+    def put_session(self, session: SessionID, row: Session) -> None:
+        self._sessions[session] = row
+
+    def delete_session(self, session: SessionID) -> None:
+        if self.get_session(session) is None:
+            return
+        self._sessions[session] = None
+        self._drop_results(codec.u64(session), None)
+
+    def list_sessions(self) -> list[tuple[SessionID, Session]]:
+        self._write_sessions()
+        cursor = self._txn.cursor(self._tables.session)
+        return [(SessionID(codec.from_u64(key)), decode_session(key, row)) for key, row in cursor]
+
+    def get_result(self, session: SessionID, sequence: int) -> ProposalResult | None:
+        key = codec.u64(session) + codec.u64(sequence)
+        row = self._txn.get(key, db=self._tables.result)
+        return None if row is None else decode_result(key, row)
+
+    def put_result(self, session: SessionID, sequence: int, result: ProposalResult) -> None:
+        key = codec.u64(session) + codec.u64(sequence)
+        message = rows.ResultRow(
+            lsn=result.lsn,
+            precondition_failed=result.precondition_failed,
+            outcomes=result.outcomes,
+        )
+        self._txn.put(key, codec.seal_message(key, message), db=self._tables.result)
+
+    def drop_results_below(self, session: SessionID, sequence: int) -> None:
+        prefix = codec.u64(session)
+        self._drop_results(prefix, prefix + codec.u64(sequence))
+
+    def _drop_results(self, prefix: bytes, end: bytes | None) -> None:
+        """A session's results with keys below `end`; all of them where it is None."""
+        cursor = self._txn.cursor(self._tables.result)
+        found = cursor.set_range(prefix)
+        while found and cursor.key().startswith(prefix) and (end is None or cursor.key() < end):
+            cursor.delete()
+            found = bool(cursor.key())
+
+    def put_member(self, member: int, address: str) -> None:
+        key = codec.u64(member)
+        row = codec.seal_message(key, rows.MemberRow(address=address))
+        self._txn.put(key, row, db=self._tables.member)
+
+    def delete_member(self, member: int) -> None:
+        self._txn.delete(codec.u64(member), db=self._tables.member)
+
+    def note_unapplied(self, applied: Applied) -> None:
+        """Remembers what of an entry had no effect: an export leaves it out."""
+        result = applied.result
+        whole = applied.kind in ("duplicate", "session_expired") or (
+            result is not None and result.precondition_failed
+        )
+        if not whole and (result is None or not result.outcomes):
+            return
+        key = codec.u64(applied.index)
+        row = rows.UnappliedRow(whole=whole, outcomes=b"" if whole else result.outcomes)  # type: ignore[union-attr]
+        self._txn.put(key, codec.seal_message(key, row), db=self._tables.unapplied)
+
+    def finish(self, position: Position) -> None:
+        """Writes what was kept back, and the applied LSN."""
+        self._write_sessions()
+        put_applied(self._txn, self._tables, position, self.time_ms)
+
+    def _payload(self, digest: Digest) -> rows.PayloadRow | None:
+        row = self._txn.get(digest, db=self._tables.payload)
+        if row is None:
+            return None
+        return codec.unseal_message("payload", digest, row, rows.PayloadRow)
+
+    def _write_sessions(self) -> None:
+        for session, row in self._sessions.items():
+            key = codec.u64(session)
+            if row is None:
+                self._txn.delete(key, db=self._tables.session)
+                continue
+            message = rows.SessionRow(
+                time_to_live_ms=row.time_to_live_ms,
+                last_active_ms=row.last_active_ms,
+                acknowledged_below=row.acknowledged_below,
+            )
+            self._txn.put(key, codec.seal_message(key, message), db=self._tables.session)
+        self._sessions.clear()
+
+
+def iterate_blobs(txn: Transaction, tables: Tables) -> Iterator[tuple[Digest, int]]:
+    for key, row in txn.cursor(tables.payload):
+        payload = codec.unseal_message("payload", key, row, rows.PayloadRow)
+        if not payload.inlined:
+            yield Digest(bytes(key)), payload.size
+
+
+def put_applied(txn: Transaction, tables: Tables, position: Position, time_ms: int) -> None:
+    message = rows.AppliedRow(
+        format_version=codec.FORMAT_VERSION,
+        index=position.index,
+        term=position.term,
+        time_ms=time_ms,
+    )
+    txn.put(APPLIED, codec.seal_message(APPLIED, message), db=tables.meta)
+
+
+def decode_node(path: bytes, row: bytes) -> Node:
+    node = codec.unseal_message("tree", path, row, rows.NodeRow)
+    return Node(node.directory, node.mode, node.size, Digest(node.digest))
+
+
+def decode_session(key: bytes, row: bytes) -> Session:
+    session = codec.unseal_message("session", key, row, rows.SessionRow)
+    return Session(session.time_to_live_ms, session.last_active_ms, session.acknowledged_below)
+
+
+def decode_result(key: bytes, row: bytes) -> ProposalResult:
+    result = codec.unseal_message("result", key, row, rows.ResultRow)
+    return ProposalResult(LSN(result.lsn), result.precondition_failed, result.outcomes)
