@@ -48,7 +48,9 @@ class Compactor:
         if not self._applier.paused and state.applied.index > log.positions.get(APPLIED, 0):
             durable = await self._applier.call(lambda: self._volume.state.sync())
             await self._loop.call_writer(lambda: self._acknowledge(durable.index))
-        target = log.compaction_target(self._limits.log_compaction_step_entries)
+        step = self._limits.log_compaction_step_entries
+        # On the writer: the log's lock is held while it commits, and nobody else may wait for that.
+        target = await self._loop.call_writer(lambda: log.compaction_target(step))
         if target is not None and not self._applier.paused:
             boundary = Position(target, log.term(target))
             self._loop.engine.compact(boundary)
