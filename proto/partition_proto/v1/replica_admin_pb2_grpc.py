@@ -69,6 +69,21 @@ class ReplicaAdminStub:
                 request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.FromString,
                 _registered_method=True)
+        self.StartSnapshotJob = channel.unary_unary(
+                '/logstore.v1.ReplicaAdmin/StartSnapshotJob',
+                request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.StartSnapshotJobRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.FromString,
+                _registered_method=True)
+        self.GetSnapshotJob = channel.unary_unary(
+                '/logstore.v1.ReplicaAdmin/GetSnapshotJob',
+                request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.GetSnapshotJobRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.FromString,
+                _registered_method=True)
+        self.CancelSnapshotJob = channel.unary_unary(
+                '/logstore.v1.ReplicaAdmin/CancelSnapshotJob',
+                request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.CancelSnapshotJobRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.FromString,
+                _registered_method=True)
 
 
 class ReplicaAdminServicer:
@@ -125,6 +140,30 @@ class ReplicaAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartSnapshotJob(self, request, context):
+        """Starts a snapshot job, or returns the one of this job_id: the same ID is the same job. Jobs run
+        one at a time, in order; over the queue's limit OVERLOADED. Any replica can run one, a follower
+        too. Jobs are kept in memory: after a restart an ID is unknown, and starting it again finds
+        what it left (a snapshot that is in its destination whole has succeeded).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSnapshotJob(self, request, context):
+        """NOT_FOUND for an ID that this process doesn't know.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSnapshotJob(self, request, context):
+        """Ends a job that waits or runs; leaves nothing half-done behind. One that has ended stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReplicaAdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +201,21 @@ def add_ReplicaAdminServicer_to_server(servicer, server):
                     servicer.EnableReplication,
                     request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.SerializeToString,
+            ),
+            'StartSnapshotJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartSnapshotJob,
+                    request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.StartSnapshotJobRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.SerializeToString,
+            ),
+            'GetSnapshotJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSnapshotJob,
+                    request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.GetSnapshotJobRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.SerializeToString,
+            ),
+            'CancelSnapshotJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSnapshotJob,
+                    request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.CancelSnapshotJobRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +407,87 @@ class ReplicaAdmin:
             '/logstore.v1.ReplicaAdmin/EnableReplication',
             partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.SerializeToString,
             partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartSnapshotJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.ReplicaAdmin/StartSnapshotJob',
+            partition__proto_dot_v1_dot_replica__admin__pb2.StartSnapshotJobRequest.SerializeToString,
+            partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSnapshotJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.ReplicaAdmin/GetSnapshotJob',
+            partition__proto_dot_v1_dot_replica__admin__pb2.GetSnapshotJobRequest.SerializeToString,
+            partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSnapshotJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.ReplicaAdmin/CancelSnapshotJob',
+            partition__proto_dot_v1_dot_replica__admin__pb2.CancelSnapshotJobRequest.SerializeToString,
+            partition__proto_dot_v1_dot_replica__admin__pb2.SnapshotJob.FromString,
             options,
             channel_credentials,
             insecure,
