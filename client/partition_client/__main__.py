@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from partition_proto.v1 import log_store_pb2 as api
+from partition_snapshots.process import leave
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,6 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from partition_client import snapshots
 from partition_client.channels import Tls
 from partition_client.client import AsyncClient, Source
 from partition_client.errors import ClientError, NotFound
@@ -94,11 +96,14 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("-f", "--follow", action="store_true")
     log.add_argument("-n", "--lines", type=int, default=0, help="the last N entries only")
     command("status", "every replica's state")
+    snapshots.add_commands(commands)
     return main
 
 
 async def run(options: argparse.Namespace) -> int:
     """Runs one command; returns the exit code."""
+    if options.command == "snapshot":
+        return await snapshots.run(options)
     if options.command == "digest-tree" and options.local:
         show(options, {"digest": digest_directory(options.local)}, "digest")
         return 0
@@ -366,6 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = EXIT_REFUSED
     except (KeyboardInterrupt, BrokenPipeError):
         code = 130
+    if options.command == "snapshot":
+        leave(code)
     sys.exit(code)
 
 

@@ -1,0 +1,203 @@
+"""`partitionctl snapshot ls|verify`: the stored snapshots of a directory or a bucket, without a
+cluster."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from partition_snapshots.destination import add_arguments, from_arguments, open_store
+from partition_snapshots.errors import (
+    InvalidDestination,
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotNotFound,
+    StoreBusy,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+    UnsupportedFormat,
+    WrongCluster,
+)
+from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.model import DamagedManifest, Manifest, Progress
+from partition_snapshots.read import LATEST, list_snapshots
+from partition_snapshots.store import Store
+from partition_snapshots.verify import verify
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+EXIT_DEFECT = 1
+EXIT_DAMAGED = 65
+EXIT_UNAVAILABLE = 69
+EXIT_FULL = 73
+EXIT_CONFIGURATION = 78
+
+EXIT_CODES: dict[type[SnapshotError], int] = {
+    SnapshotDamaged: EXIT_DAMAGED,
+    SnapshotNotFound: EXIT_DAMAGED,
+    UnsupportedFormat: EXIT_DAMAGED,
+    StoreUnavailable: EXIT_UNAVAILABLE,
+    StoreBusy: EXIT_UNAVAILABLE,
+    StoreFull: EXIT_FULL,
+    InvalidDestination: EXIT_CONFIGURATION,
+    StoreRefused: EXIT_CONFIGURATION,
+    WrongCluster: EXIT_CONFIGURATION,
+}
+"""Those of `partition-replica snapshot`."""
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `snapshot` with its own commands."""
+    text = "stored snapshots, of a directory or a bucket; needs no cluster"
+    snapshot = commands.add_parser("snapshot", help=text, description=text)
+    actions = snapshot.add_subparsers(dest="action", required=True)
+    for name, about in (
+        ("ls", "list them; what is damaged comes first"),
+        ("verify", "read everything that a snapshot names, and compare"),
+    ):
+        action = actions.add_parser(name, help=about, description=about)
+        add_arguments(action)
+        action.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="one value a line"
+        )
+        if name == "verify":
+            action.add_argument("snapshot", nargs="?", default=LATEST, help=f"an ID, or {LATEST}")
+
+
+async def run(options: argparse.Namespace) -> int:
+    """Runs one of the commands; returns the exit code: 0, 65 damaged, missing or of another
+    version, 69 unavailable, 73 full, 78 a wrong destination or credentials, 1 anything else."""
+    limits = SnapshotLimits(retry_timeout_s=options.deadline)
+    try:
+        store = open_store(from_arguments(options, os.environ), limits)
+        try:
+            act = _ls if options.action == "ls" else _verify
+            return await act(store, options, limits)
+        finally:
+            await store.close()
+    except SnapshotError as error:
+        if options.json:
+            values = {"state": "failed", "reason": error.reason, "message": str(error)}
+            _say(json.dumps(values | {"retriable": error.retriable}))
+        sys.stderr.write(f"partitionctl: {error}\n")
+        return EXIT_CODES.get(type(error), EXIT_DEFECT)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+async def _ls(store: Store, options: argparse.Namespace, limits: SnapshotLimits) -> int:
+    found = await list_snapshots(store, limits)
+    if options.json:
+        for one in found:
+            _say(json.dumps(row(one)))
+    elif found:
+        Console(markup=False, width=None if sys.stdout.isatty() else 160).print(_table(found))
+    else:
+        _say(f"no snapshots in {store.description}")
+    damaged = any(isinstance(one, DamagedManifest) for one in found)
+    return EXIT_DAMAGED if damaged else 0
+
+
+def row(found: Manifest | DamagedManifest) -> dict[str, Any]:
+    """A snapshot as JSON."""
+    if isinstance(found, DamagedManifest):
+        values = {"snapshotID": found.snapshot_id, "state": "Damaged"}
+        return values | {"reason": found.reason, "message": found.message}
+    return {
+        "snapshotID": found.snapshot_id,
+        "state": "Stored",
+        "partition": found.partition,
+        "clusterID": found.cluster_id,
+        "lsn": found.lsn,
+        "term": found.term,
+        "createdAt": found.created_at,
+        "timeMs": found.time_ms,
+        "keys": found.keys,
+        "files": found.files,
+        "sizeBytes": found.size_bytes,
+        "incremental": found.incremental,
+        "digest": found.digest,
+    }
+
+
+def _table(found: list[Manifest | DamagedManifest]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("ID", "LSN", "TERM", "TIME", "KEYS", "FILES", "SIZE", "KIND", "STATE"):
+        right = name in ("LSN", "TERM", "KEYS", "FILES", "SIZE")
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for one in found:
+        if isinstance(one, DamagedManifest):
+            table.add_row(one.snapshot_id, *[""] * 7, f"Damaged: {one.message}", style="red")
+            continue
+        table.add_row(
+            one.snapshot_id,
+            str(one.lsn),
+            str(one.term),
+            _time(one.time_ms),
+            str(one.keys),
+            str(one.files),
+            _size(one.size_bytes),
+            "INCREMENTAL" if one.incremental else "FULL",
+            "Stored",
+        )
+    return table
+
+
+def _time(time_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ms} ms"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+async def _verify(store: Store, options: argparse.Namespace, limits: SnapshotLimits) -> int:
+    with _bar(options) as advance:
+        manifest = await verify(store, options.snapshot, limits, advance)
+    if options.json:
+        _say(json.dumps(row(manifest) | {"state": "Verified"}))
+    else:
+        _say(
+            f"{manifest.snapshot_id}: whole; LSN {manifest.lsn}, {manifest.keys} keys, "
+            f"{manifest.files} files, {_size(manifest.size_bytes)} read, digest {manifest.digest}"
+        )
+    return 0
+
+
+class _bar:  # noqa: N801  # used as a with-statement's word
+    """A progress bar on standard error, where that is a terminal and no JSON is wanted."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._bar = Bar(
+            TextColumn("verify"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=options.json or not sys.stderr.isatty(),
+        )
+        self._task = self._bar.add_task("verify", total=None)
+
+    def __enter__(self) -> Callable[[Progress], None]:
+        self._bar.start()
+        return lambda found: self._bar.update(
+            self._task, completed=found.done_bytes, total=found.total_bytes
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

@@ -1,0 +1,70 @@
+"""Blobs that were read from a store: checked, and written to files."""
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from partition_snapshots.directory_store import sync_directory
+from partition_snapshots.errors import SnapshotDamaged, StoreFull
+
+
+@contextmanager
+def full_disk(target: Path) -> Iterator[None]:
+    """Turns a full disk into StoreFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreFull(f"{target}: no room is left on its file system") from error
+        raise
+
+
+def check_digest(digest: bytes, actual: bytes) -> None:
+    """Raises SnapshotDamaged."""
+    if actual != digest:
+        raise SnapshotDamaged(f"blob {digest.hex()} is changed: its SHA-256 is {actual.hex()}")
+
+
+def check_blob(digest: bytes, size: int, data: bytes) -> None:
+    """Raises SnapshotDamaged."""
+    if len(data) != size:
+        raise SnapshotDamaged(f"blob {digest.hex()} has {len(data)} bytes instead of {size}")
+    check_digest(digest, hashlib.sha256(data).digest())
+
+
+@contextmanager
+def keeping(target: Path, *, sync: bool) -> Iterator[int]:
+    """A descriptor to write `target` with; it gets its name when the body succeeds, durably with
+    `sync`, and nothing is left when it fails. The body syncs the content. Raises StoreFull,
+    OSError."""
+    partial = target.with_name(target.name + ".partial")
+    with full_disk(target):
+        try:
+            with partial.open("wb", buffering=0) as file:
+                yield file.fileno()
+            os.rename(partial, target)
+            if sync:
+                sync_directory(target.parent)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                partial.unlink()
+            raise
+
+
+def keep_blob(digest: bytes, size: int, data: bytes, target: Path, *, sync: bool) -> None:
+    """Checks a blob that is in memory and writes it. Raises SnapshotDamaged, StoreFull, OSError."""
+    check_blob(digest, size, data)
+    with keeping(target, sync=sync) as descriptor:
+        write_all(descriptor, data)
+        if sync:
+            os.fsync(descriptor)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Writes all of it. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,96 @@
+"""What can go wrong with stored snapshots, by what the caller does next.
+
+SnapshotError
+├── StoreUnavailable    the same call may succeed later (retriable)
+├── StoreBusy           another process collects or publishes: later (retriable)
+├── StoreRefused        credentials, bucket or permission: change something
+├── StoreFull           no room, or over a quota
+├── InvalidDestination  the description of the store is wrong
+├── SnapshotNotFound    no such snapshot, or no such object
+├── SnapshotExists      another snapshot has this ID already
+├── SnapshotDamaged     bytes that are not what was written; says which
+├── UnsupportedFormat   written by another version
+├── WrongCluster        the store belongs to another cluster
+└── SourceDamaged       what is to be published is not what it says it is
+
+Messages never hold a secret: they name bucket, endpoint and object, and the store's own code.
+"""
+
+from typing import ClassVar
+
+
+class SnapshotError(Exception):
+    """`reason` is a CamelCase word for conditions and reports; `retriable` tells whether the same
+    call may succeed later without anybody changing anything."""
+
+    reason: ClassVar[str] = "SnapshotError"
+    retriable: ClassVar[bool] = False
+
+
+class StoreUnavailable(SnapshotError):
+    """The store did not answer, or failed, for longer than the limits of retries allow."""
+
+    reason = "StoreUnavailable"
+    retriable = True
+
+
+class StoreBusy(SnapshotError):
+    """Another process's marker stands in the store, or ours was taken over."""
+
+    reason = "StoreBusy"
+    retriable = True
+
+
+class StoreRefused(SnapshotError):
+    """The store answered, and refused: bucket, key, signature or permission."""
+
+    reason = "StoreRefused"
+
+
+class StoreFull(SnapshotError):
+    """No room is left, or a quota is reached. Nothing half-written was left."""
+
+    reason = "StoreFull"
+
+
+class InvalidDestination(SnapshotError):
+    """A flag, an environment variable or a name of the destination is wrong."""
+
+    reason = "InvalidDestination"
+
+
+class SnapshotNotFound(SnapshotError):
+    """There is no snapshot, or no object, of this name."""
+
+    reason = "SnapshotNotFound"
+
+
+class SnapshotExists(SnapshotError):
+    """The ID is taken by a snapshot with another uid."""
+
+    reason = "SnapshotExists"
+
+
+class SnapshotDamaged(SnapshotError):
+    """Something in the store is missing, cut off or changed. Says what."""
+
+    reason = "SnapshotDamaged"
+
+
+class UnsupportedFormat(SnapshotError):
+    """Written in a format that this version does not know."""
+
+    reason = "UnsupportedFormat"
+
+
+class WrongCluster(SnapshotError):
+    """The store holds snapshots of another cluster."""
+
+    reason = "WrongCluster"
+
+
+class SourceDamaged(SnapshotError):
+    """A row or file that is to be published is not what it should be: the replica's volume is
+    damaged, not the store."""
+
+    reason = "SourceDamaged"

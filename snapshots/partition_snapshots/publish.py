@@ -1,0 +1,350 @@
+"""Publishing a snapshot: objects first, its manifest last.
+
+Until the manifest is written the snapshot does not exist; whatever was sent for one that never came
+to exist is removed by a collection. A publish that broke off is begun again with the same ID and
+uid: what is there already is not sent again, and a snapshot that exists is left as it is.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from partition_snapshots import failpoints
+from partition_snapshots.base import Base, LocalBase, find_base
+from partition_snapshots.errors import (
+    InvalidDestination,
+    SnapshotExists,
+    SnapshotNotFound,
+    StoreBusy,
+    StoreUnavailable,
+    WrongCluster,
+)
+from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.manifests import encode_format, encode_manifest
+from partition_snapshots.markers import (
+    Marker,
+    forget_earlier,
+    held,
+    upload_marker,
+    wait_for_collection,
+)
+from partition_snapshots.model import (
+    Manifest,
+    ObjectName,
+    Progress,
+    Published,
+    Row,
+    SnapshotSource,
+)
+from partition_snapshots.parallel import for_each
+from partition_snapshots.read import LATEST, load, manifest_name, source_of, store_cluster
+from partition_snapshots.segments import encode_blob_lists
+from partition_snapshots.state_writer import Sent, State, StateWriter
+from partition_snapshots.store import FORMAT_OBJECT, UPLOADS, Store, object_name
+from partition_snapshots.wanted import BlobLists, Needed, missing
+
+REPORT_S = 0.2
+"""Progress is reported at most so often, in seconds, beside each phase's end."""
+
+
+async def publish(
+    store: Store,
+    source: SnapshotSource,
+    rows: Callable[[], Iterator[Row]],
+    blobs: Iterable[tuple[bytes, int]],
+    blob_path: Callable[[bytes], Path],
+    *,
+    base_directory: Path | None = None,
+    full: bool = False,
+    owner: str = "",
+    limits: SnapshotLimits | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Published:
+    """Writes a snapshot into a store; when it returns, the snapshot is durable there.
+
+    `rows` gives the state's rows from the start, in order, each time it is called (once, or twice
+    where a delta became too large); it runs on a thread. `blobs` gives (digest, size) sorted by
+    digest, `blob_path` the file of one. `base_directory` keeps the state's segments for the next
+    incremental snapshot; without it they are read from the store. `full` relies on nothing that is
+    in the store: a full run, and every object is sent again. `owner` names who does this, and does
+    one thing at a time with the store: what an earlier process of it left is taken over at once;
+    without it, after marker_stale_s.
+
+    Raises SnapshotExists, WrongCluster, SourceDamaged, StoreBusy, StoreUnavailable, StoreRefused,
+    StoreFull, and what `rows` raises. After each of them the same call may be made again.
+    """
+    limits = limits or SnapshotLimits()
+    if source.snapshot_id == LATEST:
+        raise InvalidDestination(f"{LATEST!r} names the newest snapshot: choose another ID")
+    await _claim(store, source.cluster_id)
+    await forget_earlier(store, owner)
+    existing = await _existing(store, source, limits)
+    if existing is not None:
+        await _remove_markers(store, source.snapshot_id)
+        return Published(existing, 0, 0, existed=True)
+    marker = upload_marker(store, source.snapshot_id, owner, limits)
+    async with held(marker):
+        failpoints.reach("snapshot.upload.begun")
+        report = _Report(progress)
+        await wait_for_collection(store, marker, limits, lambda: report.now("waiting", 0, 0))
+        local = None if base_directory is None else LocalBase(base_directory)
+        publication = _Publication(store, source, limits, marker, report, local, full)
+        return await publication.run(rows, blobs, blob_path)
+
+
+async def _claim(store: Store, cluster_id: str) -> None:
+    """Makes the store this cluster's. Raises WrongCluster."""
+    found = await store_cluster(store)
+    if found is None:
+        await store.put_bytes(FORMAT_OBJECT, encode_format(cluster_id), create=True)
+        found = await store_cluster(store)
+    if found != cluster_id:
+        raise WrongCluster(
+            f"{store.description} holds snapshots of cluster {found}, not of {cluster_id}: give "
+            "each cluster a store of its own"
+        )
+
+
+async def _existing(
+    store: Store, source: SnapshotSource, limits: SnapshotLimits
+) -> Manifest | None:
+    try:
+        found = await load(store, source.snapshot_id, limits)
+    except SnapshotNotFound:
+        return None
+    if found.uid != source.uid:
+        raise SnapshotExists(
+            f"{store.description} holds another snapshot {source.snapshot_id} (uid {found.uid}): "
+            "choose another ID, or delete that one"
+        )
+    return found
+
+
+async def _remove_markers(store: Store, snapshot_id: str) -> None:
+    """Takes back ours and those of earlier tries: the snapshot exists."""
+    begin = f"{UPLOADS}{snapshot_id}."
+    names = [found.name async for found in store.list(UPLOADS) if found.name.startswith(begin)]
+    await store.delete(names)
+    failpoints.reach("snapshot.marker.removed")
+
+
+class _Report:
+    """Progress, not too often."""
+
+    def __init__(self, progress: Callable[[Progress], None]) -> None:
+        self._progress = progress
+        self._last = 0.0
+
+    def now(self, phase: str, done: int, total: int) -> None:
+        self._last = time.monotonic()
+        self._progress(Progress(phase, done, total))
+
+    def seldom(self, phase: str, done: int, total: int) -> None:
+        if time.monotonic() - self._last >= REPORT_S:
+            self.now(phase, done, total)
+
+
+class _Publication:
+    """One publish under its marker."""
+
+    def __init__(
+        self,
+        store: Store,
+        source: SnapshotSource,
+        limits: SnapshotLimits,
+        marker: Marker,
+        report: _Report,
+        local: LocalBase | None,
+        full: bool,
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._limits = limits
+        self._marker = marker
+        self._report = report
+        self._local = local
+        self._full = full
+        self._sent = Sent()
+
+    async def run(
+        self,
+        rows: Callable[[], Iterator[Row]],
+        blobs: Iterable[tuple[bytes, int]],
+        blob_path: Callable[[bytes], Path],
+    ) -> Published:
+        lists = _blob_lists(blobs, self._limits)
+        writer = StateWriter(
+            self._store,
+            rows,
+            self._limits,
+            self._local,
+            self._sent,
+            lambda done: self._report.seldom("state", done, 0),
+            rewrite=self._full,
+        )
+        self._report.now("state", 0, 0)
+        state = await writer.write(await self._base())
+        await self._send_blobs(lists, blob_path)
+        for name, data in lists.lists:
+            await writer.put_object(name, data)
+        await self._store.flush()
+        self._report.now("checking", 0, 0)
+        await self._recheck(state, lists, blob_path)
+        manifest = _manifest(self._source, state, lists)
+        self._report.now("manifest", 0, 0)
+        existing = await self._write_manifest(manifest, state, lists)
+        await _remove_markers(self._store, self._source.snapshot_id)
+        if existing is not None:
+            return Published(existing, self._sent.transferred_bytes, 0, existed=True)
+        if self._local is not None:
+            self._local.commit(manifest)
+            failpoints.reach("snapshot.base.saved")
+        return Published(
+            manifest, self._sent.transferred_bytes, self._sent.objects_written, existed=False
+        )
+
+    async def _base(self) -> Base | None:
+        if self._full:
+            return None
+        source = source_of(self._store, asyncio.get_running_loop())
+        return await find_base(
+            self._store, self._source.cluster_id, self._local, source, self._limits
+        )
+
+    async def _send_blobs(self, lists: BlobLists, blob_path: Callable[[bytes], Path]) -> None:
+        """Sends what is missing, and counts what is there."""
+        done = 0
+
+        def count(size: int) -> None:
+            nonlocal done
+            done += size
+            self._report.seldom("blobs", done, lists.total)
+
+        async def needed() -> AsyncGenerator[Needed, None]:
+            found = missing(self._store, lists.blobs(), self._limits.streams_max)
+            async with aclosing(found) as objects:
+                async for need, lacks in objects:
+                    if lacks or self._full:
+                        yield need
+                    else:
+                        count(need[1])
+
+        async def send(need: Needed) -> None:
+            await self._send_blob(need, blob_path)
+            count(need[1])
+
+        self._report.now("blobs", 0, lists.total)
+        async with aclosing(needed()) as objects:
+            await for_each(objects, send, self._limits.streams_max)
+        self._report.now("blobs", done, lists.total)
+
+    async def _send_blob(self, need: Needed, blob_path: Callable[[bytes], Path]) -> None:
+        digest, size = need
+        failpoints.reach("snapshot.object.before")
+        path = blob_path(bytes.fromhex(digest))
+        sent = await self._store.put_file(object_name(digest), path, size)
+        failpoints.reach("snapshot.object.after")
+        self._sent.transferred_bytes += sent
+        self._sent.objects_written += 1
+
+    async def _lacking(self, state: State, lists: BlobLists) -> list[Needed]:
+        """Everything that the manifest would name and the store doesn't hold."""
+        others = {(s.digest, s.size) for run in state.runs for s in run.segments}
+        others |= {(name.digest, name.size) for name, _ in lists.lists}
+        lacking = []
+        for needs in (lists.blobs(), sorted(others)):
+            found = missing(self._store, needs, self._limits.streams_max)
+            async with aclosing(found) as objects:
+                lacking += [need async for need, lacks in objects if lacks]
+        return lacking
+
+    async def _recheck(
+        self, state: State, lists: BlobLists, blob_path: Callable[[bytes], Path]
+    ) -> None:
+        """Returns when everything is there. Raises StoreUnavailable where things vanish."""
+        lacking: list[Needed] = []
+        for _ in range(self._limits.recheck_rounds):
+            lacking = await self._lacking(state, lists)
+            if not lacking:
+                return
+            blobs = set(lists.blobs())
+            if not blobs.issuperset(lacking):
+                break
+            for need in lacking:
+                await self._send_blob(need, blob_path)
+            await self._store.flush()
+        raise StoreUnavailable(
+            f"{self._store.description}: {len(lacking)} objects vanished after they were sent, "
+            f"{lacking[0][0]} first: see who else deletes there, and publish again"
+        )
+
+    async def _write_manifest(
+        self, manifest: Manifest, state: State, lists: BlobLists
+    ) -> Manifest | None:
+        """The snapshot exists when this returns; another try's manifest, where that came first."""
+        name = manifest_name(manifest.snapshot_id)
+        await self._marker.check()
+        failpoints.reach("snapshot.manifest.before")
+        created = await self._store.put_bytes(name, encode_manifest(manifest), create=True)
+        failpoints.reach("snapshot.manifest.after")
+        if not created:
+            existing = await _existing(self._store, self._source, self._limits)
+            if existing is None:
+                raise StoreBusy(
+                    f"snapshot {manifest.snapshot_id} was deleted while it was published"
+                )
+            if existing != manifest:
+                return existing
+        try:
+            await self._marker.check()
+        except (StoreBusy, StoreUnavailable):
+            # This process stood still between its last look and the manifest, for longer than
+            # markers count: a collection may have come in between.
+            if await self._lacking(state, lists):
+                await self._store.delete([name])
+                raise
+        return None
+
+
+def _blob_lists(blobs: Iterable[tuple[bytes, int]], limits: SnapshotLimits) -> BlobLists:
+    count = total = 0
+
+    def counted() -> Iterator[tuple[bytes, int]]:
+        nonlocal count, total
+        for digest, size in blobs:
+            count += 1
+            total += size
+            yield digest, size
+
+    lists = tuple(
+        (ObjectName(hashlib.sha256(data).hexdigest(), len(data), entries), data)
+        for data, entries in encode_blob_lists(counted(), limits.segment_bytes)
+    )
+    return BlobLists(lists, count, total)
+
+
+def _manifest(source: SnapshotSource, state: State, lists: BlobLists) -> Manifest:
+    return Manifest(
+        snapshot_id=source.snapshot_id,
+        uid=source.uid,
+        partition=source.partition,
+        cluster_id=source.cluster_id,
+        lsn=source.lsn,
+        term=source.term,
+        time_ms=source.time_ms,
+        configuration=source.configuration,
+        keys=source.keys,
+        files=source.files,
+        writer=source.writer,
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        blob_count=lists.count,
+        blob_bytes=lists.total,
+        blob_lists=tuple(name for name, _ in lists.lists),
+        runs=state.runs,
+        digest=state.digest,
+        size_bytes=state.size + lists.size + lists.total,
+    )

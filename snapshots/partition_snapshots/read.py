@@ -1,0 +1,372 @@
+"""Listing and reading snapshots. Nothing that is read is trusted before its digest is right."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import aclosing
+from functools import reduce
+from pathlib import Path
+
+from partition_snapshots.blob_files import (
+    check_blob,
+    check_digest,
+    full_disk,
+    keep_blob,
+    keeping,
+    write_all,
+)
+from partition_snapshots.digest import RowDigest
+from partition_snapshots.directory_store import sync_file_system
+from partition_snapshots.errors import (
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotNotFound,
+    WrongCluster,
+)
+from partition_snapshots.limits import SEGMENT_BYTES_MAX, SnapshotLimits
+from partition_snapshots.manifests import decode_format, decode_manifest
+from partition_snapshots.merge import combine, overlay
+from partition_snapshots.model import (
+    DamagedManifest,
+    Manifest,
+    ObjectName,
+    Row,
+    Run,
+    check_snapshot_id,
+)
+from partition_snapshots.parallel import ByteBudget, ahead, for_each, on_thread
+from partition_snapshots.segments import Change, decode_blob_list, decode_segment
+from partition_snapshots.store import FORMAT_OBJECT, SNAPSHOTS, Store, object_name
+
+LATEST = "latest"
+
+GROUP_BYTES = 4 << 20
+"""Blobs up to this size are read whole, several together."""
+
+GROUP_BLOBS = 32
+
+Blob = tuple[bytes, int]
+"""Digest, size in bytes."""
+
+SegmentSource = Callable[[ObjectName], bytes]
+"""A segment's bytes, on a thread. Raises SnapshotNotFound."""
+
+
+def manifest_name(snapshot_id: str) -> str:
+    """Where a snapshot's manifest lies. Raises InvalidDestination for what is no ID."""
+    return f"{SNAPSHOTS}{check_snapshot_id(snapshot_id)}.json"
+
+
+async def store_cluster(store: Store) -> str | None:
+    """The cluster that a store belongs to; None for an empty one. Raises UnsupportedFormat,
+    SnapshotDamaged."""
+    try:
+        return decode_format(await store.get(FORMAT_OBJECT, 4096))
+    except SnapshotNotFound:
+        return None
+
+
+async def list_snapshots(
+    store: Store, limits: SnapshotLimits | None = None
+) -> list[Manifest | DamagedManifest]:
+    """All snapshots of a store: damaged ones first, then by LSN and ID. One that is deleted
+    meanwhile is left out. Raises UnsupportedFormat, SnapshotDamaged for the store itself."""
+    limits = limits or SnapshotLimits()
+    cluster = await store_cluster(store)
+    ids: list[str] = []
+    async for found in store.list(SNAPSHOTS):
+        if len(ids) == limits.snapshots_max:
+            raise SnapshotDamaged(
+                f"{store.description} holds more than {limits.snapshots_max} snapshots: more than "
+                "this program lists"
+            )
+        ids.append(found.name[len(SNAPSHOTS) : -len(".json")])
+
+    async def one(snapshot_id: str) -> Manifest | DamagedManifest | None:
+        try:
+            return await _load(store, snapshot_id, cluster, limits)
+        except SnapshotNotFound:
+            return None
+        except SnapshotError as error:
+            if error.retriable:
+                raise
+            return DamagedManifest(snapshot_id, error.reason, str(error))
+
+    damaged: list[Manifest | DamagedManifest] = []
+    whole: list[Manifest] = []
+    async with aclosing(ahead(sorted(ids), one, limits.streams_max)) as answers:
+        async for _, answer in answers:
+            if isinstance(answer, Manifest):
+                whole.append(answer)
+            elif answer is not None:
+                damaged.append(answer)
+    return damaged + sorted(whole, key=lambda found: (found.lsn, found.snapshot_id))
+
+
+async def load(store: Store, snapshot_id: str, limits: SnapshotLimits | None = None) -> Manifest:
+    """One snapshot's manifest; "latest" is the one with the highest LSN. Raises SnapshotNotFound,
+    SnapshotDamaged, UnsupportedFormat, WrongCluster (its cluster is not the store's)."""
+    limits = limits or SnapshotLimits()
+    if snapshot_id != LATEST:
+        return await _load(store, snapshot_id, await store_cluster(store), limits)
+    found = await list_snapshots(store, limits)
+    if not found:
+        raise SnapshotNotFound(f"{store.description} holds no snapshot")
+    newest = found[-1]
+    if isinstance(newest, DamagedManifest):
+        raise SnapshotDamaged(f"every manifest there is damaged: {newest.message}")
+    return newest
+
+
+async def _load(
+    store: Store, snapshot_id: str, cluster: str | None, limits: SnapshotLimits
+) -> Manifest:
+    data = await store.get(manifest_name(snapshot_id), limits.manifest_bytes_max)
+    manifest = decode_manifest(data, snapshot_id)
+    if cluster is None:
+        raise SnapshotDamaged(f"{store.description}: {FORMAT_OBJECT} is missing")
+    if manifest.cluster_id != cluster:
+        raise WrongCluster(
+            f"snapshot {snapshot_id} is of cluster {manifest.cluster_id}, its store of {cluster}"
+        )
+    return manifest
+
+
+def check_object(data: bytes, name: ObjectName, what: str) -> bytes:
+    """The data itself. Raises SnapshotDamaged where it is not what the manifest names."""
+    if len(data) != name.size:
+        raise SnapshotDamaged(f"{what} {name.digest} has {len(data)} bytes instead of {name.size}")
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != name.digest:
+        raise SnapshotDamaged(f"{what} {name.digest} is changed: its SHA-256 is {actual}")
+    return data
+
+
+def run_batches(run: Run, source: SegmentSource, *, full: bool) -> Iterator[list[Change]]:
+    """A run's rows, in batches; one segment is in memory. Raises SnapshotDamaged."""
+    last: tuple[int, bytes] = (0, b"")
+    for segment in run.segments:
+        data = check_object(source(segment), segment, "segment")
+        try:
+            rows = decode_segment(data, full=full)
+            rows.last = last
+            yield from rows
+        except SnapshotDamaged as error:
+            raise SnapshotDamaged(f"segment {segment.digest}: {error}") from error
+        if rows.rows != segment.rows:
+            raise SnapshotDamaged(
+                f"segment {segment.digest} has {rows.rows} rows instead of {segment.rows}"
+            )
+        last = rows.last
+
+
+def merged_batches(runs: tuple[Run, ...], source: SegmentSource) -> Iterator[list[Row]]:
+    """The rows of a state, its runs merged; one segment a run is in memory."""
+    if not runs:
+        return iter(())
+
+    def changes(run: Run) -> Iterator[Change]:
+        for batch in run_batches(run, source, full=False):
+            yield from batch
+
+    # A full run holds no tombstones, so its changes are rows.
+    full: Iterator[list[Row]] = run_batches(runs[0], source, full=True)  # type: ignore[assignment]
+    if len(runs) == 1:
+        return full
+    deltas: Iterator[Change] = reduce(
+        lambda newer, older: combine(changes(older), newer),
+        reversed(runs[1:-1]),
+        changes(runs[-1]),
+    )
+    return overlay(full, deltas)
+
+
+def source_of(store: Store, loop: asyncio.AbstractEventLoop) -> SegmentSource:
+    """Segments of a store, for a thread that is not the loop's."""
+
+    def source(segment: ObjectName) -> bytes:
+        asked = store.get(object_name(segment.digest), SEGMENT_BYTES_MAX)
+        return asyncio.run_coroutine_threadsafe(asked, loop).result()
+
+    return source
+
+
+class SnapshotReader:
+    """Reads what a manifest names; everything is checked against its digest. Raises
+    SnapshotDamaged; what is missing is damage, too."""
+
+    def __init__(
+        self, store: Store, manifest: Manifest, limits: SnapshotLimits | None = None
+    ) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._limits = limits or SnapshotLimits()
+        self._budget = ByteBudget(self._limits.inflight_bytes_max)
+
+    async def rows(self) -> AsyncGenerator[list[Row], None]:
+        """The merged rows in order, in batches of some hundred. Segments are checked before their
+        rows are given; that the merged rows are those that were published shows at the end."""
+        digest = RowDigest()
+        source = source_of(self._store, asyncio.get_running_loop())
+
+        def batches() -> Iterator[list[Row]]:
+            for batch in merged_batches(self._manifest.runs, source):
+                digest.update(batch)
+                yield batch
+
+        try:
+            async with aclosing(on_thread(batches)) as found:
+                async for batch in found:
+                    yield batch
+        except SnapshotNotFound as error:
+            raise SnapshotDamaged(str(error)) from error
+        if digest.hexdigest() != self._manifest.digest:
+            raise SnapshotDamaged(
+                f"snapshot {self._manifest.snapshot_id}: its rows have SHA-256 "
+                f"{digest.hexdigest()} instead of {self._manifest.digest}"
+            )
+
+    async def blobs(self) -> AsyncGenerator[tuple[bytes, int], None]:
+        """(digest, size) of the blobs, sorted by digest."""
+        last, count, total = b"", 0, 0
+        for name in self._manifest.blob_lists:
+            for digest, size in await self.blob_list(name):
+                if digest <= last:
+                    raise SnapshotDamaged(f"blob list {name.digest} does not follow the one before")
+                last = digest
+                count += 1
+                total += size
+                yield digest, size
+        if (count, total) != (self._manifest.blob_count, self._manifest.blob_bytes):
+            raise SnapshotDamaged(
+                f"snapshot {self._manifest.snapshot_id}: its blob lists name {count} blobs of "
+                f"{total} bytes instead of {self._manifest.blob_count} of "
+                f"{self._manifest.blob_bytes}"
+            )
+
+    async def blob_list(self, name: ObjectName) -> list[tuple[bytes, int]]:
+        """One blob list's entries. Raises SnapshotDamaged."""
+        try:
+            data = await self._store.get(object_name(name.digest), SEGMENT_BYTES_MAX)
+        except SnapshotNotFound as error:
+            raise SnapshotDamaged(f"a blob list is missing: {error}") from error
+        found = decode_blob_list(check_object(data, name, "blob list"))
+        if len(found) != name.rows:
+            raise SnapshotDamaged(
+                f"blob list {name.digest} has {len(found)} entries instead of {name.rows}"
+            )
+        return found
+
+    async def fetch_blob(self, digest: bytes, size: int, target: Path) -> None:
+        """Writes one blob to `target`, which must not exist; its directory must. Its content is
+        verified, and it is durable with its name, when this returns; until then it is
+        `<target>.partial`. Raises SnapshotDamaged; StoreFull where the target's disk has no room;
+        OSError."""
+        await self._fetch([(digest, size)], lambda _: target, sync=True)
+
+    async def fetch_blobs(
+        self, target: Callable[[bytes], Path], progress: Callable[[int], None] = lambda _: None
+    ) -> tuple[int, int]:
+        """Fetches all blobs to where `target` says, all on one file system, `streams_max` at a
+        time; `progress` is given bytes as they are done. They are verified and durable when this
+        returns: synced together, which is much faster than one by one. Returns (count, bytes).
+        Raises as `fetch_blob`."""
+        places: list[Path] = []
+
+        async def some(group: list[Blob]) -> None:
+            await self._fetch(group, target, sync=False)
+            places[:] = [target(group[0][0])]
+            progress(sum(size for _, size in group))
+
+        async with aclosing(self.blob_groups()) as groups:
+            await for_each(groups, some, self._limits.streams_max)
+        for place in places:
+            with full_disk(place):
+                await asyncio.to_thread(sync_file_system, place.parent)
+        return self._manifest.blob_count, self._manifest.blob_bytes
+
+    async def blob_groups(self) -> AsyncGenerator[list[Blob], None]:
+        """The blobs in groups that are read together: a change of threads costs more than reading a
+        small blob. A group of several fits into GROUP_BYTES; no other is read at once."""
+        group: list[Blob] = []
+        total = 0
+        async with aclosing(self.blobs()) as blobs:
+            async for blob in blobs:
+                total += blob[1]
+                if group and (total > GROUP_BYTES or len(group) == GROUP_BLOBS):
+                    yield group
+                    group, total = [], blob[1]
+                group.append(blob)
+        if group:
+            yield group
+
+    async def check_group(
+        self, group: list[Blob], done: Callable[[int], None]
+    ) -> list[SnapshotDamaged]:
+        """Reads a group's blobs; what is wrong with which. `done` is given bytes."""
+        if group[0][1] <= GROUP_BYTES:
+            found = await self._small(group, lambda blob, data: check_blob(*blob, data))
+            done(sum(size for _, size in group))
+            return found
+        try:
+            async with aclosing(self._chunks(*group[0])) as chunks:
+                async for chunk in chunks:
+                    done(len(chunk))
+        except SnapshotDamaged as error:
+            return [error]
+        return []
+
+    async def _fetch(
+        self, group: list[Blob], target: Callable[[bytes], Path], *, sync: bool
+    ) -> None:
+        if group[0][1] <= GROUP_BYTES:
+            damaged = await self._small(
+                group, lambda blob, data: keep_blob(*blob, data, target(blob[0]), sync=sync)
+            )
+            if damaged:
+                raise damaged[0]
+            return
+        digest, size = group[0]
+        with keeping(target(digest), sync=sync) as descriptor:
+            async with aclosing(self._chunks(digest, size)) as chunks:
+                async for chunk in chunks:
+                    await asyncio.to_thread(write_all, descriptor, chunk)
+            if sync:
+                await asyncio.to_thread(os.fsync, descriptor)
+
+    async def _small(
+        self, group: list[Blob], work: Callable[[Blob, bytes], None]
+    ) -> list[SnapshotDamaged]:
+        """Does `work` on a thread for each blob of a group; the damages that it met."""
+
+        def all_of_it(contents: Sequence[bytes | SnapshotError]) -> list[SnapshotDamaged]:
+            damaged = []
+            for blob, data in zip(group, contents, strict=True):
+                try:
+                    if isinstance(data, SnapshotError):
+                        raise SnapshotDamaged(f"blob {blob[0].hex()} can't be read: {data}")
+                    work(blob, data)
+                except SnapshotDamaged as error:
+                    damaged.append(error)
+            return damaged
+
+        async with self._budget.take(sum(size for _, size in group)):
+            wanted = [(object_name(digest.hex()), size) for digest, size in group]
+            return await asyncio.to_thread(all_of_it, await self._store.get_many(wanted))
+
+    async def _chunks(self, digest: bytes, size: int) -> AsyncGenerator[bytes, None]:
+        """A large blob's content; raises SnapshotDamaged at the end where it is another. Those that
+        are read at the same time share inflight_bytes_max."""
+        found = hashlib.sha256()
+        # One chunk is at the taker's, one on its way, and one is copied out of the client.
+        async with self._budget.take(min(size, 3 * self._limits.part_bytes)):
+            try:
+                name = object_name(digest.hex())
+                async with aclosing(self._store.stream(name, size)) as chunks:
+                    async for chunk in chunks:
+                        await asyncio.to_thread(found.update, chunk)
+                        yield chunk
+            except SnapshotNotFound as error:
+                raise SnapshotDamaged(f"blob {digest.hex()} can't be read: {error}") from error
+        check_digest(digest, found.digest())

@@ -1,0 +1,80 @@
+"""What an S3 store's answers mean. Answers are quoted by their code only: bodies may name keys."""
+
+import re
+
+from partition_snapshots.errors import (
+    SnapshotError,
+    SnapshotNotFound,
+    StoreFull,
+    StoreRefused,
+    StoreUnavailable,
+)
+
+_CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,64})</Code>")
+_STATUS = re.compile(r"status code: (\d{3})")
+_CERTIFICATE = re.compile(r"UnknownIssuer|InvalidCertificate|BadSignature|certificate", re.I)
+
+_HINTS = {
+    "NoSuchBucket": "the bucket does not exist: make it, or correct its name",
+    "InvalidBucketName": "the store takes no such bucket name: correct it",
+    "AccessDenied": "these credentials lack the permission: they need to get, put, delete and list "
+    "objects of the bucket",
+    "InvalidAccessKeyId": "the store does not know the access key ID: correct the credentials",
+    "SignatureDoesNotMatch": "the secret access key is wrong: correct the credentials",
+    "ExpiredToken": "the session token is over: renew the credentials",
+    "InvalidToken": "the session token is wrong: correct the credentials",
+    "AuthorizationHeaderMalformed": "the region is wrong: set the bucket's",
+    "PermanentRedirect": "the bucket is in another region: set it, or its endpoint",
+    "RequestTimeTooSkewed": "this machine's clock is wrong",
+}
+_FULL_CODES = {
+    "QuotaExceeded",
+    "XMinioStorageFull",
+    "XMinioAdminBucketQuotaExceeded",
+    "InsufficientStorage",
+    "NoSpaceLeft",
+}
+_LATER_CODES = {
+    "SlowDown",
+    "RequestTimeout",
+    "InternalError",
+    "ServiceUnavailable",
+    "OperationAborted",
+    "ConditionalRequestConflict",
+    "NoSuchUpload",
+}
+_LATER_STATUS = {"408", "409", "425", "429"}
+
+
+def code_of(error: Exception) -> str:
+    """The store's error code, else its HTTP status, else ""."""
+    text = str(error)
+    found = _CODE.search(text) or _STATUS.search(text)
+    return found[1] if found else ""
+
+
+def translated(error: Exception, what: str, store: str) -> SnapshotError:
+    """The store's error for one of obstore's."""
+    text = str(error)
+    code = code_of(error)
+    status = found[1] if (found := _STATUS.search(text)) else ""
+    where = f"{store}: {what}"
+    if code in _HINTS:
+        return StoreRefused(f"{where}: {code}: {_HINTS[code]}")
+    if code in _FULL_CODES or status == "507":
+        return StoreFull(f"{where}: {code}: the store has no room left, or a quota is reached")
+    if code in _LATER_CODES or status in _LATER_STATUS or status.startswith("5"):
+        return StoreUnavailable(f"{where}: the store answered {code}")
+    if isinstance(error, FileNotFoundError):
+        return SnapshotNotFound(f"{store}: there is no {what.partition(' ')[2]}")
+    if status in ("401", "403"):
+        return StoreRefused(
+            f"{where}: the store answered {code}: correct the credentials or their permissions"
+        )
+    if status:
+        return StoreRefused(f"{where}: the store answered {code}: correct the destination")
+    if _CERTIFICATE.search(text):
+        return StoreRefused(
+            f"{where}: the store's TLS certificate is not trusted: give the CA that signed it"
+        )
+    return StoreUnavailable(f"{where}: no answer: see that the endpoint is right and runs")

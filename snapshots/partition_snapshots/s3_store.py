@@ -1,0 +1,377 @@
+"""A store in a bucket of an S3-compatible object store, through obstore.
+
+Every object carries a SHA-256 that the server checks, so that bodies need not be signed. A file is
+hashed while it is read, and its last part is sent only when the hash is right: a damaged file never
+becomes an object. Calls are tried again here, with a growing wait, within the limits.
+"""
+
+import asyncio
+import builtins
+import hashlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import S3Store as Client
+
+from partition_snapshots.destination import S3Destination
+from partition_snapshots.errors import (
+    InvalidDestination,
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotNotFound,
+    SourceDamaged,
+)
+from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.parallel import ByteBudget
+from partition_snapshots.s3_errors import code_of, translated
+from partition_snapshots.s3_uploads import abort_uploads
+from partition_snapshots.store import OBJECTS, ObjectInfo, check_name
+
+T = TypeVar("T")
+
+PARTS_MAX = 10_000
+"""Of one multipart upload; larger files get larger parts."""
+
+LIST_PAGE = 1000
+
+INNER_RETRIES = 1
+"""Of obstore itself, for a single request: the waits are made here."""
+
+
+class S3Store:
+    """See the module. Nothing is sent before the first call."""
+
+    def __init__(self, destination: S3Destination, limits: SnapshotLimits) -> None:
+        self.description = str(destination)
+        self._destination = destination
+        self._limits = limits
+        self._root = f"{destination.prefix}/" if destination.prefix else ""
+        self._client = _client(destination, limits)
+        self._budget = ByteBudget(limits.inflight_bytes_max)
+
+    def _key(self, name: str) -> str:
+        return self._root + check_name(name)
+
+    async def _tried(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Runs one operation, again where that may help."""
+        started = time.monotonic()
+        wait = self._limits.backoff_first_s
+        for number in range(self._limits.retries + 1):
+            try:
+                return await attempt()
+            except (BaseError, FileNotFoundError) as error:
+                failure = translated(error, what, self.description)
+                over = time.monotonic() + wait - started > self._limits.retry_timeout_s
+                if not failure.retriable or over or number == self._limits.retries:
+                    raise failure from None  # obstore's text quotes the answer's body
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, self._limits.backoff_max_s)
+        raise AssertionError("the loop above returns or raises")
+
+    # --- writing -------------------------------------------------------------------------------
+
+    async def put_bytes(self, name: str, data: bytes, *, create: bool = False) -> bool:
+        key = self._key(name)
+
+        async def attempt() -> bool:
+            await self._put(key, data, create)
+            return True
+
+        try:
+            return await self._tried(f"putting {name}", attempt)
+        except _Exists:
+            return False
+
+    async def _put(self, key: str, data: bytes, create: bool) -> None:
+        if create:
+            try:
+                await obstore.put_async(self._client, key, data, mode="create", use_multipart=False)
+                return
+            except AlreadyExistsError:
+                raise _Exists from None
+            except BaseError as error:
+                if code_of(error) not in ("NotImplemented", "501"):
+                    raise
+            # The store knows no conditional puts: looking first is all that is left.
+            try:
+                await obstore.head_async(self._client, key)
+            except FileNotFoundError:
+                pass
+            else:
+                raise _Exists
+        await obstore.put_async(self._client, key, data, use_multipart=False)
+
+    async def put_file(self, name: str, path: Path, size: int) -> int:
+        key = self._key(name)
+        part = max(self._limits.part_bytes, -(-size // PARTS_MAX))
+        whole = size <= part
+        need = size if whole else part * (self._limits.parts_max + 1)
+
+        async def attempt() -> None:
+            reader = _FileReader(path, size, name.rpartition("/")[2], part)
+            if whole:
+                data = await reader.all()
+                await obstore.put_async(self._client, key, data, use_multipart=False)
+            else:
+                await self._multipart(key, reader, part)
+
+        async with self._budget.take(need):
+            await self._tried(f"putting {name}", attempt)
+        return size
+
+    async def _multipart(self, key: str, reader: "_FileReader", part: int) -> None:
+        """Ends, when it is cancelled, by way of the reader: then obstore aborts the upload, which
+        would be left in the bucket if it were dropped."""
+        upload = asyncio.ensure_future(
+            obstore.put_async(
+                self._client,
+                key,
+                reader.parts(),
+                chunk_size=part,
+                max_concurrency=self._limits.parts_max,
+            )
+        )
+        try:
+            await asyncio.shield(upload)
+        except asyncio.CancelledError:
+            reader.stop()
+            await asyncio.wait([upload], timeout=self._limits.connect_timeout_s)
+            if not upload.done():
+                upload.cancel()
+            elif not upload.cancelled():
+                upload.exception()
+            raise
+
+    async def flush(self) -> None:
+        """What was put is durable."""
+
+    # --- reading -------------------------------------------------------------------------------
+
+    async def get(self, name: str, size_max: int | None = None) -> bytes:
+        key = self._key(name)
+        most = self._limits.object_get_bytes_max if size_max is None else size_max
+
+        async def attempt() -> bytes:
+            found = await obstore.get_async(self._client, key)
+            if found.meta["size"] > most:
+                raise SnapshotDamaged(f"{self.description}: {name} has more than {most} bytes")
+            return bytes(await found.bytes_async())
+
+        return await self._tried(f"getting {name}", attempt)
+
+    async def get_many(self, wanted: Sequence[tuple[str, int]]) -> Sequence[bytes | SnapshotError]:
+        found: builtins.list[bytes | SnapshotError] = []
+        for name, most in wanted:
+            try:
+                found.append(await self.get(name, most))
+            except (SnapshotNotFound, SnapshotDamaged) as error:
+                found.append(error)
+        return found
+
+    async def stream(self, name: str, size: int) -> AsyncGenerator[bytes, None]:
+        part = self._limits.part_bytes
+        first, actual = await self._range(name, 0, part)
+        if actual != size:
+            raise SnapshotDamaged(
+                f"{self.description}: {name} has {actual} bytes instead of {size}"
+            )
+        position = len(first)
+        coming: asyncio.Future[tuple[bytes, int]] | None = None
+        try:
+            while True:
+                coming = None
+                if position < size:
+                    coming = asyncio.ensure_future(self._range(name, position, part))
+                yield first
+                if coming is None:
+                    return
+                first, _ = await coming
+                position += len(first)
+        finally:
+            if coming is not None and not coming.done():
+                coming.cancel()
+
+    async def _range(self, name: str, start: int, length: int) -> tuple[bytes, int]:
+        """(bytes of the range, the object's size)."""
+        key = self._key(name)
+
+        async def attempt() -> tuple[bytes, int]:
+            try:
+                found = await obstore.get_async(
+                    self._client, key, options={"range": (start, start + length)}
+                )
+            except BaseError as error:
+                if code_of(error) in ("InvalidRange", "416"):
+                    return b"", 0  # empty, or cut off meanwhile
+                raise
+            data = bytes(await found.bytes_async())
+            return data, found.meta["size"]
+
+        data, size = await self._tried(f"getting {name}", attempt)
+        if start and not data:
+            raise SnapshotDamaged(f"{self.description}: {name} became shorter while it was read")
+        return data, size
+
+    async def list(self, prefix: str) -> AsyncGenerator[ObjectInfo, None]:
+        last: str | None = None
+        started, wait = time.monotonic(), self._limits.backoff_first_s
+        while True:
+            # A page that failed is asked for again from the last name on: S3 lists in order.
+            pages = obstore.list(
+                self._client, self._root + prefix, offset=last, chunk_size=LIST_PAGE
+            )
+            try:
+                async for page in pages:
+                    for found in page:
+                        last = found["path"]
+                        name = last[len(self._root) :]
+                        try:
+                            check_name(name)
+                        except InvalidDestination:
+                            continue
+                        yield ObjectInfo(name, found["size"], found["last_modified"])
+                    started, wait = time.monotonic(), self._limits.backoff_first_s
+                return
+            except BaseError as error:
+                failure = translated(error, f"listing {prefix}", self.description)
+                over = time.monotonic() + wait - started > self._limits.retry_timeout_s
+                if not failure.retriable or over:
+                    raise failure from None
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, self._limits.backoff_max_s)
+
+    async def head(self, name: str) -> ObjectInfo | None:
+        key = self._key(name)
+
+        async def attempt() -> ObjectInfo:
+            found = await obstore.head_async(self._client, key)
+            return ObjectInfo(name, found["size"], found["last_modified"])
+
+        try:
+            return await self._tried(f"looking at {name}", attempt)
+        except SnapshotNotFound:
+            return None
+
+    # --- removing ------------------------------------------------------------------------------
+
+    async def delete(self, names: Iterable[str]) -> None:
+        keys = [self._key(name) for name in names]
+        for start in range(0, len(keys), self._limits.delete_batch):
+            batch = keys[start : start + self._limits.delete_batch]
+
+            async def attempt(batch: list[str] = batch) -> None:
+                await obstore.delete_async(self._client, batch)
+
+            try:
+                await self._tried("deleting objects", attempt)
+            except SnapshotNotFound:
+                continue  # some stores say so; the rest of the batch may be left for a retry
+
+    async def sweep(self) -> int:
+        prefix = self._root + OBJECTS
+        return await asyncio.to_thread(abort_uploads, self._destination, prefix, self._limits)
+
+    async def close(self) -> None:
+        """obstore's connections go with the last reference."""
+
+
+class _Exists(Exception):
+    """The name to be created is there."""
+
+
+class _Stopped(Exception):
+    """Whoever wanted the upload wants it no more."""
+
+
+class _FileReader:
+    """Reads a file in parts on threads, and checks it before the last is given."""
+
+    def __init__(self, path: Path, size: int, digest: str, part: int) -> None:
+        self._path = path
+        self._size = size
+        self._digest = digest
+        self._part = part
+        self._stopped = False
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    async def all(self) -> bytes:
+        return b"".join([part async for part in self.parts()])
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """Raises SourceDamaged instead of giving the last part of another file."""
+        found = hashlib.sha256()
+        left = self._size
+        try:
+            with self._path.open("rb") as file:
+                while True:
+                    part = await asyncio.to_thread(self._step, file, left, found)
+                    left -= len(part)
+                    if self._stopped:
+                        raise _Stopped
+                    if not left and (file.read(1) or found.hexdigest() != self._digest):
+                        raise self._damaged("has other content than its name says")
+                    if left and not part:
+                        raise self._damaged(f"ends {left} bytes early")
+                    yield part
+                    if not left:
+                        return
+        except OSError as error:
+            raise self._damaged(error.strerror or str(error)) from error
+
+    def _step(self, file: Any, left: int, found: Any) -> bytes:
+        part: bytes = file.read(min(self._part, left))
+        found.update(part)
+        return part
+
+    def _damaged(self, what: str) -> SourceDamaged:
+        return SourceDamaged(f"{self._path} {what}: the volume is damaged")
+
+
+def _client(destination: S3Destination, limits: SnapshotLimits) -> Client:
+    """Raises InvalidDestination, which never quotes a secret."""
+    config: dict[str, Any] = {
+        "access_key_id": destination.access_key_id,
+        "secret_access_key": destination.secret_access_key,
+        "region": destination.region,
+        "virtual_hosted_style_request": destination.virtual_hosted_style,
+        "checksum_algorithm": "SHA256",
+        "unsigned_payload": True,
+    }
+    if destination.session_token:
+        config["session_token"] = destination.session_token
+    if destination.endpoint:
+        url = urlsplit(destination.endpoint)
+        host = (
+            f"{destination.bucket}.{url.netloc}" if destination.virtual_hosted_style else url.netloc
+        )
+        config["endpoint"] = urlunsplit((url.scheme, host, url.path.rstrip("/"), "", ""))
+    options: dict[str, Any] = {
+        "allow_http": destination.allow_http,
+        "connect_timeout": timedelta(seconds=limits.connect_timeout_s),
+        "timeout": timedelta(seconds=limits.request_timeout_s),
+    }
+    if destination.ca_certificate:
+        options["root_certificate"] = destination.ca_certificate
+    retry: dict[str, Any] = {
+        "max_retries": INNER_RETRIES,
+        "retry_timeout": timedelta(seconds=limits.connect_timeout_s),
+    }
+    try:
+        return Client(
+            destination.bucket,
+            config=config,  # type: ignore[arg-type]  # a dictionary of just those keys
+            client_options=options,  # type: ignore[arg-type]
+            retry_config=retry,  # type: ignore[arg-type]
+        )
+    except (BaseError, ValueError):
+        raise InvalidDestination(
+            f"{destination}: its endpoint, region or CA certificate can't be used"
+        ) from None

@@ -1,0 +1,189 @@
+"""Segments and blob lists as bytes: written, and read back from bytes that nobody vouches for."""
+
+import struct
+from collections.abc import Iterable, Iterator
+
+from partition_snapshots.digest import ROW
+from partition_snapshots.errors import SnapshotDamaged, SourceDamaged, UnsupportedFormat
+from partition_snapshots.limits import SEGMENT_BYTES_MAX
+from partition_snapshots.model import DIGEST_BYTES, TABLE_NUMBERS, Row
+
+Change = tuple[int, bytes, bytes | None]
+"""A row of a run: as Row, or with None for a row that is gone (a tombstone)."""
+
+SEGMENT_HEADER = b"LSSEGM\x00\x01"
+BLOB_LIST_HEADER = b"LSBLOB\x00\x01"
+HEADER_BYTES = 8
+VERSION_AT = 6
+
+TOMBSTONE = 0x80
+"""Set in a row's table byte where the row is gone."""
+
+KEY_BYTES_MAX = 511
+"""LMDB's."""
+
+BATCH_ROWS = 1024
+"""Rows that are made into tuples at once: a segment of tiny rows would take ten times its size."""
+
+BLOB = struct.Struct(">32sQ")
+
+_TABLES = frozenset(TABLE_NUMBERS.values())
+
+
+def encode_run(changes: Iterable[Change], segment_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """(segment, rows) of a run, each at most segment_bytes. Raises SourceDamaged for a row that
+    fits into none, or isn't in order."""
+    pack = ROW.pack
+    parts: list[bytes] = [SEGMENT_HEADER]
+    size, count = HEADER_BYTES, 0
+    last: tuple[int, bytes] = (0, b"")
+    for table, key, value in changes:
+        place = (table, key)
+        if place <= last:
+            raise SourceDamaged(f"row {key.hex()} of table {table} is not in order")
+        last = place
+        if value is None:
+            header, content = pack(table | TOMBSTONE, len(key), 0), b""
+        else:
+            header, content = pack(table, len(key), len(value)), value
+        need = len(header) + len(key) + len(content)
+        if HEADER_BYTES + need > segment_bytes or len(key) > KEY_BYTES_MAX:
+            raise SourceDamaged(
+                f"row {key[:64].hex()} of table {table} has {need} bytes: it fits into no "
+                f"segment of {segment_bytes}"
+            )
+        if size + need > segment_bytes:
+            yield b"".join(parts), count
+            parts, size, count = [SEGMENT_HEADER], HEADER_BYTES, 0
+        parts.append(header)
+        parts.append(key)
+        parts.append(content)
+        size += need
+        count += 1
+    if count:
+        yield b"".join(parts), count
+
+
+def _check_header(data: bytes, header: bytes, what: str) -> None:
+    if len(data) > SEGMENT_BYTES_MAX:
+        raise SnapshotDamaged(f"{what} has more than {SEGMENT_BYTES_MAX} bytes")
+    if data[:VERSION_AT] != header[:VERSION_AT] or len(data) < HEADER_BYTES:
+        raise SnapshotDamaged(f"{what} does not begin as one does")
+    if data[VERSION_AT:HEADER_BYTES] != header[VERSION_AT:]:
+        raise UnsupportedFormat(f"{what} has another version of its format")
+
+
+def decode_segment(data: bytes, *, full: bool, batch_rows: int = BATCH_ROWS) -> "Decoder":
+    """The rows of a segment, in batches. Raises SnapshotDamaged or UnsupportedFormat, at once or
+    while it is iterated. `full`: of a full run, which has no tombstones."""
+    _check_header(data, SEGMENT_HEADER, "a segment")
+    return Decoder(data, full=full, batch_rows=batch_rows)
+
+
+class Decoder:
+    """Iterates a segment's batches; `last` is the place of the last row given so far."""
+
+    def __init__(self, data: bytes, *, full: bool, batch_rows: int) -> None:
+        self._data = data
+        self._full = full
+        self._batch_rows = batch_rows
+        self.last: tuple[int, bytes] = (0, b"")
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[list[Change]]:
+        data, end, position = self._data, len(self._data), HEADER_BYTES
+        unpack, width, tables = ROW.unpack_from, ROW.size, _TABLES
+        last = self.last
+        while position < end:
+            batch: list[Change] = []
+            for _ in range(self._batch_rows):
+                if position >= end:
+                    break
+                if end - position < width:
+                    raise SnapshotDamaged("a segment ends inside a row's header")
+                table, key_length, value_length = unpack(data, position)
+                key_at = position + width
+                value_at = key_at + key_length
+                position = value_at + value_length
+                if position > end or key_length > KEY_BYTES_MAX:
+                    raise SnapshotDamaged("a segment ends inside a row")
+                key = data[key_at:value_at]
+                value: bytes | None = data[value_at:position]
+                if table not in tables:
+                    if self._full or table ^ TOMBSTONE not in tables or value_length:
+                        raise SnapshotDamaged(f"a segment has a row of table {table}")
+                    table, value = table ^ TOMBSTONE, None
+                place = (table, key)
+                if place <= last:
+                    raise SnapshotDamaged("a segment's rows are not in order")
+                last = place
+                batch.append((table, key, value))
+            self.last = last
+            self.rows += len(batch)
+            yield batch
+
+
+def encode_blob_lists(
+    blobs: Iterable[tuple[bytes, int]], list_bytes: int
+) -> Iterator[tuple[bytes, int]]:
+    """(blob list, entries), each at most list_bytes. Raises SourceDamaged for what isn't sorted, or
+    no digest or size."""
+    most = (list_bytes - HEADER_BYTES) // BLOB.size
+    parts: list[bytes] = []
+    last = b""
+    for digest, size in blobs:
+        if len(digest) != DIGEST_BYTES or digest <= last or not 0 <= size < 1 << 63:
+            raise SourceDamaged(
+                f"blob {digest.hex()} of {size} bytes is no digest with a size, or not in order"
+            )
+        last = digest
+        parts.append(BLOB.pack(digest, size))
+        if len(parts) == most:
+            yield BLOB_LIST_HEADER + b"".join(parts), len(parts)
+            parts = []
+    if parts:
+        yield BLOB_LIST_HEADER + b"".join(parts), len(parts)
+
+
+def decode_blob_list(data: bytes) -> list[tuple[bytes, int]]:
+    """(digest, size), sorted. Raises SnapshotDamaged, UnsupportedFormat."""
+    _check_header(data, BLOB_LIST_HEADER, "a blob list")
+    if (len(data) - HEADER_BYTES) % BLOB.size:
+        raise SnapshotDamaged("a blob list ends inside an entry")
+    found: list[tuple[bytes, int]] = list(BLOB.iter_unpack(memoryview(data)[HEADER_BYTES:]))
+    last = b""
+    for digest, size in found:
+        if digest <= last or size >= 1 << 63:
+            raise SnapshotDamaged("a blob list is not sorted, or has a size that none has")
+        last = digest
+    return found
+
+
+def payload_blob(row: Row) -> tuple[bytes, int] | None:
+    """(digest, size) where a row of table payload names a blob; None where its content is a row.
+    The row is a checksum of 4 bytes, then a PayloadRow message (storage.proto): size is field 2,
+    inlined field 3. Raises SnapshotDamaged."""
+    _, digest, value = row
+    fields = {1: 0, 2: 0, 3: 0}
+    position = 4
+    while position < len(value):
+        tag, position = _varint(value, position)
+        if tag & 7 or tag >> 3 not in fields:
+            raise SnapshotDamaged(f"payload row {digest.hex()} has a field that it can't have")
+        fields[tag >> 3], position = _varint(value, position)
+    if len(value) < 4 or len(digest) != DIGEST_BYTES:
+        raise SnapshotDamaged(f"payload row {digest.hex()} is none")
+    return None if fields[3] else (digest, fields[2])
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & (1 << 64) - 1, position
+    raise SnapshotDamaged("a payload row ends inside a number")

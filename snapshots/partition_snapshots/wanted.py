@@ -1,0 +1,63 @@
+"""What a snapshot needs in its store, and what of that is missing there: looked up by listing, a
+folder of objects (the first two digits of their names) at a time."""
+
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import groupby
+
+from partition_snapshots.model import ObjectName
+from partition_snapshots.parallel import ahead
+from partition_snapshots.segments import decode_blob_list
+from partition_snapshots.store import OBJECTS, Store
+
+Needed = tuple[str, int]
+"""Digest in hex, size in bytes."""
+
+
+@dataclass(frozen=True)
+class BlobLists:
+    """The blobs of a snapshot as its blob lists, 40 bytes each."""
+
+    lists: tuple[tuple[ObjectName, bytes], ...]
+    count: int
+    total: int
+
+    @property
+    def size(self) -> int:
+        return sum(name.size for name, _ in self.lists)
+
+    def blobs(self) -> Iterator[Needed]:
+        """Sorted by digest."""
+        for _, data in self.lists:
+            for digest, size in decode_blob_list(data):
+                yield digest.hex(), size
+
+
+def by_folder(needed: Iterable[Needed]) -> Iterator[tuple[str, list[Needed]]]:
+    """(first two digits, what is needed there) of a sorted sequence."""
+    for folder, group in groupby(needed, key=lambda need: need[0][:2]):
+        yield folder, list(group)
+
+
+async def missing(
+    store: Store, needed: Iterable[Needed], streams: int
+) -> AsyncGenerator[tuple[Needed, bool], None]:
+    """(object, whether it is missing or has another size) for each, which must be sorted. At most
+    `streams` folders are in memory."""
+
+    async def present(group: tuple[str, list[Needed]]) -> dict[str, int]:
+        folder, needs = group
+        found: dict[str, int] = {}
+        wanted = {digest for digest, _ in needs}
+        async with aclosing(store.list(f"{OBJECTS}{folder}/")) as entries:
+            async for info in entries:
+                digest = info.name[-64:]
+                if digest in wanted:
+                    found[digest] = info.size
+        return found
+
+    async with aclosing(ahead(by_folder(needed), present, streams)) as folders:
+        async for (_, needs), found in folders:
+            for need in needs:
+                yield need, found.get(need[0]) != need[1]

@@ -1,0 +1,329 @@
+"""What an S3 server does to stored snapshots: it refuses, it fails, it dies in the middle, it is
+full of what others left. Against a real one."""
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from partition_snapshots import failpoints
+from partition_snapshots.collect import collect
+from partition_snapshots.destination import open_store
+from partition_snapshots.errors import (
+    SourceDamaged,
+    StoreRefused,
+    StoreUnavailable,
+)
+from partition_snapshots.limits import MIB
+from partition_snapshots.publish import publish
+from partition_snapshots.read import list_snapshots
+from partition_snapshots.store import object_name
+from partition_snapshots.verify import verify
+
+from dev.object_store import ObjectStoreServer
+from tests.support import certificates
+from tests.support.object_store import (
+    BUCKET,
+    QUICK,
+    Partition,
+    Place,
+    listed_objects,
+    named_objects,
+    read_rows,
+    s3_destination,
+    varint,
+)
+
+PARTS = replace(QUICK, part_bytes=5 * MIB, retry_timeout_s=20.0, retries=200)
+BIG = 40 * MIB
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[ObjectStoreServer]:
+    server = ObjectStoreServer(tmp_path / "server")
+    server.make_bucket(BUCKET)
+    with server:
+        yield server
+
+
+def place_on(server: ObjectStoreServer) -> Place:
+    return Place(s3_destination(server, "p"), server.buckets / BUCKET / "p", server)
+
+
+def big_partition(tmp_path: Path) -> Partition:
+    partition = Partition.random(tmp_path / "volume", 3, keys=20, small=3, large=2)
+    partition.put_blob(b"big", os.urandom(BIG))
+    return partition
+
+
+def parts(server: ObjectStoreServer) -> list[Path]:
+    """Parts of multipart uploads under way, as the server keeps them."""
+    return [path for path in server.buckets.rglob(".sgwtmp/multipart/*/*/*") if path.is_file()]
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    for _ in range(3000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"never: {what}")
+
+
+def publishing(place: Place, partition: Partition, name: str) -> Awaitable[object]:
+    return asyncio.ensure_future(
+        publish(
+            place.open(PARTS),
+            partition.source(name),
+            partition.rows,
+            partition.blobs(),
+            partition.blob_path,
+            owner="a",
+            limits=PARTS,
+        )
+    )
+
+
+async def check_clean(place: Place, *names: str) -> None:
+    store = place.open(PARTS)
+    await collect(store, PARTS, owner="a")
+    assert sorted(m.snapshot_id for m in await list_snapshots(store)) == sorted(names)
+    for name in names:
+        await verify(store, name, PARTS)
+    assert await listed_objects(store) == await named_objects(store)
+    assert place.server is not None
+    assert parts(place.server) == []
+
+
+async def test_a_server_that_dies_during_an_upload_and_comes_back(
+    own_server: ObjectStoreServer, tmp_path: Path
+) -> None:
+    place, partition = place_on(own_server), big_partition(tmp_path)
+    running = publishing(place, partition, "one")
+    await until(lambda: len(parts(own_server)) >= 2, "two parts are sent")
+    own_server.kill()
+    # Several tries meet nobody.
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(own_server.start)
+    await running
+    assert await read_rows(place.open(), "one") == list(partition.rows())
+    await check_clean(place, "one")
+
+
+async def test_a_server_that_stays_away(own_server: ObjectStoreServer, tmp_path: Path) -> None:
+    place, partition = place_on(own_server), big_partition(tmp_path)
+    limits = replace(PARTS, retry_timeout_s=1.0)
+    running = asyncio.ensure_future(
+        publish(
+            place.open(limits),
+            partition.source("one"),
+            partition.rows,
+            partition.blobs(),
+            partition.blob_path,
+            limits=limits,
+            owner="a",
+        )
+    )
+    await until(lambda: len(parts(own_server)) >= 2, "two parts are sent")
+    own_server.kill()
+    with pytest.raises(StoreUnavailable, match="no answer") as caught:
+        await running
+    assert own_server.secret_access_key not in str(caught.value)
+    await asyncio.to_thread(own_server.start)
+    assert await list_snapshots(place.open()) == []
+    assert parts(own_server) != []
+    await publishing(place, partition, "two")
+    await check_clean(place, "two")
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["snapshot.upload.begun", "snapshot.segment.after", "snapshot.manifest.before"],
+)
+async def test_a_server_that_restarts_between_two_requests(
+    own_server: ObjectStoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    place = place_on(own_server)
+    partition = Partition.random(tmp_path / "volume", 4)
+    done: list[str] = []
+
+    def hook(name: str) -> None:
+        if name == point and not done:
+            done.append(name)
+            own_server.kill()
+            own_server.start()
+
+    monkeypatch.setattr(failpoints, "hook", hook)
+    await publishing(place, partition, "one")
+    assert done
+    await check_clean(place, "one")
+
+
+async def test_a_cancelled_upload_is_aborted(own_server: ObjectStoreServer, tmp_path: Path) -> None:
+    place, partition = place_on(own_server), big_partition(tmp_path)
+    running = publishing(place, partition, "one")
+    await until(lambda: len(parts(own_server)) >= 2, "two parts are sent")
+    running.cancel()  # type: ignore[attr-defined]
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await until(lambda: not parts(own_server), "the upload is aborted")
+    # The marker, too, is taken back: nobody has to wait.
+    await collect(place.open(), PARTS)
+    await check_clean(place)
+
+
+async def test_a_damaged_file_of_many_parts_never_becomes_an_object(
+    own_server: ObjectStoreServer, tmp_path: Path
+) -> None:
+    place, partition = place_on(own_server), big_partition(tmp_path)
+    digest = next(digest for digest, size in partition.blobs() if size == BIG)
+    with partition.blob_path(digest).open("r+b") as file:
+        file.seek(123)
+        file.write(b"damage")
+    with pytest.raises(SourceDamaged, match="volume is damaged"):
+        await publishing(place, partition, "one")
+    assert not place.file(object_name(digest.hex())).exists()
+    await until(lambda: not parts(own_server), "the upload is aborted")
+
+
+REFUSALS = {
+    "key": ({"access_key_id": "AKNOBODY"}, "InvalidAccessKeyId"),
+    "secret": ({"secret_access_key": "not-the-secret-at-all"}, "SignatureDoesNotMatch"),
+    "bucket": ({"bucket": "there-is-none"}, "NoSuchBucket"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+async def test_refusals_say_what_to_change(
+    s3_server: ObjectStoreServer, tmp_path: Path, case: str
+) -> None:
+    changes, code = REFUSALS[case]
+    destination = s3_destination(s3_server, "refusals", **changes)
+    store = open_store(destination, QUICK)
+    partition = Partition.random(tmp_path / "volume", 4, large=1)
+    for attempt in (
+        publish(
+            store,
+            partition.source("one"),
+            partition.rows,
+            partition.blobs(),
+            partition.blob_path,
+            limits=QUICK,
+        ),
+        list_snapshots(store),
+        collect(store, QUICK),
+        store.put_bytes("format.json", b""),
+        store.get("format.json"),
+    ):
+        with pytest.raises(StoreRefused, match=code) as caught:
+            await attempt
+        text = str(caught.value) + repr(caught.value.__cause__) + repr(destination)
+        assert destination.secret_access_key not in text
+        assert destination.bucket in str(caught.value)
+        assert s3_server.endpoint in str(caught.value)
+        assert not caught.value.retriable
+    with pytest.raises(StoreRefused, match=code):
+        _ = [info async for info in store.list("objects/")]
+
+
+async def test_nobody_there(tmp_path: Path, s3_server: ObjectStoreServer) -> None:
+    destination = s3_destination(s3_server, "p", endpoint="http://127.0.0.1:1")
+    store = open_store(destination, replace(QUICK, retry_timeout_s=0.3))
+    for attempt in (store.get("format.json"), store.put_bytes("format.json", b"")):
+        with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1") as caught:
+            await attempt
+        assert caught.value.retriable
+    with pytest.raises(StoreUnavailable):
+        _ = [info async for info in store.list("objects/")]
+    assert await store.sweep() == 0
+
+
+async def test_tls_with_a_ca_of_ones_own(tmp_path: Path) -> None:
+    _, folders = certificates.make(tmp_path / "pki", "shop/object-store", 1)
+    folder = folders["replica-0"]
+    server = ObjectStoreServer(
+        tmp_path / "server", certificate=folder / "tls.crt", key=folder / "tls.key"
+    )
+    server.make_bucket(BUCKET)
+    with server:
+        assert server.endpoint.startswith("https://")
+        # The names in the tests' certificates are those of replicas, and localhost.
+        changes = {"endpoint": f"https://localhost:{server.port}", "allow_http": False}
+        trusting = s3_destination(
+            server, "p", ca_certificate=(folder / "ca.crt").read_bytes(), **changes
+        )
+        store = open_store(trusting, QUICK)
+        assert await store.put_bytes("format.json", b"{}", create=True)
+        assert await store.get("format.json") == b"{}"
+        assert await store.sweep() == 0
+        strict = open_store(
+            s3_destination(server, "p", **changes), replace(QUICK, retry_timeout_s=0.3)
+        )
+        with pytest.raises(StoreRefused, match="certificate is not trusted"):
+            await strict.get("format.json")
+
+
+MEMORY = """
+import asyncio, json, resource, sys
+from pathlib import Path
+from partition_snapshots.destination import S3Destination, open_store
+from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.model import SnapshotSource
+from partition_snapshots.process import leave
+from partition_snapshots.publish import publish
+from partition_snapshots.verify import verify
+job = json.load(sys.stdin)
+async def main():
+    limits = SnapshotLimits()
+    store = open_store(S3Destination(**job["destination"]), limits)
+    source = SnapshotSource("big", "u", "n/p", "c", 2, 1, 0)
+    blobs = [(bytes.fromhex(digest), size) for digest, size in job["blobs"]]
+    rows = [(3, digest, bytes.fromhex("000000000801") + b"\\x10" + bytes.fromhex(job["varint"]))
+            for digest, _ in blobs]
+    await publish(store, source, lambda: iter(rows), blobs,
+                  lambda digest: Path(job["volume"]) / digest.hex(), limits=limits)
+    await verify(store, "big", limits)
+asyncio.run(main())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+leave(0)
+"""
+
+
+def test_large_files_take_bounded_memory(s3_server: ObjectStoreServer, tmp_path: Path) -> None:
+    """Eight files of 48 MiB, sent and verified."""
+    size, blobs = 48 * MIB, []
+    for number in range(8):
+        path = tmp_path / "blob"
+        found = hashlib.sha256()
+        with path.open("wb") as file:
+            for step in range(48):
+                chunk = bytes([number, step]) * (MIB // 2)
+                file.write(chunk)
+                found.update(chunk)
+        path.rename(tmp_path / found.hexdigest())
+        blobs.append((found.hexdigest(), size))
+    fields = asdict(s3_destination(s3_server, "memory"))
+    del fields["ca_certificate"], fields["ca_file"]
+    job = {
+        "destination": fields,
+        "blobs": sorted(blobs),
+        "volume": str(tmp_path),
+        "varint": varint(size).hex(),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY],
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    peak = int(done.stdout) * 1024
+    print(f"peak {peak / MIB:.0f} MiB")
+    assert peak < 160 * MIB
