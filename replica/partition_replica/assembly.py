@@ -26,6 +26,7 @@ from partition_replica.config import Config
 from partition_replica.core.compaction import Retention
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
+from partition_replica.runtime.snapshots import count_sent
 from partition_replica.storage.files import VolumeLock, make_directory
 from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
@@ -114,6 +115,7 @@ class Process:
         limits = config.limits
         retention = Retention(
             trail_entries=limits.log_trail_entries,
+            trail_bytes=limits.log_trail_bytes,
             consumer_lag_entries_max=limits.consumer_lag_entries_max,
             keep_all=config.keep_all_entries,
         )
@@ -148,6 +150,7 @@ class Process:
             hello=hello,
             unreachable=lambda member: replica.unreachable(member),
             dropped=lambda n: self._metrics.messages_dropped.labels("peer_queue_full").inc(n),
+            snapshot_sent=lambda n: count_sent(self._metrics, n),
         )
         replica = Replica(
             config,
@@ -183,7 +186,7 @@ class Process:
             LogStoreService(replica, config.limits, failures), server
         )
         replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
-            ReplicaAdminService(replica.administration, failures), server
+            ReplicaAdminService(replica.administration, replica.snapshot_jobs, failures), server
         )
         peer_pb2_grpc.add_PeerServicer_to_server(
             PeerService(replica, config.limits, failures), server

@@ -21,8 +21,9 @@ class Config:
 
     advertise: host:port at which other members and clients reach it. partition:
     "namespace/name", which the certificates of all parties must carry. tls None means plain text,
-    which has to be asked for explicitly. keep_all_entries: the log is never compacted, for
-    debugging.
+    which has to be asked for explicitly. election_timeout_ticks: 0 draws the time-out at random, as
+    Raft needs it; else it is fixed, for simulations. keep_all_entries: the log is never compacted,
+    for debugging.
     """
 
     data: Path
@@ -34,6 +35,7 @@ class Config:
     tick_s: float = 0.1
     election_ticks: int = 10
     heartbeat_ticks: int = 1
+    election_timeout_ticks: int = 0
     shutdown_s: float = 10.0
     keep_all_entries: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -15,6 +15,10 @@
     ├── RequestRefused         mend the request, or give up
     │   ├── InvalidArgument
     │   ├── ImportRefused      a log of directories, or what goes with it
+    │   ├── VolumeTaken        where a new volume is to be made, one is
+    │   ├── VolumeBusy         a process uses the volume: wait, or stop it
+    │   ├── VolumeFull         what is to be written there does not fit
+    │   ├── RowsRefused        rows to make a state of are damaged
     │   ├── NotFound
     │   ├── SessionExpired
     │   ├── PreconditionFailed
@@ -103,6 +107,33 @@ class InvalidArgument(RequestRefused):
 class ImportRefused(RequestRefused):
     """A log of directories is damaged, incomplete or not allowed, or the volume is not new: nothing
     was imported. The message names the entry and the file, and what to do."""
+
+    reason = "INVALID_ARGUMENT"
+
+
+class VolumeTaken(ImportRefused):
+    """The volume belongs to `cluster`, and its log ends at `last`: it is not new. founded: it does
+    not wait for the cluster's first snapshot."""
+
+    def __init__(self, message: str, cluster: str, last: int, *, founded: bool) -> None:
+        super().__init__(message)
+        self.cluster = cluster
+        self.last = last
+        self.founded = founded
+
+
+class VolumeBusy(ImportRefused):
+    """Another process holds the volume's lock."""
+
+
+class VolumeFull(RequestRefused):
+    """It was found before anything was written, or everything was taken back."""
+
+    reason = "DISK_FULL"
+
+
+class RowsRefused(RequestRefused):
+    """Rows that a state is to be made of are damaged, or in no order."""
 
     reason = "INVALID_ARGUMENT"
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from partition_replica.core.seed_layout import (
 from partition_replica.errors import Damaged, ImportRefused, InvalidArgument
 from partition_replica.ids import LSN, MemberID, Term
 from partition_replica.offline.stopped import open_stopped
+from partition_replica.storage import codec
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.state import LmdbState
@@ -57,6 +59,7 @@ from tests.support.seed_logs import (
     tree,
     write,
 )
+from tests.support.stored import append, make_volume
 
 WHILE_IMPORTING = (
     "import.staged",
@@ -187,7 +190,7 @@ def test_a_log_that_begins_later_needs_its_base(tmp_path: Path) -> None:
     base = tmp_path / "out" / "base"
     take(later, tmp_path / "again", replicated=True, base=base)
     assert contents(tmp_path / "again") == contents(tmp_path / "data")
-    assert "the log begins at 5" in check(tmp_path / "again", tmp_path / "scratch")[0]
+    assert "it was imported" in check(tmp_path / "again", tmp_path / "scratch")[0]
     blob = next(path for path in (base / "blobs").rglob("*") if path.is_file())
     blob.chmod(0o600)
     blob.write_bytes(LARGE[:-1] + b"!")
@@ -239,6 +242,34 @@ def test_a_base_in_the_middle_is_gone_on_from(tmp_path: Path) -> None:
     raft_of(6, seed.RaftEntry(type=0, term=3, index=6).SerializeToString())(source)
     with pytest.raises(ImportRefused, match=r"entry 6 .*RAFT\) has term 3, and the base"):
         take(source, tmp_path / "refused", base=base)
+
+
+@pytest.mark.parametrize("to_raft", [False, True])
+@pytest.mark.parametrize("from_raft", [False, True])
+def test_what_was_gone_on_from_a_base_is_verified(
+    tmp_path: Path, from_raft: bool, to_raft: bool
+) -> None:
+    """Sessions, results and time came with the base, and entries up to it can't be replayed:
+    without Raft the log is whole, with it LSN 1 is missing. What came behind is checked."""
+    old = make_volume(tmp_path / "old", replicated=from_raft)
+    export(old, tmp_path / "out", with_base=True)
+    data = tmp_path / "data"
+    base = tmp_path / "out" / "base"
+    take(tmp_path / "out" / "log", data, base=base, replicated=to_raft)
+    assert "it was imported" in check(data, tmp_path / "scratch")[0]
+    volume = open_volume(data)
+    first = volume.log.last.index + 1
+    found = [opening(time_ms=9000), body(proposal(first, 1, [set_key(b"k\xff", b"new")]), 9000)]
+    append(volume, found, volume.log.hard_state.term if to_raft else 0)
+    volume.close()
+    assert "it was imported" in check(data, tmp_path / "scratch")[0]
+    environment = lmdb.open(str(data / "state" / "1"), max_dbs=16, lock=False)
+    with environment.begin(write=True) as txn:
+        row = codec.seal(b"k\xff", b"other")
+        txn.put(b"k\xff", row, db=environment.open_db(b"value", txn))
+    environment.close()
+    with pytest.raises(AssertionError, match="xff' is not in the state as it left it"):
+        check(data, tmp_path / "again")
 
 
 def test_modes_of_payloads_are_the_files_in_the_tree(tmp_path: Path) -> None:

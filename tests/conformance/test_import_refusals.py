@@ -8,24 +8,30 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import lmdb
 import pytest
 from partition_proto.v1 import seed_pb2 as seed
 from partition_replica.core.model import HardState
 from partition_replica.core.seed_layout import encode_hard_state
-from partition_replica.errors import ImportRefused, StorageFailed
+from partition_replica.errors import Damaged, ImportRefused, StorageFailed
 from partition_replica.ids import LSN, MemberID, Term
 from partition_replica.offline.log_import import import_log
+from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import files
 from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.log.tables import LATER, NAMES
+from partition_replica.storage.state_copy import inspect_copy
 
 from tests.support.seed_logs import (
     CLUSTER,
     LARGE,
     Change,
     at,
+    check,
     contents,
     cut,
     drop,
+    export,
     open_volume,
     put_entry,
     raft_entry,
@@ -43,6 +49,9 @@ from tests.support.seed_logs import (
 )
 
 BLOB = hashlib.sha256(LARGE).hexdigest()
+
+LOCK = {"lock": (0o600, b"")}
+"""Stays in a directory that was there: somebody may wait for it."""
 
 DAMAGE: list[tuple[str, Change, str]] = [
     ("a hole", drop(at(5)), r"entry 5 .* is missing"),
@@ -89,7 +98,7 @@ def test_damage_is_refused_by_name_and_leaves_nothing(
             with pytest.raises(ImportRefused, match=says):
                 take(source, data, replicated=replicated)
     assert not (tmp_path / "absent").exists()
-    assert tree(existing) == {"lost+found": (0o755, b"")}
+    assert tree(existing) == {"lost+found": (0o755, b""), **LOCK}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +124,7 @@ def test_a_source_that_changes_is_refused_and_leaves_nothing(
 
     with pytest.raises(ImportRefused, match=says):
         import_log(source, existing, cluster=CLUSTER, replicated=True, progress=progress)
-    assert tree(existing) == {}
+    assert tree(existing) == LOCK
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -196,6 +205,74 @@ def test_only_a_new_volume_is_written_to(tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match="another process"):
         take(source, busy)
     lock.release()
+
+
+@pytest.mark.parametrize("table", NAMES)
+def test_a_volume_without_one_of_its_tables_is_not_new(tmp_path: Path, table: str) -> None:
+    """It is damaged, or of an earlier version: `position` came later."""
+    source, data = seed_log(tmp_path / "source"), tmp_path / "data"
+    take(source, data)
+    change_tables(data / "log", lambda name: name == table.encode())
+    before = tree(data)
+    says = "belongs to cluster" if table in LATER else "can't be told"
+    with pytest.raises(ImportRefused, match=says):
+        take(source, data)
+    after = tree(data)
+    assert {name: after[name] for name in before if "lock" not in name} == {
+        name: row for name, row in before.items() if "lock" not in name
+    }
+
+
+@pytest.mark.parametrize("kept", range(len(NAMES)))
+def test_a_log_that_was_being_made_is_new(tmp_path: Path, kept: int) -> None:
+    """It has its first tables, and nothing is in them."""
+    source, data = seed_log(tmp_path / "source"), tmp_path / "data"
+    open_volume(data).close()
+    change_tables(data / "log", lambda name: name not in [n.encode() for n in NAMES[:kept]])
+    change_tables(data / "log", lambda _: False, empty=True)
+    assert take(source, data).entries == 9
+    assert check(data, tmp_path / "scratch") == []
+
+
+@pytest.mark.parametrize("environment", ["log", "state"])
+def test_a_volume_of_an_earlier_version_is_read(tmp_path: Path, environment: str) -> None:
+    """Without the table that came later: inspected, verified, exported, gone on from, started."""
+    source, data = seed_log(tmp_path / "source"), tmp_path / "data"
+    take(source, data)
+    folder = data / "log" if environment == "log" else data / "state" / "1"
+    change_tables(folder, lambda name: name in {b"position", b"unapplied"})
+    assert check(data, tmp_path / "scratch") == []
+    with open_stopped(data) as volume:
+        assert volume.log.positions == {}
+        # Directory `refs` of entry 7 was there already.
+        assert (volume.state.unapplied(LSN(7)) is None) == (environment == "state")
+    export(data, tmp_path / "out", with_base=True)
+    take(tmp_path / "out" / "log", tmp_path / "again", base=tmp_path / "out" / "base")
+    assert inspect_copy(data / "state" / "1")[0].index == 9
+    volume = open_volume(data)
+    volume.log.register("consumer", LSN(9))
+    volume.close()
+
+
+def test_a_state_without_an_old_table_is_damaged(tmp_path: Path) -> None:
+    """And not a failure of the disk: it may be a peer's."""
+    source, data = seed_log(tmp_path / "source"), tmp_path / "data"
+    take(source, data)
+    change_tables(data / "state" / "1", lambda name: name == b"content")
+    with pytest.raises(Damaged, match="the table content is missing"):
+        inspect_copy(data / "state" / "1")
+    with pytest.raises(Damaged, match="the table content is missing"), open_stopped(data):
+        pass
+
+
+def change_tables(folder: Path, drop: Callable[[bytes], bool], *, empty: bool = False) -> None:
+    """Removes tables, and what the others hold."""
+    opened = lmdb.open(str(folder), max_dbs=16, lock=False)
+    with opened.begin(write=True) as txn:
+        for name in [bytes(key) for key, _ in txn.cursor()]:
+            if drop(name) or empty:
+                txn.drop(opened.open_db(name, txn), delete=drop(name))
+    opened.close()
 
 
 def test_a_lost_log_is_not_taken_for_a_new_volume(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from partition_replica.core.model import (
     SnapshotSwitch,
 )
 from partition_replica.errors import Cancelled, Compacted, Damaged, Stopping, Unavailable
-from partition_replica.ids import LSN, MemberID, Term
+from partition_replica.ids import LSN, Digest, MemberID, Term
+from partition_replica.storage.log import LmdbLog
 
 from tests.support.logs import CLUSTER, MEMBER, Subject, entry, hard
 from tests.support.proposals import body, link, payload, proposal
@@ -449,6 +450,49 @@ def test_a_trail_stays_for_slow_followers(tmp_path: Path) -> None:
         subject.log.close()
 
 
+def test_a_trail_has_no_more_bytes_than_it_may(tmp_path: Path) -> None:
+    """Of entries 1 to 20, ten bytes each, 95 bytes may stay below the mark, and no step is too
+    small for that."""
+    for folder in (None, tmp_path / "log"):
+        subject = Subject(folder, Retention(trail_entries=15, trail_bytes=95))
+        subject.log.commit(LogBatch([entry(1, i, b"x" * 10) for i in range(1, 21)], hard(1, 0, 20)))
+        subject.initialize(0)
+        subject.log.acknowledge("applied", LSN(10))
+        assert subject.log.compaction_target(100) == 1
+        subject.log.acknowledge("applied", LSN(20))
+        assert subject.log.compaction_target(100) == 11
+        subject.log.hold_snapshot(LSN(15))
+        assert subject.log.compaction_target(100) == 6
+        subject.log.hold_snapshot(None)
+        subject.log.compact(LSN(11))
+        assert subject.log.compaction_target(1) is None
+        subject.reopen(20)
+        assert subject.log.compaction_target(1) is None
+        subject.log.close()
+
+
+def test_files_that_only_the_log_names_count(tmp_path: Path) -> None:
+    large = payload(b"z" * 70_000)
+    named = body(proposal(1, 1, [link(b"a")], [large])).SerializeToString()
+    digest = Digest(large.digest)
+    for folder in (None, tmp_path / "log"):
+        subject = Subject(folder, Retention(trail_entries=100, trail_bytes=70_000))
+        bodies = [b"", named, b"", named, b"", b""]
+        rows = [entry(1, i, data) for i, data in enumerate(bodies, 1)]
+        subject.log.commit(LogBatch(rows, hard(1, 0, 6)))
+        subject.initialize(6)
+        assert subject.log.compaction_target(1) is None
+        lsn = subject.log.last_naming(digest)
+        assert lsn == 4
+        for _ in range(2):  # once, however often
+            subject.log.weigh(lsn, digest, 70_000)
+            assert subject.log.compaction_target(100) == 4
+        subject.log.compact(LSN(4))
+        assert subject.log.compaction_target(1) is None
+        assert subject.log.last_naming(Digest(b"\xff" * 32)) is None
+        subject.log.close()
+
+
 def test_a_lost_consumer_does_not_hold_the_log_for_ever(tmp_path: Path) -> None:
     for folder in (None, tmp_path / "log"):
         subject = Subject(folder, Retention(consumer_lag_entries_max=4))
@@ -570,6 +614,94 @@ def test_backfill_needs_something_applied(subject: Subject) -> None:
     subject.log.finish_backfill(position(1, 1))
 
 
+def with_terms(subject: Subject, terms: list[int]) -> None:
+    """A plain log whose entries have these terms, 0 for none, and no hard state, as an import's."""
+    subject.log.bootstrap_plain(CLUSTER)
+    rows = [entry(term, index) for index, term in enumerate(terms, 1)]
+    if isinstance(subject.log, LmdbLog):
+        with subject.log.environment.begin(write=True) as txn:
+            subject.log.tables.put(txn, rows, Term(0))
+    else:
+        subject.log._rows.update({int(row.index): row for row in rows})  # type: ignore[attr-defined]
+    subject.reopen()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_backfilled_terms_do_not_fall_behind_the_boundary(subject: Subject, steps: int) -> None:
+    """Which moved there before its entry had a term."""
+    with_terms(subject, [5, 5, 0, 0, 0, 7, 0])
+    subject.retention = subject.log.retention = Retention(keep_all=True)  # type: ignore[attr-defined]
+    subject.initialize(4)
+    subject.log.compact(LSN(4))
+    assert subject.log.boundary == position(4, 0)
+    progress = subject.log.begin_backfill()
+    while not progress.complete:
+        progress = subject.log.step_backfill(steps)
+        # Wherever it is cut off, it goes on.
+        assert subject.reopen(4) == InitStatus.NEEDS_BACKFILL
+    assert subject.terms() == [5, 5, 5, 5, 5, 7, 8]
+    assert subject.log.boundary == position(4, 5)
+    subject.backfill(4)
+    assert subject.log.boundary == position(4, 5)
+    assert subject.reopen(4) == InitStatus.BOOTSTRAPPED
+
+
+def test_a_log_is_compacted_while_it_is_backfilled(subject: Subject) -> None:
+    """Its boundary has a term, and there is no hard state before the end."""
+    subject.plain(6)
+    subject.initialize(0)
+    subject.log.begin_backfill()
+    subject.log.step_backfill(4)
+    subject.apply(3)
+    assert subject.log.boundary == position(3, 1)
+    assert subject.reopen(5) == InitStatus.NEEDS_BACKFILL
+    subject.backfill(5)
+    assert subject.log.boundary == position(5, 1)
+    assert subject.log.last == position(6, 1)
+
+
+def test_an_empty_log_is_backfilled_behind_its_first_entry(subject: Subject) -> None:
+    """Also one that was begun before: nothing but an entry is missing."""
+    subject.log.bootstrap_plain(CLUSTER)
+    subject.initialize(0)
+    assert subject.log.begin_backfill().complete
+    with pytest.raises(ValueError, match="applied"):
+        subject.log.finish_backfill(subject.log.backfilled_position(LSN(0)))
+    assert subject.reopen(0) == InitStatus.NEEDS_BACKFILL
+    subject.log.append(LSN(1), [b""])
+    subject.backfill(1)
+    # As a group's log begins.
+    assert subject.log.boundary == subject.log.last == position(1, 1)
+    assert subject.log.hard_state == hard(1, 0, 1)
+    assert subject.log.configuration == (1, Configuration(voters=(MEMBER,)))
+    assert subject.reopen(1) == InitStatus.BOOTSTRAPPED
+    subject.log.commit(LogBatch([entry(1, 2, b"a")], hard(1, 0, 2)))
+
+
+def test_holding_for_a_snapshot_waits_for_no_commit(tmp_path: Path) -> None:
+    """The event loop does that, and the lock is held through an fsync."""
+    subject = Subject(tmp_path / "log")
+    subject.plain(3)
+    subject.initialize(0)
+    holding = threading.Thread(target=subject.log.hold_snapshot, args=(LSN(2),), daemon=True)
+    with subject.log._writing:  # type: ignore[attr-defined]
+        holding.start()
+        holding.join(10)
+        assert not holding.is_alive()
+        assert subject.log.positions["snapshot"] == 2
+    subject.log.close()
+
+
+def test_the_operators_token_never_falls(subject: Subject) -> None:
+    subject.log.save_lease(6, "b")
+    subject.log.save_lease(6, "b")
+    with pytest.raises(ValueError, match="lease token"):
+        subject.log.save_lease(5, "a")
+    for _ in range(2):
+        assert subject.log.lease_transitions == 6
+        subject.reopen()
+
+
 @pytest.mark.parametrize(
     "configuration",
     [
@@ -615,3 +747,69 @@ def test_a_snapshot_replaces_everything(subject: Subject) -> None:
     subject.log.commit(LogBatch([entry(3, 51)]))
     assert subject.log.last == position(51, 3)
     assert subject.log.identity.member_id == MemberID(7)
+
+
+# --- a log that begins behind a state that was taken over ----------------------------------------
+
+
+def test_a_group_begins_behind_a_restored_state(subject: Subject) -> None:
+    voters = Configuration(voters=(MEMBER,))
+    for wrong in (position(0, 1), position(5, 0)):
+        with pytest.raises(ValueError, match=r"\(1, 1\)"):
+            subject.log.bootstrap(CLUSTER, voters, wrong)
+    subject.log.bootstrap(CLUSTER, voters, position(40, 3))
+    with pytest.raises(ValueError, match="new"):
+        subject.log.bootstrap(CLUSTER, voters, position(41, 3))
+    for reopened in (False, True):
+        if reopened:
+            assert subject.reopen(40) == InitStatus.BOOTSTRAPPED
+        log = subject.log
+        assert log.identity.cluster_id == CLUSTER
+        assert log.boundary == log.last == position(40, 3)
+        assert (log.first_stored, log.committed, log.term(LSN(40))) == (41, 40, 3)
+        assert log.hard_state == hard(3, 0, 40)
+        assert log.configuration == (40, voters)
+        assert log.low_water_mark == 41
+    with pytest.raises(Compacted):
+        subject.log.entries(LSN(40), LSN(41), None)
+    with pytest.raises(Damaged, match="the state is at 39"):
+        subject.reopen(39)
+    subject.reopen(40)
+    subject.log.commit(LogBatch([entry(4, 41, b"a")], hard(4, MEMBER, 41)))
+    assert subject.indexes() == [41]
+
+
+@pytest.mark.parametrize("term", [0, 6])
+def test_a_plain_log_begins_behind_a_restored_state(subject: Subject, term: int) -> None:
+    subject.log.bootstrap_plain(CLUSTER, position(40, term))
+    with pytest.raises(ValueError, match="new"):
+        subject.log.bootstrap_plain(CLUSTER)
+    for reopened in (False, True):
+        if reopened:
+            assert subject.reopen(40) == InitStatus.NEEDS_BACKFILL
+        log = subject.log
+        assert log.identity.unreplicated
+        assert log.boundary == log.last == position(40, term)
+        assert (log.first_stored, log.committed) == (41, 40)
+        assert log.configuration == (40, Configuration(voters=(MEMBER,)))
+        assert log.hard_state == hard(term, 0, 40 if term else 0)
+    assert subject.log.append(LSN(41), [b"a", b"b"]) == 41
+    with pytest.raises(ValueError, match="truncation"):
+        subject.log.truncate_from(LSN(40))
+    assert subject.reopen(42) == InitStatus.NEEDS_BACKFILL
+    subject.backfill(42)
+    # Terms go on from the one before, so that they never fall.
+    assert subject.log.last == position(42, term + 1)
+    assert subject.reopen(42) == InitStatus.BOOTSTRAPPED
+
+
+def test_a_plain_log_without_entries_behind_a_restored_state_is_backfilled(
+    subject: Subject,
+) -> None:
+    subject.log.bootstrap_plain(CLUSTER, position(40, 0))
+    subject.reopen(40)
+    subject.backfill(40)
+    assert subject.reopen(40) == InitStatus.BOOTSTRAPPED
+    assert subject.log.boundary == subject.log.last == position(40, 1)
+    subject.log.commit(LogBatch([entry(1, 41, b"a")], hard(1, 0, 41)))
+    assert subject.indexes() == [41]

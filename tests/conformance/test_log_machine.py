@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.compaction import Retention
 from partition_replica.core.model import (
     Configuration,
@@ -21,7 +22,7 @@ from partition_replica.core.model import (
 )
 from partition_replica.core.ports import LogStorage
 from partition_replica.errors import ReplicaError
-from partition_replica.ids import LSN, Term
+from partition_replica.ids import LSN, Digest, Term
 
 from tests.support.logs import CLUSTER, MEMBER, Subject, hard
 from tests.support.proposals import body, link, payload, proposal
@@ -46,9 +47,15 @@ class LogMachine(RuleBasedStateMachine):
         self.model: Subject
         self.real: Subject
 
-    @initialize(trail=st.sampled_from([0, 2]), lag=st.sampled_from([6, 1 << 62]))
-    def begin(self, trail: int, lag: int) -> None:
-        retention = Retention(trail_entries=trail, consumer_lag_entries_max=lag)
+    @initialize(
+        trail=st.sampled_from([0, 2, 20]),
+        trail_bytes=st.sampled_from([0, 60, 300, 1 << 62]),
+        lag=st.sampled_from([6, 1 << 62]),
+    )
+    def begin(self, trail: int, trail_bytes: int, lag: int) -> None:
+        retention = Retention(
+            trail_entries=trail, trail_bytes=trail_bytes, consumer_lag_entries_max=lag
+        )
         self.model = Subject(None, retention)
         self.real = Subject(self.root / "log", retention)
         self.both(lambda subject: subject.initialize(0))
@@ -151,6 +158,13 @@ class LogMachine(RuleBasedStateMachine):
         lsn = None if offset is None else self.at(offset)
         self.both(lambda subject: subject.log.hold_snapshot(lsn))
 
+    @rule(blob=st.sampled_from(BLOBS), size=st.integers(0, 100))
+    def weigh(self, blob: types.Payload, size: int) -> None:
+        digest = Digest(blob.digest)
+        lsn = self.both(lambda subject: subject.log.last_naming(digest))
+        if lsn is not None and lsn <= self.model.log.positions.get("applied", 0):
+            self.both(lambda subject: subject.log.weigh(lsn, digest, size))
+
     @rule(step=st.integers(0, 3))
     def compact(self, step: int) -> None:
         target = self.both(lambda subject: subject.log.compaction_target(step))
@@ -223,7 +237,9 @@ class LogMachine(RuleBasedStateMachine):
         assert self.real.rows() == self.model.rows()
         assert self.real.told == self.model.told
         for blob in BLOBS:
-            assert real.names_blob(blob.digest) == model.names_blob(blob.digest)  # type: ignore[arg-type]
+            digest = Digest(blob.digest)
+            assert real.names_blob(digest) == model.names_blob(digest)
+            assert real.last_naming(digest) == model.last_naming(digest)
 
     @invariant()
     def whole(self) -> None:

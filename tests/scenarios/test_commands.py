@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,13 @@ import pytest
 from partition_client import PreconditionFailed
 from partition_client.client import Source
 from partition_proto.v1 import types_pb2 as types
+from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec
 
 from tests.scenarios.test_group import assert_equal
 from tests.support.local_group import LocalGroup, LocalReplica, eventually
-from tests.support.proposals import set_key
+from tests.support.proposals import body, opening, proposal, set_key
+from tests.support.stored import make_volume
 
 
 async def command(*arguments: str, code: int = 0) -> str:
@@ -111,6 +114,47 @@ async def test_a_stopped_replica(group: LocalGroup) -> None:
         assert listing(data) == before
         assert "no replica's volume" in await command("inspect", "--data", "/nowhere", code=1)
         assert "LSN goes with" in await command("inspect", *where, "entry", code=1)
+
+
+async def test_damaged_pages_end_a_verification_and_not_the_replica(group: LocalGroup) -> None:
+    """A page in the middle of the log, whose header LMDB trusts: reading one entry behind the other
+    over it ends the process, by SIGABRT. The replica serves on, and says what was found."""
+    async with group:
+        only = group.replicas[0]
+        group.replicas = [only]
+        found = [opening()]
+        found += [body(proposal(2, n, [set_key(b"k%d" % n, b"v" * 100)])) for n in range(1, 2000)]
+        make_volume(only.data, found=found)
+        key = (1000).to_bytes(8, "big")
+        with open_stopped(only.data) as volume, volume.log.environment.begin() as txn:
+            wanted = key + bytes(txn.get(key, db=volume.log.tables.raft))
+        clear_page_headers(only.data / "log" / "data.mdb", wanted)
+        await group.start(only)
+        for _ in range(2):
+            report = await json_of("verify", *remote(only), code=1)
+            assert any("SIGABRT" in finding for finding in report["findings"]), report
+            assert "everything behind step" in report["unchecked"][0]
+        async with group.client() as client:
+            await client.set_key(b"k", b"v")
+            assert await client.get_key(b"k1") == b"v" * 100
+        assert only.running
+        assert [path.name for path in (only.data / "staging").iterdir()] == []
+
+
+def clear_page_headers(file: Path, content: bytes) -> None:
+    """Of the leaf pages with this node, the one in use and older copies of it."""
+    found = bytearray(file.read_bytes())
+    cleared, at = 0, found.find(content)
+    while at >= 0:
+        page = at - at % 4096
+        flags, lower = struct.unpack_from("<10x H H", found, page)
+        nodes = struct.unpack_from(f"<{(lower - 16) // 2}H", found, page + 16)
+        if flags == 0x02 and at - page - 8 in nodes:  # not what a page was before
+            found[page : page + 16] = bytes(16)
+            cleared += 1
+        at = found.find(content, at + 1)
+    assert cleared
+    file.write_bytes(found)
 
 
 def listing(root: Path) -> dict[str, bytes]:

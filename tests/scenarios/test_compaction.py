@@ -71,6 +71,36 @@ async def test_a_follower_behind_the_log_is_caught_up_by_a_snapshot(
         await assert_equal(group)
 
 
+async def test_a_log_is_compacted_by_bytes(group: LocalGroup) -> None:
+    """Of entries, and of files that nothing but the log names any more: those are collected."""
+    bytes_max, size = 500_000, 100_000
+    only = group.replicas[0]
+    group.replicas = [only]
+    # An upload is kept for its lease, whoever names it.
+    only.arguments += ["--limit", f"log_trail_bytes={bytes_max}", "--limit", "pin_lease_s=3"]
+    async with group:
+        await group.bootstrap()
+        async with group.client() as client:
+            for number in range(100):
+                await client.set_key(b"%d" % number, os.urandom(10_000))
+
+            async def short() -> bool:
+                status = await group.status(only)
+                return status is not None and status.last_index - status.first_index < 60
+
+            await eventually(short, "entries go")
+            for _ in range(20):
+                await client.put_file(b"overwritten", Source.of_bytes(os.urandom(size)))
+
+            async def collected() -> bool:
+                blobs = [path for path in (only.data / "blobs").glob("*/*") if path.is_file()]
+                return len(blobs) <= bytes_max // size + 1  # and the one that is in the tree
+
+            await eventually(collected, "overwritten files go")
+            found = [key async for key, _ in client.list_keys()]
+        assert len(found) == 100
+
+
 async def test_a_short_log_survives_restarts_and_elections(group: LocalGroup) -> None:
     for replica in group.replicas:
         replica.arguments += SHORT_LOG

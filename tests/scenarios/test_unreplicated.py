@@ -1,7 +1,9 @@
 """A partition without Raft, and replication switched on for it while it is written."""
 
 import asyncio
+import hashlib
 import os
+from pathlib import Path
 
 import grpc
 import pytest
@@ -11,6 +13,7 @@ from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
+from partition_replica.offline import replication
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
 from tests.scenarios.test_group import assert_equal
@@ -127,6 +130,79 @@ async def test_replication_is_switched_on_while_clients_write(group: LocalGroup)
         assert (status.unreplicated, status.HasField("backfill")) == (False, False)
         assert len(status.members) == 3
         await assert_equal(group)
+
+
+@pytest.mark.parametrize("how", ["running", "stopped", "begun"])
+async def test_replication_is_switched_on_before_anything_is_written(
+    group: LocalGroup, how: str
+) -> None:
+    """By the running replica or the command; and by a start, of what an earlier version began."""
+    async with group:
+        replicas, group.replicas = group.replicas, group.replicas[:1]
+        only = replicas[0]
+        await group.bootstrap_unreplicated()
+        stray = stray_blob(only.data)
+        if how != "running":
+            assert only.terminate() == 0
+            if how == "begun":
+                with replication.open_volume(only.data) as volume:
+                    assert volume.log.begin_backfill().complete
+            else:
+                found = replication.enable(only.data, 100, lambda _: None)
+                assert (found.first, found.target) == (1, 1)
+            await group.start(only)
+        await enable(group)
+        status = await group.status(only)
+        assert status is not None
+        assert (status.unreplicated, status.first_index) == (False, 2)
+        await eventually(lambda: gone(stray), "what nothing names is collected")
+        async with group.client() as client:
+            await client.set_key(b"k", b"v")
+            group.replicas = replicas[:2]
+            await group.start(replicas[1])
+            await group.add(replicas[1])
+            await client.set_key(b"k", b"w")
+        await assert_equal(group)
+
+
+def stray_blob(data: Path) -> Path:
+    """A blob that nothing names, as a member that is replaced may leave one."""
+    content = os.urandom(100)
+    name = hashlib.sha256(content).hexdigest()
+    folder = data / "blobs" / name[:2]
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+async def gone(path: Path) -> bool:
+    return not path.exists()
+
+
+async def test_what_is_not_done_is_refused(group: LocalGroup) -> None:
+    async with group:
+        only = group.replicas[0]
+        group.replicas = [only]
+        await group.start(only)
+        enabling = admin.EnableReplicationRequest(lease=group.lease)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await group.admin(only).EnableReplication(enabling)
+        detail = detail_of(refused.value)
+        assert detail is not None
+        assert detail.reason == types.REASON_NOT_BOOTSTRAPPED
+        request = group.bootstrap_request()
+        request.unreplicated = True
+        for _ in range(2):
+            await group.admin(only).Bootstrap(request)
+        with pytest.raises(grpc.aio.AioRpcError, match="unreplicated") as refused:
+            await group.admin(only).Bootstrap(group.bootstrap_request())
+        detail = detail_of(refused.value)
+        assert detail is not None
+        assert detail.reason == types.REASON_MEMBERSHIP_REFUSED
+        await enable(group)
+        for unreplicated in (True, False):  # done before, and done
+            request.unreplicated = unreplicated
+            await group.admin(only).Bootstrap(request)
 
 
 @pytest.mark.parametrize("failpoint", WHILE_BACKFILLING)

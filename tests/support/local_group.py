@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 PARTITION = "tests/group"
 WAIT_S = 60.0
+POLL_S_MIN, POLL_S_MAX = 0.02, 0.5
 
 
 def free_port() -> int:
@@ -39,6 +40,7 @@ async def eventually(
     condition: Callable[[], Awaitable[T | None]], what: str, within_s: float = WAIT_S
 ) -> T:
     """Waits until `condition` returns something true; fails with `what` after within_s."""
+    pause = POLL_S_MIN
     deadline = time.monotonic() + within_s
     while True:
         found = await condition()
@@ -46,7 +48,9 @@ async def eventually(
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s} s: {what}")
-        await asyncio.sleep(0.02)
+        # Some conditions start a program each time they are asked.
+        await asyncio.sleep(pause)
+        pause = min(pause * 1.5, POLL_S_MAX)
 
 
 @dataclass(slots=True)
@@ -61,10 +65,14 @@ class LocalReplica:
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
+    advertised_port: int = 0
+    """Of a proxy in front of it; 0 for none."""
+    prefix: tuple[str, ...] = ()
+    """In front of its command."""
 
     @property
     def address(self) -> str:
-        return f"localhost:{self.port}"
+        return f"localhost:{self.advertised_port or self.port}"
 
     @property
     def running(self) -> bool:
@@ -73,6 +81,7 @@ class LocalReplica:
     def start(self, **environment: str) -> None:
         assert not self.running
         command = [
+            *self.prefix,
             sys.executable,
             "-m",
             "partition_replica",
@@ -109,6 +118,15 @@ class LocalReplica:
     def wait_exit(self, within_s: float = WAIT_S) -> int:
         assert self.process is not None
         return self.process.wait(within_s)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample of its metrics; 0 where there is none yet."""
+        status, text = self.http("/metrics")
+        assert status == 200, f"{self.name} tells no metrics"
+        inner = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        wanted = f"{name}{{{inner}}}" if labels else name
+        values = [line.split()[1] for line in text.splitlines() if line.split()[0] == wanted]
+        return float(values[0]) if values else 0.0
 
     def http(self, path: str) -> tuple[int, str]:
         """(status, body) of a probe; (0, "") where nothing answers."""
@@ -214,7 +232,9 @@ class LocalGroup:
             await eventually(lambda r=replica: self.status(r), f"{replica.name} answers")
         first = self.replicas[0]
         await self.admin(first).Bootstrap(
-            admin_api.BootstrapRequest(lease=self.lease, cluster_id=self.cluster)
+            admin_api.BootstrapRequest(lease=self.lease, cluster_id=self.cluster),
+            timeout=WAIT_S,
+            wait_for_ready=True,
         )
         for replica in self.replicas[1:]:
             await self.add(replica)

@@ -37,20 +37,28 @@ class RaftReply(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ...) -> None: ...
 
 class SnapshotHeader(_message.Message):
-    __slots__ = ("cluster_id", "sender", "receiver", "message", "size", "digest")
+    __slots__ = ("cluster_id", "sender", "receiver", "message", "size", "digest", "offset")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
     RECEIVER_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     sender: int
     receiver: int
     message: bytes
     size: int
     digest: bytes
-    def __init__(self, cluster_id: _Optional[str] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., message: _Optional[bytes] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+    offset: int
+    def __init__(self, cluster_id: _Optional[str] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., message: _Optional[bytes] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class SnapshotOffset(_message.Message):
+    __slots__ = ("offset",)
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
 class SnapshotManifest(_message.Message):
     __slots__ = ("format_version", "index", "term", "snapshot_id", "size", "digest")

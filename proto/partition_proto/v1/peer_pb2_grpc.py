@@ -44,6 +44,11 @@ class PeerStub:
                 request_serializer=partition__proto_dot_v1_dot_peer__pb2.InstallSnapshotRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_peer__pb2.InstallSnapshotResponse.FromString,
                 _registered_method=True)
+        self.GetSnapshotOffset = channel.unary_unary(
+                '/logstore.v1.Peer/GetSnapshotOffset',
+                request_serializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotHeader.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotOffset.FromString,
+                _registered_method=True)
         self.FetchPayload = channel.unary_stream(
                 '/logstore.v1.Peer/FetchPayload',
                 request_serializer=partition__proto_dot_v1_dot_peer__pb2.FetchPayloadRequest.SerializeToString,
@@ -69,9 +74,17 @@ class PeerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InstallSnapshot(self, request_iterator, context):
-        """A snapshot from the leader, in order: header, then chunks of the state file. The receiver
-        fetches the payloads that it lacks, makes everything durable, and only then hands the snapshot
-        to its engine and answers.
+        """A snapshot from the leader, in order: header, then chunks of the state file from the header's
+        offset on. The receiver fetches the payloads that it lacks, makes everything durable, and only
+        then hands the snapshot to its engine and answers. What it has of one that breaks off it keeps
+        for a while.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSnapshotOffset(self, request, context):
+        """Where an InstallSnapshot with this header goes on: how much of the state file is here already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,6 +116,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.InstallSnapshot,
                     request_deserializer=partition__proto_dot_v1_dot_peer__pb2.InstallSnapshotRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_peer__pb2.InstallSnapshotResponse.SerializeToString,
+            ),
+            'GetSnapshotOffset': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSnapshotOffset,
+                    request_deserializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotHeader.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotOffset.SerializeToString,
             ),
             'FetchPayload': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchPayload,
@@ -169,6 +187,33 @@ class Peer:
             '/logstore.v1.Peer/InstallSnapshot',
             partition__proto_dot_v1_dot_peer__pb2.InstallSnapshotRequest.SerializeToString,
             partition__proto_dot_v1_dot_peer__pb2.InstallSnapshotResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSnapshotOffset(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.Peer/GetSnapshotOffset',
+            partition__proto_dot_v1_dot_peer__pb2.SnapshotHeader.SerializeToString,
+            partition__proto_dot_v1_dot_peer__pb2.SnapshotOffset.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,14 +2,14 @@
 
 Words (docs/ARCHITECTURE.md, Positions): *low-water mark*, the lowest LSN that positions require;
 *boundary*, the LSN up to which Raft's log is compacted; *trail*, entries kept below the mark for
-slow followers, so that they need no snapshot.
+slow followers, so that they need no snapshot: no longer than so many entries, and so many bytes.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from partition_replica.ids import LSN
+from partition_replica.ids import LSN, Digest
 
 APPLIED = "applied"
 """The position of the state machine: what is durable there. Always registered."""
@@ -54,14 +54,100 @@ def holding(
 
 
 def compaction_target(
-    mark: LSN, boundary: LSN, *, trail_entries: int, step_entries: int
+    mark: LSN, boundary: LSN, *, trail_entries: int, step_entries: int, trail_start: LSN
 ) -> LSN | None:
     """The LSN up to which to compact, or None where it is not worth a transaction: fewer than
-    `step_entries` would go. `trail_entries` below the mark stay."""
+    `step_entries` would go. Of what lies below the mark `trail_entries` stay, but nothing up to
+    `trail_start`, behind which the bytes are few enough; for bytes no step is too small."""
     target = LSN(mark - 1 - trail_entries)
+    if trail_start > max(target, boundary):
+        return trail_start
     if target - boundary < max(step_entries, 1):
         return None
     return target
+
+
+MEASURED_ENTRIES_MAX = 32_768
+"""Entries that `Trail.measure` reads in one go: some ten milliseconds."""
+
+
+class Trail:
+    """How many bytes the trail has: a window (start, end] of entries that slides up with the mark.
+
+    Sizes are read from the log as entries come in at the upper end and again as they leave at the
+    lower one: twice an entry, and nothing is kept in memory but for blobs that the log alone
+    names. A restart begins at the boundary again and catches up, MEASURED_ENTRIES_MAX a call;
+    until then `start` is too low, so too much is kept.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._start = self._end = self._bytes = 0
+        self._boundary = 0
+        self._blobs: dict[int, dict[Digest, int]] = {}
+        self._where: dict[Digest, int] = {}
+
+    def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
+        """A blob counts with the entry at an LSN, and with no other any more."""
+        if lsn <= self._boundary:
+            return
+        if digest in self._where:
+            self._take(self._where[digest], digest)
+        self._where[digest] = lsn
+        self._blobs.setdefault(lsn, {})[digest] = size
+        if self._start < lsn <= self._end:
+            self._bytes += size
+
+    def measure(
+        self, boundary: LSN, end: LSN, low: LSN, sizes: Callable[[int, int], Iterable[int]]
+    ) -> LSN:
+        """The lowest LSN behind which the entries up to `end` have few enough bytes, or `low` where
+        that is higher. `sizes(lo, hi)` are those of the entries [lo, hi), one by one."""
+        self._forget_up_to(boundary)
+        if boundary > self._start or end < self._end:
+            # Compacted by somebody else, or a position came that is lower: measured anew.
+            self._start = self._end = int(boundary)
+            self._bytes = 0
+        until = min(int(end), self._end + MEASURED_ENTRIES_MAX)
+        for size in sizes(self._end + 1, until + 1):
+            self._end += 1
+            self._bytes += size + self._weight(self._end)
+        for size in sizes(self._start + 1, self._end + 1):
+            if self._bytes <= self._bytes_max and self._start >= low:
+                break
+            self._start += 1
+            self._bytes -= size + self._weight(self._start)
+        return LSN(self._start)
+
+    def truncate(self, lsn: LSN) -> None:
+        """Entries from an LSN on went; they are above every position."""
+        for index in [index for index in self._blobs if index >= lsn]:
+            for digest in list(self._blobs[index]):
+                self._take(index, digest)
+
+    def _weight(self, lsn: int) -> int:
+        return sum(self._blobs[lsn].values()) if lsn in self._blobs else 0
+
+    def _forget_up_to(self, boundary: LSN) -> None:
+        """Blobs of entries that Raft's log has no more: each entry is looked at once."""
+        passed = range(self._boundary + 1, boundary + 1)
+        if len(passed) > len(self._blobs):
+            found = [index for index in self._blobs if index <= boundary]
+        else:
+            found = [index for index in passed if index in self._blobs]
+        for index in found:
+            for digest in list(self._blobs[index]):
+                self._take(index, digest)
+        self._boundary = max(self._boundary, int(boundary))
+
+    def _take(self, lsn: int, digest: Digest) -> None:
+        blobs = self._blobs[lsn]
+        size = blobs.pop(digest)
+        del self._where[digest]
+        if not blobs:
+            del self._blobs[lsn]
+        if self._start < lsn <= self._end:
+            self._bytes -= size
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +157,4 @@ class Retention:
     trail_entries: int = 0
     consumer_lag_entries_max: int = 1 << 62
     keep_all: bool = False
+    trail_bytes: int = 1 << 62

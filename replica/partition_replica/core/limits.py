@@ -36,6 +36,11 @@ SESSION_TTL_MS_MAX = 86_400_000
 # --- settings ---------------------------------------------------------------------------------
 
 
+def disk_reserve(wanted_bytes: int, total_bytes: int) -> int:
+    """What is kept free of a volume: one smaller than ten reserves keeps a tenth of itself."""
+    return min(wanted_bytes, total_bytes // 10)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Limits of one process; each has a metric of what it holds or refuses."""
@@ -81,9 +86,44 @@ class Limits:
     snapshot_hold_s: float = 10.0
     """How long the log behind such a snapshot is kept after its last use."""
 
+    snapshot_sends_max: int = 4
+    """Snapshots on their way to members at the same time; the others wait."""
+
+    snapshot_partial_keep_s: float = 120.0
+    """How long what came of a snapshot that broke off is kept: its state file and its payloads."""
+
+    snapshot_jobs_queued_max: int = 16
+    """Snapshot jobs that wait for their turn; over it OVERLOADED."""
+
+    snapshot_jobs_kept_max: int = 256
+    """Snapshot jobs that have ended and can be asked about; then the oldest is forgotten."""
+
+    snapshot_capture_wait_s: float = 60.0
+    """How long a snapshot job waits until the state can be copied."""
+
+    snapshot_job_stall_s: float = 480.0
+    """A snapshot job that makes no progress for so long is ended. More than what the store's own
+    retries may take."""
+
+    snapshot_job_end_s: float = 10.0
+    """How long a snapshot job that is to end may take before its process is killed."""
+
+    snapshot_store_retry_s: float = 180.0
+    """How long an operation on an object store is tried again."""
+
+    snapshot_marker_stale_s: float = 3600.0
+    """After how long a marker that a dead process left in a snapshot store counts for nothing."""
+
+    snapshot_streams_max: int = 8
+    """Objects that a snapshot job sends or reads at the same time."""
+
     log_trail_entries: int = 50_000
     """Applied entries that the log keeps for followers that are behind: one further behind is sent
     a snapshot."""
+
+    log_trail_bytes: int = 1024**3
+    """The most bytes that those entries may have, with the files that only they still name; a
+    follower that needs more of them is sent a snapshot, which costs as much as the state."""
 
     log_compaction_step_entries: int = 1_000
     """The log is compacted when at least so many entries may go."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from partition_proto.v1 import peer_pb2 as peer
+from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import (
@@ -25,6 +26,11 @@ from partition_replica.core.model import (
     VerifyReport,
 )
 from partition_replica.ids import LSN, ClusterID, Digest, SessionID, Term
+
+FIRST = Position(LSN(1), Term(1))
+"""Where a new group's log begins: its first configuration is in no entry."""
+
+NOTHING = Position(LSN(0), Term(0))
 
 
 def never() -> bool:
@@ -188,6 +194,10 @@ class LogStorage(Protocol):
         """Whether a stored entry names it."""
         ...
 
+    def last_naming(self, digest: Digest) -> LSN | None:
+        """The last stored entry that names a blob."""
+        ...
+
     # --- writes ---
 
     def commit(self, batch: LogBatch) -> list[Digest]:
@@ -217,14 +227,21 @@ class LogStorage(Protocol):
         """As of the entry at `index`. Raises ValueError for one older than the saved."""
         ...
 
-    def save_lease(self, transitions: int, holder: str) -> None: ...
-
-    def bootstrap(self, cluster: ClusterID, configuration: Configuration) -> None:
-        """Makes a new volume the start of a group: boundary (1, 1)."""
+    def save_lease(self, transitions: int, holder: str) -> None:
+        """Remembers an operator's token. Raises ValueError for one below the highest seen."""
         ...
 
-    def bootstrap_plain(self, cluster: ClusterID) -> None:
-        """Makes a new volume an unreplicated partition: its first entry will be LSN 1."""
+    def bootstrap(
+        self, cluster: ClusterID, configuration: Configuration, start: Position = FIRST
+    ) -> None:
+        """Makes a new volume the start of a group: boundary `start`, (1, 1) unless its state is
+        taken over, which must be durable at `start` before. Raises ValueError for less."""
+        ...
+
+    def bootstrap_plain(self, cluster: ClusterID, start: Position = NOTHING) -> None:
+        """Makes a new volume an unreplicated partition. Its first entry will be LSN 1, or the one
+        behind `start`, which its state must be at durably; a term of it stays as a backfill's
+        lower bound."""
         ...
 
     def join(self, cluster: ClusterID) -> None:
@@ -260,8 +277,16 @@ class LogStorage(Protocol):
         ...
 
     def compaction_target(self, step_entries: int) -> LSN | None:
-        """Up to where `compact` may go now by positions and retention; None where fewer than
-        step_entries would go."""
+        """Up to where `compact` may go now by positions and retention: so that at most
+        trail_entries stay below the low-water mark, and at most trail_bytes of data and of weighed
+        blobs. None where nothing goes, or where bytes are no reason and fewer than step_entries
+        would go. Bytes are measured a part of the log a call: what it says may be too low at first,
+        and is right when it is asked again."""
+        ...
+
+    def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
+        """Counts a blob of `size` bytes, which nothing but the log names any more, with the entry
+        at `lsn`, the last one that names it, as long as that is stored. In memory."""
         ...
 
     def hold_snapshot(self, lsn: LSN | None) -> None:
@@ -276,7 +301,8 @@ class LogStorage(Protocol):
     def prune(self, rows_max: int) -> tuple[int, list[Digest]]:
         """Deletes up to rows_max rows at or below the boundary that no consumer needs, lowest
         first, in one transaction; (rows deleted, digests whose last reference went). A failed
-        deletion raises PruneFailed, has changed nothing, and may be tried again."""
+        deletion raises PruneFailed, has changed nothing, and may be tried again; a failed commit,
+        which is where a full disk shows, raises StorageFailed like any other."""
         ...
 
     # --- replication on and off ---
@@ -301,7 +327,8 @@ class LogStorage(Protocol):
 
     def finish_backfill(self, applied: Position) -> None:
         """Makes the log Raft's, in one transaction: hard state {term, vote none, commit last},
-        voters [self] as of last, boundary at `applied`, which must be 1 or above.
+        voters [self] as of last, boundary at `applied`, which must be 1 or above: a log without
+        any entry needs one first, which does nothing.
 
         `applied` is what `backfilled_position` says; the state must be durable there, with that
         term. Raises ValueError for anything else, and where the backfill is not complete.
@@ -333,20 +360,27 @@ class PeerTransport(Protocol):
         """Returns when the member holds it durably. Raises PeerFailed."""
         ...
 
-    async def fetch_payload(self, member: int, digest: Digest) -> tuple[int, AsyncIterator[bytes]]:
-        """(size, its content in chunks). Raises PeerFailed, the iterator too."""
+    async def fetch_payload(
+        self, member: int, digest: Digest, offset: int = 0
+    ) -> tuple[int, AsyncIterator[bytes]]:
+        """(size, its content from `offset` on in chunks). Raises PeerFailed, the iterator too."""
         ...
 
     async def install_snapshot(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes
     ) -> int:
-        """Returns when the member has installed it: how many payloads it had to fetch.
-        Raises PeerFailed."""
+        """Sends a snapshot's state file, from where an earlier attempt broke off, and returns when
+        the member has installed it: how many payloads it had to fetch. Raises PeerFailed."""
         ...
 
 
 class PeerFailed(Exception):
-    """A call to another member failed: unreachable, too slow, or refused. Try another, or later."""
+    """A call to another member failed: unreachable, too slow, or refused. Try another, or later.
+    `refused`: it won't take this, however often it is sent."""
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        super().__init__(message)
+        self.refused = refused
 
 
 class StateReader(Protocol):
@@ -431,6 +465,9 @@ class ReplicaService(Protocol):
     async def install_snapshot(
         self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
     ) -> int: ...
+    def snapshot_offset(self, header: peer.SnapshotHeader) -> int:
+        """How much of a snapshot's state file is here, of an attempt that broke off."""
+        ...
 
 
 class InspectionService(Protocol):
@@ -439,6 +476,23 @@ class InspectionService(Protocol):
     def verify(self) -> AsyncIterator[tuple[str, int, int] | VerifyReport]:
         """Progress (step, done, total), then the report. Raises Overloaded while another one runs,
         DiskFull where there is no room for a copy of the state, NotBootstrapped."""
+        ...
+
+
+class SnapshotJobService(Protocol):
+    """Snapshot jobs of this replica, one at a time; see replica_admin.proto. What is returned is
+    the caller's."""
+
+    def start(self, request: admin.StartSnapshotJobRequest) -> admin.SnapshotJob:
+        """Raises InvalidArgument, Overloaded, NotBootstrapped, NoLeader, Stopping."""
+        ...
+
+    def get(self, job_id: str) -> admin.SnapshotJob:
+        """Raises NotFound."""
+        ...
+
+    async def cancel(self, job_id: str) -> admin.SnapshotJob:
+        """Returns when it has ended. Raises NotFound."""
         ...
 
 

@@ -125,6 +125,7 @@ class PlainEngine:
             self._committed += entries
             self._durable = entries[-1].index
             self._uncommitted_bytes -= sum(len(entry.data) for entry in entries)
+            assert self._uncommitted_bytes >= 0, "what was never proposed became durable"
 
     def applied_to(self, index: LSN) -> None: ...
     def read_index(self, context: bytes) -> None:

@@ -24,12 +24,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Ticks: of the caller's clock. Sizes in bytes."""
+    """Ticks: of the caller's clock. Sizes in bytes. election_timeout_ticks 0: drawn at random from
+    election_tick up to twice that, at each reset; else exactly this."""
 
     election_tick: int
     heartbeat_tick: int
     uncommitted_bytes_max: int
     mirror_bytes_max: int
+    election_timeout_ticks: int = 0
 
 
 class RaftEngine:
@@ -53,11 +55,14 @@ class RaftEngine:
             if (tail_first <= last.index)
             else []
         )
+        timeout = settings.election_timeout_ticks
         self._node = raft.Node(
             raft.Config(
                 member,
                 election_tick=settings.election_tick,
                 heartbeat_tick=settings.heartbeat_tick,
+                min_election_tick=timeout,
+                max_election_tick=timeout + 1 if timeout else 0,
                 max_uncommitted_size=settings.uncommitted_bytes_max,
                 mirror_bytes_max=settings.mirror_bytes_max,
             ),

@@ -1,5 +1,7 @@
 """The commands on a volume: inspect, verify, replication, log. What each prints, and its exit code:
-0 done, 1 refused or findings, 2 wrong use, 70 the volume is damaged."""
+0 done, 1 refused or findings, 2 wrong use, 70 the volume is damaged, 74 reading or writing failed:
+the scratch directory, the target or the volume has no room, or its disk fails. `snapshot` has exit
+codes of its own (`snapshot_reports`)."""
 
 import argparse
 import json
@@ -14,15 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from partition_replica.config import TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogEntry, VerifyReport
 from partition_replica.errors import Damaged, Fatal, InvalidArgument, NotFound, ReplicaError
 from partition_replica.ids import LSN, ClusterID
-from partition_replica.offline import rendering, replication
+from partition_replica.offline import rendering, replication, snapshots, verification_child
+from partition_replica.offline.bars import progress_bar
 from partition_replica.offline.log_export import export_log
 from partition_replica.offline.log_import import import_log
 from partition_replica.offline.remote import RemoteReplica, connect
@@ -31,6 +32,7 @@ from partition_replica.storage.verification import Verification
 
 EXIT_REFUSED = 1
 EXIT_DAMAGED = 70
+EXIT_IO = 74
 PAGE_BYTES = 4 * 1024**2
 
 
@@ -53,6 +55,7 @@ def add_commands(commands: Any) -> None:
     verify.add_argument(
         "--scratch", type=Path, help="where a stopped volume's replay may write (default: TMPDIR)"
     )
+    verify.add_argument("--job", action="store_true", help=argparse.SUPPRESS)  # a replica's own
     switch = commands.add_parser(
         "replication", help="switches Raft on or off for a stopped, sole replica"
     )
@@ -76,6 +79,7 @@ def add_commands(commands: Any) -> None:
     take.add_argument("--base", type=Path, help="the state that the log begins behind")
     for command in (export, take):
         command.add_argument("--json", action="store_true", help="print the report as JSON")
+    snapshots.add_command(commands)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -84,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         return _COMMANDS[options.command](options)
     except Fatal as error:
         sys.stderr.write(f"partition-replica: {type(error).__name__}: {error}\n")
-        return EXIT_DAMAGED
+        return EXIT_DAMAGED if isinstance(error, Damaged) else EXIT_IO
     except ReplicaError as error:
         sys.stderr.write(f"partition-replica: {error}\n")
         return EXIT_REFUSED
@@ -206,27 +210,38 @@ def _pages(volume: StoppedVolume) -> Iterator[LogEntry]:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    with _bar(options.json) as progress:
+    if options.job:
+        return verification_child.run(options.data, options.scratch)
+    cut_off = False
+    with progress_bar(options.json) as progress:
         if options.address:
             with _remote(options) as replica:
                 report = replica.verify(progress)
         else:
             try:
-                report = _verify_stopped(options, progress)
+                report, cut_off = _verify_stopped(options, progress)
             except Damaged as error:  # it can't even be opened
                 report = VerifyReport()
                 report.find(str(error))
                 report.unchecked.append("everything behind that")
     print(json.dumps(asdict(report)) if options.json else rendering.report_text(report))
-    return EXIT_REFUSED if report.findings else 0
+    if report.findings:
+        return EXIT_REFUSED
+    return EXIT_IO if cut_off else 0
 
 
 def _verify_stopped(
     options: argparse.Namespace, progress: Callable[[str, int, int], None]
-) -> VerifyReport:
-    scratch = tempfile.TemporaryDirectory(prefix="verify-", dir=options.scratch)
+) -> tuple[VerifyReport, bool]:
+    """(report, whether something else than the volume kept it from its end)."""
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="verify-", dir=options.scratch)
+    except OSError as error:
+        raise InvalidArgument(
+            f"no scratch directory can be made ({error}): give a folder with room (--scratch)"
+        ) from error
     with open_stopped(options.data) as volume, scratch as folder:
-        return Verification(
+        run = Verification(
             volume.log,
             volume.state,
             volume.blob_path,
@@ -234,7 +249,8 @@ def _verify_stopped(
             Path(folder),
             live=False,
             progress=progress,
-        ).run()
+        )
+        return run.run(), run.cut_off
 
 
 # --- replication, log -------------------------------------------------------------------------
@@ -245,7 +261,7 @@ def _replication(options: argparse.Namespace) -> int:
         last = replication.disable(options.data)
         print(f"replication is off: a plain log up to {last}; start the replica as before")
         return 0
-    with _bar(False) as progress:
+    with progress_bar(False) as progress:
         found = replication.enable(
             options.data,
             Limits().backfill_rows,
@@ -259,7 +275,7 @@ def _replication(options: argparse.Namespace) -> int:
 
 
 def _log(options: argparse.Namespace) -> int:
-    with _bar(options.json) as progress:
+    with progress_bar(options.json) as progress:
 
         def entries(done: int, total: int) -> None:
             progress(options.action, done, total)
@@ -296,6 +312,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "replication": _replication,
     "log": _log,
+    "snapshot": snapshots.run,
 }
 COMMANDS = frozenset(_COMMANDS)
 
@@ -324,21 +341,3 @@ def _remote(options: argparse.Namespace) -> Iterator[RemoteReplica]:
         tls = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
     with connect(options.address, tls, options.server_name) as replica:
         yield replica
-
-
-@contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar a step on standard error, at a terminal only."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal
-    ) as bars:
-        tasks: dict[str, Any] = {}
-
-        def progress(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total or None)
-            bars.update(tasks[step], completed=done, total=total or None)
-
-        yield progress

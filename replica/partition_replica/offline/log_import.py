@@ -42,8 +42,9 @@ from partition_replica.storage.files import (
     write_file,
 )
 from partition_replica.storage.log import LmdbLog
-from partition_replica.storage.log.tables import BOUNDARY, HARD_STATE
-from partition_replica.storage.state import LmdbState, inspect_copy
+from partition_replica.storage.log.tables import BASE, BOUNDARY, HARD_STATE
+from partition_replica.storage.state import LmdbState
+from partition_replica.storage.state_copy import inspect_copy
 from partition_replica.storage.state_tables import TABLES, Tables
 
 BATCH_ENTRIES = 1024
@@ -202,6 +203,9 @@ class _Writer:
             if self._source.first > 1:
                 boundary = rows.BoundaryRow(index=self._source.first - 1)
                 log.tables.put_meta(txn, BOUNDARY, boundary)
+            if found.base is not None:
+                base = rows.PositionRow(lsn=found.base.position.index)
+                log.tables.put_meta(txn, BASE, base)
             saved = found.hard_state.term if found.hard_state else 0
             term = max(saved, found.highest_term)
             if found.hard_state or term:
@@ -279,9 +283,10 @@ class _Writer:
                 )
         environment = open_environment(self._state_path, metasync=True, tables=len(TABLES))
         try:
-            tables = Tables(environment, create=False)
+            tables = Tables(environment, create=True)  # one of an earlier version lacks the last
             with lmdb_failures("commit of the state"), environment.begin(write=True) as txn:
                 txn.drop(tables.member, delete=False)
+                assert tables.unapplied is not None, "it was made"
                 txn.drop(tables.unapplied, delete=False)
         finally:
             environment.close()

@@ -20,7 +20,7 @@ from partition_replica.offline.log_source import (
     refused_on_failure,
 )
 from partition_replica.storage.blobs import blob_path
-from partition_replica.storage.state import inspect_copy
+from partition_replica.storage.state_copy import inspect_copy
 
 STATE_FILE_BYTES_MAX = 64 * 1024
 

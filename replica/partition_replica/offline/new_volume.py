@@ -1,4 +1,5 @@
-"""A volume that an import makes: staged whole beside where it belongs, then moved into place.
+"""A volume that an import or a restore makes: staged whole beside where it belongs, then moved into
+place.
 
 Order: what is staged is durable before anything moves; blobs move first, then the state, and the
 log last, because its identity decides that the volume exists. `storage.volume` collects blobs and
@@ -13,10 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import lmdb
-
 from partition_replica.core.payloads import blob_digests
-from partition_replica.errors import Damaged, ImportRefused, StorageFailed
+from partition_replica.errors import (
+    Damaged,
+    ImportRefused,
+    StorageFailed,
+    VolumeBusy,
+    VolumeTaken,
+)
 from partition_replica.ids import MemberID
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import (
@@ -29,44 +34,52 @@ from partition_replica.storage.files import (
     sync_directory,
 )
 from partition_replica.storage.log import LmdbLog
-from partition_replica.storage.volume import IMPORT
+from partition_replica.storage.log.tables import holds_nothing
+from partition_replica.storage.volume import IMPORT, SNAPSHOT_BASE, SNAPSHOTS
 
 LOG, STATE, BLOBS, STAGING = "log", "state", "blobs", "staging"
 GENERATION = "1"
 
 _OURS = frozenset({LOG, f"{LOG}.new", STATE, BLOBS, STAGING, "lock"})
-_ANYBODYS = frozenset({"lost+found"})
+# Stored snapshots belong to no log: they are there before one, and outlive it.
+_ANYBODYS = frozenset({"lost+found", SNAPSHOTS, SNAPSHOT_BASE})
 
 
 class NewVolume:
     """The volume at `data`, locked while the context lasts. What is staged in `staged` becomes the
-    volume by `move_into_place`; left without that, everything is as it was before.
+    volume by `move_into_place`; left without that, everything is as it was before, but for a file
+    `lock` in a directory that was there.
 
     staged/log, staged/state/<generation> and staged/blobs/xx/<hex> are the skeleton. `member` is
-    the volume's own member ID where it has one.
+    the volume's own member ID where it has one. `action`: who makes it, for messages.
     """
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
+    def __init__(self, data: Path, action: str = "an import") -> None:
+        self._action = action
+        self._data = self.root = data
         self._before: set[str] | None = None
         self._lock = VolumeLock(data)
-        self._staging = self._complete = False
+        self._created = self._staging = self._complete = False
         self.staged = data / STAGING / IMPORT
         self.member = MemberID(secrets.randbits(62) + 1)
 
     def __enter__(self) -> Self:
-        """Raises ImportRefused for a volume that is not new, StorageFailed."""
+        """Raises ImportRefused for a volume that is not new (VolumeTaken for one of a cluster,
+        VolumeBusy for one that somebody uses), StorageFailed."""
         if self._data.exists():
-            self._before = self._names()
+            self._check_names()  # before there is a lock file of ours among them
         elif not self._data.parent.is_dir():
             raise ImportRefused(f"{self._data.parent} is no directory: create it, or mount it")
         else:
             self._create()
+            self._created = True
         if not self._lock.try_acquire():
-            raise ImportRefused(
-                f"another process uses the volume {self._data}: stop it, then import again"
+            raise VolumeBusy(
+                f"another process uses the volume {self._data}: stop it, then try again"
             )
         try:
+            # Under the lock, and with its file, which stays: somebody may wait for it.
+            self._before = self._names()
             self._check_new()
         except BaseException:
             self._leave()
@@ -135,34 +148,42 @@ class NewVolume:
                 "directory, or nothing yet"
             ) from error
 
-    def _check_new(self) -> None:
+    def _check_names(self) -> None:
         for name in sorted(self._names() - _OURS - _ANYBODYS):
             raise ImportRefused(
-                f"the volume {self._data} holds {name!r}; an import writes to a new volume only: "
-                "give an empty directory, or one that does not exist"
+                f"the volume {self._data} holds {name!r}; {self._action} writes to a new volume "
+                "only: give an empty directory, or one that does not exist"
             )
+
+    def _check_new(self) -> None:
+        self._check_names()
         if not (self._data / LOG).exists():
             self._check_no_log()
             return
         try:
             log = LmdbLog(self._data / LOG, self.member, blob_digests, read_only=True)
         except (Damaged, StorageFailed) as error:
-            # Tables are made before the identity is written: without them there is none.
-            if isinstance(error.__cause__, lmdb.NotFoundError):
-                return
+            # Tables are made before the identity is written: it may have been cut off there.
+            with suppress(Damaged, StorageFailed):
+                if holds_nothing(self._data / LOG):
+                    return
             raise ImportRefused(
                 f"the log of the volume {self._data} cannot be read ({error}), so whether it is "
                 "new can't be told: give another directory"
             ) from error
         try:
             identity, last = log.identity, log.last.index
+            founded = bool(log.boundary.index or identity.unreplicated)
         finally:
             log.close()
         if identity.cluster_id or last:
-            raise ImportRefused(
+            raise VolumeTaken(
                 f"the volume {self._data} belongs to cluster {identity.cluster_id or '(none)'} "
-                f"and its log ends at {last}; an import writes to a new volume only: give an "
-                "empty directory, or one that does not exist"
+                f"and its log ends at {last}; {self._action} writes to a new volume only: give an "
+                "empty directory, or one that does not exist",
+                identity.cluster_id,
+                last,
+                founded=founded,
             )
         self.member = identity.member_id
 
@@ -185,10 +206,12 @@ class NewVolume:
             self._lock.release()
 
     def _take_back(self) -> None:
-        if self._before is None:
+        if self._created:
             with fatal_on_failure(f"removing {self._data}"):
                 disk.remove_tree(self._data)
             return
+        if self._before is None:
+            return  # nothing was done, and what was there is not known
         if self._staging:
             if self._earlier_log.exists() and not (self._data / LOG).exists():
                 move_file(self._earlier_log, self._data / LOG, "an empty log")

@@ -100,7 +100,6 @@ def report_text(report: VerifyReport) -> str:
     lines = ["read: " + ", ".join(counts)]
     lines += [f"not checked: {text}" for text in report.unchecked]
     lines += [f"WRONG: {text}" for text in report.findings]
-    lines.append(
-        f"{report.counts.get('findings', 0)} findings" if report.findings else "everything holds"
-    )
+    whole = "everything that was checked holds" if report.unchecked else "everything holds"
+    lines.append(f"{report.counts.get('findings', 0)} findings" if report.findings else whole)
     return "\n".join(lines)

@@ -4,10 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from partition_replica.core.limits import Limits
+from partition_replica.core.limits import Limits, disk_reserve
 from partition_replica.core.model import Backfill
-from partition_replica.errors import InvalidArgument, MembershipRefused
+from partition_replica.errors import DiskFull, InvalidArgument, MembershipRefused
+from partition_replica.ids import LSN
 from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import Volume
 
 
@@ -44,6 +47,9 @@ def enable(root: Path, rows: int, progress: Callable[[Backfill], None]) -> Backf
     with open_volume(root) as volume:
         log, state = volume.log, volume.state
         try:
+            _apply_first(log, state)
+            if log.identity.unreplicated:
+                _check_room(volume)
             found = log.begin_backfill()
             while not found.complete:
                 progress(found)
@@ -55,3 +61,24 @@ def enable(root: Path, rows: int, progress: Callable[[Backfill], None]) -> Backf
         except ValueError as error:
             raise MembershipRefused(str(error)) from error
         return found
+
+
+def _check_room(volume: Volume) -> None:
+    """Raises DiskFull. What is reserved is for a replica that serves; half of it will do here."""
+    free, total = volume.free_bytes()
+    needed = volume.log.backfill_bytes() + disk_reserve(Limits().disk_reserve_bytes, total) // 2
+    if free < needed:
+        raise DiskFull(
+            f"the backfill takes up to {needed} bytes with what is reserved, {free} are free: make "
+            "room or grow the volume"
+        )
+
+
+def _apply_first(log: LmdbLog, state: LmdbState) -> None:
+    """A group's log begins behind an applied entry: one that does nothing, where none was written.
+    Raises ValueError for Raft's log."""
+    if state.applied.index:
+        return
+    if not log.last.index:
+        log.append(LSN(1), [b""])
+    state.apply(log.read(LSN(1), LSN(2), None), {})

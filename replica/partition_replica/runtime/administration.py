@@ -4,6 +4,7 @@ leadership. Every command is idempotent."""
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 import partition_raft as raft
@@ -23,6 +24,7 @@ from partition_replica.errors import (
 from partition_replica.ids import LSN, ClusterID, Term
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.raft_loop import Change
+from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.volume import Volume
 
@@ -53,17 +55,25 @@ class Administration:
         self._volume = volume
         self._replica = replica
         self._starting = asyncio.Lock()
+        self._lease = asyncio.Lock()
 
     async def check_lease(self, transitions: int, holder: str) -> None:
         """Refuses an operator that was deposed; remembers a newer one durably before obeying."""
-        if transitions < self._volume.log.lease_transitions:
-            seen = self._volume.log.lease_transitions
+        log = self._volume.log
+        async with self._lease:  # one at a time: none is checked against a token that is passed
+            self._check_lease(transitions, holder)
+            if transitions > log.lease_transitions:
+                # To its end, whoever waits: the next one must see it.
+                await run_to_end(partial(log.save_lease, transitions, holder))
+            self._check_lease(transitions, holder)
+
+    def _check_lease(self, transitions: int, holder: str) -> None:
+        seen = self._volume.log.lease_transitions
+        if transitions < seen:
             raise Deposed(
                 f"lease token {transitions} of {holder} is below {seen}: another operator leads",
                 seen,
             )
-        if transitions > self._volume.log.lease_transitions:
-            await asyncio.to_thread(self._volume.log.save_lease, transitions, holder)
 
     async def bootstrap(self, cluster: str, *, unreplicated: bool) -> int:
         # To its end, whoever waits: half of it would leave a volume that never starts.
@@ -79,6 +89,11 @@ class Administration:
                 self._replica.same_cluster(cluster)
                 self._replica.start()
                 log = self._volume.log
+                if identity.unreplicated and not unreplicated:
+                    raise MembershipRefused(
+                        "this volume is bootstrapped and unreplicated, and a bootstrap does not "
+                        "change that: switch replication on (EnableReplication)"
+                    )
                 if not log.boundary.index and not identity.unreplicated:
                     raise WrongCluster(
                         "this volume joined the cluster as a newcomer: bootstrap another, or none"

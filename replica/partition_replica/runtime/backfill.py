@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Backfill
+from partition_replica.errors import DiskFull
+from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
@@ -20,6 +22,22 @@ from partition_replica.storage.volume import Volume
 logger = logging.getLogger(__name__)
 
 PROGRESS_LOG_S = 5.0
+
+FULL_S = 1.0
+"""How often the disk is looked at while it is too full to go on."""
+
+
+def check_room(volume: Volume, disk: DiskWatch) -> None:
+    """Raises DiskFull where a backfill would take a volume below its reserve."""
+    disk.full()
+    log = volume.log
+    needed = log.backfill_bytes()
+    if disk.free_bytes - needed < disk.reserve_bytes:
+        raise DiskFull(
+            f"a backfill of entries {log.first_stored} to {log.last.index} takes up to {needed} "
+            f"bytes, and {disk.reserve_bytes} are reserved; {disk.free_bytes} are free: make room "
+            "or grow the volume"
+        )
 
 
 class Backfiller:
@@ -34,6 +52,7 @@ class Backfiller:
         limits: Limits,
         metrics: Metrics,
         *,
+        disk: DiskWatch,
         member: Member,
         hold: Callable[[], None],
         replace: Callable[[Callable[[], None]], Awaitable[None]],
@@ -41,6 +60,7 @@ class Backfiller:
         self._volume = volume
         self._limits = limits
         self._metrics = metrics
+        self._disk = disk
         self._member = member
         self._hold = hold
         self._replace = replace
@@ -58,8 +78,13 @@ class Backfiller:
             progress.term,
         )
         while not progress.complete:
+            await self._room()
             progress = await call(lambda: log.step_backfill(self._limits.backfill_rows))
             self._say(progress)
+        await self._room()
+        if not self._member.loop.last_proposed:
+            # A group's log has a first entry, which its boundary is at.
+            self._member.loop.propose_nothing()
         self._hold()
         held = time.monotonic()
         await self._drain()
@@ -68,6 +93,16 @@ class Backfiller:
         seconds = time.monotonic() - held
         self._metrics.backfill_held.set(seconds)
         logger.info("backfill completed: writes were held for %.3f s", seconds)
+
+    async def _room(self) -> None:
+        """Waits while the volume is below its reserve: a step that has no room would end the
+        process, and so would the one after the next start."""
+        waited = False
+        while self._disk.full():
+            if not waited:
+                logger.warning("the backfill waits: the volume is full; make room or grow it")
+            waited = True
+            await asyncio.sleep(FULL_S)
 
     def _say(self, progress: Backfill) -> None:
         put = self._metrics.set

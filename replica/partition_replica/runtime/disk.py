@@ -4,6 +4,7 @@ so that deletes and pruning, which need pages, still work."""
 import logging
 import time
 
+from partition_replica.core.limits import disk_reserve
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,11 @@ class DiskWatch:
         self.free_bytes = 0
         self.total_bytes = 0
 
+    @property
+    def reserve_bytes(self) -> int:
+        """Free bytes below which writes are refused."""
+        return disk_reserve(self._reserve_bytes, self.total_bytes)
+
     def full(self) -> bool:
         """Whether writes are to be refused. At most AGE_MAX_S old."""
         now = time.monotonic()
@@ -29,16 +35,15 @@ class DiskWatch:
             return self._full
         self._read_at = now
         self.free_bytes, self.total_bytes = self._volume.free_bytes()
-        # A volume smaller than some reserves keeps a tenth of itself instead.
-        reserve = min(self._reserve_bytes, self.total_bytes // 10)
-        limit = reserve * (HYSTERESIS if self._full else 1.0)
+        reserved = self.reserve_bytes
+        limit = reserved * (HYSTERESIS if self._full else 1.0)
         full = self.free_bytes < limit
         if full != self._full:
             logger.warning(
                 "the volume has %d bytes free of %d, the reserve is %d: writes are %s",
                 self.free_bytes,
                 self.total_bytes,
-                reserve,
+                reserved,
                 "refused" if full else "taken again",
             )
         self._full = full

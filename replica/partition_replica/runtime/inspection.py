@@ -1,73 +1,79 @@
-"""Verifying a volume while it serves: on a copy of the state, beside the log as it goes on."""
+"""Verifying a volume while it serves: on a copy of the state, beside the log as it goes on.
+
+It is done by a process of its own (offline/verification_child.py): reading and hashing hold nothing
+up, and pages that LMDB can't make sense of may end that process, not this one. Nothing that
+happens to it ends this one either.
+"""
 
 import asyncio
 import itertools
+import json
+import logging
 import shutil
+import signal
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import VerifyReport
-from partition_replica.errors import Cancelled, DiskFull, Overloaded, Stopping
-from partition_replica.ids import Digest
+from partition_replica.errors import Damaged, DiskFull, Overloaded, Stopping
+from partition_replica.runtime.capture import Captured
+from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
-from partition_replica.storage.state import LmdbState
-from partition_replica.storage.verification import Verification
+from partition_replica.runtime.snapshot_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.volume import Volume
 
+logger = logging.getLogger(__name__)
+
 Step = tuple[str, int, int]
+
+STALL_S = 3600.0
+"""A verification without progress for so long is ended: the largest payload takes it at 20 MB/s."""
+
+CAPTURE_RETRY_S = 0.2
+
+MEANINGLESS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+"""What ends a process that reads damaged pages."""
 
 
 class Inspection:
     """Implements core.ports.InspectionService. One run at a time."""
 
-    def __init__(self, volume: Volume, limits: Limits, running: Callable[[], Member]) -> None:
+    def __init__(
+        self, volume: Volume, limits: Limits, disk: DiskWatch, running: Callable[[], Member]
+    ) -> None:
         self._volume = volume
         self._limits = limits
+        self._disk = disk
         self._running = running
         self._serial = itertools.count(1)
-        self._busy = False
-        self._cancelled = False
-        self._work: asyncio.Future[VerifyReport] | None = None
+        self._work: asyncio.Task[VerifyReport] | None = None
 
     async def close(self) -> None:
         """Ends a run under way, and returns when nothing reads the volume any more."""
-        self._cancelled = True
         if self._work is not None:
+            self._work.cancel()
             await asyncio.wait([self._work])
 
     async def verify(self) -> AsyncIterator[Step | VerifyReport]:
         member = self._running()
-        if self._busy:
+        if self._work is not None:
             raise Overloaded("this volume is being verified already: one at a time")
-        self._busy = True
-        scratch = self._volume.staging / f"verify-{next(self._serial)}"
-        held: list[Digest] = []
-        try:
-            held = await member.applier.call(lambda: self._copy(scratch))
-            async for item in self._run(scratch):
-                yield item
-        finally:
-            self._busy = False
-            self._volume.blobs.unhold(held)
-            await asyncio.to_thread(shutil.rmtree, scratch, True)
-
-    async def _run(self, scratch: Path) -> AsyncIterator[Step | VerifyReport]:
-        loop = asyncio.get_running_loop()
         latest: list[Step] = []
         changed = asyncio.Event()
 
-        cancelled = False
-
-        def progress(step: str, done: int, total: int) -> None:
-            if cancelled or self._cancelled:
-                raise Cancelled("the verification was cancelled")
+        def told(step: str, done: int, total: int) -> None:
             # Only the latest counts: a slow reader holds nothing up.
             latest[:] = [(step, done, total)]
-            loop.call_soon_threadsafe(changed.set)
+            changed.set()
 
-        work = asyncio.ensure_future(asyncio.to_thread(self._verify, scratch, progress))
+        # A task of its own, so that it ends, and lets go of everything, whoever waits for it.
+        work = asyncio.create_task(self._verify(member, told))
         self._work = work
+        work.add_done_callback(self._ended)
         work.add_done_callback(lambda _: changed.set())
         try:
             while not work.done():
@@ -75,43 +81,107 @@ class Inspection:
                 changed.clear()
                 if latest:
                     yield latest.pop()
-            try:
-                yield work.result()
-            except Cancelled as error:
-                raise Stopping("this replica is stopping: verify another") from error
+            if work.cancelled():
+                raise Stopping("this replica is stopping: verify another")
+            yield work.result()
         finally:
-            # A thread can't be cancelled; it ends at the next progress, then the scratch goes.
-            cancelled = True
-            await asyncio.wait([work])
-            self._work = None
+            work.cancel()
 
-    def _verify(self, scratch: Path, progress: Callable[[str, int, int], None]) -> VerifyReport:
-        state = LmdbState(scratch / "state", read_only=True)
+    def _ended(self, task: "asyncio.Task[VerifyReport]") -> None:
+        self._work = None
+        if not task.cancelled():
+            task.exception()  # seen
+
+    async def _verify(self, member: Member, told: Callable[[str, int, int], None]) -> VerifyReport:
+        scratch = self._volume.staging / f"verify-{next(self._serial)}"
+        self._check_room()
+        captured: Captured | None = None
         try:
-            return Verification(
-                self._volume.log,
-                state,
-                self._volume.blobs.path,
-                self._volume.blobs.digests,
-                scratch,
-                live=True,
-                progress=progress,
-            ).run()
+            await run_to_end(partial(scratch.mkdir, mode=0o700))
+            try:
+                captured = await self._capture(member, scratch / "state")
+            except Damaged as error:  # it is looked for; who serves it meets it, or not
+                return _nothing_but(str(error))
+            return await self._run(scratch, told)
         finally:
-            state.close()
+            if captured is not None:
+                captured.release()
+            await run_to_end(lambda: shutil.rmtree(scratch, ignore_errors=True))
 
-    def _copy(self, scratch: Path) -> list[Digest]:
-        """On the applier's thread: nothing is applied meanwhile. Holds the blobs that it names."""
-        free, _ = self._volume.free_bytes()
+    def _check_room(self) -> None:
+        self._disk.full()
         # The copy, and what a replay of the log builds beside it.
-        needed = 2 * self._volume.state.size_bytes() + self._limits.disk_reserve_bytes // 2
-        if free < needed:
+        needed = 2 * self._volume.state.size_bytes() + self._disk.reserve_bytes
+        if self._disk.free_bytes < needed:
             raise DiskFull(
-                f"verifying takes up to {needed} bytes of scratch space on the volume, {free} are "
-                "free: make room, or verify with the replica stopped (--scratch)"
+                f"verifying takes up to {needed} bytes with what is reserved, "
+                f"{self._disk.free_bytes} are free: make room, or verify with the replica stopped "
+                "(--scratch)"
             )
-        scratch.mkdir(mode=0o700)
-        self._volume.state.copy(scratch / "state")
-        held = [digest for digest, _ in self._volume.state.blobs()]
-        self._volume.blobs.hold(held)
-        return held
+
+    async def _capture(self, member: Member, directory: Path) -> Captured:
+        """Raises Overloaded where the state can't be copied for too long."""
+        try:
+            async with asyncio.timeout(self._limits.snapshot_capture_wait_s):
+                while True:
+                    captured = await member.capture.take(directory)
+                    if captured is not None:
+                        return captured
+                    await asyncio.sleep(CAPTURE_RETRY_S)
+        except TimeoutError as error:
+            raise Overloaded(
+                f"the state could not be copied within {self._limits.snapshot_capture_wait_s} s: "
+                "try again later"
+            ) from error
+
+    async def _run(self, scratch: Path, told: Callable[[str, int, int], None]) -> VerifyReport:
+        last: list[Step] = []
+
+        def heard(step: str, done: int, total: int) -> None:
+            last[:] = [(step, done, total)]
+            if self._disk.full():
+                raise DiskFull(
+                    "the volume fell below its reserve: the verification is given up; make room, "
+                    "or verify with the replica stopped (--scratch)"
+                )
+            told(step, done, total)
+
+        process = SnapshotProcess(
+            self._limits, told=heard, capture=_nothing, command=("verify",), stall_s=STALL_S
+        )
+        where = ["--data", str(self._volume.root), "--scratch", str(scratch)]
+        try:
+            await process.run(where, {})
+        except JobFailed as error:
+            return _broken_off(error, process.returncode, last)
+        finally:
+            # What it read with, where it could not give it back itself.
+            await run_to_end(self._volume.log.environment.reader_check)
+        return VerifyReport(**json.loads((scratch / "report.json").read_bytes()))
+
+
+def _nothing_but(finding: str) -> VerifyReport:
+    report = VerifyReport()
+    report.find(finding)
+    report.unchecked.append("everything else: the state could not be copied")
+    return report
+
+
+def _broken_off(error: JobFailed, returncode: int | None, last: list[Step]) -> VerifyReport:
+    """Of a process that did not say how it ended."""
+    report = VerifyReport()
+    where = f"step {last[0][0]} at {last[0][1]}" if last else "the beginning"
+    if returncode is not None and -returncode in MEANINGLESS:
+        name = signal.Signals(-returncode).name
+        report.find(
+            f"reading the volume ended the verification's process by {name} ({where}): pages are "
+            "damaged; keep the volume, and let the operator rebuild this replica from the others"
+        )
+    else:
+        logger.warning("a verification broke off: %s", error)
+    report.unchecked.append(f"everything behind {where}: {error}")
+    return report
+
+
+async def _nothing() -> dict[str, Any]:
+    raise AssertionError("a verification asks for no state")

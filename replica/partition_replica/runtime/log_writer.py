@@ -4,7 +4,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from partition_replica.core.model import LogBatch
@@ -52,9 +52,14 @@ class LogWriter:
         self._failed = failed
         self._queue: queue.SimpleQueue[_Write | _Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self._start()
+
+    def _start(self) -> None:
+        """Begins to take what is queued; a simulation, which has no threads, does it otherwise."""
         self._thread.start()
 
     def write(self, number: int, batch: LogBatch) -> None:
+        """Queues a batch, which is not changed. Numbers rise."""
         self._queue.put(_Write(number, batch))
 
     async def call(self, body: Callable[[], T]) -> T:
@@ -101,7 +106,8 @@ class LogWriter:
 
     def _commit(self, first: _Write) -> "_Write | _Call | None":
         """Commits `first` with what stands behind it; returns the item that it could not take."""
-        batch, number = first.batch, first.number
+        # A list of its own: the one that was given is also the engine's.
+        batch, number = replace(first.batch, entries=list(first.batch.entries)), first.number
         following: _Write | _Call | None = _EMPTY
         while batch.snapshot is None and len(batch.entries) < BATCH_ENTRIES_MAX:
             try:

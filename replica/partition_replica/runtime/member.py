@@ -1,8 +1,9 @@
 """What exists once a volume belongs to a cluster: engine, loop, applier, payloads, snapshots."""
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import partition_raft as raft
@@ -15,13 +16,16 @@ from partition_replica.engine.port import Engine, SnapshotHeader
 from partition_replica.engine.raft import EngineSettings, RaftEngine
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.applier import Applier
+from partition_replica.runtime.capture import StateCapture
 from partition_replica.runtime.compactor import Compactor
 from partition_replica.runtime.disk import DiskWatch
+from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import Payloads
 from partition_replica.runtime.proposals import Proposals
 from partition_replica.runtime.raft_loop import Hooks, RaftLoop
-from partition_replica.runtime.snapshots import SnapshotReceiver, SnapshotSender
+from partition_replica.runtime.snapshot_receiver import SnapshotReceiver
+from partition_replica.runtime.snapshots import SnapshotSender
 from partition_replica.runtime.waits import AppliedWaits, ReadIndexes
 from partition_replica.storage.volume import Volume
 
@@ -29,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 1.0
 COMPACTION_S = 1.0
+COLLECTED_AT_ONCE = 256
+"""Blobs looked at between two batches of the applier: some ten milliseconds."""
 
 
 class Member:
@@ -44,6 +50,7 @@ class Member:
         disk: DiskWatch,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
+        log_writer: type[LogWriter] = LogWriter,
     ) -> None:
         limits = config.limits
         self._config = config
@@ -84,6 +91,7 @@ class Member:
             tick_s=config.tick_s,
             wall_ms=wall_ms,
             failed=failed,
+            log_writer=log_writer,
         )
         self.applier = Applier(
             volume, limits, metrics, change=self._apply_change, done=self._applied
@@ -100,18 +108,18 @@ class Member:
             deliver=self.loop.receive,
             failed=failed,
         )
+        self.capture = StateCapture(volume, self.applier, limits)
         self.sender = SnapshotSender(
             volume,
-            self.applier,
+            self.capture,
             transport,
             limits,
             metrics,
-            configuration=lambda: volume.log.configuration,
             report=self._report_snapshot,
             failed=failed,
         )
         self.receiver = SnapshotReceiver(
-            volume, self.payloads, metrics, disk_full=disk.full, step=self._step_snapshot
+            volume, self.payloads, limits, metrics, disk_full=disk.full, step=self._step_snapshot
         )
         self._compactor = Compactor(
             volume, self.loop, self.applier, limits, metrics, collect=self._collect
@@ -145,6 +153,7 @@ class Member:
             EngineSettings(
                 election_tick=self._config.election_ticks,
                 heartbeat_tick=self._config.heartbeat_ticks,
+                election_timeout_ticks=self._config.election_timeout_ticks,
                 uncommitted_bytes_max=limits.uncommitted_bytes_max,
                 mirror_bytes_max=limits.mirror_bytes_max,
             ),
@@ -186,8 +195,9 @@ class Member:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.payloads.close()
-        self.sender.close()
+        await self.sender.close()
+        await self.receiver.close()
+        await self.payloads.close()
         self.waits.close()
         await asyncio.to_thread(self.applier.close)
         await asyncio.to_thread(self.loop.close)
@@ -248,14 +258,28 @@ class Member:
 
     def _released(self, digests: list[Digest]) -> None:
         if self._closing:
-            return  # collected at the next start
+            return  # collected when the next member begins
         task = asyncio.create_task(self._collect(digests))
         task.add_done_callback(self._task_ended)
         self._tasks.append(task)
 
-    async def _collect(self, digests: list[Digest]) -> None:
-        collected = await self.applier.call(lambda: self._volume.collect(digests))
-        self._metrics.blobs_collected.inc(collected)
+    def collect_unnamed(self) -> None:
+        """Begins to collect every blob that nothing names. A start of the process does so; this is
+        for what a member before this one released while it was closed."""
+        self._tasks.append(self._spawn(self._collect(self._volume.blobs.digests())))
+
+    async def _collect(self, digests: Iterable[Digest]) -> None:
+        """Between batches of the applier, a few at a time."""
+        candidates = iter(digests)
+        collect, more = self._volume.collect, True
+
+        def some() -> tuple[int, bool]:
+            found = list(itertools.islice(candidates, COLLECTED_AT_ONCE))
+            return (collect(found), True) if found else (0, False)
+
+        while more:
+            collected, more = await self.applier.call(some)
+            self._metrics.blobs_collected.inc(collected)
 
     def _report_snapshot(self, member: int, succeeded: bool) -> None:
         self.loop.engine.report_snapshot(member, succeeded)
@@ -293,10 +317,13 @@ class Member:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self.sender.expire()
+            await self.receiver.expire()
+            self.payloads.expire()
             expired = self._volume.blobs.expired_pins()
             if expired:
                 self.payloads.forget(expired)
                 await self._collect(expired)
+            await self._collect(self._volume.blobs.take_deferred())
             self._tasks = [task for task in self._tasks if not task.done()]
             self._gauges()
 

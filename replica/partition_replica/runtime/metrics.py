@@ -41,6 +41,21 @@ class Metrics:
         self.snapshots = Counter(
             "logstore_snapshots", "Snapshots between members", ["direction", "result"], registry=r
         )
+        self.snapshot_state_bytes = Counter(
+            "logstore_snapshot_state_bytes",
+            "Bytes of state files between members: sent, received, not sent again after a break",
+            ["direction"],
+            registry=r,
+        )
+        self.snapshot_payloads = Counter(
+            "logstore_snapshot_payloads_fetched", "Payloads fetched for snapshots", registry=r
+        )
+        self.snapshot_jobs = Counter(
+            "logstore_snapshot_jobs", "Snapshot jobs that ended", ["kind", "result"], registry=r
+        )
+        self.snapshot_bytes = Counter(
+            "logstore_snapshot_transferred_bytes", "Sent to stored snapshots", registry=r
+        )
         self.pruned_entries = Counter(
             "logstore_pruned_entries", "Entries deleted from the log's front", registry=r
         )

@@ -8,6 +8,8 @@ before the engine sees the append, so that a durable log row's blobs are always 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
 
 import partition_raft as raft
 
@@ -27,6 +29,8 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.threads import run_to_end
+from partition_replica.storage.blobs import BlobWriter
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.volume import Volume
 
@@ -34,6 +38,14 @@ logger = logging.getLogger(__name__)
 
 PUSHES_A_MEMBER_MAX = 4
 FETCHES_MAX = 4
+
+
+@dataclass(slots=True)
+class _Broken:
+    """A fetch that broke off, good to go on with until then."""
+
+    writer: BlobWriter
+    until: float
 
 
 class Payloads:
@@ -65,6 +77,7 @@ class Payloads:
         self._pushes: dict[tuple[Digest, int], asyncio.Task[bool]] = {}
         self._push_slots: dict[int, asyncio.Semaphore] = {}
         self._fetches: dict[Digest, asyncio.Task[None]] = {}
+        self._broken: dict[Digest, _Broken] = {}
         self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
         self._uploads = 0
         self._held = 0
@@ -220,6 +233,8 @@ class Payloads:
         try:
             for digest in missing:
                 await self.fetch(digest, message.sender)
+                if not self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
+                    raise PeerFailed(f"payload {digest.hex()} went while it was waited for")
             self._deliver(message, size)
         except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
             self._metrics.messages_dropped.labels("payload_missing").inc()
@@ -242,16 +257,77 @@ class Payloads:
 
     async def _fetch(self, digest: Digest, member: int) -> None:
         async with self._fetch_slots:
-            if self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
-                return
-            size, chunks = await self._transport.fetch_payload(member, digest)
-            await self.receive(digest, size, chunks)
+            blobs = self._volume.blobs
+            if not blobs.has(digest):
+                await self._fetch_new(digest, member)
+            if not blobs.held(digest):  # as those of a snapshot are, however many there are
+                blobs.pin_present(digest, self._limits.pin_lease_s)
+
+    async def _fetch_new(self, digest: Digest, member: int) -> None:
+        """Fetches the content, going on where it broke off: at once as long as that gets it
+        further, else in a later call, from whichever member."""
+        broken = self._broken.pop(digest, None)
+        writer = broken.writer if broken else None
+        try:
+            while True:
+                before = writer.written if writer else 0
+                try:
+                    size, chunks = await self._transport.fetch_payload(member, digest, before)
+                    writer = writer or self._volume.blobs.writer(digest, size)
+                    await self._write(writer, chunks)
+                    return
+                except PeerFailed:
+                    if writer is None or writer.written == before:
+                        raise
+        except (PeerFailed, asyncio.CancelledError):
+            if writer is not None:
+                self._keep_broken(digest, writer)
+            raise
+        except BaseException:
+            if writer is not None:
+                writer.abort()
+            raise
+
+    async def _write(self, writer: BlobWriter, chunks: AsyncIterator[bytes]) -> None:
+        if self._disk_full():
+            raise DiskFull("the volume is below its reserve: no payload is taken")
+        async for chunk in chunks:
+            if self._disk_full():
+                raise DiskFull("the volume fell below its reserve while a payload came")
+            await run_to_end(partial(writer.write, chunk))
+            self._metrics.payload_bytes.labels("in").inc(len(chunk))
+        await run_to_end(writer.finish)
+        reach("blob.adopted")
+
+    def _keep_broken(self, digest: Digest, writer: BlobWriter) -> None:
+        if writer.closed:
+            return
+        now = asyncio.get_running_loop().time()
+        self._broken[digest] = _Broken(writer, now + self._limits.snapshot_partial_keep_s)
+        while len(self._broken) > FETCHES_MAX:
+            self._broken.pop(next(iter(self._broken))).writer.abort()
+
+    @property
+    def fetching(self) -> int:
+        """Payloads that are being fetched."""
+        return len(self._fetches)
+
+    def expire(self) -> None:
+        """Forgets the part of a payload that broke off a while ago."""
+        now = asyncio.get_running_loop().time()
+        for digest in [d for d, broken in self._broken.items() if broken.until <= now]:
+            self._broken.pop(digest).writer.abort()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """A failed fsync ends the process, whoever waits for the task or doesn't."""
         if not task.cancelled() and isinstance(error := task.exception(), Fatal):
             self._failed(error)
 
-    def close(self) -> None:
-        for task in (*self._pushes.values(), *self._fetches.values(), *self._tasks):
+    async def close(self) -> None:
+        tasks = [*self._pushes.values(), *self._fetches.values(), *self._tasks]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for broken in self._broken.values():
+            broken.writer.abort()
+        self._broken.clear()

@@ -92,7 +92,7 @@ class Proposals:
         if waiting is None:
             return
         term, pending = waiting
-        if term != entry.term:
+        if _replaced(term, entry.term):
             del self._waiting[entry.index]
             pending.fail(NotLeader("another leader's entry took this one's place; retry there"))
         elif not pending.wait_applied:
@@ -104,7 +104,7 @@ class Proposals:
         if waiting is None:
             return
         pending = waiting[1]
-        if waiting[0] != applied.term:
+        if _replaced(waiting[0], applied.term):
             pending.fail(NotLeader("another leader's entry took this one's place; retry there"))
             return
         match applied.kind:
@@ -134,3 +134,9 @@ class Proposals:
             pending.fail(NotLeader("leadership was lost; retry at the leader", leader))
         self._queue.clear()
         self._queued_bytes = 0
+
+
+def _replaced(proposed: Term, found: Term) -> bool:
+    """Whether the entry that was found at our index is not ours. A plain log's entries are proposed
+    without a term, and nobody else's come in between; a backfill may give them one meanwhile."""
+    return proposed not in (0, found)

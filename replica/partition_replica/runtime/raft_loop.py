@@ -8,7 +8,6 @@ is fed again.
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -98,6 +97,7 @@ class RaftLoop:
         tick_s: float,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
+        log_writer: type[LogWriter] = LogWriter,
     ) -> None:
         self.engine = engine
         self._volume = volume
@@ -109,9 +109,11 @@ class RaftLoop:
         self._reads = reads
         self._tick_s = tick_s
         self._wall_ms = wall_ms
-        self._writer = LogWriter(
+        loop = asyncio.get_running_loop()
+        self._now = loop.time
+        self._writer = log_writer(
             volume.log,
-            asyncio.get_running_loop(),
+            loop,
             metrics,
             persisted=self._persisted,
             failed=failed,
@@ -146,14 +148,14 @@ class RaftLoop:
         if full or self._inbox_bytes + size > limits.inbox_bytes_max:
             self._metrics.messages_dropped.labels("inbox_full").inc()
             return
-        self._heard[message.sender] = time.monotonic()
+        self._heard[message.sender] = self._now()
         self._inbox.append((message, size))
         self._inbox_bytes += size
         self._wake.set()
 
     def heard_from(self, member: int, within_s: float) -> bool:
         """Whether a member sent anything lately. raft-rs's own mark is reset by each election."""
-        return time.monotonic() - self._heard.get(member, float("-inf")) <= within_s
+        return self._now() - self._heard.get(member, float("-inf")) <= within_s
 
     def propose(self, pending: Pending) -> None:
         self._proposals.add(pending)
@@ -168,6 +170,11 @@ class RaftLoop:
         self._wake.set()
 
     def wake(self) -> None:
+        self._wake.set()
+
+    def propose_nothing(self) -> None:
+        """Proposes an entry without operations, as a new leader does; nobody waits for it."""
+        self.engine.propose([b""])
         self._wake.set()
 
     async def call_writer(self, body: Callable[[], T]) -> T:
@@ -347,7 +354,7 @@ class RaftLoop:
             )
         if work.hard_state is not None:
             self._unsaved_commit = work.hard_state
-            self._unsaved_since = self._unsaved_since or time.monotonic()
+            self._unsaved_since = self._unsaved_since or self._now()
         if work.must_sync or work.entries or work.snapshot is not None:
             batch.hard_state, self._unsaved_commit = self._unsaved_commit, None
             self._unsaved_since = 0.0
@@ -371,7 +378,7 @@ class RaftLoop:
         and keeps what a restart has to re-learn short."""
         if self._unsaved_commit is None or self._on_disk:
             return
-        if time.monotonic() - self._unsaved_since >= COMMIT_FLUSH_S:
+        if self._now() - self._unsaved_since >= COMMIT_FLUSH_S:
             reach("hard_state.before")
             self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
             self._unsaved_commit = None

@@ -47,13 +47,15 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.administration import Administration
-from partition_replica.runtime.backfill import Backfiller
+from partition_replica.runtime.backfill import Backfiller, check_room
 from partition_replica.runtime.consumers import Consumers
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.inspection import Inspection
+from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.proposals import Pending
+from partition_replica.runtime.snapshot_jobs import SnapshotJobs
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class Replica:
         *,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
+        log_writer: type[LogWriter] = LogWriter,
     ) -> None:
         """`failed` is called once with what must end the process."""
         self._config = config
@@ -81,10 +84,14 @@ class Replica:
         self._metrics = metrics
         self._wall_ms = wall_ms
         self._failed = failed
+        self._log_writer = log_writer
         self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
         self.consumers = Consumers(volume, self.running)
-        self.inspection = Inspection(volume, config.limits, self.running)
+        self.inspection = Inspection(volume, config.limits, self._disk, self.running)
+        self.snapshot_jobs = SnapshotJobs(
+            config, volume, metrics, running=self.running, wall_ms=wall_ms, failed=failed
+        )
         self._stopping = False
         self._held = False
         self._backfill: asyncio.Task[None] | None = None
@@ -104,6 +111,7 @@ class Replica:
                 disk=self._disk,
                 wall_ms=self._wall_ms,
                 failed=self._failed,
+                log_writer=self._log_writer,
             )
             if self._volume.log.backfill is not None:
                 self.enable_replication()  # it was begun, and is completed
@@ -111,14 +119,17 @@ class Replica:
     def enable_replication(self) -> bool:
         """Begins to switch replication on, where it is off; True where it is on. A backfill under
         way goes on."""
+        member = self.running()
         if not self._volume.log.identity.unreplicated:
             return True
-        member = self.running()
         if self._backfill is None:
+            if self._volume.log.backfill is None:
+                check_room(self._volume, self._disk)
             backfiller = Backfiller(
                 self._volume,
                 self._config.limits,
                 self._metrics,
+                disk=self._disk,
                 member=member,
                 hold=self._hold,
                 replace=self._replace_member,
@@ -138,6 +149,8 @@ class Replica:
         await asyncio.to_thread(switch)
         self.start()
         self._held = False
+        if self.member is not None:
+            self.member.collect_unnamed()
 
     def _backfill_ended(self, task: "asyncio.Task[None]") -> None:
         self._backfill = None
@@ -148,6 +161,7 @@ class Replica:
         """Hands leadership over, where it leads and somebody can take it; then stops."""
         self._stopping = True
         await self.inspection.close()
+        await self.snapshot_jobs.close()
         if self._backfill is not None:
             if self._held:
                 await asyncio.wait([self._backfill])  # a moment; half of it would be a restart
@@ -374,6 +388,10 @@ class Replica:
     ) -> int:
         self.check_peer(header.cluster_id, header.receiver)
         return await self.running().receiver.install(header, chunks)
+
+    def snapshot_offset(self, header: peer.SnapshotHeader) -> int:
+        self.check_peer(header.cluster_id, header.receiver)
+        return self.running().receiver.offset(header)
 
     # --- inside -------------------------------------------------------------------------------
 

@@ -1,11 +1,12 @@
 """Payloads above the inline limit: immutable files named by their SHA-256.
 
 A blob is here once, durable before anything names it: content fsynced, renamed into place,
-directory fsynced. It stays while the log or the state names it, or a pin (a lease in memory) holds
-it; a process that starts collects what nothing names.
+directory fsynced. It stays while the log or the state names it, a pin (a lease in memory) or a
+hold keeps it; a process that starts collects what nothing names.
 """
 
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from partition_replica.ids import DIGEST_BYTES, Digest
 from partition_replica.storage.files import (
     create_file,
     empty_directory,
+    full_disk_refuses,
     make_directory,
     move_file,
     remove_file,
@@ -26,7 +28,8 @@ from partition_replica.storage.files import (
 
 
 class BlobWriter:
-    """One upload into a staging file. Ends by `finish` or `abort`; unnamed until then."""
+    """One upload into a staging file. Ends by `finish` or `abort`; unnamed until then. One that
+    broke off may go on at `written`."""
 
     def __init__(self, store: "BlobStore", digest: Digest, size: int, path: Path) -> None:
         self._store = store
@@ -38,12 +41,14 @@ class BlobWriter:
         self._file = create_file(path)
 
     def write(self, chunk: bytes) -> None:
-        """Raises PayloadMismatch for more bytes than announced, StorageFailed."""
+        """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed; then it
+        is good for `abort` only."""
         if self.written + len(chunk) > self._size:
             raise PayloadMismatch(
                 f"more than the announced {self._size} bytes came for {self._digest.hex()}"
             )
-        write_file(self._file, chunk, "a staging file")
+        with full_disk_refuses("a payload"):
+            write_file(self._file, chunk, "a staging file")
         self._hash.update(chunk)
         self.written += len(chunk)
 
@@ -62,11 +67,20 @@ class BlobWriter:
         self._file.close()
         self._store.adopt(self._path, self._digest)
 
+    @property
+    def closed(self) -> bool:
+        """It ended."""
+        return self._file.closed
+
     def abort(self) -> None:
         """Forgets it. Does nothing after finish."""
         if not self._file.closed:
             self._file.close()
             remove_file(self._path, "a staging file")
+
+
+DEFERRED_MAX = 262_144
+"""Candidates of the collection kept for later; where there are more, all blobs are looked at."""
 
 
 class BlobStore:
@@ -87,6 +101,10 @@ class BlobStore:
         self._staging = staging
         self._pins: dict[Digest, float] = {}
         self._holds: dict[Digest, int] = {}
+        self._postponed = 0
+        self._deferred: dict[Digest, None] = {}  # in order, which a set has not
+        self._deferred_too_many = False
+        self._deferred_changed = False
         self._pins_max = pins_max
         self._clock = clock
         self._lock = threading.Lock()
@@ -157,17 +175,30 @@ class BlobStore:
             return True
 
     def hold(self, digests: Iterable[Digest]) -> None:
-        """Keeps blobs until `unhold`: for a snapshot under way."""
-        with self._lock:
-            for digest in digests:
-                self._holds[digest] = self._holds.get(digest, 0) + 1
+        """Keeps blobs, here or to come, until `unhold`: for a snapshot under way."""
+        for some in _batches(digests, HELD_BATCH):
+            with self._lock:
+                for digest in some:
+                    self._holds[digest] = self._holds.get(digest, 0) + 1
 
-    def unhold(self, digests: Iterable[Digest]) -> None:
-        with self._lock:
-            for digest in digests:
-                count = self._holds.pop(digest) - 1
-                if count:
-                    self._holds[digest] = count
+    def unhold(self, digests: Iterable[Digest], *, unneeded: bool = False) -> None:
+        """unneeded: nobody may ever have named them: they are candidates for the collection."""
+        for some in _batches(digests, HELD_BATCH):
+            with self._lock:
+                for digest in some:
+                    count = self._holds.pop(digest) - 1
+                    if count:
+                        self._holds[digest] = count
+                    if unneeded:
+                        self._defer(digest)
+                self._deferred_changed = True
+
+    def held(self, digest: Digest) -> bool:
+        return digest in self._holds
+
+    @property
+    def held_count(self) -> int:
+        return len(self._holds)
 
     @property
     def pinned(self) -> int:
@@ -184,12 +215,54 @@ class BlobStore:
 
     # --- collection ---------------------------------------------------------------------------
 
+    def postpone(self) -> None:
+        """Collects nothing until `resume`: what a copy of the state names is not known yet. May be
+        called several times."""
+        with self._lock:
+            self._postponed += 1
+
+    def resume(self) -> None:
+        with self._lock:
+            self._postponed -= 1
+            self._deferred_changed = True
+
+    def defer(self, candidates: Iterable[Digest]) -> bool:
+        """Keeps candidates for later where the collection is postponed; else returns False."""
+        with self._lock:
+            if not self._postponed:
+                return False
+            for digest in candidates:
+                self._defer(digest)
+            return True
+
+    def _defer(self, digest: Digest) -> None:
+        if len(self._deferred) < DEFERRED_MAX:
+            self._deferred[digest] = None
+        elif digest not in self._deferred:
+            self._deferred_too_many = True
+
+    def take_deferred(self) -> Iterable[Digest]:
+        """Candidates that were postponed or held and are so no more: to be collected now."""
+        with self._lock:
+            if self._postponed or not self._deferred_changed:
+                return []
+            self._deferred_changed = False
+            free = [digest for digest in self._deferred if digest not in self._holds]
+            for digest in free:
+                del self._deferred[digest]
+            everything, self._deferred_too_many = self._deferred_too_many, False
+        return self.digests() if everything else free
+
     def collect(self, candidates: Iterable[Digest], named: Callable[[Digest], bool]) -> int:
-        """Unlinks the candidates that nothing names, pins or holds; returns how many."""
+        """Unlinks the candidates that nothing names, pins or holds; returns how many. What is held
+        is kept in mind until it is not (`take_deferred`)."""
         collected = 0
         for digest in candidates:
             with self._lock:
-                if digest in self._pins or digest in self._holds or named(digest):
+                if digest in self._pins or named(digest):
+                    continue
+                if self._postponed or digest in self._holds:
+                    self._defer(digest)
                     continue
                 collected += remove_file(self.path(digest), "a blob")
         return collected
@@ -216,3 +289,13 @@ def stored_digests(root: Path) -> Iterator[Digest]:
                     continue
                 if len(digest) == DIGEST_BYTES:
                     yield Digest(digest)
+
+
+HELD_BATCH = 4096
+"""Held in one go: others wait for the lock meanwhile."""
+
+
+def _batches(digests: Iterable[Digest], count: int) -> Iterator[list[Digest]]:
+    source = iter(digests)
+    while some := list(itertools.islice(source, count)):
+        yield some

@@ -19,6 +19,7 @@ FORMAT_VERSION = 1
 _CRC = struct.Struct(">I")
 CHECKSUM_BYTES = _CRC.size
 _U64 = struct.Struct(">Q")
+U64_BYTES = _U64.size
 _RAFT = struct.Struct(">QBI")
 
 M = TypeVar("M", bound=Message)
@@ -49,6 +50,14 @@ def seal_with(crc: int, payload: bytes) -> bytes:
 
 def seal(key: bytes, payload: bytes) -> bytes:
     return _CRC.pack(zlib.crc32(payload, zlib.crc32(key))) + payload
+
+
+def is_sealed(key: bytes, row: bytes) -> bool:
+    """Whether a row is what was sealed under this key."""
+    return (
+        len(row) >= _CRC.size
+        and _CRC.unpack_from(row)[0] == zlib.crc32(memoryview(row)[_CRC.size :], zlib.crc32(key))
+    )
 
 
 def unseal(table: str, key: bytes, row: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -44,11 +44,14 @@ UNWRITTEN_PAGES_MAX = 1 << 18
 """Pages behind the end of a file that may be free: more than a transaction can hold."""
 
 
-def open_environment(path: Path, *, metasync: bool, tables: int) -> lmdb.Environment:
+def open_environment(
+    path: Path, *, metasync: bool, tables: int, sync: bool = True
+) -> lmdb.Environment:
     """Opens or creates an environment for writing.
 
     metasync=False keeps integrity and may lose the last commit in a power failure: only for what
-    can be rebuilt. Raises Damaged, StorageFailed.
+    can be rebuilt. sync=False: nothing is durable before an explicit sync, and a power failure may
+    leave anything: only for what is staged. Raises Damaged, StorageFailed.
     """
     if not path.exists():
         _create(path)
@@ -58,7 +61,7 @@ def open_environment(path: Path, *, metasync: bool, tables: int) -> lmdb.Environ
             str(path),
             map_size=MAP_BYTES,
             subdir=True,
-            sync=True,
+            sync=sync,
             metasync=metasync,
             writemap=False,
             readahead=False,
@@ -80,6 +83,40 @@ def open_read_only(path: Path, tables: int) -> lmdb.Environment:
         return lmdb.Environment(
             str(path), map_size=MAP_BYTES, readonly=True, lock=False, max_dbs=tables, create=False
         )
+
+
+def open_beside(path: Path, tables: int) -> lmdb.Environment:
+    """Opens one that another process writes, to read it. The other must run `reader_check` when
+    this process has ended: one that died keeps pages from being reused. Raises Damaged,
+    StorageFailed."""
+    # Its length was checked by who writes it, and changes while we would look.
+    with lmdb_failures(f"opening {path.name} to read"):
+        return lmdb.Environment(
+            str(path), map_size=MAP_BYTES, readonly=True, max_dbs=tables, create=False
+        )
+
+
+def open_tables(
+    environment: lmdb.Environment,
+    names: Iterable[str],
+    *,
+    create: bool,
+    later: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    """Handles by name. Without `create`, one of `later`, which earlier versions did not have, is
+    None where it is not there; Damaged, by the lmdb.NotFoundError, for any other."""
+    found: dict[str, Any] = {}
+    with lmdb_failures("opening tables"):
+        for name in names:
+            try:
+                found[name] = environment.open_db(name.encode(), create=create)
+            except lmdb.NotFoundError as error:
+                if name not in later:
+                    raise Damaged(
+                        f"the table {name} is missing: the volume is damaged; keep it"
+                    ) from error
+                found[name] = None
+    return found
 
 
 def _create(path: Path) -> None:

@@ -7,6 +7,8 @@ have tried: one that no test tried fails the run.
 import os
 import sys
 
+from partition_snapshots import failpoints as stored_snapshots
+
 ENVIRONMENT = "PARTITION_FAILPOINT"
 EXIT_CODE = 86
 
@@ -20,6 +22,10 @@ REGISTERED = frozenset(
         "state.apply.before",
         "state.apply.after",
         "bootstrap.state_started",
+        "snapshot.copied",
+        "snapshot.sent_part",
+        "snapshot.received_part",
+        "snapshot.blob_fetched",
         "snapshot.staged",
         "snapshot.adopted",
         "snapshot.switched",
@@ -44,7 +50,13 @@ REGISTERED = frozenset(
         "import.log_moved",
         "replication.stop.before",
         "replication.stop.after",
+        "restore.begun",
+        "restore.rows_loaded",
+        "restore.blobs_fetched",
+        "snapshot.job.captured",
+        "snapshot.job.reported",
     }
+    | stored_snapshots.POINTS
 )
 
 _name, _, _count = os.environ.get(ENVIRONMENT, "").partition(":")

@@ -1,5 +1,6 @@
 """Durable files: everything that calls fsync outside of LMDB."""
 
+import errno
 import fcntl
 import io
 import os
@@ -8,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from partition_replica.errors import StorageFailed
+from partition_replica.errors import DiskFull, StorageFailed
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Disk:
@@ -56,6 +59,18 @@ def fatal_on_failure(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageFailed(f"{what}: {error}") from error
+
+
+@contextmanager
+def full_disk_refuses(what: str) -> Iterator[None]:
+    """For files that are being staged: one that has no room is given up, and nothing else is in
+    doubt. Raises DiskFull for StorageFailed then."""
+    try:
+        yield
+    except StorageFailed as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            raise DiskFull(f"the volume has no room for {what}: make room or grow it") from error
+        raise
 
 
 def create_file(path: Path) -> io.FileIO:

@@ -17,7 +17,7 @@ from partition_replica.core.model import (
     LogEntry,
     Position,
 )
-from partition_replica.core.ports import never
+from partition_replica.core.ports import FIRST, NOTHING, never
 from partition_replica.errors import Cancelled, Compacted, Damaged, Stopping, Unavailable
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 
@@ -43,6 +43,7 @@ class MemoryLog:
         self._hard_state_saved = False
         self._rows: dict[int, LogEntry] = {}
         self._positions: dict[str, LSN] = {}
+        self._weights: dict[Digest, tuple[LSN, int]] = {}
         self._termed = 0
         self._blob_digests = blob_digests
         self._consumer: Callable[[LSN, LSN], None] | None = None
@@ -77,6 +78,7 @@ class MemoryLog:
         self._consumer = None
         self._positions.pop(APPLIED, None)
         self._positions.pop(SNAPSHOT, None)
+        self._weights.clear()
 
     def initialize(
         self, applied: LSN, cancelled: Callable[[], bool] = never, *, prune: bool = True
@@ -144,8 +146,12 @@ class MemoryLog:
         return self._rows[index].term
 
     def names_blob(self, digest: Digest) -> bool:
+        return self.last_naming(digest) is not None
+
+    def last_naming(self, digest: Digest) -> LSN | None:
         self._check_open()
-        return any(digest in self._blob_digests(entry) for entry in self._rows.values())
+        naming = [i for i, entry in self._rows.items() if digest in self._blob_digests(entry)]
+        return LSN(max(naming)) if naming else None
 
     def commit(self, batch: LogBatch) -> list[Digest]:
         self._check_open()
@@ -237,22 +243,39 @@ class MemoryLog:
 
     def save_lease(self, transitions: int, holder: str) -> None:
         self._check_open()
+        if transitions < self.lease_transitions:
+            raise ValueError("lease token falls")
         self.lease_transitions = transitions
 
-    def bootstrap(self, cluster: ClusterID, configuration: Configuration) -> None:
-        self._check_open()
+    def bootstrap(
+        self, cluster: ClusterID, configuration: Configuration, start: Position = FIRST
+    ) -> None:
+        self._check_new()
+        if min(start.index, start.term) < 1:
+            raise ValueError("a group begins at (1, 1)")
         self.identity = replace(self.identity, cluster_id=cluster)
-        self.boundary = Position(LSN(1), Term(1))
-        self.hard_state = HardState(Term(1), MemberID(0), LSN(1))
-        self._hard_state_saved = True
-        self.configuration = (LSN(1), configuration)
-        self._positions[APPLIED] = LSN(1)
+        self.configuration = (start.index, configuration)
+        self._begin_behind(start)
         self.status = InitStatus.BOOTSTRAPPED
 
-    def bootstrap_plain(self, cluster: ClusterID) -> None:
-        self._check_open()
+    def bootstrap_plain(self, cluster: ClusterID, start: Position = NOTHING) -> None:
+        self._check_new()
         self.identity = replace(self.identity, cluster_id=cluster, unreplicated=True)
-        self.configuration = (LSN(0), Configuration(voters=(self.identity.member_id,)))
+        self.configuration = (start.index, Configuration(voters=(self.identity.member_id,)))
+        if start.index:
+            self._begin_behind(start)
+
+    def _check_new(self) -> None:
+        self._check_open()
+        if self.identity.cluster_id or self.last.index:
+            raise ValueError("not a new log")
+
+    def _begin_behind(self, start: Position) -> None:
+        self.boundary = start
+        if start.term:
+            self.hard_state = HardState(start.term, MemberID(0), start.index)
+            self._hard_state_saved = True
+        self._positions[APPLIED] = start.index
 
     def join(self, cluster: ClusterID) -> None:
         self._check_open()
@@ -287,8 +310,25 @@ class MemoryLog:
     def compaction_target(self, step_entries: int) -> LSN | None:
         if self.retention.keep_all or APPLIED not in self._positions:
             return None
-        target = LSN(self._held() - self.retention.trail_entries)
-        return target if target - self.boundary.index >= max(step_entries, 1) else None
+        held, boundary = self._held(), self.boundary.index
+        target = LSN(held - self.retention.trail_entries)
+        start, size = max(held, boundary), 0
+        while start > boundary:
+            size += self._bytes(start)
+            if size > self.retention.trail_bytes:
+                break
+            start -= 1
+        if start > max(target, boundary):
+            return LSN(start)
+        return target if target - boundary >= max(step_entries, 1) else None
+
+    def _bytes(self, index: int) -> int:
+        row = self._rows[index]
+        weighed = sum(size for lsn, size in self._weights.values() if lsn == index)
+        return weighed + (0 if row.kind else len(row.data))
+
+    def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
+        self._weights[digest] = (lsn, size)
 
     def _held(self) -> int:
         """The highest LSN that nobody needs."""
@@ -347,11 +387,15 @@ class MemoryLog:
                 continue
             term = now.term
             if index < self._termed:
-                before = self._rows[index - 1].term if index - 1 in self._rows else 0
+                before = 0
                 if index - 1 == self.boundary.index:
                     before = self.boundary.term
+                if index - 1 in self._rows:
+                    before = self._rows[index - 1].term
                 term = Term(max(before, 1))
             self._rows[index] = replace(row, term=term)
+            if index == self.boundary.index:
+                self.boundary = Position(LSN(index), term)
         self.backfill = replace(now, next=LSN(max(hi, lo)))
         return self.backfill
 
@@ -404,7 +448,13 @@ class MemoryLog:
             self._consumer(self.low_water_mark, self.committed)
 
     def _released(self, before: dict[int, LogEntry]) -> list[Digest]:
-        """Digests that rows which went named, and no row names any more."""
+        """Digests that rows which went named, and no row names any more. With an entry what was
+        weighed of it goes."""
+        self._weights = {
+            digest: (lsn, size)
+            for digest, (lsn, size) in self._weights.items()
+            if lsn in self._rows and self._rows[lsn] is before.get(lsn, self._rows[lsn])
+        }
         gone = (entry for index, entry in before.items() if self._rows.get(index) is not entry)
         named = {digest for entry in gone for digest in self._blob_digests(entry)}
         return sorted(digest for digest in named if not self.names_blob(digest))

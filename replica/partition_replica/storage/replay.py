@@ -5,20 +5,24 @@ and compared, table by table. Else what entries that are stored wrote last must 
 which of its operations had an effect (the table `unapplied`), and the last one decides.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import lmdb
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import LogEntry, Node, Position
-from partition_replica.core.payloads import payloads_of
+from partition_replica.core.payloads import decode_body, payloads_of
+from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Digest, Term
-from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.environment import lmdb_failures
+from partition_replica.storage.log.reading import LogReader
 from partition_replica.storage.state import LmdbState
 
 PAGE_BYTES = 4 * 1024**2
 PAGE_ENTRIES = 2048
+"""What is read, and replayed, at a time: whichever comes first."""
+
 ANY_FILE = object()
 COMPARED = ("value", "tree", "payload", "content", "session", "result")
 
@@ -28,7 +32,7 @@ class Replay:
 
     def __init__(
         self,
-        log: LmdbLog,
+        log: LogReader,
         state: LmdbState,
         scratch: Path,
         progress: Callable[[str, int, int], None],
@@ -37,12 +41,20 @@ class Replay:
         self._state = state
         self._scratch = scratch
         self._progress = progress
+        self._base = log.base
         self.entries = 0
         self.unchecked: list[str] = []
 
     def check(self, find: Callable[[str], None]) -> None:
         """Raises Damaged, Compacted where the log can't be read."""
         log, applied = self._log, self._state.applied.index
+        if self._base >= log.first_stored:
+            self.unchecked.append(
+                f"the state against a replay of entries up to {self._base}: it was imported with "
+                "what they did, as a base; what later ones wrote last was checked"
+            )
+            self._check_backwards(applied, find)
+            return
         if log.first_stored > applied:
             self.unchecked.append(
                 f"the state against a replay: the log stores nothing up to {applied}"
@@ -104,23 +116,26 @@ class Replay:
     def _check_backwards(self, applied: LSN, find: Callable[[str], None]) -> None:
         """From the last entry to the first: who comes first wrote last."""
         seen = _Seen(self._scratch)
-        first = self._log.first_stored
+        first = LSN(max(self._log.first_stored, self._base + 1))
         end = applied
         try:
             while end >= first:
-                begin = LSN(max(first, end - PAGE_ENTRIES + 1))
-                for entry in reversed(list(self._pages(begin, end))):
-                    self._check_entry(entry, seen, find)
+                page = self._log.read_back(first, end, PAGE_ENTRIES, PAGE_BYTES)
+                for entry in page:
+                    try:
+                        self._check_entry(entry, seen, find)
+                    except (Damaged, IndexError) as error:
+                        find(f"entry {entry.index} can't be compared with the state: {error}")
                     self.entries += 1
                 self._progress("replay", self.entries, applied - first + 1)
-                end = LSN(begin - 1)
+                end = LSN(page[-1].index - 1)
         finally:
             seen.close()
 
     def _check_entry(self, entry: LogEntry, seen: "_Seen", find: Callable[[str], None]) -> None:
         if entry.kind or not entry.data:
             return
-        body = types.EntryBody.FromString(entry.data)
+        body = decode_body(entry)
         operations = (
             body.imported.operations if body.HasField("imported") else body.proposal.operations
         )
@@ -157,12 +172,6 @@ class Replay:
     def _page(self, lo: LSN, last: LSN) -> list[LogEntry]:
         return self._log.read(lo, LSN(min(last, lo + PAGE_ENTRIES - 1) + 1), PAGE_BYTES)
 
-    def _pages(self, lo: LSN, last: LSN) -> Iterator[LogEntry]:
-        while lo <= last:
-            page = self._page(lo, last)
-            yield from page
-            lo = LSN(page[-1].index + 1)
-
 
 class _Seen:
     """What was met before, in an LMDB of its own."""
@@ -173,15 +182,17 @@ class _Seen:
 
     def first(self, kind: bytes, name: bytes) -> bool:
         """Whether this is the first time; the next ones are not."""
-        with self._environment.begin(write=True) as txn:
+        with lmdb_failures("the scratch directory"), self._environment.begin(write=True) as txn:
             return bool(txn.put(kind + name, b"", overwrite=False))
 
     def close(self) -> None:
         self._environment.close()
 
 
-def _start(log: LmdbLog) -> Position | None:
+def _start(log: LogReader) -> Position | None:
     """Where an empty state begins, where the log has everything since; else None."""
+    if log.base:
+        return None
     if log.first_stored == 1:
         return Position(LSN(0), Term(0))
     bootstrap = Position(LSN(1), Term(1))

@@ -5,6 +5,7 @@ Its commits may lag the log's: it is opened without meta syncs, so a power failu
 last batch, which is then applied again from its own applied LSN.
 """
 
+import threading
 from pathlib import Path
 
 import lmdb
@@ -19,7 +20,6 @@ from partition_replica.core.model import (
     Session,
 )
 from partition_replica.core.payloads import decode_body
-from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Digest, SessionID, Term
 from partition_replica.storage import codec
 from partition_replica.storage.environment import (
@@ -29,7 +29,7 @@ from partition_replica.storage.environment import (
     open_read_only,
     reading,
 )
-from partition_replica.storage.files import sync_directory, sync_file
+from partition_replica.storage.state_copy import FrozenState
 from partition_replica.storage.state_tables import (
     APPLIED,
     TABLES,
@@ -39,6 +39,7 @@ from partition_replica.storage.state_tables import (
     decode_session,
     iterate_blobs,
     put_applied,
+    read_applied,
 )
 
 
@@ -54,8 +55,15 @@ class LmdbState:
             if read_only
             else open_environment(path, metasync=False, tables=len(TABLES))
         )
-        self._tables = Tables(self._environment, create=not read_only)
-        self._applied = read_applied(self._environment, self._tables)
+        try:
+            self._tables = Tables(self._environment, create=not read_only)
+            self._applied = read_applied(self._environment, self._tables)
+        except BaseException:
+            self._environment.close()  # LMDB opens a file once in a process
+            raise
+        self._views = 0
+        self._closing = False
+        self._lock = threading.Lock()
 
     @property
     def environment(self) -> lmdb.Environment:
@@ -162,25 +170,36 @@ class LmdbState:
     def unapplied(self, lsn: LSN) -> rows.UnappliedRow | None:
         """What of the entry at an LSN had no effect; None where all had."""
         key = codec.u64(lsn)
+        if self._tables.unapplied is None:
+            return None
         with reading(self._environment, "the state") as txn:
             row = txn.get(key, db=self._tables.unapplied)
         return (
             None if row is None else codec.unseal_message("unapplied", key, row, rows.UnappliedRow)
         )
 
-    def copy(self, directory: Path) -> Position:
-        """Copies the state, compacted, to `directory`/data.mdb, durably; returns its position.
+    def freeze(self) -> FrozenState:
+        """The state as it is now, for as long as it takes to copy it. Call where nothing is applied
+        meanwhile; it takes microseconds."""
+        with self._lock:
+            self._views += 1
+        try:
+            with lmdb_failures("reading the state"):
+                txn = self._environment.begin()
+        except BaseException:
+            self._thaw()
+            raise
+        return FrozenState(self._environment, txn, self.applied, self.time_ms, self._thaw)
 
-        One read transaction, as long as the copy takes. Call where nothing applies meanwhile.
-        """
-        position = self.applied
-        directory.mkdir(mode=0o700)
-        with lmdb_failures("copy of the state"):
-            self._environment.copy(str(directory), compact=True)
-        with (directory / "data.mdb").open("rb") as file:
-            sync_file(file.fileno(), "a snapshot")
-        sync_directory(directory)
-        return position
+    def copy(self, directory: Path) -> Position:
+        """Copies the state, compacted, to `directory`/data.mdb, durably; returns its position. Call
+        where nothing applies meanwhile."""
+        frozen = self.freeze()
+        try:
+            frozen.copy(directory)
+        finally:
+            frozen.close()
+        return frozen.position
 
     def size_bytes(self) -> int:
         """Bytes of the file that are in use, free pages included: what a copy may take."""
@@ -188,7 +207,19 @@ class LmdbState:
         return (info["last_pgno"] + 1) * self._environment.stat()["psize"]
 
     def close(self) -> None:
+        """Closes it; where it is being copied, the copy's end does."""
+        with self._lock:
+            self._closing = True
+            if self._views:
+                return
         self._environment.close()
+
+    def _thaw(self) -> None:
+        with self._lock:
+            self._views -= 1
+            last = self._closing and not self._views
+        if last:
+            self._environment.close()
 
     def _apply_entry(self, view: LmdbView, entry: LogEntry) -> Applied:
         if entry.kind:
@@ -314,33 +345,3 @@ class LmdbState:
         if row is None:
             return LSN(0)
         return LSN(codec.unseal_message("meta", APPLIED, row, rows.AppliedRow).index)
-
-
-def inspect_copy(directory: Path) -> tuple[Position, list[tuple[Digest, int]]]:
-    """What a copied state is: its position, and the (digest, size) of the blobs it names.
-
-    Raises Damaged, StorageFailed.
-    """
-    environment = open_read_only(directory, len(TABLES))
-    try:
-        tables = Tables(environment, create=False)
-        applied = read_applied(environment, tables)
-        with reading(environment, "a copied state") as txn:
-            blobs = list(iterate_blobs(txn, tables))
-    finally:
-        environment.close()
-    return Position(LSN(applied.index), Term(applied.term)), blobs
-
-
-def read_applied(environment: lmdb.Environment, tables: Tables) -> rows.AppliedRow:
-    with reading(environment, "the state") as txn:
-        row = txn.get(APPLIED, db=tables.meta)
-    if row is None:
-        return rows.AppliedRow(format_version=codec.FORMAT_VERSION)
-    applied = codec.unseal_message("meta", APPLIED, row, rows.AppliedRow)
-    if applied.format_version != codec.FORMAT_VERSION:
-        raise Damaged(
-            f"the state has format {applied.format_version}; this version reads "
-            f"{codec.FORMAT_VERSION}"
-        )
-    return applied

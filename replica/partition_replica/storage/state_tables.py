@@ -1,6 +1,6 @@
 """The state's tables, and the state machine's view of them inside one write transaction."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
@@ -9,7 +9,7 @@ from partition_replica.core.model import Applied, Node, Position, ProposalResult
 from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Digest, SessionID
 from partition_replica.storage import codec
-from partition_replica.storage.environment import Transaction, lmdb_failures
+from partition_replica.storage.environment import Database, Transaction, open_tables, reading
 
 APPLIED = b"applied"
 TABLES = (
@@ -23,14 +23,15 @@ TABLES = (
     "member",
     "unapplied",
 )
+LATER = frozenset({"unapplied"})
+"""Tables that volumes of earlier versions lack until this one writes them: None when read-only."""
 
 
 class Tables:
     """The tables of an open state environment."""
 
     def __init__(self, environment: lmdb.Environment, *, create: bool) -> None:
-        with lmdb_failures("opening the state's tables"):
-            handles = {n: environment.open_db(n.encode(), create=create) for n in TABLES}
+        handles = open_tables(environment, TABLES, create=create, later=LATER)
         self.meta = handles["meta"]
         self.value = handles["value"]
         self.tree = handles["tree"]
@@ -39,7 +40,7 @@ class Tables:
         self.session = handles["session"]
         self.result = handles["result"]
         self.member = handles["member"]
-        self.unapplied = handles["unapplied"]
+        self.unapplied: Database | None = handles["unapplied"]
 
 
 class LmdbView:
@@ -197,8 +198,16 @@ class LmdbView:
         self._sessions.clear()
 
 
-def iterate_blobs(txn: Transaction, tables: Tables) -> Iterator[tuple[Digest, int]]:
-    for key, row in txn.cursor(tables.payload):
+LISTED_ROWS = 128
+"""Rows after which `iterate_blobs` pauses: about half a millisecond."""
+
+
+def iterate_blobs(
+    txn: Transaction, tables: Tables, pause: Callable[[], None] | None = None
+) -> Iterator[tuple[Digest, int]]:
+    for number, (key, row) in enumerate(txn.cursor(tables.payload), 1):
+        if pause is not None and not number % LISTED_ROWS:
+            pause()
         payload = codec.unseal_message("payload", key, row, rows.PayloadRow)
         if not payload.inlined:
             yield Digest(bytes(key)), payload.size
@@ -227,3 +236,17 @@ def decode_session(key: bytes, row: bytes) -> Session:
 def decode_result(key: bytes, row: bytes) -> ProposalResult:
     result = codec.unseal_message("result", key, row, rows.ResultRow)
     return ProposalResult(LSN(result.lsn), result.precondition_failed, result.outcomes)
+
+
+def read_applied(environment: lmdb.Environment, tables: Tables) -> rows.AppliedRow:
+    with reading(environment, "the state") as txn:
+        row = txn.get(APPLIED, db=tables.meta)
+    if row is None:
+        return rows.AppliedRow(format_version=codec.FORMAT_VERSION)
+    applied = codec.unseal_message("meta", APPLIED, row, rows.AppliedRow)
+    if applied.format_version != codec.FORMAT_VERSION:
+        raise Damaged(
+            f"the state has format {applied.format_version}; this version reads "
+            f"{codec.FORMAT_VERSION}"
+        )
+    return applied

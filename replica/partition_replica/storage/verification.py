@@ -11,20 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import FINDINGS_MAX, LogEntry, VerifyReport
 from partition_replica.core.payloads import blob_digests
-from partition_replica.errors import Damaged, RequestRefused
+from partition_replica.errors import Damaged, RequestRefused, StorageFailed
 from partition_replica.ids import DIGEST_BYTES, LSN, Digest, Term
 from partition_replica.storage import codec
-from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.environment import lmdb_failures, reading
+from partition_replica.storage.log.reading import LogReader
 from partition_replica.storage.replay import Replay
 from partition_replica.storage.state import LmdbState
 
 ROWS_A_TRANSACTION = 4096
+BYTES_A_TRANSACTION = 4 * 1024**2
+"""Of rows that are kept at a time: one may have a MiB and more."""
+
 READ_BYTES = 1024 * 1024
 PROGRESS_BYTES = 64 * READ_BYTES
 
@@ -33,14 +37,19 @@ Progress = Callable[[str, int, int], None]
 
 Row = tuple[bytes, bytes]
 
+MEANINGLESS = (DecodeError, IndexError, ValueError)
+"""What rows raise whose checksums are right and that nobody of us wrote."""
+
 
 class Verification:
     """One run. `state` does not change meanwhile (a stopped replica's, or a copy); `log` may be
-    appended to and pruned where `live`. Blobs that the state names stay for as long as it runs."""
+    appended to and pruned where `live`. Blobs that the state names stay for as long as it runs.
+
+    cut_off: something else than what is verified kept it from its end: no room for scratch."""
 
     def __init__(
         self,
-        log: LmdbLog,
+        log: LogReader,
         state: LmdbState,
         blob_path: Callable[[Digest], Path],
         blobs: Callable[[], Iterator[Digest]],
@@ -57,6 +66,7 @@ class Verification:
         self._live = live
         self._progress = progress
         self.report = VerifyReport()
+        self.cut_off = False
 
     def run(self) -> VerifyReport:
         """The report. Takes as long as reading everything, and replaying the log, takes."""
@@ -67,11 +77,18 @@ class Verification:
             ("state against a replay of the log", self._check_replay),
         ):
             try:
-                step()
+                with lmdb_failures(name):
+                    step()
+            except MEANINGLESS as error:
+                self.report.find(f"{name}: {type(error).__name__}: {error}")
+                self.report.unchecked.append(f"{name}: the rest, behind what is damaged")
             except Damaged as error:
                 if str(error) not in self.report.findings:
                     self.report.find(str(error))
                 self.report.unchecked.append(f"{name}: the rest, behind what is damaged")
+            except (StorageFailed, OSError) as error:  # where we count and replay
+                self.cut_off = True
+                self.report.unchecked.append(f"{name}: the rest: {error}")
             except RequestRefused as error:  # compacted while we read
                 self.report.unchecked.append(f"{name}: {error}")
         if self.report.counts.get("findings", 0) > FINDINGS_MAX:
@@ -95,6 +112,7 @@ class Verification:
             b"conf_state": rows.ConfStateRow,
             b"lease": rows.LeaseRow,
             b"backfill": rows.BackfillRow,
+            b"base": rows.PositionRow,
         }
         for key, row in self._rows(log.environment, tables.meta, "log meta"):
             self._message("meta", key, row, kinds.get(key, rows.LeaseRow))
@@ -107,8 +125,13 @@ class Verification:
         ):
             if done % ROWS_A_TRANSACTION == 0:
                 self._progress("log", done, total)
-            index = codec.from_u64(key) if len(key) == 8 else -1
-            if index != expected and not self._pruned(index):
+            if len(key) != codec.U64_BYTES:
+                self.report.find(f"row {key.hex()} of table manifest is under no LSN")
+                continue
+            index = codec.from_u64(key)
+            if index != expected and self._moving(expected):
+                expected = max(expected, int(log.first_stored))
+            if index != expected and not self._moving(index):
                 self.report.find(f"log entry {expected} is missing: the next one is {index}")
             expected = index + 1
             data = self._unseal("manifest", key, row)
@@ -132,7 +155,7 @@ class Verification:
             row = txn.get(key, db=log.tables.raft)
         term = last_term
         if row is None:
-            if not log.identity.unreplicated and not self._pruned(index):
+            if not log.identity.unreplicated and not self._moving(index):
                 self.report.find(f"log entry {index} has no raft row")
             entry_kind = 0
         else:
@@ -145,7 +168,7 @@ class Verification:
                 self.report.find(str(error))
                 return last_term, 0
             term, entry_kind = entry.term, entry.kind
-            if term < last_term:
+            if term < last_term and not self._moving(index):
                 self.report.find(f"log entry {index} has term {term}, behind {last_term}")
             if term < 1:
                 self.report.find(f"log entry {index} has term 0 in its raft row")
@@ -165,15 +188,17 @@ class Verification:
         with log.environment.begin() as txn:
             missing = [d for d in digests if txn.get(d + key, db=log.tables.payload) is None]
         for digest in missing:
-            if not self._pruned(index):
+            if not self._moving(index):
                 self.report.find(
                     f"log entry {index} names blob {digest.hex()}, the table payload does not"
                 )
         return len(digests)
 
-    def _pruned(self, index: int) -> bool:
-        """Rows that went while we read are no finding."""
-        return self._live and index < self._log.first_stored
+    def _moving(self, index: int) -> bool:
+        """Rows that went while we read are no finding, nor are those that a leader may replace."""
+        if not self._live:
+            return False
+        return index > self._state.applied.index or index < self._log.first_stored
 
     # --- the state ----------------------------------------------------------------------------
 
@@ -212,9 +237,11 @@ class Verification:
                 parent = path.rpartition(b"/")[0]
                 if parent:
                     above = txn.get(parent, db=tables.tree)
-                    if above is None or not _is_directory(above):
+                    if above is None or not _is_directory(parent, above):
                         self.report.find(f"path {path!r} lies in no directory")
-                if not node.directory:
+                if not node.directory and len(node.digest) != DIGEST_BYTES:
+                    self.report.find(f"path {path!r} names a payload by {len(node.digest)} bytes")
+                elif not node.directory:
                     counts.add(node.digest)
                     if txn.get(node.digest, db=tables.payload) is None:
                         self.report.find(f"path {path!r}: payload {node.digest.hex()} has no row")
@@ -295,12 +322,14 @@ class Verification:
         """Every row, in transactions that end soon: a long one makes LMDB grow."""
         after: bytes | None = None
         read = 0
-        while True:
+        while table is not None:  # one that volumes of earlier versions lack
             found: list[Row] = []
-            with environment.begin() as txn, txn.cursor(table) as cursor:
+            size = 0
+            with reading(environment, name) as txn, txn.cursor(table) as cursor:
                 more = cursor.first() if after is None else cursor.set_range(after + b"\0")
-                while more and len(found) < ROWS_A_TRANSACTION:
+                while more and len(found) < ROWS_A_TRANSACTION and size < BYTES_A_TRANSACTION:
                     found.append((bytes(cursor.key()), bytes(cursor.value())))
+                    size += len(found[-1][1])
                     more = cursor.next()
             if not found:
                 stored = self._count(environment, table)
@@ -315,7 +344,7 @@ class Verification:
     def _keys(self, environment: lmdb.Environment, table: Any) -> Iterator[bytes]:
         after: bytes | None = None
         while True:
-            with environment.begin() as txn, txn.cursor(table) as cursor:
+            with reading(environment, "keys") as txn, txn.cursor(table) as cursor:
                 found: list[bytes] = []
                 more = cursor.first() if after is None else cursor.set_range(after + b"\0")
                 while more and len(found) < ROWS_A_TRANSACTION:
@@ -328,7 +357,7 @@ class Verification:
 
     @staticmethod
     def _count(environment: lmdb.Environment, table: Any) -> int:
-        with environment.begin() as txn:
+        with reading(environment, "a table") as txn:
             return int(txn.stat(table)["entries"])
 
     def _unseal(self, table: str, key: bytes, row: bytes) -> bytes | None:
@@ -360,7 +389,7 @@ class Counts:
             self.flush()
 
     def flush(self) -> None:
-        with self._environment.begin(write=True) as txn:
+        with lmdb_failures("the scratch directory"), self._environment.begin(write=True) as txn:
             for digest, count in self._pending.items():
                 before = txn.get(digest)
                 total = count + (codec.from_u64(before) if before else 0)
@@ -376,8 +405,12 @@ class Counts:
         self._environment.close()
 
 
-def _is_directory(row: bytes) -> bool:
-    return rows.NodeRow.FromString(row[codec.CHECKSUM_BYTES :]).directory
+def _is_directory(path: bytes, row: bytes) -> bool:
+    """True for a damaged row, which is found in its own turn."""
+    try:
+        return codec.unseal_message("tree", path, row, rows.NodeRow).directory
+    except Damaged:
+        return True
 
 
 def _normal(index: LSN, data: bytes) -> LogEntry:

@@ -5,12 +5,15 @@ log/            LMDB: the log, hard state, configuration, identity
 state/<n>/      LMDB: generation n of the state; the log names the one in force
 blobs/xx/       payloads above the inline limit, by SHA-256
 staging/        unfinished uploads and snapshots; emptied at start
+snapshots/      stored snapshots, of package partition_snapshots; snapshot-base/: what the last one
+                in an object store consists of. Nothing here reads, collects or removes them
 """
 
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from partition_replica.core.compaction import Retention
@@ -28,7 +31,9 @@ from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state import LmdbState
 
 IMPORT = "import"
-"""Below staging/, while a log is imported."""
+"""Below staging/, while a log is imported or a snapshot restored."""
+
+SNAPSHOTS, SNAPSHOT_BASE = "snapshots", "snapshot-base"
 
 
 class Volume:
@@ -41,6 +46,7 @@ class Volume:
         *,
         pins_max: int,
         retention: Retention | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Opens or creates it, and collects what no reference names.
 
@@ -51,7 +57,7 @@ class Volume:
         self._states = root / "state"
         self._lock = lock
         self._check_log_is_there()
-        self.blobs = BlobStore(root / "blobs", self.staging, pins_max=pins_max)
+        self.blobs = BlobStore(root / "blobs", self.staging, pins_max=pins_max, clock=clock)
         self.log = LmdbLog(
             root / "log",
             MemberID(secrets.randbits(62) + 1),
@@ -72,9 +78,22 @@ class Volume:
     def names_blob(self, digest: Digest) -> bool:
         return self.state.names_blob(digest) or self.log.names_blob(digest)
 
+    def _named(self, digest: Digest) -> bool:
+        """`names_blob`; tells the log what it alone keeps."""
+        if self.state.names_blob(digest):
+            return True
+        lsn = self.log.last_naming(digest)
+        if lsn is not None and lsn <= self.state.applied.index:
+            self.log.weigh(lsn, digest, self.blobs.size(digest) or 0)
+        return lsn is not None
+
     def collect(self, candidates: Iterable[Digest]) -> int:
-        """Unlinks those of the candidates that nothing names, pins or holds."""
-        unnamed = [digest for digest in candidates if not self.names_blob(digest)]
+        """Unlinks those of the candidates that nothing names, pins or holds. On the applier's
+        thread, once that runs: a copy of the state is begun there, too."""
+        candidates = list(candidates)
+        if self.blobs.defer(candidates):
+            return 0
+        unnamed = [digest for digest in candidates if not self._named(digest)]
         if not unnamed:
             return 0
         # What dropped the last name must be durable first: a power failure would bring it back.
@@ -82,7 +101,7 @@ class Volume:
         return self.blobs.collect(unnamed, self.names_blob)
 
     def _collect_at_start(self) -> int:
-        unnamed = [digest for digest in self.blobs.digests() if not self.names_blob(digest)]
+        unnamed = [digest for digest in self.blobs.digests() if not self._named(digest)]
         if unnamed:
             # Reads, and so checks, each row that names a blob: one whose key is damaged would not.
             self.state.blobs()

@@ -7,16 +7,22 @@ from partition_proto.v1 import replica_admin_pb2 as api
 from partition_proto.v1 import replica_admin_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.ports import AdministrationService
+from partition_replica.core.ports import AdministrationService, SnapshotJobService
 from partition_replica.errors import InvalidArgument
 from partition_replica.transport.failures import Failures, unary
 
 
 class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
-    """Each command checks the operator's lease token first."""
+    """Each command checks the operator's lease token first; questions need none."""
 
-    def __init__(self, administration: AdministrationService, failures: Failures) -> None:
+    def __init__(
+        self,
+        administration: AdministrationService,
+        snapshot_jobs: SnapshotJobService,
+        failures: Failures,
+    ) -> None:
         self._administration = administration
+        self._snapshot_jobs = snapshot_jobs
         self.failures = failures
 
     @unary
@@ -66,6 +72,20 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         await self._check(request.lease)
         replicated = await self._administration.enable_replication()
         return api.EnableReplicationResponse(replicated=replicated)
+
+    @unary
+    async def StartSnapshotJob(self, request: api.StartSnapshotJobRequest, context: Any) -> Any:
+        await self._check(request.lease)
+        return self._snapshot_jobs.start(request)
+
+    @unary
+    async def GetSnapshotJob(self, request: api.GetSnapshotJobRequest, context: Any) -> Any:
+        return self._snapshot_jobs.get(request.job_id)
+
+    @unary
+    async def CancelSnapshotJob(self, request: api.CancelSnapshotJobRequest, context: Any) -> Any:
+        await self._check(request.lease)
+        return await self._snapshot_jobs.cancel(request.job_id)
 
     async def _check(self, lease: api.LeaseToken) -> None:
         await self._administration.check_lease(lease.transitions, lease.holder)

@@ -54,12 +54,18 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         )
         return api.InstallSnapshotResponse(payloads_fetched=fetched)
 
+    @unary
+    async def GetSnapshotOffset(self, request: api.SnapshotHeader, context: Any) -> Any:
+        return api.SnapshotOffset(offset=self._replica.snapshot_offset(request))
+
     @stream
     async def FetchPayload(
         self, request: api.FetchPayloadRequest, context: Any
     ) -> AsyncIterator[api.PayloadChunk]:
         self._replica.check_peer(request.cluster_id, 0)
         path, size = self._replica.payload_file(request.digest)
+        if request.offset > size:
+            raise InvalidArgument(f"payload asked for from {request.offset} on; it has {size}")
         yield api.PayloadChunk(size=size)
         async for chunk in file_chunks(path, request.offset, self._limits.chunk_bytes):
             yield api.PayloadChunk(data=chunk)

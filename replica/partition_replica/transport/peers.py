@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 RECONNECT_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 PUSH_TIMEOUT_S = 3600.0
 SNAPSHOT_TIMEOUT_S = 6 * 3600.0
+OFFSET_TIMEOUT_S = 10.0
 
 
 class _Peer:
@@ -132,13 +133,16 @@ class Peers:
         hello: Callable[[], api.Hello],
         unreachable: Callable[[int], None],
         dropped: Callable[[int], None],
+        snapshot_sent: Callable[[int], None],
     ) -> None:
+        """`dropped` is told how many messages, `snapshot_sent` how many bytes of state files."""
         self._own = own_member
         self._limits = limits
         self._tls = tls
         self._make_hello = hello
         self.unreachable = unreachable
         self._dropped = dropped
+        self._snapshot_sent = snapshot_sent
         self._addresses: dict[int, str] = {}
         self._learned: dict[int, str] = {}
         self._peers: dict[int, _Peer] = {}
@@ -181,8 +185,11 @@ class Peers:
         except grpc.aio.AioRpcError as error:
             raise _failed(member, error) from error
 
-    async def fetch_payload(self, member: int, digest: Digest) -> tuple[int, AsyncIterator[bytes]]:
-        request = api.FetchPayloadRequest(cluster_id=self._make_hello().cluster_id, digest=digest)
+    async def fetch_payload(
+        self, member: int, digest: Digest, offset: int = 0
+    ) -> tuple[int, AsyncIterator[bytes]]:
+        cluster = self._make_hello().cluster_id
+        request = api.FetchPayloadRequest(cluster_id=cluster, digest=digest, offset=offset)
         call = self._connected(member).stub.FetchPayload(request, timeout=PUSH_TIMEOUT_S)
         try:
             first = await call.read()
@@ -205,28 +212,40 @@ class Peers:
     async def install_snapshot(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes
     ) -> int:
-        async def requests() -> AsyncIterator[api.InstallSnapshotRequest]:
-            yield api.InstallSnapshotRequest(
-                header=api.SnapshotHeader(
-                    cluster_id=self._make_hello().cluster_id,
-                    sender=self._own,
-                    receiver=member,
-                    message=message,
-                    size=size,
-                    digest=digest,
-                )
-            )
-            with suppress(NotFound):
-                async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
-                    yield api.InstallSnapshotRequest(chunk=chunk)
+        header = api.SnapshotHeader(
+            cluster_id=self._make_hello().cluster_id,
+            sender=self._own,
+            receiver=member,
+            message=message,
+            size=size,
+            digest=digest,
+        )
 
+        async def requests() -> AsyncIterator[api.InstallSnapshotRequest]:
+            yield api.InstallSnapshotRequest(header=header)
+            with suppress(NotFound):
+                async for chunk in file_chunks(file, header.offset, self._limits.chunk_bytes):
+                    yield api.InstallSnapshotRequest(chunk=chunk)
+                    self._snapshot_sent(len(chunk))
+
+        stub = self._connected(member).stub
         try:
-            response = await self._connected(member).stub.InstallSnapshot(
-                requests(), timeout=SNAPSHOT_TIMEOUT_S
-            )
+            header.offset = await self._snapshot_offset(stub, header)
+            response = await stub.InstallSnapshot(requests(), timeout=SNAPSHOT_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             raise _failed(member, error) from error
         return int(response.payloads_fetched)
+
+    async def _snapshot_offset(
+        self, stub: peer_pb2_grpc.PeerStub, header: api.SnapshotHeader
+    ) -> int:
+        try:
+            found = await stub.GetSnapshotOffset(header, timeout=OFFSET_TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return 0  # a member of an earlier version
+            raise
+        return int(found.offset)
 
     async def close(self) -> None:
         await asyncio.gather(*(peer.close() for peer in self._peers.values()))
@@ -260,4 +279,7 @@ class Peers:
 
 
 def _failed(member: int, error: grpc.aio.AioRpcError) -> PeerFailed:
-    return PeerFailed(f"member {member:x}: {error.code().name} {error.details()}")
+    return PeerFailed(
+        f"member {member:x}: {error.code().name} {error.details()}",
+        refused=error.code() is grpc.StatusCode.INVALID_ARGUMENT,
+    )

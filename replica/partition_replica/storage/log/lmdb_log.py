@@ -5,15 +5,17 @@ from dataclasses import replace
 
 from partition_proto.v1 import storage_pb2 as rows
 
-from partition_replica.core.compaction import APPLIED
+from partition_replica.core.compaction import APPLIED, Trail
 from partition_replica.core.model import (
     Configuration,
     HardState,
+    Identity,
     InitStatus,
     LogBatch,
     LogEntry,
     Position,
 )
+from partition_replica.core.ports import FIRST, NOTHING
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.environment import Transaction
 from partition_replica.storage.failpoints import reach
@@ -70,6 +72,9 @@ class LmdbLog(ConvertibleLog):
         self._boundary, self._last, self._hard_state = boundary, last, hard_state
         self._first_stored, self._identity = first_stored, identity
         self._configuration, self._backfill = configuration, backfill
+        if batch.snapshot is not None:
+            self._trail = Trail(self.retention.trail_bytes)
+            self._weighed.clear()
         if batch.snapshot is not None and APPLIED in self._positions:
             self._positions[APPLIED] = max(self._positions[APPLIED], boundary.index)
         return sorted(released)
@@ -96,6 +101,8 @@ class LmdbLog(ConvertibleLog):
                 self.tables.put(txn, pending, plain_term)
                 pending = []
                 released |= self.tables.delete(txn, entry.index, index)
+                self._count_weighed()
+                self._trail.truncate(entry.index)
                 reach("log.overwrite")
                 index = LSN(entry.index - 1)
                 term = boundary.term if index == boundary.index else self.tables.term(txn, index)
@@ -118,36 +125,52 @@ class LmdbLog(ConvertibleLog):
 
     def save_lease(self, transitions: int, holder: str) -> None:
         with self._writing:
+            if transitions < self._lease_transitions:
+                raise ValueError(
+                    f"lease token {transitions} of {holder} is below {self._lease_transitions}: "
+                    "tokens never fall"
+                )
             with self._transaction() as txn:
                 row = rows.LeaseRow(transitions=transitions, holder=holder)
                 self.tables.put_meta(txn, LEASE, row)
             self._lease_transitions = transitions
 
-    def bootstrap(self, cluster: ClusterID, configuration: Configuration) -> None:
-        """The state must be durable at (1, 1) before."""
-        start = Position(LSN(1), Term(1))
-        identity = replace(self._identity, cluster_id=cluster)
-        hard_state = HardState(Term(1), MemberID(0), LSN(1))
-        with self._writing:
-            with self._transaction() as txn:
-                self.tables.put_identity(txn, identity)
-                self._put_boundary(txn, start)
-                self.tables.put_configuration(txn, LSN(1), configuration)
-                self._put_hard_state(txn, hard_state)
-            self._identity, self._boundary, self._last = identity, start, start
-            self._first_stored = LSN(2)
-            self._hard_state, self._configuration = hard_state, (LSN(1), configuration)
-            self._positions[APPLIED] = LSN(1)
-            self._status = InitStatus.BOOTSTRAPPED
+    def bootstrap(
+        self, cluster: ClusterID, configuration: Configuration, start: Position = FIRST
+    ) -> None:
+        """The state must be durable at `start` before."""
+        if start.index < 1 or start.term < 1:
+            raise ValueError(f"a group's log begins at (1, 1) or above, not at {start}")
+        self._begin(replace(self._identity, cluster_id=cluster), configuration, start)
+        self._status = InitStatus.BOOTSTRAPPED
 
-    def bootstrap_plain(self, cluster: ClusterID) -> None:
+    def bootstrap_plain(self, cluster: ClusterID, start: Position = NOTHING) -> None:
         identity = replace(self._identity, cluster_id=cluster, unreplicated=True)
-        configuration = Configuration(voters=(identity.member_id,))
+        self._begin(identity, Configuration(voters=(identity.member_id,)), start)
+
+    def _begin(self, identity: Identity, configuration: Configuration, start: Position) -> None:
+        """A log without entries, behind `start`, in one transaction."""
+        hard_state = HardState(start.term, MemberID(0), start.index)
         with self._writing:
+            if self._identity.cluster_id or self._last.index:
+                raise ValueError(
+                    f"the log belongs to cluster {self._identity.cluster_id or '(none)'} and ends "
+                    f"at {self._last.index}: only a new one begins"
+                )
             with self._transaction() as txn:
                 self.tables.put_identity(txn, identity)
-                self.tables.put_configuration(txn, LSN(0), configuration)
-            self._identity, self._configuration = identity, (LSN(0), configuration)
+                self.tables.put_configuration(txn, start.index, configuration)
+                if start.index:
+                    self._put_boundary(txn, start)
+                if start.term:
+                    self._put_hard_state(txn, hard_state)
+            self._identity, self._configuration = identity, (start.index, configuration)
+            if start.term:
+                self._hard_state = hard_state
+            if start.index:
+                self._boundary = self._last = start
+                self._first_stored = LSN(start.index + 1)
+                self._positions[APPLIED] = start.index
 
     def join(self, cluster: ClusterID) -> None:
         identity = replace(self._identity, cluster_id=cluster)
@@ -180,12 +203,14 @@ class LmdbLog(ConvertibleLog):
                 raise ValueError("a backfill is under way: what it counts may not go")
             if lsn > self._last.index:
                 return []
-            known = max([self._boundary.index, *self._positions.values()])
+            known = max([self._boundary.index, *self.positions.values()])
             if lsn <= known:
                 raise ValueError(
                     f"truncation from {lsn} refused: entries up to {known} were applied or "
                     "acknowledged"
                 )
+            self._count_weighed()
+            self._trail.truncate(lsn)
             with self._transaction() as txn:
                 released = self.tables.delete(txn, lsn, self._last.index)
                 reach("log.truncate.before")

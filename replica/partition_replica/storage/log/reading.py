@@ -1,6 +1,7 @@
 """What is read of a log: how it is opened and checked, its Raft state, its entries."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
-from partition_replica.core.compaction import APPLIED, Retention
+from partition_replica.core.compaction import APPLIED, Retention, Trail
 from partition_replica.core.model import (
     Backfill,
     Configuration,
@@ -24,12 +25,14 @@ from partition_replica.storage import codec
 from partition_replica.storage.environment import (
     Transaction,
     lmdb_failures,
+    open_beside,
     open_environment,
     open_read_only,
     reading,
 )
 from partition_replica.storage.log.tables import (
     BACKFILL,
+    BASE,
     BOUNDARY,
     CONF_STATE,
     HARD_STATE,
@@ -39,6 +42,9 @@ from partition_replica.storage.log.tables import (
     BlobDigests,
     LogTables,
 )
+
+WEIGHED_MAX = 100_000
+"""Blobs noted by `weigh` until the next look at the trail; of more the first are forgotten."""
 
 
 class LogReader:
@@ -57,19 +63,31 @@ class LogReader:
 
         Raises Damaged for a hole, a row that fails its checksum, a format of another version.
         """
-        self._environment = (
-            open_read_only(path, len(NAMES))
-            if read_only
-            else open_environment(path, metasync=True, tables=len(NAMES))
-        )
-        self.tables = LogTables(self._environment, blob_digests, create=not read_only)
+        self._environment = self._open(path, read_only)
+        try:
+            self.tables = LogTables(self._environment, blob_digests, create=not read_only)
+        except BaseException:
+            self._environment.close()  # LMDB opens a file once in a process
+            raise
         self.retention = retention or Retention()
         self._writing = threading.RLock()
         self._closed = False
         self._consumer: Callable[[LSN, LSN], None] | None = None
         self._status = InitStatus.UNKNOWN
         self._positions: dict[str, LSN] = {}
-        self._load(new_member, read_only)
+        self._snapshot_held: LSN | None = None
+        self._trail = Trail(self.retention.trail_bytes)
+        self._weighed: deque[tuple[LSN, Digest, int]] = deque(maxlen=WEIGHED_MAX)
+        try:
+            self._load(new_member, read_only)
+        except BaseException:
+            self._environment.close()
+            raise
+
+    def _open(self, path: Path, read_only: bool) -> lmdb.Environment:
+        if read_only:
+            return open_read_only(path, len(NAMES))
+        return open_environment(path, metasync=True, tables=len(NAMES))
 
     # --- what is known without reading --------------------------------------------------------
 
@@ -121,6 +139,11 @@ class LogReader:
     def lease_transitions(self) -> int:
         return self._lease_transitions
 
+    @property
+    def base(self) -> LSN:
+        """Up to where the state was imported instead of applied; 0 for all others."""
+        return self._base
+
     # --- life ---------------------------------------------------------------------------------
 
     def subscribe(self, consumer: Callable[[LSN, LSN], None]) -> None:
@@ -142,9 +165,27 @@ class LogReader:
         return self._read(lo, hi, bytes_max)
 
     def read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
-        if lo < self._first_stored:
-            raise self._compacted(lo, self._first_stored)
+        if lo < self.first_stored:
+            raise self._compacted(lo, self.first_stored)
         return self._read(lo, hi, bytes_max)
+
+    def read_back(self, lo: LSN, last: LSN, entries_max: int, bytes_max: int) -> list[LogEntry]:
+        """[lo, last] from its end on, the last entry first; at least one. As `read` otherwise."""
+        found: list[LogEntry] = []
+        size = 0
+        try:
+            with self._reading() as txn:
+                for index in range(last, max(lo, last - entries_max + 1) - 1, -1):
+                    entry = self.tables.entry(txn, LSN(index))
+                    size += len(entry.data)
+                    if found and size > bytes_max:
+                        break
+                    found.append(entry)
+        except Damaged:
+            if lo < self.first_stored:  # pruned while we came
+                raise self._compacted(lo, self.first_stored) from None
+            raise
+        return found
 
     def _read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
         if hi > self._last.index + 1:
@@ -161,8 +202,8 @@ class LogReader:
                         break
                     found.append(entry)
         except Damaged:
-            if lo < self._first_stored:  # pruned while we came
-                raise self._compacted(lo, self._first_stored) from None
+            if lo < self.first_stored:  # pruned while we came
+                raise self._compacted(lo, self.first_stored) from None
             raise
         return found
 
@@ -193,6 +234,10 @@ class LogReader:
         with self._reading() as txn:
             return self.tables.names(txn, digest)
 
+    def last_naming(self, digest: Digest) -> LSN | None:
+        with self._reading() as txn:
+            return self.tables.last_naming(txn, digest)
+
     # --- inside -------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
@@ -220,13 +265,17 @@ class LogReader:
             conf = self.tables.get_meta(txn, CONF_STATE, rows.ConfStateRow) or rows.ConfStateRow()
             lease = self.tables.get_meta(txn, LEASE, rows.LeaseRow) or rows.LeaseRow()
             self._backfill = self.tables.get_meta(txn, BACKFILL, rows.BackfillRow)
+            base = self.tables.get_meta(txn, BASE, rows.PositionRow)
+            self._base = LSN(base.lsn if base is not None else 0)
             self._positions.update(self.tables.positions(txn))
             others = (
                 txn.stat(self.tables.meta)["entries"] or txn.stat(self.tables.manifest)["entries"]
             )
         if identity is None and others:
             raise Damaged("row identity of table meta is missing, and others are there")
-        if boundary.term and not hard.term:
+        # A plain log has a boundary with a term while it is backfilled, and no hard state yet.
+        plain = identity is not None and identity.unreplicated
+        if boundary.term and not hard.term and not plain:
             raise Damaged("row hard_state of table meta is missing")
         if boundary.term and identity and identity.cluster_id and not conf.voters:
             raise Damaged("row conf_state of table meta is missing")
@@ -297,6 +346,26 @@ class LogReader:
             first,
             self._positions.get(APPLIED, self.committed),
         )
+
+
+class RunningLog(LogReader):
+    """A running replica's log, for another process that only reads it. It goes on meanwhile:
+    `first_stored` is what it is now, everything else what it was when this was opened."""
+
+    def __init__(self, path: Path, new_member: MemberID, blob_digests: BlobDigests) -> None:
+        super().__init__(path, new_member, blob_digests, read_only=True)
+
+    def _open(self, path: Path, read_only: bool) -> lmdb.Environment:
+        return open_beside(path, len(NAMES))
+
+    @property
+    def first_stored(self) -> LSN:
+        with self._reading() as txn:
+            boundary = self.tables.get_meta(txn, BOUNDARY, rows.BoundaryRow)
+            first = self.tables.first(txn)
+            if first is not None:
+                return first
+            return LSN(boundary.index + 1 if boundary is not None else 1)
 
 
 def _configuration(row: rows.ConfStateRow) -> Configuration:

@@ -1,6 +1,7 @@
 """Positions, and what goes because no position needs it: boundary, pruning."""
 
 from collections.abc import Callable
+from functools import partial
 
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
@@ -70,7 +71,10 @@ class RetainedLog(LogReader):
 
     @property
     def positions(self) -> dict[str, LSN]:
-        return dict(self._positions)
+        positions = dict(self._positions)
+        if (held := self._snapshot_held) is not None:
+            positions[SNAPSHOT] = held
+        return positions
 
     @property
     def consumer_count(self) -> int:
@@ -78,7 +82,7 @@ class RetainedLog(LogReader):
 
     @property
     def low_water_mark(self) -> LSN:
-        return compaction.low_water_mark(self._positions)
+        return compaction.low_water_mark(self.positions)
 
     def register(self, name: str, lsn: LSN) -> None:
         compaction.check_consumer_name(name)
@@ -126,23 +130,39 @@ class RetainedLog(LogReader):
             )
 
     def hold_snapshot(self, lsn: LSN | None) -> None:
-        with self._writing:
-            positions = {n: at for n, at in self._positions.items() if n != SNAPSHOT}
-            if lsn is not None:
-                positions[SNAPSHOT] = lsn
-            self._positions = positions
+        self._snapshot_held = lsn  # without the lock, which a commit may hold for long
+
+    def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
+        self._weighed.append((lsn, digest, size))  # counted under the lock, later
 
     def compaction_target(self, step_entries: int) -> LSN | None:
         if self.retention.keep_all or APPLIED not in self._positions:
             return None
         with self._writing:
-            lag_max = self.retention.consumer_lag_entries_max
-            holding = compaction.holding(self._positions, self._last.index, lag_max)
+            mark = compaction.low_water_mark(self._holding())
             return compaction.compaction_target(
-                compaction.low_water_mark(holding),
+                mark,
                 self._boundary.index,
                 trail_entries=self.retention.trail_entries,
                 step_entries=step_entries,
+                trail_start=self._trail_start(mark),
+            )
+
+    def _holding(self) -> dict[str, LSN]:
+        lag_max = self.retention.consumer_lag_entries_max
+        return compaction.holding(self.positions, self._last.index, lag_max)
+
+    def _count_weighed(self) -> None:
+        while self._weighed:
+            self._trail.weigh(*self._weighed.popleft())
+
+    def _trail_start(self, mark: LSN) -> LSN:
+        self._count_weighed()
+        end = LSN(max(mark - 1, self._boundary.index))
+        low = LSN(end - self.retention.trail_entries)
+        with lmdb_failures("reading the log"), self._environment.begin(buffers=True) as txn:
+            return self._trail.measure(
+                self._boundary.index, end, low, partial(self.tables.sizes, txn)
             )
 
     def compact(self, index: LSN) -> None:
@@ -167,9 +187,8 @@ class RetainedLog(LogReader):
             self._check_open()
             if self.retention.keep_all:
                 return 0, []
-            lag_max = self.retention.consumer_lag_entries_max
-            holding = compaction.holding(self._positions, self._last.index, lag_max)
-            until = min(self._boundary.index, compaction.low_water_mark(holding) - 1)
+            mark = compaction.low_water_mark(self._holding())
+            until = min(self._boundary.index, mark - 1)
             first = self._first_stored
             end = min(until, first + rows_max - 1)
             if end < first:

@@ -7,6 +7,7 @@ consumer, `meta`.
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import lmdb
 from google.protobuf.message import Message
@@ -17,7 +18,13 @@ from partition_replica.core.payloads import may_name_blobs
 from partition_replica.errors import Damaged
 from partition_replica.ids import DIGEST_BYTES, LSN, Digest, Term
 from partition_replica.storage import codec
-from partition_replica.storage.environment import Transaction, lmdb_failures
+from partition_replica.storage.environment import (
+    Database,
+    Transaction,
+    open_read_only,
+    open_tables,
+    reading,
+)
 
 IDENTITY = b"identity"
 HARD_STATE = b"hard_state"
@@ -25,8 +32,11 @@ BOUNDARY = b"boundary"
 CONF_STATE = b"conf_state"
 LEASE = b"lease"
 BACKFILL = b"backfill"
+BASE = b"base"
 
 NAMES = ("meta", "manifest", "raft", "payload", "position")
+LATER = frozenset({"position"})
+"""Tables that volumes of earlier versions lack until this one writes them: None when read-only."""
 
 BlobDigests = Callable[[LogEntry], list[Digest]]
 
@@ -37,13 +47,12 @@ class LogTables:
     def __init__(
         self, environment: lmdb.Environment, blob_digests: BlobDigests, *, create: bool
     ) -> None:
-        with lmdb_failures("opening the log's tables"):
-            handles = {n: environment.open_db(n.encode(), create=create) for n in NAMES}
+        handles = open_tables(environment, NAMES, create=create, later=LATER)
         self.meta = handles["meta"]
         self.manifest = handles["manifest"]
         self.raft = handles["raft"]
         self.payload = handles["payload"]
-        self.position = handles["position"]
+        self.position: Database | None = handles["position"]
         self._blob_digests = blob_digests
 
     # --- entries ------------------------------------------------------------------------------
@@ -129,6 +138,14 @@ class LogTables:
             end = codec.from_u64(manifests.key()) + 1 if manifests.key() else lo
             raise _hole(end)
 
+    def entry(self, txn: Transaction, index: LSN) -> LogEntry:
+        """Raises Damaged where there is none."""
+        key = codec.u64(index)
+        row = txn.get(key, db=self.manifest)
+        if row is None:
+            raise _hole(index)
+        return self._entry(txn, index, key, row)
+
     def term(self, txn: Transaction, index: LSN) -> Term:
         """0 for an entry without metadata. Raises Damaged where there is no entry."""
         key = codec.u64(index)
@@ -138,6 +155,11 @@ class LogTables:
         if txn.get(key, db=self.manifest) is None:
             raise _hole(index)
         return Term(0)
+
+    def first(self, txn: Transaction) -> LSN | None:
+        """The lowest LSN with rows."""
+        with txn.cursor(self.manifest) as cursor:
+            return LSN(codec.from_u64(cursor.key())) if cursor.first() else None
 
     def span(self, txn: Transaction) -> tuple[int, int] | None:
         """(first, last) LSN with rows; None without any. Finds any hole, and names it: rows are as
@@ -231,8 +253,29 @@ class LogTables:
         with txn.cursor(self.payload) as cursor:
             return cursor.set_range(digest) and cursor.key().startswith(digest)
 
+    def last_naming(self, txn: Transaction, digest: Digest) -> LSN | None:
+        """The last entry that names the blob."""
+        with txn.cursor(self.payload) as cursor:
+            if cursor.set_range(digest + codec.u64((1 << 64) - 1)):
+                found = cursor.prev()
+            else:
+                found = cursor.last()
+            key = cursor.key() if found else b""
+            return LSN(codec.from_u64(key[DIGEST_BYTES:])) if key.startswith(digest) else None
+
+    def sizes(self, txn: "lmdb.Transaction[memoryview]", lo: int, hi: int) -> Iterator[int]:
+        """Bytes of data of the entries [lo, hi), in a transaction with buffers: of large rows only
+        the length is read."""
+        with txn.cursor(self.manifest) as cursor:
+            if lo >= hi or not cursor.set_key(codec.u64(lo)):
+                return
+            for row in itertools.islice(cursor.iternext(keys=False, values=True), hi - lo):
+                yield len(row) - codec.CHECKSUM_BYTES
+
     def positions(self, txn: Transaction) -> dict[str, LSN]:
         found: dict[str, LSN] = {}
+        if self.position is None:
+            return found
         for key, row in txn.cursor(self.position):
             position = codec.unseal_message("position", key, row, rows.PositionRow)
             found[bytes(key).decode(errors="backslashreplace")] = LSN(position.lsn)
@@ -275,6 +318,22 @@ class LogTables:
                 auto_leave=configuration.auto_leave,
             ),
         )
+
+
+def holds_nothing(path: Path) -> bool:
+    """Whether a log's environment has nothing but empty tables of ours: one whose making was cut
+    off before it had an identity. Raises Damaged, StorageFailed."""
+    environment = open_read_only(path, len(NAMES))
+    try:
+        with reading(environment, "the log") as txn:
+            names = [bytes(key).decode(errors="replace") for key, _ in txn.cursor()]
+        if not set(names) <= set(NAMES):
+            return False
+        tables = open_tables(environment, names, create=False)
+        with reading(environment, "the log") as txn:
+            return not any(txn.stat(table)["entries"] for table in tables.values())
+    finally:
+        environment.close()
 
 
 def _hole(index: int) -> Damaged:

@@ -1,0 +1,85 @@
+"""What a snapshot job may be, and how far one is. Pure."""
+
+import re
+
+from partition_proto.v1 import replica_admin_pb2 as api
+
+from partition_replica.errors import InvalidArgument
+
+LATEST = "latest"
+"""Where an existing snapshot is named: the newest. No snapshot has this ID."""
+
+JOB_ID_CHARACTERS_MAX = 128
+SNAPSHOTS_PRUNED_MAX = 1000
+"""In one job."""
+
+_SNAPSHOT_ID = re.compile(r"[a-z0-9-]{1,63}")
+_SHARES = {
+    # What the publishing process says: (phase of the job, where it begins, where it ends), percent.
+    "copying": ("Copying", 0, 5),
+    "waiting": ("Reading", 5, 5),
+    "state": ("Reading", 5, 45),
+    "blobs": ("Writing", 45, 95),
+    "checking": ("Committing", 95, 98),
+    "manifest": ("Committing", 98, 99),
+}
+_OTHER_PERCENT_MAX = 99
+
+
+def check_request(request: api.StartSnapshotJobRequest) -> str:
+    """Its kind: "take", "prune" or "verify". Raises InvalidArgument for IDs that are none; whether
+    the destination is one the job finds out."""
+    kind: str | None = request.WhichOneof("job")
+    if kind is None:
+        raise InvalidArgument("a job is one of take, prune and verify")
+    check_job_id(request.job_id)
+    if not getattr(request, kind).destination.WhichOneof("kind"):
+        raise InvalidArgument("the destination is neither volume nor s3")
+    if kind == "take":
+        take = request.take
+        _check_snapshot_id(take.snapshot_id)
+        _check_text(take.uid, "uid")
+        _check_text(take.partition, "partition")
+    elif kind == "verify":
+        _check_snapshot_id(request.verify.snapshot_id)
+    else:
+        if not 1 <= len(request.prune.snapshot_ids) <= SNAPSHOTS_PRUNED_MAX:
+            raise InvalidArgument(f"1 to {SNAPSHOTS_PRUNED_MAX} snapshots are pruned in one job")
+        for snapshot in request.prune.snapshot_ids:
+            _check_snapshot_id(snapshot)
+    return kind
+
+
+def check_job_id(job_id: str) -> None:
+    """Raises InvalidArgument."""
+    if not 1 <= len(job_id) <= JOB_ID_CHARACTERS_MAX or not job_id.isprintable():
+        raise InvalidArgument(
+            f"job_id {job_id[:JOB_ID_CHARACTERS_MAX]!r}: 1 to {JOB_ID_CHARACTERS_MAX} printable "
+            "characters are allowed"
+        )
+
+
+def _check_snapshot_id(snapshot: str) -> None:
+    if not _SNAPSHOT_ID.fullmatch(snapshot) or snapshot == LATEST:
+        raise InvalidArgument(
+            f"{snapshot[:80]!r} is no snapshot's ID: 1 to 63 of a-z, 0-9 and '-' are allowed, but "
+            f"for {LATEST!r}"
+        )
+
+
+def _check_text(text: str, name: str) -> None:
+    if len(text) > JOB_ID_CHARACTERS_MAX * 4 or not text.isprintable() or text.startswith("-"):
+        raise InvalidArgument(
+            f"{name}: up to {JOB_ID_CHARACTERS_MAX * 4} printable characters are allowed, and no "
+            "'-' in front"
+        )
+
+
+def progress_of(kind: str, phase: str, done: int, total: int) -> tuple[str, int]:
+    """(phase, percent) of a job of this kind that is so far; total 0: not known."""
+    share = min(max(done, 0) / total, 1.0) if total > 0 else 0.0
+    if kind == "take":
+        name, begin, end = _SHARES.get(phase, ("Writing", 5, 5))
+        return name, begin + int(share * (end - begin))
+    name = "Collecting" if kind == "prune" else "Verifying"
+    return name, int(share * _OTHER_PERCENT_MAX)

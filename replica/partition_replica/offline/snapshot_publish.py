@@ -1,0 +1,91 @@
+"""What is published of a state: its rows exactly as they are stored, and the blobs they name."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import lmdb
+from partition_proto.v1 import storage_pb2 as rows
+from partition_snapshots.destination import Destination, DirectoryDestination
+from partition_snapshots.digest import RowDigest
+from partition_snapshots.model import TABLE_NUMBERS, TABLES, Row
+
+from partition_replica.errors import Damaged
+from partition_replica.storage import codec
+from partition_replica.storage.files import fatal_on_failure, make_directory
+from partition_replica.storage.state import LmdbState
+from partition_replica.storage.volume import SNAPSHOT_BASE
+
+DIGEST_ROWS = 1024
+"""Rows that are hashed at once."""
+
+
+BASES_MAX = 2
+"""Buckets of which the last snapshot's rows are kept on the volume, as the base of the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a state holds. blobs: (digest, size), by digest."""
+
+    keys: int
+    files: int
+    blobs: list[tuple[bytes, int]]
+
+
+def survey(state: LmdbState) -> Contents:
+    """Counts a state, and finds its blobs. Raises Damaged, StorageFailed."""
+    files = 0
+    blobs: list[tuple[bytes, int]] = []
+    with state.environment.begin() as txn:
+        keys = int(txn.stat(state.tables.value)["entries"])
+        for key, row in txn.cursor(state.tables.payload):
+            payload = codec.unseal_message("payload", key, row, rows.PayloadRow)
+            files += payload.references
+            if not payload.inlined:
+                blobs.append((bytes(key), payload.size))
+    return Contents(keys, files, blobs)
+
+
+def iterate_rows(state: LmdbState) -> Iterator[Row]:
+    """Every row of the replicated tables, in a snapshot's order. Raises Damaged."""
+    with state.environment.begin() as txn:
+        for name in TABLES:
+            number = TABLE_NUMBERS[name]
+            try:
+                for key, row in txn.cursor(getattr(state.tables, name)):
+                    yield number, key, row
+            except lmdb.Error as error:
+                raise Damaged(f"table {name} of the state: {error}") from error
+
+
+def digest_of(state: LmdbState) -> str:
+    """The digest by which equal states are equal, as a manifest has it."""
+    digest = RowDigest()
+    batch: list[Row] = []
+    for row in iterate_rows(state):
+        batch.append(row)
+        if len(batch) >= DIGEST_ROWS:
+            digest.update(batch)
+            batch = []
+    digest.update(batch)
+    return digest.hexdigest()
+
+
+def base_directory(data: Path, destination: Destination) -> Path | None:
+    """Where the rows of the last snapshot in a bucket are kept, so that the next one is written
+    against them; None where the store itself is at hand. Those of other buckets go, but the one
+    used last: the rows are as large as the state."""
+    if isinstance(destination, DirectoryDestination):
+        return None
+    bases = data / SNAPSHOT_BASE
+    make_directory(bases)
+    name = hashlib.sha256(str(destination).encode()).hexdigest()[:32]
+    with fatal_on_failure("listing the bases of snapshots"):
+        others = [path for path in bases.iterdir() if path.name != name]
+        others.sort(key=lambda path: path.stat().st_mtime)
+    for path in others[: max(0, len(others) - BASES_MAX + 1)]:
+        shutil.rmtree(path, ignore_errors=True)
+    return bases / name

@@ -1,0 +1,219 @@
+"""A stored snapshot made into a new volume: keys, files, modes, sessions, and the LSN that the log
+goes on from, in a cluster of its own.
+
+The volume is staged whole and moved into place at the end, as an import's (`new_volume`). Where
+that was cut off, it starts over; where the volume is the cluster's already, there is nothing left
+to do.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from partition_snapshots.errors import SnapshotDamaged, StoreFull
+from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.model import TABLES, Manifest
+from partition_snapshots.read import SnapshotReader
+from partition_snapshots.store import Store
+
+from partition_replica.core.model import Configuration, Position
+from partition_replica.core.payloads import blob_digests
+from partition_replica.errors import RowsRefused, VolumeFull, VolumeTaken
+from partition_replica.ids import LSN, ClusterID, Digest, Term
+from partition_replica.offline.new_volume import BLOBS, GENERATION, LOG, STATE, NewVolume
+from partition_replica.storage.blobs import blob_path
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.files import disk, fatal_on_failure, sync_directory
+from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.state_loading import StateLoader
+
+TABLE_NAMES = dict(enumerate(TABLES, start=1))
+"""By number, as rows of a snapshot name them."""
+
+ACTION = "a restore"
+
+Progress = Callable[[str, int, int], None]
+"""(step, bytes done, bytes in all): "rows", then "blobs"."""
+
+
+def completed(data: Path, cluster: ClusterID) -> LSN | None:
+    """The last LSN of a volume that belongs to `cluster` already: there is nothing to restore. None
+    where it is new. Raises VolumeTaken for one of another cluster, VolumeBusy, ImportRefused."""
+    if not (data / LOG).exists():
+        return None
+    try:
+        with NewVolume(data, ACTION):
+            return None
+    except VolumeTaken as error:
+        if error.cluster != cluster or not error.founded:
+            raise
+        # Whoever moved it into place may have been ended before this.
+        sync_directory(data)
+        return LSN(error.last)
+
+
+async def restore(
+    store: Store,
+    manifest: Manifest,
+    data: Path,
+    *,
+    cluster: ClusterID,
+    unreplicated: bool,
+    limits: SnapshotLimits,
+    progress: Progress = lambda _step, _done, _total: None,
+) -> Position:
+    """Makes the snapshot the new volume `data`: the sole voter of the new group `cluster`, or an
+    unreplicated partition. Returns where its log goes on behind.
+
+    Durable when it returns; interrupted at any point the volume is still new, or complete
+    (`completed` tells). Raises SnapshotDamaged (naming what), StoreUnavailable, VolumeFull,
+    VolumeTaken, VolumeBusy, StorageFailed; all leave the volume as it was.
+    """
+    with NewVolume(data, ACTION) as volume:
+        _check_room(volume, manifest)
+        volume.stage()
+        reach("restore.begun")
+        restorer = _Restorer(store, manifest, volume, limits, progress)
+        position = await restorer.write(cluster, unreplicated)
+        volume.move_into_place()
+    return position
+
+
+def start_of(manifest: Manifest, *, unreplicated: bool, empty: bool) -> Position:
+    """Where the log of a restored volume begins: behind the snapshot's LSN, whose term stays.
+
+    A group begins at (1, 1) at least. There the state is an empty one, by which `verify` knows a
+    log that is whole from its start; so one with content gets the next term.
+    """
+    lsn, term = manifest.lsn, manifest.term
+    if unreplicated:
+        return Position(LSN(lsn), Term(term))
+    lsn, term = max(lsn, 1), max(term, 1)
+    if lsn == 1 and not empty:
+        term = max(term, 2)
+    return Position(LSN(lsn), Term(term))
+
+
+class _Restorer:
+    """Everything below volume.staged, durably."""
+
+    def __init__(
+        self,
+        store: Store,
+        manifest: Manifest,
+        volume: NewVolume,
+        limits: SnapshotLimits,
+        progress: Progress,
+    ) -> None:
+        self._manifest = manifest
+        self._volume = volume
+        self._limits = limits
+        self._progress = progress
+        self._reader = SnapshotReader(store, manifest, limits)
+        self._blobs = volume.staged / BLOBS
+        self._directories: set[Path] = set()
+
+    async def write(self, cluster: ClusterID, unreplicated: bool) -> Position:
+        loader = await asyncio.to_thread(
+            StateLoader, self._volume.staged / STATE / GENERATION, TABLES
+        )
+        try:
+            await self._load_rows(loader)
+            empty = not any(loader.rows.values())
+            start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
+            await asyncio.to_thread(loader.finish, start, self._manifest.time_ms)
+            reach("restore.rows_loaded")
+            await self._fetch_blobs(loader.blobs())
+        finally:
+            loader.close()
+        reach("restore.blobs_fetched")
+        await asyncio.to_thread(self._write_log, cluster, unreplicated, start)
+        return start
+
+    async def _load_rows(self, loader: StateLoader) -> None:
+        total, loaded = sum(run.size for run in self._manifest.runs), 0
+        try:
+            async for batch in self._reader.rows():
+                named = [(TABLE_NAMES.get(number, "?"), key, row) for number, key, row in batch]
+                await asyncio.to_thread(loader.put_rows, named)
+                loaded += sum(len(key) + len(row) for _, key, row in batch)
+                self._progress("rows", min(loaded, total), total)
+        except RowsRefused as error:
+            raise self._damaged(str(error)) from error
+        keys = loader.rows["value"]
+        if keys != self._manifest.keys:
+            raise self._damaged(f"it has {keys} keys, its manifest says {self._manifest.keys}")
+        self._progress("rows", total, total)
+
+    async def _fetch_blobs(self, named: Iterator[tuple[Digest, int]]) -> None:
+        """What the snapshot lists; it must be what its rows name."""
+        total, done = self._manifest.blob_bytes, 0
+
+        def progress(size: int) -> None:
+            nonlocal done
+            done += size
+            self._progress("blobs", done, total)
+
+        self._progress("blobs", 0, total)
+        try:
+            count, _ = await self._reader.fetch_blobs(self._target, progress)
+        except StoreFull as error:  # nothing is written but here
+            raise VolumeFull(str(error)) from error
+        await asyncio.to_thread(self._check_blobs, named, count)
+
+    def _target(self, digest: bytes) -> Path:
+        """Where a blob is staged. Its directory is synced with everything."""
+        target = blob_path(self._blobs, Digest(digest))
+        if target.parent not in self._directories:
+            with fatal_on_failure("creating a directory of blobs"):
+                disk.make_directory(target.parent)
+            self._directories.add(target.parent)
+        return target
+
+    def _check_blobs(self, named: Iterator[tuple[Digest, int]], fetched: int) -> None:
+        """Each that a row names is there, and no other one is."""
+        count = 0
+        for digest, size in named:
+            count += 1
+            try:
+                found = blob_path(self._blobs, digest).stat().st_size
+            except FileNotFoundError:
+                raise self._damaged(f"a row names file {digest.hex()}, no list does") from None
+            if found != size:
+                raise self._damaged(f"file {digest.hex()} has {found} bytes, a row says {size}")
+        if count != fetched:
+            raise self._damaged(f"its lists name {fetched} files, its rows {count}")
+
+    def _write_log(self, cluster: ClusterID, unreplicated: bool, start: Position) -> None:
+        """The log that goes on behind the state: empty, with a configuration of this member."""
+        member = self._volume.member
+        log = LmdbLog(self._volume.staged / LOG, member, blob_digests)
+        try:
+            if unreplicated:
+                log.bootstrap_plain(cluster, start)
+            else:
+                log.bootstrap(cluster, Configuration(voters=(member,)), start)
+        finally:
+            log.close()
+
+    def _damaged(self, what: str) -> SnapshotDamaged:
+        return SnapshotDamaged(
+            f"snapshot {self._manifest.snapshot_id} is damaged: {what}; restore another one"
+        )
+
+
+def free_bytes(directory: Path) -> int:
+    """Free for us, of its file system."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
+def _check_room(volume: NewVolume, manifest: Manifest) -> None:
+    """Before anything is written: what a snapshot holds has to fit."""
+    free = free_bytes(volume.root)
+    if free < manifest.size_bytes:
+        raise VolumeFull(
+            f"snapshot {manifest.snapshot_id} holds {manifest.size_bytes} bytes and the volume has "
+            f"{free} free: give a larger volume"
+        )

@@ -1,0 +1,158 @@
+"""A consistent copy of the running state, for whoever sends or stores it.
+
+A read transaction is begun on the applier's thread, between two batches: that pins the state as it
+is in microseconds. LMDB then copies it on another thread, without the GIL, while entries are
+applied. Which blobs it names is read from the copy; until they are held nothing is collected, and
+what lost its last name meanwhile is looked at again afterwards (`BlobStore.postpone`).
+
+A process that ends in the middle leaves a directory in staging/, which the next start empties.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Configuration, Position
+from partition_replica.errors import Damaged, DiskFull
+from partition_replica.ids import Digest
+from partition_replica.runtime.applier import Applier
+from partition_replica.runtime.threads import run_to_end
+from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.state_copy import FrozenState, give_way, inspect_copy
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+HELD_AT_ONCE = 2048
+
+Copy = Callable[[FrozenState, Path], None]
+
+
+def copy_state(frozen: FrozenState, directory: Path) -> None:
+    """How a state is copied, where nobody wants it slower."""
+    frozen.copy(directory)
+
+
+@dataclass(slots=True)
+class Captured:
+    """The state at a position, in `directory`/data.mdb, durable, the taker's to remove; and the
+    blobs that it names, with their sizes, which stay until `release`."""
+
+    position: Position
+    time_ms: int
+    configuration: Configuration
+    directory: Path
+    blobs: list[tuple[Digest, int]]
+    _store: BlobStore
+    _released: bool = False
+
+    def release(self) -> None:
+        """Lets go of the blobs. Again does nothing."""
+        if not self._released:
+            self._released = True
+            self._store.unhold(digest for digest, _ in self.blobs)
+
+
+class StateCapture:
+    """One copy at a time; who comes meanwhile waits. On the event loop."""
+
+    def __init__(
+        self, volume: Volume, applier: Applier, limits: Limits, *, copy: Copy = copy_state
+    ) -> None:
+        """`copy` is for tests, which hold it up."""
+        self._volume = volume
+        self._applier = applier
+        self._limits = limits
+        self._copy = copy
+        self._one = asyncio.Lock()
+
+    async def take(self, directory: Path) -> Captured | None:
+        """Copies the state to `directory`, which must not exist.
+
+        None where no copy is possible now: between the saving of a configuration and the applying
+        of its entry, while the state is being replaced, and without room on the volume. Ask again
+        later. Raises StorageFailed, Damaged; nothing is left of a copy that failed or was
+        cancelled.
+        """
+        async with self._one:
+            begun = await self._begun()
+            if begun is None:
+                return None
+            frozen, configuration = begun
+            try:
+                return await self._take(frozen, configuration, directory)
+            except BaseException as error:
+                await run_to_end(lambda: shutil.rmtree(directory, ignore_errors=True))
+                if isinstance(error, DiskFull):
+                    logger.warning("no copy of the state: %s", error)
+                    return None
+                raise
+            finally:
+                frozen.close()
+                self._volume.blobs.resume()
+
+    async def _begun(self) -> tuple[FrozenState, Configuration] | None:
+        """`_begin`, undone where we are cancelled meanwhile."""
+        work = asyncio.ensure_future(self._applier.call(self._begin))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            if not work.cancelled() and work.exception() is None and (begun := work.result()):
+                begun[0].close()
+                self._volume.blobs.resume()
+            raise
+
+    def _begin(self) -> tuple[FrozenState, Configuration] | None:
+        """On the applier's thread, so that nothing is applied or collected meanwhile."""
+        state = self._volume.state
+        as_of, configuration = self._volume.log.configuration
+        if as_of > state.applied.index or self._applier.paused:
+            return None
+        free, _ = self._volume.free_bytes()
+        needed = state.size_bytes() + self._limits.disk_reserve_bytes // 2
+        if free < needed:
+            logger.warning(
+                "no copy of the state: it needs %d bytes free of the volume, %d are", needed, free
+            )
+            return None
+        self._volume.blobs.postpone()
+        try:
+            return state.freeze(), configuration
+        except BaseException:
+            self._volume.blobs.resume()
+            raise
+
+    async def _take(
+        self, frozen: FrozenState, configuration: Configuration, directory: Path
+    ) -> Captured:
+        blobs: list[tuple[Digest, int]] = []
+
+        def work() -> None:
+            try:
+                self._copy(frozen, directory)
+            finally:
+                frozen.close()  # LMDB keeps pages for it until here
+            reach("snapshot.copied")
+            position, named = inspect_copy(directory, beside=True)
+            if position != frozen.position:
+                raise Damaged(f"a copy of the state at {frozen.position} is at {position}")
+            for start in range(0, len(named), HELD_AT_ONCE):
+                some = named[start : start + HELD_AT_ONCE]
+                self._volume.blobs.hold(digest for digest, _ in some)
+                blobs.extend(some)
+                give_way()
+
+        try:
+            await run_to_end(work)
+        except BaseException:
+            self._volume.blobs.unhold(digest for digest, _ in blobs)
+            raise
+        return Captured(
+            frozen.position, frozen.time_ms, configuration, directory, blobs, self._volume.blobs
+        )

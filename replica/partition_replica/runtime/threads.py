@@ -1,0 +1,20 @@
+"""Work on threads that must not be left half done."""
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def run_to_end(body: Callable[[], T]) -> T:
+    """Runs `body` on a thread. Cancelled, it waits for the body's end first: a thread can't be
+    stopped, and what it works on must not be taken away below it."""
+    work = asyncio.ensure_future(asyncio.to_thread(body))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # seen
+        raise

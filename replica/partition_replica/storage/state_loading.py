@@ -1,0 +1,90 @@
+"""A state made of rows that another one held, in order: what a restore writes.
+
+Rows come as they are stored, sealed, and are checked. Nothing is durable, and the state is not
+one, before `finish`.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from partition_replica.core.model import Position
+from partition_replica.errors import RowsRefused
+from partition_replica.ids import Digest
+from partition_replica.storage import codec
+from partition_replica.storage.environment import lmdb_failures, open_environment
+from partition_replica.storage.state_tables import TABLES, Tables, iterate_blobs, put_applied
+
+TRANSACTION_BYTES = 16 * 1024**2
+"""Of keys and rows that one transaction loads."""
+
+KEY_BYTES_MAX = 511
+"""LMDB's."""
+
+
+class StateLoader:
+    """Loads one state into the new environment `path`. One thread."""
+
+    def __init__(self, path: Path, order: Sequence[str]) -> None:
+        """`order`: the tables that rows come of, in the order in which they come."""
+        self._environment = open_environment(path, metasync=False, sync=False, tables=len(TABLES))
+        self._tables = Tables(self._environment, create=True)
+        self._order = {name: number for number, name in enumerate(order)}
+        self._pending: list[tuple[bytes, bytes]] = []
+        self._pending_table = ""
+        self._pending_bytes = 0
+        self._last: tuple[int, bytes] = (-1, b"")
+        self.rows = dict.fromkeys(order, 0)
+
+    def put_rows(self, rows: Iterable[tuple[str, bytes, bytes]]) -> None:
+        """Adds (table, key, row)s behind the last one. Raises RowsRefused for a row that is
+        damaged or out of order, StorageFailed."""
+        for table, key, row in rows:
+            self._put(table, key, row)
+
+    def _put(self, table: str, key: bytes, row: bytes) -> None:
+        number = self._order.get(table, -1)
+        if number < 0:
+            raise RowsRefused(f"a row of table {table!r}: known are {', '.join(self._order)}")
+        place = (number, key)
+        if place <= self._last:
+            raise RowsRefused(f"row {key.hex()} of table {table} is out of order, or there twice")
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            raise RowsRefused(f"a key of {len(key)} bytes in table {table}")
+        if not codec.is_sealed(key, row):
+            raise RowsRefused(f"row {key.hex()} of table {table} fails its checksum")
+        self._last = place
+        if table != self._pending_table or self._pending_bytes >= TRANSACTION_BYTES:
+            self._flush()
+            self._pending_table = table
+        self._pending.append((key, row))
+        self._pending_bytes += len(key) + len(row)
+        self.rows[table] += 1
+
+    def blobs(self) -> Iterator[tuple[Digest, int]]:
+        """(digest, size) of every blob that the rows name, by digest; when everything is loaded."""
+        with lmdb_failures("reading a state"), self._environment.begin() as txn:
+            yield from iterate_blobs(txn, self._tables)
+
+    def finish(self, position: Position, time_ms: int) -> None:
+        """Makes it the state at `position`, whole and durable, but for its name."""
+        self._flush()
+        with lmdb_failures("commit of a state"):
+            with self._environment.begin(write=True) as txn:
+                put_applied(txn, self._tables, position, time_ms)
+            self._environment.sync(True)
+
+    def close(self) -> None:
+        self._environment.close()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        table: Any = getattr(self._tables, self._pending_table)
+        with lmdb_failures("commit of a state"), self._environment.begin(write=True) as txn:
+            with txn.cursor(table) as cursor:
+                # Ascending keys: appending to the right edge leaves full pages.
+                _, added = cursor.putmulti(self._pending, append=True)
+            assert added == len(self._pending), "the order was checked"
+        self._pending.clear()
+        self._pending_bytes = 0

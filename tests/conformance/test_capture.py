@@ -1,0 +1,237 @@
+"""A capture is the state at one position, whatever is applied, removed or collected meanwhile."""
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Applied, Configuration, LogEntry, Position
+from partition_replica.errors import StorageFailed
+from partition_replica.ids import LSN, ClusterID, Digest, Term
+from partition_replica.runtime.applier import Applier
+from partition_replica.runtime.capture import StateCapture, copy_state
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.state import LmdbState
+from partition_replica.storage.state_copy import FrozenState
+from partition_replica.storage.state_tables import TABLES
+from partition_replica.storage.volume import Volume
+
+from tests.support.local_group import eventually
+from tests.support.proposals import body, link, opening, proposal, remove, set_key
+
+SESSION = 2
+LIMITS = replace(Limits(), disk_reserve_bytes=1)
+
+
+class Subject:
+    """A volume whose entries are applied by an applier, without a log in front."""
+
+    def __init__(self, root: Path) -> None:
+        lock = VolumeLock(root)
+        assert lock.try_acquire()
+        self.volume = Volume(root, lock, pins_max=1000)
+        member = self.volume.log.identity.member_id
+        self.volume.state.start(Position(LSN(1), Term(1)), {int(member): "here:1"})
+        self.volume.log.bootstrap(ClusterID("c"), Configuration((member,)))
+        self.applier = Applier(self.volume, LIMITS, Metrics(), change=self._change, done=self._done)
+        self.running = asyncio.create_task(self.applier.run())
+        self.last = self.applied = 1
+
+    def _done(self, results: list[Applied]) -> None:
+        self.applied = results[-1].index
+
+    async def _change(self, entry: LogEntry) -> None:
+        raise AssertionError(f"{entry} is no configuration change")
+
+    async def apply(self, *bodies: types.EntryBody) -> None:
+        """Returns when they are applied, and what they dropped was offered to the collection."""
+        entries = []
+        for found in bodies:
+            self.last += 1
+            entries.append(LogEntry(LSN(self.last), Term(1), 0, found.SerializeToString()))
+        self.applier.add(entries)
+
+        async def applied() -> bool:
+            return self.applied == self.last
+
+        await eventually(applied, f"{self.last} is applied")
+        await self.applier.call(lambda: None)  # behind the collection, which follows at once
+
+    async def collect_deferred(self) -> int:
+        candidates = list(self.volume.blobs.take_deferred())
+        return await self.applier.call(lambda: self.volume.collect(candidates))
+
+    def propose(self, *operations: types.Operation, large: bytes = b"") -> types.EntryBody:
+        payloads = []
+        if large:
+            digest = hashlib.sha256(large).digest()
+            payloads = [types.Payload(digest=digest, size=len(large), mode=0o644)]
+            writer = self.volume.blobs.writer(Digest(digest), len(large))
+            writer.write(large)
+            writer.finish()
+        return body(proposal(SESSION, self.last, list(operations), payloads))
+
+    async def put_file(self, name: bytes, content: bytes) -> Digest:
+        await self.apply(self.propose(link(name), large=content))
+        return Digest(hashlib.sha256(content).digest())
+
+    async def close(self) -> None:
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
+        await asyncio.to_thread(self.applier.close)
+        self.volume.close()
+
+
+@pytest.fixture
+async def subject(tmp_path: Path) -> AsyncIterator[Subject]:
+    found = Subject(tmp_path)
+    await found.apply(opening())
+    yield found
+    await found.close()
+
+
+class HeldUp:
+    """A copy that waits until it is let go, and then copies or raises."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.begun = threading.Event()
+        self.go = threading.Event()
+        self.error = error
+
+    def __call__(self, frozen: FrozenState, directory: Path) -> None:
+        self.begun.set()
+        assert self.go.wait(60)
+        if self.error is not None:
+            directory.mkdir()
+            (directory / "data.mdb").write_bytes(b"half")
+            raise self.error
+        copy_state(frozen, directory)
+
+
+def all_rows(state: LmdbState) -> dict[str, list[tuple[bytes, bytes]]]:
+    with state.environment.begin() as txn:
+        return {
+            name: [(bytes(k), bytes(v)) for k, v in txn.cursor(getattr(state.tables, name))]
+            for name in TABLES
+        }
+
+
+def capturing(subject: Subject, copy: Callable[[FrozenState, Path], None]) -> StateCapture:
+    return StateCapture(subject.volume, subject.applier, LIMITS, copy=copy)
+
+
+async def test_entries_are_applied_while_the_copy_runs(subject: Subject) -> None:
+    first = await subject.put_file(b"kept", b"kept" * 30_000)
+    second = await subject.put_file(b"dropped", b"dropped" * 30_000)
+    await subject.apply(subject.propose(set_key(b"k", b"before")))
+    before, position = all_rows(subject.volume.state), subject.volume.state.applied
+    slow = HeldUp()
+    target = subject.volume.staging / "captured"
+    taking = asyncio.create_task(capturing(subject, slow).take(target))
+    await asyncio.to_thread(slow.begun.wait)
+    # Each returns when it is applied, and the copy has not even begun to write.
+    await subject.apply(subject.propose(set_key(b"k", b"after")))
+    await subject.apply(subject.propose(remove(b"dropped")))
+    third = await subject.put_file(b"later", b"later" * 30_000)
+    await subject.apply(subject.propose(remove(b"later")))
+    blobs = subject.volume.blobs
+    assert blobs.has(second)
+    assert blobs.has(third)
+    assert await subject.collect_deferred() == 0
+    slow.go.set()
+    captured = await taking
+    assert captured is not None
+    assert (captured.position, captured.directory) == (position, target)
+    assert captured.time_ms == 1000  # the proposals'
+    assert captured.configuration == subject.volume.log.configuration[1]
+    assert sorted(captured.blobs) == sorted([(first, 120_000), (second, 210_000)])
+    copied = LmdbState(target, read_only=True)
+    assert all_rows(copied) == before
+    copied.close()
+    # What no copy names goes now, what this one names when it is released.
+    assert await subject.collect_deferred() == 1
+    assert [blobs.has(d) for d in (first, second, third)] == [True, True, False]
+    captured.release()
+    captured.release()
+    assert await subject.collect_deferred() == 1
+    assert [blobs.has(d) for d in (first, second, third)] == [True, False, False]
+    assert blobs.held_count == 0
+
+
+async def test_two_captures_come_one_after_the_other(subject: Subject) -> None:
+    slow = HeldUp()
+    capture = capturing(subject, slow)
+    both = [
+        asyncio.create_task(capture.take(subject.volume.staging / name)) for name in ("one", "two")
+    ]
+    await asyncio.to_thread(slow.begun.wait)
+    assert not (subject.volume.staging / "two").exists()
+    slow.go.set()
+    assert None not in await asyncio.gather(*both)
+
+
+async def test_no_capture_between_a_configuration_and_its_entry(subject: Subject) -> None:
+    log = subject.volume.log
+    log.save_configuration(LSN(subject.last + 1), log.configuration[1])
+    capture = capturing(subject, copy_state)
+    assert await capture.take(subject.volume.staging / "captured") is None
+    await subject.apply(subject.propose(set_key(b"k", b"v")))
+    assert await capture.take(subject.volume.staging / "captured") is not None
+
+
+async def test_no_capture_without_room(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject.volume, "free_bytes", lambda: (1000, 10**9))
+    assert await capturing(subject, copy_state).take(subject.volume.staging / "captured") is None
+    assert list(subject.volume.staging.iterdir()) == []
+
+
+@pytest.mark.parametrize("cancel", [False, True])
+async def test_a_capture_that_fails_leaves_nothing(subject: Subject, cancel: bool) -> None:
+    dropped = await subject.put_file(b"dropped", b"dropped" * 30_000)
+    slow = HeldUp(None if cancel else StorageFailed("no"))
+    taking = asyncio.create_task(capturing(subject, slow).take(subject.volume.staging / "captured"))
+    await asyncio.to_thread(slow.begun.wait)
+    await subject.apply(subject.propose(remove(b"dropped")))
+    if cancel:
+        taking.cancel()
+    slow.go.set()
+    with pytest.raises(asyncio.CancelledError if cancel else StorageFailed):
+        await taking
+    assert list(subject.volume.staging.iterdir()) == []
+    assert subject.volume.blobs.held_count == 0
+    assert await subject.collect_deferred() == 1
+    assert not subject.volume.blobs.has(dropped)
+
+
+async def test_a_state_that_is_replaced_is_copied_to_its_end(subject: Subject) -> None:
+    """A snapshot from the leader may come while a copy runs: LMDB's environment must not be closed
+    below it."""
+    await subject.apply(subject.propose(set_key(b"k", b"v")))
+    slow = HeldUp()
+    target = subject.volume.staging / "captured"
+    taking = asyncio.create_task(capturing(subject, slow).take(target))
+    await asyncio.to_thread(slow.begun.wait)
+    old = subject.volume.state
+    position = old.applied
+    staged = subject.volume.staging / "incoming"
+    await subject.applier.call(lambda: old.copy(staged))
+    generation = subject.volume.log.identity.state_generation + 1
+    subject.volume.adopt_state(staged, generation)
+    fresh = LmdbState(subject.volume.state_path(generation))
+    subject.volume.state = fresh
+    await subject.applier.call(old.close)
+    slow.go.set()
+    captured = await taking
+    assert captured is not None
+    assert captured.position == position
+    copied = LmdbState(target, read_only=True)
+    assert copied.get_value(b"k")[0] == b"v"
+    copied.close()
+    with pytest.raises(Exception, match="closed"):
+        old.environment.info()
