@@ -1,0 +1,409 @@
+"""Applications: each writes keys and files of its own, one proposal after another, and knows what
+it must find there.
+
+A proposal is sent again under the same sequence until it is answered. Where its session is gone
+first, it may have taken effect or not: both are possible then, until something is written over it.
+"""
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
+from partition_replica.core.model import Applied
+from partition_replica.errors import (
+    GoElsewhere,
+    NotBootstrapped,
+    NotFound,
+    NotLeader,
+    PayloadMissing,
+    PreconditionFailed,
+    RetryLater,
+    SessionExpired,
+)
+from partition_replica.runtime.replica import Replica
+
+from tests.simulation.checks import Checks
+from tests.simulation.loop import Process
+from tests.simulation.network import Network, Unreachable
+from tests.simulation.node import Node
+from tests.simulation.trace import Trace
+from tests.support import proposals
+
+if TYPE_CHECKING:
+    from tests.simulation.cluster import Cluster
+
+T = TypeVar("T")
+
+Item = tuple[str, bytes]
+"""("key", key) or ("path", path)."""
+
+TIMEOUT_S = (0.5, 4.0)
+BACKOFF_S = (0.01, 0.3)
+SESSION_TTL_MS = 10_000
+IDLE_S = (11.0, 16.0)
+CONTENTS = 10
+"""Different large contents, which all clients share: what one removes another writes again."""
+
+
+def large_content(number: int) -> bytes:
+    size = PAYLOAD_INLINE_BYTES_MAX + 1 + number
+    return (b"content %d " % number * (size // 8))[:size]
+
+
+_LARGE = [large_content(number) for number in range(CONTENTS)]
+DIGESTS = {hashlib.sha256(content).digest(): content for content in _LARGE}
+
+
+@dataclass
+class Operation:
+    """A proposal before it has a sequence. `effect`: what it leaves where."""
+
+    kind: str
+    operations: list[types.Operation]
+    effect: dict[Item, bytes | None]
+    payloads: list[types.Payload] = field(default_factory=list)
+    preconditions: list[types.Precondition] = field(default_factory=list)
+
+
+class Caller:
+    """Somebody outside of the group, who asks one node after another."""
+
+    def __init__(self, name: str, process: Process, cluster: "Cluster") -> None:
+        self.name = name
+        self.process = process
+        self.rng = process.rng
+        self.cluster = cluster
+        self.network: Network = cluster.network
+        self.checks: Checks = cluster.checks
+        self.trace: Trace = cluster.trace
+        self.target: Node | None = None
+
+    async def ask(
+        self, serve: Callable[[Node], Coroutine[Any, Any, T]], timeout_s: float | None = None
+    ) -> T:
+        """Of the node that is thought to lead. Raises what it says, and Unreachable."""
+        nodes = [node for node in self.cluster.nodes if not node.retired]
+        if self.target is None or self.target.retired:
+            self.target = self.rng.choice(nodes)
+        target = self.target
+        timeout_s = timeout_s or self.rng.uniform(*TIMEOUT_S)
+        try:
+            return await asyncio.wait_for(
+                self.network.call((self.name, self.process), target, serve), timeout_s
+            )
+        except NotLeader as error:
+            self.target = self.network.nodes.get(error.leader[1])
+            raise
+        except (TimeoutError, Unreachable, GoElsewhere, NotBootstrapped) as error:
+            self.target = None
+            if isinstance(error, TimeoutError):
+                raise Unreachable("no answer in time") from error
+            raise
+
+    async def back_off(self) -> None:
+        await asyncio.sleep(self.rng.uniform(*BACKOFF_S))
+
+
+AGAIN = (Unreachable, RetryLater, GoElsewhere, NotBootstrapped)
+
+
+class Client(Caller):
+    """One application."""
+
+    def __init__(self, name: str, process: Process, cluster: "Cluster") -> None:
+        super().__init__(name, process, cluster)
+        self.expected: dict[Item, set[bytes | None]] = {}
+        self.answers = 0
+        self.counter = 0
+        self._serial = 0
+        self._session = 0
+        self._sequence = 0
+        self._below = 1
+
+    async def run(self) -> None:
+        while not self.cluster.quiescing:
+            await asyncio.sleep(self.rng.expovariate(1 / self.cluster.settings.think_s))
+            if self.rng.random() < 0.01:
+                self.trace.count("long pauses of clients")
+                await asyncio.sleep(self.rng.uniform(*IDLE_S))
+            kind = self.rng.random()
+            if kind < 0.08:
+                await self._read()
+            elif kind < 0.16:
+                await self._read_file()
+            elif kind < 0.17:
+                await self._close_session()
+            else:
+                await self._write(self._draw())
+        await self._write(self._set_key())
+
+    # --- what it writes -----------------------------------------------------------------------
+
+    def _draw(self) -> Operation:
+        choices = [
+            (6, self._set_key),
+            (2, self._delete_key),
+            (3, self._count_up),
+            (2, self._put_small),
+            (6, self._put_large),
+            (6, self._remove_file),
+            (2, self._copy_file),
+        ]
+        weights = [weight for weight, _ in choices]
+        return self.rng.choices([make for _, make in choices], weights)[0]()
+
+    def _key(self) -> bytes:
+        return b"%s/%d" % (self.name.encode(), self.rng.randrange(4))
+
+    def _path(self) -> bytes:
+        return b"%s-%d" % (self.name.encode(), self.rng.randrange(4))
+
+    def _set_key(self) -> Operation:
+        self._serial += 1
+        key, value = self._key(), b"%d" % self._serial
+        return Operation("set", [proposals.set_key(key, value)], {("key", key): value})
+
+    def _delete_key(self) -> Operation:
+        key = self._key()
+        return Operation("delete", [proposals.delete_key(key)], {("key", key): None})
+
+    @property
+    def counter_key(self) -> bytes:
+        return b"%s/counter" % self.name.encode()
+
+    def _count_up(self) -> Operation:
+        """Only where it is known what stands there: it must be found, whatever happened since."""
+        key = self.counter_key
+        known = self._known(("key", key))
+        if known is None:
+            return self._set_key()
+        (now,) = known
+        self.counter += 1
+        value = b"%d" % self.counter
+        precondition = (
+            types.Precondition(key_absent=key)
+            if now is None
+            else types.Precondition(key_equals=types.KeyEquals(key=key, value=now))
+        )
+        return Operation(
+            "count",
+            [proposals.set_key(key, value)],
+            {("key", key): value},
+            preconditions=[precondition],
+        )
+
+    def _put(self, kind: str, content: bytes) -> Operation:
+        path = self._path()
+        payload = proposals.payload(content)
+        return Operation(
+            kind,
+            [proposals.remove(path), proposals.link(path)],
+            {("path", path): payload.digest},
+            payloads=[payload],
+        )
+
+    def _put_small(self) -> Operation:
+        return self._put("small", b"small %d" % self.rng.randrange(CONTENTS))
+
+    def _put_large(self) -> Operation:
+        return self._put("large", self.rng.choice(_LARGE))
+
+    def _remove_file(self) -> Operation:
+        path = self._path()
+        return Operation("remove", [proposals.remove(path)], {("path", path): None})
+
+    def _copy_file(self) -> Operation:
+        source, target = self._path(), self._path()
+        known = self._known(("path", source))
+        if known in (None, {None}) or source == target:
+            return self._set_key()
+        return Operation(
+            "copy",
+            [proposals.remove(target), proposals.copy(source, target)],
+            {("path", target): next(iter(known or ()))},
+        )
+
+    def _known(self, item: Item) -> set[bytes | None] | None:
+        """What stands there, where only one thing can."""
+        found = self.expected.get(item, {None})
+        return found if len(found) == 1 else None
+
+    # --- writing ------------------------------------------------------------------------------
+
+    async def _write(self, operation: Operation) -> None:
+        if not self._session:
+            await self._open_session()
+        self._sequence += 1
+        session, sequence = self._session, self._sequence
+        proposal = proposals.proposal(
+            session,
+            sequence,
+            operation.operations,
+            operation.payloads,
+            below=self._below,
+            preconditions=operation.preconditions,
+        )
+        self.trace.event(self.name, "writes", f"{operation.kind} {session}:{sequence}")
+        try:
+            applied = await self._send(proposal)
+        except SessionExpired:
+            self.trace.event(self.name, "lost its session", f"{session}")
+            self.trace.count("sessions lost")
+            self._session = 0
+            for item, value in operation.effect.items():
+                self.expected[item] = self.expected.get(item, {None}) | {value}
+            return
+        except PreconditionFailed:
+            self.checks.violated(
+                "client", f"{self.name}'s precondition of {session}:{sequence} did not hold"
+            )
+            return
+        self._answered(operation, applied)
+
+    def _answered(self, operation: Operation, applied: Applied) -> None:
+        lsn = applied.index if applied.result is None else applied.result.lsn
+        self.trace.event(self.name, "answered", f"{self._session}:{self._sequence} at {lsn}")
+        self.trace.count("acknowledged writes")
+        self.answers += 1
+        if applied.kind == "duplicate":
+            self.trace.count("retries that had taken effect")
+        self.checks.acknowledge(lsn, (self.name, self._session, self._sequence))
+        if self.rng.random() < 0.7:
+            self._below = self._sequence + 1
+        for item, value in operation.effect.items():
+            self.expected[item] = {value}
+
+    async def _open_session(self) -> None:
+        while True:
+            try:
+                self._session, _ = await self.ask(
+                    lambda node: _replica(node).open_session(SESSION_TTL_MS)
+                )
+            except AGAIN:
+                await self.back_off()
+                continue
+            self._sequence, self._below = 0, 1
+            self.trace.count("sessions opened")
+            return
+
+    async def _send(self, proposal: types.Proposal) -> Applied:
+        retry = False
+        while True:
+            wait_applied = self.rng.random() < 0.3
+
+            async def serve(
+                node: Node, retry: bool = retry, wait_applied: bool = wait_applied
+            ) -> Applied:
+                copy = types.Proposal.FromString(proposal.SerializeToString())
+                return await _replica(node).append(copy, retry=retry, wait_applied=wait_applied)
+
+            try:
+                return await self.ask(serve)
+            except PayloadMissing as error:
+                await self._upload(error.digests)
+            except AGAIN:
+                await self.back_off()
+            retry = True
+            self.trace.count("retries")
+
+    async def _upload(self, digests: list[bytes]) -> None:
+        for digest in digests:
+            content = DIGESTS[digest]
+
+            async def serve(
+                node: Node, digest: bytes = digest, content: bytes = content
+            ) -> list[int]:
+                return await _replica(node).upload(digest, len(content), self._chunks(content))
+
+            try:
+                await self.ask(serve)
+            except AGAIN:
+                await self.back_off()
+                return
+            self.trace.count("uploads")
+
+    async def _chunks(self, content: bytes) -> AsyncIterator[bytes]:
+        chunk_bytes = self.cluster.settings.limits.chunk_bytes
+        for start in range(0, len(content), chunk_bytes):
+            await asyncio.sleep(self.network.latency())
+            yield content[start : start + chunk_bytes]
+
+    # --- reading ------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        """Linearizably: of its own what it knows, of others' counters nothing older than what they
+        knew when the read began."""
+        other = self.rng.choice(self.cluster.clients)
+        key = self.counter_key if other is self else other.counter_key
+        known = other._known(("key", key))
+        least = int(next(iter(known or {None})) or b"0")
+
+        async def serve(node: Node) -> bytes | None:
+            state = await _replica(node).read_point(linearizable=True)
+            return state.get_value(key)[0]
+
+        try:
+            value = await self.ask(serve)
+        except AGAIN:
+            return
+        self.trace.event(self.name, "reads", f"{key!r}: {value!r}")
+        self.trace.count("linearizable reads")
+        if int(value or b"0") < least:
+            self.checks.violated("client", f"{self.name} reads {key!r}: {value!r}, after {least}")
+        if other is self and value not in self.expected.get(("key", key), {None}):
+            self.checks.violated("client", f"{self.name} reads {key!r}: {value!r}, which is not it")
+
+    async def _read_file(self) -> None:
+        """One of its own, linearizably, with its content."""
+        path = self._path()
+        possible = self.expected.get(("path", path), {None})
+
+        async def serve(node: Node) -> bytes | None:
+            replica = _replica(node)
+            found, _ = (await replica.read_point(linearizable=True)).get_node(path)
+            if found is None:
+                return None
+            content = replica.open_content(found.digest, found.size)
+            try:
+                if isinstance(content, Path):
+                    content = await asyncio.to_thread(content.read_bytes)
+            finally:
+                replica.release_content(found.digest)
+            if hashlib.sha256(content).digest() != found.digest:
+                self.checks.violated("client", f"the content of {path!r} at {node.name} is another")
+            return found.digest
+
+        try:
+            digest = await self.ask(serve)
+        except AGAIN:
+            return
+        except NotFound as error:
+            self.checks.violated("client", f"{self.name} reads {path!r}: {error}", error)
+            return
+        self.trace.event(self.name, "reads", f"{path!r}")
+        self.trace.count("files read")
+        if digest not in possible:
+            self.checks.violated("client", f"{self.name} reads {path!r}: {digest!r} is not it")
+
+    async def _close_session(self) -> None:
+        session, self._session = self._session, 0
+        if session:
+            with suppress(*AGAIN):
+                await self.ask(lambda node: _replica(node).close_session(session))
+                self.trace.count("sessions closed")
+
+
+def _replica(node: Node) -> Replica:
+    assert node.replica is not None, "a call reaches a replica that runs"
+    return node.replica
+
+
+def make_process(cluster: "Cluster", name: str) -> Process:
+    return Process(cluster.loop, name, random.Random(f"{cluster.seed}/{name}"))

@@ -1,0 +1,235 @@
+"""A run: a group, its clients and its operator, while things fail; then everything heals, and it
+is looked whether all of it came right."""
+
+import asyncio
+import gc
+import itertools
+import logging
+import os
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.simulation.checks import Checks, Violation
+from tests.simulation.clients import Client, make_process
+from tests.simulation.consumers import Consumer, Inspector
+from tests.simulation.disk import Disks
+from tests.simulation.faults import Faults
+from tests.simulation.history import History, check_volumes
+from tests.simulation.loop import START_S, Deadlock, SimulatedCrash, VirtualLoop, run
+from tests.simulation.network import Network
+from tests.simulation.node import Node
+from tests.simulation.operator import Operator
+from tests.simulation.settings import draw_settings
+from tests.simulation.trace import Trace
+
+ACTIVE_S = 25.0
+SETTLE_S = 90.0
+"""Within this, once everything is healed, the group makes progress and everybody is level."""
+
+BLOBS_CHECKED_EVERY_S = 0.5
+
+MEMORY_DIRECTORY = Path("/dev/shm")
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of a seed. `digest`: of the trace."""
+
+    seed: int
+    digest: str
+    virtual_s: float
+    cpu_s: float
+    counts: Counter[str]
+    last: list[str] = field(default_factory=list)
+    violation: Violation | None = None
+
+    def explain(self) -> str:
+        lines = [*self.last[-60:], ""]
+        lines.append(f"seed {self.seed} failed after {self.virtual_s:.3f} s: {self.violation}")
+        lines.append(f"replay: python -m tests.simulation --seed {self.seed} --trace")
+        return "\n".join(lines)
+
+
+class Cluster:
+    """Nodes, and those who use them."""
+
+    def __init__(self, seed: int, loop: VirtualLoop, disks: Disks, trace: Trace) -> None:
+        self.seed = seed
+        self.loop = loop
+        self.trace = trace
+        self.rng = random.Random(f"{seed}/cluster")
+        self.settings = draw_settings(self.rng, ACTIVE_S)
+        self.checks = Checks(loop, trace)
+        self.network = Network(loop, random.Random(f"{seed}/network"), self.settings, trace)
+        self.quiescing = False
+        self.nodes: list[Node] = []
+        self.clients: list[Client] = []
+        self._disks = disks
+        self._serial = itertools.count(1)
+        self._background: list[asyncio.Task[None]] = []
+
+    def add_node(self) -> Node:
+        """A new volume, with the next name."""
+        number = next(self._serial)
+        node = Node(
+            name=f"m{number}",
+            member=100 + number,
+            loop=self.loop,
+            disks=self._disks,
+            network=self.network,
+            checks=self.checks,
+            settings=self.settings,
+            trace=self.trace,
+            rng=random.Random(f"{self.seed}/node/{number}"),
+        )
+        self.nodes.append(node)
+        self.network.nodes[node.address] = node
+        return node
+
+    def background(self, body: Coroutine[Any, Any, None]) -> None:
+        self._background.append(asyncio.ensure_future(body))
+
+    async def live(self, scratch: Path, faults_max: int | None) -> None:
+        for _ in range(self.settings.voters):
+            self.add_node().start()
+        operator = Operator(self)
+        operating = operator.process.spawn(operator.run())
+        self.clients = [
+            Client(f"client{n}", make_process(self, f"client{n}"), self)
+            for n in range(1, self.settings.clients + 1)
+        ]
+        writing = [client.process.spawn(client.run()) for client in self.clients]
+        for number in range(self.settings.consumers):
+            consumer = Consumer(f"consumer{number}", self)
+            consumer.process.spawn(consumer.run())
+        inspector = Inspector(self)
+        inspector.process.spawn(inspector.run())
+        self.background(self._look_at_blobs())
+        faults = Faults(self, random.Random(f"{self.seed}/faults"), faults_max)
+        self.background(faults.run())
+        await asyncio.sleep(self.settings.active_s)
+        self._heal()
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                await asyncio.wait([operating])
+                await asyncio.gather(operating, *writing)
+                members = await self._settle(operator)
+        except TimeoutError:
+            self.checks.violated("liveness", f"not settled {SETTLE_S} s after all was healed")
+            return
+        self.trace.event("cluster", "settled", f"{len(members)} members")
+        self._check_end(members, scratch)
+
+    def _heal(self) -> None:
+        self.trace.event("cluster", "heals")
+        self.quiescing = True
+        self.network.heal()
+        self.network.perfect = True
+        for node in self.nodes:
+            node.crash_at_operation(0, lambda: None)
+            node.set_slow(False)
+            if node.process is None and not node.retired:
+                node.start()
+
+    async def _settle(self, operator: Operator) -> list[Node]:
+        """Until the operator has nothing to do, and all members are level; who they are."""
+        while True:
+            await asyncio.sleep(0.5)
+            for node in self.nodes:
+                if node.process is None and not node.retired:
+                    node.start()  # its stop was under way when all was healed
+            await operator.step()
+            found = operator.configuration
+            if not found.voters or found.learners or found.joint:
+                continue
+            members = [node for node in self.nodes if node.member in found.members]
+            outside = [n for n in self.nodes if n not in members and not n.retired]
+            if outside or len(members) < len(found.members):
+                continue
+            if self._level(members):
+                return members
+
+    def _level(self, members: list[Node]) -> bool:
+        applied = {n.volume.state.applied.index for n in members if n.volume is not None}
+        ends = {n.volume.log.last.index for n in members if n.volume is not None}
+        return all(n.up for n in members) and len(applied) == 1 and applied == ends
+
+    def _check_end(self, members: list[Node], scratch: Path) -> None:
+        history = History(self.checks)
+        history.check_acknowledged()
+        for client in self.clients:
+            history.check_client(client)
+        for node in members:
+            assert node.volume is not None
+            history.check_state(node, node.volume.state)
+        check_volumes(self.checks, members, scratch)
+
+    async def _look_at_blobs(self) -> None:
+        while True:
+            await asyncio.sleep(BLOBS_CHECKED_EVERY_S)
+            for node in self.nodes:
+                self.checks.check_blobs(node)
+
+
+def simulate(seed: int, *, faults_max: int | None = None, echo: bool = False) -> Report:
+    """One run. Everything that it does follows from the seed."""
+    began = time.process_time()
+    base = MEMORY_DIRECTORY if os.access(MEMORY_DIRECTORY, os.W_OK) else None
+    loop = VirtualLoop()
+    trace = Trace(loop.time, echo=echo)
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    gc.disable()  # when it runs, and so what it ends, is no function of the seed
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="simulation-", dir=base) as directory,
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            disks = Disks(Path(directory))
+            disks.attach(patch)
+            cluster = Cluster(seed, loop, disks, trace)
+            scratch = Path(directory) / "scratch"
+            try:
+                violation = run(loop, _run(cluster, scratch, faults_max))
+            finally:
+                disks.close()
+    finally:
+        gc.enable()
+        logging.disable(level)
+    gc.collect()
+    return Report(
+        seed,
+        trace.digest,
+        loop.time() - START_S,
+        time.process_time() - began,
+        trace.counts,
+        list(trace.last),
+        violation,
+    )
+
+
+async def _run(cluster: Cluster, scratch: Path, faults_max: int | None) -> Violation | None:
+    checks = cluster.checks
+    cluster.loop.set_exception_handler(lambda _, context: _unseen(checks, context))
+    life = asyncio.ensure_future(cluster.live(scratch, faults_max))
+    await asyncio.wait([life, checks.failure], return_when=asyncio.FIRST_COMPLETED)
+    if checks.failed is None:
+        life.result()
+    return checks.failed
+
+
+def _unseen(checks: Checks, context: dict[str, Any]) -> None:
+    """What asyncio would log: of a dead process it means nothing."""
+    error = context.get("exception")
+    if error is None or isinstance(error, SimulatedCrash | asyncio.CancelledError | Deadlock):
+        return
+    checks.violated("exception", f"{context.get('message')}: {error!r}", error)

@@ -1,0 +1,99 @@
+"""A hundred seeds, that equal seeds give equal runs, and that the checks find what is planted.
+
+SIMULATION_SEEDS (default 100) and SIMULATION_FIRST (default 0) say which seeds; a failure prints
+how to replay one.
+"""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from partition_replica.core.compaction import APPLIED
+from partition_replica.ids import Digest
+from partition_replica.runtime import member
+from partition_replica.runtime.compactor import Compactor
+from partition_replica.storage.blobs import BlobStore
+
+from tests.simulation.checks import Violation
+from tests.simulation.cluster import simulate
+
+SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
+FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
+BATCH = 10
+
+EXERCISED = ("acknowledged writes", "leaders", "snapshots adopted", "blobs collected", "starts")
+"""What happens in any ten seeds, or they are worth nothing."""
+
+PLANTED_SEEDS_MAX = 60
+
+pytestmark = pytest.mark.timeout(900)  # a seed takes about a second of a processor of its own
+
+
+@pytest.mark.parametrize("first", range(FIRST, FIRST + SEEDS, BATCH))
+def test_seeds(first: int) -> None:
+    counts: Counter[str] = Counter()
+    for seed in range(first, min(first + BATCH, FIRST + SEEDS)):
+        report = simulate(seed)
+        if report.violation is not None:
+            pytest.fail(report.explain(), pytrace=False)
+        counts += report.counts
+    if first + BATCH <= FIRST + SEEDS:
+        assert not [kind for kind in EXERCISED if not counts[kind]]
+
+
+def test_equal_seeds_give_equal_runs() -> None:
+    """In processes of their own, whose hashes of strings differ."""
+    for seed in ("3", "4"):
+        digests = {
+            subprocess.run(
+                [sys.executable, "-m", "tests.simulation", "--seed", seed, "--digest"],
+                env={**os.environ, "PYTHONHASHSEED": hash_seed},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for hash_seed in ("1", "2")
+        }
+        assert len(digests) == 1
+        assert digests == {f"{simulate(int(seed)).digest}\n"}
+
+
+def _find() -> Violation:
+    for seed in range(PLANTED_SEEDS_MAX):
+        violation = simulate(seed).violation
+        if violation is not None:
+            print(f"found by seed {seed}: {violation}")
+            return violation
+    pytest.fail(f"not found by {PLANTED_SEEDS_MAX} seeds")
+
+
+def test_finds_a_boundary_ahead_of_the_durable_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hasty(Compactor):
+        """Takes what is applied for what is durable."""
+
+        async def run_once(self) -> int:
+            log, applied = self._volume.log, self._volume.state.applied.index
+            if not self._applier.paused and applied > log.positions.get(APPLIED, 0):
+                await self._loop.call_writer(lambda: self._acknowledge(applied))
+            return await super().run_once()
+
+    monkeypatch.setattr(member, "Compactor", Hasty)
+    found = _find()
+    assert found.check == "start"
+    assert "the state is at" in found.text
+
+
+def test_finds_a_blob_collected_under_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold(store: BlobStore, digests: Iterable[Digest]) -> None:
+        """Holds nothing."""
+
+    def unhold(store: BlobStore, digests: Iterable[Digest], *, unneeded: bool = False) -> None:
+        """Nothing was held."""
+
+    monkeypatch.setattr(BlobStore, "hold", hold)
+    monkeypatch.setattr(BlobStore, "unhold", unhold)
+    found = _find()
+    assert found.check in ("snapshot", "blob")
