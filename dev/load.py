@@ -24,6 +24,8 @@ class Writers:
         self.failures: list[str] = []
         self.last_at = 0.0
         self._last_sent = 0.0
+        self.longest_s = 0.0
+        """The longest time between two acknowledgements; may be set to 0 to begin anew."""
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._write(n)) for n in range(self._count)]
@@ -66,5 +68,8 @@ class Writers:
             self.acknowledged[key] = value
             self._journal.write(f"{key.decode()} {value.decode()}\n")
             self._journal.flush()
-            self.last_at, self._last_sent = time.monotonic(), max(sent, self._last_sent)
+            now = time.monotonic()
+            if self.last_at:
+                self.longest_s = max(self.longest_s, now - self.last_at)
+            self.last_at, self._last_sent = now, max(sent, self._last_sent)
             self._acknowledged.set()

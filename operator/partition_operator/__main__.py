@@ -42,6 +42,7 @@ def parse(environment: Mapping[str, str]) -> Config:
         workers=int(number("PARTITION_OPERATOR_WORKERS", 8)),
         resync_s=number("PARTITION_OPERATOR_RESYNC_SECONDS", 60),
         poll_s=number("PARTITION_OPERATOR_POLL_SECONDS", 3),
+        backfill_stalled_s=number("PARTITION_OPERATOR_BACKFILL_STALLED_SECONDS", 300),
         lease_duration_s=lease_s,
         lease_renew_deadline_s=lease_s * 2 / 3,
         lease_retry_s=lease_s * 2 / 15,

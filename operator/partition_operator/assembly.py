@@ -22,6 +22,8 @@ from partition_operator.clients.lease import LeaseHolder
 from partition_operator.clients.observer import Applied, Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
+from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.executor import Executor
 from partition_operator.handlers.watching import build_registry
@@ -32,6 +34,9 @@ from partition_operator.resources.certificates import (
     authority_secret,
     make_authority,
 )
+from partition_operator.schedule_reconciler import ScheduleReconciler
+from partition_operator.snapshot_reconciler import SnapshotReconciler
+from partition_operator.work_queue import PARTITION, SCHEDULE, SNAPSHOT, WorkQueue
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +60,7 @@ class Process:
         self._config = config
         self._stop = asyncio.Event()
         self._reconciler: Reconciler | None = None
+        self._queue: WorkQueue | None = None
         self._registry = CollectorRegistry()
         self._leading = Gauge(
             "partition_operator_leading", "1 where this process leads", registry=self._registry
@@ -62,7 +68,7 @@ class Process:
         self._numbers = {
             name: Gauge(f"partition_operator_{name}", text, registry=self._registry)
             for name, text in (
-                ("queued", "Partitions that wait to be looked at"),
+                ("queued", "Objects that wait to be looked at"),
                 ("reconciled_total", "Looks at a Partition"),
                 ("failed_total", "Looks that failed and are tried again"),
                 ("events_dropped_total", "Events over the limit a minute"),
@@ -115,16 +121,18 @@ class Process:
         replicas = Replicas(authority, token, config.replica_timeout_s)
         observer = Observer(kube, replicas, authority, applied)
         recorder = self._recorder = Recorder(kube, config.events_a_minute_max)
-        reconciler = self._reconciler = Reconciler(
-            config,
-            kube,
-            observer,
-            Executor(kube, replicas, authority, applied),
-            recorder,
-            raise_token,
+        executor = Executor(kube, replicas, authority, applied)
+        reconciler = self._reconciler = Reconciler(config, kube, observer, executor, recorder)
+        queue = self._queue = WorkQueue(config.workers, raise_token)
+        jobs = SnapshotJobs(replicas)
+        seer = SnapshotObserver(kube, observer, jobs)
+        snapshots = SnapshotReconciler(config, kube, seer, jobs, recorder)
+        schedules = ScheduleReconciler(config, kube, seer, jobs, recorder, queue.enqueue)
+        queue.serve(
+            {PARTITION: reconciler.turn, SNAPSHOT: snapshots.turn, SCHEDULE: schedules.turn}
         )
-        working = asyncio.create_task(reconciler.run())
-        watching = asyncio.create_task(self._watch(reconciler))
+        working = asyncio.create_task(queue.run())
+        watching = asyncio.create_task(self._watch(queue))
         stopping = asyncio.create_task(self._stop.wait())
         everything = {working, watching, renewing, stopping}
         await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
@@ -134,14 +142,14 @@ class Process:
                 end_process("the operator's loop ended by itself")
         logger.info("stopping")
         working.cancel()
-        await reconciler.close()
+        await queue.close()
         await asyncio.wait({watching}, timeout=15)
         await replicas.close()
 
-    async def _watch(self, reconciler: Reconciler) -> None:
+    async def _watch(self, queue: WorkQueue) -> None:
         namespaces = self._config.watch
         await kopf.operator(
-            registry=build_registry(reconciler),
+            registry=build_registry(queue),
             # Its own guess asks for a user name, which a random UID has not.
             identity=Identity(self._config.identity),
             standalone=True,
@@ -164,8 +172,8 @@ class Process:
 
     async def _healthz(self, _: web.Request) -> web.Response:
         """Proves only itself: a standby is healthy, a leader's loop must turn."""
-        reconciler = self._reconciler
-        if reconciler is not None and time.monotonic() - reconciler.turned_at > STUCK_S:
+        queue = self._queue
+        if queue is not None and time.monotonic() - queue.turned_at > STUCK_S:
             return web.Response(status=503, text="the reconcile loop is stuck\n")
         return web.Response(text="ok\n")
 
@@ -174,11 +182,11 @@ class Process:
         return web.Response(text="ok\n")
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        reconciler = self._reconciler
-        if reconciler is not None:
-            self._numbers["queued"].set(reconciler.queued)
-            self._numbers["reconciled_total"].set(reconciler.reconciled)
-            self._numbers["failed_total"].set(reconciler.failed)
+        if self._reconciler is not None:
+            self._numbers["reconciled_total"].set(self._reconciler.reconciled)
+        if self._queue is not None:
+            self._numbers["queued"].set(self._queue.queued)
+            self._numbers["failed_total"].set(self._queue.failed)
         if self._recorder is not None:
             self._numbers["events_dropped_total"].set(self._recorder.dropped)
         body = generate_latest(self._registry)

@@ -23,6 +23,10 @@ class Config:
     poll_s: float = 3.0
     """How often replicas of a settled Partition are asked for their status."""
     poll_progressing_s: float = 1.0
+    poll_backfill_s: float = 0.5
+    """While replication is being switched on, which may take less than a second."""
+    backfill_stalled_s: float = 300.0
+    """A backfill that has not moved for so long is reported as stalled."""
     replica_timeout_s: float = 5.0
     request_timeout_s: float = 30.0
     events_a_minute_max: int = 120

@@ -3,11 +3,12 @@
 import datetime as dt
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
-from partition_operator.clients.kube import Kube
+from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.observer import Applied
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaUnreachable
@@ -44,6 +45,15 @@ class Executor:
                 version = applied["metadata"]["resourceVersion"]
                 key = (body["kind"], body["metadata"]["name"])
                 self.applied.setdefault(partition.key, {})[key] = (content_hash(body), version)
+            case actions.CreatePod(body):
+                try:
+                    await self.kube.create(body)
+                except ApiError as error:
+                    if error.status != 409:
+                        raise
+            case actions.RecordRestored(record):
+                status = {"restored": record, "restore": None}
+                await self._merge_status(partition, status)
             case actions.Delete(kind, name):
                 await self.kube.delete(kind, partition.namespace, name)
             case actions.IssueCertificate(secret, role):
@@ -68,8 +78,11 @@ class Executor:
     ) -> None:
         replicas = self.replicas
         match action:
-            case actions.Bootstrap(ordinal, cluster_id):
-                await replicas.bootstrap(partition, _pod(observed, ordinal), cluster_id)
+            case actions.Bootstrap(ordinal, cluster_id, unreplicated):
+                pod = _pod(observed, ordinal)
+                await replicas.bootstrap(partition, pod, cluster_id, unreplicated=unreplicated)
+            case actions.EnableReplication(ordinal):
+                await replicas.enable_replication(partition, _pod(observed, ordinal))
             case actions.Join(ordinal, cluster_id):
                 await replicas.join(partition, _pod(observed, ordinal), cluster_id)
             case actions.AddLearner(leader, member_id, address, _):
@@ -85,10 +98,14 @@ class Executor:
                 raise AssertionError(f"no way to execute {action}")
 
     async def _record(self, partition: Partition, cluster_id: str, *, bootstrapped: bool) -> None:
-        """Merged into status at the resource version that was seen: two writers can't both draw."""
+        status = {"clusterID": cluster_id, "bootstrapped": bootstrapped}
+        await self._merge_status(partition, status)
+
+    async def _merge_status(self, partition: Partition, status: dict[str, Any]) -> None:
+        """At the resource version that was seen: two writers can't both write."""
         body = {
             "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},
-            "status": {"clusterID": cluster_id, "bootstrapped": bootstrapped},
+            "status": status,
         }
         await self.kube.merge_status(partition.namespace, partition.name, body)
 
@@ -104,6 +121,8 @@ def _describe(action: actions.Action) -> str:
     match action:
         case actions.Apply(body):
             return f"apply {body['kind']} {body['metadata']['name']}"
+        case actions.CreatePod(body):
+            return f"create pod {body['metadata']['name']}"
         case _:
             return repr(action)
 
@@ -114,5 +133,7 @@ def _failpoint(action: actions.Action) -> str:
             return f"Apply.{body['kind']}"
         case actions.Delete(kind, _):
             return f"Delete.{kind}"
+        case actions.CreatePod():
+            return "Create.Pod"
         case _:
             return type(action).__name__

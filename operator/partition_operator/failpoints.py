@@ -21,6 +21,7 @@ REGISTERED = frozenset(
         "Apply.PodDisruptionBudget",
         "MarkClaim",
         "Bootstrap",
+        "EnableReplication",
         "RecordBootstrapped",
         "Join",
         "AddLearner",
@@ -31,6 +32,26 @@ REGISTERED = frozenset(
         "status.written",
     }
 )
+
+SNAPSHOTS = frozenset(
+    {
+        "snapshot.Label",
+        "snapshot.StartTake",
+        "snapshot.StartVerify",
+        "snapshot.CreatePod",
+        "snapshot.DeletePod",
+        "snapshot.status.written",
+        "schedule.Create",
+        "schedule.StartPrune",
+        "schedule.Delete",
+        "schedule.status.written",
+        "Apply.PersistentVolumeClaim",
+        "Create.Pod",
+        "RecordRestored",
+        "Delete.Pod",
+    }
+)
+"""Those of snapshots and restores: tried by tests of their own."""
 
 _armed = os.environ.get(ENVIRONMENT, "")
 

@@ -4,25 +4,24 @@ started again. Real API server and etcd, real replicas on loopback; every failpo
 import asyncio
 import base64
 import datetime as dt
-import os
-import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from partition_client.channels import Tls, open_channel
-from partition_operator.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
+from partition_operator.failpoints import EXIT_CODE, REGISTERED
 from partition_operator.resources.certificates import KeyPair, identity, issue
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
 
+from tests.apiserver.test_replication_switch import SWITCHING
 from tests.support.api_server import ApiServer
 from tests.support.certificates import write
-from tests.support.local_group import eventually, free_port
+from tests.support.local_group import eventually
+from tests.support.operator_process import Operator
 from tests.support.stand_in_nodes import StandInNodes
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(600)]
@@ -54,51 +53,7 @@ spec: {replicas: 3, storage: {size: 1Gi}}
 
 
 def test_every_failpoint_is_tried() -> None:
-    assert {*GROWING, *SHRINKING} == REGISTERED
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    if os.geteuid() != 0:
-        pytest.skip("replicas find each other by a hosts file that only root can mount")
-    with ApiServer(tmp_path_factory.mktemp("apiserver")) as found:
-        yield found
-
-
-class Operator:
-    """One operator process for one namespace."""
-
-    def __init__(self, server: ApiServer, namespace: str, log: Path) -> None:
-        self._environment = os.environ | {
-            "KUBECONFIG": str(server.kubeconfig),
-            "PARTITION_OPERATOR_NAMESPACE": namespace,
-            "PARTITION_OPERATOR_WATCH": namespace,
-            "PARTITION_OPERATOR_IMAGE": "image:1",
-            "PARTITION_OPERATOR_POLL_SECONDS": "1",
-        }
-        self._log = log
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, failpoint: str = "") -> None:
-        environment = self._environment | {
-            ENVIRONMENT: failpoint,
-            "PARTITION_OPERATOR_HTTP_PORT": str(free_port()),
-            # Each process is a new holder of the lease, as a new pod is.
-            "PARTITION_OPERATOR_IDENTITY": uuid.uuid4().hex,
-            "PARTITION_OPERATOR_LEASE_SECONDS": "2",
-        }
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "partition_operator"],
-                stdout=log,
-                stderr=log,
-                env=environment,
-            )
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+    assert {*GROWING, *SHRINKING, *SWITCHING} == REGISTERED
 
 
 @pytest.mark.parametrize("failpoint", [*GROWING, *SHRINKING])

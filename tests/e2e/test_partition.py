@@ -63,7 +63,7 @@ def test_three_replicas_on_three_nodes(namespace: Namespace) -> None:
         ({"replicas": 2}, "1, 3, 5 or 7 are allowed"),
         ({"size": "1Mi"}, "at least 64Mi is allowed"),
         ({"size": "many"}, "at least 64Mi is allowed"),
-        ({"more": "  replication: {mode: None}"}, "only Raft is allowed"),
+        ({"more": "  replication: {mode: Paxos}"}, "supported values"),
         ({"name": "x" * 41}, "at most 40 characters"),
         ({"name": "1part"}, "beginning with a letter"),
     ],
@@ -81,7 +81,7 @@ def test_invalid_changes_are_refused_by_the_api_server(namespace: Namespace) -> 
     for patch, why in (
         ({"storage": {"size": "128Mi"}}, "can't shrink"),
         ({"storage": {"className": "other"}}, "can't be added"),
-        ({"replication": {"mode": "None"}}, "can't be switched off"),
+        ({"replication": {"mode": "None"}}, "can't go from Raft to None"),
     ):
         with pytest.raises(RuntimeError, match=why):
             namespace.kubectl(

@@ -125,7 +125,7 @@ def check(data: Path, scratch: Path) -> list[str]:
             progress=lambda *_: None,
         ).run()
     shutil.rmtree(scratch, ignore_errors=True)
-    assert report.findings == []
+    assert report.findings == [], report.findings
     return report.unchecked
 
 

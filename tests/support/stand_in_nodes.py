@@ -7,38 +7,59 @@ Names resolve by a hosts file, bind-mounted in the replicas' own mount namespace
 import asyncio
 import base64
 import contextlib
-import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dev.access import Kubectl
+from partition_replica.storage.failpoints import ENVIRONMENT
 
-_networks = itertools.count(1)
+from dev.access import Kubectl
+from tests.support.stand_in_pods import StandInPods
+
+RESTART_S = 1.0
+"""A process that ends is started again so long after its last start, at the earliest."""
 
 
 @dataclass
 class _Pod:
     name: str
     ip: str
+    start: "Callable[[], subprocess.Popen[bytes]]"
     process: "subprocess.Popen[bytes]"
+    started: float
 
 
 class StandInNodes:
-    """Runs the StatefulSets of one namespace. Use as an async context manager."""
+    """Runs the StatefulSets of one namespace. Use as an async context manager. A process that ends
+    is started again, as a kubelet does.
 
-    def __init__(self, kubectl: Kubectl, namespace: str, folder: Path) -> None:
+    arguments: more of `partition-replica serve`.
+    """
+
+    def __init__(
+        self, kubectl: Kubectl, namespace: str, folder: Path, *, arguments: tuple[str, ...] = ()
+    ) -> None:
         self._kubectl = kubectl
         self._namespace = namespace
         self._folder = folder
-        self._network = next(_networks)
+        self._reservation, self._network = _reserve_network()
         self._pods: dict[str, _Pod] = {}
+        self._arguments = arguments
+        self._failpoints: dict[str, list[str]] = {}
+        self.restarts: dict[str, int] = {}
+        """By pod: how often its process was started again."""
+        self._subnets: dict[str, int] = {}
+        self.pods = StandInPods(kubectl, namespace, folder)
+        """Those that run once: restores."""
         self._task: asyncio.Task[None] | None = None
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -54,11 +75,35 @@ class StandInNodes:
         for pod in self._pods.values():
             pod.process.kill()
             pod.process.wait()
+        self.pods.close()
+        self._reservation.close()
+
+    def volume(self, name: str) -> Path:
+        """The data directory of a pod, before it runs, too."""
+        return self._folder / name
+
+    def endpoint(self, ordinal: int, partition: str = "part") -> str:
+        """Where a replica serves gRPC, before it runs, too."""
+        return f"{self._ip(partition, ordinal)}:7000"
+
+    def _ip(self, partition: str, ordinal: int) -> str:
+        subnet = self._subnets.setdefault(partition, len(self._subnets))
+        return f"127.{self._network}.{subnet}.{ordinal + 1}"
+
+    def arm(self, name: str, *failpoints: str) -> None:
+        """The pod's process ends at the first one from its next start on, at the next one from the
+        start after that, and so on; the last one stays. "" is none."""
+        self._failpoints[name] = list(failpoints)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to the pod's process."""
+        self._pods[name].process.kill()
 
     async def _run(self) -> None:
         while True:
             await asyncio.to_thread(self._once)
-            await asyncio.sleep(0.1)
+            # Each turn starts kubectl twice and more.
+            await asyncio.sleep(0.4)
 
     def _once(self) -> None:
         sets = self._kubectl.json("-n", self._namespace, "get", "statefulsets")["items"]
@@ -72,7 +117,11 @@ class StandInNodes:
                 mine = prefix == found["metadata"]["name"]
                 if mine and int(ordinal_text) >= found["spec"]["replicas"]:
                     self._stop(name)
+        self.pods.once()
         for pod in self._pods.values():
+            if pod.process.poll() is not None and time.monotonic() > pod.started + RESTART_S:
+                pod.process, pod.started = pod.start(), time.monotonic()
+                self.restarts[pod.name] = self.restarts.get(pod.name, 0) + 1
             self._report(pod)
 
     def _has_secret(self, found: dict[str, Any]) -> bool:
@@ -122,17 +171,21 @@ class StandInNodes:
         files = ("tls.crt", "tls.key", "ca.crt")
         for file, data in zip(files, self._secret(found, check=True).split(), strict=True):
             (tls / file).write_bytes(base64.b64decode(data))
-        ip = f"127.{self._network}.0.{ordinal + 1}"
-        self._pods[name] = _Pod(name, ip, self._process(found, name, ip, tls))
+        ip = self._ip(found["metadata"]["name"], ordinal)
+
+        def start() -> "subprocess.Popen[bytes]":
+            return self._process(found, name, ip, tls)
+
+        self._pods[name] = _Pod(name, ip, start, start(), time.monotonic())
 
     def _process(
         self, found: dict[str, Any], name: str, ip: str, tls: Path
     ) -> "subprocess.Popen[bytes]":
         partition = found["metadata"]["name"]
         domain = f"{partition}-replicas.{self._namespace}.svc"
-        hosts = self._folder / "hosts"
+        hosts = self._folder / f"hosts-{partition}"
         lines = ["127.0.0.1 localhost"]
-        lines += [f"127.{self._network}.0.{n + 1} {partition}-{n}.{domain}" for n in range(7)]
+        lines += [f"{self._ip(partition, n)} {partition}-{n}.{domain}" for n in range(7)]
         hosts.write_text("\n".join(lines) + "\n")
         replica = [
             sys.executable,
@@ -153,14 +206,17 @@ class StandInNodes:
             f"{self._namespace}/{partition}",
             "--tick-ms",
             "50",
+            *self._arguments,
         ]
+        armed = self._failpoints.get(name, [""])
+        environment = os.environ | {ENVIRONMENT: armed.pop(0) if len(armed) > 1 else armed[0]}
         script = 'mount --bind "$0" /etc/hosts && exec "$@"'
         with (self._folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
                 ["unshare", "--mount", "sh", "-c", script, str(hosts), *replica],
                 stdout=log,
                 stderr=log,
-                env=os.environ,
+                env=environment,
             )
 
     def _stop(self, name: str) -> None:
@@ -196,6 +252,22 @@ class StandInNodes:
     def _apply(self, body: dict[str, Any]) -> None:
 
         self._kubectl("-n", self._namespace, "apply", "-f", "-", stdin=json.dumps(body))
+
+
+def _reserve_network() -> tuple[socket.socket, int]:
+    """A number N: 127.N.0.0/16 is nobody else's on this machine while the socket is open."""
+    for number in range(1, 250):
+        reservation = socket.socket()
+        try:
+            reservation.bind((f"127.{number}.255.254", 7000))
+            # A replica that a killed run left behind.
+            with socket.socket() as probe:
+                probe.bind((f"127.{number}.0.1", 7080))
+        except OSError:
+            reservation.close()
+            continue
+        return reservation, number
+    raise AssertionError("no network of 127.0.0.0/8 is free")
 
 
 def _ready(ip: str) -> bool:

@@ -379,7 +379,7 @@ def test_leader_changes_are_events_even_over_a_gap() -> None:
         ("a", {"replicas": 2}, "allowed are 1, 3, 5, 7"),
         ("a", {"storage": {"size": "1Mi"}}, "at least 64Mi"),
         ("a", {"storage": {}}, "at least 64Mi"),
-        ("a", {"replication": {"mode": "None"}}, "supports Raft only"),
+        ("a", {"replication": {"mode": "Paxos"}}, "allowed are None and Raft"),
     ],
 )
 def test_what_slips_through_the_crd_is_refused(name: str, spec: dict[str, Any], why: str) -> None:

@@ -1,12 +1,18 @@
 """Names, labels and annotations: everything that is a string of ours in Kubernetes."""
 
+import datetime as dt
+
 GROUP = "logstore.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KIND = "Partition"
 PLURAL = "partitions"
+SNAPSHOT_KIND = "PartitionSnapshot"
+SNAPSHOT_PLURAL = "partitionsnapshots"
 
 FIELD_MANAGER = "partition-operator"
+SNAPSHOT_MANAGER = "partition-operator-snapshots"
+"""Of the part of a Partition's status that tells of its snapshots: a writer of its own."""
 MANAGED_BY = "partition-operator"
 
 LABEL_PARTITION = f"{GROUP}/partition"
@@ -14,6 +20,15 @@ ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
 """On a PVC: the cluster that its volume belongs to, written before the volume is touched."""
 
 ANNOTATION_TEMPLATE = f"{GROUP}/template-hash"
+
+LABEL_SNAPSHOT = f"{GROUP}/snapshot"
+"""On a pod that verifies: the snapshot it works for."""
+ANNOTATION_PINNED = f"{GROUP}/pinned"
+"""On a PartitionSnapshot: "true" keeps it from retention."""
+ANNOTATION_SCHEDULED_AT = f"{GROUP}/scheduled-at"
+"""On a PartitionSnapshot of a schedule: the time that it was due at, RFC 3339 in UTC."""
+ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
+"""On a pod that verifies or restores: which attempt it is, from 1."""
 
 GRPC_PORT = 7000
 HTTP_PORT = 7080
@@ -23,6 +38,8 @@ TLS_PATH = "/etc/partition/tls"
 GROUP_ID = 65532
 
 NAME_MAX = 40
+SNAPSHOT_NAME_MAX = 56
+"""Of a PartitionSnapshot: its verifying pod's name still is a host name."""
 
 
 def headless_service(partition: str) -> str:
@@ -73,3 +90,16 @@ def labels(partition: str, component: str = "replica") -> dict[str, str]:
         "app.kubernetes.io/managed-by": MANAGED_BY,
         LABEL_PARTITION: partition,
     }
+
+
+def scheduled_snapshot(partition: str, due: dt.datetime) -> str:
+    """The same for everybody who decides on the same run: two can't make two."""
+    return f"{partition}-{due.astimezone(dt.UTC):%Y%m%d%H%M}"
+
+
+def verify_pod(snapshot: str) -> str:
+    return f"{snapshot}-verify"
+
+
+def restore_pod(partition: str) -> str:
+    return f"{partition}-restore"

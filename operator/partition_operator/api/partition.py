@@ -5,11 +5,18 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from partition_operator.api.names import NAME_MAX
+from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
+from partition_operator.api.names import KIND, NAME_MAX
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.errors import InvalidSpec
 
 REPLICAS_ALLOWED = (1, 3, 5, 7)
+RAFT, UNREPLICATED = "Raft", "None"
+"""Of spec.replication.mode."""
+
+SNAPSHOT_CONDITIONS = frozenset({"SnapshotScheduleValid", "SnapshotFresh", "SnapshotsPruned"})
+"""Of a Partition's status; written by the turn of its snapshots alone."""
+
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SIZE_MIN = 64 * 2**20
 
@@ -23,6 +30,8 @@ class PartitionSpec:
     storage_class: str | None
     resources: dict[str, Any]
     adopt: bool
+    mode: str = RAFT
+    restore: RestoreFrom | None = None
     image: str | None = None
     affinity: dict[str, Any] = field(default_factory=dict)
     tolerations: list[dict[str, Any]] = field(default_factory=list)
@@ -44,8 +53,27 @@ class Partition:
         return self.namespace, self.name
 
     @property
+    def kind(self) -> str:
+        return KIND
+
+    @property
     def status(self) -> dict[str, Any]:
+        """What the group's own turn writes; what the snapshots' turn does is left out."""
         found: dict[str, Any] = self.body.get("status") or {}
+        theirs = any(c["type"] in SNAPSHOT_CONDITIONS for c in found.get("conditions") or [])
+        if "snapshots" not in found and not theirs:
+            return found
+        mine = {key: value for key, value in found.items() if key != "snapshots"}
+        if theirs:
+            mine["conditions"] = [
+                c for c in found["conditions"] if c["type"] not in SNAPSHOT_CONDITIONS
+            ]
+        return mine
+
+    @property
+    def snapshot_status(self) -> dict[str, Any]:
+        """status.snapshots."""
+        found: dict[str, Any] = (self.body.get("status") or {}).get("snapshots") or {}
         return found
 
     def spec(self) -> PartitionSpec:
@@ -78,9 +106,9 @@ def parse_spec(name: str, spec: dict[str, Any]) -> PartitionSpec:
             f"spec.replicas {replicas!r}: an odd number keeps a majority clear; allowed are "
             + ", ".join(map(str, REPLICAS_ALLOWED))
         )
-    mode = (spec.get("replication") or {}).get("mode", "Raft")
-    if mode != "Raft":
-        raise InvalidSpec(f"spec.replication.mode {mode!r}: this version supports Raft only")
+    mode = (spec.get("replication") or {}).get("mode", RAFT)
+    if mode not in (RAFT, UNREPLICATED):
+        raise InvalidSpec(f"spec.replication.mode {mode!r}: allowed are {UNREPLICATED} and {RAFT}")
     storage = spec.get("storage") or {}
     size = str(storage.get("size", ""))
     if (parse_quantity(size) or 0) < SIZE_MIN:
@@ -88,10 +116,12 @@ def parse_spec(name: str, spec: dict[str, Any]) -> PartitionSpec:
     bootstrap = spec.get("bootstrap") or {}
     return PartitionSpec(
         replicas=replicas,
+        mode=mode,
         storage_size=size,
         storage_class=storage.get("className"),
         resources=spec.get("resources") or {},
         adopt=bool(bootstrap.get("adopt", False)),
+        restore=parse_bootstrap(bootstrap),
         image=spec.get("image"),
         affinity=spec.get("affinity") or {},
         tolerations=spec.get("tolerations") or [],

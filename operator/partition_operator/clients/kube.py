@@ -12,6 +12,9 @@ from partition_operator.errors import Conflict, OperatorError
 
 PATHS = {
     "Partition": f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}",
+    names.SNAPSHOT_KIND: (
+        f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.SNAPSHOT_PLURAL}"
+    ),
     "StatefulSet": "/apis/apps/v1/namespaces/{namespace}/statefulsets",
     "Service": "/api/v1/namespaces/{namespace}/services",
     "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
@@ -73,18 +76,21 @@ class Kube:
     async def list_labelled(
         self, kind: str, namespace: str, selector: dict[str, str]
     ) -> list[Body]:
+        """An empty selector lists all of the kind in the namespace."""
         query = {"labelSelector": ",".join(f"{k}={v}" for k, v in selector.items())}
         found = await self._request("GET", _path(kind, namespace), query=query)
         items = cast("list[Body]", found.get("items", []))
         # Lists leave out what every item has in common.
         return [{"kind": kind} | item for item in items]
 
-    async def apply(self, body: Body, *, subresource: str = "") -> Body:
+    async def apply(
+        self, body: Body, *, subresource: str = "", manager: str = names.FIELD_MANAGER
+    ) -> Body:
         """Server-side apply as our field manager, which takes fields over. Raises Conflict where
         the body names a resource version that is not the current one."""
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"], subresource)
-        query = {"fieldManager": names.FIELD_MANAGER, "force": "true"}
+        query = {"fieldManager": manager, "force": "true"}
         return await self._request("PATCH", path, body, query=query, content_type=APPLY)
 
     async def create(self, body: Body) -> Body:
@@ -106,6 +112,21 @@ class Kube:
         path = _path("Partition", namespace, name, "status")
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._request("PATCH", path, body, query=query, content_type=MERGE)
+
+    async def apply_status(
+        self, body: Body, status: Body, *, manager: str = names.FIELD_MANAGER
+    ) -> Body:
+        """Of an object that was read as `body`. Raises Conflict where it has changed since: a
+        deposed operator's late write must not undo a newer one."""
+        metadata = body["metadata"]
+        kept = ("name", "namespace", "resourceVersion")
+        wanted = {
+            "apiVersion": names.API_VERSION,
+            "kind": body["kind"],
+            "metadata": {key: metadata[key] for key in kept},
+            "status": status,
+        }
+        return await self.apply(wanted, subresource="status", manager=manager)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Gone already is fine."""

@@ -5,10 +5,14 @@ import datetime as dt
 from typing import Any
 
 from partition_operator.api import names
+from partition_operator.api.destination import Credentials, ObjectStore, Refusal, credentials
 from partition_operator.api.partition import Partition, parse
+from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.clients.kube import Body, Kube
 from partition_operator.clients.replica import Replicas
+from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed import Claim, Observed, Pod, Replica
+from partition_operator.reconcile.restore_view import RestoreSeen
 from partition_operator.resources.certificates import KeyPair, secret_is_good
 
 Applied = dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]]
@@ -56,7 +60,20 @@ class Observer:
             for secret in (names.tls_secret(name), names.client_secret(name))
         }
         applied = self._applied.get(partition.key, {})
-        return Observed(partition, now, objects, pods, claims, replicas, certificates, applied)
+        restore = await self._restore(partition)
+        return Observed(
+            partition, now, objects, pods, claims, replicas, certificates, applied, restore
+        )
+
+    async def group(self, namespace: str, name: str) -> Observed | None:
+        """The Partition with its pods and replicas alone; None where it is gone."""
+        body = await self._kube.get("Partition", namespace, name)
+        if body is None:
+            return None
+        partition = parse(body)
+        pods = await self._pods(partition)
+        replicas = await self.replicas(partition, pods)
+        return Observed(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)
 
     async def replicas(self, partition: Partition, pods: tuple[Pod, ...]) -> tuple[Replica, ...]:
         """Asks every pod that has an address."""
@@ -64,6 +81,41 @@ class Observer:
         asked = [pod for pod in pods if pod.ip and not pod.deleting]
         found = await asyncio.gather(*(self._replicas.status(partition, pod) for pod in asked))
         return tuple(replica for replica in found if replica is not None)
+
+    async def _restore(self, partition: Partition) -> RestoreSeen | None:
+        """What a restore that has not ended looks at."""
+        try:
+            source = partition.spec().restore
+        except InvalidSpec:
+            return None
+        if source is None or partition.status.get("bootstrapped"):
+            return None
+        namespace, snapshot, store = partition.namespace, None, source.store
+        running: frozenset[str] = frozenset()
+        if source.snapshot_ref:
+            body = await self._kube.get(names.SNAPSHOT_KIND, namespace, source.snapshot_ref)
+            snapshot = None if body is None else parse_snapshot(body)
+        if snapshot is not None:
+            stored = snapshot.stored_in()
+            store = stored if isinstance(stored, ObjectStore) else None
+            items = await self._kube.list_labelled(
+                "Pod", namespace, names.selector(snapshot.partition)
+            )
+            running = frozenset(item["metadata"]["name"] for item in items)
+        found = None
+        if store is not None:
+            secret = await self._kube.get("Secret", namespace, store.secret)
+            found = credentials(secret, store.secret)
+        pod = await self._kube.get("Pod", namespace, names.restore_pod(partition.name))
+        labels = ((pod or {}).get("metadata") or {}).get("labels") or {}
+        ours = labels.get(names.LABEL_PARTITION) == partition.name
+        return RestoreSeen(
+            snapshot=snapshot,
+            refusal=found if isinstance(found, Refusal) else None,
+            authority=isinstance(found, Credentials) and bool(found.authority),
+            running=running,
+            pod=pod if ours else None,
+        )
 
     async def _pods(self, partition: Partition) -> tuple[Pod, ...]:
         items = await self._kube.list_labelled(

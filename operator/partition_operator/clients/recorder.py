@@ -7,9 +7,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from partition_operator.api import names
-from partition_operator.api.partition import Partition
 from partition_operator.clients.kube import Body, Kube
 from partition_operator.errors import OperatorError
 from partition_operator.reconcile.conditions import Event
@@ -19,8 +19,21 @@ logger = logging.getLogger(__name__)
 MESSAGE_MAX = 1000
 
 
+class Subject(Protocol):
+    """What an event is about: an object of ours."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def uid(self) -> str: ...
+
+
 class Recorder:
-    """Posts events of Partitions. A failure is logged: no event ever stops the work."""
+    """Posts events of our objects. A failure is logged: no event ever stops the work."""
 
     def __init__(
         self,
@@ -34,13 +47,13 @@ class Recorder:
         self._posted: deque[float] = deque()
         self.dropped = 0
 
-    async def post(self, partition: Partition, event: Event, now: dt.datetime) -> None:
+    async def post(self, subject: Subject, event: Event, now: dt.datetime) -> None:
         if not self._allowed():
             self.dropped += 1
             logger.warning("event dropped, too many: %s %s", event.reason, event.message)
             return
         try:
-            await self._post(partition, event, now)
+            await self._post(subject, event, now)
         except OperatorError as error:
             logger.warning("event %s not written: %s", event.reason, error)
 
@@ -53,30 +66,30 @@ class Recorder:
         self._posted.append(now)
         return True
 
-    async def _post(self, partition: Partition, event: Event, now: dt.datetime) -> None:
-        text = f"{partition.uid} {event.kind} {event.reason} {event.message}"
+    async def _post(self, subject: Subject, event: Event, now: dt.datetime) -> None:
+        text = f"{subject.uid} {event.kind} {event.reason} {event.message}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-        name = f"{partition.name}.{digest}"
+        name = f"{subject.name}.{digest}"
         stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-        live = await self._kube.get("Event", partition.namespace, name)
+        live = await self._kube.get("Event", subject.namespace, name)
         if live is not None:
             change: Body = {"count": live.get("count", 1) + 1, "lastTimestamp": stamp}
-            await self._kube.merge("Event", partition.namespace, name, change)
+            await self._kube.merge("Event", subject.namespace, name, change)
             return
         await self._kube.create(
             {
                 "apiVersion": "v1",
                 "kind": "Event",
-                "metadata": {"name": name, "namespace": partition.namespace},
+                "metadata": {"name": name, "namespace": subject.namespace},
                 "type": event.kind,
                 "reason": event.reason,
                 "message": event.message[:MESSAGE_MAX],
                 "involvedObject": {
                     "apiVersion": names.API_VERSION,
-                    "kind": names.KIND,
-                    "name": partition.name,
-                    "namespace": partition.namespace,
-                    "uid": partition.uid,
+                    "kind": subject.kind,
+                    "name": subject.name,
+                    "namespace": subject.namespace,
+                    "uid": subject.uid,
                 },
                 "source": {"component": names.MANAGED_BY},
                 "firstTimestamp": stamp,

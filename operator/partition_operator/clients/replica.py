@@ -13,7 +13,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.errors import Deposed, ReplicaRefused, ReplicaUnreachable
-from partition_operator.reconcile.observed import Member, Pod, Replica
+from partition_operator.reconcile.observed import Backfill, Member, Pod, Replica
 from partition_operator.resources.certificates import KeyPair, identity, issue
 
 DETAIL_KEY = "logstore-error-bin"
@@ -32,7 +32,7 @@ class Replicas:
     def __init__(self, authority: KeyPair, lease: admin.LeaseToken, timeout_s: float) -> None:
         """lease: names this operator's turn; a deposed one is refused."""
         self._authority = authority
-        self._lease = lease
+        self.lease = lease
         self._timeout_s = timeout_s
         self._certificates: dict[tuple[str, str], KeyPair] = {}
         self._channels: dict[tuple[str, str, str], grpc.aio.Channel] = {}
@@ -59,38 +59,46 @@ class Replicas:
             return None
         return _replica(pod.ordinal, answer)
 
-    async def bootstrap(self, partition: Partition, pod: Pod, cluster_id: str) -> None:
-        request = admin.BootstrapRequest(lease=self._lease, cluster_id=cluster_id)
-        await self._command(partition, pod, "Bootstrap", request)
+    async def bootstrap(
+        self, partition: Partition, pod: Pod, cluster_id: str, *, unreplicated: bool
+    ) -> None:
+        request = admin.BootstrapRequest(
+            lease=self.lease, cluster_id=cluster_id, unreplicated=unreplicated
+        )
+        await self.command(partition, pod, "Bootstrap", request)
+
+    async def enable_replication(self, partition: Partition, pod: Pod) -> None:
+        request = admin.EnableReplicationRequest(lease=self.lease)
+        await self.command(partition, pod, "EnableReplication", request)
 
     async def join(self, partition: Partition, pod: Pod, cluster_id: str) -> None:
-        request = admin.JoinRequest(lease=self._lease, cluster_id=cluster_id)
-        await self._command(partition, pod, "Join", request)
+        request = admin.JoinRequest(lease=self.lease, cluster_id=cluster_id)
+        await self.command(partition, pod, "Join", request)
 
     async def add_learner(
         self, partition: Partition, pod: Pod, member_id: int, address: str
     ) -> None:
-        request = admin.AddLearnerRequest(lease=self._lease, member_id=member_id, address=address)
-        await self._command(partition, pod, "AddLearner", request)
+        request = admin.AddLearnerRequest(lease=self.lease, member_id=member_id, address=address)
+        await self.command(partition, pod, "AddLearner", request)
 
     async def promote_learner(self, partition: Partition, pod: Pod, member_id: int) -> None:
-        request = admin.PromoteLearnerRequest(lease=self._lease, member_id=member_id)
-        await self._command(partition, pod, "PromoteLearner", request)
+        request = admin.PromoteLearnerRequest(lease=self.lease, member_id=member_id)
+        await self.command(partition, pod, "PromoteLearner", request)
 
     async def remove_member(self, partition: Partition, pod: Pod, member_id: int) -> None:
-        request = admin.RemoveMemberRequest(lease=self._lease, member_id=member_id)
-        await self._command(partition, pod, "RemoveMember", request)
+        request = admin.RemoveMemberRequest(lease=self.lease, member_id=member_id)
+        await self.command(partition, pod, "RemoveMember", request)
 
     async def transfer_leadership(self, partition: Partition, pod: Pod, member_id: int) -> None:
-        request = admin.TransferLeadershipRequest(lease=self._lease, member_id=member_id)
-        await self._command(partition, pod, "TransferLeadership", request)
+        request = admin.TransferLeadershipRequest(lease=self.lease, member_id=member_id)
+        await self.command(partition, pod, "TransferLeadership", request)
 
-    async def _command(self, partition: Partition, pod: Pod, method: str, request: Any) -> None:
-        """Raises ReplicaUnreachable, ReplicaRefused, Deposed."""
+    async def command(self, partition: Partition, pod: Pod, method: str, request: Any) -> Any:
+        """Calls a method of ReplicaAdmin. Raises ReplicaUnreachable, ReplicaRefused, Deposed."""
         stub = replica_admin_pb2_grpc.ReplicaAdminStub(self._channel(partition, pod))
         name = names.pod(partition.name, pod.ordinal)
         try:
-            await getattr(stub, method)(request, timeout=COMMAND_TIMEOUT_S)
+            return await getattr(stub, method)(request, timeout=COMMAND_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             detail = _detail(error)
             if detail is None:
@@ -144,15 +152,28 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> Replica:
         serving=answer.serving,
         changing=answer.configuration_changing,
         disk_full=answer.disk_full,
-        members=tuple(
-            Member(
-                member_id=member.member_id,
-                address=member.address,
-                voter=member.role == "voter",
-                matched=member.matched,
-                recently_active=member.recently_active,
-                progress=member.progress,
-            )
-            for member in answer.members
-        ),
+        members=tuple(_member(answer, member) for member in answer.members),
+        unreplicated=answer.unreplicated,
+        backfill=_backfill(answer),
+        stored_from=answer.stored_from,
     )
+
+
+def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> Member:
+    # Without Raft nobody counts progress: the only member has what it says it has.
+    alone = answer.unreplicated and member.member_id == answer.member_id
+    return Member(
+        member_id=member.member_id,
+        address=member.address,
+        voter=member.role == "voter",
+        matched=answer.last_index if alone else member.matched,
+        recently_active=alone or member.recently_active,
+        progress=member.progress,
+    )
+
+
+def _backfill(answer: api.GetStatusResponse) -> Backfill | None:
+    if not answer.HasField("backfill"):
+        return None
+    found = answer.backfill
+    return Backfill(found.from_lsn, found.next_lsn, found.target_lsn)

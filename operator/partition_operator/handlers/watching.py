@@ -5,16 +5,17 @@ from typing import Any, Protocol
 import kopf
 
 from partition_operator.api import names
+from partition_operator.work_queue import PARTITION, SCHEDULE, SNAPSHOT
 
 
 class Queue(Protocol):
-    def enqueue(self, namespace: str, name: str) -> None: ...
+    def enqueue(self, kind: str, namespace: str, name: str) -> None: ...
 
 
-OURS: dict[str, Any] = {
-    names.LABEL_PARTITION: kopf.PRESENT,
-    "app.kubernetes.io/component": "replica",
-}
+def _component(name: str) -> dict[str, Any]:
+    return {names.LABEL_PARTITION: kopf.PRESENT, "app.kubernetes.io/component": name}
+
+
 WATCHED = (("apps", "v1", "statefulsets"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
 
 
@@ -33,14 +34,36 @@ def build_registry(queue: Queue) -> kopf.OperatorRegistry:
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     def on_partition(*, namespace: str | None, name: str, **_: Any) -> None:
         assert namespace is not None, "Partitions are namespaced"
-        queue.enqueue(namespace, name)
+        queue.enqueue(PARTITION, namespace, name)
+        queue.enqueue(SCHEDULE, namespace, name)
+
+    @kopf.on.event(names.GROUP, names.VERSION, names.SNAPSHOT_PLURAL, registry=registry)
+    def on_snapshot(*, namespace: str | None, name: str, spec: Any, **_: Any) -> None:
+        assert namespace is not None, "PartitionSnapshots are namespaced"
+        queue.enqueue(SNAPSHOT, namespace, name)
+        partition = (spec.get("partitionRef") or {}).get("name")
+        if partition:
+            queue.enqueue(SCHEDULE, namespace, partition)
 
     def on_part(*, namespace: str | None, labels: Any, **_: Any) -> None:
         assert namespace is not None, "what we watch is namespaced"
-        queue.enqueue(namespace, labels[names.LABEL_PARTITION])
+        queue.enqueue(PARTITION, namespace, labels[names.LABEL_PARTITION])
 
+    def on_claim(*, namespace: str | None, labels: Any, **_: Any) -> None:
+        assert namespace is not None, "what we watch is namespaced"
+        queue.enqueue(SCHEDULE, namespace, labels[names.LABEL_PARTITION])
+
+    def on_verifying(*, namespace: str | None, labels: Any, **_: Any) -> None:
+        assert namespace is not None, "what we watch is namespaced"
+        queue.enqueue(SNAPSHOT, namespace, labels[names.LABEL_SNAPSHOT])
+
+    replica, claims = _component("replica"), WATCHED[2]
     for group, version, plural in WATCHED:
-        kopf.on.event(group, version, plural, labels=OURS, registry=registry)(on_part)
+        kopf.on.event(group, version, plural, labels=replica, registry=registry)(on_part)
+    kopf.on.event(*claims, labels=replica, registry=registry)(on_claim)
+    pods, verifying = WATCHED[1], _component("verify") | {names.LABEL_SNAPSHOT: kopf.PRESENT}
+    kopf.on.event(*pods, labels=_component("restore"), registry=registry)(on_part)
+    kopf.on.event(*pods, labels=verifying, registry=registry)(on_verifying)
     return registry
 
 

@@ -44,8 +44,18 @@ class MarkClaim:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
+    """unreplicated: one replica with a plain log, without Raft."""
+
     ordinal: int
     cluster_id: str
+    unreplicated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EnableReplication:
+    """Begins the backfill of an unreplicated replica's log; it goes on by itself."""
+
+    ordinal: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +99,30 @@ class TransferLeadership:
     to_member_id: int
 
 
+@dataclass(frozen=True, slots=True)
+class CreatePod:
+    """A pod that runs once; one of its name that exists is left alone."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRestored:
+    """Writes into status what volume 0 was made of: from now on nothing restores it again."""
+
+    record: dict[str, Any]
+
+
 Action = (
     Apply
+    | CreatePod
+    | RecordRestored
     | Delete
     | IssueCertificate
     | RecordCluster
     | MarkClaim
     | Bootstrap
+    | EnableReplication
     | RecordBootstrapped
     | Join
     | AddLearner

@@ -201,7 +201,8 @@ def status(
         body["clusterID"] = cluster_id
         body["bootstrapped"] = bootstrapped
     if spec is None:
-        kept = ("replicas", "readyReplicas", "ready", "leader", "mode", "members")
+        kept = ["replicas", "readyReplicas", "ready", "leader", "mode", "backfill", "members"]
+        kept += ["restore", "restored"]
         return body | {key: partition.status[key] for key in kept if key in partition.status}
     leader = observed.leader
     ready = sum(p.ready for p in observed.pods)
@@ -324,7 +325,7 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
             return Event("Warning", "QuorumLost", new["message"])
         case "QuorumAvailable", "True", "NoSpare":
             return Event("Warning", "QuorumAtRisk", new["message"])
-        case "QuorumAvailable", "True", "Quorum" if (
+        case "QuorumAvailable", "True", "Quorum" | "NotReplicated" if (
             old is not None
             and (old["status"] == "False" or old["reason"] == "NoSpare")
             and old["message"] != NO_GROUP
@@ -334,6 +335,22 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
             return Event("Warning", "DiskFull", new["message"])
         case "StorageReady", "True", _ if old is not None:
             return Event("Normal", "DiskFreed", new["message"])
+        case "Ready", "False", "VolumeLost":
+            return Event("Warning", "VolumeLost", new["message"])
+        case "BackfillComplete", _, _:
+            return _backfill_event(old, new)
         case "Ready", "True", "Ready":
             return Event("Normal", "Ready", new["message"])
+    return None
+
+
+def _backfill_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
+    match new["reason"]:
+        # Not for one that had stalled and goes on.
+        case "Running" if old is None or old["reason"] in ("NotRequested", "Waiting"):
+            return Event("Normal", "BackfillStarted", new["message"])
+        case "Stalled" | "Refused":
+            return Event("Warning", "BackfillStalled", new["message"])
+        case "Completed":
+            return Event("Normal", "BackfillCompleted", new["message"])
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.reconcile.restore_view import RestoreSeen
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,15 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Backfill:
+    """How far the writing of Raft's metadata is: LSNs, next and target as a replica says them."""
+
+    first: int
+    next: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class Replica:
     """What a replica says of itself."""
 
@@ -57,6 +67,9 @@ class Replica:
     changing: bool
     disk_full: bool
     members: tuple[Member, ...] = ()
+    unreplicated: bool = False
+    backfill: Backfill | None = None
+    stored_from: int = 1
 
     @property
     def belongs(self) -> bool:
@@ -77,6 +90,10 @@ class Observed:
     certificates_good: dict[str, bool] = field(default_factory=dict)
     applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     """What was applied last, by (kind, name): (hash of the body, resource version it gave)."""
+    restore: RestoreSeen | None = None
+    """Of a Partition that begins with a snapshot, until it has."""
+    refused: str = ""
+    """Why replica 0 refused to begin a backfill, where trying again alone does not help."""
 
     @property
     def leader(self) -> Replica | None:

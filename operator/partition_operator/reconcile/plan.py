@@ -5,8 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from partition_operator.api.partition import UNREPLICATED
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile import conditions, membership, objects, volumes
+from partition_operator.reconcile import (
+    conditions,
+    membership,
+    objects,
+    replication,
+    restore,
+    volumes,
+)
 from partition_operator.reconcile.actions import (
     Action,
     Bootstrap,
@@ -16,28 +24,35 @@ from partition_operator.reconcile.actions import (
 )
 from partition_operator.reconcile.conditions import Event
 from partition_operator.reconcile.observed import Observed
+from partition_operator.reconcile.restore import Restoring
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """action: the one step to take now, None where there is nothing to do. status: what to write.
-    settled: nothing is under way, so looking less often is enough."""
+    settled: nothing is under way, so looking less often is enough. hurried: what is under way may
+    take less than a second."""
 
     action: Action | None
     status: dict[str, Any]
     events: list[Event] = field(default_factory=list)
     settled: bool = False
+    hurried: bool = False
 
 
 def plan(
-    observed: Observed, image: str, draw: Callable[[], str] = lambda: str(uuid.uuid4())
+    observed: Observed,
+    image: str,
+    draw: Callable[[], str] = lambda: str(uuid.uuid4()),
+    backfill_stalled_s: float = replication.STALLED_S,
 ) -> Plan:
-    """One safe step. `image`: the replicas'. `draw`: a new cluster ID."""
+    """One safe step. `image`: the replicas'. `draw`: a new cluster ID. backfill_stalled_s: without
+    progress for so long a backfill is reported."""
     partition = observed.partition
     status = partition.status
     cluster_id, bootstrapped = status.get("clusterID", ""), bool(status.get("bootstrapped"))
     try:
-        partition.spec()
+        asked = partition.spec()
     except InvalidSpec as error:
         return _refused(observed, "InvalidSpec", str(error))
 
@@ -50,11 +65,13 @@ def plan(
             "or remove them",
         )
     if objects.leaving(observed):
-        return _plan(observed, None, cluster_id, bootstrapped=bootstrapped)
+        return _plan(observed, None, cluster_id, bootstrapped, backfill_stalled_s)
     if not cluster_id:
         return _without_cluster(observed, image, draw)
 
     foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
+    if foreign and (found := volumes.mistaken(observed, cluster_id)):
+        return _plan(observed, RecordCluster(found), cluster_id, bootstrapped=False)
     if foreign:
         return _refused(
             observed,
@@ -63,13 +80,20 @@ def plan(
             f"{foreign[0].cluster_id}, this Partition is cluster {cluster_id}: delete that "
             "PersistentVolumeClaim and pod to begin that replica anew",
         )
-    action = _next(observed, image, cluster_id, bootstrapped)
-    return _plan(observed, action, cluster_id, bootstrapped=bootstrapped)
+    if why := replication.refusal(observed, asked):
+        return _refused(observed, "InvalidSpec", why)
+    restoring = restore.step(observed, cluster_id, image)
+    if restoring is not None and (not restoring.done or restoring.action is not None):
+        action = restoring.action
+    else:
+        action = _next(observed, image, cluster_id, bootstrapped)
+    return _plan(observed, action, cluster_id, bootstrapped, backfill_stalled_s, restoring)
 
 
 def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) -> Plan:
     """Chooses the group's identity: drawn for new volumes, taken over from found ones."""
-    partition, spec = observed.partition, observed.partition.spec()
+    partition = observed.partition
+    spec = replication.effective(observed, partition.spec())
     finding = volumes.inspect(observed)
     if len(finding.clusters) > 1:
         ids = ", ".join(sorted(finding.clusters))
@@ -86,6 +110,8 @@ def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) ->
         count = max(spec.replicas, max(finding.suspicious) + 1)
         action = objects.next_difference(observed, spec, count, 0, image)
         return _plan(observed, action, "", bootstrapped=False)
+    if why := replication.misplaced(observed):
+        return _refused(observed, "VolumesFound", why)
     chosen = next(iter(finding.clusters), "") or draw()
     return _plan(observed, RecordCluster(chosen), "", bootstrapped=False)
 
@@ -96,6 +122,9 @@ def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
     first = observed.replica(0)
     if first is None or first.belongs or observed.partition.status.get("members"):
         return False
+    if observed.partition.spec().restore is not None:
+        # An empty volume in place of the one that was restored: nothing of it is begun empty.
+        return False
     created = observed.partition.body["metadata"].get("creationTimestamp", "")
     for claim in observed.claims:
         replica = observed.replica(claim.ordinal)
@@ -105,8 +134,10 @@ def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
 
 
 def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -> Action | None:
-    spec = observed.partition.spec()
+    asked = observed.partition.spec()
+    spec = replication.effective(observed, asked)
     pods = membership.pods_wanted(observed, spec.replicas)
+    pods = replication.pods_wanted(observed, asked, pods)
     leader = observed.leader
     voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
     difference = objects.next_difference(observed, spec, pods, voters, image)
@@ -117,10 +148,15 @@ def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -
         if not claim.cluster_id:
             return MarkClaim(claim.ordinal, cluster_id)
     if not bootstrapped:
+        if mismarked := volumes.mismarked(observed, cluster_id):
+            return MarkClaim(mismarked[0], cluster_id)
         if any(r.belongs and r.members for r in observed.replicas):
             return RecordBootstrapped(cluster_id)
         # A replica that is "joining" was told to wait: it never forms a group.
-        return Bootstrap(0, cluster_id) if _may_bootstrap(observed, cluster_id) else None
+        may = _may_bootstrap(observed, cluster_id)
+        return Bootstrap(0, cluster_id, asked.mode == UNREPLICATED) if may else None
+    if replication.unreplicated(observed, asked):
+        return replication.next_step(observed, asked)
     return membership.next_change(observed, cluster_id, spec.replicas)
 
 
@@ -128,12 +164,25 @@ def _last_voters(observed: Observed) -> int:
     return sum(m["role"] == "voter" for m in observed.partition.status.get("members", []))
 
 
-def _plan(observed: Observed, action: Action | None, cluster_id: str, bootstrapped: bool) -> Plan:
-    spec = observed.partition.spec()
-    found = conditions.conditions(observed, spec, cluster_id, bootstrapped)
-    status = conditions.status(observed, spec, found, cluster_id, bootstrapped)
+def _plan(
+    observed: Observed,
+    action: Action | None,
+    cluster_id: str,
+    bootstrapped: bool,
+    backfill_stalled_s: float = replication.STALLED_S,
+    restoring: Restoring | None = None,
+) -> Plan:
+    seen = replication.look(observed, observed.partition.spec(), backfill_stalled_s)
+    found = conditions.conditions(observed, seen.spec, cluster_id, bootstrapped)
+    found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
+    found = restore.explain(found, restoring)
+    status = conditions.status(observed, seen.spec, found, cluster_id, bootstrapped)
+    status = restore.add_to(replication.add_to(status, observed, seen), restoring)
     settled = action is None and status["state"] == "Ready"
-    return Plan(action, status, conditions.events(observed.partition.status, status), settled)
+    hurried = seen.mode == replication.BACKFILLING and not seen.stalled
+    old = observed.partition.status
+    events = [*conditions.events(old, status), *restore.events(old, status)]
+    return Plan(action, status, events, settled, hurried)
 
 
 def _refused(observed: Observed, reason: str, message: str) -> Plan:

@@ -37,6 +37,30 @@ def inspect(observed: Observed) -> Finding:
     return Finding(frozenset(marked | held), suspicious)
 
 
+def mistaken(observed: Observed, cluster_id: str) -> str:
+    """The cluster that the volumes belong to, where `cluster_id` was drawn because they had not
+    said it yet: nothing was done with it, and they are to be adopted. "" elsewhere."""
+    status = observed.partition.status
+    held = {replica.cluster_id for replica in observed.replicas if replica.belongs}
+    if status.get("bootstrapped") or status.get("members") or cluster_id in held:
+        return ""
+    if observed.replica(0) is None:
+        return ""  # the one that may have been bootstrapped with it
+    return held.pop() if observed.partition.spec().adopt and len(held) == 1 else ""
+
+
+def mismarked(observed: Observed, cluster_id: str) -> list[int]:
+    """Ordinals of claims that carry another cluster's mark, whose volumes say that they are of this
+    one, or of none."""
+    found = []
+    for claim in observed.claims:
+        replica = observed.replica(claim.ordinal)
+        ours = replica is not None and replica.cluster_id in ("", cluster_id)
+        if ours and claim.cluster_id not in ("", cluster_id) and observed.partition.spec().adopt:
+            found.append(claim.ordinal)
+    return found
+
+
 def refusal(finding: Finding, partition: str) -> str:
     """Why nothing was bootstrapped, and the way out."""
     what = (

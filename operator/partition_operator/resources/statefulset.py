@@ -43,14 +43,14 @@ def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) 
                     "apiVersion": "v1",
                     "kind": "PersistentVolumeClaim",
                     "metadata": {"name": names.VOLUME, "labels": names.selector(partition.name)},
-                    "spec": _claim_spec(spec),
+                    "spec": claim_spec(spec),
                 }
             ],
         },
     }
 
 
-def _claim_spec(spec: PartitionSpec) -> dict[str, Any]:
+def claim_spec(spec: PartitionSpec) -> dict[str, Any]:
     claim: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],
         "resources": {"requests": {"storage": spec.storage_size}},

@@ -1,0 +1,16 @@
+"""Durations as users write them: "720h", "30d", "1h30m"."""
+
+import datetime as dt
+import re
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+PATTERN = r"^([0-9]{1,7}[smhd]){1,4}$"
+"""What the CRD holds against it, too."""
+
+
+def parse_duration(text: object) -> dt.timedelta | None:
+    """Its value; None for what is no duration. Units: s, m, h, d (a day is 24 hours)."""
+    if not isinstance(text, str) or not re.fullmatch(PATTERN, text):
+        return None
+    parts = re.findall(r"([0-9]+)([smhd])", text)
+    return dt.timedelta(seconds=sum(int(number) * _SECONDS[unit] for number, unit in parts))

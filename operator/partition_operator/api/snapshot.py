@@ -1,0 +1,232 @@
+"""A PartitionSnapshot, and `spec.snapshots` of a Partition, as the operator reads them."""
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.destination import (
+    Destination,
+    VolumeDestination,
+    parse_destination,
+    parse_object_store,
+)
+from partition_operator.api.durations import parse_duration
+from partition_operator.api.times import parse_stamp
+from partition_operator.errors import InvalidSpec
+
+DEADLINE_MIN_S = 10
+"""Below it a run could be missed by an ordinary pause of the operator."""
+
+
+class Verify(StrEnum):
+    """How a snapshot is proven after it was taken."""
+
+    NONE = "None"
+    CHECKSUM = "Checksum"
+    RESTORE = "Restore"
+
+
+class State(StrEnum):
+    """status.state: one word. The first two are under way, the others are ends."""
+
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    VERIFIED = "Verified"
+    VERIFY_FAILED = "VerifyFailed"
+    FAILED = "Failed"
+
+
+STORED = frozenset({State.SUCCEEDED, State.VERIFIED, State.VERIFY_FAILED})
+"""There is something in the destination."""
+GOOD = frozenset({State.SUCCEEDED, State.VERIFIED})
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """None: no limit of this kind. min_successful: so many good ones stay, whatever their age."""
+
+    count: int | None = None
+    max_age: dt.timedelta | None = None
+    min_successful: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsSpec:
+    """`spec.snapshots`, checked; the schedule's own words are checked by reconcile/schedule.py.
+    schedule: "" for none."""
+
+    schedule: str
+    time_zone: str
+    deadline: dt.timedelta | None
+    suspend: bool
+    immediate: bool
+    retention: Retention
+    verify: Verify
+    destination: Destination | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One PartitionSnapshot, at one resource version."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    created: dt.datetime
+    body: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        return names.SNAPSHOT_KIND
+
+    @property
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.body.get("status") or {}
+        return found
+
+    @property
+    def state(self) -> str:
+        """ "" before the operator has seen it."""
+        return str(self.status.get("state", ""))
+
+    @property
+    def ended(self) -> bool:
+        return self.state in STORED or self.state == State.FAILED
+
+    @property
+    def partition(self) -> str:
+        spec = self.body.get("spec") or {}
+        return str((spec.get("partitionRef") or {}).get("name", ""))
+
+    @property
+    def full(self) -> bool:
+        return bool((self.body.get("spec") or {}).get("full", False))
+
+    @property
+    def pinned(self) -> bool:
+        annotations = self.body["metadata"].get("annotations") or {}
+        return bool(annotations.get(names.ANNOTATION_PINNED) == "true")
+
+    @property
+    def scheduled_at(self) -> dt.datetime | None:
+        annotations = self.body["metadata"].get("annotations") or {}
+        return parse_stamp(annotations.get(names.ANNOTATION_SCHEDULED_AT))
+
+    @property
+    def cluster_id(self) -> str:
+        return str(self.status.get("clusterID", ""))
+
+    @property
+    def source_pods(self) -> tuple[str, ...]:
+        """Every pod whose volume may hold something of it, the last one first."""
+        pods = [self.status.get("sourcePod", ""), *self.status.get("triedPods", [])]
+        return tuple(dict.fromkeys(pod for pod in pods if pod))
+
+    @property
+    def lost(self) -> bool:
+        """The volume that it lay on is gone."""
+        return any(
+            c["type"] == "Available" and c["status"] == "False"
+            for c in self.status.get("conditions") or []
+        )
+
+    @property
+    def verifying(self) -> bool:
+        """Stored, and its verification has not ended."""
+        found = self.status.get("verification") or {}
+        return self.state == State.SUCCEEDED and bool(found) and not found.get("completionTime")
+
+    @property
+    def started(self) -> dt.datetime | None:
+        return parse_stamp(self.status.get("startTime"))
+
+    @property
+    def completed(self) -> dt.datetime | None:
+        return parse_stamp(self.status.get("completionTime"))
+
+    def verify(self) -> Verify | None:
+        """None where the Partition's applies."""
+        text = (self.body.get("spec") or {}).get("verify")
+        return None if text is None else parse_verify(text, "spec.verify")
+
+    def destination(self) -> Destination | None:
+        """As asked for; None where the Partition's applies. Raises InvalidSpec."""
+        body = (self.body.get("spec") or {}).get("destination")
+        return None if body is None else parse_destination(body, "spec.destination")
+
+    def stored_in(self) -> Destination | None:
+        """Where it was put, as status recorded it, with the whole prefix of the group's store."""
+        body = self.status.get("destination")
+        if not body:
+            return None
+        if "volume" in body:
+            return VolumeDestination()
+        return parse_object_store(body["objectStore"], "status.destination.objectStore")
+
+
+def parse_snapshot(body: dict[str, Any]) -> Snapshot:
+    metadata = body["metadata"]
+    created = parse_stamp(metadata.get("creationTimestamp"))
+    return Snapshot(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        created=created or dt.datetime.fromtimestamp(0, dt.UTC),
+        body=body,
+    )
+
+
+def parse_verify(text: object, where: str) -> Verify:
+    """Raises InvalidSpec."""
+    try:
+        return Verify(str(text))
+    except ValueError:
+        allowed = ", ".join(Verify)
+        raise InvalidSpec(f"{where} {text!r}: allowed are {allowed}") from None
+
+
+def parse_snapshots_spec(partition_spec: dict[str, Any]) -> SnapshotsSpec | None:
+    """None where a Partition has none. Raises InvalidSpec, naming the field."""
+    body = partition_spec.get("snapshots")
+    if body is None:
+        return None
+    schedule = str(body.get("schedule", "")).strip()
+    deadline = body.get("startingDeadlineSeconds")
+    if deadline is not None and deadline < DEADLINE_MIN_S:
+        raise InvalidSpec(
+            f"spec.snapshots.startingDeadlineSeconds {deadline}: at least {DEADLINE_MIN_S}"
+        )
+    destination = body.get("destination")
+    if schedule and not destination:
+        raise InvalidSpec("spec.snapshots.destination: a schedule needs one: volume or objectStore")
+    return SnapshotsSpec(
+        schedule=schedule,
+        time_zone=str(body.get("timeZone") or "Etc/UTC"),
+        deadline=None if deadline is None else dt.timedelta(seconds=deadline),
+        suspend=bool(body.get("suspend", False)),
+        immediate=bool(body.get("immediate", False)),
+        retention=_retention(body.get("retention") or {}),
+        verify=parse_verify(body.get("verify", Verify.CHECKSUM), "spec.snapshots.verify"),
+        destination=parse_destination(destination, "spec.snapshots.destination")
+        if destination
+        else None,
+    )
+
+
+def _retention(body: dict[str, Any]) -> Retention:
+    where = "spec.snapshots.retention"
+    count, text = body.get("count"), body.get("maxAge")
+    least = body.get("minSuccessful", 1)
+    if count is not None and count < 1:
+        raise InvalidSpec(f"{where}.count {count}: at least 1")
+    if least < 0:
+        raise InvalidSpec(f"{where}.minSuccessful {least}: at least 0")
+    age = None if text is None else parse_duration(text)
+    if text is not None and not age:
+        raise InvalidSpec(f"{where}.maxAge {text!r}: a duration above 0 such as 720h or 30d")
+    return Retention(count, age, least)

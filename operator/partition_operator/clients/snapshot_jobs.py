@@ -1,0 +1,152 @@
+"""Snapshot jobs on replicas. Credentials travel in the call alone."""
+
+from partition_proto.v1 import replica_admin_pb2 as admin
+
+from partition_operator.api.destination import Credentials, Destination, ObjectStore
+from partition_operator.api.partition import Partition
+from partition_operator.clients.replica import Replicas
+from partition_operator.errors import ReplicaRefused, ReplicaUnreachable
+from partition_operator.reconcile.observed import Pod
+from partition_operator.reconcile.snapshot_view import Job, JobSeen, NoJob
+
+_STATES = {
+    admin.SNAPSHOT_JOB_STATE_QUEUED: "Queued",
+    admin.SNAPSHOT_JOB_STATE_RUNNING: "Running",
+    admin.SNAPSHOT_JOB_STATE_SUCCEEDED: "Succeeded",
+    admin.SNAPSHOT_JOB_STATE_FAILED: "Failed",
+}
+
+NOT_FOUND = "NOT_FOUND"
+
+
+class SnapshotJobs:
+    """Starting raises ReplicaUnreachable, ReplicaRefused, Deposed."""
+
+    def __init__(self, replicas: Replicas) -> None:
+        self._replicas = replicas
+
+    async def take(
+        self,
+        partition: Partition,
+        pod: Pod,
+        job_id: str,
+        *,
+        snapshot_id: str,
+        uid: str,
+        destination: Destination,
+        credentials: Credentials | None,
+        full: bool,
+    ) -> None:
+        request = admin.TakeSnapshot(
+            snapshot_id=snapshot_id,
+            uid=uid,
+            destination=_destination(destination, credentials),
+            full=full,
+            partition=f"{partition.namespace}/{partition.name}",
+        )
+        await self._start(partition, pod, job_id, take=request)
+
+    async def verify(
+        self,
+        partition: Partition,
+        pod: Pod,
+        job_id: str,
+        *,
+        snapshot_id: str,
+        destination: Destination,
+        credentials: Credentials | None,
+    ) -> None:
+        request = admin.VerifySnapshot(
+            snapshot_id=snapshot_id, destination=_destination(destination, credentials)
+        )
+        await self._start(partition, pod, job_id, verify=request)
+
+    async def prune(
+        self,
+        partition: Partition,
+        pod: Pod,
+        job_id: str,
+        *,
+        snapshot_ids: tuple[str, ...],
+        destination: Destination,
+        credentials: Credentials | None,
+    ) -> None:
+        request = admin.PruneSnapshots(
+            snapshot_ids=snapshot_ids, destination=_destination(destination, credentials)
+        )
+        await self._start(partition, pod, job_id, prune=request)
+
+    async def cancel(self, partition: Partition, pod: Pod, job_id: str) -> None:
+        request = admin.CancelSnapshotJobRequest(lease=self._replicas.lease, job_id=job_id)
+        await self._replicas.command(partition, pod, "CancelSnapshotJob", request)
+
+    async def look(self, partition: Partition, pod: Pod | None, job_id: str) -> JobSeen:
+        """What the replica says of a job."""
+        if pod is None or not pod.ip or pod.deleting:
+            return NoJob.SILENT
+        request = admin.GetSnapshotJobRequest(job_id=job_id)
+        try:
+            answer = await self._replicas.command(partition, pod, "GetSnapshotJob", request)
+        except ReplicaUnreachable:
+            return NoJob.SILENT
+        except ReplicaRefused as error:
+            return NoJob.UNKNOWN if error.reason == NOT_FOUND else NoJob.SILENT
+        return _job(answer)
+
+    async def _start(
+        self,
+        partition: Partition,
+        pod: Pod,
+        job_id: str,
+        *,
+        take: admin.TakeSnapshot | None = None,
+        verify: admin.VerifySnapshot | None = None,
+        prune: admin.PruneSnapshots | None = None,
+    ) -> None:
+        request = admin.StartSnapshotJobRequest(
+            lease=self._replicas.lease, job_id=job_id, take=take, verify=verify, prune=prune
+        )
+        await self._replicas.command(partition, pod, "StartSnapshotJob", request)
+
+
+def _destination(
+    destination: Destination, credentials: Credentials | None
+) -> admin.SnapshotDestination:
+    if not isinstance(destination, ObjectStore):
+        return admin.SnapshotDestination(volume=admin.VolumeDestination())
+    assert credentials is not None, "an object store has some"
+    return admin.SnapshotDestination(
+        s3=admin.S3Destination(
+            endpoint=destination.endpoint,
+            bucket=destination.bucket,
+            region=destination.region,
+            prefix=destination.prefix,
+            access_key_id=credentials.access_key,
+            secret_access_key=credentials.secret_key,
+            session_token=credentials.session_token,
+            ca_certificate=credentials.authority,
+            allow_http=destination.allow_http,
+            virtual_hosted_style=destination.virtual_hosted_style,
+        )
+    )
+
+
+def _job(answer: admin.SnapshotJob) -> Job:
+    return Job(
+        state=_STATES.get(answer.state, "Running"),
+        phase=answer.phase,
+        percent=answer.percent,
+        lsn=answer.lsn,
+        term=answer.term,
+        keys=answer.keys,
+        files=answer.files,
+        size_bytes=answer.size_bytes,
+        transferred_bytes=answer.transferred_bytes,
+        digest=answer.digest,
+        reason=answer.reason,
+        message=answer.message,
+        retriable=answer.retriable,
+        snapshots_removed=answer.snapshots_removed,
+        objects_removed=answer.objects_removed,
+        bytes_removed=answer.bytes_removed,
+    )

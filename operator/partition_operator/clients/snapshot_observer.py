@@ -1,0 +1,146 @@
+"""Looks at everything that a snapshot, or a Partition's snapshots as a whole, depend on.
+
+Reads only; Secrets by name, and what they hold goes to the caller alone.
+"""
+
+import datetime as dt
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.destination import (
+    Credentials,
+    Destination,
+    ObjectStore,
+    Refusal,
+    credentials,
+)
+from partition_operator.api.partition import parse
+from partition_operator.api.snapshot import Snapshot, State, parse_snapshot
+from partition_operator.clients.kube import Kube
+from partition_operator.clients.observer import Observer
+from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.observed import Observed
+from partition_operator.reconcile.snapshot_policy import PolicyView
+from partition_operator.reconcile.snapshot_view import JobSeen, NoJob, SnapshotView
+from partition_operator.reconcile.snapshots import resolve
+
+
+class SnapshotObserver:
+    def __init__(self, kube: Kube, observer: Observer, jobs: SnapshotJobs) -> None:
+        self._kube = kube
+        self._observer = observer
+        self._jobs = jobs
+
+    async def view(
+        self, namespace: str, name: str
+    ) -> tuple[SnapshotView, Credentials | None] | None:
+        """None where the snapshot is gone."""
+        body = await self._kube.get(names.SNAPSHOT_KIND, namespace, name)
+        if body is None:
+            return None
+        snapshot = parse_snapshot(body)
+        volumes = await self.volumes(namespace, snapshot.partition)
+        now = dt.datetime.now(dt.UTC)
+        if snapshot.ended and not snapshot.verifying:
+            pod = await self._verify_pod(snapshot)
+            return SnapshotView(snapshot, now, None, volumes=volumes, pod=pod), None
+        group = await self._observer.group(namespace, snapshot.partition)
+        found = await self.secret(namespace, self._destination(snapshot, group))
+        secret = found if isinstance(found, Credentials) else None
+        view = SnapshotView(
+            snapshot=snapshot,
+            now=now,
+            group=group,
+            others=tuple(
+                other
+                for other in await self.snapshots(namespace, snapshot.partition)
+                if other.uid != snapshot.uid
+            ),
+            volumes=volumes,
+            refusal=found if isinstance(found, Refusal) else None,
+            authority=bool(secret and secret.authority),
+            job=await self._job(snapshot, group),
+            pod=await self._verify_pod(snapshot),
+        )
+        return view, secret
+
+    async def policy(self, namespace: str, name: str) -> PolicyView | None:
+        """None where the Partition is gone."""
+        body = await self._kube.get("Partition", namespace, name)
+        if body is None:
+            return None
+        partition = parse(body)
+        snapshots = await self.snapshots(namespace, name)
+        group: Observed | None = Observed(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
+        if (body.get("spec") or {}).get("snapshots"):
+            # Of one without them, replicas need not be asked.
+            group = await self._observer.group(namespace, name)
+        return None if group is None else PolicyView(group, snapshots)
+
+    async def snapshots(self, namespace: str, partition: str) -> tuple[Snapshot, ...]:
+        items = await self._kube.list_labelled(
+            names.SNAPSHOT_KIND, namespace, {names.LABEL_PARTITION: partition}
+        )
+        found = [parse_snapshot(item) for item in items]
+        # A label can be written by anybody; spec can't be changed.
+        return tuple(snapshot for snapshot in found if snapshot.partition == partition)
+
+    async def volumes(self, namespace: str, partition: str) -> dict[str, str]:
+        """UIDs of the claims of a Partition, by name."""
+        items = await self._kube.list_labelled(
+            "PersistentVolumeClaim", namespace, names.selector(partition)
+        )
+        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+
+    async def restored_from(self, namespace: str) -> frozenset[str]:
+        """Snapshots that a Partition of the namespace is still to be restored from."""
+        found = set()
+        for body in await self._kube.list_labelled("Partition", namespace, {}):
+            reference = ((body.get("spec") or {}).get("bootstrap") or {}).get("snapshotRef") or {}
+            if reference and not (body.get("status") or {}).get("restored"):
+                found.add(str(reference.get("name", "")))
+        return frozenset(found)
+
+    async def secret(
+        self, namespace: str, destination: Destination | None
+    ) -> Credentials | Refusal | None:
+        """Of an object store; None for a volume."""
+        if not isinstance(destination, ObjectStore):
+            return None
+        body = await self._kube.get("Secret", namespace, destination.secret)
+        return credentials(body, destination.secret)
+
+    async def job(self, group: Observed, ordinal: int, job_id: str) -> JobSeen:
+        return await self._jobs.look(group.partition, group.pod(ordinal), job_id)
+
+    async def _job(self, snapshot: Snapshot, group: Observed | None) -> JobSeen:
+        record: dict[str, Any] = snapshot.status
+        pod, job_id = record.get("sourcePod"), record.get("jobID")
+        if snapshot.verifying:
+            record = snapshot.status["verification"]
+            pod, job_id = record.get("pod"), record.get("jobID")
+        elif snapshot.state != State.RUNNING:
+            return NoJob.NONE
+        if group is None or not pod or not job_id:
+            return NoJob.NONE
+        return await self.job(group, int(str(pod).rpartition("-")[2]), str(job_id))
+
+    async def _verify_pod(self, snapshot: Snapshot) -> dict[str, Any] | None:
+        if "verification" not in snapshot.status or "jobID" in snapshot.status["verification"]:
+            return None
+        name = names.verify_pod(snapshot.name)
+        found = await self._kube.get("Pod", snapshot.namespace, name)
+        labels = ((found or {}).get("metadata") or {}).get("labels") or {}
+        return found if labels.get(names.LABEL_SNAPSHOT) == snapshot.name else None
+
+    def _destination(self, snapshot: Snapshot, group: Observed | None) -> Destination | None:
+        recorded = snapshot.stored_in()
+        if snapshot.state != State.QUEUED and recorded is not None:
+            return recorded
+        if group is None:
+            return None
+        try:
+            return resolve(snapshot, group.partition.body)
+        except InvalidSpec:
+            return None

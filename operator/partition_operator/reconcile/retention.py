@@ -1,0 +1,50 @@
+"""Which stored snapshots go. Pure.
+
+Good ones (stored, and not found damaged) are kept by count and by age, and never fewer than
+min_successful of them. Failed ones, and those that a verification found damaged, are kept for
+reading, the newest FAILED_KEPT_MAX. Pinned ones, and those that are used, stay and don't count.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+
+from partition_operator.api.snapshot import GOOD, Retention, Snapshot
+
+FAILED_KEPT_MAX = 3
+
+
+def age_of(snapshot: Snapshot) -> tuple[dt.datetime, str]:
+    """What snapshots are ordered by: when they were taken, then their names."""
+    return snapshot.started or snapshot.created, snapshot.name
+
+
+def expired(
+    snapshots: Iterable[Snapshot],
+    retention: Retention,
+    now: dt.datetime,
+    held: frozenset[str] = frozenset(),
+) -> list[Snapshot]:
+    """Those to remove, oldest first. held: names that something uses just now."""
+    newest_first = sorted(snapshots, key=age_of, reverse=True)
+    free = [s for s in newest_first if s.ended and not s.pinned and s.name not in held]
+    good = [s for s in free if s.state in GOOD and not s.lost]
+    bad = [s for s in free if s not in good]
+    gone = bad[FAILED_KEPT_MAX:]
+    for rank, snapshot in enumerate(good):
+        if rank < retention.min_successful or snapshot.verifying:
+            continue
+        over = retention.count is not None and rank >= retention.count
+        old = retention.max_age is not None and age_of(snapshot)[0] < now - retention.max_age
+        if over or old:
+            gone.append(snapshot)
+    return sorted(gone, key=age_of)
+
+
+def next_expiry(
+    snapshots: Iterable[Snapshot], retention: Retention, now: dt.datetime
+) -> dt.datetime | None:
+    """When age alone may next make one go."""
+    if retention.max_age is None:
+        return None
+    ends = [age_of(s)[0] + retention.max_age for s in snapshots if s.state in GOOD and not s.pinned]
+    return min((end for end in ends if end > now), default=None)

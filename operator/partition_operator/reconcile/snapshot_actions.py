@@ -1,0 +1,44 @@
+"""What is done for a PartitionSnapshot. Each is idempotent."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from partition_operator.api.destination import Destination
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """Writes the Partition's label on the object: by it the Partition's snapshots are found."""
+
+    partition: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartTake:
+    """Starts a snapshot on a replica, or finds the job of this ID there. full: nothing that was
+    stored before is relied on."""
+
+    ordinal: int
+    job_id: str
+    destination: Destination
+    full: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StartVerify:
+    ordinal: int
+    job_id: str
+    destination: Destination
+
+
+@dataclass(frozen=True, slots=True)
+class CreatePod:
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePod:
+    name: str
+
+
+SnapshotAction = Label | StartTake | StartVerify | CreatePod | DeletePod

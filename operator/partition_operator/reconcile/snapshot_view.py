@@ -1,0 +1,60 @@
+"""What the operator sees of one PartitionSnapshot, at one moment."""
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from partition_operator.api.destination import Refusal
+from partition_operator.api.snapshot import Snapshot
+from partition_operator.reconcile.observed import Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the replica that runs it says. state: Queued, Running, Succeeded or Failed."""
+
+    state: str
+    phase: str = ""
+    percent: int = 0
+    lsn: int = 0
+    term: int = 0
+    keys: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    transferred_bytes: int = 0
+    digest: str = ""
+    reason: str = ""
+    message: str = ""
+    retriable: bool = False
+    snapshots_removed: int = 0
+    objects_removed: int = 0
+    bytes_removed: int = 0
+
+
+class NoJob(Enum):
+    """Why there is no job to look at."""
+
+    NONE = "none was started"
+    UNKNOWN = "the replica does not know it"
+    SILENT = "the replica does not answer"
+
+
+JobSeen = Job | NoJob
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotView:
+    """group: the Partition, its pods and replicas; None where it does not exist. others: the other
+    snapshots of the Partition. volumes: UIDs of claims by name. refusal: what is wrong with the
+    destination's Secret. authority: whether it holds a CA. pod: the one that verifies."""
+
+    snapshot: Snapshot
+    now: dt.datetime
+    group: Observed | None
+    others: tuple[Snapshot, ...] = ()
+    volumes: dict[str, str] | None = None
+    refusal: Refusal | None = None
+    authority: bool = False
+    job: JobSeen = NoJob.NONE
+    pod: dict[str, Any] | None = None

@@ -1,0 +1,338 @@
+"""The pods that restore: one that proves a snapshot on scratch space, one that makes a Partition's
+first volume. Pure. Their result is their termination message, the report of `partition-replica
+snapshot`."""
+
+import datetime as dt
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.destination import (
+    ACCESS_KEY,
+    AUTHORITY,
+    SECRET_KEY,
+    SESSION_TOKEN,
+    Destination,
+    ObjectStore,
+)
+from partition_operator.api.partition import Partition, PartitionSpec
+from partition_operator.api.snapshot import Snapshot
+from partition_operator.api.times import parse_stamp
+from partition_operator.resources.common import metadata
+from partition_operator.resources.statefulset import claim_spec
+
+SOURCE_PATH = "/source"
+SCRATCH_PATH = "/scratch"
+STORE_PATH = "/etc/partition/store"
+REPORT_PATH = "/dev/termination-log"
+RESOURCES = {
+    "requests": {"cpu": "100m", "memory": "256Mi"},
+    "limits": {"memory": "1Gi"},
+}
+VERIFY_DEADLINE_S = 6 * 3600
+GRACE_S = 10
+
+NOT_RETRIABLE = frozenset({65, 73, 78})
+"""Exit codes of `partition-replica snapshot` after which the same attempt can't succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a pod reads from. claim: the volume that holds the store, "" for an object store.
+    beside: the pod that uses this claim and must be on the same node, "" where none runs.
+    authority: whether the Secret has a CA certificate."""
+
+    destination: Destination
+    snapshot_id: str
+    claim: str = ""
+    beside: str = ""
+    authority: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a pod ended."""
+
+    succeeded: bool
+    reason: str
+    message: str
+    retriable: bool
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+# --- builders ---------------------------------------------------------------------------------
+
+
+def build_verify(
+    snapshot: Snapshot, partition: Partition, source: Source, image: str, attempt: int
+) -> dict[str, Any]:
+    """Owned by the snapshot; its scratch space is as large as a replica's volume."""
+    spec = partition.spec()
+    name = names.verify_pod(snapshot.name)
+    body = _pod(name, partition, spec, source, image, attempt, "verify")
+    body["metadata"]["labels"][names.LABEL_SNAPSHOT] = snapshot.name
+    body["metadata"]["ownerReferences"] = [
+        {
+            "apiVersion": names.API_VERSION,
+            "kind": names.SNAPSHOT_KIND,
+            "name": snapshot.name,
+            "uid": snapshot.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+    ]
+    body["spec"]["activeDeadlineSeconds"] = VERIFY_DEADLINE_S
+    container = body["spec"]["containers"][0]
+    container["args"] += ["--restore", f"--scratch={SCRATCH_PATH}"]
+    container["env"].append({"name": "TMPDIR", "value": SCRATCH_PATH})
+    container["volumeMounts"].append({"name": "scratch", "mountPath": SCRATCH_PATH})
+    body["spec"]["volumes"].append(
+        {"name": "scratch", "emptyDir": {"sizeLimit": spec.storage_size}}
+    )
+    return body
+
+
+def build_restore(
+    partition: Partition,
+    spec: PartitionSpec,
+    source: Source,
+    cluster_id: str,
+    image: str,
+    attempt: int,
+    *,
+    unreplicated: bool,
+) -> dict[str, Any]:
+    """Owned by the Partition; writes volume 0, which then belongs to `cluster_id`."""
+    name = names.restore_pod(partition.name)
+    body = _pod(name, partition, spec, source, image, attempt, "restore")
+    container = body["spec"]["containers"][0]
+    container["args"] += [f"--data={names.DATA_PATH}/data", f"--cluster-id={cluster_id}"]
+    if unreplicated:
+        container["args"].append("--unreplicated")
+    container["env"].append({"name": "TMPDIR", "value": names.DATA_PATH})
+    container["volumeMounts"].append({"name": names.VOLUME, "mountPath": names.DATA_PATH})
+    claim = {"claimName": names.claim(partition.name, 0)}
+    body["spec"]["volumes"].append({"name": names.VOLUME, "persistentVolumeClaim": claim})
+    if spec.resources:
+        container["resources"] = spec.resources
+    return body
+
+
+def build_claim(partition: Partition, spec: PartitionSpec, cluster_id: str) -> dict[str, Any]:
+    """Volume 0, as the StatefulSet would make it, marked before it is touched."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": names.claim(partition.name, 0),
+            "namespace": partition.namespace,
+            "labels": names.selector(partition.name),
+            "annotations": {names.ANNOTATION_CLUSTER_ID: cluster_id},
+        },
+        "spec": claim_spec(spec),
+    }
+
+
+def source_of(snapshot: Snapshot, running: frozenset[str], *, authority: bool) -> Source:
+    """Of a stored snapshot, as its status recorded it. running: the names of pods that run."""
+    destination = snapshot.stored_in()
+    assert destination is not None, "it is stored"
+    claim = (snapshot.status["destination"].get("volume") or {}).get("claim", "")
+    pod = str(snapshot.status.get("sourcePod", ""))
+    return Source(
+        destination=destination,
+        snapshot_id=str(snapshot.status["snapshotID"]),
+        claim=claim,
+        beside=pod if claim and pod in running else "",
+        authority=authority,
+    )
+
+
+def _pod(
+    name: str,
+    partition: Partition,
+    spec: PartitionSpec,
+    source: Source,
+    image: str,
+    attempt: int,
+    component: str,
+) -> dict[str, Any]:
+    meta = metadata(partition, name, component)
+    meta["annotations"] = {names.ANNOTATION_ATTEMPT: str(attempt)}
+    action = "restore" if component == "restore" else "verify"
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": names.client_service(partition.name),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": names.GROUP_ID,
+            "runAsGroup": names.GROUP_ID,
+            "fsGroup": names.GROUP_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": component,
+                "image": spec.image or image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": ["python3", "-m", "partition_replica"],
+                "args": ["snapshot", action, *_arguments(source), f"--report={REPORT_PATH}"],
+                "env": _environment(source),
+                "resources": RESOURCES,
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "terminationMessagePath": REPORT_PATH,
+                "terminationMessagePolicy": "File",
+                "volumeMounts": _mounts(source),
+            }
+        ],
+        "volumes": _volumes(source),
+    }
+    if source.beside:
+        pod["affinity"] = {"podAffinity": _beside(source.beside)}
+    if spec.tolerations:
+        pod["tolerations"] = spec.tolerations
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod}
+
+
+def _arguments(source: Source) -> list[str]:
+    found = [f"--snapshot={source.snapshot_id}"]
+    store = source.destination
+    if not isinstance(store, ObjectStore):
+        return [*found, f"--directory={SOURCE_PATH}/data/snapshots"]
+    found += [f"--s3-bucket={store.bucket}", f"--s3-prefix={store.prefix}"]
+    if store.endpoint:
+        found.append(f"--s3-endpoint={store.endpoint}")
+    if store.region:
+        found.append(f"--s3-region={store.region}")
+    if store.allow_http:
+        found.append("--s3-allow-http")
+    if store.virtual_hosted_style:
+        found.append("--s3-virtual-hosted-style")
+    if source.authority:
+        found.append(f"--s3-ca-file={STORE_PATH}/{AUTHORITY}")
+    return found
+
+
+def _environment(source: Source) -> list[dict[str, Any]]:
+    """Credentials by reference: they stand in no object of ours."""
+    if not isinstance(source.destination, ObjectStore):
+        return []
+    return [
+        {
+            "name": variable,
+            "valueFrom": {
+                "secretKeyRef": {
+                    "name": source.destination.secret,
+                    "key": key,
+                    "optional": key == SESSION_TOKEN,
+                }
+            },
+        }
+        for variable, key in (
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY),
+            ("AWS_SESSION_TOKEN", SESSION_TOKEN),
+        )
+    ]
+
+
+def _mounts(source: Source) -> list[dict[str, Any]]:
+    if source.claim:
+        return [{"name": "source", "mountPath": SOURCE_PATH, "readOnly": True}]
+    if source.authority:
+        return [{"name": "authority", "mountPath": STORE_PATH, "readOnly": True}]
+    return []
+
+
+def _volumes(source: Source) -> list[dict[str, Any]]:
+    if source.claim:
+        claim = {"claimName": source.claim}
+        return [{"name": "source", "persistentVolumeClaim": claim}]
+    if source.authority and isinstance(source.destination, ObjectStore):
+        items = [{"key": AUTHORITY, "path": AUTHORITY}]
+        secret = {"secretName": source.destination.secret, "items": items, "defaultMode": 0o440}
+        return [{"name": "authority", "secret": secret}]
+    return []
+
+
+def _beside(pod: str) -> dict[str, Any]:
+    """On the node of a pod that uses the same ReadWriteOnce volume."""
+    labels = {"statefulset.kubernetes.io/pod-name": pod}
+    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+
+
+# --- what became of one -----------------------------------------------------------------------
+
+
+def attempt_of(pod: dict[str, Any]) -> int:
+    """0 for a pod that is not ours."""
+    annotations = pod["metadata"].get("annotations") or {}
+    text = annotations.get(names.ANNOTATION_ATTEMPT, "")
+    return int(text) if text.isdigit() else 0
+
+
+def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> Outcome | None:
+    """None while it runs, or waits for less than `pending`."""
+    status = pod.get("status") or {}
+    phase = status.get("phase", "Pending")
+    state = _container_state(status)
+    if phase in ("Succeeded", "Failed"):
+        return _ended(status, state.get("terminated") or {}, succeeded=phase == "Succeeded")
+    created = parse_stamp(pod["metadata"].get("creationTimestamp"))
+    if phase == "Pending" and created is not None and now - created >= pending:
+        return Outcome(False, "PodNotStarted", waiting_for(pod), True)
+    return None
+
+
+def waiting_for(pod: dict[str, Any]) -> str:
+    """What holds a pod that has not started, in Kubernetes' own words."""
+    status = pod.get("status") or {}
+    state = _container_state(status)
+    waiting = state.get("waiting") or {}
+    if waiting.get("reason"):
+        return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"{condition.get('reason', '')}: {condition.get('message', '')}".strip(": ")
+    return "the pod has not started"
+
+
+def _container_state(status: dict[str, Any]) -> dict[str, Any]:
+    containers: list[dict[str, Any]] = status.get("containerStatuses") or []
+    return containers[0].get("state") or {} if containers else {}
+
+
+def _ended(status: dict[str, Any], terminated: dict[str, Any], *, succeeded: bool) -> Outcome:
+    report = _report(terminated.get("message", ""))
+    if succeeded and report.get("state") == "succeeded":
+        return Outcome(True, "Succeeded", "", False, report)
+    code = terminated.get("exitCode", 0)
+    if report.get("state") == "failed":
+        return Outcome(
+            False,
+            str(report.get("reason") or "Failed"),
+            str(report.get("message") or "no message"),
+            bool(report.get("retriable", code not in NOT_RETRIABLE)),
+            report,
+        )
+    reason = status.get("reason") or terminated.get("reason") or "NoReport"
+    message = status.get("message") or f"the container ended with code {code} and left no report"
+    return Outcome(False, str(reason), str(message), code not in NOT_RETRIABLE)
+
+
+def _report(message: str) -> dict[str, Any]:
+    try:
+        found = json.loads(message)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

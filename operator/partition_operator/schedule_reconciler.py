@@ -1,0 +1,252 @@
+"""The turn of a Partition's snapshots as a whole: its schedule, what retention removes, and what
+the Partition's status says of them."""
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from partition_operator import failpoints
+from partition_operator.api import names
+from partition_operator.api.destination import Credentials, Refusal
+from partition_operator.api.partition import SNAPSHOT_CONDITIONS
+from partition_operator.api.snapshot import Snapshot
+from partition_operator.clients.kube import ApiError, Kube
+from partition_operator.clients.recorder import Recorder
+from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.clients.snapshot_observer import SnapshotObserver
+from partition_operator.config import Config
+from partition_operator.errors import ReplicaRefused
+from partition_operator.reconcile import removal as removing
+from partition_operator.reconcile.conditions import Condition, Event
+from partition_operator.reconcile.removal import Attempt, Removal, Step
+from partition_operator.reconcile.retention import expired, next_expiry
+from partition_operator.reconcile.snapshot_policy import PolicyPlan, PolicyView, plan
+from partition_operator.reconcile.snapshot_status import written
+from partition_operator.reconcile.snapshot_view import JobSeen, NoJob
+from partition_operator.reconcile.snapshots import volume_lost
+from partition_operator.work_queue import SNAPSHOT, Entry, Key
+
+logger = logging.getLogger(__name__)
+
+STEPS_MAX = 10
+PAUSE_MIN_S = 0.05
+PRUNE_POLL_S = 1.0
+NONE: JobSeen = NoJob.NONE
+
+
+class ScheduleReconciler:
+    """Works on keys of kind SCHEDULE. enqueue: asks for another object's turn."""
+
+    def __init__(
+        self,
+        config: Config,
+        kube: Kube,
+        observer: SnapshotObserver,
+        jobs: SnapshotJobs,
+        recorder: Recorder,
+        enqueue: Callable[[str, str, str], None],
+    ) -> None:
+        self._config = config
+        self._kube = kube
+        self._observer = observer
+        self._jobs = jobs
+        self._recorder = recorder
+        self._enqueue = enqueue
+        self._attempts: dict[Key, dict[str, Attempt]] = {}
+        """Removals under way, by their digests; those of before a restart are made again."""
+
+    async def turn(self, key: Key, entry: Entry) -> float | None:
+        taken: frozenset[str] = frozenset()
+        for _ in range(STEPS_MAX):
+            view = await self._observer.policy(key.namespace, key.name)
+            if view is None:
+                self._attempts.pop(key, None)
+                return None
+            if view.partition.deleting:
+                return self._config.resync_s
+            view = replace(view, taken=taken)
+            step = plan(view)
+            if step.create is not None:
+                name = step.create["metadata"]["name"]
+                if not await self._create(step.create, view):
+                    taken |= {name}
+                continue
+            removed, problem = await self._retain(key, view, step)
+            await self._write(view, step, problem)
+            if removed:
+                continue
+            pause = self._pause(key, view, step)
+            if pause > PAUSE_MIN_S:
+                return pause
+            await asyncio.sleep(PAUSE_MIN_S)
+        return 1.0
+
+    def _pause(self, key: Key, view: PolicyView, step: PolicyPlan) -> float:
+        ends = [step.look_at]
+        if step.spec is not None:
+            ends.append(next_expiry(view.snapshots, step.spec.retention, view.now))
+        now = dt.datetime.now(dt.UTC)
+        pauses = [(end - now).total_seconds() for end in ends if end is not None]
+        if self._attempts.get(key):
+            pauses.append(PRUNE_POLL_S)
+        return min([*pauses, self._config.resync_s])
+
+    async def _create(self, body: dict[str, Any], view: PolicyView) -> bool:
+        """False where something else has the run's name."""
+        meta = body["metadata"]
+        logger.info("%s/%s: its snapshot %s is due", *view.partition.key, meta["name"])
+        try:
+            await self._kube.create(body)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            return False
+        failpoints.reach("schedule.Create")
+        return True
+
+    # --- retention ----------------------------------------------------------------------------
+
+    async def _retain(
+        self, key: Key, view: PolicyView, step: PolicyPlan
+    ) -> tuple[bool, tuple[str, str] | None]:
+        """(whether anything went, what keeps the rest from going)."""
+        await self._look_at_lost(view)
+        gone = await self._expired(view, step)
+        attempts = self._attempts.setdefault(key, {})
+        wanted = removing.removals(gone, view.group)
+        for digest in set(attempts) - {removal.digest for removal in wanted}:
+            del attempts[digest]
+        waits: set[str] = set()
+        problem = None
+        numbers = {"snapshots": 0, "objects": 0, "bytes": 0}
+        for removal in wanted:
+            found = await self._remove(view, removal, attempts)
+            problem = problem or found.problem
+            if found.done is None:
+                waits |= set(removal.snapshot_ids)
+            else:
+                numbers["objects"] += found.done.objects_removed
+                numbers["bytes"] += found.done.bytes_removed
+        named = {s for removal in wanted for s in removal.snapshot_ids}
+        ready = [
+            s
+            for s in gone
+            if s.name not in waits and (s.name in named or not removing.may_be_stored(s))
+        ]
+        for snapshot in ready:
+            await self._kube.delete(names.SNAPSHOT_KIND, snapshot.namespace, snapshot.name)
+            failpoints.reach("schedule.Delete")
+        if ready:
+            what = ", ".join(s.name for s in ready)
+            size = f"{numbers['objects']} objects, {numbers['bytes']} bytes"
+            event = Event("Normal", "SnapshotPruned", f"removed {what}: {size}")
+            await self._recorder.post(view.partition, event, view.now)
+            for removal in wanted:
+                if not set(removal.snapshot_ids) & waits:
+                    attempts.pop(removal.digest, None)
+        return bool(ready), problem
+
+    async def _look_at_lost(self, view: PolicyView) -> None:
+        """Snapshots whose volume is gone say so themselves, in their own turn."""
+        if not any("volume" in (s.status.get("destination") or {}) for s in view.snapshots):
+            return
+        volumes = await self._observer.volumes(*view.partition.key)
+        for snapshot in view.snapshots:
+            if not snapshot.lost and volume_lost(snapshot, volumes):
+                self._enqueue(SNAPSHOT, snapshot.namespace, snapshot.name)
+
+    async def _expired(self, view: PolicyView, step: PolicyPlan) -> list[Snapshot]:
+        if step.spec is None:
+            return []
+        cluster = view.partition.status.get("clusterID", "")
+        # Those of an earlier Partition of this name are in another store: they stay.
+        ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
+        gone = expired(ours, step.spec.retention, view.now)
+        if not gone:
+            return []
+        held = await self._observer.restored_from(view.partition.namespace)
+        return expired(ours, step.spec.retention, view.now, held)
+
+    async def _remove(
+        self, view: PolicyView, removal: Removal, attempts: dict[str, Attempt]
+    ) -> Step:
+        known, job = attempts.get(removal.digest), NONE
+        if known is not None:
+            job = await self._observer.job(view.group, known.ordinal, known.job_id)
+        newest = max(view.snapshots, key=lambda s: (s.created, s.name), default=None)
+        pod = str(newest.status.get("sourcePod", "")) if newest is not None else ""
+        step = removing.next_step(removal, known, job, view.group, pod)
+        if step.start and step.attempt is not None:
+            step = await self._start(view, removal, step, step.attempt)
+        if step.attempt is not None:
+            attempts[removal.digest] = step.attempt
+        return step
+
+    async def _start(
+        self, view: PolicyView, removal: Removal, step: Step, attempt: Attempt
+    ) -> Step:
+        found = await self._observer.secret(view.partition.namespace, removal.destination)
+        if isinstance(found, Refusal):
+            return Step(None, problem=(found.reason, found.message))
+        credentials = found if isinstance(found, Credentials) else None
+        pod = view.group.pod(attempt.ordinal)
+        assert pod is not None, "it was chosen among those that have one"
+        logger.info("%s/%s: remove %s", *view.partition.key, ", ".join(removal.snapshot_ids))
+        try:
+            await self._jobs.prune(
+                view.partition,
+                pod,
+                attempt.job_id,
+                snapshot_ids=removal.snapshot_ids,
+                destination=removal.destination,
+                credentials=credentials,
+            )
+        except ReplicaRefused as error:
+            return removing.failed(attempt, view.now, "SourceRefused", str(error))
+        failpoints.reach("schedule.StartPrune")
+        return step
+
+    # --- status -------------------------------------------------------------------------------
+
+    async def _write(
+        self, view: PolicyView, step: PolicyPlan, problem: tuple[str, str] | None
+    ) -> None:
+        """Our part of the Partition's status, and events, where anything changed."""
+        partition = view.partition
+        status = partition.body.get("status") or {}
+        old = {
+            c["type"]: c for c in status.get("conditions") or [] if c["type"] in SNAPSHOT_CONDITIONS
+        }
+        found, events = list(step.conditions), list(step.events)
+        if step.spec is not None:
+            pruned = Condition("SnapshotsPruned", True, "Pruned", "no more is kept than is wanted")
+            if problem is not None:
+                pruned = Condition("SnapshotsPruned", False, *problem)
+                if old.get("SnapshotsPruned", {}).get("status") != "False":
+                    events.append(Event("Warning", "PruneFailed", ": ".join(problem)))
+            found.append(pruned)
+        for condition in step.conditions:
+            last = old.get(condition.type, {})
+            changed = (last.get("reason"), last.get("message")) != (
+                condition.reason,
+                condition.message,
+            )
+            if condition.type == "SnapshotScheduleValid" and condition.status is False and changed:
+                events.append(Event("Warning", condition.reason, condition.message))
+        conditions = [written(c, old.get(c.type), view.now, partition.generation) for c in found]
+        if (partition.snapshot_status, old) != (
+            step.snapshots,
+            {c["type"]: c for c in conditions},
+        ):
+            body: dict[str, Any] = {"conditions": conditions} if conditions else {}
+            if step.snapshots:
+                body["snapshots"] = step.snapshots
+            await self._kube.apply_status(
+                partition.body | {"kind": names.KIND}, body, manager=names.SNAPSHOT_MANAGER
+            )
+            failpoints.reach("schedule.status.written")
+        for event in events:
+            await self._recorder.post(partition, event, view.now)

@@ -1,0 +1,55 @@
+"""The operator as a process beside an API server: started, armed with a failpoint, killed."""
+
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+from partition_operator.assembly import EXIT_DEPOSED
+from partition_operator.failpoints import ENVIRONMENT
+
+from tests.support.api_server import ApiServer
+from tests.support.local_group import free_port
+
+
+class Operator:
+    """One operator process for one namespace. settings: more of its environment."""
+
+    def __init__(self, server: ApiServer, namespace: str, log: Path, **settings: str) -> None:
+        self._environment = os.environ | {
+            "KUBECONFIG": str(server.kubeconfig),
+            "PARTITION_OPERATOR_NAMESPACE": namespace,
+            "PARTITION_OPERATOR_WATCH": namespace,
+            "PARTITION_OPERATOR_IMAGE": "image:1",
+            "PARTITION_OPERATOR_POLL_SECONDS": "1",
+            "PARTITION_OPERATOR_LEASE_SECONDS": "2",
+            **settings,
+        }
+        self._log = log
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, failpoint: str = "") -> None:
+        environment = self._environment | {
+            ENVIRONMENT: failpoint,
+            "PARTITION_OPERATOR_HTTP_PORT": str(free_port()),
+            # Each process is a new holder of the lease, as a new pod is.
+            "PARTITION_OPERATOR_IDENTITY": uuid.uuid4().hex,
+        }
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "partition_operator"],
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    def revive(self) -> None:
+        """Starts it again where it lost its lease on a busy machine, as a Deployment does."""
+        if self.process is not None and self.process.poll() == EXIT_DEPOSED:
+            self.start()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()

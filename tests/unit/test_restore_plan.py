@@ -1,0 +1,361 @@
+"""A Partition that begins with a snapshot: every step in its order, every refusal, without a
+cluster."""
+
+import datetime as dt
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from partition_operator.api import names
+from partition_operator.api.destination import ObjectStore, Refusal
+from partition_operator.api.partition import Partition, parse, parse_spec
+from partition_operator.api.times import stamp
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.actions import (
+    Apply,
+    Bootstrap,
+    CreatePod,
+    Delete,
+    RecordBootstrapped,
+    RecordCluster,
+    RecordRestored,
+)
+from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
+from partition_operator.reconcile.plan import Plan, plan
+from partition_operator.reconcile.restore_view import RestoreSeen
+
+from tests.support.snapshot_objects import NOW, STORE, snapshot, stored
+
+OURS = "22222222-2222-4222-8222-222222222222"
+SOURCE = stored("snap", NOW - dt.timedelta(hours=1))
+REPORT = {
+    "state": "succeeded",
+    "snapshotID": "snap",
+    "lsn": 2**60,
+    "term": 3,
+    "digest": "abc",
+    "keys": 1,
+    "files": 2,
+    "clusterID": "old",
+}
+
+
+def partition(status: dict[str, Any] | None = None, **spec: Any) -> Partition:
+    bootstrap = spec.pop("bootstrap", {"snapshotRef": {"name": "snap"}})
+    return parse(
+        {
+            "metadata": {
+                "name": "copy",
+                "namespace": "ns",
+                "uid": "u",
+                "generation": 1,
+                "creationTimestamp": stamp(NOW),
+                "resourceVersion": "7",
+            },
+            "spec": {"replicas": 3, "storage": {"size": "1Gi"}, "bootstrap": bootstrap} | spec,
+            "status": {"clusterID": OURS, "bootstrapped": False} | (status or {}),
+        }
+    )
+
+
+def see(found: Partition, **more: Any) -> Observed:
+    values: dict[str, Any] = {
+        "partition": found,
+        "now": NOW,
+        "objects": {},
+        "pods": (),
+        "claims": (),
+        "replicas": (),
+        "certificates_good": {"copy-replica-tls": True, "copy-client-tls": True},
+        "restore": RestoreSeen(snapshot=SOURCE),
+    }
+    return Observed(**(values | more))
+
+
+def next_plan(observed: Observed) -> Plan:
+    return plan(observed, "image:1", draw=lambda: OURS)
+
+
+def condition(step: Plan, kind: str = "Restored") -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in step.status["conditions"] if c["type"] == kind)
+    return found
+
+
+def account(observed: Observed) -> Observed:
+    step = next_plan(observed)
+    assert isinstance(step.action, Apply)
+    assert step.action.body["kind"] == "ServiceAccount"
+    return replace(observed, objects={("ServiceAccount", "copy"): step.action.body})
+
+
+def ready_for_pod(observed: Observed) -> Observed:
+    return replace(account(observed), claims=(Claim(0, stamp(NOW), OURS),))
+
+
+def with_pod(observed: Observed, **status: Any) -> Observed:
+    """As if the pod that the plan asks for had this status."""
+    step = next_plan(observed)
+    assert isinstance(step.action, CreatePod)
+    body = step.action.body
+    meta = body["metadata"] | {"creationTimestamp": stamp(NOW)}
+    assert observed.restore is not None
+    pod = body | {"metadata": meta, "status": status}
+    return replace(observed, restore=replace(observed.restore, pod=pod))
+
+
+def ended(code: int, report: dict[str, Any] | None = None) -> dict[str, Any]:
+    message = "" if report is None else json.dumps(report)
+    state = {"terminated": {"exitCode": code, "message": message, "finishedAt": stamp(NOW)}}
+    return {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": state}]}
+
+
+def test_the_order_of_steps() -> None:
+    fresh = see(partition({"clusterID": ""}))
+    assert next_plan(fresh).action == RecordCluster(OURS)
+    observed = account(see(partition()))
+    step = next_plan(observed)
+    assert isinstance(step.action, Apply)
+    claim = step.action.body
+    assert (claim["kind"], claim["metadata"]["name"]) == ("PersistentVolumeClaim", "data-copy-0")
+    assert claim["metadata"]["annotations"] == {names.ANNOTATION_CLUSTER_ID: OURS}
+    assert claim["metadata"]["labels"] == names.selector("copy")
+    observed = replace(observed, claims=(Claim(0, stamp(NOW), OURS),))
+    step = next_plan(observed)
+    assert isinstance(step.action, CreatePod)
+    assert step.action.body["metadata"]["name"] == "copy-restore"
+    assert (step.status["state"], condition(step)["reason"]) == ("Restoring", "Restoring")
+    assert condition(step, "Ready")["status"] == "False"
+    assert "RestoreStarted" in [e.reason for e in step.events]
+    observed = with_pod(observed, **ended(0, REPORT))
+    step = next_plan(observed)
+    assert isinstance(step.action, RecordRestored)
+    record = step.action.record
+    assert (record["lsn"], record["term"], record["digest"]) == (str(2**60), "3", "abc")
+    done = replace(observed, partition=partition({"restored": record}))
+    step = next_plan(done)
+    assert step.action == Delete("Pod", "copy-restore")
+    assert condition(step)["status"] == "True"
+    assert "RestoreCompleted" in [e.reason for e in step.events]
+    assert step.status["restored"] == record
+    after = next_plan(replace(done, restore=RestoreSeen(snapshot=SOURCE)))
+    assert isinstance(after.action, Apply)
+    assert after.action.body["kind"] != "StatefulSet", "services first"
+
+
+def test_the_pod_restores_our_cluster_from_their_store() -> None:
+    step = next_plan(ready_for_pod(see(partition())))
+    assert isinstance(step.action, CreatePod)
+    container = step.action.body["spec"]["containers"][0]
+    assert container["command"] == ["python3", "-m", "partition_replica"]
+    arguments = container["args"]
+    assert arguments[:2] == ["snapshot", "restore"]
+    recorded = SOURCE.stored_in()
+    assert isinstance(recorded, ObjectStore)
+    for word in (
+        "--snapshot=snap",
+        f"--s3-prefix={recorded.prefix}",
+        f"--data={names.DATA_PATH}/data",
+        f"--cluster-id={OURS}",
+    ):
+        assert word in arguments
+    assert "--unreplicated" not in arguments
+    plain = next_plan(ready_for_pod(see(partition(replication={"mode": "None"}))))
+    assert isinstance(plain.action, CreatePod)
+    assert "--unreplicated" in plain.action.body["spec"]["containers"][0]["args"]
+
+
+def test_from_a_store_whose_cluster_is_gone() -> None:
+    bootstrap = {"objectStore": STORE | {"path": "backups/ns/part/old"}}
+    found = see(partition(bootstrap=bootstrap), restore=RestoreSeen(authority=True))
+    step = next_plan(ready_for_pod(found))
+    assert isinstance(step.action, CreatePod)
+    arguments = step.action.body["spec"]["containers"][0]["args"]
+    assert "--snapshot=latest" in arguments
+    assert "--s3-prefix=backups/ns/part/old" in arguments
+    assert "--s3-ca-file=/etc/partition/store/ca.crt" in arguments
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "what"),
+    [
+        (RestoreSeen(), "SnapshotNotFound", "it is waited for"),
+        (
+            RestoreSeen(snapshot=snapshot("snap", status={"state": "Running"})),
+            "SnapshotNotReady",
+            "not succeeded yet",
+        ),
+        (
+            RestoreSeen(snapshot=snapshot("snap", status={"state": "Failed"})),
+            "SnapshotFailed",
+            "one that succeeded",
+        ),
+        (
+            RestoreSeen(
+                snapshot=stored(
+                    "snap",
+                    NOW,
+                    more={"conditions": [{"type": "Available", "status": "False"}]},
+                )
+            ),
+            "SnapshotVolumeLost",
+            "is gone",
+        ),
+        (
+            RestoreSeen(snapshot=SOURCE, refusal=Refusal("SecretKeyMissing", "no secretAccessKey")),
+            "SecretKeyMissing",
+            "no secretAccessKey",
+        ),
+    ],
+)
+def test_what_is_missing_is_said_once_and_waited_for(
+    seen: RestoreSeen, reason: str, what: str
+) -> None:
+    observed = see(partition(), restore=seen)
+    step = next_plan(observed)
+    assert step.action is None
+    assert not step.settled, "it is looked at again soon"
+    found = condition(step)
+    assert (found["status"], found["reason"]) == ("False", reason)
+    assert what in found["message"]
+    assert condition(step, "Ready")["message"] == found["message"]
+    assert [e.reason for e in step.events if e.kind == "Warning"][-1:] == ["RestoreWaiting"]
+    body = observed.partition.body | {"status": step.status}
+    again = next_plan(replace(observed, partition=parse(body)))
+    assert (again.status, again.events) == (step.status, [])
+    there = replace(observed, partition=parse(body), restore=RestoreSeen(snapshot=SOURCE))
+    assert isinstance(next_plan(there).action, Apply), "it goes on by itself"
+
+
+def test_nothing_is_restored_over_a_volume_of_somebody_else() -> None:
+    for claim in (Claim(0, stamp(NOW), ""), Claim(0, stamp(NOW), "other")):
+        step = next_plan(replace(see(partition()), claims=(claim,)))
+        assert step.action is None
+        assert condition(step)["reason"] == "VolumesFound"
+    found = replace(see(partition({"clusterID": ""})), claims=(Claim(0, stamp(NOW), "other"),))
+    step = next_plan(found)
+    assert step.action is None
+    assert condition(step, "Accepted")["reason"] == "VolumesFound"
+
+
+def test_what_can_not_succeed_stays_failed_with_what_is_damaged() -> None:
+    report = {"state": "failed", "reason": "SnapshotDamaged", "message": "object 12ab is missing"}
+    observed = with_pod(ready_for_pod(see(partition())), **ended(65, report))
+    step = next_plan(observed)
+    assert step.action is None
+    assert step.status["state"] == "RestoreFailed"
+    found = condition(step)
+    assert found["reason"] == "SnapshotDamaged"
+    assert "object 12ab is missing" in found["message"]
+    assert "kubectl delete pod copy-restore" in found["message"]
+    assert [e.reason for e in step.events if e.kind == "Warning"][-1] == "RestoreFailed"
+    assert observed.restore is not None
+    gone = replace(observed, restore=replace(observed.restore, pod=None))
+    assert isinstance(next_plan(gone).action, CreatePod), "begun anew when its pod is deleted"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        ended(
+            69, {"state": "failed", "reason": "StoreUnavailable", "message": "m", "retriable": True}
+        ),
+        ended(137),
+        {"phase": "Failed", "reason": "Evicted", "message": "node is gone"},
+    ],
+)
+def test_what_may_succeed_later_is_tried_again_with_a_pause(status: dict[str, Any]) -> None:
+    observed = with_pod(ready_for_pod(see(partition())), **status)
+    step = next_plan(observed)
+    assert (step.action, condition(step)["reason"]) == (None, "Retrying")
+    later = replace(observed, now=NOW + dt.timedelta(seconds=6))
+    step = next_plan(later)
+    assert step.action == Delete("Pod", "copy-restore")
+    assert step.status["restore"] == {"attempts": 1}
+    body = later.partition.body | {"status": step.status}
+    gone = replace(later, partition=parse(body), restore=RestoreSeen(snapshot=SOURCE))
+    again = next_plan(gone)
+    assert isinstance(again.action, CreatePod)
+    assert again.action.body["metadata"]["annotations"][names.ANNOTATION_ATTEMPT] == "2"
+
+
+def test_a_pod_of_an_earlier_partition_is_waited_for() -> None:
+    observed = with_pod(ready_for_pod(see(partition())), phase="Running")
+    assert observed.restore is not None
+    assert observed.restore.pod is not None
+    pod = observed.restore.pod
+    meta = pod["metadata"] | {"ownerReferences": [{"uid": "earlier"}]}
+    old = replace(observed.restore, pod=pod | {"metadata": meta})
+    step = next_plan(replace(observed, restore=old))
+    assert step.action is None
+    assert "an earlier Partition" in condition(step)["message"]
+
+
+def replica(cluster: str, *, leads: bool = False) -> Replica:
+    member = Member(100, names.address("copy", "ns", 0), True, 10, True, "replicate")
+    return Replica(
+        ordinal=0,
+        cluster_id=cluster,
+        member_id=100,
+        role="leader" if leads else "unbootstrapped",
+        term=3,
+        leader_id=100,
+        last_index=10,
+        committed=10,
+        applied=10,
+        serving=leads,
+        changing=False,
+        disk_full=False,
+        members=(member,) if leads else (),
+    )
+
+
+def restored(*replicas: Replica) -> Observed:
+    observed = see(
+        partition({"restored": {"snapshotID": "snap", "lsn": "9"}}),
+        claims=(Claim(0, stamp(NOW), OURS),),
+        pods=(Pod(0, "10.0.0.1", True, False),),
+        replicas=replicas,
+        restore=RestoreSeen(snapshot=SOURCE),
+    )
+    for _ in range(10):
+        step = next_plan(observed)
+        if not isinstance(step.action, Apply):
+            return observed
+        body = step.action.body
+        key = (body["kind"], body["metadata"]["name"])
+        observed = replace(observed, objects=observed.objects | {key: body})
+    raise AssertionError("the plan applies for ever")
+
+
+def test_then_the_normal_order_goes_on_with_volume_0_as_the_only_voter() -> None:
+    observed = restored(replica(OURS, leads=True))
+    assert ("StatefulSet", "copy") in observed.objects
+    assert next_plan(observed).action == RecordBootstrapped(OURS)
+
+
+def test_an_empty_volume_in_its_place_is_never_bootstrapped() -> None:
+    assert not isinstance(next_plan(restored(replica(""))).action, Bootstrap)
+
+
+def test_a_refused_spec_forgets_nothing_of_the_restore() -> None:
+    record = {"snapshotID": "snap", "lsn": "9"}
+    step = next_plan(see(partition({"restored": record}, replicas=2)))
+    assert condition(step, "Accepted")["reason"] == "InvalidSpec"
+    assert step.status["restored"] == record
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "why"),
+    [
+        ({"adopt": True, "snapshotRef": {"name": "x"}}, "adopt and snapshotRef exclude each other"),
+        ({"snapshotRef": {"name": "x"}, "objectStore": STORE}, "exclude each other"),
+        ({"snapshotRef": {"name": ""}}, "the name of a PartitionSnapshot"),
+        ({"objectStore": STORE | {"bucket": "B"}}, "bucket"),
+        ({"objectStore": STORE | {"path": "../x"}}, "path"),
+        ({"objectStore": STORE | {"snapshot": "A b"}}, "a snapshot's ID, or latest"),
+    ],
+)
+def test_wrong_sources_are_refused(bootstrap: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidSpec, match=why):
+        parse_spec("copy", {"storage": {"size": "1Gi"}, "bootstrap": bootstrap})

@@ -1,0 +1,207 @@
+"""What retention removes: its rules by name, and against a model on random lists."""
+
+import datetime as dt
+import random
+
+import pytest
+from partition_operator.api.snapshot import (
+    GOOD,
+    Retention,
+    Snapshot,
+    parse_snapshots_spec,
+)
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.removal import Attempt, next_step, removals
+from partition_operator.reconcile.retention import FAILED_KEPT_MAX, age_of, expired, next_expiry
+from partition_operator.reconcile.snapshot_view import Job, NoJob
+
+from tests.support.snapshot_objects import (
+    NOW,
+    OBJECT_STORE,
+    VOLUME,
+    group,
+    partition,
+    snapshot,
+    stored,
+)
+
+DAY = dt.timedelta(days=1)
+
+
+def names(found: list[Snapshot]) -> list[str]:
+    return [s.name for s in found]
+
+
+def daily(count: int, **more: object) -> list[Snapshot]:
+    """The newest is s0, a day old."""
+    return [stored(f"s{n}", NOW - DAY * (n + 1), **more) for n in range(count)]  # type: ignore[arg-type]
+
+
+def test_by_count_the_oldest_go() -> None:
+    assert names(expired(daily(5), Retention(count=2), NOW)) == ["s4", "s3", "s2"]
+
+
+def test_by_age_but_never_below_the_least() -> None:
+    old = daily(4)
+    assert names(expired(old, Retention(max_age=DAY * 2.5), NOW)) == ["s3", "s2"]
+    assert names(expired(old, Retention(max_age=DAY / 2), NOW)) == ["s3", "s2", "s1"]
+    assert names(expired(old, Retention(max_age=DAY / 2, min_successful=3), NOW)) == ["s3"]
+    assert names(expired(old, Retention(max_age=DAY / 2, min_successful=0), NOW)) == [
+        "s3",
+        "s2",
+        "s1",
+        "s0",
+    ]
+    assert names(expired(old, Retention(count=1, min_successful=2), NOW)) == ["s3", "s2"]
+
+
+def test_pinned_and_used_ones_stay_and_do_not_count() -> None:
+    found = [*daily(3), stored("pinned", NOW - DAY * 90, pinned=True)]
+    assert names(expired(found, Retention(count=1), NOW)) == ["s2", "s1"]
+    assert names(expired(found, Retention(count=1), NOW, frozenset({"s2"}))) == ["s1"]
+
+
+def test_damaged_ones_do_not_count_as_success() -> None:
+    found = [stored("bad", NOW, state="VerifyFailed"), *daily(2)]
+    assert names(expired(found, Retention(count=1), NOW)) == ["s1"]
+    lost = stored(
+        "lost",
+        NOW,
+        more={"conditions": [{"type": "Available", "status": "False"}]},
+    )
+    assert names(expired([lost, *daily(2)], Retention(count=1), NOW)) == ["s1"]
+
+
+def test_of_failed_ones_the_newest_are_kept_for_reading() -> None:
+    failed = [
+        snapshot(f"f{n}", created=NOW - DAY * n, status={"state": "Failed"})
+        for n in range(FAILED_KEPT_MAX + 2)
+    ]
+    assert names(expired(failed, Retention(), NOW)) == ["f4", "f3"]
+
+
+def test_what_is_under_way_stays() -> None:
+    running = snapshot("r", created=NOW - DAY * 9, status={"state": "Running"})
+    proving = stored(
+        "v", NOW - DAY * 8, state="Succeeded", more={"verification": {"method": "Checksum"}}
+    )
+    assert names(expired([running, proving, *daily(2)], Retention(count=1), NOW)) == ["s1"]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_against_a_model(seed: int) -> None:
+    dice = random.Random(seed)
+    print(f"seed {seed}")
+    found = []
+    for n in range(dice.randrange(30)):
+        made = NOW - DAY * dice.uniform(0, 60)
+        state = dice.choice(("Verified", "Succeeded", "VerifyFailed", "Failed", "Running"))
+        found.append(stored(f"s{n:02}", made, state=state, pinned=dice.random() < 0.1))
+    retention = Retention(
+        count=dice.choice((None, 1, 2, 5)),
+        max_age=dice.choice((None, DAY, DAY * 20)),
+        min_successful=dice.randrange(4),
+    )
+    gone = expired(found, retention, NOW)
+    kept = [s for s in found if s not in gone]
+    assert not [s for s in gone if s.pinned or s.state == "Running"]
+    good = [s for s in found if s.state in GOOD and not s.pinned]
+    left = [s for s in kept if s in good]
+    assert len(left) >= min(len(good), retention.min_successful)
+    newest = sorted(good, key=age_of, reverse=True)
+    assert sorted(left, key=age_of, reverse=True) == newest[: len(left)], "the newest are kept"
+    for rank, one in enumerate(newest):
+        over = retention.count is not None and rank >= retention.count
+        old = retention.max_age is not None and age_of(one)[0] < NOW - retention.max_age
+        assert (one in gone) == ((over or old) and rank >= retention.min_successful)
+    assert expired(kept, retention, NOW) == [], "once is enough"
+
+
+def test_age_alone_is_looked_at_in_time() -> None:
+    assert next_expiry(daily(3), Retention(max_age=DAY * 2.5), NOW) == NOW + DAY / 2
+    assert next_expiry(daily(3), Retention(count=1), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"maxAge": "720"}, "a duration above 0 such as 720h or 30d"),
+        ({"maxAge": "0h"}, "a duration above 0"),
+        ({"maxAge": "-1d"}, "a duration above 0"),
+        ({"count": 0}, "at least 1"),
+        ({"minSuccessful": -1}, "at least 0"),
+    ],
+)
+def test_wrong_retention_is_refused(body: dict[str, object], why: str) -> None:
+    with pytest.raises(InvalidSpec, match=why):
+        parse_snapshots_spec({"snapshots": {"retention": body}})
+
+
+def test_durations() -> None:
+    for text, hours in (("720h", 720), ("30d", 720), ("1h30m", 1.5), ("90m", 1.5)):
+        spec = parse_snapshots_spec({"snapshots": {"retention": {"maxAge": text}}})
+        assert spec is not None
+        assert spec.retention.max_age == dt.timedelta(hours=hours)
+
+
+# --- how they are removed ---------------------------------------------------------------------
+
+
+def test_one_job_a_place_and_none_for_what_left_nothing() -> None:
+    seen = group(partition({"destination": OBJECT_STORE}))
+    on_volume = {"volume": {"claim": "data-part-1", "claimUID": "u"}}
+    found = [
+        stored("a", NOW),
+        stored("b", NOW),
+        stored("c", NOW, destination=on_volume, more={"triedPods": ["part-2", "part-9"]}),
+        snapshot("never", status={"state": "Failed"}),
+    ]
+    wanted = removals(found, seen)
+    assert [(r.pod, r.snapshot_ids) for r in wanted] == [
+        ("", ("a", "b")),
+        ("part-1", ("c",)),
+        ("part-2", ("c",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reason", "jobs"),
+    [("SnapshotExists", 0), ("StoreRefused", 0), ("SourceUnreachable", 1)],
+)
+def test_of_a_failed_one_only_what_may_be_its_own_is_removed(reason: str, jobs: int) -> None:
+    conditions = [{"type": "Failed", "status": "True", "reason": reason}]
+    failed = stored("f", NOW, state="Failed", more={"conditions": conditions})
+    assert len(removals([failed], group(partition({"destination": OBJECT_STORE})))) == jobs
+
+
+def test_a_removal_is_started_watched_and_retried() -> None:
+    seen = group(partition({"destination": VOLUME}))
+    (removal,) = removals([stored("a", NOW)], seen)
+    first = next_step(removal, None, NoJob.NONE, seen, "part-2")
+    assert first.start
+    assert first.attempt is not None
+    assert first.attempt.ordinal == 2, "where the newest was taken"
+    assert next_step(removal, first.attempt, Job("Running"), seen).attempt == first.attempt
+    done = Job("Succeeded", objects_removed=3)
+    assert next_step(removal, first.attempt, done, seen).done == done
+    failed = next_step(removal, first.attempt, Job("Failed", reason="StoreBusy"), seen)
+    assert failed.problem is not None
+    assert failed.problem[0] == "StoreBusy"
+    assert not next_step(removal, failed.attempt, NoJob.NONE, seen).start, "it waits"
+    later = group(seen.partition, NOW + dt.timedelta(seconds=11))
+    again = next_step(removal, failed.attempt, NoJob.NONE, later)
+    assert again.start
+    assert again.attempt is not None
+    assert again.attempt.job_id != first.attempt.job_id, "a failed job stays failed"
+    gone = next_step(removal, Attempt("x", 1), NoJob.UNKNOWN, later)
+    assert gone.start, "the replica was restarted"
+
+
+def test_a_volume_is_pruned_by_its_own_replica_alone() -> None:
+    seen = group(partition({"destination": VOLUME}), silent=(1,))
+    on_volume = {"volume": {"claim": "data-part-1", "claimUID": "u"}}
+    (removal,) = removals([stored("c", NOW, destination=on_volume)], seen)
+    step = next_step(removal, None, NoJob.NONE, seen)
+    assert not step.start
+    assert step.problem is not None
+    assert step.problem[0] == "WaitingForReplica"

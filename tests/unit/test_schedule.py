@@ -1,0 +1,488 @@
+"""When scheduled snapshots are due: against a model that looks at every minute of a year.
+
+And a year of runs under a virtual clock, with an operator that is away or ends in the middle of a
+step, sources that are missing, and runs that take long."""
+
+import datetime as dt
+import functools
+import random
+from dataclasses import replace
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from partition_operator.api import names
+from partition_operator.api.partition import parse
+from partition_operator.api.snapshot import Snapshot, parse_snapshot
+from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.schedule import (
+    MISSED_COUNT_MAX,
+    Circumstances,
+    InvalidSchedule,
+    Schedule,
+    UnknownTimeZone,
+    decide,
+)
+from partition_operator.reconcile.snapshot_policy import FRESH_GRACE, PolicyView, plan
+
+from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot, stored
+
+UTC = dt.UTC
+MINUTE = dt.timedelta(minutes=1)
+START, END = dt.datetime(2026, 1, 1, tzinfo=UTC), dt.datetime(2027, 1, 1, tzinfo=UTC)
+ZONES = ("Europe/Berlin", "America/New_York", "Etc/UTC", "Australia/Lord_Howe")
+
+# (expression, minutes, hours, days of week as cron counts them; None is every one)
+EXPRESSIONS: tuple[tuple[str, set[int] | None, set[int] | None, set[int] | None], ...] = (
+    ("30 2 * * *", {30}, {2}, None),
+    ("0 1,2,3 * * *", {0}, {1, 2, 3}, None),
+    ("15 */6 * * *", {15}, {0, 6, 12, 18}, None),
+    ("*/20 * * * *", {0, 20, 40}, None, None),
+    ("30 * * * *", {30}, None, None),
+    ("*/30 2 * * *", {0, 30}, {2}, None),
+    ("45 1 * * SUN", {45}, {1}, {0}),
+    ("10-20/5 1-2 * * 1-5", {10, 15, 20}, {1, 2}, {1, 2, 3, 4, 5}),
+)
+
+
+@functools.cache
+def walls(zone: ZoneInfo) -> list[tuple[int, int, int]]:
+    """(minute, hour, day of week) that a clock on the wall shows in every minute of the year."""
+    every = (START + MINUTE * n for n in range(int((END - START) / MINUTE)))
+    local = (moment.astimezone(zone) for moment in every)
+    return [(moment.minute, moment.hour, moment.isoweekday()) for moment in local]
+
+
+def fixed(expression: str) -> bool:
+    """Neither minute nor hour begins with a star."""
+    minute, hour, *_ = expression.split()
+    return not minute.startswith("*") and not hour.startswith("*")
+
+
+def model(
+    case: tuple[str, set[int] | None, set[int] | None, set[int] | None], zone: ZoneInfo
+) -> list[dt.datetime]:
+    """Every due time in [START, END), from the rules as the documentation says them."""
+    expression, minutes, hours, days = case
+
+    def matches(minute: int, hour: int, day: int) -> bool:
+        return (
+            (minutes is None or minute in minutes)
+            and (hours is None or hour in hours)
+            and (days is None or day % 7 in days)
+        )
+
+    if not fixed(expression):
+        shown = walls(zone)
+        return [START + MINUTE * n for n, wall in enumerate(shown) if matches(*wall)]
+    found = set()
+    wall = (START - dt.timedelta(days=2)).replace(tzinfo=None)
+    while wall < (END + dt.timedelta(days=2)).replace(tzinfo=None):
+        if matches(wall.minute, wall.hour, wall.isoweekday()):
+            local = wall.replace(tzinfo=zone, fold=0)
+            # A time that does not exist: the first one after the gap.
+            while local.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local.replace(
+                tzinfo=None
+            ):
+                local += MINUTE
+            found.add(local.astimezone(UTC))
+        wall += MINUTE
+    return sorted(moment for moment in found if START <= moment < END)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("case", EXPRESSIONS, ids=lambda case: case[0])
+def test_a_year_of_due_times_is_that_of_the_model(
+    case: tuple[str, set[int] | None, set[int] | None, set[int] | None], zone: str
+) -> None:
+    schedule = Schedule(case[0], zone)
+    wanted = model(case, ZoneInfo(zone))
+    found, due = [], schedule.next_after(START - MINUTE)
+    while due is not None and due < END:
+        found.append(due)
+        due = schedule.next_after(due)
+    assert found == wanted
+    generator = random.Random(f"{case[0]} {zone}")
+    for _ in range(20):
+        after, until = sorted(START + MINUTE * generator.randrange(525_600) for _ in range(2))
+        between = [moment for moment in wanted if after < moment <= until]
+        assert schedule.latest(after, until) == (between[-1] if between else None)
+        assert schedule.count(after, until) == min(len(between), MISSED_COUNT_MAX)
+
+
+def due_on(expression: str, zone: str, day: dt.date) -> list[str]:
+    """Local times of a day at which it is due, with the offset that tells twins apart."""
+    local = ZoneInfo(zone)
+    begin = dt.datetime.combine(day, dt.time(), tzinfo=local).astimezone(UTC)
+    end = dt.datetime.combine(day + dt.timedelta(days=1), dt.time(), tzinfo=local).astimezone(UTC)
+    schedule = Schedule(expression, zone)
+    found, due = [], schedule.next_after(begin - MINUTE)
+    while due is not None and due < end:
+        found.append(due.astimezone(local).strftime("%H:%M%z"))
+        due = schedule.next_after(due)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "day", "wanted"),
+    [
+        # The hour from two to three does not exist.
+        ("30 2 * * *", "Europe/Berlin", dt.date(2026, 3, 29), ["03:00+0200"]),
+        ("30 2 * * *", "America/New_York", dt.date(2026, 3, 8), ["03:00-0400"]),
+        ("*/30 2 * * *", "Europe/Berlin", dt.date(2026, 3, 29), []),
+        ("0 2,3 * * *", "Europe/Berlin", dt.date(2026, 3, 29), ["03:00+0200"]),
+        # The hour comes twice.
+        ("30 2 * * *", "Europe/Berlin", dt.date(2026, 10, 25), ["02:30+0200"]),
+        ("30 1 * * *", "America/New_York", dt.date(2026, 11, 1), ["01:30-0400"]),
+        (
+            "*/30 1 * * *",
+            "America/New_York",
+            dt.date(2026, 11, 1),
+            ["01:00-0400", "01:30-0400", "01:00-0500", "01:30-0500"],
+        ),
+    ],
+)
+def test_daylight_saving(expression: str, zone: str, day: dt.date, wanted: list[str]) -> None:
+    assert due_on(expression, zone, day) == wanted
+
+
+def test_days_of_change_have_23_and_25_hourly_runs() -> None:
+    for zone, short, long in (
+        ("Europe/Berlin", dt.date(2026, 3, 29), dt.date(2026, 10, 25)),
+        ("America/New_York", dt.date(2026, 3, 8), dt.date(2026, 11, 1)),
+    ):
+        assert len(due_on("0 * * * *", zone, short)) == 23
+        assert len(due_on("0 * * * *", zone, long)) == 25
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "error", "why"),
+    [
+        ("0 0 3 * * *", "Etc/UTC", InvalidSchedule, "has 6 fields; seconds are not supported"),
+        ("@daily", "Etc/UTC", InvalidSchedule, "has 1 fields"),
+        ("61 * * * *", "Etc/UTC", InvalidSchedule, "Bad minute"),
+        ("*/0 * * * *", "Etc/UTC", InvalidSchedule, "Bad minute"),
+        ("5-1 * * * *", "Etc/UTC", InvalidSchedule, "Bad minute"),
+        ("0 0 30 FEB *", "Etc/UTC", InvalidSchedule, "Bad day-of-month"),
+        ("0 0 * * NOON", "Etc/UTC", InvalidSchedule, "Bad day-of-week"),
+        ("0 3 * * *", "Mars/Olympus", UnknownTimeZone, "IANA"),
+        ("0 3 * * *", "../../etc/passwd", UnknownTimeZone, "IANA"),
+        ("0 3 * * *", "", UnknownTimeZone, "IANA"),
+    ],
+)
+def test_what_is_no_schedule_is_refused_with_what_is_allowed(
+    expression: str, zone: str, error: type[InvalidSpec], why: str
+) -> None:
+    with pytest.raises(error, match=why) as caught:
+        Schedule(expression, zone)
+    allowed = "Europe/Berlin" if error is UnknownTimeZone else "'0 3 * * *'"
+    assert allowed in str(caught.value)
+
+
+def test_names_are_understood() -> None:
+    assert due_on("0 9 * JAN-MAR MON", "Etc/UTC", dt.date(2026, 3, 2)) == ["09:00+0000"]
+    leap = Schedule("0 0 29 2 *", "Etc/UTC")
+    assert leap.latest(START - dt.timedelta(days=3000), START) == dt.datetime(
+        2024, 2, 29, tzinfo=UTC
+    )
+
+
+# --- decisions --------------------------------------------------------------------------------
+
+HOURLY = Schedule("0 * * * *", "Etc/UTC")
+HOUR = dt.timedelta(hours=1)
+SHORT = dt.timedelta(minutes=5)
+
+
+def at(hour: int, minute: int = 0, second: int = 0) -> dt.datetime:
+    return dt.datetime(2026, 5, 5, hour, minute, second, tzinfo=UTC)
+
+
+def test_after_an_outage_only_the_latest_starts_and_the_others_are_missed() -> None:
+    late = Circumstances(at(3), at(9, 20))
+    found = decide(HOURLY, None, late)
+    assert (found.start, found.missed) == (at(9), 5)
+    found = decide(HOURLY, SHORT, late)
+    assert (found.start, found.missed, found.cursor) == (None, 6, at(9))
+    in_time = replace(late, now=at(9, 4))
+    assert decide(HOURLY, SHORT, in_time).start == at(9)
+
+
+def test_a_run_whose_predecessor_runs_is_missed_at_once() -> None:
+    found = decide(HOURLY, None, Circumstances(at(3), at(4), predecessor="part-1"))
+    assert (found.start, found.missed, found.reason) == (None, 1, "part-1 still runs")
+    assert found.cursor == at(4)
+
+
+def test_without_a_source_the_newest_waits_for_its_deadline() -> None:
+    waits = Circumstances(at(3), at(5, 1), blocked="no replica leads")
+    found = decide(HOURLY, SHORT, waits)
+    assert (found.start, found.missed, found.look_at) == (None, 1, at(5, 5, 1))
+    again = decide(HOURLY, SHORT, replace(waits, cursor=found.cursor))
+    assert (again.missed, again.look_at) == (0, at(5, 5, 1))
+    over = decide(HOURLY, SHORT, replace(waits, cursor=found.cursor, now=at(5, 5, 1)))
+    assert (over.missed, over.reason, over.cursor) == (1, "no replica leads", at(5))
+    free = decide(HOURLY, SHORT, Circumstances(found.cursor, at(5, 4)))
+    assert (free.start, free.missed) == (at(5), 0)
+
+
+def test_counting_ends_somewhere() -> None:
+    minutely = Schedule("* * * * *", "Etc/UTC")
+    found = decide(minutely, None, Circumstances(START, END))
+    assert found.start == END
+    assert found.missed == MISSED_COUNT_MAX - 1
+
+
+# --- a year -----------------------------------------------------------------------------------
+
+
+class World:
+    """A Partition with a schedule, and an operator that comes and goes. Statuses are written and
+    objects made as the operator does it, or left out where it ends in between."""
+
+    def __init__(self, spec: dict[str, Any], seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = START
+        self.body = partition(spec | {"destination": OBJECT_STORE}).body
+        self.snapshots: dict[str, Snapshot] = {}
+        self.made: list[tuple[dt.datetime, dt.datetime]] = []
+        self.ends: dict[str, tuple[dt.datetime, str]] = {}
+        self.missed = 0
+        self.sourceless_until = START
+        self.fresh: list[tuple[dt.datetime, bool]] = []
+
+    def view(self) -> PolicyView:
+        found = parse(self.body)
+        seen = group(found, self.now, leaderless=self.now < self.sourceless_until)
+        return PolicyView(seen, tuple(self.snapshots.values()))
+
+    def turn(self, *, crash: float) -> dt.datetime:
+        """Looks until there is nothing to do; returns when to look again."""
+        for _ in range(20):
+            self._progress()
+            step = plan(self.view())
+            if step.create is not None:
+                self._create(step.create)
+                if self.random.random() < crash:
+                    return self.now
+                continue
+            if self.random.random() < crash:
+                return self.now
+            self._write(step.snapshots, step.events)
+            fresh = next(c for c in step.conditions if c.type == "SnapshotFresh")
+            self.fresh.append((self.now, bool(fresh.status)))
+            if step.look_at is None or step.look_at > self.now:
+                return step.look_at or END
+        raise AssertionError("it never comes to rest")
+
+    def _create(self, body: dict[str, Any]) -> None:
+        name = body["metadata"]["name"]
+        assert name not in self.snapshots, "made twice"
+        due = parse_stamp(body["metadata"]["annotations"][names.ANNOTATION_SCHEDULED_AT])
+        assert due is not None
+        meta = body["metadata"] | {"uid": name, "creationTimestamp": stamp(self.now)}
+        self.snapshots[name] = parse_snapshot(body | {"metadata": meta, "status": {}})
+        self.made.append((due, self.now))
+        takes = dt.timedelta(seconds=self.random.choice((20, 300, 300, 9000)))
+        state = "Failed" if self.random.random() < 0.1 else "Verified"
+        self.ends[name] = (self.now + takes, state)
+
+    def _write(self, status: dict[str, Any], events: list[Any]) -> None:
+        old = self.body["status"].get("snapshots", {})
+        rise = status.get("missed", 0) - old.get("missed", 0)
+        told = [e for e in events if e.reason == "SnapshotMissed"]
+        assert len(told) == (1 if rise else 0), "one event, where runs are missed"
+        self.missed += rise
+        self.body = self.body | {"status": self.body["status"] | {"snapshots": status}}
+
+    def _progress(self) -> None:
+        for name, (end, state) in list(self.ends.items()):
+            if end <= self.now:
+                old = self.snapshots[name]
+                ended = stored(name, old.created, state=state, scheduled_at=old.scheduled_at)
+                self.snapshots[name] = ended
+                del self.ends[name]
+        if len(self.snapshots) > 12:
+            # As retention does.
+            for name in sorted(self.snapshots)[:6]:
+                if self.snapshots[name].ended:
+                    del self.snapshots[name]
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "deadline", "period_h", "seed"),
+    [
+        ("30 2 * * *", "Europe/Berlin", None, 24, 1),
+        ("30 2 * * *", "America/New_York", 1800, 24, 2),
+        ("30 1,13 * * *", "America/New_York", 3600, 12, 3),
+        ("0 */3 * * *", "Europe/Berlin", 600, 3, 4),
+        ("15 */4 * * *", "America/New_York", None, 4, 5),
+    ],
+)
+def test_a_year_of_runs(
+    expression: str, zone: str, deadline: int | None, period_h: int, seed: int
+) -> None:
+    print(f"seed {seed}")
+    spec: dict[str, Any] = {"schedule": expression, "timeZone": zone}
+    if deadline is not None:
+        spec["startingDeadlineSeconds"] = deadline
+    world, generator = World(spec, seed), random.Random(seed)
+    while world.now < END:
+        look_at = world.turn(crash=0.05)
+        if generator.random() < 0.02:
+            away = dt.timedelta(seconds=generator.expovariate(1 / (7200 * period_h)))
+            world.now += away
+        elif generator.random() < 0.03:
+            lasts = dt.timedelta(seconds=generator.expovariate(1 / (3600 * period_h)))
+            world.sourceless_until = world.now + lasts
+        pause = max(look_at - world.now, dt.timedelta(seconds=1))
+        if world.now < world.sourceless_until:
+            # Its return is an event in the cluster, which makes the operator look.
+            pause = min(pause, world.sourceless_until - world.now + dt.timedelta(seconds=1))
+        world.now += pause
+    world.turn(crash=0)
+    check(world, Schedule(expression, zone), deadline)
+
+
+def check(world: World, schedule: Schedule, deadline: int | None) -> None:
+    since = parse_stamp(world.body["status"]["snapshots"]["since"])
+    until = parse_stamp(world.body["status"]["snapshots"]["scheduledUntil"])
+    assert since is not None
+    assert until is not None
+    dues = [due for due, _ in world.made]
+    assert len(dues) == len(set(dues)), "two runs of one due time"
+    assert dues == sorted(dues)
+    every, due = [], schedule.next_after(since)
+    while due is not None and due <= until:
+        every.append(due)
+        due = schedule.next_after(due)
+    assert set(dues) <= set(every), "a run that was not due"
+    for due, made in world.made:
+        following = schedule.next_after(due)
+        assert due <= made
+        assert following is None or made < following, "a late one beside a newer one"
+        assert deadline is None or made <= due + dt.timedelta(seconds=deadline)
+    assert len(dues) + world.missed == len(every), "each is started or missed, none is both"
+    assert len(dues) > len(every) / 3, "the world is so bad that this tests nothing"
+    assert world.missed > 0
+
+
+def test_immediate_is_made_once_however_often_the_operator_ends() -> None:
+    world = World({"schedule": "0 3 * * *", "immediate": True}, 1)
+    world.now = START + dt.timedelta(seconds=42)
+    for _ in range(3):
+        world.turn(crash=0.9)
+        world.now += dt.timedelta(seconds=61)
+    world.turn(crash=0)
+    assert [due for due, _ in world.made] in ([START], [START + MINUTE], [START + 2 * MINUTE])
+    assert "immediateAt" not in world.body["status"]["snapshots"]
+    world.now = START + dt.timedelta(days=1, hours=4)
+    world.turn(crash=0)
+    assert len(world.made) == 2
+
+
+def test_what_was_due_while_it_was_suspended_or_another_schedule_is_not_made_up_for() -> None:
+    world = World({"schedule": "0 * * * *"}, 1)
+    world.turn(crash=0)
+    spec = world.body["spec"]["snapshots"]
+    world.body["spec"]["snapshots"] = spec | {"suspend": True}
+    world.now += dt.timedelta(hours=5)
+    world.turn(crash=0)
+    world.body["spec"]["snapshots"] = spec
+    world.now += dt.timedelta(minutes=90)
+    world.turn(crash=0)
+    assert (world.made, world.missed) == ([], 0)
+    world.now += HOUR
+    world.turn(crash=0)
+    assert len(world.made) == 1
+    world.body["spec"]["snapshots"] = spec | {"schedule": "*/5 * * * *"}
+    world.now += HOUR
+    world.turn(crash=0)
+    assert (len(world.made), world.missed) == (1, 0)
+
+
+def test_an_idle_schedule_writes_the_same_until_something_is_due() -> None:
+    world = World({"schedule": "0 3 * * *"}, 1)
+    world.turn(crash=0)
+    before = world.body
+    world.now += HOUR
+    step = plan(world.view())
+    assert step.snapshots == before["status"]["snapshots"]
+    assert step.events == []
+    assert step.look_at == START + dt.timedelta(hours=3)
+
+
+def test_a_name_that_something_else_has_is_a_missed_run() -> None:
+    world = World({"schedule": "0 * * * *"}, 1)
+    world.turn(crash=0)
+    world.now += HOUR
+    step = plan(world.view())
+    assert step.create is not None
+    name = step.create["metadata"]["name"]
+    assert name == "part-202601010100"
+    step = plan(replace(world.view(), taken=frozenset({name})))
+    assert step.create is None
+    assert "belongs to something else" in step.events[0].message
+
+
+# --- freshness --------------------------------------------------------------------------------
+
+
+def fresh(now: dt.datetime, *snapshots: Snapshot, deadline: int | None = None) -> bool | None:
+    spec = {"schedule": "0 * * * *", "destination": OBJECT_STORE}
+    if deadline is not None:
+        spec["startingDeadlineSeconds"] = deadline
+    status = {
+        "schedule": "0 * * * * Etc/UTC",
+        "since": stamp(at(0, 30)),
+        "scheduledUntil": stamp(now),
+    }
+    found = partition(spec, status={"snapshots": status})
+    step = plan(PolicyView(group(found, now), snapshots))
+    return next(c.status for c in step.conditions if c.type == "SnapshotFresh")
+
+
+def test_fresh_is_what_the_schedule_promises() -> None:
+    assert fresh(at(1, 5)) is True, "the first run has its grace"
+    assert fresh(at(1, 0) + FRESH_GRACE) is False, "there is no success at all"
+    good = stored("a", at(1, 0, 3), scheduled_at=at(1))
+    assert fresh(at(1, 30), good) is True
+    assert fresh(at(2, 9), good) is True, "the next one has its grace, too"
+    assert fresh(at(2, 10), good) is False
+    assert fresh(at(2, 10), good, deadline=600) is True, "and its deadline"
+    running = snapshot("b", created=at(2), status={"state": "Running"}, scheduled_at=at(2))
+    assert fresh(at(2, 50), good, running) is True, "it is on its way"
+    assert fresh(at(3, 10), good, running) is False, "for one period"
+    damaged = stored("b", at(2, 0, 1), state="VerifyFailed", scheduled_at=at(2))
+    assert fresh(at(2, 30), good, damaged) is False
+
+
+def test_stale_is_an_event_once_and_names_the_failure() -> None:
+    status = {
+        "schedule": "0 * * * * Etc/UTC",
+        "since": stamp(at(0, 30)),
+        "scheduledUntil": stamp(at(2)),
+    }
+    found = partition(
+        {"schedule": "0 * * * *", "destination": OBJECT_STORE}, status={"snapshots": status}
+    )
+    failed = snapshot(
+        "b", created=at(2), status={"state": "Failed", "message": "StoreRefused: no bucket"}
+    )
+    step = plan(PolicyView(group(found, at(2, 30)), (failed,)))
+    (event,) = step.events
+    assert event.reason == "SnapshotStale"
+    assert "StoreRefused: no bucket" in event.message
+
+
+def test_a_bad_schedule_is_a_condition_and_keeps_what_is_known() -> None:
+    found = partition(
+        {"schedule": "0 0 3 * * *", "destination": OBJECT_STORE},
+        status={"snapshots": {"missed": 4, "lastSnapshot": "x"}},
+    )
+    step = plan(PolicyView(group(found, NOW), ()))
+    valid = next(c for c in step.conditions if c.type == "SnapshotScheduleValid")
+    assert (valid.status, valid.reason) == (False, "InvalidSchedule")
+    assert step.create is None
+    assert step.snapshots == {"missed": 4, "lastSnapshot": "x"}
