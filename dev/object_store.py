@@ -60,13 +60,16 @@ class ObjectStoreServer:
         port: int = 0,
         certificate: Path | None = None,
         key: Path | None = None,
+        network: Path | None = None,
     ) -> None:
+        """network: the file of a network namespace in which it runs."""
         self.folder = folder
         self.address = address
         self.port = port or free_port()
         self.access_key_id = "K" + secrets.token_hex(8).upper()
         self.secret_access_key = secrets.token_hex(20)
         self._tls = [] if certificate is None else ["--cert", str(certificate), "--key", str(key)]
+        self._enter = [] if network is None else ["nsenter", f"--net={network}", "--"]
         self._process: subprocess.Popen[bytes] | None = None
         self.buckets.mkdir(parents=True, exist_ok=True)
         (folder / "users").mkdir(exist_ok=True)
@@ -88,7 +91,14 @@ class ObjectStoreServer:
     def start(self) -> None:
         """Returns when it answers."""
         assert self._process is None
-        command = [str(build()), "--port", f"{self.address}:{self.port}", "--health", HEALTH]
+        command = [
+            *self._enter,
+            str(build()),
+            "--port",
+            f"{self.address}:{self.port}",
+            "--health",
+            HEALTH,
+        ]
         command += ["--quiet", "--keep-alive", "--iam-dir", str(self.folder / "users"), *self._tls]
         command += ["posix", str(self.buckets)]
         secret = {

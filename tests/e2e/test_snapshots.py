@@ -14,6 +14,7 @@ from partition_client import AsyncClient
 from partition_client.client import Source, create_directory
 from partition_client.tree import digest_tree
 
+from dev.cluster.layout import STATE
 from dev.load import Writers
 from dev.object_store import ObjectStoreServer
 from tests.e2e.conftest import Cluster, Namespace
@@ -27,8 +28,13 @@ RUNS = 3
 
 @pytest.fixture
 def store(cluster: Cluster, tmp_path: Path) -> Iterator[ObjectStoreServer]:
-    """On the host's end of the link to the nodes: pods reach it as they would a store outside."""
-    server = ObjectStoreServer(tmp_path / "s3", address=cluster.layout.host_ip)
+    """On the nodes' network: pods do not reach the host."""
+    inner = (STATE / "inner.pid").read_text().strip()
+    server = ObjectStoreServer(
+        tmp_path / "s3",
+        address=cluster.layout.bridge,
+        network=Path(f"/proc/{inner}/ns/net"),
+    )
     server.make_bucket(BUCKET)
     with server:
         yield server

@@ -6,7 +6,6 @@ Names resolve by a hosts file, bind-mounted in the replicas' own mount namespace
 
 import asyncio
 import base64
-import contextlib
 import json
 import os
 import socket
@@ -53,6 +52,7 @@ class StandInNodes:
         self._folder = folder
         self._reservation, self._network = _reserve_network()
         self._pods: dict[str, _Pod] = {}
+        self._stopping = False
         self._arguments = arguments
         self._failpoints: dict[str, list[str]] = {}
         self.restarts: dict[str, int] = {}
@@ -69,14 +69,16 @@ class StandInNodes:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
+        # To the end of its turn: a thread can't be cancelled, and would start again what is killed.
+        self._stopping = True
+        try:
             await self._task
-        for pod in self._pods.values():
-            pod.process.kill()
-            pod.process.wait()
-        self.pods.close()
-        self._reservation.close()
+        finally:
+            for pod in self._pods.values():
+                pod.process.kill()
+                pod.process.wait()
+            self.pods.close()
+            self._reservation.close()
 
     def volume(self, name: str) -> Path:
         """The data directory of a pod, before it runs, too."""
@@ -100,7 +102,7 @@ class StandInNodes:
         self._pods[name].process.kill()
 
     async def _run(self) -> None:
-        while True:
+        while not self._stopping:
             await asyncio.to_thread(self._once)
             # Each turn starts kubectl twice and more.
             await asyncio.sleep(0.4)
