@@ -1,12 +1,22 @@
 """Blobs: durable under their name or not there at all; kept while anything needs them."""
 
+import asyncio
 import hashlib
+import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from partition_replica.core.limits import Limits
 from partition_replica.errors import Overloaded, PayloadMismatch
 from partition_replica.ids import Digest
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.payloads import Payloads
+from partition_replica.storage import blobs
 from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.files import sync_file
 
 CONTENT = b"content" * 1000
 DIGEST = Digest(hashlib.sha256(CONTENT).digest())
@@ -87,3 +97,42 @@ def test_pins_are_bounded(store: BlobStore) -> None:
     store.pin(Digest(b"1" * 32), 10)
     with pytest.raises(Overloaded):
         store.pin(Digest(b"3" * 32), 10)
+
+
+async def test_an_upload_whose_caller_goes_away_is_adopted_whole_or_taken_back(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its leader died while the disk worked: nothing may be pulled away below the disk's thread,
+    and the blob must not stay "arriving" for ever."""
+    payloads = Payloads(
+        cast("Any", SimpleNamespace(blobs=store)),
+        cast("Any", None),
+        Limits(),
+        Metrics(),
+        own_member=1,
+        configuration=cast("Any", None),
+        disk_full=lambda: False,
+        deliver=cast("Any", None),
+        failed=pytest.fail,
+    )
+    reached, go_on = threading.Event(), threading.Event()
+
+    def held_up(descriptor: int, what: str) -> None:
+        reached.set()
+        assert go_on.wait(30)
+        sync_file(descriptor, what)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield CONTENT
+
+    monkeypatch.setattr(blobs, "sync_file", held_up)
+    task = asyncio.create_task(payloads.receive(DIGEST, len(CONTENT), chunks()))
+    assert await asyncio.to_thread(reached.wait, 30)
+    task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert store.pin_present(DIGEST, 10)
+    assert store.path(DIGEST).read_bytes() == CONTENT
+    assert list((tmp_path / "staging").iterdir()) == []
+    assert await payloads.receive(DIGEST, len(CONTENT), chunks())

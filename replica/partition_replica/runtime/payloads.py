@@ -104,9 +104,9 @@ class Payloads:
                 async for chunk in chunks:
                     if self._disk_full():
                         raise DiskFull("the volume fell below its reserve during the upload")
-                    await asyncio.to_thread(writer.write, chunk)
+                    await run_to_end(partial(writer.write, chunk))
                     self._metrics.payload_bytes.labels("in").inc(len(chunk))
-                await asyncio.to_thread(writer.finish)
+                await run_to_end(writer.finish)
                 reach("blob.adopted")
             finally:
                 writer.abort()

@@ -146,9 +146,10 @@ class BlobStore:
                 make_directory(target.parent)
                 self._directories.add(target.parent.name)
             new = not self._has(digest)
+            move_file(staged, target, "a blob")
             if new:
                 self._arriving[digest] = self._arriving.get(digest, 0) + 1
-            move_file(staged, target, "a blob")
+        # A failure from here on is fatal, and so may leave it arriving.
         sync_directory(target.parent)
         if new:
             with self._lock:

@@ -54,9 +54,8 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 def is_sealed(key: bytes, row: bytes) -> bool:
     """Whether a row is what was sealed under this key."""
-    return (
-        len(row) >= _CRC.size
-        and _CRC.unpack_from(row)[0] == zlib.crc32(memoryview(row)[_CRC.size :], zlib.crc32(key))
+    return len(row) >= _CRC.size and _CRC.unpack_from(row)[0] == zlib.crc32(
+        memoryview(row)[_CRC.size :], zlib.crc32(key)
     )
 
 
