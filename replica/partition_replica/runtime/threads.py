@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from partition_replica.errors import Fatal
@@ -17,7 +18,9 @@ async def run_to_end(body: Callable[[], T]) -> T:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.wait([work])
+        while not work.done():  # cancelled again and again, too
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
         error = None if work.cancelled() else work.exception()
         if isinstance(error, Fatal):
             raise error from None
