@@ -408,6 +408,9 @@ class RaftLoop:
         for item in retired:
             self._send(item.messages)
             if item.snapshot is not None:
+                # The state is switched a little later; the log has nothing below any more, and an
+                # engine that campaigns meanwhile looks through what is committed and not applied.
+                self.engine.applied_to(item.snapshot.position.index)
                 self._hooks.snapshot_installed(item.snapshot)
         self._wake.set()
 
