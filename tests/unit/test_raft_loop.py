@@ -71,7 +71,7 @@ async def test_an_installed_snapshot_counts_as_applied_before_the_next_tick() ->
         reads=cast("Any", SimpleNamespace(wanted=False)),
         tick_s=0.01,
         wall_ms=lambda: 0,
-        failed=lambda error: None,
+        failed=lambda _: None,
         log_writer=log_writer,
     )
     raft_loop.applier = cast("Any", SimpleNamespace(pause=lambda: None))
