@@ -28,7 +28,7 @@ demo-down: setup ## removes what the demo made
 test: setup check ## checks and all tests; without root, all but those on a cluster
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
-	@$(RUN) pytest -q
+	@$(RUN) pytest -q --durations=40
 
 check: setup ## lint, types, layers, generated files
 	@$(RUN) ruff check .
@@ -38,9 +38,9 @@ check: setup ## lint, types, layers, generated files
 	@cargo fmt --manifest-path raft/Cargo.toml --check
 	@$(RUN) python -m dev.generate --check
 
-e2e: setup ## the tests on a cluster, at length: ten idle minutes, twenty kills, large backfills
+e2e: setup ## the tests on a cluster, at length: ten idle minutes, twenty kills, large data
 	@IDLE_SECONDS=600 LEADER_KILLS=20 BACKFILL_ENTRIES=200000 BACKFILL_BYTES=1073741824 \
-	  $(RUN) pytest -q tests/e2e
+	  $(RUN) pytest -q -m "" --durations=15 tests/e2e
 
 bench: setup ## what docs/performance.md quotes
 	@$(RUN) python -m tests.benchmarks.run

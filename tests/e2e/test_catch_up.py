@@ -12,7 +12,7 @@ from tests.e2e.conftest import Namespace
 from tests.e2e.test_partition import assert_equal
 from tests.support.local_group import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1200)]
 
 TRAIL_ENTRIES = 50_000
 """The replica's default: what the log keeps for followers that are behind."""

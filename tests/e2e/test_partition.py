@@ -23,7 +23,7 @@ from tests.support.local_group import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
-LEADER_KILLS = int(os.environ.get("LEADER_KILLS", "20"))
+LEADER_KILLS = int(os.environ.get("LEADER_KILLS", "5"))
 IDLE_SECONDS = int(os.environ.get("IDLE_SECONDS", "60"))
 
 
