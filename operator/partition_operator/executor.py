@@ -45,10 +45,11 @@ class Executor:
                 version = applied["metadata"]["resourceVersion"]
                 key = (body["kind"], body["metadata"]["name"])
                 self.applied.setdefault(partition.key, {})[key] = (content_hash(body), version)
-            case actions.CreatePod(body):
+            case actions.CreatePod(body) | actions.CreateClaim(body):
                 try:
                     await self.kube.create(body)
                 except ApiError as error:
+                    # The next look says whose the one that exists is.
                     if error.status != 409:
                         raise
             case actions.RecordRestored(record):
@@ -121,8 +122,8 @@ def _describe(action: actions.Action) -> str:
     match action:
         case actions.Apply(body):
             return f"apply {body['kind']} {body['metadata']['name']}"
-        case actions.CreatePod(body):
-            return f"create pod {body['metadata']['name']}"
+        case actions.CreatePod(body) | actions.CreateClaim(body):
+            return f"create {body['kind']} {body['metadata']['name']}"
         case _:
             return repr(action)
 
@@ -133,7 +134,7 @@ def _failpoint(action: actions.Action) -> str:
             return f"Apply.{body['kind']}"
         case actions.Delete(kind, _):
             return f"Delete.{kind}"
-        case actions.CreatePod():
-            return "Create.Pod"
+        case actions.CreatePod(body) | actions.CreateClaim(body):
+            return f"Create.{body['kind']}"
         case _:
             return type(action).__name__

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 STEPS_MAX = 50
 """Steps of one Partition in a row, then others get their turn."""
+WAITING_POLL_S = 10.0
+"""How often it is looked whether what a restore waits for is there: no event says so."""
 
 
 class Reconciler:
@@ -97,6 +99,8 @@ class Reconciler:
         config = self._config
         if step.settled:
             return config.poll_s
+        if step.waiting:
+            return WAITING_POLL_S
         return config.poll_backfill_s if step.hurried else config.poll_progressing_s
 
     async def _unchanged(self, seen: Observed) -> bool:

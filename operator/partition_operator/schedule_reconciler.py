@@ -4,7 +4,7 @@ the Partition's status says of them."""
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials, Refusal
 from partition_operator.api.partition import SNAPSHOT_CONDITIONS
-from partition_operator.api.snapshot import Snapshot
+from partition_operator.api.snapshot import Snapshot, State, Verify
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
@@ -20,10 +20,16 @@ from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused
 from partition_operator.reconcile import removal as removing
-from partition_operator.reconcile.conditions import Condition, Event
+from partition_operator.reconcile.conditions import Event
 from partition_operator.reconcile.removal import Attempt, Removal, Step
-from partition_operator.reconcile.retention import expired, next_expiry
-from partition_operator.reconcile.snapshot_policy import PolicyPlan, PolicyView, plan
+from partition_operator.reconcile.retention import begun, expired, next_expiry
+from partition_operator.reconcile.snapshot_policy import (
+    REFUSALS,
+    PolicyPlan,
+    PolicyView,
+    plan,
+    refused,
+)
 from partition_operator.reconcile.snapshot_status import written
 from partition_operator.reconcile.snapshot_view import JobSeen, NoJob
 from partition_operator.reconcile.snapshots import volume_lost
@@ -33,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 STEPS_MAX = 10
 PAUSE_MIN_S = 0.05
-PRUNE_POLL_S = 1.0
+REFUSED_POLL_S = 30.0
+"""How often a run that the API server refuses is tried again."""
 NONE: JobSeen = NoJob.NONE
 
 
@@ -64,6 +71,9 @@ class ScheduleReconciler:
             view = await self._observer.policy(key.namespace, key.name)
             if view is None:
                 self._attempts.pop(key, None)
+                # They outlive their Partition, but not the volume that they lay on.
+                snapshots = await self._observer.snapshots(key.namespace, key.name)
+                await self._look_at_lost(key, snapshots)
                 return None
             if view.partition.deleting:
                 return self._config.resync_s
@@ -71,11 +81,16 @@ class ScheduleReconciler:
             step = plan(view)
             if step.create is not None:
                 name = step.create["metadata"]["name"]
-                if not await self._create(step.create, view):
-                    taken |= {name}
-                continue
+                try:
+                    if not await self._create(step.create, view):
+                        taken |= {name}
+                    continue
+                except ApiError as error:
+                    if error.status not in REFUSALS:
+                        raise
+                    step = refused(step, str(error), view.now, REFUSED_POLL_S)
             removed, problem = await self._retain(key, view, step)
-            await self._write(view, step, problem)
+            await self._write(view, step, problem, under_way=bool(self._attempts.get(key)))
             if removed:
                 continue
             pause = self._pause(key, view, step)
@@ -90,8 +105,9 @@ class ScheduleReconciler:
             ends.append(next_expiry(view.snapshots, step.spec.retention, view.now))
         now = dt.datetime.now(dt.UTC)
         pauses = [(end - now).total_seconds() for end in ends if end is not None]
-        if self._attempts.get(key):
-            pauses.append(PRUNE_POLL_S)
+        prune = removing.pause_s((self._attempts.get(key) or {}).values(), now)
+        if prune is not None:
+            pauses.append(prune)
         return min([*pauses, self._config.resync_s])
 
     async def _create(self, body: dict[str, Any], view: PolicyView) -> bool:
@@ -113,17 +129,18 @@ class ScheduleReconciler:
         self, key: Key, view: PolicyView, step: PolicyPlan
     ) -> tuple[bool, tuple[str, str] | None]:
         """(whether anything went, what keeps the rest from going)."""
-        await self._look_at_lost(view)
-        gone = await self._expired(view, step)
+        await self._look_at_lost(key, view.snapshots)
         attempts = self._attempts.setdefault(key, {})
+        gone = await self._expired(view, step, attempts)
         wanted = removing.removals(gone, view.group)
         for digest in set(attempts) - {removal.digest for removal in wanted}:
             del attempts[digest]
         waits: set[str] = set()
+        marked: set[str] = set()
         problem = None
         numbers = {"snapshots": 0, "objects": 0, "bytes": 0}
         for removal in wanted:
-            found = await self._remove(view, removal, attempts)
+            found = await self._remove(view, removal, attempts, marked)
             problem = problem or found.problem
             if found.done is None:
                 waits |= set(removal.snapshot_ids)
@@ -137,7 +154,9 @@ class ScheduleReconciler:
             if s.name not in waits and (s.name in named or not removing.may_be_stored(s))
         ]
         for snapshot in ready:
-            await self._kube.delete(names.SNAPSHOT_KIND, snapshot.namespace, snapshot.name)
+            await self._kube.delete(
+                names.SNAPSHOT_KIND, snapshot.namespace, snapshot.name, snapshot.uid
+            )
             failpoints.reach("schedule.Delete")
         if ready:
             what = ", ".join(s.name for s in ready)
@@ -149,44 +168,57 @@ class ScheduleReconciler:
                     attempts.pop(removal.digest, None)
         return bool(ready), problem
 
-    async def _look_at_lost(self, view: PolicyView) -> None:
+    async def _look_at_lost(self, key: Key, snapshots: Iterable[Snapshot]) -> None:
         """Snapshots whose volume is gone say so themselves, in their own turn."""
-        if not any("volume" in (s.status.get("destination") or {}) for s in view.snapshots):
+        if not any("volume" in (s.status.get("destination") or {}) for s in snapshots):
             return
-        volumes = await self._observer.volumes(*view.partition.key)
-        for snapshot in view.snapshots:
+        volumes = await self._observer.volumes(key.namespace, key.name)
+        for snapshot in snapshots:
             if not snapshot.lost and volume_lost(snapshot, volumes):
                 self._enqueue(SNAPSHOT, snapshot.namespace, snapshot.name)
 
-    async def _expired(self, view: PolicyView, step: PolicyPlan) -> list[Snapshot]:
-        if step.spec is None:
-            return []
+    async def _expired(
+        self, view: PolicyView, step: PolicyPlan, attempts: dict[str, Attempt]
+    ) -> list[Snapshot]:
         cluster = view.partition.status.get("clusterID", "")
         # Those of an earlier Partition of this name are in another store: they stay.
         ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
-        gone = expired(ours, step.spec.retention, view.now)
+        if step.spec is None:
+            return begun(ours)
+        retention, proven = step.spec.retention, step.spec.verify != Verify.NONE
+        damage = removing.blocked_by_damage(_condition(view, "SnapshotsPruned"), attempts.values())
+        gone = expired(ours, retention, view.now, proven=proven, damage=damage)
         if not gone:
             return []
         held = await self._observer.restored_from(view.partition.namespace)
-        return expired(ours, step.spec.retention, view.now, held)
+        return expired(ours, retention, view.now, held, proven=proven, damage=damage)
 
     async def _remove(
-        self, view: PolicyView, removal: Removal, attempts: dict[str, Attempt]
+        self,
+        view: PolicyView,
+        removal: Removal,
+        attempts: dict[str, Attempt],
+        marked: set[str],
     ) -> Step:
         known, job = attempts.get(removal.digest), NONE
-        if known is not None:
+        if known is not None and known.running:
             job = await self._observer.job(view.group, known.ordinal, known.job_id)
         newest = max(view.snapshots, key=lambda s: (s.created, s.name), default=None)
         pod = str(newest.status.get("sourcePod", "")) if newest is not None else ""
         step = removing.next_step(removal, known, job, view.group, pod)
         if step.start and step.attempt is not None:
-            step = await self._start(view, removal, step, step.attempt)
+            step = await self._start(view, removal, step, step.attempt, marked)
         if step.attempt is not None:
             attempts[removal.digest] = step.attempt
         return step
 
     async def _start(
-        self, view: PolicyView, removal: Removal, step: Step, attempt: Attempt
+        self,
+        view: PolicyView,
+        removal: Removal,
+        step: Step,
+        attempt: Attempt,
+        marked: set[str],
     ) -> Step:
         found = await self._observer.secret(view.partition.namespace, removal.destination)
         if isinstance(found, Refusal):
@@ -194,6 +226,7 @@ class ScheduleReconciler:
         credentials = found if isinstance(found, Credentials) else None
         pod = view.group.pod(attempt.ordinal)
         assert pod is not None, "it was chosen among those that have one"
+        await self._mark(view, removal, marked)
         logger.info("%s/%s: remove %s", *view.partition.key, ", ".join(removal.snapshot_ids))
         try:
             await self._jobs.prune(
@@ -209,10 +242,27 @@ class ScheduleReconciler:
         failpoints.reach("schedule.StartPrune")
         return step
 
+    async def _mark(self, view: PolicyView, removal: Removal, marked: set[str]) -> None:
+        """marked: names of those that have been in this turn. Raises Conflict where one was changed
+        since it was seen, such as pinned: nothing of it has gone, and it is decided anew."""
+        for snapshot in view.snapshots:
+            named = snapshot.status.get("snapshotID") in removal.snapshot_ids
+            before = snapshot.state == State.REMOVING or snapshot.name in marked
+            if named and snapshot.ended and not before:
+                status = removing.marked(snapshot, view.now)
+                await self._kube.apply_status(snapshot.body, status)
+                marked.add(snapshot.name)
+                failpoints.reach("schedule.Removing")
+
     # --- status -------------------------------------------------------------------------------
 
     async def _write(
-        self, view: PolicyView, step: PolicyPlan, problem: tuple[str, str] | None
+        self,
+        view: PolicyView,
+        step: PolicyPlan,
+        problem: tuple[str, str] | None,
+        *,
+        under_way: bool,
     ) -> None:
         """Our part of the Partition's status, and events, where anything changed."""
         partition = view.partition
@@ -222,11 +272,11 @@ class ScheduleReconciler:
         }
         found, events = list(step.conditions), list(step.events)
         if step.spec is not None:
-            pruned = Condition("SnapshotsPruned", True, "Pruned", "no more is kept than is wanted")
-            if problem is not None:
-                pruned = Condition("SnapshotsPruned", False, *problem)
-                if old.get("SnapshotsPruned", {}).get("status") != "False":
-                    events.append(Event("Warning", "PruneFailed", ": ".join(problem)))
+            last = old.get("SnapshotsPruned")
+            pruned = removing.pruned(problem, under_way=under_way, old=last)
+            if pruned.status is False and (last or {}).get("status") != "False":
+                text = f"{pruned.reason}: {pruned.message}"
+                events.append(Event("Warning", "PruneFailed", text))
             found.append(pruned)
         for condition in step.conditions:
             last = old.get(condition.type, {})
@@ -250,3 +300,9 @@ class ScheduleReconciler:
             failpoints.reach("schedule.status.written")
         for event in events:
             await self._recorder.post(partition, event, view.now)
+
+
+def _condition(view: PolicyView, kind: str) -> dict[str, Any] | None:
+    """As it stands in the Partition's status."""
+    found: list[dict[str, Any]] = (view.partition.body.get("status") or {}).get("conditions") or []
+    return next((c for c in found if c["type"] == kind), None)

@@ -15,6 +15,7 @@ from partition_operator.config import Config
 from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.observed import Observed, Pod
 from partition_operator.reconcile.snapshot_actions import (
+    CancelJob,
     CreatePod,
     DeletePod,
     Label,
@@ -93,17 +94,21 @@ class SnapshotReconciler:
         logger.info("%s/%s: %s", snapshot.namespace, snapshot.name, _describe(action))
         match action:
             case Label(partition):
-                body = {"metadata": {"labels": names.labels(partition, "snapshot")}}
+                # By it its Partition's are found; others belong to whoever applied the object.
+                body = {"metadata": {"labels": {names.LABEL_PARTITION: partition}}}
                 kind = names.SNAPSHOT_KIND
                 await self._kube.merge(kind, snapshot.namespace, snapshot.name, body)
             case CreatePod(body):
                 try:
                     await self._kube.create(body)
                 except ApiError as error:
+                    # The next look says whose the one that exists is.
                     if error.status != 409:
                         raise
             case DeletePod(name):
                 await self._kube.delete("Pod", snapshot.namespace, name)
+            case CancelJob(ordinal, job_id):
+                await self._cancel(view, ordinal, job_id)
             case StartTake() | StartVerify():
                 await self._start(view, action, credentials)
         failpoints.reach(f"snapshot.{type(action).__name__}")
@@ -143,12 +148,17 @@ class SnapshotReconciler:
         status = seen.snapshot.status
         if seen.snapshot.state != State.RUNNING or not status.get("jobID"):
             return
-        pod = seen.group.pod(int(str(status["sourcePod"]).rpartition("-")[2]))
+        ordinal = int(str(status["sourcePod"]).rpartition("-")[2])
+        await self._cancel(seen, ordinal, str(status["jobID"]))
+
+    async def _cancel(self, view: SnapshotView, ordinal: int, job_id: str) -> None:
+        """As well as it goes: a replica that does not answer ends its job by its own limits."""
+        pod = view.group.pod(ordinal) if view.group is not None else None
         try:
-            if pod is not None and pod.ip:
-                await self._jobs.cancel(seen.group.partition, pod, str(status["jobID"]))
+            if view.group is not None and pod is not None and pod.ip:
+                await self._jobs.cancel(view.group.partition, pod, job_id)
         except OperatorError as error:
-            logger.info("%s: not cancelled: %s", seen.snapshot.name, error)
+            logger.info("%s: not cancelled: %s", view.snapshot.name, error)
 
 
 def _pod(group: Observed, ordinal: int) -> Pod:

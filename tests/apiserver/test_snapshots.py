@@ -41,8 +41,8 @@ TAKING = (
 """These, and those below, in the order in which they are reached."""
 PROVING = ("snapshot.CreatePod", "snapshot.DeletePod")
 SCHEDULING = ("schedule.status.written", "schedule.Create")
-PRUNING = ("schedule.StartPrune", "schedule.Delete")
-RESTORING = ("Apply.PersistentVolumeClaim", "Create.Pod", "RecordRestored", "Delete.Pod")
+PRUNING = ("schedule.Removing", "schedule.StartPrune", "schedule.Delete")
+RESTORING = ("Create.PersistentVolumeClaim", "Create.Pod", "RecordRestored", "Delete.Pod")
 
 
 def test_every_failpoint_is_tried() -> None:
@@ -478,6 +478,7 @@ async def test_a_source_that_dies_and_a_store_that_is_away(stage: Stage) -> None
         ("Partition", {"snapshots": {"schedule": "0 3 * * *"}}, "a schedule needs one"),
         ("Partition", {"snapshots": {"retention": {"maxAge": "7 weeks"}}}, "maxAge"),
         ("Partition", {"snapshots": {"verify": "Maybe"}}, "supported values"),
+        ("Partition", {"snapshots": {"retention": {"maxAge": "36500d1s"}}}, "at most 36500d"),
         (
             "Partition",
             {"bootstrap": {"adopt": True, "snapshotRef": {"name": "x"}}},

@@ -4,7 +4,7 @@ import hashlib
 import os
 import random
 import zlib
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from partition_snapshots.model import (
 )
 from partition_snapshots.publish import publish
 from partition_snapshots.read import SnapshotReader, list_snapshots
-from partition_snapshots.store import OBJECTS, ObjectInfo, Store
+from partition_snapshots.store import OBJECTS, ObjectInfo, Store, Told, always, untold
 
 from dev.object_store import ObjectStoreServer
 
@@ -232,8 +232,10 @@ class Mortal:
     async def put_bytes(self, name: str, data: bytes, *, create: bool = False) -> bool:
         return await self._alive().put_bytes(name, data, create=create)
 
-    async def put_file(self, name: str, path: Path, size: int) -> int:
-        return await self._alive().put_file(name, path, size)
+    async def put_file(
+        self, name: str, path: Path, size: int, sent: Told = untold, check: bool = False
+    ) -> int:
+        return await self._alive().put_file(name, path, size, sent, check)
 
     async def flush(self) -> None:
         await self._alive().flush()
@@ -255,8 +257,8 @@ class Mortal:
     async def head(self, name: str) -> ObjectInfo | None:
         return await self._alive().head(name)
 
-    async def delete(self, names: Iterable[str]) -> None:
-        await self._alive().delete(names)
+    async def delete(self, names: Iterable[str], may: Callable[[], None] = always) -> None:
+        await self._alive().delete(names, may)
 
     async def sweep(self) -> int:
         return await self._alive().sweep()

@@ -15,6 +15,7 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.actions import (
     Apply,
     Bootstrap,
+    CreateClaim,
     CreatePod,
     Delete,
     RecordBootstrapped,
@@ -23,12 +24,14 @@ from partition_operator.reconcile.actions import (
 )
 from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
 from partition_operator.reconcile.plan import Plan, plan
+from partition_operator.reconcile.restore import PENDING
 from partition_operator.reconcile.restore_view import RestoreSeen
 
 from tests.support.snapshot_objects import NOW, STORE, snapshot, stored
 
 OURS = "22222222-2222-4222-8222-222222222222"
 SOURCE = stored("snap", NOW - dt.timedelta(hours=1))
+ON_VOLUME = {"volume": {"claim": "data-part-1", "claimUID": "u1"}}
 REPORT = {
     "state": "succeeded",
     "snapshotID": "snap",
@@ -115,7 +118,7 @@ def test_the_order_of_steps() -> None:
     assert next_plan(fresh).action == RecordCluster(OURS)
     observed = account(see(partition()))
     step = next_plan(observed)
-    assert isinstance(step.action, Apply)
+    assert isinstance(step.action, CreateClaim)
     claim = step.action.body
     assert (claim["kind"], claim["metadata"]["name"]) == ("PersistentVolumeClaim", "data-copy-0")
     assert claim["metadata"]["annotations"] == {names.ANNOTATION_CLUSTER_ID: OURS}
@@ -202,6 +205,20 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
             "is gone",
         ),
         (
+            RestoreSeen(
+                snapshot=stored("snap", NOW, destination=ON_VOLUME),
+                volumes={"data-part-1": "made anew"},
+            ),
+            "SnapshotVolumeLost",
+            "is gone",
+        ),
+        (
+            RestoreSeen(snapshot=stored("snap", NOW, state="Removing")),
+            "SnapshotRemoved",
+            "make it with another one",
+        ),
+        (RestoreSeen(snapshot=SOURCE, taken=True), "Conflict", "pod copy-restore is somebody else"),
+        (
             RestoreSeen(snapshot=SOURCE, refusal=Refusal("SecretKeyMissing", "no secretAccessKey")),
             "SecretKeyMissing",
             "no secretAccessKey",
@@ -215,6 +232,7 @@ def test_what_is_missing_is_said_once_and_waited_for(
     step = next_plan(observed)
     assert step.action is None
     assert not step.settled, "it is looked at again soon"
+    assert step.waiting, "and not every second"
     found = condition(step)
     assert (found["status"], found["reason"]) == ("False", reason)
     assert what in found["message"]
@@ -232,10 +250,16 @@ def test_nothing_is_restored_over_a_volume_of_somebody_else() -> None:
         step = next_plan(replace(see(partition()), claims=(claim,)))
         assert step.action is None
         assert condition(step)["reason"] == "VolumesFound"
+    # One without our labels, which is not listed among ours.
+    step = next_plan(see(partition(), restore=RestoreSeen(snapshot=SOURCE, claimed=True)))
+    assert (step.action, condition(step)["reason"]) == (None, "VolumesFound")
     found = replace(see(partition({"clusterID": ""})), claims=(Claim(0, stamp(NOW), "other"),))
     step = next_plan(found)
     assert step.action is None
     assert condition(step, "Accepted")["reason"] == "VolumesFound"
+    way_out = condition(step, "Accepted")["message"]
+    assert "delete this Partition and apply it with spec.bootstrap {adopt: true}" in way_out
+    assert "set spec.bootstrap.adopt" not in way_out, "beside a snapshot that is refused"
 
 
 def test_what_can_not_succeed_stays_failed_with_what_is_damaged() -> None:
@@ -244,6 +268,7 @@ def test_what_can_not_succeed_stays_failed_with_what_is_damaged() -> None:
     step = next_plan(observed)
     assert step.action is None
     assert step.status["state"] == "RestoreFailed"
+    assert step.settled, "it stays so"
     found = condition(step)
     assert found["reason"] == "SnapshotDamaged"
     assert "object 12ab is missing" in found["message"]
@@ -289,6 +314,60 @@ def test_a_pod_of_an_earlier_partition_is_waited_for() -> None:
     step = next_plan(replace(observed, restore=old))
     assert step.action is None
     assert "an earlier Partition" in condition(step)["message"]
+
+
+def from_volume(**more: Any) -> Observed:
+    seen = RestoreSeen(
+        snapshot=stored("snap", NOW, destination=ON_VOLUME),
+        running=frozenset({"part-1"}),
+        volumes={"data-part-1": "u1"},
+    )
+    return ready_for_pod(see(partition(**more), restore=seen))
+
+
+def test_the_pod_runs_where_replica_0_may_and_beside_its_source() -> None:
+    term = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}}
+    nodes = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"a": 1}]}}
+    affinity: dict[str, Any] = {
+        "nodeAffinity": nodes,
+        "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]},
+    }
+    step = next_plan(from_volume(affinity=affinity))
+    assert isinstance(step.action, CreatePod)
+    found = step.action.body["spec"]["affinity"]
+    assert found["nodeAffinity"] == nodes
+    terms = found["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert terms[0] == term
+    labels = {"statefulset.kubernetes.io/pod-name": "part-1"}
+    assert terms[1]["labelSelector"]["matchLabels"] == labels
+    assert len(affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]) == 1
+    plain = next_plan(ready_for_pod(see(partition(affinity=affinity))))
+    assert isinstance(plain.action, CreatePod)
+    assert plain.action.body["spec"]["affinity"] == affinity
+
+
+def test_a_pod_that_can_not_start_any_more_is_made_anew() -> None:
+    pending = with_pod(from_volume(), phase="Pending")
+    assert next_plan(pending).action is None
+    seen = pending.restore
+    assert seen is not None
+    anew = Delete("Pod", "copy-restore")
+    for changed, why in (
+        (replace(seen, volumes={}), "SnapshotVolumeLost"),
+        (replace(seen, snapshot=None), "SnapshotNotFound"),
+        (replace(seen, running=frozenset()), "no other pod"),
+    ):
+        step = next_plan(replace(pending, restore=changed))
+        assert step.action == anew
+        assert why in condition(step)["message"]
+    late = next_plan(replace(pending, now=NOW + PENDING))
+    assert late.action == anew
+    assert late.status["restore"] == {"attempts": 1}
+    assert next_plan(replace(pending, now=NOW + PENDING / 2)).action is None
+    running = with_pod(from_volume(), phase="Running")
+    assert running.restore is not None
+    gone = replace(running.restore, volumes={}, running=frozenset())
+    assert next_plan(replace(running, now=NOW + PENDING, restore=gone)).action is None
 
 
 def replica(cluster: str, *, leads: bool = False) -> Replica:

@@ -6,12 +6,24 @@ import random
 import pytest
 from partition_operator.api.snapshot import (
     GOOD,
+    STORED,
     Retention,
     Snapshot,
+    parse_snapshot,
     parse_snapshots_spec,
 )
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.removal import Attempt, next_step, removals
+from partition_operator.reconcile.removal import (
+    POLL_S,
+    WAIT_S,
+    Attempt,
+    blocked_by_damage,
+    marked,
+    next_step,
+    pause_s,
+    pruned,
+    removals,
+)
 from partition_operator.reconcile.retention import FAILED_KEPT_MAX, age_of, expired, next_expiry
 from partition_operator.reconcile.snapshot_view import Job, NoJob
 
@@ -88,6 +100,43 @@ def test_what_is_under_way_stays() -> None:
     assert names(expired([running, proving, *daily(2)], Retention(count=1), NOW)) == ["s1"]
 
 
+def test_what_is_being_proven_takes_no_proven_ones_place() -> None:
+    proving = {"verification": {"method": "Checksum"}}
+    new = stored("new", NOW, state="Succeeded", more=proving)
+    old = stored("old", NOW - DAY)
+    assert expired([old, new], Retention(count=1), NOW) == []
+    assert expired([old, new], Retention(max_age=DAY / 2), NOW) == []
+    assert names(expired([old, stored("new", NOW)], Retention(count=1), NOW)) == ["old"]
+
+
+def test_where_snapshots_are_verified_the_newest_proven_one_stays() -> None:
+    found = [stored(f"s{n}", NOW - DAY * n, state="Succeeded") for n in range(3)]
+    found += [stored("v3", NOW - DAY * 3), stored("v4", NOW - DAY * 4)]
+    assert names(expired(found, Retention(count=1), NOW, proven=True)) == ["v4", "s2", "s1"]
+    assert names(expired(found, Retention(count=1), NOW)) == ["v4", "v3", "s2", "s1"]
+
+
+def test_a_removal_that_has_begun_is_finished() -> None:
+    begun = stored("s", NOW - DAY, state="Removing", pinned=True)
+    held = frozenset({"s"})
+    assert names(expired([begun, *daily(1)], Retention(), NOW, held)) == ["s"]
+    other = stored("old", NOW - DAY * 9)
+    assert expired([begun, other], Retention(count=1), NOW) == [begun], "nor does it count"
+
+
+def test_damage_that_blocks_a_store_is_not_kept_for_reading() -> None:
+    found = [
+        stored("bad", NOW, state="VerifyFailed"),
+        stored("pinned", NOW, state="VerifyFailed", pinned=True),
+        stored("there", NOW, state="VerifyFailed", destination=VOLUME),
+        snapshot("f", status={"state": "Failed"}),
+        stored("begun", NOW - DAY * 9, state="Removing"),
+        *daily(1),
+    ]
+    assert names(expired(found, Retention(), NOW)) == ["begun"]
+    assert names(expired(found, Retention(), NOW, damage=True)) == ["begun", "bad"]
+
+
 @pytest.mark.parametrize("seed", range(200))
 def test_against_a_model(seed: int) -> None:
     dice = random.Random(seed)
@@ -128,6 +177,8 @@ def test_age_alone_is_looked_at_in_time() -> None:
         ({"maxAge": "720"}, "a duration above 0 such as 720h or 30d"),
         ({"maxAge": "0h"}, "a duration above 0"),
         ({"maxAge": "-1d"}, "a duration above 0"),
+        ({"maxAge": "999999d"}, "at most 36500d"),
+        ({"maxAge": "9999999h9999999h"}, "at most 36500d"),
         ({"count": 0}, "at least 1"),
         ({"minSuccessful": -1}, "at least 0"),
     ],
@@ -170,8 +221,10 @@ def test_one_job_a_place_and_none_for_what_left_nothing() -> None:
 )
 def test_of_a_failed_one_only_what_may_be_its_own_is_removed(reason: str, jobs: int) -> None:
     conditions = [{"type": "Failed", "status": "True", "reason": reason}]
-    failed = stored("f", NOW, state="Failed", more={"conditions": conditions})
-    assert len(removals([failed], group(partition({"destination": OBJECT_STORE})))) == jobs
+    seen = group(partition({"destination": OBJECT_STORE}))
+    for state in ("Failed", "Removing"):
+        failed = stored("f", NOW, state=state, more={"conditions": conditions})
+        assert len(removals([failed], seen)) == jobs
 
 
 def test_a_removal_is_started_watched_and_retried() -> None:
@@ -183,16 +236,30 @@ def test_a_removal_is_started_watched_and_retried() -> None:
     assert first.attempt.ordinal == 2, "where the newest was taken"
     assert next_step(removal, first.attempt, Job("Running"), seen).attempt == first.attempt
     done = Job("Succeeded", objects_removed=3)
-    assert next_step(removal, first.attempt, done, seen).done == done
+    ended = next_step(removal, first.attempt, done, seen)
+    assert ended.done == done
+    assert ended.attempt is not None
+    assert not ended.attempt.running, "it is not looked at again"
+    assert next_step(removal, ended.attempt, NoJob.NONE, seen).done == done
     failed = next_step(removal, first.attempt, Job("Failed", reason="StoreBusy"), seen)
     assert failed.problem is not None
     assert failed.problem[0] == "StoreBusy"
-    assert not next_step(removal, failed.attempt, NoJob.NONE, seen).start, "it waits"
+    waits = next_step(removal, failed.attempt, NoJob.NONE, seen)
+    assert not waits.start, "it waits"
+    assert waits.problem == failed.problem, "and says for what"
+    assert failed.attempt is not None
+    assert not failed.attempt.running
+    assert pause_s([failed.attempt], NOW) == 10
+    assert pause_s([failed.attempt], NOW + DAY) == WAIT_S, "it could not be started: no hurry"
+    assert pause_s([failed.attempt, first.attempt], NOW) == POLL_S
+    assert pause_s([], NOW) is None
     later = group(seen.partition, NOW + dt.timedelta(seconds=11))
     again = next_step(removal, failed.attempt, NoJob.NONE, later)
     assert again.start
     assert again.attempt is not None
     assert again.attempt.job_id != first.attempt.job_id, "a failed job stays failed"
+    assert again.problem == failed.problem, "until it is done"
+    assert next_step(removal, again.attempt, Job("Running"), later).problem == failed.problem
     gone = next_step(removal, Attempt("x", 1), NoJob.UNKNOWN, later)
     assert gone.start, "the replica was restarted"
 
@@ -205,3 +272,37 @@ def test_a_volume_is_pruned_by_its_own_replica_alone() -> None:
     assert not step.start
     assert step.problem is not None
     assert step.problem[0] == "WaitingForReplica"
+
+
+def test_what_is_marked_is_good_for_nothing_any_more() -> None:
+    found = stored("a", NOW)
+    status = marked(found, NOW)
+    assert status["state"] == "Removing"
+    assert status["snapshotID"] == "a", "what the removal needs is kept"
+    gone = parse_snapshot(found.body | {"status": status})
+    assert gone.ended
+    assert gone.state not in GOOD | STORED
+
+
+def test_damage_is_remembered_over_a_restart_and_said() -> None:
+    seen = group(partition({"destination": VOLUME}))
+    (removal,) = removals([stored("a", NOW)], seen)
+    attempt = Attempt("x", 1)
+    bad = Job("Failed", reason="SnapshotDamaged", message="manifest b")
+    step = next_step(removal, attempt, bad, seen)
+    assert step.attempt is not None
+    assert step.problem is not None
+    assert "manifest b" in step.problem[1]
+    assert "not pinned are removed, too" in step.problem[1]
+    assert blocked_by_damage(None, [step.attempt])
+    assert not blocked_by_damage(None, [attempt])
+    assert blocked_by_damage({"status": "False", "reason": "SnapshotDamaged"}, [])
+
+
+def test_pruned_stays_false_until_it_is_done() -> None:
+    old = {"status": "False", "reason": "StoreBusy", "message": "m"}
+    busy = pruned(None, under_way=True, old=old)
+    assert (busy.status, busy.reason, busy.message) == (False, "StoreBusy", "m")
+    assert pruned(None, under_way=False, old=old).status is True
+    assert pruned(None, under_way=True, old=None).status is True, "nothing has failed"
+    assert pruned(("A", "b"), under_way=True, old=old).reason == "A"

@@ -24,7 +24,7 @@ from partition_operator.reconcile.schedule import (
     UnknownTimeZone,
     decide,
 )
-from partition_operator.reconcile.snapshot_policy import FRESH_GRACE, PolicyView, plan
+from partition_operator.reconcile.snapshot_policy import FRESH_GRACE, PolicyView, plan, refused
 
 from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot, stored
 
@@ -383,6 +383,74 @@ def test_immediate_is_made_once_however_often_the_operator_ends() -> None:
     assert len(world.made) == 2
 
 
+def test_immediate_has_the_whole_of_a_short_deadline() -> None:
+    world = World({"schedule": "0 3 * * *", "immediate": True, "startingDeadlineSeconds": 10}, 1)
+    world.now = START + dt.timedelta(seconds=42)
+    world.turn(crash=0)
+    assert (len(world.made), world.missed) == (1, 0)
+    late = World({"schedule": "0 3 * * *", "immediate": True, "startingDeadlineSeconds": 10}, 1)
+    late.now, late.sourceless_until = world.now, END
+    late.turn(crash=0)
+    late.now += dt.timedelta(seconds=10)
+    late.turn(crash=0)
+    assert late.missed == 0
+    late.now += dt.timedelta(seconds=1)
+    late.turn(crash=0)
+    assert (late.made, late.missed) == ([], 1)
+
+
+def test_immediate_waits_while_it_is_suspended_and_for_another_schedule() -> None:
+    world = World({"schedule": "0 3 * * *", "immediate": True, "suspend": True}, 1)
+    world.turn(crash=0)
+    world.now += HOUR
+    world.turn(crash=0)
+    assert world.made == []
+    spec = world.body["spec"]["snapshots"]
+    world.body["spec"]["snapshots"] = spec | {"suspend": False}
+    world.sourceless_until = world.now + HOUR / 2
+    world.turn(crash=0)
+    assert world.made == [], "nothing can take it"
+    spec = spec | {"suspend": False, "schedule": "0 4 * * *"}
+    world.body["spec"]["snapshots"] = spec
+    world.turn(crash=0)
+    world.now += HOUR / 2
+    world.turn(crash=0)
+    assert len(world.made) == 1
+    world.body["spec"]["snapshots"] = spec | {"schedule": "0 5 * * *"}
+    world.now += MINUTE
+    world.turn(crash=0)
+    assert len(world.made) == 1, "once"
+
+
+@pytest.mark.parametrize("field", ["scheduledUntil", "since"])
+def test_what_a_wrong_clock_wrote_does_not_switch_the_schedule_off(field: str) -> None:
+    world = World({"schedule": "0 * * * *"}, 1)
+    world.turn(crash=0)
+    status = dict(world.body["status"]["snapshots"])
+    world.body["status"]["snapshots"] = status | {field: "2036-01-01T00:00:00Z"}
+    world.turn(crash=0)
+    assert world.body["status"]["snapshots"] == status, "seen anew"
+    world.now += HOUR
+    world.turn(crash=0)
+    assert len(world.made) == 1
+
+
+def test_a_run_that_is_refused_is_said_and_all_else_goes_on() -> None:
+    world = World({"schedule": "0 * * * *"}, 1)
+    world.turn(crash=0)
+    world.now += HOUR
+    step = plan(world.view())
+    assert step.create is not None
+    after = refused(step, "exceeded quota: psnap", world.now, 30)
+    assert after.create is None
+    valid = next(c for c in after.conditions if c.type == "SnapshotScheduleValid")
+    assert (valid.status, valid.reason) == (False, "RunRefused")
+    assert "exceeded quota" in valid.message
+    assert after.look_at == world.now + dt.timedelta(seconds=30)
+    world._write(after.snapshots, after.events)
+    assert plan(world.view()).create == step.create, "the run stays due"
+
+
 def test_what_was_due_while_it_was_suspended_or_another_schedule_is_not_made_up_for() -> None:
     world = World({"schedule": "0 * * * *"}, 1)
     world.turn(crash=0)
@@ -455,6 +523,8 @@ def test_fresh_is_what_the_schedule_promises() -> None:
     running = snapshot("b", created=at(2), status={"state": "Running"}, scheduled_at=at(2))
     assert fresh(at(2, 50), good, running) is True, "it is on its way"
     assert fresh(at(3, 10), good, running) is False, "for one period"
+    future = stored("f", at(9), scheduled_at=at(2))
+    assert fresh(at(2, 30), future) is False, "a clock was wrong"
     damaged = stored("b", at(2, 0, 1), state="VerifyFailed", scheduled_at=at(2))
     assert fresh(at(2, 30), good, damaged) is False
 

@@ -10,7 +10,9 @@ from partition_operator.api.destination import Refusal, VolumeDestination
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
 from partition_operator.reconcile import snapshots, verification
+from partition_operator.reconcile.removal import marked
 from partition_operator.reconcile.snapshot_actions import (
+    CancelJob,
     CreatePod,
     DeletePod,
     Label,
@@ -236,11 +238,50 @@ def test_after_a_damaged_one_the_next_is_written_anew() -> None:
 def test_progress_is_written_in_steps() -> None:
     found = started()
     step = plan(view(found, job=Job("Running", "Writing", 13)), "image:1")
-    assert (step.status["percent"], step.status["phase"]) == (10, "Writing")
+    assert (step.status["percent"], step.status["phase"]) == (13, "Writing")
     assert step.action is None
     next_found = after(step, found)
     same = plan(view(next_found, NOW + SECOND * 30, job=Job("Running", "Writing", 14)), "image:1")
     assert same.status == step.status, "no write for a percent"
+    later = plan(view(next_found, NOW + SECOND * 60, job=Job("Running", "Writing", 14)), "image:1")
+    assert later.status["percent"] == 14, "nor is a move overlooked"
+
+
+def test_a_slow_job_that_moves_or_waits_its_turn_is_not_stalled() -> None:
+    found, now = run(started()), NOW
+    for percent in range(51, 55):
+        now += snapshots.JOB_STALLED - SECOND
+        found = after(plan(view(found, now, job=Job("Running", "Writing", percent)), "i"), found)
+        assert (found.state, found.status["percent"]) == ("Running", percent)
+    found = after(plan(view(found, now, job=Job("Queued")), "i"), found)
+    now += snapshots.JOB_STALLED * 3
+    waiting = plan(view(found, now, job=Job("Queued")), "i")
+    assert waiting.status["state"] == "Running", "other jobs of its replica come first"
+    found = after(plan(view(found, now, job=Job("Running", "Writing", 0)), "i"), found)
+    now += snapshots.JOB_STALLED - SECOND
+    assert plan(view(found, now, job=Job("Running", "Writing", 0)), "i").action is None
+    over = plan(view(found, now + SECOND, job=Job("Running", "Writing", 0)), "i")
+    assert over.action == CancelJob(1, "uid-snap/1"), "two at once would write the same"
+
+
+def test_a_partition_made_anew_is_not_snapshotted_in_its_place() -> None:
+    other = group(partition({"destination": OBJECT_STORE}, status={"clusterID": "another"}))
+    queued = started(leaderless=True)
+    assert (queued.state, queued.cluster_id) == ("Queued", CLUSTER), "from the first look"
+    for found in (queued, run(started())):
+        step = plan(view(found, group=other, job=Job("Running", "Writing", 50)), "image:1")
+        assert step.action is None
+        assert condition(step, "Failed")["reason"] == "PartitionReplaced"
+
+
+def test_the_source_has_what_was_acknowledged_before_it_was_asked_for() -> None:
+    seen = group(partition({"destination": OBJECT_STORE}))
+    behind = replace(seen, replicas=tuple(replace(r, applied=9) for r in seen.replicas))
+    step = plan(view(snapshot(labelled=False), group=behind), "image:1")
+    assert step.status["leastLSN"] == "10"
+    found = after(step, snapshot())
+    assert plan(view(found, group=behind), "i").status["sourcePod"] == "part-0", "the leader"
+    assert plan(view(found, group=seen), "i").status["sourcePod"] == "part-1"
 
 
 def test_a_start_that_was_lost_is_made_again_with_the_same_id() -> None:
@@ -264,7 +305,7 @@ def run(found: Snapshot, now: dt.datetime = NOW) -> Snapshot:
         (NoJob.UNKNOWN, 0, "SourceRestarted"),
         (Job("Failed", reason="StoreUnavailable", message="m", retriable=True), 0, "StoreUnavail"),
         (NoJob.SILENT, 60, "SourceUnreachable"),
-        (Job("Running", "Writing", 50), 1800, "Stalled"),
+        (Job("Running", "Writing", 50), 6 * 3600, "Stalled"),
     ],
 )
 def test_a_source_that_dies_means_another_try_elsewhere(job: Any, wait: int, reason: str) -> None:
@@ -405,6 +446,27 @@ def test_a_restarted_verifier_is_asked_once_more_with_the_same_id() -> None:
     assert condition(lost, "Verified")["reason"] == "Retrying"
 
 
+@pytest.mark.parametrize("gone", [True, False])
+def test_checksums_end_without_a_result_when_the_group_is_gone(gone: bool) -> None:
+    found = succeeded()
+    other = group(partition({"destination": OBJECT_STORE}, status={"clusterID": "another"}))
+    for before in (found, after(plan(view(found), "i"), found)):
+        step = plan(replace(view(before), group=None if gone else other), "image:1")
+        proof = condition(step, "Verified")
+        assert (proof["status"], proof["reason"]) == ("Unknown", "PartitionNotFound")
+        assert not after(step, before).verifying
+
+
+def test_a_pod_of_somebody_else_is_reported_and_left_alone() -> None:
+    found = succeeded("Restore")
+    step = plan(view(found, taken=True), "image:1")
+    assert (step.action, condition(step, "Verified")["reason"]) == (None, "Conflict")
+    assert step.pause_s is not None
+    assert step.pause_s >= 10
+    free = plan(view(after(step, found)), "image:1")
+    assert isinstance(free.action, CreatePod), "it goes on by itself"
+
+
 def pod_of(step: SnapshotPlan, **status: Any) -> dict[str, Any]:
     assert isinstance(step.action, CreatePod)
     body = step.action.body
@@ -515,6 +577,9 @@ def test_a_verifying_pod_is_restricted_and_bounded() -> None:
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert container["securityContext"]["readOnlyRootFilesystem"]
     assert container["resources"]["limits"]["memory"] == "1Gi"
+    room = str(750 + 256 * 2**20)
+    assert container["resources"]["requests"]["ephemeral-storage"] == room
+    assert container["resources"]["limits"]["ephemeral-storage"] == room
     scratch = next(v for v in spec["volumes"] if v["name"] == "scratch")
     assert scratch["emptyDir"] == {"sizeLimit": "1Gi"}
     assert "--s3-ca-file=/etc/partition/store/ca.crt" in container["args"]
@@ -542,10 +607,19 @@ def test_a_volume_snapshot_is_read_beside_the_pod_that_holds_it() -> None:
     assert mount["readOnly"]
 
 
+def test_a_verifying_pod_runs_on_the_nodes_of_the_partition() -> None:
+    nodes = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"a": 1}]}}
+    spec = {"affinity": {"nodeAffinity": nodes, "podAntiAffinity": {"x": 1}}}
+    seen = group(partition({"destination": OBJECT_STORE}, spec=spec))
+    pod = pod_of(plan(view(succeeded("Restore"), group=seen), "image:1"))
+    assert pod["spec"]["affinity"] == {"nodeAffinity": nodes}
+
+
 def test_a_volume_that_is_gone_takes_its_snapshots_along() -> None:
     spec = {"destination": VOLUME}
     found = succeeded("None", spec=spec)
     assert not volume_lost(found, {"data-part-1": "u1"})
+    assert volume_lost(parse_snapshot(found.body | {"status": marked(found, NOW)}), {})
     assert volume_lost(found, {"data-part-1": "made anew"})
     step = plan(view(found, spec=spec, volumes={}), "image:1")
     gone = condition(step, "Available")

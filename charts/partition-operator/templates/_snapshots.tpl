@@ -107,7 +107,7 @@ properties:
     description: Nothing is scheduled; what was due meanwhile is not made up for.
     type: boolean
   immediate:
-    description: One snapshot at once, when the schedule is made.
+    description: One snapshot at once, when the schedule is made; where that is suspended, afterwards.
     type: boolean
   retention:
     description: >-
@@ -125,6 +125,9 @@ properties:
         type: string
         maxLength: 32
         pattern: '^([0-9]{1,7}[smhd]){1,4}$'
+        x-kubernetes-validations:
+          - rule: "self.findAll('[0-9]+[smhd]').map(x, int(x.substring(0, x.size() - 1)) * (x.endsWith('d') ? 86400 : x.endsWith('h') ? 3600 : x.endsWith('m') ? 60 : 1)).sum() <= 3153600000"
+            message: "spec.snapshots.retention.maxAge: at most 36500d; leave it out for ever"
       minSuccessful:
         description: So many good ones stay, however old.
         type: integer

@@ -18,6 +18,8 @@ from partition_operator.errors import InvalidSpec
 
 DEADLINE_MIN_S = 10
 """Below it a run could be missed by an ordinary pause of the operator."""
+AGE_MAX_D = 36500
+"""Of retention.maxAge: what is longer leaves the calendar. The CRD says the same."""
 
 
 class Verify(StrEnum):
@@ -29,7 +31,8 @@ class Verify(StrEnum):
 
 
 class State(StrEnum):
-    """status.state: one word. The first two are under way, the others are ends."""
+    """status.state: one word. The first two are under way, the others are ends; Removing comes
+    after an end, before anything of it is taken out of its store."""
 
     QUEUED = "Queued"
     RUNNING = "Running"
@@ -37,6 +40,7 @@ class State(StrEnum):
     VERIFIED = "Verified"
     VERIFY_FAILED = "VerifyFailed"
     FAILED = "Failed"
+    REMOVING = "Removing"
 
 
 STORED = frozenset({State.SUCCEEDED, State.VERIFIED, State.VERIFY_FAILED})
@@ -95,7 +99,7 @@ class Snapshot:
 
     @property
     def ended(self) -> bool:
-        return self.state in STORED or self.state == State.FAILED
+        return self.state in STORED or self.state in (State.FAILED, State.REMOVING)
 
     @property
     def partition(self) -> str:
@@ -229,4 +233,6 @@ def _retention(body: dict[str, Any]) -> Retention:
     age = None if text is None else parse_duration(text)
     if text is not None and not age:
         raise InvalidSpec(f"{where}.maxAge {text!r}: a duration above 0 such as 720h or 30d")
+    if age is not None and age > dt.timedelta(days=AGE_MAX_D):
+        raise InvalidSpec(f"{where}.maxAge {text!r}: at most {AGE_MAX_D}d; leave it out for ever")
     return Retention(count, age, least)

@@ -128,12 +128,19 @@ class Kube:
         }
         return await self.apply(wanted, subresource="status", manager=manager)
 
-    async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Gone already is fine."""
+    async def delete(self, kind: str, namespace: str, name: str, uid: str = "") -> None:
+        """Gone already is fine. uid: another object of the name, made since, is left alone."""
+        body = None
+        if uid:
+            body = {
+                "apiVersion": "v1",
+                "kind": "DeleteOptions",
+                "preconditions": {"uid": uid},
+            }
         try:
-            await self._request("DELETE", _path(kind, namespace, name))
+            await self._request("DELETE", _path(kind, namespace, name), body)
         except ApiError as error:
-            if error.status != 404:
+            if error.status != 404 and not (uid and error.status == 409):
                 raise
 
     async def _request(

@@ -92,6 +92,7 @@ class Observer:
             return None
         namespace, snapshot, store = partition.namespace, None, source.store
         running: frozenset[str] = frozenset()
+        volumes: dict[str, str] | None = None
         if source.snapshot_ref:
             body = await self._kube.get(names.SNAPSHOT_KIND, namespace, source.snapshot_ref)
             snapshot = None if body is None else parse_snapshot(body)
@@ -102,6 +103,10 @@ class Observer:
                 "Pod", namespace, names.selector(snapshot.partition)
             )
             running = frozenset(item["metadata"]["name"] for item in items)
+            items = await self._kube.list_labelled(
+                "PersistentVolumeClaim", namespace, names.selector(snapshot.partition)
+            )
+            volumes = {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
         found = None
         if store is not None:
             secret = await self._kube.get("Secret", namespace, store.secret)
@@ -109,12 +114,17 @@ class Observer:
         pod = await self._kube.get("Pod", namespace, names.restore_pod(partition.name))
         labels = ((pod or {}).get("metadata") or {}).get("labels") or {}
         ours = labels.get(names.LABEL_PARTITION) == partition.name
+        claim = names.claim(partition.name, 0)
+        claimed = await self._kube.get("PersistentVolumeClaim", namespace, claim) is not None
         return RestoreSeen(
             snapshot=snapshot,
             refusal=found if isinstance(found, Refusal) else None,
             authority=isinstance(found, Credentials) and bool(found.authority),
             running=running,
+            volumes=volumes,
             pod=pod if ours else None,
+            taken=pod is not None and not ours,
+            claimed=claimed,
         )
 
     async def _pods(self, partition: Partition) -> tuple[Pod, ...]:

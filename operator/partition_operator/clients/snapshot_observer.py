@@ -21,6 +21,7 @@ from partition_operator.clients.observer import Observer
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed import Observed
+from partition_operator.reconcile.retention import begun
 from partition_operator.reconcile.snapshot_policy import PolicyView
 from partition_operator.reconcile.snapshot_view import JobSeen, NoJob, SnapshotView
 from partition_operator.reconcile.snapshots import resolve
@@ -43,25 +44,32 @@ class SnapshotObserver:
         volumes = await self.volumes(namespace, snapshot.partition)
         now = dt.datetime.now(dt.UTC)
         if snapshot.ended and not snapshot.verifying:
-            pod = await self._verify_pod(snapshot)
+            pod, _ = await self._verify_pod(snapshot)
             return SnapshotView(snapshot, now, None, volumes=volumes, pod=pod), None
         group = await self._observer.group(namespace, snapshot.partition)
         found = await self.secret(namespace, self._destination(snapshot, group))
         secret = found if isinstance(found, Credentials) else None
+        pod, taken = await self._verify_pod(snapshot)
         view = SnapshotView(
             snapshot=snapshot,
             now=now,
             group=group,
             others=tuple(
                 other
-                for other in await self.snapshots(namespace, snapshot.partition)
+                for other in await self.snapshots(
+                    # An older one that nobody has labelled yet comes first all the same.
+                    namespace,
+                    snapshot.partition,
+                    labelled=snapshot.state not in ("", State.QUEUED),
+                )
                 if other.uid != snapshot.uid
             ),
             volumes=volumes,
             refusal=found if isinstance(found, Refusal) else None,
             authority=bool(secret and secret.authority),
             job=await self._job(snapshot, group),
-            pod=await self._verify_pod(snapshot),
+            pod=pod,
+            taken=taken,
         )
         return view, secret
 
@@ -73,15 +81,17 @@ class SnapshotObserver:
         partition = parse(body)
         snapshots = await self.snapshots(namespace, name)
         group: Observed | None = Observed(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
-        if (body.get("spec") or {}).get("snapshots"):
-            # Of one without them, replicas need not be asked.
+        if (body.get("spec") or {}).get("snapshots") or begun(snapshots):
+            # Of one without them, and with none to remove, replicas need not be asked.
             group = await self._observer.group(namespace, name)
         return None if group is None else PolicyView(group, snapshots)
 
-    async def snapshots(self, namespace: str, partition: str) -> tuple[Snapshot, ...]:
-        items = await self._kube.list_labelled(
-            names.SNAPSHOT_KIND, namespace, {names.LABEL_PARTITION: partition}
-        )
+    async def snapshots(
+        self, namespace: str, partition: str, *, labelled: bool = True
+    ) -> tuple[Snapshot, ...]:
+        """Of a Partition. labelled: those that have been seen before, which is cheaper."""
+        labels = {names.LABEL_PARTITION: partition} if labelled else {}
+        items = await self._kube.list_labelled(names.SNAPSHOT_KIND, namespace, labels)
         found = [parse_snapshot(item) for item in items]
         # A label can be written by anybody; spec can't be changed.
         return tuple(snapshot for snapshot in found if snapshot.partition == partition)
@@ -126,13 +136,15 @@ class SnapshotObserver:
             return NoJob.NONE
         return await self.job(group, int(str(pod).rpartition("-")[2]), str(job_id))
 
-    async def _verify_pod(self, snapshot: Snapshot) -> dict[str, Any] | None:
+    async def _verify_pod(self, snapshot: Snapshot) -> tuple[dict[str, Any] | None, bool]:
+        """(the pod that verifies, whether somebody else's has its name)."""
         if "verification" not in snapshot.status or "jobID" in snapshot.status["verification"]:
-            return None
+            return None, False
         name = names.verify_pod(snapshot.name)
         found = await self._kube.get("Pod", snapshot.namespace, name)
         labels = ((found or {}).get("metadata") or {}).get("labels") or {}
-        return found if labels.get(names.LABEL_SNAPSHOT) == snapshot.name else None
+        ours = labels.get(names.LABEL_SNAPSHOT) == snapshot.name
+        return (found, False) if ours else (None, found is not None)
 
     def _destination(self, snapshot: Snapshot, group: Observed | None) -> Destination | None:
         recorded = snapshot.stored_in()

@@ -107,6 +107,13 @@ class CreatePod:
 
 
 @dataclass(frozen=True, slots=True)
+class CreateClaim:
+    """A PVC with nothing on it; one of its name that exists is left alone."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class RecordRestored:
     """Writes into status what volume 0 was made of: from now on nothing restores it again."""
 
@@ -116,6 +123,7 @@ class RecordRestored:
 Action = (
     Apply
     | CreatePod
+    | CreateClaim
     | RecordRestored
     | Delete
     | IssueCertificate

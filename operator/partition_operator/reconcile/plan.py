@@ -31,13 +31,14 @@ from partition_operator.reconcile.restore import Restoring
 class Plan:
     """action: the one step to take now, None where there is nothing to do. status: what to write.
     settled: nothing is under way, so looking less often is enough. hurried: what is under way may
-    take less than a second."""
+    take less than a second. waiting: it goes on when somebody does something."""
 
     action: Action | None
     status: dict[str, Any]
     events: list[Event] = field(default_factory=list)
     settled: bool = False
     hurried: bool = False
+    waiting: bool = False
 
 
 def plan(
@@ -104,7 +105,9 @@ def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) ->
             "delete the other PersistentVolumeClaims",
         )
     if not finding.clean and not spec.adopt:
-        return _refused(observed, "VolumesFound", volumes.refusal(finding, partition.name))
+        restores = partition.spec().restore is not None
+        why = volumes.refusal(finding, partition.name, restores=restores)
+        return _refused(observed, "VolumesFound", why)
     if finding.suspicious:
         # Nobody wrote on the claims whose they are: the volumes say it when their pods run.
         count = max(spec.replicas, max(finding.suspicious) + 1)
@@ -178,11 +181,13 @@ def _plan(
     found = restore.explain(found, restoring)
     status = conditions.status(observed, seen.spec, found, cluster_id, bootstrapped)
     status = restore.add_to(replication.add_to(status, observed, seen), restoring)
-    settled = action is None and status["state"] == "Ready"
+    final = restoring is not None and restoring.final
+    settled = action is None and (final or status["state"] == "Ready")
+    waiting = restoring is not None and restoring.waiting
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
     old = observed.partition.status
     events = [*conditions.events(old, status), *restore.events(old, status)]
-    return Plan(action, status, events, settled, hurried)
+    return Plan(action, status, events, settled, hurried, waiting)
 
 
 def _refused(observed: Observed, reason: str, message: str) -> Plan:

@@ -16,16 +16,26 @@ from partition_operator.api.bootstrap import RestoreFrom
 from partition_operator.api.partition import UNREPLICATED
 from partition_operator.api.snapshot import STORED, State
 from partition_operator.api.times import parse_stamp, stamp
-from partition_operator.reconcile.actions import Action, Apply, CreatePod, Delete, RecordRestored
+from partition_operator.reconcile.actions import (
+    Action,
+    Apply,
+    CreateClaim,
+    CreatePod,
+    Delete,
+    RecordRestored,
+)
 from partition_operator.reconcile.conditions import Condition, Event
 from partition_operator.reconcile.observed import Observed
 from partition_operator.reconcile.restore_view import RestoreSeen
+from partition_operator.reconcile.snapshots import volume_lost
 from partition_operator.resources import services, snapshot_pods
 from partition_operator.resources.snapshot_pods import Outcome, Source
 
 BACKOFF_S = (5, 15, 60, 300)
 """Between attempts that may succeed by themselves; there is no end to those."""
 NEVER = dt.timedelta.max
+PENDING = dt.timedelta(minutes=15)
+"""A pod that has not started within this is made anew: where it must run may have changed."""
 RESTORING, RETRYING = "Restoring", "Retrying"
 KEPT = ("snapshotID", "lsn", "term", "digest", "keys", "files", "sizeBytes")
 """Of the pod's report: what is recorded in status."""
@@ -33,13 +43,14 @@ KEPT = ("snapshotID", "lsn", "term", "digest", "keys", "files", "sizeBytes")
 
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """done: the normal order of things goes on. final: it failed and stays so. fields: of
-    status."""
+    """done: the normal order of things goes on. final: it failed and stays so. waiting: for
+    somebody to do something. fields: of status."""
 
     condition: Condition
     action: Action | None = None
     done: bool = False
     final: bool = False
+    waiting: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
 
 
@@ -104,15 +115,18 @@ def _next(
     partition, spec = observed.partition, observed.partition.spec()
     claim = next((c for c in observed.claims if c.ordinal == 0), None)
     claim_name = names.claim(partition.name, 0)
-    if claim is not None and claim.cluster_id != cluster_id:
+    if claim.cluster_id != cluster_id if claim is not None else seen.claimed:
         return _waiting(
             "VolumesFound",
             f"PersistentVolumeClaim {claim_name} exists and is not this group's: nothing is "
             "restored over it; delete it, or give the Partition another name",
         )
-    if seen.pod is not None:
-        return _pod(observed, seen.pod)
+    if seen.taken:
+        name = names.restore_pod(partition.name)
+        return _waiting("Conflict", f"pod {name} is somebody else's: delete it, or rename this")
     found = _resolve(source, seen)
+    if seen.pod is not None:
+        return _pod(observed, seen.pod, found)
     if isinstance(found, Restoring):
         return found
     account = ("ServiceAccount", names.client_service(partition.name))
@@ -120,7 +134,7 @@ def _next(
         return _restoring("preparing", Apply(services.build_account(partition)))
     if claim is None:
         body = snapshot_pods.build_claim(partition, spec, cluster_id)
-        return _restoring("preparing", Apply(body))
+        return _restoring("preparing", CreateClaim(body))
     attempt = int((partition.status.get("restore") or {}).get("attempts", 0)) + 1
     body = snapshot_pods.build_restore(
         partition,
@@ -155,9 +169,15 @@ def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
             f"PartitionSnapshot {name} has failed: delete this Partition and make it with one that "
             "succeeded",
         )
+    if snapshot.state == State.REMOVING:
+        return _waiting(
+            "SnapshotRemoved",
+            f"PartitionSnapshot {name} is being removed by retention: delete this Partition and "
+            "make it with another one",
+        )
     if snapshot.state not in STORED:
         return _waiting("SnapshotNotReady", f"PartitionSnapshot {name} has not succeeded yet")
-    if snapshot.lost:
+    if snapshot.lost or volume_lost(snapshot, seen.volumes):
         return _waiting(
             "SnapshotVolumeLost",
             f"the volume on which PartitionSnapshot {name} lay is gone: delete this Partition and "
@@ -168,7 +188,8 @@ def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
     return snapshot_pods.source_of(snapshot, seen.running, authority=seen.authority)
 
 
-def _pod(observed: Observed, pod: dict[str, Any]) -> Restoring:
+def _pod(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> Restoring:
+    """found: what a pod that is made now would read from."""
     name = pod["metadata"]["name"]
     owners = pod["metadata"].get("ownerReferences") or []
     if any(owner["uid"] != observed.partition.uid for owner in owners):
@@ -176,6 +197,8 @@ def _pod(observed: Observed, pod: dict[str, Any]) -> Restoring:
     if "deletionTimestamp" in pod["metadata"]:
         return _restoring(f"waiting for pod {name} to end", retrying=True)
     outcome = snapshot_pods.outcome(pod, observed.now, NEVER)
+    if outcome is None and (why := _outdated(observed, pod, found)):
+        return _restoring(f"pod {name} is made anew: {why}", Delete("Pod", name), retrying=True)
     if outcome is None:
         running = (pod.get("status") or {}).get("phase") == "Running"
         return _restoring(
@@ -199,6 +222,21 @@ def _pod(observed: Observed, pod: dict[str, Any]) -> Restoring:
             Condition("Restored", False, RETRYING, f"{message} at {stamp(again)}"),
         )
     return Restoring(Condition("Restored", False, RETRYING, message), Delete("Pod", name))
+
+
+def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> str:
+    """Why a pod that has not started never will, or should not; "" where it may."""
+    if (pod.get("status") or {}).get("phase", "Pending") != "Pending":
+        return ""
+    if isinstance(found, Restoring):
+        return f"{found.condition.reason}: {found.condition.message}"
+    scheduled = bool(pod["spec"].get("nodeName"))
+    if not scheduled and snapshot_pods.beside_of(pod) != found.beside:
+        return f"it must run beside {found.beside or 'no other pod'} now"
+    created = parse_stamp(pod["metadata"].get("creationTimestamp"))
+    if created is not None and observed.now - created >= PENDING:
+        return snapshot_pods.waiting_for(pod)
+    return ""
 
 
 def _failed(observed: Observed, outcome: Outcome) -> Restoring:
@@ -237,7 +275,7 @@ def _restoring(message: str, action: Action | None = None, *, retrying: bool = F
 
 
 def _waiting(reason: str, message: str) -> Restoring:
-    return Restoring(Condition("Restored", False, reason, message))
+    return Restoring(Condition("Restored", False, reason, message), waiting=True)
 
 
 def _word(restoring: Restoring) -> str:

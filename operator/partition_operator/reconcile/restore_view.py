@@ -11,10 +11,15 @@ from partition_operator.api.snapshot import Snapshot
 class RestoreSeen:
     """snapshot: what snapshotRef names; None where it is not there. refusal: what is wrong with the
     store's Secret. authority: whether it holds a CA. running: names of the pods whose volume may
-    hold the snapshot. pod: the one that restores."""
+    hold the snapshot; volumes: UIDs of the claims that may, by name, None where not looked at. pod:
+    the one that restores; taken: what has its name is somebody else's. claimed: a claim of volume
+    0's name exists, whoever made it."""
 
     snapshot: Snapshot | None = None
     refusal: Refusal | None = None
     authority: bool = False
     running: frozenset[str] = frozenset()
+    volumes: dict[str, str] | None = None
     pod: dict[str, Any] | None = None
+    taken: bool = False
+    claimed: bool = False

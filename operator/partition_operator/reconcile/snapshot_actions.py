@@ -32,6 +32,14 @@ class StartVerify:
 
 
 @dataclass(frozen=True, slots=True)
+class CancelJob:
+    """Ends a job that is given up. One that is gone, or whose replica is, has ended."""
+
+    ordinal: int
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class CreatePod:
     body: dict[str, Any]
 
@@ -41,4 +49,4 @@ class DeletePod:
     name: str
 
 
-SnapshotAction = Label | StartTake | StartVerify | CreatePod | DeletePod
+SnapshotAction = Label | StartTake | StartVerify | CancelJob | CreatePod | DeletePod

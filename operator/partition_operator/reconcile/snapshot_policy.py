@@ -24,6 +24,9 @@ from partition_operator.reconcile.schedule import MOMENT, Circumstances, Schedul
 
 FRESH_GRACE = dt.timedelta(minutes=10)
 """So long a run may take, after its starting deadline, before the newest success counts as old."""
+AHEAD_MAX = dt.timedelta(minutes=5)
+"""So far two nodes' clocks may differ. What is recorded to be later was written by a clock that was
+wrong: believed, it would switch the schedule off until then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ def plan(view: PolicyView) -> PolicyPlan:
         schedule = schedules.parse(spec.schedule, spec.time_zone)
     except InvalidSpec as error:
         reason = type(error).__name__
-        seen = {"schedule": old["schedule"]} if "schedule" in old else {}
+        seen = {key: old[key] for key in ("schedule", "immediateAt") if key in old}
         return PolicyPlan(
             known | seen,
             [
@@ -88,10 +91,14 @@ def _scheduled(
     identity = f"{spec.schedule} {spec.time_zone}"
     valid = Condition("SnapshotScheduleValid", True, "Valid", "the schedule is followed")
     found = known | {"schedule": identity}
+    start = now.replace(microsecond=0)
+    immediate = _immediate(view, spec, start)
     if spec.suspend:
         suspended = "spec.snapshots.suspend is true: nothing is scheduled"
+        # It waits, too: old["immediateAt"] says that it was asked for.
+        kept = {"immediateAt": old.get("immediateAt", immediate) if immediate else ""}
         return PolicyPlan(
-            found | {"suspended": True},
+            _without_empty(found | {"suspended": True} | kept),
             [
                 replace(valid, reason="Suspended", message=suspended),
                 Condition("SnapshotFresh", None, "Suspended", suspended),
@@ -100,13 +107,11 @@ def _scheduled(
         )
     cursor, since = parse_stamp(old.get("scheduledUntil")), parse_stamp(old.get("since"))
     changed = old.get("schedule") != identity or old.get("suspended")
-    if changed or cursor is None or since is None:
+    if changed or cursor is None or since is None or max(cursor, since) > now + AHEAD_MAX:
         # Nothing was due before the schedule was seen. Recorded before anything is made.
-        start = now.replace(microsecond=0)
         found |= {"since": stamp(start), "scheduledUntil": stamp(start)}
         found["nextScheduleTime"] = _stamp(schedule.next_after(now))
-        if spec.immediate and "schedule" not in old:
-            found["immediateAt"] = stamp(start.replace(second=0))
+        found["immediateAt"] = immediate
         fresh = Condition("SnapshotFresh", True, "NothingDue", "no run has been due yet")
         return PolicyPlan(_without_empty(found), [valid, fresh], look_at=now, spec=spec)
     found |= {"since": stamp(since), "nextScheduleTime": _stamp(schedule.next_after(now))}
@@ -132,6 +137,35 @@ def _scheduled(
     )
 
 
+REFUSALS = frozenset({400, 403, 422})
+"""HTTP statuses of an API server that does not take an object: a quota, a webhook, a rule. The same
+again is refused again, until somebody changes something."""
+
+
+def refused(step: PolicyPlan, message: str, now: dt.datetime, pause_s: float) -> PolicyPlan:
+    """The plan of a run that could not be made: it says so, and goes on with all else."""
+    text = f"the run's PartitionSnapshot was refused, and is tried until it is missed: {message}"
+    said = Condition("SnapshotScheduleValid", False, "RunRefused", text)
+    found = [said if c.type == said.type else c for c in step.conditions]
+    look_at = now + dt.timedelta(seconds=pause_s)
+    return replace(step, create=None, conditions=found, look_at=look_at)
+
+
+def _immediate(view: PolicyView, spec: SnapshotsSpec, start: dt.datetime) -> str:
+    """When the immediate run is due where a schedule is seen anew: at the first sight, and where it
+    has waited since; "" for none. To the second: its deadline counts from it."""
+    old = view.partition.snapshot_status
+    if not spec.immediate:
+        return ""
+    if "schedule" not in old:
+        return stamp(start)
+    waits = parse_stamp(old.get("immediateAt"))
+    made = {s.name for s in view.snapshots}
+    if waits is None or names.scheduled_snapshot(view.partition.name, waits) in made:
+        return ""
+    return stamp(start)
+
+
 # --- runs -------------------------------------------------------------------------------------
 
 
@@ -154,7 +188,11 @@ def _next_run(
         # Made, and not written down yet.
         cursor = newest
     last = max(
-        (t for t in (parse_stamp(old.get("lastScheduleTime")), newest) if t is not None),
+        (
+            t
+            for t in (parse_stamp(old.get("lastScheduleTime")), newest)
+            if t is not None and t <= now + AHEAD_MAX
+        ),
         default=None,
     )
     fields: dict[str, Any] = {"lastScheduleTime": _stamp(last)}
@@ -227,6 +265,8 @@ def _fresh(
     newest = _newest_good(view)
     old = view.partition.snapshot_status
     started = age_of(newest)[0] if newest else parse_stamp(old.get("lastSuccessfulTime"))
+    if started is not None and started > now + AHEAD_MAX:
+        started = None
     name = newest.name if newest else old.get("lastSnapshot", "")
     if started is not None and started >= judged:
         message = f"the newest success is {name}, started at {stamp(started)}"
@@ -250,7 +290,9 @@ def _freshness_events(was: dict[str, Any] | None, fresh: Condition) -> list[Even
 def _newest_good(view: PolicyView) -> Snapshot | None:
     cluster = view.partition.status.get("clusterID", "")
     good = [s for s in view.snapshots if s.state in GOOD and s.cluster_id == cluster and not s.lost]
-    return max(good, key=age_of, default=None)
+    # One from the future would count as the newest, and as fresh, until then.
+    past = [s for s in good if age_of(s)[0] <= view.now + AHEAD_MAX]
+    return max(past, key=age_of, default=None)
 
 
 def _successes(view: PolicyView, old: dict[str, Any]) -> dict[str, Any]:

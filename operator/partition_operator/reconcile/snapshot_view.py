@@ -47,7 +47,8 @@ JobSeen = Job | NoJob
 class SnapshotView:
     """group: the Partition, its pods and replicas; None where it does not exist. others: the other
     snapshots of the Partition. volumes: UIDs of claims by name. refusal: what is wrong with the
-    destination's Secret. authority: whether it holds a CA. pod: the one that verifies."""
+    destination's Secret. authority: whether it holds a CA. pod: the one that verifies; taken: what
+    has its name is somebody else's."""
 
     snapshot: Snapshot
     now: dt.datetime
@@ -58,3 +59,12 @@ class SnapshotView:
     authority: bool = False
     job: JobSeen = NoJob.NONE
     pod: dict[str, Any] | None = None
+    taken: bool = False
+
+    @property
+    def replaced(self) -> bool:
+        """The Partition of this name is another group than the one that it was begun with."""
+        if self.group is None:
+            return False
+        now, before = self.group.partition.status.get("clusterID", ""), self.snapshot.cluster_id
+        return bool(before and now) and now != before

@@ -6,7 +6,7 @@ again goes on. A job's ID is `<uid>/<attempt>`; asking a replica for the same on
 """
 
 import datetime as dt
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from partition_operator.api import names
@@ -29,7 +29,12 @@ from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile import sources, verification
 from partition_operator.reconcile.conditions import Event
-from partition_operator.reconcile.snapshot_actions import Label, SnapshotAction, StartTake
+from partition_operator.reconcile.snapshot_actions import (
+    CancelJob,
+    Label,
+    SnapshotAction,
+    StartTake,
+)
 from partition_operator.reconcile.snapshot_status import Draft
 from partition_operator.reconcile.snapshot_view import Job, NoJob, SnapshotView
 
@@ -39,12 +44,18 @@ SOURCE_WAIT = dt.timedelta(hours=1)
 """So long a snapshot waits for a replica that can take it."""
 SOURCE_SILENT = dt.timedelta(seconds=60)
 """So long a source may be silent before the next attempt."""
-JOB_STALLED = dt.timedelta(minutes=30)
-"""A job whose percentage does not move for so long is given up."""
+JOB_STALLED = dt.timedelta(hours=6)
+"""A running job whose percentage and phase do not move for so long is given up. A replica ends a
+process of its own that says nothing new much sooner (snapshot_job_stall_s); one percent of a large
+snapshot through a thin line takes hours, and is no stall."""
 ATTEMPTS_MAX = 5
 BACKOFF_S = (5, 15, 60, 300)
 PERCENT_STEP = 5
-"""Progress is written in such steps: a write each is enough."""
+PROGRESS_EVERY = dt.timedelta(minutes=1)
+"""Progress is written when it has come to the next step, or moved and is so old: few writes, and no
+move is overlooked."""
+QUEUED = "Queued"
+"""The phase of a job that waits for its replica's other jobs: that is no stall."""
 POLL_S = 2.0
 WAIT_S = 5.0
 
@@ -70,10 +81,27 @@ def plan(view: SnapshotView, image: str) -> SnapshotPlan:
     action = verification.next_step(view, draft, image)
     _availability(view, draft)
     pause = POLL_S if snapshot.verifying or action is not None else None
+    if snapshot.verifying and action is None and view.taken:
+        pause = verification.TAKEN_POLL_S
     return _plan(draft, action, pause)
 
 
 def _under_way(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+    if view.replaced:
+        name = view.snapshot.partition
+        return _failed(
+            draft,
+            "PartitionReplaced",
+            f"Partition {name} was deleted and made anew meanwhile: it is another group now; make "
+            "a new PartitionSnapshot of that",
+        )
+    if view.group is not None and view.group.partition.status.get("bootstrapped"):
+        # From the first look on it is this group that is asked for, not what comes in its place.
+        draft.set(clusterID=view.group.partition.status["clusterID"])
+    leader = view.group.leader if view.group is not None else None
+    if leader is not None and not draft.get("leastLSN"):
+        # What was acknowledged before the object was made is in it, whoever takes it.
+        draft.set(leastLSN=str(leader.committed))
     labels = view.snapshot.body["metadata"].get("labels") or {}
     if labels.get(names.LABEL_PARTITION) != view.snapshot.partition:
         draft.queued("Accepted", "it has been seen")
@@ -154,7 +182,7 @@ def _start(view: SnapshotView, draft: Draft, destination: Destination) -> Snapsh
     in_volume = isinstance(destination, VolumeDestination)
     newest = sources.newest_stored(view.others, destination, group.partition.status["clusterID"])
     source = sources.choose(
-        sources.candidates(group),
+        sources.with_all_of(sources.candidates(group), int(draft.get("leastLSN") or 0)),
         partition=snapshot.partition,
         base=sources.base_pod(newest),
         # A volume's may be whole already; in a store any replica finds what is there.
@@ -269,16 +297,20 @@ def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
 
 
 def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
-    percent = max(job.percent // PERCENT_STEP * PERCENT_STEP, 0)
-    phase = job.phase or job.state
-    if (percent, phase) != (draft.get("percent"), draft.get("phase")):
-        draft.set(percent=percent, phase=phase, progressTime=stamp(view.now))
+    percent, known = max(job.percent, 0), int(draft.get("percent") or 0)
+    phase = QUEUED if job.state == "Queued" else job.phase or job.state
     since = parse_stamp(draft.get("progressTime")) or view.now
-    if view.now - since >= JOB_STALLED:
-        minutes = int(JOB_STALLED.total_seconds() // 60)
-        message = f"{draft.get('sourcePod')} made no progress for {minutes} minutes"
-        return _next_attempt(view, draft, "Stalled", message, retriable=True)
-    draft.running(f"{draft.get('sourcePod')} takes it: {phase}, {percent} %")
+    step = percent // PERCENT_STEP != known // PERCENT_STEP or phase != draft.get("phase")
+    if step or (percent != known and view.now - since >= PROGRESS_EVERY):
+        draft.set(percent=percent, phase=phase, progressTime=stamp(view.now))
+    elif percent == known and phase != QUEUED and view.now - since >= JOB_STALLED:
+        hours = int(JOB_STALLED.total_seconds() // 3600)
+        message = f"{draft.get('sourcePod')} made no progress for {hours} hours"
+        job_id = str(draft.get("jobID"))
+        found = _next_attempt(view, draft, "Stalled", message, retriable=True)
+        # Before another attempt: two at once would write the same.
+        return replace(found, action=CancelJob(_ordinal(view), job_id))
+    draft.running(f"{draft.get('sourcePod')} takes it: {phase}, {draft.get('percent')} %")
     return _plan(draft, None, POLL_S)
 
 
@@ -332,7 +364,7 @@ def _succeeded(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
 def volume_lost(snapshot: Snapshot, volumes: dict[str, str] | None) -> bool:
     """Whether it is on a volume that is gone, or was made anew."""
     recorded = (snapshot.status.get("destination") or {}).get("volume")
-    if volumes is None or not recorded or snapshot.state not in STORED:
+    if volumes is None or not recorded or snapshot.state not in STORED | {State.REMOVING}:
         return False
     return bool(volumes.get(recorded["claim"]) != recorded["claimUID"])
 

@@ -29,6 +29,11 @@ def candidates(group: Observed) -> list[Replica]:
     return [*sorted(followers, key=lambda r: r.ordinal), leader]
 
 
+def with_all_of(found: list[Replica], committed: int) -> list[Replica]:
+    """Of the candidates those whose state has everything up to `committed`; the leader's has."""
+    return [r for r in found[:-1] if r.applied >= committed] + found[-1:]
+
+
 def why_none(group: Observed | None) -> str:
     """What is missing for a source, in words; "" where there is one."""
     if group is None:

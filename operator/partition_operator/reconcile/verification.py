@@ -31,6 +31,8 @@ GIVEN_UP = dt.timedelta(hours=12)
 PENDING = dt.timedelta(minutes=15)
 """A pod that is not started within this counts as a failed attempt."""
 SILENT = dt.timedelta(seconds=60)
+TAKEN_POLL_S = 30.0
+"""How often it is looked whether the pod's name has become free."""
 
 
 def begin(draft: Draft, method: Verify) -> None:
@@ -69,6 +71,10 @@ def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | 
 
 
 def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> SnapshotAction | None:
+    if view.group is None or view.replaced:
+        # No replica of its group will ever read it.
+        _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
+        return None
     if not record.get("jobID") or record.get("nextAttemptTime"):
         return _start_job(view, draft, record)
     job = view.job
@@ -96,7 +102,8 @@ def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> Snaps
 
 
 def _start_job(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> SnapshotAction | None:
-    found = sources.candidates(view.group) if view.group is not None else []
+    assert view.group is not None, "it was looked for before"
+    found = sources.candidates(view.group)
     status = view.snapshot.status
     if "volume" in status["destination"]:
         pod = status["sourcePod"]
@@ -129,6 +136,11 @@ def _start_job(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> Snap
 def _restore(
     view: SnapshotView, draft: Draft, record: dict[str, Any], image: str
 ) -> SnapshotAction | None:
+    if view.taken:
+        name = names.verify_pod(view.snapshot.name)
+        text = f"pod {name} is somebody else's: delete it, or make a snapshot of another name"
+        draft.condition("Verified", None, "Conflict", text)
+        return None
     if record.get("nextAttemptTime") or record["attempts"] == 0:
         if view.pod is not None:
             return _delete(view.pod)

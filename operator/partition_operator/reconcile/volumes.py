@@ -61,14 +61,22 @@ def mismarked(observed: Observed, cluster_id: str) -> list[int]:
     return found
 
 
-def refusal(finding: Finding, partition: str) -> str:
-    """Why nothing was bootstrapped, and the way out."""
+def refusal(finding: Finding, partition: str, *, restores: bool) -> str:
+    """Why nothing was bootstrapped, and the way out. restores: the spec names a snapshot, beside
+    which adopt can't be set."""
     what = (
         "hold data of cluster " + ", ".join(sorted(finding.clusters))
         if finding.clusters
         else "are older than this Partition"
     )
+    found = f"volumes named data-{partition}-* exist and {what}"
+    if restores:
+        return (
+            f"{found}: to go on with that data delete this Partition and apply it with "
+            "spec.bootstrap {adopt: true} in place of the snapshot; to restore the snapshot again "
+            "delete the PersistentVolumeClaims"
+        )
     return (
-        f"volumes named data-{partition}-* exist and {what}: set spec.bootstrap.adopt to true to "
-        "go on with that data, or delete the PersistentVolumeClaims to begin empty"
+        f"{found}: set spec.bootstrap.adopt to true to go on with that data, or delete the "
+        "PersistentVolumeClaims to begin empty"
     )

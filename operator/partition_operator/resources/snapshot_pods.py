@@ -17,6 +17,7 @@ from partition_operator.api.destination import (
     ObjectStore,
 )
 from partition_operator.api.partition import Partition, PartitionSpec
+from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.api.times import parse_stamp
 from partition_operator.resources.common import metadata
@@ -26,10 +27,14 @@ SOURCE_PATH = "/source"
 SCRATCH_PATH = "/scratch"
 STORE_PATH = "/etc/partition/store"
 REPORT_PATH = "/dev/termination-log"
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+POD_NAME = "statefulset.kubernetes.io/pod-name"
 RESOURCES = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
     "limits": {"memory": "1Gi"},
 }
+SCRATCH_MARGIN = 256 * 2**20
+"""Bytes of a verifying pod's ephemeral storage beside what it restores: its log, empty pages."""
 VERIFY_DEADLINE_S = 6 * 3600
 GRACE_S = 10
 
@@ -87,6 +92,12 @@ def build_verify(
     container["args"] += ["--restore", f"--scratch={SCRATCH_PATH}"]
     container["env"].append({"name": "TMPDIR", "value": SCRATCH_PATH})
     container["volumeMounts"].append({"name": "scratch", "mountPath": SCRATCH_PATH})
+    # Asked for, so that the pod comes to a node that has it, and never fills one up.
+    ephemeral = {"ephemeral-storage": str(_scratch_bytes(snapshot, spec))}
+    container["resources"] = {kind: RESOURCES[kind] | ephemeral for kind in RESOURCES}
+    # Of spec.affinity where it may run: nodes of others are none of its business.
+    nodes = {key: value for key, value in spec.affinity.items() if key == "nodeAffinity"}
+    _place(body, nodes, source)
     body["spec"]["volumes"].append(
         {"name": "scratch", "emptyDir": {"sizeLimit": spec.storage_size}}
     )
@@ -116,6 +127,8 @@ def build_restore(
     body["spec"]["volumes"].append({"name": names.VOLUME, "persistentVolumeClaim": claim})
     if spec.resources:
         container["resources"] = spec.resources
+    # Where it runs volume 0 may be bound, for ever: where replica 0 may run.
+    _place(body, spec.affinity, source)
     return body
 
 
@@ -196,8 +209,6 @@ def _pod(
         ],
         "volumes": _volumes(source),
     }
-    if source.beside:
-        pod["affinity"] = {"podAffinity": _beside(source.beside)}
     if spec.tolerations:
         pod["tolerations"] = spec.tolerations
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod}
@@ -264,11 +275,40 @@ def _volumes(source: Source) -> list[dict[str, Any]]:
     return []
 
 
+def _place(body: dict[str, Any], affinity: dict[str, Any], source: Source) -> None:
+    """Where the pod may run: as `affinity` says and, both, beside a pod that uses its source."""
+    wanted = dict(affinity)
+    if source.beside:
+        pods = dict(wanted.get("podAffinity") or {})
+        pods[REQUIRED] = [*(pods.get(REQUIRED) or []), _beside(source.beside)]
+        wanted["podAffinity"] = pods
+    if wanted:
+        body["spec"]["affinity"] = wanted
+
+
 def _beside(pod: str) -> dict[str, Any]:
     """On the node of a pod that uses the same ReadWriteOnce volume."""
-    labels = {"statefulset.kubernetes.io/pod-name": pod}
-    term = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
-    return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    labels = {POD_NAME: pod}
+    return {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
+
+
+def beside_of(pod: dict[str, Any]) -> str:
+    """The pod that this one must be beside; "" for none."""
+    affinity = pod["spec"].get("affinity") or {}
+    for term in (affinity.get("podAffinity") or {}).get(REQUIRED) or []:
+        labels = (term.get("labelSelector") or {}).get("matchLabels") or {}
+        if POD_NAME in labels:
+            return str(labels[POD_NAME])
+    return ""
+
+
+def _scratch_bytes(snapshot: Snapshot, spec: PartitionSpec) -> int:
+    """What a restore takes: rows in a database are larger than in their segments, and never more
+    than a replica's volume."""
+    volume = int(parse_quantity(spec.storage_size) or 0)
+    size = snapshot.status.get("sizeBytes")
+    wanted = volume if size is None else min(int(size) * 3 // 2, volume)
+    return wanted + SCRATCH_MARGIN
 
 
 # --- what became of one -----------------------------------------------------------------------

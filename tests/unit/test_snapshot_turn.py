@@ -1,0 +1,100 @@
+"""The turn of one PartitionSnapshot, and what it looks at, against an API server of paper."""
+
+from typing import Any, cast
+
+from partition_operator.api import names
+from partition_operator.api.snapshot import Snapshot, parse_snapshot
+from partition_operator.clients.snapshot_observer import SnapshotObserver
+from partition_operator.config import Config
+from partition_operator.reconcile import snapshots
+from partition_operator.reconcile.snapshot_view import Job, JobSeen, NoJob, SnapshotView
+from partition_operator.snapshot_reconciler import SnapshotReconciler
+from partition_operator.work_queue import SNAPSHOT, Entry, Key
+
+from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot
+
+KEY = Key(SNAPSHOT, "ns", "snap")
+
+
+class World:
+    def __init__(self, found: Snapshot) -> None:
+        self.found = found
+        self.now = NOW
+        self.job: JobSeen = NoJob.NONE
+        self.log: list[str] = []
+        self.merged: list[dict[str, Any]] = []
+
+    async def turn(self) -> float | None:
+        any_self = cast("Any", self)
+        config = Config("system", "id", "image")
+        reconciler = SnapshotReconciler(config, any_self, any_self, any_self, any_self)
+        return await reconciler.turn(KEY, Entry())
+
+    async def view(self, namespace: str, name: str) -> tuple[SnapshotView, None]:
+        seen = group(partition({"destination": OBJECT_STORE}), self.now)
+        return SnapshotView(self.found, self.now, seen, job=self.job), None
+
+    async def apply_status(self, body: dict[str, Any], status: dict[str, Any]) -> None:
+        self.found = parse_snapshot(body | {"status": status})
+        self.log.append(status["state"])
+
+    async def merge(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> None:
+        self.merged.append(body)
+        meta = self.found.body["metadata"]
+        labels = meta["labels"] | body["metadata"]["labels"]
+        self.found = parse_snapshot(self.found.body | {"metadata": meta | {"labels": labels}})
+
+    async def take(self, seen: object, pod: object, job_id: str, **more: Any) -> None:
+        self.log.append(f"take {job_id}")
+        self.job = Job("Running", "Writing", 50)
+
+    async def cancel(self, seen: object, pod: object, job_id: str) -> None:
+        self.log.append(f"cancel {job_id}")
+
+    async def post(self, thing: object, event: object, now: object) -> None:
+        pass
+
+
+async def test_a_stalled_job_is_cancelled_before_another_attempt() -> None:
+    world = World(snapshot())
+    await world.turn()
+    world.log.clear()
+    world.now += snapshots.JOB_STALLED
+    await world.turn()
+    assert world.log == ["Queued", "cancel uid-snap/1"]
+    world.now += snapshots.PROGRESS_EVERY
+    await world.turn()
+    assert world.log[2:4] == ["Running", "take uid-snap/2"]
+
+
+async def test_only_our_own_label_is_written_on_what_users_apply() -> None:
+    world = World(snapshot(labelled=False))
+    await world.turn()
+    assert world.merged == [{"metadata": {"labels": {names.LABEL_PARTITION: "part"}}}]
+
+
+class Kube:
+    """A namespace with an older snapshot that nobody has labelled yet."""
+
+    def __init__(self, mine: Snapshot) -> None:
+        self.mine = mine
+        self.older = snapshot("older", created=NOW - snapshots.PARTITION_GRACE, labelled=False)
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return self.mine.body if kind == names.SNAPSHOT_KIND else None
+
+    async def list_labelled(
+        self, kind: str, namespace: str, selector: dict[str, str]
+    ) -> list[dict[str, Any]]:
+        found = [self.mine.body, self.older.body] if kind == names.SNAPSHOT_KIND else []
+        return [body for body in found if selector.items() <= body["metadata"]["labels"].items()]
+
+    async def group(self, namespace: str, name: str) -> None:
+        return None
+
+
+async def test_an_older_one_that_nobody_has_labelled_yet_comes_first() -> None:
+    kube = cast("Any", Kube(snapshot(status={"state": "Queued"})))
+    found = await SnapshotObserver(kube, kube, kube).view("ns", "snap")
+    assert found is not None
+    assert [other.name for other in found[0].others] == ["older"]
