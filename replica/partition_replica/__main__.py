@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from partition_snapshots.process import leave
+
 from partition_replica import __version__
 from partition_replica.assembly import Process, end_process
 from partition_replica.config import Config, TlsFiles
@@ -97,7 +99,10 @@ def _limits(parser: argparse.ArgumentParser, overrides: list[str]) -> Limits:
 def main() -> None:
     config = parse(sys.argv[1:])
     if isinstance(config, argparse.Namespace):
-        sys.exit(run(config))
+        code = run(config)
+        if config.command == "snapshot":
+            leave(code)  # everything is said; the object store's threads may still be at work
+        sys.exit(code)
     logging.basicConfig(
         level=os.environ.get("PARTITION_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",

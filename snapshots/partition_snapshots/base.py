@@ -68,11 +68,25 @@ class LocalBase:
             self._usable = False
             self.discard()
 
+    def prune(self, limits: SnapshotLimits) -> None:
+        """Removes what the base doesn't name: segments of a publish that failed or died."""
+        base = self.load(limits)
+        if base is None:
+            self.discard()
+            return
+        with suppress(OSError):
+            self._keep_only(base.manifest)
+
+    def _keep_only(self, manifest: Manifest) -> None:
+        names = {segment.digest for run in manifest.runs for segment in run.segments}
+        for path in list(self._directory.iterdir()):
+            if path.name not in names | {ID, MANIFEST}:
+                path.unlink()
+
     def commit(self, manifest: Manifest) -> None:
         """Makes it the base; forgets segments that it doesn't name."""
         if not self._usable:
             return
-        names = {segment.digest for run in manifest.runs for segment in run.segments}
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             for name, data in (
@@ -82,9 +96,7 @@ class LocalBase:
                 partial = self._directory / f"{name}.partial"
                 partial.write_bytes(data)
                 partial.rename(self._directory / name)
-            for path in list(self._directory.iterdir()):
-                if path.name not in names | {ID, MANIFEST}:
-                    path.unlink()
+            self._keep_only(manifest)
         except OSError:
             self.discard()
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from partition_snapshots.directory_store import sync_directory
 from partition_snapshots.errors import SnapshotDamaged, StoreFull
+from partition_snapshots.files import sync_directory, write_all
 
 
 @contextmanager
@@ -61,10 +61,3 @@ def keep_blob(digest: bytes, size: int, data: bytes, target: Path, *, sync: bool
         write_all(descriptor, data)
         if sync:
             os.fsync(descriptor)
-
-
-def write_all(descriptor: int, data: bytes) -> None:
-    """Writes all of it. Raises OSError."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

@@ -155,9 +155,10 @@ class _Collection:
                         yield info
 
     async def _delete(self, batch: list[ObjectInfo]) -> None:
-        # Whoever publishes waits for this marker; where it is old, somebody may not.
+        # Whoever publishes waits for this marker; where it is old, somebody may not. Its age is
+        # looked at before each removal, for a process may stand still at any place.
         await self._marker.check()
-        await self._store.delete([info.name for info in batch])
+        await self._store.delete([info.name for info in batch], self._marker.check_age)
         self._objects += len(batch)
         self._bytes += sum(info.size for info in batch)
         self._progress(Progress("deleting", self._bytes, 0))

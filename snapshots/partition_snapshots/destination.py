@@ -17,10 +17,12 @@ SESSION_TOKEN = "AWS_SESSION_TOKEN"  # noqa: S105  # a variable's name
 
 CA_BYTES_MAX = 1 << 20
 PREFIX_BYTES_MAX = 512
+ENDPOINT_CHARACTERS_MAX = 2048
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX_PART = re.compile(r"[A-Za-z0-9!_.*'()-]+")
 _HEADER = re.compile(r"[\x21-\x7e]+")
+_REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,21 @@ class S3Destination:
             )
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
         self._check_prefix()
+        if not _REGION.fullmatch(self.region):
+            raise InvalidDestination(
+                f"{self.region[:80]!r} is no region: up to 63 letters, digits, '.', '_' and '-', "
+                "beginning with a letter or digit"
+            )
         self._check_endpoint()
         self._check_credentials()
 
     def _check_prefix(self) -> None:
         if len(self.prefix) > PREFIX_BYTES_MAX:
             raise InvalidDestination(f"the prefix is longer than {PREFIX_BYTES_MAX} characters")
+        if self.prefix.startswith("-"):
+            raise InvalidDestination(
+                f"prefix {self.prefix!r} begins with '-', as flags do: choose another"
+            )
         for part in self.prefix.split("/") if self.prefix else []:
             if part in (".", "..") or not _PREFIX_PART.fullmatch(part):
                 raise InvalidDestination(
@@ -80,7 +91,16 @@ class S3Destination:
     def _check_endpoint(self) -> None:
         if not self.endpoint:
             return
-        url = urlsplit(self.endpoint)
+        if len(self.endpoint) > ENDPOINT_CHARACTERS_MAX or not _HEADER.fullmatch(self.endpoint):
+            raise InvalidDestination(
+                "the endpoint holds a space, a line break or another character that no URL has, or "
+                f"more than {ENDPOINT_CHARACTERS_MAX} characters"
+            )
+        try:
+            url = urlsplit(self.endpoint)
+            _ = url.port  # raises for what is no number
+        except ValueError as error:
+            raise InvalidDestination(f"the endpoint is no URL: {error}") from error
         if url.scheme not in ("http", "https") or not url.hostname:
             raise InvalidDestination(
                 "the endpoint must be a URL: https://host or https://host:port"
@@ -103,6 +123,11 @@ class S3Destination:
                 raise InvalidDestination(
                     f"{name} holds a space, a line break or another character that no key has"
                 )
+        if self.session_token and not _HEADER.fullmatch(self.session_token):
+            raise InvalidDestination(
+                f"{SESSION_TOKEN} holds a space, a line break or another character that no token "
+                "has"
+            )
         if len(self.ca_certificate) > CA_BYTES_MAX:
             raise InvalidDestination(f"the CA file is larger than {CA_BYTES_MAX} bytes")
         if self.ca_certificate and b"-----BEGIN CERTIFICATE-----" not in self.ca_certificate:
@@ -189,8 +214,8 @@ def from_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> D
 
 
 def open_store(destination: Destination, limits: SnapshotLimits) -> Store:
-    """Opens it; nothing is sent yet. A directory is made where it is missing. Raises
-    InvalidDestination, StoreRefused, StoreFull."""
+    """Opens it; nothing is sent or read yet: the first write makes a directory that is missing.
+    Raises InvalidDestination."""
     # The libraries of one kind of store are not loaded for the other.
     if isinstance(destination, DirectoryDestination):
         from partition_snapshots.directory_store import DirectoryStore  # noqa: PLC0415

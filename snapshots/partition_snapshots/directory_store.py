@@ -7,15 +7,13 @@ others.
 """
 
 import asyncio
-import ctypes
 import errno
 import fcntl
-import hashlib
 import itertools
 import os
 import secrets
 import stat
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,13 +23,28 @@ from partition_snapshots.errors import (
     SnapshotDamaged,
     SnapshotError,
     SnapshotNotFound,
-    SourceDamaged,
     StoreFull,
     StoreRefused,
     StoreUnavailable,
 )
+from partition_snapshots.files import (
+    DIRECTORY,
+    check_source,
+    checked_parts,
+    sync_directory,
+    write_all,
+)
 from partition_snapshots.limits import SnapshotLimits
-from partition_snapshots.store import OBJECTS, ObjectInfo, check_name
+from partition_snapshots.parallel import run_to_end
+from partition_snapshots.store import (
+    OBJECTS,
+    SNAPSHOTS,
+    ObjectInfo,
+    Told,
+    always,
+    check_name,
+    untold,
+)
 
 STAGING = "staging"
 
@@ -39,8 +52,12 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LINKED = {errno.ELOOP, errno.ENOTDIR}
 _NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}
+_UNREADABLE = {errno.EIO, errno.EBADMSG, errno.EUCLEAN}
+"""What a disk or file system says of content that it holds no more: asking again doesn't help."""
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+SYNC_BYTES = 64 << 20
+"""Of a long copy: so much is written before it is synced, and counts as done."""
+
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -63,6 +80,19 @@ class DirectoryStore:
             yield
         except OSError as error:
             raise self._translated(what, error) from error
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """The same for what reads content, which may be damaged."""
+        with self._failures(f"reading {name}"):
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in _UNREADABLE:
+                    raise
+                raise SnapshotDamaged(
+                    f"{self.description}: {name} can't be read: {error.strerror or error}"
+                ) from error
 
     def _translated(self, what: str, error: OSError) -> SnapshotError:
         text = f"{self.description}: {what}: {error.strerror or error}"
@@ -106,10 +136,14 @@ class DirectoryStore:
                 ) from error
             except FileExistsError:
                 pass
-            sync_directory(self._path.parent)
+        if create:
+            # Also where it is there: whoever made it may have been killed before this. What can't
+            # be opened for that was made by somebody else.
+            with suppress(PermissionError):
+                sync_directory(self._path.parent)
         try:
             # How the directory is reached is the caller's affair: only what is inside counts.
-            return os.open(self._path, _DIRECTORY & ~os.O_NOFOLLOW)
+            return os.open(self._path, DIRECTORY & ~os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
 
@@ -118,9 +152,10 @@ class DirectoryStore:
         if create:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=above)
-                os.fsync(above)
+            # Also where it is there: whoever made it may have been killed before this.
+            os.fsync(above)
         try:
-            return os.open(name, _DIRECTORY, dir_fd=above)
+            return os.open(name, DIRECTORY, dir_fd=above)
         except FileNotFoundError:
             return None
 
@@ -131,20 +166,20 @@ class DirectoryStore:
     # --- writing -------------------------------------------------------------------------------
 
     async def put_bytes(self, name: str, data: bytes, *, create: bool = False) -> bool:
-        return await asyncio.to_thread(self._put_bytes, name, data, create)
+        return await run_to_end(self._put_bytes, name, data, create)
 
     def _put_bytes(self, name: str, data: bytes, create: bool) -> bool:
         with self._failures(f"writing {name}"):
             folder, last = self._place(name, create=True)
             assert folder is not None
             with self._aside() as (staging, temporary, descriptor):
-                _write(descriptor, data)
+                write_all(descriptor, data)
                 os.fsync(descriptor)
-                if not self._move(staging, temporary, folder, last, create):
-                    return False
+                moved = self._move(staging, temporary, folder, last, create)
             if not name.startswith(OBJECTS):
+                # Also where it was there: see `_below`.
                 os.fsync(folder)
-            return True
+            return moved
 
     @contextmanager
     def _aside(self) -> Iterator[tuple[int, str, int]]:
@@ -181,19 +216,37 @@ class DirectoryStore:
             return False
         return True
 
-    async def put_file(self, name: str, path: Path, size: int) -> int:
+    async def put_file(
+        self, name: str, path: Path, size: int, sent: Told = untold, check: bool = False
+    ) -> int:
+        loop = asyncio.get_running_loop()
+
+        def told(done: int) -> None:
+            loop.call_soon_threadsafe(sent, done)
+
+        check_source(path, size)
+        if check:
+            await run_to_end(self._check, name, path, size, told)
         with self._failures(f"writing {name}"):
-            _check_source(path, size)
             folder, last = self._place(name, create=True)
             assert folder is not None
             try:
                 self._link(path, folder, last)
+                if not check:
+                    sent(size)
                 return 0
             except OSError as error:
                 if error.errno not in _NO_LINK:
                     raise
-        await asyncio.to_thread(self._copy, name, path, size)
+        if check:
+            sent(-size)
+        await run_to_end(self._copy, name, path, size, told)
         return size
+
+    def _check(self, name: str, path: Path, size: int, told: Told) -> None:
+        """Raises SourceDamaged unless the file has the content that its name says."""
+        for chunk in checked_parts(path, size, name.rpartition("/")[2], self._limits.part_bytes):
+            told(len(chunk))
 
     def _link(self, path: Path, folder: int, last: str) -> None:
         try:
@@ -212,40 +265,42 @@ class DirectoryStore:
             os.unlink(temporary, dir_fd=staging)
             raise
 
-    def _copy(self, name: str, path: Path, size: int) -> None:
+    def _copy(self, name: str, path: Path, size: int, told: Told) -> None:
         with self._failures(f"writing {name}"):
             folder, last = self._place(name, create=True)
             assert folder is not None
-            with path.open("rb") as source, self._aside() as (staging, temporary, descriptor):
-                written, found = 0, hashlib.sha256()
-                while chunk := source.read(min(self._limits.part_bytes, size + 1 - written)):
-                    _write(descriptor, chunk)
-                    found.update(chunk)
-                    written += len(chunk)
-                if written != size or found.hexdigest() != last:
-                    raise SourceDamaged(
-                        f"{path} is not what its name says: {written} bytes, SHA-256 "
-                        f"{found.hexdigest()}"
-                    )
+            with self._aside() as (staging, temporary, descriptor):
+                unsynced = 0
+                for chunk in checked_parts(path, size, last, self._limits.part_bytes):
+                    write_all(descriptor, chunk)
+                    unsynced += len(chunk)
+                    if unsynced >= SYNC_BYTES:
+                        os.fsync(descriptor)
+                        told(unsynced)
+                        unsynced = 0
                 os.fsync(descriptor)
                 self._move(staging, temporary, folder, last, create=False)
+                told(unsynced)
 
     async def flush(self) -> None:
-        await asyncio.to_thread(self._flush)
+        await run_to_end(self._flush)
 
     def _flush(self) -> None:
         with self._failures("making objects durable"):
-            objects = self._folder(OBJECTS.rstrip("/"), create=False)
-            if objects is None:
-                return
             # Those of others, too: a process that was killed may have left names in memory only.
-            for shard in sorted(os.listdir(objects)):
-                descriptor = os.open(shard, _DIRECTORY, dir_fd=objects)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-            os.fsync(objects)
+            objects = self._folder(OBJECTS.rstrip("/"), create=False)
+            if objects is not None:
+                for shard in sorted(os.listdir(objects)):
+                    descriptor = os.open(shard, DIRECTORY, dir_fd=objects)
+                    try:
+                        os.fsync(descriptor)
+                    finally:
+                        os.close(descriptor)
+                os.fsync(objects)
+            for name in (SNAPSHOTS.rstrip("/"), ""):
+                folder = self._folder(name, create=False)
+                if folder is not None:
+                    os.fsync(folder)
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -264,10 +319,10 @@ class DirectoryStore:
 
     async def get(self, name: str, size_max: int | None = None) -> bytes:
         most = self._limits.object_get_bytes_max if size_max is None else size_max
-        return await asyncio.to_thread(self._get, name, most)
+        return await run_to_end(self._get, name, most)
 
     def _get(self, name: str, most: int) -> bytes:
-        with self._failures(f"reading {name}"):
+        with self._reading(name):
             with os.fdopen(self._open(name), "rb") as file:
                 data = file.read(most + 1)
             if len(data) > most:
@@ -275,7 +330,7 @@ class DirectoryStore:
             return data
 
     async def get_many(self, wanted: Sequence[tuple[str, int]]) -> Sequence[bytes | SnapshotError]:
-        return await asyncio.to_thread(lambda: [self._get_or_why(*one) for one in wanted])
+        return await run_to_end(lambda: [self._get_or_why(*one) for one in wanted])
 
     def _get_or_why(self, name: str, most: int) -> bytes | SnapshotError:
         try:
@@ -284,7 +339,7 @@ class DirectoryStore:
             return error
 
     async def stream(self, name: str, size: int) -> AsyncGenerator[bytes, None]:
-        with self._failures(f"reading {name}"):
+        with self._reading(name):
             descriptor = self._open(name)
             try:
                 actual = os.fstat(descriptor).st_size
@@ -293,7 +348,7 @@ class DirectoryStore:
                         f"{self.description}: {name} has {actual} bytes instead of {size}"
                     )
                 part = self._limits.part_bytes
-                while chunk := await asyncio.to_thread(os.read, descriptor, part):
+                while chunk := await run_to_end(os.read, descriptor, part):
                     yield chunk
             finally:
                 os.close(descriptor)
@@ -342,16 +397,17 @@ class DirectoryStore:
 
     # --- removing ------------------------------------------------------------------------------
 
-    async def delete(self, names: Iterable[str]) -> None:
-        await asyncio.to_thread(self._delete, tuple(names))
+    async def delete(self, names: Iterable[str], may: Callable[[], None] = always) -> None:
+        await run_to_end(self._delete, tuple(names), may)
 
-    def _delete(self, names: Sequence[str]) -> None:
+    def _delete(self, names: Sequence[str], may: Callable[[], None]) -> None:
         touched: set[int] = set()
         for name in names:
             with self._failures(f"removing {name}"):
                 folder, last = self._place(name, create=False)
                 if folder is None:
                     continue
+                may()
                 with suppress(FileNotFoundError):
                     os.unlink(last, dir_fd=folder)
                 touched.add(folder)
@@ -360,7 +416,7 @@ class DirectoryStore:
                 os.fsync(folder)
 
     async def sweep(self) -> int:
-        return await asyncio.to_thread(self._sweep)
+        return await run_to_end(self._sweep)
 
     def _sweep(self) -> int:
         removed = 0
@@ -384,40 +440,3 @@ class DirectoryStore:
         for descriptor in self._folders.values():
             os.close(descriptor)
         self._folders.clear()
-
-
-def sync_directory(path: Path) -> None:
-    """Makes the names in a directory durable. Raises OSError."""
-    descriptor = os.open(path, _DIRECTORY & ~os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file_system(path: Path) -> None:
-    """Makes everything on a path's file system durable. Raises OSError."""
-    descriptor = os.open(path, _DIRECTORY & ~os.O_NOFOLLOW)
-    try:
-        library = ctypes.CDLL(None, use_errno=True)
-        if library.syncfs(descriptor):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-    finally:
-        os.close(descriptor)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _check_source(path: Path, size: int) -> None:
-    """Raises SourceDamaged unless it is a file of that size."""
-    try:
-        found = path.stat(follow_symlinks=False)
-    except FileNotFoundError as error:
-        raise SourceDamaged(f"{path} is missing: the volume is damaged") from error
-    if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-        raise SourceDamaged(f"{path} is no file of {size} bytes: the volume is damaged")

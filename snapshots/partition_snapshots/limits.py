@@ -47,7 +47,8 @@ class SnapshotLimits:
     """How often one operation on the store is tried again."""
 
     retry_timeout_s: float = 180.0
-    """No try begins later than this after an operation's first, in seconds."""
+    """No try begins later than this after an operation's first, or after its last progress where it
+    sends a large file, in seconds."""
 
     backoff_first_s: float = 0.1
     """Wait before the first retry, in seconds; doubled for each further one."""

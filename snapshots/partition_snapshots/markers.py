@@ -53,6 +53,8 @@ class Marker:
         self._limits = limits
         self._clock = clock
         self._renewed = 0.0
+        self._turn = asyncio.Lock()
+        self._ended = False
         self._content = json.dumps({"startedBy": "partition_snapshots"}).encode() + b"\n"
 
     async def write(self) -> None:
@@ -85,14 +87,24 @@ class Marker:
         self.check_age()
 
     async def renewing(self) -> None:
-        """Renews it until cancelled. That one renewal fails is fine: `check_age` tells."""
+        """Renews it until `end`. That one renewal fails is fine: `check_age` tells."""
         while True:
             await asyncio.sleep(self._limits.marker_stale_s / RENEWALS)
-            with suppress(SnapshotError):
-                if await self._store.head(self.name) is not None:
-                    await self.write()
+            async with self._turn:
+                if self._ended:
+                    return
+                with suppress(SnapshotError):
+                    if await self._store.head(self.name) is not None:
+                        await self.write()
+
+    async def end(self) -> None:
+        """No renewal is under way when this returns, and none follows: one that is on its way to
+        the store would make the marker again after its removal."""
+        async with self._turn:
+            self._ended = True
 
     async def remove(self) -> None:
+        await self.end()
         await self._store.delete([self.name])
 
 
@@ -130,7 +142,6 @@ async def held(marker: Marker) -> AsyncIterator[None]:
     try:
         yield
     except BaseException:
-        renewing.cancel()
         with suppress(SnapshotError, TimeoutError):
             await asyncio.wait_for(asyncio.shield(marker.remove()), CLEANUP_S)
         raise

@@ -19,6 +19,28 @@ async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
     await asyncio.gather(*left, return_exceptions=True)
 
 
+async def _ended(work: asyncio.Future[Any]) -> None:
+    """Returns when it is done. The caller may be cancelled often meanwhile: that is raised then."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not work.cancelled():
+            work.exception()  # seen
+        raise cancelled
+
+
+async def run_to_end(body: Callable[..., R], *arguments: Any) -> R:
+    """Runs `body` on a thread. Cancelled, it waits for the body's end first: a thread can't be
+    stopped, and descriptors and files that it works on must not be taken away below it."""
+    work = asyncio.get_running_loop().run_in_executor(None, body, *arguments)
+    await _ended(work)
+    return work.result()
+
+
 async def for_each(
     items: AsyncIterator[T], work: Callable[[T], Awaitable[None]], streams: int
 ) -> None:
@@ -104,7 +126,12 @@ async def on_thread(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
                 coming = loop.run_in_executor(thread, step)
                 yield item  # type: ignore[misc]  # it is no _END
         finally:
-            await asyncio.gather(coming, return_exceptions=True)
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                await loop.run_in_executor(thread, close)
+            # The thread may wait for this loop: the pool's end, which blocks, must find it idle.
+            try:
+                await _ended(coming)
+            finally:
+                if not coming.cancelled():
+                    coming.exception()  # raised above already, or wanted no more
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    await _ended(loop.run_in_executor(thread, close))

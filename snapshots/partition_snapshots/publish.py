@@ -17,14 +17,18 @@ from partition_snapshots import failpoints
 from partition_snapshots.base import Base, LocalBase, find_base
 from partition_snapshots.errors import (
     InvalidDestination,
-    SnapshotExists,
-    SnapshotNotFound,
     StoreBusy,
     StoreUnavailable,
-    WrongCluster,
+)
+from partition_snapshots.existing import (
+    claim,
+    existing_of,
+    existing_whole,
+    remove_markers,
+    take_back,
 )
 from partition_snapshots.limits import SnapshotLimits
-from partition_snapshots.manifests import encode_format, encode_manifest
+from partition_snapshots.manifests import encode_manifest
 from partition_snapshots.markers import (
     Marker,
     forget_earlier,
@@ -41,10 +45,10 @@ from partition_snapshots.model import (
     SnapshotSource,
 )
 from partition_snapshots.parallel import for_each
-from partition_snapshots.read import LATEST, load, manifest_name, source_of, store_cluster
+from partition_snapshots.read import LATEST, manifest_name, source_of
 from partition_snapshots.segments import encode_blob_lists
 from partition_snapshots.state_writer import Sent, State, StateWriter
-from partition_snapshots.store import FORMAT_OBJECT, UPLOADS, Store, object_name
+from partition_snapshots.store import Store, Told, object_name, untold
 from partition_snapshots.wanted import BlobLists, Needed, missing
 
 REPORT_S = 0.2
@@ -64,7 +68,7 @@ async def publish(
     limits: SnapshotLimits | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> Published:
-    """Writes a snapshot into a store; when it returns, the snapshot is durable there.
+    """Writes a snapshot into a store; when it returns, the snapshot is durable and whole there.
 
     `rows` gives the state's rows from the start, in order, each time it is called (once, or twice
     where a delta became too large); it runs on a thread. `blobs` gives (digest, size) sorted by
@@ -80,56 +84,32 @@ async def publish(
     limits = limits or SnapshotLimits()
     if source.snapshot_id == LATEST:
         raise InvalidDestination(f"{LATEST!r} names the newest snapshot: choose another ID")
-    await _claim(store, source.cluster_id)
+    await claim(store, source.cluster_id)
     await forget_earlier(store, owner)
-    existing = await _existing(store, source, limits)
-    if existing is not None:
-        await _remove_markers(store, source.snapshot_id)
-        return Published(existing, 0, 0, existed=True)
+    there = await existing_of(store, source, limits) is not None
+    local = None if base_directory is None else LocalBase(base_directory)
+    if local is not None:
+        local.prune(limits)
     marker = upload_marker(store, source.snapshot_id, owner, limits)
     async with held(marker):
         failpoints.reach("snapshot.upload.begun")
         report = _Report(progress)
         await wait_for_collection(store, marker, limits, lambda: report.now("waiting", 0, 0))
-        local = None if base_directory is None else LocalBase(base_directory)
-        publication = _Publication(store, source, limits, marker, report, local, full)
-        return await publication.run(rows, blobs, blob_path)
-
-
-async def _claim(store: Store, cluster_id: str) -> None:
-    """Makes the store this cluster's. Raises WrongCluster."""
-    found = await store_cluster(store)
-    if found is None:
-        await store.put_bytes(FORMAT_OBJECT, encode_format(cluster_id), create=True)
-        found = await store_cluster(store)
-    if found != cluster_id:
-        raise WrongCluster(
-            f"{store.description} holds snapshots of cluster {found}, not of {cluster_id}: give "
-            "each cluster a store of its own"
-        )
-
-
-async def _existing(
-    store: Store, source: SnapshotSource, limits: SnapshotLimits
-) -> Manifest | None:
-    try:
-        found = await load(store, source.snapshot_id, limits)
-    except SnapshotNotFound:
-        return None
-    if found.uid != source.uid:
-        raise SnapshotExists(
-            f"{store.description} holds another snapshot {source.snapshot_id} (uid {found.uid}): "
-            "choose another ID, or delete that one"
-        )
-    return found
-
-
-async def _remove_markers(store: Store, snapshot_id: str) -> None:
-    """Takes back ours and those of earlier tries: the snapshot exists."""
-    begin = f"{UPLOADS}{snapshot_id}."
-    names = [found.name async for found in store.list(UPLOADS) if found.name.startswith(begin)]
-    await store.delete(names)
-    failpoints.reach("snapshot.marker.removed")
+        if there:
+            report.now("checking", 0, 0)
+            existing = await existing_whole(store, source, limits)
+            if existing is not None:
+                await marker.end()
+                await remove_markers(store, source.snapshot_id)
+                return Published(existing, 0, 0, existed=True)
+            full = True  # what is there can't be relied on
+        publication = _Publication(store, source, limits, marker, report, local, full, owner)
+        try:
+            return await publication.run(rows, blobs, blob_path)
+        except BaseException:
+            if local is not None:
+                local.prune(limits)
+            raise
 
 
 class _Report:
@@ -160,6 +140,7 @@ class _Publication:
         report: _Report,
         local: LocalBase | None,
         full: bool,
+        owner: str,
     ) -> None:
         self._store = store
         self._source = source
@@ -168,6 +149,7 @@ class _Publication:
         self._report = report
         self._local = local
         self._full = full
+        self._owner = owner
         self._sent = Sent()
 
     async def run(
@@ -197,7 +179,8 @@ class _Publication:
         manifest = _manifest(self._source, state, lists)
         self._report.now("manifest", 0, 0)
         existing = await self._write_manifest(manifest, state, lists)
-        await _remove_markers(self._store, self._source.snapshot_id)
+        await self._marker.end()
+        await remove_markers(self._store, self._source.snapshot_id)
         if existing is not None:
             return Published(existing, self._sent.transferred_bytes, 0, existed=True)
         if self._local is not None:
@@ -234,19 +217,21 @@ class _Publication:
                         count(need[1])
 
         async def send(need: Needed) -> None:
-            await self._send_blob(need, blob_path)
-            count(need[1])
+            await self._send_blob(need, blob_path, count)
 
         self._report.now("blobs", 0, lists.total)
         async with aclosing(needed()) as objects:
             await for_each(objects, send, self._limits.streams_max)
         self._report.now("blobs", done, lists.total)
 
-    async def _send_blob(self, need: Needed, blob_path: Callable[[bytes], Path]) -> None:
+    async def _send_blob(
+        self, need: Needed, blob_path: Callable[[bytes], Path], told: Told = untold
+    ) -> None:
         digest, size = need
         failpoints.reach("snapshot.object.before")
         path = blob_path(bytes.fromhex(digest))
-        sent = await self._store.put_file(object_name(digest), path, size)
+        # A full snapshot relies on nothing: not on the content of a file that is only linked.
+        sent = await self._store.put_file(object_name(digest), path, size, told, self._full)
         failpoints.reach("snapshot.object.after")
         self._sent.transferred_bytes += sent
         self._sent.objects_written += 1
@@ -256,10 +241,15 @@ class _Publication:
         others = {(s.digest, s.size) for run in state.runs for s in run.segments}
         others |= {(name.digest, name.size) for name, _ in lists.lists}
         lacking = []
+        done = 0
         for needs in (lists.blobs(), sorted(others)):
             found = missing(self._store, needs, self._limits.streams_max)
             async with aclosing(found) as objects:
-                lacking += [need async for need, lacks in objects if lacks]
+                async for need, lacks in objects:
+                    done += need[1]
+                    self._report.seldom("checking", done, 0)
+                    if lacks:
+                        lacking.append(need)
         return lacking
 
     async def _recheck(
@@ -292,22 +282,42 @@ class _Publication:
         created = await self._store.put_bytes(name, encode_manifest(manifest), create=True)
         failpoints.reach("snapshot.manifest.after")
         if not created:
-            existing = await _existing(self._store, self._source, self._limits)
+            existing = await existing_of(self._store, self._source, self._limits)
             if existing is None:
                 raise StoreBusy(
                     f"snapshot {manifest.snapshot_id} was deleted while it was published"
                 )
             if existing != manifest:
+                # Whoever wrote it looked at what was there before this process's marker stood.
+                await self._prove(self._marker)
                 return existing
         try:
             await self._marker.check()
         except (StoreBusy, StoreUnavailable):
             # This process stood still between its last look and the manifest, for longer than
-            # markers count: a collection may have come in between.
-            if await self._lacking(state, lists):
-                await self._store.delete([name])
+            # markers count: a collection may have come in between, and may go on.
+            marker = upload_marker(self._store, manifest.snapshot_id, self._owner, self._limits)
+            try:
+                async with held(marker):
+                    await self._prove(marker)
+                    await marker.end()
+            except BaseException:
+                await take_back(self._store, name)
                 raise
         return None
+
+    async def _prove(self, marker: Marker) -> None:
+        """Returns when nobody collects that came before the manifest, and everything is there. Else
+        the manifest is gone; raises StoreBusy."""
+        await wait_for_collection(
+            self._store, marker, self._limits, lambda: self._report.now("waiting", 0, 0)
+        )
+        self._report.now("checking", 0, 0)
+        if await existing_whole(self._store, self._source, self._limits) is None:
+            raise StoreBusy(
+                f"{self._store.description}: snapshot {self._source.snapshot_id} was deleted, or "
+                "a collection removed objects of it while its publisher stood still; publish again"
+            )
 
 
 def _blob_lists(blobs: Iterable[tuple[bytes, int]], limits: SnapshotLimits) -> BlobLists:

@@ -14,16 +14,15 @@ from partition_snapshots.blob_files import (
     full_disk,
     keep_blob,
     keeping,
-    write_all,
 )
 from partition_snapshots.digest import RowDigest
-from partition_snapshots.directory_store import sync_file_system
 from partition_snapshots.errors import (
     SnapshotDamaged,
     SnapshotError,
     SnapshotNotFound,
     WrongCluster,
 )
+from partition_snapshots.files import FileSystem, write_all
 from partition_snapshots.limits import SEGMENT_BYTES_MAX, SnapshotLimits
 from partition_snapshots.manifests import decode_format, decode_manifest
 from partition_snapshots.merge import combine, overlay
@@ -35,7 +34,7 @@ from partition_snapshots.model import (
     Run,
     check_snapshot_id,
 )
-from partition_snapshots.parallel import ByteBudget, ahead, for_each, on_thread
+from partition_snapshots.parallel import ByteBudget, ahead, for_each, on_thread, run_to_end
 from partition_snapshots.segments import Change, decode_blob_list, decode_segment
 from partition_snapshots.store import FORMAT_OBJECT, SNAPSHOTS, Store, object_name
 
@@ -105,17 +104,24 @@ async def list_snapshots(
 
 
 async def load(store: Store, snapshot_id: str, limits: SnapshotLimits | None = None) -> Manifest:
-    """One snapshot's manifest; "latest" is the one with the highest LSN. Raises SnapshotNotFound,
-    SnapshotDamaged, UnsupportedFormat, WrongCluster (its cluster is not the store's)."""
+    """One snapshot's manifest; "latest" is the one with the highest LSN, and refused while any
+    manifest there can't be read: an older state would be taken for the newest. Raises
+    SnapshotNotFound, SnapshotDamaged, UnsupportedFormat, WrongCluster (its cluster is not the
+    store's)."""
     limits = limits or SnapshotLimits()
     if snapshot_id != LATEST:
         return await _load(store, snapshot_id, await store_cluster(store), limits)
     found = await list_snapshots(store, limits)
     if not found:
         raise SnapshotNotFound(f"{store.description} holds no snapshot")
+    damaged = found[0]  # they come first
+    if isinstance(damaged, DamagedManifest):
+        raise SnapshotDamaged(
+            f"{damaged.message}; nobody can tell whether snapshot {damaged.snapshot_id} is the "
+            f"{LATEST}: name the one that is meant by its ID, or delete {damaged.snapshot_id}"
+        )
     newest = found[-1]
-    if isinstance(newest, DamagedManifest):
-        raise SnapshotDamaged(f"every manifest there is damaged: {newest.message}")
+    assert isinstance(newest, Manifest)
     return newest
 
 
@@ -263,7 +269,7 @@ class SnapshotReader:
         verified, and it is durable with its name, when this returns; until then it is
         `<target>.partial`. Raises SnapshotDamaged; StoreFull where the target's disk has no room;
         OSError."""
-        await self._fetch([(digest, size)], lambda _: target, sync=True)
+        await self._fetch([(digest, size)], lambda _: target, lambda _: None, sync=True)
 
     async def fetch_blobs(
         self, target: Callable[[bytes], Path], progress: Callable[[int], None] = lambda _: None
@@ -272,18 +278,23 @@ class SnapshotReader:
         time; `progress` is given bytes as they are done. They are verified and durable when this
         returns: synced together, which is much faster than one by one. Returns (count, bytes).
         Raises as `fetch_blob`."""
-        places: list[Path] = []
+        written: list[tuple[Path, FileSystem]] = []
 
         async def some(group: list[Blob]) -> None:
-            await self._fetch(group, target, sync=False)
-            places[:] = [target(group[0][0])]
-            progress(sum(size for _, size in group))
+            if not written:
+                place = target(group[0][0])
+                written.append((place, FileSystem(place.parent)))
+            await self._fetch(group, target, progress, sync=False)
 
-        async with aclosing(self.blob_groups()) as groups:
-            await for_each(groups, some, self._limits.streams_max)
-        for place in places:
-            with full_disk(place):
-                await asyncio.to_thread(sync_file_system, place.parent)
+        try:
+            async with aclosing(self.blob_groups()) as groups:
+                await for_each(groups, some, self._limits.streams_max)
+            for place, file_system in written:
+                with full_disk(place):
+                    await run_to_end(file_system.sync)
+        finally:
+            for _, file_system in written:
+                file_system.close()
         return self._manifest.blob_count, self._manifest.blob_bytes
 
     async def blob_groups(self) -> AsyncGenerator[list[Blob], None]:
@@ -318,7 +329,12 @@ class SnapshotReader:
         return []
 
     async def _fetch(
-        self, group: list[Blob], target: Callable[[bytes], Path], *, sync: bool
+        self,
+        group: list[Blob],
+        target: Callable[[bytes], Path],
+        done: Callable[[int], None],
+        *,
+        sync: bool,
     ) -> None:
         if group[0][1] <= GROUP_BYTES:
             damaged = await self._small(
@@ -326,14 +342,16 @@ class SnapshotReader:
             )
             if damaged:
                 raise damaged[0]
+            done(sum(size for _, size in group))
             return
         digest, size = group[0]
         with keeping(target(digest), sync=sync) as descriptor:
             async with aclosing(self._chunks(digest, size)) as chunks:
                 async for chunk in chunks:
-                    await asyncio.to_thread(write_all, descriptor, chunk)
+                    await run_to_end(write_all, descriptor, chunk)
+                    done(len(chunk))
             if sync:
-                await asyncio.to_thread(os.fsync, descriptor)
+                await run_to_end(os.fsync, descriptor)
 
     async def _small(
         self, group: list[Blob], work: Callable[[Blob, bytes], None]
@@ -353,7 +371,7 @@ class SnapshotReader:
 
         async with self._budget.take(sum(size for _, size in group)):
             wanted = [(object_name(digest.hex()), size) for digest, size in group]
-            return await asyncio.to_thread(all_of_it, await self._store.get_many(wanted))
+            return await run_to_end(all_of_it, await self._store.get_many(wanted))
 
     async def _chunks(self, digest: bytes, size: int) -> AsyncGenerator[bytes, None]:
         """A large blob's content; raises SnapshotDamaged at the end where it is another. Those that

@@ -7,7 +7,6 @@ becomes an object. Calls are tried again here, with a growing wait, within the l
 
 import asyncio
 import builtins
-import hashlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from datetime import timedelta
@@ -25,13 +24,13 @@ from partition_snapshots.errors import (
     SnapshotDamaged,
     SnapshotError,
     SnapshotNotFound,
-    SourceDamaged,
 )
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.parallel import ByteBudget
 from partition_snapshots.s3_errors import code_of, translated
+from partition_snapshots.s3_files import FileReader, Progress
 from partition_snapshots.s3_uploads import abort_uploads
-from partition_snapshots.store import OBJECTS, ObjectInfo, check_name
+from partition_snapshots.store import OBJECTS, ObjectInfo, Told, always, check_name, untold
 
 T = TypeVar("T")
 
@@ -41,7 +40,8 @@ PARTS_MAX = 10_000
 LIST_PAGE = 1000
 
 INNER_RETRIES = 1
-"""Of obstore itself, for a single request: the waits are made here."""
+"""Of obstore itself, for a single request: the waits are made here. A part of a multipart upload is
+tried again by obstore, within the limits: a try that is made here begins the whole file anew."""
 
 
 class S3Store:
@@ -52,14 +52,36 @@ class S3Store:
         self._destination = destination
         self._limits = limits
         self._root = f"{destination.prefix}/" if destination.prefix else ""
-        self._client = _client(destination, limits)
+        inner_s = timedelta(seconds=limits.connect_timeout_s)
+        self._client = _client(
+            destination, limits, {"max_retries": INNER_RETRIES, "retry_timeout": inner_s}
+        )
+        self._parts_client = _client(
+            destination,
+            limits,
+            {
+                "max_retries": limits.retries,
+                "retry_timeout": timedelta(seconds=limits.retry_timeout_s),
+                "backoff": {
+                    "init_backoff": timedelta(seconds=limits.backoff_first_s),
+                    "max_backoff": timedelta(seconds=limits.backoff_max_s),
+                    "base": 2,
+                },
+            },
+        )
         self._budget = ByteBudget(limits.inflight_bytes_max)
 
     def _key(self, name: str) -> str:
         return self._root + check_name(name)
 
-    async def _tried(self, what: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Runs one operation, again where that may help."""
+    async def _tried(
+        self,
+        what: str,
+        attempt: Callable[[], Awaitable[T]],
+        progress: "Progress | None" = None,
+    ) -> T:
+        """Runs one operation, again where that may help. The time for that counts from its last
+        progress: a large file takes long, and may fail late."""
         started = time.monotonic()
         wait = self._limits.backoff_first_s
         for number in range(self._limits.retries + 1):
@@ -67,6 +89,8 @@ class S3Store:
                 return await attempt()
             except (BaseError, FileNotFoundError) as error:
                 failure = translated(error, what, self.description)
+                if progress is not None and progress.last > started:
+                    started, wait = progress.last, self._limits.backoff_first_s
                 over = time.monotonic() + wait - started > self._limits.retry_timeout_s
                 if not failure.retriable or over or number == self._limits.retries:
                     raise failure from None  # obstore's text quotes the answer's body
@@ -107,14 +131,20 @@ class S3Store:
                 raise _Exists
         await obstore.put_async(self._client, key, data, use_multipart=False)
 
-    async def put_file(self, name: str, path: Path, size: int) -> int:
+    async def put_file(
+        self, name: str, path: Path, size: int, sent: Told = untold, check: bool = False
+    ) -> int:
+        """`check` or not: the content is read, and checked."""
         key = self._key(name)
         part = max(self._limits.part_bytes, -(-size // PARTS_MAX))
         whole = size <= part
         need = size if whole else part * (self._limits.parts_max + 1)
 
+        progress = Progress(sent)
+
         async def attempt() -> None:
-            reader = _FileReader(path, size, name.rpartition("/")[2], part)
+            progress.begin()
+            reader = FileReader(path, size, name.rpartition("/")[2], part, progress.done)
             if whole:
                 data = await reader.all()
                 await obstore.put_async(self._client, key, data, use_multipart=False)
@@ -122,15 +152,16 @@ class S3Store:
                 await self._multipart(key, reader, part)
 
         async with self._budget.take(need):
-            await self._tried(f"putting {name}", attempt)
+            await self._tried(f"putting {name}", attempt, progress)
+        sent(size - progress.bytes)
         return size
 
-    async def _multipart(self, key: str, reader: "_FileReader", part: int) -> None:
+    async def _multipart(self, key: str, reader: "FileReader", part: int) -> None:
         """Ends, when it is cancelled, by way of the reader: then obstore aborts the upload, which
         would be left in the bucket if it were dropped."""
         upload = asyncio.ensure_future(
             obstore.put_async(
-                self._client,
+                self._parts_client,
                 key,
                 reader.parts(),
                 chunk_size=part,
@@ -260,12 +291,13 @@ class S3Store:
 
     # --- removing ------------------------------------------------------------------------------
 
-    async def delete(self, names: Iterable[str]) -> None:
+    async def delete(self, names: Iterable[str], may: Callable[[], None] = always) -> None:
         keys = [self._key(name) for name in names]
         for start in range(0, len(keys), self._limits.delete_batch):
             batch = keys[start : start + self._limits.delete_batch]
 
             async def attempt(batch: list[str] = batch) -> None:
+                may()
                 await obstore.delete_async(self._client, batch)
 
             try:
@@ -285,57 +317,7 @@ class _Exists(Exception):
     """The name to be created is there."""
 
 
-class _Stopped(Exception):
-    """Whoever wanted the upload wants it no more."""
-
-
-class _FileReader:
-    """Reads a file in parts on threads, and checks it before the last is given."""
-
-    def __init__(self, path: Path, size: int, digest: str, part: int) -> None:
-        self._path = path
-        self._size = size
-        self._digest = digest
-        self._part = part
-        self._stopped = False
-
-    def stop(self) -> None:
-        self._stopped = True
-
-    async def all(self) -> bytes:
-        return b"".join([part async for part in self.parts()])
-
-    async def parts(self) -> AsyncGenerator[bytes, None]:
-        """Raises SourceDamaged instead of giving the last part of another file."""
-        found = hashlib.sha256()
-        left = self._size
-        try:
-            with self._path.open("rb") as file:
-                while True:
-                    part = await asyncio.to_thread(self._step, file, left, found)
-                    left -= len(part)
-                    if self._stopped:
-                        raise _Stopped
-                    if not left and (file.read(1) or found.hexdigest() != self._digest):
-                        raise self._damaged("has other content than its name says")
-                    if left and not part:
-                        raise self._damaged(f"ends {left} bytes early")
-                    yield part
-                    if not left:
-                        return
-        except OSError as error:
-            raise self._damaged(error.strerror or str(error)) from error
-
-    def _step(self, file: Any, left: int, found: Any) -> bytes:
-        part: bytes = file.read(min(self._part, left))
-        found.update(part)
-        return part
-
-    def _damaged(self, what: str) -> SourceDamaged:
-        return SourceDamaged(f"{self._path} {what}: the volume is damaged")
-
-
-def _client(destination: S3Destination, limits: SnapshotLimits) -> Client:
+def _client(destination: S3Destination, limits: SnapshotLimits, retry: dict[str, Any]) -> Client:
     """Raises InvalidDestination, which never quotes a secret."""
     config: dict[str, Any] = {
         "access_key_id": destination.access_key_id,
@@ -360,10 +342,6 @@ def _client(destination: S3Destination, limits: SnapshotLimits) -> Client:
     }
     if destination.ca_certificate:
         options["root_certificate"] = destination.ca_certificate
-    retry: dict[str, Any] = {
-        "max_retries": INNER_RETRIES,
-        "retry_timeout": timedelta(seconds=limits.connect_timeout_s),
-    }
     try:
         return Client(
             destination.bucket,

@@ -27,10 +27,11 @@ _EMPTY = hashlib.sha256(b"").hexdigest()
 
 def abort_uploads(destination: S3Destination, prefix: str, limits: SnapshotLimits) -> int:
     """Aborts the multipart uploads of keys that begin with `prefix`; returns how many. Blocks.
-    Never raises for what the store answers."""
-    client = _Client(destination, limits)
+    Never raises: what is left is the next one's."""
     aborted = 0
+    client: _Client | None = None
     try:
+        client = _Client(destination, limits)
         for _ in range(ROUNDS_MAX):
             status, answer = client.ask("GET", "", {"prefix": prefix, "uploads": ""})
             found = parse_uploads(answer) if status == http.client.OK else []
@@ -42,10 +43,11 @@ def abort_uploads(destination: S3Destination, prefix: str, limits: SnapshotLimit
             aborted += done
             if not done:
                 break
-    except (OSError, http.client.HTTPException):
+    except (OSError, ValueError, http.client.HTTPException):
         pass
     finally:
-        client.close()
+        if client is not None:
+            client.close()
     return aborted
 
 

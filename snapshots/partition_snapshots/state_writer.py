@@ -10,7 +10,7 @@ from itertools import chain
 from partition_snapshots import failpoints
 from partition_snapshots.base import Base, LocalBase, delta_room
 from partition_snapshots.digest import RowDigest
-from partition_snapshots.errors import SnapshotDamaged, SnapshotNotFound, UnsupportedFormat
+from partition_snapshots.errors import SnapshotError
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.merge import batched, difference
 from partition_snapshots.model import ObjectName, Row, Run
@@ -23,7 +23,11 @@ REPORT_BATCHES = 64
 
 
 class _NoDelta(Exception):
-    """The base can't be read, or the delta became too large."""
+    """The delta became too large."""
+
+
+class _BaseUnreadable(_NoDelta):
+    """So is what the store holds of it, where the store is the base."""
 
 
 @dataclass
@@ -66,6 +70,9 @@ class StateWriter:
             if room is not None:
                 try:
                     return await self._delta(base, room)
+                except _BaseUnreadable:
+                    # A new segment may have the name of the very one that can't be read.
+                    self.rewrite = self.rewrite or self.local is None
                 except _NoDelta:
                     pass
         return await self._full()
@@ -99,8 +106,9 @@ class StateWriter:
         def base_rows() -> Iterator[list[Row]]:
             try:
                 yield from merged_batches(base.manifest.runs, base.source)
-            except (SnapshotDamaged, SnapshotNotFound, UnsupportedFormat) as error:
-                raise _NoDelta from error
+            except SnapshotError as error:
+                # Whatever it is: a full run needs no base, and meets the store by itself.
+                raise _BaseUnreadable from error
 
         def segments() -> Iterator[tuple[bytes, int]]:
             olds, news = chain.from_iterable(base_rows()), chain.from_iterable(new_rows())

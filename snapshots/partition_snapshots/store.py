@@ -1,7 +1,7 @@
 """What a store is asked: the port of `directory_store` and `s3_store`."""
 
 import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,18 @@ class ObjectInfo:
     modified: datetime
 
 
+Told = Callable[[int], None]
+"""Is told of bytes, on the loop's thread."""
+
+
+def untold(_size: int) -> None:
+    """Nobody wants to know."""
+
+
+def always() -> None:
+    """It may."""
+
+
 class Store(Protocol):
     """Names are those of the layout; others raise InvalidDestination. Each call is tried again
     within the limits where that can help, and may raise StoreUnavailable, StoreRefused or
@@ -58,13 +70,17 @@ class Store(Protocol):
         """Writes it, over what is there. With `create`, False where the name exists already (also
         by an earlier try of this very call); a store that can't tell writes over it."""
 
-    async def put_file(self, name: str, path: Path, size: int) -> int:
+    async def put_file(
+        self, name: str, path: Path, size: int, sent: Told = untold, check: bool = False
+    ) -> int:
         """Writes a file's content, which must have `size` bytes and the SHA-256 in the name.
-        Returns the bytes really written: 0 for a hard link, whose content is not read. Raises
-        SourceDamaged where the file is missing or is another."""
+        `sent` is told of bytes as they are done, `size` altogether when this returns; where it has
+        to begin again it takes them back, as a negative number. Returns the bytes really written:
+        0 for a hard link, whose content is not read unless `check` asks for it. Raises
+        SourceDamaged where the file is missing, can't be read or is another."""
 
     async def flush(self) -> None:
-        """Makes every object that is there durable."""
+        """Makes everything that is there durable, that of writers that were killed, too."""
 
     async def get(self, name: str, size_max: int | None = None) -> bytes:
         """Its content. Raises SnapshotNotFound; SnapshotDamaged for more than size_max bytes
@@ -86,8 +102,9 @@ class Store(Protocol):
     async def head(self, name: str) -> ObjectInfo | None:
         """None where there is none."""
 
-    async def delete(self, names: Iterable[str]) -> None:
-        """Removes them, durably; those that are gone already are fine."""
+    async def delete(self, names: Iterable[str], may: Callable[[], None] = always) -> None:
+        """Removes them, durably; those that are gone already are fine. `may` is called right before
+        each step, on any thread, and ends this by what it raises."""
 
     async def sweep(self) -> int:
         """Removes what writers that are dead left unfinished, where the store can tell; returns

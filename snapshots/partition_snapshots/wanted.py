@@ -6,8 +6,10 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import groupby
 
-from partition_snapshots.model import ObjectName
+from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.model import Manifest, ObjectName
 from partition_snapshots.parallel import ahead
+from partition_snapshots.read import SnapshotReader
 from partition_snapshots.segments import decode_blob_list
 from partition_snapshots.store import OBJECTS, Store
 
@@ -61,3 +63,22 @@ async def missing(
         async for (_, needs), found in folders:
             for need in needs:
                 yield need, found.get(need[0]) != need[1]
+
+
+async def lacking(store: Store, manifest: Manifest, limits: SnapshotLimits) -> list[Needed]:
+    """What a stored snapshot names and its store doesn't hold, in the right size. Raises
+    SnapshotDamaged where a blob list can't be read."""
+    named = [*manifest.blob_lists, *(s for run in manifest.runs for s in run.segments)]
+    found = await _lacks(store, sorted({(name.digest, name.size) for name in named}), limits)
+    if found:
+        return found
+    reader = SnapshotReader(store, manifest, limits)
+    for name in manifest.blob_lists:
+        blobs = [(digest.hex(), size) for digest, size in await reader.blob_list(name)]
+        found += await _lacks(store, blobs, limits)
+    return found
+
+
+async def _lacks(store: Store, needed: Iterable[Needed], limits: SnapshotLimits) -> list[Needed]:
+    async with aclosing(missing(store, needed, limits.streams_max)) as objects:
+        return [need async for need, lacks in objects if lacks]

@@ -1,12 +1,17 @@
 """A capture is the state at one position, whatever is applied, removed or collected meanwhile."""
 
 import asyncio
+import errno
 import hashlib
+import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import lmdb
 import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
@@ -16,7 +21,7 @@ from partition_replica.ids import LSN, ClusterID, Digest, Term
 from partition_replica.runtime.applier import Applier
 from partition_replica.runtime.capture import StateCapture, copy_state
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.files import VolumeLock, disk
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.state_copy import FrozenState
 from partition_replica.storage.state_tables import TABLES
@@ -191,6 +196,67 @@ async def test_no_capture_without_room(subject: Subject, monkeypatch: pytest.Mon
     assert list(subject.volume.staging.iterdir()) == []
 
 
+async def cancel_again_and_again(task: "asyncio.Task[Any]") -> None:
+    for _ in range(4):
+        task.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not task.done()
+
+
+async def test_one_cancelled_before_it_began_leaves_nothing(subject: Subject) -> None:
+    """The applier is busy: the read transaction is begun when nobody wants it any more."""
+    dropped = await subject.put_file(b"dropped", b"dropped" * 30_000)
+    go = threading.Event()
+    busy = asyncio.create_task(subject.applier.call(lambda: go.wait(60)))
+    await asyncio.sleep(0)
+    capture = capturing(subject, copy_state)
+    taking = asyncio.create_task(capture.take(subject.volume.staging / "captured"))
+    await asyncio.sleep(0)
+    await cancel_again_and_again(taking)
+    go.set()
+    assert await busy
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    await subject.apply(subject.propose(remove(b"dropped")))
+    assert not subject.volume.blobs.has(dropped)  # nothing is postponed
+    assert subject.volume.state._views == 0
+    assert await capture.take(subject.volume.staging / "captured") is not None
+
+
+@pytest.mark.parametrize("where", ["directory", "copy", "quota", "sync"])
+async def test_a_volume_without_room_for_a_copy_is_no_failure(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise no_room
+
+    def copy(frozen: FrozenState, directory: Path) -> None:
+        environment = SimpleNamespace(copy=frozen._environment.copy)
+        frozen._environment = environment  # type: ignore[assignment]
+        with monkeypatch.context() as patched:
+            if where == "directory":
+                patched.setattr(Path, "mkdir", refuse)
+            elif where == "sync":
+                patched.setattr(disk, "sync", refuse)
+            else:
+                kind = lmdb.DiskError if where == "copy" else lmdb.Error
+                code = errno.ENOSPC if where == "copy" else errno.EDQUOT
+
+                def fail(*_: object, **__: object) -> None:
+                    raise kind(f"mdb_env_copy3: {os.strerror(code)}")
+
+                environment.copy = fail
+            frozen.copy(directory)
+
+    capture = capturing(subject, copy)
+    assert await capture.take(subject.volume.staging / "captured") is None
+    assert list(subject.volume.staging.iterdir()) == []
+    assert await capturing(subject, copy_state).take(subject.volume.staging / "one") is not None
+
+
 @pytest.mark.parametrize("cancel", [False, True])
 async def test_a_capture_that_fails_leaves_nothing(subject: Subject, cancel: bool) -> None:
     dropped = await subject.put_file(b"dropped", b"dropped" * 30_000)
@@ -199,7 +265,7 @@ async def test_a_capture_that_fails_leaves_nothing(subject: Subject, cancel: boo
     await asyncio.to_thread(slow.begun.wait)
     await subject.apply(subject.propose(remove(b"dropped")))
     if cancel:
-        taking.cancel()
+        await cancel_again_and_again(taking)
     slow.go.set()
     with pytest.raises(asyncio.CancelledError if cancel else StorageFailed):
         await taking

@@ -12,6 +12,7 @@ from partition_snapshots.collect import collect, delete_snapshots
 from partition_snapshots.errors import (
     SnapshotDamaged,
     StoreBusy,
+    StoreUnavailable,
 )
 from partition_snapshots.model import Collected, Progress
 from partition_snapshots.read import list_snapshots, manifest_name
@@ -104,10 +105,10 @@ async def test_a_collection_gives_up_while_a_publish_runs(
             await go_on.acquire()
             return await store.put_file(*args)
 
-        async def delete(self, names: Any) -> None:
+        async def delete(self, names: Any, *may: Any) -> None:
             waiting.release()
             await go_on.acquire()
-            await store.delete(names)
+            await store.delete(names, *may)
 
     await put(store, partition, "zero")
     partition.keys[b"key-000001"] = b"x"
@@ -148,12 +149,12 @@ async def test_a_publish_waits_for_a_collection(
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        async def delete(self, names: Any) -> None:
+        async def delete(self, names: Any, *may: Any) -> None:
             names = list(names)
             if any(name.startswith("objects/") for name in names):
                 deleting.set()
                 await go_on.wait()
-            await store.delete(names)
+            await store.delete(names, *may)
 
     collecting = asyncio.ensure_future(
         delete_snapshots(Pausing(), ["one"], QUICK)  # type: ignore[arg-type]
@@ -233,12 +234,88 @@ async def test_a_process_that_stood_still_takes_its_manifest_back(
 
     monkeypatch.setattr(failpoints, "hook", hook)
     if lost:
-        with pytest.raises(StoreBusy, match="taken over"):
+        with pytest.raises(StoreBusy, match="stood still"):
             await put(store, partition, "one")
         assert await list_snapshots(store) == []
     else:
         await put(store, partition, "one")
         await verify(store, "one", QUICK)
+    assert not [name for name in place.names() if name.startswith(UPLOADS)]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_process_that_stood_still_waits_for_the_collection_that_took_over(
+    store: Store, place: Place, partition: Partition, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """Nothing is missing yet when it comes back; the collection goes on."""
+    victim = object_name(partition.blobs()[0][0].hex())
+    marker = f"{COLLECTING}{'3' * 16}"
+    phases: list[str] = []
+
+    def hook(name: str) -> None:
+        if name == "snapshot.manifest.before":
+            for path in place.file(UPLOADS).iterdir():
+                path.unlink()
+            place.file(marker).parent.mkdir(exist_ok=True)
+            place.file(marker).write_bytes(b"{}")
+
+    def progress(found: Progress) -> None:
+        if found.phase == "waiting" and ends and place.file(marker).exists():
+            place.file(victim).unlink()
+            place.file(marker).unlink()
+        phases.append(found.phase)
+
+    monkeypatch.setattr(failpoints, "hook", hook)
+    limits = replace(QUICK, busy_wait_s=10.0 if ends else 0.2)
+    with pytest.raises(StoreBusy, match="stood still" if ends else "collection"):
+        await put(store, partition, "one", limits=limits, progress=progress)
+    assert "waiting" in phases
+    assert await list_snapshots(store) == []
+
+
+async def test_a_manifest_that_an_earlier_try_could_not_take_back_is_looked_through(
+    store: Store, place: Place, partition: Partition
+) -> None:
+    """That try was killed, or its store was gone, before it saw what a collection removed."""
+    await put(store, partition, "one")
+    place.file(object_name(partition.blobs()[0][0].hex())).unlink()
+    again = await put(store, partition, "one")
+    assert not again.existed
+    await verify(store, "one", QUICK)
+
+
+async def test_no_renewal_makes_a_marker_again_that_was_removed(store: Store) -> None:
+    from partition_snapshots import markers
+
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow:
+        """A store whose second write is on its way for long."""
+
+        writes = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def put_bytes(self, *args: Any, **options: Any) -> bool:
+            self.writes += 1
+            if self.writes == 2:
+                begun.set()
+                await go_on.wait()
+            return await store.put_bytes(*args, **options)
+
+    limits = replace(QUICK, marker_stale_s=0.8)
+    marker = markers.Marker(Slow(), f"{UPLOADS}one.{'0' * 16}", limits)  # type: ignore[arg-type]
+    await marker.write()
+    renewing = asyncio.ensure_future(marker.renewing())
+    await begun.wait()
+    removing = asyncio.ensure_future(marker.remove())
+    done, _ = await asyncio.wait([removing], timeout=0.05)
+    go_on.set()
+    await removing
+    assert not done
+    await renewing
+    assert await store.head(marker.name) is None
 
 
 async def test_what_vanishes_is_sent_again(
@@ -257,6 +334,28 @@ async def test_what_vanishes_is_sent_again(
     await put(store, partition, "one")
     assert done
     await verify(store, "one", QUICK)
+
+
+async def test_a_collection_that_stood_still_before_a_removal_removes_nothing(
+    store: Store, partition: Partition
+) -> None:
+    """Others took its marker over meanwhile: what it found may be needed by now."""
+
+    class Still:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def delete(self, names: Any, *may: Any) -> None:
+            names = list(names)
+            if any(name.startswith("objects/") for name in names):
+                may[0].__self__._renewed -= QUICK.marker_stale_s
+            await store.delete(names, *may)
+
+    await put(store, partition, "one")
+    before = await listed_objects(store)
+    with pytest.raises(StoreUnavailable, match="could not be renewed"):
+        await delete_snapshots(Still(), ["one"], QUICK)  # type: ignore[arg-type]
+    assert await listed_objects(store) == before
 
 
 async def test_an_old_marker_stops_a_collection(

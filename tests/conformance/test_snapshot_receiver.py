@@ -2,9 +2,12 @@
 leaves nothing behind."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import random
+import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -24,7 +27,8 @@ from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import Payloads
 from partition_replica.runtime.snapshot_receiver import SnapshotReceiver
 from partition_replica.storage.codec import FORMAT_VERSION
-from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.files import VolumeLock, disk
+from partition_replica.storage.staging import StagedFile
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import Volume
 
@@ -364,6 +368,25 @@ async def test_what_does_not_match_is_not_kept(
     assert_equal(receiver, sender)
 
 
+@pytest.mark.parametrize("call", ["make_directory", "create", "sync_directory"])
+async def test_a_full_disk_at_any_call_gives_back_what_came(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Out of inodes, or over a quota, where there are bytes."""
+    snapshot = sender.snapshot()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, call, refuse)
+        with pytest.raises(DiskFull):
+            await receiver.install(snapshot)
+    await receiver.install(snapshot)
+    assert_equal(receiver, sender)
+    await receiver.assert_nothing_left()
+
+
 @pytest.mark.parametrize("during", ["begin", "state", "payloads"])
 async def test_a_full_disk_is_given_back_what_came(
     sender: Sender, receiver: Receiver, during: str
@@ -448,13 +471,52 @@ async def test_another_snapshot_takes_its_place(tmp_path: Path, sender: Sender) 
 
 
 async def test_one_that_the_engine_ignores_leaves_nothing(
-    sender: Sender, receiver: Receiver
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receiver.engine_takes = False
+    threads: list[threading.Thread] = []
+    remove_tree = shutil.rmtree
+
+    def remove_and_tell(path: Path, **options: Any) -> None:
+        threads.append(threading.current_thread())
+        remove_tree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_and_tell)
     await receiver.install(sender.snapshot())
+    # Not on the event loop: gigabytes take a while.
+    assert threads
+    assert threading.current_thread() not in threads[-1:]
     assert len(receiver.stepped) == 1
     await receiver.assert_nothing_left()
     assert len(list((receiver.volume.root / "state").iterdir())) == 1
+
+
+async def test_giving_up_is_not_cut_short(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller that goes away meanwhile does not leave payloads held for ever."""
+    snapshot = sender.snapshot()
+    receiver.network.allow = iter([None, 0, 0, 0, 0]).__next__
+    with pytest.raises(PeerFailed):
+        await receiver.install(snapshot)
+    await receiver.fetches_ended()
+    assert receiver.volume.blobs.held_count == 5
+    begun, go, remove_staged = threading.Event(), threading.Event(), StagedFile.remove
+
+    def slowly(file: StagedFile) -> None:
+        begun.set()
+        assert go.wait(60)
+        remove_staged(file)
+
+    monkeypatch.setattr(StagedFile, "remove", slowly)
+    closing = asyncio.create_task(receiver.receiver.close())
+    assert await asyncio.to_thread(begun.wait, 60)
+    closing.cancel()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    assert receiver.volume.blobs.held_count == 0
+    assert not (receiver.volume.staging / "incoming").exists()
 
 
 async def test_a_caller_that_goes_away_is_gone_on_from(sender: Sender, receiver: Receiver) -> None:

@@ -10,11 +10,13 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from partition_snapshots import failpoints
+from obstore.exceptions import GenericError
+from partition_snapshots import failpoints, s3_files, s3_store
 from partition_snapshots.collect import collect
-from partition_snapshots.destination import open_store
+from partition_snapshots.destination import S3Destination, open_store
 from partition_snapshots.errors import (
     SourceDamaged,
     StoreRefused,
@@ -23,6 +25,7 @@ from partition_snapshots.errors import (
 from partition_snapshots.limits import MIB
 from partition_snapshots.publish import publish
 from partition_snapshots.read import list_snapshots
+from partition_snapshots.s3_uploads import abort_uploads
 from partition_snapshots.store import object_name
 from partition_snapshots.verify import verify
 
@@ -40,7 +43,9 @@ from tests.support.object_store import (
     varint,
 )
 
-PARTS = replace(QUICK, part_bytes=5 * MIB, retry_timeout_s=20.0, retries=200)
+PARTS = replace(
+    QUICK, part_bytes=5 * MIB, retry_timeout_s=20.0, retries=200, connect_timeout_s=10.0
+)
 BIG = 40 * MIB
 
 
@@ -113,6 +118,71 @@ async def test_a_server_that_dies_during_an_upload_and_comes_back(
     await running
     assert await read_rows(place.open(), "one") == list(partition.rows())
     await check_clean(place, "one")
+
+
+async def test_a_large_file_says_how_far_it_is(
+    own_server: ObjectStoreServer, tmp_path: Path
+) -> None:
+    place, partition = place_on(own_server), big_partition(tmp_path)
+    seen: list[int] = []
+    path = partition.blob_path(next(digest for digest, size in partition.blobs() if size == BIG))
+    sent = await place.open(PARTS).put_file(object_name(path.name), path, BIG, seen.append)
+    assert sent == sum(seen) == BIG
+    assert seen == [PARTS.part_bytes] * (BIG // PARTS.part_bytes)
+
+
+async def test_time_for_retries_counts_from_the_last_progress(
+    s3_place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upload that takes hours may meet an error late, and is tried again; one that gets nowhere
+    is not, and what a failed try sent is taken back."""
+    now = [1000.0]
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            return now[0]
+
+    tries: list[int] = []
+
+    async def put_async(_client: object, _key: str, parts: Any, **_: object) -> None:
+        tries.append(0)
+        async for _ in parts:
+            if len(tries) < 3:
+                now[0] += 100.0
+                tries[-1] += 1
+                if tries[-1] == 4:
+                    raise GenericError("status code: 503")
+            elif tries[-1] == 0:
+                now[0] += 1000.0
+                raise GenericError("status code: 503")
+
+    path = tmp_path / "big"
+    path.write_bytes(b"0123456789" * MIB)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    limits = replace(QUICK, part_bytes=2 * MIB, retry_timeout_s=150.0)
+    seen: list[int] = []
+    store = s3_place.open(limits)
+    monkeypatch.setattr(s3_store, "time", Clock)
+    monkeypatch.setattr(s3_files, "time", Clock)
+    monkeypatch.setattr(s3_store.obstore, "put_async", put_async)
+    with pytest.raises(StoreUnavailable):
+        await store.put_file(object_name(digest), path, 10 * MIB, seen.append)
+    assert tries == [4, 4, 0]
+    assert sum(seen) == 0
+    assert seen.count(-6 * MIB) == 2
+
+
+def test_a_sweep_that_cannot_even_begin_is_none(tmp_path: Path) -> None:
+    for certificate in (b"-----BEGIN CERTIFICATE-----\n\xff", b"-----BEGIN CERTIFICATE-----\n"):
+        destination = S3Destination(
+            bucket=BUCKET,
+            access_key_id="a",
+            secret_access_key="b",
+            endpoint="https://127.0.0.1:1",
+            ca_certificate=certificate,
+        )
+        assert abort_uploads(destination, "objects/", QUICK) == 0
 
 
 async def test_a_server_that_stays_away(own_server: ObjectStoreServer, tmp_path: Path) -> None:
@@ -269,7 +339,7 @@ async def test_tls_with_a_ca_of_ones_own(tmp_path: Path) -> None:
 
 
 MEMORY = """
-import asyncio, json, resource, sys
+import asyncio, json, re, sys
 from pathlib import Path
 from partition_snapshots.destination import S3Destination, open_store
 from partition_snapshots.limits import SnapshotLimits
@@ -289,7 +359,8 @@ async def main():
                   lambda digest: Path(job["volume"]) / digest.hex(), limits=limits)
     await verify(store, "big", limits)
 asyncio.run(main())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not ru_maxrss, which counts what the process that started this one had.
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 leave(0)
 """
 

@@ -1,22 +1,36 @@
 """Stored snapshots on both kinds of store: what is published reads back, incrementally and in full;
 what is wrong is refused."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from partition_snapshots import read
 from partition_snapshots.base import LocalBase
 from partition_snapshots.collect import collect, delete_snapshots
 from partition_snapshots.errors import (
     InvalidDestination,
     SnapshotDamaged,
+    SnapshotError,
     SnapshotExists,
     SnapshotNotFound,
     SourceDamaged,
+    StoreRefused,
+    StoreUnavailable,
     WrongCluster,
 )
+from partition_snapshots.files import FileSystem
 from partition_snapshots.manifests import encode_manifest
-from partition_snapshots.model import Collected, DamagedManifest, Manifest, Progress, Published
+from partition_snapshots.model import (
+    Collected,
+    DamagedManifest,
+    Manifest,
+    Progress,
+    Published,
+    Row,
+)
 from partition_snapshots.publish import publish
 from partition_snapshots.read import SnapshotReader, list_snapshots, load, manifest_name
 from partition_snapshots.store import UPLOADS, Store, object_name
@@ -99,6 +113,118 @@ async def test_one_per_cent_changed_costs_at_most_three(
     assert await read_rows(store, "two") == list(partition.rows())
     await verify(store, "one", QUICK)
     await verify(store, "two", QUICK)
+
+
+async def test_latest_is_refused_while_a_manifest_is_damaged(
+    store: Store, place: Place, partition: Partition
+) -> None:
+    """It may be the newest; nobody is given an older state in its place."""
+    await put(store, partition, "one")
+    await put(store, partition, "two")
+    path = place.file(manifest_name("two"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(SnapshotDamaged, match=r"two.*by its ID"):
+        await load(store, "latest")
+    assert (await load(store, "one")).snapshot_id == "one"
+    await delete_snapshots(store, ["two"], QUICK)
+    assert (await load(store, "latest")).snapshot_id == "one"
+
+
+async def test_publishes_that_fail_leave_nothing_in_the_base(
+    place: Place, partition: Partition, tmp_path: Path
+) -> None:
+    store, base = place.open(), tmp_path / "base"
+    await put(store, partition, "one", base_directory=base)
+    before = {path.name for path in base.iterdir()}
+
+    def rows() -> Iterator[Row]:
+        yield from list(partition.rows())[:-1]
+        (base / ("0" * 64)).write_bytes(b"of one that was killed")
+        raise RuntimeError("the state is gone")
+
+    partition.keys = dict.fromkeys(partition.keys, b"x" * 300)
+    with pytest.raises(RuntimeError):
+        await publish(
+            store,
+            partition.source("two"),
+            rows,
+            partition.blobs(),
+            partition.blob_path,
+            base_directory=base,
+            limits=QUICK,
+        )
+    assert {path.name for path in base.iterdir()} == before
+    (base / ("0" * 64)).write_bytes(b"of one that was killed")
+    assert (await put(store, partition, "one", base_directory=base)).existed
+    assert {path.name for path in base.iterdir()} == before
+    await store.close()
+
+
+@pytest.mark.parametrize("why", [SnapshotDamaged, StoreUnavailable, StoreRefused])
+async def test_a_base_that_cannot_be_read_costs_a_full_run(
+    store: Store, partition: Partition, why: type[SnapshotError]
+) -> None:
+    """Which sends the unreadable segment again, though its name is there."""
+    segment = object_name((await put(store, partition, "one")).manifest.runs[0].segments[0].digest)
+    mended: list[str] = []
+
+    class Unreadable:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def get(self, name: str, *size_max: int) -> bytes:
+            if name == segment:
+                raise why("unreadable")
+            return await store.get(name, *size_max)
+
+        async def put_bytes(self, name: str, data: bytes, *, create: bool = False) -> bool:
+            if name == segment:
+                mended.append(name)
+            return await store.put_bytes(name, data, create=create)
+
+    partition.keys[max(partition.keys)] = b"changed"
+    two = await put(Unreadable(), partition, "two")  # type: ignore[arg-type]
+    assert not two.manifest.incremental
+    assert mended == [segment]
+    await verify(store, "two", QUICK)
+
+
+async def test_a_full_snapshot_reads_what_is_only_linked(
+    store: Store, partition: Partition
+) -> None:
+    await put(store, partition, "one", full=True)
+    digest, size = partition.blobs()[2]
+    partition.blob_path(digest).write_bytes(b"\0" * size)
+    with pytest.raises(SourceDamaged, match="volume is damaged"):
+        await put(store, partition, "two", full=True)
+    assert [found.snapshot_id for found in await list_snapshots(store)] == ["one"]  # type: ignore[union-attr]
+
+
+async def test_blobs_are_synced_by_a_descriptor_that_is_older_than_they(
+    store: Store, partition: Partition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is opened later is told nothing of a failure before."""
+    manifest = (await put(store, partition, "one")).manifest
+    there: dict[str, int] = {}
+
+    class Watching(FileSystem):
+        def __init__(self, directory: Path) -> None:
+            there["opened"] = len(list(directory.iterdir()))
+            super().__init__(directory)
+
+        def sync(self) -> None:
+            there["synced"] = len(list(out.iterdir()))
+            super().sync()
+
+    monkeypatch.setattr(read, "FileSystem", Watching)
+    out = tmp_path / "out"
+    out.mkdir()
+    sizes: list[int] = []
+    await SnapshotReader(store, manifest, replace(QUICK, streams_max=2)).fetch_blobs(
+        lambda digest: out / digest.hex(), sizes.append
+    )
+    assert there == {"opened": 0, "synced": 5}
+    assert sum(sizes) == manifest.blob_bytes
 
 
 async def test_the_same_snapshot_again(store: Store, partition: Partition) -> None:

@@ -69,6 +69,16 @@ def test_both_kinds_travel(tmp_path: Path) -> None:
         (["--s3-bucket", "bucket", "--s3-prefix", "a/../b"], KEYS, "not allowed"),
         (["--s3-bucket", "bucket", "--s3-prefix", "a//b"], KEYS, "not allowed"),
         (["--s3-bucket", "bucket", "--s3-ca-file", "/nonexistent"], KEYS, "--s3-ca-file"),
+        (["--s3-bucket", "bucket", "--s3-prefix=-a/b"], KEYS, "begins with '-'"),
+        (["--s3-bucket", "bucket", "--s3-region=-x"], KEYS, "no region"),
+        (["--s3-bucket", "bucket", "--s3-region", ""], KEYS, "no region"),
+        (["--s3-bucket", "bucket", "--s3-region", "a\0b"], KEYS, "no region"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a\0b"], KEYS, "no URL has"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a\nb"], KEYS, "no URL has"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://[a"], KEYS, "is no URL"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a:port"], KEYS, "is no URL"),
+        (["--s3-bucket", "bucket"], KEYS | {"AWS_SESSION_TOKEN": "a\0b"}, "no token has"),
+        (["--s3-bucket", "bucket"], KEYS | {"AWS_SESSION_TOKEN": "ä"}, "no token has"),
     ],
 )
 def test_what_is_wrong_is_named(arguments: list[str], environ: dict[str, str], why: str) -> None:

@@ -1,13 +1,17 @@
 """The store in a directory: hard links, full disks, symbolic links, what dead writers left."""
 
+import asyncio
 import errno
 import fcntl
 import hashlib
 import os
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from partition_snapshots import directory_store
 from partition_snapshots.directory_store import DirectoryStore
 from partition_snapshots.errors import (
     InvalidDestination,
@@ -16,6 +20,7 @@ from partition_snapshots.errors import (
     SourceDamaged,
     StoreFull,
     StoreRefused,
+    StoreUnavailable,
 )
 from partition_snapshots.store import object_name
 
@@ -133,7 +138,23 @@ async def test_everything_is_synced_before_it_counts(
     events.clear()
     await store.put_bytes(NAME, b"1")
     await store.flush()
-    assert events == [staged, "rename", f"sync store/{NAME[:10]}", "sync store/objects"]
+    assert events == [
+        staged,
+        "rename",
+        f"sync store/{NAME[:10]}",
+        "sync store/objects",
+        "sync store/snapshots",
+        "sync store",
+    ]
+    events.clear()
+    # What a writer that was killed made is as durable as what this one makes.
+    assert not await store.put_bytes("snapshots/b.json", b"1", create=True)
+    assert events == [staged, "link", "sync store/snapshots"]
+    await store.close()
+    other = DirectoryStore(tmp_path / "store", QUICK)
+    events.clear()
+    await other.put_bytes("snapshots/c.json", b"")
+    assert events[:2] == ["sync .", "sync store"]
     events.clear()
     await store.delete(["snapshots/a.json", "snapshots/b.json"])
     assert events == ["sync store/snapshots"]
@@ -230,6 +251,108 @@ async def test_permissions(store: DirectoryStore, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(StoreRefused, match="the right to write"):
         await store.put_bytes("format.json", b"")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EBADMSG, errno.EUCLEAN])
+async def test_content_that_the_disk_holds_no_more_is_damage(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    await store.put_bytes(NAME, CONTENT)
+    opened = os.open
+
+    def broken(path: Any, *args: Any, **options: Any) -> int:
+        if path == NAME.rpartition("/")[2]:
+            raise OSError(code, os.strerror(code))
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(os, "open", broken)
+    with pytest.raises(SnapshotDamaged, match="can't be read"):
+        await store.get(NAME)
+    assert [type(found) for found in await store.get_many([(NAME, 9999)])] == [SnapshotDamaged]
+    with pytest.raises(SnapshotDamaged, match="can't be read"):
+        _ = [chunk async for chunk in store.stream(NAME, len(CONTENT))]
+
+
+async def test_a_linked_file_is_read_where_that_is_asked(
+    store: DirectoryStore, blob: Path, tmp_path: Path
+) -> None:
+    done: list[int] = []
+    assert await store.put_file(NAME, blob, len(CONTENT), done.append, True) == 0
+    assert sum(done) == len(CONTENT)
+    blob.write_bytes(b"x" * len(CONTENT))
+    with pytest.raises(SourceDamaged, match="volume is damaged"):
+        await store.put_file(NAME, blob, len(CONTENT), done.append, True)
+
+
+async def test_a_copy_says_how_far_it_is(
+    store: DirectoryStore, blob: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what it said is durable."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EXDEV, "no")
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(directory_store, "SYNC_BYTES", 3000)
+    store._limits = replace(QUICK, part_bytes=1000)
+    done: list[int] = []
+    await store.put_file(NAME, blob, len(CONTENT), done.append)
+    assert done == [3000, 3000, 1000]
+
+
+async def test_a_deletion_asks_before_each_step(store: DirectoryStore, tmp_path: Path) -> None:
+    names = [f"snapshots/{letter}.json" for letter in "abc"]
+    for name in names:
+        await store.put_bytes(name, b"")
+    asked: list[int] = []
+
+    def may() -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise StoreUnavailable("stood still")
+
+    with pytest.raises(StoreUnavailable):
+        await store.delete(names, may)
+    assert files(store, tmp_path) == names[1:]
+
+
+async def test_a_cancelled_read_keeps_its_descriptor_until_its_thread_is_done(
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.put_bytes(NAME, CONTENT)
+    loop = asyncio.get_running_loop()
+    begun, go_on = asyncio.Event(), threading.Event()
+    read, close, order = os.read, os.close, list[str]()
+
+    def slow(descriptor: int, size: int) -> bytes:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(30)
+        found = read(descriptor, size)
+        order.append("read")
+        return found
+
+    def closed(descriptor: int) -> None:
+        order.append("close")
+        close(descriptor)
+
+    monkeypatch.setattr(os, "read", slow)
+
+    async def take() -> None:
+        async for _ in store.stream(NAME, len(CONTENT)):
+            pass
+
+    task = asyncio.ensure_future(take())
+    await begun.wait()
+    monkeypatch.setattr(os, "close", closed)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.wait([task], timeout=0.02)
+        assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    assert order == ["read", "close"]
 
 
 async def test_too_large_for_memory(store: DirectoryStore) -> None:

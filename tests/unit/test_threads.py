@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from partition_replica.errors import StorageFailed
-from partition_replica.runtime.threads import run_to_end
+from partition_replica.storage.threads import finish, run_to_end
 
 
 async def test_whoever_is_cancelled_again_and_again_waits_for_the_end() -> None:
@@ -43,3 +43,24 @@ async def test_a_failed_fsync_is_told_to_the_cancelled_too() -> None:
     go_on.set()
     with pytest.raises(StorageFailed):
         await task
+
+
+async def test_what_nobody_gets_any_more_is_undone_once() -> None:
+    undone: list[str] = []
+    work: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(finish(work, undone.append))
+    for _ in range(3):
+        await asyncio.sleep(0)
+        task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    work.set_result("a thing")
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert undone == ["a thing"]
+
+
+async def test_what_is_got_is_not_undone() -> None:
+    undone: list[str] = []
+    assert await run_to_end(lambda: "a thing", undone.append) == "a thing"
+    assert undone == []

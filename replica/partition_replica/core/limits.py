@@ -105,8 +105,9 @@ class Limits:
     """A snapshot job that makes no progress for so long is ended. More than what the store's own
     retries may take."""
 
-    snapshot_job_end_s: float = 10.0
-    """How long a snapshot job that is to end may take before its process is killed."""
+    snapshot_job_end_s: float = 15.0
+    """How long a snapshot job that is to end may take before its process is killed: more than it
+    takes to give up an upload and to remove its marker, 5 s each."""
 
     snapshot_store_retry_s: float = 180.0
     """How long an operation on an object store is tried again."""

@@ -6,6 +6,7 @@ log last, because its identity decides that the volume exists. `storage.volume` 
 states that no log names, so a crash leaves a new volume or the complete import.
 """
 
+import logging
 import os
 import secrets
 import shutil
@@ -36,6 +37,8 @@ from partition_replica.storage.files import (
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.log.tables import holds_nothing
 from partition_replica.storage.volume import IMPORT, SNAPSHOT_BASE, SNAPSHOTS
+
+logger = logging.getLogger(__name__)
 
 LOG, STATE, BLOBS, STAGING = "log", "state", "blobs", "staging"
 GENERATION = "1"
@@ -92,7 +95,14 @@ class NewVolume:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave()
+        try:
+            self._leave()
+        except StorageFailed as failed:
+            if error is None:
+                raise
+            # What went wrong first is what counts. The volume is as one whose maker was killed:
+            # still new, and the next one cleans it.
+            logger.warning("%s is not taken back whole: %s", self._action, failed)
 
     def stage(self) -> None:
         """Makes the empty skeleton; what an earlier import left there goes."""

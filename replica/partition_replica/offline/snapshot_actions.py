@@ -5,8 +5,9 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from partition_snapshots.model import (
     DamagedManifest,
     Manifest,
     Progress,
+    Row,
     SnapshotSource,
     check_snapshot_id,
 )
@@ -29,6 +31,7 @@ from partition_snapshots.store import Store
 from partition_snapshots.verify import verify
 
 from partition_replica import __version__
+from partition_replica.core.model import VerifyReport
 from partition_replica.core.snapshot_jobs import LATEST
 from partition_replica.errors import Damaged, InvalidArgument
 from partition_replica.ids import ClusterID, Digest
@@ -44,6 +47,7 @@ from partition_replica.offline.snapshot_restore import completed, restore
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.state import LmdbState
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.verification import Verification
 
 FINDINGS_SHOWN_MAX = 3
@@ -86,18 +90,19 @@ async def _publish(
         publishing = _Publishing(options, limits, listener, destination, store)
         if isinstance(listener, Parent):
             # Before anything is copied: it may be there, and the store may not be.
-            found = await publishing.existing(options.cluster_id)
+            found = await publishing.existing(options.cluster_id, options.owner)
             if found is not None:
                 return found
             captured = await listener.capture()
             state = LmdbState(captured.directory, read_only=True)
             try:
-                return await publishing.publish(state, options.cluster_id, captured)
+                return await publishing.publish(state, options.cluster_id, captured, options.owner)
             finally:
                 state.close()
         with open_stopped(options.data) as volume:
             cluster, configuration = volume.log.identity.cluster_id, volume.log.configuration[1]
-            found = await publishing.existing(cluster)
+            owner = f"{volume.log.identity.member_id:x}"
+            found = await publishing.existing(cluster, owner)
             if found is not None:
                 return found
             members = CapturedState(
@@ -105,7 +110,7 @@ async def _publish(
                 tuple(f"{member:x}" for member in configuration.voters),
                 tuple(f"{member:x}" for member in configuration.learners),
             )
-            return await publishing.publish(volume.state, cluster, members)
+            return await publishing.publish(volume.state, cluster, members, owner)
 
 
 class _Publishing:
@@ -124,8 +129,8 @@ class _Publishing:
         self._store = store
         self._uid = options.uid or options.snapshot
 
-    async def existing(self, cluster: str) -> Report | None:
-        """The report of the snapshot that is there, where it is this one."""
+    async def existing(self, cluster: str, owner: str) -> Report | None:
+        """The report of the snapshot that is there, where it is this one, and whole."""
         try:
             found = await load(self._store, self._options.snapshot, self._limits)
         except SnapshotNotFound:
@@ -140,9 +145,27 @@ class _Publishing:
                 f"{self._destination} holds another snapshot {found.snapshot_id}: use another ID, "
                 "or prune that one first"
             )
+        try:
+            # Who wrote it may have died before knowing whether a collection had come between. It is
+            # looked through under a marker, as whoever publishes it again does.
+            await publish(
+                self._store,
+                _source_of(found),
+                _no_rows,
+                (),
+                lambda digest: self._options.data / digest.hex(),
+                owner=owner,
+                limits=self._limits,
+                progress=_teller(self._listener),
+            )
+        except _NotWhole:
+            return None
         return reports.of_manifest(found) | {"transferredBytes": 0, "existed": True}
 
-    async def publish(self, state: LmdbState, cluster: str, members: CapturedState) -> Report:
+    async def publish(
+        self, state: LmdbState, cluster: str, members: CapturedState, owner: str
+    ) -> Report:
+        """owner: the replica, which does one thing at a time with a store, by its member ID."""
         options = self._options
         contents = survey(state)
         source = SnapshotSource(
@@ -167,6 +190,7 @@ class _Publishing:
             lambda digest: blob_path(blobs, Digest(digest)),
             base_directory=base_directory(options.data, self._destination),
             full=options.full,
+            owner=owner,
             limits=self._limits,
             progress=_teller(self._listener, state.size_bytes()),
         )
@@ -174,6 +198,18 @@ class _Publishing:
             "transferredBytes": published.transferred_bytes,
             "existed": published.existed,
         }
+
+
+class _NotWhole(Exception):
+    """What is there lacks something, so it counts for nothing."""
+
+
+def _no_rows() -> Iterator[Row]:
+    raise _NotWhole
+
+
+def _source_of(manifest: Manifest) -> SnapshotSource:
+    return SnapshotSource(**{f.name: getattr(manifest, f.name) for f in fields(SnapshotSource)})
 
 
 # --- restore, verify --------------------------------------------------------------------------
@@ -245,23 +281,13 @@ async def _prove(
             limits=limits,
             progress=listener.progress,
         )
-        with open_stopped(scratch / "data") as volume:
-            report = Verification(
-                volume.log,
-                volume.state,
-                volume.blob_path,
-                volume.blobs,
-                scratch / "verification",
-                live=False,
-                progress=listener.progress,
-            ).run()
-            digest = digest_of(volume.state)
+        report, digest = await run_to_end(lambda: _examine(scratch, listener))
     except Damaged as error:
         raise SnapshotDamaged(
             f"snapshot {manifest.snapshot_id} was restored, and can't be opened: {error}"
         ) from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        await run_to_end(lambda: shutil.rmtree(scratch, ignore_errors=True))
     what = [*report.findings]
     if digest != manifest.digest:
         what.append(f"its rows have digest {digest}, its manifest says {manifest.digest}")
@@ -271,6 +297,21 @@ async def _prove(
             f"snapshot {manifest.snapshot_id} was restored, and {len(what)} things are wrong with "
             f"it: {shown}"
         )
+
+
+def _examine(scratch: Path, listener: Listener) -> tuple[VerifyReport, str]:
+    """The verification and the digest of a volume that was restored."""
+    with open_stopped(scratch / "data") as volume:
+        report = Verification(
+            volume.log,
+            volume.state,
+            volume.blob_path,
+            volume.blobs,
+            scratch / "verification",
+            live=False,
+            progress=listener.progress,
+        ).run()
+        return report, digest_of(volume.state)
 
 
 # --- ls, prune --------------------------------------------------------------------------------
@@ -292,7 +333,9 @@ async def _prune(options: argparse.Namespace, limits: SnapshotLimits, listener: 
     for snapshot in options.snapshot:
         check_snapshot_id(snapshot)
     async with _opened(options, limits) as (_, store):
-        collected = await delete_snapshots(store, options.snapshot, limits, _teller(listener))
+        collected = await delete_snapshots(
+            store, options.snapshot, limits, _teller(listener), owner=options.owner
+        )
     return reports.of_collection(collected)
 
 

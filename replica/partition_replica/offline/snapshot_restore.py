@@ -6,9 +6,10 @@ that was cut off, it starts over; where the volume is the cluster's already, the
 to do.
 """
 
-import asyncio
 import os
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 
 from partition_snapshots.errors import SnapshotDamaged, StoreFull
@@ -27,6 +28,7 @@ from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import disk, fatal_on_failure, sync_directory
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state_loading import StateLoader
+from partition_replica.storage.threads import run_to_end
 
 TABLE_NAMES = dict(enumerate(TABLES, start=1))
 """By number, as rows of a snapshot name them."""
@@ -115,30 +117,32 @@ class _Restorer:
         self._directories: set[Path] = set()
 
     async def write(self, cluster: ClusterID, unreplicated: bool) -> Position:
-        loader = await asyncio.to_thread(
-            StateLoader, self._volume.staged / STATE / GENERATION, TABLES
-        )
+        # Cut off, it waits for what its threads do: LMDB must not be closed below one, and no
+        # directory removed that another one writes to.
+        state = self._volume.staged / STATE / GENERATION
+        loader = await run_to_end(lambda: StateLoader(state, TABLES), undo=StateLoader.close)
         try:
             await self._load_rows(loader)
             empty = not any(loader.rows.values())
             start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
-            await asyncio.to_thread(loader.finish, start, self._manifest.time_ms)
+            await run_to_end(partial(loader.finish, start, self._manifest.time_ms))
             reach("restore.rows_loaded")
             await self._fetch_blobs(loader.blobs())
         finally:
             loader.close()
         reach("restore.blobs_fetched")
-        await asyncio.to_thread(self._write_log, cluster, unreplicated, start)
+        await run_to_end(partial(self._write_log, cluster, unreplicated, start))
         return start
 
     async def _load_rows(self, loader: StateLoader) -> None:
         total, loaded = sum(run.size for run in self._manifest.runs), 0
         try:
-            async for batch in self._reader.rows():
-                named = [(TABLE_NAMES.get(number, "?"), key, row) for number, key, row in batch]
-                await asyncio.to_thread(loader.put_rows, named)
-                loaded += sum(len(key) + len(row) for _, key, row in batch)
-                self._progress("rows", min(loaded, total), total)
+            async with aclosing(self._reader.rows()) as batches:
+                async for batch in batches:
+                    named = [(TABLE_NAMES.get(number, "?"), key, row) for number, key, row in batch]
+                    await run_to_end(partial(loader.put_rows, named))
+                    loaded += sum(len(key) + len(row) for _, key, row in batch)
+                    self._progress("rows", min(loaded, total), total)
         except RowsRefused as error:
             raise self._damaged(str(error)) from error
         keys = loader.rows["value"]
@@ -160,7 +164,7 @@ class _Restorer:
             count, _ = await self._reader.fetch_blobs(self._target, progress)
         except StoreFull as error:  # nothing is written but here
             raise VolumeFull(str(error)) from error
-        await asyncio.to_thread(self._check_blobs, named, count)
+        await run_to_end(partial(self._check_blobs, named, count))
 
     def _target(self, digest: bytes) -> Path:
         """Where a blob is staged. Its directory is synced with everything."""

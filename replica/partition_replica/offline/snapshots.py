@@ -45,6 +45,10 @@ def add_command(commands: Any) -> None:
     listing = actions.add_parser("ls", help="which snapshots a store holds")
     listing.set_defaults(snapshot=None)
     prune = actions.add_parser("prune", help="removes snapshots, and what no other one names")
+    for command in (made, prune):
+        # Who asks, and does one thing at a time with a store: what a dead process of the same one
+        # left there is removed at once.
+        command.add_argument("--owner", default="", help=argparse.SUPPRESS)
     for command in (made, back, proof):
         command.add_argument("--snapshot", required=True, help="its ID")
     prune.add_argument("--snapshot", action="append", required=True, help="an ID; may come again")

@@ -24,8 +24,8 @@ from partition_replica.errors import (
 from partition_replica.ids import LSN, ClusterID, Term
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.raft_loop import Change
-from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)

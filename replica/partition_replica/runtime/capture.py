@@ -20,10 +20,10 @@ from partition_replica.core.model import Configuration, Position
 from partition_replica.errors import Damaged, DiskFull
 from partition_replica.ids import Digest
 from partition_replica.runtime.applier import Applier
-from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.state_copy import FrozenState, give_way, inspect_copy
+from partition_replica.storage.threads import finish, run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -98,15 +98,13 @@ class StateCapture:
 
     async def _begun(self) -> tuple[FrozenState, Configuration] | None:
         """`_begin`, undone where we are cancelled meanwhile."""
-        work = asyncio.ensure_future(self._applier.call(self._begin))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])
-            if not work.cancelled() and work.exception() is None and (begun := work.result()):
+
+        def undo(begun: tuple[FrozenState, Configuration] | None) -> None:
+            if begun is not None:
                 begun[0].close()
                 self._volume.blobs.resume()
-            raise
+
+        return await finish(self._applier.call(self._begin), undo)
 
     def _begin(self) -> tuple[FrozenState, Configuration] | None:
         """On the applier's thread, so that nothing is applied or collected meanwhile."""

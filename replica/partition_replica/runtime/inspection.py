@@ -23,7 +23,7 @@ from partition_replica.runtime.capture import Captured
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.snapshot_process import JobFailed, SnapshotProcess
-from partition_replica.runtime.threads import run_to_end
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)

@@ -29,9 +29,9 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.blobs import BlobWriter
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)

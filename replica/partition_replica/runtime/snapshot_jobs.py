@@ -33,9 +33,9 @@ from partition_replica.runtime.capture import Captured
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.snapshot_process import JobFailed, SnapshotProcess
-from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import fatal_on_failure, full_disk_refuses
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import SNAPSHOTS, Volume
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class _Job:
     kind: str
     request: api.StartSnapshotJobRequest | None
     status: api.SnapshotJob
-    task: "asyncio.Task[dict[str, Any]] | None" = None
+    task: "asyncio.Task[api.SnapshotJob] | None" = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
     captured: Captured | None = field(default=None, repr=False)
 
@@ -196,8 +196,8 @@ class SnapshotJobs:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
-    def _outcome(self, task: "asyncio.Task[dict[str, Any]]") -> dict[str, Any] | JobFailed:
-        """Of a task that is done. Raises what must end the process."""
+    def _outcome(self, task: "asyncio.Task[api.SnapshotJob]") -> api.SnapshotJob | JobFailed:
+        """Of a task that is done: its figures. Raises what must end the process."""
         try:
             return task.result()
         except asyncio.CancelledError:
@@ -214,8 +214,13 @@ class SnapshotJobs:
         except ReplicaError as error:
             retriable = isinstance(error, RetryLater | GoElsewhere)
             return JobFailed(type(error).__name__, str(error), retriable=retriable)
+        except Exception as error:
+            # A snapshot that can't be taken must not take the replica with it.
+            logger.exception("a snapshot job failed unexpectedly")
+            name = type(error).__name__
+            return JobFailed(name, f"{name}: {error}", retriable=isinstance(error, OSError))
 
-    def _end(self, job: _Job, outcome: dict[str, Any] | JobFailed) -> None:
+    def _end(self, job: _Job, outcome: api.SnapshotJob | JobFailed) -> None:
         status = job.status
         job.request = None
         status.completed_ms = self._wall_ms()
@@ -225,9 +230,7 @@ class SnapshotJobs:
             status.retriable = outcome.retriable
             logger.warning("snapshot job %s failed: %s: %s", status.job_id, outcome.reason, outcome)
         else:
-            for name, reported in _FIGURES.items():
-                if reported in outcome:
-                    setattr(status, name, outcome[reported])
+            status.MergeFrom(outcome)
             status.state, status.percent = api.SNAPSHOT_JOB_STATE_SUCCEEDED, 100
             self._metrics.snapshot_bytes.inc(status.transferred_bytes)
             logger.info(
@@ -243,7 +246,8 @@ class SnapshotJobs:
 
     # --- one job ------------------------------------------------------------------------------
 
-    async def _execute(self, job: _Job) -> dict[str, Any]:
+    async def _execute(self, job: _Job) -> api.SnapshotJob:
+        """Returns the figures of its report."""
         self._running()
         self._serial += 1
         directory = self._volume.staging / f"snapshot-job-{self._serial}"
@@ -260,7 +264,7 @@ class SnapshotJobs:
             arguments, environment = self._command(job, directory)
             report = await process.run(arguments, environment)
             reach("snapshot.job.reported")
-            return report
+            return _figures(report)
         finally:
             if job.captured is not None:
                 job.captured.release()
@@ -279,6 +283,8 @@ class SnapshotJobs:
         to += ["--limit", f"marker_stale_s={self._limits.snapshot_marker_stale_s}"]
         if job.kind == "verify":
             return ["verify", "--snapshot", wanted.snapshot_id, *to], environment
+        # Jobs run one at a time: what an earlier process of ours left there is nobody's any more.
+        to += ["--owner", f"{self._volume.log.identity.member_id:x}"]
         if job.kind == "prune":
             named = [part for found in wanted.snapshot_ids for part in ("--snapshot", found)]
             return ["prune", *named, *to], environment
@@ -359,6 +365,20 @@ class SnapshotJobs:
                 f"has {size}), {free} are free: make room, or grow the volume",
                 retriable=False,
             )
+
+
+def _figures(report: dict[str, Any]) -> api.SnapshotJob:
+    """Raises JobFailed where it is none of ours."""
+    found = api.SnapshotJob()
+    try:
+        for name, reported in _FIGURES.items():
+            if reported in report:
+                setattr(found, name, report[reported])
+    except (TypeError, ValueError) as error:
+        raise JobFailed(
+            "ProcessDied", f"the snapshot process reports what is none: {error}", retriable=True
+        ) from error
+    return found
 
 
 def _make(directory: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from partition_replica.core.limits import Limits
+from partition_replica.storage.threads import finish
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +57,12 @@ class SnapshotProcess:
         """The report of a command that succeeded. The process is gone when this returns or raises,
         cancelled, too. Raises JobFailed, and what `capture` raises."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_CREDENTIALS)}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "partition_replica",
-            *self._command,
-            *arguments,
-            "--job",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=inherited | environment,
-            limit=LINE_BYTES_MAX,
-        )
+        process = await self._start(arguments, inherited | environment)
         report, ending = None, False
         try:
             report = await self._talk(process)
             ending = True  # it has reported, or closed its output
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, _NotOurs) as error:
             # It died while it was told something, or said what is no line of ours.
             logger.warning("the snapshot process broke off: %s", error)
         finally:
@@ -89,12 +79,51 @@ class SnapshotProcess:
             raise JobFailed(report["reason"], report["message"], retriable=report["retriable"])
         return report
 
+    async def _start(
+        self, arguments: list[str], environment: dict[str, str]
+    ) -> asyncio.subprocess.Process:
+        """Raises JobFailed where there is no process more to have: nothing else is wrong then."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "partition_replica",
+                *self._command,
+                *arguments,
+                "--job",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment,
+                limit=LINE_BYTES_MAX,
+            )
+        )
+        try:
+            return await finish(starting)
+        except asyncio.CancelledError:
+            if not starting.cancelled() and starting.exception() is None:
+                await self._end(starting.result(), ending=False)
+            raise
+        except OSError as error:
+            raise JobFailed(
+                "ProcessNotStarted",
+                f"the snapshot process could not be started ({error}): try again when the node has "
+                "processes, memory and files to give",
+                retriable=True,
+            ) from error
+        except ValueError as error:  # a zero byte; not shown, for it may be in a secret
+            raise JobFailed(
+                "InvalidArgument",
+                "the snapshot process could not be started: the job or its destination holds a "
+                "zero byte",
+                retriable=False,
+            ) from error
+
     async def _talk(self, process: asyncio.subprocess.Process) -> dict[str, Any] | None:
         """Its report; None where it ends without one."""
         assert process.stdout is not None
         assert process.stdin is not None
         loop = asyncio.get_running_loop()
-        last: tuple[str, int] | None = None
+        last: tuple[str, int, int] | None = None
         deadline = loop.time() + self._stall_s
         while True:
             try:
@@ -107,9 +136,11 @@ class SnapshotProcess:
                     "ended, and may succeed when it is tried again",
                     retriable=True,
                 ) from error
+            except ValueError as error:
+                raise _NotOurs("a line is too long") from error
             if not line.endswith(b"\n"):
                 return None
-            message = json.loads(line)
+            message = _parse(line)
             if "report" in message:
                 report: dict[str, Any] = message["report"]
                 return report
@@ -118,21 +149,16 @@ class SnapshotProcess:
                 process.stdin.write(json.dumps(captured).encode() + b"\n")
                 await process.stdin.drain()
             else:
-                found = (message["phase"], message["done"])
+                found = (message["phase"], message["done"], message["total"])
                 if found == last:
                     continue
                 last = found
-                self._told(message["phase"], message["done"], message["total"])
+                self._told(*found)
             deadline = loop.time() + self._stall_s
 
     async def _end(self, process: asyncio.subprocess.Process, ending: bool) -> None:
         """Returns when it is gone: by itself where it does already, else told to, then killed."""
-        waiting = asyncio.ensure_future(self._ended(process, ending))
-        try:
-            await asyncio.shield(waiting)
-        except asyncio.CancelledError:
-            await asyncio.wait([waiting])
-            raise
+        await finish(self._ended(process, ending))
 
     async def _ended(self, process: asyncio.subprocess.Process, ending: bool) -> None:
         try:
@@ -148,3 +174,36 @@ class SnapshotProcess:
         finally:
             if process.stdin is not None:
                 process.stdin.close()
+
+
+class _NotOurs(Exception):
+    """A line that no process of ours says."""
+
+
+_REPORTED: dict[str, type] = {"state": str}
+_FAILED: dict[str, type] = {"reason": str, "message": str, "retriable": bool}
+_PROGRESS: dict[str, type] = {"phase": str, "done": int, "total": int}
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """What a line says: a report, a need, or progress. Raises _NotOurs."""
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise _NotOurs(f"it is not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise _NotOurs("it is no JSON object")
+    if "report" in message:
+        report = message["report"]
+        _check(report, _REPORTED)
+        if report["state"] != "succeeded":
+            _check(report, _FAILED)
+    elif "need" not in message:
+        _check(message, _PROGRESS)
+    return message
+
+
+def _check(found: Any, kinds: dict[str, type]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+            raise _NotOurs(f"it has no {name}, or one that is no {kind.__name__}")

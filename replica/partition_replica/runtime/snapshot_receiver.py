@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import partition_raft as raft
 from google.protobuf.message import DecodeError
@@ -29,12 +30,12 @@ from partition_replica.errors import (
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import FETCHES_MAX, Payloads
-from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.codec import FORMAT_VERSION
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.staging import StagedFile
 from partition_replica.storage.state_copy import inspect_copy
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class SnapshotReceiver:
         self._kept: list[Digest] = []  # held, of a snapshot that another one took the place of
         self._until = 0.0  # what broke off is kept
         self._staged: dict[bytes, _Staged] = {}
+        self._removals: set[asyncio.Task[None]] = set()
         self._busy = False
         self._last_generation = volume.log.identity.state_generation
 
@@ -156,6 +158,7 @@ class SnapshotReceiver:
         """Lets go of what broke off. An attempt under way keeps what it has; a start removes it."""
         if not self._busy:
             await self._give_up()
+        await self._removed()
 
     async def expire(self) -> None:
         """Gives up what broke off and nobody went on with."""
@@ -186,10 +189,12 @@ class SnapshotReceiver:
         """Lets go of everything that came: the next collection takes what nothing names."""
         known, self._partial = self._partial, None
         kept, self._kept = self._kept, []
-        if known is not None:
-            kept += _digests(known.blobs)
-            await run_to_end(known.file.remove)
-        self._volume.blobs.unhold(kept, unneeded=True)
+        try:
+            if known is not None:
+                kept += _digests(known.blobs)
+                await run_to_end(known.file.remove)
+        finally:
+            self._volume.blobs.unhold(kept, unneeded=True)
 
     async def _install(self, offered: _Offered, offset: int, chunks: AsyncIterator[bytes]) -> int:
         known = await self._begin(offered, offset)
@@ -236,10 +241,14 @@ class SnapshotReceiver:
         async for chunk in chunks:
             if self._disk_full():
                 raise DiskFull("the volume fell below its reserve during the snapshot")
-            await run_to_end(partial(file.append, chunk))
-            self._metrics.snapshot_state_bytes.labels("in").inc(len(chunk))
+            await run_to_end(partial(self._append, file, chunk))
             reach("snapshot.received_part")
         await run_to_end(file.finish)
+
+    def _append(self, file: StagedFile, chunk: bytes) -> None:
+        """Counted here: what is written stays, though whoever sent it has gone away meanwhile."""
+        file.append(chunk)
+        self._metrics.snapshot_state_bytes.labels("in").inc(len(chunk))
 
     async def _list_blobs(self, known: _Partial, offered: _Offered) -> None:
         """Holds what the state names, and lets go of what an earlier snapshot did."""
@@ -294,9 +303,9 @@ class SnapshotReceiver:
         try:
             await run_to_end(partial(self._volume.adopt_state, whole.file.directory, generation))
         except asyncio.CancelledError:
-            shutil.rmtree(path, ignore_errors=True)  # the directory is not in staging/ any more
             self._partial = None
             self._volume.blobs.unhold(_digests(whole.blobs), unneeded=True)
+            await _remove(path)  # the directory is not in staging/ any more
             raise
         reach("snapshot.adopted")
         self._partial = None
@@ -308,10 +317,23 @@ class SnapshotReceiver:
             if staged is not None and not staged.adopted:
                 # The engine is further already and ignored it.
                 self._settled(key)
-                shutil.rmtree(path, ignore_errors=True)
+                removal = asyncio.create_task(_remove(path))
+                self._removals.add(removal)
+                removal.add_done_callback(self._removals.discard)
 
         self._step(offered.message, after)
         await installed
+        await self._removed()
+
+    async def _removed(self) -> None:
+        """Returns when the states that the engine ignored are gone."""
+        if self._removals:
+            await asyncio.wait(self._removals)
+
+
+async def _remove(path: Path) -> None:
+    """A state may have gigabytes, which take a file system some time."""
+    await run_to_end(partial(shutil.rmtree, path, ignore_errors=True))
 
 
 def _digests(blobs: list[tuple[Digest, int]] | None) -> list[Digest]:

@@ -22,10 +22,10 @@ from partition_replica.engine.port import SnapshotHeader
 from partition_replica.ids import LSN
 from partition_replica.runtime.capture import Captured, StateCapture
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.threads import run_to_end
 from partition_replica.storage.codec import FORMAT_VERSION
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 @dataclass(slots=True, eq=False)
 class _Prepared:
-    """A snapshot made for followers. `begun`: members that have a part of it."""
+    """A snapshot made for followers. offered: the engine had its header; begun: members that have a
+    part of it."""
 
     captured: Captured
     header: SnapshotHeader
@@ -51,6 +52,7 @@ class _Prepared:
     digest: bytes
     last_used: float
     senders: int = 0
+    offered: bool = False
     begun: set[int] = field(default_factory=set)
 
     @property
@@ -104,6 +106,7 @@ class SnapshotSender:
         self._current: _Prepared | None = None
         self._older: set[_Prepared] = set()  # still being sent
         self._preparing: asyncio.Task[None] | None = None
+        self._beginning: LSN | None = None  # what is being made will not be older
         self._not_before = 0.0
         self._failures: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,6 +116,7 @@ class SnapshotSender:
         current = self._current
         if current is not None and self._fits(current, request_index, to):
             current.last_used = self._now()
+            current.offered = True
             return current.header
         if self._preparing is None and self._now() >= self._not_before:
             self._preparing = asyncio.create_task(self._prepare())
@@ -122,8 +126,13 @@ class SnapshotSender:
     def _fits(self, snapshot: _Prepared, request_index: int, to: int) -> bool:
         # What lies behind it must still be in the log, and not be much: or the part of it that
         # came is sent again for nothing.
+        # One that nobody was offered yet is as recent as any can be: so much is written meanwhile.
         log = self._volume.log
-        recent = log.last.index - snapshot.index <= TRAIL_ENTRIES_MAX or to in snapshot.begun
+        recent = (
+            log.last.index - snapshot.index <= TRAIL_ENTRIES_MAX
+            or to in snapshot.begun
+            or not snapshot.offered
+        )
         # A member that the snapshot's configuration doesn't name would ignore it.
         named = to in snapshot.header.configuration.members
         return recent and named and snapshot.index >= max(request_index, log.boundary.index)
@@ -155,11 +164,11 @@ class SnapshotSender:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._volume.log.hold_snapshot(None)
 
-    def _hold_log(self, beginning: LSN | None = None) -> None:
+    def _hold_log(self) -> None:
         """Holds the log behind every snapshot that a member is about to have."""
         needed = [snapshot.index for snapshot in self._older]
-        if beginning is not None:
-            needed.append(beginning)
+        if self._beginning is not None:
+            needed.append(self._beginning)
         current = self._current
         if current is not None:
             limits = self._limits
@@ -169,14 +178,19 @@ class SnapshotSender:
         self._volume.log.hold_snapshot(min(needed, default=None))
 
     async def _prepare(self) -> None:
-        # From before the copy on: compaction goes on beside it.
-        self._hold_log(self._volume.state.applied.index)
+        # From before the copy on: compaction goes on beside it, however long it takes.
+        self._beginning = self._volume.state.applied.index
+        self._hold_log()
         directory = self._volume.staging / f"outgoing-{next(self._serial)}"
         captured = await self._capture.take(directory)
         if captured is None:
             self._not_before = self._now() + RETRY_S
             return
-        header, size, digest = await run_to_end(lambda: describe(captured))
+        try:
+            header, size, digest = await run_to_end(lambda: describe(captured))
+        except BaseException:
+            await run_to_end(lambda: _remove(captured))
+            raise
         old, self._current = self._current, _Prepared(captured, header, size, digest, self._now())
         if old is not None and old.senders:
             self._older.add(old)
@@ -190,7 +204,7 @@ class SnapshotSender:
         )
 
     def _prepared(self, task: "asyncio.Task[None]") -> None:
-        self._preparing = None
+        self._preparing = self._beginning = None
         if task.cancelled():
             return
         if (error := task.exception()) is not None:
@@ -249,16 +263,17 @@ class SnapshotSender:
         self._report(to, succeeded)
 
     def _drop(self, snapshot: _Prepared) -> None:
-        def work() -> None:
-            snapshot.captured.release()
-            shutil.rmtree(snapshot.captured.directory, ignore_errors=True)
-
-        self._spawn(run_to_end(work))
+        self._spawn(run_to_end(lambda: _remove(snapshot.captured)))
 
     def _spawn(self, body: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.create_task(body)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _remove(captured: Captured) -> None:
+    captured.release()
+    shutil.rmtree(captured.directory, ignore_errors=True)
 
 
 def count_sent(metrics: Metrics, count: int) -> None:

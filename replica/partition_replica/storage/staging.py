@@ -20,7 +20,7 @@ class StagedFile:
     one that broke off goes on at `received`, as long as the process lives."""
 
     def __init__(self, directory: Path, name: str, size: int, digest: bytes) -> None:
-        """The directory must not exist, or be empty."""
+        """The directory must not exist, or be empty. Raises DiskFull, StorageFailed."""
         self.directory = directory
         self.received = 0
         self.complete = False
@@ -28,8 +28,9 @@ class StagedFile:
         self._size = size
         self._digest = digest
         self._hash = hashlib.sha256()
-        make_directory(directory)
-        self._file = create_file(self._path)
+        with full_disk_refuses("a snapshot"):
+            make_directory(directory)
+            self._file = create_file(self._path)
 
     def append(self, chunk: bytes) -> None:
         """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed; then it is
@@ -50,8 +51,8 @@ class StagedFile:
             )
         with full_disk_refuses("a snapshot"):
             sync_file(self._file.fileno(), "a snapshot")
-        self._file.close()
-        sync_directory(self.directory)
+            self._file.close()
+            sync_directory(self.directory)
         self.complete = True
 
     def remove(self) -> None:

@@ -1,5 +1,7 @@
 """Copies of the state: made of a read transaction while the state goes on, and looked into."""
 
+import errno
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,12 @@ from partition_replica.storage.environment import (
     open_read_only,
     reading,
 )
-from partition_replica.storage.files import fatal_on_failure, sync_directory, sync_file
+from partition_replica.storage.files import (
+    fatal_on_failure,
+    full_disk_refuses,
+    sync_directory,
+    sync_file,
+)
 from partition_replica.storage.state_tables import TABLES, Tables, iterate_blobs, read_applied
 
 
@@ -42,21 +49,23 @@ class FrozenState:
     def copy(self, directory: Path) -> None:
         """Writes `directory`/data.mdb, compacted, durably; LMDB does it without the GIL. Raises
         DiskFull, StorageFailed; what is there then is the caller's to remove."""
-        with fatal_on_failure("making a directory for a copy of the state"):
-            directory.mkdir(mode=0o700)
-        try:
-            with lmdb_failures("copy of the state"):
-                self._environment.copy(str(directory), compact=True, txn=self._txn)
-        except StorageFailed as error:
-            # Nothing of the volume is in doubt: only the copy is short.
-            if isinstance(error.__cause__, lmdb.DiskError):
-                raise DiskFull("the volume has no room for a copy of the state") from error
-            raise
-        with fatal_on_failure("opening a copy of the state"):
-            file = (directory / DATA_FILE).open("rb")
-        with file:
-            sync_file(file.fileno(), "a snapshot")
-        sync_directory(directory)
+        # Nothing of the volume is in doubt where there is no room: only the copy is short.
+        what = "a copy of the state"
+        with full_disk_refuses(what):
+            with fatal_on_failure(f"making a directory for {what}"):
+                directory.mkdir(mode=0o700)
+            try:
+                with lmdb_failures("copy of the state"):
+                    self._environment.copy(str(directory), compact=True, txn=self._txn)
+            except StorageFailed as error:
+                if _full(error.__cause__):
+                    raise DiskFull(f"the volume has no room for {what}") from error
+                raise
+            with fatal_on_failure(f"opening {what}"):
+                file = (directory / DATA_FILE).open("rb")
+            with file:
+                sync_file(file.fileno(), what)
+            sync_directory(directory)
 
     def close(self) -> None:
         """Lets go of the pages. Closing twice is fine."""
@@ -64,6 +73,12 @@ class FrozenState:
         if closed is not None:
             self._txn.abort()
             closed()
+
+
+def _full(cause: BaseException | None) -> bool:
+    """LMDB has a class for a full disk, and none for a quota."""
+    quota = isinstance(cause, lmdb.Error) and os.strerror(errno.EDQUOT) in str(cause)
+    return quota or isinstance(cause, lmdb.DiskError)
 
 
 def inspect_copy(

@@ -1,0 +1,84 @@
+"""What a store holds already when a publish comes: its cluster, and what earlier tries left."""
+
+import asyncio
+from contextlib import suppress
+
+from partition_snapshots import failpoints
+from partition_snapshots.errors import (
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotExists,
+    SnapshotNotFound,
+    UnsupportedFormat,
+    WrongCluster,
+)
+from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.manifests import encode_format
+from partition_snapshots.markers import CLEANUP_S
+from partition_snapshots.model import Manifest, SnapshotSource
+from partition_snapshots.read import load, manifest_name, store_cluster
+from partition_snapshots.store import FORMAT_OBJECT, UPLOADS, Store
+from partition_snapshots.wanted import lacking
+
+
+async def claim(store: Store, cluster_id: str) -> None:
+    """Makes the store this cluster's. Raises WrongCluster."""
+    found = await store_cluster(store)
+    if found is None:
+        await store.put_bytes(FORMAT_OBJECT, encode_format(cluster_id), create=True)
+        found = await store_cluster(store)
+    if found != cluster_id:
+        raise WrongCluster(
+            f"{store.description} holds snapshots of cluster {found}, not of {cluster_id}: give "
+            "each cluster a store of its own"
+        )
+
+
+async def existing_of(
+    store: Store, source: SnapshotSource, limits: SnapshotLimits
+) -> Manifest | None:
+    try:
+        found = await load(store, source.snapshot_id, limits)
+    except SnapshotNotFound:
+        return None
+    if found.uid != source.uid:
+        raise SnapshotExists(
+            f"{store.description} holds another snapshot {source.snapshot_id} (uid {found.uid}): "
+            "choose another ID, or delete that one"
+        )
+    return found
+
+
+async def existing_whole(
+    store: Store, source: SnapshotSource, limits: SnapshotLimits
+) -> Manifest | None:
+    """What an earlier try published, durable and whole: it may have ended before it knew that a
+    collection came between its last look and its manifest. That manifest is removed where anything
+    is missing; None then. Nobody collects meanwhile."""
+    existing = await existing_of(store, source, limits)
+    if existing is None:
+        return None
+    try:
+        lacks = bool(await lacking(store, existing, limits))
+    except (SnapshotDamaged, UnsupportedFormat):
+        lacks = True
+    if lacks:
+        await store.delete([manifest_name(source.snapshot_id)])
+        return None
+    await store.flush()
+    return existing
+
+
+async def remove_markers(store: Store, snapshot_id: str) -> None:
+    """Takes back ours and those of earlier tries: the snapshot exists."""
+    begin = f"{UPLOADS}{snapshot_id}."
+    names = [found.name async for found in store.list(UPLOADS) if found.name.startswith(begin)]
+    await store.delete(names)
+    failpoints.reach("snapshot.marker.removed")
+
+
+async def take_back(store: Store, name: str) -> None:
+    """Removes a manifest that nobody may rely on. Where even that fails, the next try of the same
+    snapshot looks at what it names."""
+    with suppress(SnapshotError, TimeoutError):
+        await asyncio.wait_for(asyncio.shield(store.delete([name])), CLEANUP_S)
