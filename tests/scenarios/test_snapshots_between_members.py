@@ -183,19 +183,17 @@ async def test_a_broken_connection_costs_only_what_was_on_it(
         assert leader is group.replicas[0]
         proxy = to_follower if where == "state" else to_leader
         resets = proxy.resets
-        for number in range(3):
-            if where == "state":
-                to_follower.arm(to_target=200_000)
-            else:
-                # The follower fetches: what breaks is the way back from the leader.
-                to_leader.arm(from_target=200_000)
-            if not number:
-                await group.start(behind)
+        if where == "state":
+            to_follower.arm(to_target=200_000, times=3)
+        else:
+            # The follower fetches: what breaks is the way back from the leader.
+            to_leader.arm(from_target=200_000, times=3)
+        await group.start(behind)
 
-            async def broken(expected: int = resets + number + 1) -> bool:
-                return proxy.resets >= expected
+        async def broken() -> bool:
+            return proxy.resets >= resets + 3
 
-            await eventually(broken, f"break {number + 1}")
+        await eventually(broken, "three breaks")
         await caught_up(group, behind, last)
         received = behind.metric("logstore_snapshot_state_bytes_total", direction="in")
         resumed = behind.metric("logstore_snapshot_state_bytes_total", direction="resumed")

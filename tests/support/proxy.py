@@ -15,6 +15,8 @@ class ResettingProxy:
         self._target = target
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._wanted: dict[str, int] = {}
+        self._times = 0
         self._left: dict[str, int] = {}
         self.resets = 0
 
@@ -28,10 +30,13 @@ class ResettingProxy:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def arm(self, *, to_target: int = 0, from_target: int = 0) -> None:
-        """Resets behind so many more bytes; 0 for never."""
+    def arm(self, *, to_target: int = 0, from_target: int = 0, times: int = 1) -> None:
+        """Resets behind so many more bytes, 0 for never; then behind as many more, `times` in
+        all: what goes on at once would be through before a test could arm it again."""
         wanted = {"to": to_target, "from": from_target}
-        self._left = {way: count for way, count in wanted.items() if count}
+        self._wanted = {way: count for way, count in wanted.items() if count}
+        self._times = times
+        self._left = dict(self._wanted)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -64,7 +69,8 @@ class ResettingProxy:
             writer.write(data)
             await writer.drain()
             if way in self._left and self._left[way] <= 0:
-                del self._left[way]
+                self._times -= 1
+                self._left = dict(self._wanted) if self._times > 0 else {}
                 self._reset()
         writer.write_eof()
 

@@ -260,6 +260,9 @@ class Payloads:
             blobs = self._volume.blobs
             if not blobs.has(digest):
                 await self._fetch_new(digest, member)
+                if blobs.held(digest):
+                    # Counted here: it may end after the attempt that asked for it broke off.
+                    self._metrics.snapshot_payloads.inc()
             if not blobs.held(digest):  # as those of a snapshot are, however many there are
                 blobs.pin_present(digest, self._limits.pin_lease_s)
 

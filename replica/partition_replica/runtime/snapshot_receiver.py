@@ -281,7 +281,6 @@ class SnapshotReceiver:
         async def fetch(digest: Digest) -> None:
             async with slots:
                 await self._payloads.fetch(digest, sender)
-            self._metrics.snapshot_payloads.inc()
             reach("snapshot.blob_fetched")
 
         for start in range(0, len(missing), FETCHED_AT_ONCE):
