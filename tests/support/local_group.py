@@ -40,17 +40,16 @@ async def eventually(
     condition: Callable[[], Awaitable[T | None]], what: str, within_s: float = WAIT_S
 ) -> T:
     """Waits until `condition` returns something true; fails with `what` after within_s."""
-    pause = POLL_S_MIN
     deadline = time.monotonic() + within_s
     while True:
+        began = time.monotonic()
         found = await condition()
         if found:
             return found
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s} s: {what}")
-        # Some conditions start a program each time they are asked.
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, POLL_S_MAX)
+        # As long as it took to ask: some conditions start a program each time.
+        await asyncio.sleep(min(max(time.monotonic() - began, POLL_S_MIN), POLL_S_MAX))
 
 
 @dataclass(slots=True)
