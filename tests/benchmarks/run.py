@@ -1,4 +1,4 @@
-"""`make bench`: what docs/performance.md quotes, in one run: the log store, then whole groups.
+"""`make bench`: what docs/performance.md quotes, in one run: the log store, whole groups, snapshots.
 
 Timing is noisy; ratios to what was measured beside it, in the same run, are what to compare.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from partition_client.client import Source
 
-from tests.benchmarks import log_store
+from tests.benchmarks import log_store, snapshots
 from tests.support.local_group import LocalGroup
 
 SECONDS = 3.0
@@ -67,6 +67,7 @@ def main() -> None:
         folder = Path(name)
         log_store.main(folder)
         asyncio.run(groups(folder))
+        snapshots.main(folder, snapshots.DEFAULT)
 
 
 if __name__ == "__main__":
