@@ -1,4 +1,4 @@
-"""`make bench`: what docs/performance.md quotes, in one run: the log store, whole groups, snapshots.
+"""`make bench`: what docs/performance.md quotes, in one run: log store, groups, snapshots.
 
 Timing is noisy; ratios to what was measured beside it, in the same run, are what to compare.
 """
