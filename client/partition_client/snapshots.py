@@ -10,46 +10,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from partition_snapshots.destination import add_arguments, from_arguments, open_store
-from partition_snapshots.errors import (
-    InvalidDestination,
-    SnapshotDamaged,
-    SnapshotError,
-    SnapshotNotFound,
-    StoreBusy,
-    StoreFull,
-    StoreRefused,
-    StoreUnavailable,
-    UnsupportedFormat,
-    WrongCluster,
-)
+from partition_snapshots.errors import EXIT_DAMAGED, SnapshotError
 from partition_snapshots.limits import SnapshotLimits
-from partition_snapshots.model import DamagedManifest, Manifest, Progress
-from partition_snapshots.read import LATEST, list_snapshots
+from partition_snapshots.manifests import summary
+from partition_snapshots.model import LATEST, DamagedManifest, Manifest, Progress
+from partition_snapshots.read import list_snapshots
 from partition_snapshots.store import Store
 from partition_snapshots.verify import verify
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
-
-EXIT_DEFECT = 1
-EXIT_DAMAGED = 65
-EXIT_UNAVAILABLE = 69
-EXIT_FULL = 73
-EXIT_CONFIGURATION = 78
-
-EXIT_CODES: dict[type[SnapshotError], int] = {
-    SnapshotDamaged: EXIT_DAMAGED,
-    SnapshotNotFound: EXIT_DAMAGED,
-    UnsupportedFormat: EXIT_DAMAGED,
-    StoreUnavailable: EXIT_UNAVAILABLE,
-    StoreBusy: EXIT_UNAVAILABLE,
-    StoreFull: EXIT_FULL,
-    InvalidDestination: EXIT_CONFIGURATION,
-    StoreRefused: EXIT_CONFIGURATION,
-    WrongCluster: EXIT_CONFIGURATION,
-}
-"""Those of `partition-replica snapshot`."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -71,8 +42,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Runs one of the commands; returns the exit code: 0, 65 damaged, missing or of another
-    version, 69 unavailable, 73 full, 78 a wrong destination or credentials, 1 anything else."""
+    """Runs one of the commands; returns the exit code: 0, or that of the SnapshotError (65 damaged
+    or of another version, 69 unavailable, 73 full, 78 a wrong ID, destination or credentials)."""
     limits = SnapshotLimits(retry_timeout_s=options.deadline)
     try:
         store = open_store(from_arguments(options, os.environ), limits)
@@ -86,7 +57,7 @@ async def run(options: argparse.Namespace) -> int:
             values = {"state": "failed", "reason": error.reason, "message": str(error)}
             _say(json.dumps(values | {"retriable": error.retriable}))
         sys.stderr.write(f"partitionctl: {error}\n")
-        return EXIT_CODES.get(type(error), EXIT_DEFECT)
+        return error.exit_code
 
 
 def _say(text: str) -> None:
@@ -111,21 +82,7 @@ def row(found: Manifest | DamagedManifest) -> dict[str, Any]:
     if isinstance(found, DamagedManifest):
         values = {"snapshotID": found.snapshot_id, "state": "Damaged"}
         return values | {"reason": found.reason, "message": found.message}
-    return {
-        "snapshotID": found.snapshot_id,
-        "state": "Stored",
-        "partition": found.partition,
-        "clusterID": found.cluster_id,
-        "lsn": found.lsn,
-        "term": found.term,
-        "createdAt": found.created_at,
-        "timeMs": found.time_ms,
-        "keys": found.keys,
-        "files": found.files,
-        "sizeBytes": found.size_bytes,
-        "incremental": found.incremental,
-        "digest": found.digest,
-    }
+    return summary(found) | {"state": "Stored"}
 
 
 def _table(found: list[Manifest | DamagedManifest]) -> Table:

@@ -18,13 +18,19 @@ Messages never hold a secret: they name bucket, endpoint and object, and the sto
 
 from typing import ClassVar
 
+EXIT_DAMAGED, EXIT_UNAVAILABLE, EXIT_FULL, EXIT_CONFIGURATION = 65, 69, 73, 78
+"""Of commands that end by an error (sysexits.h): damaged or of another version; later; no room;
+something that was given is wrong."""
+
 
 class SnapshotError(Exception):
     """`reason` is a CamelCase word for conditions and reports; `retriable` tells whether the same
-    call may succeed later without anybody changing anything."""
+    call may succeed later without anybody changing anything; `exit_code` is that of a command that
+    ends by it."""
 
     reason: ClassVar[str] = "SnapshotError"
     retriable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = EXIT_CONFIGURATION
 
 
 class StoreUnavailable(SnapshotError):
@@ -32,6 +38,7 @@ class StoreUnavailable(SnapshotError):
 
     reason = "StoreUnavailable"
     retriable = True
+    exit_code = EXIT_UNAVAILABLE
 
 
 class StoreBusy(SnapshotError):
@@ -39,6 +46,7 @@ class StoreBusy(SnapshotError):
 
     reason = "StoreBusy"
     retriable = True
+    exit_code = EXIT_UNAVAILABLE
 
 
 class StoreRefused(SnapshotError):
@@ -51,6 +59,7 @@ class StoreFull(SnapshotError):
     """No room is left, or a quota is reached. Nothing half-written was left."""
 
     reason = "StoreFull"
+    exit_code = EXIT_FULL
 
 
 class InvalidDestination(SnapshotError):
@@ -75,12 +84,14 @@ class SnapshotDamaged(SnapshotError):
     """Something in the store is missing, cut off or changed. Says what."""
 
     reason = "SnapshotDamaged"
+    exit_code = EXIT_DAMAGED
 
 
 class UnsupportedFormat(SnapshotError):
     """Written in a format that this version does not know."""
 
     reason = "UnsupportedFormat"
+    exit_code = EXIT_DAMAGED
 
 
 class WrongCluster(SnapshotError):
@@ -94,3 +105,4 @@ class SourceDamaged(SnapshotError):
     damaged, not the store."""
 
     reason = "SourceDamaged"
+    exit_code = EXIT_DAMAGED

@@ -41,22 +41,11 @@ def encode_manifest(manifest: Manifest) -> bytes:
     fields: dict[str, Any] = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
-        "snapshotID": manifest.snapshot_id,
-        "uid": manifest.uid,
-        "partition": manifest.partition,
-        "clusterID": manifest.cluster_id,
-        "lsn": manifest.lsn,
-        "term": manifest.term,
-        "timeMs": manifest.time_ms,
+        **_head(manifest),
         "configuration": {
             "voters": list(manifest.configuration.voters),
             "learners": list(manifest.configuration.learners),
         },
-        "keys": manifest.keys,
-        "files": manifest.files,
-        "sizeBytes": manifest.size_bytes,
-        "createdAt": manifest.created_at,
-        "writer": manifest.writer,
         "blobs": {
             "count": manifest.blob_count,
             "bytes": manifest.blob_bytes,
@@ -69,6 +58,28 @@ def encode_manifest(manifest: Manifest) -> bytes:
     }
     fields["checksum"] = _checksum(fields)
     return json.dumps(fields, indent=1).encode() + b"\n"
+
+
+def _head(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "snapshotID": manifest.snapshot_id,
+        "uid": manifest.uid,
+        "partition": manifest.partition,
+        "clusterID": manifest.cluster_id,
+        "lsn": manifest.lsn,
+        "term": manifest.term,
+        "timeMs": manifest.time_ms,
+        "keys": manifest.keys,
+        "files": manifest.files,
+        "sizeBytes": manifest.size_bytes,
+        "createdAt": manifest.created_at,
+        "writer": manifest.writer,
+    }
+
+
+def summary(manifest: Manifest) -> dict[str, Any]:
+    """What reports and lists say of a snapshot, in the manifest's own words."""
+    return _head(manifest) | {"incremental": manifest.incremental, "digest": manifest.digest}
 
 
 def _named(name: ObjectName) -> dict[str, Any]:

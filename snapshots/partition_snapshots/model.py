@@ -21,6 +21,9 @@ FORMAT_VERSION = 1
 DIGEST_BYTES = 32
 """SHA-256."""
 
+LATEST = "latest"
+"""Names the newest snapshot where an existing one is meant: no snapshot has this ID."""
+
 _SNAPSHOT_ID = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -30,6 +33,13 @@ def check_snapshot_id(snapshot_id: str) -> str:
         raise InvalidDestination(
             f"{snapshot_id[:80]!r} is no snapshot ID: 1 to 63 characters of a-z, 0-9 and '-'"
         )
+    return snapshot_id
+
+
+def check_new_snapshot_id(snapshot_id: str) -> str:
+    """The same, of a snapshot that is to be made: LATEST is none."""
+    if check_snapshot_id(snapshot_id) == LATEST:
+        raise InvalidDestination(f"{LATEST!r} names the newest snapshot: choose another ID")
     return snapshot_id
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from partition_snapshots import failpoints
 from partition_snapshots.base import Base, LocalBase, find_base
 from partition_snapshots.errors import (
-    InvalidDestination,
     StoreBusy,
     StoreUnavailable,
 )
@@ -43,9 +42,10 @@ from partition_snapshots.model import (
     Published,
     Row,
     SnapshotSource,
+    check_new_snapshot_id,
 )
 from partition_snapshots.parallel import for_each
-from partition_snapshots.read import LATEST, manifest_name, source_of
+from partition_snapshots.read import manifest_name, source_of
 from partition_snapshots.segments import encode_blob_lists
 from partition_snapshots.state_writer import Sent, State, StateWriter
 from partition_snapshots.store import Store, Told, object_name, untold
@@ -82,8 +82,7 @@ async def publish(
     StoreFull, and what `rows` raises. After each of them the same call may be made again.
     """
     limits = limits or SnapshotLimits()
-    if source.snapshot_id == LATEST:
-        raise InvalidDestination(f"{LATEST!r} names the newest snapshot: choose another ID")
+    check_new_snapshot_id(source.snapshot_id)
     await claim(store, source.cluster_id)
     await forget_earlier(store, owner)
     there = await existing_of(store, source, limits) is not None

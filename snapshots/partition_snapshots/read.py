@@ -27,6 +27,7 @@ from partition_snapshots.limits import SEGMENT_BYTES_MAX, SnapshotLimits
 from partition_snapshots.manifests import decode_format, decode_manifest
 from partition_snapshots.merge import combine, overlay
 from partition_snapshots.model import (
+    LATEST,
     DamagedManifest,
     Manifest,
     ObjectName,
@@ -37,8 +38,6 @@ from partition_snapshots.model import (
 from partition_snapshots.parallel import ByteBudget, ahead, for_each, on_thread, run_to_end
 from partition_snapshots.segments import Change, decode_blob_list, decode_segment
 from partition_snapshots.store import FORMAT_OBJECT, SNAPSHOTS, Store, object_name
-
-LATEST = "latest"
 
 GROUP_BYTES = 4 << 20
 """Blobs up to this size are read whole, several together."""

@@ -455,7 +455,8 @@ async def test_a_source_that_dies_and_a_store_that_is_away(stage: Stage) -> None
     try:
         spec = {"partitionRef": {"name": "part"}, "destination": stage.destination()}
         stage.apply("PartitionSnapshot", "snap", spec)
-        status = await stage.until("partitionsnapshot", "snap", "state", "Running")
+        # Before it has answered, the same job would be asked for again.
+        status = await stage.until("partitionsnapshot", "snap", "phase", "Running")
         stage.nodes.kill(status["sourcePod"])
 
         async def elsewhere() -> bool:

@@ -113,7 +113,7 @@ def test_an_empty_store_and_a_snapshot_that_is_none(place: Place) -> None:
     listed = partitionctl(place, "ls")
     assert listed.returncode == 0
     assert listed.stdout.startswith("no snapshots in ")
-    assert partitionctl(place, "verify").returncode == 65
+    assert partitionctl(place, "verify").returncode == 78
     assert partitionctl(place, "verify", "A/B").returncode == 78
 
 
@@ -168,4 +168,4 @@ def test_a_store_that_is_away(s3_place: Place) -> None:
 
 def test_the_exit_code_is_not_lost(s3_place: Place) -> None:
     """obstore's threads may abort an interpreter that is being taken down."""
-    assert {partitionctl(s3_place, "verify").returncode for _ in range(12)} == {65}
+    assert {partitionctl(s3_place, "verify").returncode for _ in range(12)} == {78}

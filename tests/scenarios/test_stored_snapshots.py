@@ -2,7 +2,6 @@
 an S3 server; what is restored of them is what the log said at their LSN. Cut off at any point, they
 are taken again. How jobs are started, cancelled and refused: test_snapshot_jobs."""
 
-import asyncio
 import os
 import random
 from pathlib import Path
@@ -22,7 +21,14 @@ from dev.object_store import ObjectStoreServer
 from tests.scenarios.test_group import assert_equal
 from tests.scenarios.test_unreplicated import enable
 from tests.support import certificates
-from tests.support.local_group import PARTITION, LocalGroup, LocalReplica, eventually
+from tests.support.local_group import (
+    PARTITION,
+    LocalGroup,
+    LocalReplica,
+    eventually,
+    free_port,
+)
+from tests.support.proxy import ResettingProxy
 from tests.support.seed_logs import check
 from tests.support.snapshot_jobs import (
     QUICKLY_STALE,
@@ -46,6 +52,7 @@ from tests.support.snapshot_jobs import (
     taking,
     verifying,
 )
+from tests.support.writing import Writing, keys
 
 WHILE_PRUNING = (
     "snapshot.delete.before",
@@ -76,47 +83,24 @@ def make_tree(root: Path, seed: int, files: int = 60) -> Path:
     return root
 
 
-class Journal:
+class Journal(Writing):
     """Writers of keys, and what was acknowledged at which LSN."""
 
     def __init__(self, client: AsyncClient, count: int = 3) -> None:
         self.lines: list[tuple[int, bytes, bytes | None]] = []
-        self._stop = False
-        self._tasks = [asyncio.create_task(self._write(client, n)) for n in range(count)]
+        super().__init__(client, count)
 
-    async def _write(self, client: AsyncClient, number: int) -> None:
-        sequence = 0
-        while not self._stop:
-            # Keys are written again, and some are removed: a state, not a log, is compared.
-            key = b"w%d/%03d" % (number, sequence % 150)
-            value = None if sequence % 7 == 6 else os.urandom(20)
-            done = await (client.delete_key(key) if value is None else client.set_key(key, value))
-            self.lines.append((done.lsn, key, value))
-            sequence += 1
+    async def write(self, client: AsyncClient, number: int, sequence: int) -> None:
+        # Keys are written again, and some are removed: a state, not a log, is compared.
+        key = b"w%d/%03d" % (number, sequence % 150)
+        value = None if sequence % 7 == 6 else os.urandom(20)
+        done = await (client.delete_key(key) if value is None else client.set_key(key, value))
+        self.lines.append((done.lsn, key, value))
 
     def at(self, lsn: int) -> dict[bytes, bytes]:
         """The keys as of an LSN."""
         found = {key: value for at, key, value in sorted(self.lines) if at <= lsn}
         return {key: value for key, value in found.items() if value is not None}
-
-    async def past(self, count: int) -> None:
-        target = len(self.lines) + count
-
-        async def reached() -> bool:
-            for task in self._tasks:
-                if task.done():
-                    task.result()
-            return len(self.lines) >= target
-
-        await eventually(reached, f"{count} more writes")
-
-    async def stop(self) -> None:
-        self._stop = True
-        await asyncio.gather(*self._tasks)
-
-
-async def keys(client: AsyncClient) -> dict[bytes, bytes]:
-    return {k: v async for k, v in client.list_keys(b"w", b"x")}
 
 
 async def follower_of(group: LocalGroup) -> LocalReplica:
@@ -314,20 +298,25 @@ async def test_the_store_goes_away_and_comes_back(
     group: LocalGroup, server: ObjectStoreServer
 ) -> None:
     """Killed in the middle of a job: the job goes on when it is back."""
-    async with group:
+    port = free_port()
+    async with group, ResettingProxy(port, server.port) as proxy:
         only = await one(group)
         async with group.client() as client:
             for number in range(60):
                 await client.put_file(b"g%d" % number, Source.of_bytes(os.urandom(400_000)))
-        request = taking(group, "s1", in_bucket(server))
+        destination = in_bucket(server)
+        destination.s3.endpoint = f"http://127.0.0.1:{port}"
+        request = taking(group, "s1", destination)
+        # Less than half of the files' 24 MB is there by then.
+        proxy.arm(to_target=10_000_000, then=server.kill)
         await start(group, only, request)
 
-        async def writes() -> bool:
-            found = await get(group, only, request.job_id)
-            return found.phase == "Writing" and found.percent > 45
+        async def killed() -> bool:
+            return proxy.resets > 0
 
-        await eventually(writes, "files are on their way")
-        server.kill()
+        await eventually(killed, "files are on their way")
+        found = await get(group, only, request.job_id)
+        assert found.state == admin.SNAPSHOT_JOB_STATE_RUNNING, found
         server.start()
         done = await ended(group, only, request.job_id)
         assert done.state == admin.SNAPSHOT_JOB_STATE_SUCCEEDED, done

@@ -1,13 +1,11 @@
 """A partition without Raft, and replication switched on for it while it is written."""
 
-import asyncio
 import hashlib
 import os
 from pathlib import Path
 
 import grpc
 import pytest
-from partition_client import AsyncClient
 from partition_client.client import Source
 from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
@@ -18,6 +16,7 @@ from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
 from tests.scenarios.test_group import assert_equal
 from tests.support.local_group import LocalGroup, eventually
+from tests.support.writing import Writers, keys
 
 SMALL_STEPS = ("--limit", "backfill_rows=50")
 
@@ -46,42 +45,6 @@ async def enable(group: LocalGroup) -> None:
         return bool(found.replicated)
 
     await eventually(enabled, "replication is on")
-
-
-class Writers:
-    """Writers that go on until told to stop; what was acknowledged is in `acknowledged`."""
-
-    def __init__(self, client: AsyncClient, count: int) -> None:
-        self.acknowledged: dict[bytes, bytes] = {}
-        self._stop = False
-        self._tasks = [asyncio.create_task(self._write(client, n)) for n in range(count)]
-
-    async def _write(self, client: AsyncClient, number: int) -> None:
-        sequence = 0
-        while not self._stop:
-            key, value = b"w%d/%06d" % (number, sequence), os.urandom(20)
-            await client.set_key(key, value)
-            self.acknowledged[key] = value
-            sequence += 1
-
-    async def past(self, count: int) -> None:
-        target = len(self.acknowledged) + count
-
-        async def reached() -> bool:
-            for task in self._tasks:
-                if task.done():
-                    task.result()
-            return len(self.acknowledged) >= target
-
-        await eventually(reached, f"{count} more writes")
-
-    async def stop(self) -> None:
-        self._stop = True
-        await asyncio.gather(*self._tasks)
-
-
-async def keys(client: AsyncClient) -> dict[bytes, bytes]:
-    return {k: v async for k, v in client.list_keys(b"w", b"x")}
 
 
 async def test_one_replica_serves_a_plain_log(group: LocalGroup) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
 
 
@@ -18,6 +19,7 @@ class ResettingProxy:
         self._wanted: dict[str, int] = {}
         self._times = 0
         self._left: dict[str, int] = {}
+        self._then: Callable[[], None] = lambda: None
         self.resets = 0
 
     async def __aenter__(self) -> "ResettingProxy":
@@ -30,9 +32,18 @@ class ResettingProxy:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def arm(self, *, to_target: int = 0, from_target: int = 0, times: int = 1) -> None:
+    def arm(
+        self,
+        *,
+        to_target: int = 0,
+        from_target: int = 0,
+        times: int = 1,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
         """Resets behind so many more bytes, 0 for never; then behind as many more, `times` in
-        all: what goes on at once would be through before a test could arm it again."""
+        all: what goes on at once would be through before a test could arm it again. `then`: at
+        each reset, before anything can be sent again."""
+        self._then = then
         wanted = {"to": to_target, "from": from_target}
         self._wanted = {way: count for way, count in wanted.items() if count}
         self._times = times
@@ -81,3 +92,4 @@ class ResettingProxy:
             # Closed with this it sends RST, as a machine does that lost the connection.
             found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
+        self._then()

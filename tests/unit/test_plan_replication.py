@@ -110,6 +110,15 @@ def test_a_partition_without_raft_says_so_and_is_ready() -> None:
     assert ("PodDisruptionBudget", "part") not in serving().objects
 
 
+def test_ready_is_said_when_the_pod_is() -> None:
+    """Until then no client gets to it through the Service."""
+    waiting = replace(serving(), pods=tuple(replace(p, ready=False) for p in pods(1)))
+    step = look(waiting)
+    assert (step.status["ready"], step.status["state"]) == ("0/1", "Degraded")
+    assert "waiting for its pod" in by_type(step)["Ready"]["message"]
+    assert look(after(waiting, pods=pods(1))).status["state"] == "Ready"
+
+
 def test_an_idle_partition_without_raft_is_not_written() -> None:
     observed = serving()
     later = replace(

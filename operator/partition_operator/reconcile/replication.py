@@ -248,8 +248,11 @@ def _ready(
     serves = bootstrapped and quorum.status and said.reason in ("Ready", "Degraded", "NoLeader")
     if not serves:
         return said
-    if found.mode == UNREPLICATED:
+    if found.mode == UNREPLICATED and any(pod.ready for pod in observed.pods):
         return Condition("Ready", True, "Ready", "one replica serves, not replicated")
+    if found.mode == UNREPLICATED:
+        message = "serves, but is not complete: waiting for its pod to be ready"
+        return Condition("Ready", True, "Degraded", message)
     doing = "has stalled, see BackfillComplete" if found.stalled else "is being switched on"
     return Condition("Ready", True, "Degraded", f"serves, but is not complete: replication {doing}")
 

@@ -1,1 +1,2 @@
-"""Builders of the objects that a Partition consists of. Pure: a Partition in, a dict out."""
+"""Builders of the objects that a Partition consists of, and of the pods that restore snapshots.
+Pure: a Partition in, a dict out."""

@@ -21,6 +21,7 @@ from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.api.times import parse_stamp
 from partition_operator.resources.common import metadata
+from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONTAINER, restricted
 from partition_operator.resources.statefulset import claim_spec
 
 SOURCE_PATH = "/source"
@@ -29,14 +30,9 @@ STORE_PATH = "/etc/partition/store"
 REPORT_PATH = "/dev/termination-log"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 POD_NAME = "statefulset.kubernetes.io/pod-name"
-RESOURCES = {
-    "requests": {"cpu": "100m", "memory": "256Mi"},
-    "limits": {"memory": "1Gi"},
-}
 SCRATCH_MARGIN = 256 * 2**20
 """Bytes of a verifying pod's ephemeral storage beside what it restores: its log, empty pages."""
 VERIFY_DEADLINE_S = 6 * 3600
-GRACE_S = 10
 
 NOT_RETRIABLE = frozenset({65, 73, 78})
 """Exit codes of `partition-replica snapshot` after which the same attempt can't succeed."""
@@ -94,7 +90,9 @@ def build_verify(
     container["volumeMounts"].append({"name": "scratch", "mountPath": SCRATCH_PATH})
     # Asked for, so that the pod comes to a node that has it, and never fills one up.
     ephemeral = {"ephemeral-storage": str(_scratch_bytes(snapshot, spec))}
-    container["resources"] = {kind: RESOURCES[kind] | ephemeral for kind in RESOURCES}
+    container["resources"] = {
+        kind: amounts | ephemeral for kind, amounts in DEFAULT_RESOURCES.items()
+    }
     # Of spec.affinity where it may run: nodes of others are none of its business.
     nodes = {key: value for key, value in spec.affinity.items() if key == "nodeAffinity"}
     _place(body, nodes, source)
@@ -174,20 +172,8 @@ def _pod(
     meta = metadata(partition, name, component)
     meta["annotations"] = {names.ANNOTATION_ATTEMPT: str(attempt)}
     action = "restore" if component == "restore" else "verify"
-    pod: dict[str, Any] = {
+    pod: dict[str, Any] = restricted(partition) | {
         "restartPolicy": "Never",
-        "serviceAccountName": names.client_service(partition.name),
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": GRACE_S,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": names.GROUP_ID,
-            "runAsGroup": names.GROUP_ID,
-            "fsGroup": names.GROUP_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
         "containers": [
             {
                 "name": component,
@@ -196,12 +182,8 @@ def _pod(
                 "command": ["python3", "-m", "partition_replica"],
                 "args": ["snapshot", action, *_arguments(source), f"--report={REPORT_PATH}"],
                 "env": _environment(source),
-                "resources": RESOURCES,
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "resources": DEFAULT_RESOURCES,
+                "securityContext": RESTRICTED_CONTAINER,
                 "terminationMessagePath": REPORT_PATH,
                 "terminationMessagePolicy": "File",
                 "volumeMounts": _mounts(source),

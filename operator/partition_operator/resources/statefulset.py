@@ -9,12 +9,7 @@ from typing import Any
 from partition_operator.api import names
 from partition_operator.api.partition import Partition, PartitionSpec
 from partition_operator.resources.common import metadata
-
-GRACE_S = 30
-DEFAULT_RESOURCES = {
-    "requests": {"cpu": "100m", "memory": "256Mi"},
-    "limits": {"memory": "1Gi"},
-}
+from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONTAINER, restricted
 
 
 def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) -> dict[str, Any]:
@@ -62,19 +57,7 @@ def claim_spec(spec: PartitionSpec) -> dict[str, Any]:
 
 
 def _pod_spec(partition: Partition, spec: PartitionSpec, image: str) -> dict[str, Any]:
-    pod: dict[str, Any] = {
-        "serviceAccountName": names.client_service(partition.name),
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": GRACE_S,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": names.GROUP_ID,
-            "runAsGroup": names.GROUP_ID,
-            "fsGroup": names.GROUP_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+    pod: dict[str, Any] = restricted(partition) | {
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -138,11 +121,7 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             "failureThreshold": 2,
         },
         "resources": spec.resources or DEFAULT_RESOURCES,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
             {"name": names.VOLUME, "mountPath": names.DATA_PATH},
             {"name": "tls", "mountPath": names.TLS_PATH, "readOnly": True},

@@ -1,16 +1,12 @@
 """What the runtime needs of the outside, as Protocols. `storage.memory` is the reference of the
-storage ports; the LMDB ones must not be told from it by anything but durability."""
+storage ports; the LMDB ones must not be told from it by anything but durability. `services` is the
+other side: what the outside asks of the runtime."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from partition_proto.v1 import peer_pb2 as peer
-from partition_proto.v1 import replica_admin_pb2 as admin
-from partition_proto.v1 import types_pb2 as types
-
 from partition_replica.core.model import (
-    Applied,
     Backfill,
     Configuration,
     HardState,
@@ -21,9 +17,7 @@ from partition_replica.core.model import (
     Node,
     Position,
     ProposalResult,
-    ReplicaStatus,
     Session,
-    VerifyReport,
 )
 from partition_replica.ids import LSN, ClusterID, Digest, SessionID, Term
 
@@ -381,131 +375,3 @@ class PeerFailed(Exception):
     def __init__(self, message: str, *, refused: bool = False) -> None:
         super().__init__(message)
         self.refused = refused
-
-
-class StateReader(Protocol):
-    """Reads of applied state; each sees one applied LSN, which it returns."""
-
-    def get_value(self, key: bytes) -> tuple[bytes | None, LSN]: ...
-    def list_values(
-        self, start: bytes, end: bytes, count: int, bytes_max: int
-    ) -> tuple[list[tuple[bytes, bytes]], bytes, LSN]: ...
-    def get_node(self, path: bytes) -> tuple[Node | None, LSN]: ...
-    def list_nodes(
-        self, path: bytes, after: bytes, recursive: bool, count: int
-    ) -> tuple[list[tuple[bytes, Node]], LSN]: ...
-
-
-class ConsumerService(Protocol):
-    """Named positions in this replica's log. Each write returns (position, low-water mark), and is
-    durable then. Raises InvalidArgument, NotFound, Compacted."""
-
-    async def register(self, name: str, lsn: int) -> tuple[int, int]: ...
-    async def acknowledge(self, name: str, lsn: int) -> tuple[int, int]: ...
-    async def remove(self, name: str) -> None: ...
-    def list(self) -> tuple[list[tuple[str, int]], int]:
-        """(names and positions, low-water mark)."""
-        ...
-
-
-class ReplicaService(Protocol):
-    """What the services of the transport call: a replica, seen from outside. Runs on the event
-    loop. Raises what errors.py draws."""
-
-    async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
-        """(session ID, its time to live)."""
-        ...
-
-    async def close_session(self, session: int) -> None: ...
-
-    async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
-        """Returns when the proposal is committed, or applied where asked."""
-        ...
-
-    async def read_point(self, *, linearizable: bool) -> StateReader:
-        """A state to read now, without another await, that reflects what was asked for."""
-        ...
-
-    def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
-        """(applied entries from LSN lo on, the LSN to go on from). Raises Compacted."""
-        ...
-
-    async def advanced(self) -> None:
-        """Returns when the state has advanced."""
-        ...
-
-    def open_content(self, digest: Digest, size: int) -> bytes | Path:
-        """A payload's content: the bytes, or the file, held until `release_content`."""
-        ...
-
-    def release_content(self, digest: Digest) -> None: ...
-
-    async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
-        """At the leader: returns the holders when they are a quorum."""
-        ...
-
-    def status(self) -> ReplicaStatus: ...
-
-    @property
-    def consumers(self) -> ConsumerService: ...
-
-    # For the other members.
-    def check_peer(
-        self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
-    ) -> None:
-        """Raises WrongCluster, NotBootstrapped. to_member 0: whoever is of the cluster."""
-        ...
-
-    def greet(self, member: int, address: str) -> None: ...
-    def receive(self, message: bytes, sender: int) -> None: ...
-    async def take_payload(
-        self, digest: bytes, size: int, chunks: AsyncIterator[bytes]
-    ) -> bool: ...
-    def payload_file(self, digest: bytes) -> tuple[Path, int]: ...
-    async def install_snapshot(
-        self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
-    ) -> int: ...
-    def snapshot_offset(self, header: peer.SnapshotHeader) -> int:
-        """How much of a snapshot's state file is here, of an attempt that broke off."""
-        ...
-
-
-class InspectionService(Protocol):
-    """What those who look after a volume call."""
-
-    def verify(self) -> AsyncIterator[tuple[str, int, int] | VerifyReport]:
-        """Progress (step, done, total), then the report. Raises Overloaded while another one runs,
-        DiskFull where there is no room for a copy of the state, NotBootstrapped."""
-        ...
-
-
-class SnapshotJobService(Protocol):
-    """Snapshot jobs of this replica, one at a time; see replica_admin.proto. What is returned is
-    the caller's."""
-
-    def start(self, request: admin.StartSnapshotJobRequest) -> admin.SnapshotJob:
-        """Raises InvalidArgument, Overloaded, NotBootstrapped, NoLeader, Stopping."""
-        ...
-
-    def get(self, job_id: str) -> admin.SnapshotJob:
-        """Raises NotFound."""
-        ...
-
-    async def cancel(self, job_id: str) -> admin.SnapshotJob:
-        """Returns when it has ended. Raises NotFound."""
-        ...
-
-
-class AdministrationService(Protocol):
-    """What the operator's service calls; each command is idempotent."""
-
-    async def check_lease(self, transitions: int, holder: str) -> None: ...
-    async def bootstrap(self, cluster: str, *, unreplicated: bool) -> int: ...
-    async def join(self, cluster: str) -> int: ...
-    async def add_learner(self, member: int, address: str) -> int: ...
-    async def promote_learner(self, member: int) -> int: ...
-    async def remove_member(self, member: int) -> int: ...
-    async def transfer_leadership(self, member: int) -> tuple[int, str]: ...
-    async def enable_replication(self) -> bool:
-        """True where the log is Raft's already; else it is on its way."""
-        ...

@@ -1,19 +1,15 @@
 """What a snapshot job may be, and how far one is. Pure."""
 
-import re
-
 from partition_proto.v1 import replica_admin_pb2 as api
+from partition_snapshots.errors import InvalidDestination
+from partition_snapshots.model import check_new_snapshot_id
 
 from partition_replica.errors import InvalidArgument
-
-LATEST = "latest"
-"""Where an existing snapshot is named: the newest. No snapshot has this ID."""
 
 JOB_ID_CHARACTERS_MAX = 128
 SNAPSHOTS_PRUNED_MAX = 1000
 """In one job."""
 
-_SNAPSHOT_ID = re.compile(r"[a-z0-9-]{1,63}")
 _SHARES = {
     # What the publishing process says: (phase of the job, where it begins, where it ends), percent.
     "copying": ("Copying", 0, 5),
@@ -60,11 +56,10 @@ def check_job_id(job_id: str) -> None:
 
 
 def _check_snapshot_id(snapshot: str) -> None:
-    if not _SNAPSHOT_ID.fullmatch(snapshot) or snapshot == LATEST:
-        raise InvalidArgument(
-            f"{snapshot[:80]!r} is no snapshot's ID: 1 to 63 of a-z, 0-9 and '-' are allowed, but "
-            f"for {LATEST!r}"
-        )
+    try:
+        check_new_snapshot_id(snapshot)
+    except InvalidDestination as error:
+        raise InvalidArgument(str(error)) from error
 
 
 def _check_text(text: str, name: str) -> None:

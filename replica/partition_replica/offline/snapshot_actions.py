@@ -16,6 +16,7 @@ from partition_snapshots.destination import Destination, from_arguments, open_st
 from partition_snapshots.errors import SnapshotDamaged, SnapshotExists, SnapshotNotFound
 from partition_snapshots.errors import WrongCluster as OtherCluster
 from partition_snapshots.limits import SnapshotLimits
+from partition_snapshots.manifests import summary
 from partition_snapshots.model import (
     Configuration,
     DamagedManifest,
@@ -23,6 +24,7 @@ from partition_snapshots.model import (
     Progress,
     Row,
     SnapshotSource,
+    check_new_snapshot_id,
     check_snapshot_id,
 )
 from partition_snapshots.publish import publish
@@ -32,7 +34,6 @@ from partition_snapshots.verify import verify
 
 from partition_replica import __version__
 from partition_replica.core.model import VerifyReport
-from partition_replica.core.snapshot_jobs import LATEST
 from partition_replica.errors import Damaged, InvalidArgument
 from partition_replica.ids import ClusterID, Digest
 from partition_replica.offline import snapshot_reports as reports
@@ -84,8 +85,7 @@ async def _publish(
     options: argparse.Namespace, limits: SnapshotLimits, listener: Listener
 ) -> Report:
     """Of a stopped replica's volume, or of the state that a running one captures when asked."""
-    if check_snapshot_id(options.snapshot) == LATEST:
-        raise InvalidArgument(f"{LATEST!r} stands for the newest snapshot: give another ID")
+    check_new_snapshot_id(options.snapshot)
     async with _opened(options, limits) as (destination, store):
         publishing = _Publishing(options, limits, listener, destination, store)
         if isinstance(listener, Parent):
@@ -160,7 +160,7 @@ class _Publishing:
             )
         except _NotWhole:
             return None
-        return reports.of_manifest(found) | {"transferredBytes": 0, "existed": True}
+        return summary(found) | {"transferredBytes": 0, "existed": True}
 
     async def publish(
         self, state: LmdbState, cluster: str, members: CapturedState, owner: str
@@ -194,7 +194,7 @@ class _Publishing:
             limits=self._limits,
             progress=_teller(self._listener, state.size_bytes()),
         )
-        return reports.of_manifest(published.manifest) | {
+        return summary(published.manifest) | {
             "transferredBytes": published.transferred_bytes,
             "existed": published.existed,
         }
@@ -243,7 +243,7 @@ async def _restore(
             limits=limits,
             progress=listener.progress,
         )
-    return reports.of_manifest(manifest) | {
+    return summary(manifest) | {
         "sourceClusterID": manifest.cluster_id,
         "clusterID": cluster,
         "lsn": int(start.index),
@@ -259,7 +259,7 @@ async def _verify(
         manifest = await verify(store, options.snapshot, limits, _teller(listener))
         if options.restore:
             await _prove(options, limits, listener, store, manifest)
-    return reports.of_manifest(manifest) | {"restored": bool(options.restore)}
+    return summary(manifest) | {"restored": bool(options.restore)}
 
 
 async def _prove(
@@ -326,7 +326,7 @@ async def _list(options: argparse.Namespace, limits: SnapshotLimits, _: Listener
 def _listed(one: Manifest | DamagedManifest) -> Report:
     if isinstance(one, DamagedManifest):
         return {"snapshotID": one.snapshot_id, "reason": one.reason, "message": one.message}
-    return reports.of_manifest(one)
+    return summary(one)
 
 
 async def _prune(options: argparse.Namespace, limits: SnapshotLimits, listener: Listener) -> Report:

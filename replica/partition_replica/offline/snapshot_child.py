@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from partition_replica.offline.snapshot_reports import EXIT_UNAVAILABLE
+from partition_snapshots.errors import EXIT_UNAVAILABLE
 
 NICENESS = 10
 """Applications come first."""

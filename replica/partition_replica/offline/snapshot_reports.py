@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import lmdb
-from partition_snapshots import errors as stored
-from partition_snapshots.model import Collected, Manifest
+from partition_snapshots.errors import (
+    EXIT_CONFIGURATION,
+    EXIT_DAMAGED,
+    EXIT_FULL,
+    EXIT_UNAVAILABLE,
+    SnapshotError,
+    StoreFull,
+)
+from partition_snapshots.model import Collected
 
 from partition_replica.errors import (
     Cancelled,
@@ -31,16 +38,9 @@ REPORT_BYTES_MAX = 4000
 """A container's termination message holds 4096."""
 
 EXIT_DONE, EXIT_DEFECT = 0, 1
-EXIT_DAMAGED, EXIT_UNAVAILABLE, EXIT_FULL, EXIT_CONFIGURATION = 65, 69, 73, 78
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
-_STORED: dict[type[stored.SnapshotError], int] = {
-    stored.SnapshotDamaged: EXIT_DAMAGED,
-    stored.SourceDamaged: EXIT_DAMAGED,
-    stored.UnsupportedFormat: EXIT_DAMAGED,
-    stored.StoreFull: EXIT_FULL,
-}
 _OURS: tuple[tuple[type[Exception], str, int], ...] = (
     (Damaged, "VolumeDamaged", EXIT_DAMAGED),
     (VolumeBusy, "VolumeBusy", EXIT_UNAVAILABLE),
@@ -73,11 +73,10 @@ class Failure:
 
 def failure(error: BaseException) -> Failure:
     """What an error means to whoever started the command."""
-    if any(_full(cause) for cause in _causes(error)) and not isinstance(error, stored.StoreFull):
+    if any(_full(cause) for cause in _causes(error)) and not isinstance(error, StoreFull):
         return Failure("VolumeFull", f"no room is left: {error}", False, EXIT_FULL)
-    if isinstance(error, stored.SnapshotError):
-        code = EXIT_UNAVAILABLE if error.retriable else _STORED.get(type(error), EXIT_CONFIGURATION)
-        return Failure(error.reason, str(error), error.retriable, code)
+    if isinstance(error, SnapshotError):
+        return Failure(error.reason, str(error), error.retriable, error.exit_code)
     for kind, reason, code in _OURS:
         if isinstance(error, kind):
             return Failure(reason, str(error), code == EXIT_UNAVAILABLE, code)
@@ -96,26 +95,6 @@ def _full(error: BaseException) -> bool:
     return isinstance(error, lmdb.DiskError) or (
         isinstance(error, OSError) and error.errno in _NO_ROOM
     )
-
-
-def of_manifest(manifest: Manifest) -> dict[str, Any]:
-    """What a report says of a snapshot."""
-    return {
-        "snapshotID": manifest.snapshot_id,
-        "uid": manifest.uid,
-        "partition": manifest.partition,
-        "clusterID": manifest.cluster_id,
-        "lsn": manifest.lsn,
-        "term": manifest.term,
-        "timeMs": manifest.time_ms,
-        "keys": manifest.keys,
-        "files": manifest.files,
-        "sizeBytes": manifest.size_bytes,
-        "digest": manifest.digest,
-        "createdAt": manifest.created_at,
-        "incremental": manifest.incremental,
-        "writer": manifest.writer,
-    }
 
 
 def of_collection(collected: Collected) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Presence(Protocol):
 
 
 class Administration:
-    """Implements core.ports.AdministrationService."""
+    """Implements core.services.AdministrationService."""
 
     def __init__(self, config: Config, volume: Volume, replica: Presence) -> None:
         self._config = config

@@ -40,7 +40,7 @@ MEANINGLESS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 
 
 class Inspection:
-    """Implements core.ports.InspectionService. One run at a time."""
+    """Implements core.services.InspectionService. One run at a time."""
 
     def __init__(
         self, volume: Volume, limits: Limits, disk: DiskWatch, running: Callable[[], Member]

@@ -23,7 +23,8 @@ from partition_replica.core.model import (
     MemberStatus,
     ReplicaStatus,
 )
-from partition_replica.core.ports import PeerTransport, StateReader
+from partition_replica.core.ports import PeerTransport
+from partition_replica.core.services import StateReader
 from partition_replica.core.validation import (
     check_digest,
     check_proposal,
@@ -64,7 +65,7 @@ READ_INDEX_TIMEOUT_S = 5.0
 
 
 class Replica:
-    """Implements core.ports.ReplicaService."""
+    """Implements core.services.ReplicaService."""
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class _Job:
 
 
 class SnapshotJobs:
-    """Implements core.ports.SnapshotJobService. On the event loop.
+    """Implements core.services.SnapshotJobService. On the event loop.
 
     `running` raises where there is no member to take a snapshot of; `failed` gets what must end
     the process.

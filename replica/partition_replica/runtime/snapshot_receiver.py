@@ -19,6 +19,7 @@ from partition_proto.v1 import peer_pb2 as peer
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Position
+from partition_replica.core.ports import PeerFailed
 from partition_replica.engine.port import SnapshotHeader
 from partition_replica.errors import (
     Damaged,
@@ -243,6 +244,10 @@ class SnapshotReceiver:
                 raise DiskFull("the volume fell below its reserve during the snapshot")
             await run_to_end(partial(self._append, file, chunk))
             reach("snapshot.received_part")
+        if file.lacks:
+            # A server can't tell a connection that was lost from a stream that was ended: nothing
+            # is wrong with what came.
+            raise PeerFailed(f"the snapshot broke off: {file.lacks} bytes of its state are to come")
         await run_to_end(file.finish)
 
     def _append(self, file: StagedFile, chunk: bytes) -> None:

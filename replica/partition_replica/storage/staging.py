@@ -32,6 +32,11 @@ class StagedFile:
             make_directory(directory)
             self._file = create_file(self._path)
 
+    @property
+    def lacks(self) -> int:
+        """Bytes that are to come."""
+        return self._size - self.received
+
     def append(self, chunk: bytes) -> None:
         """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed; then it is
         good for `remove` only."""

@@ -33,4 +33,5 @@ async def finish(work: Awaitable[T], undo: Callable[[T], None] | None = None) ->
 async def run_to_end(body: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
     """Runs `body` on a thread. Cancelled, it waits for the body's end first: a thread can't be
     stopped, and what it works on must not be taken away below it. Otherwise as `finish`."""
-    return await finish(asyncio.to_thread(body), undo)
+    # Not to_thread: that is a task, which the loop's end cancels while the thread works on.
+    return await finish(asyncio.get_running_loop().run_in_executor(None, body), undo)

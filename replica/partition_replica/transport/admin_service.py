@@ -7,7 +7,7 @@ from partition_proto.v1 import replica_admin_pb2 as api
 from partition_proto.v1 import replica_admin_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.ports import AdministrationService, SnapshotJobService
+from partition_replica.core.services import AdministrationService, SnapshotJobService
 from partition_replica.errors import InvalidArgument
 from partition_replica.transport.failures import Failures, unary
 

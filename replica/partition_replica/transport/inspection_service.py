@@ -7,7 +7,7 @@ from partition_proto.v1 import inspection_pb2 as api
 from partition_proto.v1 import inspection_pb2_grpc
 
 from partition_replica.core.model import VerifyReport
-from partition_replica.core.ports import InspectionService
+from partition_replica.core.services import InspectionService
 from partition_replica.transport.failures import Failures, stream
 
 

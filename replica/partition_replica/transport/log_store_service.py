@@ -18,7 +18,7 @@ from partition_replica.core.limits import (
 )
 from partition_replica.core.model import Node
 from partition_replica.core.paths import check_path
-from partition_replica.core.ports import ReplicaService
+from partition_replica.core.services import ReplicaService
 from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, NotFound, ReplicaError
 from partition_replica.ids import Digest

@@ -7,7 +7,7 @@ from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
 
 from partition_replica.core.limits import PAYLOAD_BYTES_MAX, Limits
-from partition_replica.core.ports import ReplicaService
+from partition_replica.core.services import ReplicaService
 from partition_replica.errors import InvalidArgument
 from partition_replica.transport.chunks import file_chunks, payload_chunks
 from partition_replica.transport.failures import Failures, stream, unary

@@ -173,18 +173,13 @@ class LogReader:
         """[lo, last] from its end on, the last entry first; at least one. As `read` otherwise."""
         found: list[LogEntry] = []
         size = 0
-        try:
-            with self._reading() as txn:
-                for index in range(last, max(lo, last - entries_max + 1) - 1, -1):
-                    entry = self.tables.entry(txn, LSN(index))
-                    size += len(entry.data)
-                    if found and size > bytes_max:
-                        break
-                    found.append(entry)
-        except Damaged:
-            if lo < self.first_stored:  # pruned while we came
-                raise self._compacted(lo, self.first_stored) from None
-            raise
+        with self._reading_from(lo) as txn:
+            for index in range(last, max(lo, last - entries_max + 1) - 1, -1):
+                entry = self.tables.entry(txn, LSN(index))
+                size += len(entry.data)
+                if found and size > bytes_max:
+                    break
+                found.append(entry)
         return found
 
     def _read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
@@ -192,20 +187,26 @@ class LogReader:
             raise Unavailable(f"entries below {hi} asked for; the log ends at {self._last.index}")
         found: list[LogEntry] = []
         size = 0
+        with self._reading_from(lo) as txn:
+            for entry in self.tables.entries(txn, lo, hi):
+                if not entry.term:
+                    self._check_plain(entry.index)
+                size += len(entry.data)
+                if found and bytes_max is not None and size > bytes_max:
+                    break
+                found.append(entry)
+        return found
+
+    @contextmanager
+    def _reading_from(self, lo: LSN) -> Iterator[Transaction]:
+        """A read of entries from `lo` on. Raises Compacted where they are pruned meanwhile."""
         try:
             with self._reading() as txn:
-                for entry in self.tables.entries(txn, lo, hi):
-                    if not entry.term:
-                        self._check_plain(entry.index)
-                    size += len(entry.data)
-                    if found and bytes_max is not None and size > bytes_max:
-                        break
-                    found.append(entry)
+                yield txn
         except Damaged:
-            if lo < self.first_stored:  # pruned while we came
+            if lo < self.first_stored:
                 raise self._compacted(lo, self.first_stored) from None
             raise
-        return found
 
     def term(self, index: LSN) -> Term:
         boundary = self._boundary
