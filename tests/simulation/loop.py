@@ -47,6 +47,7 @@ class Process:
         self.worked: Callable[[], None] = lambda: None
         self.jobs = 0
         self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._works: dict[asyncio.Future[Any], None] = {}  # on threads
         self._lane_free: dict[Any, float] = {}
         self._context = copy_context()
         self._context.run(PROCESS.set, self)
@@ -59,10 +60,13 @@ class Process:
         return self.loop.create_task(body, context=self._context.copy())
 
     def kill(self) -> None:
-        """Cancels everything, in the order in which it was begun."""
+        """Cancels everything, in the order in which it was begun: what waits for a thread, too,
+        which will never say a word."""
         self.alive = False
         for task in list(self._tasks):
             task.cancel()
+        for work in list(self._works):
+            work.cancel()
 
     def adopt(self, task: "asyncio.Task[Any]") -> None:
         self._tasks[task] = None
@@ -83,6 +87,8 @@ class Process:
         if lane is not None:
             self._lane_free[lane] = end
         self.jobs += 1
+        self._works[future] = None
+        future.add_done_callback(lambda done: self._works.pop(done, None))
         effect = begin if self.rng.random() < 0.7 else end
         self.loop.call_exactly_at(effect, self._run, body, future, end)
 
