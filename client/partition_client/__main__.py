@@ -1,4 +1,4 @@
-"""`partitionctl`: a partition at the command line; also `kubectl partition`."""
+"""`partitionctl`: a partition at the command line."""
 
 import argparse
 import asyncio
@@ -36,8 +36,8 @@ EXIT_USAGE = 2
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="partitionctl",
-        description="Reads and writes a partition. Flags come before the command; each may be "
-        "given as PARTITION_<FLAG> instead.",
+        description="Reads and writes a partition. Flags come before the command; endpoints, "
+        "tls-dir and server-name may be given as PARTITION_<FLAG> instead.",
     )
     env = os.environ.get
     main.add_argument(

@@ -8,7 +8,7 @@ from partition_operator.errors import OperatorError
 @dataclass(frozen=True, slots=True)
 class Config:
     """namespace: the operator's own, for its Lease and authority. watch: namespaces to watch,
-    empty for all. image: the replicas', unless a Partition names another."""
+    empty for all. image: the replicas', and of pods that restore."""
 
     namespace: str
     identity: str
@@ -18,7 +18,7 @@ class Config:
     lease_name: str = "partition-operator"
     authority_secret: str = "partition-operator-ca"  # noqa: S105  # a name
     workers: int = 8
-    """Partitions reconciled at once."""
+    """Turns at once, of Partitions, their schedules and PartitionSnapshots."""
     resync_s: float = 60.0
     poll_s: float = 3.0
     """How often replicas of a settled Partition are asked for their status."""

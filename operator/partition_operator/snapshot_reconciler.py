@@ -31,8 +31,11 @@ logger = logging.getLogger(__name__)
 
 STEPS_MAX = 10
 """Steps of one snapshot in a row, then others get their turn."""
-RETRIABLE_REFUSALS = frozenset({"OVERLOADED", "UNAVAILABLE", "NOT_LEADER", "NOT_BOOTSTRAPPED"})
-"""With these a replica refuses a job that it may take later."""
+RETRIABLE_REFUSALS = frozenset(
+    {"OVERLOADED", "STOPPING", "NO_LEADER", "NOT_LEADER", "NOT_BOOTSTRAPPED", "DISK_FULL"}
+)
+"""With these (types.proto, Reason) a replica refuses a job that it, or another one, may take
+later."""
 
 
 class SnapshotReconciler:

@@ -20,7 +20,7 @@ from partition_replica.offline.commands import COMMANDS, add_commands, run
 
 def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
     """The configuration to serve with, or the options of a command on a volume. Flags of `serve`
-    may come as PARTITION_<FLAG> instead."""
+    that have a value of their own may come as PARTITION_<FLAG> instead."""
     parser = argparse.ArgumentParser(prog="partition-replica", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)

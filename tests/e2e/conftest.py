@@ -4,14 +4,18 @@ import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from dev.access import Access, Kubectl
 from dev.cluster import host
-from dev.cluster.layout import Layout
+from dev.cluster.layout import STATE, Layout
 from dev.demo import wait_ready
 from dev.install import install
+from dev.object_store import ObjectStoreServer
+
+BUCKET = "backups"
 
 PARTITION = """\
 apiVersion: logstore.dev/v1alpha1
@@ -90,3 +94,17 @@ def namespace(cluster: Cluster) -> Iterator[Namespace]:
     cluster.kubectl("apply", "-f", "-", stdin=text)
     yield Namespace(cluster, name)
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def store(cluster: Cluster, tmp_path: Path) -> Iterator[ObjectStoreServer]:
+    """On the nodes' network: pods do not reach the host."""
+    inner = (STATE / "inner.pid").read_text().strip()
+    server = ObjectStoreServer(
+        tmp_path / "s3",
+        address=cluster.layout.bridge,
+        network=Path(f"/proc/{inner}/ns/net"),
+    )
+    server.make_bucket(BUCKET)
+    with server:
+        yield server

@@ -5,7 +5,6 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +13,14 @@ from partition_client import AsyncClient
 from partition_client.client import Source, create_directory
 from partition_client.tree import digest_tree
 
-from dev.cluster.layout import STATE
 from dev.load import Writers
 from dev.object_store import ObjectStoreServer
-from tests.e2e.conftest import Cluster, Namespace
+from tests.e2e.conftest import BUCKET, Namespace
 from tests.support.local_group import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
-BUCKET = "backups"
 RUNS = 3
-
-
-@pytest.fixture
-def store(cluster: Cluster, tmp_path: Path) -> Iterator[ObjectStoreServer]:
-    """On the nodes' network: pods do not reach the host."""
-    inner = (STATE / "inner.pid").read_text().strip()
-    server = ObjectStoreServer(
-        tmp_path / "s3",
-        address=cluster.layout.bridge,
-        network=Path(f"/proc/{inner}/ns/net"),
-    )
-    server.make_bucket(BUCKET)
-    with server:
-        yield server
 
 
 def object_store(server: ObjectStoreServer) -> dict[str, Any]:

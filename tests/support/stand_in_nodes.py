@@ -58,7 +58,7 @@ class StandInNodes:
         self.restarts: dict[str, int] = {}
         """By pod: how often its process was started again."""
         self._subnets: dict[str, int] = {}
-        self.pods = StandInPods(kubectl, namespace, folder)
+        self.pods = StandInPods(kubectl, namespace, folder, f"127.{self._network}.254")
         """Those that run once: restores."""
         self._task: asyncio.Task[None] | None = None
         folder.mkdir(parents=True, exist_ok=True)

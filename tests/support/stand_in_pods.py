@@ -32,8 +32,10 @@ class _Run:
 class StandInPods:
     """Of one namespace."""
 
-    def __init__(self, kubectl: Kubectl, namespace: str, folder: Path) -> None:
+    def __init__(self, kubectl: Kubectl, namespace: str, folder: Path, network: str) -> None:
+        """network: the first three numbers of addresses of this machine that are theirs alone."""
         self._kubectl = kubectl
+        self._network = network
         self._namespace = namespace
         self._folder = folder
         self._runs: dict[str, _Run] = {}
@@ -92,10 +94,13 @@ class StandInPods:
         for mount in container["volumeMounts"]:
             paths |= self._mount(mount["mountPath"], volumes[mount["name"]], own)
         environment = dict(os.environ)
+        ip = f"{self._network}.{len(self.seen) % 250 + 1}"
+        paths["$(POD_IP)"] = ip
         for variable in container["env"]:
             value = variable.get("value")
             if value is None:
-                value = self._secret(variable["valueFrom"]["secretKeyRef"])
+                source = variable["valueFrom"]
+                value = ip if "fieldRef" in source else self._secret(source["secretKeyRef"])
             if value is not None:
                 environment[variable["name"]] = _translate(value, paths)
         (own / "tmp").mkdir()
@@ -111,7 +116,7 @@ class StandInPods:
                 env=environment,
             )
         self._runs[uid] = _Run(name, uid, report, process)
-        self._patch(name, {"phase": "Running"})
+        self._patch(name, {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]})
 
     def _mount(self, path: str, volume: dict[str, Any], own: Path) -> dict[str, str]:
         if "persistentVolumeClaim" in volume:

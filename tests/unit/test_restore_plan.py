@@ -24,6 +24,7 @@ from partition_operator.reconcile.actions import (
 )
 from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
 from partition_operator.reconcile.plan import Plan, plan
+from partition_operator.reconcile.pod_progress import PodProgress
 from partition_operator.reconcile.restore import PENDING
 from partition_operator.reconcile.restore_view import RestoreSeen
 
@@ -166,6 +167,25 @@ def test_the_pod_restores_our_cluster_from_their_store() -> None:
     plain = next_plan(ready_for_pod(see(partition(replication={"mode": "None"}))))
     assert isinstance(plain.action, CreatePod)
     assert "--unreplicated" in plain.action.body["spec"]["containers"][0]["args"]
+
+
+def test_status_says_how_far_the_pod_is() -> None:
+    running = with_pod(ready_for_pod(see(partition())), phase="Running")
+    assert running.restore is not None
+    silent = next_plan(running)
+    assert silent.status["restore"] == {"attempts": 1}
+    told = replace(running.restore, progress=PodProgress("LoadingRows", 20))
+    step = next_plan(replace(running, restore=told))
+    assert step.status["restore"] == {"attempts": 1, "phase": "LoadingRows", "percent": 20}
+    assert "restores volume 0: LoadingRows, 20 %" in condition(step)["message"]
+    assert condition(step, "Ready")["message"] == condition(step)["message"]
+    # An answer that is missed moves nothing; another attempt begins anew.
+    known = partition({"restore": step.status["restore"]})
+    again = next_plan(replace(running, partition=known))
+    assert again.status["restore"] == step.status["restore"]
+    assert condition(again)["message"] == condition(step)["message"]
+    before = partition({"restore": {"attempts": 0, "phase": "FetchingFiles", "percent": 95}})
+    assert next_plan(replace(running, partition=before)).status["restore"] == {"attempts": 1}
 
 
 def test_from_a_store_whose_cluster_is_gone() -> None:

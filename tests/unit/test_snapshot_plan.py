@@ -10,6 +10,7 @@ from partition_operator.api.destination import Refusal, VolumeDestination
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
 from partition_operator.reconcile import snapshots, verification
+from partition_operator.reconcile.pod_progress import PodProgress
 from partition_operator.reconcile.removal import marked
 from partition_operator.reconcile.snapshot_actions import (
     CancelJob,
@@ -403,7 +404,9 @@ def test_checksums_are_compared_by_a_replica() -> None:
     assert isinstance(step.action, StartVerify)
     assert step.action.job_id == "uid-snap/verify-1"
     found = after(step, found)
-    assert plan(view(found, job=Job("Running")), "image:1").action is None
+    going = plan(view(found, job=Job("Running", "Verifying", 47)), "image:1")
+    assert going.action is None
+    assert "Verifying, 45 %" in condition(going, "Verified")["message"]
     good = plan(view(found, job=Job("Succeeded")), "image:1")
     assert good.status["state"] == "Verified"
     assert condition(good, "Verified")["status"] == "True"
@@ -568,6 +571,18 @@ def test_a_pod_that_finds_no_node_is_not_waited_for_for_ever() -> None:
     assert condition(over, "Verified")["reason"] == "TimedOut"
 
 
+def test_a_verifying_pod_says_how_far_it_is() -> None:
+    found = succeeded("Restore")
+    first = plan(view(found), "image:1")
+    pod = pod_of(first) | {"status": {"phase": "Running"}}
+    found = after(first, found)
+    told = PodProgress("FetchingFiles", 50)
+    step = plan(replace(view(found, pod=pod), progress=told), "image:1")
+    assert "FetchingFiles, 50 %" in condition(step, "Verified")["message"]
+    silent = plan(view(after(step, found), pod=pod), "image:1")
+    assert silent.status == step.status, "an answer that is missed moves nothing"
+
+
 def test_a_verifying_pod_is_restricted_and_bounded() -> None:
     pod = pod_of(plan(view(succeeded("Restore"), authority=True), "image:1"))
     spec, container = pod["spec"], pod["spec"]["containers"][0]
@@ -587,8 +602,10 @@ def test_a_verifying_pod_is_restricted_and_bounded() -> None:
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
+        "POD_IP",
         "TMPDIR",
     }
+    assert "--listen=$(POD_IP):7080" in container["args"]
     assert all("value" not in e for e in container["env"] if e["name"].startswith("AWS"))
     (owner,) = pod["metadata"]["ownerReferences"]
     assert owner["kind"] == "PartitionSnapshot"

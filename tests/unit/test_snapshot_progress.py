@@ -1,7 +1,7 @@
 """What a snapshot job says of its progress."""
 
 import pytest
-from partition_replica.core.snapshot_jobs import progress_of
+from partition_replica.core.snapshot_progress import progress_of
 
 
 def test_a_take_goes_from_nothing_to_almost_all_without_falling() -> None:
@@ -21,6 +21,24 @@ def test_a_take_goes_from_nothing_to_almost_all_without_falling() -> None:
     assert percents == sorted(percents)
     assert (percents[0], percents[-1]) == (5, 98)
     assert [phase for phase, _ in found] == ["Reading"] * 4 + ["Writing"] * 3 + ["Committing"] * 2
+
+
+PROVED = (
+    "verifying",
+    "rows",
+    "blobs",
+    "restored log",
+    "restored state",
+    "restored blobs",
+)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("restore", PROVED[1:3]), ("prove", PROVED)])
+def test_a_restore_goes_from_nothing_to_almost_all(kind: str, steps: tuple[str, ...]) -> None:
+    assert progress_of(kind, "", 0, 0) == ("Preparing", 0)
+    percents = [progress_of(kind, step, n, 10)[1] for step in steps for n in (0, 5, 10)]
+    assert percents == sorted(percents)
+    assert (percents[0], percents[-1]) == (0, 99)
 
 
 @pytest.mark.parametrize(("kind", "phase"), [("prune", "Collecting"), ("verify", "Verifying")])

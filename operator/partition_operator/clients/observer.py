@@ -9,6 +9,7 @@ from partition_operator.api.destination import Credentials, ObjectStore, Refusal
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.clients.kube import Body, Kube
+from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed import Claim, Observed, Pod, Replica
@@ -123,6 +124,7 @@ class Observer:
             running=running,
             volumes=volumes,
             pod=pod if ours else None,
+            progress=await ask_progress(pod) if ours else None,
             taken=pod is not None and not ours,
             claimed=claimed,
         )

@@ -18,6 +18,7 @@ from partition_operator.api.partition import parse
 from partition_operator.api.snapshot import Snapshot, State, parse_snapshot
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
+from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed import Observed
@@ -69,6 +70,7 @@ class SnapshotObserver:
             authority=bool(secret and secret.authority),
             job=await self._job(snapshot, group),
             pod=pod,
+            progress=await ask_progress(pod),
             taken=taken,
         )
         return view, secret

@@ -26,6 +26,7 @@ from partition_operator.reconcile.actions import (
 )
 from partition_operator.reconcile.conditions import Condition, Event
 from partition_operator.reconcile.observed import Observed
+from partition_operator.reconcile.pod_progress import PodProgress, parse_progress
 from partition_operator.reconcile.restore_view import RestoreSeen
 from partition_operator.reconcile.snapshots import volume_lost
 from partition_operator.resources import services, snapshot_pods
@@ -64,11 +65,24 @@ def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
     if "restored" in status:
         return _done(status, seen)
     found = _next(observed, source, seen, cluster_id, image)
+    record = _record(status.get("restore") or {}, seen)
+    return replace(found, fields={"restore": record} if record else {})
+
+
+def _record(old: dict[str, Any], seen: RestoreSeen) -> dict[str, Any]:
+    """status.restore. An attempt that does not say how far it is stays where it was."""
     attempts = max(
-        int((status.get("restore") or {}).get("attempts", 0)),
-        snapshot_pods.attempt_of(seen.pod) if seen.pod else 0,
+        int(old.get("attempts", 0)), snapshot_pods.attempt_of(seen.pod) if seen.pod else 0
     )
-    return replace(found, fields={"restore": {"attempts": attempts}} if attempts else {})
+    if not attempts:
+        return {}
+    record: dict[str, Any] = {"attempts": attempts}
+    progress = seen.progress
+    if progress is None and attempts == old.get("attempts"):
+        progress = parse_progress(old)
+    if progress is not None:
+        record |= {"phase": progress.phase, "percent": progress.percent}
+    return record
 
 
 def explain(found: list[Condition], restoring: Restoring | None) -> list[Condition]:
@@ -126,7 +140,7 @@ def _next(
         return _waiting("Conflict", f"pod {name} is somebody else's: delete it, or rename this")
     found = _resolve(source, seen)
     if seen.pod is not None:
-        return _pod(observed, seen.pod, found)
+        return _pod(observed, seen.pod, found, seen.progress)
     if isinstance(found, Restoring):
         return found
     account = ("ServiceAccount", names.client_service(partition.name))
@@ -188,7 +202,12 @@ def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
     return snapshot_pods.source_of(snapshot, seen.running, authority=seen.authority)
 
 
-def _pod(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> Restoring:
+def _pod(
+    observed: Observed,
+    pod: dict[str, Any],
+    found: Source | Restoring,
+    progress: PodProgress | None,
+) -> Restoring:
     """found: what a pod that is made now would read from."""
     name = pod["metadata"]["name"]
     owners = pod["metadata"].get("ownerReferences") or []
@@ -201,8 +220,12 @@ def _pod(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> 
         return _restoring(f"pod {name} is made anew: {why}", Delete("Pod", name), retrying=True)
     if outcome is None:
         running = (pod.get("status") or {}).get("phase") == "Running"
+        record = observed.partition.status.get("restore") or {}
+        if running and record.get("attempts") == snapshot_pods.attempt_of(pod):
+            progress = progress or parse_progress(record)
+        far = f": {progress}" if progress is not None else ""
         return _restoring(
-            f"pod {name} restores volume 0"
+            f"pod {name} restores volume 0{far}"
             if running
             else f"waiting for pod {name}: {snapshot_pods.waiting_for(pod)}"
         )

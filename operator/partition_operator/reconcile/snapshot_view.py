@@ -8,6 +8,7 @@ from typing import Any
 from partition_operator.api.destination import Refusal
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.reconcile.observed import Observed
+from partition_operator.reconcile.pod_progress import PodProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +48,8 @@ JobSeen = Job | NoJob
 class SnapshotView:
     """group: the Partition, its pods and replicas; None where it does not exist. others: the other
     snapshots of the Partition. volumes: UIDs of claims by name. refusal: what is wrong with the
-    destination's Secret. authority: whether it holds a CA. pod: the one that verifies; taken: what
-    has its name is somebody else's."""
+    destination's Secret. authority: whether it holds a CA. pod: the one that verifies; progress: of
+    what runs in it, None where it did not say; taken: what has its name is somebody else's."""
 
     snapshot: Snapshot
     now: dt.datetime
@@ -59,6 +60,7 @@ class SnapshotView:
     authority: bool = False
     job: JobSeen = NoJob.NONE
     pod: dict[str, Any] | None = None
+    progress: PodProgress | None = None
     taken: bool = False
 
     @property

@@ -13,6 +13,7 @@ from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import State, Verify
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.reconcile import sources
+from partition_operator.reconcile.pod_progress import PodProgress, stepped
 from partition_operator.reconcile.snapshot_actions import (
     CreatePod,
     DeletePod,
@@ -83,9 +84,12 @@ def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> Snaps
             _verified(view, draft, record, "every object and digest is as it was written")
         elif job.state == "Failed":
             _failed_attempt(view, draft, record, job.reason, job.message, retriable=job.retriable)
-        elif "silentSince" in record:
-            del record["silentSince"]
-            draft.set(verification=record)
+        else:
+            if record.pop("silentSince", None) is not None:
+                draft.set(verification=record)
+            far = PodProgress(job.phase or job.state, stepped(job.percent))
+            text = f"{record['pod']} reads all of it: {far}"
+            draft.condition("Verified", None, "Verifying", text)
         return None
     if job is NoJob.UNKNOWN and not record.get("restarted"):
         # Not asked yet, or the replica was restarted: the same ID, once.
@@ -165,6 +169,9 @@ def _restore(
         return _delete(view.pod)
     outcome = snapshot_pods.outcome(view.pod, view.now, PENDING)
     if outcome is None:
+        if view.progress is not None:
+            text = f"pod {record['pod']} restores it: {view.progress}"
+            draft.condition("Verified", None, "Verifying", text)
         return None
     if outcome.succeeded:
         digest = outcome.report.get("digest", "")

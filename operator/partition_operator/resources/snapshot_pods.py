@@ -34,6 +34,8 @@ SCRATCH_MARGIN = 256 * 2**20
 """Bytes of a verifying pod's ephemeral storage beside what it restores: its log, empty pages."""
 VERIFY_DEADLINE_S = 6 * 3600
 
+POD_IP = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+
 NOT_RETRIABLE = frozenset({65, 73, 78})
 """Exit codes of `partition-replica snapshot` after which the same attempt can't succeed."""
 
@@ -180,8 +182,15 @@ def _pod(
                 "image": spec.image or image,
                 "imagePullPolicy": "IfNotPresent",
                 "command": ["python3", "-m", "partition_replica"],
-                "args": ["snapshot", action, *_arguments(source), f"--report={REPORT_PATH}"],
-                "env": _environment(source),
+                "args": [
+                    "snapshot",
+                    action,
+                    *_arguments(source),
+                    f"--report={REPORT_PATH}",
+                    f"--listen=$(POD_IP):{names.HTTP_PORT}",
+                ],
+                "env": [POD_IP, *_environment(source)],
+                "ports": [{"name": "http", "containerPort": names.HTTP_PORT}],
                 "resources": DEFAULT_RESOURCES,
                 "securityContext": RESTRICTED_CONTAINER,
                 "terminationMessagePath": REPORT_PATH,

@@ -1,7 +1,7 @@
 """The replicas' StatefulSet.
 
-Parallel, because OrderedReady deadlocks after a total outage; OnDelete, because the operator
-replaces pods itself, followers first; volumes are always retained.
+Parallel, because OrderedReady deadlocks after a total outage; OnDelete, so that the operator can
+replace pods in order, which it does not do yet; volumes are always retained.
 """
 
 from typing import Any

@@ -43,7 +43,7 @@ def disk_reserve(wanted_bytes: int, total_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one process; each has a metric of what it holds or refuses."""
+    """Limits of one process."""
 
     inbox_messages_max: int = 4096
     inbox_bytes_max: int = 64 * 1024**2

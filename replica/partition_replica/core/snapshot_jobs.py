@@ -10,17 +10,6 @@ JOB_ID_CHARACTERS_MAX = 128
 SNAPSHOTS_PRUNED_MAX = 1000
 """In one job."""
 
-_SHARES = {
-    # What the publishing process says: (phase of the job, where it begins, where it ends), percent.
-    "copying": ("Copying", 0, 5),
-    "waiting": ("Reading", 5, 5),
-    "state": ("Reading", 5, 45),
-    "blobs": ("Writing", 45, 95),
-    "checking": ("Committing", 95, 98),
-    "manifest": ("Committing", 98, 99),
-}
-_OTHER_PERCENT_MAX = 99
-
 
 def check_request(request: api.StartSnapshotJobRequest) -> str:
     """Its kind: "take", "prune" or "verify". Raises InvalidArgument for IDs that are none; whether
@@ -68,13 +57,3 @@ def _check_text(text: str, name: str) -> None:
             f"{name}: up to {JOB_ID_CHARACTERS_MAX * 4} printable characters are allowed, and no "
             "'-' in front"
         )
-
-
-def progress_of(kind: str, phase: str, done: int, total: int) -> tuple[str, int]:
-    """(phase, percent) of a job of this kind that is so far; total 0: not known."""
-    share = min(max(done, 0) / total, 1.0) if total > 0 else 0.0
-    if kind == "take":
-        name, begin, end = _SHARES.get(phase, ("Writing", 5, 5))
-        return name, begin + int(share * (end - begin))
-    name = "Collecting" if kind == "prune" else "Verifying"
-    return name, int(share * _OTHER_PERCENT_MAX)

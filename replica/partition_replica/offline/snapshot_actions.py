@@ -309,7 +309,7 @@ def _examine(scratch: Path, listener: Listener) -> tuple[VerifyReport, str]:
             volume.blobs,
             scratch / "verification",
             live=False,
-            progress=listener.progress,
+            progress=lambda step, done, total: listener.progress(f"restored {step}", done, total),
         ).run()
         return report, digest_of(volume.state)
 

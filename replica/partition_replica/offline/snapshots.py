@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from partition_snapshots import failpoints as stored_failpoints
 from partition_snapshots.destination import add_arguments
 from partition_snapshots.limits import SnapshotLimits
 
+from partition_replica.core.snapshot_progress import progress_of
 from partition_replica.errors import Cancelled, InvalidArgument
 from partition_replica.offline import snapshot_reports as reports
 from partition_replica.offline.bars import progress_bar
@@ -23,6 +25,7 @@ from partition_replica.offline.rendering import positions_text
 from partition_replica.offline.snapshot_actions import ACTIONS, Report
 from partition_replica.offline.snapshot_child import Parent
 from partition_replica.storage.failpoints import reach
+from partition_replica.transport.progress import served_progress
 
 
 def add_command(commands: Any) -> None:
@@ -49,6 +52,9 @@ def add_command(commands: Any) -> None:
         # Who asks, and does one thing at a time with a store: what a dead process of the same one
         # left there is removed at once.
         command.add_argument("--owner", default="", help=argparse.SUPPRESS)
+    for command in (back, proof):
+        where = "serves GET /progress there, as JSON, while it works"
+        command.add_argument("--listen", default="", metavar="HOST:PORT", help=where)
     for command in (made, back, proof):
         command.add_argument("--snapshot", required=True, help="its ID")
     prune.add_argument("--snapshot", action="append", required=True, help="an ID; may come again")
@@ -78,27 +84,46 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
-class _Bar:
-    """A Listener at a terminal."""
+class _Watched:
+    """A Listener at a terminal, and for those who ask; `said` never falls."""
 
-    def __init__(self, show: Callable[[str, int, int], None]) -> None:
+    def __init__(self, kind: str, show: Callable[[str, int, int], None]) -> None:
+        self._kind = kind
         self._show = show
+        self.said = progress_of(kind, "", 0, 0)
 
     def progress(self, phase: str, done: int, total: int) -> None:
+        """On any thread."""
+        name, percent = progress_of(self._kind, phase, done, total)
+        self.said = (name, max(percent, self.said[1]))
         self._show(phase, done, total)
+
+
+def _kind(options: argparse.Namespace) -> str:
+    if options.action == "publish":
+        return "take"
+    if options.action == "verify" and options.restore:
+        return "prove"
+    return "prune" if options.action == "ls" else str(options.action)
+
+
+def _served(listen: str, watched: _Watched) -> AbstractAsyncContextManager[None]:
+    return served_progress(listen, lambda: watched.said) if listen else nullcontext()
 
 
 async def _run(
     options: argparse.Namespace, bar: Callable[[str, int, int], None]
 ) -> tuple[Report, int]:
     parent = Parent() if options.job else None
+    watched = _Watched(_kind(options), bar)
     report: Report
     try:
         limits = _limits(options.limit)
-        action = ACTIONS[options.action](options, limits, parent or _Bar(bar))
+        action = ACTIONS[options.action](options, limits, parent or watched)
         task = asyncio.ensure_future(action)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        report, code = {"state": "succeeded"} | await task, reports.EXIT_DONE
+        async with _served(getattr(options, "listen", ""), watched):
+            report, code = {"state": "succeeded"} | await task, reports.EXIT_DONE
     except (Exception, asyncio.CancelledError) as error:
         cause: BaseException = error
         if isinstance(error, asyncio.CancelledError):

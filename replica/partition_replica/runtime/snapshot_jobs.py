@@ -18,7 +18,8 @@ from partition_snapshots.destination import Destination, DirectoryDestination, S
 from partition_snapshots.errors import SnapshotError
 
 from partition_replica.config import Config
-from partition_replica.core.snapshot_jobs import check_job_id, check_request, progress_of
+from partition_replica.core.snapshot_jobs import check_job_id, check_request
+from partition_replica.core.snapshot_progress import progress_of
 from partition_replica.errors import (
     DiskFull,
     Fatal,

@@ -1,0 +1,42 @@
+"""What the documentation lists is what there is."""
+
+import re
+from pathlib import Path
+
+from partition_replica.runtime.metrics import Metrics
+
+from dev.cluster.layout import ROOT
+
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def sources(package: str) -> str:
+    return "\n".join(path.read_text() for path in sorted((ROOT / package).rglob("*.py")))
+
+
+def test_every_metric_of_a_replica_is_documented() -> None:
+    counted = {
+        metric.name + ("_total" if metric.type == "counter" else "")
+        for metric in Metrics().registry.collect()
+    }
+    put = set(re.findall(r'"(logstore_[a-z_]+)"', sources("replica/partition_replica/runtime")))
+    counters = {name.removesuffix("_total") for name in counted}
+    known = set(re.findall(r"`(logstore_[a-z_]+)", OPERATIONS))
+    assert (counted | (put - counters)) - known == set()
+    assert known - counted - put == set(), "documented, and not there"
+
+
+def test_every_metric_of_the_operator_is_documented() -> None:
+    text = (ROOT / "operator/partition_operator/assembly.py").read_text()
+    names = {"leading", *re.findall(r'^ +\("([a-z_]+)", "[A-Z]', text, re.MULTILINE)}
+    assert len(names) == 5
+    for name in names:
+        assert f"`partition_operator_{name}`" in OPERATIONS
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    assert len(pages) > 10
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / Path(target)).exists(), f"{page.name}: {target}"
