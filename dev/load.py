@@ -8,6 +8,11 @@ from pathlib import Path
 from partition_client import AsyncClient
 from partition_client.errors import ClientError
 
+FAILURES_MAX = 1000
+"""After so many nobody writes any more."""
+PAUSE_S = 0.05
+"""After a failure."""
+
 
 class Writers:
     """`count` tasks that set keys, each its own. Acknowledged writes go to the journal, fsynced by
@@ -64,6 +69,10 @@ class Writers:
             except ClientError as error:
                 # Not acknowledged: it may be there or not, both are right.
                 self.failures.append(f"{key!r}: {error}")
+                if len(self.failures) >= FAILURES_MAX:
+                    return
+                # An error may come at once: others must get their turn.
+                await asyncio.sleep(PAUSE_S)
                 continue
             self.acknowledged[key] = value
             self._journal.write(f"{key.decode()} {value.decode()}\n")

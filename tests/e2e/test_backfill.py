@@ -215,16 +215,24 @@ async def test_the_switch_under_writers_and_how_long_writes_were_refused(
         )  # fmt: skip
 
 
-def kill_operator(cluster: Cluster) -> None:
-    """SIGKILL to the operator's process that leads."""
-    lease = cluster.kubectl.json("-n", OPERATOR, "get", "lease", "partition-operator")
-    kill_container(cluster.layout, cluster.kubectl, OPERATOR, lease["spec"]["holderIdentity"])
+async def kill_operator(cluster: Cluster) -> None:
+    """SIGKILL to the operator's process that leads, as soon as one does: it may just be dead."""
+
+    async def killed() -> bool:
+        lease = await of(cluster.kubectl.json, "-n", OPERATOR, "get", "lease", "partition-operator")
+        holder = lease["spec"]["holderIdentity"]
+        with suppress(AssertionError, KeyError):
+            await of(kill_container, cluster.layout, cluster.kubectl, OPERATOR, holder)
+            return True
+        return False
+
+    await eventually(killed, "an operator leads, and is killed", 120)
 
 
 async def kill_both(cluster: Cluster, namespace: Namespace, pod: str) -> None:
     """The operator that leads and a replica's container, at once."""
     await asyncio.gather(
-        of(kill_operator, cluster),
+        kill_operator(cluster),
         of(kill_container, cluster.layout, cluster.kubectl, namespace.name, pod),
     )
 
@@ -247,7 +255,7 @@ async def test_operator_and_replica_killed_at_each_step(
             await writers.next_acknowledged(time.monotonic(), 180)
 
             await of(switch_on, namespace)
-            await of(kill_operator, cluster)
+            await kill_operator(cluster)
 
             async def ended_in_the_middle() -> bool:
                 pod = await of(namespace.json, "get", "pod", "part-0")
@@ -258,7 +266,7 @@ async def test_operator_and_replica_killed_at_each_step(
                 )
 
             await eventually(ended_in_the_middle, "the replica ended in its backfill", 240)
-            await of(kill_operator, cluster)
+            await kill_operator(cluster)
 
             async def is_raft() -> bool:
                 found = await only(client)

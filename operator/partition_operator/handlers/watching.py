@@ -68,7 +68,7 @@ def build_registry(queue: Queue) -> kopf.OperatorRegistry:
 
 
 def apply_settings(settings: kopf.OperatorSettings) -> None:
-    """Nothing is posted: events are ours (clients/recorder). A watch that is silent is made anew, and
+    """Nothing is posted: events are ours (clients/recorder). A silent watch is made anew, and
     every wait has an end, so that a dead connection costs a minute at most."""
     settings.posting.enabled = False
     settings.watching.inactivity_timeout = 70
