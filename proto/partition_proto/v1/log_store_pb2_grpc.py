@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class LogStoreStub:
     """Errors: see Reason. UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED are worth a retry; the others
-    are not. Messages of up to 4 MiB are taken.
+    are not. Messages of up to 16 MiB are taken, proposals of up to 1 MiB.
     """
 
     def __init__(self, channel):
@@ -110,7 +110,7 @@ class LogStoreStub:
 
 class LogStoreServicer:
     """Errors: see Reason. UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED are worth a retry; the others
-    are not. Messages of up to 4 MiB are taken.
+    are not. Messages of up to 16 MiB are taken, proposals of up to 1 MiB.
     """
 
     def OpenSession(self, request, context):
@@ -293,7 +293,7 @@ def add_LogStoreServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class LogStore:
     """Errors: see Reason. UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED are worth a retry; the others
-    are not. Messages of up to 4 MiB are taken.
+    are not. Messages of up to 16 MiB are taken, proposals of up to 1 MiB.
     """
 
     @staticmethod
