@@ -11,7 +11,6 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 from tests.simulation.cluster import Report, simulate
 
@@ -81,8 +80,8 @@ def _many(seeds: range, jobs: int) -> int:
 def _reports(seeds: range, jobs: int) -> Iterator[Report]:
     # Ten megabytes of a run stay until the process ends: suspended coroutines of the dead.
     fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=fresh, max_tasks_per_child=SEEDS_A_PROCESS) as pool:
-        yield from pool.map(simulate, seeds)
+    with fresh.Pool(jobs, maxtasksperchild=SEEDS_A_PROCESS) as pool:
+        yield from pool.imap(simulate, seeds)
 
 
 def _summary(counts: Counter[str]) -> None:
