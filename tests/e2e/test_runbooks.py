@@ -148,7 +148,7 @@ async def test_restoring(desk: Desk) -> None:
         asyncio.to_thread(runbook.run, "kubectl apply -f - <<YAML", from_object)
     )
     await desk.until("partition", "example-restored", "RestoreFailed")
-    assert "snapshot" in runbook.run("kubectl logs example-restored-restore")
+    assert "StoreRefused" in runbook.run("kubectl logs example-restored-restore")
     kubectl("delete", "secret", "backups")
     desk.make_secret()
     runbook.run("kubectl delete pod example-restored-restore")

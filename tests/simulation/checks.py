@@ -58,9 +58,12 @@ class Violation(Exception):
     """A check failed."""
 
     def __init__(self, check: str, text: str) -> None:
-        super().__init__(f"{check}: {text}")
+        super().__init__(check, text)  # as it is made anew in another process
         self.check = check
         self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.check}: {self.text}"
 
 
 @dataclass(slots=True)
