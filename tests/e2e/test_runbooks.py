@@ -143,7 +143,7 @@ async def test_restoring(desk: Desk) -> None:
     # A key that is wrong, so that the restore fails first.
     kubectl("delete", "secret", "backups")
     desk.make_secret("wrong" * 8)
-    from_object = {"SNAPSHOT": "good"}
+    from_object = {"SNAPSHOT": "good", "--timeout=1h": "--timeout=5m"}
     restoring = asyncio.create_task(
         asyncio.to_thread(runbook.run, "kubectl apply -f - <<YAML", from_object)
     )

@@ -47,9 +47,9 @@ class RaftEngine:
     ) -> None:
         """Raises partition_raft.InvalidConfig where what is on disk contradicts itself."""
         boundary, last, hard_state = log.boundary, log.last, log.hard_state
-        # What was applied was committed, whether or not the commit index was saved since; so was the
-        # entry of the saved configuration. A voter that was committed without a quorum of the new
-        # ones, and has nothing yet, needs a snapshot, which is taken behind that entry only.
+        # What was applied was committed, whether or not the commit index was saved since, and so was
+        # the entry of the saved configuration: a new voter that has nothing yet, and without which
+        # nothing is committed now, needs a snapshot, and that is taken behind this entry only.
         commit = max(hard_state.commit, applied, min(log.configuration[0], last.index))
         tail_first = max(int(boundary.index) + 1, min(int(commit) + 1, int(last.index) + 1))
         tail = (
