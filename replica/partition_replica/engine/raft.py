@@ -47,7 +47,7 @@ class RaftEngine:
     ) -> None:
         """Raises partition_raft.InvalidConfig where what is on disk contradicts itself."""
         boundary, last, hard_state = log.boundary, log.last, log.hard_state
-        # What was applied was committed, whether or not the commit index was saved since, and so was
+        # What was applied was committed, whether or not the commit index was saved since. So was
         # the entry of the saved configuration: a new voter that has nothing yet, and without which
         # nothing is committed now, needs a snapshot, and that is taken behind this entry only.
         commit = max(hard_state.commit, applied, min(log.configuration[0], last.index))
