@@ -80,6 +80,9 @@ class Process:
     def submit(self, lane: Any, body: Callable[[], Any], future: "asyncio.Future[Any]") -> None:
         """Runs `body` as a thread would. `lane`: a thread that does one thing after another; None
         for a pool, where nothing waits."""
+        if not self.alive:
+            future.cancel()  # a clean-up of the dead would wait for it for ever
+            return
         begin = self.loop.time() + self.delay()
         if lane is not None:
             begin = max(begin, self._lane_free.get(lane, 0.0))
