@@ -96,8 +96,10 @@ class Desk:
         return found
 
     async def status(self, kind: str, name: str) -> dict[str, Any]:
-        found = await asyncio.to_thread(self.namespace.json, "get", kind, name)
-        status: dict[str, Any] = found.get("status", {})
+        """{} while it does not exist."""
+        words = ("get", kind, name, "-o", "json", "--ignore-not-found")
+        found = await asyncio.to_thread(self.namespace.kubectl, *words)
+        status: dict[str, Any] = json.loads(found or "{}").get("status", {})
         return status
 
     async def until(self, kind: str, name: str, *states: str) -> dict[str, Any]:
