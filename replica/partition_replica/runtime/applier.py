@@ -38,7 +38,7 @@ class Applier:
         self._done = done
         self._queue: deque[LogEntry] = deque()
         self._queued_bytes = 0
-        self._target = volume.state.applied.index
+        self._target = self._told = volume.state.applied.index
         self._switch: Callable[[], Awaitable[None]] | None = None
         self._paused = False
         self._wake = asyncio.Event()
@@ -48,6 +48,11 @@ class Applier:
     def target(self) -> LSN:
         """The last committed LSN that it was given."""
         return self._target
+
+    @property
+    def told(self) -> LSN:
+        """What `done` was told is applied; the state itself may be a batch further."""
+        return self._told
 
     @property
     def paused(self) -> bool:
@@ -108,6 +113,7 @@ class Applier:
         if self._switch is not None:
             body, self._switch = self._switch, None
             await body()
+            self._told = self._volume.state.applied.index
             self._paused = False
             return True
         if self._paused:
@@ -120,6 +126,7 @@ class Applier:
         results, released = await self.call(lambda: self._apply(batch))
         if not self._paused:
             self._done(results)
+            self._told = batch[-1].index
         if released:
             collected = await self.call(lambda: self._volume.collect(released))
             self._metrics.blobs_collected.inc(collected)
