@@ -110,6 +110,22 @@ def test_a_restored_volume_holds_the_same_and_goes_on(
     assert check(data, stored.root / "scratch") != []
 
 
+def test_threads_that_make_the_same_directory(
+    published: Stored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks, and one of them is first."""
+    make = disk.make_directory
+
+    def made_meanwhile(path: Path) -> None:
+        if path.parent.name == "blobs":
+            make(path)
+        make(path)
+
+    monkeypatch.setattr(disk, "make_directory", made_meanwhile)
+    published.restore(published.root / "data")
+    assert contents(published.root / "data") == contents(published.root / "source")
+
+
 def test_a_session_s_retry_takes_no_effect_in_the_new_group(stored: Stored) -> None:
     stored.publish(make_volume(stored.root / "source"))
     stored.restore(stored.root / "data")

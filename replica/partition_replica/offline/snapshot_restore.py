@@ -8,7 +8,7 @@ to do.
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -167,10 +167,11 @@ class _Restorer:
         await run_to_end(partial(self._check_blobs, named, count))
 
     def _target(self, digest: bytes) -> Path:
-        """Where a blob is staged. Its directory is synced with everything."""
+        """Where a blob is staged. Its directory is synced with everything. On any thread."""
         target = blob_path(self._blobs, Digest(digest))
         if target.parent not in self._directories:
-            with fatal_on_failure("creating a directory of blobs"):
+            # Another thread may make it at the same time.
+            with fatal_on_failure("creating a directory of blobs"), suppress(FileExistsError):
                 disk.make_directory(target.parent)
             self._directories.add(target.parent)
         return target
