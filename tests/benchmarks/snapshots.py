@@ -1,10 +1,13 @@
-"""Stored snapshots, beside `cp` and `tar | zstd` of the same data, in one run.
+"""Stored snapshots, beside `cp`, `tar | zstd` and bare puts and gets of the same data, in one run.
 
 A volume is made with keys, small files (inlined in the state) and large ones (blobs), of random
 bytes. Then, each as a command of its own and in turns: a full snapshot to the volume and to an S3
 server on loopback, an incremental one after 1 % of everything changed, restores of both, and a new
-follower's catch-up through a running group. Everything is synced before the clock stops, on both
-sides; a command's start-up (about half a second of Python) is part of our figures.
+follower's catch-up through a running group. The S3 server shares the processors and does more for
+a byte than a file system does; so the same files are put and got by the bare client, too, with as
+many streams, and no list, digest or manifest. Everything on a file system is synced before the
+clock stops, on both sides; a command's start-up (about half a second of Python) is part of our
+figures.
 """
 
 import argparse
@@ -23,12 +26,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import obstore
+from obstore.store import S3Store
 from partition_replica.core.model import Configuration, LogEntry, Position
 from partition_replica.core.payloads import blob_digests
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state import LmdbState
+from partition_snapshots.limits import SnapshotLimits
 
 from dev.object_store import ObjectStoreServer
 from tests.support.local_group import LocalGroup, LocalReplica, eventually
@@ -37,6 +43,7 @@ from tests.support.proposals import body, link, mkdir, opening, payload, proposa
 BUCKET = "snapshots"
 SEED = 1
 ROUNDS = 3
+LIMITS = SnapshotLimits()
 MEMBER = MemberID(7)
 CLUSTER = ClusterID("6f0e7b1c-0000-4000-8000-00000000be9c")
 
@@ -224,7 +231,7 @@ class Benchmark:
 
     def _full(self, server: ObjectStoreServer) -> None:
         data = self.volume.data
-        copied, packed, linked, sent = Timed(), Timed(), Timed(), Timed()
+        copied, packed, linked, sent, bare = Timed(), Timed(), Timed(), Timed(), Timed()
         for number in range(ROUNDS):
             copied.seconds.append(self._copy(data, self.root / "copy"))
             packed.seconds.append(self._pack())
@@ -241,7 +248,9 @@ class Benchmark:
             )
             sent.seconds.append(seconds)
             assert report["transferredBytes"] >= report["sizeBytes"] * 0.99, report
+            bare.seconds.append(asyncio.run(self._put(server)))
         self._row("full snapshot to the volume", linked, "cp", copied)
+        self._row("full snapshot to S3 on loopback", sent, "bare puts", bare)
         self._row("full snapshot to S3 on loopback", sent, "cp", copied)
         self._row("full snapshot to S3 on loopback", sent, "tar \\| zstd", packed)
 
@@ -267,10 +276,11 @@ class Benchmark:
     def _restore(self, server: ObjectStoreServer) -> None:
         data = self.volume.data
         where, secrets = self._s3(server, f"round{ROUNDS - 1}")
-        copied, unpacked, near, far = Timed(), Timed(), Timed(), Timed()
+        copied, unpacked, near, far, bare = Timed(), Timed(), Timed(), Timed(), Timed()
         for _ in range(ROUNDS):
             copied.seconds.append(self._copy(data, self.root / "copy"))
             unpacked.seconds.append(self._unpack())
+            bare.seconds.append(asyncio.run(self._get(server)))
             for found, source, environment in (
                 (near, ["--directory", str(data / "snapshots")], None),
                 (far, where, secrets),
@@ -283,6 +293,7 @@ class Benchmark:
                 )
                 found.seconds.append(seconds)
         self._row("restore from a volume", near, "cp", copied)
+        self._row("restore from S3 on loopback", far, "bare gets", bare)
         self._row("restore from S3 on loopback", far, "cp", copied)
         self._row("restore from S3 on loopback", far, "zstd \\| tar", unpacked)
 
@@ -312,6 +323,51 @@ class Benchmark:
                 joined.seconds.append(time.perf_counter() - began)
             shutil.rmtree(root)
         self._row("a new follower's catch-up", joined, "cp", copied)
+
+    def _bare_client(self, server: ObjectStoreServer) -> S3Store:
+        return S3Store(
+            BUCKET,
+            prefix="bare",
+            endpoint=server.endpoint,
+            region="us-east-1",
+            access_key_id=server.access_key_id,
+            secret_access_key=server.secret_access_key,
+            client_options={"allow_http": True},
+        )
+
+    async def _put(self, server: ObjectStoreServer) -> float:
+        """Seconds to put the volume's files."""
+        store, data = self._bare_client(server), self.volume.data
+        files = iter((*data.glob("blobs/*/*"), *data.glob("state/*/data.mdb")))
+
+        async def some() -> None:
+            for file in files:
+                content = await asyncio.to_thread(file.read_bytes)
+                large = len(content) > LIMITS.part_bytes
+                name = str(file.relative_to(data))
+                await obstore.put_async(store, name, content, use_multipart=large)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(some() for _ in range(LIMITS.streams_max)))
+        return time.perf_counter() - began
+
+    async def _get(self, server: ObjectStoreServer) -> float:
+        """Seconds to get them back into files, synced."""
+        store, target = self._bare_client(server), self.root / "got"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        began = time.perf_counter()
+        names = iter([item["path"] for page in obstore.list(store) for item in page])
+
+        async def some() -> None:
+            for name in names:
+                content = await (await obstore.get_async(store, name)).bytes_async()
+                file = target / name.replace("/", "-")
+                await asyncio.to_thread(file.write_bytes, content)
+
+        await asyncio.gather(*(some() for _ in range(LIMITS.streams_max)))
+        subprocess.run(["sync", "-f", str(target)], check=True)
+        return time.perf_counter() - began
 
     def _copy(self, source: Path, target: Path) -> float:
         shutil.rmtree(target, ignore_errors=True)

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from partition_replica.errors import StorageFailed
-from partition_replica.storage.threads import finish, run_to_end
+from partition_replica.storage.threads import both, finish, run_to_end
 
 
 async def test_whoever_is_cancelled_again_and_again_waits_for_the_end() -> None:
@@ -64,3 +64,69 @@ async def test_what_is_got_is_not_undone() -> None:
     undone: list[str] = []
     assert await run_to_end(lambda: "a thing", undone.append) == "a thing"
     assert undone == []
+
+
+class Steps:
+    """Notes who ended, however."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.ended: list[str] = []
+
+    async def step(
+        self, name: str, error: Exception | None = None, at_the_end: Exception | None = None
+    ) -> str:
+        try:
+            if error is not None:
+                await asyncio.sleep(0)
+                raise error
+            await self.go.wait()
+        finally:
+            await asyncio.sleep(0)
+            self.ended.append(name)
+            if at_the_end is not None:
+                raise at_the_end
+        return name
+
+
+async def test_both_results() -> None:
+    steps = Steps()
+    steps.go.set()
+    assert await both(steps.step("a"), steps.step("b")) == ("a", "b")
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_an_error_of_one_ends_the_other(first: bool) -> None:
+    steps = Steps()
+    bad, good = steps.step("bad", ValueError("x")), steps.step("good")
+    with pytest.raises(ValueError, match="x"):
+        await (both(bad, good) if first else both(good, bad))
+    assert sorted(steps.ended) == ["bad", "good"]
+
+
+async def test_a_cancellation_ends_both_first() -> None:
+    steps = Steps()
+    task = asyncio.create_task(both(steps.step("a"), steps.step("b")))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # again, while it waits for them
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(steps.ended) == ["a", "b"]
+
+
+async def test_a_failed_fsync_comes_first() -> None:
+    """Though it came second: it must end the process."""
+    steps = Steps()
+    with pytest.raises(StorageFailed):
+        await both(
+            steps.step("bad", ValueError("x")), steps.step("disk", at_the_end=StorageFailed("y"))
+        )
+    task = asyncio.create_task(
+        both(steps.step("a"), steps.step("disk", at_the_end=StorageFailed("y")))
+    )
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(StorageFailed):
+        await task

@@ -11,11 +11,10 @@ _SHARES: dict[str, dict[str, tuple[str, int, int]]] = {
         "checking": ("Committing", 95, 98),
         "manifest": ("Committing", 98, 99),
     },
-    "restore": {"rows": ("LoadingRows", 0, 25), "blobs": ("FetchingFiles", 25, 99)},
+    "restore": {"restoring": ("Restoring", 0, 99)},
     "prove": {
         "verifying": ("Reading", 0, 35),
-        "rows": ("LoadingRows", 35, 50),
-        "blobs": ("FetchingFiles", 50, 80),
+        "restoring": ("Restoring", 35, 80),
         "restored log": ("Examining", 80, 85),
         "restored state": ("Examining", 85, 90),
         "restored blobs": ("Examining", 90, 99),

@@ -28,7 +28,7 @@ from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import disk, fatal_on_failure, sync_directory
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state_loading import StateLoader
-from partition_replica.storage.threads import run_to_end
+from partition_replica.storage.threads import both, run_to_end
 
 TABLE_NAMES = dict(enumerate(TABLES, start=1))
 """By number, as rows of a snapshot name them."""
@@ -36,7 +36,7 @@ TABLE_NAMES = dict(enumerate(TABLES, start=1))
 ACTION = "a restore"
 
 Progress = Callable[[str, int, int], None]
-"""(step, bytes done, bytes in all): "rows", then "blobs"."""
+"""("restoring", bytes done, bytes in all): rows and files, at the same time."""
 
 
 def completed(data: Path, cluster: ClusterID) -> LSN | None:
@@ -113,6 +113,7 @@ class _Restorer:
         self._limits = limits
         self._progress = progress
         self._reader = SnapshotReader(store, manifest, limits)
+        self._row_bytes = self._blob_bytes = 0  # done
         self._blobs = volume.staged / BLOBS
         self._directories: set[Path] = set()
 
@@ -122,49 +123,53 @@ class _Restorer:
         state = self._volume.staged / STATE / GENERATION
         loader = await run_to_end(lambda: StateLoader(state, TABLES), undo=StateLoader.close)
         try:
-            await self._load_rows(loader)
-            empty = not any(loader.rows.values())
-            start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
-            await run_to_end(partial(loader.finish, start, self._manifest.time_ms))
-            reach("restore.rows_loaded")
-            await self._fetch_blobs(loader.blobs())
+            # Rows take a processor, files the disk.
+            start, count = await both(self._load_rows(loader, unreplicated), self._fetch_blobs())
+            await run_to_end(partial(self._check_blobs, loader.blobs(), count))
         finally:
             loader.close()
         reach("restore.blobs_fetched")
         await run_to_end(partial(self._write_log, cluster, unreplicated, start))
         return start
 
-    async def _load_rows(self, loader: StateLoader) -> None:
-        total, loaded = sum(run.size for run in self._manifest.runs), 0
+    def _tell(self) -> None:
+        """Rows count as they are stored, where they may be smaller: never more than all of them."""
+        rows = sum(run.size for run in self._manifest.runs)
+        done = min(self._row_bytes, rows) + self._blob_bytes
+        self._progress("restoring", done, rows + self._manifest.blob_bytes)
+
+    async def _load_rows(self, loader: StateLoader, unreplicated: bool) -> Position:
+        """Returns where the log goes on behind the state, which is whole and durable."""
         try:
             async with aclosing(self._reader.rows()) as batches:
                 async for batch in batches:
                     named = [(TABLE_NAMES.get(number, "?"), key, row) for number, key, row in batch]
                     await run_to_end(partial(loader.put_rows, named))
-                    loaded += sum(len(key) + len(row) for _, key, row in batch)
-                    self._progress("rows", min(loaded, total), total)
+                    self._row_bytes += sum(len(key) + len(row) for _, key, row in batch)
+                    self._tell()
         except RowsRefused as error:
             raise self._damaged(str(error)) from error
         keys = loader.rows["value"]
         if keys != self._manifest.keys:
             raise self._damaged(f"it has {keys} keys, its manifest says {self._manifest.keys}")
-        self._progress("rows", total, total)
+        empty = not any(loader.rows.values())
+        start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
+        await run_to_end(partial(loader.finish, start, self._manifest.time_ms))
+        reach("restore.rows_loaded")
+        return start
 
-    async def _fetch_blobs(self, named: Iterator[tuple[Digest, int]]) -> None:
-        """What the snapshot lists; it must be what its rows name."""
-        total, done = self._manifest.blob_bytes, 0
+    async def _fetch_blobs(self) -> int:
+        """What the snapshot lists; returns how many."""
 
         def progress(size: int) -> None:
-            nonlocal done
-            done += size
-            self._progress("blobs", done, total)
+            self._blob_bytes += size
+            self._tell()
 
-        self._progress("blobs", 0, total)
         try:
             count, _ = await self._reader.fetch_blobs(self._target, progress)
         except StoreFull as error:  # nothing is written but here
             raise VolumeFull(str(error)) from error
-        await run_to_end(partial(self._check_blobs, named, count))
+        return count
 
     def _target(self, digest: bytes) -> Path:
         """Where a blob is staged. Its directory is synced with everything. On any thread."""

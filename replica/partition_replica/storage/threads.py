@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from partition_replica.errors import Fatal
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 async def finish(work: Awaitable[T], undo: Callable[[T], None] | None = None) -> T:
@@ -35,3 +36,25 @@ async def run_to_end(body: Callable[[], T], undo: Callable[[T], None] | None = N
     stopped, and what it works on must not be taken away below it. Otherwise as `finish`."""
     # Not to_thread: that is a task, which the loop's end cancels while the thread works on.
     return await finish(asyncio.get_running_loop().run_in_executor(None, body), undo)
+
+
+async def both(one: Awaitable[T], other: Awaitable[R]) -> tuple[T, R]:
+    """Both results. An error of one, or a cancellation, ends the other, and is raised when both
+    have ended; a Fatal of either comes first."""
+    first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
+    tasks: tuple[asyncio.Future[Any], ...] = (first, second)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        while not all(task.done() for task in tasks):
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(tasks)
+        errors = [e for task in tasks if not task.cancelled() and (e := task.exception())]
+        for error in errors:
+            if isinstance(error, Fatal):
+                raise error
+    if errors:
+        raise errors[0]
+    return first.result(), second.result()
