@@ -155,7 +155,7 @@ class Administration:
         status = member.loop.engine.status()
         matched = next((p.matched for p in status.progress if p.id == member_id), 0)
         lag = status.last_index - matched
-        if matched < self._volume.log.boundary.index:
+        if not matched:
             raise MembershipRefused(
                 f"learner {member_id:x} has no snapshot yet: as a voter it could acknowledge "
                 "nothing; wait"
