@@ -9,7 +9,7 @@ from partition_client import AsyncClient
 from partition_client.errors import ClientError
 
 FAILURES_MAX = 1000
-"""After so many nobody writes any more."""
+"""After so many, each one stops at its next failure."""
 PAUSE_S = 0.05
 """After a failure."""
 

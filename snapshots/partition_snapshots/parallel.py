@@ -111,8 +111,11 @@ class ByteBudget:
 _END = object()
 
 
-async def on_thread(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
-    """An iterator's items, made on a thread of its own, one ahead of whoever takes them."""
+async def on_thread(
+    make: Callable[[], Iterator[T]], end: Callable[[], None] = lambda: None
+) -> AsyncGenerator[T, None]:
+    """An iterator's items, made on a thread of its own, one ahead of whoever takes them. `end` is
+    called when no more are wanted, before the thread is waited for."""
     with ThreadPoolExecutor(1) as thread:
         loop = asyncio.get_running_loop()
         iterator = await loop.run_in_executor(thread, make)
@@ -126,6 +129,7 @@ async def on_thread(make: Callable[[], Iterator[T]]) -> AsyncGenerator[T, None]:
                 coming = loop.run_in_executor(thread, step)
                 yield item  # type: ignore[misc]  # it is no _END
         finally:
+            end()
             # The thread may wait for this loop: the pool's end, which blocks, must find it idle.
             try:
                 await _ended(coming)

@@ -45,7 +45,7 @@ from partition_snapshots.model import (
     check_new_snapshot_id,
 )
 from partition_snapshots.parallel import for_each
-from partition_snapshots.read import manifest_name, source_of
+from partition_snapshots.read import StoreSegments, manifest_name
 from partition_snapshots.segments import encode_blob_lists
 from partition_snapshots.state_writer import Sent, State, StateWriter
 from partition_snapshots.store import Store, Told, object_name, untold
@@ -192,7 +192,7 @@ class _Publication:
     async def _base(self) -> Base | None:
         if self._full:
             return None
-        source = source_of(self._store, asyncio.get_running_loop())
+        source = StoreSegments(self._store, asyncio.get_running_loop())
         return await find_base(
             self._store, self._source.cluster_id, self._local, source, self._limits
         )

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing
 from functools import reduce
 from pathlib import Path
@@ -187,14 +188,29 @@ def merged_batches(runs: tuple[Run, ...], source: SegmentSource) -> Iterator[lis
     return overlay(full, deltas)
 
 
-def source_of(store: Store, loop: asyncio.AbstractEventLoop) -> SegmentSource:
-    """Segments of a store, for a thread that is not the loop's."""
+class StoreSegments:
+    """Segments of a store, for one thread that is not the loop's. A SegmentSource."""
 
-    def source(segment: ObjectName) -> bytes:
-        asked = store.get(object_name(segment.digest), SEGMENT_BYTES_MAX)
-        return asyncio.run_coroutine_threadsafe(asked, loop).result()
+    def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
+        self._store = store
+        self._loop = loop
+        self._asked: Future[bytes] | None = None
+        self._ended = False
 
-    return source
+    def __call__(self, segment: ObjectName) -> bytes:
+        """Raises concurrent.futures.CancelledError once ended."""
+        asked = self._store.get(object_name(segment.digest), SEGMENT_BYTES_MAX)
+        self._asked = asyncio.run_coroutine_threadsafe(asked, self._loop)
+        if self._ended:
+            self._asked.cancel()
+        return self._asked.result()
+
+    def end(self) -> None:
+        """Gives up what is under way: a store that does not answer holds nobody up who wants the
+        thread back."""
+        self._ended = True
+        if self._asked is not None:
+            self._asked.cancel()
 
 
 class SnapshotReader:
@@ -213,7 +229,7 @@ class SnapshotReader:
         """The merged rows in order, in batches of some hundred. Segments are checked before their
         rows are given; that the merged rows are those that were published shows at the end."""
         digest = RowDigest()
-        source = source_of(self._store, asyncio.get_running_loop())
+        source = StoreSegments(self._store, asyncio.get_running_loop())
 
         def batches() -> Iterator[list[Row]]:
             for batch in merged_batches(self._manifest.runs, source):
@@ -221,7 +237,7 @@ class SnapshotReader:
                 yield batch
 
         try:
-            async with aclosing(on_thread(batches)) as found:
+            async with aclosing(on_thread(batches, source.end)) as found:
                 async for batch in found:
                     yield batch
         except SnapshotNotFound as error:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from partition_replica.core.limits import Limits
-from partition_replica.core.model import Configuration
+from partition_replica.core.model import Configuration, Position
 from partition_replica.errors import MembershipRefused, NotFound
-from partition_replica.ids import MemberID
+from partition_replica.ids import LSN, MemberID, Term
 from partition_replica.runtime.administration import Administration
 
 LEARNER = 8
@@ -17,8 +17,19 @@ class Promoted(Exception):
     """The change was proposed."""
 
 
-def administration(*, matched: int, last: int = 2_000, heard: bool = True) -> Administration:
-    progress = SimpleNamespace(id=LEARNER, matched=matched)
+def administration(
+    *,
+    matched: int,
+    last: int = 2_000,
+    boundary: int = 500,
+    heard: bool = True,
+    following: int = 1,
+    state: str = "replicate",
+) -> Administration:
+    """following: so far behind `matched` is what is sent next."""
+    progress = SimpleNamespace(
+        id=LEARNER, matched=matched, next_index=matched + following, state=state
+    )
     status = SimpleNamespace(last_index=last, progress=[progress])
     member = SimpleNamespace(
         configuration=Configuration((MemberID(7),), (MemberID(LEARNER),)),
@@ -27,9 +38,10 @@ def administration(*, matched: int, last: int = 2_000, heard: bool = True) -> Ad
         ),
     )
     config = SimpleNamespace(limits=Limits(), tick_s=0.1, election_ticks=10)
+    log = SimpleNamespace(boundary=Position(LSN(boundary), Term(1)))
     found: Any = Administration(
         config,  # type: ignore[arg-type]
-        SimpleNamespace(),  # type: ignore[arg-type]
+        SimpleNamespace(log=log),  # type: ignore[arg-type]
         SimpleNamespace(leading=lambda: member),  # type: ignore[arg-type]
     )
 
@@ -43,6 +55,9 @@ def administration(*, matched: int, last: int = 2_000, heard: bool = True) -> Ad
 async def test_one_that_has_caught_up_is_promoted() -> None:
     with pytest.raises(Promoted):
         await administration(matched=1_500).promote_learner(LEARNER)
+    # One that is sent entries follows, though what it acknowledged last is compacted already.
+    with pytest.raises(Promoted):
+        await administration(matched=499, last=600, following=50).promote_learner(LEARNER)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +65,9 @@ async def test_one_that_has_caught_up_is_promoted() -> None:
     [
         ({"matched": 999}, "1001 entries behind; at most 1000"),
         ({"matched": 1_999, "heard": False}, "not heard of"),
-        ({"matched": 0, "last": 600}, "no snapshot yet"),
+        ({"matched": 0, "last": 600}, "needs a snapshot first"),
+        ({"matched": 400, "last": 600}, "needs a snapshot first"),
+        ({"matched": 1_900, "state": "snapshot"}, "needs a snapshot first"),
     ],
 )
 async def test_one_that_could_acknowledge_nothing_is_refused(

@@ -29,8 +29,8 @@ async def test_both_sides_understand_each_other(port: int) -> None:
     said = ("Preparing", 0)
     async with served_progress(f"127.0.0.1:{port}", lambda: said):
         assert await pod_progress.ask_progress(pod()) == PodProgress("Preparing", 0)
-        said = ("FetchingFiles", 57)
-        assert await pod_progress.ask_progress(pod()) == PodProgress("FetchingFiles", 55)
+        said = ("Restoring", 57)
+        assert await pod_progress.ask_progress(pod()) == PodProgress("Restoring", 55)
         assert await pod_progress.ask_progress(pod(phase="Succeeded")) is None
     assert await pod_progress.ask_progress(pod()) is None
     assert await pod_progress.ask_progress(None) is None
@@ -64,7 +64,7 @@ async def answering(port: int, body: bytes, status: int = 200) -> AsyncIterator[
         await runner.cleanup()
 
 
-GOOD = b'{"phase": "FetchingFiles", "percent": 20}'
+GOOD = b'{"phase": "Restoring", "percent": 20}'
 
 
 @pytest.mark.parametrize(

@@ -174,17 +174,17 @@ def test_status_says_how_far_the_pod_is() -> None:
     assert running.restore is not None
     silent = next_plan(running)
     assert silent.status["restore"] == {"attempts": 1}
-    told = replace(running.restore, progress=PodProgress("LoadingRows", 20))
+    told = replace(running.restore, progress=PodProgress("Restoring", 20))
     step = next_plan(replace(running, restore=told))
-    assert step.status["restore"] == {"attempts": 1, "phase": "LoadingRows", "percent": 20}
-    assert "restores volume 0: LoadingRows, 20 %" in condition(step)["message"]
+    assert step.status["restore"] == {"attempts": 1, "phase": "Restoring", "percent": 20}
+    assert "restores volume 0: Restoring, 20 %" in condition(step)["message"]
     assert condition(step, "Ready")["message"] == condition(step)["message"]
     # An answer that is missed moves nothing; another attempt begins anew.
     known = partition({"restore": step.status["restore"]})
     again = next_plan(replace(running, partition=known))
     assert again.status["restore"] == step.status["restore"]
     assert condition(again)["message"] == condition(step)["message"]
-    before = partition({"restore": {"attempts": 0, "phase": "FetchingFiles", "percent": 95}})
+    before = partition({"restore": {"attempts": 0, "phase": "Restoring", "percent": 95}})
     assert next_plan(replace(running, partition=before)).status["restore"] == {"attempts": 1}
 
 

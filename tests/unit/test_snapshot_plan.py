@@ -576,9 +576,9 @@ def test_a_verifying_pod_says_how_far_it_is() -> None:
     first = plan(view(found), "image:1")
     pod = pod_of(first) | {"status": {"phase": "Running"}}
     found = after(first, found)
-    told = PodProgress("FetchingFiles", 50)
+    told = PodProgress("Restoring", 50)
     step = plan(replace(view(found, pod=pod), progress=told), "image:1")
-    assert "FetchingFiles, 50 %" in condition(step, "Verified")["message"]
+    assert "Restoring, 50 %" in condition(step, "Verified")["message"]
     silent = plan(view(after(step, found), pod=pod), "image:1")
     assert silent.status == step.status, "an answer that is missed moves nothing"
 
@@ -602,10 +602,12 @@ def test_a_verifying_pod_is_restricted_and_bounded() -> None:
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
+        "PARTITION_PROGRESS_LISTEN",
         "POD_IP",
         "TMPDIR",
     }
-    assert "--listen=$(POD_IP):7080" in container["args"]
+    told = {"name": "PARTITION_PROGRESS_LISTEN", "value": "$(POD_IP):7080"}
+    assert told in container["env"]
     assert all("value" not in e for e in container["env"] if e["name"].startswith("AWS"))
     (owner,) = pod["metadata"]["ownerReferences"]
     assert owner["kind"] == "PartitionSnapshot"

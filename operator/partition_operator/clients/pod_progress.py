@@ -8,13 +8,14 @@ import aiohttp
 from partition_operator.api import names
 from partition_operator.reconcile.pod_progress import PodProgress, parse_progress
 
-TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+TIMEOUT = aiohttp.ClientTimeout(total=0.5)
+"""It is asked at each look; a network policy may swallow the question."""
 BODY_BYTES_MAX = 4096
 
 
 async def ask_progress(pod: dict[str, Any] | None) -> PodProgress | None:
     """None for a pod that does not run, or says nothing that makes sense: that is no error, its end
-    is what counts. Takes 2 seconds at most."""
+    is what counts. Takes half a second at most."""
     status = (pod or {}).get("status") or {}
     ip = status.get("podIP")
     if status.get("phase") != "Running" or not ip:

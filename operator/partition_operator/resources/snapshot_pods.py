@@ -36,7 +36,10 @@ VERIFY_DEADLINE_S = 6 * 3600
 
 POD_IP = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
 
-NOT_RETRIABLE = frozenset({65, 73, 78})
+PROGRESS = {"name": "PARTITION_PROGRESS_LISTEN", "value": f"$(POD_IP):{names.HTTP_PORT}"}
+"""No flag: an image that does not know it restores all the same."""
+
+NOT_RETRIABLE = frozenset({2, 65, 73, 78})
 """Exit codes of `partition-replica snapshot` after which the same attempt can't succeed."""
 
 
@@ -187,9 +190,8 @@ def _pod(
                     action,
                     *_arguments(source),
                     f"--report={REPORT_PATH}",
-                    f"--listen=$(POD_IP):{names.HTTP_PORT}",
                 ],
-                "env": [POD_IP, *_environment(source)],
+                "env": [POD_IP, PROGRESS, *_environment(source)],
                 "ports": [{"name": "http", "containerPort": names.HTTP_PORT}],
                 "resources": DEFAULT_RESOURCES,
                 "securityContext": RESTRICTED_CONTAINER,

@@ -156,6 +156,9 @@ class _Restorer:
         start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
         await run_to_end(partial(loader.finish, start, self._manifest.time_ms))
         reach("restore.rows_loaded")
+        # Rows that a later run took the place of were not loaded.
+        self._row_bytes = sum(run.size for run in self._manifest.runs)
+        self._tell()
         return start
 
     async def _fetch_blobs(self) -> int:

@@ -5,6 +5,7 @@ the pods that the operator starts."""
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -53,8 +54,13 @@ def add_command(commands: Any) -> None:
         # left there is removed at once.
         command.add_argument("--owner", default="", help=argparse.SUPPRESS)
     for command in (back, proof):
-        where = "serves GET /progress there, as JSON, while it works"
-        command.add_argument("--listen", default="", metavar="HOST:PORT", help=where)
+        command.add_argument(
+            "--listen",
+            default=os.environ.get("PARTITION_PROGRESS_LISTEN", ""),
+            metavar="HOST:PORT",
+            help="serves GET /progress there, as JSON, while it works; or by the variable "
+            "PARTITION_PROGRESS_LISTEN",
+        )
     for command in (made, back, proof):
         command.add_argument("--snapshot", required=True, help="its ID")
     prune.add_argument("--snapshot", action="append", required=True, help="an ID; may come again")
@@ -104,7 +110,7 @@ def _kind(options: argparse.Namespace) -> str:
         return "take"
     if options.action == "verify" and options.restore:
         return "prove"
-    return "prune" if options.action == "ls" else str(options.action)
+    return "verify" if options.action == "ls" else str(options.action)
 
 
 def _served(listen: str, watched: _Watched) -> AbstractAsyncContextManager[None]:

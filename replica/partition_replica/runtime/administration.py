@@ -153,12 +153,15 @@ class Administration:
                 "cost the group its quorum; wait, or remove it"
             )
         status = member.loop.engine.status()
-        matched = next((p.matched for p in status.progress if p.id == member_id), 0)
+        progress = next((p for p in status.progress if p.id == member_id), None)
+        matched = progress.matched if progress is not None else 0
         lag = status.last_index - matched
-        if not matched:
+        # As the engine decides it: its next entries are compacted, so a snapshot comes first.
+        boundary = self._volume.log.boundary.index
+        if progress is None or progress.state == "snapshot" or progress.next_index <= boundary:
             raise MembershipRefused(
-                f"learner {member_id:x} has no snapshot yet: as a voter it could acknowledge "
-                "nothing; wait"
+                f"learner {member_id:x} needs a snapshot first: as a voter it could acknowledge "
+                "nothing meanwhile; wait"
             )
         if lag > self._config.limits.learner_lag_max:
             raise MembershipRefused(

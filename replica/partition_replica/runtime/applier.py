@@ -51,7 +51,7 @@ class Applier:
 
     @property
     def told(self) -> LSN:
-        """What `done` was told is applied; the state itself may be a batch further."""
+        """What the engine knows to be applied; the state itself may be a batch further."""
         return self._told
 
     @property

@@ -221,18 +221,27 @@ class Peers:
             digest=digest,
         )
 
+        short = False
+
         async def requests() -> AsyncIterator[api.InstallSnapshotRequest]:
+            nonlocal short
             yield api.InstallSnapshotRequest(header=header)
+            left = size - header.offset
             with suppress(NotFound):
                 async for chunk in file_chunks(file, header.offset, self._limits.chunk_bytes):
                     yield api.InstallSnapshotRequest(chunk=chunk)
                     self._snapshot_sent(len(chunk))
+                    left -= len(chunk)
+            short = left > 0
 
         stub = self._connected(member).stub
         try:
             header.offset = await self._snapshot_offset(stub, header)
             response = await stub.InstallSnapshot(requests(), timeout=SNAPSHOT_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
+            if short:
+                # Our file, not their connection: sent again it would be as short.
+                raise PeerFailed(f"{file} is gone, or was cut short", refused=True) from error
             raise _failed(member, error) from error
         return int(response.payloads_fetched)
 
