@@ -12,7 +12,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 
-from tests.simulation.cluster import Report, simulate
+from tests.simulation.cluster import Report, simulate, simulate_apart
 
 SEEDS_A_PROCESS = 20
 SEED_S_MAX = 600.0
@@ -83,20 +83,12 @@ def _reports(seeds: range, jobs: int) -> Iterator[Report]:
     # Ten megabytes of a run stay until the process ends: suspended coroutines of the dead.
     fresh = multiprocessing.get_context("spawn")
     with fresh.Pool(jobs, maxtasksperchild=SEEDS_A_PROCESS) as pool:
-        reports = pool.imap(_simulate, seeds)
+        reports = pool.imap(simulate_apart, seeds)
         for seed in seeds:
             try:
                 yield reports.next(SEED_S_MAX)
             except multiprocessing.TimeoutError:
                 raise SystemExit(f"seed {seed}: nothing within {SEED_S_MAX:.0f} s") from None
-
-
-def _simulate(seed: int) -> Report:
-    """A pool waits for ever for what ends its process."""
-    try:
-        return simulate(seed)
-    except BaseException as error:
-        raise RuntimeError(f"seed {seed}: {error!r}") from error
 
 
 def _summary(counts: Counter[str]) -> None:

@@ -217,6 +217,14 @@ def simulate(seed: int, *, faults_max: int | None = None, echo: bool = False) ->
     )
 
 
+def simulate_apart(seed: int) -> Report:
+    """In a process of a pool, which waits for ever for what ends its processes."""
+    try:
+        return simulate(seed)
+    except BaseException as error:
+        raise RuntimeError(f"seed {seed}: {error!r}") from error
+
+
 async def _run(cluster: Cluster, scratch: Path, faults_max: int | None) -> Violation | None:
     checks = cluster.checks
     cluster.loop.set_exception_handler(lambda _, context: _unseen(checks, context))
