@@ -28,6 +28,7 @@ from pathlib import Path
 
 import obstore
 from obstore.store import S3Store
+from partition_proto.v1.types_pb2 import Operation
 from partition_replica.core.model import Configuration, LogEntry, Position
 from partition_replica.core.payloads import blob_digests
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
@@ -38,7 +39,7 @@ from partition_snapshots.limits import SnapshotLimits
 
 from dev.object_store import ObjectStoreServer
 from tests.support.local_group import LocalGroup, LocalReplica, eventually
-from tests.support.proposals import body, link, mkdir, opening, payload, proposal, set_key
+from tests.support.proposals import body, link, mkdir, opening, payload, proposal, remove, set_key
 
 BUCKET = "snapshots"
 SEED = 1
@@ -73,7 +74,7 @@ class Volume:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        self.bytes = 0
+        self.bytes = self.changed_bytes = 0
         self.files = 0
         self._random = random.Random(SEED)
         self._sequence = 0
@@ -89,18 +90,23 @@ class Volume:
         self._apply(state, [opening()])
         self._apply(state, [self._operation([mkdir(b"s"), mkdir(b"l")], [])])
         self._write(state, range(scale.keys), range(scale.small_files), range(scale.large_files))
+        assert sum(1 for _ in state.blobs()) == scale.large_files
         self._finish(state)
 
     def change(self, scale: Scale) -> None:
         """Writes 1 % of everything anew, spread at random."""
         state = LmdbState(self.data / "state" / "1")
-        draw = self._random.sample
+        draw, before = self._random.sample, self.bytes
         self._write(
             state,
             draw(range(scale.keys), scale.keys // 100),
             draw(range(scale.small_files), scale.small_files // 100),
             draw(range(scale.large_files), scale.large_files // 100),
+            again=True,
         )
+        self.changed_bytes = self.bytes - before
+        self.bytes = before
+        self.files -= scale.small_files // 100 + scale.large_files // 100
         self._finish(state)
 
     def _finish(self, state: LmdbState) -> None:
@@ -119,7 +125,10 @@ class Volume:
         keys: "range | list[int]",
         small: "range | list[int]",
         large: "range | list[int]",
+        *,
+        again: bool = False,
     ) -> None:
+        """again: over what is there, which a link alone would leave as it is."""
         for batch in _batches(list(keys), 2000):
             operations = [
                 set_key(b"key/%012d" % number, self._random.randbytes(84)) for number in batch
@@ -128,7 +137,7 @@ class Volume:
             self.bytes += 100 * len(batch)
         for batch in _batches(list(small), 64):
             payloads = [payload(self._random.randbytes(8192)) for _ in batch]
-            links = [link(b"s/%08d" % number, i) for i, number in enumerate(batch, start=1)]
+            links = _links(b"s", batch, again)
             self._apply(state, [self._operation(links, payloads)])
             self.bytes += 8192 * len(batch)
         for batch in _batches(list(large), 64):
@@ -141,7 +150,7 @@ class Volume:
                 target.write_bytes(content)
                 payloads.append(found)
                 self.bytes += len(content)
-            links = [link(b"l/%08d" % number, i) for i, number in enumerate(batch, start=1)]
+            links = _links(b"l", batch, again)
             self._apply(state, [self._operation(links, payloads)])
         self.files += len(small) + len(large)
 
@@ -158,6 +167,13 @@ class Volume:
         ]
         results, _ = state.apply(entries, {})
         assert len(results) == len(entries)
+
+
+def _links(directory: bytes, numbers: list[int], again: bool) -> list[Operation]:
+    """Of payloads in their order."""
+    paths = [b"%s/%08d" % (directory, number) for number in numbers]
+    gone = [remove(path) for path in paths] if again else []
+    return gone + [link(path, number) for number, path in enumerate(paths, start=1)]
 
 
 def _batches(items: list[int], size: int) -> Iterator[list[int]]:
@@ -262,6 +278,8 @@ class Benchmark:
             *("publish", "--data", str(data), "--snapshot", "next", *where), environment=secrets
         )
         share = report["transferredBytes"] / report["sizeBytes"]
+        # What is new is in it, however little that may be.
+        assert report["transferredBytes"] > self.volume.changed_bytes, report
         self.rows.append(
             f"| incremental to S3 after 1 % changed | {seconds:.1f} s, "
             f"{report['transferredBytes'] / 1e6:,.1f} MB | "
