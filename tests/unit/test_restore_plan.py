@@ -24,7 +24,7 @@ from partition_operator.reconcile.actions import (
 )
 from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
 from partition_operator.reconcile.plan import Plan, plan
-from partition_operator.reconcile.pod_progress import PodProgress
+from partition_operator.reconcile.progress import Progress
 from partition_operator.reconcile.restore import PENDING
 from partition_operator.reconcile.restore_view import RestoreSeen
 
@@ -174,7 +174,7 @@ def test_status_says_how_far_the_pod_is() -> None:
     assert running.restore is not None
     silent = next_plan(running)
     assert silent.status["restore"] == {"attempts": 1}
-    told = replace(running.restore, progress=PodProgress("Restoring", 20))
+    told = replace(running.restore, progress=Progress("Restoring", 20))
     step = next_plan(replace(running, restore=told))
     assert step.status["restore"] == {"attempts": 1, "phase": "Restoring", "percent": 20}
     assert "restores volume 0: Restoring, 20 %" in condition(step)["message"]

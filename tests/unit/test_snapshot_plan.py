@@ -10,7 +10,7 @@ from partition_operator.api.destination import Refusal, VolumeDestination
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
 from partition_operator.reconcile import snapshots, verification
-from partition_operator.reconcile.pod_progress import PodProgress
+from partition_operator.reconcile.progress import Progress
 from partition_operator.reconcile.removal import marked
 from partition_operator.reconcile.snapshot_actions import (
     CancelJob,
@@ -576,7 +576,7 @@ def test_a_verifying_pod_says_how_far_it_is() -> None:
     first = plan(view(found), "image:1")
     pod = pod_of(first) | {"status": {"phase": "Running"}}
     found = after(first, found)
-    told = PodProgress("Restoring", 50)
+    told = Progress("Restoring", 50)
     step = plan(replace(view(found, pod=pod), progress=told), "image:1")
     assert "Restoring, 50 %" in condition(step, "Verified")["message"]
     silent = plan(view(after(step, found), pod=pod), "image:1")

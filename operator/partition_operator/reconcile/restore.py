@@ -26,7 +26,7 @@ from partition_operator.reconcile.actions import (
 )
 from partition_operator.reconcile.conditions import Condition, Event
 from partition_operator.reconcile.observed import Observed
-from partition_operator.reconcile.pod_progress import PodProgress, parse_progress
+from partition_operator.reconcile.progress import Progress, parse_progress
 from partition_operator.reconcile.restore_view import RestoreSeen
 from partition_operator.reconcile.snapshots import volume_lost
 from partition_operator.resources import services, snapshot_pods
@@ -206,7 +206,7 @@ def _pod(
     observed: Observed,
     pod: dict[str, Any],
     found: Source | Restoring,
-    progress: PodProgress | None,
+    progress: Progress | None,
 ) -> Restoring:
     """found: what a pod that is made now would read from."""
     name = pod["metadata"]["name"]

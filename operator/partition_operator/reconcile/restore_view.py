@@ -5,7 +5,7 @@ from typing import Any
 
 from partition_operator.api.destination import Refusal
 from partition_operator.api.snapshot import Snapshot
-from partition_operator.reconcile.pod_progress import PodProgress
+from partition_operator.reconcile.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,6 @@ class RestoreSeen:
     running: frozenset[str] = frozenset()
     volumes: dict[str, str] | None = None
     pod: dict[str, Any] | None = None
-    progress: PodProgress | None = None
+    progress: Progress | None = None
     taken: bool = False
     claimed: bool = False

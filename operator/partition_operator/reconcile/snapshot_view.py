@@ -8,7 +8,7 @@ from typing import Any
 from partition_operator.api.destination import Refusal
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.reconcile.observed import Observed
-from partition_operator.reconcile.pod_progress import PodProgress
+from partition_operator.reconcile.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class SnapshotView:
     authority: bool = False
     job: JobSeen = NoJob.NONE
     pod: dict[str, Any] | None = None
-    progress: PodProgress | None = None
+    progress: Progress | None = None
     taken: bool = False
 
     @property

@@ -29,6 +29,7 @@ from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile import sources, verification
 from partition_operator.reconcile.conditions import Event
+from partition_operator.reconcile.progress import stepped
 from partition_operator.reconcile.snapshot_actions import (
     CancelJob,
     Label,
@@ -50,7 +51,6 @@ process of its own that says nothing new much sooner (snapshot_job_stall_s); one
 snapshot through a thin line takes hours, and is no stall."""
 ATTEMPTS_MAX = 5
 BACKOFF_S = (5, 15, 60, 300)
-PERCENT_STEP = 5
 PROGRESS_EVERY = dt.timedelta(minutes=1)
 """Progress is written when it has come to the next step, or moved and is so old: few writes, and no
 move is overlooked."""
@@ -300,7 +300,7 @@ def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
     percent, known = max(job.percent, 0), int(draft.get("percent") or 0)
     phase = QUEUED if job.state == "Queued" else job.phase or job.state
     since = parse_stamp(draft.get("progressTime")) or view.now
-    step = percent // PERCENT_STEP != known // PERCENT_STEP or phase != draft.get("phase")
+    step = stepped(percent) != stepped(known) or phase != draft.get("phase")
     if step or (percent != known and view.now - since >= PROGRESS_EVERY):
         draft.set(percent=percent, phase=phase, progressTime=stamp(view.now))
     elif percent == known and phase != QUEUED and view.now - since >= JOB_STALLED:

@@ -13,7 +13,7 @@ from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import State, Verify
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.reconcile import sources
-from partition_operator.reconcile.pod_progress import PodProgress, stepped
+from partition_operator.reconcile.progress import Progress, stepped
 from partition_operator.reconcile.snapshot_actions import (
     CreatePod,
     DeletePod,
@@ -87,7 +87,7 @@ def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> Snaps
         else:
             if record.pop("silentSince", None) is not None:
                 draft.set(verification=record)
-            far = PodProgress(job.phase or job.state, stepped(job.percent))
+            far = Progress(job.phase or job.state, stepped(job.percent))
             text = f"{record['pod']} reads all of it: {far}"
             draft.condition("Verified", None, "Verifying", text)
         return None

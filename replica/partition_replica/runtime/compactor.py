@@ -52,8 +52,8 @@ class Compactor:
         # On the writer: the log's lock is held while it commits, and nobody else may wait for that.
         target = await self._loop.call_writer(lambda: log.compaction_target(step))
         # What was applied a moment ago the engine may not know yet: then the next run takes it.
-        known = target is not None and target <= self._applier.told
-        if target is not None and known and not self._applier.paused:
+        told = self._applier.told
+        if target is not None and target <= told and not self._applier.paused:
             boundary = Position(target, log.term(target))
             self._loop.engine.compact(boundary)
             await self._loop.call_writer(lambda: log.compact(target))

@@ -1,4 +1,4 @@
-"""How far a pod that restores is. Pure."""
+"""How far a pod or a job is, as status says it. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ PERCENT_STEP = 5
 
 
 @dataclass(frozen=True, slots=True)
-class PodProgress:
+class Progress:
     """percent: of the whole, 0 to 99, in steps."""
 
     phase: str
@@ -19,8 +19,8 @@ class PodProgress:
         return f"{self.phase}, {self.percent} %"
 
 
-def parse_progress(said: Any) -> PodProgress | None:
-    """What a pod said; None where it makes no sense."""
+def parse_progress(said: Any) -> Progress | None:
+    """What a pod said, or a status keeps of it; None where it makes no sense."""
     if not isinstance(said, dict):
         return None
     phase, percent = said.get("phase"), said.get("percent")
@@ -28,8 +28,9 @@ def parse_progress(said: Any) -> PodProgress | None:
         return None
     if type(percent) is not int or not 0 <= percent <= 99:
         return None
-    return PodProgress(phase, stepped(percent))
+    return Progress(phase, stepped(percent))
 
 
 def stepped(percent: int) -> int:
+    """The step that a percentage has come to."""
     return max(percent, 0) // PERCENT_STEP * PERCENT_STEP
