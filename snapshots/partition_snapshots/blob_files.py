@@ -10,6 +10,8 @@ from pathlib import Path
 from partition_snapshots.errors import SnapshotDamaged, StoreFull
 from partition_snapshots.files import sync_directory, write_all
 
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+
 
 @contextmanager
 def full_disk(target: Path) -> Iterator[None]:
@@ -37,20 +39,24 @@ def check_blob(digest: bytes, size: int, data: bytes) -> None:
 
 @contextmanager
 def keeping(target: Path, *, sync: bool) -> Iterator[int]:
-    """A descriptor to write `target` with; it gets its name when the body succeeds, durably with
-    `sync`, and nothing is left when it fails. The body syncs the content. Raises StoreFull,
+    """A descriptor to write `target` with, which is new; nothing is left when the body fails. With
+    `sync` it gets its name when the body succeeds, durably; without, it has it before, and is
+    what whoever syncs everything later relies on. The body syncs the content. Raises StoreFull,
     OSError."""
-    partial = target.with_name(target.name + ".partial")
+    written = f"{target}.partial" if sync else str(target)
     with full_disk(target):
+        descriptor = os.open(written, _CREATE | (os.O_TRUNC if sync else os.O_EXCL), 0o666)
         try:
-            with partial.open("wb", buffering=0) as file:
-                yield file.fileno()
-            os.rename(partial, target)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
             if sync:
+                os.rename(written, target)
                 sync_directory(target.parent)
         except BaseException:
             with suppress(FileNotFoundError):
-                partial.unlink()
+                os.unlink(written)
             raise
 
 

@@ -323,8 +323,11 @@ class DirectoryStore:
 
     def _get(self, name: str, most: int) -> bytes:
         with self._reading(name):
-            with os.fdopen(self._open(name), "rb") as file:
-                data = file.read(most + 1)
+            with os.fdopen(self._open(name), "rb", buffering=0) as file:
+                data = file.read(most + 1) or b""
+                # A file system may give less than there is.
+                while len(data) <= most and (more := file.read(most + 1 - len(data))):
+                    data += more
             if len(data) > most:
                 raise SnapshotDamaged(f"{self.description}: {name} has more than {most} bytes")
             return data

@@ -24,10 +24,12 @@ def sync_directory(path: Path) -> None:
 
 class FileSystem:
     """The file system that a directory is on. Open it before what is to be synced is written: the
-    system tells a descriptor only of those failures of writing that came after its opening."""
+    system tells a descriptor only of those failures of writing that came after its opening, and
+    tells of any only from Linux 5.8 on."""
 
     def __init__(self, directory: Path) -> None:
         """Raises OSError."""
+        self.directory = directory
         self._descriptor = os.open(directory, DIRECTORY & ~os.O_NOFOLLOW)
 
     def sync(self) -> None:

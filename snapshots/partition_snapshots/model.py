@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from partition_snapshots.errors import InvalidDestination
 
@@ -86,7 +87,7 @@ class Run:
 
     segments: tuple[ObjectName, ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of all segments."""
         return sum(segment.size for segment in self.segments)

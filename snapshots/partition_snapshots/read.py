@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import aclosing
 from functools import reduce
 from pathlib import Path
+from typing import TypeVar
 
 from partition_snapshots.blob_files import (
     check_blob,
@@ -47,6 +48,8 @@ GROUP_BLOBS = 32
 
 Blob = tuple[bytes, int]
 """Digest, size in bytes."""
+
+T = TypeVar("T")
 
 SegmentSource = Callable[[ObjectName], bytes]
 """A segment's bytes, on a thread. Raises SnapshotNotFound."""
@@ -225,16 +228,35 @@ class SnapshotReader:
         self._limits = limits or SnapshotLimits()
         self._budget = ByteBudget(self._limits.inflight_bytes_max)
 
-    async def rows(self) -> AsyncGenerator[list[Row], None]:
-        """The merged rows in order, in batches of some hundred. Segments are checked before their
-        rows are given; that the merged rows are those that were published shows at the end."""
+    async def rows(self) -> AsyncGenerator[tuple[list[Row], int], None]:
+        """The merged rows in order, in batches of some hundred, each with its encoded size in
+        bytes. Segments are checked before their rows are given; that the merged rows are those
+        that were published shows at the end."""
+        async with aclosing(self._rows(lambda rows, size: (rows, size))) as batches:
+            async for batch in batches:
+                yield batch
+
+    async def take_rows(self, take: Callable[[list[Row]], None]) -> AsyncGenerator[int, None]:
+        """The same for whoever works with them on the thread that reads them, which saves handing
+        them from thread to thread: yields the encoded size of each batch that was taken. Ended
+        early, `take` has returned."""
+
+        def taken(rows: list[Row], size: int) -> int:
+            take(rows)
+            return size
+
+        async with aclosing(self._rows(taken)) as sizes:
+            async for size in sizes:
+                yield size
+
+    async def _rows(self, made: Callable[[list[Row], int], T]) -> AsyncGenerator[T, None]:
+        """What is `made`, on a thread, of each batch of rows and its encoded size."""
         digest = RowDigest()
         source = StoreSegments(self._store, asyncio.get_running_loop())
 
-        def batches() -> Iterator[list[Row]]:
+        def batches() -> Iterator[T]:
             for batch in merged_batches(self._manifest.runs, source):
-                digest.update(batch)
-                yield batch
+                yield made(batch, digest.update(batch))
 
         try:
             async with aclosing(on_thread(batches, source.end)) as found:

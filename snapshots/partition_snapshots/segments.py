@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterable, Iterator
 
-from partition_snapshots.digest import ROW
+from partition_snapshots.digest import ROW, EncodedRows
 from partition_snapshots.errors import SnapshotDamaged, SourceDamaged, UnsupportedFormat
 from partition_snapshots.limits import SEGMENT_BYTES_MAX
 from partition_snapshots.model import DIGEST_BYTES, TABLE_NUMBERS, Row
@@ -81,7 +81,8 @@ def decode_segment(data: bytes, *, full: bool, batch_rows: int = BATCH_ROWS) -> 
 
 
 class Decoder:
-    """Iterates a segment's batches; `last` is the place of the last row given so far."""
+    """Iterates a segment's batches, those of a full run as EncodedRows; `last` is the place of the
+    last row given so far."""
 
     def __init__(self, data: bytes, *, full: bool, batch_rows: int) -> None:
         self._data = data
@@ -93,8 +94,10 @@ class Decoder:
     def __iter__(self) -> Iterator[list[Change]]:
         data, end, position = self._data, len(self._data), HEADER_BYTES
         unpack, width, tables = ROW.unpack_from, ROW.size, _TABLES
+        view = memoryview(data)
         last = self.last
         while position < end:
+            start = position
             batch: list[Change] = []
             for _ in range(self._batch_rows):
                 if position >= end:
@@ -120,7 +123,8 @@ class Decoder:
                 batch.append((table, key, value))
             self.last = last
             self.rows += len(batch)
-            yield batch
+            # A full run holds no tombstones: its changes are rows, in their canonical encoding.
+            yield EncodedRows(batch, view[start:position]) if self._full else batch  # type: ignore[arg-type, misc]
 
 
 def encode_blob_lists(

@@ -100,13 +100,13 @@ class _Proof:
 
     async def _named_by_rows(self) -> AsyncGenerator[tuple[bytes, int], None]:
         async with aclosing(self._reader.rows()) as batches:
-            async for batch in batches:
+            async for batch, size in batches:
                 if batch[0][0] <= _PAYLOAD <= batch[-1][0]:
                     for row in batch:
                         blob = payload_blob(row) if row[0] == _PAYLOAD else None
                         if blob is not None:
                             yield blob
-                self._count(sum(len(key) + len(value) for _, key, value in batch))
+                self._count(size)
 
     async def _group(self, group: list[Blob]) -> None:
         for damage in await self._reader.check_group(group, self._count):

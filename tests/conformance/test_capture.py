@@ -5,7 +5,7 @@ import errno
 import hashlib
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,14 +16,14 @@ import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, Configuration, LogEntry, Position
-from partition_replica.errors import StorageFailed
+from partition_replica.errors import Damaged, StorageFailed
 from partition_replica.ids import LSN, ClusterID, Digest, Term
 from partition_replica.runtime.applier import Applier
-from partition_replica.runtime.capture import StateCapture, copy_state
+from partition_replica.runtime.capture import Copy, StateCapture, copy_state
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.files import VolumeLock, disk
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.state_copy import FrozenState
+from partition_replica.storage.state_copy import CopiedFile, FrozenState
 from partition_replica.storage.state_tables import TABLES
 from partition_replica.storage.volume import Volume
 
@@ -109,14 +109,14 @@ class HeldUp:
         self.go = threading.Event()
         self.error = error
 
-    def __call__(self, frozen: FrozenState, directory: Path) -> None:
+    def __call__(self, frozen: FrozenState, directory: Path) -> CopiedFile:
         self.begun.set()
         assert self.go.wait(60)
         if self.error is not None:
             directory.mkdir()
             (directory / "data.mdb").write_bytes(b"half")
             raise self.error
-        copy_state(frozen, directory)
+        return copy_state(frozen, directory)
 
 
 def all_rows(state: LmdbState) -> dict[str, list[tuple[bytes, bytes]]]:
@@ -127,7 +127,7 @@ def all_rows(state: LmdbState) -> dict[str, list[tuple[bytes, bytes]]]:
         }
 
 
-def capturing(subject: Subject, copy: Callable[[FrozenState, Path], None]) -> StateCapture:
+def capturing(subject: Subject, copy: Copy) -> StateCapture:
     return StateCapture(subject.volume, subject.applier, LIMITS, copy=copy)
 
 
@@ -224,37 +224,57 @@ async def test_one_cancelled_before_it_began_leaves_nothing(subject: Subject) ->
     assert await capture.take(subject.volume.staging / "captured") is not None
 
 
-@pytest.mark.parametrize("where", ["directory", "copy", "quota", "sync"])
+@pytest.mark.parametrize("where", ["directory", "create", "write", "quota", "sync"])
 async def test_a_volume_without_room_for_a_copy_is_no_failure(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    no_room = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    code = errno.EDQUOT if where == "quota" else errno.ENOSPC
+    no_room = OSError(code, os.strerror(code))
 
     def refuse(*_: object, **__: object) -> None:
         raise no_room
 
-    def copy(frozen: FrozenState, directory: Path) -> None:
-        environment = SimpleNamespace(copy=frozen._environment.copy)
-        frozen._environment = environment  # type: ignore[assignment]
+    def copy(frozen: FrozenState, directory: Path) -> CopiedFile:
         with monkeypatch.context() as patched:
             if where == "directory":
                 patched.setattr(Path, "mkdir", refuse)
-            elif where == "sync":
-                patched.setattr(disk, "sync", refuse)
             else:
-                kind = lmdb.DiskError if where == "copy" else lmdb.Error
-                code = errno.ENOSPC if where == "copy" else errno.EDQUOT
+                patched.setattr(disk, "write" if where == "quota" else where, refuse)
+            return frozen.copy(directory)
 
-                def fail(*_: object, **__: object) -> None:
-                    raise kind(f"mdb_env_copy3: {os.strerror(code)}")
-
-                environment.copy = fail
-            frozen.copy(directory)
-
+    # More than a pipe holds: LMDB waits to write on when the copy ends.
+    for number in range(8):
+        await subject.apply(subject.propose(set_key(b"k%d" % number, os.urandom(500_000))))
     capture = capturing(subject, copy)
     assert await capture.take(subject.volume.staging / "captured") is None
     assert list(subject.volume.staging.iterdir()) == []
     assert await capturing(subject, copy_state).take(subject.volume.staging / "one") is not None
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(lmdb.CorruptedError, Damaged), (lmdb.Error, StorageFailed)]
+)
+async def test_a_state_that_cannot_be_copied_is_no_copy(
+    subject: Subject, error: type[Exception], raised: type[Exception]
+) -> None:
+    """What LMDB wrote before is not taken for the whole."""
+
+    def copy(frozen: FrozenState, directory: Path) -> CopiedFile:
+        real = frozen._environment
+
+        def fail(descriptor: int, **options: Any) -> None:
+            os.write(descriptor, b"half")
+            raise error("no")
+
+        frozen._environment = SimpleNamespace(copyfd=fail)  # type: ignore[assignment]
+        try:
+            return frozen.copy(directory)
+        finally:
+            frozen._environment = real
+
+    with pytest.raises(raised):
+        await capturing(subject, copy).take(subject.volume.staging / "captured")
+    assert list(subject.volume.staging.iterdir()) == []
 
 
 @pytest.mark.parametrize("cancel", [False, True])
@@ -296,6 +316,8 @@ async def test_a_state_that_is_replaced_is_copied_to_its_end(subject: Subject) -
     captured = await taking
     assert captured is not None
     assert captured.position == position
+    content = (target / "data.mdb").read_bytes()
+    assert captured.file == CopiedFile(len(content), hashlib.sha256(content).digest())
     copied = LmdbState(target, read_only=True)
     assert copied.get_value(b"k")[0] == b"v"
     copied.close()

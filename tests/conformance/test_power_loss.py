@@ -154,11 +154,14 @@ class Life:
     def install(self, source: LmdbState, *names: str) -> None:
         """A snapshot from another replica, whose blobs are fetched first."""
         volume = self.volume
+        volume.blobs.hold([digest(name) for name in names])
+        group = volume.blobs.group()
+        for name in names:
+            group.add(digest(name), len(content(name)), content(name))
+        group.finish()
+        # Behind it, so that its syncs are not those of the state.
         incoming = volume.staging / "incoming"
         position = source.copy(incoming)
-        volume.blobs.hold([digest(name) for name in names])
-        for name in names:
-            self.upload(name)
         generation = volume.log.identity.state_generation + 1
         volume.adopt_state(incoming, generation)
         now = len(self.recorder.operations)
@@ -328,7 +331,7 @@ def a_snapshot_arrives(life: Life, source: LmdbState) -> None:
     life.upload("mine")
     life.commit(life.propose([link(b"mine")], "mine"), commit=True)
     life.apply()
-    life.install(source, "theirs")
+    life.install(source, "theirs", "theirs too")
     assert not life.volume.blobs.path(digest("mine")).exists()
     life.term = 5
     life.upload("later")
@@ -337,11 +340,14 @@ def a_snapshot_arrives(life: Life, source: LmdbState) -> None:
 
 
 def another_state(folder: Path) -> LmdbState:
-    """A replica at entry 41 that names a blob."""
+    """A replica at entry 41 that names two blobs."""
     source = LmdbState(folder)
     source.start(Position(LSN(40), Term(5)), {77: "there:1"})
     bodies = types.EntryBody(
-        imported=types.ImportedEntry(payloads=[blob("theirs")], operations=[link(b"theirs")])
+        imported=types.ImportedEntry(
+            payloads=[blob("theirs"), blob("theirs too")],
+            operations=[link(b"theirs", 1), link(b"theirs too", 2)],
+        )
     )
     source.apply([LogEntry(LSN(41), Term(5), 0, bodies.SerializeToString())], {})
     return source
@@ -473,6 +479,20 @@ def test_an_fsync_of_a_snapshot_left_out_is_found(
         replay(life, disk / "left")
 
 
+@pytest.mark.parametrize(
+    ("omitted", "what"),
+    [("sync_file_system 1", "half-named"), ("sync_file_system 2", "named and gone")],
+)
+def test_a_sync_of_blobs_that_came_together_left_out_is_found(
+    live: Callable[..., Life], disk: Path, omitted: str, what: str
+) -> None:
+    source = another_state(disk / "source")
+    life = live(lambda life: a_snapshot_arrives(life, source), omitted)
+    source.close()
+    with pytest.raises(Violated, match=what):
+        replay(life, disk / "left")
+
+
 def the_entry_comes_first(life: Life) -> None:
     life.bootstrap()
     life.commit(life.propose([link(b"a")], "a"), commit=True)
@@ -509,8 +529,9 @@ def test_a_wrong_order_is_found(
         replay(live(story), disk / "left")
 
 
+@pytest.mark.parametrize("together", [False, True])
 def test_a_blob_is_not_here_before_its_name_is_durable(
-    disk: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     """Whoever asks between the rename and the fsync of the directory would trust it."""
     root = disk / "volume"
@@ -528,9 +549,14 @@ def test_a_blob_is_not_here_before_its_name_is_durable(
         return store.pin_present(digest("a"), 1.0)
 
     recorder.before = ask
-    writer = store.writer(digest("a"), len(content("a")))
-    writer.write(content("a"))
-    writer.finish()
+    if together:
+        group = store.group()
+        group.add(digest("a"), len(content("a")), content("a"))
+        group.finish()
+    else:
+        writer = store.writer(digest("a"), len(content("a")))
+        writer.write(content("a"))
+        writer.finish()
     assert seen == [(digest("a").hex(), False, False)]
     assert store.has(digest("a"))
     assert pinned()

@@ -183,7 +183,7 @@ def machine(server: ObjectStoreServer | None) -> type[RuleBasedStateMachine]:
             for digest, size in blobs:
                 data = await store.get(f"objects/{digest.hex()[:2]}/{digest.hex()}", size)
                 assert hashlib.sha256(data).digest() == digest
-            return [row async for batch in reader.rows() for row in batch], blobs
+            return [row async for batch, _ in reader.rows() for row in batch], blobs
 
         @invariant()
         def every_snapshot_reads_back(self) -> None:

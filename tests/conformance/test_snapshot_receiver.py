@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from partition_replica.core.ports import PeerFailed
 from partition_replica.engine.port import SnapshotHeader
 from partition_replica.errors import DiskFull, Overloaded, PayloadMismatch
 from partition_replica.ids import LSN, ClusterID, Digest, Term
+from partition_replica.runtime import snapshot_receiver
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import Payloads
 from partition_replica.runtime.snapshot_receiver import SnapshotReceiver
@@ -144,12 +145,27 @@ def _number(value: int) -> bytes:
 
 class Network:
     """A transport that reads the sender's blobs; `allow` says after how many bytes a call of it
-    breaks off, None for never."""
+    breaks off, None for never; `allow_whole` after how many payloads one for several does."""
 
     def __init__(self, sender: Sender) -> None:
         self.sender = sender
         self.allow: Callable[[], int | None] = lambda: None
+        self.allow_whole: Callable[[], int | None] = lambda: None
+        self.asked: list[list[Digest]] = []
         self.carried: dict[Digest, int] = {}
+
+    async def fetch_payloads(
+        self, member: int, digests: Sequence[Digest]
+    ) -> AsyncGenerator[list[bytes], None]:
+        assert member == SENDER
+        self.asked.append(list(digests))
+        allowed = self.allow_whole()
+        for digest in digests[:allowed]:
+            content = self.sender.volume.blobs.path(digest).read_bytes()
+            self.carried[digest] = self.carried.get(digest, 0) + len(content)
+            yield [content]
+        if allowed is not None and allowed < len(digests):
+            raise PeerFailed("the connection was reset")
 
     async def fetch_payload(
         self, member: int, digest: Digest, offset: int = 0
@@ -264,6 +280,12 @@ class Receiver:
 
 
 @pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payloads that are large enough to be fetched alone."""
+    monkeypatch.setattr(snapshot_receiver, "PAYLOAD_BATCHED_BYTES_MAX", 65_536)
+
+
+@pytest.fixture
 async def sender(tmp_path: Path) -> AsyncIterator[Sender]:
     found = Sender(tmp_path / "sender")
     for number in range(200):
@@ -328,6 +350,7 @@ async def test_a_stream_that_ends_too_soon_goes_on(
     await receiver.assert_nothing_left()
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_payloads_go_on_at_any_byte(sender: Sender, receiver: Receiver) -> None:
     rng = random.Random(SEED)
     print(f"SNAPSHOT_SEED={SEED}")
@@ -406,6 +429,7 @@ async def test_a_full_disk_at_any_call_gives_back_what_came(
     await receiver.assert_nothing_left()
 
 
+@pytest.mark.usefixtures("one_by_one")
 @pytest.mark.parametrize("during", ["begin", "state", "payloads"])
 async def test_a_full_disk_is_given_back_what_came(
     sender: Sender, receiver: Receiver, during: str
@@ -436,6 +460,7 @@ async def test_a_full_disk_is_given_back_what_came(
     assert_equal(receiver, sender)
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_what_nobody_goes_on_with_is_given_up(tmp_path: Path, sender: Sender) -> None:
     limits = replace(LIMITS, snapshot_partial_keep_s=0.0)
     receiver = Receiver(tmp_path / "receiver", Network(sender), limits)
@@ -462,6 +487,7 @@ async def test_it_is_kept_until_then(sender: Sender, receiver: Receiver) -> None
     assert receiver.receiver.offset(snapshot.header()) == 10_000
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_another_snapshot_takes_its_place(tmp_path: Path, sender: Sender) -> None:
     """As a new leader's does. What both name is not fetched again."""
     limits = replace(LIMITS, snapshot_partial_keep_s=0.0)
@@ -510,6 +536,7 @@ async def test_one_that_the_engine_ignores_leaves_nothing(
     assert len(list((receiver.volume.root / "state").iterdir())) == 1
 
 
+@pytest.mark.usefixtures("one_by_one")
 async def test_giving_up_is_not_cut_short(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

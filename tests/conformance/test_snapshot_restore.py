@@ -496,20 +496,31 @@ def test_rows_are_loaded_in_order_and_whole_or_not_at_all(tmp_path: Path) -> Non
         return codec.seal(key, payload)
 
     loader = StateLoader(tmp_path / "state", ("value", "tree"))
-    loader.put_rows([("value", b"a", sealed(b"a")), ("value", b"b", sealed(b"b"))])
+    loader.put_rows("value", [(b"a", sealed(b"a")), (b"b", sealed(b"b"))])
     for table, key, row, why in (
         ("value", b"b", sealed(b"b"), "out of order"),
         ("value", b"aa", sealed(b"aa"), "out of order"),
+        ("value", b"", sealed(b""), "out of order"),
         ("value", b"c", sealed(b"d"), "checksum"),
         ("value", b"c", b"abc", "checksum"),
         ("value", b"c" * 512, sealed(b"c" * 512), "512 bytes"),
         ("member", b"c", sealed(b"c"), "known are value, tree"),
     ):
         with pytest.raises(RowsRefused, match=why):
-            loader.put_rows([(table, key, row)])
-    loader.put_rows([("tree", b"a", sealed(b"a"))])
+            loader.put_rows(table, [(key, row)])
+    good = (b"c", sealed(b"c"))
+    for second, why in (
+        (good, "out of order"),
+        ((b"bb", sealed(b"bb")), "out of order"),
+        ((b"d", sealed(b"c")), "checksum"),
+    ):
+        with pytest.raises(RowsRefused, match=f"row {second[0].hex()} .*{why}"):
+            loader.put_rows("value", [good, second])
+    loader.put_rows("value", [good])  # which was not added with one that was refused
+    loader.put_rows("tree", [(b"a", sealed(b"a"))])
     with pytest.raises(RowsRefused, match="out of order"):
-        loader.put_rows([("value", b"z", sealed(b"z"))])
+        loader.put_rows("value", [(b"z", sealed(b"z"))])
+    assert loader.rows == {"value": 3, "tree": 1}
     loader.close()
 
 

@@ -2,7 +2,6 @@
 log behind it stays; and what is cut off lets go of everything."""
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,27 +102,3 @@ async def test_what_took_long_is_offered_all_the_same(
     assert sending.sender.source(0, sending.member) is not None
     # Once offered, and not begun, it is as old as it is.
     assert sending.sender.source(0, sending.member) is None
-
-
-async def test_one_cut_off_while_it_is_described_lets_go(
-    sending: Sending, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await sending.subject.put_file(b"f", b"f" * 100_000)
-    begun, go = threading.Event(), threading.Event()
-
-    def slowly(_: object) -> Any:
-        begun.set()
-        assert go.wait(60)
-
-    monkeypatch.setattr(snapshots, "describe", slowly)
-    sending.copy.go.set()
-    assert sending.sender.source(0, sending.member) is None
-    assert await asyncio.to_thread(begun.wait, 60)
-    assert sending.subject.volume.blobs.held_count == 1
-    closing = asyncio.create_task(sending.sender.close())
-    await asyncio.sleep(0)
-    go.set()
-    await closing
-    assert sending.subject.volume.blobs.held_count == 0
-    assert list(sending.subject.volume.staging.iterdir()) == []
-    assert sending.held() is None

@@ -3,13 +3,21 @@ stream said who sends it and was let in, and what is refused is refused by name.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from partition_proto.v1 import peer_pb2 as api
-from partition_replica.core.limits import PAYLOAD_BYTES_MAX, Limits
-from partition_replica.errors import InvalidArgument, ReplicaError, WrongCluster
+from partition_replica.core.limits import (
+    PAYLOAD_BATCH_BYTES_MAX,
+    PAYLOAD_BATCHED_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    PAYLOADS_A_CALL_MAX,
+    Limits,
+)
+from partition_replica.errors import InvalidArgument, NotFound, ReplicaError, WrongCluster
 from partition_replica.transport.chunks import CHUNK_BYTES_MAX, payload_chunks
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.peer_service import PeerService
@@ -25,6 +33,7 @@ class Replica:
 
     def __init__(self) -> None:
         self.let_in: set[int] = set()
+        self.files: dict[bytes, Path] = {}
         self.seen: list[tuple[Any, ...]] = []
 
     def check_peer(self, cluster: str, to: int, sender: int = 0, last_index: int = 0) -> None:
@@ -60,6 +69,12 @@ class Replica:
 
     def status(self) -> Any:
         return type("Status", (), {"cluster": "c", "member": 7, "incarnation": 1, "last_index": 9})
+
+    def payload_file(self, digest: bytes) -> tuple[Path, int]:
+        assert self.let_in
+        if digest not in self.files:
+            raise NotFound("not here")
+        return self.files[digest], self.files[digest].stat().st_size
 
 
 class Aborted(Exception):
@@ -171,6 +186,46 @@ def test_a_snapshot_has_a_header(requests: list[api.InstallSnapshotRequest]) -> 
     if answered:
         content = b"".join(data for _, data in replica.seen)
         assert content == b"".join(request.chunk for request in requests)
+
+
+@pytest.fixture(scope="module")
+def payloads(tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, Path]:
+    folder = tmp_path_factory.mktemp("payloads")
+    sizes = {b"empty": 0, b"small": 9, b"most": PAYLOAD_BATCHED_BYTES_MAX}
+    found = {}
+    for name, size in (sizes | {b"large": PAYLOAD_BATCHED_BYTES_MAX + 1}).items():
+        found[name] = folder / name.decode()
+        found[name].write_bytes(name[:1] * size)
+    return found
+
+
+ASKED = st.lists(st.sampled_from([b"empty", b"small", b"most", b"large", b"gone"]), max_size=9)
+
+
+@fuzzing
+@example(digests=[b"small"] * (PAYLOADS_A_CALL_MAX + 1), cluster=CLUSTER)
+@example(digests=[b"small"] * PAYLOADS_A_CALL_MAX, cluster=CLUSTER)
+@example(digests=[b"most"] * 5 + [b"empty"], cluster=CLUSTER)
+@given(digests=ASKED, cluster=st.sampled_from([CLUSTER, CLUSTER, "other"]))
+def test_payloads_are_given_together_or_refused(
+    payloads: dict[bytes, Path], digests: list[bytes], cluster: str
+) -> None:
+    replica = Replica()
+    replica.files = payloads
+    request = api.FetchPayloadsRequest(cluster_id=cluster, digests=digests)
+    batches: list[list[bytes]] = []
+
+    async def ask(service: PeerService) -> None:
+        async for batch in service.FetchPayloads(request, Context()):
+            batches.append(list(batch.contents))
+
+    answered = call(replica, ask)
+    few = len(digests) <= PAYLOADS_A_CALL_MAX
+    assert answered == (cluster == CLUSTER and few and not {b"large", b"gone"} & {*digests})
+    contents = [content for batch in batches for content in batch]
+    wanted = [payloads[digest].read_bytes() for digest in digests] if answered else contents
+    assert contents == wanted
+    assert all(sum(map(len, batch)) <= PAYLOAD_BATCH_BYTES_MAX for batch in batches)
 
 
 @fuzzing

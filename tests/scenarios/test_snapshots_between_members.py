@@ -19,6 +19,7 @@ from tests.scenarios.test_group import assert_equal
 from tests.support.local_group import LocalGroup, LocalReplica, eventually, free_port
 from tests.support.proxy import ResettingProxy
 
+OLD_FILES, NEW_FILES, FILE_BYTES = 3, 4, 150_000
 CHUNK_BYTES = 16 * 1024
 SHORT_LOG = (
     *("--limit", "log_trail_entries=20"),
@@ -27,11 +28,10 @@ SHORT_LOG = (
     *("--limit", "snapshot_keep_s=10"),
     *("--limit", "snapshot_hold_s=1"),
     *("--limit", "snapshot_partial_keep_s=10"),
+    *("--limit", f"fetch_group_bytes_max={2 * FILE_BYTES}"),
 )
 KEYS, VALUE_BYTES = 120, 5_000
 """A state of more than half a megabyte, so that a snapshot of it is dozens of chunks."""
-
-OLD_FILES, NEW_FILES, FILE_BYTES = 3, 4, 150_000
 
 WHILE_CATCHING_UP = {
     # (who ends, the time at which)
@@ -39,6 +39,8 @@ WHILE_CATCHING_UP = {
     "snapshot.sent_part": ("leader", 5),
     "snapshot.received_part": ("follower", 5),
     "snapshot.blob_fetched": ("follower", 2),
+    "blobs.synced": ("follower", 2),
+    "blobs.named": ("follower", 1),
 }
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from partition_replica.storage import environment, files, state
 from partition_replica.storage.log import reading
+from partition_snapshots.files import FileSystem
 
 from tests.support.power_loss import LOCKS, Model, Operation, Recorder, Tree, materialise
 
@@ -155,6 +156,9 @@ class Disks(files.Disk):
     def sync_directory(self, path: Path) -> None:
         self._of(path).sync_directory(path)
 
+    def sync_file_system(self, file_system: FileSystem) -> None:
+        self._of(file_system.directory).sync_file_system(file_system)
+
     def make_directory(self, path: Path) -> None:
         self._of(path).make_directory(path)
 
@@ -190,6 +194,7 @@ _ELSEWHERE = SimpleNamespace(
     write=files.Disk().write,
     sync=files.Disk().sync,
     sync_directory=files.Disk().sync_directory,
+    sync_file_system=files.Disk().sync_file_system,
     make_directory=files.Disk().make_directory,
     replace=_real_replace,
     remove=files.Disk().remove,

@@ -5,7 +5,7 @@ chunks, in calls of their own.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from partition_replica.errors import (
 from partition_replica.ids import Digest
 from partition_replica.runtime.replica import Replica
 from partition_replica.storage.volume import Volume
+from partition_replica.transport.chunks import file_batches
 
 from tests.simulation.loop import Process
 from tests.simulation.network import Network, Unreachable
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 0.1
 HELLO_TIMEOUT_S = 0.5
+
+BATCH = 2
+"""Payloads that come in one message, of those asked for together."""
 
 
 @dataclass(eq=False)
@@ -118,6 +122,21 @@ class SimulatedPeers:
 
         self._node.trace.count("payloads fetched further" if offset else "payloads fetched")
         return size, chunks()
+
+    async def fetch_payloads(
+        self, member: int, digests: Sequence[Digest]
+    ) -> AsyncGenerator[list[bytes], None]:
+        async def serve(target: "Node") -> list[bytes]:
+            replica = _replica(target)
+            replica.check_peer(self._cluster, 0)
+            batches = file_batches(replica.payload_file, digests)
+            return [content async for batch in batches for content in batch]
+
+        contents = await self._call(member, serve)
+        for start in range(0, len(contents), BATCH):
+            await self._transfer(member)
+            yield contents[start : start + BATCH]
+        self._node.trace.count("payloads fetched", len(digests))
 
     async def install_snapshot(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes

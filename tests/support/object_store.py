@@ -182,7 +182,7 @@ async def read_rows(store: Store, snapshot_id: str) -> list[Row]:
     """All rows of a snapshot, checked."""
     manifest = next(m for m in await list_snapshots(store) if m.snapshot_id == snapshot_id)
     batches = SnapshotReader(store, manifest).rows()  # type: ignore[arg-type]
-    return [row async for batch in batches for row in batch]
+    return [row async for batch, _ in batches for row in batch]
 
 
 async def named_objects(store: Store) -> set[str]:

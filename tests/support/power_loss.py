@@ -10,6 +10,7 @@ record and yields states that a disk could have kept:
 - A name (create, rename, unlink, mkdir, rmdir) is certain from the fsync of its directory on. Until
   then each name of a directory has, independently of all others, any of the values that it went
   through; so a rename that is not synced may leave both names, either, or none.
+- A sync of the file system makes certain all that was done before it: contents and names.
 - LMDB is trusted for its own file: its pages are written before, and synced before, the meta page
   that makes them a commit. A commit of the log is durable when it returns. The state is opened with
   MDB_NOMETASYNC ("a system crash may undo the last committed transaction", lmdb.h): the model is
@@ -32,6 +33,7 @@ from typing import Any
 import pytest
 from partition_replica.storage import environment, files, state, volume
 from partition_replica.storage.log import reading
+from partition_snapshots.files import FileSystem
 
 PAGE = 4096
 
@@ -63,7 +65,8 @@ class Recorder(files.Disk):
     """Does what `Disk` does below `root`, and notes it.
 
     `omit`: operations to leave out of the record, as a pattern of kind and path, like
-    "sync_directory blobs/.*": to show that a checker misses them.
+    "sync_directory blobs/.*" (of a file system, which has no path, its number: "sync_file_system
+    1"): to show that a checker misses them.
     """
 
     def __init__(self, root: Path, omit: str = "") -> None:
@@ -74,6 +77,7 @@ class Recorder(files.Disk):
         """Called before each operation."""
         self._nodes: dict[str, int] = {"": 0}
         self._serial = itertools.count(1)
+        self._file_system_syncs = 0
         self._environments: list[Any] = []
 
     def attach(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +127,16 @@ class Recorder(files.Disk):
         self.before()
         super().sync_directory(path)
         self._note("sync_directory", path)
+
+    def sync_file_system(self, file_system: FileSystem) -> None:
+        """Of this volume alone, as if it had one of its own."""
+        for path in sorted(self.root.rglob("*")):
+            self._see(path)
+        self.before()
+        super().sync_file_system(file_system)
+        self._file_system_syncs += 1
+        if not self._omit.fullmatch(f"sync_file_system {self._file_system_syncs}"):
+            self._note("sync_file_system", self.root)
 
     def make_directory(self, path: Path) -> None:
         self.before()
@@ -321,6 +335,10 @@ class _Directory:
         if values[-1] != node:
             values.append(node)
 
+    def settle(self) -> None:
+        """What the names are now is durable."""
+        self.names = {n: values[-1:] for n, values in self.names.items() if values[-1] is not None}
+
 
 Tree = dict[str, bytes | None]
 """A surviving state: path to content, None for a directory."""
@@ -355,6 +373,11 @@ class Model:
                 self._files[node] = _File([*base, operation.data])
             case "sync":
                 self._files[node] = _File([self._files[node].full()])
+            case "sync_file_system":
+                # An LMDB file's last commit is in the page cache, too.
+                self._files = {n: _File([file.full()]) for n, file in self._files.items()}
+                for directory in self._directories.values():
+                    directory.settle()
             case "rename":
                 self._directories[operation.directory].set(name, None)
                 target = operation.target.rpartition("/")[2]
@@ -362,12 +385,7 @@ class Model:
             case "remove":
                 self._directories[operation.directory].set(name, None)
             case "sync_directory":
-                directory = self._directories[node]
-                directory.names = {
-                    name: values[-1:]
-                    for name, values in directory.names.items()
-                    if values[-1] is not None
-                }
+                self._directories[node].settle()
             case other:
                 raise AssertionError(other)
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
 
 import pytest
 from partition_replica.errors import StorageFailed
-from partition_replica.storage.threads import both, finish, run_to_end
+from partition_replica.storage.threads import ahead, both, finish, run_to_end
 
 
 async def test_whoever_is_cancelled_again_and_again_waits_for_the_end() -> None:
@@ -17,6 +18,82 @@ async def test_whoever_is_cancelled_again_and_again_waits_for_the_end() -> None:
         ended.set()
 
     task = asyncio.create_task(run_to_end(body))
+    assert await asyncio.to_thread(reached.wait, 30)
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def numbers(count: int, error: Exception | None = None) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+    if error is not None:
+        raise error
+
+
+async def test_items_are_worked_on_in_order_while_the_next_one_comes() -> None:
+    done: list[int] = []
+    seen: list[int] = []
+
+    async def items() -> AsyncIterator[int]:
+        for number in range(5):
+            seen.append(len(done))
+            yield number
+
+    first = threading.Event()
+
+    def work(number: int) -> None:
+        if not number:
+            assert first.wait(30)  # until the next one was asked for
+        done.append(number)
+
+    async def release() -> None:
+        while len(seen) < 2:
+            await asyncio.sleep(0)
+        first.set()
+
+    await asyncio.gather(ahead(items(), work), release())
+    assert done == [0, 1, 2, 3, 4]
+    assert seen[1] == 0
+    await ahead(numbers(0), work)
+
+
+@pytest.mark.parametrize("where", ["items", "work"])
+async def test_an_error_is_raised_when_no_thread_works_any_more(where: str) -> None:
+    working, ended = threading.Event(), threading.Event()
+
+    def work(number: int) -> None:
+        working.set()
+        if where == "work":
+            raise StorageFailed("no")
+        ended.set()
+
+    error = ConnectionResetError() if where == "items" else None
+    with pytest.raises(ConnectionResetError if where == "items" else StorageFailed):
+        await ahead(numbers(1, error), work)
+    assert working.is_set()
+    assert ended.is_set() == (where == "items")
+
+
+async def test_who_is_cancelled_while_items_come_waits_for_the_thread() -> None:
+    reached, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def items() -> AsyncIterator[int]:
+        yield 0
+        await asyncio.Event().wait()
+
+    def work(_: int) -> None:
+        reached.set()
+        assert go_on.wait(30)
+        ended.set()
+
+    task = asyncio.create_task(ahead(items(), work))
     assert await asyncio.to_thread(reached.wait, 30)
     for _ in range(3):
         task.cancel()

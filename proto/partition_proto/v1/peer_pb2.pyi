@@ -100,6 +100,20 @@ class FetchPayloadRequest(_message.Message):
     offset: int
     def __init__(self, cluster_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
 
+class FetchPayloadsRequest(_message.Message):
+    __slots__ = ("cluster_id", "digests")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    digests: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, cluster_id: _Optional[str] = ..., digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class PayloadBatch(_message.Message):
+    __slots__ = ("contents",)
+    CONTENTS_FIELD_NUMBER: _ClassVar[int]
+    contents: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, contents: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
 class PayloadChunk(_message.Message):
     __slots__ = ("cluster_id", "digest", "size", "data")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]

@@ -54,6 +54,11 @@ class PeerStub:
                 request_serializer=partition__proto_dot_v1_dot_peer__pb2.FetchPayloadRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_peer__pb2.PayloadChunk.FromString,
                 _registered_method=True)
+        self.FetchPayloads = channel.unary_stream(
+                '/logstore.v1.Peer/FetchPayloads',
+                request_serializer=partition__proto_dot_v1_dot_peer__pb2.FetchPayloadsRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_peer__pb2.PayloadBatch.FromString,
+                _registered_method=True)
         self.PushPayload = channel.stream_unary(
                 '/logstore.v1.Peer/PushPayload',
                 request_serializer=partition__proto_dot_v1_dot_peer__pb2.PayloadChunk.SerializeToString,
@@ -97,6 +102,14 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchPayloads(self, request, context):
+        """Several payloads of at most 1 MiB each, whole and in the order asked for. NOT_FOUND, which ends
+        the stream, where one isn't here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PushPayload(self, request_iterator, context):
         """The leader passes a payload on. Answers when it is durable and pinned under a lease.
         """
@@ -126,6 +139,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.FetchPayload,
                     request_deserializer=partition__proto_dot_v1_dot_peer__pb2.FetchPayloadRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_peer__pb2.PayloadChunk.SerializeToString,
+            ),
+            'FetchPayloads': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchPayloads,
+                    request_deserializer=partition__proto_dot_v1_dot_peer__pb2.FetchPayloadsRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_peer__pb2.PayloadBatch.SerializeToString,
             ),
             'PushPayload': grpc.stream_unary_rpc_method_handler(
                     servicer.PushPayload,
@@ -241,6 +259,33 @@ class Peer:
             '/logstore.v1.Peer/FetchPayload',
             partition__proto_dot_v1_dot_peer__pb2.FetchPayloadRequest.SerializeToString,
             partition__proto_dot_v1_dot_peer__pb2.PayloadChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchPayloads(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/logstore.v1.Peer/FetchPayloads',
+            partition__proto_dot_v1_dot_peer__pb2.FetchPayloadsRequest.SerializeToString,
+            partition__proto_dot_v1_dot_peer__pb2.PayloadBatch.FromString,
             options,
             channel_credentials,
             insecure,

@@ -17,6 +17,15 @@ PAYLOAD_INLINE_BYTES_MAX = 64 * 1024
 """Larger payloads are blobs, beside the log instead of in it."""
 
 PAYLOAD_BYTES_MAX = 64 * 1024**3
+PAYLOAD_BATCHED_BYTES_MAX = 1024**2
+"""Payloads up to this size may go from member to member several in a message."""
+
+PAYLOADS_A_CALL_MAX = 256
+"""So many at most are asked for at once."""
+
+PAYLOAD_BATCH_BYTES_MAX = 2 * 1024**2
+"""Of such a message."""
+
 PROPOSAL_BYTES_MAX = 1024 * 1024
 PROPOSAL_OPERATIONS_MAX = 8192
 PROPOSAL_PAYLOADS_MAX = 1024
@@ -91,6 +100,9 @@ class Limits:
 
     snapshot_partial_keep_s: float = 120.0
     """How long what came of a snapshot that broke off is kept: its state file and its payloads."""
+
+    fetch_group_bytes_max: int = 64 * 1024**2
+    """Small payloads that a snapshot's receiver fetches in one call, and syncs together."""
 
     snapshot_jobs_queued_max: int = 16
     """Snapshot jobs that wait for their turn; over it OVERLOADED."""

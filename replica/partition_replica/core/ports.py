@@ -2,7 +2,7 @@
 storage ports; the LMDB ones must not be told from it by anything but durability. `services` is the
 other side: what the outside asks of the runtime."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -358,6 +358,13 @@ class PeerTransport(Protocol):
         self, member: int, digest: Digest, offset: int = 0
     ) -> tuple[int, AsyncIterator[bytes]]:
         """(size, its content from `offset` on in chunks). Raises PeerFailed, the iterator too."""
+        ...
+
+    def fetch_payloads(
+        self, member: int, digests: Sequence[Digest]
+    ) -> AsyncGenerator[list[bytes], None]:
+        """The contents of some payloads in their order, a few at a time: at most
+        PAYLOADS_A_CALL_MAX, each of at most PAYLOAD_BATCHED_BYTES_MAX. Raises PeerFailed."""
         ...
 
     async def install_snapshot(

@@ -118,11 +118,8 @@ class NewVolume:
         blobs, states = self._data / BLOBS, self._data / STATE
         make_directory(blobs)
         for directory in sorted((self.staged / BLOBS).iterdir()):
-            target = blobs / directory.name
-            make_directory(target)
-            for blob in sorted(directory.iterdir()):
-                move_file(blob, target / blob.name, "a blob")
-            sync_directory(target)
+            _move_directory(directory, blobs / directory.name)
+        sync_directory(blobs)
         reach("import.blobs_moved")
         # The state of a volume of no cluster does not count.
         empty_directory(states)
@@ -241,3 +238,15 @@ class NewVolume:
         if (self._data / STATE).exists() and not (self._data / LOG).exists():
             empty_directory(self._data / STATE)
             sync_directory(self._data / STATE)
+
+
+def _move_directory(source: Path, target: Path) -> None:
+    """Moves a directory of blobs, whole where its target is new; the move is durable with the
+    target's parent, the blobs below it when this returns."""
+    if not target.exists():
+        move_file(source, target, "a directory of blobs")
+        return
+    # Of a move that was cut off, or of a volume that was in use once.
+    for blob in sorted(source.iterdir()):
+        move_file(blob, target / blob.name, "a blob")
+    sync_directory(target)

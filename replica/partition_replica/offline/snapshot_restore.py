@@ -10,11 +10,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from partition_snapshots.errors import SnapshotDamaged, StoreFull
 from partition_snapshots.limits import SnapshotLimits
-from partition_snapshots.model import TABLES, Manifest
+from partition_snapshots.model import TABLES, Manifest, Row
 from partition_snapshots.read import SnapshotReader
 from partition_snapshots.store import Store
 
@@ -141,11 +143,9 @@ class _Restorer:
     async def _load_rows(self, loader: StateLoader, unreplicated: bool) -> Position:
         """Returns where the log goes on behind the state, which is whole and durable."""
         try:
-            async with aclosing(self._reader.rows()) as batches:
-                async for batch in batches:
-                    named = [(TABLE_NAMES.get(number, "?"), key, row) for number, key, row in batch]
-                    await run_to_end(partial(loader.put_rows, named))
-                    self._row_bytes += sum(len(key) + len(row) for _, key, row in batch)
+            async with aclosing(self._reader.take_rows(partial(_put, loader))) as sizes:
+                async for size in sizes:
+                    self._row_bytes += size
                     self._tell()
         except RowsRefused as error:
             raise self._damaged(str(error)) from error
@@ -214,6 +214,13 @@ class _Restorer:
         return SnapshotDamaged(
             f"snapshot {self._manifest.snapshot_id} is damaged: {what}; restore another one"
         )
+
+
+def _put(loader: StateLoader, batch: list[Row]) -> None:
+    """Raises RowsRefused, StorageFailed."""
+    whole = batch[0][0] == batch[-1][0]  # as most are
+    for table, rows in [(batch[0][0], batch)] if whole else groupby(batch, key=itemgetter(0)):
+        loader.put_rows(TABLE_NAMES.get(table, "?"), [(key, row) for _, key, row in rows])
 
 
 def free_bytes(directory: Path) -> int:

@@ -22,7 +22,7 @@ from partition_replica.ids import Digest
 from partition_replica.runtime.applier import Applier
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.state_copy import FrozenState, give_way, inspect_copy
+from partition_replica.storage.state_copy import CopiedFile, FrozenState, give_way, inspect_copy
 from partition_replica.storage.threads import finish, run_to_end
 from partition_replica.storage.volume import Volume
 
@@ -30,23 +30,26 @@ logger = logging.getLogger(__name__)
 
 HELD_AT_ONCE = 2048
 
-Copy = Callable[[FrozenState, Path], None]
+Copy = Callable[[FrozenState, Path], CopiedFile]
 
 
-def copy_state(frozen: FrozenState, directory: Path) -> None:
-    """How a state is copied, where nobody wants it slower."""
-    frozen.copy(directory)
+def copy_state(frozen: FrozenState, directory: Path) -> CopiedFile:
+    """How a state is copied, where nobody wants it slower. Not durably: it is not used again by
+    another process, and who reads it checks it, by its digest or row by row."""
+    return frozen.copy(directory, durably=False)
 
 
 @dataclass(slots=True)
 class Captured:
-    """The state at a position, in `directory`/data.mdb, durable, the taker's to remove; and the
-    blobs that it names, with their sizes, which stay until `release`."""
+    """The state at a position, in `directory`/data.mdb (`file`), the taker's to remove, which a
+    power failure may take; and the blobs that it names, with their sizes, which stay until
+    `release`."""
 
     position: Position
     time_ms: int
     configuration: Configuration
     directory: Path
+    file: CopiedFile
     blobs: list[tuple[Digest, int]]
     _store: BlobStore
     _released: bool = False
@@ -131,9 +134,9 @@ class StateCapture:
     ) -> Captured:
         blobs: list[tuple[Digest, int]] = []
 
-        def work() -> None:
+        def work() -> CopiedFile:
             try:
-                self._copy(frozen, directory)
+                file = self._copy(frozen, directory)
             finally:
                 frozen.close()  # LMDB keeps pages for it until here
             reach("snapshot.copied")
@@ -145,12 +148,19 @@ class StateCapture:
                 self._volume.blobs.hold(digest for digest, _ in some)
                 blobs.extend(some)
                 give_way()
+            return file
 
         try:
-            await run_to_end(work)
+            file = await run_to_end(work)
         except BaseException:
             self._volume.blobs.unhold(digest for digest, _ in blobs)
             raise
         return Captured(
-            frozen.position, frozen.time_ms, configuration, directory, blobs, self._volume.blobs
+            frozen.position,
+            frozen.time_ms,
+            configuration,
+            directory,
+            file,
+            blobs,
+            self._volume.blobs,
         )

@@ -7,7 +7,8 @@ before the engine sees the append, so that a durable log row's blobs are always 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 
@@ -29,7 +30,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.blobs import BlobWriter
+from partition_replica.storage.blobs import BlobGroup, BlobWriter
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
@@ -255,6 +256,76 @@ class Payloads:
             task.add_done_callback(self._ended)
         await asyncio.shield(task)
 
+    async def fetch_together(self, blobs: Sequence[tuple[Digest, int]], member: int) -> None:
+        """Gets blobs (digest, size) in one call, where they are not here: at most
+        PAYLOADS_A_CALL_MAX, each of at most PAYLOAD_BATCHED_BYTES_MAX. What is being fetched
+        already is waited for. Where the call breaks off, what came of it stays.
+
+        Raises as `fetch`.
+        """
+        waiting = {self._fetches[digest] for digest, _ in blobs if digest in self._fetches}
+        wanted = [blob for blob in blobs if blob[0] not in self._fetches]
+        if wanted:
+            task = asyncio.create_task(self._fetch_together(wanted, member))
+            for digest, _ in wanted:
+                self._fetches[digest] = task
+
+            def forget(_: "asyncio.Task[None]") -> None:
+                for digest, _size in wanted:
+                    self._fetches.pop(digest, None)
+
+            task.add_done_callback(forget)
+            task.add_done_callback(self._ended)
+            waiting.add(task)
+        for one in waiting:
+            await asyncio.shield(one)
+
+    async def _fetch_together(self, wanted: Sequence[tuple[Digest, int]], member: int) -> None:
+        async with self._fetch_slots:
+            blobs = self._volume.blobs
+            lacking = await run_to_end(lambda: [blob for blob in wanted if not blobs.has(blob[0])])
+            group = blobs.group()
+            try:
+                if lacking:
+                    await self._receive_together(group, lacking, member)
+            except PeerFailed:
+                await self._adopt_together(group)
+                raise
+            except BaseException:
+                await run_to_end(group.abort)
+                raise
+            await self._adopt_together(group)
+            for digest, _ in wanted:
+                if not blobs.held(digest):
+                    blobs.pin_present(digest, self._limits.pin_lease_s)
+
+    async def _receive_together(
+        self, group: BlobGroup, lacking: Sequence[tuple[Digest, int]], member: int
+    ) -> None:
+        if self._disk_full():
+            raise DiskFull("the volume is below its reserve: no payload is taken")
+        digests = [digest for digest, _ in lacking]
+        done = 0
+        async with aclosing(self._transport.fetch_payloads(member, digests)) as batches:
+            async for contents in batches:
+                if self._disk_full():
+                    raise DiskFull("the volume fell below its reserve while payloads came")
+                if len(contents) > len(lacking) - done:
+                    raise PayloadMismatch(f"member {member:x} sent more payloads than asked for")
+                some = lacking[done : done + len(contents)]
+                await run_to_end(partial(_add, group, some, contents))
+                done += len(contents)
+                self._metrics.payload_bytes.labels("in").inc(sum(map(len, contents)))
+        if done < len(lacking):
+            raise PeerFailed(f"member {member:x} sent {done} of {len(lacking)} payloads")
+
+    async def _adopt_together(self, group: BlobGroup) -> None:
+        await run_to_end(group.finish)
+        reach("blob.adopted")
+        # Counted here: it may end after the attempt that asked for them broke off.
+        held = sum(map(self._volume.blobs.held, group.digests))
+        self._metrics.snapshot_payloads.inc(held)
+
     async def _fetch(self, digest: Digest, member: int) -> None:
         async with self._fetch_slots:
             blobs = self._volume.blobs
@@ -334,3 +405,8 @@ class Payloads:
         for broken in self._broken.values():
             broken.writer.abort()
         self._broken.clear()
+
+
+def _add(group: BlobGroup, blobs: Sequence[tuple[Digest, int]], contents: Sequence[bytes]) -> None:
+    for (digest, size), content in zip(blobs, contents, strict=True):
+        group.add(digest, size, content)

@@ -8,7 +8,8 @@ are the payloads that were fetched for it, which are held like those of a state.
 import asyncio
 import logging
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,11 @@ import partition_raft as raft
 from google.protobuf.message import DecodeError
 from partition_proto.v1 import peer_pb2 as peer
 
-from partition_replica.core.limits import Limits
+from partition_replica.core.limits import (
+    PAYLOAD_BATCHED_BYTES_MAX,
+    PAYLOADS_A_CALL_MAX,
+    Limits,
+)
 from partition_replica.core.model import Position
 from partition_replica.core.ports import PeerFailed
 from partition_replica.engine.port import SnapshotHeader
@@ -36,13 +41,10 @@ from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.staging import StagedFile
 from partition_replica.storage.state_copy import inspect_copy
-from partition_replica.storage.threads import run_to_end
+from partition_replica.storage.threads import ahead, both, run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
-
-FETCHED_AT_ONCE = 256
-"""Payloads that have a task; FETCHES_MAX of them are fetched."""
 
 INCOMING = "incoming"
 
@@ -201,9 +203,9 @@ class SnapshotReceiver:
         known = await self._begin(offered, offset)
         if not known.file.complete:
             await self._receive_file(known.file, chunks)
-        if known.blobs is None:
-            await self._list_blobs(known, offered)
-        fetched = await self._fetch_missing(known.blobs or [], offered.message.sender)
+        fetched, _ = await both(
+            self._list_and_fetch(known, offered), run_to_end(known.file.make_durable)
+        )
         reach("snapshot.staged")
         await self._adopt(known, offered)
         return fetched
@@ -239,21 +241,30 @@ class SnapshotReceiver:
             )
 
     async def _receive_file(self, file: StagedFile, chunks: AsyncIterator[bytes]) -> None:
-        async for chunk in chunks:
-            if self._disk_full():
-                raise DiskFull("the volume fell below its reserve during the snapshot")
-            await run_to_end(partial(self._append, file, chunk))
-            reach("snapshot.received_part")
+        async def while_there_is_room() -> AsyncGenerator[bytes, None]:
+            async for chunk in chunks:
+                if self._disk_full():
+                    raise DiskFull("the volume fell below its reserve during the snapshot")
+                yield chunk
+
+        async with aclosing(while_there_is_room()) as checked:
+            await ahead(checked, partial(self._append, file))
         if file.lacks:
             # A server can't tell a connection that was lost from a stream that was ended: nothing
             # is wrong with what came.
             raise PeerFailed(f"the snapshot broke off: {file.lacks} bytes of its state are to come")
-        await run_to_end(file.finish)
+        file.check()
 
     def _append(self, file: StagedFile, chunk: bytes) -> None:
         """Counted here: what is written stays, though whoever sent it has gone away meanwhile."""
         file.append(chunk)
         self._metrics.snapshot_state_bytes.labels("in").inc(len(chunk))
+        reach("snapshot.received_part")
+
+    async def _list_and_fetch(self, known: _Partial, offered: _Offered) -> int:
+        if known.blobs is None:
+            await self._list_blobs(known, offered)
+        return await self._fetch_missing(known.blobs or [], offered.message.sender)
 
     async def _list_blobs(self, known: _Partial, offered: _Offered) -> None:
         """Holds what the state names, and lets go of what an earlier snapshot did."""
@@ -280,23 +291,23 @@ class SnapshotReceiver:
         if not lacking:
             return 0
         self._check_room(sum(size for _, size in lacking), "a snapshot's payloads")
-        missing = _digests(lacking)
-        slots = asyncio.Semaphore(FETCHES_MAX)
+        groups = _groups(lacking, self._limits.fetch_group_bytes_max)
 
-        async def fetch(digest: Digest) -> None:
-            async with slots:
-                await self._payloads.fetch(digest, sender)
-            reach("snapshot.blob_fetched")
+        async def fetch() -> None:
+            for group in groups:
+                if group[0][1] > PAYLOAD_BATCHED_BYTES_MAX:
+                    await self._payloads.fetch(group[0][0], sender)
+                else:
+                    await self._payloads.fetch_together(group, sender)
+                reach("snapshot.blob_fetched")
 
-        for start in range(0, len(missing), FETCHED_AT_ONCE):
-            some = missing[start : start + FETCHED_AT_ONCE]
-            tasks = [asyncio.ensure_future(fetch(digest)) for digest in some]
-            try:
-                await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-        return len(missing)
+        tasks = [asyncio.ensure_future(fetch()) for _ in range(FETCHES_MAX)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return len(lacking)
 
     async def _adopt(self, whole: _Partial, offered: _Offered) -> None:
         # Never used twice: an earlier one may still be on its way to the log.
@@ -338,6 +349,23 @@ class SnapshotReceiver:
 async def _remove(path: Path) -> None:
     """A state may have gigabytes, which take a file system some time."""
     await run_to_end(partial(shutil.rmtree, path, ignore_errors=True))
+
+
+def _groups(blobs: list[tuple[Digest, int]], bytes_max: int) -> Iterator[list[tuple[Digest, int]]]:
+    """(digest, size)s as they are fetched: large ones alone, small ones together."""
+    group: list[tuple[Digest, int]] = []
+    total = 0
+    for blob in blobs:
+        if blob[1] > PAYLOAD_BATCHED_BYTES_MAX:
+            yield [blob]
+            continue
+        total += blob[1]
+        if group and (total > bytes_max or len(group) == PAYLOADS_A_CALL_MAX):
+            yield group
+            group, total = [], blob[1]
+        group.append(blob)
+    if group:
+        yield group
 
 
 def _digests(blobs: list[tuple[Digest, int]] | None) -> list[Digest]:

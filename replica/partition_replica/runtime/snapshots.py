@@ -6,7 +6,6 @@ snapshot switches generation, boundary, hard state and configuration.
 """
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import shutil
@@ -48,8 +47,6 @@ class _Prepared:
 
     captured: Captured
     header: SnapshotHeader
-    size: int
-    digest: bytes
     last_used: float
     senders: int = 0
     offered: bool = False
@@ -60,22 +57,17 @@ class _Prepared:
         return self.header.position.index
 
 
-def describe(captured: Captured) -> tuple[SnapshotHeader, int, bytes]:
-    """What is sent of a captured state: its header, the file's size, its digest."""
-    file = captured.directory / DATA_FILE
-    with file.open("rb") as source:
-        digest = hashlib.file_digest(source, "sha256").digest()
-    size = file.stat().st_size
+def describe(captured: Captured) -> SnapshotHeader:
+    """The header of what is sent of a captured state."""
     manifest = peer.SnapshotManifest(
         format_version=FORMAT_VERSION,
         index=captured.position.index,
         term=captured.position.term,
         snapshot_id=captured.directory.name,
-        size=size,
-        digest=digest,
+        size=captured.file.size,
+        digest=captured.file.digest,
     )
-    header = SnapshotHeader(captured.position, captured.configuration, manifest.SerializeToString())
-    return header, size, digest
+    return SnapshotHeader(captured.position, captured.configuration, manifest.SerializeToString())
 
 
 class SnapshotSender:
@@ -186,12 +178,7 @@ class SnapshotSender:
         if captured is None:
             self._not_before = self._now() + RETRY_S
             return
-        try:
-            header, size, digest = await run_to_end(lambda: describe(captured))
-        except BaseException:
-            await run_to_end(lambda: _remove(captured))
-            raise
-        old, self._current = self._current, _Prepared(captured, header, size, digest, self._now())
+        old, self._current = self._current, _Prepared(captured, describe(captured), self._now())
         if old is not None and old.senders:
             self._older.add(old)
         elif old is not None:
@@ -199,7 +186,7 @@ class SnapshotSender:
         logger.info(
             "snapshot made at %d: %d bytes, %d blobs",
             captured.position.index,
-            size,
+            captured.file.size,
             len(captured.blobs),
         )
 
@@ -227,8 +214,8 @@ class SnapshotSender:
                     message.to,
                     message.encode(),
                     current.captured.directory / DATA_FILE,
-                    current.size,
-                    current.digest,
+                    current.captured.file.size,
+                    current.captured.file.digest,
                 )
             succeeded = True
             logger.info(

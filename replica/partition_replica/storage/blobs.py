@@ -9,20 +9,23 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from partition_replica.errors import Overloaded, PayloadMismatch
 from partition_replica.ids import DIGEST_BYTES, Digest
+from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import (
     create_file,
     empty_directory,
     full_disk_refuses,
     make_directory,
     move_file,
+    open_file_system,
     remove_file,
     sync_directory,
     sync_file,
+    sync_file_system,
     write_file,
 )
 
@@ -79,6 +82,53 @@ class BlobWriter:
             remove_file(self._path, "a staging file")
 
 
+class BlobGroup:
+    """Small blobs that arrive whole and become durable together, in two syncs of the file system
+    where each alone needs two of its own. Ends by `finish` or `abort`; unnamed until then. One
+    thread at a time."""
+
+    def __init__(self, store: "BlobStore") -> None:
+        self._store = store
+        self._staged: list[tuple[Path, Digest]] = []
+
+    def add(self, digest: Digest, size: int, content: bytes) -> None:
+        """Raises PayloadMismatch for what is not the content, DiskFull, StorageFailed; then those
+        that were added before are what they were."""
+        if len(content) != size:
+            raise PayloadMismatch(f"{len(content)} bytes came for {digest.hex()}, which has {size}")
+        actual = hashlib.sha256(content).digest()
+        if actual != digest:
+            raise PayloadMismatch(
+                f"the content has SHA-256 {actual.hex()}, not the announced {digest.hex()}"
+            )
+        path = self._store.staging_path()
+        with full_disk_refuses("a payload"):
+            file = create_file(path)
+            self._staged.append((path, digest))
+            try:
+                with file:
+                    write_file(file, content, "a staging file")
+            except BaseException:
+                self._staged.pop()
+                remove_file(path, "a staging file")
+                raise
+
+    @property
+    def digests(self) -> list[Digest]:
+        """What was added, or made durable."""
+        return [digest for _, digest in self._staged]
+
+    def finish(self) -> None:
+        """Makes all that were added durable under their names. Raises StorageFailed."""
+        self._store.adopt_together(self._staged)
+
+    def abort(self) -> None:
+        """Forgets what was added."""
+        for path, _ in self._staged:
+            remove_file(path, "a staging file")
+        self._staged.clear()
+
+
 DEFERRED_MAX = 262_144
 """Candidates of the collection kept for later; where there are more, all blobs are looked at."""
 
@@ -114,6 +164,7 @@ class BlobStore:
         self._arriving: dict[Digest, int] = {}
         make_directory(root)
         empty_directory(staging)
+        self._file_system = open_file_system(root)
 
     def path(self, digest: Digest) -> Path:
         return blob_path(self._root, digest)
@@ -133,13 +184,42 @@ class BlobStore:
             return None
 
     def writer(self, digest: Digest, size: int) -> BlobWriter:
+        return BlobWriter(self, digest, size, self.staging_path())
+
+    def group(self) -> BlobGroup:
+        return BlobGroup(self)
+
+    def staging_path(self) -> Path:
+        """Where the next file is staged."""
         with self._lock:
             self._serial += 1
-            serial = self._serial
-        return BlobWriter(self, digest, size, self._staging / f"blob-{serial}")
+            return self._staging / f"blob-{self._serial}"
 
     def adopt(self, staged: Path, digest: Digest) -> None:
         """Renames a durable staging file into place, durably."""
+        arriving = self._move(staged, digest)
+        # A failure from here on is fatal, and so may leave it arriving.
+        sync_directory(self.path(digest).parent)
+        if arriving:
+            self._arrived(digest)
+
+    def adopt_together(self, staged: Sequence[tuple[Path, Digest]]) -> None:
+        """Renames staging files into place, durably, none of them before its content is durable."""
+        if not staged:
+            return
+        sync_file_system(self._file_system, "blobs")
+        reach("blobs.synced")
+        arriving = [digest for path, digest in staged if self._move(path, digest)]
+        reach("blobs.named")
+        sync_file_system(self._file_system, "blobs")
+        for digest in arriving:
+            self._arrived(digest)
+
+    def close(self) -> None:
+        self._file_system.close()
+
+    def _move(self, staged: Path, digest: Digest) -> bool:
+        """Renames into place; whether it is arriving since, and not here before `_arrived`."""
         target = self.path(digest)
         with self._lock:
             if target.parent.name not in self._directories:
@@ -149,13 +229,13 @@ class BlobStore:
             move_file(staged, target, "a blob")
             if new:
                 self._arriving[digest] = self._arriving.get(digest, 0) + 1
-        # A failure from here on is fatal, and so may leave it arriving.
-        sync_directory(target.parent)
-        if new:
-            with self._lock:
-                count = self._arriving.pop(digest) - 1
-                if count:
-                    self._arriving[digest] = count
+        return new
+
+    def _arrived(self, digest: Digest) -> None:
+        with self._lock:
+            count = self._arriving.pop(digest) - 1
+            if count:
+                self._arriving[digest] = count
 
     # --- pins ---------------------------------------------------------------------------------
 

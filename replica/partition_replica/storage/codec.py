@@ -6,6 +6,7 @@ checksum so that a row in another's place is damage too.
 
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -52,11 +53,13 @@ def seal(key: bytes, payload: bytes) -> bytes:
     return _CRC.pack(zlib.crc32(payload, zlib.crc32(key))) + payload
 
 
-def is_sealed(key: bytes, row: bytes) -> bool:
-    """Whether a row is what was sealed under this key."""
-    return len(row) >= _CRC.size and _CRC.unpack_from(row)[0] == zlib.crc32(
-        memoryview(row)[_CRC.size :], zlib.crc32(key)
-    )
+def first_unsealed(rows: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """The first of (key, row)s whose row is not what was sealed under its key; None for none."""
+    crc32, read = zlib.crc32, _CRC.unpack_from
+    for key, row in rows:
+        if len(row) < CHECKSUM_BYTES or read(row)[0] != crc32(row[CHECKSUM_BYTES:], crc32(key)):
+            return key
+    return None
 
 
 def unseal(table: str, key: bytes, row: bytes) -> bytes:

@@ -30,6 +30,8 @@ REGISTERED = frozenset(
         "snapshot.adopted",
         "snapshot.switched",
         "blob.adopted",
+        "blobs.synced",
+        "blobs.named",
         "log.overwrite",
         "log.snapshot.before",
         "log.truncate.before",

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from partition_snapshots.files import FileSystem
+
 from partition_replica.errors import DiskFull, StorageFailed
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -35,6 +37,9 @@ class Disk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def sync_file_system(self, file_system: FileSystem) -> None:
+        file_system.sync()
 
     def make_directory(self, path: Path) -> None:
         path.mkdir(mode=0o700)
@@ -78,7 +83,7 @@ def create_file(path: Path) -> io.FileIO:
         return disk.create(path)
 
 
-def write_file(file: io.FileIO, data: bytes, what: str) -> None:
+def write_file(file: io.FileIO, data: bytes | memoryview, what: str) -> None:
     """Writes all of it; not durable until `sync_file`."""
     view = memoryview(data)
     with fatal_on_failure(f"writing {what}"):
@@ -95,6 +100,25 @@ def sync_directory(path: Path) -> None:
     """Makes the names in a directory durable."""
     with fatal_on_failure(f"fsync of directory {path.name}"):
         disk.sync_directory(path)
+
+
+def open_file_system(directory: Path) -> FileSystem:
+    """The file system that a directory is on; open it before what is to be synced is written."""
+    with fatal_on_failure(f"opening {directory.name}"):
+        return FileSystem(directory)
+
+
+def sync_file_system(file_system: FileSystem, what: str) -> None:
+    """Makes everything on it durable, contents and names: for many small files, where a sync of
+    each, and of each one's directory, would take most of the time."""
+    with fatal_on_failure(f"sync of {what}"):
+        disk.sync_file_system(file_system)
+
+
+def create_directory(path: Path) -> None:
+    """A new one; not durable until `sync_directory` of its parent."""
+    with fatal_on_failure(f"creating directory {path.name}"):
+        disk.make_directory(path)
 
 
 def make_directory(path: Path) -> None:

@@ -16,8 +16,8 @@ from partition_replica.storage.files import (
 
 
 class StagedFile:
-    """Below staging/, in a directory of its own. It counts when it is whole and durable (`finish`);
-    one that broke off goes on at `received`, as long as the process lives."""
+    """Below staging/, in a directory of its own. It counts when it is whole (`check`) and durable
+    (`make_durable`); one that broke off goes on at `received`, as long as the process lives."""
 
     def __init__(self, directory: Path, name: str, size: int, digest: bytes) -> None:
         """The directory must not exist, or be empty. Raises DiskFull, StorageFailed."""
@@ -47,13 +47,18 @@ class StagedFile:
         self._hash.update(chunk)
         self.received += len(chunk)
 
-    def finish(self) -> None:
-        """Makes it durable. Raises PayloadMismatch where it is not what was announced."""
+    def check(self) -> None:
+        """Raises PayloadMismatch where it is not what was announced."""
         if self.received != self._size or self._hash.digest() != self._digest:
             raise PayloadMismatch(
                 f"{self.received} of the announced {self._size} bytes came, or their SHA-256 is "
                 f"not the announced {self._digest.hex()}"
             )
+
+    def make_durable(self) -> None:
+        """With its name. Again does nothing. Raises DiskFull, StorageFailed."""
+        if self.complete:
+            return
         with full_disk_refuses("a snapshot"):
             sync_file(self._file.fileno(), "a snapshot")
             self._file.close()

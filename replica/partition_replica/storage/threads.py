@@ -1,7 +1,7 @@
 """Work on threads that must not be left half done."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -36,6 +36,22 @@ async def run_to_end(body: Callable[[], T], undo: Callable[[T], None] | None = N
     stopped, and what it works on must not be taken away below it. Otherwise as `finish`."""
     # Not to_thread: that is a task, which the loop's end cancels while the thread works on.
     return await finish(asyncio.get_running_loop().run_in_executor(None, body), undo)
+
+
+async def ahead(items: AsyncIterator[T], work: Callable[[T], None]) -> None:
+    """Does `work` for each item in order, on a thread, while the next one is on its way. The first
+    error of either is raised when no thread works any more; cancelled, it waits for that, too."""
+    loop = asyncio.get_running_loop()
+    working: asyncio.Future[None] | None = None
+    try:
+        async for item in items:
+            if working is not None:
+                before, working = working, None
+                await finish(before)
+            working = loop.run_in_executor(None, work, item)
+    finally:
+        if working is not None:
+            await finish(working)
 
 
 async def both(one: Awaitable[T], other: Awaitable[R]) -> tuple[T, R]:

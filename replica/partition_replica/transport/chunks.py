@@ -1,10 +1,14 @@
 """Content as chunks, in and out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from partition_replica.core.limits import (
+    PAYLOAD_BATCH_BYTES_MAX,
+    PAYLOAD_BATCHED_BYTES_MAX,
+)
 from partition_replica.errors import InvalidArgument, NotFound
 
 CHUNK_BYTES_MAX = 1024 * 1024
@@ -23,6 +27,40 @@ async def file_chunks(path: Path, offset: int, count: int) -> AsyncIterator[byte
             yield chunk
     finally:
         file.close()
+
+
+async def file_batches(
+    locate: Callable[[bytes], tuple[Path, int]], digests: Sequence[bytes]
+) -> AsyncIterator[list[bytes]]:
+    """Small payloads whole, in their order, as many at a time as a message may carry; read on
+    threads. `locate` says (path, size). Raises what it raises, NotFound, InvalidArgument."""
+    batches = _batches(locate, digests)
+    while batch := await asyncio.to_thread(next, batches, None):
+        yield batch
+
+
+def _batches(
+    locate: Callable[[bytes], tuple[Path, int]], digests: Sequence[bytes]
+) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    total = 0
+    for digest in digests:
+        path, size = locate(digest)
+        if size > PAYLOAD_BATCHED_BYTES_MAX:
+            raise InvalidArgument(
+                f"payload {digest.hex()} has {size} bytes: those above "
+                f"{PAYLOAD_BATCHED_BYTES_MAX} are fetched one by one (FetchPayload)"
+            )
+        total += size
+        if batch and total > PAYLOAD_BATCH_BYTES_MAX:
+            yield batch
+            batch, total = [], size
+        try:
+            batch.append(path.read_bytes())
+        except FileNotFoundError as error:
+            raise NotFound(f"payload {path.name} is not here any more") from error
+    if batch:
+        yield batch
 
 
 async def payload_chunks(

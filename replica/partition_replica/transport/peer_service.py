@@ -6,10 +6,10 @@ from typing import Any
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
 
-from partition_replica.core.limits import PAYLOAD_BYTES_MAX, Limits
+from partition_replica.core.limits import PAYLOAD_BYTES_MAX, PAYLOADS_A_CALL_MAX, Limits
 from partition_replica.core.services import ReplicaService
 from partition_replica.errors import InvalidArgument
-from partition_replica.transport.chunks import file_chunks, payload_chunks
+from partition_replica.transport.chunks import file_batches, file_chunks, payload_chunks
 from partition_replica.transport.failures import Failures, stream, unary
 
 
@@ -69,6 +69,18 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         yield api.PayloadChunk(size=size)
         async for chunk in file_chunks(path, request.offset, self._limits.chunk_bytes):
             yield api.PayloadChunk(data=chunk)
+
+    @stream
+    async def FetchPayloads(
+        self, request: api.FetchPayloadsRequest, context: Any
+    ) -> AsyncIterator[api.PayloadBatch]:
+        self._replica.check_peer(request.cluster_id, 0)
+        if len(request.digests) > PAYLOADS_A_CALL_MAX:
+            raise InvalidArgument(
+                f"{len(request.digests)} payloads asked for; at most {PAYLOADS_A_CALL_MAX}"
+            )
+        async for contents in file_batches(self._replica.payload_file, request.digests):
+            yield api.PayloadBatch(contents=contents)
 
     @unary
     async def PushPayload(self, request: AsyncIterator[api.PayloadChunk], context: Any) -> Any:

@@ -7,8 +7,8 @@ sends it again.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import grpc
@@ -16,7 +16,7 @@ from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
 
 from partition_replica.config import TlsFiles
-from partition_replica.core.limits import Limits
+from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX, Limits
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import NotFound, PayloadMismatch
 from partition_replica.ids import Digest
@@ -187,7 +187,7 @@ class Peers:
 
     async def fetch_payload(
         self, member: int, digest: Digest, offset: int = 0
-    ) -> tuple[int, AsyncIterator[bytes]]:
+    ) -> tuple[int, AsyncGenerator[bytes, None]]:
         cluster = self._make_hello().cluster_id
         request = api.FetchPayloadRequest(cluster_id=cluster, digest=digest, offset=offset)
         call = self._connected(member).stub.FetchPayload(request, timeout=PUSH_TIMEOUT_S)
@@ -198,7 +198,7 @@ class Peers:
         if first is grpc.aio.EOF:
             raise PayloadMismatch(f"member {member:x} sent nothing for {digest.hex()}")
 
-        async def chunks() -> AsyncIterator[bytes]:
+        async def chunks() -> AsyncGenerator[bytes, None]:
             try:
                 while (chunk := await call.read()) is not grpc.aio.EOF:
                     yield chunk.data
@@ -208,6 +208,30 @@ class Peers:
                 call.cancel()
 
         return first.size, chunks()
+
+    async def fetch_payloads(
+        self, member: int, digests: Sequence[Digest]
+    ) -> AsyncGenerator[list[bytes], None]:
+        request = api.FetchPayloadsRequest(
+            cluster_id=self._make_hello().cluster_id, digests=digests
+        )
+        call = self._connected(member).stub.FetchPayloads(request, timeout=PUSH_TIMEOUT_S)
+        try:
+            while (batch := await call.read()) is not grpc.aio.EOF:
+                yield list(batch.contents)
+            return
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise _failed(member, error) from error
+        finally:
+            call.cancel()
+        # A member of an earlier version.
+        for digest in digests:
+            size, chunks = await self.fetch_payload(member, digest)
+            async with aclosing(chunks):
+                if size > PAYLOAD_BATCHED_BYTES_MAX:
+                    raise PayloadMismatch(f"payload {digest.hex()} has {size} bytes there")
+                yield [b"".join([chunk async for chunk in chunks])]
 
     async def install_snapshot(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes

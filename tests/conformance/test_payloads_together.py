@@ -1,0 +1,402 @@
+"""Small payloads come several in a call: durable together, each checked, and what came stays."""
+
+import asyncio
+import hashlib
+import os
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from partition_proto.v1 import peer_pb2 as api
+from partition_proto.v1 import peer_pb2_grpc
+from partition_replica.core.limits import (
+    PAYLOAD_BATCHED_BYTES_MAX,
+    PAYLOADS_A_CALL_MAX,
+    Limits,
+)
+from partition_replica.core.ports import PeerFailed
+from partition_replica.errors import DiskFull, NotFound, PayloadMismatch, StorageFailed
+from partition_replica.ids import Digest
+from partition_replica.storage.blobs import BlobGroup, BlobStore
+from partition_replica.storage.files import disk
+from partition_replica.storage.staging import StagedFile
+from partition_replica.transport.failures import Failures
+from partition_replica.transport.peer_service import PeerService
+from partition_replica.transport.peers import Peers
+
+from tests.conformance.test_snapshot_receiver import (
+    LIMITS,
+    SENDER,
+    Network,
+    Receiver,
+    Sender,
+    assert_equal,
+)
+from tests.support.local_group import eventually
+
+FILES = 7
+
+
+def named(content: bytes) -> tuple[Digest, int]:
+    return Digest(hashlib.sha256(content).digest()), len(content)
+
+
+# --- on the volume ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "blobs", tmp_path / "staging", pins_max=2)
+
+
+def staged(store: BlobStore) -> list[str]:
+    return sorted(os.listdir(store.path(Digest(b"x" * 32)).parent.parent.parent / "staging"))
+
+
+def test_a_group_appears_whole(store: BlobStore) -> None:
+    contents = [os.urandom(100 + n) for n in range(20)] + [b""]
+    group = store.group()
+    for content in contents:
+        group.add(*named(content), content)
+        assert not store.has(named(content)[0])
+    group.finish()
+    assert {named(content)[0] for content in contents} == set(store.digests())
+    for content in contents:
+        assert store.has(named(content)[0])
+        assert store.path(named(content)[0]).read_bytes() == content
+    assert staged(store) == []
+    store.group().finish()  # of nothing
+
+
+def test_a_group_has_what_matches_only(store: BlobStore) -> None:
+    digest, size = named(b"content")
+    group = store.group()
+    group.add(digest, size, b"content")
+    for content in (b"CONTENT", b"content ", b""):
+        with pytest.raises(PayloadMismatch):
+            group.add(digest, size, content)
+    assert len(staged(store)) == 1
+    group.abort()
+    assert staged(store) == []
+    assert list(store.digests()) == []
+
+
+def test_one_that_came_meanwhile_stays_here(store: BlobStore) -> None:
+    """Nobody who asks is told otherwise while the group's syncs run."""
+    digest, size = named(b"content")
+    group = store.group()
+    group.add(digest, size, b"content")
+    writer = store.writer(digest, size)
+    writer.write(b"content")
+    writer.finish()
+    seen: list[bool] = []
+    real = type(disk).sync_file_system
+
+    def sync(file_system: Any) -> None:
+        seen.append(store.has(digest))
+        real(disk, file_system)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(disk, "sync_file_system", sync)
+        group.finish()
+    assert seen == [True, True]
+    assert store.path(digest).read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_failed_sync_of_a_group_is_fatal(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    digest, size = named(b"content")
+    group = store.group()
+    group.add(digest, size, b"content")
+    calls = 0
+
+    def sync(_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError("no")
+
+    monkeypatch.setattr(disk, "sync_file_system", sync)
+    with pytest.raises(StorageFailed, match="blobs"):
+        group.finish()
+    assert not store.has(digest)
+
+
+# --- of a snapshot ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def sender(tmp_path: Path) -> AsyncIterator[Sender]:
+    found = Sender(tmp_path / "sender")
+    for number in range(FILES):
+        found.put_file(b"f%d" % number, os.urandom(100_000 + number))
+    found.put_file(b"large", os.urandom(PAYLOAD_BATCHED_BYTES_MAX + 1))
+    yield found
+    found.volume.close()
+
+
+@pytest.fixture
+async def receiver(tmp_path: Path, sender: Sender) -> AsyncIterator[Receiver]:
+    limits = replace(LIMITS, fetch_group_bytes_max=350_000)
+    found = Receiver(tmp_path / "receiver", Network(sender), limits)
+    yield found
+    await found.receiver.close()
+    await found.payloads.close()
+    found.volume.close()
+
+
+async def test_small_ones_are_asked_for_in_groups(sender: Sender, receiver: Receiver) -> None:
+    assert await receiver.install(sender.snapshot()) == FILES + 1
+    assert sorted(len(asked) for asked in receiver.network.asked) == [1, 3, 3]
+    assert receiver.network.carried == dict(sender.volume.state.blobs())
+    assert_equal(receiver, sender)
+    assert receiver.metrics.registry.get_sample_value(
+        "logstore_snapshot_payloads_fetched_total"
+    ) == (FILES + 1)
+    await receiver.assert_nothing_left()
+
+
+async def test_what_came_before_a_break_is_not_asked_for_again(
+    sender: Sender, receiver: Receiver
+) -> None:
+    snapshot = sender.snapshot()
+    allowed = iter([1, 0, 2, 1, *[None] * 9])
+    receiver.network.allow_whole = lambda: next(allowed)
+    breaks = 0
+    while True:
+        try:
+            await receiver.install(snapshot)
+            break
+        except PeerFailed:
+            breaks += 1
+            await receiver.fetches_ended()
+    assert breaks
+    assert receiver.network.carried == dict(sender.volume.state.blobs())
+    assert_equal(receiver, sender)
+    await receiver.assert_nothing_left()
+
+
+@pytest.mark.parametrize("how", ["changed", "short", "more", "fewer"])
+async def test_a_member_that_sends_something_else(
+    sender: Sender, receiver: Receiver, how: str
+) -> None:
+    """Nothing is kept that is not what the state names, and a later attempt succeeds."""
+    snapshot = sender.snapshot()
+    real = receiver.network.fetch_payloads
+
+    async def fetch(member: int, digests: Sequence[Digest]) -> AsyncGenerator[list[bytes], None]:
+        count = 0
+        async for contents in real(member, digests):
+            count += 1
+            if how == "fewer" and count == len(digests):
+                return
+            last = count == len(digests)
+            changed = {
+                "changed": [bytes(len(contents[0]))],
+                "short": [contents[0][:-1]],
+                "more": [contents[0], contents[0]],
+            }
+            yield changed[how] if last and how in changed else contents
+
+    receiver.network.fetch_payloads = fetch  # type: ignore[method-assign]
+    with pytest.raises(PeerFailed if how == "fewer" else PayloadMismatch):
+        await receiver.install(snapshot)
+    await receiver.fetches_ended()
+    for digest in receiver.volume.blobs.digests():
+        content = receiver.volume.blobs.path(digest).read_bytes()
+        assert hashlib.sha256(content).digest() == digest
+    receiver.network.fetch_payloads = real  # type: ignore[method-assign]
+    await receiver.install(snapshot)
+    assert_equal(receiver, sender)
+    await receiver.assert_nothing_left()
+
+
+@pytest.mark.parametrize("when", ["before", "in the middle"])
+async def test_a_volume_that_gets_full_is_given_back_what_came(
+    sender: Sender, receiver: Receiver, when: str
+) -> None:
+    snapshot = sender.snapshot()
+    calls = 0
+
+    def allow() -> None:
+        nonlocal calls
+        calls += 1
+        receiver.full = calls == 2
+
+    if when == "in the middle":
+        receiver.network.allow_whole = allow
+    else:
+        real = receiver.payloads._disk_full
+        receiver.payloads._disk_full = lambda: True
+    with pytest.raises(DiskFull):
+        await receiver.install(snapshot)
+    receiver.full = False
+    if when == "before":
+        receiver.payloads._disk_full = real
+    receiver.network.allow_whole = lambda: None
+    await receiver.fetches_ended()
+    assert list(receiver.volume.staging.iterdir()) == []
+    assert receiver.volume.blobs.held_count == 0
+    await receiver.install(snapshot)
+    assert_equal(receiver, sender)
+
+
+async def test_one_that_is_fetched_already_is_waited_for(
+    sender: Sender, receiver: Receiver
+) -> None:
+    """By an append, and the other way round: nothing comes twice."""
+    blobs = [blob for blob in sender.volume.state.blobs() if blob[1] <= PAYLOAD_BATCHED_BYTES_MAX]
+    (first, _), (second, _) = blobs[:2]
+    await asyncio.gather(
+        receiver.payloads.fetch(first, SENDER),
+        receiver.payloads.fetch_together(blobs, SENDER),
+        receiver.payloads.fetch(second, SENDER),
+        receiver.payloads.fetch_together(blobs[1:3], SENDER),
+    )
+    assert receiver.network.carried == dict(blobs)
+    assert receiver.network.asked == [[digest for digest, _ in blobs[1:]]]
+    # Nobody holds them: they stay for a lease.
+    assert receiver.volume.blobs.pinned == len(blobs)
+
+
+async def test_who_ends_in_the_middle_leaves_nothing_staged(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, add = threading.Event(), threading.Event(), BlobGroup.add
+
+    def slowly(group: BlobGroup, *arguments: Any) -> None:
+        begun.set()
+        assert go.wait(60)
+        add(group, *arguments)
+
+    monkeypatch.setattr(BlobGroup, "add", slowly)
+    blobs = list(sender.volume.state.blobs())[:3]
+    fetching = asyncio.create_task(receiver.payloads.fetch_together(blobs, SENDER))
+    assert await asyncio.to_thread(begun.wait, 60)
+    closing = asyncio.create_task(receiver.payloads.close())
+    await asyncio.sleep(0)
+    go.set()
+    await closing
+    with pytest.raises(asyncio.CancelledError):
+        await fetching
+    assert list(receiver.volume.staging.iterdir()) == []
+    assert not receiver.payloads.fetching
+
+
+async def test_the_state_is_durable_before_the_engine_hears_of_it(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sync runs beside the fetching, and is the last to end here."""
+    begun, go, real = threading.Event(), threading.Event(), StagedFile.make_durable
+
+    def slowly(file: StagedFile) -> None:
+        begun.set()
+        assert go.wait(60)
+        real(file)
+
+    monkeypatch.setattr(StagedFile, "make_durable", slowly)
+    installing = asyncio.create_task(receiver.install(sender.snapshot()))
+    assert await asyncio.to_thread(begun.wait, 60)
+    wanted = dict(sender.volume.state.blobs())
+
+    async def fetched() -> bool:
+        return set(receiver.volume.blobs.digests()) == set(wanted) and not (
+            receiver.payloads.fetching
+        )
+
+    await eventually(fetched, "everything is fetched")
+    assert not installing.done()
+    assert receiver.stepped == []
+    go.set()
+    assert await installing == FILES + 1
+    assert len(receiver.stepped) == 1
+    assert_equal(receiver, sender)
+
+
+# --- between processes ------------------------------------------------------------------------
+
+
+class Here:
+    """The replica that serves: who it lets in, and its files."""
+
+    def __init__(self, files: dict[Digest, Path]) -> None:
+        self.files = files
+
+    def check_peer(self, *_: object) -> None:
+        pass
+
+    def payload_file(self, digest: bytes) -> tuple[Path, int]:
+        path = self.files.get(Digest(digest))
+        if path is None:
+            raise NotFound("it is not here")
+        return path, path.stat().st_size
+
+
+class Earlier(peer_pb2_grpc.PeerServicer):
+    """A member of a version that knows of no `FetchPayloads`."""
+
+    def __init__(self, service: PeerService) -> None:
+        self.FetchPayload = service.FetchPayload  # type: ignore[assignment]
+
+
+async def contents_of(peers: Peers, digests: list[Digest]) -> list[bytes]:
+    async with aclosing(peers.fetch_payloads(1, digests)) as batches:
+        return [content async for batch in batches for content in batch]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[Digest, Path]:
+    found = {}
+    for number in range(5):
+        content = os.urandom(700_000 + number)
+        digest, _ = named(content)
+        found[digest] = tmp_path / digest.hex()
+        found[digest].write_bytes(content)
+    return found
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_over_the_wire(files: dict[Digest, Path], tmp_path: Path, earlier: bool) -> None:
+    here = Here(files)
+    service = PeerService(
+        here,  # type: ignore[arg-type]
+        Limits(),
+        Failures(lambda _: None, lambda _: None),
+    )
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", 16 * 1024**2)])
+    peer_pb2_grpc.add_PeerServicer_to_server(Earlier(service) if earlier else service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    peers = Peers(
+        2,
+        Limits(),
+        None,
+        hello=lambda: api.Hello(cluster_id="c"),
+        unreachable=lambda _: None,
+        dropped=lambda _: None,
+        snapshot_sent=lambda _: None,
+    )
+    peers.set_addresses({1: f"127.0.0.1:{port}"})
+    try:
+        wanted = list(files)
+        assert await contents_of(peers, wanted) == [files[d].read_bytes() for d in wanted]
+        with pytest.raises(PeerFailed, match="NOT_FOUND"):
+            await contents_of(peers, [*wanted, Digest(b"x" * 32)])
+        large = tmp_path / "large"
+        large.write_bytes(bytes(PAYLOAD_BATCHED_BYTES_MAX + 1))
+        here.files = files | {Digest(b"y" * 32): large}
+        with pytest.raises(PayloadMismatch if earlier else PeerFailed, match="1048577"):
+            await contents_of(peers, [Digest(b"y" * 32)])
+        if not earlier:
+            with pytest.raises(PeerFailed, match=f"at most {PAYLOADS_A_CALL_MAX}"):
+                await contents_of(peers, wanted[:1] * (PAYLOADS_A_CALL_MAX + 1))
+    finally:
+        await peers.close()
+        await server.stop(None)
