@@ -1,4 +1,4 @@
-"""Stored snapshots, beside `cp`, `tar | zstd` and bare puts and gets of the same data, in one run.
+"""Snapshots, beside `cp`, `tar | zstd` and bare puts and gets of the same data, in one run.
 
 A volume is made with keys, small files (inlined in the state) and large ones (blobs), of random
 bytes. Then, each as a command of its own and in turns: a full snapshot to the volume and to an S3
@@ -265,6 +265,7 @@ class Benchmark:
             sent.seconds.append(seconds)
             assert report["transferredBytes"] >= report["sizeBytes"] * 0.99, report
             bare.seconds.append(asyncio.run(self._put(server)))
+        self._row("full snapshot to the volume", linked, "tar \\| zstd", packed)
         self._row("full snapshot to the volume", linked, "cp", copied)
         self._row("full snapshot to S3 on loopback", sent, "bare puts", bare)
         self._row("full snapshot to S3 on loopback", sent, "cp", copied)
@@ -310,6 +311,7 @@ class Benchmark:
                     environment=environment,
                 )
                 found.seconds.append(seconds)
+        self._row("restore from a volume", near, "zstd \\| tar", unpacked)
         self._row("restore from a volume", near, "cp", copied)
         self._row("restore from S3 on loopback", far, "bare gets", bare)
         self._row("restore from S3 on loopback", far, "cp", copied)
@@ -317,9 +319,10 @@ class Benchmark:
 
     async def _catch_up(self) -> None:
         """A second member joins the restored volume's group: snapshot and blobs over loopback."""
-        copied, joined = Timed(), Timed()
+        copied, piped, joined = Timed(), Timed(), Timed()
         for number in range(ROUNDS):
             copied.seconds.append(self._copy(self.volume.data, self.root / "copy"))
+            piped.seconds.append(self._pipe())
             root = self.root / f"group{number}"
             root.mkdir()
             group = LocalGroup(root, size=2)
@@ -340,6 +343,7 @@ class Benchmark:
                 await _caught_up(group, second, status.applied)
                 joined.seconds.append(time.perf_counter() - began)
             shutil.rmtree(root)
+        self._row("a new follower's catch-up", joined, "tar \\| zstd \\| zstd -d \\| tar", piped)
         self._row("a new follower's catch-up", joined, "cp", copied)
 
     def _bare_client(self, server: ObjectStoreServer) -> S3Store:
@@ -406,6 +410,16 @@ class Benchmark:
         target.mkdir()
         return shell(
             f"zstd -qdc {self.root / 'archive'} | tar -C {target} -xf - && sync -f {target}"
+        )
+
+    def _pipe(self) -> float:
+        """As one would send it to another machine."""
+        target = self.root / "unpacked"
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        return shell(
+            f"tar -C {self.volume.data} -cf - blobs state | zstd -q -T0 -1 | zstd -qdc | "
+            f"tar -C {target} -xf - && sync -f {target}"
         )
 
     def _row(self, what: str, ours: Timed, beside: str, theirs: Timed) -> None:
