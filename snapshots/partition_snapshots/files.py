@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +23,30 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _release(text: str) -> tuple[int, ...]:
+    """(5, 10) of "5.10.0-generic"."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+TELLS_FAILURES = _release(os.uname().release) >= (5, 8)
+"""Whether a sync of a file system tells of what could not be written. Where it doesn't, each file
+has to be synced, too."""
+
+
+def sync_file(path: Path) -> None:
+    """Makes a file's content durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class FileSystem:
     """The file system that a directory is on. Open it before what is to be synced is written: the
-    system tells a descriptor only of those failures of writing that came after its opening, and
-    tells of any only from Linux 5.8 on."""
+    system tells a descriptor of those failures of writing that came after its opening, each
+    descriptor once, and from Linux 5.8 on only: see `TELLS_FAILURES`."""
 
     def __init__(self, directory: Path) -> None:
         """Raises OSError."""

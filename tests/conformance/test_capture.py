@@ -16,7 +16,7 @@ import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, Configuration, LogEntry, Position
-from partition_replica.errors import Damaged, StorageFailed
+from partition_replica.errors import Damaged, DiskFull, StorageFailed
 from partition_replica.ids import LSN, ClusterID, Digest, Term
 from partition_replica.runtime.applier import Applier
 from partition_replica.runtime.capture import Copy, StateCapture, copy_state
@@ -224,7 +224,7 @@ async def test_one_cancelled_before_it_began_leaves_nothing(subject: Subject) ->
     assert await capture.take(subject.volume.staging / "captured") is not None
 
 
-@pytest.mark.parametrize("where", ["directory", "create", "write", "quota", "sync"])
+@pytest.mark.parametrize("where", ["directory", "create", "write", "quota"])
 async def test_a_volume_without_room_for_a_copy_is_no_failure(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -240,7 +240,7 @@ async def test_a_volume_without_room_for_a_copy_is_no_failure(
                 patched.setattr(Path, "mkdir", refuse)
             else:
                 patched.setattr(disk, "write" if where == "quota" else where, refuse)
-            return frozen.copy(directory)
+            return copy_state(frozen, directory)
 
     # More than a pipe holds: LMDB waits to write on when the copy ends.
     for number in range(8):
@@ -249,6 +249,17 @@ async def test_a_volume_without_room_for_a_copy_is_no_failure(
     assert await capture.take(subject.volume.staging / "captured") is None
     assert list(subject.volume.staging.iterdir()) == []
     assert await capturing(subject, copy_state).take(subject.volume.staging / "one") is not None
+
+
+async def test_a_copy_that_is_to_be_durable_is_synced(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(disk, "sync", refuse)
+    with pytest.raises(DiskFull):
+        subject.volume.state.copy(subject.volume.staging / "copied")
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 """Small payloads come several in a call: durable together, each checked, and what came stays."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from partition_replica.storage.staging import StagedFile
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
+from partition_snapshots import files
 
 from tests.conformance.test_snapshot_receiver import (
     LIMITS,
@@ -106,6 +108,29 @@ def test_one_that_came_meanwhile_stays_here(store: BlobStore) -> None:
         group.finish()
     assert seen == [True, True]
     assert store.path(digest).read_bytes() == b"content"
+
+
+def test_where_a_sync_of_all_tells_nothing_each_is_synced(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before Linux 5.8."""
+    group = store.group()
+    for content in (b"one", b"two"):
+        group.add(*named(content), content)
+    synced: list[str] = []
+    monkeypatch.setattr(files, "TELLS_FAILURES", False)
+    monkeypatch.setattr(files, "sync_file", lambda path: synced.append(path.name))
+    expected = staged(store)
+    group.finish()
+    assert sorted(synced) == expected
+
+
+@pytest.mark.parametrize(
+    ("release", "tells"),
+    [("5.8.0-1-amd64", True), ("6.1.0", True), ("4.18.0-553.el8", False), ("5.7.19", False)],
+)
+def test_which_systems_tell(release: str, tells: bool) -> None:
+    assert (files._release(release) >= (5, 8)) == tells
 
 
 @pytest.mark.parametrize("failing", [1, 2])
@@ -290,6 +315,104 @@ async def test_who_ends_in_the_middle_leaves_nothing_staged(
     assert not receiver.payloads.fetching
 
 
+async def test_what_nobody_holds_any_more_is_kept_for_a_lease(
+    sender: Sender, receiver: Receiver
+) -> None:
+    """The attempt that asked for it broke off and was given up, and so does its call: nothing that
+    came of it may stay for ever."""
+    blobs = list(sender.volume.state.blobs())[:3]
+    receiver.network.allow_whole = lambda: 2
+    with pytest.raises(PeerFailed):
+        await receiver.payloads.fetch_together(blobs, SENDER)
+    here = set(receiver.volume.blobs.digests())
+    assert len(here) == 2
+    assert receiver.volume.blobs.pinned == 2
+
+
+async def test_who_wants_one_of_a_group_does_not_fail_by_another(
+    sender: Sender, receiver: Receiver
+) -> None:
+    blobs = list(sender.volume.state.blobs())[:3]
+    receiver.network.allow_whole = lambda: 0
+    results = await asyncio.gather(
+        receiver.payloads.fetch_together(blobs, SENDER),
+        receiver.payloads.fetch(blobs[0][0], SENDER),
+        return_exceptions=True,
+    )
+    assert isinstance(results[0], PeerFailed)
+    assert results[1] is None
+    assert receiver.volume.blobs.has(blobs[0][0])
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_failed_sync_of_the_state_is_not_tried_again(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    """The system tells of it once. Another failure, which meets it, does not hide it."""
+    snapshot = sender.snapshot()
+    failing, real = threading.Event(), disk.sync
+    receiver.network.allow_whole = lambda: 0
+
+    def refuse(descriptor: int) -> None:
+        if full:
+            # Its own error is lost: the fetching failed first.
+            assert failing.wait(60)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def fetch(*_: Any) -> AsyncGenerator[list[bytes], None]:
+        asyncio.get_running_loop().call_later(0.05, failing.set)
+        raise PeerFailed("the connection was reset")
+        yield []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "sync", refuse)
+        if full:
+            patched.setattr(receiver.network, "fetch_payloads", fetch)
+            patched.setattr(receiver.network, "allow", lambda: 0)
+        with pytest.raises(PeerFailed if full else (DiskFull, PeerFailed)):
+            await receiver.install(snapshot)
+        failing.set()
+    assert disk.sync == real
+    assert receiver.receiver.offset(snapshot.header()) == 0
+    assert receiver.stepped == []
+    await receiver.fetches_ended()
+    receiver.network.allow_whole = lambda: None
+    await receiver.install(snapshot)
+    assert receiver.counted("in") == 2 * len(snapshot.content)
+    assert_equal(receiver, sender)
+
+
+async def test_a_write_that_failed_unheard_is_not_gone_on_from(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender goes away while the disk gets full: some of a chunk was written, and where the
+    file ends is not what was counted."""
+    snapshot = sender.snapshot()
+    begun, go, write = threading.Event(), threading.Event(), disk.write
+
+    def short(file: Any, data: memoryview) -> int:
+        if begun.is_set():
+            assert go.wait(60)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        begun.set()
+        return write(file, data[:10])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "write", short)
+        installing = asyncio.create_task(receiver.install(snapshot))
+        assert await asyncio.to_thread(begun.wait, 60)
+        for _ in range(3):
+            installing.cancel()
+            await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await installing
+    assert receiver.receiver.offset(snapshot.header()) == 0
+    await receiver.install(snapshot)
+    assert_equal(receiver, sender)
+    await receiver.assert_nothing_left()
+
+
 async def test_the_state_is_durable_before_the_engine_hears_of_it(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +451,8 @@ class Here:
 
     def __init__(self, files: dict[Digest, Path]) -> None:
         self.files = files
+        self.answers = True
+        self.asked = asyncio.Event()
 
     def check_peer(self, *_: object) -> None:
         pass
@@ -337,6 +462,19 @@ class Here:
         if path is None:
             raise NotFound("it is not here")
         return path, path.stat().st_size
+
+
+class Silent(grpc.aio.ServerInterceptor):
+    """Lets calls wait where the replica is not to answer."""
+
+    def __init__(self, here: Here) -> None:
+        self._here = here
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        if not self._here.answers and not details.method.endswith("/Raft"):
+            self._here.asked.set()
+            await asyncio.Event().wait()
+        return await continuation(details)
 
 
 class Earlier(peer_pb2_grpc.PeerServicer):
@@ -352,7 +490,7 @@ async def contents_of(peers: Peers, digests: list[Digest]) -> list[bytes]:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> dict[Digest, Path]:
+def payloads(tmp_path: Path) -> dict[Digest, Path]:
     found = {}
     for number in range(5):
         content = os.urandom(700_000 + number)
@@ -362,15 +500,17 @@ def files(tmp_path: Path) -> dict[Digest, Path]:
     return found
 
 
-@pytest.mark.parametrize("earlier", [False, True])
-async def test_over_the_wire(files: dict[Digest, Path], tmp_path: Path, earlier: bool) -> None:
-    here = Here(files)
+@asynccontextmanager
+async def connected(here: Here, *, earlier: bool = False) -> AsyncIterator[Peers]:
+    """A member that asks 1, which is `here`, over loopback."""
     service = PeerService(
         here,  # type: ignore[arg-type]
         Limits(),
         Failures(lambda _: None, lambda _: None),
     )
-    server = grpc.aio.server(options=[("grpc.max_send_message_length", 16 * 1024**2)])
+    server = grpc.aio.server(
+        interceptors=[Silent(here)], options=[("grpc.max_send_message_length", 16 * 1024**2)]
+    )
     peer_pb2_grpc.add_PeerServicer_to_server(Earlier(service) if earlier else service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -385,18 +525,54 @@ async def test_over_the_wire(files: dict[Digest, Path], tmp_path: Path, earlier:
     )
     peers.set_addresses({1: f"127.0.0.1:{port}"})
     try:
-        wanted = list(files)
-        assert await contents_of(peers, wanted) == [files[d].read_bytes() for d in wanted]
+        yield peers
+    finally:
+        await peers.close()
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_over_the_wire(payloads: dict[Digest, Path], tmp_path: Path, earlier: bool) -> None:
+    here = Here(payloads)
+    async with connected(here, earlier=earlier) as peers:
+        wanted = list(payloads)
+        assert await contents_of(peers, wanted) == [payloads[d].read_bytes() for d in wanted]
         with pytest.raises(PeerFailed, match="NOT_FOUND"):
             await contents_of(peers, [*wanted, Digest(b"x" * 32)])
         large = tmp_path / "large"
         large.write_bytes(bytes(PAYLOAD_BATCHED_BYTES_MAX + 1))
-        here.files = files | {Digest(b"y" * 32): large}
+        here.files = payloads | {Digest(b"y" * 32): large}
         with pytest.raises(PayloadMismatch if earlier else PeerFailed, match="1048577"):
             await contents_of(peers, [Digest(b"y" * 32)])
         if not earlier:
             with pytest.raises(PeerFailed, match=f"at most {PAYLOADS_A_CALL_MAX}"):
                 await contents_of(peers, wanted[:1] * (PAYLOADS_A_CALL_MAX + 1))
-    finally:
-        await peers.close()
-        await server.stop(None)
+
+
+@pytest.mark.parametrize("call", ["together", "one", "push", "snapshot"])
+async def test_a_call_on_a_channel_that_is_closed_has_failed(
+    payloads: dict[Digest, Path], call: str
+) -> None:
+    """And is not taken for cancelled by whoever wants it: that would leave the other side of an
+    InstallSnapshot without an answer."""
+    here = Here(payloads)
+    digest, file = next(iter(payloads.items()))
+    async with connected(here) as peers:
+
+        async def run() -> None:
+            match call:
+                case "together":
+                    await contents_of(peers, [digest])
+                case "one":
+                    await peers.fetch_payload(1, digest)
+                case "push":
+                    await peers.push_payload(1, digest, file, file.stat().st_size)
+                case "snapshot":
+                    await peers.install_snapshot(1, b"", file, file.stat().st_size, b"")
+
+        here.answers = False
+        calling = asyncio.create_task(run())
+        await asyncio.wait_for(here.asked.wait(), 60)
+        peers.set_addresses({1: "127.0.0.1:1"})
+        with pytest.raises(PeerFailed, match="closed"):
+            await asyncio.wait_for(calling, 60)

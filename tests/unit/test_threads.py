@@ -64,21 +64,44 @@ async def test_items_are_worked_on_in_order_while_the_next_one_comes() -> None:
     await ahead(numbers(0), work)
 
 
-@pytest.mark.parametrize("where", ["items", "work"])
-async def test_an_error_is_raised_when_no_thread_works_any_more(where: str) -> None:
-    working, ended = threading.Event(), threading.Event()
+async def test_an_error_of_the_items_is_raised_when_no_thread_works_any_more() -> None:
+    working, go_on = threading.Event(), threading.Event()
 
     def work(number: int) -> None:
         working.set()
-        if where == "work":
-            raise StorageFailed("no")
-        ended.set()
+        assert go_on.wait(30)
 
-    error = ConnectionResetError() if where == "items" else None
-    with pytest.raises(ConnectionResetError if where == "items" else StorageFailed):
-        await ahead(numbers(1, error), work)
-    assert working.is_set()
-    assert ended.is_set() == (where == "items")
+    task = asyncio.create_task(ahead(numbers(1, ConnectionResetError()), work))
+    assert await asyncio.to_thread(working.wait, 30)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(ConnectionResetError):
+        await task
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+async def test_an_error_of_the_work_ends_it(count: int) -> None:
+    done: list[int] = []
+
+    def work(number: int) -> None:
+        done.append(number)
+        raise StorageFailed("no")
+
+    with pytest.raises(StorageFailed):
+        await ahead(numbers(count), work)
+    assert done == [0]
+
+
+async def test_one_that_ends_cancelled_ends_the_other() -> None:
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    other = asyncio.create_task(asyncio.Event().wait())
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(both(cancelled(), other), 30)
+    assert other.cancelled()
 
 
 async def test_who_is_cancelled_while_items_come_waits_for_the_thread() -> None:

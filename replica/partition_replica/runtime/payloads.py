@@ -8,7 +8,7 @@ before the engine sees the append, so that a durable log row's blobs are always 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -80,6 +80,8 @@ class Payloads:
         self._fetches: dict[Digest, asyncio.Task[None]] = {}
         self._broken: dict[Digest, _Broken] = {}
         self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
+        self._grouped: dict[Digest, asyncio.Task[None]] = {}
+        self._group_slots = asyncio.Semaphore(FETCHES_MAX)
         self._uploads = 0
         self._held = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -248,6 +250,11 @@ class Payloads:
 
         Raises PeerFailed, PayloadMismatch, Overloaded, DiskFull.
         """
+        group = self._grouped.get(digest)
+        if group is not None:
+            # A failure of it may be another blob's.
+            with suppress(PeerFailed, PayloadMismatch, DiskFull):
+                await asyncio.shield(group)
         task = self._fetches.get(digest)
         if task is None:
             task = asyncio.create_task(self._fetch(digest, member))
@@ -263,16 +270,21 @@ class Payloads:
 
         Raises as `fetch`.
         """
-        waiting = {self._fetches[digest] for digest, _ in blobs if digest in self._fetches}
-        wanted = [blob for blob in blobs if blob[0] not in self._fetches]
+        waiting: set[asyncio.Task[None]] = set()
+        wanted: list[tuple[Digest, int]] = []
+        for blob in blobs:
+            known = self._fetches.get(blob[0]) or self._grouped.get(blob[0])
+            if known is None:
+                wanted.append(blob)
+            else:
+                waiting.add(known)
         if wanted:
             task = asyncio.create_task(self._fetch_together(wanted, member))
-            for digest, _ in wanted:
-                self._fetches[digest] = task
+            self._grouped |= {digest: task for digest, _ in wanted}
 
             def forget(_: "asyncio.Task[None]") -> None:
                 for digest, _size in wanted:
-                    self._fetches.pop(digest, None)
+                    del self._grouped[digest]
 
             task.add_done_callback(forget)
             task.add_done_callback(self._ended)
@@ -281,7 +293,8 @@ class Payloads:
             await asyncio.shield(one)
 
     async def _fetch_together(self, wanted: Sequence[tuple[Digest, int]], member: int) -> None:
-        async with self._fetch_slots:
+        # Not the slots of single ones: appends would wait for whole groups.
+        async with self._group_slots:
             blobs = self._volume.blobs
             lacking = await run_to_end(lambda: [blob for blob in wanted if not blobs.has(blob[0])])
             group = blobs.group()
@@ -295,9 +308,7 @@ class Payloads:
                 await run_to_end(group.abort)
                 raise
             await self._adopt_together(group)
-            for digest, _ in wanted:
-                if not blobs.held(digest):
-                    blobs.pin_present(digest, self._limits.pin_lease_s)
+            self._keep([digest for digest, _ in wanted])
 
     async def _receive_together(
         self, group: BlobGroup, lacking: Sequence[tuple[Digest, int]], member: int
@@ -310,8 +321,11 @@ class Payloads:
             async for contents in batches:
                 if self._disk_full():
                     raise DiskFull("the volume fell below its reserve while payloads came")
-                if len(contents) > len(lacking) - done:
-                    raise PayloadMismatch(f"member {member:x} sent more payloads than asked for")
+                if not 0 < len(contents) <= len(lacking) - done:
+                    raise PayloadMismatch(
+                        f"member {member:x} sent {len(contents)} payloads where "
+                        f"{len(lacking) - done} are to come"
+                    )
                 some = lacking[done : done + len(contents)]
                 await run_to_end(partial(_add, group, some, contents))
                 done += len(contents)
@@ -325,6 +339,14 @@ class Payloads:
         # Counted here: it may end after the attempt that asked for them broke off.
         held = sum(map(self._volume.blobs.held, group.digests))
         self._metrics.snapshot_payloads.inc(held)
+        self._keep(group.digests)
+
+    def _keep(self, digests: Sequence[Digest]) -> None:
+        """For a lease, and then collected, what nobody holds any more."""
+        blobs = self._volume.blobs
+        for digest in digests:
+            if not blobs.held(digest):
+                blobs.pin_present(digest, self._limits.pin_lease_s)
 
     async def _fetch(self, digest: Digest, member: int) -> None:
         async with self._fetch_slots:
@@ -384,7 +406,7 @@ class Payloads:
     @property
     def fetching(self) -> int:
         """Payloads that are being fetched."""
-        return len(self._fetches)
+        return len(self._fetches) + len(self._grouped)
 
     def expire(self) -> None:
         """Forgets the part of a payload that broke off a while ago."""
@@ -398,7 +420,8 @@ class Payloads:
             self._failed(error)
 
     async def close(self) -> None:
-        tasks = [*self._pushes.values(), *self._fetches.values(), *self._tasks]
+        fetches = [*self._fetches.values(), *self._grouped.values()]
+        tasks = {*self._pushes.values(), *fetches, *self._tasks}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

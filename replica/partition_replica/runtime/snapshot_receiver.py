@@ -120,7 +120,8 @@ class SnapshotReceiver:
         further already.
 
         Raises PayloadMismatch and DiskFull, after which nothing of it is kept; Overloaded; and
-        PeerFailed or whatever ends `chunks`, after which an attempt with the same header goes on.
+        PeerFailed or whatever ends `chunks`, after which an attempt with the same header goes on,
+        unless the disk failed meanwhile.
         """
         self._check_free()
         offered = _decode(header)
@@ -134,7 +135,9 @@ class SnapshotReceiver:
             fetched = await self._install(offered, header.offset, chunks)
         except BaseException as error:
             self._metrics.snapshots.labels("in", "failed").inc()
-            if isinstance(error, PayloadMismatch | DiskFull):
+            # A failure that met another one, or a cancellation, was told to nobody.
+            broken = self._partial is not None and self._partial.file.broken
+            if broken or isinstance(error, PayloadMismatch | DiskFull):
                 await self._give_up()
             self._until = self._now() + self._limits.snapshot_partial_keep_s
             raise

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from partition_snapshots.files import FileSystem
+
 from partition_replica.errors import Overloaded, PayloadMismatch
 from partition_replica.ids import DIGEST_BYTES, Digest
 from partition_replica.storage.failpoints import reach
@@ -87,8 +89,10 @@ class BlobGroup:
     where each alone needs two of its own. Ends by `finish` or `abort`; unnamed until then. One
     thread at a time."""
 
-    def __init__(self, store: "BlobStore") -> None:
+    def __init__(self, store: "BlobStore", root: Path) -> None:
         self._store = store
+        # Its own: the system tells each descriptor of a failed write once.
+        self._file_system = open_file_system(root)
         self._staged: list[tuple[Path, Digest]] = []
 
     def add(self, digest: Digest, size: int, content: bytes) -> None:
@@ -120,10 +124,14 @@ class BlobGroup:
 
     def finish(self) -> None:
         """Makes all that were added durable under their names. Raises StorageFailed."""
-        self._store.adopt_together(self._staged)
+        try:
+            self._store.adopt_together(self._staged, self._file_system)
+        finally:
+            self._file_system.close()
 
     def abort(self) -> None:
         """Forgets what was added."""
+        self._file_system.close()
         for path, _ in self._staged:
             remove_file(path, "a staging file")
         self._staged.clear()
@@ -164,7 +172,6 @@ class BlobStore:
         self._arriving: dict[Digest, int] = {}
         make_directory(root)
         empty_directory(staging)
-        self._file_system = open_file_system(root)
 
     def path(self, digest: Digest) -> Path:
         return blob_path(self._root, digest)
@@ -187,7 +194,7 @@ class BlobStore:
         return BlobWriter(self, digest, size, self.staging_path())
 
     def group(self) -> BlobGroup:
-        return BlobGroup(self)
+        return BlobGroup(self, self._root)
 
     def staging_path(self) -> Path:
         """Where the next file is staged."""
@@ -203,28 +210,28 @@ class BlobStore:
         if arriving:
             self._arrived(digest)
 
-    def adopt_together(self, staged: Sequence[tuple[Path, Digest]]) -> None:
-        """Renames staging files into place, durably, none of them before its content is durable."""
+    def adopt_together(
+        self, staged: Sequence[tuple[Path, Digest]], file_system: FileSystem
+    ) -> None:
+        """Renames staging files into place, durably, none of them before its content is durable.
+        `file_system` was opened before they were written."""
         if not staged:
             return
-        sync_file_system(self._file_system, "blobs")
+        sync_file_system(file_system, "blobs", [path for path, _ in staged])
         reach("blobs.synced")
         arriving = [digest for path, digest in staged if self._move(path, digest)]
         reach("blobs.named")
-        sync_file_system(self._file_system, "blobs")
+        sync_file_system(file_system, "blobs")
         for digest in arriving:
             self._arrived(digest)
-
-    def close(self) -> None:
-        self._file_system.close()
 
     def _move(self, staged: Path, digest: Digest) -> bool:
         """Renames into place; whether it is arriving since, and not here before `_arrived`."""
         target = self.path(digest)
+        if target.parent.name not in self._directories:
+            make_directory(target.parent)  # another thread may make it, too
+            self._directories.add(target.parent.name)
         with self._lock:
-            if target.parent.name not in self._directories:
-                make_directory(target.parent)
-                self._directories.add(target.parent.name)
             new = not self._has(digest)
             move_file(staged, target, "a blob")
             if new:

@@ -5,10 +5,11 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from partition_snapshots import files
 from partition_snapshots.files import FileSystem
 
 from partition_replica.errors import DiskFull, StorageFailed
@@ -108,11 +109,15 @@ def open_file_system(directory: Path) -> FileSystem:
         return FileSystem(directory)
 
 
-def sync_file_system(file_system: FileSystem, what: str) -> None:
+def sync_file_system(file_system: FileSystem, what: str, written: Iterable[Path] = ()) -> None:
     """Makes everything on it durable, contents and names: for many small files, where a sync of
-    each, and of each one's directory, would take most of the time."""
+    each, and of each one's directory, would take most of the time. `written` are synced each where
+    the system does not tell otherwise of what could not be written."""
     with fatal_on_failure(f"sync of {what}"):
         disk.sync_file_system(file_system)
+        if not files.TELLS_FAILURES:
+            for path in written:
+                files.sync_file(path)
 
 
 def create_directory(path: Path) -> None:

@@ -1,6 +1,8 @@
 """A file that arrives in parts."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from partition_replica.errors import PayloadMismatch
@@ -24,6 +26,10 @@ class StagedFile:
         self.directory = directory
         self.received = 0
         self.complete = False
+        self.broken = False
+        """A write or a sync failed, so what is on the disk is not known: good for `remove` only,
+        whoever heard of the failure."""
+
         self._path = directory / name
         self._size = size
         self._digest = digest
@@ -40,6 +46,10 @@ class StagedFile:
     def append(self, chunk: bytes) -> None:
         """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed; then it is
         good for `remove` only."""
+        with self._breaking():
+            self._append(chunk)
+
+    def _append(self, chunk: bytes) -> None:
         if self.received + len(chunk) > self._size:
             raise PayloadMismatch(f"more than the announced {self._size} bytes came")
         with full_disk_refuses("a snapshot"):
@@ -59,11 +69,20 @@ class StagedFile:
         """With its name. Again does nothing. Raises DiskFull, StorageFailed."""
         if self.complete:
             return
-        with full_disk_refuses("a snapshot"):
+        # The system tells of a failed write once: a second sync would succeed.
+        with self._breaking(), full_disk_refuses("a snapshot"):
             sync_file(self._file.fileno(), "a snapshot")
             self._file.close()
             sync_directory(self.directory)
         self.complete = True
+
+    @contextmanager
+    def _breaking(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.broken = True
+            raise
 
     def remove(self) -> None:
         """Forgets it, and its directory. Does nothing for what was moved away."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import lmdb
 
 from partition_replica.core.model import Position
+from partition_replica.errors import StorageFailed
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.storage.environment import (
     DATA_FILE,
@@ -108,12 +109,17 @@ class FrozenState:
 
         thread = threading.Thread(target=write, name="state-copy")
         with os.fdopen(reading, "rb", buffering=0) as pipe:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                os.close(writing)
+                raise StorageFailed(f"no thread for a copy of the state: {error}") from error
             try:
                 yield _parts(pipe)
             finally:
-                # To its end, also where nobody wants it any more: LMDB may wait for the signal of
-                # a broken pipe, which Python ignores.
+                # To its end, also where nobody wants it any more, though that takes as long as the
+                # rest of the copy: LMDB would wait for the signal of a broken pipe, which Python
+                # ignores.
                 for _ in _parts(pipe):
                     pass
                 thread.join()

@@ -60,7 +60,10 @@ async def both(one: Awaitable[T], other: Awaitable[R]) -> tuple[T, R]:
     first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
     tasks: tuple[asyncio.Future[Any], ...] = (first, second)
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        # Not FIRST_EXCEPTION: that takes one that was cancelled for one that succeeded.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not any(task.done() and (task.cancelled() or task.exception()) for task in tasks):
+            await asyncio.wait(tasks)
     finally:
         for task in tasks:
             task.cancel()

@@ -157,7 +157,6 @@ class Volume:
     def close(self) -> None:
         self.state.close()
         self.log.close()
-        self.blobs.close()
         self._lock.release()
 
     def _drop_other_generations(self) -> None:

@@ -7,8 +7,8 @@ sends it again.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -180,10 +180,8 @@ class Peers:
                 async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
                     yield api.PayloadChunk(data=chunk)
 
-        try:
+        with _failures(member):
             await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            raise _failed(member, error) from error
 
     async def fetch_payload(
         self, member: int, digest: Digest, offset: int = 0
@@ -191,19 +189,19 @@ class Peers:
         cluster = self._make_hello().cluster_id
         request = api.FetchPayloadRequest(cluster_id=cluster, digest=digest, offset=offset)
         call = self._connected(member).stub.FetchPayload(request, timeout=PUSH_TIMEOUT_S)
-        try:
+        with _failures(member):
             first = await call.read()
-        except grpc.aio.AioRpcError as error:
-            raise _failed(member, error) from error
         if first is grpc.aio.EOF:
             raise PayloadMismatch(f"member {member:x} sent nothing for {digest.hex()}")
 
         async def chunks() -> AsyncGenerator[bytes, None]:
             try:
-                while (chunk := await call.read()) is not grpc.aio.EOF:
+                while True:
+                    with _failures(member):
+                        chunk = await call.read()
+                    if chunk is grpc.aio.EOF:
+                        return
                     yield chunk.data
-            except grpc.aio.AioRpcError as error:
-                raise _failed(member, error) from error
             finally:
                 call.cancel()
 
@@ -217,21 +215,38 @@ class Peers:
         )
         call = self._connected(member).stub.FetchPayloads(request, timeout=PUSH_TIMEOUT_S)
         try:
-            while (batch := await call.read()) is not grpc.aio.EOF:
+            while True:
+                with _failures(member):
+                    batch = await call.read()
+                if batch is grpc.aio.EOF:
+                    return
                 yield list(batch.contents)
-            return
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise _failed(member, error) from error
+        except PeerFailed as error:
+            cause = error.__cause__
+            if not isinstance(cause, grpc.aio.AioRpcError):
+                raise
+            if cause.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                raise
         finally:
             call.cancel()
         # A member of an earlier version.
         for digest in digests:
-            size, chunks = await self.fetch_payload(member, digest)
-            async with aclosing(chunks):
-                if size > PAYLOAD_BATCHED_BYTES_MAX:
-                    raise PayloadMismatch(f"payload {digest.hex()} has {size} bytes there")
-                yield [b"".join([chunk async for chunk in chunks])]
+            yield [await self._fetch_whole(member, digest)]
+
+    async def _fetch_whole(self, member: int, digest: Digest) -> bytes:
+        """A small payload."""
+        size, chunks = await self.fetch_payload(member, digest)
+        content = b""
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                content += chunk
+                if len(content) > PAYLOAD_BATCHED_BYTES_MAX:
+                    break
+        if max(size, len(content)) > PAYLOAD_BATCHED_BYTES_MAX:
+            raise PayloadMismatch(
+                f"payload {digest.hex()} has {max(size, len(content))} bytes at member {member:x}"
+            )
+        return content
 
     async def install_snapshot(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes
@@ -260,13 +275,14 @@ class Peers:
 
         stub = self._connected(member).stub
         try:
-            header.offset = await self._snapshot_offset(stub, header)
-            response = await stub.InstallSnapshot(requests(), timeout=SNAPSHOT_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
+            with _failures(member):
+                header.offset = await self._snapshot_offset(stub, header)
+                response = await stub.InstallSnapshot(requests(), timeout=SNAPSHOT_TIMEOUT_S)
+        except PeerFailed as error:
             if short:
                 # Our file, not their connection: sent again it would be as short.
                 raise PeerFailed(f"{file} is gone, or was cut short", refused=True) from error
-            raise _failed(member, error) from error
+            raise
         return int(response.payloads_fetched)
 
     async def _snapshot_offset(
@@ -311,8 +327,20 @@ class Peers:
         task.add_done_callback(self._closing.discard)
 
 
-def _failed(member: int, error: grpc.aio.AioRpcError) -> PeerFailed:
-    return PeerFailed(
-        f"member {member:x}: {error.code().name} {error.details()}",
-        refused=error.code() is grpc.StatusCode.INVALID_ARGUMENT,
-    )
+@contextmanager
+def _failures(member: int) -> Iterator[None]:
+    """Of a call to a member, as PeerFailed."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise PeerFailed(
+            f"member {member:x}: {error.code().name} {error.details()}",
+            refused=error.code() is grpc.StatusCode.INVALID_ARGUMENT,
+        ) from error
+    except asyncio.CancelledError as error:
+        # A channel that is closed, as for another address, cancels its calls, and so whoever waits
+        # for them, though nobody wants those ended.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise PeerFailed(f"member {member:x}: its channel was closed") from error
