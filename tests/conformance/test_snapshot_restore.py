@@ -402,7 +402,9 @@ async def test_a_restore_that_is_told_to_end_waits_for_its_threads(
     go.set()
     with pytest.raises(asyncio.CancelledError):
         await restoring
-    assert happened == ["done", "closed"]
+    # A batch may hold rows of several tables.
+    assert happened == ["done"] * (len(happened) - 1) + ["closed"]
+    assert len(happened) > 1
     assert not data.exists()
     await store.close()
 
