@@ -29,13 +29,13 @@ def _release(text: str) -> tuple[int, ...]:
     return tuple(map(int, found.groups())) if found else ()
 
 
-TELLS_FAILURES = _release(os.uname().release) >= (5, 8)
-"""Whether a sync of a file system tells of what could not be written. Where it doesn't, each file
-has to be synced, too."""
+TELLS_FAILURES = _release(os.uname().release) >= (5, 17)
+"""Whether a sync of a file system tells of what could not be written: of contents from Linux 5.8
+on, of names from 5.17. Where it doesn't, each file and each directory has to be synced, too."""
 
 
 def sync_file(path: Path) -> None:
-    """Makes a file's content durable. Raises OSError."""
+    """Makes a file's content, or the names in a directory, durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -46,7 +46,7 @@ def sync_file(path: Path) -> None:
 class FileSystem:
     """The file system that a directory is on. Open it before what is to be synced is written: the
     system tells a descriptor of those failures of writing that came after its opening, each
-    descriptor once, and from Linux 5.8 on only: see `TELLS_FAILURES`."""
+    descriptor once, and not on every kernel: see `TELLS_FAILURES`."""
 
     def __init__(self, directory: Path) -> None:
         """Raises OSError."""

@@ -317,12 +317,16 @@ class SnapshotReader:
         returns: synced together, which is much faster than one by one. Returns (count, bytes).
         Raises as `fetch_blob`."""
         written: list[tuple[Path, FileSystem]] = []
+        one_by_one: set[Path] = set()
 
         async def some(group: list[Blob]) -> None:
             if not written:
                 place = target(group[0][0])
                 written.append((place, FileSystem(place.parent)))
             await self._fetch(group, target, progress, sync=False)
+            if not files.TELLS_FAILURES:
+                targets = {target(digest) for digest, _ in group}
+                one_by_one.update(targets | {path.parent for path in targets})
 
         try:
             async with aclosing(self.blob_groups()) as groups:
@@ -330,9 +334,8 @@ class SnapshotReader:
             for place, file_system in written:
                 with full_disk(place):
                     await run_to_end(file_system.sync)
-                    if not files.TELLS_FAILURES:
-                        async for digest, _ in self.blobs():
-                            await run_to_end(files.sync_file, target(digest))
+                    for path in sorted(one_by_one):
+                        await run_to_end(files.sync_file, path)
         finally:
             for _, file_system in written:
                 file_system.close()

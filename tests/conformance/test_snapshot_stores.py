@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_snapshots import read
+from partition_snapshots import files, read
 from partition_snapshots.base import LocalBase
 from partition_snapshots.collect import collect, delete_snapshots
 from partition_snapshots.errors import (
@@ -225,6 +225,18 @@ async def test_blobs_are_synced_by_a_descriptor_that_is_older_than_they(
     )
     assert there == {"opened": 0, "synced": 5}
     assert sum(sizes) == manifest.blob_bytes
+
+
+async def test_where_a_sync_of_all_tells_nothing_each_is_synced(
+    store: Store, partition: Partition, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = (await put(store, partition, "one")).manifest
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "TELLS_FAILURES", False)
+    monkeypatch.setattr(files, "sync_file", synced.append)
+    targets = {digest: tmp_path / digest.hex() for digest, _ in partition.blobs()}
+    await SnapshotReader(store, manifest, QUICK).fetch_blobs(targets.__getitem__)
+    assert sorted(synced) == sorted({tmp_path, *targets.values()})
 
 
 async def test_the_same_snapshot_again(store: Store, partition: Partition) -> None:

@@ -101,6 +101,10 @@ class Limits:
     snapshot_partial_keep_s: float = 120.0
     """How long what came of a snapshot that broke off is kept: its state file and its payloads."""
 
+    fetch_stall_s: float = 60.0
+    """A member that sends nothing of a payload for so long has failed: another one is asked, or the
+    same again."""
+
     fetch_group_bytes_max: int = 64 * 1024**2
     """Small payloads that a snapshot's receiver fetches in one call, and syncs together."""
 

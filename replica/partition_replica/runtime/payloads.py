@@ -266,18 +266,22 @@ class Payloads:
     async def fetch_together(self, blobs: Sequence[tuple[Digest, int]], member: int) -> None:
         """Gets blobs (digest, size) in one call, where they are not here: at most
         PAYLOADS_A_CALL_MAX, each of at most PAYLOAD_BATCHED_BYTES_MAX. What is being fetched
-        already is waited for. Where the call breaks off, what came of it stays.
+        already is waited for, and asked for once more where that failed, which may be another
+        member's. Where the call breaks off, what came of it stays.
 
         Raises as `fetch`.
         """
-        waiting: set[asyncio.Task[None]] = set()
+        others: set[asyncio.Task[None]] = set()
+        elsewhere: list[tuple[Digest, int]] = []
         wanted: list[tuple[Digest, int]] = []
         for blob in blobs:
             known = self._fetches.get(blob[0]) or self._grouped.get(blob[0])
             if known is None:
                 wanted.append(blob)
             else:
-                waiting.add(known)
+                others.add(known)
+                elsewhere.append(blob)
+        task: asyncio.Task[None] | None = None
         if wanted:
             task = asyncio.create_task(self._fetch_together(wanted, member))
             self._grouped |= {digest: task for digest, _ in wanted}
@@ -288,9 +292,14 @@ class Payloads:
 
             task.add_done_callback(forget)
             task.add_done_callback(self._ended)
-            waiting.add(task)
-        for one in waiting:
-            await asyncio.shield(one)
+        for other in others:
+            with suppress(PeerFailed, PayloadMismatch, Overloaded, DiskFull):
+                await asyncio.shield(other)
+        if task is not None:
+            await asyncio.shield(task)
+        lacking = [blob for blob in elsewhere if not self._volume.blobs.has(blob[0])]
+        if lacking:
+            await self.fetch_together(lacking, member)
 
     async def _fetch_together(self, wanted: Sequence[tuple[Digest, int]], member: int) -> None:
         # Not the slots of single ones: appends would wait for whole groups.
@@ -396,7 +405,8 @@ class Payloads:
         reach("blob.adopted")
 
     def _keep_broken(self, digest: Digest, writer: BlobWriter) -> None:
-        if writer.closed:
+        if writer.closed or writer.failed:
+            writer.abort()
             return
         now = asyncio.get_running_loop().time()
         self._broken[digest] = _Broken(writer, now + self._limits.snapshot_partial_keep_s)

@@ -43,6 +43,9 @@ class BlobWriter:
         self._path = path
         self._hash = hashlib.sha256()
         self.written = 0
+        self.failed = False
+        """A write failed: it is good for `abort` only, whoever heard of that."""
+
         self._file = create_file(path)
 
     def write(self, chunk: bytes) -> None:
@@ -52,8 +55,12 @@ class BlobWriter:
             raise PayloadMismatch(
                 f"more than the announced {self._size} bytes came for {self._digest.hex()}"
             )
-        with full_disk_refuses("a payload"):
-            write_file(self._file, chunk, "a staging file")
+        try:
+            with full_disk_refuses("a payload"):
+                write_file(self._file, chunk, "a staging file")
+        except BaseException:
+            self.failed = True
+            raise
         self._hash.update(chunk)
         self.written += len(chunk)
 
@@ -221,7 +228,8 @@ class BlobStore:
         reach("blobs.synced")
         arriving = [digest for path, digest in staged if self._move(path, digest)]
         reach("blobs.named")
-        sync_file_system(file_system, "blobs")
+        directories = {self.path(digest).parent for _, digest in staged}
+        sync_file_system(file_system, "blobs", directories)
         for digest in arriving:
             self._arrived(digest)
 

@@ -111,8 +111,8 @@ def open_file_system(directory: Path) -> FileSystem:
 
 def sync_file_system(file_system: FileSystem, what: str, written: Iterable[Path] = ()) -> None:
     """Makes everything on it durable, contents and names: for many small files, where a sync of
-    each, and of each one's directory, would take most of the time. `written` are synced each where
-    the system does not tell otherwise of what could not be written."""
+    each, and of each one's directory, would take most of the time. `written`, files or directories,
+    are synced each where the system does not tell otherwise of what could not be written."""
     with fatal_on_failure(f"sync of {what}"):
         disk.sync_file_system(file_system)
         if not files.TELLS_FAILURES:

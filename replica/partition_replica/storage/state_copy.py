@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,10 +75,14 @@ class FrozenState:
         with full_disk_refuses(what):
             create_directory(directory)
             with create_file(directory / DATA_FILE) as file:
-                with self._compacted() as parts:
+                with self._compacted() as parts, ThreadPoolExecutor(1) as hashing:
                     for part in parts:
+                        try:
+                            hashed = hashing.submit(found.update, part)
+                        except RuntimeError as error:
+                            raise StorageFailed(f"no thread for {what}: {error}") from error
                         write_file(file, part, what)
-                        found.update(part)
+                        hashed.result()
                         size += len(part)
                 if durably:
                     sync_file(file.fileno(), what)
@@ -166,7 +171,7 @@ def inspect_copy(
     return Position(LSN(applied.index), Term(applied.term)), blobs
 
 
-GIVE_WAY_S = 0.001
+GIVE_WAY_S = 0.0002
 
 
 def give_way() -> None:

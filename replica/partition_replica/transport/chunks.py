@@ -1,7 +1,7 @@
 """Content as chunks, in and out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,32 @@ from partition_replica.errors import InvalidArgument, NotFound
 CHUNK_BYTES_MAX = 1024 * 1024
 
 
-async def file_chunks(path: Path, offset: int, count: int) -> AsyncIterator[bytes]:
-    """A file's content from offset on, read on threads. Raises NotFound."""
+async def file_chunks(path: Path, offset: int, count: int) -> AsyncGenerator[bytes, None]:
+    """A file's content from offset on, read on threads, one chunk ahead. Raises NotFound."""
     try:
         file = await asyncio.to_thread(path.open, "rb", 0)
     except FileNotFoundError as error:
         raise NotFound(f"payload {path.name} is not here any more") from error
+    loop = asyncio.get_running_loop()
+    reading: asyncio.Future[bytes] = loop.create_future()
+    reading.set_result(b"")
+
+    def close(done: "asyncio.Future[bytes]") -> None:
+        file.close()
+        if not done.cancelled():
+            done.exception()  # seen: nobody waits for what it read ahead
+
     try:
         if offset:
             file.seek(offset)
-        while chunk := await asyncio.to_thread(file.read, count):
+        reading = loop.run_in_executor(None, file.read, count)
+        # Shielded, or one that is cancelled would be done while its thread reads on.
+        while chunk := await asyncio.shield(reading):
+            reading = loop.run_in_executor(None, file.read, count)
             yield chunk
     finally:
-        file.close()
+        # Not below a thread that reads: its descriptor may be another file's by then.
+        reading.add_done_callback(close)
 
 
 async def file_batches(

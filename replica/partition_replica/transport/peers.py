@@ -8,8 +8,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 from partition_proto.v1 import peer_pb2 as api
@@ -172,15 +173,15 @@ class Peers:
             self._learned[member] = address
 
     async def push_payload(self, member: int, digest: Digest, file: Path, size: int) -> None:
+        source = _Source(file, 0, size, self._limits.chunk_bytes)
+
         async def requests() -> AsyncIterator[api.PayloadChunk]:
             cluster = self._make_hello().cluster_id
             yield api.PayloadChunk(cluster_id=cluster, digest=digest, size=size)
-            # An error in here would cancel the caller: cut short, the receiver refuses it.
-            with suppress(NotFound):
-                async for chunk in file_chunks(file, 0, self._limits.chunk_bytes):
-                    yield api.PayloadChunk(data=chunk)
+            async for chunk in source.chunks():
+                yield api.PayloadChunk(data=chunk)
 
-        with _failures(member):
+        with source.blamed(), _failures(member):
             await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
 
     async def fetch_payload(
@@ -189,18 +190,13 @@ class Peers:
         cluster = self._make_hello().cluster_id
         request = api.FetchPayloadRequest(cluster_id=cluster, digest=digest, offset=offset)
         call = self._connected(member).stub.FetchPayload(request, timeout=PUSH_TIMEOUT_S)
-        with _failures(member):
-            first = await call.read()
+        first = await self._next(member, call)
         if first is grpc.aio.EOF:
             raise PayloadMismatch(f"member {member:x} sent nothing for {digest.hex()}")
 
         async def chunks() -> AsyncGenerator[bytes, None]:
             try:
-                while True:
-                    with _failures(member):
-                        chunk = await call.read()
-                    if chunk is grpc.aio.EOF:
-                        return
+                while (chunk := await self._next(member, call)) is not grpc.aio.EOF:
                     yield chunk.data
             finally:
                 call.cancel()
@@ -215,12 +211,9 @@ class Peers:
         )
         call = self._connected(member).stub.FetchPayloads(request, timeout=PUSH_TIMEOUT_S)
         try:
-            while True:
-                with _failures(member):
-                    batch = await call.read()
-                if batch is grpc.aio.EOF:
-                    return
+            while (batch := await self._next(member, call)) is not grpc.aio.EOF:
                 yield list(batch.contents)
+            return
         except PeerFailed as error:
             cause = error.__cause__
             if not isinstance(cause, grpc.aio.AioRpcError):
@@ -232,6 +225,16 @@ class Peers:
         # A member of an earlier version.
         for digest in digests:
             yield [await self._fetch_whole(member, digest)]
+
+    async def _next(self, member: int, call: Any) -> Any:
+        """What comes next of a stream, or EOF."""
+        stall_s = self._limits.fetch_stall_s
+        with _failures(member):
+            try:
+                async with asyncio.timeout(stall_s):
+                    return await call.read()
+            except TimeoutError as error:
+                raise PeerFailed(f"member {member:x} sent nothing for {stall_s} s") from error
 
     async def _fetch_whole(self, member: int, digest: Digest) -> bytes:
         """A small payload."""
@@ -260,29 +263,19 @@ class Peers:
             digest=digest,
         )
 
-        short = False
+        stub = self._connected(member).stub
+        with _failures(member):
+            header.offset = await self._snapshot_offset(stub, header)
+        source = _Source(file, header.offset, size, self._limits.chunk_bytes)
 
         async def requests() -> AsyncIterator[api.InstallSnapshotRequest]:
-            nonlocal short
             yield api.InstallSnapshotRequest(header=header)
-            left = size - header.offset
-            with suppress(NotFound):
-                async for chunk in file_chunks(file, header.offset, self._limits.chunk_bytes):
-                    yield api.InstallSnapshotRequest(chunk=chunk)
-                    self._snapshot_sent(len(chunk))
-                    left -= len(chunk)
-            short = left > 0
+            async for chunk in source.chunks():
+                yield api.InstallSnapshotRequest(chunk=chunk)
+                self._snapshot_sent(len(chunk))
 
-        stub = self._connected(member).stub
-        try:
-            with _failures(member):
-                header.offset = await self._snapshot_offset(stub, header)
-                response = await stub.InstallSnapshot(requests(), timeout=SNAPSHOT_TIMEOUT_S)
-        except PeerFailed as error:
-            if short:
-                # Our file, not their connection: sent again it would be as short.
-                raise PeerFailed(f"{file} is gone, or was cut short", refused=True) from error
-            raise
+        with source.blamed(), _failures(member):
+            response = await stub.InstallSnapshot(requests(), timeout=SNAPSHOT_TIMEOUT_S)
         return int(response.payloads_fetched)
 
     async def _snapshot_offset(
@@ -327,6 +320,42 @@ class Peers:
         task.add_done_callback(self._closing.discard)
 
 
+class _Source:
+    """A file of ours that is sent. What goes wrong with it must not be raised where gRPC asks for
+    it, which would cancel the caller: it is cut short, so that the receiver refuses it."""
+
+    def __init__(self, file: Path, offset: int, size: int, chunk_bytes: int) -> None:
+        self._file = file
+        self._offset = offset
+        self._left = size - offset
+        self._chunk_bytes = chunk_bytes
+        self._error: Exception | None = None
+        self._ended = False
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        try:
+            found = file_chunks(self._file, self._offset, self._chunk_bytes)
+            async with aclosing(found):
+                async for chunk in found:
+                    yield chunk
+                    self._left -= len(chunk)
+        except (NotFound, OSError) as error:
+            self._error = error
+        self._ended = True
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """A call that failed by it has nothing to do with the connection: sent again it would be as
+        short."""
+        try:
+            yield
+        except PeerFailed as failed:
+            if self._error is None and not (self._ended and self._left > 0):
+                raise
+            why = self._error or "it is shorter than it was"
+            raise PeerFailed(f"{self._file} can't be sent: {why}", refused=True) from failed
+
+
 @contextmanager
 def _failures(member: int) -> Iterator[None]:
     """Of a call to a member, as PeerFailed."""
@@ -337,6 +366,8 @@ def _failures(member: int) -> Iterator[None]:
             f"member {member:x}: {error.code().name} {error.details()}",
             refused=error.code() is grpc.StatusCode.INVALID_ARGUMENT,
         ) from error
+    except grpc.aio.UsageError as error:
+        raise PeerFailed(f"member {member:x}: its channel was closed: {error}") from error
     except asyncio.CancelledError as error:
         # A channel that is closed, as for another address, cancels its calls, and so whoever waits
         # for them, though nobody wants those ended.

@@ -1,0 +1,326 @@
+"""Calls to another member: what goes wrong is told as what it is, whoever's it was."""
+
+import asyncio
+import errno
+import hashlib
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from partition_proto.v1 import peer_pb2 as api
+from partition_proto.v1 import peer_pb2_grpc
+from partition_replica.core.limits import (
+    PAYLOAD_BATCHED_BYTES_MAX,
+    PAYLOADS_A_CALL_MAX,
+    Limits,
+)
+from partition_replica.core.ports import PeerFailed
+from partition_replica.errors import NotFound, PayloadMismatch
+from partition_replica.ids import Digest
+from partition_replica.transport.chunks import file_chunks
+from partition_replica.transport.failures import Failures
+from partition_replica.transport.peer_service import PeerService
+from partition_replica.transport.peers import Peers
+
+
+class Here:
+    """The replica that serves: who it lets in, and its files."""
+
+    def __init__(self, files: dict[Digest, Path]) -> None:
+        self.files = files
+
+    def check_peer(self, *_: object) -> None:
+        pass
+
+    def payload_file(self, digest: bytes) -> tuple[Path, int]:
+        path = self.files.get(Digest(digest))
+        if path is None:
+            raise NotFound("it is not here")
+        return path, path.stat().st_size
+
+
+class Earlier(peer_pb2_grpc.PeerServicer):
+    """A member of a version that knows of no `FetchPayloads`."""
+
+    def __init__(self, service: PeerService) -> None:
+        self.FetchPayload = service.FetchPayload  # type: ignore[assignment]
+
+
+async def contents_of(peers: Peers, digests: list[Digest]) -> list[bytes]:
+    async with aclosing(peers.fetch_payloads(1, digests)) as batches:
+        return [content async for batch in batches for content in batch]
+
+
+@pytest.fixture
+def payloads(tmp_path: Path) -> dict[Digest, Path]:
+    found = {}
+    for number in range(5):
+        content = os.urandom(700_000 + number)
+        digest = Digest(hashlib.sha256(content).digest())
+        found[digest] = tmp_path / digest.hex()
+        found[digest].write_bytes(content)
+    return found
+
+
+class Stalling(peer_pb2_grpc.PeerServicer):
+    """Begins each call, and goes no further. `after`: how many messages it gives, or takes."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+        self.stalled = asyncio.Event()
+
+    async def _stall(self) -> None:
+        self.stalled.set()
+        await asyncio.Event().wait()
+
+    async def FetchPayload(self, request: Any, context: Any) -> AsyncIterator[api.PayloadChunk]:
+        if self._after:
+            yield api.PayloadChunk(size=100)
+            yield api.PayloadChunk(data=b"some")
+        await self._stall()
+
+    async def FetchPayloads(self, request: Any, context: Any) -> AsyncIterator[api.PayloadBatch]:
+        if self._after:
+            yield api.PayloadBatch(contents=[b"one"])
+        await self._stall()
+
+    async def PushPayload(self, request: AsyncIterator[Any], context: Any) -> Any:
+        await anext(aiter(request))
+        await self._stall()
+
+    async def GetSnapshotOffset(self, request: Any, context: Any) -> Any:
+        if not self._after:
+            await self._stall()
+        return api.SnapshotOffset(offset=0)
+
+    async def InstallSnapshot(self, request: AsyncIterator[Any], context: Any) -> Any:
+        await anext(aiter(request))
+        await self._stall()
+
+
+class Reading(peer_pb2_grpc.PeerServicer):
+    """Takes everything, and refuses what is short, as a receiver does."""
+
+    async def PushPayload(self, request: AsyncIterator[Any], context: Any) -> Any:
+        async for _ in request:
+            pass
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "short")
+
+    async def GetSnapshotOffset(self, request: Any, context: Any) -> Any:
+        return api.SnapshotOffset(offset=0)
+
+    async def InstallSnapshot(self, request: AsyncIterator[Any], context: Any) -> Any:
+        async for _ in request:
+            pass
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "short")
+
+
+def serving(here: Here) -> PeerService:
+    return PeerService(
+        here,  # type: ignore[arg-type]
+        Limits(),
+        Failures(lambda _: None, lambda _: None),
+    )
+
+
+@asynccontextmanager
+async def connected(servicer: Any, limits: Limits | None = None) -> AsyncIterator[Peers]:
+    """A member that asks 1, which answers over loopback."""
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", 16 * 1024**2)])
+    peer_pb2_grpc.add_PeerServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    peers = Peers(
+        2,
+        limits or Limits(),
+        None,
+        hello=lambda: api.Hello(cluster_id="c"),
+        unreachable=lambda _: None,
+        dropped=lambda _: None,
+        snapshot_sent=lambda _: None,
+    )
+    peers.set_addresses({1: f"127.0.0.1:{port}"})
+    try:
+        yield peers
+    finally:
+        await peers.close()
+        await server.stop(None)
+
+
+async def together(peers: Peers, file: Path) -> None:
+    await contents_of(peers, [Digest(b"d" * 32)])
+
+
+async def one(peers: Peers, file: Path) -> None:
+    _, chunks = await peers.fetch_payload(1, Digest(b"d" * 32))
+    async with aclosing(chunks):
+        async for _ in chunks:
+            pass
+
+
+async def push(peers: Peers, file: Path) -> None:
+    await peers.push_payload(1, Digest(b"d" * 32), file, 1000)
+
+
+async def snapshot(peers: Peers, file: Path) -> None:
+    await peers.install_snapshot(1, b"", file, 1000, b"")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_over_the_wire(payloads: dict[Digest, Path], tmp_path: Path, earlier: bool) -> None:
+    here = Here(payloads)
+    service = serving(here)
+    async with connected(Earlier(service) if earlier else service) as peers:
+        wanted = list(payloads)
+        assert await contents_of(peers, wanted) == [payloads[d].read_bytes() for d in wanted]
+        with pytest.raises(PeerFailed, match="NOT_FOUND"):
+            await contents_of(peers, [*wanted, Digest(b"x" * 32)])
+        large = tmp_path / "large"
+        large.write_bytes(bytes(PAYLOAD_BATCHED_BYTES_MAX + 1))
+        here.files = payloads | {Digest(b"y" * 32): large}
+        with pytest.raises(PayloadMismatch if earlier else PeerFailed, match="1048577"):
+            await contents_of(peers, [Digest(b"y" * 32)])
+        if not earlier:
+            with pytest.raises(PeerFailed, match=f"at most {PAYLOADS_A_CALL_MAX}"):
+                await contents_of(peers, wanted[:1] * (PAYLOADS_A_CALL_MAX + 1))
+
+
+Call = Callable[[Peers, Path], Any]
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("call", [together, one, push, snapshot])
+async def test_a_call_on_a_channel_that_is_closed_has_failed(
+    tmp_path: Path, call: Call, after: int
+) -> None:
+    """And is not taken for cancelled by whoever wants it: that would leave the other side of an
+    InstallSnapshot without an answer. Before anything came, or in the middle."""
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1000))
+    stalling = Stalling(after)
+    async with connected(stalling) as peers:
+        calling = asyncio.create_task(call(peers, file))
+        await asyncio.wait_for(stalling.stalled.wait(), 60)
+        peers.set_addresses({1: "127.0.0.1:1"})
+        with pytest.raises(PeerFailed, match="closed"):
+            await asyncio.wait_for(calling, 60)
+
+
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("call", [together, one])
+async def test_a_member_that_sends_nothing_has_failed(
+    tmp_path: Path, call: Call, after: int
+) -> None:
+    """Its process lives, and so its connection; its disk does not."""
+    limits = replace(Limits(), fetch_stall_s=0.2)
+    async with connected(Stalling(after), limits) as peers:
+        with pytest.raises(PeerFailed, match="sent nothing for"):
+            await asyncio.wait_for(call(peers, tmp_path), 60)
+
+
+@pytest.mark.parametrize("call", [together, one, push, snapshot])
+async def test_who_is_cancelled_is_cancelled(tmp_path: Path, call: Call) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1000))
+    stalling = Stalling(1)
+    async with connected(stalling) as peers:
+        calling = asyncio.create_task(call(peers, file))
+        await asyncio.wait_for(stalling.stalled.wait(), 60)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(calling, 60)
+
+
+@pytest.mark.parametrize("how", ["gone", "short", "unreadable"])
+@pytest.mark.parametrize("call", [push, snapshot])
+async def test_a_file_of_ours_that_can_not_be_sent_is_not_sent_again(
+    tmp_path: Path, call: Call, how: str
+) -> None:
+    """It is named, and the connection is not blamed."""
+    file = tmp_path / "file"
+    if how == "short":
+        file.write_bytes(bytes(999))
+    elif how == "unreadable":
+        file.mkdir()
+    async with connected(Reading()) as peers:
+        with pytest.raises(PeerFailed, match=str(file)) as raised:
+            await asyncio.wait_for(call(peers, file), 60)
+        assert raised.value.refused
+
+
+async def test_a_whole_file_that_is_refused_is_not_ours_to_blame(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1000))
+    async with connected(Reading()) as peers:
+        with pytest.raises(PeerFailed, match="UNAVAILABLE") as raised:
+            await snapshot(peers, file)
+        assert not raised.value.refused
+
+
+# --- a file in chunks -------------------------------------------------------------------------
+
+
+async def test_chunks_are_the_file(tmp_path: Path) -> None:
+    content = os.urandom(10_000)
+    (tmp_path / "file").write_bytes(content)
+    for offset in (0, 1, 9_999, 10_000):
+        found = [chunk async for chunk in file_chunks(tmp_path / "file", offset, 3000)]
+        assert b"".join(found) == content[offset:]
+        assert all(len(chunk) <= 3000 for chunk in found)
+    with pytest.raises(NotFound):
+        await anext(file_chunks(tmp_path / "gone", 0, 10))
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+async def test_a_file_is_not_closed_below_the_thread_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its descriptor may be another file's by then."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow:
+        closed = False
+        reads = 0
+
+        def read(self, count: int) -> bytes:
+            self.reads += 1
+            if self.reads == 2:
+                begun.set()
+                assert go.wait(60)
+                assert not self.closed
+                raise OSError(errno.EIO, "nobody hears of it")
+            return b"c" * count
+
+        def close(self) -> None:
+            self.closed = True
+
+    slow = Slow()
+    monkeypatch.setattr(Path, "open", lambda *_: slow)
+    heard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+    chunks = file_chunks(tmp_path / "file", 0, 10)
+    assert await anext(chunks) == b"c" * 10
+    assert await asyncio.to_thread(begun.wait, 60)
+    if how == "cancelled":
+        waiting = asyncio.ensure_future(anext(chunks))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+    else:
+        await chunks.aclose()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not slow.closed
+    go.set()
+    deadline = asyncio.get_running_loop().time() + 60
+    while not slow.closed:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.001)
+    assert heard == []
