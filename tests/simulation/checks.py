@@ -203,16 +203,17 @@ class Checks:
         volume = node.volume
         if volume is None or not process.alive or node.process is not process:
             return
+        # Before what it makes of it is acknowledged: that may be as soon as the engine has it.
+        configuration = volume.log.configuration[1]
+        if configuration not in self._configurations and configuration.voters:
+            self._configurations.append(configuration)
+            del self._configurations[:-CONFIGURATIONS_KEPT]
         applied = volume.state.applied
         before = self._applied.get(process.name)
         if applied.index == before:
             return
         self._applied[process.name] = applied.index
         self._trace.event(node.name, "applied", f"{applied.index}", quiet=True)
-        configuration = volume.log.configuration[1]
-        if configuration not in self._configurations and configuration.voters:
-            self._configurations.append(configuration)
-            del self._configurations[:-CONFIGURATIONS_KEPT]
         self._note_committed(node, before, applied.index)
         self._check_committed_term(node, applied.index, applied.term)
         digest = state_digest(volume.state)

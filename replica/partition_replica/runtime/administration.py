@@ -219,14 +219,10 @@ class Administration:
             raise self._replica.not_leader(member)
         own = self._volume.log.identity.member_id
         if not member_id:
-            progress = member.loop.engine.status().progress
-            candidates = [
-                p for p in progress if p.id != own and p.id in member.configuration.voters
-            ]
-            candidates.sort(key=lambda p: (p.recent_active, p.matched))
-            if not candidates:
+            found = member.successor()
+            if found is None:
                 raise MembershipRefused("there is no other voter to hand leadership to")
-            member_id = candidates[-1].id
+            member_id = found
         if member_id == own:
             return member.leader
         if member_id not in member.configuration.voters:

@@ -241,9 +241,37 @@ class Member:
             self.proposals.applied(applied)
             if applied.kind == "configuration":
                 self._members_changed()
+                self._step_down_if_removed()
         self.waits.advance(last.index)
         self._check_serving()
         self.loop.wake()
+
+    def successor(self) -> int | None:
+        """The other voter that is best led by: heard of, and the furthest. None without one."""
+        voters = self.configuration.voters
+        others = [
+            p for p in self.loop.engine.status().progress if p.id != self._own and p.id in voters
+        ]
+        best = max(others, key=lambda p: (p.recent_active, p.matched), default=None)
+        return None if best is None else int(best.id)
+
+    def _step_down_if_removed(self) -> None:
+        """Hands leadership to a voter where the group goes on without this one.
+
+        A leader does not remove itself, but one may be elected with its removal in its log, not
+        committed yet: then it commits that, and is a leader whom the engine lets propose nothing
+        while its heartbeats keep all others from an election (Raft thesis 4.2.2 has it step down).
+        """
+        configuration, engine = self.configuration, self.loop.engine
+        if self.loop.role != "leader" or not configuration.voters:
+            return
+        if self._own in (*configuration.voters, *configuration.voters_outgoing):
+            return
+        best = self.successor()
+        if best is not None and not engine.status().lead_transferee:
+            logger.info("this member is removed and leads: it hands over to %x", best)
+            engine.transfer_leader(best)
+            self.loop.wake()
 
     def _check_serving(self) -> None:
         """A leader serves when it has applied an entry of its own term: its state then holds
@@ -325,6 +353,7 @@ class Member:
                 await self._collect(expired)
             await self._collect(self._volume.blobs.take_deferred())
             self._tasks = [task for task in self._tasks if not task.done()]
+            self._step_down_if_removed()
             self._gauges()
 
     def _gauges(self) -> None:
