@@ -252,7 +252,7 @@ class Member:
         others = [
             p for p in self.loop.engine.status().progress if p.id != self._own and p.id in voters
         ]
-        best = max(progress, key=lambda p: (p.recent_active, p.matched), default=None)
+        best = max(others, key=lambda p: (p.recent_active, p.matched), default=None)
         return None if best is None else int(best.id)
 
     def _step_down_if_removed(self) -> None:
