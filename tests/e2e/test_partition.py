@@ -130,9 +130,10 @@ async def assert_equal(endpoints: list[str], client: Any) -> None:
     """Every replica has applied the same, and streams the same bytes."""
 
     async def settled() -> bool:
+        # To the end of the log: what was acknowledged is in it, and may be applied nowhere yet.
         found = list((await client.statuses()).values())
-        applied = {s.applied for s in found if s is not None}
-        return None not in found and len(applied) == 1
+        ends = {end for s in found if s for end in (s.applied, s.committed, s.last_index)}
+        return None not in found and len(ends) == 1
 
     await eventually(settled, "all replicas have applied the same")
     contents = []
