@@ -16,7 +16,11 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 def sync_directory(path: Path) -> None:
     """Makes the names in a directory durable. Raises OSError."""
-    descriptor = os.open(path, DIRECTORY & ~os.O_NOFOLLOW)
+    _sync(path, DIRECTORY & ~os.O_NOFOLLOW)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:
@@ -36,11 +40,7 @@ on, of names from 5.17. Where it doesn't, each file and each directory has to be
 
 def sync_file(path: Path) -> None:
     """Makes a file's content, or the names in a directory, durable. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 class FileSystem:

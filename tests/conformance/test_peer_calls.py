@@ -254,6 +254,22 @@ async def test_a_file_of_ours_that_can_not_be_sent_is_not_sent_again(
         assert raised.value.refused
 
 
+async def test_an_earlier_version_is_sent_a_snapshot_from_its_start(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1000))
+    came: list[tuple[int, int]] = []
+
+    class Taking(peer_pb2_grpc.PeerServicer):
+        async def InstallSnapshot(self, request: AsyncIterator[Any], context: Any) -> Any:
+            messages = [message async for message in request]
+            came.append((messages[0].header.offset, sum(len(m.chunk) for m in messages)))
+            return api.InstallSnapshotResponse(payloads_fetched=3)
+
+    async with connected(Taking()) as peers:
+        assert await peers.install_snapshot(1, b"", file, 1000, b"") == 3
+    assert came == [(0, 1000)]
+
+
 async def test_a_whole_file_that_is_refused_is_not_ours_to_blame(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(bytes(1000))
@@ -297,11 +313,14 @@ async def test_a_file_is_not_closed_below_the_thread_that_reads_it(
                 raise OSError(errno.EIO, "nobody hears of it")
             return b"c" * count
 
+        def seek(self, offset: int) -> None:
+            assert not offset
+
         def close(self) -> None:
             self.closed = True
 
     slow = Slow()
-    monkeypatch.setattr(Path, "open", lambda *_: slow)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: slow)
     heard: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
     chunks = file_chunks(tmp_path / "file", 0, 10)

@@ -9,6 +9,15 @@ from partition_replica.errors import StorageFailed
 from partition_replica.storage.threads import ahead, both, finish, run_to_end
 
 
+async def cancel_again_and_again(task: "asyncio.Task[None]") -> None:
+    """It does not end by that."""
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not task.done()
+
+
 async def test_whoever_is_cancelled_again_and_again_waits_for_the_end() -> None:
     reached, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
@@ -19,11 +28,7 @@ async def test_whoever_is_cancelled_again_and_again_waits_for_the_end() -> None:
 
     task = asyncio.create_task(run_to_end(body))
     assert await asyncio.to_thread(reached.wait, 30)
-    for _ in range(3):
-        task.cancel()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not task.done()
+    await cancel_again_and_again(task)
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -118,11 +123,7 @@ async def test_who_is_cancelled_while_items_come_waits_for_the_thread() -> None:
 
     task = asyncio.create_task(ahead(items(), work))
     assert await asyncio.to_thread(reached.wait, 30)
-    for _ in range(3):
-        task.cancel()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not task.done()
+    await cancel_again_and_again(task)
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task

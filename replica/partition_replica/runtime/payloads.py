@@ -351,7 +351,8 @@ class Payloads:
         self._keep(group.digests)
 
     def _keep(self, digests: Sequence[Digest]) -> None:
-        """For a lease, and then collected, what nobody holds any more."""
+        """For a lease, and then collected, what nobody holds: those of a snapshot are held, however
+        many there are."""
         blobs = self._volume.blobs
         for digest in digests:
             if not blobs.held(digest):
@@ -365,8 +366,7 @@ class Payloads:
                 if blobs.held(digest):
                     # Counted here: it may end after the attempt that asked for it broke off.
                     self._metrics.snapshot_payloads.inc()
-            if not blobs.held(digest):  # as those of a snapshot are, however many there are
-                blobs.pin_present(digest, self._limits.pin_lease_s)
+            self._keep([digest])
 
     async def _fetch_new(self, digest: Digest, member: int) -> None:
         """Fetches the content, going on where it broke off: at once as long as that gets it

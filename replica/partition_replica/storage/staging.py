@@ -46,13 +46,9 @@ class StagedFile:
     def append(self, chunk: bytes) -> None:
         """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed; then it is
         good for `remove` only."""
-        with self._breaking():
-            self._append(chunk)
-
-    def _append(self, chunk: bytes) -> None:
-        if self.received + len(chunk) > self._size:
-            raise PayloadMismatch(f"more than the announced {self._size} bytes came")
-        with full_disk_refuses("a snapshot"):
+        with self._breaking(), full_disk_refuses("a snapshot"):
+            if self.received + len(chunk) > self._size:
+                raise PayloadMismatch(f"more than the announced {self._size} bytes came")
             write_file(self._file, chunk, "a snapshot")
         self._hash.update(chunk)
         self.received += len(chunk)

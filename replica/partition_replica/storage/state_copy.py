@@ -4,12 +4,12 @@ import fcntl
 import hashlib
 import io
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import lmdb
@@ -75,12 +75,11 @@ class FrozenState:
         with full_disk_refuses(what):
             create_directory(directory)
             with create_file(directory / DATA_FILE) as file:
-                with self._compacted() as parts, ThreadPoolExecutor(1) as hashing:
+                # One compacts, the other hashes.
+                threads = ThreadPoolExecutor(2, "state-copy")
+                with threads, self._compacted(threads) as parts:
                     for part in parts:
-                        try:
-                            hashed = hashing.submit(found.update, part)
-                        except RuntimeError as error:
-                            raise StorageFailed(f"no thread for {what}: {error}") from error
+                        hashed = _begin(threads, partial(found.update, part))
                         write_file(file, part, what)
                         hashed.result()
                         size += len(part)
@@ -91,14 +90,13 @@ class FrozenState:
         return CopiedFile(size, found.digest())
 
     @contextmanager
-    def _compacted(self) -> Iterator[Iterator[memoryview]]:
+    def _compacted(self, threads: ThreadPoolExecutor) -> Iterator[Iterator[memoryview]]:
         """The compacted copy in parts, each good until the next one is taken.
 
         LMDB compacts in one thread and writes in another, and stops both behind each row that has
         pages of its own: a write to the disk each time, which goes past the page cache, where it
         is given a path. So it is given a pipe, and what comes out of that is put together.
         """
-        failures: list[BaseException] = []
         reading, writing = os.pipe()
         with suppress(OSError):  # it is faster, no more
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
@@ -107,18 +105,15 @@ class FrozenState:
             try:
                 with lmdb_failures("copy of the state"):
                     self._environment.copyfd(writing, compact=True, txn=self._txn)
-            except BaseException as error:
-                failures.append(error)
             finally:
                 os.close(writing)
 
-        thread = threading.Thread(target=write, name="state-copy")
         with os.fdopen(reading, "rb", buffering=0) as pipe:
             try:
-                thread.start()
-            except RuntimeError as error:
+                compacting = _begin(threads, write)
+            except StorageFailed:
                 os.close(writing)
-                raise StorageFailed(f"no thread for a copy of the state: {error}") from error
+                raise
             try:
                 yield _parts(pipe)
             finally:
@@ -127,9 +122,8 @@ class FrozenState:
                 # ignores.
                 for _ in _parts(pipe):
                     pass
-                thread.join()
-        if failures:
-            raise failures[0]
+                wait([compacting])
+        compacting.result()
 
     def close(self) -> None:
         """Lets go of the pages. Closing twice is fine."""
@@ -137,6 +131,14 @@ class FrozenState:
         if closed is not None:
             self._txn.abort()
             closed()
+
+
+def _begin(threads: ThreadPoolExecutor, work: Callable[[], None]) -> Future[None]:
+    """Raises StorageFailed where the system has no thread to give."""
+    try:
+        return threads.submit(work)
+    except RuntimeError as error:
+        raise StorageFailed(f"no thread for a copy of the state: {error}") from error
 
 
 def _parts(pipe: io.FileIO) -> Iterator[memoryview]:

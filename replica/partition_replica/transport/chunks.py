@@ -1,6 +1,7 @@
-"""Content as chunks, in and out."""
+"""Content as chunks, in and out, and small payloads in batches."""
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,23 +17,25 @@ CHUNK_BYTES_MAX = 1024 * 1024
 
 async def file_chunks(path: Path, offset: int, count: int) -> AsyncGenerator[bytes, None]:
     """A file's content from offset on, read on threads, one chunk ahead. Raises NotFound."""
+
+    def opened() -> io.FileIO:
+        file = path.open("rb", buffering=0)
+        file.seek(offset)
+        return file
+
     try:
-        file = await asyncio.to_thread(path.open, "rb", 0)
+        file = await asyncio.to_thread(opened)
     except FileNotFoundError as error:
         raise NotFound(f"payload {path.name} is not here any more") from error
-    loop = asyncio.get_running_loop()
-    reading: asyncio.Future[bytes] = loop.create_future()
-    reading.set_result(b"")
 
     def close(done: "asyncio.Future[bytes]") -> None:
         file.close()
         if not done.cancelled():
             done.exception()  # seen: nobody waits for what it read ahead
 
+    loop = asyncio.get_running_loop()
+    reading = loop.run_in_executor(None, file.read, count)
     try:
-        if offset:
-            file.seek(offset)
-        reading = loop.run_in_executor(None, file.read, count)
         # Shielded, or one that is cancelled would be done while its thread reads on.
         while chunk := await asyncio.shield(reading):
             reading = loop.run_in_executor(None, file.read, count)

@@ -214,15 +214,11 @@ class Peers:
             while (batch := await self._next(member, call)) is not grpc.aio.EOF:
                 yield list(batch.contents)
             return
-        except PeerFailed as error:
-            cause = error.__cause__
-            if not isinstance(cause, grpc.aio.AioRpcError):
-                raise
-            if cause.code() is not grpc.StatusCode.UNIMPLEMENTED:
+        except PeerFailed as failed:
+            if not _unimplemented(failed):
                 raise
         finally:
             call.cancel()
-        # A member of an earlier version.
         for digest in digests:
             yield [await self._fetch_whole(member, digest)]
 
@@ -264,8 +260,7 @@ class Peers:
         )
 
         stub = self._connected(member).stub
-        with _failures(member):
-            header.offset = await self._snapshot_offset(stub, header)
+        header.offset = await self._snapshot_offset(member, stub, header)
         source = _Source(file, header.offset, size, self._limits.chunk_bytes)
 
         async def requests() -> AsyncIterator[api.InstallSnapshotRequest]:
@@ -279,13 +274,14 @@ class Peers:
         return int(response.payloads_fetched)
 
     async def _snapshot_offset(
-        self, stub: peer_pb2_grpc.PeerStub, header: api.SnapshotHeader
+        self, member: int, stub: peer_pb2_grpc.PeerStub, header: api.SnapshotHeader
     ) -> int:
         try:
-            found = await stub.GetSnapshotOffset(header, timeout=OFFSET_TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-                return 0  # a member of an earlier version
+            with _failures(member):
+                found = await stub.GetSnapshotOffset(header, timeout=OFFSET_TIMEOUT_S)
+        except PeerFailed as failed:
+            if _unimplemented(failed):
+                return 0
             raise
         return int(found.offset)
 
@@ -329,8 +325,7 @@ class _Source:
         self._offset = offset
         self._left = size - offset
         self._chunk_bytes = chunk_bytes
-        self._error: Exception | None = None
-        self._ended = False
+        self._fault: Exception | str = ""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
@@ -339,9 +334,10 @@ class _Source:
                 async for chunk in found:
                     yield chunk
                     self._left -= len(chunk)
+            if self._left > 0:
+                self._fault = f"it is {self._left} bytes shorter than it was"
         except (NotFound, OSError) as error:
-            self._error = error
-        self._ended = True
+            self._fault = error
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
@@ -350,10 +346,15 @@ class _Source:
         try:
             yield
         except PeerFailed as failed:
-            if self._error is None and not (self._ended and self._left > 0):
+            if not self._fault:
                 raise
-            why = self._error or "it is shorter than it was"
-            raise PeerFailed(f"{self._file} can't be sent: {why}", refused=True) from failed
+            raise PeerFailed(f"{self._file} can't be sent: {self._fault}", refused=True) from failed
+
+
+def _unimplemented(failed: PeerFailed) -> bool:
+    """A member of an earlier version does not know the call."""
+    cause = failed.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @contextmanager
