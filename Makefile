@@ -4,6 +4,8 @@ PYTHON ?= python3
 CACHE := $(CURDIR)/.cache
 UV := $(shell command -v uv || echo $(CACHE)/uv/bin/uv)
 RUN := $(UV) run --no-sync
+# Suites that wait run beside suites that compute: one more worker than two cores.
+TEST_WORKERS ?= 3
 export PATH := $(CACHE)/uv/bin:$(PATH)
 
 .PHONY: help setup demo demo-down test check e2e bench generate cluster cluster-down site
@@ -28,7 +30,7 @@ demo-down: setup ## removes what the demo made
 test: setup check ## checks and all tests; without root, all but those on a cluster
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
-	@$(RUN) pytest -q --durations=40
+	@$(RUN) pytest -q -n $(TEST_WORKERS) --dist loadgroup --durations=40
 
 check: setup ## lint, types, layers, generated files
 	@$(RUN) ruff check .

@@ -22,9 +22,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
 
 
+SHARED = ("cluster", "apiserver")
+"""Markers of tests that share one costly server for the whole run."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a cluster comes last: everything else answers sooner."""
-    items.sort(key=lambda item: "cluster" in item.keywords)
+    """Tests that share a server run in one worker, and begin first: they mostly wait, and the other
+    workers use the processor meanwhile."""
+    for item in items:
+        for marker in SHARED:
+            if marker in item.keywords:
+                item.add_marker(pytest.mark.xdist_group(marker))
+    items.sort(key=lambda item: not any(marker in item.keywords for marker in SHARED))
 
 
 @pytest.fixture

@@ -17,7 +17,9 @@ from partition_client.errors import (
     DeadlineExceeded,
     OutcomeUnknown,
     RequestRefused,
+    detail_of,
     from_detail,
+    reason_name,
 )
 from partition_client.routing import Routing
 
@@ -29,6 +31,12 @@ WINDOW = 4000
 """Sequences above the oldest that has no answer: replicas refuse more than 4,096."""
 
 IN_FLIGHT_MAX = 1024
+PROPOSAL_BYTES_MAX = 1024 * 1024
+"""Replicas take no larger ones, and a message far above it ends the stream of all others."""
+
+UNKNOWN = (types.REASON_OUTCOME_UNKNOWN, types.REASON_UNSPECIFIED)
+"""Answers that don't say whether the append took effect."""
+
 REFUSED_CODES = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 SILENCE_S = 5.0
@@ -36,15 +44,24 @@ SILENCE_S = 5.0
 cut off from the others."""
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session that a leader opened, and the history that it belongs to ("": an older replica)."""
+
+    id: int
+    history: str
+
+
 @dataclass(slots=True)
 class Pending:
-    """One append. `upload` brings payloads that the leader lacks."""
+    """One append. `upload` brings payloads that the leader lacks. `doubts`: tries that were sent
+    and not refused; while there is one, the append may have taken effect."""
 
     proposal: types.Proposal
     wait_applied: bool
     deadline: float
     upload: Callable[[list[bytes]], Awaitable[None]] | None = None
-    attempts: int = 0
+    doubts: int = 0
     uploading: bool = False
     future: "asyncio.Future[api.AppendResponse]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -56,12 +73,16 @@ class Pending:
 
 
 class AppendStream:
-    """Owns session, sequences and the stream. `open_session` returns a new session's ID."""
+    """Owns session, sequences and the stream. `open_session` opens a session in the history that it
+    is given; "" is any."""
 
-    def __init__(self, routing: Routing, open_session: Callable[[], Awaitable[int]]) -> None:
+    def __init__(self, routing: Routing, open_session: Callable[[str], Awaitable[Session]]) -> None:
         self._routing = routing
         self._open_session = open_session
-        self._session = 0
+        self._session: Session | None = None
+        self._session_gone = False
+        self._history = ""
+        self._last_failure = "no replica says that it leads"
         self._next_sequence = 1
         self._new: deque[Pending] = deque()
         self._unanswered: dict[int, Pending] = {}
@@ -77,6 +98,13 @@ class AppendStream:
 
     async def append(self, pending: Pending) -> api.AppendResponse:
         """Raises ClientError."""
+        size = pending.proposal.ByteSize()
+        if size > PROPOSAL_BYTES_MAX:
+            raise RequestRefused(
+                f"the append encodes to {size} bytes; allowed are {PROPOSAL_BYTES_MAX}: split it, "
+                "or store large values as files",
+                "INVALID_ARGUMENT",
+            )
         async with self._slots:
             if self._closed:
                 raise ClientError("the client is closed")
@@ -89,18 +117,19 @@ class AppendStream:
                 async with asyncio.timeout_at(pending.deadline):
                     return await pending.future
             except TimeoutError as error:
+                effect = "may have taken effect" if pending.doubts else "did not take effect"
                 raise DeadlineExceeded(
-                    "no answer before the deadline; the append "
-                    + ("may have taken effect" if pending.attempts else "was not sent")
+                    f"no answer before the deadline; the append {effect}; "
+                    f"last: {self._last_failure}"
                 ) from error
             finally:
                 self._forget(pending)
 
-    async def close(self) -> int:
-        """Ends the stream; returns the session that is left open, or 0. Whoever still waits gets
-        ClientError."""
+    async def close(self) -> Session | None:
+        """Ends the stream; returns the session that is left open, if any. Callers that still wait
+        get ClientError."""
         self._closed = True
-        self._fail_all(ClientError("the client is closed; the append may have taken effect"))
+        self._fail_all(ClientError("the client is closed"))
         tasks = [task for task in (self._task, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -119,19 +148,20 @@ class AppendStream:
             try:
                 address = await self._routing.find_leader()
                 if address:
-                    if not self._session:
-                        self._session = await self._open_session()
+                    if self._session is None:
+                        self._session = await self._open_session(self._history)
+                        self._history = self._session.history
                         self._next_sequence = 1
                     answered = await self._stream(address)
             except grpc.aio.AioRpcError as error:
-                if error.code() in REFUSED_CODES:
-                    self._fail_all(RequestRefused(str(error.details()), error.code().name))
-                self._routing.forget_leader()
+                self._call_failed(error)
             except asyncio.InvalidStateError:
                 # InvalidStateError: a write to a call that is over already.
                 self._routing.forget_leader()
             except ClientError as error:
                 self._fail_all(error)
+            if self._session_gone:
+                self._leave_session()
             failures = 0 if answered else failures + 1
             if failures:
                 await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
@@ -146,11 +176,11 @@ class AppendStream:
             self._again.extend(self._unanswered[s] for s in sorted(self._unanswered))
             while not reader.done():
                 self._wake.clear()
-                while self._again and not reader.done():
+                while self._again and self._writable(reader):
                     await self._write(call, self._again.popleft())
-                while self._new and self._in_window() and not reader.done():
+                while self._new and self._in_window() and self._writable(reader):
                     await self._write(call, self._number(self._new.popleft()))
-                if self._again:
+                if self._again and self._writable(reader):
                     continue
                 wake = asyncio.ensure_future(self._wake.wait())
                 await asyncio.wait({wake, reader}, return_when=asyncio.FIRST_COMPLETED)
@@ -161,12 +191,17 @@ class AppendStream:
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
+    def _writable(self, reader: "asyncio.Task[bool]") -> bool:
+        """A session that is gone takes nothing more, but what it was sent is answered."""
+        return not reader.done() and not self._session_gone
+
     def _in_window(self) -> bool:
         oldest = next(iter(self._unanswered), self._next_sequence)
         return self._next_sequence < oldest + WINDOW
 
     def _number(self, pending: Pending) -> Pending:
-        pending.proposal.session_id = self._session
+        assert self._session is not None, "opened before the stream"
+        pending.proposal.session_id = self._session.id
         pending.proposal.sequence = self._next_sequence
         self._next_sequence += 1
         self._unanswered[pending.proposal.sequence] = pending
@@ -175,18 +210,20 @@ class AppendStream:
     async def _write(self, call: StreamCall, pending: Pending) -> None:
         if pending.future.done() or pending.uploading:
             return
+        first = not self._by_request
         self._serial += 1
         self._by_request[self._serial] = pending
-        pending.attempts += 1
         pending.proposal.acknowledged_below = next(iter(self._unanswered))
-        await call.write(
-            api.AppendRequest(
-                request_id=self._serial,
-                proposal=pending.proposal,
-                retry=pending.attempts > 1,
-                wait_applied=pending.wait_applied,
-            )
+        request = api.AppendRequest(
+            request_id=self._serial,
+            proposal=pending.proposal,
+            retry=pending.doubts > 0,
+            wait_applied=pending.wait_applied,
+            # Of the first ones is enough: a replica's history changes with its process only.
+            history_id=self._history if first else "",
         )
+        pending.doubts += 1
+        await call.write(request)
 
     async def _read(self, call: StreamCall) -> bool:
         """Takes answers until the stream has to be given up; True where there was any."""
@@ -197,6 +234,7 @@ class AppendStream:
             except TimeoutError:
                 # The call is cancelled with its read; an idle one is opened again when needed.
                 if self._unanswered:
+                    self._last_failure = f"the leader said nothing for {SILENCE_S:.0f} s"
                     self._routing.forget_leader()
                 return answered or not self._unanswered
             if response is grpc.aio.EOF:
@@ -208,56 +246,102 @@ class AppendStream:
             if response.HasField("error"):
                 if not self._meet(pending, response.error):
                     return answered
-                continue
-            answered = True
-            self._forget(pending)
-            if not pending.future.done():
-                pending.future.set_result(response)
+            else:
+                answered = True
+                self._forget(pending)
+                if not pending.future.done():
+                    pending.future.set_result(response)
+            if self._session_gone and not self._by_request:
+                return answered
 
     # --- errors -------------------------------------------------------------------------------
 
+    def _call_failed(self, error: grpc.aio.AioRpcError) -> None:
+        """The stream, or the call that opens a session, ended with an error."""
+        self._last_failure = f"{error.code().name} {error.details()}"
+        detail = detail_of(error)
+        if detail is None:
+            if error.code() in REFUSED_CODES:
+                self._fail_all(RequestRefused(str(error.details()), error.code().name))
+            self._routing.forget_leader()
+        elif detail.reason == types.REASON_WRONG_HISTORY:
+            self._history_changed(detail)
+        elif detail.reason not in RETRIED:
+            self._fail_all(from_detail(detail))
+        elif detail.HasField("leader"):
+            self._routing.hint(detail.leader)
+        else:
+            self._routing.forget_leader()
+
     def _meet(self, pending: Pending, error: types.ErrorDetail) -> bool:
         """Does what an error asks for; False where the stream has to be given up."""
-        match error.reason:
-            case types.REASON_PAYLOAD_MISSING if pending.upload is not None:
-                self._spawn(self._upload_again(pending, list(error.missing_digests)))
-                return True
-            case types.REASON_DISK_FULL if pending.attempts > 1:
-                # An earlier try may have taken effect: "nothing was written" would be a guess.
-                self._spawn(self._send_later(pending))
-                return True
-            case types.REASON_OVERLOADED | types.REASON_PAYLOAD_QUORUM:
-                self._spawn(self._send_later(pending))
-                return True
-            case types.REASON_SESSION_EXPIRED:
-                self._session_expired(pending)
-                return False
-        if error.reason in RETRIED:
+        self._last_failure = f"{reason_name(error)}: {error.message}"
+        reason, cause = error.reason, error.cause
+        if reason not in UNKNOWN:
+            pending.doubts -= 1  # this try was refused
+        if types.REASON_SESSION_EXPIRED in (reason, cause):
+            self._session_expired(pending)
+            return True
+        if reason == types.REASON_PAYLOAD_MISSING and pending.upload is not None:
+            self._spawn(self._upload_again(pending, list(error.missing_digests)))
+            return True
+        # On a full disk "nothing was written" would be a guess if an earlier try is in doubt.
+        full = cause == types.REASON_DISK_FULL
+        full = full or (reason == types.REASON_DISK_FULL and pending.doubts > 0)
+        if full or reason in (types.REASON_OVERLOADED, types.REASON_PAYLOAD_QUORUM):
+            self._spawn(self._send_later(pending))
+            return True
+        if reason == types.REASON_WRONG_HISTORY:
+            self._history_changed(error)
+            return False
+        if reason in RETRIED:
             if error.HasField("leader"):
                 self._routing.hint(error.leader)
             else:
                 self._routing.forget_leader()
             return False
         self._forget(pending)
-        pending.fail(from_detail(error))
+        if pending.doubts:
+            # The refusal speaks of its own try only.
+            pending.fail(OutcomeUnknown(f"{error.message}; an earlier try may have taken effect"))
+        else:
+            pending.fail(from_detail(error))
         return True
 
-    def _session_expired(self, expired: Pending) -> None:
-        """Begins a new session. What was sent once and refused had no effect and is numbered anew;
-        the outcome of everything else that was under way is unknown."""
-        self._session = 0
-        for sequence in sorted(self._unanswered):
+    def _session_expired(self, pending: Pending) -> None:
+        """The stream goes on until everything that was sent on it is answered: each answer says
+        whether that append took effect."""
+        self._session_gone = True
+        if pending.doubts:
+            self._forget(pending)
+            pending.fail(_session_gone_unknown())
+
+    def _leave_session(self) -> None:
+        """The next append opens a new session. What was refused had no effect, and is numbered anew
+        there; the outcome of everything else that was sent is unknown."""
+        self._session, self._session_gone = None, False
+        for sequence in sorted(self._unanswered, reverse=True):
             pending = self._unanswered.pop(sequence)
-            if pending is expired and pending.attempts == 1:
-                pending.attempts = 0
+            if pending.doubts:
+                pending.fail(_session_gone_unknown())
+            elif not pending.future.done():
                 self._new.appendleft(pending)
-            else:
-                pending.fail(
-                    OutcomeUnknown(
-                        "the session expired while this append was under way: it may have taken "
-                        "effect; read before writing it again"
-                    )
+        self._again.clear()
+
+    def _history_changed(self, error: types.ErrorDetail) -> None:
+        """The group was restored, or made anew: nothing that was sent before can be asked about.
+        Every caller that has sent something hears of it, and the next append opens a session."""
+        self._history, self._session, self._session_gone = error.history_id, None, False
+        for pending in self._unanswered.values():
+            pending.fail(
+                OutcomeUnknown(
+                    f"{error.message}; whether this append took effect in the old history, and "
+                    "which earlier ones are still there, has to be read",
+                    error.history_id,
                 )
+            )
+        self._unanswered.clear()
+        self._again.clear()
 
     async def _upload_again(self, pending: Pending, digests: list[bytes]) -> None:
         pending.uploading = True
@@ -277,7 +361,8 @@ class AppendStream:
         self._send_again(pending)
 
     def _send_again(self, pending: Pending) -> None:
-        if not pending.future.done():
+        # One that was numbered anew meanwhile is sent with the new ones.
+        if self._unanswered.get(pending.proposal.sequence) is pending:
             self._again.append(pending)
             self._wake.set()
 
@@ -289,12 +374,15 @@ class AppendStream:
 
     def _fail_all(self, error: ClientError) -> None:
         for pending in (*self._new, *self._unanswered.values()):
-            pending.fail(error)
+            if pending.doubts:
+                pending.fail(OutcomeUnknown(f"{error}; the append may have taken effect"))
+            else:
+                pending.fail(error)
         self._new.clear()
         self._unanswered.clear()
 
     def _forget(self, pending: Pending) -> None:
-        if not pending.attempts and pending in self._new:
+        if pending in self._new:
             self._new.remove(pending)
         if self._unanswered.get(pending.proposal.sequence) is pending:
             del self._unanswered[pending.proposal.sequence]
@@ -303,3 +391,10 @@ class AppendStream:
         task = asyncio.create_task(body)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _session_gone_unknown() -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "the session expired while this append was under way: it may have taken effect; read "
+        "before writing it again"
+    )

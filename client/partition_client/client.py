@@ -12,7 +12,7 @@ import grpc
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
-from partition_client.appends import BACKOFF_S, AppendStream, Pending
+from partition_client.appends import BACKOFF_S, AppendStream, Pending, Session
 from partition_client.channels import Tls
 from partition_client.errors import (
     RETRIED,
@@ -120,11 +120,10 @@ class AsyncClient:
     async def close(self) -> None:
         """Ends the stream and, where a leader answers at once, the session; else it expires."""
         session = await self._appends.close()
-        if session and self._routing.leader:
+        if session is not None and self._routing.leader:
+            request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
             with suppress(grpc.aio.AioRpcError):  # it expires by itself
-                await self._routing.stub(self._routing.leader).CloseSession(
-                    api.CloseSessionRequest(session_id=session), timeout=1.0
-                )
+                await self._routing.stub(self._routing.leader).CloseSession(request, timeout=1.0)
         await self._routing.close()
 
     # --- writes -------------------------------------------------------------------------------
@@ -299,12 +298,11 @@ class AsyncClient:
 
     # --- inside -------------------------------------------------------------------------------
 
-    async def _open_session(self) -> int:
+    async def _open_session(self, history: str) -> Session:
         address = await self._routing.find_leader()
-        response = await self._routing.stub(address).OpenSession(
-            api.OpenSessionRequest(time_to_live_ms=self._session_ttl_ms), timeout=CALL_TIMEOUT_S
-        )
-        return int(response.session_id)
+        request = api.OpenSessionRequest(time_to_live_ms=self._session_ttl_ms, history_id=history)
+        response = await self._routing.stub(address).OpenSession(request, timeout=CALL_TIMEOUT_S)
+        return Session(int(response.session_id), response.history_id)
 
     async def _upload(self, source: Source, deadline: float) -> None:
         async def upload(stub: Any) -> None:

@@ -2,11 +2,12 @@
 
 ClientError
 ├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
-├── OutcomeUnknown       it may have taken effect, its session is gone: read before a retry
+├── OutcomeUnknown       it may have taken effect, and nobody can tell: read before a retry
 ├── DiskFull             the leader's volume is below its reserve; nothing was written
 └── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
     ├── NotFound
     ├── PreconditionFailed
+    ├── HistoryChanged   the group was restored or made anew: start from its state
     └── TreeMismatch     a destination exists, or its directory doesn't: nothing of it written
 """
 
@@ -38,7 +39,11 @@ class DeadlineExceeded(ClientError):
 
 
 class OutcomeUnknown(ClientError):
-    pass
+    """`history`: the group's new history ID, if a restore is why nobody can tell."""
+
+    def __init__(self, message: str, history: str = "") -> None:
+        super().__init__(message)
+        self.history = history
 
 
 class DiskFull(ClientError):
@@ -59,13 +64,28 @@ class PreconditionFailed(RequestRefused):
     pass
 
 
+class HistoryChanged(RequestRefused):
+    """`history`: the ID of the group's history now. LSNs of the old one mean nothing in it."""
+
+    def __init__(self, message: str, reason: str, history: str) -> None:
+        super().__init__(message, reason)
+        self.history = history
+
+
 class TreeMismatch(RequestRefused):
     pass
 
 
+def reason_name(detail: types.ErrorDetail) -> str:
+    """The wire's Reason without prefix; its number if a later version made it."""
+    if detail.reason not in types.Reason.values():
+        return f"REASON {int(detail.reason)}"
+    return types.Reason.Name(detail.reason).removeprefix("REASON_")
+
+
 def from_detail(detail: types.ErrorDetail) -> ClientError:
     """The exception for an error that is not retried."""
-    reason = types.Reason.Name(detail.reason).removeprefix("REASON_")
+    reason = reason_name(detail)
     match detail.reason:
         case types.REASON_DISK_FULL:
             return DiskFull(detail.message)
@@ -73,6 +93,8 @@ def from_detail(detail: types.ErrorDetail) -> ClientError:
             return NotFound(detail.message, reason)
         case types.REASON_PRECONDITION_FAILED:
             return PreconditionFailed(detail.message, reason)
+        case types.REASON_WRONG_HISTORY:
+            return HistoryChanged(detail.message, reason, detail.history_id)
         case _:
             return RequestRefused(f"{reason}: {detail.message}", reason)
 

@@ -7,6 +7,7 @@
     │   ├── NoLeader
     │   ├── Overloaded
     │   ├── DiskFull
+    │   ├── SessionsFull       wait until a session expires, or close one
     │   ├── PayloadQuorum
     │   └── OutcomeUnknown     it may have taken effect: retry under the same sequence
     ├── GoElsewhere            another replica can serve it
@@ -21,6 +22,9 @@
     │   ├── RowsRefused        rows to make a state of are damaged
     │   ├── NotFound
     │   ├── SessionExpired
+    │   ├── SequenceAcknowledged
+    │   ├── SequenceReused
+    │   ├── WrongHistory       the group was restored or made anew: start from its state
     │   ├── PreconditionFailed
     │   ├── PayloadMissing
     │   ├── PayloadMismatch
@@ -75,7 +79,17 @@ class PayloadQuorum(RetryLater):
 
 
 class OutcomeUnknown(RetryLater):
+    """`cause`: the reason of the refusal that this try met, if it met one."""
+
     reason = "OUTCOME_UNKNOWN"
+
+    def __init__(self, message: str, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class SessionsFull(RetryLater):
+    reason = "SESSIONS_FULL"
 
 
 class GoElsewhere(ReplicaError):
@@ -144,6 +158,28 @@ class NotFound(RequestRefused):
 
 class SessionExpired(RequestRefused):
     reason = "SESSION_EXPIRED"
+
+
+class SequenceAcknowledged(RequestRefused):
+    """The caller said that it has this sequence's answer: the result is forgotten."""
+
+    reason = "SEQUENCE_ACKNOWLEDGED"
+
+
+class SequenceReused(RequestRefused):
+    """The sequence was used for another content."""
+
+    reason = "SEQUENCE_REUSED"
+
+
+class WrongHistory(RequestRefused):
+    """`history`: the ID of the group's history now."""
+
+    reason = "WRONG_HISTORY"
+
+    def __init__(self, message: str, history: str) -> None:
+        super().__init__(message)
+        self.history = history
 
 
 class PreconditionFailed(RequestRefused):

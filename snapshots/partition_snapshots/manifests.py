@@ -69,6 +69,7 @@ def _head(manifest: Manifest) -> dict[str, Any]:
         "lsn": manifest.lsn,
         "term": manifest.term,
         "timeMs": manifest.time_ms,
+        "clockMs": manifest.clock_ms,
         "keys": manifest.keys,
         "files": manifest.files,
         "sizeBytes": manifest.size_bytes,
@@ -113,6 +114,8 @@ def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
         lsn=fields.number("lsn"),
         term=fields.number("term"),
         time_ms=fields.number("timeMs"),
+        # Snapshots of version 0.1 lack it: there the time of entries was the sessions' clock.
+        clock_ms=fields.number("clockMs" if "clockMs" in content else "timeMs"),
         configuration=Configuration(configuration.texts("voters"), configuration.texts("learners")),
         keys=fields.number("keys"),
         files=fields.number("files"),

@@ -54,8 +54,9 @@ class Configuration:
 
 @dataclass(frozen=True)
 class SnapshotSource:
-    """What is published: where the state stands. `keys` and `files` are counts; `writer` names
-    the version that writes; `cluster_id` is the group's UUID; `partition` is "namespace/name";
+    """What is published: where the state stands. `time_ms` is the wall clock of its last entry,
+    `clock_ms` the clock of its sessions. `keys` and `files` are counts; `writer` names the version
+    that writes; `cluster_id` is the group's UUID; `partition` is "namespace/name";
     `uid` tells two snapshots with the same ID apart."""
 
     snapshot_id: str
@@ -65,6 +66,7 @@ class SnapshotSource:
     lsn: int
     term: int
     time_ms: int
+    clock_ms: int
     configuration: Configuration = field(default_factory=Configuration)
     keys: int = 0
     files: int = 0
@@ -105,6 +107,7 @@ class Manifest:
     lsn: int
     term: int
     time_ms: int
+    clock_ms: int
     configuration: Configuration
     keys: int
     files: int

@@ -345,6 +345,7 @@ def _manifest(source: SnapshotSource, state: State, lists: BlobLists) -> Manifes
         lsn=source.lsn,
         term=source.term,
         time_ms=source.time_ms,
+        clock_ms=source.clock_ms,
         configuration=source.configuration,
         keys=source.keys,
         files=source.files,

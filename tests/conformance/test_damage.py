@@ -115,7 +115,7 @@ def read_state(state: LmdbState) -> list[Any]:
         (state.applied, state.time_ms, state.members(), state.session_count()),
         (state.list_values(b"", b"", 10**6, 10**9)[0], nodes, results),
         [state.content(node.digest) for _, node in nodes if not node.directory],
-        (state.blobs(), state.get_session(SessionID(2))),
+        (state.blobs(), state.get_session(SessionID(2), 1)),
         [state.unapplied(LSN(n)) for n in range(1, 60)],
     ]
 

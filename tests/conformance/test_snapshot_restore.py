@@ -98,9 +98,10 @@ def test_a_restored_volume_holds_the_same_and_goes_on(
         assert (log.identity.cluster_id, log.identity.unreplicated) == (NEW_CLUSTER, not to_raft)
         assert log.boundary == log.last == volume.state.applied == start
         assert log.configuration == (lsn, Configuration((log.identity.member_id,)))
-        assert volume.state.time_ms == 7000
+        assert (volume.state.time_ms, volume.state.clock_ms) == (1000, 7000)
+        assert volume.state.history not in ("", NEW_CLUSTER, CLUSTER)
         assert volume.state.members() == {}
-        assert volume.state.get_session(LSN(lsn - 5)) is not None  # type: ignore[arg-type]
+        assert volume.state.get_session(LSN(lsn - 5), 1)[0] is not None  # type: ignore[arg-type]
     # A replica's start finds it whole, and it is written on.
     opened = open_volume(data)
     assert opened.log.low_water_mark == lsn + 1
@@ -367,10 +368,10 @@ async def test_a_restore_that_is_told_to_end_waits_for_its_threads(
     happened: list[str] = []
     work, close = getattr(StateLoader, step), StateLoader.close
 
-    def slowly(loader: StateLoader, *arguments: Any) -> Any:
+    def slowly(loader: StateLoader, *arguments: Any, **named: Any) -> Any:
         begun.set()
         assert go.wait(60)
-        found = work(loader, *arguments)
+        found = work(loader, *arguments, **named)
         happened.append("done")
         return found
 

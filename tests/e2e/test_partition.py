@@ -162,6 +162,9 @@ async def test_a_full_volume_refuses_writes_and_recovers(namespace: Namespace) -
         with pytest.raises(DiskFull):
             await client.set_key(b"more", b"1")
         await client.remove_file(names[0])
+        # A client that has no session yet, too: else nobody new could make room.
+        async with access.client() as newcomer:
+            await newcomer.remove_file(names[1])
 
         async def told() -> bool:
             found = await asyncio.to_thread(namespace.json, "get", "partition", "part")

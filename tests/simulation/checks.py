@@ -99,6 +99,7 @@ class Checks:
         self.committed: dict[int, LogEntry] = {}
         self.acknowledged: dict[int, tuple[str, int, int]] = {}
         """By LSN: whose it is, its session and sequence."""
+        self.acknowledged_terms: dict[int, int] = {}
         self._by_position: dict[tuple[int, int], tuple[LogEntry, int]] = {}
         self._leaders: dict[int, int] = {}
         self._votes: dict[tuple[int, int], int] = {}
@@ -242,8 +243,10 @@ class Checks:
         if self._configurations and not any(c.is_quorum(holders) for c in self._configurations):
             self.violated("durable", f"entry {index} counts, and is on members {holders} only")
 
-    def acknowledge(self, index: int, append: tuple[str, int, int]) -> None:
-        """A client's append was answered."""
+    def acknowledge(self, index: int, term: int, append: tuple[str, int, int]) -> None:
+        """A client's append was answered: it took effect with that entry."""
+        if self.acknowledged_terms.setdefault(index, term) != term:
+            self.violated("committed", f"{append} was told of another term at {index}: {term}")
         if self.acknowledged.setdefault(index, append) != append:
             self.violated(
                 "committed", f"{append} and {self.acknowledged[index]} were told of LSN {index}"

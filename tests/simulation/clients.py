@@ -1,8 +1,9 @@
 """Applications: each writes keys and files of its own, one proposal after another, and knows what
 it must find there.
 
-A proposal is sent again under the same sequence until it is answered. Where its session is gone
-first, it may have taken effect or not: both are possible then, until something is written over it.
+A proposal is sent again under the same sequence until it is answered. A refusal is taken at its
+word: if every try was refused, it had no effect. If its session is gone while a try is in doubt,
+both are possible, until something is written over it.
 """
 
 import asyncio
@@ -22,9 +23,12 @@ from partition_replica.errors import (
     NotBootstrapped,
     NotFound,
     NotLeader,
+    OutcomeUnknown,
     PayloadMissing,
     PreconditionFailed,
     RetryLater,
+    SequenceAcknowledged,
+    SequenceReused,
     SessionExpired,
 )
 from partition_replica.runtime.replica import Replica
@@ -126,6 +130,8 @@ class Client(Caller):
         self._session = 0
         self._sequence = 0
         self._below = 1
+        self._active_at = 0.0
+        """When the last append that is acknowledged was sent: the session lives on from there."""
 
     async def run(self) -> None:
         while not self.cluster.quiescing:
@@ -140,6 +146,8 @@ class Client(Caller):
                 await self._read_file()
             elif kind < 0.17:
                 await self._close_session()
+            elif kind < 0.20:
+                await self._misuse_a_sequence()
             else:
                 await self._write(self._draw())
         await self._write(self._set_key())
@@ -254,9 +262,11 @@ class Client(Caller):
         try:
             applied = await self._send(proposal)
         except SessionExpired:
-            self.trace.event(self.name, "lost its session", f"{session}")
-            self.trace.count("sessions lost")
-            self._session = 0
+            self._lost_session()  # every try was refused: it had no effect
+            return
+        except OutcomeUnknown:
+            self._lost_session()
+            self.trace.count("outcomes that nobody knows")
             for item, value in operation.effect.items():
                 self.expected[item] = self.expected.get(item, {None}) | {value}
             return
@@ -267,21 +277,57 @@ class Client(Caller):
             return
         self._answered(operation, applied)
 
+    def _lost_session(self) -> None:
+        self.trace.event(self.name, "lost its session", f"{self._session}")
+        self.trace.count("sessions lost")
+        self._session = 0
+        idle_s = self.process.loop.time() - self._active_at
+        if idle_s * 1000 < SESSION_TTL_MS:
+            self.checks.violated(
+                "client", f"{self.name}'s session ended {idle_s:.3f} s after its last append"
+            )
+
     def _answered(self, operation: Operation, applied: Applied) -> None:
-        lsn = applied.index if applied.result is None else applied.result.lsn
+        lsn, term = applied.index, applied.term
+        if applied.result is not None:
+            lsn, term = applied.result.lsn, applied.result.term
         self.trace.event(self.name, "answered", f"{self._session}:{self._sequence} at {lsn}")
         self.trace.count("acknowledged writes")
         self.answers += 1
         if applied.kind == "duplicate":
             self.trace.count("retries that had taken effect")
-        self.checks.acknowledge(lsn, (self.name, self._session, self._sequence))
+        self.checks.acknowledge(lsn, term, (self.name, self._session, self._sequence))
         if self.rng.random() < 0.7:
             self._below = self._sequence + 1
         for item, value in operation.effect.items():
             self.expected[item] = {value}
 
+    async def _misuse_a_sequence(self) -> None:
+        """Sends another content under a sequence that was used: it must have no effect, and nobody
+        may say that it had."""
+        if not self._session or not self._sequence:
+            return
+        sequence = self.rng.randint(1, self._sequence)
+        misuse = proposals.proposal(
+            self._session, sequence, [proposals.set_key(self._key(), b"misuse")], below=sequence
+        )
+        retry, wait_applied = self.rng.random() < 0.5, self.rng.random() < 0.5
+        try:
+            applied = await self.ask(
+                lambda node: _replica(node).append(misuse, retry=retry, wait_applied=wait_applied)
+            )
+        except (SequenceAcknowledged, SequenceReused):
+            self.trace.count("misused sequences refused")
+        except (SessionExpired, *AGAIN):
+            return
+        else:
+            self.checks.violated(
+                "client", f"{self.name} used {self._session}:{sequence} again and got {applied}"
+            )
+
     async def _open_session(self) -> None:
         while True:
+            self._active_at = self.process.loop.time()
             try:
                 self._session, _ = await self.ask(
                     lambda node: _replica(node).open_session(SESSION_TTL_MS)
@@ -294,8 +340,10 @@ class Client(Caller):
             return
 
     async def _send(self, proposal: types.Proposal) -> Applied:
-        retry = False
+        doubts = 0
+        sent_at = self.process.loop.time()  # a later try may be answered without a new entry
         while True:
+            retry = doubts > 0
             wait_applied = self.rng.random() < 0.3
 
             async def serve(
@@ -305,12 +353,25 @@ class Client(Caller):
                 return await _replica(node).append(copy, retry=retry, wait_applied=wait_applied)
 
             try:
-                return await self.ask(serve)
+                applied = await self.ask(serve)
+                self._active_at = sent_at
+                return applied
             except PayloadMissing as error:
                 await self._upload(error.digests)
+            except SessionExpired as error:
+                if retry:
+                    self.checks.violated("client", f"{self.name}'s retry was refused by {error!r}")
+                raise
+            except OutcomeUnknown as error:
+                doubts += 1
+                if error.cause == SessionExpired.reason:
+                    raise
+                await self.back_off()
+            except Unreachable:
+                doubts += 1
+                await self.back_off()
             except AGAIN:
                 await self.back_off()
-            retry = True
             self.trace.count("retries")
 
     async def _upload(self, digests: list[bytes]) -> None:

@@ -48,6 +48,12 @@ class History:
                 self._checks.violated(
                     "final", f"{session}:{sequence} took effect {len(lsns)} times, at {lsns}"
                 )
+        for lsn, term in self._checks.acknowledged_terms.items():
+            found = self._checks.committed[lsn].term
+            if found != term:
+                self._checks.violated(
+                    "final", f"a client was told of entry {lsn} of term {term}; it has {found}"
+                )
         for lsn, (client, session, sequence) in self._checks.acknowledged.items():
             if self.effects.get((session, sequence)) != [lsn]:
                 self._checks.violated(

@@ -247,6 +247,7 @@ class Node:
             wall_ms=self._wall_ms,
             failed=lambda error: self.end_by(process, error),
             log_writer=SimulatedLogWriter,
+            draw_session=lambda: process.rng.randrange(1, 1 << 62),
         )
         peers.replica = replica
         self.volume, self.replica = volume, replica

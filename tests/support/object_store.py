@@ -142,6 +142,7 @@ class Partition:
             lsn=self.lsn,
             term=3,
             time_ms=1_700_000_000_000,
+            clock_ms=1_000,
             configuration=Configuration(("00000000000000a1",), ()),
             keys=len(self.keys),
             files=len(self.small) + len(self.large),

@@ -191,6 +191,7 @@ def manifest() -> Manifest:
         lsn=7,
         term=2,
         time_ms=1,
+        clock_ms=1_000,
         configuration=Configuration(("a1", "b2"), ("c3",)),
         keys=3,
         files=1,

@@ -24,20 +24,24 @@ class Consumer(_message.Message):
     def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ...) -> None: ...
 
 class RegisterConsumerRequest(_message.Message):
-    __slots__ = ("name", "lsn")
+    __slots__ = ("name", "lsn", "history_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     lsn: int
-    def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ...) -> None: ...
+    history_id: str
+    def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class AcknowledgeConsumerRequest(_message.Message):
-    __slots__ = ("name", "lsn")
+    __slots__ = ("name", "lsn", "history_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
     LSN_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
     lsn: int
-    def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ...) -> None: ...
+    history_id: str
+    def __init__(self, name: _Optional[str] = ..., lsn: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class ConsumerResponse(_message.Message):
     __slots__ = ("consumer", "low_water_mark")
@@ -48,10 +52,12 @@ class ConsumerResponse(_message.Message):
     def __init__(self, consumer: _Optional[_Union[Consumer, _Mapping]] = ..., low_water_mark: _Optional[int] = ...) -> None: ...
 
 class RemoveConsumerRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "history_id")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    history_id: str
+    def __init__(self, name: _Optional[str] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class RemoveConsumerResponse(_message.Message):
     __slots__ = ()
@@ -70,40 +76,48 @@ class ListConsumersResponse(_message.Message):
     def __init__(self, consumers: _Optional[_Iterable[_Union[Consumer, _Mapping]]] = ..., low_water_mark: _Optional[int] = ...) -> None: ...
 
 class OpenSessionRequest(_message.Message):
-    __slots__ = ("time_to_live_ms",)
+    __slots__ = ("time_to_live_ms", "history_id")
     TIME_TO_LIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     time_to_live_ms: int
-    def __init__(self, time_to_live_ms: _Optional[int] = ...) -> None: ...
+    history_id: str
+    def __init__(self, time_to_live_ms: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class OpenSessionResponse(_message.Message):
-    __slots__ = ("session_id", "time_to_live_ms")
+    __slots__ = ("session_id", "time_to_live_ms", "history_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_TO_LIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: int
     time_to_live_ms: int
-    def __init__(self, session_id: _Optional[int] = ..., time_to_live_ms: _Optional[int] = ...) -> None: ...
+    history_id: str
+    def __init__(self, session_id: _Optional[int] = ..., time_to_live_ms: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class CloseSessionRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "history_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: int
-    def __init__(self, session_id: _Optional[int] = ...) -> None: ...
+    history_id: str
+    def __init__(self, session_id: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class CloseSessionResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class AppendRequest(_message.Message):
-    __slots__ = ("request_id", "proposal", "retry", "wait_applied")
+    __slots__ = ("request_id", "proposal", "retry", "wait_applied", "history_id")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     RETRY_FIELD_NUMBER: _ClassVar[int]
     WAIT_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     request_id: int
     proposal: _types_pb2.Proposal
     retry: bool
     wait_applied: bool
-    def __init__(self, request_id: _Optional[int] = ..., proposal: _Optional[_Union[_types_pb2.Proposal, _Mapping]] = ..., retry: _Optional[bool] = ..., wait_applied: _Optional[bool] = ...) -> None: ...
+    history_id: str
+    def __init__(self, request_id: _Optional[int] = ..., proposal: _Optional[_Union[_types_pb2.Proposal, _Mapping]] = ..., retry: _Optional[bool] = ..., wait_applied: _Optional[bool] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class AppendResponse(_message.Message):
     __slots__ = ("request_id", "lsn", "term", "outcomes", "error")
@@ -120,14 +134,16 @@ class AppendResponse(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., lsn: _Optional[int] = ..., term: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_types_pb2.Outcome, str]]] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
 
 class ReadRequest(_message.Message):
-    __slots__ = ("from_lsn", "to_lsn", "follow")
+    __slots__ = ("from_lsn", "to_lsn", "follow", "history_id")
     FROM_LSN_FIELD_NUMBER: _ClassVar[int]
     TO_LSN_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     from_lsn: int
     to_lsn: int
     follow: bool
-    def __init__(self, from_lsn: _Optional[int] = ..., to_lsn: _Optional[int] = ..., follow: _Optional[bool] = ...) -> None: ...
+    history_id: str
+    def __init__(self, from_lsn: _Optional[int] = ..., to_lsn: _Optional[int] = ..., follow: _Optional[bool] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class ReadResponse(_message.Message):
     __slots__ = ("lsn", "term", "body", "configuration_change")
@@ -274,7 +290,7 @@ class MemberStatus(_message.Message):
     def __init__(self, member_id: _Optional[int] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., matched: _Optional[int] = ..., recently_active: _Optional[bool] = ..., progress: _Optional[str] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version", "unreplicated", "backfill", "stored_from", "low_water_mark")
+    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version", "unreplicated", "backfill", "stored_from", "low_water_mark", "history_id")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -299,6 +315,7 @@ class GetStatusResponse(_message.Message):
     BACKFILL_FIELD_NUMBER: _ClassVar[int]
     STORED_FROM_FIELD_NUMBER: _ClassVar[int]
     LOW_WATER_MARK_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     member_id: int
     incarnation: int
@@ -323,7 +340,8 @@ class GetStatusResponse(_message.Message):
     backfill: BackfillStatus
     stored_from: int
     low_water_mark: int
-    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ..., unreplicated: _Optional[bool] = ..., backfill: _Optional[_Union[BackfillStatus, _Mapping]] = ..., stored_from: _Optional[int] = ..., low_water_mark: _Optional[int] = ...) -> None: ...
+    history_id: str
+    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ..., unreplicated: _Optional[bool] = ..., backfill: _Optional[_Union[BackfillStatus, _Mapping]] = ..., stored_from: _Optional[int] = ..., low_water_mark: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class BackfillStatus(_message.Message):
     __slots__ = ("from_lsn", "next_lsn", "target_lsn", "term")

@@ -26,8 +26,28 @@ if _version_not_supported:
 
 
 class LogStoreStub:
-    """Errors: see Reason. UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED are worth a retry; the others
-    are not. Messages of up to 16 MiB are taken, proposals of up to 1 MiB.
+    """Errors: `Reason` says what to do next; it stands in ErrorDetail. gRPC's code follows from it:
+
+    UNAVAILABLE          NOT_LEADER, NO_LEADER, STOPPING, PAYLOAD_QUORUM
+    RESOURCE_EXHAUSTED   OVERLOADED, DISK_FULL, SESSIONS_FULL
+    ABORTED              OUTCOME_UNKNOWN, MEMBERSHIP_REFUSED
+    FAILED_PRECONDITION  SESSION_EXPIRED, PAYLOAD_MISSING, PRECONDITION_FAILED, NOT_BOOTSTRAPPED,
+    WRONG_CLUSTER, WRONG_HISTORY, SEQUENCE_ACKNOWLEDGED, SEQUENCE_REUSED
+    INVALID_ARGUMENT     INVALID_ARGUMENT, PAYLOAD_MISMATCH
+    OUT_OF_RANGE         COMPACTED
+    NOT_FOUND            NOT_FOUND
+    PERMISSION_DENIED    DEPOSED, or a certificate that this service does not serve
+
+    Without ErrorDetail the code is the network's or gRPC's own: UNAVAILABLE, DEADLINE_EXCEEDED and
+    CANCELLED say nothing about what the replica did.
+
+    History: every group has a history ID. A restore renews it, because acknowledged writes may be gone
+    then. Clients learn it from OpenSession or GetStatus and send it with each call that goes on from
+    something earlier; another history is refused with WRONG_HISTORY. An empty history_id is not
+    checked.
+
+    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions in a proposal, sequences up
+    to 4,095 above acknowledged_below, 4,096 sessions in a group.
     """
 
     def __init__(self, channel):
@@ -109,12 +129,35 @@ class LogStoreStub:
 
 
 class LogStoreServicer:
-    """Errors: see Reason. UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED are worth a retry; the others
-    are not. Messages of up to 16 MiB are taken, proposals of up to 1 MiB.
+    """Errors: `Reason` says what to do next; it stands in ErrorDetail. gRPC's code follows from it:
+
+    UNAVAILABLE          NOT_LEADER, NO_LEADER, STOPPING, PAYLOAD_QUORUM
+    RESOURCE_EXHAUSTED   OVERLOADED, DISK_FULL, SESSIONS_FULL
+    ABORTED              OUTCOME_UNKNOWN, MEMBERSHIP_REFUSED
+    FAILED_PRECONDITION  SESSION_EXPIRED, PAYLOAD_MISSING, PRECONDITION_FAILED, NOT_BOOTSTRAPPED,
+    WRONG_CLUSTER, WRONG_HISTORY, SEQUENCE_ACKNOWLEDGED, SEQUENCE_REUSED
+    INVALID_ARGUMENT     INVALID_ARGUMENT, PAYLOAD_MISMATCH
+    OUT_OF_RANGE         COMPACTED
+    NOT_FOUND            NOT_FOUND
+    PERMISSION_DENIED    DEPOSED, or a certificate that this service does not serve
+
+    Without ErrorDetail the code is the network's or gRPC's own: UNAVAILABLE, DEADLINE_EXCEEDED and
+    CANCELLED say nothing about what the replica did.
+
+    History: every group has a history ID. A restore renews it, because acknowledged writes may be gone
+    then. Clients learn it from OpenSession or GetStatus and send it with each call that goes on from
+    something earlier; another history is refused with WRONG_HISTORY. An empty history_id is not
+    checked.
+
+    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions in a proposal, sequences up
+    to 4,095 above acknowledged_below, 4,096 sessions in a group.
     """
 
     def OpenSession(self, request, context):
-        """Opens a session through the log. A retry may open a second one, which expires by itself.
+        """Opens a session through the log. A retry may open a second one, which expires by itself. A
+        session belongs to one process of the caller: sequences are counted in its memory. It lives as
+        long as time_to_live_ms after its last proposal, measured by the leaders' monotonic clocks; time
+        without a leader does not count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,7 +171,9 @@ class LogStoreServicer:
 
     def Append(self, request_iterator, context):
         """Proposals in, answers out, in no particular order; `request_id` matches them. At the leader
-        only. The stream may be cut at any time: resend what has no answer, with the same sequence.
+        only. The stream may be cut at any time: resend what has no answer, with the same sequence and
+        with `retry`. A leader that is cut off from the others is silent for up to two election times:
+        a client should give a stream up if requests are under way and nothing comes for 5 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -292,8 +337,28 @@ def add_LogStoreServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LogStore:
-    """Errors: see Reason. UNAVAILABLE, RESOURCE_EXHAUSTED and ABORTED are worth a retry; the others
-    are not. Messages of up to 16 MiB are taken, proposals of up to 1 MiB.
+    """Errors: `Reason` says what to do next; it stands in ErrorDetail. gRPC's code follows from it:
+
+    UNAVAILABLE          NOT_LEADER, NO_LEADER, STOPPING, PAYLOAD_QUORUM
+    RESOURCE_EXHAUSTED   OVERLOADED, DISK_FULL, SESSIONS_FULL
+    ABORTED              OUTCOME_UNKNOWN, MEMBERSHIP_REFUSED
+    FAILED_PRECONDITION  SESSION_EXPIRED, PAYLOAD_MISSING, PRECONDITION_FAILED, NOT_BOOTSTRAPPED,
+    WRONG_CLUSTER, WRONG_HISTORY, SEQUENCE_ACKNOWLEDGED, SEQUENCE_REUSED
+    INVALID_ARGUMENT     INVALID_ARGUMENT, PAYLOAD_MISMATCH
+    OUT_OF_RANGE         COMPACTED
+    NOT_FOUND            NOT_FOUND
+    PERMISSION_DENIED    DEPOSED, or a certificate that this service does not serve
+
+    Without ErrorDetail the code is the network's or gRPC's own: UNAVAILABLE, DEADLINE_EXCEEDED and
+    CANCELLED say nothing about what the replica did.
+
+    History: every group has a history ID. A restore renews it, because acknowledged writes may be gone
+    then. Clients learn it from OpenSession or GetStatus and send it with each call that goes on from
+    something earlier; another history is refused with WRONG_HISTORY. An empty history_id is not
+    checked.
+
+    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions in a proposal, sequences up
+    to 4,095 above acknowledged_below, 4,096 sessions in a group.
     """
 
     @staticmethod

@@ -83,16 +83,24 @@ class LeaseRow(_message.Message):
     def __init__(self, transitions: _Optional[int] = ..., holder: _Optional[str] = ...) -> None: ...
 
 class AppliedRow(_message.Message):
-    __slots__ = ("format_version", "index", "term", "time_ms")
+    __slots__ = ("format_version", "index", "term", "time_ms", "clock_ms")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_MS_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     index: int
     term: int
     time_ms: int
-    def __init__(self, format_version: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., time_ms: _Optional[int] = ...) -> None: ...
+    clock_ms: int
+    def __init__(self, format_version: _Optional[int] = ..., index: _Optional[int] = ..., term: _Optional[int] = ..., time_ms: _Optional[int] = ..., clock_ms: _Optional[int] = ...) -> None: ...
+
+class HistoryRow(_message.Message):
+    __slots__ = ("history_id",)
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    history_id: str
+    def __init__(self, history_id: _Optional[str] = ...) -> None: ...
 
 class NodeRow(_message.Message):
     __slots__ = ("directory", "mode", "size", "digest")
@@ -127,14 +135,18 @@ class SessionRow(_message.Message):
     def __init__(self, time_to_live_ms: _Optional[int] = ..., last_active_ms: _Optional[int] = ..., acknowledged_below: _Optional[int] = ...) -> None: ...
 
 class ResultRow(_message.Message):
-    __slots__ = ("lsn", "precondition_failed", "outcomes")
+    __slots__ = ("lsn", "precondition_failed", "outcomes", "term", "content_digest")
     LSN_FIELD_NUMBER: _ClassVar[int]
     PRECONDITION_FAILED_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     lsn: int
     precondition_failed: bool
     outcomes: bytes
-    def __init__(self, lsn: _Optional[int] = ..., precondition_failed: _Optional[bool] = ..., outcomes: _Optional[bytes] = ...) -> None: ...
+    term: int
+    content_digest: bytes
+    def __init__(self, lsn: _Optional[int] = ..., precondition_failed: _Optional[bool] = ..., outcomes: _Optional[bytes] = ..., term: _Optional[int] = ..., content_digest: _Optional[bytes] = ...) -> None: ...
 
 class MemberRow(_message.Message):
     __slots__ = ("address",)

@@ -37,6 +37,10 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_MEMBERSHIP_REFUSED: _ClassVar[Reason]
     REASON_DEPOSED: _ClassVar[Reason]
     REASON_PAYLOAD_QUORUM: _ClassVar[Reason]
+    REASON_WRONG_HISTORY: _ClassVar[Reason]
+    REASON_SEQUENCE_ACKNOWLEDGED: _ClassVar[Reason]
+    REASON_SEQUENCE_REUSED: _ClassVar[Reason]
+    REASON_SESSIONS_FULL: _ClassVar[Reason]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_APPLIED: Outcome
 OUTCOME_DESTINATION_EXISTS: Outcome
@@ -62,6 +66,10 @@ REASON_STOPPING: Reason
 REASON_MEMBERSHIP_REFUSED: Reason
 REASON_DEPOSED: Reason
 REASON_PAYLOAD_QUORUM: Reason
+REASON_WRONG_HISTORY: Reason
+REASON_SEQUENCE_ACKNOWLEDGED: Reason
+REASON_SEQUENCE_REUSED: Reason
+REASON_SESSIONS_FULL: Reason
 
 class Payload(_message.Message):
     __slots__ = ("digest", "size", "mode", "data")
@@ -172,10 +180,12 @@ class Proposal(_message.Message):
     def __init__(self, session_id: _Optional[int] = ..., sequence: _Optional[int] = ..., acknowledged_below: _Optional[int] = ..., preconditions: _Optional[_Iterable[_Union[Precondition, _Mapping]]] = ..., payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ...) -> None: ...
 
 class OpenSession(_message.Message):
-    __slots__ = ("time_to_live_ms",)
+    __slots__ = ("time_to_live_ms", "session_id")
     TIME_TO_LIVE_MS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     time_to_live_ms: int
-    def __init__(self, time_to_live_ms: _Optional[int] = ...) -> None: ...
+    session_id: int
+    def __init__(self, time_to_live_ms: _Optional[int] = ..., session_id: _Optional[int] = ...) -> None: ...
 
 class CloseSession(_message.Message):
     __slots__ = ("session_id",)
@@ -196,18 +206,24 @@ class ImportedEntry(_message.Message):
     def __init__(self, payloads: _Optional[_Iterable[_Union[Payload, _Mapping]]] = ..., operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., manifest: _Optional[bytes] = ..., raft: _Optional[bytes] = ...) -> None: ...
 
 class EntryBody(_message.Message):
-    __slots__ = ("proposal", "open_session", "close_session", "imported", "time_ms")
+    __slots__ = ("proposal", "open_session", "close_session", "imported", "time_ms", "elapsed_ms", "content_digest", "term")
     PROPOSAL_FIELD_NUMBER: _ClassVar[int]
     OPEN_SESSION_FIELD_NUMBER: _ClassVar[int]
     CLOSE_SESSION_FIELD_NUMBER: _ClassVar[int]
     IMPORTED_FIELD_NUMBER: _ClassVar[int]
     TIME_MS_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_MS_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
     proposal: Proposal
     open_session: OpenSession
     close_session: CloseSession
     imported: ImportedEntry
     time_ms: int
-    def __init__(self, proposal: _Optional[_Union[Proposal, _Mapping]] = ..., open_session: _Optional[_Union[OpenSession, _Mapping]] = ..., close_session: _Optional[_Union[CloseSession, _Mapping]] = ..., imported: _Optional[_Union[ImportedEntry, _Mapping]] = ..., time_ms: _Optional[int] = ...) -> None: ...
+    elapsed_ms: int
+    content_digest: bytes
+    term: int
+    def __init__(self, proposal: _Optional[_Union[Proposal, _Mapping]] = ..., open_session: _Optional[_Union[OpenSession, _Mapping]] = ..., close_session: _Optional[_Union[CloseSession, _Mapping]] = ..., imported: _Optional[_Union[ImportedEntry, _Mapping]] = ..., time_ms: _Optional[int] = ..., elapsed_ms: _Optional[int] = ..., content_digest: _Optional[bytes] = ..., term: _Optional[int] = ...) -> None: ...
 
 class MemberChange(_message.Message):
     __slots__ = ("member_id", "address")
@@ -226,7 +242,7 @@ class LeaderHint(_message.Message):
     def __init__(self, member_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
-    __slots__ = ("reason", "message", "leader", "first_index", "applied", "missing_digests", "lease_transitions")
+    __slots__ = ("reason", "message", "leader", "first_index", "applied", "missing_digests", "lease_transitions", "cause", "history_id")
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +250,8 @@ class ErrorDetail(_message.Message):
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     MISSING_DIGESTS_FIELD_NUMBER: _ClassVar[int]
     LEASE_TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
+    CAUSE_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     reason: Reason
     message: str
     leader: LeaderHint
@@ -241,4 +259,6 @@ class ErrorDetail(_message.Message):
     applied: int
     missing_digests: _containers.RepeatedScalarFieldContainer[bytes]
     lease_transitions: int
-    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., leader: _Optional[_Union[LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., applied: _Optional[int] = ..., missing_digests: _Optional[_Iterable[bytes]] = ..., lease_transitions: _Optional[int] = ...) -> None: ...
+    cause: Reason
+    history_id: str
+    def __init__(self, reason: _Optional[_Union[Reason, str]] = ..., message: _Optional[str] = ..., leader: _Optional[_Union[LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., applied: _Optional[int] = ..., missing_digests: _Optional[_Iterable[bytes]] = ..., lease_transitions: _Optional[int] = ..., cause: _Optional[_Union[Reason, str]] = ..., history_id: _Optional[str] = ...) -> None: ...

@@ -13,6 +13,7 @@ from partition_replica.core.model import Applied, Node, ProposalResult, Session
 from partition_replica.core.paths import parent
 from partition_replica.core.payloads import is_blob
 from partition_replica.core.ports import StateView
+from partition_replica.core.sessions import WITHOUT_EFFECT, Verdict, advance_clock, judge
 from partition_replica.ids import LSN, Digest, SessionID, Term
 
 APPLIED = types.OUTCOME_APPLIED
@@ -22,15 +23,16 @@ def apply_body(view: StateView, index: LSN, term: Term, body: types.EntryBody | 
     """Applies one normal entry; `body` None is an entry without operations."""
     if body is None:
         return Applied(index, term, "empty")
-    view.time_ms = max(view.time_ms, body.time_ms)
+    view.clock_ms = advance_clock(view.clock_ms, body)
+    view.time_ms = body.time_ms or view.time_ms
     match body.WhichOneof("body"):
         case "proposal":
-            return _apply_proposal(view, index, term, body.proposal)
+            return _apply_proposal(view, index, term, body)
         case "imported":
             outcomes = _apply_operations(view, body.imported.operations, body.imported.payloads)
-            return Applied(index, term, "imported", ProposalResult(index, False, outcomes))
+            return Applied(index, term, "imported", ProposalResult(index, term, outcomes=outcomes))
         case "open_session":
-            return _open_session(view, index, term, body.open_session.time_to_live_ms)
+            return _open_session(view, index, term, body.open_session)
         case "close_session":
             view.delete_session(SessionID(body.close_session.session_id))
             return Applied(index, term, "session_closed")
@@ -38,43 +40,49 @@ def apply_body(view: StateView, index: LSN, term: Term, body: types.EntryBody | 
             return Applied(index, term, "empty")
 
 
-def _open_session(view: StateView, index: LSN, term: Term, time_to_live_ms: int) -> Applied:
-    alive = 0
-    for session, row in view.list_sessions():
-        if row.expired(view.time_ms):
-            view.delete_session(session)
-        else:
-            alive += 1
-    if alive >= SESSIONS_MAX:
+def _open_session(view: StateView, index: LSN, term: Term, opening: types.OpenSession) -> Applied:
+    for session in view.expired_sessions(view.clock_ms):
+        view.delete_session(session)
+    session = SessionID(opening.session_id or int(index))
+    if view.get_session(session) is not None:
+        return Applied(index, term, "session_exists")
+    if view.session_count() >= SESSIONS_MAX:
         return Applied(index, term, "sessions_full")
-    view.put_session(SessionID(int(index)), Session(time_to_live_ms, view.time_ms, 1))
+    view.put_session(session, Session(opening.time_to_live_ms, view.clock_ms, 1))
     return Applied(index, term, "session_opened")
 
 
-def _apply_proposal(view: StateView, index: LSN, term: Term, proposal: types.Proposal) -> Applied:
-    session = SessionID(proposal.session_id)
+def _apply_proposal(view: StateView, index: LSN, term: Term, body: types.EntryBody) -> Applied:
+    proposal, session = body.proposal, SessionID(body.proposal.session_id)
     row = view.get_session(session)
-    if row is None or row.expired(view.time_ms):
+    if row is None or row.expired(view.clock_ms):
         view.delete_session(session)
         return Applied(index, term, "session_expired")
     earlier = view.get_result(session, proposal.sequence)
-    if earlier is not None or proposal.sequence < row.acknowledged_below:
+    verdict = judge(proposal.sequence, body.content_digest, row.acknowledged_below, earlier)
+    if verdict is not Verdict.NEW:
         view.put_session(
-            session, Session(row.time_to_live_ms, view.time_ms, row.acknowledged_below)
+            session, Session(row.time_to_live_ms, view.clock_ms, row.acknowledged_below)
         )
-        return Applied(index, term, "duplicate", earlier)
+        return Applied(index, term, WITHOUT_EFFECT[verdict], earlier)
 
-    if all(_holds(view, precondition) for precondition in proposal.preconditions):
-        outcomes = _apply_operations(view, proposal.operations, proposal.payloads)
-        result = ProposalResult(index, False, outcomes)
-    else:
-        result = ProposalResult(index, True)
+    result = _result(view, index, body)
     view.put_result(session, proposal.sequence, result)
     if proposal.acknowledged_below > row.acknowledged_below:
         view.drop_results_below(session, proposal.acknowledged_below)
     acknowledged_below = max(row.acknowledged_below, proposal.acknowledged_below)
-    view.put_session(session, Session(row.time_to_live_ms, view.time_ms, acknowledged_below))
+    view.put_session(session, Session(row.time_to_live_ms, view.clock_ms, acknowledged_below))
     return Applied(index, term, "proposal", result)
+
+
+def _result(view: StateView, index: LSN, body: types.EntryBody) -> ProposalResult:
+    proposal = body.proposal
+    failed = not all(_holds(view, precondition) for precondition in proposal.preconditions)
+    outcomes = b""
+    if not failed:
+        outcomes = _apply_operations(view, proposal.operations, proposal.payloads)
+    # Not the entry's own term, which a backfill changes: a replay has to give the same row.
+    return ProposalResult(index, Term(body.term), failed, outcomes, body.content_digest)
 
 
 def _holds(view: StateView, precondition: types.Precondition) -> bool:

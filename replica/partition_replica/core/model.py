@@ -141,30 +141,44 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Session:
+    """A client's session. Times are in milliseconds of the state's clock (`StateView.clock_ms`)."""
+
     time_to_live_ms: int
     last_active_ms: int
     acknowledged_below: int
 
-    def expired(self, now_ms: int) -> bool:
-        return self.last_active_ms + self.time_to_live_ms < now_ms
+    @property
+    def lives_until_ms(self) -> int:
+        """The last moment at which the session exists, unless it becomes active before."""
+        return self.last_active_ms + self.time_to_live_ms
+
+    def expired(self, clock_ms: int) -> bool:
+        return self.lives_until_ms < clock_ms
 
 
 @dataclass(frozen=True, slots=True)
 class ProposalResult:
-    """What a proposal did. `outcomes`: a byte (types.Outcome) an operation; empty where all
-    were applied."""
+    """What a proposal did, at which (lsn, term); term is 0 if the entry was written without Raft.
+    `outcomes`: one byte (types.Outcome) per operation; empty if all were applied.
+    `content_digest`: of the proposal's content.
+
+    Results of entries of version 0.1 have neither term nor digest.
+    """
 
     lsn: LSN
+    term: Term
     precondition_failed: bool = False
     outcomes: bytes = b""
+    content_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What applying one entry did.
 
-    kind: "empty", "configuration", "proposal", "duplicate", "session_opened", "session_closed",
-    "session_expired" (the proposal had no effect) or "sessions_full".
+    kind: "empty", "configuration", "imported", "proposal", "duplicate" (`result` is the earlier
+    one), "session_opened", "session_closed"; or, without effect, "session_expired",
+    "sequence_acknowledged", "sequence_reused", "sessions_full", "session_exists".
     """
 
     index: LSN
@@ -188,7 +202,7 @@ class MemberStatus:
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
     """One replica at one moment. role: "unbootstrapped", "joining", "switching", or the
-    engine's."""
+    engine's. history: "" while it is not known here."""
 
     cluster: str
     member: int
@@ -211,6 +225,7 @@ class ReplicaStatus:
     backfill: Backfill | None
     stored_from: int
     low_water_mark: int
+    history: str
 
 
 FINDINGS_MAX = 1000

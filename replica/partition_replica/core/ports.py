@@ -58,7 +58,14 @@ class StateView(Protocol):
         """With its results."""
         ...
 
-    def list_sessions(self) -> list[tuple[SessionID, Session]]: ...
+    def expired_sessions(self, clock_ms: int) -> list[SessionID]:
+        """Every session that has expired at `clock_ms` and is still stored."""
+        ...
+
+    def session_count(self) -> int:
+        """Sessions that are stored."""
+        ...
+
     def get_result(self, session: SessionID, sequence: int) -> ProposalResult | None: ...
     def put_result(self, session: SessionID, sequence: int, result: ProposalResult) -> None: ...
     def drop_results_below(self, session: SessionID, sequence: int) -> None: ...
@@ -68,11 +75,19 @@ class StateView(Protocol):
 
     @property
     def time_ms(self) -> int:
-        """The highest time that an applied entry carried."""
+        """The wall clock of the last entry that carried one, milliseconds since 1970."""
         ...
 
     @time_ms.setter
     def time_ms(self, value: int) -> None: ...
+
+    @property
+    def clock_ms(self) -> int:
+        """The clock by which sessions expire, in milliseconds (`core.sessions.advance_clock`)."""
+        ...
+
+    @clock_ms.setter
+    def clock_ms(self, value: int) -> None: ...
 
 
 class LogStorage(Protocol):

@@ -48,6 +48,14 @@ class ReplicaService(Protocol):
     """What the services of the transport call: a replica, seen from outside. Runs on the event
     loop. Raises what errors.py draws."""
 
+    def history(self) -> str:
+        """The ID of the group's history; "" while it is not known here."""
+        ...
+
+    def check_history(self, history: str) -> None:
+        """Raises WrongHistory if `history` is another one; "" is any."""
+        ...
+
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
         """(session ID, its time to live)."""
         ...

@@ -176,6 +176,7 @@ class _Publishing:
             lsn=state.applied.index,
             term=state.applied.term,
             time_ms=state.time_ms,
+            clock_ms=state.clock_ms,
             configuration=Configuration(members.voters, members.learners),
             keys=contents.keys,
             files=contents.files,

@@ -7,6 +7,7 @@ to do.
 """
 
 import os
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
 from functools import partial
@@ -154,7 +155,17 @@ class _Restorer:
             raise self._damaged(f"it has {keys} keys, its manifest says {self._manifest.keys}")
         empty = not any(loader.rows.values())
         start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
-        await run_to_end(partial(loader.finish, start, self._manifest.time_ms))
+        # What the old group acknowledged behind the snapshot is gone: clients have to hear of it.
+        history = str(uuid.uuid4())
+        await run_to_end(
+            partial(
+                loader.finish,
+                start,
+                time_ms=self._manifest.time_ms,
+                clock_ms=self._manifest.clock_ms,
+                history=history,
+            )
+        )
         reach("restore.rows_loaded")
         # Rows that a later run took the place of were not loaded.
         self._row_bytes = sum(run.size for run in self._manifest.runs)

@@ -1,12 +1,12 @@
 """Proposals on their way: queued, proposed, committed, applied; and who waits for which."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.limits import Limits
+from partition_replica.core.limits import SESSIONS_MAX, Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.errors import (
     NotLeader,
@@ -14,9 +14,15 @@ from partition_replica.errors import (
     Overloaded,
     PreconditionFailed,
     ReplicaError,
+    SequenceAcknowledged,
+    SequenceReused,
     SessionExpired,
+    SessionsFull,
 )
 from partition_replica.ids import LSN, Term
+
+Sequence = tuple[int, int]
+"""(session ID, sequence): the name of a proposal."""
 
 
 @dataclass(slots=True)
@@ -38,6 +44,42 @@ class Pending:
         if not self.future.done():
             self.future.set_result(applied)
 
+    def settle(self, applied: Applied) -> None:
+        """Answers by what the apply did, or by a result that it stored before."""
+        error = refusal(applied)
+        if error is None:
+            self.succeed(applied)
+        else:
+            self.fail(error)
+
+
+def refusal(applied: Applied) -> ReplicaError | None:
+    """What a proposal that was applied is refused with; None if it has an answer."""
+    match applied.kind:
+        case "session_expired":
+            return SessionExpired("the session is gone; nothing was written by this request")
+        case "sessions_full":
+            return SessionsFull(
+                f"{SESSIONS_MAX} sessions are open, which is the most: close some, or wait until "
+                "one expires"
+            )
+        case "session_exists":
+            return Overloaded("the session ID that was drawn exists already: open it again")
+        case "sequence_acknowledged":
+            return SequenceAcknowledged(
+                "the sequence lies below acknowledged_below, so its result is forgotten; nothing "
+                "was written by this request: use the next sequence, and acknowledge only what "
+                "has an answer"
+            )
+        case "sequence_reused":
+            return SequenceReused(
+                "the sequence was used for another content; nothing was written by this request: "
+                "use the next sequence"
+            )
+    if applied.result is not None and applied.result.precondition_failed:
+        return PreconditionFailed("a precondition did not hold; nothing was written")
+    return None
+
 
 class Proposals:
     """Bounded by count and bytes; over it, Overloaded."""
@@ -47,6 +89,9 @@ class Proposals:
         self._queue: deque[Pending] = deque()
         self._queued_bytes = 0
         self._waiting: dict[int, tuple[Term, Pending]] = {}
+        self._unapplied: dict[int, Sequence] = {}
+        """By LSN: sequences that this leader proposed and that are not applied yet."""
+        self._sequences: Counter[Sequence] = Counter()
 
     @property
     def queued(self) -> int:
@@ -84,6 +129,14 @@ class Proposals:
     def proposed(self, first: LSN, term: Term, batch: list[Pending]) -> None:
         for offset, pending in enumerate(batch):
             self._waiting[first + offset] = (term, pending)
+            if pending.body.HasField("proposal"):
+                self._unapplied[first + offset] = sequence = sequence_of(pending)
+                self._sequences[sequence] += 1
+
+    def under_way(self, sequence: Sequence) -> bool:
+        """Whether this leader proposed it and it is not applied yet: only the apply knows then
+        which of two tries takes effect."""
+        return sequence in self._sequences
 
     def committed(self, entry: LogEntry) -> None:
         """Answers those that wait for the commit only. (index, term) names an entry uniquely:
@@ -100,6 +153,11 @@ class Proposals:
             pending.succeed(Applied(entry.index, entry.term, "committed"))
 
     def applied(self, applied: Applied) -> None:
+        sequence = self._unapplied.pop(applied.index, None)
+        if sequence is not None:
+            self._sequences[sequence] -= 1
+            if not self._sequences[sequence]:
+                del self._sequences[sequence]
         waiting = self._waiting.pop(applied.index, None)
         if waiting is None:
             return
@@ -107,18 +165,7 @@ class Proposals:
         if _replaced(waiting[0], applied.term):
             pending.fail(NotLeader("another leader's entry took this one's place; retry there"))
             return
-        match applied.kind:
-            case "session_expired":
-                pending.fail(SessionExpired("the session is gone; nothing was written"))
-            case "sessions_full":
-                pending.fail(Overloaded("all sessions are taken; wait until one expires"))
-            case _:
-                if applied.result is not None and applied.result.precondition_failed:
-                    pending.fail(
-                        PreconditionFailed("a precondition did not hold; nothing was written")
-                    )
-                else:
-                    pending.succeed(applied)
+        pending.settle(applied)
 
     def leadership_lost(self, leader: tuple[int, str]) -> None:
         """What was proposed may still be committed; what was only queued is not in any log."""
@@ -130,10 +177,16 @@ class Proposals:
                 )
             )
         self._waiting.clear()
+        self._unapplied.clear()
+        self._sequences.clear()
         for pending in self._queue:
             pending.fail(NotLeader("leadership was lost; retry at the leader", leader))
         self._queue.clear()
         self._queued_bytes = 0
+
+
+def sequence_of(pending: Pending) -> Sequence:
+    return pending.body.proposal.session_id, pending.body.proposal.sequence
 
 
 def _replaced(proposed: Term, found: Term) -> bool:

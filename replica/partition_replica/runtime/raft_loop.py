@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import partition_raft as raft
 
-from partition_replica.core.limits import SESSIONS_MAX, Limits
+from partition_replica.core.limits import Limits
 from partition_replica.core.model import HardState, LogBatch, SnapshotSwitch
 from partition_replica.core.ports import PeerTransport
 from partition_replica.engine.port import Engine, SnapshotHeader, Work
@@ -23,9 +23,9 @@ from partition_replica.errors import (
     MembershipRefused,
     NotLeader,
     Overloaded,
-    SessionExpired,
 )
-from partition_replica.ids import LSN, Digest, SessionID, Term
+from partition_replica.ids import LSN, Digest, Term
+from partition_replica.runtime.admission import Admission
 from partition_replica.runtime.applier import Applier
 from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.metrics import Metrics
@@ -120,7 +120,7 @@ class RaftLoop:
         )
         self._inbox: deque[tuple[raft.Message, int]] = deque()
         self._inbox_bytes = 0
-        self._closing_sessions: set[int] = set()
+        self._admission = Admission(volume, proposals)
         self._heard: dict[int, float] = {}
         self._held_number = 0
         self._retired_number = 0
@@ -131,7 +131,6 @@ class RaftLoop:
         self._unsaved_commit: HardState | None = None
         self._unsaved_since = 0.0
         self._ticks = 0
-        self._time_ms = 0
         self._wake = asyncio.Event()
         self.applier: Applier | None = None
         self.role = "follower"
@@ -262,12 +261,14 @@ class RaftLoop:
 
     def _feed_proposals(self) -> None:
         while batch := self._proposals.take():
-            self._time_ms = max(self._time_ms, self._wall_ms(), self._volume.state.time_ms)
-            batch = [pending for pending in batch if self._alive(pending)]
+            wall_ms, elapsed_ms = self._wall_ms(), self._admission.begin_batch(self._now())
+            batch = [pending for pending in batch if self._admission.admit(pending)]
             if not batch:
                 continue
             for pending in batch:
-                pending.body.time_ms = self._time_ms
+                pending.body.time_ms, pending.body.term = wall_ms, self._admission.term
+                # The first entry of the batch carries what passed for all of them.
+                pending.body.elapsed_ms, elapsed_ms = elapsed_ms, 0
             reach("propose.before")
             try:
                 first, term = self.engine.propose(
@@ -277,43 +278,7 @@ class RaftLoop:
                 self._drop(batch)
                 return
             self._proposals.proposed(first, term, batch)
-
-    def _alive(self, pending: Pending) -> bool:
-        """Whether the session will live when the entry is applied: then a commit is an answer.
-
-        Times in the log never fall, and the session's last activity never does: what has not
-        expired at this entry's time by the applied state can't have at its apply. What closes it
-        stands in front of this entry, and a leader serves only when it has applied everything
-        that leaders before it proposed: it knows of every close.
-        """
-        if pending.future.done():
-            return False
-        match pending.body.WhichOneof("body"):
-            case "close_session":
-                self._close_session(pending.body.close_session.session_id)
-                return True
-            case "open_session":
-                return True
-        session = SessionID(pending.body.proposal.session_id)
-        row = self._volume.state.get_session(session)
-        closing = session in self._closing_sessions
-        if row is None or closing or row.expired(self._time_ms):
-            pending.fail(
-                SessionExpired(
-                    f"session {session} is unknown or expired; nothing was written: open a new one"
-                )
-            )
-            return False
-        return True
-
-    def _close_session(self, session: int) -> None:
-        """From here on nothing of the session is proposed."""
-        if len(self._closing_sessions) > SESSIONS_MAX:
-            state = self._volume.state
-            self._closing_sessions = {
-                s for s in self._closing_sessions if state.get_session(SessionID(s)) is not None
-            }
-        self._closing_sessions.add(session)
+            self._admission.proposed()
 
     def _drop(self, batch: list[Pending]) -> None:
         status = self.engine.status()
@@ -427,7 +392,8 @@ class RaftLoop:
     def _role_changed(self, role: str, leader: int) -> None:
         was_leader = self.role == "leader"
         self.role, self.leader = role, leader
-        self._closing_sessions.clear()
+        if role == "leader":
+            self._admission.lead(self.engine.status().term, self._now())
         if was_leader and role != "leader":
             self._proposals.leadership_lost((leader, ""))
             self._reads.fail()

@@ -25,6 +25,7 @@ from partition_replica.core.model import (
 )
 from partition_replica.core.ports import PeerTransport
 from partition_replica.core.services import StateReader
+from partition_replica.core.sessions import SESSION_ID_MAX, content_digest
 from partition_replica.core.validation import (
     check_digest,
     check_proposal,
@@ -41,13 +42,17 @@ from partition_replica.errors import (
     NotBootstrapped,
     NotFound,
     NotLeader,
+    OutcomeUnknown,
     Overloaded,
     PayloadMissing,
+    SessionExpired,
     Stopping,
     WrongCluster,
+    WrongHistory,
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.administration import Administration
+from partition_replica.runtime.admission import answer_of
 from partition_replica.runtime.backfill import Backfiller, check_room
 from partition_replica.runtime.consumers import Consumers
 from partition_replica.runtime.disk import DiskWatch
@@ -64,6 +69,11 @@ logger = logging.getLogger(__name__)
 READ_INDEX_TIMEOUT_S = 5.0
 
 
+def draw_session() -> int:
+    """A session ID. Random, so that none comes again: not after a restore, nor in another group."""
+    return secrets.randbelow(SESSION_ID_MAX) + 1
+
+
 class Replica:
     """Implements core.services.ReplicaService."""
 
@@ -77,8 +87,10 @@ class Replica:
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
         log_writer: type[LogWriter] = LogWriter,
+        draw_session: Callable[[], int] = draw_session,
     ) -> None:
-        """`failed` is called once with what must end the process."""
+        """`failed` is called once with what must end the process. `draw_session` gives session IDs
+        that nobody has."""
         self._config = config
         self._volume = volume
         self._transport = transport
@@ -86,6 +98,7 @@ class Replica:
         self._wall_ms = wall_ms
         self._failed = failed
         self._log_writer = log_writer
+        self._draw_session = draw_session
         self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
         self.consumers = Consumers(volume, self.running)
@@ -184,12 +197,34 @@ class Replica:
 
     # --- for applications ---------------------------------------------------------------------
 
+    def history(self) -> str:
+        """The ID of the group's history; "" while this replica has none of its state."""
+        identity = self._volume.log.identity
+        if not identity.unreplicated and not self._volume.log.configuration[1].members:
+            return ""
+        return self._volume.state.history or str(identity.cluster_id)
+
+    def check_history(self, history: str) -> None:
+        """Raises WrongHistory, and NotBootstrapped where the history is not known yet."""
+        if not history:
+            return
+        own = self.history()
+        if not own:
+            raise NotBootstrapped("this replica waits for its first state: ask another one")
+        if history != own:
+            raise WrongHistory(
+                f"the group's history is {own}, not {history}: it was restored, or made anew; "
+                "acknowledged writes may be gone: open a new session, and read from the state on",
+                own,
+            )
+
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
         time_to_live_ms = session_time_to_live_ms(time_to_live_ms)
         member = self.leading()
-        body = types.EntryBody(open_session=types.OpenSession(time_to_live_ms=time_to_live_ms))
-        applied = await self._propose(member, body, wait_applied=True)
-        return applied.index, time_to_live_ms
+        session = self._draw_session()
+        opening = types.OpenSession(time_to_live_ms=time_to_live_ms, session_id=session)
+        await self._propose(member, types.EntryBody(open_session=opening), wait_applied=True)
+        return session, time_to_live_ms
 
     async def close_session(self, session: int) -> None:
         member = self.leading()
@@ -198,21 +233,39 @@ class Replica:
 
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         started = time.perf_counter()
+        try:
+            applied = await self._append(proposal, retry=retry, wait_applied=wait_applied)
+        except (SessionExpired, DiskFull) as error:
+            if not retry:
+                raise
+            raise OutcomeUnknown(
+                f"an earlier try of this sequence may have taken effect; this one: {error}",
+                error.reason,
+            ) from error
+        self._metrics.appends.observe(time.perf_counter() - started)
+        return applied
+
+    async def _append(
+        self, proposal: types.Proposal, *, retry: bool, wait_applied: bool
+    ) -> Applied:
         member = self.leading()
         check_proposal(proposal)
+        body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal))
         large = [
             Digest(payload.digest)
             for payload in proposal.payloads
             if payload.size > PAYLOAD_INLINE_BYTES_MAX
         ]
+        if retry or large:
+            # Before anything is asked for that an answer does not need: payloads, room on the disk.
+            known = answer_of(self._volume.state, body)
+            if known is not None:
+                return known
         if large:
             await member.payloads.ensure_quorum(large)
             self._check_sizes(proposal)
         wait_applied = wait_applied or retry or bool(proposal.preconditions)
-        body = types.EntryBody(proposal=proposal)
-        applied = await self._propose(member, body, wait_applied=wait_applied)
-        self._metrics.appends.observe(time.perf_counter() - started)
-        return applied
+        return await self._propose(member, body, wait_applied=wait_applied)
 
     async def read_point(self, *, linearizable: bool) -> StateReader:
         member = self.running()
@@ -291,6 +344,7 @@ class Replica:
             "backfill": log.backfill,
             "stored_from": log.first_stored,
             "low_water_mark": log.low_water_mark,
+            "history": self.history(),
         }
         if member is None:
             return ReplicaStatus(

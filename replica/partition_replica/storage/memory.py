@@ -17,6 +17,7 @@ class MemoryView:
         self.results: dict[tuple[SessionID, int], ProposalResult] = {}
         self.members: dict[int, str] = {}
         self.time_ms = 0
+        self.clock_ms = 0
 
     def get_value(self, key: bytes) -> bytes | None:
         return self.values.get(key)
@@ -60,8 +61,11 @@ class MemoryView:
         self.sessions.pop(session, None)
         self.drop_results_below(session, 1 << 64)
 
-    def list_sessions(self) -> list[tuple[SessionID, Session]]:
-        return sorted(self.sessions.items())
+    def expired_sessions(self, clock_ms: int) -> list[SessionID]:
+        return sorted(s for s, row in self.sessions.items() if row.expired(clock_ms))
+
+    def session_count(self) -> int:
+        return len(self.sessions)
 
     def get_result(self, session: SessionID, sequence: int) -> ProposalResult | None:
         return self.results.get((session, sequence))

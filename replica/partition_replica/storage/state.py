@@ -17,6 +17,7 @@ from partition_replica.core.model import (
     LogEntry,
     Node,
     Position,
+    ProposalResult,
     Session,
 )
 from partition_replica.core.payloads import decode_body
@@ -29,17 +30,22 @@ from partition_replica.storage.environment import (
     open_read_only,
     reading,
 )
+from partition_replica.storage.session_expiry import SessionExpiry
 from partition_replica.storage.state_copy import FrozenState
 from partition_replica.storage.state_tables import (
     APPLIED,
     TABLES,
     LmdbView,
     Tables,
+    applied_row,
+    clock_of,
     decode_node,
+    decode_result,
     decode_session,
     iterate_blobs,
     put_applied,
     read_applied,
+    read_history,
 )
 
 
@@ -58,9 +64,11 @@ class LmdbState:
         try:
             self._tables = Tables(self._environment, create=not read_only)
             self._applied = read_applied(self._environment, self._tables)
+            self._history = read_history(self._environment, self._tables)
         except BaseException:
             self._environment.close()  # LMDB opens a file once in a process
             raise
+        self._expiry = SessionExpiry()
         self._views = 0
         self._closing = False
         self._lock = threading.Lock()
@@ -80,15 +88,25 @@ class LmdbState:
 
     @property
     def time_ms(self) -> int:
-        """The highest time that an applied entry carried, milliseconds since 1970."""
+        """The wall clock of the last applied entry that carried one, milliseconds since 1970."""
         return self._applied.time_ms
+
+    @property
+    def clock_ms(self) -> int:
+        """The clock by which sessions expire, in milliseconds."""
+        return clock_of(self._applied)
+
+    @property
+    def history(self) -> str:
+        """The history ID that a restore gave it; "" if the cluster's ID is the history."""
+        return self._history
 
     # --- writes -------------------------------------------------------------------------------
 
     def start(self, position: Position, members: dict[int, str]) -> None:
         """Makes a new state that of `position`, durably: the first one of a group."""
         with lmdb_failures("commit of the state"), self._environment.begin(write=True) as txn:
-            view = LmdbView(txn, self._tables, self._applied)
+            view = LmdbView(txn, self._tables, self._applied, self._expiry)
             for member, address in members.items():
                 view.put_member(member, address)
             view.finish(position)
@@ -108,7 +126,7 @@ class LmdbState:
             raise ValueError(f"entry {entries[0].index} applied behind {self._applied.index}")
         results: list[Applied] = []
         with lmdb_failures("commit of the state"), self._environment.begin(write=True) as txn:
-            view = LmdbView(txn, self._tables, self._applied)
+            view = LmdbView(txn, self._tables, self._applied, self._expiry)
             for entry in entries:
                 applied = self._apply_entry(view, entry)
                 view.note_unapplied(applied)
@@ -118,15 +136,9 @@ class LmdbState:
                     view.delete_member(member)
                 else:
                     view.put_member(member, address)
-            last = entries[-1]
-            view.finish(Position(last.index, last.term))
-            time_ms = view.time_ms
-        self._applied = rows.AppliedRow(
-            format_version=codec.FORMAT_VERSION,
-            index=last.index,
-            term=last.term,
-            time_ms=time_ms,
-        )
+            position = Position(entries[-1].index, entries[-1].term)
+            view.finish(position)
+        self._applied = applied_row(position, view.time_ms, view.clock_ms)
         released = [digest for digest in view.released if not self.names_blob(digest)]
         return results, released
 
@@ -142,7 +154,8 @@ class LmdbState:
         with lmdb_failures("commit of the state"):
             with self._environment.begin(write=True) as txn:
                 position = Position(self.applied.index, term)
-                put_applied(txn, self._tables, position, self.time_ms)
+                row = applied_row(position, self.time_ms, self.clock_ms)
+                put_applied(txn, self._tables, row)
             self._environment.sync(True)
         self._applied = read_applied(self._environment, self._tables)
 
@@ -189,7 +202,9 @@ class LmdbState:
         except BaseException:
             self._thaw()
             raise
-        return FrozenState(self._environment, txn, self.applied, self.time_ms, self._thaw)
+        return FrozenState(
+            self._environment, txn, self.applied, self.time_ms, self.clock_ms, self._thaw
+        )
 
     def copy(self, directory: Path) -> Position:
         """Copies the state, compacted, to `directory`/data.mdb, durably; returns its position. Call
@@ -298,11 +313,19 @@ class LmdbState:
             row = txn.get(digest, db=self._tables.content)
         return None if row is None else codec.unseal("content", digest, row)
 
-    def get_session(self, session: SessionID) -> Session | None:
+    def get_session(
+        self, session: SessionID, sequence: int
+    ) -> tuple[Session | None, ProposalResult | None]:
+        """The session, and what is stored of one of its sequences, at one moment."""
         key = codec.u64(session)
+        result_key = key + codec.u64(sequence)
         with reading(self._environment, "the state") as txn:
             row = txn.get(key, db=self._tables.session)
-        return None if row is None else decode_session(key, row)
+            result = txn.get(result_key, db=self._tables.result)
+        return (
+            None if row is None else decode_session(key, row),
+            None if result is None else decode_result(result_key, result),
+        )
 
     def session_count(self) -> int:
         """Including expired ones that no OpenSession has swept yet."""

@@ -57,12 +57,14 @@ class FrozenState:
         txn: Transaction,
         position: Position,
         time_ms: int,
+        clock_ms: int,
         closed: Callable[[], None],
     ) -> None:
         self._environment = environment
         self._txn = txn
         self.position = position
         self.time_ms = time_ms
+        self.clock_ms = clock_ms
         self._closed: Callable[[], None] | None = closed
 
     def copy(self, directory: Path, *, durably: bool = True) -> CopiedFile:

@@ -15,7 +15,14 @@ from partition_replica.errors import RowsRefused
 from partition_replica.ids import Digest
 from partition_replica.storage import codec
 from partition_replica.storage.environment import lmdb_failures, open_environment
-from partition_replica.storage.state_tables import TABLES, Tables, iterate_blobs, put_applied
+from partition_replica.storage.state_tables import (
+    TABLES,
+    Tables,
+    applied_row,
+    iterate_blobs,
+    put_applied,
+    put_history,
+)
 
 TRANSACTION_BYTES = 16 * 1024**2
 """Of keys and rows that one transaction loads."""
@@ -75,12 +82,14 @@ class StateLoader:
         with lmdb_failures("reading a state"), self._environment.begin() as txn:
             yield from iterate_blobs(txn, self._tables)
 
-    def finish(self, position: Position, time_ms: int) -> None:
-        """Makes it the state at `position`, whole and durable, but for its name."""
+    def finish(self, position: Position, time_ms: int, clock_ms: int, history: str) -> None:
+        """Makes it the state at `position`, whole and durable, but for its name. `clock_ms`: that
+        of its sessions; `history`: the ID of what begins here."""
         self._flush()
         with lmdb_failures("commit of a state"):
             with self._environment.begin(write=True) as txn:
-                put_applied(txn, self._tables, position, time_ms)
+                put_applied(txn, self._tables, applied_row(position, time_ms, clock_ms))
+                put_history(txn, self._tables, history)
             self._environment.sync(True)
 
     def close(self) -> None:

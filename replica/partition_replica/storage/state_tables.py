@@ -6,12 +6,14 @@ import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.model import Applied, Node, Position, ProposalResult, Session
+from partition_replica.core.sessions import WITHOUT_EFFECT
 from partition_replica.errors import Damaged
-from partition_replica.ids import LSN, Digest, SessionID
+from partition_replica.ids import LSN, Digest, SessionID, Term
 from partition_replica.storage import codec
 from partition_replica.storage.environment import Database, Transaction, open_tables, reading
+from partition_replica.storage.session_expiry import SessionExpiry
 
-APPLIED = b"applied"
+APPLIED, HISTORY = b"applied", b"history"
 TABLES = (
     "meta",
     "value",
@@ -45,13 +47,17 @@ class Tables:
 
 class LmdbView:
     """`core.ports.StateView` over one write transaction. Sessions are written back at the end:
-    a batch touches the same few over and over."""
+    a batch touches the same few over and over. `expiry` is told of each one that comes and goes."""
 
-    def __init__(self, txn: Transaction, tables: Tables, applied: rows.AppliedRow) -> None:
+    def __init__(
+        self, txn: Transaction, tables: Tables, applied: rows.AppliedRow, expiry: SessionExpiry
+    ) -> None:
         self._txn = txn
         self._tables = tables
+        self._expiry = expiry
         self._sessions: dict[SessionID, Session | None] = {}
         self.time_ms = applied.time_ms
+        self.clock_ms = clock_of(applied)
         self.released: set[Digest] = set()
 
     def get_value(self, key: bytes) -> bytes | None:
@@ -113,18 +119,24 @@ class LmdbView:
         return self._sessions[session]
 
     def put_session(self, session: SessionID, row: Session) -> None:
+        if self.get_session(session) is None:
+            self._expiry.add(session, row)
         self._sessions[session] = row
 
     def delete_session(self, session: SessionID) -> None:
         if self.get_session(session) is None:
             return
         self._sessions[session] = None
+        self._expiry.remove()
         self._drop_results(codec.u64(session), None)
 
-    def list_sessions(self) -> list[tuple[SessionID, Session]]:
-        self._write_sessions()
-        cursor = self._txn.cursor(self._tables.session)
-        return [(SessionID(codec.from_u64(key)), decode_session(key, row)) for key, row in cursor]
+    def expired_sessions(self, clock_ms: int) -> list[SessionID]:
+        self._load_expiry()
+        return self._expiry.expired(clock_ms, self.get_session)
+
+    def session_count(self) -> int:
+        self._load_expiry()
+        return self._expiry.count
 
     def get_result(self, session: SessionID, sequence: int) -> ProposalResult | None:
         key = codec.u64(session) + codec.u64(sequence)
@@ -137,6 +149,8 @@ class LmdbView:
             lsn=result.lsn,
             precondition_failed=result.precondition_failed,
             outcomes=result.outcomes,
+            term=result.term,
+            content_digest=result.content_digest,
         )
         self._txn.put(key, codec.seal_message(key, message), db=self._tables.result)
 
@@ -163,8 +177,10 @@ class LmdbView:
     def note_unapplied(self, applied: Applied) -> None:
         """Remembers what of an entry had no effect: an export leaves it out."""
         result = applied.result
-        whole = applied.kind in ("duplicate", "session_expired") or (
-            result is not None and result.precondition_failed
+        whole = (
+            applied.kind == "session_expired"
+            or applied.kind in WITHOUT_EFFECT.values()
+            or (result is not None and result.precondition_failed)
         )
         if not whole and (result is None or not result.outcomes):
             return
@@ -175,13 +191,22 @@ class LmdbView:
     def finish(self, position: Position) -> None:
         """Writes what was kept back, and the applied LSN."""
         self._write_sessions()
-        put_applied(self._txn, self._tables, position, self.time_ms)
+        put_applied(self._txn, self._tables, applied_row(position, self.time_ms, self.clock_ms))
 
     def _payload(self, digest: Digest) -> rows.PayloadRow | None:
         row = self._txn.get(digest, db=self._tables.payload)
         if row is None:
             return None
         return codec.unseal_message("payload", digest, row, rows.PayloadRow)
+
+    def _load_expiry(self) -> None:
+        if self._expiry.loaded:
+            return
+        self._write_sessions()
+        cursor = self._txn.cursor(self._tables.session)
+        self._expiry.load(
+            (SessionID(codec.from_u64(key)), decode_session(bytes(key), row)) for key, row in cursor
+        )
 
     def _write_sessions(self) -> None:
         for session, row in self._sessions.items():
@@ -213,14 +238,38 @@ def iterate_blobs(
             yield Digest(bytes(key)), payload.size
 
 
-def put_applied(txn: Transaction, tables: Tables, position: Position, time_ms: int) -> None:
-    message = rows.AppliedRow(
+def applied_row(position: Position, time_ms: int, clock_ms: int) -> rows.AppliedRow:
+    """What a state at `position` says of itself, in this version's format."""
+    return rows.AppliedRow(
         format_version=codec.FORMAT_VERSION,
         index=position.index,
         term=position.term,
         time_ms=time_ms,
+        clock_ms=clock_ms,
     )
-    txn.put(APPLIED, codec.seal_message(APPLIED, message), db=tables.meta)
+
+
+def put_applied(txn: Transaction, tables: Tables, applied: rows.AppliedRow) -> None:
+    txn.put(APPLIED, codec.seal_message(APPLIED, applied), db=tables.meta)
+
+
+def clock_of(applied: rows.AppliedRow) -> int:
+    """The clock of sessions; version 0.1 took the entries' wall time for it."""
+    return applied.clock_ms if applied.HasField("clock_ms") else applied.time_ms
+
+
+def put_history(txn: Transaction, tables: Tables, history: str) -> None:
+    row = rows.HistoryRow(history_id=history)
+    txn.put(HISTORY, codec.seal_message(HISTORY, row), db=tables.meta)
+
+
+def read_history(environment: lmdb.Environment, tables: Tables) -> str:
+    """The history ID that a restore gave the state; "" if none did."""
+    with reading(environment, "the state") as txn:
+        row = txn.get(HISTORY, db=tables.meta)
+    if row is None:
+        return ""
+    return codec.unseal_message("meta", HISTORY, row, rows.HistoryRow).history_id
 
 
 def decode_node(path: bytes, row: bytes) -> Node:
@@ -235,7 +284,13 @@ def decode_session(key: bytes, row: bytes) -> Session:
 
 def decode_result(key: bytes, row: bytes) -> ProposalResult:
     result = codec.unseal_message("result", key, row, rows.ResultRow)
-    return ProposalResult(LSN(result.lsn), result.precondition_failed, result.outcomes)
+    return ProposalResult(
+        LSN(result.lsn),
+        Term(result.term),
+        result.precondition_failed,
+        result.outcomes,
+        result.content_digest,
+    )
 
 
 def read_applied(environment: lmdb.Environment, tables: Tables) -> rows.AppliedRow:

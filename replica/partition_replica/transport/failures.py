@@ -14,8 +14,10 @@ from partition_replica.errors import (
     Deposed,
     Fatal,
     NotLeader,
+    OutcomeUnknown,
     PayloadMissing,
     ReplicaError,
+    WrongHistory,
 )
 
 DETAIL_KEY = "logstore-error-bin"
@@ -39,6 +41,10 @@ CODES = {
     "MEMBERSHIP_REFUSED": grpc.StatusCode.ABORTED,
     "DEPOSED": grpc.StatusCode.PERMISSION_DENIED,
     "PAYLOAD_QUORUM": grpc.StatusCode.UNAVAILABLE,
+    "WRONG_HISTORY": grpc.StatusCode.FAILED_PRECONDITION,
+    "SEQUENCE_ACKNOWLEDGED": grpc.StatusCode.FAILED_PRECONDITION,
+    "SEQUENCE_REUSED": grpc.StatusCode.FAILED_PRECONDITION,
+    "SESSIONS_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,6 +61,10 @@ def detail(error: ReplicaError) -> types.ErrorDetail:
         message.missing_digests.extend(error.digests)
     if isinstance(error, Deposed):
         message.lease_transitions = error.seen
+    if isinstance(error, OutcomeUnknown) and error.cause:
+        message.cause = types.Reason.Value(f"REASON_{error.cause}")  # type: ignore[assignment]
+    if isinstance(error, WrongHistory):
+        message.history_id = error.history
     return message
 
 

@@ -41,11 +41,17 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
 
     @unary
     async def OpenSession(self, request: api.OpenSessionRequest, context: Any) -> Any:
+        self._replica.check_history(request.history_id)
         session, time_to_live_ms = await self._replica.open_session(request.time_to_live_ms)
-        return api.OpenSessionResponse(session_id=session, time_to_live_ms=time_to_live_ms)
+        return api.OpenSessionResponse(
+            session_id=session,
+            time_to_live_ms=time_to_live_ms,
+            history_id=self._replica.history(),
+        )
 
     @unary
     async def CloseSession(self, request: api.CloseSessionRequest, context: Any) -> Any:
+        self._replica.check_history(request.history_id)
         await self._replica.close_session(request.session_id)
         return api.CloseSessionResponse()
 
@@ -63,7 +69,11 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             except Exception:  # without an answer the caller would wait for ever
                 logger.exception("append failed by a defect")
                 failed = api.AppendResponse(request_id=item.request_id)
-                failed.error.message = "internal error; the replica's log has it"
+                failed.error.reason = types.REASON_OUTCOME_UNKNOWN
+                failed.error.message = (
+                    "internal error, of which the replica's log has more; the append may have "
+                    "taken effect: retry the same sequence"
+                )
                 answers.put_nowait(failed)
             finally:
                 slots.release()
@@ -93,6 +103,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     async def _append(self, item: api.AppendRequest) -> api.AppendResponse:
         response = api.AppendResponse(request_id=item.request_id)
         try:
+            self._replica.check_history(item.history_id)
             applied = await self._replica.append(
                 item.proposal, retry=item.retry, wait_applied=item.wait_applied
             )
@@ -102,7 +113,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             return response
         response.lsn, response.term = applied.index, applied.term
         if applied.result is not None:
-            response.lsn = applied.result.lsn
+            response.lsn, response.term = applied.result.lsn, applied.result.term
             response.outcomes.extend(applied.result.outcomes)  # type: ignore[arg-type]
         return response
 
@@ -110,6 +121,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     async def Read(self, request: api.ReadRequest, context: Any) -> AsyncIterator[api.ReadResponse]:
         position = request.from_lsn
         while True:
+            self._replica.check_history(request.history_id)
             entries, position = self._replica.committed_entries(
                 position, self._limits.range_bytes_max
             )
@@ -213,6 +225,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
 
     @unary
     async def RegisterConsumer(self, request: api.RegisterConsumerRequest, context: Any) -> Any:
+        self._replica.check_history(request.history_id)
         lsn, mark = await self._replica.consumers.register(request.name, request.lsn)
         return _consumer(request.name, lsn, mark)
 
@@ -220,11 +233,13 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     async def AcknowledgeConsumer(
         self, request: api.AcknowledgeConsumerRequest, context: Any
     ) -> Any:
+        self._replica.check_history(request.history_id)
         lsn, mark = await self._replica.consumers.acknowledge(request.name, request.lsn)
         return _consumer(request.name, lsn, mark)
 
     @unary
     async def RemoveConsumer(self, request: api.RemoveConsumerRequest, context: Any) -> Any:
+        self._replica.check_history(request.history_id)
         await self._replica.consumers.remove(request.name)
         return api.RemoveConsumerResponse()
 
@@ -262,6 +277,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         response.unreplicated = status.unreplicated
         response.stored_from = status.stored_from
         response.low_water_mark = status.low_water_mark
+        response.history_id = status.history
         if status.backfill is not None:
             response.backfill.from_lsn = status.backfill.first
             response.backfill.next_lsn = status.backfill.next

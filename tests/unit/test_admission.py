@@ -1,0 +1,175 @@
+"""What a leader proposes, what it answers at once, and what only the apply can tell."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import LogEntry
+from partition_replica.core.sessions import ELAPSED_MS_MAX, content_digest
+from partition_replica.errors import (
+    PreconditionFailed,
+    SequenceAcknowledged,
+    SequenceReused,
+    SessionExpired,
+)
+from partition_replica.ids import LSN, Term
+from partition_replica.runtime.admission import Admission, answer_of
+from partition_replica.runtime.proposals import Pending, Proposals
+from partition_replica.storage.state import LmdbState
+
+from tests.support import proposals
+from tests.support.proposals import set_key
+
+SESSION = 77
+
+
+class Leader:
+    """An admission over a state with one open session; `apply` is the group's log."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state = LmdbState(folder)
+        self.proposals = Proposals(Limits())
+        self.admission = Admission(cast("Any", SimpleNamespace(state=self.state)), self.proposals)
+        self.last = self.proposed = 0
+        session = types.OpenSession(session_id=SESSION, time_to_live_ms=10_000)
+        self.apply(types.EntryBody(open_session=session, elapsed_ms=0))
+        self.admission.lead(4, 100.0)
+
+    def apply(self, body: types.EntryBody) -> None:
+        self.last += 1
+        self.proposed = max(self.proposed, self.last)
+        entry = LogEntry(LSN(self.last), Term(4), 0, body.SerializeToString())
+        for applied in self.state.apply([entry], {})[0]:
+            self.proposals.applied(applied)
+
+    def offer(self, now_s: float, *pendings: Pending) -> list[bool]:
+        """As the loop does with a batch; what is admitted is proposed, not applied."""
+        elapsed = self.admission.begin_batch(now_s)
+        admitted = [self.admission.admit(pending) for pending in pendings]
+        batch = [p for p, yes in zip(pendings, admitted, strict=True) if yes]
+        for pending in batch:
+            pending.body.elapsed_ms, elapsed = elapsed, 0
+        if batch:
+            self.proposals.proposed(LSN(self.proposed + 1), Term(4), batch)
+            self.proposed += len(batch)
+            self.admission.proposed()
+        return admitted
+
+
+@pytest.fixture
+async def leader(tmp_path: Path) -> Leader:
+    return Leader(tmp_path / "state")
+
+
+def write(
+    sequence: int, value: bytes = b"v", *, below: int = 1, preconditions: list[Any] | None = None
+) -> Pending:
+    proposal = proposals.proposal(
+        SESSION, sequence, [set_key(b"k", value)], below=below, preconditions=preconditions
+    )
+    body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal), term=4)
+    return Pending(body, 10, wait_applied=False)
+
+
+async def refused(pending: Pending, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await asyncio.wait_for(pending.future, 1)
+
+
+async def test_a_new_sequence_is_answered_at_its_commit(leader: Leader) -> None:
+    first = write(1)
+    assert leader.offer(100.0, first) == [True]
+    assert not first.wait_applied
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_sequence_under_way_waits_for_the_apply(leader: Leader, together: bool) -> None:
+    """A second try without `retry`, with another content, while the first is in the log only."""
+    first, second = write(1, b"1"), write(1, b"2")
+    if together:
+        assert leader.offer(100.0, first, second) == [True, True]
+    else:
+        assert leader.offer(100.0, first) == [True]
+        assert leader.offer(100.0, second) == [True]
+    assert (first.wait_applied, second.wait_applied) == (False, True)
+    leader.apply(first.body)
+    leader.apply(second.body)
+    await refused(second, SequenceReused)
+
+
+async def test_what_is_applied_is_answered_at_once(leader: Leader) -> None:
+    leader.apply(write(1, b"1").body)
+    same, other = write(1, b"1"), write(1, b"2")
+    assert leader.offer(100.0, same, other) == [False, False]
+    assert (await same.future).result.lsn == 2  # type: ignore[union-attr]
+    assert (await same.future).result.term == 4  # type: ignore[union-attr]
+    await refused(other, SequenceReused)
+
+
+async def test_a_failed_precondition_stays_one(leader: Leader) -> None:
+    fails = [types.Precondition(key_equals=types.KeyEquals(key=b"x", value=b"x"))]
+    leader.apply(write(1, preconditions=fails).body)
+    again = write(1, preconditions=fails)
+    assert leader.offer(100.0, again) == [False]
+    await refused(again, PreconditionFailed)
+    with pytest.raises(PreconditionFailed):
+        answer_of(leader.state, write(1, preconditions=fails).body)
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_mark_that_is_under_way_counts(leader: Leader, together: bool) -> None:
+    """Sequence 9 acknowledges everything below it; the apply would refuse 5 behind it."""
+    later, earlier = write(9, below=9), write(5)
+    if together:
+        assert leader.offer(100.0, later, earlier) == [True, False]
+    else:
+        leader.offer(100.0, later)
+        assert leader.offer(100.0, earlier) == [False]
+    await refused(earlier, SequenceAcknowledged)
+
+
+async def test_another_leadership_forgets_what_was_under_way(leader: Leader) -> None:
+    leader.offer(100.0, write(9, below=9))
+    leader.proposals.leadership_lost((0, ""))
+    leader.admission.lead(5, 101.0)
+    again = write(5)
+    assert leader.offer(101.0, again) == [True]
+    assert not again.wait_applied
+
+
+async def test_nothing_of_a_session_follows_its_close(leader: Leader) -> None:
+    close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
+    late = write(1)
+    assert leader.offer(100.0, Pending(close, 10, wait_applied=True), late) == [True, False]
+    await refused(late, SessionExpired)
+
+
+async def test_time_counts_from_entry_to_entry_and_none_is_lost(leader: Leader) -> None:
+    """Batches without an entry, too: the session ends 10 s after its last proposal."""
+    first = write(1)
+    leader.offer(104.0, first)
+    assert first.body.elapsed_ms == 4_000
+    leader.offer(106.0)
+    second = write(2)
+    assert leader.offer(114.0, second) == [False], "14 s after the last one that is applied"
+    await refused(second, SessionExpired)
+    leader.apply(first.body)
+    assert leader.state.clock_ms == 4_000
+    third = write(3)
+    assert leader.offer(114.0, third) == [True]
+    assert third.body.elapsed_ms == 10_000
+    leader.apply(third.body)
+    assert leader.state.clock_ms == 14_000
+
+
+async def test_a_pause_of_days_counts_as_an_hour(leader: Leader) -> None:
+    close = types.EntryBody(close_session=types.CloseSession(session_id=1))
+    leader.offer(100.0 + 400_000, Pending(close, 10, wait_applied=True))
+    assert close.elapsed_ms == ELAPSED_MS_MAX
+    after = types.EntryBody(close_session=types.CloseSession(session_id=1))
+    leader.offer(100.0 + 400_001, Pending(after, 10, wait_applied=True))
+    assert after.elapsed_ms == 1_000

@@ -1,0 +1,299 @@
+"""The client's append stream against a scripted leader: what it makes of each answer."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, cast
+
+import grpc
+import pytest
+from partition_client.appends import AppendStream, Pending, Session
+from partition_client.errors import (
+    DETAIL_KEY,
+    ClientError,
+    DeadlineExceeded,
+    DiskFull,
+    OutcomeUnknown,
+    RequestRefused,
+)
+from partition_client.routing import Routing
+from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import types_pb2 as types
+
+from tests.support.proposals import set_key
+
+Answer = api.AppendResponse | None
+
+
+def refusal(reason: types.Reason.ValueType, **more: Any) -> types.ErrorDetail:
+    return types.ErrorDetail(reason=reason, message="said so", **more)
+
+
+def call_error(
+    code: grpc.StatusCode, detail: types.ErrorDetail | None = None
+) -> grpc.aio.AioRpcError:
+    trailing = grpc.aio.Metadata()
+    if detail is not None:
+        trailing.add(DETAIL_KEY, detail.SerializeToString())
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "said so")
+
+
+class Stream:
+    """One call of Append, as grpc.aio has it."""
+
+    def __init__(self, leader: "Leader") -> None:
+        self._leader = leader
+        self._answers: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def write(self, request: api.AppendRequest) -> None:
+        self._leader.requests.append(request)
+        answer = self._leader.answer(request)
+        if answer is not None:
+            answer.request_id = request.request_id
+            self._answers.put_nowait(answer)
+
+    async def read(self) -> Any:
+        return await self._answers.get()
+
+    def end(self) -> None:
+        self._answers.put_nowait(grpc.aio.EOF)
+
+    def cancel(self) -> None:
+        self._leader.streams.remove(self)
+
+
+class Leader:
+    """Answers each append by `answer`, and opens sessions 101, 102 and so on."""
+
+    def __init__(self) -> None:
+        self.requests: list[api.AppendRequest] = []
+        self.streams: list[Stream] = []
+        self.opened: list[str] = []
+        self.history = "h1"
+        self.open_error: Exception | None = None
+        self.answer: Callable[[api.AppendRequest], Answer] = self.succeed
+
+    def succeed(self, request: api.AppendRequest) -> Answer:
+        return api.AppendResponse(lsn=len(self.requests), term=1)
+
+    def refuse(self, reason: types.Reason.ValueType, **more: Any) -> Answer:
+        return api.AppendResponse(error=refusal(reason, **more))
+
+    def Append(self) -> Stream:  # as gRPC names it
+        self.streams.append(Stream(self))
+        return self.streams[-1]
+
+    async def open_session(self, history: str) -> Session:
+        self.opened.append(history)
+        if self.open_error is not None:
+            raise self.open_error
+        return Session(100 + len(self.opened), self.history)
+
+    # --- as Routing ---
+
+    async def find_leader(self) -> str:
+        return "leader:1"
+
+    def stub(self, address: str) -> "Leader":
+        return self
+
+    def forget_leader(self) -> None: ...
+
+    def hint(self, leader: types.LeaderHint) -> None: ...
+
+
+@pytest.fixture
+async def leader() -> Leader:
+    return Leader()
+
+
+@pytest.fixture
+async def stream(leader: Leader) -> AsyncGenerator[AppendStream, None]:
+    found = AppendStream(cast("Routing", leader), leader.open_session)
+    yield found
+    await found.close()
+
+
+def put(number: int = 0, *, deadline_s: float = 20.0) -> Pending:
+    proposal = types.Proposal(operations=[set_key(b"%d" % number, b"v")])
+    return Pending(proposal, False, asyncio.get_running_loop().time() + deadline_s)
+
+
+async def outcomes(stream: AppendStream, count: int) -> Counter[str]:
+    found = await asyncio.gather(
+        *(stream.append(put(n)) for n in range(count)), return_exceptions=True
+    )
+    return Counter(type(one).__name__ for one in found)
+
+
+async def test_a_burst_after_the_session_expired_is_written_once(
+    leader: Leader, stream: AppendStream
+) -> None:
+    """Every append was sent once and refused: all of them go on in a new session."""
+    await stream.append(put())
+
+    def answer(request: api.AppendRequest) -> Answer:
+        if request.proposal.session_id == 101:
+            return leader.refuse(types.REASON_SESSION_EXPIRED)
+        return leader.succeed(request)
+
+    leader.answer = answer
+    assert await outcomes(stream, 100) == {"AppendResponse": 100}
+    new = [r.proposal for r in leader.requests if r.proposal.session_id == 102]
+    assert sorted(p.sequence for p in new) == list(range(1, 101))
+    assert [p.operations[0].set_key.key for p in new] == [b"%d" % n for n in range(100)], "in order"
+    assert not any(r.retry for r in leader.requests)
+
+
+async def test_what_was_in_doubt_when_the_session_expired_is_unknown(
+    leader: Leader, stream: AppendStream
+) -> None:
+    """The stream breaks with three appends under way; one of them was written."""
+    leader.answer = lambda _: None
+    tasks = [asyncio.ensure_future(stream.append(put(n))) for n in range(3)]
+    while len(leader.requests) < 3:
+        await asyncio.sleep(0)
+    leader.answer = lambda _: leader.refuse(
+        types.REASON_OUTCOME_UNKNOWN, cause=types.REASON_SESSION_EXPIRED
+    )
+    leader.streams[0].end()
+    for task in tasks:
+        with pytest.raises(OutcomeUnknown, match="session expired"):
+            await task
+    assert [r.retry for r in leader.requests] == [False] * 3 + [True] * 3
+    leader.answer = leader.succeed
+    await stream.append(put())
+    assert leader.requests[-1].proposal.session_id == 102
+
+
+async def test_an_old_replicas_refusal_of_a_retry_is_not_taken_at_its_word(
+    leader: Leader, stream: AppendStream
+) -> None:
+    """Version 0.1 says SESSION_EXPIRED to retries, too."""
+    leader.answer = lambda _: None
+    task = asyncio.ensure_future(stream.append(put()))
+    while not leader.requests:
+        await asyncio.sleep(0)
+    leader.answer = lambda _: leader.refuse(types.REASON_SESSION_EXPIRED)
+    leader.streams[0].end()
+    with pytest.raises(OutcomeUnknown):
+        await task
+
+
+async def test_another_history_is_told_to_everybody_who_waits(
+    leader: Leader, stream: AppendStream
+) -> None:
+    await stream.append(put())
+    assert leader.requests[0].history_id == "h1"
+    leader.history = "h2"
+
+    def answer(request: api.AppendRequest) -> Answer:
+        if request.proposal.session_id == 101:
+            return leader.refuse(types.REASON_WRONG_HISTORY, history_id="h2")
+        return leader.succeed(request)
+
+    leader.answer = answer
+    with pytest.raises(OutcomeUnknown) as caught:
+        await stream.append(put())
+    assert caught.value.history == "h2"
+    await stream.append(put())
+    assert leader.opened == ["", "h2"]
+    assert (leader.requests[-1].history_id, leader.requests[-1].proposal.session_id) == ("h2", 102)
+
+
+async def test_a_session_is_opened_in_the_history_that_is_known(
+    leader: Leader, stream: AppendStream
+) -> None:
+    """A restore while the client had no session: OpenSession is refused, and opened in the new."""
+    await stream.append(put())
+    leader.answer = lambda request: (
+        leader.refuse(types.REASON_SESSION_EXPIRED)
+        if request.proposal.session_id == 101
+        else leader.succeed(request)
+    )
+    changed = call_error(
+        grpc.StatusCode.FAILED_PRECONDITION, refusal(types.REASON_WRONG_HISTORY, history_id="h2")
+    )
+
+    async def open_session(history: str) -> Session:
+        leader.opened.append(history)
+        if history == "h1":
+            raise changed
+        return Session(200, "h2")
+
+    stream._open_session = open_session
+    await stream.append(put())
+    assert leader.opened == ["", "h1", "h2"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "text"),
+    [
+        (refusal(types.REASON_INVALID_ARGUMENT), RequestRefused, "INVALID_ARGUMENT"),
+        (refusal(types.REASON_SESSIONS_FULL), RequestRefused, "SESSIONS_FULL"),
+        (refusal(types.REASON_DISK_FULL), DiskFull, "said so"),
+        (refusal(types.REASON_WRONG_CLUSTER), RequestRefused, "WRONG_CLUSTER"),
+        (refusal(cast("Any", 999)), RequestRefused, "999"),
+        (None, RequestRefused, "said so"),
+    ],
+)
+async def test_a_refused_session_is_said_at_once(
+    leader: Leader,
+    stream: AppendStream,
+    error: types.ErrorDetail | None,
+    kind: type[ClientError],
+    text: str,
+) -> None:
+    leader.open_error = call_error(grpc.StatusCode.PERMISSION_DENIED, error)
+    with pytest.raises(kind, match=text):
+        await asyncio.wait_for(stream.append(put()), 5)
+    assert len(leader.opened) == 1
+
+
+async def test_a_refusal_of_a_retry_leaves_the_outcome_open(
+    leader: Leader, stream: AppendStream
+) -> None:
+    leader.answer = lambda _: None
+    task = asyncio.ensure_future(stream.append(put()))
+    while not leader.requests:
+        await asyncio.sleep(0)
+    leader.answer = lambda _: leader.refuse(types.REASON_SEQUENCE_ACKNOWLEDGED)
+    leader.streams[0].end()
+    with pytest.raises(OutcomeUnknown, match="earlier try"):
+        await task
+
+
+async def test_a_first_refusal_is_definite(leader: Leader, stream: AppendStream) -> None:
+    leader.answer = lambda _: leader.refuse(types.REASON_SEQUENCE_REUSED)
+    with pytest.raises(RequestRefused) as caught:
+        await stream.append(put())
+    assert caught.value.reason == "SEQUENCE_REUSED"
+
+
+async def test_a_full_disk_is_waited_for_while_an_earlier_try_is_in_doubt(
+    leader: Leader, stream: AppendStream
+) -> None:
+    leader.answer = lambda _: leader.refuse(types.REASON_DISK_FULL)
+    with pytest.raises(DiskFull):
+        await stream.append(put())
+    full = [leader.refuse(types.REASON_OUTCOME_UNKNOWN, cause=types.REASON_DISK_FULL)] * 2
+    leader.answer = lambda request: full.pop() if full else leader.succeed(request)
+    await stream.append(put())
+    assert [r.retry for r in leader.requests] == [False, False, True, True]
+
+
+async def test_a_deadline_says_what_came_last(leader: Leader, stream: AppendStream) -> None:
+    leader.answer = lambda _: leader.refuse(types.REASON_OVERLOADED)
+    with pytest.raises(DeadlineExceeded, match=r"did not take effect; last: OVERLOADED: said so"):
+        await stream.append(put(deadline_s=0.3))
+    leader.answer = lambda _: None
+    with pytest.raises(DeadlineExceeded, match="may have taken effect"):
+        await stream.append(put(deadline_s=0.3))
+
+
+async def test_an_append_above_the_limit_is_not_sent(leader: Leader, stream: AppendStream) -> None:
+    large = types.Proposal(operations=[set_key(b"k", bytes(600_000))] * 2)
+    pending = Pending(large, False, asyncio.get_running_loop().time() + 5)
+    with pytest.raises(RequestRefused, match="1048576"):
+        await stream.append(pending)
+    assert leader.requests == []
