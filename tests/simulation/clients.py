@@ -74,6 +74,8 @@ class Operation:
     effect: dict[Item, bytes | None]
     payloads: list[types.Payload] = field(default_factory=list)
     preconditions: list[types.Precondition] = field(default_factory=list)
+    holds: bool = True
+    """Whether the preconditions hold."""
 
 
 class Caller:
@@ -148,6 +150,8 @@ class Client(Caller):
                 await self._close_session()
             elif kind < 0.20:
                 await self._misuse_a_sequence()
+            elif kind < 0.22:
+                await self._write_by_a_wrong_precondition()
             else:
                 await self._write(self._draw())
         await self._write(self._set_key())
@@ -245,6 +249,15 @@ class Client(Caller):
 
     # --- writing ------------------------------------------------------------------------------
 
+    async def _write_by_a_wrong_precondition(self) -> None:
+        """It must have no effect, and be refused, whatever happens meanwhile."""
+        key = self._key()
+        wrong = types.Precondition(key_equals=types.KeyEquals(key=key, value=b"never"))
+        operation = Operation(
+            "nothing", [proposals.set_key(key, b"wrong")], {}, preconditions=[wrong], holds=False
+        )
+        await self._write(operation)
+
     async def _write(self, operation: Operation) -> None:
         if not self._session:
             await self._open_session()
@@ -271,10 +284,16 @@ class Client(Caller):
                 self.expected[item] = self.expected.get(item, {None}) | {value}
             return
         except PreconditionFailed:
-            self.checks.violated(
-                "client", f"{self.name}'s precondition of {session}:{sequence} did not hold"
-            )
+            if operation.holds:
+                self.checks.violated(
+                    "client", f"{self.name}'s precondition of {session}:{sequence} did not hold"
+                )
+            self.trace.count("preconditions that did not hold")
             return
+        if not operation.holds:
+            self.checks.violated(
+                "client", f"{self.name}'s {session}:{sequence} was written by a wrong precondition"
+            )
         self._answered(operation, applied)
 
     def _lost_session(self) -> None:

@@ -11,9 +11,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 import pytest
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.core import apply
 from partition_replica.core.compaction import APPLIED
+from partition_replica.core.model import ProposalResult
+from partition_replica.core.sessions import Verdict
 from partition_replica.ids import Digest
-from partition_replica.runtime import member
+from partition_replica.runtime import admission, member
 from partition_replica.runtime.compactor import Compactor
 from partition_replica.storage.blobs import BlobStore
 
@@ -97,3 +101,29 @@ def test_finds_a_blob_collected_under_a_snapshot(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(BlobStore, "unhold", unhold)
     found = _find()
     assert found.check in ("snapshot", "blob")
+
+
+def test_finds_preconditions_that_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apply, "_holds", lambda *_: True)
+    assert "wrong precondition" in _find().text
+
+
+def test_finds_sessions_that_live_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As version 0.1 had it: one leader's clock was ahead for a moment."""
+
+    def by_wall(clock_ms: int, body: types.EntryBody) -> int:
+        return max(clock_ms, body.time_ms)
+
+    monkeypatch.setattr(apply, "advance_clock", by_wall)
+    assert "session ended" in _find().text
+
+
+def test_finds_sequences_that_are_used_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer for a sequence that was used for another content, or acknowledged."""
+
+    def careless(_s: int, _d: bytes, below: int, earlier: ProposalResult | None) -> Verdict:
+        return Verdict.NEW if earlier is None else Verdict.REPEATED
+
+    monkeypatch.setattr(apply, "judge", careless)
+    monkeypatch.setattr(admission, "judge", careless)
+    assert "again and got" in _find().text

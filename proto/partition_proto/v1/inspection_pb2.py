@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#partition_proto/v1/inspection.proto\x12\x0blogstore.v1\"\x0f\n\rVerifyRequest\"f\n\x0eVerifyResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12)\n\x06report\x18\x04 \x01(\x0b\x32\x19.logstore.v1.VerifyReport\"\x99\x01\n\x0cVerifyReport\x12\x10\n\x08\x66indings\x18\x01 \x03(\t\x12\x11\n\tunchecked\x18\x02 \x03(\t\x12\x35\n\x06\x63ounts\x18\x03 \x03(\x0b\x32%.logstore.v1.VerifyReport.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32Q\n\nInspection\x12\x43\n\x06Verify\x12\x1a.logstore.v1.VerifyRequest\x1a\x1b.logstore.v1.VerifyResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#partition_proto/v1/inspection.proto\x12\x0blogstore.v1\"\x0f\n\rVerifyRequest\"f\n\x0eVerifyResponse\x12\x0c\n\x04step\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\r\n\x05total\x18\x03 \x01(\x04\x12)\n\x06report\x18\x04 \x01(\x0b\x32\x19.logstore.v1.VerifyReport\"\x99\x01\n\x0cVerifyReport\x12\x10\n\x08\x66indings\x18\x01 \x03(\t\x12\x11\n\tunchecked\x18\x02 \x03(\t\x12\x35\n\x06\x63ounts\x18\x03 \x03(\x0b\x32%.logstore.v1.VerifyReport.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32Q\n\nInspection\x12\x43\n\x06Verify\x12\x1a.logstore.v1.VerifyRequest\x1a\x1b.logstore.v1.VerifyResponse0\x01\x42\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'partition_proto.v1.inspection_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'Z logstore.dev/proto/v1;logstorev1'
   _globals['_VERIFYREPORT_COUNTSENTRY']._loaded_options = None
   _globals['_VERIFYREPORT_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_VERIFYREQUEST']._serialized_start=52

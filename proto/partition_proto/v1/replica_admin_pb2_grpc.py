@@ -119,7 +119,9 @@ class ReplicaAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """MEMBERSHIP_REFUSED for the leader itself (hand leadership over first), and for a voter without
+        which the others have no quorum.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
