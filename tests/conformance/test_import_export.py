@@ -43,6 +43,7 @@ from tests.support.proposals import (
 from tests.support.seed_logs import (
     CLUSTER,
     LARGE,
+    WHILE_IMPORTING,
     check,
     contents,
     export,
@@ -60,14 +61,6 @@ from tests.support.seed_logs import (
     write,
 )
 from tests.support.stored import append, make_volume
-
-WHILE_IMPORTING = (
-    "import.staged",
-    "import.blobs_moved",
-    "import.state_moved",
-    "import.log_moved",
-)
-
 
 # --- in and out -------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import Configuration
 from partition_replica.core.payloads import blob_digests
 from partition_replica.offline.new_volume import BLOBS, GENERATION, LOG, STATE, NewVolume
@@ -25,6 +26,7 @@ from tests.conformance.test_power_loss import (
 )
 from tests.conformance.test_power_loss import disk as disk  # a fixture
 from tests.support.power_loss import Model, Recorder
+from tests.support.seed_logs import LARGE, Member, kv_state, put_entry, put_snap, s_set, take
 
 NAMES = ("theirs", "theirs too")
 
@@ -100,3 +102,37 @@ def test_a_sync_left_out_is_found(
     life = made(taken, omitted)
     with pytest.raises(Violated, match=what):
         replay(life, disk / "left")
+
+
+@pytest.mark.parametrize(
+    ("omitted", "what"),
+    [
+        ("", ""),
+        ("sync staging/import/uploads/.*", "half-named|other content|named and gone"),
+        ("sync_directory state", "outside of the log"),
+    ],
+)
+def test_an_import_with_a_base_is_new_or_whole(
+    disk: Path, monkeypatch: pytest.MonkeyPatch, omitted: str, what: str
+) -> None:
+    """The state is made of an archive; its file is a blob."""
+    log, root = disk / "log", disk / "volume"
+    put_entry(log, 6, [s_set(b"k", b"w")])
+    large = Member(b"fs/large", LARGE[: PAYLOAD_INLINE_BYTES_MAX + 1])
+    members = [kv_state((b"k", b"v")), Member(b"fs", kind=b"5"), large]
+    base = put_snap(disk, 5, members)
+    root.mkdir()
+    recorder = Recorder(root, omitted)
+    with monkeypatch.context() as patch:
+        recorder.attach(patch)
+        take(log, root, base=base)
+    life = Life(root, recorder)
+    if omitted:
+        with pytest.raises(Violated, match=what):
+            replay(life, disk / "left")
+        return
+    found = replay(life, disk / "left")
+    print(f"{found.moments} moments, {found.states} states")
+    assert found.states > found.moments > 40
+    for tree in Model(recorder.operations).survivors(random.Random(SEED), 50):
+        assert "log/data.mdb" in tree

@@ -1,5 +1,6 @@
 """The decoders, by name, each with what it may raise."""
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ from google.protobuf.message import DecodeError
 from partition_proto.v1 import log_store_pb2, peer_pb2
 from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core import seed_layout
+from partition_replica.core import seed_base, seed_layout
 from partition_replica.core.model import LogEntry
 from partition_replica.core.paths import check_path
 from partition_replica.core.payloads import blob_digests
@@ -48,6 +49,10 @@ def proposal(data: bytes) -> types.Proposal:
     found = types.Proposal.FromString(data)
     check_proposal(found)
     return found
+
+
+def pairs(data: bytes) -> list[tuple[bytes, bytes]]:
+    return list(seed_base.read_pairs(io.BytesIO(data).read, "f"))
 
 
 def row_kinds() -> list[type[codec.Message]]:
@@ -97,4 +102,5 @@ DECODERS = {
     "RAFT": Decoder(lambda data: seed_layout.parse_raft(LSN(1), data), (ImportRefused,)),
     "hard state": Decoder(lambda data: seed_layout.parse_hard_state("f", data), (ImportRefused,)),
     "conf state": Decoder(lambda data: seed_layout.parse_conf_state("f", data), (ImportRefused,)),
+    "kv-state": Decoder(pairs, (ImportRefused,)),
 }

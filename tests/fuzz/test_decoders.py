@@ -86,6 +86,9 @@ MESSAGE = joined(
 )
 CHANGE = joined(numbers(1, 2, 3, 4), holding(2, numbers(1, 2), 3), holding(3, CONTENT))
 
+PAIR = encoded(seed_pb2.KeyValue).map(lambda content: varint(len(content)) + content)
+PAIRS = st.lists(PAIR, max_size=4).map(b"".join)
+
 REFUSED_MESSAGES = [
     b"\x0b" * 1000,
     b"\x7b\x7b",
@@ -97,7 +100,12 @@ REFUSED_MESSAGES = [
 def inputs_of(name: str) -> st.SearchStrategy[bytes]:
     if name in KINDS:
         return encoded(KINDS[name])
-    own = {"Message": MESSAGE, "ConfChange": CHANGE, "ConfChangeV2": CHANGE}.get(name)
+    own = {
+        "Message": MESSAGE,
+        "ConfChange": CHANGE,
+        "ConfChangeV2": CHANGE,
+        "kv-state": PAIRS,
+    }.get(name)
     anything = st.one_of(st.binary(max_size=600), st.lists(WIRE, max_size=6).map(b"".join))
     return anything if own is None else st.one_of(own, damaged(own), anything)
 

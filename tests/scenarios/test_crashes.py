@@ -10,7 +10,6 @@ from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
 from partition_replica.storage.verification import Verification
 
-from tests.conformance.test_import_export import WHILE_IMPORTING
 from tests.conformance.test_snapshot_restore import WHILE_RESTORING
 from tests.scenarios.test_group import assert_equal
 from tests.scenarios.test_snapshots_between_members import WHILE_CATCHING_UP
@@ -22,6 +21,7 @@ from tests.scenarios.test_stored_snapshots import (
 from tests.scenarios.test_unreplicated import WHILE_BACKFILLING
 from tests.support import log_script
 from tests.support.local_group import LocalGroup
+from tests.support.seed_logs import WHILE_IMPORTING, WHILE_WRITING_A_BASE
 
 WHILE_WRITING = {
     "log.commit.before": 20,
@@ -52,7 +52,8 @@ WHILE_BOOTSTRAPPING = ("bootstrap.state_started",)
 
 def test_every_failpoint_is_tried() -> None:
     tried = {*WHILE_WRITING, *WHILE_COMPACTING, *ALONE, *WHILE_JOINING, *WHILE_BOOTSTRAPPING}
-    tried |= {*WHILE_CATCHING_UP, *log_script.FAILPOINTS, *WHILE_IMPORTING}
+    tried |= {*WHILE_CATCHING_UP, *log_script.FAILPOINTS}
+    tried |= {*WHILE_IMPORTING, *WHILE_WRITING_A_BASE}
     tried |= {failpoint.partition(":")[0] for failpoint in WHILE_BACKFILLING}
     tried |= {*WHILE_RESTORING, *WHILE_PUBLISHING, *WHILE_A_JOB_RUNS, *WHILE_PRUNING}
     assert tried == REGISTERED

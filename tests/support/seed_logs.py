@@ -1,13 +1,16 @@
 """Logs of directories as the seed writes them, damaged ones too; imports and exports in a few
 words."""
 
+import gzip
 import os
 import random
 import shutil
 import stat
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from partition_proto.v1 import seed_pb2 as seed
 from partition_replica.core.seed_layout import entry_name
@@ -20,6 +23,15 @@ from partition_replica.storage.verification import Verification
 from partition_replica.storage.volume import Volume
 
 CLUSTER = ClusterID(str(uuid.UUID(int=7)))
+WHILE_IMPORTING = (
+    "import.staged",
+    "import.blobs_moved",
+    "import.state_moved",
+    "import.log_moved",
+)
+WHILE_WRITING_A_BASE = ("import.base_written",)
+"""Failpoints of an import: of each, and of one with a snapshot or a tree as its base."""
+
 LARGE = random.Random(5).randbytes(100_000)
 """What seed_log's only blob holds."""
 
@@ -102,14 +114,22 @@ def tree(root: Path) -> dict[str, tuple[int, bytes]]:
     }
 
 
-def take(source: Path, data: Path, *, replicated: bool = False, **options: Path) -> ImportReport:
+def take(source: Path, data: Path, *, replicated: bool = False, **options: Any) -> ImportReport:
     return import_log(source, data, cluster=CLUSTER, replicated=replicated, **options)
 
 
-def export(data: Path, target: Path, *, with_base: bool = False) -> ExportReport:
+def export(
+    data: Path, target: Path, *, with_base: bool = False, snapshot_of: int | None = None
+) -> ExportReport:
     with open_stopped(data) as volume:
-        blobs = volume.root / "blobs"
-        return export_log(volume.log, volume.state, blobs, target, with_base=with_base)
+        return export_log(
+            volume.log,
+            volume.state,
+            volume.root / "blobs",
+            target,
+            with_base=with_base,
+            snapshot_of=snapshot_of,
+        )
 
 
 def check(data: Path, scratch: Path) -> list[str]:
@@ -211,3 +231,129 @@ def symlink(where: Callable[[Path], Path], target: str) -> Change:
 
 def raft_entry(index: int, term: int) -> bytes:
     return seed.RaftEntry(type=0, term=term, index=index).SerializeToString()
+
+
+# --- a base, as the seed writes it: made here byte by byte, by nothing that is under test
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a tar. kind: "0" a file, "5" a directory, "1" and "2" links, "3" and "4" devices,
+    "6" a pipe; size: what its header says, its content's where None."""
+
+    name: bytes
+    content: bytes = b""
+    kind: bytes = b"0"
+    mode: int = 0o644
+    link: bytes = b""
+    size: int | None = None
+
+
+def varint(number: int) -> bytes:
+    found = b""
+    while number > 127:
+        found += bytes([number % 128 + 128])
+        number //= 128
+    return found + bytes([number])
+
+
+def kv_pair(key: bytes, value: bytes) -> bytes:
+    """Length, then {bytes key = 1; bytes value = 2}; proto3 leaves an empty value out."""
+    message = b"\x0a" + varint(len(key)) + key
+    if value:
+        message += b"\x12" + varint(len(value)) + value
+    return varint(len(message)) + message
+
+
+def tar_header(member: Member) -> bytes:
+    """Of ustar, 512 bytes."""
+    size = len(member.content) if member.size is None else member.size
+    name = member.name[:100]
+    fields = [
+        name.ljust(100, b"\0"),
+        b"%07o\0" % member.mode,
+        b"0001750\0",
+        b"0001750\0",
+        b"%011o\0" % size,
+        b"00000000000\0",
+        b" " * 8,
+        member.kind,
+        member.link.ljust(100, b"\0"),
+        b"ustar\x0000",
+        bytes(247),
+    ]
+    header = b"".join(fields)
+    assert len(header) == 512
+    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
+
+
+def tar_member(member: Member) -> bytes:
+    """A name that does not fit stands in a record of its own in front, as POSIX says."""
+    found = b""
+    if len(member.name) > 100:
+        text = b" path=" + member.name + b"\n"
+        length = len(text)
+        while len(b"%d" % length) + len(text) != length:
+            length = len(b"%d" % length) + len(text)
+        found += tar_member(Member(b"PaxHeaders/x", b"%d" % length + text, b"x"))
+    padding = bytes(-len(member.content) % 512)
+    return found + tar_header(member) + member.content + padding
+
+
+def tar(*members: Member) -> bytes:
+    return b"".join(map(tar_member, members)) + bytes(1024)
+
+
+def kv_state(*pairs: tuple[bytes, bytes]) -> Member:
+    return Member(b"kv-state", b"".join(kv_pair(*pair) for pair in pairs), mode=0o600)
+
+
+def snap_name(index: int, term: int = 0, partition: int = 2) -> str:
+    return f"{partition:016d}-{term:016d}-{index:016d}.snap"
+
+
+def put_snap(
+    folder: Path, index: int, members: list[Member], *, term: int = 0, packed: bool = False
+) -> Path:
+    """A snapshot as of entry `index`."""
+    path = folder / snap_name(index, term)
+    content = tar(*members)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    return path
+
+
+def base_members() -> list[Member]:
+    """What seed_log has done at entry 5, with directories of several modes."""
+    return [
+        kv_state((b"k\xff", b"v"), (b"empty", b"")),
+        Member(b"fs", kind=b"5", mode=0o755),
+        Member(b"fs/idx", b"", mode=0o400),
+        Member(b"fs/pack", LARGE, mode=0o440),
+        Member(b"fs/refs", kind=b"5", mode=0o750),
+        Member(b"fs/refs/heads/", kind=b"5", mode=0o700),
+        Member(b"fs/refs/heads/main", b"sha", mode=0o600),
+        Member(b"fs/refs/heads/\xff" + b"long" * 40, b"\0", mode=0o755),
+    ]
+
+
+def put_tree(folder: Path, members: list[Member]) -> tuple[Path, Path]:
+    """The same as a directory and a file with keys."""
+    tree, keys = folder / "tree", folder / "keys"
+    tree.mkdir(mode=0o755)
+    keys.write_bytes(members[0].content)
+    for member in members[2:]:
+        path = Path(os.fsdecode(os.fsencode(tree) + b"/" + member.name[3:]))
+        if member.kind == b"5":
+            path.mkdir()
+        else:
+            path.write_bytes(member.content)
+        path.chmod(member.mode)
+    return tree, keys
+
+
+def pruned_log(log: Path, first: int) -> Path:
+    """seed_log without the entries below `first`."""
+    seed_log(log)
+    for lsn in range(1, first):
+        shutil.rmtree(log / entry_name(LSN(lsn)))
+    return log

@@ -26,6 +26,7 @@ from partition_replica.offline import rendering, replication, snapshots, verific
 from partition_replica.offline.bars import progress_bar
 from partition_replica.offline.log_export import export_log
 from partition_replica.offline.log_import import import_log
+from partition_replica.offline.log_survey import BaseTree
 from partition_replica.offline.remote import RemoteReplica, connect
 from partition_replica.offline.stopped import StoppedVolume, open_stopped
 from partition_replica.storage.verification import Verification
@@ -34,6 +35,7 @@ EXIT_REFUSED = 1
 EXIT_DAMAGED = 70
 EXIT_IO = 74
 PAGE_BYTES = 4 * 1024**2
+BASE_FORMS = ("volume", "seed")
 
 
 def add_commands(commands: Any) -> None:
@@ -69,6 +71,15 @@ def add_commands(commands: Any) -> None:
     export.add_argument(
         "--with-base", action="store_true", help="the state, too: what a log needs that was pruned"
     )
+    export.add_argument(
+        "--base-form",
+        choices=BASE_FORMS,
+        default=BASE_FORMS[0],
+        help="of the state: a volume's own files, or a snapshot as the seed writes it",
+    )
+    export.add_argument(
+        "--partition", type=int, default=1, help="the partition's number in a snapshot's name"
+    )
     take = actions.add_parser("import", help="makes a new volume of a log of directories")
     take.add_argument("source", type=Path, help="the directory with an entry a directory")
     take.add_argument("--data", type=Path, required=True, help="the new volume")
@@ -76,7 +87,19 @@ def add_commands(commands: Any) -> None:
     take.add_argument("--replication", choices=["Raft", "None"], default="None")
     take.add_argument("--hard-state", type=Path, help="raftpb.HardState, a file")
     take.add_argument("--conf-state", type=Path, help="raftpb.ConfState, a file")
-    take.add_argument("--base", type=Path, help="the state that the log begins behind")
+    take.add_argument(
+        "--base",
+        type=Path,
+        help="the state that the log goes on from: TARGET/base of an export, or a snapshot of the "
+        "seed, <partition>-<term>-<index>.snap",
+    )
+    take.add_argument("--base-tree", type=Path, help="that state's files, as a directory")
+    take.add_argument("--base-keys", type=Path, help="its keys, as in a snapshot's kv-state")
+    take.add_argument(
+        "--base-index",
+        type=int,
+        help="the entry that tree and keys are as of; default: the one before the log's first",
+    )
     for command in (export, take):
         command.add_argument("--json", action="store_true", help="print the report as JSON")
     snapshots.add_command(commands)
@@ -280,6 +303,9 @@ def _log(options: argparse.Namespace) -> int:
         def entries(done: int, total: int) -> None:
             progress(options.action, done, total)
 
+        def state(done: int, total: int) -> None:
+            progress("base", done, total)
+
         report: Any
         if options.action == "export":
             with open_stopped(options.data) as volume:
@@ -289,6 +315,7 @@ def _log(options: argparse.Namespace) -> int:
                     volume.root / "blobs",
                     options.target,
                     with_base=options.with_base,
+                    snapshot_of=options.partition if options.base_form == "seed" else None,
                     progress=entries,
                 )
         else:
@@ -299,12 +326,27 @@ def _log(options: argparse.Namespace) -> int:
                 replicated=options.replication == "Raft",
                 hard_state=options.hard_state,
                 conf_state=options.conf_state,
-                base=options.base,
+                base=_base(options),
                 progress=entries,
+                base_progress=state,
             )
     values = asdict(report)
     print(json.dumps(values) if options.json else rendering.positions_text(values))
     return 0
+
+
+def _base(options: argparse.Namespace) -> Path | BaseTree | None:
+    tree, keys = options.base_tree, options.base_keys
+    given: Path | None = options.base
+    if tree is None and keys is None and options.base_index is None:
+        return given
+    if given is not None or tree is None or keys is None:
+        raise InvalidArgument(
+            "a base is --base alone, or --base-tree with --base-keys and, if the log does not go "
+            "on right behind it, --base-index. A state without keys has an empty file of keys"
+        )
+    index = options.base_index
+    return BaseTree(tree, keys, None if index is None else LSN(index))
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {

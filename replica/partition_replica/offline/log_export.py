@@ -1,7 +1,8 @@
 """A stopped replica's log written as the seed writes it, a directory an entry.
 
 target/log/<LSN>/MANIFEST, RAFT, 1, 2, …; target/hard_state and target/conf_state in raftpb form,
-where the log is or was Raft's; target/base/state and target/base/blobs, the state, where asked for.
+where the log is or was Raft's; the state, if asked for: target/base/state and target/base/blobs, or
+target/base/<partition>-<term>-<index>.snap as the seed writes it (`base_snapshot`).
 It is staged beside the target and renamed when all of it is durable.
 """
 
@@ -16,8 +17,9 @@ from typing import Self
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core import seed_layout
-from partition_replica.core.model import LogEntry, Position
+from partition_replica.core.model import LogEntry, Node, Position
 from partition_replica.core.payloads import decode_body, is_blob
+from partition_replica.core.seed_base import snapshot_name
 from partition_replica.core.seed_layout import (
     DIRECTORY_MODE,
     FILE_MODE,
@@ -29,6 +31,7 @@ from partition_replica.core.seed_layout import (
 )
 from partition_replica.errors import Damaged, InvalidArgument
 from partition_replica.ids import LSN, Digest, Term
+from partition_replica.offline.base_snapshot import write_snapshot
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.files import (
     create_file,
@@ -85,15 +88,21 @@ def export_log(
     target: Path,
     *,
     with_base: bool,
+    snapshot_of: int | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> ExportReport:
     """Writes what a log stores and has committed to the new or empty directory `target`, durably.
 
     log, state: opened read-only; blobs: the volume's. What is committed and not applied yet is
     applied to a copy, so that operations without effect are known. with_base: the state, too, as of
-    the last entry written. Raises InvalidArgument for a target that holds something, Damaged,
-    StorageFailed; nothing is left of the target then.
+    the last entry written; snapshot_of: as the seed's snapshot of the partition of that number.
+    Raises InvalidArgument for a target that holds something, Damaged, StorageFailed; nothing is
+    left of the target then.
     """
+    if snapshot_of is not None and not with_base:
+        raise InvalidArgument("a form of the base goes with the base: add --with-base")
+    if snapshot_of is not None and not 0 <= snapshot_of < 10**16:
+        raise InvalidArgument(f"partition {snapshot_of}: allowed are 0 to 16 decimal digits")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InvalidArgument(f"{target} holds something already: give a new directory")
     if not target.parent.is_dir():
@@ -110,7 +119,8 @@ def export_log(
         make_directory(partial)
         caught_up = _catch_up(log, state, partial / "caught-up")
         try:
-            report = _Export(log, caught_up, blobs, partial).run(with_base, progress)
+            export = _Export(log, caught_up, blobs, partial)
+            report = export.run(with_base, snapshot_of, progress)
         finally:
             if caught_up is not state:
                 caught_up.close()
@@ -208,12 +218,12 @@ class _Export:
             int(log.first_stored), int(last), 0, 0, 0, 0, 0, int(log.last.index - last), 0, []
         )
 
-    def run(self, with_base: bool, progress: Progress) -> ExportReport:
+    def run(self, with_base: bool, snapshot_of: int | None, progress: Progress) -> ExportReport:
         first, last = self._log.first_stored, self._state.applied.index
         entries = self._root / "log"
         with self._syncs:
             make_directory(entries)
-            if first == 2 and self._log.boundary == BOOTSTRAP:
+            if first == 2 and self._log.boundary == BOOTSTRAP and not self._log.base:
                 # So that the log is whole, and imports without a base.
                 self._write(entries, LSN(1), EntryFiles(seed_layout.make_empty_raft(BOOTSTRAP)))
                 self._report = replace(self._report, first=1)
@@ -226,7 +236,9 @@ class _Export:
                     progress(done, total)
             self._syncs.directory(entries)
             self._write_raft_state(last)
-            if with_base:
+            if snapshot_of is not None:
+                self._write_snapshot(snapshot_of)
+            elif with_base:
                 self._write_base()
             self._syncs.flush()
         return replace(
@@ -310,6 +322,19 @@ class _Export:
             self._write_file(path, _read_blob(self._blobs, digest, size))
             self._syncs.directory(path.parent)
         self._syncs.directory(root)
+
+    def _write_snapshot(self, partition: int) -> None:
+        base = self._root / "base"
+        make_directory(base)
+        name = snapshot_name(partition, self._state.applied)
+        self._write_file(base / name, write_snapshot(self._state, self._node_content))
+        self._syncs.directory(base)
+
+    def _node_content(self, node: Node) -> Iterator[bytes]:
+        carried = self._state.content(node.digest)
+        if carried is not None:
+            return iter([carried])
+        return _read_blob(self._blobs, node.digest, node.size)
 
     def _notes(self, with_base: bool) -> list[str]:
         report = self._report

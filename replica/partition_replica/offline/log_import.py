@@ -16,11 +16,12 @@ from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core import seed_layout
-from partition_replica.core.model import Applied, LogEntry
+from partition_replica.core.model import Applied, LogEntry, Position
 from partition_replica.core.payloads import blob_digests, decode_body
 from partition_replica.core.seed_layout import place
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import LSN, ClusterID, Digest, Term
+from partition_replica.offline.base_state import write_base
 from partition_replica.offline.log_source import (
     CHUNK_BYTES,
     SourceEntry,
@@ -29,8 +30,23 @@ from partition_replica.offline.log_source import (
     open_regular,
     refused_on_failure,
 )
-from partition_replica.offline.log_survey import Base, Progress, Survey, Tally, survey, translate
-from partition_replica.offline.new_volume import BLOBS, GENERATION, LOG, STATE, NewVolume
+from partition_replica.offline.log_survey import (
+    Base,
+    BaseTree,
+    Progress,
+    Survey,
+    Tally,
+    survey,
+    translate,
+)
+from partition_replica.offline.new_volume import (
+    BLOBS,
+    GENERATION,
+    LOG,
+    STATE,
+    NewVolume,
+    free_bytes,
+)
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.environment import lmdb_failures, open_environment
 from partition_replica.storage.files import (
@@ -57,7 +73,8 @@ BACKFILL_ROWS = 16_384
 @dataclass(frozen=True, slots=True)
 class ImportReport:
     """What was imported. first and last: LSNs; with_raft: entries that have RAFT; blobs: files that
-    were stored beside the log, the base's too; highest_term: of the entries' RAFT, 0 without any.
+    were stored beside the log, the base's too; base: the entry that the base is as of, 0 without
+    one; highest_term: of the entries' RAFT, 0 without any.
     unverified: what this layout gives no way to check; adjusted: what is not as it was."""
 
     first: int
@@ -67,6 +84,7 @@ class ImportReport:
     payloads: int
     payload_bytes: int
     blobs: int
+    base: int
     highest_term: int
     unverified: list[str]
     adjusted: list[str]
@@ -80,14 +98,18 @@ def import_log(
     replicated: bool,
     hard_state: Path | None = None,
     conf_state: Path | None = None,
-    base: Path | None = None,
+    base: Path | BaseTree | None = None,
     progress: Progress = lambda _done, _total: None,
+    base_progress: Progress = lambda _done, _total: None,
 ) -> ImportReport:
     """Makes the log in the directory `source` the new volume `data`: an unreplicated partition or,
     `replicated`, the sole voter of a group.
 
     hard_state, conf_state: files in raftpb form. base: the state that the log goes on from, needed
-    where it begins above LSN 1; entries up to its position are stored and not applied again.
+    if it begins above LSN 1 or was pruned whole: the directory that an export with the base wrote,
+    a snapshot of the seed, or a tree with its keys. Entries up to its position are stored and not
+    applied again. base_progress: of a base that is not a directory, in bytes of the snapshot or in
+    paths of the tree, over both passes; a total of 0 is not known.
     Durable when it returns; interrupted at any point the volume is still new, or complete. Raises
     ImportRefused, naming entry and file, for damage, for a volume that is not new and for a source
     that changes, StorageFailed where a write fails; both leave the volume as it was.
@@ -96,10 +118,17 @@ def import_log(
         raise ImportRefused("the cluster ID is empty: give a UUID")
     with NewVolume(data) as volume, SourceLog(source) as log:
         found = survey(
-            log, hard_state=hard_state, conf_state=conf_state, base=base, progress=progress
+            log,
+            hard_state=hard_state,
+            conf_state=conf_state,
+            base=base,
+            room_bytes=free_bytes(volume.root),
+            progress=progress,
+            base_progress=base_progress,
         )
         volume.stage()
         writer = _Writer(log, found, volume)
+        writer.write_base(base_progress)
         writer.write(cluster, progress)
         if replicated:
             writer.replicate()
@@ -145,13 +174,33 @@ class _Writer:
         self.effects = _Effects()
         self.blobs = 0
 
+    def write_base(self, progress: Progress) -> None:
+        """The state that the log goes on from, if there is one."""
+        base = self._found.base
+        if isinstance(base, Base):
+            self._copy_base(base)
+        elif base is not None:
+            survey = self._found.seed_base
+            assert survey is not None, "the first pass was over it"
+            paths = survey.files + survey.directories
+            total = 2 * (base.total or paths)
+            write_base(
+                self._state_path,
+                base,
+                survey,
+                self._store,
+                lambda done: progress(total // 2 + done, total),
+            )
+
     def write(self, cluster: ClusterID, progress: Progress) -> None:
         """A plain log with its state, applied to the end."""
-        if self._found.base is not None:
-            self._copy_base(self._found.base)
+        base = self._found.base
         log = self._open_log()
         try:
-            log.bootstrap_plain(cluster)
+            if base is not None and not len(self._source):
+                log.bootstrap_plain(cluster, base.position)
+            else:
+                log.bootstrap_plain(cluster)
             state = LmdbState(self._state_path)
             try:
                 self._write_entries(log, state, progress)
@@ -200,14 +249,16 @@ class _Writer:
     def _write_meta(self, log: LmdbLog) -> None:
         found = self._found
         with lmdb_failures("commit of the log"), log.environment.begin(write=True) as txn:
+            start = found.base.position if found.base is not None else Position(LSN(0), Term(0))
             if self._source.first > 1:
-                boundary = rows.BoundaryRow(index=self._source.first - 1)
+                before = LSN(self._source.first - 1)
+                term = start.term if start.index == before else Term(0)
+                boundary = rows.BoundaryRow(index=before, term=term)
                 log.tables.put_meta(txn, BOUNDARY, boundary)
             if found.base is not None:
-                base = rows.PositionRow(lsn=found.base.position.index)
-                log.tables.put_meta(txn, BASE, base)
+                log.tables.put_meta(txn, BASE, rows.PositionRow(lsn=start.index))
             saved = found.hard_state.term if found.hard_state else 0
-            term = max(saved, found.highest_term)
+            term = Term(max(saved, found.highest_term, start.term))
             if found.hard_state or term:
                 hard = rows.HardStateRow(term=term, commit=self._source.last)
                 log.tables.put_meta(txn, HARD_STATE, hard)
@@ -312,6 +363,7 @@ def _report(log: SourceLog, found: Survey, writer: _Writer, replicated: bool) ->
         found.payloads,
         found.payload_bytes,
         writer.blobs,
+        int(found.base.position.index) if found.base is not None else 0,
         int(found.highest_term),
         _unverified(found, writer.effects),
         _adjusted(found, writer.effects, log.last, replicated),
@@ -328,6 +380,8 @@ def _unverified(found: Survey, effects: _Effects) -> list[str]:
             f"the {found.payloads} payloads: sizes and checksums are recorded nowhere, so one that "
             "was cut or changed can't be told"
         )
+    if found.base is not None and not isinstance(found.base, Base):
+        notes.append(found.base.note)
     if found.hard_state is None:
         notes.append("whether the log is cut at its end: no hard state says what was committed")
     if found.unexplained.count:

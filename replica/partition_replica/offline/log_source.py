@@ -22,7 +22,7 @@ from partition_replica.ids import LSN
 
 CHUNK_BYTES = 1024 * 1024
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 Identity = tuple[int, ...]
@@ -85,7 +85,7 @@ class SourceEntry:
         expected = self.payloads[number - 1]
         what = place(self.lsn, name)
         with refused_on_failure(what):
-            descriptor, found = _open_file(self.descriptor, name, what)
+            descriptor, found = open_at(self.descriptor, name, what)
             try:
                 left = expected.size
                 while left and (chunk := os.read(descriptor, min(CHUNK_BYTES, left))):
@@ -94,20 +94,25 @@ class SourceEntry:
                 after = os.fstat(descriptor)
             finally:
                 os.close(descriptor)
-        if left or _identity(found) != expected.identity or _identity(after) != expected.identity:
+        if (
+            left
+            or identity_of(found) != expected.identity
+            or identity_of(after) != expected.identity
+        ):
             raise changed(what)
 
 
 class SourceLog:
-    """An open log directory. `first` and `last` are the entries' LSNs; there is no hole."""
+    """An open log directory. `first` and `last` are the entries' LSNs; there is no hole. One
+    without an entry has 1 and 0, until `begin_behind` says where it was pruned to."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ImportRefused for names that are no entries', for a hole, for no entry at all."""
-        self._path = path
-        with refused_on_failure(f"the log's directory {path}"):
+        """Raises ImportRefused for names that are no entries', and for a hole."""
+        self.what = f"the log's directory {path}"
+        with refused_on_failure(self.what):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            self.first, self.last = self._list()
+            self.first, self.last = self._listed = self._list()
         except BaseException:
             self.close()
             raise
@@ -124,13 +129,17 @@ class SourceLog:
     def close(self) -> None:
         os.close(self._descriptor)
 
+    def begin_behind(self, last: LSN) -> None:
+        """A log without an entry ends at `last`: everything up to there was pruned."""
+        self.first, self.last = LSN(last + 1), last
+
     def lsns(self) -> Iterator[LSN]:
         return map(LSN, range(self.first, self.last + 1))
 
     def check_unchanged(self) -> None:
         """Raises ImportRefused where entries came or went."""
-        if self._list() != (self.first, self.last):
-            raise changed(f"the log's directory {self._path}")
+        if self._list() != self._listed:
+            raise changed(self.what)
 
     @contextmanager
     def entry(self, lsn: LSN) -> Iterator[SourceEntry]:
@@ -140,8 +149,8 @@ class SourceLog:
             name = entry_name(lsn)
             mode = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode
             if not stat.S_ISDIR(mode):
-                raise ImportRefused(f"{what} is {_kind(mode)}; an entry is a directory")
-            descriptor = os.open(name, _DIRECTORY, dir_fd=self._descriptor)
+                raise ImportRefused(f"{what} is {kind_of(mode)}; an entry is a directory")
+            descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=self._descriptor)
         try:
             yield _read_entry(lsn, descriptor)
         finally:
@@ -149,15 +158,11 @@ class SourceLog:
 
     def _list(self) -> tuple[LSN, LSN]:
         found = array("Q")
-        what = f"the log's directory {self._path}"
-        with refused_on_failure(what), os.scandir(self._descriptor) as names:
+        with refused_on_failure(self.what), os.scandir(self._descriptor) as names:
             for name in names:
                 found.append(seed_layout.parse_entry_name(name.name))
         if not found:
-            raise ImportRefused(
-                f"the log's directory {self._path} holds no entry; give the directory that holds "
-                f"the entries' directories, {entry_name(LSN(1))} and so on"
-            )
+            return LSN(1), LSN(0)
         first, last = min(found), max(found)
         if len(found) != last - first + 1:
             pairs = zip(itertools.count(first), sorted(found), strict=False)
@@ -202,7 +207,7 @@ def _read_file(lsn: LSN, directory: int, name: str) -> tuple[bytes, bool]:
     """(content, whether its permissions are others than the layout's)."""
     what = place(lsn, name)
     with refused_on_failure(what):
-        descriptor, found = _open_file(directory, name, what)
+        descriptor, found = open_at(directory, name, what)
         try:
             seed_layout.check_file_size(lsn, name, found.st_size)
             content = b""
@@ -218,14 +223,16 @@ def _read_file(lsn: LSN, directory: int, name: str) -> tuple[bytes, bool]:
 def _look_at(lsn: LSN, directory: int, name: str) -> SourcePayload:
     what = place(lsn, name)
     with refused_on_failure(what):
-        descriptor, found = _open_file(directory, name, what)
+        descriptor, found = open_at(directory, name, what)
         os.close(descriptor)
     seed_layout.check_file_size(lsn, name, found.st_size)
     permissions = _permissions(found)
-    return SourcePayload(found.st_size, permissions & 0o777, permissions > 0o777, _identity(found))
+    return SourcePayload(
+        found.st_size, permissions & 0o777, permissions > 0o777, identity_of(found)
+    )
 
 
-def _open_file(directory: int, name: str, what: str) -> tuple[int, os.stat_result]:
+def open_at(directory: int, name: str | bytes, what: str) -> tuple[int, os.stat_result]:
     # Looked at first: opening a device may do something, opening a pipe may wait.
     mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
     if stat.S_ISREG(mode):
@@ -235,7 +242,7 @@ def _open_file(directory: int, name: str, what: str) -> tuple[int, os.stat_resul
             return descriptor, found
         os.close(descriptor)
         mode = found.st_mode
-    raise ImportRefused(f"{what} is {_kind(mode)}; only regular files are imported")
+    raise ImportRefused(f"{what} is {kind_of(mode)}; only regular files are imported")
 
 
 def open_regular(path: Path, what: str) -> tuple[int, os.stat_result]:
@@ -243,7 +250,7 @@ def open_regular(path: Path, what: str) -> tuple[int, os.stat_result]:
     with refused_on_failure(what):
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return _open_file(directory, path.name, what)
+            return open_at(directory, path.name, what)
         finally:
             os.close(directory)
 
@@ -264,7 +271,7 @@ def _permissions(found: os.stat_result) -> int:
     return stat.S_IMODE(found.st_mode)
 
 
-def _identity(found: os.stat_result) -> Identity:
+def identity_of(found: os.stat_result) -> Identity:
     return (
         found.st_dev,
         found.st_ino,
@@ -275,7 +282,7 @@ def _identity(found: os.stat_result) -> Identity:
     )
 
 
-def _kind(mode: int) -> str:
+def kind_of(mode: int) -> str:
     kinds = {
         stat.S_IFLNK: "a symbolic link",
         stat.S_IFDIR: "a directory",

@@ -19,6 +19,13 @@ from partition_replica.offline.log_source import (
     read_regular,
     refused_on_failure,
 )
+from partition_replica.offline.seed_base import (
+    BaseSurvey,
+    SeedBase,
+    SnapshotBase,
+    TreeBase,
+    survey_base,
+)
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.state_copy import inspect_copy
 
@@ -32,6 +39,16 @@ NO_TERM = Term(0)
 
 
 @dataclass(frozen=True, slots=True)
+class BaseTree:
+    """A base as a directory and a file with its keys. index: the entry that they are as of; None
+    for the one before the log's first."""
+
+    tree: Path
+    keys: Path
+    index: LSN | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Base:
     """A copied state that the log goes on from: `path`/state/data.mdb and `path`/blobs/xx/<hex>.
     blobs: (digest, size) of those it names."""
@@ -39,6 +56,10 @@ class Base:
     path: Path
     position: Position
     blobs: list[tuple[Digest, int]]
+
+    @property
+    def what(self) -> str:
+        return f"the base {self.path}"
 
     def blob(self, digest: Digest) -> Path:
         return blob_path(self.path / "blobs", digest)
@@ -62,9 +83,11 @@ class Tally:
 
 @dataclass(slots=True)
 class Survey:
-    """What the first pass found. fingerprints: 64 bits an entry, in the log's order."""
+    """What the first pass found. fingerprints: 64 bits an entry, in the log's order. seed_base: of
+    a base that is not a volume's own."""
 
-    base: Base | None = None
+    base: Base | SeedBase | None = None
+    seed_base: BaseSurvey | None = None
     hard_state: HardState | None = None
     configuration: Configuration | None = None
     fingerprints: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -93,18 +116,29 @@ def survey(
     *,
     hard_state: Path | None,
     conf_state: Path | None,
-    base: Path | None,
+    base: Path | BaseTree | None,
+    room_bytes: int,
     progress: Progress,
+    base_progress: Progress,
 ) -> Survey:
-    """Raises ImportRefused for the first thing that is wrong."""
+    """Raises ImportRefused for the first thing that is wrong. room_bytes: what the volume has
+    free, which a base must not unpack to more than."""
     found = Survey()
+    found.base = _look_at_base(log, base)
+    if found.base is not None and not len(log):
+        log.begin_behind(found.base.position.index)
     if hard_state is not None:
         found.hard_state = _read_hard_state(hard_state, log.last)
     if conf_state is not None:
         name = f"the configuration state {conf_state}"
         content = read_regular(conf_state, name, STATE_FILE_BYTES_MAX)
         found.configuration = seed_layout.parse_conf_state(name, content)
-    found.base = _look_at_base(log, base)
+    if found.base is not None and not isinstance(found.base, Base):
+        total = 2 * found.base.total
+        found.seed_base = survey_base(
+            found.base, room_bytes, lambda done: base_progress(done, total)
+        )
+        found.mode_bits_dropped.add(found.base.what, found.seed_base.special_bits)
     for done, lsn in enumerate(log.lsns(), 1):
         with log.entry(lsn) as entry:
             _look_at_entry(entry, found)
@@ -124,29 +158,69 @@ def _read_hard_state(path: Path, last: LSN) -> HardState:
     return state
 
 
-def _look_at_base(log: SourceLog, path: Path | None) -> Base | None:
-    if path is None:
+def _look_at_base(log: SourceLog, given: Path | BaseTree | None) -> Base | SeedBase | None:
+    if given is None:
+        if not len(log):
+            raise ImportRefused(
+                f"{log.what} holds no entry; give the directory that holds the entries' "
+                f"directories, {seed_layout.entry_name(LSN(1))} and so on. If the whole log was "
+                "pruned, give the state that it left as the base"
+            )
         if log.first > 1:
             raise ImportRefused(
                 f"the log begins at entry {int(log.first)}, so what entries 1 to {log.first - 1} "
-                "did is not in it; give the state that it goes on from as the base, a directory "
-                f"with state/ and blobs/ at {log.first - 1} to {int(log.last)}, as an export with "
-                "the base writes it"
+                "did is not in it; give the state that it goes on from as the base, as of an entry "
+                f"from {log.first - 1} to {int(log.last)}: a snapshot of the seed, a tree with its "
+                "keys, or what an export with the base wrote"
             )
         return None
+    if isinstance(given, BaseTree):
+        return _look_at_tree(log, given)
+    if given.is_dir():
+        return _look_at_volume_base(log, given)
+    snapshot = SnapshotBase(given)
+    _check_position(log, snapshot)
+    return snapshot
+
+
+def _look_at_tree(log: SourceLog, given: BaseTree) -> TreeBase:
+    index = given.index
+    if index is None:
+        if not len(log):
+            raise ImportRefused(
+                f"{log.what} holds no entry, so which entry the base {given.tree} is as of can't "
+                "be told: give its number (--base-index)"
+            )
+        index = LSN(log.first - 1)
+    if not 1 <= index <= seed_layout.LSN_MAX:
+        raise ImportRefused(
+            f"the base {given.tree} is a state at entry {int(index)}; allowed are entries 1 to "
+            "2^63 - 1. A log that begins at entry 1 needs no base: import it without one"
+        )
+    tree = TreeBase(given.tree, given.keys, index)
+    _check_position(log, tree)
+    return tree
+
+
+def _check_position(log: SourceLog, base: Base | SeedBase) -> None:
+    index = base.position.index
+    if len(log) and not log.first - 1 <= index <= log.last:
+        raise ImportRefused(
+            f"{base.what} is a state at entry {int(index)}, and the log holds entries "
+            f"{int(log.first)} to {int(log.last)}; allowed are {log.first - 1} to {int(log.last)}, "
+            "so that the log goes on from there: use a base of this log that is as of one of them"
+        )
+
+
+def _look_at_volume_base(log: SourceLog, path: Path) -> Base:
     try:
         position, blobs = inspect_copy(path / "state")
     except (Damaged, StorageFailed) as error:
         raise ImportRefused(
             f"the base's state {path / 'state'} cannot be read ({error}): use another copy of it"
         ) from error
-    if not log.first - 1 <= position.index <= log.last:
-        raise ImportRefused(
-            f"the base {path} is a state at entry {int(position.index)}; allowed are "
-            f"{log.first - 1} to {int(log.last)}, so that the log goes on from there: use the base "
-            "that was exported with this log"
-        )
     base = Base(path, position, blobs)
+    _check_position(log, base)
     for digest, size in blobs:
         what = f"the base's blob {base.blob(digest)}"
         with refused_on_failure(what):
@@ -183,10 +257,17 @@ def _check_term(lsn: LSN, raft: RaftFile, found: Survey) -> None:
             f"{where} has term {int(raft.term)}, and an entry before it {int(found.highest_term)}; "
             "terms never fall: one of the two is of another log, restore it from another copy"
         )
-    base = found.base
-    if base is not None and base.position.index == lsn and base.position.term not in (0, raft.term):
+    if found.base is not None:
+        _check_base_term(lsn, raft.term, found.base)
+
+
+def _check_base_term(lsn: LSN, term: Term, base: Base | SeedBase) -> None:
+    """Terms never fall, from the log's start over the base's entry to the end. 0: not known."""
+    index, known = base.position.index, base.position.term
+    low, high = (known if lsn >= index else Term(0)), (known if lsn <= index else term)
+    if known and not low <= term <= high:
         raise ImportRefused(
-            f"{where} has term {int(raft.term)}, and the base is a state at that entry in term "
-            f"{int(base.position.term)}: the base is of another log; use the one that was exported "
-            "with this log"
+            f"{place(lsn, RAFT)} has term {int(term)}, and the base is a state at entry "
+            f"{int(index)} in term {int(known)}: the base is of another log; use the one that was "
+            "written with this log"
         )

@@ -240,6 +240,12 @@ class NewVolume:
             sync_directory(self._data / STATE)
 
 
+def free_bytes(directory: Path) -> int:
+    """Free for us, of its file system."""
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize
+
+
 def _move_directory(source: Path, target: Path) -> None:
     """Moves a directory of blobs, whole where its target is new; the move is durable with the
     target's parent, the blobs below it when this returns."""

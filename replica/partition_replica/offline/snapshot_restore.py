@@ -6,7 +6,6 @@ that was cut off, it starts over; where the volume is the cluster's already, the
 to do.
 """
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, suppress
@@ -25,7 +24,14 @@ from partition_replica.core.model import Configuration, Position
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import RowsRefused, VolumeFull, VolumeTaken
 from partition_replica.ids import LSN, ClusterID, Digest, Term
-from partition_replica.offline.new_volume import BLOBS, GENERATION, LOG, STATE, NewVolume
+from partition_replica.offline.new_volume import (
+    BLOBS,
+    GENERATION,
+    LOG,
+    STATE,
+    NewVolume,
+    free_bytes,
+)
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import disk, fatal_on_failure, sync_directory
@@ -232,12 +238,6 @@ def _put(loader: StateLoader, batch: list[Row]) -> None:
     whole = batch[0][0] == batch[-1][0]  # as most are
     for table, rows in [(batch[0][0], batch)] if whole else groupby(batch, key=itemgetter(0)):
         loader.put_rows(TABLE_NAMES.get(table, "?"), [(key, row) for _, key, row in rows])
-
-
-def free_bytes(directory: Path) -> int:
-    """Free for us, of its file system."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
 
 
 def _check_room(volume: NewVolume, manifest: Manifest) -> None:

@@ -46,6 +46,7 @@ REGISTERED = frozenset(
         "backfill.state_term_set",
         "backfill.finish.before",
         "backfill.finish.after",
+        "import.base_written",
         "import.staged",
         "import.blobs_moved",
         "import.state_moved",
