@@ -183,7 +183,9 @@ class LogStorage(Protocol):
         up to bytes_max bytes of data; None means no limit.
 
         Raises Compacted for lo at or below the boundary, Unavailable for hi above last + 1 and
-        where there is no entry above the boundary at all.
+        where there is no entry above the boundary at all. The seed counts entries instead of
+        bytes, and has an error of its own for hi above last + 1. raft-rs never asks that: it
+        checks hi against the last index first, and a violation is a panic, which ends the process.
         """
         ...
 
@@ -196,7 +198,9 @@ class LogStorage(Protocol):
 
     def term(self, index: LSN) -> Term:
         """raft.Storage's Term: of the boundary and everything above it, so of first - 1, too; 0 at
-        0 of a log from its start. Raises Compacted below, Unavailable above."""
+        0 of a log from its start. Raises Compacted below, Unavailable above. The seed says
+        Compacted for first - 1, too, and for a last entry that is pruned it says the hard state's
+        term: a member would then claim a newer log than it has."""
         ...
 
     def names_blob(self, digest: Digest) -> bool:
@@ -215,7 +219,8 @@ class LogStorage(Protocol):
         An entry at an existing index deletes everything from there on first. Raises
         `ValueError` for a hole, an index at or below the committed one, a term below the
         previous entry's or of 0 (in a plain log: other than 0), and a hard state whose term or
-        commit falls or whose commit passes the last index. Returns the digests whose last
+        commit falls (which the seed saves: a member could vote twice in a term) or whose commit
+        passes the last index. Returns the digests whose last
         reference in the log went.
         """
         ...
@@ -319,7 +324,9 @@ class LogStorage(Protocol):
     def begin_backfill(self) -> Backfill:
         """Begins to give Raft metadata to a plain log, durably, or says how far an earlier one is.
 
-        The term is 1 + max(saved term, highest term in the log); entries that have one keep it.
+        The term is 1 + max(saved term, highest term in the log); entries that have one keep it. In
+        the seed it is the saved term, so 0 in a log that Raft never wrote, and may fall behind an
+        entry's.
         Raises ValueError for a log that is Raft's already, or of no cluster.
         """
         ...

@@ -1,0 +1,89 @@
+"""A whole replica, the sole voter of a group, in the test's own process and without a network."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.config import Config
+from partition_replica.core.model import Applied
+from partition_replica.ids import LSN
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.replica import Replica
+from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.volume import Volume
+
+from tests.support.local_group import eventually
+from tests.support.proposals import proposal, set_key
+
+CLUSTER = "00000000-0000-4000-8000-000000000007"
+
+
+class OneReplica:
+    """`failures`: what would have ended the process. `session` is opened by `lead`."""
+
+    def __init__(self, data: Path) -> None:
+        data.mkdir(exist_ok=True)
+        lock = VolumeLock(data)
+        assert lock.try_acquire()
+        self.failures: list[BaseException] = []
+        self.volume = Volume(data, lock, pins_max=10)
+        self.replica = Replica(
+            Config(data, "", "", "here:1", "tests/one", None, tick_s=0.01),
+            self.volume,
+            # Whom it sends to never answers.
+            cast("Any", SimpleNamespace(set_addresses=lambda _: None, send=lambda *_: None)),
+            Metrics(),
+            wall_ms=lambda: 1_000,
+            failed=self.failures.append,
+        )
+        self.session = 0
+        self._sequence = 0
+
+    async def lead(self, *, unreplicated: bool = False) -> None:
+        """Begins its group, if it has none, leads it, and opens a session."""
+        await self.replica.administration.bootstrap(CLUSTER, unreplicated=unreplicated)
+
+        async def serving() -> bool:
+            return self.replica.status().serving
+
+        await eventually(serving, "it leads")
+        self.session, _ = await self.replica.open_session(0)
+        self._sequence = 0
+
+    def proposal(self, *operations: types.Operation) -> types.Proposal:
+        self._sequence += 1
+        return proposal(self.session, self._sequence, list(operations))
+
+    async def append(self, *operations: types.Operation) -> Applied:
+        """Returns when it is applied."""
+        found = self.proposal(*operations)
+        return await self.replica.append(found, retry=False, wait_applied=True)
+
+    async def set(self, key: bytes, value: bytes = b"v") -> Applied:
+        return await self.append(set_key(key, value))
+
+    def keys(self) -> list[bytes]:
+        return [key for key, _ in self.volume.state.list_values(b"", b"", 1000, 1 << 30)[0]]
+
+    def lsns(self) -> list[int]:
+        """Of what the log stores."""
+        log = self.volume.log
+        return [int(e.index) for e in log.read(log.first_stored, LSN(log.last.index + 1), None)]
+
+    async def stop(self) -> None:
+        await self.replica.stop()
+        self.volume.close()
+
+
+@asynccontextmanager
+async def serving(data: Path, *, unreplicated: bool = False) -> AsyncIterator[OneReplica]:
+    one = OneReplica(data)
+    try:
+        await one.lead(unreplicated=unreplicated)
+        yield one
+        assert one.failures == []
+    finally:
+        await one.stop()
