@@ -5,7 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from partition_proto.v1 import replica_admin_pb2 as admin
+from partition_proto.v1 import replica_admin_pb2_grpc
 from partition_replica.core.model import LogBatch
 from partition_replica.errors import (
     InvalidArgument,
@@ -17,6 +20,8 @@ from partition_replica.errors import (
     WrongCluster,
 )
 from partition_replica.ids import LSN
+from partition_replica.transport.admin_service import ReplicaAdminService
+from partition_replica.transport.failures import Failures
 
 from tests.support.local_group import eventually
 from tests.support.one_replica import CLUSTER, OneReplica, serving
@@ -286,6 +291,40 @@ async def test_members_are_refused_by_name_or_done_already(tmp_path: Path) -> No
         with pytest.raises(MembershipRefused, match="no voter"):
             await operator.transfer_leadership(5)
         assert [member.member for member in one.replica.status().members] == [own]
+
+
+async def test_what_an_operator_leaves_out_is_named(tmp_path: Path) -> None:
+    """Over the wire, before anything is done."""
+    one = OneReplica(tmp_path / "data")
+    service = ReplicaAdminService(
+        one.replica.administration,
+        one.replica.snapshot_jobs,
+        Failures(lambda _: None, lambda _: None),
+    )
+    server = grpc.aio.server()
+    replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+    stub = replica_admin_pb2_grpc.ReplicaAdminStub(channel)
+    for call, request, code, why in (
+        (stub.Join, admin.JoinRequest(), "INVALID_ARGUMENT", "cluster_id '' is no UUID"),
+        (stub.Bootstrap, admin.BootstrapRequest(cluster_id="x"), "INVALID_ARGUMENT", "'x' is no"),
+        (
+            stub.AddLearner,
+            admin.AddLearnerRequest(),
+            "FAILED_PRECONDITION",
+            "belongs to no cluster",
+        ),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(request, timeout=30)
+        assert refused.value.code().name == code
+        assert why in str(refused.value.details())
+    await channel.close()
+    await server.stop(None)
+    assert one.volume.log.identity.cluster_id == ""
+    await one.stop()
 
 
 async def test_of_concurrent_members_with_one_id_one_is_added(tmp_path: Path) -> None:
