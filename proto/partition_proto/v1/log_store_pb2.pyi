@@ -12,8 +12,19 @@ class Consistency(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     CONSISTENCY_LINEARIZABLE: _ClassVar[Consistency]
     CONSISTENCY_STALE: _ClassVar[Consistency]
+
+class Effect(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EFFECT_UNSPECIFIED: _ClassVar[Effect]
+    EFFECT_APPLIED: _ClassVar[Effect]
+    EFFECT_PARTIAL: _ClassVar[Effect]
+    EFFECT_NONE: _ClassVar[Effect]
 CONSISTENCY_LINEARIZABLE: Consistency
 CONSISTENCY_STALE: Consistency
+EFFECT_UNSPECIFIED: Effect
+EFFECT_APPLIED: Effect
+EFFECT_PARTIAL: Effect
+EFFECT_NONE: Effect
 
 class Consumer(_message.Message):
     __slots__ = ("name", "lsn")
@@ -146,16 +157,20 @@ class ReadRequest(_message.Message):
     def __init__(self, from_lsn: _Optional[int] = ..., to_lsn: _Optional[int] = ..., follow: _Optional[bool] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class ReadResponse(_message.Message):
-    __slots__ = ("lsn", "term", "body", "configuration_change")
+    __slots__ = ("lsn", "term", "body", "configuration_change", "effect", "outcomes")
     LSN_FIELD_NUMBER: _ClassVar[int]
     TERM_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
     CONFIGURATION_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    EFFECT_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     lsn: int
     term: int
     body: _types_pb2.EntryBody
     configuration_change: bool
-    def __init__(self, lsn: _Optional[int] = ..., term: _Optional[int] = ..., body: _Optional[_Union[_types_pb2.EntryBody, _Mapping]] = ..., configuration_change: _Optional[bool] = ...) -> None: ...
+    effect: Effect
+    outcomes: _containers.RepeatedScalarFieldContainer[_types_pb2.Outcome]
+    def __init__(self, lsn: _Optional[int] = ..., term: _Optional[int] = ..., body: _Optional[_Union[_types_pb2.EntryBody, _Mapping]] = ..., configuration_change: _Optional[bool] = ..., effect: _Optional[_Union[Effect, str]] = ..., outcomes: _Optional[_Iterable[_Union[_types_pb2.Outcome, str]]] = ...) -> None: ...
 
 class GetKeyRequest(_message.Message):
     __slots__ = ("key", "consistency")
@@ -248,12 +263,14 @@ class ReadFileRequest(_message.Message):
     def __init__(self, path: _Optional[bytes] = ..., offset: _Optional[int] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
 
 class ReadFileResponse(_message.Message):
-    __slots__ = ("entry", "data")
+    __slots__ = ("entry", "data", "applied")
     ENTRY_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
     entry: TreeEntry
     data: bytes
-    def __init__(self, entry: _Optional[_Union[TreeEntry, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    applied: int
+    def __init__(self, entry: _Optional[_Union[TreeEntry, _Mapping]] = ..., data: _Optional[bytes] = ..., applied: _Optional[int] = ...) -> None: ...
 
 class UploadPayloadRequest(_message.Message):
     __slots__ = ("payload", "chunk")
