@@ -152,6 +152,8 @@ class Client(Caller):
                 await self._misuse_a_sequence()
             elif kind < 0.22:
                 await self._write_by_a_wrong_precondition()
+            elif kind < 0.25:
+                await self._read_replaced()
             else:
                 await self._write(self._draw())
         await self._write(self._set_key())
@@ -167,6 +169,7 @@ class Client(Caller):
             (6, self._put_large),
             (6, self._remove_file),
             (2, self._copy_file),
+            (3, self._replace),
         ]
         weights = [weight for weight, _ in choices]
         return self.rng.choices([make for _, make in choices], weights)[0]()
@@ -211,8 +214,8 @@ class Client(Caller):
             preconditions=[precondition],
         )
 
-    def _put(self, kind: str, content: bytes) -> Operation:
-        path = self._path()
+    def _put(self, kind: str, content: bytes, path: bytes = b"") -> Operation:
+        path = path or self._path()
         payload = proposals.payload(content)
         return Operation(
             kind,
@@ -226,6 +229,15 @@ class Client(Caller):
 
     def _put_large(self) -> Operation:
         return self._put("large", self.rng.choice(_LARGE))
+
+    @property
+    def replaced_path(self) -> bytes:
+        """A file that is written over and over, and never removed."""
+        return b"%s-replaced" % self.name.encode()
+
+    def _replace(self) -> Operation:
+        content = self.rng.choice([b"small %d" % self.rng.randrange(CONTENTS), *_LARGE[:2]])
+        return self._put("replace", content, self.replaced_path)
 
     def _remove_file(self) -> Operation:
         path = self._path()
@@ -440,37 +452,53 @@ class Client(Caller):
         if other is self and value not in self.expected.get(("key", key), {None}):
             self.checks.violated("client", f"{self.name} reads {key!r}: {value!r}, which is not it")
 
+    async def _read_replaced(self) -> None:
+        """The file that another client writes over all the time: once it was there, it is there at
+        every moment, whole."""
+        other = self.rng.choice(self.cluster.clients)
+        known = other.expected.get(("path", other.replaced_path), {None})
+        try:
+            digest = await self._ask_for_file(other.replaced_path)
+        except AGAIN:
+            return
+        self.trace.count("files read under replacement")
+        if digest is None and None not in known:
+            self.checks.violated("client", f"{self.name} does not find {other.replaced_path!r}")
+
     async def _read_file(self) -> None:
         """One of its own, linearizably, with its content."""
         path = self._path()
         possible = self.expected.get(("path", path), {None})
-
-        async def serve(node: Node) -> bytes | None:
-            replica = _replica(node)
-            found, _ = (await replica.read_point(linearizable=True)).get_node(path)
-            if found is None:
-                return None
-            content = replica.open_content(found.digest, found.size)
-            try:
-                if isinstance(content, Path):
-                    content = await asyncio.to_thread(content.read_bytes)
-            finally:
-                replica.release_content(found.digest)
-            if hashlib.sha256(content).digest() != found.digest:
-                self.checks.violated("client", f"the content of {path!r} at {node.name} is another")
-            return found.digest
-
         try:
-            digest = await self.ask(serve)
+            digest = await self._ask_for_file(path)
         except AGAIN:
-            return
-        except NotFound as error:
-            self.checks.violated("client", f"{self.name} reads {path!r}: {error}", error)
             return
         self.trace.event(self.name, "reads", f"{path!r}")
         self.trace.count("files read")
         if digest not in possible:
             self.checks.violated("client", f"{self.name} reads {path!r}: {digest!r} is not it")
+
+    async def _ask_for_file(self, path: bytes) -> bytes | None:
+        """The digest of a file whose content was read, or None if there is no file."""
+
+        async def serve(node: Node) -> bytes | None:
+            replica = _replica(node)
+            try:
+                opened = await replica.open_file(path, 0, linearizable=True)
+            except NotFound:
+                return None
+            content = opened.content
+            try:
+                if isinstance(content, Path):
+                    content = await asyncio.to_thread(content.read_bytes)
+            finally:
+                replica.close_file(opened)
+            digest = opened.node.digest
+            if hashlib.sha256(content).digest() != digest:
+                self.checks.violated("client", f"the content of {path!r} at {node.name} is another")
+            return digest
+
+        return await self.ask(serve)
 
     async def _close_session(self) -> None:
         session, self._session = self._session, 0

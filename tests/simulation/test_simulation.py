@@ -28,7 +28,14 @@ SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
 BATCH = 10
 
-EXERCISED = ("acknowledged writes", "leaders", "snapshots adopted", "blobs collected", "starts")
+EXERCISED = (
+    "acknowledged writes",
+    "leaders",
+    "snapshots adopted",
+    "blobs collected",
+    "starts",
+    "files read under replacement",
+)
 """What happens in any ten seeds, or they are worth nothing."""
 
 PLANTED_SEEDS_MAX = 60

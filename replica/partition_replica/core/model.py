@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 
@@ -137,6 +138,15 @@ class Node:
     mode: int
     size: int = 0
     digest: Digest = b""  # type: ignore[assignment]  # of directories: none
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A file of the tree as of LSN `applied`, with its content: the bytes, or the blob's file."""
+
+    node: Node
+    content: bytes | Path
+    applied: LSN
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from partition_replica.core.model import (
     Applied,
     LogEntry,
     Node,
+    OpenedFile,
     ReplicaStatus,
     VerifyReport,
 )
-from partition_replica.ids import LSN, Digest
+from partition_replica.ids import LSN
 
 
 class StateReader(Protocol):
@@ -29,7 +30,9 @@ class StateReader(Protocol):
     def get_node(self, path: bytes) -> tuple[Node | None, LSN]: ...
     def list_nodes(
         self, path: bytes, after: bytes, recursive: bool, count: int
-    ) -> tuple[list[tuple[bytes, Node]], LSN]: ...
+    ) -> tuple[list[tuple[bytes, Node]], LSN]:
+        """Raises NotFound where `path` is no directory."""
+        ...
 
 
 class ConsumerService(Protocol):
@@ -78,11 +81,12 @@ class ReplicaService(Protocol):
         """Returns when the state has advanced."""
         ...
 
-    def open_content(self, digest: Digest, size: int) -> bytes | Path:
-        """A payload's content: the bytes, or the file, held until `release_content`."""
+    async def open_file(self, path: bytes, offset: int, *, linearizable: bool) -> OpenedFile:
+        """A file of the tree with its content, both of one moment. The content is kept until
+        `close_file`. Raises NotFound, InvalidArgument."""
         ...
 
-    def release_content(self, digest: Digest) -> None: ...
+    def close_file(self, opened: OpenedFile) -> None: ...
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         """At the leader: returns the holders when they are a quorum."""

@@ -21,6 +21,7 @@ from partition_replica.core.model import (
     Applied,
     LogEntry,
     MemberStatus,
+    OpenedFile,
     ReplicaStatus,
 )
 from partition_replica.core.ports import PeerTransport
@@ -34,7 +35,6 @@ from partition_replica.core.validation import (
 )
 from partition_replica.engine.port import EngineStatus
 from partition_replica.errors import (
-    Compacted,
     DiskFull,
     InvalidArgument,
     MembershipRefused,
@@ -50,7 +50,7 @@ from partition_replica.errors import (
     WrongCluster,
     WrongHistory,
 )
-from partition_replica.ids import LSN, Digest
+from partition_replica.ids import Digest
 from partition_replica.runtime.administration import Administration
 from partition_replica.runtime.admission import answer_of
 from partition_replica.runtime.backfill import Backfiller, check_room
@@ -61,12 +61,11 @@ from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.proposals import Pending
+from partition_replica.runtime.reads import Reads
 from partition_replica.runtime.snapshot_jobs import SnapshotJobs
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
-
-READ_INDEX_TIMEOUT_S = 5.0
 
 
 def draw_session() -> int:
@@ -102,6 +101,7 @@ class Replica:
         self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
         self.consumers = Consumers(volume, self.running)
+        self._reads = Reads(volume, self.running, self.not_leader)
         self.inspection = Inspection(volume, config.limits, self._disk, self.running)
         self.snapshot_jobs = SnapshotJobs(
             config, volume, metrics, running=self.running, wall_ms=wall_ms, failed=failed
@@ -268,49 +268,19 @@ class Replica:
         return await self._propose(member, body, wait_applied=wait_applied)
 
     async def read_point(self, *, linearizable: bool) -> StateReader:
-        member = self.running()
-        if linearizable:
-            if member.loop.role != "leader":
-                raise self.not_leader(member)
-            if not member.serving:
-                raise NoLeader("the leader is not ready to serve yet: retry with back-off")
-            index = await member.read_index(READ_INDEX_TIMEOUT_S)
-            await member.waits.reach(index)
-        return self._volume.state
+        return await self._reads.point(linearizable=linearizable)
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
-        self.running()
-        applied = self._volume.state.applied.index
-        first = self._volume.log.first_stored
-        lo = lo or first
-        if lo < first:
-            raise Compacted(
-                f"entries below {first} are compacted; {lo} was asked for: read the state, which "
-                f"is at {applied}, and go on at {applied + 1}",
-                first,
-                applied,
-            )
-        if lo > applied:
-            return [], lo
-        found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)
-        return found, lo + len(found)
+        return self._reads.entries(lo, bytes_max)
 
     async def advanced(self) -> None:
         await self.running().waits.change()
 
-    def open_content(self, digest: Digest, size: int) -> bytes | Path:
-        self._volume.blobs.hold([digest])
-        if size <= PAYLOAD_INLINE_BYTES_MAX:
-            content = self._volume.state.content(digest)
-            if content is not None:
-                return content
-        if self._volume.blobs.has(digest):
-            return self._volume.blobs.path(digest)
-        self._volume.blobs.unhold([digest])
-        raise NotFound(f"payload {digest.hex()} is not here")
+    async def open_file(self, path: bytes, offset: int, *, linearizable: bool) -> OpenedFile:
+        return await self._reads.open_file(path, offset, linearizable=linearizable)
 
-    def release_content(self, digest: Digest) -> None:
-        self._volume.blobs.unhold([digest])
+    def close_file(self, opened: OpenedFile) -> None:
+        self._reads.close_file(opened)
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         member = self.leading()
@@ -329,20 +299,25 @@ class Replica:
         self._disk.full()
         identity, log, state = self._volume.log.identity, self._volume.log, self._volume.state
         member = self.member
+        # The log and the state move on other threads meanwhile. Whatever is never above another
+        # number is read before it, so that the answer does not contradict itself.
+        stored_from = log.first_stored
+        first_index = log.boundary.index + 1
+        applied = state.applied.index
         common = {
             "cluster": str(identity.cluster_id),
             "member": int(identity.member_id),
             "incarnation": self.incarnation,
-            "first_index": log.boundary.index + 1,
+            "first_index": first_index,
+            "applied": applied,
             "last_index": log.last.index,
-            "applied": state.applied.index,
             "disk_full": self._disk.full(),
             "disk_free_bytes": self._disk.free_bytes,
             "disk_total_bytes": self._disk.total_bytes,
             "session_count": state.session_count(),
             "unreplicated": identity.unreplicated,
             "backfill": log.backfill,
-            "stored_from": log.first_stored,
+            "stored_from": stored_from,
             "low_water_mark": log.low_water_mark,
             "history": self.history(),
         }

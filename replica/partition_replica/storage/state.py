@@ -21,6 +21,7 @@ from partition_replica.core.model import (
     Session,
 )
 from partition_replica.core.payloads import decode_body
+from partition_replica.errors import NotFound
 from partition_replica.ids import LSN, Digest, SessionID, Term
 from partition_replica.storage import codec
 from partition_replica.storage.environment import (
@@ -84,7 +85,8 @@ class LmdbState:
 
     @property
     def applied(self) -> Position:
-        return Position(LSN(self._applied.index), Term(self._applied.term))
+        row = self._applied  # once: the applier's thread replaces it
+        return Position(LSN(row.index), Term(row.term))
 
     @property
     def time_ms(self) -> int:
@@ -280,14 +282,33 @@ class LmdbState:
             node = None if row is None else decode_node(path, row)
             return node, self._applied_in(txn)
 
+    def get_file(self, path: bytes) -> tuple[Node | None, bytes | None, LSN]:
+        """(the file at a path, its content where that is inlined, the LSN) of one moment. No node
+        where there is none or a directory; no content where it is a blob."""
+        with reading(self._environment, "the state") as txn:
+            row = txn.get(path, db=self._tables.tree)
+            node = None if row is None else decode_node(path, row)
+            if node is None or node.directory:
+                return None, None, self._applied_in(txn)
+            row = txn.get(node.digest, db=self._tables.content)
+            content = None if row is None else codec.unseal("content", node.digest, row)
+            return node, content, self._applied_in(txn)
+
     def list_nodes(
         self, path: bytes, after: bytes, recursive: bool, count: int
     ) -> tuple[list[tuple[bytes, Node]], LSN]:
         """Up to `count` entries below directory `path` (b"" is the root) behind the path `after`
-        (b"" from the start), in byte order; only the directory's own where not recursive."""
+        (b"" from the start), in byte order; only the directory's own where not recursive. Raises
+        NotFound where `path` is no directory."""
         prefix = path + b"/" if path else b""
         items: list[tuple[bytes, Node]] = []
         with reading(self._environment, "the state") as txn:
+            if path:
+                row = txn.get(path, db=self._tables.tree)
+                if row is None or not decode_node(path, row).directory:
+                    raise NotFound(
+                        f"{path!r} is no directory of the tree at LSN {self._applied_in(txn)}"
+                    )
             cursor = txn.cursor(self._tables.tree)
             found = (
                 cursor.set_range(after + b"\0" if after else prefix)

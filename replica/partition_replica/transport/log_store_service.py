@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from partition_proto.v1 import log_store_pb2 as api
@@ -20,8 +19,7 @@ from partition_replica.core.model import Node
 from partition_replica.core.paths import check_path
 from partition_replica.core.services import ReplicaService
 from partition_replica.core.validation import check_key
-from partition_replica.errors import InvalidArgument, NotFound, ReplicaError
-from partition_replica.ids import Digest
+from partition_replica.errors import InvalidArgument, ReplicaError
 from partition_replica.transport.chunks import file_chunks, payload_chunks
 from partition_replica.transport.failures import Failures, detail, stream, unary
 
@@ -171,10 +169,6 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         if request.path:
             check_path(request.path)
         state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
-        if request.path:
-            node, _ = state.get_node(request.path)
-            if node is None or not node.directory:
-                raise NotFound(f"{request.path!r} is no directory of the tree")
         after = b""
         while True:
             items, applied = state.list_nodes(request.path, after, request.recursive, LIST_PAGE)
@@ -191,25 +185,24 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     async def ReadFile(
         self, request: api.ReadFileRequest, context: Any
     ) -> AsyncIterator[api.ReadFileResponse]:
-        check_path(request.path)
-        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
-        node, _ = state.get_node(request.path)
-        if node is None or node.directory:
-            raise NotFound(f"{request.path!r} is no file of the tree")
-        if request.offset > node.size:
-            raise InvalidArgument(f"offset {request.offset} lies behind the {node.size} bytes")
-        content = self._replica.open_content(node.digest, node.size)
+        opened = await self._replica.open_file(
+            request.path, request.offset, linearizable=_linearizable(request.consistency)
+        )
         try:
-            first = api.ReadFileResponse(entry=_tree_entry(request.path, node))
-            if isinstance(content, bytes):
-                first.data = content[request.offset :]
+            first = api.ReadFileResponse(
+                entry=_tree_entry(request.path, opened.node), applied=opened.applied
+            )
+            if isinstance(opened.content, bytes):
+                first.data = opened.content[request.offset :]
                 yield first
                 return
             yield first
-            async for chunk in file_chunks(Path(content), request.offset, self._limits.chunk_bytes):
+            async for chunk in file_chunks(
+                opened.content, request.offset, self._limits.chunk_bytes
+            ):
                 yield api.ReadFileResponse(data=chunk)
         finally:
-            self._replica.release_content(Digest(node.digest))
+            self._replica.close_file(opened)
 
     @unary
     async def UploadPayload(

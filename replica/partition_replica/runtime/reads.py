@@ -1,0 +1,105 @@
+"""Reads: the applied state, entries of the log, contents of files.
+
+A read takes everything that it needs in one transaction of the state. The applier works on a thread
+of its own, so two transactions may see two states, whatever the event loop does in between.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from partition_replica.core.model import LogEntry, OpenedFile
+from partition_replica.core.paths import check_path
+from partition_replica.core.services import StateReader
+from partition_replica.errors import (
+    Compacted,
+    Damaged,
+    InvalidArgument,
+    NoLeader,
+    NotFound,
+    ReplicaError,
+)
+from partition_replica.ids import LSN, Digest
+from partition_replica.runtime.member import Member
+from partition_replica.storage.volume import Volume
+
+READ_INDEX_TIMEOUT_S = 5.0
+
+
+class Reads:
+    """The read half of a replica. On the event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        running: Callable[[], Member],
+        not_leader: Callable[[Member], ReplicaError],
+    ) -> None:
+        self._volume = volume
+        self._running = running
+        self._not_leader = not_leader
+
+    async def point(self, *, linearizable: bool) -> StateReader:
+        member = self._running()
+        if linearizable:
+            if member.loop.role != "leader":
+                raise self._not_leader(member)
+            if not member.serving:
+                raise NoLeader("the leader is not ready to serve yet: retry with back-off")
+            index = await member.read_index(READ_INDEX_TIMEOUT_S)
+            await member.waits.reach(index)
+        return self._volume.state
+
+    def entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
+        self._running()
+        # The state's position first: the log is never behind it, and may move meanwhile.
+        applied = self._volume.state.applied.index
+        first = self._volume.log.first_stored
+        if first > applied + 1:
+            # The log adopted a snapshot, and the state is about to. Neither "compacted, read the
+            # state" nor "nothing there" would be true: the state is still the one before.
+            raise NoLeader("a snapshot is being installed here: retry in a moment")
+        lo = lo or first
+        if lo < first:
+            raise Compacted(
+                f"entries below {first} are compacted; {lo} was asked for: read the state, which "
+                f"is at {applied}, and go on at {applied + 1}",
+                first,
+                applied,
+            )
+        if lo > applied:
+            return [], lo
+        found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)
+        return found, lo + len(found)
+
+    async def open_file(self, path: bytes, offset: int, *, linearizable: bool) -> OpenedFile:
+        check_path(path)
+        await self.point(linearizable=linearizable)
+        return self.open_here(path, offset)
+
+    def open_here(self, path: bytes, offset: int) -> OpenedFile:
+        """As the state is now."""
+        blobs = self._volume.blobs
+        # What the tree names in the transaction may lose its last name right behind it. Nothing is
+        # collected between the two, so a blob that was named is here when it is held.
+        blobs.postpone()
+        try:
+            node, inlined, applied = self._volume.state.get_file(path)
+            if node is None:
+                raise NotFound(f"{path!r} is no file of the tree at LSN {applied}")
+            if offset > node.size:
+                raise InvalidArgument(f"offset {offset} lies behind the {node.size} bytes")
+            if inlined is not None:
+                return OpenedFile(node, inlined, applied)
+            if not blobs.has(node.digest):
+                raise Damaged(
+                    f"{path!r} names payload {node.digest.hex()}, which is not on the volume: keep "
+                    "the volume, and let the operator rebuild this replica from the others"
+                )
+            blobs.hold([node.digest])
+            return OpenedFile(node, blobs.path(node.digest), applied)
+        finally:
+            blobs.resume()
+
+    def close_file(self, opened: OpenedFile) -> None:
+        if isinstance(opened.content, Path):
+            self._volume.blobs.unhold([Digest(opened.node.digest)])
