@@ -178,11 +178,26 @@ def test_a_push_is_taken_or_refused(chunks: list[api.PayloadChunk]) -> None:
 
 @fuzzing
 @example(requests=[api.InstallSnapshotRequest(chunk=b"x")])
-@given(requests=st.lists(messages(api.InstallSnapshotRequest), max_size=5))
+@given(
+    requests=st.lists(
+        st.one_of(
+            messages(api.InstallSnapshotRequest),
+            st.builds(
+                api.InstallSnapshotRequest,
+                header=st.builds(
+                    api.SnapshotHeader, sender=st.integers(0, 1), receiver=st.integers(0, 1)
+                ),
+                chunk=st.binary(max_size=3),
+            ),
+        ),
+        max_size=5,
+    )
+)
 def test_a_snapshot_has_a_header(requests: list[api.InstallSnapshotRequest]) -> None:
     replica = Replica()
     answered = call(replica, lambda service: service.InstallSnapshot(stream(requests), Context()))
-    assert answered == (bool(requests) and requests[0].HasField("header"))
+    named = bool(requests) and requests[0].header.sender and requests[0].header.receiver
+    assert answered == bool(named)
     if answered:
         content = b"".join(data for _, data in replica.seen)
         assert content == b"".join(request.chunk for request in requests)

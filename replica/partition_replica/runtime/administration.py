@@ -134,14 +134,19 @@ class Administration:
 
     async def add_learner(self, member_id: int, address: str) -> int:
         member = self._replica.leading()
-        if member_id < 1 or ":" not in address:
-            raise InvalidArgument("a member needs an ID of 1 or above and an address host:port")
+        _check_member(member_id)
+        host, _, port = address.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+            raise InvalidArgument(
+                f"address {address!r}: allowed is host:port, with a port of 1 to 65535"
+            )
         if member_id in member.configuration.members:
             return 0
         return await self._change(member, raft.ChangeKind.ADD_LEARNER, member_id, address)
 
     async def promote_learner(self, member_id: int) -> int:
         member = self._replica.leading()
+        _check_member(member_id)
         if member_id in member.configuration.voters:
             return 0
         if member_id not in member.configuration.learners:
@@ -172,6 +177,7 @@ class Administration:
 
     async def remove_member(self, member_id: int) -> int:
         member = self._replica.leading()
+        _check_member(member_id)
         if member_id not in member.configuration.members:
             return 0
         if member_id == self._volume.log.identity.member_id:
@@ -244,3 +250,8 @@ class Administration:
                 f"member {member_id:x} did not take over within {timeout_s} s"
             ) from error
         return member.leader
+
+
+def _check_member(member_id: int) -> None:
+    if member_id < 1:
+        raise InvalidArgument("member_id is 0: a member's ID is 1 or above")

@@ -27,7 +27,7 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def Bootstrap(self, request: api.BootstrapRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         member = await self._administration.bootstrap(
             _cluster(request.cluster_id), unreplicated=request.unreplicated
         )
@@ -35,33 +35,33 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def Join(self, request: api.JoinRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         member = await self._administration.join(_cluster(request.cluster_id))
         return api.JoinResponse(member_id=member)
 
     @unary
     async def AddLearner(self, request: api.AddLearnerRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         lsn = await self._administration.add_learner(request.member_id, request.address)
         return api.MembershipResponse(lsn=lsn)
 
     @unary
     async def PromoteLearner(self, request: api.PromoteLearnerRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         return api.MembershipResponse(
             lsn=await self._administration.promote_learner(request.member_id)
         )
 
     @unary
     async def RemoveMember(self, request: api.RemoveMemberRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         return api.MembershipResponse(
             lsn=await self._administration.remove_member(request.member_id)
         )
 
     @unary
     async def TransferLeadership(self, request: api.TransferLeadershipRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         member, address = await self._administration.transfer_leadership(request.member_id)
         return api.TransferLeadershipResponse(
             leader=types.LeaderHint(member_id=member, address=address)
@@ -69,13 +69,13 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def EnableReplication(self, request: api.EnableReplicationRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         replicated = await self._administration.enable_replication()
         return api.EnableReplicationResponse(replicated=replicated)
 
     @unary
     async def StartSnapshotJob(self, request: api.StartSnapshotJobRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         return self._snapshot_jobs.start(request)
 
     @unary
@@ -84,11 +84,15 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def CancelSnapshotJob(self, request: api.CancelSnapshotJobRequest, context: Any) -> Any:
-        await self._check(request.lease)
+        await self._check(request)
         return await self._snapshot_jobs.cancel(request.job_id)
 
-    async def _check(self, lease: api.LeaseToken) -> None:
-        await self._administration.check_lease(lease.transitions, lease.holder)
+    async def _check(self, request: Any) -> None:
+        if not request.HasField("lease") or not request.lease.holder:
+            raise InvalidArgument(
+                "a command carries the operator's lease token: its transitions and its holder"
+            )
+        await self._administration.check_lease(request.lease.transitions, request.lease.holder)
 
 
 def _cluster(text: str) -> str:

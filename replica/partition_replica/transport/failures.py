@@ -6,6 +6,7 @@ from functools import wraps
 from typing import Any, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.ports import PeerFailed
@@ -19,6 +20,7 @@ from partition_replica.errors import (
     ReplicaError,
     WrongHistory,
 )
+from partition_replica.transport.requests import check_request, checked
 
 DETAIL_KEY = "logstore-error-bin"
 
@@ -82,7 +84,7 @@ def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
     @wraps(method)
     async def wrapped(self: Any, request: Any, context: Any) -> Any:
         try:
-            return await method(self, request, context)
+            return await method(self, _checked(request), context)
         except ReplicaError as error:
             self.failures.refused(error)
             await abort(context, error)
@@ -98,13 +100,21 @@ def stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIter
     @wraps(method)
     async def wrapped(self: Any, request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for message in method(self, request, context):
+            async for message in method(self, _checked(request), context):
                 yield message
         except ReplicaError as error:
             self.failures.refused(error)
             await abort(context, error)
 
     return wrapped
+
+
+def _checked(request: Any) -> Any:
+    """A request, or a stream of them, that holds nothing unknown. Raises InvalidArgument."""
+    if isinstance(request, Message):
+        check_request(request)
+        return request
+    return checked(request)
 
 
 class Failures:

@@ -117,6 +117,11 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
 
     @stream
     async def Read(self, request: api.ReadRequest, context: Any) -> AsyncIterator[api.ReadResponse]:
+        if request.to_lsn and request.to_lsn < request.from_lsn:
+            raise InvalidArgument(
+                f"to_lsn {request.to_lsn} lies before from_lsn {request.from_lsn}: it is the LSN "
+                "behind the last one wanted, or 0 for no end"
+            )
         position = request.from_lsn
         while True:
             self._replica.check_history(request.history_id)
@@ -211,6 +216,8 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         first = await anext(aiter(request), None)
         if first is None or not first.HasField("payload"):
             raise InvalidArgument("the first message of an upload carries the payload's digest")
+        if first.payload.data:
+            raise InvalidArgument("an upload's content travels in its chunks, not in payload.data")
         holders = await self._replica.upload(
             first.payload.digest, first.payload.size, payload_chunks(first.chunk, request, "chunk")
         )

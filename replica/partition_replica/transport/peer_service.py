@@ -49,6 +49,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         first = await anext(aiter(request), None)
         if first is None or not first.HasField("header"):
             raise InvalidArgument("the first message of a snapshot carries its header")
+        _check_header(first.header)
         fetched = await self._replica.install_snapshot(
             first.header, payload_chunks(first.chunk, request, "chunk")
         )
@@ -56,6 +57,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
 
     @unary
     async def GetSnapshotOffset(self, request: api.SnapshotHeader, context: Any) -> Any:
+        _check_header(request)
         return api.SnapshotOffset(offset=self._replica.snapshot_offset(request))
 
     @stream
@@ -105,3 +107,9 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             incarnation=status.incarnation,
             last_index=status.last_index,
         )
+
+
+def _check_header(header: api.SnapshotHeader) -> None:
+    """A snapshot is from one member to another: 0 is nobody, and not "whoever it may be"."""
+    if not header.sender or not header.receiver:
+        raise InvalidArgument("the header of a snapshot names its sender and its receiver")

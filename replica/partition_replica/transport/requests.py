@@ -1,0 +1,61 @@
+"""What every request is checked for, whatever its service.
+
+proto3 keeps a number that its enum does not name. Such a number must not be served as the value that
+an `else` happens to mean.
+"""
+
+from collections.abc import AsyncIterator
+from functools import cache
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, EnumDescriptor
+from google.protobuf.message import Message
+
+from partition_replica.errors import InvalidArgument
+
+
+def check_request(message: Message) -> None:
+    """Raises InvalidArgument for an enum's value that this version does not know."""
+    if not _can_hold_enums(message.DESCRIPTOR):
+        return
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else (value,)
+        if field.enum_type is not None:
+            for number in values:
+                _check_enum(field.name, field.enum_type, number)
+        elif field.message_type is not None:
+            for inner in values:
+                check_request(inner)
+
+
+async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The same stream; InvalidArgument ends it at the first message that is refused."""
+    async for message in requests:
+        check_request(message)
+        yield message
+
+
+def _check_enum(name: str, kind: EnumDescriptor, number: int) -> None:
+    known = kind.values_by_number
+    if number not in known:
+        allowed = ", ".join(f"{value.name} ({n})" for n, value in sorted(known.items()))
+        raise InvalidArgument(
+            f"{name} is {number}, which this version does not know; allowed are {allowed}"
+        )
+
+
+@cache
+def _can_hold_enums(kind: Descriptor) -> bool:
+    """Most kinds of messages can't, and cost nothing then."""
+    return _finds_enum(kind, set())
+
+
+def _finds_enum(kind: Descriptor, seen: set[str]) -> bool:
+    if kind.full_name in seen:
+        return False
+    seen.add(kind.full_name)
+    return any(
+        field.enum_type is not None
+        or (field.message_type is not None and _finds_enum(field.message_type, seen))
+        for field in kind.fields
+    )
