@@ -38,6 +38,7 @@ from partition_replica.transport.inspection_service import InspectionGrpcService
 from partition_replica.transport.log_store_service import LogStoreService
 from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
+from partition_replica.transport.streams import Held, Streams
 
 logger = logging.getLogger(__name__)
 
@@ -181,15 +182,27 @@ class Process:
         config = self._config
         interceptors = [Authorizer(config.partition)] if config.tls else []
         server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+        limits = config.limits
         failures = Failures(lambda reason: self._metrics.refused.labels(reason).inc(), end_process)
+
+        def opened(method: str, count: int) -> None:
+            self._metrics.streams.labels(method).set(count)
+
         log_store_pb2_grpc.add_LogStoreServicer_to_server(
-            LogStoreService(replica, config.limits, failures), server
+            LogStoreService(
+                replica,
+                limits,
+                failures,
+                Streams(limits.client_streams_max, opened),
+                Held(limits.append_bytes_total_max, self._metrics.append_bytes.set),
+            ),
+            server,
         )
         replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
             ReplicaAdminService(replica.administration, replica.snapshot_jobs, failures), server
         )
         peer_pb2_grpc.add_PeerServicer_to_server(
-            PeerService(replica, config.limits, failures), server
+            PeerService(replica, limits, failures, Streams(limits.peer_streams_max, opened)), server
         )
         inspection_pb2_grpc.add_InspectionServicer_to_server(
             InspectionGrpcService(replica.inspection, failures), server

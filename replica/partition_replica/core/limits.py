@@ -162,6 +162,29 @@ class Limits:
     learner_lag_max: int = 1000
     """Entries that a learner may be behind and still be promoted."""
 
+    append_requests_max: int = 4096
+    """Appends of one stream that are under way or whose answers are not sent yet; then no more is
+    read from the stream."""
+
+    append_bytes_max: int = 16 * 1024**2
+    """Of their requests."""
+
+    append_bytes_total_max: int = 256 * 1024**2
+    """Of the requests of all append streams; over it OVERLOADED."""
+
+    client_streams_max: int = 1024
+    """Streams of clients that are open, uploads included; over it OVERLOADED."""
+
+    peer_streams_max: int = 256
+    """The same of members."""
+
+    stream_stall_s: float = 60.0
+    """An upload, a push or a snapshot that sends nothing for so long is given up: each of them has
+    one of few places."""
+
+    read_batch_bytes_max: int = 256 * 1024
+    """Entries that a Read keeps in memory until they are sent; at least one."""
+
     chunk_bytes: int = 512 * 1024
     range_bytes_max: int = 2 * 1024**2
     range_items_max: int = 1000

@@ -12,6 +12,14 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
         r = self.registry
+        self.streams = Gauge(
+            "logstore_streams_open", "Streams that are open, by method", ["method"], registry=r
+        )
+        self.append_bytes = Gauge(
+            "logstore_append_streams_bytes",
+            "Requests of append streams that are under way or whose answers are not sent",
+            registry=r,
+        )
         self.log_commits = Histogram(
             "logstore_log_commit_seconds", "Durable commit of the log", buckets=FAST, registry=r
         )

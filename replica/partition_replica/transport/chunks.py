@@ -10,7 +10,7 @@ from partition_replica.core.limits import (
     PAYLOAD_BATCH_BYTES_MAX,
     PAYLOAD_BATCHED_BYTES_MAX,
 )
-from partition_replica.errors import InvalidArgument, NotFound
+from partition_replica.errors import InvalidArgument, NotFound, Overloaded
 
 CHUNK_BYTES_MAX = 1024 * 1024
 
@@ -77,6 +77,22 @@ def _batches(
             raise NotFound(f"payload {path.name} is not here any more") from error
     if batch:
         yield batch
+
+
+async def in_time(requests: AsyncIterator[Any], stall_s: float) -> AsyncGenerator[Any, None]:
+    """The same messages. Raises Overloaded when none comes for `stall_s`: the sender has a place
+    that others wait for."""
+    while True:
+        try:
+            message = await asyncio.wait_for(anext(requests, None), stall_s)
+        except TimeoutError as error:
+            raise Overloaded(
+                f"nothing came for {stall_s} s: the call is given up, so that others get its "
+                "place; send it again"
+            ) from error
+        if message is None:
+            return
+        yield message
 
 
 async def payload_chunks(

@@ -1,7 +1,8 @@
 """Our errors as gRPC's: a status code, a message, and an ErrorDetail that says the same to
 programs."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -94,14 +95,17 @@ def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
     return wrapped
 
 
-def stream(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+def stream(
+    method: Callable[..., AsyncGenerator[Any, None]],
+) -> Callable[..., AsyncIterator[Any]]:
     """Wraps a method that yields messages."""
 
     @wraps(method)
     async def wrapped(self: Any, request: Any, context: Any) -> AsyncIterator[Any]:
         try:
-            async for message in method(self, _checked(request), context):
-                yield message
+            async with aclosing(method(self, _checked(request), context)) as messages:
+                async for message in messages:
+                    yield message
         except ReplicaError as error:
             self.failures.refused(error)
             await abort(context, error)

@@ -1,6 +1,6 @@
 """The Inspection service: for those who look after a volume."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from partition_proto.v1 import inspection_pb2 as api
@@ -21,7 +21,7 @@ class InspectionGrpcService(inspection_pb2_grpc.InspectionServicer):
     @stream
     async def Verify(
         self, request: api.VerifyRequest, context: Any
-    ) -> AsyncIterator[api.VerifyResponse]:
+    ) -> AsyncGenerator[api.VerifyResponse, None]:
         async for item in self._inspection.verify():
             if isinstance(item, VerifyReport):
                 report = api.VerifyReport(

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from partition_proto.v1 import log_store_pb2 as api
@@ -19,23 +19,33 @@ from partition_replica.core.model import Node
 from partition_replica.core.paths import check_path
 from partition_replica.core.services import ReplicaService
 from partition_replica.core.validation import check_key
-from partition_replica.errors import InvalidArgument, ReplicaError
-from partition_replica.transport.chunks import file_chunks, payload_chunks
+from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
+from partition_replica.transport.chunks import file_chunks, in_time, payload_chunks
 from partition_replica.transport.failures import Failures, detail, stream, unary
+from partition_replica.transport.streams import Held, Room, Streams
 
 logger = logging.getLogger(__name__)
 
-APPENDS_A_STREAM_MAX = 4096
 LIST_PAGE = 500
 
 
 class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     """Translates requests to the replica and back."""
 
-    def __init__(self, replica: ReplicaService, limits: Limits, failures: Failures) -> None:
+    def __init__(
+        self,
+        replica: ReplicaService,
+        limits: Limits,
+        failures: Failures,
+        streams: Streams | None = None,
+        appends: Held | None = None,
+    ) -> None:
+        """`appends`: what all append streams hold together."""
         self._replica = replica
         self._limits = limits
         self.failures = failures
+        self._streams = streams or Streams(limits.client_streams_max)
+        self._appends = appends or Held(limits.append_bytes_total_max)
 
     @unary
     async def OpenSession(self, request: api.OpenSessionRequest, context: Any) -> Any:
@@ -56,32 +66,36 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     @stream
     async def Append(
         self, request: AsyncIterator[api.AppendRequest], context: Any
-    ) -> AsyncIterator[api.AppendResponse]:
-        answers: asyncio.Queue[api.AppendResponse | None] = asyncio.Queue()
-        slots = asyncio.Semaphore(APPENDS_A_STREAM_MAX)
+    ) -> AsyncGenerator[api.AppendResponse, None]:
+        limits = self._limits
+        # Bounded by the room: there is an answer for each request that is under way.
+        answers: asyncio.Queue[tuple[api.AppendResponse, int] | None] = asyncio.Queue()
+        room = Room(limits.append_requests_max, limits.append_bytes_max, self._appends)
         running: set[asyncio.Task[None]] = set()
 
-        async def answer(item: api.AppendRequest) -> None:
+        async def answer(item: api.AppendRequest, size: int) -> None:
             try:
-                answers.put_nowait(await self._append(item))
+                response = await self._append(item)
             except Exception:  # without an answer the caller would wait for ever
                 logger.exception("append failed by a defect")
-                failed = api.AppendResponse(request_id=item.request_id)
-                failed.error.reason = types.REASON_OUTCOME_UNKNOWN
-                failed.error.message = (
+                response = api.AppendResponse(request_id=item.request_id)
+                response.error.reason = types.REASON_OUTCOME_UNKNOWN
+                response.error.message = (
                     "internal error, of which the replica's log has more; the append may have "
                     "taken effect: retry the same sequence"
                 )
-                answers.put_nowait(failed)
-            finally:
-                slots.release()
+            answers.put_nowait((response, size))
 
         async def read() -> None:
             try:
                 async for item in request:
-                    # No slot: the client is not read from, and HTTP/2 holds it back.
-                    await slots.acquire()
-                    task = asyncio.create_task(answer(item))
+                    size = item.ByteSize()
+                    fits = self._appends.fits(size)
+                    await room.take(size)
+                    if not fits:
+                        answers.put_nowait((self._overloaded(item.request_id), size))
+                        continue
+                    task = asyncio.create_task(answer(item, size))
                     running.add(task)
                     task.add_done_callback(running.discard)
                 if running:
@@ -89,14 +103,27 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             finally:
                 answers.put_nowait(None)
 
-        reader = asyncio.create_task(read())
-        try:
-            while (response := await answers.get()) is not None:
-                yield response
-        finally:
-            reader.cancel()
-            for task in running:
-                task.cancel()
+        with self._streams.open("Append"):
+            reader = asyncio.create_task(read())
+            try:
+                while (found := await answers.get()) is not None:
+                    response, size = found
+                    yield response
+                    # It is sent, or on its way: gRPC comes back for more only then.
+                    room.give(size)
+            finally:
+                reader.cancel()
+                for task in running:
+                    task.cancel()
+                room.close()
+
+    def _overloaded(self, request_id: int) -> api.AppendResponse:
+        error = Overloaded(
+            f"appends of more than {self._limits.append_bytes_total_max} bytes are under way here: "
+            "retry with back-off"
+        )
+        self.failures.refused(error)
+        return api.AppendResponse(request_id=request_id, error=detail(error))
 
     async def _append(self, item: api.AppendRequest) -> api.AppendResponse:
         response = api.AppendResponse(request_id=item.request_id)
@@ -116,17 +143,22 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         return response
 
     @stream
-    async def Read(self, request: api.ReadRequest, context: Any) -> AsyncIterator[api.ReadResponse]:
+    def Read(
+        self, request: api.ReadRequest, context: Any
+    ) -> AsyncGenerator[api.ReadResponse, None]:
         if request.to_lsn and request.to_lsn < request.from_lsn:
             raise InvalidArgument(
                 f"to_lsn {request.to_lsn} lies before from_lsn {request.from_lsn}: it is the LSN "
                 "behind the last one wanted, or 0 for no end"
             )
+        return self._streams.through("Read", self._read(request))
+
+    async def _read(self, request: api.ReadRequest) -> AsyncGenerator[api.ReadResponse, None]:
         position = request.from_lsn
         while True:
             self._replica.check_history(request.history_id)
             entries, position = self._replica.committed_entries(
-                position, self._limits.range_bytes_max
+                position, self._limits.read_batch_bytes_max
             )
             for entry in entries:
                 if request.to_lsn and entry.index >= request.to_lsn:
@@ -168,11 +200,16 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         )
 
     @stream
-    async def ListTree(
+    def ListTree(
         self, request: api.ListTreeRequest, context: Any
-    ) -> AsyncIterator[api.ListTreeResponse]:
+    ) -> AsyncGenerator[api.ListTreeResponse, None]:
         if request.path:
             check_path(request.path)
+        return self._streams.through("ListTree", self._list_tree(request))
+
+    async def _list_tree(
+        self, request: api.ListTreeRequest
+    ) -> AsyncGenerator[api.ListTreeResponse, None]:
         state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
         after = b""
         while True:
@@ -187,9 +224,14 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             state = await self._replica.read_point(linearizable=False)
 
     @stream
-    async def ReadFile(
+    def ReadFile(
         self, request: api.ReadFileRequest, context: Any
-    ) -> AsyncIterator[api.ReadFileResponse]:
+    ) -> AsyncGenerator[api.ReadFileResponse, None]:
+        return self._streams.through("ReadFile", self._read_file(request))
+
+    async def _read_file(
+        self, request: api.ReadFileRequest
+    ) -> AsyncGenerator[api.ReadFileResponse, None]:
         opened = await self._replica.open_file(
             request.path, request.offset, linearizable=_linearizable(request.consistency)
         )
@@ -213,15 +255,21 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     async def UploadPayload(
         self, request: AsyncIterator[api.UploadPayloadRequest], context: Any
     ) -> Any:
-        first = await anext(aiter(request), None)
-        if first is None or not first.HasField("payload"):
-            raise InvalidArgument("the first message of an upload carries the payload's digest")
-        if first.payload.data:
-            raise InvalidArgument("an upload's content travels in its chunks, not in payload.data")
-        holders = await self._replica.upload(
-            first.payload.digest, first.payload.size, payload_chunks(first.chunk, request, "chunk")
-        )
-        return api.UploadPayloadResponse(holders=holders)
+        with self._streams.open("UploadPayload"):
+            messages = in_time(request, self._limits.stream_stall_s)
+            first = await anext(messages, None)
+            if first is None or not first.HasField("payload"):
+                raise InvalidArgument("the first message of an upload carries the payload's digest")
+            if first.payload.data:
+                raise InvalidArgument(
+                    "an upload's content travels in its chunks, not in payload.data"
+                )
+            holders = await self._replica.upload(
+                first.payload.digest,
+                first.payload.size,
+                payload_chunks(first.chunk, messages, "chunk"),
+            )
+            return api.UploadPayloadResponse(holders=holders)
 
     @unary
     async def RegisterConsumer(self, request: api.RegisterConsumerRequest, context: Any) -> Any:

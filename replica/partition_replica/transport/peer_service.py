@@ -1,6 +1,6 @@
 """The Peer service: what other members call."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from partition_proto.v1 import peer_pb2 as api
@@ -9,22 +9,40 @@ from partition_proto.v1 import peer_pb2_grpc
 from partition_replica.core.limits import PAYLOAD_BYTES_MAX, PAYLOADS_A_CALL_MAX, Limits
 from partition_replica.core.services import ReplicaService
 from partition_replica.errors import InvalidArgument
-from partition_replica.transport.chunks import file_batches, file_chunks, payload_chunks
+from partition_replica.transport.chunks import (
+    file_batches,
+    file_chunks,
+    in_time,
+    payload_chunks,
+)
 from partition_replica.transport.failures import Failures, stream, unary
+from partition_replica.transport.streams import Streams
 
 
 class PeerService(peer_pb2_grpc.PeerServicer):
     """Checks the hello of each stream; hands messages over as they come."""
 
-    def __init__(self, replica: ReplicaService, limits: Limits, failures: Failures) -> None:
+    def __init__(
+        self,
+        replica: ReplicaService,
+        limits: Limits,
+        failures: Failures,
+        streams: Streams | None = None,
+    ) -> None:
         self._replica = replica
         self._limits = limits
         self.failures = failures
+        self._streams = streams or Streams(limits.peer_streams_max)
 
     @stream
-    async def Raft(
+    def Raft(
         self, request: AsyncIterator[api.RaftBatch], context: Any
-    ) -> AsyncIterator[api.RaftReply]:
+    ) -> AsyncGenerator[api.RaftReply, None]:
+        return self._streams.through("Raft", self._raft(request))
+
+    async def _raft(
+        self, request: AsyncIterator[api.RaftBatch]
+    ) -> AsyncGenerator[api.RaftReply, None]:
         sender = 0
         async for batch in request:
             if not sender:
@@ -46,14 +64,16 @@ class PeerService(peer_pb2_grpc.PeerServicer):
     async def InstallSnapshot(
         self, request: AsyncIterator[api.InstallSnapshotRequest], context: Any
     ) -> Any:
-        first = await anext(aiter(request), None)
-        if first is None or not first.HasField("header"):
-            raise InvalidArgument("the first message of a snapshot carries its header")
-        _check_header(first.header)
-        fetched = await self._replica.install_snapshot(
-            first.header, payload_chunks(first.chunk, request, "chunk")
-        )
-        return api.InstallSnapshotResponse(payloads_fetched=fetched)
+        with self._streams.open("InstallSnapshot"):
+            messages = in_time(request, self._limits.stream_stall_s)
+            first = await anext(messages, None)
+            if first is None or not first.HasField("header"):
+                raise InvalidArgument("the first message of a snapshot carries its header")
+            _check_header(first.header)
+            fetched = await self._replica.install_snapshot(
+                first.header, payload_chunks(first.chunk, messages, "chunk")
+            )
+            return api.InstallSnapshotResponse(payloads_fetched=fetched)
 
     @unary
     async def GetSnapshotOffset(self, request: api.SnapshotHeader, context: Any) -> Any:
@@ -63,41 +83,45 @@ class PeerService(peer_pb2_grpc.PeerServicer):
     @stream
     async def FetchPayload(
         self, request: api.FetchPayloadRequest, context: Any
-    ) -> AsyncIterator[api.PayloadChunk]:
+    ) -> AsyncGenerator[api.PayloadChunk, None]:
         self._replica.check_peer(request.cluster_id, 0)
         path, size = self._replica.payload_file(request.digest)
         if request.offset > size:
             raise InvalidArgument(f"payload asked for from {request.offset} on; it has {size}")
-        yield api.PayloadChunk(size=size)
-        async for chunk in file_chunks(path, request.offset, self._limits.chunk_bytes):
-            yield api.PayloadChunk(data=chunk)
+        with self._streams.open("FetchPayload"):
+            yield api.PayloadChunk(size=size)
+            async for chunk in file_chunks(path, request.offset, self._limits.chunk_bytes):
+                yield api.PayloadChunk(data=chunk)
 
     @stream
     async def FetchPayloads(
         self, request: api.FetchPayloadsRequest, context: Any
-    ) -> AsyncIterator[api.PayloadBatch]:
+    ) -> AsyncGenerator[api.PayloadBatch, None]:
         self._replica.check_peer(request.cluster_id, 0)
         if len(request.digests) > PAYLOADS_A_CALL_MAX:
             raise InvalidArgument(
                 f"{len(request.digests)} payloads asked for; at most {PAYLOADS_A_CALL_MAX}"
             )
-        async for contents in file_batches(self._replica.payload_file, request.digests):
-            yield api.PayloadBatch(contents=contents)
+        with self._streams.open("FetchPayloads"):
+            async for contents in file_batches(self._replica.payload_file, request.digests):
+                yield api.PayloadBatch(contents=contents)
 
     @unary
     async def PushPayload(self, request: AsyncIterator[api.PayloadChunk], context: Any) -> Any:
-        first = await anext(aiter(request), None)
-        if first is None or not first.digest:
-            raise InvalidArgument("the first message of a push carries the payload's digest")
-        self._replica.check_peer(first.cluster_id, 0)
-        if first.size > PAYLOAD_BYTES_MAX:
-            raise InvalidArgument(
-                f"a payload of {first.size} bytes; allowed are {PAYLOAD_BYTES_MAX}"
+        with self._streams.open("PushPayload"):
+            messages = in_time(request, self._limits.stream_stall_s)
+            first = await anext(messages, None)
+            if first is None or not first.digest:
+                raise InvalidArgument("the first message of a push carries the payload's digest")
+            self._replica.check_peer(first.cluster_id, 0)
+            if first.size > PAYLOAD_BYTES_MAX:
+                raise InvalidArgument(
+                    f"a payload of {first.size} bytes; allowed are {PAYLOAD_BYTES_MAX}"
+                )
+            existed = await self._replica.take_payload(
+                first.digest, first.size, payload_chunks(first.data, messages, "data")
             )
-        existed = await self._replica.take_payload(
-            first.digest, first.size, payload_chunks(first.data, request, "data")
-        )
-        return api.PushPayloadResponse(existed=existed)
+            return api.PushPayloadResponse(existed=existed)
 
     def _hello(self) -> api.Hello:
         status = self._replica.status()

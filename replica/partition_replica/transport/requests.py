@@ -1,7 +1,7 @@
 """What every request is checked for, whatever its service.
 
-proto3 keeps a number that its enum does not name. Such a number must not be served as the value that
-an `else` happens to mean.
+proto3 keeps a number that its enum does not name. Such a number must not be served as the value
+that an `else` happens to mean.
 """
 
 from collections.abc import AsyncIterator

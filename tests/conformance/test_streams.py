@@ -1,0 +1,281 @@
+"""Streams are bounded both ways: a client that sends and does not read its answers is not read
+from, one that reads nothing is sent nothing more, and one that sends nothing loses its place."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import (
+    log_store_pb2_grpc,
+    peer_pb2,
+    peer_pb2_grpc,
+)
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Applied, LogEntry, Node, OpenedFile, ProposalResult
+from partition_replica.ids import LSN, Digest, Term
+from partition_replica.transport.failures import Failures
+from partition_replica.transport.log_store_service import LogStoreService
+from partition_replica.transport.peer_service import PeerService
+from partition_replica.transport.streams import Held, Room, Streams
+
+from tests.support.local_group import eventually
+
+OUTCOMES = bytes([types.OUTCOME_APPLIED]) * 8192
+"""Answers of 8 KiB: a few fill what HTTP/2 sends unasked."""
+
+BUFFERED = 1024
+"""Messages of 8 KiB that the buffers of two processes' HTTP/2 may hold: 8 MiB, to be safe."""
+
+SENT = 20_000
+STALLED_S = 1.5
+
+
+class Replica:
+    """Answers at once, and counts what it was asked."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.asked = 0
+        self.opened = 0
+        self.file = file
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def append(self, proposal: types.Proposal, **_: object) -> Applied:
+        self.asked += 1
+        await self.gate.wait()
+        result = ProposalResult(LSN(self.asked), False, OUTCOMES)
+        return Applied(LSN(self.asked), Term(1), "proposal", result)
+
+    def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
+        self.asked += 1
+        body = types.EntryBody(imported=types.ImportedEntry(manifest=bytes(bytes_max)))
+        data = body.SerializeToString()
+        return [LogEntry(LSN(max(lo, 1)), Term(1), 0, data)], max(lo, 1) + 1
+
+    async def advanced(self) -> None:
+        raise AssertionError("there is always more")
+
+    async def open_file(self, path: bytes, offset: int, **_: object) -> OpenedFile:
+        assert self.file is not None
+        self.opened += 1
+        node = Node(False, 0o644, self.file.stat().st_size, Digest(b"d" * 32))
+        return OpenedFile(node, self.file, LSN(7))
+
+    def close_file(self, opened: OpenedFile) -> None:
+        self.opened -= 1
+
+    async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
+        self.opened += 1
+        try:
+            async for _ in chunks:
+                pass
+        finally:
+            self.opened -= 1
+        return [1]
+
+    async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
+        return bool(await self.upload(digest, size, chunks))
+
+    async def install_snapshot(self, header: Any, chunks: AsyncIterator[bytes]) -> int:
+        return len(await self.upload(b"", 0, chunks))
+
+    def check_peer(self, *_: object) -> None:
+        pass
+
+
+def failures() -> Failures:
+    return Failures(lambda _: None, lambda error: pytest.fail(str(error)))
+
+
+@asynccontextmanager
+async def served(replica: Any, limits: Limits, held: Held | None = None) -> AsyncIterator[Any]:
+    """A channel to a server that has the services of clients and of members."""
+    server = grpc.aio.server()
+    log_store_pb2_grpc.add_LogStoreServicer_to_server(
+        LogStoreService(replica, limits, failures(), None, held), server
+    )
+    peer_pb2_grpc.add_PeerServicer_to_server(PeerService(replica, limits, failures()), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+    await server.stop(None)
+
+
+async def test_a_client_that_does_not_read_its_answers_is_not_read_from() -> None:
+    """A slot of the stream is free when the answer is sent, not when it is made."""
+    limits = replace(Limits(), append_requests_max=64)
+    replica = Replica()
+    async with served(replica, limits) as channel:
+        call = log_store_pb2_grpc.LogStoreStub(channel).Append()
+        sent = 0
+        with pytest.raises(TimeoutError):  # "held back" comes as a write that does not end
+            while sent < SENT:
+                message = api.AppendRequest(request_id=sent + 1)
+                message.proposal.operations.add().set_key.value = bytes(8000)
+                await asyncio.wait_for(asyncio.shield(call.write(message)), STALLED_S)
+                sent += 1
+        assert replica.asked < limits.append_requests_max + BUFFERED
+
+        # It goes on where the client reads, and nothing is lost.
+        answers = {(await call.read()).request_id for _ in range(sent)}
+        assert answers == set(range(1, sent + 1))
+        call.cancel()
+
+
+async def test_a_reader_that_does_not_read_is_sent_no_more(tmp_path: Path) -> None:
+    replica = Replica()
+    async with served(replica, Limits()) as channel:
+        call = log_store_pb2_grpc.LogStoreStub(channel).Read(api.ReadRequest(follow=True))
+        await call.read()
+
+        async def still() -> bool:
+            before = replica.asked
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            return before == replica.asked
+
+        await eventually(still, "the replica waits")
+        assert replica.asked < 100
+        call.cancel()
+
+
+async def test_a_stream_too_many_is_refused_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(20 * 1024**2))
+    replica = Replica(file)
+    async with served(replica, replace(Limits(), client_streams_max=2)) as channel:
+        stub = log_store_pb2_grpc.LogStoreStub(channel)
+        calls = [stub.ReadFile(api.ReadFileRequest(path=b"f")), stub.Read(api.ReadRequest())]
+        for call in calls:
+            await call.read()
+        for third in (stub.Read(api.ReadRequest()), stub.Append()):
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await third.read()
+            assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "2 streams are open" in str(raised.value.details())
+        assert replica.opened == 1
+        for call in calls:
+            call.cancel()
+
+        async def free() -> bool:
+            call = stub.ReadFile(api.ReadFileRequest(path=b"f"))
+            try:
+                first = await call.read()
+                return bool(first.applied == 7)
+            except grpc.aio.AioRpcError:
+                return False
+            finally:
+                call.cancel()
+
+        await eventually(free, "the places of those that went are free")
+
+        async def closed() -> bool:
+            return replica.opened == 0
+
+        await eventually(closed, "the files of those that went are let go of")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("method", ["UploadPayload", "PushPayload", "InstallSnapshot"])
+async def test_a_sender_that_sends_nothing_loses_its_place(method: str, begun: bool) -> None:
+    first: Any = {
+        "UploadPayload": api.UploadPayloadRequest(payload=types.Payload(digest=b"d" * 32)),
+        "PushPayload": peer_pb2.PayloadChunk(digest=b"d" * 32),
+        "InstallSnapshot": peer_pb2.InstallSnapshotRequest(
+            header=peer_pb2.SnapshotHeader(sender=1, receiver=2)
+        ),
+    }[method]
+    replica = Replica()
+    async with served(replica, replace(Limits(), stream_stall_s=0.2)) as channel:
+        client = method == "UploadPayload"
+        stubs: Any = log_store_pb2_grpc.LogStoreStub if client else peer_pb2_grpc.PeerStub
+        call = getattr(stubs(channel), method)()
+        if begun:
+            await call.write(first)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await asyncio.wait_for(call, 60)
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "nothing came for 0.2 s" in str(raised.value.details())
+        assert not replica.opened
+
+
+async def test_appends_of_all_streams_together_are_bounded() -> None:
+    """One too many is told, and not kept."""
+    held: list[int] = []
+    replica = Replica()
+    replica.gate.clear()
+    limits = replace(Limits(), append_bytes_total_max=10_000)
+    async with served(replica, limits, Held(10_000, held.append)) as channel:
+        stub = log_store_pb2_grpc.LogStoreStub(channel)
+        first, second = stub.Append(), stub.Append()
+        message = api.AppendRequest(request_id=1)
+        message.proposal.operations.add().set_key.value = bytes(6_000)
+        await first.write(message)
+
+        async def asked() -> bool:
+            return replica.asked == 1
+
+        await eventually(asked, "the first is under way")
+        await second.write(message)
+        answer = await second.read()
+        assert answer.error.reason == types.REASON_OVERLOADED
+        assert answer.request_id == 1
+        replica.gate.set()
+        assert (await first.read()).lsn == 1
+        first.cancel()
+        second.cancel()
+
+        async def nothing() -> bool:
+            return held[-1] == 0
+
+        await eventually(nothing, "nothing is held any more")
+    assert max(held) > 6_000
+
+
+async def test_room_is_by_number_and_by_bytes() -> None:
+    now: list[int] = []
+    held = Held(1 << 20, now.append)
+    room = Room(3, 100, held)
+    await room.take(500)  # larger than everything: alone
+    waiting = asyncio.create_task(room.take(10))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    room.give(500)
+    await waiting
+    await room.take(90)
+    waiting = asyncio.create_task(room.take(1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    room.give(90)
+    await waiting
+    await room.take(1)
+    waiting = asyncio.create_task(room.take(1))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    assert now[-1] == 12
+    room.close()
+    assert now[-1] == 0
+
+
+def test_open_streams_are_told_by_method() -> None:
+    told: list[tuple[str, int]] = []
+    streams = Streams(5, lambda method, count: told.append((method, count)))
+    with streams.open("Read"), streams.open("Read"), streams.open("Append"):
+        pass
+    assert told == [
+        ("Read", 1),
+        ("Read", 2),
+        ("Append", 1),
+        ("Append", 0),
+        ("Read", 1),
+        ("Read", 0),
+    ]
