@@ -78,7 +78,8 @@ class ReplicaService(Protocol):
         ...
 
     async def advanced(self) -> None:
-        """Returns when the state has advanced."""
+        """Returns when the state has advanced, or may have. Raises NoLeader after two election
+        times without a leader: what the others commit is not heard of here."""
         ...
 
     async def open_file(self, path: bytes, offset: int, *, linearizable: bool) -> OpenedFile:

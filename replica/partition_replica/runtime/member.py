@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 1.0
 COMPACTION_S = 1.0
+LEADERLESS_ELECTIONS = 2
+"""Election times without a leader after which a member ends the streams that follow its log."""
+
 COLLECTED_AT_ONCE = 256
 """Blobs looked at between two batches of the applier: some ten milliseconds."""
 
@@ -68,6 +71,7 @@ class Member:
         self.addresses: dict[int, str] = volume.state.members()
         self.serving = False
         self._closing = False
+        self._election_s = config.tick_s * config.election_ticks
         self.waits = AppliedWaits()
         self.waits.applied = volume.state.applied.index
         self.proposals = Proposals(limits)
@@ -130,6 +134,7 @@ class Member:
             self._spawn(self.applier.run()),
             self._spawn(self._housekeeping()),
             self._spawn(self._compaction()),
+            self._spawn(self._watch_leader()),
         ]
         if self.configuration.voters == (self._own,):
             # Nobody else can lead: there is no time-out to wait for.
@@ -181,6 +186,13 @@ class Member:
 
     async def leader_changed(self) -> None:
         await self._leader_changed.wait()
+
+    @property
+    def leaderless_s(self) -> float:
+        """For how long there has been no leader, where that is two election times or more; else 0.
+        What is committed meanwhile, by others, is not heard of here."""
+        found = self.loop.leaderless_s()
+        return found if found >= LEADERLESS_ELECTIONS * self._election_s else 0.0
 
     async def read_index(self, timeout_s: float) -> LSN:
         self.loop.wake()
@@ -334,6 +346,13 @@ class Member:
             self.loop.wake()
 
         self.applier.switch(switch, header.position.index)
+
+    async def _watch_leader(self) -> None:
+        """Wakes followers of the log while there is no leader: they are to go elsewhere."""
+        while True:
+            await asyncio.sleep(self._election_s / 2)
+            if self.leaderless_s:
+                self.waits.wake()
 
     async def _compaction(self) -> None:
         while True:

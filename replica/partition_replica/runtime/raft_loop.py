@@ -122,6 +122,7 @@ class RaftLoop:
         self._inbox_bytes = 0
         self._admission = Admission(volume, proposals)
         self._heard: dict[int, float] = {}
+        self._led_at = self._now()
         self._held_number = 0
         self._retired_number = 0
         self._changes: deque[Change] = deque()
@@ -143,11 +144,11 @@ class RaftLoop:
         """A peer's message of `size` bytes, its blobs here already. Over the limits it is dropped:
         the inbox fills exactly while a follower waits for its disk."""
         limits = self._limits
+        self._heard[message.sender] = self._now()
         full = len(self._inbox) >= limits.inbox_messages_max
         if full or self._inbox_bytes + size > limits.inbox_bytes_max:
             self._metrics.messages_dropped.labels("inbox_full").inc()
             return
-        self._heard[message.sender] = self._now()
         self._inbox.append((message, size))
         self._inbox_bytes += size
         self._wake.set()
@@ -155,6 +156,17 @@ class RaftLoop:
     def heard_from(self, member: int, within_s: float) -> bool:
         """Whether a member sent anything lately. raft-rs's own mark is reset by each election."""
         return self._now() - self._heard.get(member, float("-inf")) <= within_s
+
+    def leaderless_s(self) -> float:
+        """For how long nobody has led, as far as this member knows: since it led itself, or last
+        heard of its leader. A learner keeps the leader that it knew for ever, so the engine's word
+        is not enough."""
+        now = self._now()
+        if self.role == "leader":
+            self._led_at = now
+        elif self.leader:
+            self._led_at = max(self._led_at, self._heard.get(self.leader, 0.0))
+        return now - self._led_at
 
     def propose(self, pending: Pending) -> None:
         self._proposals.add(pending)

@@ -71,6 +71,15 @@ class Reads:
         found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)
         return found, lo + len(found)
 
+    async def advanced(self) -> None:
+        member = self._running()
+        if without_s := member.leaderless_s:
+            raise NoLeader(
+                f"no leader was heard of for {without_s:.1f} s, so nothing new comes here: follow "
+                "another replica"
+            )
+        await member.waits.change()
+
     async def open_file(self, path: bytes, offset: int, *, linearizable: bool) -> OpenedFile:
         check_path(path)
         await self.point(linearizable=linearizable)

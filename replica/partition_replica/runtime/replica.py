@@ -274,7 +274,7 @@ class Replica:
         return self._reads.entries(lo, bytes_max)
 
     async def advanced(self) -> None:
-        await self.running().waits.change()
+        await self._reads.advanced()
 
     async def open_file(self, path: bytes, offset: int, *, linearizable: bool) -> OpenedFile:
         return await self._reads.open_file(path, offset, linearizable=linearizable)

@@ -30,11 +30,16 @@ class AppliedWaits:
             future = heapq.heappop(self._heap)[2]
             if not future.done():
                 future.set_result(None)
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets those who wait for a change look around."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def change(self) -> None:
-        """Returns when the state advances next, or this ends."""
+        """Returns when the state advances next, when there may be another reason to look, or when
+        this ends."""
         await self._changed.wait()
 
     def close(self) -> None:
