@@ -229,7 +229,9 @@ class LogStoreServicer:
         """Consumers: named positions in this replica's log, up to 64. What a consumer has not
         acknowledged stays in the log, until it is further behind than the replica's limit; then it
         meets COMPACTED in Read, reads the state, and goes on from there. A position belongs to the
-        replica that it is registered at. INVALID_ARGUMENT for a name that is taken.
+        replica that it is registered at, and stays through a state transfer, which brings no log: then,
+        too, it meets COMPACTED. The same name at the same LSN again does nothing; INVALID_ARGUMENT for a
+        name that is registered at another LSN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -237,7 +239,8 @@ class LogStoreServicer:
 
     def AcknowledgeConsumer(self, request, context):
         """Durable when it returns. INVALID_ARGUMENT for an LSN that falls or is not committed; the same
-        again does nothing.
+        again does nothing. COMPACTED where entries behind the LSN are gone: read the state, and
+        acknowledge the LSN that it is at.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
