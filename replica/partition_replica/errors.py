@@ -97,11 +97,12 @@ class GoElsewhere(ReplicaError):
 
 
 class NotLeader(GoElsewhere):
-    """Only the leader can; `leader` is (member ID, address) as far as known, (0, "") if not."""
+    """Only the leader can, which is `leader`: (member ID, address). See `not_leading`."""
 
     reason = "NOT_LEADER"
 
-    def __init__(self, message: str, leader: tuple[int, str] = (0, "")) -> None:
+    def __init__(self, message: str, leader: tuple[int, str]) -> None:
+        assert all(leader), "without a leader to go to it is NoLeader"
         super().__init__(message)
         self.leader = leader
 
@@ -247,3 +248,17 @@ class StorageFailed(Fatal):
 
 class Damaged(Fatal):
     """Stored data fails its checksum or contradicts itself; the message names the row."""
+
+
+def not_leading(why: str, leader: tuple[int, str]) -> NotLeader | NoLeader:
+    """What a replica that does not lead answers: where the leader is, or NoLeader if it knows of no
+    leader or of no address. `leader` is (member ID, address) as far as known."""
+    member, address = leader
+    if member and address:
+        return NotLeader(f"{why}: member {member:x} at {address} leads; go there", leader)
+    if member:
+        return NoLeader(
+            f"{why}: member {member:x} leads, and its address is not known here yet; retry with "
+            "back-off, or ask another replica"
+        )
+    return NoLeader(f"{why}: no leader is known here; retry with back-off, or ask another replica")

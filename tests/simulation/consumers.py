@@ -36,15 +36,19 @@ class Consumer(Caller):
         super().__init__(name, make_process(cluster, name), cluster)
         self._node: Node | None = None
         self._position = 0
+        self._late = 0
 
     async def run(self) -> None:
         while not self.cluster.quiescing:
             await asyncio.sleep(self.rng.uniform(*ROUND_S))
             try:
                 await self._round()
-            except Compacted:
+            except Compacted as error:
+                # It reads the state, which is at `applied`, and goes on from there.
                 self.trace.count("consumers that came too late")
-                self._node = None
+                if error.applied + 1 < error.first_index:
+                    self.checks.violated("consumer", f"{self.name} can't go on: {error}", error)
+                self._late = max(error.applied, self._position)
             except (Unreachable, TimeoutError, ReplicaError):
                 if self._node is not None and (self._node.retired or self.rng.random() < 0.1):
                     self._node = None
@@ -52,8 +56,14 @@ class Consumer(Caller):
     async def _round(self) -> None:
         if self._node is None:
             node = self.rng.choice([n for n in self.cluster.nodes if not n.retired])
+            self._late = 0
             self._position = await self._at(node, self._register)
             self._node = node
+        if self._late > self._position:
+            self._position = self._late
+            await self._at(self._node, self._acknowledge)
+            self.trace.count("consumers that went on from the state")
+        self._late = 0
         read = await self._at(self._node, self._read)
         if read > self._position:
             self._position = read

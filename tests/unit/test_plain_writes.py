@@ -66,7 +66,7 @@ async def test_what_is_committed_together_is_handed_on_once() -> None:
 
 def waiting(term: int, *, wait_applied: bool) -> tuple[Proposals, Pending]:
     """A proposal at LSN 5 of a term; 0: of a plain log."""
-    proposals = Proposals(Limits())
+    proposals = Proposals(Limits(), leader=lambda: (2, "two:1"))
     pending = Pending(types.EntryBody(), 10, wait_applied)
     proposals.proposed(LSN(5), Term(term), [pending])
     return proposals, pending

@@ -39,6 +39,13 @@ def low_water_mark(positions: Mapping[str, LSN]) -> LSN:
     return LSN(min(positions.values(), default=0) + 1)
 
 
+def promised_mark(mark: LSN, first_stored: LSN) -> LSN:
+    """The lowest LSN that a consumer can count on: what is not stored is not promised, though a
+    position may still ask for it. Its consumer came too late: it fell too far behind, or the
+    replica was caught up by a state transfer, which brings no log."""
+    return max(mark, first_stored)
+
+
 def holding(
     positions: Mapping[str, LSN], last: LSN, consumer_lag_entries_max: int
 ) -> dict[str, LSN]:

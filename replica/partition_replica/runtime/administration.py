@@ -20,6 +20,7 @@ from partition_replica.errors import (
     NotFound,
     NotLeader,
     WrongCluster,
+    not_leading,
 )
 from partition_replica.ids import LSN, ClusterID, Term
 from partition_replica.runtime.member import Member
@@ -43,7 +44,7 @@ class Presence(Protocol):
     def enable_replication(self) -> bool: ...
     def running(self) -> Member: ...
     def leading(self) -> Member: ...
-    def not_leader(self, member: Member) -> NotLeader: ...
+    def not_leader(self, member: Member) -> NotLeader | NoLeader: ...
     def same_cluster(self, cluster: str) -> None: ...
 
 
@@ -217,7 +218,7 @@ class Administration:
                 f"{MEMBERSHIP_TIMEOUT_S} s; it may still be: read the status"
             ) from error
         if self._volume.log.term(index) != term:
-            raise NotLeader("leadership was lost and the change with it; retry at the leader")
+            raise not_leading("leadership was lost and the change with it", member.leader)
         return index
 
     async def transfer(self, member: Member, member_id: int, timeout_s: float) -> tuple[int, str]:

@@ -1,15 +1,13 @@
 """Consumers: named positions in this replica's log, which keep what they have not read."""
 
 from collections.abc import Callable
-from typing import TypeVar
 
 from partition_replica.core import compaction
 from partition_replica.errors import InvalidArgument, NotFound
 from partition_replica.ids import LSN
 from partition_replica.runtime.member import Member
+from partition_replica.runtime.reads import check_stored
 from partition_replica.storage.volume import Volume
-
-T = TypeVar("T")
 
 
 class Consumers:
@@ -20,25 +18,32 @@ class Consumers:
         self._running = running
 
     async def register(self, name: str, lsn: int) -> tuple[int, int]:
-        """`lsn` 0: everything that is stored. Raises InvalidArgument, Compacted."""
+        """`lsn` 0: everything that is stored. Does nothing where the name is registered at this
+        LSN: the answer to an earlier try was lost. Raises InvalidArgument, Compacted, NoLeader."""
         log = self._volume.log
         self._check_applied(lsn)
 
         def body() -> int:
             position = lsn or log.first_stored - 1
-            log.register(name, LSN(position))
+            self._check_stored(position)
+            if name in compaction.RESERVED or log.positions.get(name) != position:
+                log.register(name, LSN(position))
             return position
 
         return await self._call(name, body)
 
     async def acknowledge(self, name: str, lsn: int) -> tuple[int, int]:
-        """Raises NotFound, InvalidArgument."""
+        """Raises NotFound, InvalidArgument, and Compacted where entries behind `lsn` are gone: the
+        consumer is told at once, and not only when it reads."""
         self._check_applied(lsn)
 
         def body() -> int:
+            log = self._volume.log
             if name in compaction.RESERVED:
                 raise KeyError(name)
-            self._volume.log.acknowledge(name, LSN(lsn))
+            if lsn >= log.positions[name]:
+                self._check_stored(lsn)
+            log.acknowledge(name, LSN(lsn))
             return lsn
 
         return await self._call(name, body)
@@ -53,9 +58,19 @@ class Consumers:
         await self._call(name, body)
 
     def list(self) -> tuple[list[tuple[str, int]], int]:
+        first = self._volume.log.first_stored
+        positions = self._volume.log.positions  # once: the mark is that of these
+        found = [(n, int(at)) for n, at in positions.items() if n not in compaction.RESERVED]
+        return sorted(found), compaction.promised_mark(compaction.low_water_mark(positions), first)
+
+    @property
+    def low_water_mark(self) -> int:
+        """The lowest LSN that consumers can count on."""
         log = self._volume.log
-        found = [(n, int(at)) for n, at in log.positions.items() if n not in compaction.RESERVED]
-        return sorted(found), log.low_water_mark
+        return compaction.promised_mark(log.low_water_mark, log.first_stored)
+
+    def _check_stored(self, position: int) -> None:
+        check_stored(position + 1, self._volume.log.first_stored, self._volume.state.applied.index)
 
     def _check_applied(self, lsn: int) -> None:
         applied = self._volume.state.applied.index
@@ -63,10 +78,12 @@ class Consumers:
             raise InvalidArgument(f"LSN {lsn} is not applied here: allowed are 0 to {applied}")
 
     async def _call(self, name: str, body: Callable[[], int]) -> tuple[int, int]:
+        def work() -> tuple[int, int]:
+            return body(), self.low_water_mark
+
         try:
-            position = await self._running().loop.call_writer(body)
+            return await self._running().loop.call_writer(work)
         except KeyError as error:
             raise NotFound(f"there is no consumer {name!r} at this replica") from error
         except ValueError as error:
             raise InvalidArgument(str(error)) from error
-        return position, self._volume.log.low_water_mark

@@ -9,6 +9,7 @@ from functools import partial
 import partition_raft as raft
 
 from partition_replica.config import Config
+from partition_replica.core.compaction import promised_mark
 from partition_replica.core.model import Applied, Configuration, LogEntry
 from partition_replica.core.ports import PeerTransport
 from partition_replica.engine.plain import PlainEngine
@@ -74,7 +75,7 @@ class Member:
         self._election_s = config.tick_s * config.election_ticks
         self.waits = AppliedWaits()
         self.waits.applied = volume.state.applied.index
-        self.proposals = Proposals(limits)
+        self.proposals = Proposals(limits, leader=lambda: self.leader)
         self._reads = ReadIndexes(limits.reads_waiting_max)
         engine = self._make_engine()
         self.loop = RaftLoop(
@@ -89,6 +90,7 @@ class Member:
                 staged_snapshot=lambda header: self.receiver.staged(header),
                 snapshot_installed=self._snapshot_durable,
                 released=self._released,
+                address=lambda member: self.addresses.get(member, ""),
             ),
             proposals=self.proposals,
             reads=self._reads,
@@ -377,7 +379,8 @@ class Member:
 
     def _gauges(self) -> None:
         status = self.loop.engine.status()
-        put = self._metrics.set
+        put, log = self._metrics.set, self._volume.log
+        mark = promised_mark(log.low_water_mark, log.first_stored)
         put("logstore_term", "Raft term", status.term)
         put("logstore_leading", "1 where this replica leads", status.role == "leader")
         put("logstore_committed_lsn", "Committed LSN", status.commit)
@@ -385,7 +388,7 @@ class Member:
         put("logstore_last_lsn", "Last LSN of the log", self._volume.log.last.index)
         put("logstore_first_lsn", "First LSN of the log", self._volume.log.boundary.index + 1)
         put("logstore_stored_lsn", "First LSN that is stored", self._volume.log.first_stored)
-        put("logstore_low_water_mark", "Lowest LSN needed", self._volume.log.low_water_mark)
+        put("logstore_low_water_mark", "Lowest LSN needed", mark)
         put("logstore_consumers", "Consumers registered", self._volume.log.consumer_count)
         put("logstore_proposals_queued", "Proposals not proposed yet", self.proposals.queued)
         put("logstore_proposals_waiting", "Proposals under way", self.proposals.waiting)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from partition_proto.v1 import types_pb2 as types
@@ -9,7 +10,6 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import SESSIONS_MAX, Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.errors import (
-    NotLeader,
     OutcomeUnknown,
     Overloaded,
     PreconditionFailed,
@@ -18,8 +18,11 @@ from partition_replica.errors import (
     SequenceReused,
     SessionExpired,
     SessionsFull,
+    not_leading,
 )
 from partition_replica.ids import LSN, Term
+
+REPLACED = "another leader's entry took this one's place"
 
 Sequence = tuple[int, int]
 """(session ID, sequence): the name of a proposal."""
@@ -84,8 +87,12 @@ def refusal(applied: Applied) -> ReplicaError | None:
 class Proposals:
     """Bounded by count and bytes; over it, Overloaded."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(
+        self, limits: Limits, *, leader: Callable[[], tuple[int, str]] = lambda: (0, "")
+    ) -> None:
+        """`leader`: (member ID, address) as far as known."""
         self._limits = limits
+        self._leader = leader
         self._queue: deque[Pending] = deque()
         self._queued_bytes = 0
         self._waiting: dict[int, tuple[Term, Pending]] = {}
@@ -147,7 +154,7 @@ class Proposals:
         term, pending = waiting
         if _replaced(term, entry.term):
             del self._waiting[entry.index]
-            pending.fail(NotLeader("another leader's entry took this one's place; retry there"))
+            pending.fail(not_leading(REPLACED, self._leader()))
         elif not pending.wait_applied:
             del self._waiting[entry.index]
             pending.succeed(Applied(entry.index, entry.term, "committed"))
@@ -163,7 +170,7 @@ class Proposals:
             return
         pending = waiting[1]
         if _replaced(waiting[0], applied.term):
-            pending.fail(NotLeader("another leader's entry took this one's place; retry there"))
+            pending.fail(not_leading(REPLACED, self._leader()))
             return
         pending.settle(applied)
 
@@ -180,7 +187,7 @@ class Proposals:
         self._unapplied.clear()
         self._sequences.clear()
         for pending in self._queue:
-            pending.fail(NotLeader("leadership was lost; retry at the leader", leader))
+            pending.fail(not_leading("leadership was lost", leader))
         self._queue.clear()
         self._queued_bytes = 0
 

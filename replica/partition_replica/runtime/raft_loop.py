@@ -21,8 +21,9 @@ from partition_replica.core.ports import PeerTransport
 from partition_replica.engine.port import Engine, SnapshotHeader, Work
 from partition_replica.errors import (
     MembershipRefused,
-    NotLeader,
+    NoLeader,
     Overloaded,
+    not_leading,
 )
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.runtime.admission import Admission
@@ -78,6 +79,8 @@ class Hooks:
     staged_snapshot: Callable[[SnapshotHeader], int]
     snapshot_installed: Callable[[SnapshotHeader], None]
     released: Callable[[list[Digest]], None]
+    address: Callable[[int], str] = lambda _: ""
+    """Where a member is reached; "" if that is not known."""
 
 
 class RaftLoop:
@@ -296,7 +299,7 @@ class RaftLoop:
         status = self.engine.status()
         for pending in batch:
             if status.role != "leader" or status.lead_transferee:
-                pending.fail(NotLeader("leadership is being handed over; retry at the leader"))
+                pending.fail(NoLeader("leadership is being handed over: retry with back-off"))
             else:
                 pending.fail(
                     Overloaded(
@@ -407,10 +410,11 @@ class RaftLoop:
         if role == "leader":
             self._admission.lead(self.engine.status().term, self._now())
         if was_leader and role != "leader":
-            self._proposals.leadership_lost((leader, ""))
+            hint = leader, self._hooks.address(leader)
+            self._proposals.leadership_lost(hint)
             self._reads.fail()
             while self._changes:
                 change = self._changes.popleft()
                 if not change.future.done():
-                    change.future.set_exception(NotLeader("leadership was lost"))
+                    change.future.set_exception(not_leading("leadership was lost", hint))
         self._hooks.role_changed(role, leader)

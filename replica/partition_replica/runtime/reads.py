@@ -25,6 +25,22 @@ from partition_replica.storage.volume import Volume
 READ_INDEX_TIMEOUT_S = 5.0
 
 
+def check_stored(lo: int, first: int, applied: int) -> None:
+    """Whether a reader can go on at `lo`, where the log begins at `first` and the state is at
+    `applied`. Raises Compacted, which tells where to go on, and NoLeader."""
+    if first > applied + 1:
+        # The log adopted a snapshot, and the state is about to. Neither "compacted, read the state"
+        # nor "nothing there" would be true: the state is still the one before.
+        raise NoLeader("a snapshot is being installed here: retry in a moment")
+    if lo < first:
+        raise Compacted(
+            f"entries below {first} are compacted; {lo} was asked for: read the state, which is at "
+            f"{applied}, and go on at {applied + 1}",
+            first,
+            applied,
+        )
+
+
 class Reads:
     """The read half of a replica. On the event loop."""
 
@@ -54,18 +70,8 @@ class Reads:
         # The state's position first: the log is never behind it, and may move meanwhile.
         applied = self._volume.state.applied.index
         first = self._volume.log.first_stored
-        if first > applied + 1:
-            # The log adopted a snapshot, and the state is about to. Neither "compacted, read the
-            # state" nor "nothing there" would be true: the state is still the one before.
-            raise NoLeader("a snapshot is being installed here: retry in a moment")
         lo = lo or first
-        if lo < first:
-            raise Compacted(
-                f"entries below {first} are compacted; {lo} was asked for: read the state, which "
-                f"is at {applied}, and go on at {applied + 1}",
-                first,
-                applied,
-            )
+        check_stored(lo, first, applied)
         if lo > applied:
             return [], lo
         found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)

@@ -49,6 +49,7 @@ from partition_replica.errors import (
     Stopping,
     WrongCluster,
     WrongHistory,
+    not_leading,
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.administration import Administration
@@ -318,7 +319,7 @@ class Replica:
             "unreplicated": identity.unreplicated,
             "backfill": log.backfill,
             "stored_from": stored_from,
-            "low_water_mark": log.low_water_mark,
+            "low_water_mark": self.consumers.low_water_mark,
             "history": self.history(),
         }
         if member is None:
@@ -440,11 +441,8 @@ class Replica:
             raise self.not_leader(member)
         return member
 
-    def not_leader(self, member: Member) -> NotLeader:
-        leader = member.leader
-        if not leader[0]:
-            return NotLeader("no leader is known here: retry with back-off, or ask another replica")
-        return NotLeader(f"member {leader[0]:x} at {leader[1]} leads: go there", leader)
+    def not_leader(self, member: Member) -> NotLeader | NoLeader:
+        return not_leading("this replica does not lead", member.leader)
 
     async def _propose(
         self, member: Member, body: types.EntryBody, *, wait_applied: bool
