@@ -1,6 +1,7 @@
 """What must hold, whatever fails. Each check has a name; the first violation ends the run.
 
 - `term`: one leader a term, one vote a member and term.
+- `durable term`: no message of a term, and no vote, leaves before it is durable.
 - `log matching`: entries with equal index and term are equal, and so are those before them.
 - `committed`: what one replica applied at an LSN is what every replica applies there.
 - `leader completeness`: a new leader has everything that was committed before its term.
@@ -50,6 +51,8 @@ KINDS = {
     17: "pre-vote request",
     18: "pre-vote",
 }
+
+PRE_VOTES = (17, 18)
 
 CONFIGURATIONS_KEPT = 4
 
@@ -131,6 +134,7 @@ class Checks:
             + (" rejects" if message.reject else ""),
             quiet=kind in (HEARTBEAT, HEARTBEAT_RESPONSE),
         )
+        self._check_durable_term(node, message)
         if kind in (APPEND, HEARTBEAT):
             leader = self._leaders.get(term)
             if leader is None:
@@ -143,6 +147,26 @@ class Checks:
                 self.violated(
                     "term", f"{node.name} votes for {voted} and {message.to} in term {term}"
                 )
+
+    def _check_durable_term(self, node: "Node", message: raft.Message) -> None:
+        """Nothing of a term leaves before that term, and a vote in it, is durable: the sender could
+        forget it, and act in the same term again. Pre-votes ask about a term that is not begun."""
+        if message.kind in PRE_VOTES or node.volume is None:
+            return
+        saved = node.volume.log.hard_state
+        if message.term > saved.term:
+            self.violated(
+                "durable term",
+                f"{node.name} sends {KINDS.get(message.kind, message.kind)} of term {message.term};"
+                f" durable is {saved.term}",
+            )
+        granted = message.kind == VOTE_RESPONSE and not message.reject
+        if granted and (saved.term, saved.vote) != (message.term, message.to):
+            self.violated(
+                "durable term",
+                f"{node.name} votes for {message.to} in term {message.term}; durable is a vote for "
+                f"{saved.vote} in {saved.term}",
+            )
 
     def _new_leader(self, node: "Node", term: int) -> None:
         self._leaders[term] = node.member

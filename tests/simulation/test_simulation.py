@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from partition_proto.v1 import types_pb2 as types
@@ -16,6 +17,8 @@ from partition_replica.core import apply
 from partition_replica.core.compaction import APPLIED
 from partition_replica.core.model import ProposalResult
 from partition_replica.core.sessions import Verdict
+from partition_replica.engine.port import Work
+from partition_replica.engine.raft import RaftEngine
 from partition_replica.ids import Digest
 from partition_replica.runtime import admission, member
 from partition_replica.runtime.compactor import Compactor
@@ -95,6 +98,19 @@ def test_finds_a_boundary_ahead_of_the_durable_state(monkeypatch: pytest.MonkeyP
     found = _find()
     assert found.check == "start"
     assert "the state is at" in found.text
+
+
+def test_finds_messages_that_leave_before_their_term_is_durable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_work = RaftEngine.take_work
+
+    def hasty(engine: RaftEngine) -> Work | None:
+        work = take_work(engine)
+        return None if work is None else replace(work, hold_messages=False)
+
+    monkeypatch.setattr(RaftEngine, "take_work", hasty)
+    assert _find().check == "durable term"
 
 
 def test_finds_a_blob_collected_under_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,9 +33,10 @@ class Authorizer(grpc.aio.ServerInterceptor):
     ) -> Any:
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), None)
-        if handler is None or roles is None:
+        if handler is None:
             return handler
+        # A service that is not listed is closed to all.
+        roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
         return self._guarded(handler, roles, method)
 
     def _guarded(self, handler: Any, roles: set[str], method: str) -> Any:
