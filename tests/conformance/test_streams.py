@@ -59,6 +59,9 @@ class Replica:
         data = body.SerializeToString()
         return [LogEntry(LSN(max(lo, 1)), Term(1), 0, data)], max(lo, 1) + 1
 
+    def unapplied(self, entries: object) -> dict[LSN, Any]:
+        return {}
+
     async def advanced(self) -> None:
         raise AssertionError("there is always more")
 

@@ -1,4 +1,4 @@
-"""Each RPC of each service, by each role: who is let in is written down here, and nobody else is."""
+"""Each RPC of each service, by each role: who is let in is written here, and nobody else is."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -156,6 +156,8 @@ class Limits:
 
     mirror_bytes_max: int = 64 * 1024**2
     reads_waiting_max: int = 4096
+    """Linearizable reads that wait for a read index, and as many that wait until it is applied."""
+
     disk_reserve_bytes: int = 256 * 1024**2
     """Free bytes of the volume below which writes are refused."""
 

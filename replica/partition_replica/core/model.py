@@ -141,6 +141,15 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Unapplied:
+    """What of an entry had no effect: all of it, or what `outcomes` says, a byte (types.Outcome) an
+    operation."""
+
+    whole: bool
+    outcomes: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class OpenedFile:
     """A file of the tree as of LSN `applied`, with its content: the bytes, or the blob's file."""
 

@@ -1,7 +1,7 @@
 """What the gRPC services ask of the runtime, as Protocols. `ports` is the other side:
 what the runtime needs of the outside."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from partition_replica.core.model import (
     Node,
     OpenedFile,
     ReplicaStatus,
+    Unapplied,
     VerifyReport,
 )
 from partition_replica.ids import LSN
@@ -75,6 +76,10 @@ class ReplicaService(Protocol):
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         """(applied entries from LSN lo on, the LSN to go on from). Raises Compacted."""
+        ...
+
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied]:
+        """What of these consecutive entries had no effect. Raises Compacted, NoLeader."""
         ...
 
     async def advanced(self) -> None:

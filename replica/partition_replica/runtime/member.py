@@ -73,7 +73,7 @@ class Member:
         self.serving = False
         self._closing = False
         self._election_s = config.tick_s * config.election_ticks
-        self.waits = AppliedWaits()
+        self.waits = AppliedWaits(limits.reads_waiting_max)
         self.waits.applied = volume.state.applied.index
         self.proposals = Proposals(limits, leader=lambda: self.leader)
         self._reads = ReadIndexes(limits.reads_waiting_max)

@@ -4,10 +4,10 @@ A read takes everything that it needs in one transaction of the state. The appli
 of its own, so two transactions may see two states, whatever the event loop does in between.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from partition_replica.core.model import LogEntry, OpenedFile
+from partition_replica.core.model import LogEntry, OpenedFile, Unapplied
 from partition_replica.core.paths import check_path
 from partition_replica.core.services import StateReader
 from partition_replica.errors import (
@@ -76,6 +76,16 @@ class Reads:
             return [], lo
         found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)
         return found, lo + len(found)
+
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied]:
+        if not entries:
+            return {}
+        first, last = entries[0].index, entries[-1].index
+        found = self._volume.state.unapplied_between(first, last)
+        # Notes go after their entries: where these are stored still, no note was missing.
+        applied = self._volume.state.applied.index
+        check_stored(first, self._volume.log.first_stored, applied)
+        return found
 
     async def advanced(self) -> None:
         member = self._running()

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 import partition_raft as raft
@@ -23,6 +23,7 @@ from partition_replica.core.model import (
     MemberStatus,
     OpenedFile,
     ReplicaStatus,
+    Unapplied,
 )
 from partition_replica.core.ports import PeerTransport
 from partition_replica.core.services import StateReader
@@ -51,7 +52,7 @@ from partition_replica.errors import (
     WrongHistory,
     not_leading,
 )
-from partition_replica.ids import Digest
+from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.administration import Administration
 from partition_replica.runtime.admission import answer_of
 from partition_replica.runtime.backfill import Backfiller, check_room
@@ -273,6 +274,9 @@ class Replica:
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         return self._reads.entries(lo, bytes_max)
+
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied]:
+        return self._reads.unapplied(entries)
 
     async def advanced(self) -> None:
         await self._reads.advanced()

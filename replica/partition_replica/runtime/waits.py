@@ -11,15 +11,19 @@ from partition_replica.ids import LSN
 class AppliedWaits:
     """Futures by LSN, resolved in order as the state advances."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting_max: int) -> None:
+        self._waiting_max = waiting_max
         self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
         self._serial = itertools.count()
         self.applied = LSN(0)
         self._changed: asyncio.Event = asyncio.Event()
 
     async def reach(self, index: LSN) -> None:
+        """Returns when the state is at `index`. Raises NoLeader, Overloaded."""
         if index <= self.applied:
             return
+        if len(self._heap) >= self._waiting_max:
+            raise Overloaded(f"{len(self._heap)} calls wait for the apply: retry with back-off")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._heap, (index, next(self._serial), future))
         await future

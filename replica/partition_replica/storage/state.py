@@ -19,6 +19,7 @@ from partition_replica.core.model import (
     Position,
     ProposalResult,
     Session,
+    Unapplied,
 )
 from partition_replica.core.payloads import decode_body
 from partition_replica.errors import NotFound
@@ -192,6 +193,23 @@ class LmdbState:
         return (
             None if row is None else codec.unseal_message("unapplied", key, row, rows.UnappliedRow)
         )
+
+    def unapplied_between(self, first: LSN, last: LSN) -> dict[LSN, Unapplied]:
+        """What of the entries [first, last] had no effect, by LSN; those that had all are not in
+        it. Of entries that the log has no more nothing is known."""
+        found: dict[LSN, Unapplied] = {}
+        if self._tables.unapplied is None:
+            return found
+        with reading(self._environment, "the state") as txn:
+            cursor = txn.cursor(self._tables.unapplied)
+            more = cursor.set_range(codec.u64(first))
+            while more and (lsn := codec.from_u64(cursor.key())) <= last:
+                row = codec.unseal_message(
+                    "unapplied", bytes(cursor.key()), cursor.value(), rows.UnappliedRow
+                )
+                found[LSN(lsn)] = Unapplied(row.whole, row.outcomes)
+                more = cursor.next()
+        return found
 
     def freeze(self) -> FrozenState:
         """The state as it is now, for as long as it takes to copy it. Call where nothing is applied

@@ -15,7 +15,7 @@ from partition_replica.core.limits import (
     PROPOSAL_BYTES_MAX,
     Limits,
 )
-from partition_replica.core.model import Node
+from partition_replica.core.model import LogEntry, Node, Unapplied
 from partition_replica.core.paths import check_path
 from partition_replica.core.services import ReplicaService
 from partition_replica.core.validation import check_key
@@ -160,15 +160,11 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             entries, position = self._replica.committed_entries(
                 position, self._limits.read_batch_bytes_max
             )
+            unapplied = self._replica.unapplied(entries)
             for entry in entries:
                 if request.to_lsn and entry.index >= request.to_lsn:
                     return
-                response = api.ReadResponse(
-                    lsn=entry.index, term=entry.term, configuration_change=entry.kind != 0
-                )
-                if entry.data and not entry.kind:
-                    response.body.ParseFromString(entry.data)
-                yield response
+                yield _read_response(entry, unapplied.get(entry.index))
             if request.to_lsn and position >= request.to_lsn:
                 return
             if not entries:
@@ -345,6 +341,25 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                 progress=member.progress,
             )
         return response
+
+
+def _read_response(entry: LogEntry, unapplied: Unapplied | None) -> api.ReadResponse:
+    response = api.ReadResponse(
+        lsn=entry.index, term=entry.term, configuration_change=entry.kind != 0
+    )
+    if not entry.data or entry.kind:
+        return response
+    response.body.ParseFromString(entry.data)
+    if response.body.WhichOneof("body") not in ("proposal", "imported"):
+        return response
+    if unapplied is None:
+        response.effect = api.EFFECT_APPLIED
+    elif unapplied.whole:
+        response.effect = api.EFFECT_NONE
+    else:
+        response.effect = api.EFFECT_PARTIAL
+        response.outcomes.extend(unapplied.outcomes)  # type: ignore[arg-type]
+    return response
 
 
 def _consumer(name: str, lsn: int, mark: int) -> api.ConsumerResponse:
