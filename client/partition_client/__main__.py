@@ -26,6 +26,7 @@ from partition_client import snapshots
 from partition_client.channels import Tls
 from partition_client.client import AsyncClient, Source
 from partition_client.errors import ClientError, NotFound
+from partition_client.paths import file_path, prefix_end, tree_path
 from partition_client.tree import TreeSummary as Summary
 from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree, scan
 
@@ -105,7 +106,10 @@ async def run(options: argparse.Namespace) -> int:
     if options.command == "snapshot":
         return await snapshots.run(options)
     if options.command == "digest-tree" and options.local:
-        show(options, {"digest": digest_directory(options.local)}, "digest")
+        summary = Summary()
+        digest = digest_directory(options.local, summary)
+        show_skipped(summary)
+        show(options, {"digest": digest}, "digest")
         return 0
     endpoints = [e for e in options.endpoints.split(",") if e]
     if not endpoints:
@@ -133,7 +137,7 @@ async def put(client: AsyncClient, options: argparse.Namespace) -> int:
     name = os.fsencode(options.name)
     if options.file is not None:
         source = await asyncio.to_thread(Source.of_file, options.file)
-        appended = await client.put_file(name, source)
+        appended = await client.put_file(file_path(name), source)
     elif options.value is None:
         sys.stderr.write("partitionctl: give a VALUE, - for standard input, or --file FILE\n")
         return EXIT_USAGE
@@ -147,7 +151,8 @@ async def put(client: AsyncClient, options: argparse.Namespace) -> int:
 async def get(client: AsyncClient, options: argparse.Namespace) -> int:
     name = os.fsencode(options.name)
     if options.file:
-        await client.read_file(name, sys.stdout.buffer.write, stale_from=options.stale_from)
+        write = sys.stdout.buffer.write
+        await client.read_file(file_path(name), write, stale_from=options.stale_from)
         sys.stdout.buffer.flush()
         return 0
     value = await client.get_key(name, stale_from=options.stale_from)
@@ -164,12 +169,11 @@ async def get(client: AsyncClient, options: argparse.Namespace) -> int:
 async def ls(client: AsyncClient, options: argparse.Namespace) -> int:
     start = os.fsencode(options.path)
     if options.keys:
-        end = start[:-1] + bytes([start[-1] + 1]) if start and start[-1] < 255 else b""
-        async for key, value in client.list_keys(start, end):
+        async for key, value in client.list_keys(start, prefix_end(start)):
             values = {"key": text(key), "bytes": len(value), "value": text(value)}
             show(options, values, "key")
         return 0
-    for entry in await client.list_tree(start, recursive=options.recursive):
+    for entry in await client.list_tree(tree_path(start), recursive=options.recursive):
         kind = "directory" if entry.directory else "file"
         if options.json:
             row = {"path": text(entry.path), "kind": kind, "mode": f"{entry.mode:04o}"}
@@ -182,10 +186,20 @@ async def ls(client: AsyncClient, options: argparse.Namespace) -> int:
 
 async def rm(client: AsyncClient, options: argparse.Namespace) -> int:
     name = os.fsencode(options.name)
-    remove = client.remove_file if options.file else client.delete_key
-    appended = await remove(name)
+    if options.file:
+        appended = await client.remove_file(await entry_path(client, name))
+    else:
+        appended = await client.delete_key(name)
     show(options, {"lsn": appended.lsn, "term": appended.term}, "lsn")
     return 0
+
+
+async def entry_path(client: AsyncClient, name: bytes) -> bytes:
+    """The path of a file or directory; of a directory alone if the name ends with a slash."""
+    path = tree_path(name)
+    if name.endswith(b"/"):
+        await client.list_tree(path)  # raises NotFound for anything else
+    return path
 
 
 async def put_directory(client: AsyncClient, options: argparse.Namespace) -> int:
@@ -195,13 +209,14 @@ async def put_directory(client: AsyncClient, options: argparse.Namespace) -> int
         return EXIT_USAGE
     total = sum(path.stat().st_size for _, path, is_dir in scan(root, Summary()) if not is_dir)
     with bar(options, "put", total) as advance:
-        summary = await put_tree(client, root, os.fsencode(options.under), advance)
+        under = tree_path(os.fsencode(options.under), "--under")
+        summary = await put_tree(client, root, under, advance)
     show_summary(options, summary)
     return 0
 
 
 async def get_directory(client: AsyncClient, options: argparse.Namespace) -> int:
-    under = os.fsencode(options.under)
+    under = tree_path(os.fsencode(options.under), "--under")
     entries = await client.list_tree(under, recursive=True, stale_from=options.stale_from)
     with bar(options, "get", sum(entry.size for entry in entries)) as advance:
         summary = await get_tree(
@@ -212,7 +227,8 @@ async def get_directory(client: AsyncClient, options: argparse.Namespace) -> int
 
 
 async def digest_of_tree(client: AsyncClient, options: argparse.Namespace) -> int:
-    found = await digest_tree(client, os.fsencode(options.under), stale_from=options.stale_from)
+    under = tree_path(os.fsencode(options.under), "--under")
+    found = await digest_tree(client, under, stale_from=options.stale_from)
     show(options, {"digest": found}, "digest")
     return 0
 
@@ -327,9 +343,13 @@ class bar:  # noqa: N801  # used as a with-statement's word
         self._progress.stop()
 
 
-def show_summary(options: argparse.Namespace, summary: Summary) -> None:
+def show_skipped(summary: Summary) -> None:
     for path in summary.skipped:
         sys.stderr.write(f"partitionctl: skipped {path}: neither a file nor a directory\n")
+
+
+def show_summary(options: argparse.Namespace, summary: Summary) -> None:
+    show_skipped(summary)
     values = {
         "files": summary.files,
         "directories": summary.directories,

@@ -22,6 +22,7 @@ from partition_client.errors import (
     TreeMismatch,
     detail_of,
     from_detail,
+    not_written,
 )
 from partition_client.routing import Routing
 
@@ -29,6 +30,7 @@ INLINE_BYTES_MAX = 64 * 1024
 CHUNK_BYTES = 512 * 1024
 CALL_TIMEOUT_S = 10.0
 UPLOAD_TIMEOUT_S = 3600.0
+DIRECTORY_MODE = 0o755
 
 RETRIED_CODES = frozenset(
     {
@@ -178,9 +180,7 @@ class AsyncClient:
         operations.append(link_payload(1, path))
         appended = await self.append(operations, [source], wait_applied=True)
         if appended.outcomes and appended.outcomes[-1] != types.OUTCOME_APPLIED:
-            raise TreeMismatch(
-                f"{path!r} was not written: {types.Outcome.Name(appended.outcomes[-1])}", "TREE"
-            )
+            raise not_written(path, appended.outcomes[-1])
         return appended
 
     async def remove_file(self, path: bytes) -> Appended:
@@ -370,7 +370,7 @@ def remove_entry(path: bytes) -> types.Operation:
     return types.Operation(remove_directory_entry=types.RemoveDirectoryEntry(path=path))
 
 
-def create_directory(path: bytes, mode: int = 0o755) -> types.Operation:
+def create_directory(path: bytes, mode: int = DIRECTORY_MODE) -> types.Operation:
     return types.Operation(create_directory=types.CreateDirectory(path=path, mode=mode))
 
 

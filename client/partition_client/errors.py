@@ -83,6 +83,19 @@ def reason_name(detail: types.ErrorDetail) -> str:
     return types.Reason.Name(detail.reason).removeprefix("REASON_")
 
 
+def not_written(path: bytes, outcome: int) -> TreeMismatch:
+    """What an outcome other than APPLIED says about a path that was to be written."""
+    name = types.Outcome.Name(types.Outcome.ValueType(outcome)).removeprefix("OUTCOME_")
+    match outcome:
+        case types.OUTCOME_PARENT_NOT_FOUND:
+            why = "its parent is no directory of the tree: make it, or remove the file in its place"
+        case types.OUTCOME_DESTINATION_EXISTS:
+            why = "something is in its place: remove that first"
+        case _:
+            why = "the replicas refused it"
+    return TreeMismatch(f"{path!r} was not written: {why} ({name})", "TREE")
+
+
 def from_detail(detail: types.ErrorDetail) -> ClientError:
     """The exception for an error that is not retried."""
     reason = reason_name(detail)

@@ -3,13 +3,15 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from partition_proto.v1 import types_pb2 as types
 
 from partition_client.client import (
+    DIRECTORY_MODE,
     INLINE_BYTES_MAX,
     AsyncClient,
     Source,
@@ -17,10 +19,12 @@ from partition_client.client import (
     link_payload,
     remove_entry,
 )
-from partition_client.errors import TreeMismatch
+from partition_client.errors import NotFound, TreeMismatch, not_written
+from partition_client.paths import ancestors, below, parent, relative, tree_path
 
 BATCH_BYTES_MAX = 512 * 1024
 BATCH_FILES_MAX = 256
+BATCH_DIRECTORIES_MAX = 1000
 IN_FLIGHT_MAX = 8
 LARGE_IN_FLIGHT_MAX = 3
 
@@ -51,20 +55,32 @@ class _Batch:
 
 def scan(root: Path, summary: TreeSummary) -> Iterator[tuple[bytes, Path, bool]]:
     """(path in the tree, local path, whether a directory), parents before their content."""
-    stack = [root]
-    base = os.fsencode(root)
+    stack = [PurePosixPath()]
     while stack:
         directory = stack.pop()
-        for entry in sorted(os.scandir(directory), key=lambda e: e.name):
-            path = Path(entry.path)
-            name = os.fsencode(entry.path)[len(base) :].lstrip(b"/")
+        with os.scandir(root / directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
+            name = directory / entry.name
             if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
-                summary.skipped.append(entry.path)
-            elif entry.is_dir():
-                yield name, path, True
-                stack.append(path)
+                summary.skipped.append(os.fspath(root / name))
             else:
-                yield name, path, False
+                yield os.fsencode(name), root / name, entry.is_dir()
+                if entry.is_dir():
+                    stack.append(name)
+
+
+@asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises the first failure itself, not a group of failures."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as failures:
+        first: BaseException = failures
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from failures
 
 
 async def put_tree(
@@ -72,27 +88,66 @@ async def put_tree(
 ) -> TreeSummary:
     """Puts everything below `root` below the tree's directory `under` (b"" is the root).
 
-    Files there are replaced, directories kept, others left alone. Small files travel many in an
-    entry. Raises TreeMismatch where something is in the way.
+    Files there are replaced, directories kept with their modes, others left alone. Small files
+    travel many in an entry. Raises TreeMismatch if a file is in the place of a directory or a
+    directory with content in the place of a file, OSError if something local can't be read; what
+    was put before stays.
     """
     summary = TreeSummary()
-    directories: list[types.Operation] = []
+    under = tree_path(under)
+    directories = dict.fromkeys(ancestors(under), DIRECTORY_MODE)
+    holds: set[bytes] = {parent(path) for path in directories}
     files: list[tuple[bytes, Path]] = []
-    prefix = under + b"/" if under else b""
-    parts = under.split(b"/") if under else []
-    for count in range(1, len(parts) + 1):
-        directories.append(create_directory(b"/".join(parts[:count])))
     for name, path, is_directory in await asyncio.to_thread(lambda: list(scan(root, summary))):
+        target = below(under, name)
+        holds.add(parent(target))
         if is_directory:
-            mode = path.stat().st_mode & 0o777
-            directories.append(create_directory(prefix + name, mode))
+            directories[target] = path.stat().st_mode & 0o777
             summary.directories += 1
         else:
-            files.append((prefix + name, path))
-    for start in range(0, len(directories), 1000):
-        await client.append(directories[start : start + 1000], wait_applied=True)
+            files.append((target, path))
+    there = await _make_directories(client, directories)
+    # A file in the place of one that gets content shows by the outcome of that content.
+    await _check_directories(client, [path for path in there if path not in holds])
     await _put_files(client, files, summary, progress)
     return summary
+
+
+async def _make_directories(client: AsyncClient, modes: dict[bytes, int]) -> list[bytes]:
+    """Makes directories, parents first; returns those in whose place something was already."""
+    there: list[bytes] = []
+    paths = list(modes)
+    for start in range(0, len(paths), BATCH_DIRECTORIES_MAX):
+        some = paths[start : start + BATCH_DIRECTORIES_MAX]
+        appended = await client.append(
+            [create_directory(path, modes[path]) for path in some], wait_applied=True
+        )
+        for path, outcome in zip(some, appended.outcomes, strict=False):
+            if outcome == types.OUTCOME_DESTINATION_EXISTS:
+                there.append(path)
+            elif outcome != types.OUTCOME_APPLIED:
+                raise not_written(path, outcome)
+    return there
+
+
+async def _check_directories(client: AsyncClient, paths: list[bytes]) -> None:
+    """Raises TreeMismatch for a path that is a file, or gone."""
+    slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+
+    async def check(path: bytes) -> None:
+        async with slots:
+            try:
+                await client.list_tree(path)
+            except NotFound as error:
+                raise TreeMismatch(
+                    f"{path!r} is a file of the tree, and a directory is to be put in its place; "
+                    "remove the file first",
+                    "TREE",
+                ) from error
+
+    async with _together() as group:
+        for path in paths:
+            group.create_task(check(path))
 
 
 async def _put_files(
@@ -113,7 +168,7 @@ async def _put_files(
         summary.bytes += batch.size
         progress(len(batch.sources), batch.size)
 
-    async with asyncio.TaskGroup() as group:
+    async with _together() as group:
         batch = _Batch()
         for name, path in files:
             source = await asyncio.to_thread(Source.of_file, path)
@@ -139,11 +194,7 @@ def _check_links(batch: _Batch, outcomes: tuple[int, ...]) -> None:
     """Every second operation is a link, which must have been applied."""
     for operation, outcome in zip(batch.operations[1::2], outcomes[1::2], strict=False):
         if outcome != types.OUTCOME_APPLIED:
-            raise TreeMismatch(
-                f"{operation.create_hard_link.destination_path!r} was not written: "
-                f"{types.Outcome.Name(types.Outcome.ValueType(outcome))}",
-                "TREE",
-            )
+            raise not_written(operation.create_hard_link.destination_path, outcome)
 
 
 async def get_tree(
@@ -154,42 +205,50 @@ async def get_tree(
     *,
     stale_from: str = "",
 ) -> TreeSummary:
-    """Writes everything below the tree's directory `under` below `root`, which must be empty."""
+    """Writes everything below the tree's directory `under` below `root`, which must be empty or
+    absent. Raises NotFound if there is no such directory, TreeMismatch if `root` has content or a
+    file changes meanwhile, OSError if something local can't be written. What was written before
+    stays, but for a file that is not whole."""
+    under = tree_path(under)
+    summary = TreeSummary()
+    entries = await client.list_tree(under, recursive=True, stale_from=stale_from)
     root.mkdir(parents=True, exist_ok=True)
     if any(root.iterdir()):
         raise TreeMismatch(f"{root} is not empty: name an empty or new directory", "TREE")
-    summary = TreeSummary()
-    entries = await client.list_tree(under, recursive=True, stale_from=stale_from)
-    skip = len(under) + 1 if under else 0
+    targets = {e.path: root / os.fsdecode(relative(e.path, under)) for e in entries}
     slots = asyncio.Semaphore(IN_FLIGHT_MAX)
 
-    async def fetch(path: bytes, target: Path, mode: int) -> None:
+    async def fetch(path: bytes, mode: int) -> None:
+        target = targets[path]
         async with slots:
-            with target.open("xb") as file:
-                entry = await client.read_file(path, file.write, stale_from=stale_from)
+            try:
+                with target.open("xb") as file:
+                    entry = await client.read_file(path, file.write, stale_from=stale_from)
+            except BaseException:
+                target.unlink(missing_ok=True)
+                raise
             target.chmod(mode)
         summary.files += 1
         summary.bytes += entry.size
         progress(1, entry.size)
 
-    async with asyncio.TaskGroup() as group:
+    async with _together() as group:
         for entry in entries:
-            target = root / os.fsdecode(entry.path[skip:])
             if entry.directory:
-                target.mkdir(mode=0o700)
+                targets[entry.path].mkdir(mode=0o700)
                 summary.directories += 1
             else:
-                group.create_task(fetch(entry.path, target, entry.mode))
+                group.create_task(fetch(entry.path, entry.mode))
     for entry in reversed(entries):
         if entry.directory:
-            (root / os.fsdecode(entry.path[skip:])).chmod(entry.mode)
+            targets[entry.path].chmod(entry.mode)
     return summary
 
 
 async def digest_tree(client: AsyncClient, under: bytes, *, stale_from: str = "") -> str:
     """SHA-256 over every path, mode and streamed byte below `under`, as hex: of the bytes that a
     replica sends, not of digests that it stores."""
-    skip = len(under) + 1 if under else 0
+    under = tree_path(under)
     entries = await client.list_tree(under, recursive=True, stale_from=stale_from)
     slots = asyncio.Semaphore(IN_FLIGHT_MAX)
 
@@ -199,7 +258,7 @@ async def digest_tree(client: AsyncClient, under: bytes, *, stale_from: str = ""
             await client.read_file(path, digest.update, stale_from=stale_from)
         return digest.digest()
 
-    async with asyncio.TaskGroup() as group:
+    async with _together() as group:
         contents = {
             entry.path: group.create_task(content(entry.path))
             for entry in entries
@@ -207,16 +266,17 @@ async def digest_tree(client: AsyncClient, under: bytes, *, stale_from: str = ""
         }
     total = hashlib.sha256()
     for entry in entries:
-        _add_entry(total, entry.path[skip:], entry.directory, entry.mode)
+        _add_entry(total, relative(entry.path, under), entry.directory, entry.mode)
         if not entry.directory:
             total.update(contents[entry.path].result())
     return total.hexdigest()
 
 
-def digest_directory(root: Path) -> str:
-    """The same for a local directory; equal where `put_tree` put it."""
+def digest_directory(root: Path, summary: TreeSummary | None = None) -> str:
+    """The same for a local directory; equal where `put_tree` put it. What a partition doesn't hold
+    is left out, and named in the summary. Raises OSError."""
     total = hashlib.sha256()
-    for name, path, is_directory in sorted(scan(root, TreeSummary())):
+    for name, path, is_directory in sorted(scan(root, summary or TreeSummary())):
         _add_entry(total, name, is_directory, path.stat().st_mode & 0o777)
         if not is_directory:
             with path.open("rb") as file:

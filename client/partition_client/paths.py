@@ -1,0 +1,67 @@
+"""Paths of the tree and ranges of keys, as people write them and as replicas take them.
+
+Replicas take relative paths without empty, "." or ".." components. People also write `site/`,
+`./site`, `/site`, `.` and `/`; these name the same entries here. The tree's root is b"".
+"""
+
+import os
+from pathlib import PurePosixPath
+
+from partition_client.errors import RequestRefused
+
+
+def tree_path(text: bytes, what: str = "path") -> bytes:
+    """The path that replicas take: without "." components, repeated, leading or trailing slashes.
+
+    Returns b"" for the root. Raises RequestRefused for a path with "..".
+    """
+    parts = [part for part in PurePosixPath(os.fsdecode(text)).parts if part.strip("/")]
+    if ".." in parts:
+        raise RequestRefused(
+            f"{what} {text!r} contains '..'; name the entry by its path from the tree's root",
+            "INVALID_ARGUMENT",
+        )
+    return os.fsencode("/".join(parts))
+
+
+def file_path(text: bytes) -> bytes:
+    """As `tree_path`, for a file. Raises RequestRefused for the root, and for a path that ends in
+    "/" or "/.", which can only be a directory's."""
+    found = tree_path(text)
+    if not found or text.endswith((b"/", b"/.")):
+        raise RequestRefused(
+            f"path {text!r} names a directory; name a file of the tree", "INVALID_ARGUMENT"
+        )
+    return found
+
+
+def relative(path: bytes, under: bytes) -> bytes:
+    """An entry's path as seen from the directory `under`, which holds it."""
+    return os.fsencode(PurePosixPath(os.fsdecode(path)).relative_to(os.fsdecode(under)))
+
+
+def below(under: bytes, name: bytes) -> bytes:
+    """The path of the entry `name` of the directory `under`."""
+    return os.fsencode(PurePosixPath(os.fsdecode(under)) / os.fsdecode(name))
+
+
+def parent(path: bytes) -> bytes:
+    """The directory that holds `path`; b"" is the root."""
+    return tree_path(os.fsencode(PurePosixPath(os.fsdecode(path)).parent))
+
+
+def ancestors(path: bytes) -> list[bytes]:
+    """The directories on the way to `path`, from the root's child down, and `path` itself."""
+    parts = PurePosixPath(os.fsdecode(path))
+    found = [parent for parent in (parts, *parts.parents) if parent.parts]
+    return [os.fsencode(one) for one in reversed(found)]
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The end of the range of keys that begin with `prefix`, for `list_keys(prefix, end)`.
+
+    Returns b"", which is no end, for an empty prefix and for one of 0xff bytes alone: all keys
+    from such a prefix on begin with it.
+    """
+    stem = prefix.rstrip(b"\xff")
+    return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""

@@ -1,0 +1,230 @@
+"""The client's trees and key ranges: paths as people write them, and everything in the way."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from partition_client import AsyncClient, NotFound, RequestRefused, TreeMismatch
+from partition_client.paths import file_path, prefix_end, tree_path
+from partition_client.tree import TreeSummary, digest_directory, digest_tree, get_tree, put_tree
+
+from tests.support.stand_in_replica import StandInReplica
+
+
+@pytest.fixture
+def replica() -> StandInReplica:
+    return StandInReplica()
+
+
+@pytest.fixture
+async def client(replica: StandInReplica) -> AsyncIterator[AsyncClient]:
+    async with replica.client(deadline_s=10.0) as found:
+        yield found
+
+
+def make(root: Path, **files: str) -> Path:
+    """Files by name, with __ for a slash."""
+    for name, content in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+def files(replica: StandInReplica) -> dict[bytes, bytes]:
+    """The tree's files with their content, its directories with b"/"."""
+    return {
+        path: b"/" if node.directory else replica.view.contents[node.digest]
+        for path, node in replica.view.nodes.items()
+    }
+
+
+@pytest.mark.parametrize("start", [".", "./", "..", "../source", "../source/.", "//"])
+async def test_every_way_to_name_a_directory_puts_the_same_files(
+    replica: StandInReplica,
+    client: AsyncClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    start: str,
+) -> None:
+    source = make(tmp_path / "source", a__f="1", ab__f="2", conf__x="3", f="4")
+    monkeypatch.chdir(source / "a" if start == ".." else source)
+    root = Path(f"/{source}" if start == "//" else start)
+    await put_tree(client, root, b"t")
+    assert files(replica) == {
+        b"t": b"/",
+        b"t/a": b"/",
+        b"t/a/f": b"1",
+        b"t/ab": b"/",
+        b"t/ab/f": b"2",
+        b"t/conf": b"/",
+        b"t/conf/x": b"3",
+        b"t/f": b"4",
+    }
+    assert digest_directory(root) == digest_directory(source) == await digest_tree(client, b"t")
+
+
+@pytest.mark.parametrize(
+    "under", [b"some/where", b"some/where/", b"/some//where", b"./some/./where/."]
+)
+async def test_every_way_to_name_a_directory_of_the_tree(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path, under: bytes
+) -> None:
+    source = make(tmp_path / "source", d__f="1")
+    await put_tree(client, source, under)
+    assert files(replica)[b"some/where/d/f"] == b"1"
+    await get_tree(client, under, tmp_path / "out")
+    assert digest_directory(tmp_path / "out") == await digest_tree(client, under)
+
+
+@pytest.mark.parametrize("root", [b"", b".", b"/", b"./"])
+async def test_the_root_of_the_tree(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path, root: bytes
+) -> None:
+    source = make(tmp_path / "source", d__f="1", g="2")
+    await put_tree(client, source, root)
+    assert files(replica) == {b"d": b"/", b"d/f": b"1", b"g": b"2"}
+    await get_tree(client, root, tmp_path / "out")
+    assert digest_directory(tmp_path / "out") == await digest_tree(client, root)
+
+
+async def test_names_that_are_no_text(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    os.makedirs(os.fsencode(source) + b"/\xff")
+    (source / os.fsdecode(b"\xff") / " ").write_text("1")
+    await put_tree(client, source, b"\xfe")
+    assert files(replica)[b"\xfe/\xff/ "] == b"1"
+    await get_tree(client, b"\xfe", tmp_path / "out")
+    assert digest_directory(tmp_path / "out") == digest_directory(source)
+
+
+async def test_a_file_in_the_place_of_a_directory_is_said(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    replica.put(b"d", b"a file")
+    (tmp_path / "empty" / "d").mkdir(parents=True)
+    with pytest.raises(TreeMismatch, match="b'd' is a file of the tree"):
+        await put_tree(client, tmp_path / "empty", b"")
+    with pytest.raises(TreeMismatch, match="b'd/f' was not written: its parent"):
+        await put_tree(client, make(tmp_path / "full", d__f="1"), b"")
+    with pytest.raises(TreeMismatch, match="b'd/e' was not written: its parent"):
+        await put_tree(client, make(tmp_path / "deep", d__e__f="1"), b"")
+    assert files(replica) == {b"d": b"a file"}
+
+
+async def test_under_a_file_is_said(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    replica.put(b"f", b"a file")
+    source = tmp_path / "source"
+    source.mkdir()
+    with pytest.raises(TreeMismatch, match="b'f' is a file of the tree"):
+        await put_tree(client, source, b"f")
+    with pytest.raises(TreeMismatch, match="b'f/g' was not written: its parent"):
+        await put_tree(client, source, b"f/g")
+    for under in (b"f", b"none"):
+        with pytest.raises(NotFound, match="is no directory of the tree"):
+            await get_tree(client, under, tmp_path / "out")
+        with pytest.raises(NotFound, match="is no directory of the tree"):
+            await digest_tree(client, under)
+    assert not (tmp_path / "out").exists()
+
+
+async def test_a_directory_with_content_in_the_place_of_a_file_is_said(
+    client: AsyncClient, tmp_path: Path
+) -> None:
+    await put_tree(client, make(tmp_path / "one", a__f="1"), b"")
+    with pytest.raises(TreeMismatch, match="b'a' was not written: something is in its place"):
+        await put_tree(client, make(tmp_path / "two", a="2"), b"")
+
+
+async def test_directories_that_are_there_are_kept(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    await put_tree(client, make(tmp_path / "one", d__f="1"), b"t")
+    (tmp_path / "two" / "d").mkdir(parents=True)
+    (tmp_path / "two" / "e").mkdir()
+    for _ in range(2):
+        done = await put_tree(client, tmp_path / "two", b"t")
+        assert done.directories == 2
+    assert files(replica) == {b"t": b"/", b"t/d": b"/", b"t/d/f": b"1", b"t/e": b"/"}
+
+
+async def test_the_first_failure_is_raised_itself(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    for name in (b"a", b"b"):
+        replica.put(name, b"1")
+        # Damaged on its way: the digest does not match.
+        replica.view.contents[replica.view.nodes[name].digest] = b"other"
+    with pytest.raises(TreeMismatch, match="don't match their digest"):
+        await get_tree(client, b"", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == [], "what is not whole is kept"
+    with pytest.raises(TreeMismatch, match="don't match their digest"):
+        await digest_tree(client, b"")
+
+
+async def test_a_target_with_content_is_refused(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    replica.put(b"f", b"1")
+    out = make(tmp_path / "out", f="mine")
+    with pytest.raises(TreeMismatch, match="is not empty"):
+        await get_tree(client, b"", out)
+    assert (out / "f").read_text() == "mine"
+    with pytest.raises(OSError, match="out/f"):
+        await get_tree(client, b"", out / "f")
+
+
+def test_what_a_partition_does_not_hold_is_named(tmp_path: Path) -> None:
+    source = make(tmp_path / "source", f="1")
+    wanted = digest_directory(source)
+    (source / "link").symlink_to("f")
+    summary = TreeSummary()
+    assert digest_directory(source, summary) == wanted
+    assert summary.skipped == [str(source / "link")]
+
+
+@pytest.mark.parametrize("local", ["none", "f"])
+def test_a_local_path_that_is_no_directory(tmp_path: Path, local: str) -> None:
+    make(tmp_path, f="1")
+    with pytest.raises(OSError, match=local):
+        digest_directory(tmp_path / local)
+
+
+def test_paths() -> None:
+    for text, wanted in ((b"site/", b"site"), (b"/", b""), (b".", b""), (b"./a//b/.", b"a/b")):
+        assert tree_path(text) == wanted
+    assert tree_path(b"...") == b"..."
+    assert file_path(b"/a/./f") == b"a/f"
+    for text in (b"..", b"a/../b", b"/.."):
+        with pytest.raises(RequestRefused, match="contains '[.][.]'"):
+            tree_path(text)
+    for text in (b"", b"/", b"a/", b"a/."):
+        with pytest.raises(RequestRefused, match="names a directory"):
+            file_path(text)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "end"),
+    [
+        (b"", b""),
+        (b"p", b"q"),
+        (b"p\xfe", b"p\xff"),
+        (b"p\xff", b"q"),
+        (b"p\xff\xff", b"q"),
+        (b"\xff", b""),
+        (b"\xff\xff", b""),
+        (b"\x00", b"\x01"),
+    ],
+)
+def test_the_end_of_a_prefix(prefix: bytes, end: bytes) -> None:
+    assert prefix_end(prefix) == end
+    keys = [bytes([a, b]) for a in (0, 111, 112, 113, 255) for b in (0, 254, 255)]
+    keys += [key + b"\xff" for key in keys] + [b"\x00", b"\xff", b"p"]
+    for key in keys:
+        inside = prefix <= key and (not end or key < end)
+        assert inside == key.startswith(prefix)
