@@ -7,16 +7,22 @@ retries so that each takes effect once.
 `Client` is the same for code without an event loop. `partitionctl` is both at the command line.
 """
 
+from partition_client import fork_handlers  # first: it decides how gRPC is imported
+
+# isort: split
 from partition_client.channels import Tls
 from partition_client.client import Appended, AsyncClient
 from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
     DiskFull,
+    ForkedProcess,
+    InvalidEndpoint,
     NotFound,
     OutcomeUnknown,
     PreconditionFailed,
     RequestRefused,
+    SourceFailed,
     TreeMismatch,
 )
 from partition_client.sync import Client
@@ -30,10 +36,14 @@ __all__ = [
     "ClientError",
     "DeadlineExceeded",
     "DiskFull",
+    "ForkedProcess",
+    "InvalidEndpoint",
     "NotFound",
     "OutcomeUnknown",
     "PreconditionFailed",
     "RequestRefused",
+    "SourceFailed",
     "Tls",
     "TreeMismatch",
+    "fork_handlers",
 ]

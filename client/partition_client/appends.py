@@ -11,6 +11,7 @@ import grpc
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
+from partition_client.calls import BACKOFF_S, refusal
 from partition_client.errors import (
     RETRIED,
     ClientError,
@@ -26,7 +27,6 @@ from partition_client.routing import Routing
 StreamCall = Any
 """grpc.aio's StreamStreamCall; generic in its stubs only."""
 
-BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 WINDOW = 4000
 """Sequences above the oldest that has no answer: replicas refuse more than 4,096."""
 
@@ -36,8 +36,6 @@ PROPOSAL_BYTES_MAX = 1024 * 1024
 
 UNKNOWN = (types.REASON_OUTCOME_UNKNOWN, types.REASON_UNSPECIFIED)
 """Answers that don't say whether the append took effect."""
-
-REFUSED_CODES = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
 
 SILENCE_S = 5.0
 """A stream with requests under way that says nothing for so long is given up: its leader may be
@@ -260,15 +258,11 @@ class AppendStream:
         """The stream, or the call that opens a session, ended with an error."""
         self._last_failure = f"{error.code().name} {error.details()}"
         detail = detail_of(error)
-        if detail is None:
-            if error.code() in REFUSED_CODES:
-                self._fail_all(RequestRefused(str(error.details()), error.code().name))
-            self._routing.forget_leader()
-        elif detail.reason == types.REASON_WRONG_HISTORY:
+        if detail is not None and detail.reason == types.REASON_WRONG_HISTORY:
             self._history_changed(detail)
-        elif detail.reason not in RETRIED:
-            self._fail_all(from_detail(detail))
-        elif detail.HasField("leader"):
+        elif (refused := refusal(self._routing.leader or "the leader", error)) is not None:
+            self._fail_all(refused)
+        elif detail is not None and detail.HasField("leader"):
             self._routing.hint(detail.leader)
         else:
             self._routing.forget_leader()

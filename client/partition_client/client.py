@@ -2,47 +2,42 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
-from partition_client.appends import BACKOFF_S, AppendStream, Pending, Session
+from partition_client.appends import AppendStream, Pending, Session
+from partition_client.calls import (
+    CALL_TIMEOUT_S,
+    Calls,
+    Deadline,
+    Silent,
+    Tries,
+    check_seconds,
+    messages,
+    moving,
+    unary,
+)
 from partition_client.channels import Tls
 from partition_client.errors import (
-    RETRIED,
-    DeadlineExceeded,
     NotFound,
-    RequestRefused,
+    SourceFailed,
     TreeMismatch,
     detail_of,
-    from_detail,
     not_written,
 )
-from partition_client.routing import Routing
+from partition_client.routing import STATUS_TIMEOUT_S, Routing
 
 INLINE_BYTES_MAX = 64 * 1024
 CHUNK_BYTES = 512 * 1024
-CALL_TIMEOUT_S = 10.0
-UPLOAD_TIMEOUT_S = 3600.0
 DIRECTORY_MODE = 0o755
-
-RETRIED_CODES = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.ABORTED,
-        grpc.StatusCode.CANCELLED,
-    }
-)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +65,29 @@ class Source:
 
     @classmethod
     def of_file(cls, path: Path) -> "Source":
-        """Reads the file once for its digest; small ones are kept."""
-        mode = path.stat().st_mode & 0o777
+        """Reads the file once for its digest; small ones are kept. Raises OSError with the file's
+        name, and SourceFailed for a large one that can't be read again to send it, as a pipe."""
+        mode = path.stat().st_mode
         digest, size = hashlib.sha256(), 0
-        with path.open("rb") as file:
-            first = file.read(INLINE_BYTES_MAX + 1)
-            if len(first) <= INLINE_BYTES_MAX:
-                return cls.of_bytes(first, mode)
-            block = first
-            while block:
-                digest.update(block)
-                size += len(block)
-                block = file.read(1 << 20)
-        return cls(digest.digest(), size, mode, path)
+        try:
+            with path.open("rb") as file:
+                first = file.read(INLINE_BYTES_MAX + 1)
+                if len(first) <= INLINE_BYTES_MAX:
+                    return cls.of_bytes(first, mode & 0o777)
+                if not stat.S_ISREG(mode):
+                    raise SourceFailed(
+                        f"{path} is no regular file and has more than {INLINE_BYTES_MAX} bytes; "
+                        "copy it to a file, and put that"
+                    )
+                block = first
+                while block:
+                    digest.update(block)
+                    size += len(block)
+                    block = file.read(1 << 20)
+        except OSError as error:
+            error.filename = error.filename or str(path)
+            raise
+        return cls(digest.digest(), size, mode & 0o777, path)
 
     def payload(self) -> types.Payload:
         payload = types.Payload(digest=self.digest, size=self.size, mode=self.mode)
@@ -95,7 +100,7 @@ class AsyncClient:
     """A client of one partition. Use as an async context manager, on one event loop.
 
     endpoints: host:port of any of the replicas, all of them for port-forwards.
-    deadline_s: how long a call goes on retrying, unless it says otherwise.
+    deadline_s: how long a call waits, with its retries; a transfer, since its last progress.
     follow_hints: dial addresses that replicas name; False where only the endpoints can be reached.
     """
 
@@ -108,8 +113,11 @@ class AsyncClient:
         session_ttl_ms: int = 0,
         follow_hints: bool = True,
     ) -> None:
+        """Raises InvalidEndpoint, ForkedProcess, and ValueError for a deadline that is no time."""
+        self._deadline_s = check_seconds(deadline_s)
         self._routing = Routing(endpoints, tls, follow_hints=follow_hints)
-        self._deadline_s = deadline_s
+        self._owner = self._routing.owner
+        self._calls = Calls(self._routing)
         self._session_ttl_ms = session_ttl_ms
         self._appends = AppendStream(self._routing, self._open_session)
 
@@ -120,7 +128,10 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the stream and, where a leader answers at once, the session; else it expires."""
+        """Ends the stream and, if a leader answers at once, the session; else that expires. Does
+        nothing in a process that was forked from the client's."""
+        if not self._owner.here:
+            return
         session = await self._appends.close()
         if session is not None and self._routing.leader:
             request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
@@ -142,15 +153,17 @@ class AsyncClient:
         """Appends one entry. Operations name `sources` by their number, from 1.
 
         Returns when it is committed, or applied (with outcomes). Appends of one client that are
-        under way at once are not ordered among each other. Raises ClientError.
+        under way at once are not ordered among each other. The deadline counts from the last
+        progress of an upload. Raises ClientError.
         """
+        self._owner.check()
         sources = sources or []
-        deadline = self._deadline(deadline_s)
+        seconds = self._deadline_s if deadline_s is None else deadline_s
         large = {s.digest: s for s in sources if s.size > INLINE_BYTES_MAX}
 
         async def upload(digests: list[bytes]) -> None:
             for digest in digests:
-                await self._upload(large[digest], deadline)
+                await self._upload(large[digest], Deadline(seconds))
 
         if large:
             await upload(list(large))
@@ -160,7 +173,7 @@ class AsyncClient:
             operations=operations,
         )
         response = await self._appends.append(
-            Pending(proposal, wait_applied, deadline, upload if large else None)
+            Pending(proposal, wait_applied, Deadline(seconds).at, upload if large else None)
         )
         return Appended(response.lsn, response.term, tuple(response.outcomes))
 
@@ -220,18 +233,21 @@ class AsyncClient:
     async def list_tree(
         self, path: bytes = b"", *, recursive: bool = False, stale_from: str = ""
     ) -> list[api.TreeEntry]:
-        """Entries below a directory, in byte order."""
+        """Entries below a directory, in byte order. Raises NotFound."""
+        self._owner.check()
+        deadline = Deadline(self._deadline_s)
         request = api.ListTreeRequest(
             path=path, recursive=recursive, consistency=_consistency(stale_from)
         )
 
         async def read(stub: Any) -> list[api.TreeEntry]:
             entries: list[api.TreeEntry] = []
-            async for response in stub.ListTree(request, timeout=UPLOAD_TIMEOUT_S):
-                entries.extend(response.entries)
+            async with aclosing(messages(stub.ListTree(request), deadline)) as stream:
+                async for response in stream:
+                    entries.extend(response.entries)
             return entries
 
-        return await self._retry(read, stale_from, None)
+        return await self._calls.retry(read, deadline, stale_from)
 
     async def read_file(
         self, path: bytes, write: Callable[[bytes], object], *, stale_from: str = ""
@@ -241,6 +257,8 @@ class AsyncClient:
         Goes on where a stream breaks. Raises NotFound, and TreeMismatch where the file changed
         meanwhile or the bytes don't match: what was written then is to be thrown away.
         """
+        self._owner.check()
+        deadline = Deadline(self._deadline_s)
         digest = hashlib.sha256()
         entry: api.TreeEntry | None = None
         received = 0
@@ -250,19 +268,20 @@ class AsyncClient:
             request = api.ReadFileRequest(
                 path=path, offset=received, consistency=_consistency(stale_from)
             )
-            async for response in stub.ReadFile(request, timeout=UPLOAD_TIMEOUT_S):
-                if response.HasField("entry"):
-                    if entry is not None and entry.digest != response.entry.digest:
-                        raise TreeMismatch(f"{path!r} changed while it was read", "TREE")
-                    entry = response.entry
-                digest.update(response.data)
-                received += len(response.data)
-                write(response.data)
+            async with aclosing(messages(stub.ReadFile(request), deadline)) as stream:
+                async for response in stream:
+                    if response.HasField("entry"):
+                        if entry is not None and entry.digest != response.entry.digest:
+                            raise TreeMismatch(f"{path!r} changed while it was read", "TREE")
+                        entry = response.entry
+                    digest.update(response.data)
+                    received += len(response.data)
+                    write(response.data)
             if entry is None:
                 raise NotFound(f"{path!r}: the replica sent nothing", "NOT_FOUND")
             return entry
 
-        found = await self._retry(read, stale_from, UPLOAD_TIMEOUT_S)
+        found = await self._calls.retry(read, deadline, stale_from)
         if digest.digest() != found.digest or received != found.size:
             raise TreeMismatch(f"{path!r}: the bytes received don't match their digest", "TREE")
         return found
@@ -270,93 +289,96 @@ class AsyncClient:
     async def tail(
         self, from_lsn: int = 0, *, follow: bool = False, stale_from: str = ""
     ) -> AsyncIterator[api.ReadResponse]:
-        """Applied entries from an LSN on, 0 for the first there is; goes on where it breaks."""
+        """Applied entries from an LSN on, 0 for the first there is; goes on if a stream breaks.
+
+        `follow` waits for more, as long as a replica leads, or the one of `stale_from` answers.
+        Raises DeadlineExceeded once none did for the client's deadline.
+        """
+        self._owner.check()
+        deadline = Deadline(self._deadline_s)
+        tries = Tries(self._routing, deadline, stale_from)
         position = from_lsn
         while True:
-            address = stale_from or await self._routing.find_leader() or self._routing.endpoints[0]
+            target = await tries.next()
+
+            async def alive(target: str = target) -> bool:
+                status = await self._routing.status(target, deadline.limit(STATUS_TIMEOUT_S))
+                leads = status is not None and status.role == "leader" and status.serving
+                return leads or (status is not None and bool(stale_from))
+
             try:
-                stub = self._routing.stub(address)
-                async for response in stub.Read(api.ReadRequest(from_lsn=position, follow=follow)):
-                    position = response.lsn + 1
-                    yield response
+                request = api.ReadRequest(from_lsn=position, follow=follow)
+                call = self._routing.stub(target).Read(request)
+                quiet = alive if follow else None
+                async with aclosing(messages(call, deadline, quiet)) as stream:
+                    async for response in stream:
+                        position = response.lsn + 1
+                        yield response
                 return
-            except grpc.aio.AioRpcError as error:
-                detail = detail_of(error)
-                if detail is not None and detail.reason not in RETRIED:
-                    raise from_detail(detail) from error
-                if error.code() not in RETRIED_CODES:
-                    raise RequestRefused(str(error.details()), error.code().name) from error
-                self._routing.forget_leader()
-                await asyncio.sleep(BACKOFF_S[-1])
+            except (grpc.aio.AioRpcError, Silent) as error:
+                self._calls.failed(target, error)
 
     async def statuses(self) -> dict[str, api.GetStatusResponse | None]:
-        """Each endpoint's status, None where it does not answer."""
+        """Each endpoint's status, None if it does not answer; `explain` says why."""
+        self._owner.check()
+        limit = min(STATUS_TIMEOUT_S, self._deadline_s)
         found = await asyncio.gather(
-            *(self._routing.status(endpoint) for endpoint in self._routing.endpoints)
+            *(self._routing.status(endpoint, limit) for endpoint in self._routing.endpoints)
         )
         return dict(zip(self._routing.endpoints, found, strict=True))
+
+    @property
+    def endpoints(self) -> list[str]:
+        """Each of the endpoints once."""
+        return list(self._routing.endpoints)
+
+    def explain(self, endpoint: str) -> str:
+        """What was last heard of an endpoint."""
+        return self._routing.explain(endpoint)
 
     # --- inside -------------------------------------------------------------------------------
 
     async def _open_session(self, history: str) -> Session:
-        address = await self._routing.find_leader()
+        address = await self._routing.find_leader() or self._routing.endpoints[0]
         request = api.OpenSessionRequest(time_to_live_ms=self._session_ttl_ms, history_id=history)
-        response = await self._routing.stub(address).OpenSession(request, timeout=CALL_TIMEOUT_S)
+        try:
+            response = await self._routing.stub(address).OpenSession(
+                request, timeout=CALL_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            self._routing.heard(address, f"OpenSession: {error.code().name}: {error.details()}")
+            raise
         return Session(int(response.session_id), response.history_id)
 
-    async def _upload(self, source: Source, deadline: float) -> None:
+    async def _upload(self, source: Source, deadline: Deadline) -> None:
         async def upload(stub: Any) -> None:
             failures: list[OSError] = []
+            requests = _upload_requests(source, failures, deadline)
             try:
-                await stub.UploadPayload(
-                    _upload_requests(source, failures), timeout=UPLOAD_TIMEOUT_S
-                )
-            except grpc.aio.AioRpcError:
+                await moving(stub.UploadPayload(requests), deadline)
+            except grpc.aio.AioRpcError as error:
                 if failures:
-                    raise failures[0] from None
+                    raise SourceFailed(
+                        f"{source.content!s} can't be read any more: {failures[0].strerror}"
+                    ) from failures[0]
+                detail = detail_of(error)
+                changed = detail is not None and detail.reason == types.REASON_PAYLOAD_MISMATCH
+                if changed and isinstance(source.content, Path):
+                    raise SourceFailed(
+                        f"{source.content} changed while it was sent; put it again"
+                    ) from error
                 raise
 
-        await self._retry(upload, "", deadline - asyncio.get_running_loop().time())
+        await self._calls.retry(upload, deadline)
 
     async def _call(self, method: str, request: Any, stale_from: str) -> Any:
+        self._owner.check()
+        deadline = Deadline(self._deadline_s)
+
         async def call(stub: Any) -> Any:
-            return await getattr(stub, method)(request, timeout=CALL_TIMEOUT_S)
+            return await unary(getattr(stub, method), request, deadline)
 
-        return await self._retry(call, stale_from, None)
-
-    async def _retry(
-        self, call: Callable[[Any], Awaitable[T]], address: str, deadline_s: float | None
-    ) -> T:
-        """Calls a replica, the leader where `address` is "", until it answers or time is up."""
-        deadline = self._deadline(deadline_s)
-        failures = 0
-        while True:
-            last = "no replica says that it leads"
-            target = address or await self._routing.find_leader()
-            try:
-                if target:
-                    return await call(self._routing.stub(target))
-            except grpc.aio.AioRpcError as error:
-                detail = detail_of(error)
-                last = f"{target}: {error.code().name} {error.details()}"
-                if detail is not None and detail.reason not in RETRIED:
-                    raise from_detail(detail) from error
-                if detail is None and error.code() not in RETRIED_CODES:
-                    raise RequestRefused(last, error.code().name) from error
-                if detail is not None and detail.HasField("leader"):
-                    self._routing.hint(detail.leader)
-                else:
-                    self._routing.forget_leader()
-            pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
-            if asyncio.get_running_loop().time() + pause > deadline:
-                raise DeadlineExceeded(f"no answer before the deadline; last: {last}")
-            failures += 1
-            await asyncio.sleep(pause)
-
-    def _deadline(self, seconds: float | None) -> float:
-        return asyncio.get_running_loop().time() + (
-            self._deadline_s if seconds is None else seconds
-        )
+        return await self._calls.retry(call, deadline, stale_from)
 
 
 def link_payload(number: int, path: bytes) -> types.Operation:
@@ -379,18 +401,20 @@ def _consistency(stale_from: str) -> api.Consistency:
 
 
 async def _upload_requests(
-    source: Source, failures: list[OSError]
+    source: Source, failures: list[OSError], deadline: Deadline
 ) -> AsyncIterator[api.UploadPayloadRequest]:
     """An error in a request iterator would cancel the caller's task: it is kept aside, and the
-    upload, cut short, is refused."""
+    upload, cut short, is refused. Each chunk that gRPC takes moves the deadline."""
     yield api.UploadPayloadRequest(payload=types.Payload(digest=source.digest, size=source.size))
     if isinstance(source.content, bytes):
         for start in range(0, len(source.content), CHUNK_BYTES):
             yield api.UploadPayloadRequest(chunk=source.content[start : start + CHUNK_BYTES])
+            deadline.progress()
         return
     try:
         with source.content.open("rb") as file:
             while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
                 yield api.UploadPayloadRequest(chunk=chunk)
+                deadline.progress()
     except OSError as error:
         failures.append(error)

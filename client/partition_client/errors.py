@@ -4,6 +4,9 @@ ClientError
 ├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
 ├── OutcomeUnknown       it may have taken effect, and nobody can tell: read before a retry
 ├── DiskFull             the leader's volume is below its reserve; nothing was written
+├── ForkedProcess        the client, or an open one of the parent, was inherited by a fork
+├── InvalidEndpoint      an endpoint is not host:port; also a ValueError
+├── SourceFailed         a local file can't be read any more, or changed while it was sent
 └── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
     ├── NotFound
     ├── PreconditionFailed
@@ -47,6 +50,18 @@ class OutcomeUnknown(ClientError):
 
 
 class DiskFull(ClientError):
+    pass
+
+
+class ForkedProcess(ClientError):
+    pass
+
+
+class InvalidEndpoint(ClientError, ValueError):
+    pass
+
+
+class SourceFailed(ClientError):
     pass
 
 

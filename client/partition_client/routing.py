@@ -5,6 +5,7 @@ own address; with port-forwards only the endpoints can be reached, so the member
 """
 
 import asyncio
+from contextlib import suppress
 
 import grpc
 from partition_proto.v1 import log_store_pb2 as api
@@ -12,8 +13,20 @@ from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
 from partition_client.channels import Tls, open_channel
+from partition_client.endpoints import check_endpoints
+from partition_client.errors import ClientError, RequestRefused
+from partition_client.processes import Owner
 
 STATUS_TIMEOUT_S = 1.0
+CLOSE_TIMEOUT_S = 1.0
+PERMANENT_CODES = frozenset(
+    {
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
+"""What a status can't be refused with by a replica that may lead later."""
 
 
 class Routing:
@@ -21,27 +34,52 @@ class Routing:
 
     def __init__(self, endpoints: list[str], tls: Tls | None, *, follow_hints: bool) -> None:
         """follow_hints: dial addresses that replicas name, too; else the endpoints alone."""
-        if not endpoints:
-            raise ValueError("endpoints is empty: name at least one replica as host:port")
-        self.endpoints = list(dict.fromkeys(endpoints))
+        self.owner = Owner()
+        self.endpoints = check_endpoints(endpoints)
         self._tls = tls
         self._follow_hints = follow_hints
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._members: dict[int, str] = {}
+        self._heard: dict[str, str] = {}
         self.leader = ""
+        self._closed = False
 
     def stub(self, address: str) -> log_store_pb2_grpc.LogStoreStub:
+        """Raises ClientError once the client is closed."""
+        if self._closed:
+            raise ClientError("the client is closed")
         channel = self._channels.get(address)
         if channel is None:
+            self.owner.opened()
             channel = self._channels[address] = open_channel(address, self._tls)
         return log_store_pb2_grpc.LogStoreStub(channel)
 
     async def close(self) -> None:
-        await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        self._closed = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await asyncio.gather(*(channel.close() for channel in self._channels.values()))
         self._channels.clear()
+        self.owner.closed()
+
+    def heard(self, address: str, what: str) -> None:
+        """Keeps what was last heard of a replica that didn't do what was wanted."""
+        self._heard[address] = what
+
+    def explain(self, address: str = "") -> str:
+        """What was last heard of one replica, or of all endpoints if none leads."""
+        if address:
+            return f"{address}: {self._heard.get(address, 'no answer')}"
+        heard = (f"{one}: {self._heard.get(one, 'no answer')}" for one in self.endpoints)
+        return f"no replica says that it leads; {'; '.join(heard)}"
 
     def forget_leader(self) -> None:
         self.leader = ""
+
+    def lost(self, address: str) -> None:
+        """A call of this replica failed: if it was said to lead, who leads is asked again."""
+        if self.leader == address:
+            self.leader = ""
 
     def hint(self, leader: types.LeaderHint) -> None:
         """Takes a replica's word for who leads."""
@@ -52,15 +90,20 @@ class Routing:
         else:
             self.leader = ""
 
-    async def find_leader(self) -> str:
-        """The leader's address; "" where nobody says that it leads."""
+    async def find_leader(self, timeout_s: float = STATUS_TIMEOUT_S) -> str:
+        """The leader's address; "" if nobody says that it leads. Raises ClientError if no replica
+        answers and one never will."""
         if self.leader:
             return self.leader
-        statuses = await asyncio.gather(*(self.status(e) for e in self.endpoints))
+        found = await asyncio.gather(*(self._ask(e, timeout_s) for e in self.endpoints))
+        statuses = [one for one in found if isinstance(one, api.GetStatusResponse)]
+        refused = [one for one in found if isinstance(one, ClientError)]
+        if refused and not statuses:
+            raise refused[0]
         best_term, best = 0, ""
         hint = types.LeaderHint()
-        for endpoint, status in zip(self.endpoints, statuses, strict=True):
-            if status is None:
+        for endpoint, status in zip(self.endpoints, found, strict=True):
+            if not isinstance(status, api.GetStatusResponse):
                 continue
             self._members[status.member_id] = endpoint
             if status.role == "leader" and status.term >= best_term:
@@ -73,12 +116,29 @@ class Routing:
             self.hint(hint)
         return self.leader
 
-    async def status(self, endpoint: str) -> api.GetStatusResponse | None:
-        """A replica's status; None where it does not answer."""
+    async def status(
+        self, endpoint: str, timeout_s: float = STATUS_TIMEOUT_S
+    ) -> api.GetStatusResponse | None:
+        """A replica's status; None if it does not answer."""
+        found = await self._ask(endpoint, timeout_s)
+        return found if isinstance(found, api.GetStatusResponse) else None
+
+    async def _ask(
+        self, endpoint: str, timeout_s: float
+    ) -> api.GetStatusResponse | ClientError | None:
+        """A replica's status; None if it does not answer now, an error if it never will."""
         try:
-            response: api.GetStatusResponse = await self.stub(endpoint).GetStatus(
-                api.GetStatusRequest(), timeout=STATUS_TIMEOUT_S
-            )
-            return response
-        except grpc.aio.AioRpcError:
+            async with asyncio.timeout(timeout_s):
+                response: api.GetStatusResponse = await self.stub(endpoint).GetStatus(
+                    api.GetStatusRequest(), timeout=timeout_s
+                )
+        except grpc.aio.AioRpcError as error:
+            self.heard(endpoint, f"{error.code().name}: {error.details()}")
+            if error.code() in PERMANENT_CODES:
+                return RequestRefused(f"{endpoint}: {error.details()}", error.code().name)
             return None
+        except TimeoutError:
+            self.heard(endpoint, f"no answer within {timeout_s:g} s")
+            return None
+        self.heard(endpoint, f"it is {response.role}")
+        return response

@@ -3,10 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import CancelledError
 from typing import Any, TypeVar
 
 from partition_client.channels import Tls
 from partition_client.client import Appended, AsyncClient, Source
+from partition_client.errors import ClientError
+from partition_client.processes import Owner
 
 T = TypeVar("T")
 
@@ -15,6 +18,8 @@ class Client:
     """As AsyncClient; may be shared by threads, whose appends then share one stream."""
 
     def __init__(self, endpoints: list[str], tls: Tls | None = None, **options: Any) -> None:
+        """Raises as AsyncClient does."""
+        self._owner = Owner()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="partition-client", daemon=True
@@ -24,7 +29,11 @@ class Client:
         async def make() -> AsyncClient:
             return AsyncClient(endpoints, tls, **options)
 
-        self._client = self._run(make())
+        try:
+            self._client = self._run(make())
+        except BaseException:
+            self._stop()
+            raise
 
     def __enter__(self) -> "Client":
         return self
@@ -33,7 +42,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        self._run(self._client.close())
+        """Calls of other threads end with ClientError. Does nothing the second time, and nothing in
+        a process that was forked from the client's."""
+        if self._owner.here and not self._loop.is_closed():
+            self._run(self._client.close())
+            self._stop()
+
+    def _stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -63,4 +79,21 @@ class Client:
         return iter(self._run(read()))
 
     def _run(self, body: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(body, self._loop).result()
+        try:
+            self._owner.check()
+            if self._loop.is_closed():
+                raise ClientError("the client is closed")
+        except ClientError:
+            body.close()  # it was never begun
+            raise
+        try:
+            return asyncio.run_coroutine_threadsafe(body, self._loop).result()
+        except CancelledError as error:
+            raise ClientError("the client was closed while the call was under way") from error
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -34,6 +34,8 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         self.lsn = 1
         self.address = ""
         self.calls: dict[str, int] = {}
+        self._advanced = asyncio.Event()
+        self.serving_as = "leader"
         self.failures = Failures(lambda _: None, lambda _: None)
 
     @asynccontextmanager
@@ -53,6 +55,11 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         """A client of this replica while it serves."""
         async with self.serving() as address, AsyncClient([address], **options) as client:
             yield client
+
+    def advance(self) -> None:
+        """One more entry of the log, without content."""
+        self.lsn += 1
+        self._advanced.set()
 
     def put(self, path: bytes, content: bytes, mode: int = 0o644) -> None:
         """Puts a file into the tree; its directory exists."""
@@ -83,15 +90,25 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
 
     def status(self) -> api.GetStatusResponse:
         response = api.GetStatusResponse(
-            member_id=MEMBER, role="leader", term=TERM, serving=True, applied=self.lsn
+            member_id=MEMBER,
+            role=self.serving_as,
+            term=TERM,
+            serving=self.serving_as == "leader",
+            applied=self.lsn,
+            first_index=2,
         )
-        response.leader.member_id, response.leader.address = MEMBER, self.address
+        if response.serving:
+            response.leader.member_id, response.leader.address = MEMBER, self.address
         return response
 
     @unary
     async def OpenSession(self, request: api.OpenSessionRequest, context: Any) -> Any:
         self._count("OpenSession")
+        self.open_session()
         return api.OpenSessionResponse(session_id=1, time_to_live_ms=600_000)
+
+    def open_session(self) -> None:
+        """Raises ReplicaError to refuse one."""
 
     @unary
     async def CloseSession(self, request: api.CloseSessionRequest, context: Any) -> Any:
@@ -170,10 +187,15 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
 
     async def Read(self, request: api.ReadRequest, context: Any) -> AsyncIterator[api.ReadResponse]:
         self._count("Read")
-        for lsn in range(max(request.from_lsn, 2), self.lsn + 1):
-            yield api.ReadResponse(lsn=lsn, term=TERM)
-        if request.follow:
-            await asyncio.Event().wait()
+        lsn = max(request.from_lsn, 2)
+        while True:
+            while lsn <= self.lsn:
+                yield api.ReadResponse(lsn=lsn, term=TERM)
+                lsn += 1
+            if not request.follow:
+                return
+            self._advanced.clear()
+            await self._advanced.wait()
 
 
 def _digest(content: bytes) -> bytes:

@@ -201,7 +201,7 @@ def test_paths() -> None:
     assert tree_path(b"...") == b"..."
     assert file_path(b"/a/./f") == b"a/f"
     for text in (b"..", b"a/../b", b"/.."):
-        with pytest.raises(RequestRefused, match="contains '[.][.]'"):
+        with pytest.raises(RequestRefused, match=r"contains '\.\.'"):
             tree_path(text)
     for text in (b"", b"/", b"a/", b"a/."):
         with pytest.raises(RequestRefused, match="names a directory"):

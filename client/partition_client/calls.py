@@ -1,0 +1,227 @@
+"""How a call is tried: under one deadline, again for what a retry mends, and not for the rest.
+
+A deadline is the caller's. It passes `seconds` after the call began; while a stream moves,
+`seconds` after its last message, so that a transfer may take as long as it needs and a silent one
+may not. The limits here can only shorten a single try, never lengthen the caller's deadline.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+
+from partition_client.endpoints import check_endpoint
+from partition_client.errors import (
+    RETRIED,
+    ClientError,
+    DeadlineExceeded,
+    RequestRefused,
+    detail_of,
+    from_detail,
+)
+from partition_client.routing import STATUS_TIMEOUT_S, Routing
+
+BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.4)
+CALL_TIMEOUT_S = 10.0
+"""A call that has no answer after so long is tried again, at another replica if one leads."""
+
+STREAM_IDLE_S = 10.0
+"""A stream that says nothing for so long is given up and tried again. A stream that waits for new
+entries is kept if its replica still answers."""
+
+RETRIED_CODES = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+
+T = TypeVar("T")
+
+
+class Silent(Exception):
+    """A try got no answer in its time."""
+
+
+class Deadline:
+    """When the caller of a call gives up."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = check_seconds(seconds)
+        self.progress()
+
+    def progress(self) -> None:
+        """Something came or went: the deadline counts from now."""
+        self.at = asyncio.get_running_loop().time() + self.seconds
+
+    def remaining(self) -> float:
+        return max(0.0, self.at - asyncio.get_running_loop().time())
+
+    def limit(self, most: float) -> float:
+        """How long one try may take."""
+        return min(most, self.remaining())
+
+
+def check_seconds(seconds: float) -> float:
+    """Raises ValueError for a deadline that is no time."""
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"deadline: {seconds} is not allowed; give seconds, more than 0")
+    return seconds
+
+
+def refusal(address: str, error: grpc.aio.AioRpcError) -> ClientError | None:
+    """The exception for a failure that no retry mends; None for the others."""
+    detail = detail_of(error)
+    if detail is not None:
+        return None if detail.reason in RETRIED else from_detail(detail)
+    if error.code() in RETRIED_CODES:
+        return None
+    return RequestRefused(describe(address, error), error.code().name)
+
+
+def describe(address: str, error: grpc.aio.AioRpcError) -> str:
+    return f"{address}: {error.code().name}: {error.details()}"
+
+
+class Tries:
+    """Whom to ask, one after the other: the leader, or always `address` if that is given."""
+
+    def __init__(self, routing: Routing, deadline: Deadline, address: str = "") -> None:
+        self._routing = routing
+        self._deadline = deadline
+        self._address = check_endpoint(address) if address else ""
+        self._pauses = 0
+        self._last = ""
+        self._first = True
+
+    async def next(self) -> str:
+        """An address, after a pause unless it is the first. Raises DeadlineExceeded with the last
+        reason, and ClientError if no replica will ever do."""
+        while True:
+            if not self._first:
+                await self._pause()
+            self._first = False
+            self._last = self._address or await self._routing.find_leader(
+                self._deadline.limit(STATUS_TIMEOUT_S)
+            )
+            if self._last:
+                return self._last
+
+    async def _pause(self) -> None:
+        pause = BACKOFF_S[min(self._pauses, len(BACKOFF_S) - 1)]
+        self._pauses += 1
+        if pause > self._deadline.remaining():
+            raise DeadlineExceeded(
+                f"no answer within {self._deadline.seconds:g} s: "
+                f"{self._routing.explain(self._last)}"
+            )
+        await asyncio.sleep(pause)
+
+
+class Calls:
+    """Calls of the leader, or of a replica that the caller names."""
+
+    def __init__(self, routing: Routing) -> None:
+        self._routing = routing
+
+    async def retry(
+        self, call: Callable[[Any], Awaitable[T]], deadline: Deadline, address: str = ""
+    ) -> T:
+        """Calls a replica, the leader if `address` is "", until it answers or time is up.
+
+        Raises at once what no retry mends, and DeadlineExceeded with the last reason.
+        """
+        tries = Tries(self._routing, deadline, address)
+        while True:
+            target = await tries.next()
+            try:
+                return await call(self._routing.stub(target))
+            except (grpc.aio.AioRpcError, Silent) as error:
+                self.failed(target, error)
+
+    def failed(self, target: str, error: grpc.aio.AioRpcError | Silent) -> None:
+        """Takes note of a failed try. Raises what no retry mends."""
+        if isinstance(error, Silent):
+            self._routing.heard(target, str(error))
+            self._routing.lost(target)
+            return
+        refused = refusal(target, error)
+        if refused is not None:
+            raise refused from error
+        self._routing.heard(target, f"{error.code().name}: {error.details()}")
+        detail = detail_of(error)
+        if detail is not None and detail.HasField("leader"):
+            self._routing.hint(detail.leader)
+        else:
+            self._routing.lost(target)
+
+
+async def unary(method: Any, request: Any, deadline: Deadline) -> Any:
+    """One try of a call that has one answer."""
+    limit = deadline.limit(CALL_TIMEOUT_S)
+    try:
+        # Twice: gRPC tells the replica; asyncio holds if gRPC's threads don't run.
+        async with asyncio.timeout(limit):
+            return await method(request, timeout=limit)
+    except TimeoutError as error:
+        raise Silent(f"no answer within {limit:.1f} s") from error
+
+
+async def messages(
+    call: Any, deadline: Deadline, alive: Callable[[], Awaitable[bool]] | None = None
+) -> AsyncGenerator[Any, None]:
+    """A stream's messages; each moves the deadline. Raises Silent if none comes in time, unless
+    `alive` is given and says that the replica is there and has nothing to say."""
+    read: asyncio.Future[Any] | None = None
+    # A stream that may be quiet is asked about while there is time for the answer.
+    part = 1.0 if alive is None else 0.5
+    try:
+        while True:
+            read = asyncio.ensure_future(call.read())
+            while True:
+                limit = min(STREAM_IDLE_S, deadline.remaining() * part)
+                if (await asyncio.wait({read}, timeout=limit))[0]:
+                    break
+                if alive is None or not await alive():
+                    raise Silent(f"no message within {limit:.1f} s")
+                deadline.progress()
+            message = read.result()
+            if message is grpc.aio.EOF:
+                return
+            deadline.progress()
+            yield message
+            # The time that the caller took for the message is not the replica's.
+            deadline.progress()
+    finally:
+        call.cancel()
+        if read is not None and not read.done():
+            read.add_done_callback(_retrieve)
+            read.cancel()
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Nobody waits for it any more: its exception is no news."""
+    if not future.cancelled():
+        future.exception()
+
+
+async def moving(call: Awaitable[T], deadline: Deadline) -> T:
+    """Awaits a call that moves the deadline by itself. Raises Silent once the deadline passes."""
+
+    async def answer() -> T:
+        return await call
+
+    task = asyncio.ensure_future(answer())
+    try:
+        while not task.done():
+            if not deadline.remaining():
+                raise Silent(f"no progress within {deadline.seconds:g} s")
+            await asyncio.wait({task}, timeout=deadline.remaining())
+        return task.result()
+    finally:
+        task.cancel()

@@ -1,0 +1,393 @@
+"""The client's deadline holds for every call, and what no retry mends is said at once."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from partition_client import (
+    AsyncClient,
+    ClientError,
+    DeadlineExceeded,
+    DiskFull,
+    InvalidEndpoint,
+    RequestRefused,
+    SourceFailed,
+    TreeMismatch,
+    calls,
+)
+from partition_client.client import Source
+from partition_client.tree import digest_tree, get_tree, put_tree
+from partition_proto.v1 import log_store_pb2 as api
+from partition_replica.errors import DiskFull as ReplicaDiskFull
+from partition_replica.errors import InvalidArgument, ReplicaError
+
+from tests.support.stand_in_replica import StandInReplica
+
+DEADLINE_S = 0.4
+WITHIN_S = 4.0
+"""Far above the deadline, for a machine under load, and below every limit of a single try."""
+
+LARGE = os.urandom(3 * 1024**2)
+
+Use = Callable[[AsyncClient, Path], Awaitable[object]]
+
+
+async def all_of(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
+
+
+def source(folder: Path) -> Path:
+    (folder / "source").mkdir(exist_ok=True)
+    (folder / "source" / "f").write_text("1")
+    return folder / "source"
+
+
+USES: dict[str, Use] = {
+    "get_key": lambda client, _: client.get_key(b"k"),
+    "get_key stale": lambda client, _: client.get_key(b"k", stale_from=client.endpoints[0]),
+    "list_keys": lambda client, _: all_of(client.list_keys()),
+    "list_tree": lambda client, _: client.list_tree(recursive=True),
+    "read_file": lambda client, _: client.read_file(b"f", lambda _: None),
+    "tail": lambda client, _: all_of(client.tail()),
+    "tail follow": lambda client, _: all_of(client.tail(follow=True)),
+    "set_key": lambda client, _: client.set_key(b"k", b"v"),
+    "put_file": lambda client, _: client.put_file(b"f", Source.of_bytes(b"1")),
+    "put_file large": lambda client, _: client.put_file(b"f", Source.of_bytes(LARGE)),
+    "put_tree": lambda client, folder: put_tree(client, source(folder), b""),
+    "get_tree": lambda client, folder: get_tree(client, b"", folder / "out"),
+    "digest_tree": lambda client, _: digest_tree(client, b""),
+}
+
+
+@asynccontextmanager
+async def mute_listener() -> AsyncIterator[str]:
+    """Accepts connections and says nothing on them."""
+    end = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await end.wait()
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        end.set()
+        server.close()
+
+
+class Mute(StandInReplica):
+    """Says that it leads, and answers nothing else."""
+
+    async def _nothing(self) -> None:
+        await asyncio.Event().wait()
+
+    async def OpenSession(self, request: Any, context: Any) -> Any:
+        await self._nothing()
+
+    async def GetKey(self, request: Any, context: Any) -> Any:
+        await self._nothing()
+
+    async def ListKeys(self, request: Any, context: Any) -> Any:
+        await self._nothing()
+
+    async def UploadPayload(self, request: Any, context: Any) -> Any:
+        await self._nothing()
+
+    async def ListTree(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        await self._nothing()
+        yield
+
+    async def ReadFile(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        yield api.ReadFileResponse(entry=api.TreeEntry(path=request.path, size=1))
+        await self._nothing()
+
+    async def Read(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        yield api.ReadResponse(lsn=2, term=1)
+        # Only the first call: it leads no more, as far as it knows.
+        self.serving_as = "follower"
+        await self._nothing()
+
+
+async def assert_gives_up(client: AsyncClient, use: Use, folder: Path) -> None:
+    began = time.monotonic()
+    async with asyncio.timeout(10 * WITHIN_S):
+        with pytest.raises(DeadlineExceeded):
+            await use(client, folder)
+    assert DEADLINE_S * 0.5 < time.monotonic() - began < WITHIN_S
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+async def test_nobody_listens(use: Use, tmp_path: Path) -> None:
+    async with AsyncClient(["127.0.0.1:1"], deadline_s=DEADLINE_S) as client:
+        await assert_gives_up(client, use, tmp_path)
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+async def test_a_listener_that_says_nothing(use: Use, tmp_path: Path) -> None:
+    async with mute_listener() as address:
+        async with AsyncClient([address], deadline_s=DEADLINE_S) as client:
+            await assert_gives_up(client, use, tmp_path)
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
+async def test_a_leader_that_does_not_answer(use: Use, tmp_path: Path) -> None:
+    async with Mute().client(deadline_s=DEADLINE_S) as client:
+        await assert_gives_up(client, use, tmp_path)
+
+
+async def test_a_deadline_names_the_reason() -> None:
+    async with AsyncClient(["127.0.0.1:1", "127.0.0.1:2"], deadline_s=DEADLINE_S) as client:
+        with pytest.raises(DeadlineExceeded, match=r"0\.4 s.*127\.0\.0\.1:1: UNAVAILABLE.*1:2: "):
+            await client.get_key(b"k")
+    async with Mute().client(deadline_s=DEADLINE_S) as client:
+        with pytest.raises(DeadlineExceeded, match="no answer within"):
+            await client.get_key(b"k")
+
+
+async def test_a_transfer_that_moves_may_outlast_the_deadline(tmp_path: Path) -> None:
+    class Slow(StandInReplica):
+        async def ReadFile(self, request: Any, context: Any) -> AsyncIterator[Any]:
+            async for response in super().ReadFile(request, context):
+                if response.HasField("entry"):
+                    yield response
+                for byte in response.data:
+                    await asyncio.sleep(DEADLINE_S / 4)
+                    yield api.ReadFileResponse(data=bytes([byte]))
+
+    replica = Slow()
+    replica.put(b"f", b"0123456789")
+    received = bytearray()
+    began = time.monotonic()
+    async with replica.client(deadline_s=DEADLINE_S) as client:
+        await client.read_file(b"f", received.extend)
+    assert received == b"0123456789"
+    assert time.monotonic() - began > DEADLINE_S
+
+
+async def test_the_time_of_the_caller_is_not_the_replicas() -> None:
+    replica = StandInReplica()
+    replica.lsn = 5
+    found = []
+    async with replica.client(deadline_s=DEADLINE_S) as client:
+        async for entry in client.tail():
+            found.append(entry.lsn)
+            await asyncio.sleep(DEADLINE_S * 1.2)
+    assert found == [2, 3, 4, 5]
+
+
+async def test_a_silent_stream_goes_on_at_the_next_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "STREAM_IDLE_S", 0.2)
+    second = StandInReplica()
+    second.serving_as = "follower"
+
+    class Stuck(Mute):
+        async def ReadFile(self, request: Any, context: Any) -> AsyncIterator[Any]:
+            self.serving_as, second.serving_as = "follower", "leader"
+            await self._nothing()
+            yield
+
+    first = Stuck()
+    for replica in (first, second):
+        replica.put(b"f", b"content")
+    received = bytearray()
+    async with first.serving() as one, second.serving() as two:
+        async with AsyncClient([one, two], deadline_s=30.0) as client:
+            async with asyncio.timeout(WITHIN_S):
+                await client.read_file(b"f", received.extend)
+    assert received == b"content"
+
+
+async def test_a_follower_of_a_quiet_log_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "STREAM_IDLE_S", 0.05)
+    replica = StandInReplica()
+    async with replica.client(deadline_s=2.0) as client:
+        async with asyncio.timeout(20.0):
+            tail = aiter(client.tail(follow=True))
+            replica.advance()
+            assert (await anext(tail)).lsn == 2
+            waiting = asyncio.ensure_future(anext(tail))
+            asked = replica.calls["GetStatus"]
+            while replica.calls["GetStatus"] < asked + 5:
+                await asyncio.sleep(0.01)
+            assert not waiting.done()
+            replica.advance()
+            assert (await waiting).lsn == 3
+            assert replica.calls["Read"] == 1
+
+
+async def test_a_follower_leaves_a_leader_that_leads_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A leader that was cut off from the others says nothing more: two others are known."""
+    monkeypatch.setattr(calls, "STREAM_IDLE_S", 0.1)
+    old, new = StandInReplica(), StandInReplica()
+    old.lsn, new.lsn, new.serving_as = 2, 3, "follower"
+    async with old.serving() as one, new.serving() as two, asyncio.timeout(20.0):
+        async with AsyncClient([one, two], deadline_s=10.0) as client:
+            tail = aiter(client.tail(follow=True))
+            assert (await anext(tail)).lsn == 2
+            old.serving_as, new.serving_as = "follower", "leader"
+            assert (await anext(tail)).lsn == 3
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 0.0, -1.0])
+def test_a_deadline_that_is_no_time(seconds: float) -> None:
+    with pytest.raises(ValueError, match="deadline"):
+        AsyncClient(["localhost:1"], deadline_s=seconds)
+
+
+# --- what no retry mends ----------------------------------------------------------------------
+
+
+class Refusing(StandInReplica):
+    """Refuses sessions."""
+
+    def __init__(self, error: ReplicaError) -> None:
+        super().__init__()
+        self.error = error
+
+    def open_session(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (InvalidArgument("time_to_live_ms 5: allowed are 10"), RequestRefused),
+        (ReplicaDiskFull("the volume is full"), DiskFull),
+    ],
+)
+async def test_a_refused_session_is_said_at_once(
+    error: ReplicaError, wanted: type[ClientError]
+) -> None:
+    replica = Refusing(error)
+    async with replica.client(deadline_s=60.0) as client, asyncio.timeout(WITHIN_S):
+        with pytest.raises(wanted, match=str(error)):
+            await client.set_key(b"k", b"v")
+    assert replica.calls["OpenSession"] == 1
+
+
+@pytest.mark.parametrize("code", ["PERMISSION_DENIED", "UNAUTHENTICATED", "UNIMPLEMENTED"])
+@pytest.mark.parametrize("name", USES)
+async def test_a_replica_that_never_lets_us_in(code: str, name: str, tmp_path: Path) -> None:
+    class Stranger(StandInReplica):
+        async def GetStatus(self, request: Any, context: Any) -> Any:
+            await context.abort(grpc.StatusCode[code], "another partition's certificate")
+
+        GetKey = GetStatus
+
+    async with Stranger().client(deadline_s=60.0) as client, asyncio.timeout(WITHIN_S):
+        with pytest.raises(RequestRefused, match="another partition's certificate") as caught:
+            await USES[name](client, tmp_path)
+    assert caught.value.reason == code
+
+
+async def test_one_stranger_among_the_endpoints_harms_nobody() -> None:
+    class Stranger(StandInReplica):
+        async def GetStatus(self, request: Any, context: Any) -> Any:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no")
+
+    async with Stranger().serving() as other, StandInReplica().serving() as address:
+        async with AsyncClient([other, address], deadline_s=10.0) as client:
+            assert await client.get_key(b"k") is None
+
+
+ENDPOINTS = {
+    "": "is empty",
+    "https://localhost:7000": "is a URL",
+    "dns:///localhost:7000": "is a URL",
+    "localhost": "has no port",
+    "[::1]": "has no port",
+    "localhost:": "port ''",
+    "localhost:http": "port 'http'",
+    "localhost:0": "port '0'",
+    "localhost:65536": "port '65536'",
+    ":7000": "has no host",
+    " localhost:7000": "contains a blank",
+    "localhost: 7000": "contains a blank",
+    "localhost:7000\n": "contains a blank",
+    "a:1,b:2": "contains more than a host and a port",
+    "localhost:7000/": "contains more than a host and a port",
+    "::1:7000": "more than one colon",
+    "[localhost]:7000": "no IPv6 address",
+}
+
+
+@pytest.mark.parametrize(("endpoint", "why"), ENDPOINTS.items())
+async def test_malformed_endpoints_are_refused_by_name(endpoint: str, why: str) -> None:
+    for refused in (InvalidEndpoint, ValueError):
+        with pytest.raises(refused) as caught:
+            AsyncClient(["localhost:7000", endpoint])
+        assert repr(endpoint) in str(caught.value)
+        assert why in str(caught.value)
+    if endpoint:
+        async with AsyncClient(["localhost:7000"], deadline_s=60.0) as client:
+            with pytest.raises(InvalidEndpoint, match="endpoint"):
+                await client.get_key(b"k", stale_from=endpoint)
+
+
+def test_endpoints_that_are_no_list() -> None:
+    with pytest.raises(InvalidEndpoint, match="is empty"):
+        AsyncClient([])
+    with pytest.raises(InvalidEndpoint, match="give a list"):
+        AsyncClient("localhost:7000")  # type: ignore[arg-type]
+
+
+def test_endpoints_that_are_right() -> None:
+    right = ["localhost:7000", "[::1]:1", "10.0.0.1:65535", "example.default.svc:7000"]
+    assert AsyncClient([*right, right[0]]).endpoints == right
+
+
+# --- files that change ------------------------------------------------------------------------
+
+
+async def test_a_file_that_changed_or_went_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    async with StandInReplica().client(deadline_s=60.0) as client, asyncio.timeout(WITHIN_S):
+        for change, why in (
+            (lambda: path.write_bytes(LARGE[::-1]), "changed while it was sent"),
+            (lambda: os.truncate(path, 100_000), "changed while it was sent"),
+            (path.unlink, "can't be read any more: No such file"),
+        ):
+            path.write_bytes(LARGE)
+            found = Source.of_file(path)
+            change()
+            with pytest.raises(SourceFailed, match=f"{path}.*{why}"):
+                await client.put_file(b"f", found)
+
+
+async def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> None:
+    replica = StandInReplica()
+    replica.put(b"f", b"1")
+    replica.view.contents[replica.view.nodes[b"f"].digest] = b"2"
+    async with replica.client(deadline_s=10.0) as client:
+        with pytest.raises(TreeMismatch, match="b'f'"):
+            await client.read_file(b"f", lambda _: None)
+    with pytest.raises(OSError, match=str(tmp_path)):
+        Source.of_file(tmp_path)
+
+
+def test_a_pipe_is_taken_as_far_as_it_can_be() -> None:
+    for size, content in ((10, LARGE[:10]), (0, b"")):
+        read, write = os.pipe()
+        os.write(write, content)
+        os.close(write)
+        assert Source.of_file(Path(f"/dev/fd/{read}")).size == size
+        os.close(read)
+    # A pipe holds 64 KiB, so the writer needs a thread.
+    read, write = os.pipe()
+    writer = threading.Thread(target=lambda: os.write(write, LARGE[:70_000]))
+    writer.start()
+    with pytest.raises(SourceFailed, match="is no regular file"):
+        Source.of_file(Path(f"/dev/fd/{read}"))
+    os.close(read)
+    writer.join()
+    os.close(write)
