@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("action", choices=["tail"])
     log.add_argument("--from", dest="from_lsn", type=int, default=0)
     log.add_argument("-f", "--follow", action="store_true")
+    log.add_argument("--history", default="", help="the history that --from belongs to")
     log.add_argument("-n", "--lines", type=int, default=0, help="the last N entries only")
     command("status", "every replica's state")
     snapshots.add_commands(commands)
@@ -240,7 +241,7 @@ async def log(client: AsyncClient, options: argparse.Namespace) -> int:
         newest = max((s.applied for s in known), default=0)
         oldest = max((s.first_index for s in known), default=1)
         start = max(start, newest - options.lines + 1, oldest)
-    async for entry in client.tail(start, follow=options.follow):
+    async for entry in client.tail(start, follow=options.follow, history=options.history):
         print(json.dumps(entry_row(entry)) if options.json else entry_line(entry), flush=True)
     return 0
 
@@ -303,6 +304,7 @@ async def status(client: AsyncClient, options: argparse.Namespace) -> int:
                 "applied": answer.applied,
                 "leader": f"{answer.leader.member_id:016x}",
                 "cluster": answer.cluster_id,
+                "history": answer.history_id,
                 "disk_full": answer.disk_full,
                 "free_bytes": answer.disk_free_bytes,
             }

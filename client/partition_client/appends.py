@@ -34,6 +34,16 @@ IN_FLIGHT_MAX = 1024
 PROPOSAL_BYTES_MAX = 1024 * 1024
 """Replicas take no larger ones, and a message far above it ends the stream of all others."""
 
+HISTORIES_LEFT_MAX = 64
+"""Histories that are over and remembered: a replica that was left behind may still tell of one."""
+
+DEFINITE = (types.REASON_PRECONDITION_FAILED, types.REASON_SEQUENCE_REUSED)
+"""What these say holds for every try of the sequence."""
+
+LATER = (types.REASON_OVERLOADED, types.REASON_PAYLOAD_QUORUM, types.REASON_OUTCOME_UNKNOWN)
+"""The append is sent again on the same stream: the others on it are not to blame. A leader that
+lost the lead says so then."""
+
 UNKNOWN = (types.REASON_OUTCOME_UNKNOWN, types.REASON_UNSPECIFIED)
 """Answers that don't say whether the append took effect."""
 
@@ -60,6 +70,7 @@ class Pending:
     deadline: float
     upload: Callable[[list[bytes]], Awaitable[None]] | None = None
     doubts: int = 0
+    pauses: int = 0
     uploading: bool = False
     future: "asyncio.Future[api.AppendResponse]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -68,6 +79,12 @@ class Pending:
     def fail(self, error: ClientError) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+    def refuse(self, error: ClientError) -> None:
+        """Fails it by a refusal of its last try: an earlier one may have taken effect."""
+        if self.doubts:
+            error = OutcomeUnknown(f"{error}; an earlier try may have taken effect")
+        self.fail(error)
 
 
 class AppendStream:
@@ -80,6 +97,7 @@ class AppendStream:
         self._session: Session | None = None
         self._session_gone = False
         self._history = ""
+        self._left: deque[str] = deque(maxlen=HISTORIES_LEFT_MAX)
         self._last_failure = "no replica says that it leads"
         self._next_sequence = 1
         self._new: deque[Pending] = deque()
@@ -231,10 +249,10 @@ class AppendStream:
                 response = await asyncio.wait_for(call.read(), SILENCE_S)
             except TimeoutError:
                 # The call is cancelled with its read; an idle one is opened again when needed.
-                if self._unanswered:
+                if self._by_request:
                     self._last_failure = f"the leader said nothing for {SILENCE_S:.0f} s"
                     self._routing.forget_leader()
-                return answered or not self._unanswered
+                return answered or not self._by_request
             if response is grpc.aio.EOF:
                 self._routing.forget_leader()
                 return answered
@@ -280,9 +298,8 @@ class AppendStream:
             self._spawn(self._upload_again(pending, list(error.missing_digests)))
             return True
         # On a full disk "nothing was written" would be a guess if an earlier try is in doubt.
-        full = cause == types.REASON_DISK_FULL
-        full = full or (reason == types.REASON_DISK_FULL and pending.doubts > 0)
-        if full or reason in (types.REASON_OVERLOADED, types.REASON_PAYLOAD_QUORUM):
+        full = reason == types.REASON_DISK_FULL and pending.doubts > 0
+        if full or reason in LATER:
             self._spawn(self._send_later(pending))
             return True
         if reason == types.REASON_WRONG_HISTORY:
@@ -295,11 +312,10 @@ class AppendStream:
                 self._routing.forget_leader()
             return False
         self._forget(pending)
-        if pending.doubts:
-            # The refusal speaks of its own try only.
-            pending.fail(OutcomeUnknown(f"{error.message}; an earlier try may have taken effect"))
-        else:
+        if reason in DEFINITE:
             pending.fail(from_detail(error))
+        else:
+            pending.refuse(from_detail(error))
         return True
 
     def _session_expired(self, pending: Pending) -> None:
@@ -324,16 +340,25 @@ class AppendStream:
 
     def _history_changed(self, error: types.ErrorDetail) -> None:
         """The group was restored, or made anew: nothing that was sent before can be asked about.
-        Every caller that has sent something hears of it, and the next append opens a session."""
+        Everybody who waits hears of it, and the next append opens a session in the new history."""
+        if error.history_id in self._left:
+            self._routing.forget_leader()  # a replica that was left behind, not the group
+            return
+        if self._history:
+            self._left.append(self._history)
         self._history, self._session, self._session_gone = error.history_id, None, False
-        for pending in self._unanswered.values():
-            pending.fail(
-                OutcomeUnknown(
-                    f"{error.message}; whether this append took effect in the old history, and "
-                    "which earlier ones are still there, has to be read",
-                    error.history_id,
+        for pending in (*self._new, *self._unanswered.values()):
+            if pending.doubts:
+                pending.fail(
+                    OutcomeUnknown(
+                        f"{error.message}; whether this append took effect in the old history is "
+                        "not known",
+                        error.history_id,
+                    )
                 )
-            )
+            else:
+                pending.fail(from_detail(error))
+        self._new.clear()
         self._unanswered.clear()
         self._again.clear()
 
@@ -343,15 +368,17 @@ class AppendStream:
             assert pending.upload is not None
             await pending.upload(digests)
         except ClientError as error:
-            pending.fail(error)
+            pending.refuse(error)
         except OSError as error:
-            pending.fail(ClientError(f"a payload can't be read any more: {error}"))
+            pending.refuse(ClientError(f"a payload can't be read any more: {error}"))
         finally:
             pending.uploading = False
         self._send_again(pending)
 
     async def _send_later(self, pending: Pending) -> None:
-        await asyncio.sleep(BACKOFF_S[-1])
+        pause = BACKOFF_S[min(pending.pauses, len(BACKOFF_S) - 1)]
+        pending.pauses += 1
+        await asyncio.sleep(pause)
         self._send_again(pending)
 
     def _send_again(self, pending: Pending) -> None:
@@ -368,10 +395,7 @@ class AppendStream:
 
     def _fail_all(self, error: ClientError) -> None:
         for pending in (*self._new, *self._unanswered.values()):
-            if pending.doubts:
-                pending.fail(OutcomeUnknown(f"{error}; the append may have taken effect"))
-            else:
-                pending.fail(error)
+            pending.refuse(error)
         self._new.clear()
         self._unanswered.clear()
 

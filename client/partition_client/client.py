@@ -287,17 +287,25 @@ class AsyncClient:
         return found
 
     async def tail(
-        self, from_lsn: int = 0, *, follow: bool = False, stale_from: str = ""
+        self,
+        from_lsn: int = 0,
+        *,
+        follow: bool = False,
+        stale_from: str = "",
+        history: str = "",
     ) -> AsyncIterator[api.ReadResponse]:
         """Applied entries from an LSN on, 0 for the first there is; goes on if a stream breaks.
 
         `follow` waits for more, as long as a replica leads, or the one of `stale_from` answers.
-        Raises DeadlineExceeded once none did for the client's deadline.
+        `history` is the one that from_lsn belongs to (see `history`); by default the one that the
+        first replica tells. Raises HistoryChanged if the group has another one, because it was
+        restored: read the state, and go on from there. Raises DeadlineExceeded once no replica
+        answered for the client's deadline.
         """
         self._owner.check()
         deadline = Deadline(self._deadline_s)
         tries = Tries(self._routing, deadline, stale_from)
-        position = from_lsn
+        position, known = from_lsn, history or None
         while True:
             target = await tries.next()
 
@@ -307,7 +315,9 @@ class AsyncClient:
                 return leads or (status is not None and bool(stale_from))
 
             try:
-                request = api.ReadRequest(from_lsn=position, follow=follow)
+                if known is None:
+                    known = await self._history_of(target, deadline)
+                request = api.ReadRequest(from_lsn=position, follow=follow, history_id=known)
                 call = self._routing.stub(target).Read(request)
                 quiet = alive if follow else None
                 async with aclosing(messages(call, deadline, quiet)) as stream:
@@ -315,6 +325,19 @@ class AsyncClient:
                         position = response.lsn + 1
                         yield response
                 return
+            except (grpc.aio.AioRpcError, Silent) as error:
+                self._calls.failed(target, error)
+
+    async def history(self) -> str:
+        """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you
+        keep, and give both to `tail`: the same LSN of another history is another entry."""
+        self._owner.check()
+        deadline = Deadline(self._deadline_s)
+        tries = Tries(self._routing, deadline)
+        while True:
+            target = await tries.next()
+            try:
+                return await self._history_of(target, deadline)
             except (grpc.aio.AioRpcError, Silent) as error:
                 self._calls.failed(target, error)
 
@@ -337,6 +360,14 @@ class AsyncClient:
         return self._routing.explain(endpoint)
 
     # --- inside -------------------------------------------------------------------------------
+
+    async def _history_of(self, target: str, deadline: Deadline) -> str:
+        """As a replica tells it; "" from one of an earlier version, which has none."""
+        call = self._routing.stub(target).GetStatus
+        status: api.GetStatusResponse = await unary(call, api.GetStatusRequest(), deadline)
+        if status.role in ("unbootstrapped", "joining"):
+            raise Silent("it waits for its first state")
+        return status.history_id
 
     async def _open_session(self, history: str) -> Session:
         address = await self._routing.find_leader() or self._routing.endpoints[0]

@@ -15,7 +15,7 @@ import lmdb
 import pytest
 from partition_replica.core.model import Configuration, Position
 from partition_replica.errors import RowsRefused, StorageFailed
-from partition_replica.ids import LSN, ClusterID, Term
+from partition_replica.ids import LSN, ClusterID, SessionID, Term
 from partition_replica.offline import snapshot_reports, snapshot_restore
 from partition_replica.offline.new_volume import NewVolume
 from partition_replica.offline.stopped import open_stopped
@@ -98,14 +98,20 @@ def test_a_restored_volume_holds_the_same_and_goes_on(
         assert (log.identity.cluster_id, log.identity.unreplicated) == (NEW_CLUSTER, not to_raft)
         assert log.boundary == log.last == volume.state.applied == start
         assert log.configuration == (lsn, Configuration((log.identity.member_id,)))
-        assert (volume.state.time_ms, volume.state.clock_ms) == (1000, 7000)
+        assert volume.state.time_ms == 1000
+        # Its sessions are there and over: nobody of the new history owns them.
+        session, _ = volume.state.get_session(SessionID(lsn - 5), 1)
+        assert session is not None
+        assert session.expired(volume.state.clock_ms)
         assert volume.state.history not in ("", NEW_CLUSTER, CLUSTER)
         assert volume.state.members() == {}
-        assert volume.state.get_session(LSN(lsn - 5), 1)[0] is not None  # type: ignore[arg-type]
     # A replica's start finds it whole, and it is written on.
     opened = open_volume(data)
     assert opened.log.low_water_mark == lsn + 1
-    append(opened, [body(proposal(lsn - 5, 5, [set_key(b"more", b"v")]))], term if to_raft else 0)
+    write = [set_key(b"more", b"v")]
+    append(opened, [body(proposal(lsn - 5, 5, write))], term if to_raft else 0)
+    assert opened.state.get_value(b"more")[0] is None, "its session is over"
+    append(opened, [opening(), body(proposal(lsn + 2, 1, write))], term if to_raft else 0)
     opened.close()
     assert contents(data)[0][b"more"] == b"v"
     assert check(data, stored.root / "scratch") != []

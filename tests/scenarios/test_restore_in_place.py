@@ -5,10 +5,11 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
-from partition_client import AsyncClient, OutcomeUnknown
+from partition_client import AsyncClient, HistoryChanged
 from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
@@ -33,9 +34,10 @@ async def test_clients_of_the_old_history_are_told_and_new_ones_lose_nothing(
     async with LocalGroup(tmp_path, size=1) as group:
         await group.bootstrap()
         replica, store = group.replicas[0], str(tmp_path / "store")
-        async with group.client() as client:
-            await client.set_key(b"k", b"before the snapshot")
-        replica.terminate()
+        await group.leader()
+        raw = (await group.stub(replica).OpenSession(api.OpenSessionRequest())).session_id
+        assert (await _append(group.stub(replica), raw, 1)).lsn
+        replica.terminate()  # with the session open: it is in the snapshot
         where = ["--snapshot", "s", "--directory", store]
         _offline("publish", "--data", str(replica.data), *where)
         await group.start(replica)
@@ -43,6 +45,9 @@ async def test_clients_of_the_old_history_are_told_and_new_ones_lose_nothing(
 
         old = group.client()
         await _write(old, b"old", 5)
+        tail = old.tail(0, follow=True)
+        seen = [await anext(tail) for _ in range(8)][-1].lsn
+        kept = await old.history()
         before = await group.status(replica)
         assert before is not None
         assert before.history_id == before.cluster_id == group.cluster
@@ -60,18 +65,37 @@ async def test_clients_of_the_old_history_are_told_and_new_ones_lose_nothing(
         # As many new sessions and entries as the old client has seen: LSNs are used again.
         async with group.client() as new:
             await _write(new, b"new", 3)
-            with pytest.raises(OutcomeUnknown) as caught:
+            with pytest.raises(HistoryChanged) as caught:
                 await old.set_key(b"old/6", b"old")
             assert caught.value.history == after.history_id
             assert await old.get_key(b"old/6") is None
             await _write(old, b"old", 9)
             await _write(new, b"new", 9)
             assert [await new.get_key(b"new/%d" % n) for n in range(9)] == [b"new"] * 9
+            # Whoever followed the log has to start from the state, with an LSN that is kept, too.
+            with pytest.raises(HistoryChanged) as stopped:
+                await anext(tail)
+            assert stopped.value.history == after.history_id
+            with pytest.raises(HistoryChanged):
+                await anext(new.tail(seen + 1, history=kept))
             # The old client's end leaves the new one's session alone.
             await old.close()
             await new.set_key(b"new/9", b"new")
 
+        # A client that knows no histories cannot go on in its session, as if nothing was lost.
+        answer = await _append(group.stub(replica), raw, 2)
+        assert answer.error.reason == types.REASON_SESSION_EXPIRED
         await _assert_refused_everywhere(group, before.history_id, after.history_id)
+
+
+async def _append(stub: Any, session: int, sequence: int, history: str = "") -> Any:
+    """As a client that is not ours sends it."""
+    stream = stub.Append()
+    found = proposal(session, sequence, [set_key(b"raw", b"%d" % sequence)])
+    await stream.write(api.AppendRequest(request_id=1, proposal=found, history_id=history))
+    answer = await stream.read()
+    stream.cancel()
+    return answer
 
 
 async def _assert_refused_everywhere(group: LocalGroup, old: str, new: str) -> None:
@@ -95,11 +119,14 @@ async def _assert_refused_everywhere(group: LocalGroup, old: str, new: str) -> N
         detail = detail_of(caught.value)
         assert detail is not None
         assert (detail.reason, detail.history_id) == (types.REASON_WRONG_HISTORY, new)
+    # A whole stream belongs to the history that it named first.
     stream = stub.Append()
-    request = api.AppendRequest(
-        request_id=1, proposal=proposal(7, 1, [set_key(b"k", b"v")]), history_id=old
-    )
-    await stream.write(request)
-    answer = await stream.read()
-    assert (answer.error.reason, answer.error.history_id) == (types.REASON_WRONG_HISTORY, new)
+    session = (await stub.OpenSession(api.OpenSessionRequest())).session_id
+    for number, history in ((1, old), (2, ""), (3, "")):
+        found = proposal(session, number, [set_key(b"k", b"v")])
+        request = api.AppendRequest(request_id=number, proposal=found, history_id=history)
+        await stream.write(request)
+    for _ in range(3):
+        error = (await stream.read()).error
+        assert (error.reason, error.history_id) == (types.REASON_WRONG_HISTORY, new)
     stream.cancel()

@@ -449,8 +449,13 @@ class Client(Caller):
         self.trace.count("linearizable reads")
         if int(value or b"0") < least:
             self.checks.violated("client", f"{self.name} reads {key!r}: {value!r}, after {least}")
-        if other is self and value not in self.expected.get(("key", key), {None}):
-            self.checks.violated("client", f"{self.name} reads {key!r}: {value!r}, which is not it")
+        if other is self:
+            if value not in self.expected.get(("key", key), {None}):
+                self.checks.violated(
+                    "client", f"{self.name} reads {key!r}: {value!r}, which is not it"
+                )
+            # What was unknown is known now: it must not change any more by itself.
+            self.expected["key", key] = {value}
 
     async def _read_replaced(self) -> None:
         """The file that another client writes over all the time: once it was there, it is there at

@@ -11,6 +11,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogEntry
 from partition_replica.core.sessions import ELAPSED_MS_MAX, content_digest
 from partition_replica.errors import (
+    OutcomeUnknown,
     PreconditionFailed,
     SequenceAcknowledged,
     SequenceReused,
@@ -46,14 +47,15 @@ class Leader:
         for applied in self.state.apply([entry], {})[0]:
             self.proposals.applied(applied)
 
-    def offer(self, now_s: float, *pendings: Pending) -> list[bool]:
-        """As the loop does with a batch; what is admitted is proposed, not applied."""
+    def offer(self, now_s: float, *pendings: Pending, dropped: bool = False) -> list[bool]:
+        """As the loop does with a batch; what is admitted is proposed, not applied, unless the
+        engine drops the batch."""
         elapsed = self.admission.begin_batch(now_s)
         admitted = [self.admission.admit(pending) for pending in pendings]
         batch = [p for p, yes in zip(pendings, admitted, strict=True) if yes]
         for pending in batch:
             pending.body.elapsed_ms, elapsed = elapsed, 0
-        if batch:
+        if batch and not dropped:
             self.proposals.proposed(LSN(self.proposed + 1), Term(4), batch)
             self.proposed += len(batch)
             self.admission.proposed()
@@ -86,19 +88,55 @@ async def test_a_new_sequence_is_answered_at_its_commit(leader: Leader) -> None:
     assert not first.wait_applied
 
 
-@pytest.mark.parametrize("together", [True, False])
-async def test_a_sequence_under_way_waits_for_the_apply(leader: Leader, together: bool) -> None:
-    """A second try without `retry`, with another content, while the first is in the log only."""
+async def test_the_same_sequence_twice_in_a_batch_waits_for_the_apply(leader: Leader) -> None:
+    """A second try without `retry`, with another content."""
     first, second = write(1, b"1"), write(1, b"2")
-    if together:
-        assert leader.offer(100.0, first, second) == [True, True]
-    else:
-        assert leader.offer(100.0, first) == [True]
-        assert leader.offer(100.0, second) == [True]
+    assert leader.offer(100.0, first, second) == [True, True]
     assert (first.wait_applied, second.wait_applied) == (False, True)
     leader.apply(first.body)
     leader.apply(second.body)
     await refused(second, SequenceReused)
+
+
+async def test_a_second_try_waits_for_the_first_one(leader: Leader) -> None:
+    """While that is in the log and not applied yet."""
+    first, same, other = write(1, b"1"), write(1, b"1"), write(1, b"2")
+    assert leader.offer(100.0, first) == [True]
+    assert leader.offer(100.0, same, other) == [False, False]
+    assert not same.future.done()
+    leader.apply(first.body)
+    assert (await same.future).result.lsn == 2  # type: ignore[union-attr]
+    await refused(other, SequenceReused)
+    assert leader.proposals.waiting == 0
+
+
+async def test_a_second_try_is_not_refused_for_what_follows_the_first(leader: Leader) -> None:
+    """Its session ends meanwhile: nobody may say that nothing can be told any more."""
+    first, late = write(1, b"1"), write(1, b"1")
+    assert leader.offer(109.9, first) == [True]
+    close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
+    assert leader.offer(110.0, Pending(close, 10, wait_applied=True)) == [True]
+    assert leader.offer(130.0, late) == [False]
+    leader.apply(first.body)
+    assert (await late.future).kind == "duplicate"
+
+
+async def test_followers_are_unknown_when_the_lead_is_lost(leader: Leader) -> None:
+    first, second = write(1), write(1)
+    leader.offer(100.0, first)
+    leader.offer(100.0, second)
+    leader.proposals.leadership_lost((0, ""))
+    await refused(second, OutcomeUnknown)
+    assert leader.proposals.waiting == 0
+
+
+async def test_what_the_engine_drops_is_not_counted(leader: Leader) -> None:
+    """A close, a mark and a sequence that came into no log."""
+    close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
+    leader.offer(100.0, write(9, below=9), Pending(close, 10, wait_applied=True), dropped=True)
+    again = write(5)
+    assert leader.offer(100.0, again) == [True]
+    assert not again.wait_applied
 
 
 async def test_what_is_applied_is_answered_at_once(leader: Leader) -> None:
@@ -149,21 +187,21 @@ async def test_nothing_of_a_session_follows_its_close(leader: Leader) -> None:
 
 
 async def test_time_counts_from_entry_to_entry_and_none_is_lost(leader: Leader) -> None:
-    """Batches without an entry, too: the session ends 10 s after its last proposal."""
+    """Over batches without an entry, too. The session ends 10 s after its last proposal, which need
+    not be applied yet."""
     first = write(1)
     leader.offer(104.0, first)
     assert first.body.elapsed_ms == 4_000
     leader.offer(106.0)
     second = write(2)
-    assert leader.offer(114.0, second) == [False], "14 s after the last one that is applied"
-    await refused(second, SessionExpired)
+    assert leader.offer(114.0, second) == [True], "14 s after the last one that is applied"
+    assert second.body.elapsed_ms == 10_000
     leader.apply(first.body)
-    assert leader.state.clock_ms == 4_000
-    third = write(3)
-    assert leader.offer(114.0, third) == [True]
-    assert third.body.elapsed_ms == 10_000
-    leader.apply(third.body)
+    leader.apply(second.body)
     assert leader.state.clock_ms == 14_000
+    third = write(3)
+    assert leader.offer(124.001, third) == [False]
+    await refused(third, SessionExpired)
 
 
 async def test_a_pause_of_days_counts_as_an_hour(leader: Leader) -> None:

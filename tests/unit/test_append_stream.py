@@ -13,7 +13,9 @@ from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
     DiskFull,
+    HistoryChanged,
     OutcomeUnknown,
+    PreconditionFailed,
     RequestRefused,
 )
 from partition_client.routing import Routing
@@ -70,6 +72,7 @@ class Leader:
         self.streams: list[Stream] = []
         self.opened: list[str] = []
         self.history = "h1"
+        self.leader = "leader:1"
         self.open_error: Exception | None = None
         self.answer: Callable[[api.AppendRequest], Answer] = self.succeed
 
@@ -193,7 +196,7 @@ async def test_another_history_is_told_to_everybody_who_waits(
         return leader.succeed(request)
 
     leader.answer = answer
-    with pytest.raises(OutcomeUnknown) as caught:
+    with pytest.raises(HistoryChanged) as caught:  # it was refused: nothing is in doubt
         await stream.append(put())
     assert caught.value.history == "h2"
     await stream.append(put())
@@ -201,10 +204,37 @@ async def test_another_history_is_told_to_everybody_who_waits(
     assert (leader.requests[-1].history_id, leader.requests[-1].proposal.session_id) == ("h2", 102)
 
 
-async def test_a_session_is_opened_in_the_history_that_is_known(
+async def test_what_was_in_doubt_when_the_history_changed_is_unknown(
     leader: Leader, stream: AppendStream
 ) -> None:
-    """A restore while the client had no session: OpenSession is refused, and opened in the new."""
+    await stream.append(put())
+    leader.answer = lambda _: None
+    task = asyncio.ensure_future(stream.append(put()))
+    while len(leader.requests) < 2:
+        await asyncio.sleep(0)
+    leader.answer = lambda _: leader.refuse(types.REASON_WRONG_HISTORY, history_id="h2")
+    leader.streams[0].end()
+    with pytest.raises(OutcomeUnknown) as caught:
+        await task
+    assert caught.value.history == "h2"
+
+
+async def test_a_replica_that_was_left_behind_changes_no_history(
+    leader: Leader, stream: AppendStream
+) -> None:
+    await stream.append(put())
+    leader.answer = lambda _: leader.refuse(types.REASON_WRONG_HISTORY, history_id="h2")
+    with pytest.raises(HistoryChanged):
+        await stream.append(put())
+    leader.history = "h2"
+    stale = [leader.refuse(types.REASON_WRONG_HISTORY, history_id="h1")]
+    leader.answer = lambda request: stale.pop() if stale else leader.succeed(request)
+    await stream.append(put())
+    assert leader.opened == ["", "h2"], "the session in the new history is kept"
+
+
+async def test_a_restore_between_two_sessions_is_told(leader: Leader, stream: AppendStream) -> None:
+    """The session expired before the group was restored: OpenSession is what is refused."""
     await stream.append(put())
     leader.answer = lambda request: (
         leader.refuse(types.REASON_SESSION_EXPIRED)
@@ -222,6 +252,8 @@ async def test_a_session_is_opened_in_the_history_that_is_known(
         return Session(200, "h2")
 
     stream._open_session = open_session
+    with pytest.raises(HistoryChanged):
+        await stream.append(put())
     await stream.append(put())
     assert leader.opened == ["", "h1", "h2"]
 
@@ -261,6 +293,70 @@ async def test_a_refusal_of_a_retry_leaves_the_outcome_open(
     leader.streams[0].end()
     with pytest.raises(OutcomeUnknown, match="earlier try"):
         await task
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        (types.REASON_PRECONDITION_FAILED, PreconditionFailed),
+        (types.REASON_SEQUENCE_REUSED, RequestRefused),
+    ],
+)
+async def test_a_refusal_that_holds_for_every_try_is_definite(
+    leader: Leader,
+    stream: AppendStream,
+    reason: types.Reason.ValueType,
+    kind: type[ClientError],
+) -> None:
+    """A compare-and-set behind a broken stream."""
+    leader.answer = lambda _: None
+    task = asyncio.ensure_future(stream.append(put()))
+    while not leader.requests:
+        await asyncio.sleep(0)
+    leader.answer = lambda _: leader.refuse(reason)
+    leader.streams[0].end()
+    with pytest.raises(kind):
+        await task
+
+
+async def test_an_append_that_meets_a_defect_holds_nobody_up(
+    leader: Leader, stream: AppendStream
+) -> None:
+    def answer(request: api.AppendRequest) -> Answer:
+        if request.proposal.operations[0].set_key.key == b"0":
+            return leader.refuse(types.REASON_OUTCOME_UNKNOWN)
+        return leader.succeed(request)
+
+    leader.answer = answer
+    unlucky = asyncio.ensure_future(stream.append(put(0, deadline_s=0.5)))
+    found = await asyncio.gather(*(stream.append(put(n)) for n in range(1, 20)))
+    assert len(found) == 19
+    with pytest.raises(DeadlineExceeded, match="may have taken effect"):
+        await unlucky
+    assert len(leader.requests) < 40
+    assert len(leader.streams) == 1
+
+
+async def test_a_refused_upload_leaves_an_earlier_try_in_doubt(
+    leader: Leader, stream: AppendStream
+) -> None:
+    async def upload(_: list[bytes]) -> None:
+        raise DiskFull("no room")
+
+    for in_doubt, kind in ((False, DiskFull), (True, OutcomeUnknown)):
+        leader.answer = lambda _: leader.refuse(types.REASON_PAYLOAD_MISSING)
+        if in_doubt:
+            answers = [None, leader.refuse(types.REASON_PAYLOAD_MISSING)]
+            leader.answer = lambda _, answers=answers: answers.pop(0)
+        pending = put()
+        pending.upload = upload
+        task = asyncio.ensure_future(stream.append(pending))
+        if in_doubt:
+            while len(leader.requests) < 2:
+                await asyncio.sleep(0)
+            leader.streams[-1].end()
+        with pytest.raises(kind):
+            await task
 
 
 async def test_a_first_refusal_is_definite(leader: Leader, stream: AppendStream) -> None:

@@ -155,9 +155,9 @@ class LogStoreServicer:
 
     def OpenSession(self, request, context):
         """Opens a session through the log. A retry may open a second one, which expires by itself. A
-        session belongs to one process of the caller: sequences are counted in its memory. It lives as
-        long as time_to_live_ms after its last proposal, measured by the leaders' monotonic clocks; time
-        without a leader does not count.
+        session belongs to one process of the caller: sequences are counted in its memory. It lives at
+        least time_to_live_ms after its last proposal. Leaders measure that from one of their entries to
+        the next, at most an hour each; time without entries before a change of leader does not count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

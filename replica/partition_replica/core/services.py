@@ -56,8 +56,9 @@ class ReplicaService(Protocol):
         """The ID of the group's history; "" while it is not known here."""
         ...
 
-    def check_history(self, history: str) -> None:
-        """Raises WrongHistory if `history` is another one; "" is any."""
+    def check_history(self, history: str, *, leading: bool = False) -> None:
+        """Raises WrongHistory if `history` is another one; "" is any. leading: only a leader that
+        serves may tell; others raise NotLeader or NoLeader."""
         ...
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:

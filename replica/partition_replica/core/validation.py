@@ -47,7 +47,7 @@ def check_proposal(proposal: types.Proposal) -> None:
 def only_removes(body: types.EntryBody) -> bool:
     """Whether an entry takes nothing but its own row: such are let through on a full disk."""
     if body.WhichOneof("body") in ("close_session", "open_session"):
-        return True  # without a session nobody could remove anything; SESSIONS_MAX bounds them
+        return True  # without a session nobody could remove anything
     proposal = body.proposal
     return (
         body.WhichOneof("body") == "proposal"

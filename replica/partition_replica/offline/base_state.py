@@ -17,6 +17,7 @@ from partition_replica.offline.log_source import changed
 from partition_replica.offline.seed_base import BaseNode, BaseSurvey, Done, SeedBase
 from partition_replica.storage.environment import lmdb_failures
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.session_expiry import SessionExpiry
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.state_tables import LmdbView
 
@@ -93,7 +94,7 @@ def _batches(found: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T
 
 def _put_keys(state: LmdbState, pairs: list[tuple[bytes, bytes]], what: str) -> None:
     with lmdb_failures("commit of the state"), state.environment.begin(write=True) as txn:
-        view = LmdbView(txn, state.tables, rows.AppliedRow())
+        view = LmdbView(txn, state.tables, rows.AppliedRow(), SessionExpiry())
         for key, value in pairs:
             if view.get_value(key) is not None:
                 raise ImportRefused(
@@ -105,7 +106,7 @@ def _put_keys(state: LmdbState, pairs: list[tuple[bytes, bytes]], what: str) -> 
 
 def _put_nodes(state: LmdbState, batch: list[_Row], what: str) -> None:
     with lmdb_failures("commit of the state"), state.environment.begin(write=True) as txn:
-        view = LmdbView(txn, state.tables, rows.AppliedRow())
+        view = LmdbView(txn, state.tables, rows.AppliedRow(), SessionExpiry())
         for row in batch:
             where = f"{row.path[:256]!r} of {what}"
             if view.get_node(row.path) is not None:

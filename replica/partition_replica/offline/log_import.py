@@ -8,6 +8,7 @@ ready to serve.
 
 import hashlib
 import itertools
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -204,6 +205,8 @@ class _Writer:
             state = LmdbState(self._state_path)
             try:
                 self._write_entries(log, state, progress)
+                # At the address of another group its LSNs would be taken for that group's.
+                state.begin_history(str(uuid.uuid4()))
             finally:
                 state.close()
             self._write_meta(log)

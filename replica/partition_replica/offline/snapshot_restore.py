@@ -20,6 +20,7 @@ from partition_snapshots.model import TABLES, Manifest, Row
 from partition_snapshots.read import SnapshotReader
 from partition_snapshots.store import Store
 
+from partition_replica.core.limits import SESSION_TTL_MS_MAX
 from partition_replica.core.model import Configuration, Position
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import RowsRefused, VolumeFull, VolumeTaken
@@ -161,14 +162,18 @@ class _Restorer:
             raise self._damaged(f"it has {keys} keys, its manifest says {self._manifest.keys}")
         empty = not any(loader.rows.values())
         start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
-        # What the old group acknowledged behind the snapshot is gone: clients have to hear of it.
+        # What the old group acknowledged behind the snapshot is gone: clients have to hear of it,
+        # and no session of theirs may go on as if nothing was.
         history = str(uuid.uuid4())
+        clock_ms = self._manifest.clock_ms
+        if loader.rows["session"]:
+            clock_ms += SESSION_TTL_MS_MAX + 1
         await run_to_end(
             partial(
                 loader.finish,
                 start,
                 time_ms=self._manifest.time_ms,
-                clock_ms=self._manifest.clock_ms,
+                clock_ms=clock_ms,
                 history=history,
             )
         )

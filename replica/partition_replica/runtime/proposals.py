@@ -1,7 +1,7 @@
 """Proposals on their way: queued, proposed, committed, applied; and who waits for which."""
 
 import asyncio
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,6 +9,7 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.limits import SESSIONS_MAX, Limits
 from partition_replica.core.model import Applied, LogEntry
+from partition_replica.core.sessions import WITHOUT_EFFECT, judge
 from partition_replica.errors import (
     OutcomeUnknown,
     Overloaded,
@@ -84,6 +85,14 @@ def refusal(applied: Applied) -> ReplicaError | None:
     return None
 
 
+@dataclass(slots=True)
+class _UnderWay:
+    """A sequence in the log that is not applied yet, and later tries of it that wait for it."""
+
+    sequence: Sequence
+    followers: list[Pending] = field(default_factory=list)
+
+
 class Proposals:
     """Bounded by count and bytes; over it, Overloaded."""
 
@@ -96,9 +105,11 @@ class Proposals:
         self._queue: deque[Pending] = deque()
         self._queued_bytes = 0
         self._waiting: dict[int, tuple[Term, Pending]] = {}
-        self._unapplied: dict[int, Sequence] = {}
+        self._unapplied: dict[int, _UnderWay] = {}
         """By LSN: sequences that this leader proposed and that are not applied yet."""
-        self._sequences: Counter[Sequence] = Counter()
+        self._last_of: dict[Sequence, int] = {}
+        """The LSN of the last of them, by sequence."""
+        self._followers = 0
 
     @property
     def queued(self) -> int:
@@ -106,14 +117,14 @@ class Proposals:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + self._followers
 
     def add(self, pending: Pending) -> None:
         limits = self._limits
         over = self._queued_bytes + pending.size > limits.proposals_queued_bytes_max
-        if over or len(self._queue) + len(self._waiting) >= limits.proposals_queued_max:
+        if over or self.queued + self.waiting >= limits.proposals_queued_max:
             raise Overloaded(
-                f"{len(self._queue) + len(self._waiting)} proposals wait (at most "
+                f"{self.queued + self.waiting} proposals wait (at most "
                 f"{limits.proposals_queued_max}, or {limits.proposals_queued_bytes_max} bytes): "
                 "retry with back-off"
             )
@@ -137,13 +148,19 @@ class Proposals:
         for offset, pending in enumerate(batch):
             self._waiting[first + offset] = (term, pending)
             if pending.body.HasField("proposal"):
-                self._unapplied[first + offset] = sequence = sequence_of(pending)
-                self._sequences[sequence] += 1
+                sequence = sequence_of(pending)
+                self._unapplied[first + offset] = _UnderWay(sequence)
+                self._last_of[sequence] = first + offset
 
-    def under_way(self, sequence: Sequence) -> bool:
-        """Whether this leader proposed it and it is not applied yet: only the apply knows then
-        which of two tries takes effect."""
-        return sequence in self._sequences
+    def follow(self, pending: Pending) -> bool:
+        """Lets a second try wait for the first one, if this leader proposed that and it is not
+        applied yet: whatever happens to its session meanwhile, the first try's apply answers it."""
+        lsn = self._last_of.get(sequence_of(pending))
+        if lsn is None:
+            return False
+        self._unapplied[lsn].followers.append(pending)
+        self._followers += 1
+        return True
 
     def committed(self, entry: LogEntry) -> None:
         """Answers those that wait for the commit only. (index, term) names an entry uniquely:
@@ -160,11 +177,13 @@ class Proposals:
             pending.succeed(Applied(entry.index, entry.term, "committed"))
 
     def applied(self, applied: Applied) -> None:
-        sequence = self._unapplied.pop(applied.index, None)
-        if sequence is not None:
-            self._sequences[sequence] -= 1
-            if not self._sequences[sequence]:
-                del self._sequences[sequence]
+        under_way = self._unapplied.pop(applied.index, None)
+        if under_way is not None:
+            if self._last_of.get(under_way.sequence) == applied.index:
+                del self._last_of[under_way.sequence]
+            self._followers -= len(under_way.followers)
+            for pending in under_way.followers:
+                pending.settle(_as_a_second_try(pending, applied))
         waiting = self._waiting.pop(applied.index, None)
         if waiting is None:
             return
@@ -176,7 +195,10 @@ class Proposals:
 
     def leadership_lost(self, leader: tuple[int, str]) -> None:
         """What was proposed may still be committed; what was only queued is not in any log."""
-        for _, pending in self._waiting.values():
+        waiting = [pending for _, pending in self._waiting.values()]
+        for under_way in self._unapplied.values():
+            waiting += under_way.followers
+        for pending in waiting:
             pending.fail(
                 OutcomeUnknown(
                     "leadership was lost while the proposal was under way: it may have taken "
@@ -185,11 +207,21 @@ class Proposals:
             )
         self._waiting.clear()
         self._unapplied.clear()
-        self._sequences.clear()
+        self._last_of.clear()
+        self._followers = 0
         for pending in self._queue:
             pending.fail(not_leading("leadership was lost", leader))
         self._queue.clear()
         self._queued_bytes = 0
+
+
+def _as_a_second_try(pending: Pending, first: Applied) -> Applied:
+    """What the apply of the first try means for a later one of the same sequence."""
+    if first.result is None:
+        return first
+    digest = pending.body.content_digest
+    verdict = judge(pending.body.proposal.sequence, digest, 0, first.result)
+    return Applied(first.index, first.term, WITHOUT_EFFECT[verdict], first.result)
 
 
 def sequence_of(pending: Pending) -> Sequence:

@@ -201,13 +201,19 @@ class Replica:
 
     def history(self) -> str:
         """The ID of the group's history; "" while this replica has none of its state."""
-        identity = self._volume.log.identity
-        if not identity.unreplicated and not self._volume.log.configuration[1].members:
+        log, state = self._volume.log, self._volume.state
+        if not log.identity.unreplicated and not log.configuration[1].members:
             return ""
-        return self._volume.state.history or str(identity.cluster_id)
+        if state.applied.index < log.boundary.index:
+            return ""  # the log has adopted a snapshot whose state is about to be opened
+        return state.history or str(log.identity.cluster_id)
 
-    def check_history(self, history: str) -> None:
-        """Raises WrongHistory, and NotBootstrapped where the history is not known yet."""
+    def check_history(self, history: str, *, leading: bool = False) -> None:
+        """Raises WrongHistory, and NotBootstrapped if the history is not known yet. leading: raises
+        NotLeader or NoLeader unless this is a leader that serves, so that a replica that was left
+        behind cannot tell a client of its old history."""
+        if leading:
+            self._check_serving(self.leading())
         if not history:
             return
         own = self.history()
@@ -247,10 +253,16 @@ class Replica:
         self._metrics.appends.observe(time.perf_counter() - started)
         return applied
 
+    def _check_serving(self, member: Member) -> None:
+        if not member.serving:
+            raise NoLeader("the leader is not ready to serve yet: retry with back-off")
+
     async def _append(
         self, proposal: types.Proposal, *, retry: bool, wait_applied: bool
     ) -> Applied:
         member = self.leading()
+        # Before anything is refused: a leader before this one may have written an earlier try.
+        self._check_serving(member)
         check_proposal(proposal)
         body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal))
         large = [
@@ -451,8 +463,7 @@ class Replica:
     async def _propose(
         self, member: Member, body: types.EntryBody, *, wait_applied: bool
     ) -> Applied:
-        if not member.serving:
-            raise NoLeader("the leader is not ready to serve yet: retry with back-off")
+        self._check_serving(member)
         if self._held:
             raise NoLeader("replication is being switched on: retry in a moment")
         if self._disk.full() and not only_removes(body):

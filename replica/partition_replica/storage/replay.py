@@ -85,6 +85,11 @@ class Replay:
                 self._progress("replay", self.entries, applied - start.index)
             if rebuilt.time_ms != self._state.time_ms:
                 find(f"the state's time is {self._state.time_ms}, a replay's {rebuilt.time_ms}")
+            if rebuilt.clock_ms != self._state.clock_ms:
+                find(
+                    f"the clock of sessions is {self._state.clock_ms}, a replay's "
+                    f"{rebuilt.clock_ms}"
+                )
             for name in COMPARED:
                 self._compare(name, rebuilt, find)
         finally:

@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable
 from partition_replica.core.model import Session
 from partition_replica.ids import SessionID
 
+EMPTY_PLACES_MAX = 1024
+"""Places of sessions that are gone, beyond as many as there are sessions."""
+
 
 class SessionExpiry:
     """Of one state. Used by the one thread that applies. It is loaded when it is asked the first
@@ -35,9 +38,14 @@ class SessionExpiry:
             self.count += 1
 
     def remove(self) -> None:
-        """A session that existed goes; its place in the heap goes when its turn comes."""
-        if self.loaded:
-            self.count -= 1
+        """A session that existed goes. Its place in the heap goes when its turn comes, or when most
+        places are empty: then the heap is made anew when it is asked the next time."""
+        if not self.loaded:
+            return
+        self.count -= 1
+        if len(self._heap) > 2 * self.count + EMPTY_PLACES_MAX:
+            self._heap.clear()
+            self.loaded = False
 
     def expired(self, clock_ms: int, get: Callable[[SessionID], Session | None]) -> list[SessionID]:
         """Every session that has expired at `clock_ms`, ascending; the caller deletes them."""

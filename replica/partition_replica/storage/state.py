@@ -46,6 +46,7 @@ from partition_replica.storage.state_tables import (
     decode_session,
     iterate_blobs,
     put_applied,
+    put_history,
     read_applied,
     read_history,
 )
@@ -161,6 +162,15 @@ class LmdbState:
                 put_applied(txn, self._tables, row)
             self._environment.sync(True)
         self._applied = read_applied(self._environment, self._tables)
+
+    def begin_history(self, history: str) -> None:
+        """Gives the state a history ID of its own, durably: of a volume that a restore or an import
+        makes."""
+        with lmdb_failures("commit of the state"):
+            with self._environment.begin(write=True) as txn:
+                put_history(txn, self._tables, history)
+            self._environment.sync(True)
+        self._history = history
 
     def save_member(self, member: int, address: str) -> None:
         """Where a member is reached, durably: of one that is in no entry, as after an import."""

@@ -49,7 +49,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
 
     @unary
     async def OpenSession(self, request: api.OpenSessionRequest, context: Any) -> Any:
-        self._replica.check_history(request.history_id)
+        self._replica.check_history(request.history_id, leading=True)
         session, time_to_live_ms = await self._replica.open_session(request.time_to_live_ms)
         return api.OpenSessionResponse(
             session_id=session,
@@ -59,7 +59,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
 
     @unary
     async def CloseSession(self, request: api.CloseSessionRequest, context: Any) -> Any:
-        self._replica.check_history(request.history_id)
+        self._replica.check_history(request.history_id, leading=True)
         await self._replica.close_session(request.session_id)
         return api.CloseSessionResponse()
 
@@ -73,9 +73,9 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         room = Room(limits.append_requests_max, limits.append_bytes_max, self._appends)
         running: set[asyncio.Task[None]] = set()
 
-        async def answer(item: api.AppendRequest, size: int) -> None:
+        async def answer(item: api.AppendRequest, size: int, history: str) -> None:
             try:
-                response = await self._append(item)
+                response = await self._append(item, history)
             except Exception:  # without an answer the caller would wait for ever
                 logger.exception("append failed by a defect")
                 response = api.AppendResponse(request_id=item.request_id)
@@ -87,15 +87,19 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             answers.put_nowait((response, size))
 
         async def read() -> None:
+            history = ""
             try:
                 async for item in request:
+                    # A stream belongs to the history that it named first: what follows a refused
+                    # message must not be written either.
+                    history = history or item.history_id
                     size = item.ByteSize()
                     fits = self._appends.fits(size)
                     await room.take(size)
                     if not fits:
                         answers.put_nowait((self._overloaded(item.request_id), size))
                         continue
-                    task = asyncio.create_task(answer(item, size))
+                    task = asyncio.create_task(answer(item, size, history))
                     running.add(task)
                     task.add_done_callback(running.discard)
                 if running:
@@ -125,9 +129,10 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         self.failures.refused(error)
         return api.AppendResponse(request_id=request_id, error=detail(error))
 
-    async def _append(self, item: api.AppendRequest) -> api.AppendResponse:
+    async def _append(self, item: api.AppendRequest, history: str) -> api.AppendResponse:
         response = api.AppendResponse(request_id=item.request_id)
         try:
+            self._replica.check_history(history, leading=True)
             self._replica.check_history(item.history_id)
             applied = await self._replica.append(
                 item.proposal, retry=item.retry, wait_applied=item.wait_applied
