@@ -9,7 +9,7 @@ from typing import TypeVar
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core import limits
-from partition_replica.core.model import Node
+from partition_replica.core.model import Node, Position
 from partition_replica.core.paths import parent
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import Digest
@@ -40,8 +40,15 @@ class _Row:
     content: bytes | None = None
 
 
-def write_base(path: Path, base: SeedBase, found: BaseSurvey, store: Store, done: Done) -> None:
-    """Makes the new state `path` that of the base, durably; its position is the base's.
+def write_base(
+    path: Path,
+    base: SeedBase,
+    position: Position,
+    found: BaseSurvey,
+    store: Store,
+    done: Done,
+) -> None:
+    """Makes the new state `path` that of the base, durably, as of `position`.
 
     found: of the first pass. Raises ImportRefused, StorageFailed; what is there then is the
     caller's to remove.
@@ -60,7 +67,7 @@ def write_base(path: Path, base: SeedBase, found: BaseSurvey, store: Store, done
         if again.digest.digest() != found.digest.digest():
             raise changed(base.what)
         reach("import.base_written")
-        state.start(base.position, {})
+        state.start(position, {})
     finally:
         state.close()
 

@@ -188,6 +188,7 @@ class _Writer:
             write_base(
                 self._state_path,
                 base,
+                Position(base.position.index, self._found.base_term),
                 survey,
                 self._store,
                 lambda done: progress(total // 2 + done, total),
@@ -255,7 +256,7 @@ class _Writer:
             start = found.base.position if found.base is not None else Position(LSN(0), Term(0))
             if self._source.first > 1:
                 before = LSN(self._source.first - 1)
-                term = start.term if start.index == before else Term(0)
+                term = found.base_term if start.index == before else Term(0)
                 boundary = rows.BoundaryRow(index=before, term=term)
                 log.tables.put_meta(txn, BOUNDARY, boundary)
             if found.base is not None:
@@ -384,7 +385,7 @@ def _unverified(found: Survey, effects: _Effects) -> list[str]:
             "was cut or changed can't be told"
         )
     if found.base is not None and not isinstance(found.base, Base):
-        notes.append(found.base.note)
+        notes += found.base.unverified
     if found.hard_state is None:
         notes.append("whether the log is cut at its end: no hard state says what was committed")
     if found.unexplained.count:

@@ -84,10 +84,11 @@ class Tally:
 @dataclass(slots=True)
 class Survey:
     """What the first pass found. fingerprints: 64 bits an entry, in the log's order. seed_base: of
-    a base that is not a volume's own."""
+    a base that is not a volume's own; base_term: of the base's entry, as far as it is known."""
 
     base: Base | SeedBase | None = None
     seed_base: BaseSurvey | None = None
+    base_term: Term = NO_TERM
     hard_state: HardState | None = None
     configuration: Configuration | None = None
     fingerprints: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -125,8 +126,10 @@ def survey(
     free, which a base must not unpack to more than."""
     found = Survey()
     found.base = _look_at_base(log, base)
-    if found.base is not None and not len(log):
-        log.begin_behind(found.base.position.index)
+    if found.base is not None:
+        found.base_term = found.base.position.term
+        if not len(log):
+            log.begin_behind(found.base.position.index)
     if hard_state is not None:
         found.hard_state = _read_hard_state(hard_state, log.last)
     if conf_state is not None:
@@ -259,12 +262,20 @@ def _check_term(lsn: LSN, raft: RaftFile, found: Survey) -> None:
         )
     if found.base is not None:
         _check_base_term(lsn, raft.term, found.base)
+        if lsn == found.base.position.index:
+            found.base_term = raft.term
+        elif lsn > found.base.position.index:
+            found.base_term = min(found.base_term, raft.term)
 
 
 def _check_base_term(lsn: LSN, term: Term, base: Base | SeedBase) -> None:
     """Terms never fall, from the log's start over the base's entry to the end. 0: not known."""
     index, known = base.position.index, base.position.term
-    low, high = (known if lsn >= index else Term(0)), (known if lsn <= index else term)
+    # The seed names a snapshot by the last term that it knows of, which may be above that of the
+    # snapshot's entry, and of some behind it.
+    exact = isinstance(base, Base)
+    low = known if exact and lsn >= index else Term(0)
+    high = known if lsn <= index else term
     if known and not low <= term <= high:
         raise ImportRefused(
             f"{place(lsn, RAFT)} has term {int(term)}, and the base is a state at entry "

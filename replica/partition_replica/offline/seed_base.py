@@ -13,7 +13,7 @@ import os
 import stat
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,13 +78,14 @@ class BaseContents:
 
 
 class SeedBase(Protocol):
-    """A state as of `position`. total: of what `open` tells how much was read, 0 if not known;
-    note: what this form gives no way to check, or ""."""
+    """A state as of `position`, whose term is a bound: the entry's own is not above it; 0 if not
+    known. total: of what `open` tells how much was read, 0 if not known; unverified: what this form
+    gives no way to check."""
 
     position: Position
     what: str
     total: int
-    note: str
+    unverified: Sequence[str]
 
     def open(self, room_bytes: int, done: Done) -> AbstractContextManager[BaseContents]:
         """Opens it for one pass. Raises ImportRefused, then and later, for everything that is
@@ -141,9 +142,11 @@ class SnapshotBase:
         name = seed_base.parse_snapshot_name(path.name)
         self.position = name.position
         self.what = f"the base {path}"
-        self.note = (
+        self.unverified: Sequence[str] = (
             f"whether the base is of the log's partition: its name says partition {name.partition},"
-            " and a log says none"
+            " and a log says none",
+            "permissions in the base: the seed adds read and write for everybody when it writes a "
+            "snapshot, so they may be wider than they were in its tree",
         )
         self._path = path
         descriptor, found = open_regular(path, self.what)
@@ -356,7 +359,9 @@ class TreeBase:
         """Raises ImportRefused for what is no directory, or no regular file."""
         self.position = Position(index, Term(0))
         self.what = f"the base {tree}"
-        self.note = f"whether {tree} and {keys} are as of entry {int(index)}: nothing in them says"
+        self.unverified: Sequence[str] = (
+            f"whether {tree} and {keys} are as of entry {int(index)}: nothing in them says",
+        )
         self.total = 0
         self._tree = tree
         self._keys = keys
