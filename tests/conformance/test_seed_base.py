@@ -24,6 +24,8 @@ from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import files
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
+from tests.support.one_replica import OneReplica
+from tests.support.proposals import remove, set_key
 from tests.support.seed_logs import (
     CLUSTER,
     LARGE,
@@ -193,6 +195,31 @@ def test_what_other_programs_write_is_taken(tmp_path: Path) -> None:
         subprocess.run(["tar", "-C", stage, "-cf", base, "kv-state", "fs"], check=True)
         take(log, tmp_path / "data-9", base=base)
         assert contents(tmp_path / "data-9") == (KEYS, PATHS)
+
+
+@pytest.mark.parametrize("replicated", [False, True])
+@pytest.mark.parametrize("first", [6, 10])
+async def test_what_was_imported_serves(tmp_path: Path, first: int, replicated: bool) -> None:
+    """Also a log of which nothing was left."""
+    log = tmp_path / "log"
+    log.mkdir()
+    pruned_log(log, first)
+    base = put_snap(tmp_path, first - 1, base_members(), term=3)
+    take(log, tmp_path / "data", base=base, replicated=replicated)
+    before = contents(tmp_path / "data")
+    one = OneReplica(tmp_path / "data")
+    one.replica.start()
+    await one.serve()
+    applied = await one.append(set_key(b"new", b"v"), remove(b"refs/heads/main"))
+    assert applied.index > 9
+    status = one.replica.status()
+    assert (status.role, status.unreplicated) == ("leader", not replicated)
+    await one.stop()
+    assert one.failures == []
+    keys, paths = contents(tmp_path / "data")
+    assert keys == {**before[0], b"new": b"v"}
+    assert paths == {p: c for p, c in before[1].items() if p != b"refs/heads/main"}
+    check(tmp_path / "data", tmp_path / "scratch")
 
 
 # --- what is written --------------------------------------------------------------------------

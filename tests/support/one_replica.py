@@ -22,7 +22,7 @@ CLUSTER = "00000000-0000-4000-8000-000000000007"
 
 
 class OneReplica:
-    """`failures`: what would have ended the process. `session` is opened by `lead`."""
+    """`failures`: what would have ended the process. `session` is opened by `serve`."""
 
     def __init__(self, data: Path) -> None:
         data.mkdir(exist_ok=True)
@@ -43,8 +43,12 @@ class OneReplica:
         self._sequence = 0
 
     async def lead(self, *, unreplicated: bool = False) -> None:
-        """Begins its group, if it has none, leads it, and opens a session."""
+        """Begins its group, if it has none, and serves."""
         await self.replica.administration.bootstrap(CLUSTER, unreplicated=unreplicated)
+        await self.serve()
+
+    async def serve(self) -> None:
+        """Waits until it leads, and opens a session."""
 
         async def serving() -> bool:
             return self.replica.status().serving

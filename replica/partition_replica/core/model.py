@@ -15,7 +15,8 @@ class InitStatus(StrEnum):
     UNBOOTSTRAPPED = "unbootstrapped"
     """New: no entry, no hard state."""
     NEEDS_BACKFILL = "needs_backfill"
-    """It was written without Raft, at least in part: entries lack Raft metadata."""
+    """It was written without Raft, at least in part: entries lack Raft metadata. Also if Raft was
+    on before, where the seed says bootstrapped and mends the entries by the way."""
     BOOTSTRAPPED = "bootstrapped"
     """Raft's: a hard state is saved, and every entry has its metadata."""
 
