@@ -20,6 +20,7 @@ from partition_replica.errors import ImportRefused, InvalidArgument, StorageFail
 from partition_replica.ids import LSN, MemberID, Term
 from partition_replica.offline import commands, log_import
 from partition_replica.offline.log_survey import BaseTree
+from partition_replica.offline.seed_base import SnapshotBase, survey_base
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import files
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
@@ -273,6 +274,7 @@ def test_a_log_with_a_base_at_its_first_entry_is_not_whole(tmp_path: Path) -> No
 
 FS = Member(b"fs", kind=b"5", mode=0o755)
 NO_KEYS = kv_state()
+TOO_LONG = (b"d/" * limits.PATH_BYTES_MAX)[: limits.PATH_BYTES_MAX] + b"x"
 
 
 def damaged(content: bytes) -> bytes:
@@ -297,7 +299,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("two slashes", tar(NO_KEYS, FS, Member(b"fs//a", b"x")), "component ''|absolute"),
     (
         "a path too long",
-        tar(NO_KEYS, FS, Member(b"fs/" + b"x" * (limits.PATH_BYTES_MAX + 1), b"x")),
+        tar(NO_KEYS, FS, Member(b"fs/" + TOO_LONG, b"x")),
         f"has {limits.PATH_BYTES_MAX + 1} bytes",
     ),
     (
@@ -433,6 +435,32 @@ def test_a_compressed_base_that_is_cut_or_changed_is_refused(tmp_path: Path) -> 
     assert taken == 0
 
 
+def test_any_change_of_a_plain_base_is_refused_or_read(tmp_path: Path) -> None:
+    """By whichever byte it differs, of headers above all: nothing but a refusal comes of it."""
+    whole = tar(*base_members())
+    base = tmp_path / snap_name(5)
+    seed = int(os.environ.get("SEED", "1"))
+    print(f"SEED={seed}")
+    rng = random.Random(seed)
+    headers = [n for n in range(0, len(whole), 512) if whole[n + 257 : n + 262] == b"ustar"]
+    refused = 0
+    for _ in range(400):
+        content = bytearray(whole)
+        for _ in range(rng.randrange(1, 4)):
+            start = rng.choice(headers)
+            content[start + rng.randrange(512)] = rng.choice(b"\0 07/.\xff")
+            if rng.random() < 0.7:  # with a checksum that is right
+                header = bytes(content[start : start + 512])
+                total = sum(header[:148]) + 8 * 32 + sum(header[156:])
+                content[start + 148 : start + 156] = b"%06o\0 " % total
+        base.write_bytes(content[: rng.choice([len(whole), rng.randrange(len(whole))])])
+        try:
+            survey_base(SnapshotBase(base), 10**9, lambda _: None)
+        except ImportRefused:
+            refused += 1
+    assert 100 < refused < 400
+
+
 @pytest.mark.parametrize(
     ("magic", "command"),
     [(b"\x28\xb5\x2f\xfd", "zstd -d"), (b"\xfd7zXZ\0", "xz -d"), (b"BZh9", "bzip2 -d")],
@@ -499,6 +527,23 @@ def test_a_snapshot_may_be_named_by_a_later_term(tmp_path: Path, index: int) -> 
             assert volume.log.hard_state.term == (8 if replicated else 7)
             if not replicated:
                 assert volume.log.boundary == Position(LSN(5), Term(2 if index == 5 else 0))
+
+
+def test_what_is_no_base_is_refused_with_what_is_one(tmp_path: Path) -> None:
+    log = pruned_log(tmp_path / "log", 6)
+    folder, _ = put_tree(tmp_path, base_members())
+    (tmp_path / snap_name(5)).symlink_to("elsewhere")
+    for base, says in (
+        (folder, r"a directory without state/.*--base-tree"),
+        (tmp_path / "none", "none cannot be read"),
+        (tmp_path / snap_name(5), "symbolic link"),
+    ):
+        with pytest.raises(ImportRefused, match=says):
+            take(log, tmp_path / "data", base=base)
+    with pytest.raises(ImportRefused, match=r"the base's keys .*none cannot be read"):
+        take(log, tmp_path / "data", base=BaseTree(folder, tmp_path / "none"))
+    with pytest.raises(ImportRefused, match=r"the base .*none cannot be read"):
+        take(log, tmp_path / "data", base=BaseTree(tmp_path / "none", tmp_path / "keys"))
 
 
 def test_entries_in_front_of_a_base_have_no_later_term(tmp_path: Path) -> None:

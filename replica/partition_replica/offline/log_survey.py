@@ -216,6 +216,11 @@ def _check_position(log: SourceLog, base: Base | SeedBase) -> None:
 
 
 def _look_at_volume_base(log: SourceLog, path: Path) -> Base:
+    if not (path / "state").exists():
+        raise ImportRefused(
+            f"the base {path} is a directory without state/; allowed are the directory base/ that "
+            "an export wrote, and the file of a snapshot. Give a tree of files by --base-tree"
+        )
     try:
         position, blobs = inspect_copy(path / "state")
     except (Damaged, StorageFailed) as error:

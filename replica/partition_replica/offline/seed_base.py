@@ -139,18 +139,20 @@ class SnapshotBase:
 
     def __init__(self, path: Path) -> None:
         """Raises ImportRefused for what is no regular file of such a name."""
+        self.what = f"the base {path}"
+        descriptor, found = open_regular(path, self.what)
+        os.close(descriptor)
         name = seed_base.parse_snapshot_name(path.name)
         self.position = name.position
-        self.what = f"the base {path}"
         self.unverified: Sequence[str] = (
             f"whether the base is of the log's partition: its name says partition {name.partition},"
             " and a log says none",
+            "the content of the base's files and keys, if it is not compressed: a tar has "
+            "checksums of its headers alone",
             "permissions in the base: the seed adds read and write for everybody when it writes a "
             "snapshot, so they may be wider than they were in its tree",
         )
         self._path = path
-        descriptor, found = open_regular(path, self.what)
-        os.close(descriptor)
         self._identity = identity_of(found)
         self.total = found.st_size
 
