@@ -1,0 +1,70 @@
+"""Who waits for the state to advance: told of it, once for many steps, and never left waiting."""
+
+import asyncio
+
+import pytest
+from partition_replica.errors import NoLeader
+from partition_replica.ids import LSN
+from partition_replica.runtime.waits import AppliedWaits
+
+
+async def settle() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+async def test_nobody_is_told_before_anything_happens() -> None:
+    waits = AppliedWaits()
+    waiting = asyncio.create_task(waits.change())
+    await settle()
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_each_step_is_told_to_who_waits_for_it() -> None:
+    waits = AppliedWaits()
+    for lsn in range(1, 11):
+        waiting = asyncio.create_task(waits.change())
+        await settle()
+        assert not waiting.done()
+        waits.advance(LSN(lsn))
+        await asyncio.wait_for(waiting, 10)
+        assert waits.applied == lsn
+
+
+async def test_ten_steps_at_once_are_one_signal() -> None:
+    waits = AppliedWaits()
+    told = 0
+
+    async def listen() -> None:
+        nonlocal told
+        while True:
+            await waits.change()
+            told += 1
+
+    listening = asyncio.create_task(listen())
+    await settle()
+    for lsn in range(1, 11):
+        waits.advance(LSN(lsn))
+    await settle()
+    assert (told, waits.applied) == (1, 10)
+    listening.cancel()
+
+
+async def test_who_waits_for_an_lsn_is_told_in_order_or_that_it_ends() -> None:
+    waits = AppliedWaits()
+    reached: list[int] = []
+
+    async def reach(lsn: int) -> None:
+        await waits.reach(LSN(lsn))
+        reached.append(lsn)
+
+    tasks = [asyncio.create_task(reach(lsn)) for lsn in (3, 1, 2, 9)]
+    await settle()
+    waits.advance(LSN(3))
+    await settle()
+    assert reached == [1, 2, 3]
+    await waits.reach(LSN(2))  # it is there already
+    waits.close()
+    with pytest.raises(NoLeader, match="restarted"):
+        await tasks[-1]
