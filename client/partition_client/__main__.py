@@ -25,13 +25,27 @@ from rich.progress import (
 from partition_client import snapshots
 from partition_client.channels import Tls
 from partition_client.client import AsyncClient, Source
-from partition_client.errors import ClientError, NotFound
+from partition_client.errors import ClientError, InvalidEndpoint, NotFound
 from partition_client.paths import file_path, prefix_end, tree_path
+from partition_client.terminal import (
+    EXIT_INTERRUPTED,
+    EXIT_PIPE,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    UsageError,
+    check_streams,
+    count,
+    drop_out,
+    flush_out,
+    os_fault,
+    print_out,
+    read_in,
+    say,
+    seconds,
+    write_out,
+)
 from partition_client.tree import TreeSummary as Summary
 from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree, scan
-
-EXIT_REFUSED = 1
-EXIT_USAGE = 2
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         default=env("PARTITION_SERVER_NAME", ""),
         help="the name in the replicas' certificate, where they are dialled by another",
     )
-    main.add_argument("--deadline", type=float, default=60.0, help="seconds to go on retrying")
+    main.add_argument("--deadline", type=seconds, default=60.0, help="seconds that a call may wait")
     main.add_argument("--json", action="store_true", help="print JSON, one value a line")
     commands = main.add_subparsers(dest="command", required=True)
 
@@ -67,7 +81,11 @@ def parser() -> argparse.ArgumentParser:
         return sub
 
     put = command("put", "set a key to VALUE, or a file to the content of --file", "name")
-    put.add_argument("value", nargs="?", help="the key's value; - reads standard input")
+    put.add_argument(
+        "value",
+        nargs="?",
+        help="the key's value; - reads standard input; one that begins with - follows --",
+    )
     put.add_argument("--file", type=Path, help="put this file into the tree at NAME instead")
     get = command("get", "print a key's value, or with --file a file of the tree", "name")
     get.add_argument("--file", action="store_true")
@@ -93,13 +111,25 @@ def parser() -> argparse.ArgumentParser:
     digest.add_argument("--local", type=Path, help="of a local directory instead")
     log = command("log", "the log")
     log.add_argument("action", choices=["tail"])
-    log.add_argument("--from", dest="from_lsn", type=int, default=0)
+    log.add_argument("--from", dest="from_lsn", metavar="LSN", type=count, default=0)
     log.add_argument("-f", "--follow", action="store_true")
     log.add_argument("--history", default="", help="the history that --from belongs to")
-    log.add_argument("-n", "--lines", type=int, default=0, help="the last N entries only")
+    log.add_argument("-n", "--lines", metavar="N", type=count, help="the last N entries only")
+    log.add_argument("--stale-from", default="", help="ask this replica for what it has applied")
     command("status", "every replica's state")
     snapshots.add_commands(commands)
     return main
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Ends the process with EXIT_USAGE if the command line is wrong."""
+    found = parser()
+    options, rest = found.parse_known_args(arguments)
+    if rest:
+        hint = "; a value that begins with - follows --, as in: put -- KEY -VALUE"
+        dashed = any(one.startswith("-") for one in rest)
+        found.error(f"unrecognized arguments: {' '.join(rest)}{hint if dashed else ''}")
+    return options
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -107,23 +137,29 @@ async def run(options: argparse.Namespace) -> int:
     if options.command == "snapshot":
         return await snapshots.run(options)
     if options.command == "digest-tree" and options.local:
+        if options.under or options.stale_from:
+            raise UsageError(
+                "--local reads no tree of a partition: leave out --under, --stale-from"
+            )
         summary = Summary()
         digest = digest_directory(options.local, summary)
         show_skipped(summary)
         show(options, {"digest": digest}, "digest")
         return 0
-    endpoints = [e for e in options.endpoints.split(",") if e]
-    if not endpoints:
-        sys.stderr.write("partitionctl: --endpoints is empty: name the replicas as host:port\n")
-        return EXIT_USAGE
+    if not options.endpoints:
+        raise UsageError("--endpoints is empty: name the replicas as host:port")
+    if options.server_name and not options.tls_dir:
+        raise UsageError("--server-name needs --tls-dir, without which there is no TLS")
     tls = Tls.in_directory(Path(options.tls_dir), options.server_name) if options.tls_dir else None
-    async with AsyncClient(endpoints, tls, deadline_s=options.deadline) as client:
+    async with AsyncClient(
+        options.endpoints.split(","), tls, deadline_s=options.deadline
+    ) as client:
         return await COMMANDS[options.command](client, options)
 
 
 def show(options: argparse.Namespace, values: dict[str, Any], plain: str) -> None:
     """Prints a result: as JSON, or the field `plain` alone."""
-    print(json.dumps(values) if options.json else values[plain])
+    print_out(json.dumps(values) if options.json else values[plain])
 
 
 def text(value: bytes) -> str:
@@ -137,13 +173,15 @@ def text(value: bytes) -> str:
 async def put(client: AsyncClient, options: argparse.Namespace) -> int:
     name = os.fsencode(options.name)
     if options.file is not None:
+        if options.value is not None:
+            raise UsageError("give either a VALUE, for a key, or --file, for a file of the tree")
+        path = file_path(name)
         source = await asyncio.to_thread(Source.of_file, options.file)
-        appended = await client.put_file(file_path(name), source)
+        appended = await client.put_file(path, source)
     elif options.value is None:
-        sys.stderr.write("partitionctl: give a VALUE, - for standard input, or --file FILE\n")
-        return EXIT_USAGE
+        raise UsageError("give a VALUE, - for standard input, or --file FILE")
     else:
-        value = sys.stdin.buffer.read() if options.value == "-" else os.fsencode(options.value)
+        value = read_in() if options.value == "-" else os.fsencode(options.value)
         appended = await client.set_key(name, value)
     show(options, {"lsn": appended.lsn, "term": appended.term}, "lsn")
     return 0
@@ -152,24 +190,23 @@ async def put(client: AsyncClient, options: argparse.Namespace) -> int:
 async def get(client: AsyncClient, options: argparse.Namespace) -> int:
     name = os.fsencode(options.name)
     if options.file:
-        write = sys.stdout.buffer.write
-        await client.read_file(file_path(name), write, stale_from=options.stale_from)
-        sys.stdout.buffer.flush()
+        await client.read_file(file_path(name), write_out, stale_from=options.stale_from)
         return 0
     value = await client.get_key(name, stale_from=options.stale_from)
     if value is None:
         raise NotFound(f"there is no key {options.name!r}", "NOT_FOUND")
     if options.json:
-        print(json.dumps({"key": options.name, "value": text(value)}))
+        print_out(json.dumps({"key": options.name, "value": text(value)}))
     else:
-        sys.stdout.buffer.write(value)
-        sys.stdout.buffer.flush()
+        write_out(value)
     return 0
 
 
 async def ls(client: AsyncClient, options: argparse.Namespace) -> int:
     start = os.fsencode(options.path)
     if options.keys:
+        if options.recursive:
+            raise UsageError("--keys lists every key that begins with PATH: leave out --recursive")
         async for key, value in client.list_keys(start, prefix_end(start)):
             values = {"key": text(key), "bytes": len(value), "value": text(value)}
             show(options, values, "key")
@@ -178,10 +215,10 @@ async def ls(client: AsyncClient, options: argparse.Namespace) -> int:
         kind = "directory" if entry.directory else "file"
         if options.json:
             row = {"path": text(entry.path), "kind": kind, "mode": f"{entry.mode:04o}"}
-            print(json.dumps(row | {"size": entry.size, "sha256": entry.digest.hex()}))
+            print_out(json.dumps(row | {"size": entry.size, "sha256": entry.digest.hex()}))
         else:
             mark = "d" if entry.directory else "-"
-            print(f"{mark} {entry.mode:04o} {entry.size:>12} {text(entry.path)}")
+            print_out(f"{mark} {entry.mode:04o} {entry.size:>12} {text(entry.path)}")
     return 0
 
 
@@ -206,8 +243,7 @@ async def entry_path(client: AsyncClient, name: bytes) -> bytes:
 async def put_directory(client: AsyncClient, options: argparse.Namespace) -> int:
     root = Path(options.directory)
     if not root.is_dir():
-        sys.stderr.write(f"partitionctl: {root} is no directory\n")
-        return EXIT_USAGE
+        raise UsageError(f"{root} is no directory")
     total = sum(path.stat().st_size for _, path, is_dir in scan(root, Summary()) if not is_dir)
     with bar(options, "put", total) as advance:
         under = tree_path(os.fsencode(options.under), "--under")
@@ -236,13 +272,16 @@ async def digest_of_tree(client: AsyncClient, options: argparse.Namespace) -> in
 
 async def log(client: AsyncClient, options: argparse.Namespace) -> int:
     start = options.from_lsn
-    if options.lines:
+    if options.lines is not None:
         known = [s for s in (await client.statuses()).values() if s is not None]
         newest = max((s.applied for s in known), default=0)
         oldest = max((s.first_index for s in known), default=1)
         start = max(start, newest - options.lines + 1, oldest)
-    async for entry in client.tail(start, follow=options.follow, history=options.history):
-        print(json.dumps(entry_row(entry)) if options.json else entry_line(entry), flush=True)
+    entries = client.tail(
+        start, follow=options.follow, stale_from=options.stale_from, history=options.history
+    )
+    async for entry in entries:
+        print_out(json.dumps(entry_row(entry)) if options.json else entry_line(entry), flush=True)
     return 0
 
 
@@ -290,7 +329,8 @@ async def status(client: AsyncClient, options: argparse.Namespace) -> int:
     rows: list[dict[str, Any]] = []
     for endpoint, answer in found.items():
         if answer is None:
-            rows.append({"endpoint": endpoint, "role": "unreachable"})
+            why = client.explain(endpoint).removeprefix(f"{endpoint}: ")
+            rows.append({"endpoint": endpoint, "role": "unreachable", "error": why})
             continue
         rows.append(
             {
@@ -311,14 +351,17 @@ async def status(client: AsyncClient, options: argparse.Namespace) -> int:
         )
     if options.json:
         for row in rows:
-            print(json.dumps(row))
+            print_out(json.dumps(row))
     else:
-        print(f"{'ENDPOINT':<40} {'ROLE':<14} {'TERM':>5} {'APPLIED':>10} {'LAST':>10}")
+        print_out(f"{'ENDPOINT':<40} {'ROLE':<14} {'TERM':>5} {'APPLIED':>10} {'LAST':>10}")
         for row in rows:
-            print(
+            print_out(
                 f"{row['endpoint']:<40} {row['role']:<14} {row.get('term', ''):>5} "
                 f"{row.get('applied', ''):>10} {row.get('last', ''):>10}"
             )
+        for row in rows:
+            if "error" in row:
+                say(f"{row['endpoint']}: {row['error']}")
     return 0 if any(answer is not None for answer in found.values()) else EXIT_REFUSED
 
 
@@ -347,7 +390,7 @@ class bar:  # noqa: N801  # used as a with-statement's word
 
 def show_skipped(summary: Summary) -> None:
     for path in summary.skipped:
-        sys.stderr.write(f"partitionctl: skipped {path}: neither a file nor a directory\n")
+        say(f"skipped {path}: neither a file nor a directory")
 
 
 def show_summary(options: argparse.Namespace, summary: Summary) -> None:
@@ -359,9 +402,9 @@ def show_summary(options: argparse.Namespace, summary: Summary) -> None:
         "skipped": len(summary.skipped),
     }
     if options.json:
-        print(json.dumps(values))
+        print_out(json.dumps(values))
     else:
-        print(
+        print_out(
             f"{summary.files} files, {summary.directories} directories, {summary.bytes} bytes, "
             f"{len(summary.skipped)} skipped"
         )
@@ -380,19 +423,37 @@ COMMANDS: dict[str, Callable[[AsyncClient, argparse.Namespace], Awaitable[int]]]
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    options = parser().parse_args(arguments)
+async def answer(options: argparse.Namespace) -> int:
+    """Runs one command; what it raises becomes a line on standard error and an exit code."""
     try:
-        code = asyncio.run(run(options))
+        check_streams()
+        code = await run(options)
+        flush_out()
+    except (UsageError, InvalidEndpoint) as error:
+        say(error)
+        return EXIT_USAGE
     except ClientError as error:
-        sys.stderr.write(f"partitionctl: {error}\n")
-        code = EXIT_REFUSED
-    except BaseExceptionGroup as group:
-        for failure in group.exceptions:
-            sys.stderr.write(f"partitionctl: {failure}\n")
-        code = EXIT_REFUSED
-    except (KeyboardInterrupt, BrokenPipeError):
-        code = 130
+        say(error)
+        return EXIT_REFUSED
+    except BrokenPipeError:
+        return EXIT_PIPE  # whoever read has had enough
+    except OSError as error:
+        say(os_fault(error))
+        return EXIT_REFUSED
+    return code
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    try:
+        code = asyncio.run(answer(options))
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    if sys.stdout is not None:
+        try:
+            sys.stdout.flush()
+        except OSError:  # it was said
+            drop_out()
     if options.command == "snapshot":
         leave(code)
     sys.exit(code)

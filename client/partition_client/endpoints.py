@@ -32,6 +32,8 @@ def _fault(endpoint: str) -> str:
         return "is empty"
     if any(character.isspace() for character in endpoint):
         return "contains a blank"
+    if not (endpoint.isascii() and endpoint.isprintable()):
+        return "contains a character that no host name has"
     if "://" in endpoint:
         return "is a URL"
     if "/" in endpoint or "," in endpoint or "@" in endpoint:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
+
+from partition_client.terminal import named, print_out, say
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,7 +47,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 async def run(options: argparse.Namespace) -> int:
     """Runs one of the commands; returns the exit code: 0, or that of the SnapshotError (65 damaged
     or of another version, 69 unavailable, 73 full, 78 a wrong ID, destination or credentials)."""
-    limits = SnapshotLimits(retry_timeout_s=options.deadline)
+    limits = limits_within(options.deadline)
     try:
         store = open_store(from_arguments(options, os.environ), limits)
         try:
@@ -55,24 +58,33 @@ async def run(options: argparse.Namespace) -> int:
     except SnapshotError as error:
         if options.json:
             values = {"state": "failed", "reason": error.reason, "message": str(error)}
-            _say(json.dumps(values | {"retriable": error.retriable}))
-        sys.stderr.write(f"partitionctl: {error}\n")
+            print_out(json.dumps(values | {"retriable": error.retriable}))
+        say(error)
         return error.exit_code
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
+def limits_within(deadline_s: float) -> SnapshotLimits:
+    """Limits under which no wait for a store is longer than the deadline."""
+    usual = SnapshotLimits()
+    return replace(
+        usual,
+        retry_timeout_s=deadline_s,
+        connect_timeout_s=min(usual.connect_timeout_s, deadline_s),
+        request_timeout_s=min(usual.request_timeout_s, deadline_s),
+    )
 
 
 async def _ls(store: Store, options: argparse.Namespace, limits: SnapshotLimits) -> int:
     found = await list_snapshots(store, limits)
     if options.json:
         for one in found:
-            _say(json.dumps(row(one)))
+            print_out(json.dumps(row(one)))
     elif found:
-        Console(markup=False, width=None if sys.stdout.isatty() else 160).print(_table(found))
+        with named("standard output"):
+            Console(markup=False, width=None if sys.stdout.isatty() else 160).print(_table(found))
     else:
-        _say(f"no snapshots in {store.description}")
+        absent = options.directory is not None and not options.directory.exists()
+        print_out(f"no snapshots in {store.description}{', which does not exist' * absent}")
     damaged = any(isinstance(one, DamagedManifest) for one in found)
     return EXIT_DAMAGED if damaged else 0
 
@@ -127,9 +139,9 @@ async def _verify(store: Store, options: argparse.Namespace, limits: SnapshotLim
     with _bar(options) as advance:
         manifest = await verify(store, options.snapshot, limits, advance)
     if options.json:
-        _say(json.dumps(row(manifest) | {"state": "Verified"}))
+        print_out(json.dumps(row(manifest) | {"state": "Verified"}))
     else:
-        _say(
+        print_out(
             f"{manifest.snapshot_id}: whole; LSN {manifest.lsn}, {manifest.keys} keys, "
             f"{manifest.files} files, {_size(manifest.size_bytes)} read, digest {manifest.digest}"
         )
