@@ -3,9 +3,10 @@
 import argparse
 import asyncio
 import logging
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from partition_replica import __version__
 from partition_replica.assembly import Process, end_process
 from partition_replica.config import Config, TlsFiles
 from partition_replica.core.limits import Limits
+from partition_replica.offline import arguments as arguments_of
 from partition_replica.offline.commands import COMMANDS, add_commands, run
 
 
@@ -34,17 +36,28 @@ def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
         "partition": ("namespace/name, which every certificate must carry", None),
         "tls-dir": ("folder with tls.crt, tls.key and ca.crt", None),
     }
+    kinds: dict[str, Callable[[str], str]] = {
+        "listen": arguments_of.listen_address,
+        "http-listen": arguments_of.listen_address,
+        "advertise": arguments_of.address,
+    }
     for flag, (text, default) in flags.items():
         value = os.environ.get("PARTITION_" + flag.upper().replace("-", "_"), default)
         serve.add_argument(
-            f"--{flag}", help=text, default=value, required=flag in required and value is None
+            f"--{flag}",
+            help=text,
+            default=value,
+            required=flag in required and value is None,
+            type=kinds.get(flag, str),
         )
     serve.add_argument("--insecure", action="store_true", help="plain text, for tests only")
     serve.add_argument(
         "--keep-all-entries", action="store_true", help="never compact the log, for debugging"
     )
-    serve.add_argument("--tick-ms", type=int, default=100, help="a heartbeat's time")
-    serve.add_argument("--election-ticks", type=int, default=10)
+    serve.add_argument(
+        "--tick-ms", type=arguments_of.positive, default=100, help="a heartbeat's time"
+    )
+    serve.add_argument("--election-ticks", type=arguments_of.election_ticks, default=10)
     serve.add_argument(
         "--limit",
         action="append",
@@ -91,8 +104,8 @@ def _limits(parser: argparse.ArgumentParser, overrides: list[str]) -> Limits:
             values[name] = kinds[name](text)
         except ValueError:
             parser.error(f"--limit {override}: not a {kinds[name].__name__}")
-        if values[name] <= 0:
-            parser.error(f"--limit {override}: must be above 0")
+        if not (values[name] > 0 and math.isfinite(values[name])):
+            parser.error(f"--limit {override}: must be a number above 0")
     return replace(Limits(), **values)  # type: ignore[arg-type]
 
 

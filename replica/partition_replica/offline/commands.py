@@ -1,7 +1,7 @@
 """The commands on a volume: inspect, verify, replication, log. What each prints, and its exit code:
 0 done, 1 refused or findings, 2 wrong use, 70 the volume is damaged, 74 reading or writing failed:
-the scratch directory, the target or the volume has no room, or its disk fails. `snapshot` has exit
-codes of its own (`snapshot_reports`)."""
+the scratch directory, the target, the volume or the output has no room, or its disk fails, 141 the
+reader of the output went away. `snapshot` has exit codes of its own (`snapshot_reports`)."""
 
 import argparse
 import json
@@ -22,7 +22,13 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogEntry, VerifyReport
 from partition_replica.errors import Damaged, Fatal, InvalidArgument, NotFound, ReplicaError
 from partition_replica.ids import LSN, ClusterID
-from partition_replica.offline import rendering, replication, snapshots, verification_child
+from partition_replica.offline import (
+    arguments,
+    rendering,
+    replication,
+    snapshots,
+    verification_child,
+)
 from partition_replica.offline.bars import progress_bar
 from partition_replica.offline.log_export import export_log
 from partition_replica.offline.log_import import import_log
@@ -34,6 +40,7 @@ from partition_replica.storage.verification import Verification
 EXIT_REFUSED = 1
 EXIT_DAMAGED = 70
 EXIT_IO = 74
+EXIT_PIPE = 141
 PAGE_BYTES = 4 * 1024**2
 BASE_FORMS = ("volume", "seed")
 
@@ -49,7 +56,7 @@ def add_commands(commands: Any) -> None:
         default="positions",
         help="identity, indexes and positions; which LSNs were written in which term; one entry",
     )
-    inspect.add_argument("lsn", nargs="?", type=int, help="of the entry")
+    inspect.add_argument("lsn", nargs="?", type=arguments.lsn, help="of the entry")
     verify = commands.add_parser(
         "verify", help="checks everything that is stored; reads only, exit code 1 for findings"
     )
@@ -83,7 +90,7 @@ def add_commands(commands: Any) -> None:
     take = actions.add_parser("import", help="makes a new volume of a log of directories")
     take.add_argument("source", type=Path, help="the directory with an entry a directory")
     take.add_argument("--data", type=Path, required=True, help="the new volume")
-    take.add_argument("--cluster-id", default="", help="a UUID; default: a new one")
+    take.add_argument("--cluster-id", type=arguments.cluster_id, help="a UUID; default: a new one")
     take.add_argument("--replication", choices=["Raft", "None"], default="None")
     take.add_argument("--hard-state", type=Path, help="raftpb.HardState, a file")
     take.add_argument("--conf-state", type=Path, help="raftpb.ConfState, a file")
@@ -108,7 +115,17 @@ def add_commands(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs one of the commands; returns the exit code."""
     try:
-        return _COMMANDS[options.command](options)
+        code = _COMMANDS[options.command](options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has had enough
+        _drop_output()
+        return EXIT_PIPE
+    except OSError as error:
+        names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
+        why = ": ".join([*(names or ["reading or writing"]), error.strerror or str(error)])
+        sys.stderr.write(f"partition-replica: {why}\n")
+        _drop_output()
+        return EXIT_IO
     except Fatal as error:
         sys.stderr.write(f"partition-replica: {type(error).__name__}: {error}\n")
         return EXIT_DAMAGED if isinstance(error, Damaged) else EXIT_IO
@@ -118,6 +135,17 @@ def run(options: argparse.Namespace) -> int:
     except grpc.RpcError as error:
         sys.stderr.write(f"partition-replica: {error.code().name}: {error.details()}\n")
         return EXIT_REFUSED
+    return code
+
+
+def _drop_output() -> None:
+    """Python is not to write at its end what could not be written before."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 # --- inspect ----------------------------------------------------------------------------------
@@ -365,7 +393,7 @@ COMMANDS = frozenset(_COMMANDS)
 def _add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", type=Path, help="a stopped replica's volume")
-    source.add_argument("--address", default="", help="a running replica, host:port")
+    source.add_argument("--address", type=arguments.address, help="a running replica, host:port")
     parser.add_argument(
         "--tls-dir",
         default=os.environ.get("PARTITION_TLS_DIR", ""),

@@ -36,7 +36,7 @@ def locked(root: Path) -> Iterator[None]:
     uses it."""
     try:
         descriptor = os.open(root / "lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidArgument(
             f"{root} is no replica's volume (it has no file `lock`): give the directory that "
             "--data names when the replica runs"

@@ -1,0 +1,120 @@
+"""`partition-replica`: a mistake at the command line is a message and an exit code."""
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from shlex import quote
+
+import pytest
+from partition_replica.__main__ import parse
+from partition_replica.config import Config
+from partition_replica.offline import commands
+
+SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("serve --advertise h", "'h' is no address"),
+        ("serve --advertise :7000", "':7000' is no address"),
+        ("serve --advertise h:0", "'h:0' is no address"),
+        ("serve --advertise https://h:1", "is no address"),
+        ("serve --advertise h:1 --listen localhost", "'localhost' is no address to listen at"),
+        ("serve --advertise h:1 --listen 0.0.0.0:65536", "is no address to listen at"),
+        ("serve --advertise h:1 --http-listen ::1:80", "is no address to listen at"),
+        ("serve --advertise h:1 --tick-ms 0", "'0' is no number above 0"),
+        ("serve --advertise h:1 --tick-ms -5", "'-5' is no number above 0"),
+        ("serve --advertise h:1 --election-ticks 1", "2 ticks or more"),
+        ("serve --advertise h:1 --limit pin_lease_s=nan", "must be a number above 0"),
+        ("serve --advertise h:1 --limit pin_lease_s=inf", "must be a number above 0"),
+        ("inspect --address h:1 entry -5", "'-5' is no LSN"),
+        ("inspect --address h:1 entry 0", "'0' is no LSN"),
+        ("inspect --address h:1 entry 18446744073709551616", "is no LSN"),
+        ("inspect --address h", "'h' is no address"),
+        ("verify --address https://h", "is no address"),
+        ("log import s --data d --cluster-id xyz", "'xyz' is no UUID"),
+    ],
+)
+def test_a_flag_that_is_wrong_is_said(
+    capsys: pytest.CaptureFixture[str], words: str, why: str
+) -> None:
+    command, *rest = words.split()
+    if command == "serve":
+        rest = [*SERVE[1:], *rest]
+    with pytest.raises(SystemExit) as caught:
+        parse([command, *rest])
+    assert caught.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:7000", "[::]:7000", "localhost:0", ":7000"])
+@pytest.mark.parametrize("advertise", ["h.default.svc:7000", "[fd00::1]:1", "10.0.0.1:65535"])
+def test_addresses_that_are_right(listen: str, advertise: str) -> None:
+    found = parse([*SERVE, "--advertise", advertise, "--listen", listen, "--http-listen", listen])
+    assert isinstance(found, Config)
+    assert (found.listen, found.http_listen, found.advertise) == (listen, listen, advertise)
+
+
+def test_a_file_is_no_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    for words in (["inspect"], ["verify"], ["log", "export", str(tmp_path / "out")]):
+        options = parse([*words, "--data", str(path)])
+        assert isinstance(options, argparse.Namespace)
+        assert commands.run(options) == 1
+        assert f"{path} is no replica's volume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file", "x/ca.crt"), 74, "x/ca.crt: No such file"),
+        (OSError(errno.ENOSPC, "No space left"), 74, "reading or writing: No space left"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 141, ""),
+    ],
+)
+def test_a_fault_of_the_system_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    code: int,
+    said: str,
+) -> None:
+    def fail(_: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setitem(commands._COMMANDS, "inspect", fail)
+    options = parse(["inspect", "--data", "d"])
+    assert isinstance(options, argparse.Namespace)
+    assert commands.run(options) == code
+    assert capsys.readouterr().err == (f"partition-replica: {said}\n" if said else "")
+
+
+@pytest.mark.parametrize(
+    ("redirect", "code", "said"),
+    [
+        ("> /dev/full", 74, "partition-replica: reading or writing: No space left on device\n"),
+        ("| true", 141, ""),
+    ],
+)
+def test_an_output_that_fails(redirect: str, code: int, said: str) -> None:
+    program = (
+        "from partition_replica.offline import commands\n"
+        "from partition_replica.__main__ import main\n"
+        "commands._COMMANDS['inspect'] = lambda _: print('x' * 1000000) or 0\n"
+        "main()\n"
+    )
+    line = f"{quote(sys.executable)} -c {quote(program)} inspect --data d {redirect}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ,
+    )
+    assert (done.returncode, done.stderr) == (code, said)
