@@ -19,6 +19,12 @@ from partition_client.processes import Owner
 
 STATUS_TIMEOUT_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
+OTHER_LEADER_S = 0.05
+"""How long another leader, of a later term, may take to answer once one has."""
+
+Answer = api.GetStatusResponse | ClientError | None
+"""An endpoint's status; None if it does not answer now, an error if it never will."""
+
 PERMANENT_CODES = frozenset(
     {
         grpc.StatusCode.PERMISSION_DENIED,
@@ -95,14 +101,14 @@ class Routing:
         answers and one never will."""
         if self.leader:
             return self.leader
-        found = await asyncio.gather(*(self._ask(e, timeout_s) for e in self.endpoints))
-        statuses = [one for one in found if isinstance(one, api.GetStatusResponse)]
-        refused = [one for one in found if isinstance(one, ClientError)]
+        found = await self._ask_all(timeout_s)
+        statuses = [one for one in found.values() if isinstance(one, api.GetStatusResponse)]
+        refused = [one for one in found.values() if isinstance(one, ClientError)]
         if refused and not statuses:
             raise refused[0]
         best_term, best = 0, ""
         hint = types.LeaderHint()
-        for endpoint, status in zip(self.endpoints, found, strict=True):
+        for endpoint, status in found.items():
             if not isinstance(status, api.GetStatusResponse):
                 continue
             self._members[status.member_id] = endpoint
@@ -116,6 +122,29 @@ class Routing:
             self.hint(hint)
         return self.leader
 
+    async def _ask_all(self, timeout_s: float) -> dict[str, Answer]:
+        """What each endpoint says; without those that are slow, once one leads and serves."""
+        tasks = {asyncio.create_task(self._ask(e, timeout_s)): e for e in self.endpoints}
+        waiting = set(tasks)
+        found: dict[str, Answer] = {}
+        patience_s = None
+        try:
+            while waiting:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not done:
+                    break
+                for task in done:
+                    found[tasks[task]] = answer = task.result()
+                    if isinstance(answer, api.GetStatusResponse) and answer.serving:
+                        patience_s = OTHER_LEADER_S
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return found
+
     async def status(
         self, endpoint: str, timeout_s: float = STATUS_TIMEOUT_S
     ) -> api.GetStatusResponse | None:
@@ -123,9 +152,7 @@ class Routing:
         found = await self._ask(endpoint, timeout_s)
         return found if isinstance(found, api.GetStatusResponse) else None
 
-    async def _ask(
-        self, endpoint: str, timeout_s: float
-    ) -> api.GetStatusResponse | ClientError | None:
+    async def _ask(self, endpoint: str, timeout_s: float) -> Answer:
         """A replica's status; None if it does not answer now, an error if it never will."""
         try:
             async with asyncio.timeout(timeout_s):

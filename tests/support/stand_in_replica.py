@@ -36,6 +36,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         self.calls: dict[str, int] = {}
         self._advanced = asyncio.Event()
         self.serving_as = "leader"
+        self.term = TERM
         self.failures = Failures(lambda _: None, lambda _: None)
 
     @asynccontextmanager
@@ -92,7 +93,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         response = api.GetStatusResponse(
             member_id=MEMBER,
             role=self.serving_as,
-            term=TERM,
+            term=self.term,
             serving=self.serving_as == "leader",
             applied=self.lsn,
             first_index=2,

@@ -244,6 +244,32 @@ def test_a_deadline_that_is_no_time(seconds: float) -> None:
         AsyncClient(["localhost:1"], deadline_s=seconds)
 
 
+# --- the leader -------------------------------------------------------------------------------
+
+
+async def test_a_replica_that_says_nothing_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls, "STATUS_TIMEOUT_S", 60.0)
+    async with mute_listener() as mute, StandInReplica().serving() as address:
+        async with AsyncClient([mute, address], deadline_s=60.0) as client:
+            async with asyncio.timeout(10 * WITHIN_S):
+                assert await client.get_key(b"k") is None
+
+
+@pytest.mark.parametrize("newer", [0, 1])
+async def test_of_two_leaders_the_later_one_is_asked(newer: int) -> None:
+    """A leader that was cut off may not know yet that there is another."""
+    replicas = [StandInReplica(), StandInReplica()]
+    replicas[newer].term += 1
+    replicas[newer].view.put_value(b"k", b"new")
+    async with replicas[0].serving() as one, replicas[1].serving() as two:
+        async with AsyncClient([one, two], deadline_s=10.0) as client:
+            # The first connection takes longer than the later leader is waited for.
+            await client.statuses()
+            assert await client.get_key(b"k") == b"new"
+
+
 # --- what no retry mends ----------------------------------------------------------------------
 
 
