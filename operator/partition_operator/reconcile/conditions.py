@@ -6,6 +6,7 @@ from typing import Any
 from partition_operator.api import names
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.quantities import parse_quantity
+from partition_operator.reconcile import losses
 from partition_operator.reconcile.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.observed import Observed, Replica
 from partition_operator.resources.pdb import quorum
@@ -132,6 +133,8 @@ def _ready(
     found: list[Condition], observed: Observed, spec: PartitionSpec, ready_pods: int
 ) -> Condition:
     by_type = {condition.type: condition for condition in found}
+    if lost := losses.explain(observed, bootstrapped=bool(by_type["Bootstrapped"].status)):
+        return Condition("Ready", False, "VolumeLost", lost)
     for kind in ("Bootstrapped", "QuorumAvailable"):
         if not by_type[kind].status:
             return Condition(
@@ -241,11 +244,9 @@ def _state(found: list[Condition]) -> str:
     by_type = {condition.type: condition for condition in found}
     if not by_type["Accepted"].status:
         return by_type["Accepted"].reason
-    if "Bootstrapped" in by_type and not by_type["Bootstrapped"].status:
-        return "Bootstrapping"
-    if by_type["Ready"].reason == "Ready":
-        return "Ready"
-    return by_type["Ready"].reason
+    reason = by_type["Ready"].reason
+    bootstrapping = "Bootstrapped" in by_type and not by_type["Bootstrapped"].status
+    return "Bootstrapping" if bootstrapping and reason != "VolumeLost" else reason
 
 
 def _lag_word(leader: Replica | None) -> str:
@@ -312,7 +313,8 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
 
 def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
     same = old is not None and (old["status"], old["reason"]) == (new["status"], new["reason"])
-    if same and new["type"] != "Accepted":
+    # Of these the message names what is wrong, so another message is news.
+    if same and new["type"] != "Accepted" and new["reason"] != "VolumeLost":
         return None
     if same and old is not None and old["message"] == new["message"]:
         return None
