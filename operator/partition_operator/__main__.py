@@ -57,6 +57,8 @@ def main() -> None:
     )
     # One line for each event of each object, to say that a key was enqueued.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
+    # It says at each start that it does not listen to signals, which it should not.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     try:
         config = parse(os.environ)
     except ConfigError as error:

@@ -9,9 +9,7 @@ import sys
 import time
 from contextlib import suppress
 
-import kopf
 from aiohttp import web
-from kopf._core.engines.peering import Identity
 from partition_proto.v1 import replica_admin_pb2 as admin
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -26,7 +24,7 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.executor import Executor
-from partition_operator.handlers.watching import build_registry
+from partition_operator.handlers.watches import Watches
 from partition_operator.reconciler import Reconciler
 from partition_operator.resources.certificates import (
     KeyPair,
@@ -72,9 +70,11 @@ class Process:
                 ("reconciled_total", "Looks at a Partition"),
                 ("failed_total", "Looks that failed and are tried again"),
                 ("events_dropped_total", "Events over the limit a minute"),
+                ("watches_down", "Namespaces, or the cluster, that can't be watched now"),
             )
         }
         self._recorder: Recorder | None = None
+        self._watches: Watches | None = None
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -132,7 +132,8 @@ class Process:
             {PARTITION: reconciler.turn, SNAPSHOT: snapshots.turn, SCHEDULE: schedules.turn}
         )
         working = asyncio.create_task(queue.run())
-        watching = asyncio.create_task(self._watch(queue))
+        watches = self._watches = Watches(queue, kube.probe, config.identity, config.watch)
+        watching = asyncio.create_task(watches.run())
         stopping = asyncio.create_task(self._stop.wait())
         everything = {working, watching, renewing, stopping}
         await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
@@ -142,21 +143,10 @@ class Process:
                 end_process("the operator's loop ended by itself")
         logger.info("stopping")
         working.cancel()
+        watching.cancel()
         await queue.close()
-        await asyncio.wait({watching}, timeout=15)
+        await asyncio.wait({watching})
         await replicas.close()
-
-    async def _watch(self, queue: WorkQueue) -> None:
-        namespaces = self._config.watch
-        await kopf.operator(
-            registry=build_registry(queue),
-            # Its own guess asks for a user name, which a random UID has not.
-            identity=Identity(self._config.identity),
-            standalone=True,
-            clusterwide=not namespaces,
-            namespaces=namespaces,
-            stop_flag=self._stop,
-        )
 
     # --- probes and metrics -------------------------------------------------------------------
 
@@ -187,6 +177,8 @@ class Process:
         if self._queue is not None:
             self._numbers["queued"].set(self._queue.queued)
             self._numbers["failed_total"].set(self._queue.failed)
+        if self._watches is not None:
+            self._numbers["watches_down"].set(self._watches.down)
         if self._recorder is not None:
             self._numbers["events_dropped_total"].set(self._recorder.dropped)
         body = generate_latest(self._registry)

@@ -79,6 +79,12 @@ class WorkQueue:
         entry.settled = False
         self._wake.set()
 
+    def forget(self, namespace: str) -> None:
+        """Looks at nothing of a namespace any more, until something of it is enqueued again."""
+        for key, entry in list(self._entries.items()):
+            if key.namespace == namespace and not entry.working:
+                del self._entries[key]
+
     @property
     def queued(self) -> int:
         now = time.monotonic()
@@ -89,14 +95,16 @@ class WorkQueue:
         while True:
             self.turned_at = now = time.monotonic()
             due = [
-                key
+                (key, entry)
                 for key, entry in self._entries.items()
                 if entry.due <= now and not entry.working
             ]
-            for key in due:
+            for key, entry in due:
                 await slots.acquire()
                 self.turned_at = time.monotonic()
-                entry = self._entries[key]
+                if self._entries.get(key) is not entry:
+                    slots.release()  # forgotten meanwhile
+                    continue
                 entry.working = True
                 task = asyncio.create_task(self._work(key, entry))
                 self._tasks.add(task)

@@ -28,7 +28,7 @@ class ApiServer:
         build_programs()
         folder = self._folder
         folder.mkdir(parents=True, exist_ok=True)
-        authority = Authority(folder)
+        authority = self._authority = Authority(folder)
         authority.issue("admin", "admin", organisation="system:masters")
         authority.issue(
             "server",
@@ -68,7 +68,8 @@ class ApiServer:
                 f"--service-account-signing-key-file={folder / 'sa.key'}",
             ],
         )
-        write_kubeconfig(self.kubeconfig, f"https://127.0.0.1:{port}", folder, "admin")
+        self._url = f"https://127.0.0.1:{port}"
+        write_kubeconfig(self.kubeconfig, self._url, folder, "admin")
         self.kubectl = Kubectl(kubeconfig=self.kubeconfig)
         self._wait()
         self.kubectl("apply", "-f", str(ROOT / "manifests" / "crds"))
@@ -79,6 +80,13 @@ class ApiServer:
         for process in reversed(self._processes):
             process.kill()
             process.wait()
+
+    def user(self, name: str) -> Path:
+        """The kubeconfig of a new user, who may do what is granted to it alone."""
+        self._authority.issue(name, name)
+        path = self._folder / f"{name}.conf"
+        write_kubeconfig(path, self._url, self._folder, name)
+        return path
 
     def _start(self, name: str, command: list[str]) -> None:
         with (self._folder / f"{name}.log").open("wb") as log:

@@ -97,6 +97,21 @@ class Kube:
         metadata = body["metadata"]
         return await self._request("POST", _path(body["kind"], metadata["namespace"]), body)
 
+    async def probe(self, namespace: str) -> None:
+        """Raises ApiError if our objects can't be listed in a namespace, or, for "", anywhere."""
+        place = f"/namespaces/{quote(namespace)}" if namespace else ""
+        for plural in (names.PLURAL, names.SNAPSHOT_PLURAL):
+            path = f"/apis/{names.API_VERSION}{place}/{plural}"
+            try:
+                await self._request("GET", path, query={"limit": "1"})
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                crd = f"{plural}.{names.GROUP}"
+                raise ApiError(
+                    404, f"CustomResourceDefinition {crd} is missing: install the chart's CRDs"
+                ) from error
+
     async def replace(self, body: Body) -> Body:
         """Refused (ApiError 409) where resourceVersion is not the current one."""
         metadata = body["metadata"]

@@ -1,4 +1,7 @@
-"""What kopf watches, and the settings under which it does."""
+"""What kopf watches, and the settings under which it does.
+
+The handlers are coroutines: kopf would run plain functions in threads of their own.
+"""
 
 from typing import Any, Protocol
 
@@ -19,8 +22,8 @@ def _component(name: str) -> dict[str, Any]:
 WATCHED = (("apps", "v1", "statefulsets"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
 
 
-def build_registry(queue: Queue) -> kopf.OperatorRegistry:
-    """The handlers, in a registry of their own."""
+def build_registry(queue: Queue, *, namespaced: bool) -> kopf.OperatorRegistry:
+    """The handlers, in a registry of their own. namespaced: the operator's rights end there."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -29,31 +32,31 @@ def build_registry(queue: Queue) -> kopf.OperatorRegistry:
 
     @kopf.on.startup(registry=registry)
     def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        apply_settings(settings)
+        apply_settings(settings, namespaced=namespaced)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-    def on_partition(*, namespace: str | None, name: str, **_: Any) -> None:
+    async def on_partition(*, namespace: str | None, name: str, **_: Any) -> None:
         assert namespace is not None, "Partitions are namespaced"
         queue.enqueue(PARTITION, namespace, name)
         queue.enqueue(SCHEDULE, namespace, name)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.SNAPSHOT_PLURAL, registry=registry)
-    def on_snapshot(*, namespace: str | None, name: str, spec: Any, **_: Any) -> None:
+    async def on_snapshot(*, namespace: str | None, name: str, spec: Any, **_: Any) -> None:
         assert namespace is not None, "PartitionSnapshots are namespaced"
         queue.enqueue(SNAPSHOT, namespace, name)
         partition = (spec.get("partitionRef") or {}).get("name")
         if partition:
             queue.enqueue(SCHEDULE, namespace, partition)
 
-    def on_part(*, namespace: str | None, labels: Any, **_: Any) -> None:
+    async def on_part(*, namespace: str | None, labels: Any, **_: Any) -> None:
         assert namespace is not None, "what we watch is namespaced"
         queue.enqueue(PARTITION, namespace, labels[names.LABEL_PARTITION])
 
-    def on_claim(*, namespace: str | None, labels: Any, **_: Any) -> None:
+    async def on_claim(*, namespace: str | None, labels: Any, **_: Any) -> None:
         assert namespace is not None, "what we watch is namespaced"
         queue.enqueue(SCHEDULE, namespace, labels[names.LABEL_PARTITION])
 
-    def on_verifying(*, namespace: str | None, labels: Any, **_: Any) -> None:
+    async def on_verifying(*, namespace: str | None, labels: Any, **_: Any) -> None:
         assert namespace is not None, "what we watch is namespaced"
         queue.enqueue(SNAPSHOT, namespace, labels[names.LABEL_SNAPSHOT])
 
@@ -67,10 +70,13 @@ def build_registry(queue: Queue) -> kopf.OperatorRegistry:
     return registry
 
 
-def apply_settings(settings: kopf.OperatorSettings) -> None:
+def apply_settings(settings: kopf.OperatorSettings, *, namespaced: bool) -> None:
     """Nothing is posted: events are ours (clients/recorder). A silent watch is made anew, and
     every wait has an end, so that a dead connection costs a minute at most."""
     settings.posting.enabled = False
+    # Namespaces and CRDs are cluster-wide: without the right to list them kopf tries for half a
+    # minute, deaf, before it watches anything.
+    settings.scanning.disabled = namespaced
     settings.watching.inactivity_timeout = 70
     settings.watching.server_timeout = 600
     settings.watching.client_timeout = 660
@@ -83,4 +89,5 @@ def apply_settings(settings: kopf.OperatorSettings) -> None:
     settings.persistence.finalizer = f"{names.GROUP}/kopf"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=names.GROUP)
-    settings.process.ultimate_exiting_timeout = 25
+    # It would kill the whole process for one watch that ends slowly; Kubernetes ends a stuck one.
+    settings.process.ultimate_exiting_timeout = None

@@ -1,0 +1,148 @@
+"""Watches that fail: each is started again, and no other notices."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import kopf
+import pytest
+from partition_operator.clients.kube import ApiError
+from partition_operator.handlers import watches
+from partition_operator.handlers.watches import Watches
+from partition_operator.handlers.watching import apply_settings, build_registry
+from partition_operator.work_queue import PARTITION, Entry, Key, WorkQueue
+
+from tests.support.local_group import eventually
+
+
+async def nobody(_: int) -> None:
+    raise AssertionError("nobody is deposed here")
+
+
+class Cluster:
+    """In place of kopf and of the API server. `starts`: of watches, by namespace. A namespace in
+    `failing` fails when it is watched, one in `missing` can't be listed."""
+
+    def __init__(self) -> None:
+        self.queue = WorkQueue(1, nobody)
+        self.starts: dict[str, int] = {}
+        self.running: set[str] = set()
+        self.failing: set[str] = set()
+        self.missing: set[str] = set()
+        self.threads: set[int] = set()
+
+    async def probe(self, namespace: str) -> None:
+        if namespace in self.missing:
+            raise ApiError(403, "forbidden")
+
+    async def kopf(self, *, namespaces: tuple[str, ...], stop_flag: Any, **_: Any) -> None:
+        (namespace,) = namespaces
+        self.threads.add(threading.get_ident())
+        self.starts[namespace] = self.starts.get(namespace, 0) + 1
+        self.running.add(namespace)
+        try:
+            while not stop_flag.is_set():
+                if namespace in self.failing:
+                    raise RuntimeError("watch-stream: 403")
+                await asyncio.sleep(0.01)
+        finally:
+            self.running.discard(namespace)
+
+    @asynccontextmanager
+    async def watched(self, *namespaces: str) -> AsyncIterator[Watches]:
+        found = Watches(self.queue, self.probe, "me", namespaces)
+        task = asyncio.create_task(found.run())
+        try:
+            yield found
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+        assert not self.running, "every thread has ended"
+
+    async def sees(self, *namespaces: str) -> None:
+        async def same() -> bool:
+            return self.running == set(namespaces)
+
+        await eventually(same, f"watched are {namespaces}", 10)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    found = Cluster()
+    monkeypatch.setattr(kopf, "operator", found.kopf)
+    monkeypatch.setattr(watches, "BACKOFF_S", (0.02,))
+    return found
+
+
+async def test_a_watch_that_fails_ends_no_other_and_is_started_again(cluster: Cluster) -> None:
+    async with cluster.watched("a", "b") as found:
+        await cluster.sees("a", "b")
+        assert found.down == 0
+        cluster.failing.add("b")
+
+        async def again() -> bool:
+            return cluster.starts["b"] > 2
+
+        await eventually(again, "it is tried again", 10)
+        assert cluster.running >= {"a"}
+        assert cluster.starts["a"] == 1
+        cluster.failing.clear()
+        await cluster.sees("a", "b")
+    assert threading.get_ident() not in cluster.threads, "kopf cancels what runs in its loop"
+
+
+async def test_what_was_in_a_namespace_that_is_gone_is_forgotten(cluster: Cluster) -> None:
+    cluster.missing.add("b")
+    for namespace in ("a", "b"):
+        cluster.queue.enqueue(PARTITION, namespace, "part")
+    async with cluster.watched("a", "b") as found:
+        await cluster.sees("a")
+
+        async def forgotten() -> bool:
+            return cluster.queue.queued == 1
+
+        await eventually(forgotten, "only the other namespace's is left", 10)
+        assert found.down == 1
+        cluster.missing.clear()
+        await cluster.sees("a", "b")
+        assert found.down == 0
+
+
+async def test_a_key_that_is_forgotten_before_its_turn_has_none() -> None:
+    queue = WorkQueue(1, nobody)
+    turns: list[str] = []
+
+    async def turn(key: Key, _: Entry) -> float:
+        turns.append(key.name)
+        if key.name == "first":
+            queue.forget("gone")
+        return 60.0
+
+    queue.serve({PARTITION: turn})
+    for namespace, name in (("here", "first"), ("gone", "second"), ("here", "third")):
+        queue.enqueue(PARTITION, namespace, name)
+    running = asyncio.create_task(queue.run())
+
+    async def all_others() -> bool:
+        return turns == ["first", "third"]
+
+    try:
+        await eventually(all_others, "the others have their turns", 10)
+    finally:
+        running.cancel()
+
+
+async def test_handlers_run_in_no_thread_of_kopfs() -> None:
+    registry = build_registry(WorkQueue(1, nobody), namespaced=True)
+    handlers = list(registry._watching.get_all_handlers())
+    assert handlers
+    assert all(asyncio.iscoroutinefunction(handler.fn) for handler in handlers)
+
+
+@pytest.mark.parametrize("namespaced", [True, False])
+def test_what_is_cluster_wide_is_scanned_only_with_the_right_to(namespaced: bool) -> None:
+    settings = kopf.OperatorSettings()
+    apply_settings(settings, namespaced=namespaced)
+    assert settings.scanning.disabled is namespaced
