@@ -57,6 +57,8 @@ class Executor:
                 await self._merge_status(partition, status)
             case actions.Delete(kind, name):
                 await self.kube.delete(kind, partition.namespace, name)
+            case actions.DeleteUnchanged(kind, name, uid, version):
+                await self.kube.delete_unchanged(kind, partition.namespace, name, uid, version)
             case actions.IssueCertificate(secret, role):
                 now = dt.datetime.now(dt.UTC)
                 await self.kube.apply(build_secret(partition, secret, role, self.authority, now))

@@ -46,7 +46,8 @@ def test_three_replicas_on_three_nodes(namespace: Namespace) -> None:
     assert "Raft" in columns
     assert "3/3" in columns
     assert "Ready" in columns
-    assert "part" in namespace.kubectl("get", "all")
+    assert "part" in namespace.kubectl("get", "logstore")
+    assert condition(found, "PodsPlaced")["reason"] == "Spread"
     events = namespace.events("part")
     for reason in ("Bootstrapped", "MemberAdded", "LearnerPromoted", "Ready"):
         assert reason in events, (reason, events)
@@ -78,9 +79,10 @@ def test_invalid_partitions_are_refused_by_the_api_server(
 
 def test_invalid_changes_are_refused_by_the_api_server(namespace: Namespace) -> None:
     namespace.apply("part", replicas=1, size="256Mi", more="  replication: {mode: Raft}")
+    namespace.ready("part")
     for patch, why in (
-        ({"storage": {"size": "128Mi"}}, "can't shrink"),
-        ({"storage": {"className": "other"}}, "can't be added"),
+        ({"storage": {"size": "128Mi"}}, "smaller than the volumes, which have 256Mi"),
+        ({"storage": {"className": "other"}}, "the volumes have class"),
         ({"replication": {"mode": "None"}}, "can't go from Raft to None"),
     ):
         with pytest.raises(RuntimeError, match=why):

@@ -112,6 +112,19 @@ class Kube:
                     404, f"CustomResourceDefinition {crd} is missing: install the chart's CRDs"
                 ) from error
 
+    async def delete_unchanged(
+        self, kind: str, namespace: str, name: str, uid: str, version: str
+    ) -> None:
+        """Of the object at the version that was looked at; one that has changed since, or is gone,
+        is left as it is."""
+        which = {"uid": uid, "resourceVersion": version}
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": which}
+        try:
+            await self._request("DELETE", _path(kind, namespace, name), body)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
     async def replace(self, body: Body) -> Body:
         """Refused (ApiError 409) where resourceVersion is not the current one."""
         metadata = body["metadata"]

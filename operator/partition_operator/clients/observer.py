@@ -140,15 +140,8 @@ class Observer:
         items = await self._kube.list_labelled(
             "PersistentVolumeClaim", partition.namespace, names.selector(partition.name)
         )
-        claims = []
-        for item in items:
-            metadata = item["metadata"]
-            ordinal = _ordinal(f"{names.VOLUME}-{partition.name}-", metadata["name"])
-            annotations = metadata.get("annotations") or {}
-            if ordinal >= 0:
-                cluster_id = annotations.get(names.ANNOTATION_CLUSTER_ID, "")
-                claims.append(Claim(ordinal, metadata["creationTimestamp"], cluster_id))
-        return tuple(sorted(claims, key=lambda c: c.ordinal))
+        claims = [_claim(partition, item) for item in items]
+        return tuple(sorted((c for c in claims if c.ordinal >= 0), key=lambda c: c.ordinal))
 
 
 def _pod(partition: Partition, item: Body) -> Pod:
@@ -162,6 +155,22 @@ def _pod(partition: Partition, item: Body) -> Pod:
         ready=ready,
         deleting="deletionTimestamp" in item["metadata"],
         node=(item.get("spec") or {}).get("nodeName") or "",
+    )
+
+
+def _claim(partition: Partition, item: Body) -> Claim:
+    metadata, spec = item["metadata"], item.get("spec") or {}
+    requests = (spec.get("resources") or {}).get("requests") or {}
+    return Claim(
+        ordinal=_ordinal(f"{names.VOLUME}-{partition.name}-", metadata["name"]),
+        created=metadata["creationTimestamp"],
+        cluster_id=(metadata.get("annotations") or {}).get(names.ANNOTATION_CLUSTER_ID, ""),
+        bound=bool(spec.get("volumeName")),
+        size=str(requests.get("storage", "")),
+        storage_class=spec.get("storageClassName") or "",
+        deleting="deletionTimestamp" in metadata,
+        uid=metadata["uid"],
+        version=metadata["resourceVersion"],
     )
 
 

@@ -20,6 +20,16 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteUnchanged:
+    """Of an object that may be deleted as it was seen: if it has changed since, it stays."""
+
+    kind: str
+    name: str
+    uid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class IssueCertificate:
     """Writes a Secret with a new certificate for `role`."""
 
@@ -126,6 +136,7 @@ Action = (
     | CreateClaim
     | RecordRestored
     | Delete
+    | DeleteUnchanged
     | IssueCertificate
     | RecordCluster
     | MarkClaim

@@ -5,8 +5,7 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import PartitionSpec
-from partition_operator.api.quantities import parse_quantity
-from partition_operator.reconcile import losses
+from partition_operator.reconcile import losses, storage
 from partition_operator.reconcile.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.observed import Observed, Replica
 from partition_operator.resources.pdb import quorum
@@ -84,16 +83,8 @@ def conditions(
 
 def _accepted(observed: Observed, spec: PartitionSpec) -> str:
     """Says what of a valid spec is not followed."""
-    live = observed.objects.get(("StatefulSet", observed.partition.name))
-    templates = ((live or {}).get("spec") or {}).get("volumeClaimTemplates") or []
-    for template in templates:
-        size = template["spec"]["resources"]["requests"]["storage"]
-        if parse_quantity(size) != parse_quantity(spec.storage_size):
-            return (
-                f"the spec is valid; volumes were made with {size} and do not grow to "
-                f"{spec.storage_size} in this version"
-            )
-    return "the spec is valid"
+    why = storage.not_followed(observed, spec)
+    return f"the spec is valid; {why}" if why else "the spec is valid"
 
 
 def refused(reason: str, message: str) -> list[Condition]:
@@ -200,12 +191,14 @@ def status(
         "state": _state(found),
         "selector": ",".join(f"{k}={v}" for k, v in names.selector(partition.name).items()),
     }
+    if has := storage.recorded(observed):
+        body["storage"] = has
     if cluster_id:
         body["clusterID"] = cluster_id
         body["bootstrapped"] = bootstrapped
     if spec is None:
         kept = ["replicas", "readyReplicas", "ready", "leader", "mode", "backfill", "members"]
-        kept += ["restore", "restored"]
+        kept += ["restore", "restored", "storage"]
         return body | {key: partition.status[key] for key in kept if key in partition.status}
     leader = observed.leader
     ready = sum(p.ready for p in observed.pods)

@@ -22,11 +22,18 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A replica's PVC. cluster_id: what we wrote on it, "" for none."""
+    """A replica's PVC. cluster_id: what we wrote on it, "" for none. bound: it has a volume. size:
+    as it was asked for."""
 
     ordinal: int
     created: str
     cluster_id: str
+    bound: bool = False
+    size: str = ""
+    storage_class: str = ""
+    deleting: bool = False
+    uid: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

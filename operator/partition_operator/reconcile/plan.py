@@ -13,6 +13,7 @@ from partition_operator.reconcile import (
     objects,
     replication,
     restore,
+    storage,
     volumes,
 )
 from partition_operator.reconcile.actions import (
@@ -83,6 +84,8 @@ def plan(
         )
     if why := replication.refusal(observed, asked):
         return _refused(observed, "InvalidSpec", why)
+    if mending := storage.mend(observed, asked):
+        return _plan(observed, mending.action, cluster_id, bootstrapped, backfill_stalled_s)
     restoring = restore.step(observed, cluster_id, image)
     if restoring is not None and (not restoring.done or restoring.action is not None):
         action = restoring.action
