@@ -30,8 +30,8 @@ def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
     required = {"data", "advertise", "partition"}
     flags = {
         "data": ("the volume", None),
-        "listen": ("host:port of gRPC", "0.0.0.0:7000"),
-        "http-listen": ("host:port of probes and metrics", "0.0.0.0:7080"),
+        "listen": ("host:port of gRPC; [::] is every IPv4 and IPv6 address", "[::]:7000"),
+        "http-listen": ("host:port of probes and metrics", "[::]:7080"),
         "advertise": ("host:port at which others reach this replica", None),
         "partition": ("namespace/name, which every certificate must carry", None),
         "tls-dir": ("folder with tls.crt, tls.key and ca.crt", None),

@@ -92,6 +92,11 @@ def labels(partition: str, component: str = "replica") -> dict[str, str]:
     }
 
 
+def endpoint(ip: str, port: int) -> str:
+    """A pod's IP with a port, to dial; IPv6 in brackets."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
 def scheduled_snapshot(partition: str, due: dt.datetime) -> str:
     """The same for everybody who decides on the same run: two can't make two."""
     return f"{partition}-{due.astimezone(dt.UTC):%Y%m%d%H%M}"

@@ -20,8 +20,7 @@ async def ask_progress(pod: dict[str, Any] | None) -> Progress | None:
     ip = status.get("podIP")
     if status.get("phase") != "Running" or not ip:
         return None
-    host = f"[{ip}]" if ":" in ip else ip
-    url = f"http://{host}:{names.HTTP_PORT}/progress"
+    url = f"http://{names.endpoint(ip, names.HTTP_PORT)}/progress"
     try:
         async with (
             aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session,

@@ -117,7 +117,9 @@ class Replicas:
             host = names.host(partition.name, partition.namespace, pod.ordinal)
             options = [*OPTIONS, ("grpc.ssl_target_name_override", host)]
             channel = self._channels[name] = grpc.aio.secure_channel(
-                f"{pod.ip}:{names.GRPC_PORT}", self._credentials(partition), options=options
+                names.endpoint(pod.ip, names.GRPC_PORT),
+                self._credentials(partition),
+                options=options,
             )
         return channel
 

@@ -91,8 +91,9 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
         "args": [
             "serve",
             f"--data={names.DATA_PATH}/data",
-            f"--listen=0.0.0.0:{names.GRPC_PORT}",
-            f"--http-listen=0.0.0.0:{names.HTTP_PORT}",
+            # Every address, of IPv4 and of IPv6.
+            f"--listen=[::]:{names.GRPC_PORT}",
+            f"--http-listen=[::]:{names.HTTP_PORT}",
             f"--advertise=$(POD_NAME).{domain}:{names.GRPC_PORT}",
             f"--partition={partition.namespace}/{partition.name}",
             f"--tls-dir={names.TLS_PATH}",

@@ -7,6 +7,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from partition_replica.transport.listening import parse_listen
+
 
 async def serve_http(
     listen: str,
@@ -34,6 +36,6 @@ async def serve_http(
     app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    host, _, port = listen.rpartition(":")
-    await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
+    host, port = parse_listen(listen)
+    await web.TCPSite(runner, host, port).start()
     return runner

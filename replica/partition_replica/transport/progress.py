@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+from partition_replica.transport.listening import parse_listen
+
 Said = tuple[str, int]
 """A phase, and percent of the whole."""
 
@@ -28,9 +30,9 @@ async def served_progress(listen: str, said: Callable[[], Said]) -> AsyncIterato
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
-        host, _, port = listen.rpartition(":")
         try:
-            await web.TCPSite(runner, host.strip("[]") or None, int(port)).start()
+            host, port = parse_listen(listen)
+            await web.TCPSite(runner, host, port).start()
         except (OSError, ValueError, OverflowError) as error:
             sys.stderr.write(f"partition-replica: progress is not served: {error}\n")
         yield
