@@ -22,6 +22,10 @@ def build(partition: Partition, voters: int) -> dict[str, Any] | None:
         "metadata": metadata(partition, partition.name),
         "spec": {
             "minAvailable": quorum(voters),
+            # AlwaysAllow would let a drain evict, node after node, replicas that recover while the
+            # quorum is away: each starts over, and the quorum never comes back. With a quorum, a
+            # replica that is not ready can be evicted under this policy, too.
+            "unhealthyPodEvictionPolicy": "IfHealthyBudget",
             "selector": {"matchLabels": names.selector(partition.name)},
         },
     }

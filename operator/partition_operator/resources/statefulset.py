@@ -11,6 +11,10 @@ from partition_operator.api.partition import Partition, PartitionSpec
 from partition_operator.resources.common import metadata
 from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONTAINER, restricted
 
+START_S = 3600
+"""How long a replica may take to open its volume."""
+START_PERIOD_S = 5
+
 
 def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) -> dict[str, Any]:
     """`replicas`: how many pods; more than spec asks for while members are being removed."""
@@ -108,6 +112,14 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             {"name": "grpc", "containerPort": names.GRPC_PORT, "protocol": "TCP"},
             {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
         ],
+        # A volume is opened and checked before anything is answered; a large log takes minutes, and
+        # a replica that is killed meanwhile starts over, for ever.
+        "startupProbe": {
+            "httpGet": {"path": "/livez", "port": "http", "scheme": "HTTP"},
+            "periodSeconds": START_PERIOD_S,
+            "timeoutSeconds": 5,
+            "failureThreshold": START_S // START_PERIOD_S,
+        },
         # Neither start-up nor liveness needs a quorum: a lone replica must wait, not restart.
         "livenessProbe": {
             "httpGet": {"path": "/livez", "port": "http", "scheme": "HTTP"},
