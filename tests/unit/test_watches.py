@@ -8,10 +8,11 @@ from typing import Any
 
 import kopf
 import pytest
+from kopf._cogs.structs.references import Resource
 from partition_operator.clients.kube import ApiError
 from partition_operator.handlers import watches
 from partition_operator.handlers.watches import Watches
-from partition_operator.handlers.watching import apply_settings, build_registry
+from partition_operator.handlers.watching import COMPONENTS, WATCHED, apply_settings, build_registry
 from partition_operator.work_queue import PARTITION, Entry, Key, WorkQueue
 
 from tests.support.local_group import eventually
@@ -132,6 +133,28 @@ async def test_a_key_that_is_forgotten_before_its_turn_has_none() -> None:
         await eventually(all_others, "the others have their turns", 10)
     finally:
         running.cancel()
+
+
+@pytest.mark.parametrize("kind", WATCHED)
+def test_only_objects_with_our_labels_are_asked_for(kind: tuple[str, str, str]) -> None:
+    settings = kopf.OperatorSettings()
+    apply_settings(settings, namespaced=False)
+    group, version, plural = kind
+    found = settings.watching.label_selectors.collect(Resource(group, version, plural))
+    assert list(found) == [
+        "logstore.dev/partition,app.kubernetes.io/component in (replica,restore,verify)"
+    ]
+    ours = Resource("logstore.dev", "v1alpha1", "partitions")
+    assert not list(settings.watching.label_selectors.collect(ours))
+
+
+def test_every_handler_is_within_what_is_asked_for() -> None:
+    registry = build_registry(WorkQueue(1, nobody), namespaced=True)
+    for handler in registry._watching.get_all_handlers():
+        if handler.selector.group == "logstore.dev":
+            continue
+        assert handler.labels["logstore.dev/partition"] == kopf.PRESENT
+        assert handler.labels["app.kubernetes.io/component"] in COMPONENTS
 
 
 async def test_handlers_run_in_no_thread_of_kopfs() -> None:

@@ -20,6 +20,9 @@ def _component(name: str) -> dict[str, Any]:
 
 
 WATCHED = (("apps", "v1", "statefulsets"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
+COMPONENTS = ("replica", "restore", "verify")
+SELECTOR = f"{names.LABEL_PARTITION},app.kubernetes.io/component in ({','.join(COMPONENTS)})"
+"""Sent to the API server: other people's objects neither cost traffic nor lie in memory."""
 
 
 def build_registry(queue: Queue, *, namespaced: bool) -> kopf.OperatorRegistry:
@@ -82,6 +85,8 @@ def apply_settings(settings: kopf.OperatorSettings, *, namespaced: bool) -> None
     settings.watching.client_timeout = 660
     settings.watching.connect_timeout = 10
     settings.watching.chunk_size = 500
+    for kind in WATCHED:
+        settings.watching.label_selectors[kind] = SELECTOR
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     settings.networking.error_backoffs = [1, 2, 4, 8, 16]
