@@ -155,6 +155,7 @@ def _pod(partition: Partition, item: Body) -> Pod:
         ready=ready,
         deleting="deletionTimestamp" in item["metadata"],
         node=(item.get("spec") or {}).get("nodeName") or "",
+        ends=item["metadata"].get("deletionTimestamp") or "",
     )
 
 

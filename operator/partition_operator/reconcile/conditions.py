@@ -5,7 +5,7 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import PartitionSpec
-from partition_operator.reconcile import losses, storage
+from partition_operator.reconcile import losses, placement, storage
 from partition_operator.reconcile.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.observed import Observed, Replica
 from partition_operator.resources.pdb import quorum
@@ -44,6 +44,7 @@ def conditions(
         and len(leader.members) == spec.replicas
         and not leader.changing
     )
+    placed = placement.look(observed, spec.replicas)
     disk_full = [r.ordinal for r in observed.replicas if r.disk_full]
     found = [
         Condition("Accepted", True, "Valid", _accepted(observed, spec)),
@@ -69,6 +70,7 @@ def conditions(
             if disk_full
             else "every volume has room",
         ),
+        Condition(placement.PLACED, placed.status, placed.reason, placed.message),
         Condition("CertificatesReady", True, "Issued", "certificates are issued"),
         Condition(
             "Progressing",
@@ -144,6 +146,9 @@ def _ready(
 
 def _doing(observed: Observed, spec: PartitionSpec, bootstrapped: bool) -> str:
     """The next thing, in words: the first line to read at night."""
+    if stuck := placement.stuck(observed):
+        pods = _pods(observed, [pod.ordinal for pod in stuck])
+        return f"waiting for {pods} to end, whose nodes do not answer: see condition PodsPlaced"
     missing = [n for n in range(spec.replicas) if observed.pod(n) is None]
     if missing:
         return f"waiting for pods {_pods(observed, missing)} to be created"
@@ -307,7 +312,8 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
 def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
     same = old is not None and (old["status"], old["reason"]) == (new["status"], new["reason"])
     # Of these the message names what is wrong, so another message is news.
-    if same and new["type"] != "Accepted" and new["reason"] != "VolumeLost":
+    news = new["type"] == "Accepted" or new["reason"] in ("VolumeLost", "PodStuck")
+    if same and not news:
         return None
     if same and old is not None and old["message"] == new["message"]:
         return None
@@ -330,8 +336,8 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
             return Event("Warning", "DiskFull", new["message"])
         case "StorageReady", "True", _ if old is not None:
             return Event("Normal", "DiskFreed", new["message"])
-        case "Ready", "False", "VolumeLost":
-            return Event("Warning", "VolumeLost", new["message"])
+        case ("Ready", "False", "VolumeLost") | (placement.PLACED, "False", _):
+            return Event("Warning", new["reason"], new["message"])
         case "BackfillComplete", _, _:
             return _backfill_event(old, new)
         case "Ready", "True", "Ready":

@@ -11,13 +11,15 @@ from partition_operator.reconcile.restore_view import RestoreSeen
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A replica's pod. ip is "" until it has one."""
+    """A replica's pod. ip is "" until it has one. ends: when it has to have ended, of one that is
+    being deleted, RFC 3339."""
 
     ordinal: int
     ip: str
     ready: bool
     deleting: bool
     node: str = ""
+    ends: str = ""
 
 
 @dataclass(frozen=True, slots=True)
