@@ -154,10 +154,28 @@ def test_bad_input_fails_at_once_and_says_what_to_do(
 
 def test_a_partition_may_come_a_little_later() -> None:
     found = snapshot()
-    early = SnapshotView(found, NOW + SECOND * 29, None)
-    assert condition(plan(early, "image:1"), "Queued")["reason"] == "WaitingForPartition"
+    early = SnapshotView(found, NOW + SECOND * 240, None)
+    step = plan(early, "image:1")
+    assert condition(step, "Queued")["reason"] == "WaitingForPartition"
+    assert "Partition part does not exist yet: it is waited for until" in step.status["message"]
+    assert [e.reason for e in step.events] == ["SnapshotWaiting"]
+    again = SnapshotView(after(step, found), NOW + SECOND * 250, None)
+    assert plan(again, "image:1").events == [], "said once"
     late = SnapshotView(found, NOW + snapshots.PARTITION_GRACE, None)
     assert condition(plan(late, "image:1"), "Failed")["reason"] == "PartitionNotFound"
+
+
+def test_it_says_what_state_its_partition_is_in() -> None:
+    """A Partition that was refused never gets a group by itself."""
+    refused = {"bootstrapped": False, "state": "VolumesFound"}
+    found = group(partition({"destination": OBJECT_STORE}, status=refused))
+    step = plan(view(snapshot(), group=found), "image:1")
+    assert condition(step, "Queued")["reason"] == "WaitingForSource"
+    for words in ("Partition part is VolumesFound", "waiting until"):
+        assert words in step.status["message"]
+    assert [e.reason for e in step.events] == ["SnapshotWaiting"]
+    again = plan(view(after(step, snapshot()), NOW + SECOND, group=found), "image:1")
+    assert (again.events, again.status) == ([], step.status)
 
 
 def test_waiting_for_a_source_ends_somewhere() -> None:

@@ -51,6 +51,10 @@ class Draft:
     def get(self, name: str) -> Any:
         return self._fields.get(name)
 
+    def reason(self, kind: str) -> str:
+        """Of a condition, as it is now; "" if there is none."""
+        return str(self._conditions.get(kind, {}).get("reason", ""))
+
     def condition(self, kind: str, status: bool | None, reason: str, message: str) -> None:
         self._conditions[kind] = written(
             Condition(kind, status, reason, message),

@@ -39,8 +39,9 @@ from partition_operator.reconcile.snapshot_actions import (
 from partition_operator.reconcile.snapshot_status import Draft
 from partition_operator.reconcile.snapshot_view import Job, NoJob, SnapshotView
 
-PARTITION_GRACE = dt.timedelta(seconds=30)
-"""So long a Partition may come after its snapshot: both may be in one file."""
+PARTITION_GRACE = dt.timedelta(minutes=5)
+"""So long a Partition may come after its snapshot: both may be in one file, or in two that a tool
+applies one after the other."""
 SOURCE_WAIT = dt.timedelta(hours=1)
 """So long a snapshot waits for a replica that can take it."""
 SOURCE_SILENT = dt.timedelta(seconds=60)
@@ -148,8 +149,10 @@ def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
 
 def _without_partition(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     name = view.snapshot.partition
-    if view.now - view.snapshot.created < PARTITION_GRACE:
-        return _wait(draft, "WaitingForPartition", f"Partition {name} does not exist yet", WAIT_S)
+    until = view.snapshot.created + PARTITION_GRACE
+    if view.now < until:
+        message = f"Partition {name} does not exist yet: it is waited for until {stamp(until)}"
+        return _wait_for_others(draft, "WaitingForPartition", message, WAIT_S)
     return _failed(
         draft,
         "PartitionNotFound",
@@ -165,7 +168,9 @@ def _without_source(view: SnapshotView, draft: Draft, why: str) -> SnapshotPlan:
         message = f"no replica could take it within {hours} hour: {why}; status of the Partition "
         return _failed(draft, "NoSource", message + "says what it waits for")
     draft.set(waitingSince=stamp(since))
-    return _wait(draft, "WaitingForSource", f"waiting for a replica that can take it: {why}", 2.0)
+    until = stamp(since + SOURCE_WAIT)
+    message = f"waiting until {until} for a replica that can take it: {why}"
+    return _wait_for_others(draft, "WaitingForSource", message, 2.0)
 
 
 def _ahead(view: SnapshotView) -> Snapshot | None:
@@ -384,6 +389,13 @@ def _ordinal(view: SnapshotView) -> int:
 def _wait(draft: Draft, reason: str, message: str, pause_s: float) -> SnapshotPlan:
     draft.queued(reason, message)
     return _plan(draft, None, pause_s)
+
+
+def _wait_for_others(draft: Draft, reason: str, message: str, pause_s: float) -> SnapshotPlan:
+    """For what no snapshot brings about: an event says it once."""
+    if draft.reason("Queued") != reason:
+        draft.event("Normal", "SnapshotWaiting", f"{reason}: {message}")
+    return _wait(draft, reason, message, pause_s)
 
 
 def _failed(draft: Draft, reason: str, message: str) -> SnapshotPlan:

@@ -38,10 +38,13 @@ def why_none(group: Observed | None) -> str:
     """What is missing for a source, in words; "" where there is one."""
     if group is None:
         return "the Partition does not exist"
-    if not group.partition.status.get("bootstrapped"):
-        return "the Partition's group does not exist yet"
+    partition = group.partition
+    state = partition.status.get("state") or "not looked at yet"
+    look = f"Partition {partition.name} is {state} (kubectl describe says why)"
+    if not partition.status.get("bootstrapped"):
+        return f"the group does not exist yet; {look}"
     if not candidates(group):
-        return "no replica leads"
+        return f"no replica leads; {look}"
     return ""
 
 
