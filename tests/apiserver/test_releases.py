@@ -1,0 +1,73 @@
+"""Releases of the chart beside and after each other, by helm."""
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from dev.cluster.builds import build_helm
+from dev.install import CHART, helm
+from tests.support.api_server import ApiServer
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
+
+CRD = "partitions.logstore.dev"
+OWNER = "jsonpath={.metadata.annotations.meta\\.helm\\.sh/release-name}"
+
+
+class Releases:
+    """Names and namespaces of their own; what is installed is removed in the end."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.server = server
+        self.mark = uuid.uuid4().hex[:6]
+        self._installed: list[tuple[str, str]] = []
+
+    def install(self, name: str, namespace: str, *words: str) -> None:
+        release, place = self._names(name, namespace)
+        helm(
+            self.server.kubectl,
+            *("install", release, str(CHART), "-n", place, "--create-namespace"),
+            *words,
+        )
+        self._installed.append((release, place))
+
+    def uninstall(self, name: str, namespace: str) -> None:
+        release, place = self._names(name, namespace)
+        helm(self.server.kubectl, "uninstall", release, "-n", place)
+        self._installed.remove((release, place))
+
+    def clean_up(self) -> None:
+        for release, place in self._installed:
+            helm(self.server.kubectl, "uninstall", release, "-n", place)
+
+    def owns_crds(self, name: str) -> bool:
+        found = self.server.kubectl("get", "crd", CRD, "-o", OWNER)
+        return found == f"{name}-{self.mark}"
+
+    def _names(self, name: str, namespace: str) -> tuple[str, str]:
+        return f"{name}-{self.mark}", f"{namespace}-{self.mark}"
+
+
+@pytest.fixture
+def releases(server: ApiServer) -> Iterator[Releases]:
+    build_helm()
+    found = Releases(server)
+    yield found
+    found.clean_up()
+
+
+def test_a_second_release_and_another_name(releases: Releases) -> None:
+    # The CRDs are there already, made by kubectl here.
+    releases.install("first", "one", "--take-ownership")
+    assert releases.owns_crds("first")
+    with pytest.raises(RuntimeError, match="invalid ownership metadata"):
+        releases.install("second", "two")
+    releases.install("second", "two", "--set", "crds.enabled=false")
+    assert releases.owns_crds("first")
+    releases.uninstall("first", "one")
+    assert releases.owns_crds("first"), "they stay, and every Partition with them"
+    with pytest.raises(RuntimeError, match="invalid ownership metadata"):
+        releases.install("renamed", "one")
+    releases.install("renamed", "one", "--take-ownership")
+    assert releases.owns_crds("renamed")
