@@ -70,6 +70,7 @@ class Process:
                 ("reconciled_total", "Looks at a Partition"),
                 ("failed_total", "Looks that failed and are tried again"),
                 ("events_dropped_total", "Events over the limit a minute"),
+                ("foreign", "Partitions that are seen and left to another operator"),
                 ("watches_down", "Namespaces, or the cluster, that can't be watched now"),
             )
         }
@@ -174,6 +175,7 @@ class Process:
     async def _metrics(self, _: web.Request) -> web.Response:
         if self._reconciler is not None:
             self._numbers["reconciled_total"].set(self._reconciler.reconciled)
+            self._numbers["foreign"].set(len(self._reconciler.foreign))
         if self._queue is not None:
             self._numbers["queued"].set(self._queue.queued)
             self._numbers["failed_total"].set(self._queue.failed)

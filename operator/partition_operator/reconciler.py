@@ -11,12 +11,14 @@ from dataclasses import replace
 
 from partition_operator import failpoints
 from partition_operator.api import names
+from partition_operator.api.partition import Partition
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused
 from partition_operator.executor import Executor
+from partition_operator.reconcile import ownership
 from partition_operator.reconcile.actions import (
     EnableReplication,
     RecordBootstrapped,
@@ -53,6 +55,8 @@ class Reconciler:
         self._recorder = recorder
         self._refusals: dict[Key, str] = {}
         """Why a backfill was not begun, by Partition."""
+        self.foreign: set[Key] = set()
+        """Partitions that are seen and left to another operator."""
         self.reconciled = 0
 
     async def turn(self, key: Key, entry: Entry) -> float | None:
@@ -68,9 +72,15 @@ class Reconciler:
             observed = await self._observer.observe(key.namespace, key.name)
             if observed is None:
                 self._refusals.pop(key, None)
+                self.foreign.discard(key)
                 return None
             if observed.partition.deleting:
                 return config.resync_s
+            if await self._left_alone(key, observed):
+                return config.resync_s
+            if ownership.has_to_be_claimed(observed.partition, config.namespace):
+                await self._claim(observed.partition)
+                continue
             observed = replace(observed, refused=self._refusals.get(key, ""))
             step = plan(observed, config.image, backfill_stalled_s=config.backfill_stalled_s)
             if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
@@ -93,6 +103,27 @@ class Reconciler:
                 # It goes on by itself: asked again at once it would be told again.
                 return config.poll_backfill_s
         return config.poll_progressing_s
+
+    async def _left_alone(self, key: Key, observed: Observed) -> bool:
+        """Whether another operator manages it, which is said once by each process."""
+        partition, mine = observed.partition, self._config.namespace
+        if not ownership.is_foreign(partition, mine):
+            self.foreign.discard(key)
+            return False
+        if key not in self.foreign:
+            self.foreign.add(key)
+            event = ownership.said(partition, mine)
+            logger.warning("%s: %s", key, event.message)
+            await self._recorder.post(partition, event, observed.now)
+        return True
+
+    async def _claim(self, partition: Partition) -> None:
+        """At the resource version that was seen: of two operators one succeeds. Raises Conflict."""
+        body = {
+            "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},
+            "status": {"operator": self._config.namespace},
+        }
+        await self._kube.merge_status(partition.namespace, partition.name, body)
 
     def _pause(self, step: Plan) -> float:
         """Until the next look, where there is nothing to do."""

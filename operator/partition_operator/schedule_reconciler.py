@@ -21,6 +21,7 @@ from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused
 from partition_operator.reconcile import removal as removing
 from partition_operator.reconcile.conditions import Event
+from partition_operator.reconcile.ownership import is_foreign
 from partition_operator.reconcile.removal import Attempt, Removal, Step
 from partition_operator.reconcile.retention import begun, expired, next_expiry
 from partition_operator.reconcile.snapshot_policy import (
@@ -75,7 +76,8 @@ class ScheduleReconciler:
                 snapshots = await self._observer.snapshots(key.namespace, key.name)
                 await self._look_at_lost(key, snapshots)
                 return None
-            if view.partition.deleting:
+            theirs = is_foreign(view.partition, self._config.namespace)
+            if view.partition.deleting or theirs:
                 return self._config.resync_s
             view = replace(view, taken=taken)
             step = plan(view)

@@ -14,6 +14,7 @@ from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.observed import Observed, Pod
+from partition_operator.reconcile.ownership import is_foreign
 from partition_operator.reconcile.snapshot_actions import (
     CancelJob,
     CreatePod,
@@ -63,6 +64,10 @@ class SnapshotReconciler:
                 await self._gone(entry.seen)
                 return None
             view, credentials = found
+            group = view.group
+            if group is not None and is_foreign(group.partition, self._config.namespace):
+                # Its Partition's turn says so.
+                return self._config.resync_s
             if refused is not None and view.job is NoJob.UNKNOWN:
                 view = replace(view, job=refused[1])
             step = plan(view, self._config.image)

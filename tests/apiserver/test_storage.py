@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.api_server import ApiServer
 from tests.support.local_group import eventually
-from tests.support.operator_process import Operator
+from tests.support.operator_process import UNHURRIED, Operator
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(180)]
 
@@ -106,7 +106,8 @@ CLAIM: dict[str, Any] = {
 async def test_a_wrong_class_is_mended_before_there_is_a_volume(
     subject: Subject, tmp_path: Path
 ) -> None:
-    operator = Operator(subject.server, subject.namespace, tmp_path / "operator.log")
+    log = tmp_path / "operator.log"
+    operator = Operator(subject.server, subject.namespace, log, **UNHURRIED)
 
     def template() -> dict[str, Any]:
         found = json.loads(subject.kubectl("get", "statefulsets", "-o", "json"))["items"]
@@ -144,7 +145,7 @@ async def test_a_wrong_class_is_mended_before_there_is_a_volume(
         await settled("fast")
         assert not subject.kubectl("get", "pvc", "-o", "name")
     except BaseException:
-        print((tmp_path / "operator.log").read_text()[-6000:], file=sys.stderr)
+        print(log.read_text()[-6000:], file=sys.stderr)
         raise
     finally:
         operator.stop()

@@ -13,7 +13,7 @@ import yaml
 from dev.cluster.layout import ROOT
 from tests.support.api_server import ApiServer
 from tests.support.local_group import eventually
-from tests.support.operator_process import Operator
+from tests.support.operator_process import UNHURRIED, Operator
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(300)]
 
@@ -57,7 +57,8 @@ async def test_a_namespace_that_is_gone_holds_nobody_up(server: ApiServer, tmp_p
         server.kubectl("create", "namespace", namespace)
     grant(server, home, user, granted("Role"))
     grant(server, here, user, granted("ClusterRole"))
-    settings = {"KUBECONFIG": str(server.user(user)), "PARTITION_OPERATOR_WATCH": f"{gone},{here}"}
+    settings = UNHURRIED | {"KUBECONFIG": str(server.user(user))}
+    settings |= {"PARTITION_OPERATOR_WATCH": f"{gone},{here}"}
     log = tmp_path / "operator.log"
     operator = Operator(server, home, log, **settings)
 

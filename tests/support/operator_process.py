@@ -12,6 +12,9 @@ from partition_operator.failpoints import ENVIRONMENT
 from tests.support.api_server import ApiServer
 from tests.support.local_group import free_port
 
+UNHURRIED = {"PARTITION_OPERATOR_LEASE_SECONDS": "60"}
+"""For an operator that nobody takes over from: a busy machine does not cost it its lease."""
+
 
 class Operator:
     """One operator process for one namespace. settings: more of its environment."""

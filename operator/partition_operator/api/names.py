@@ -19,6 +19,9 @@ LABEL_PARTITION = f"{GROUP}/partition"
 ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
 """On a PVC: the cluster that its volume belongs to, written before the volume is touched."""
 
+ANNOTATION_OPERATOR = f"{GROUP}/operator"
+"""On a Partition: the namespace of the operator that is to manage it, in place of the first one."""
+
 ANNOTATION_TEMPLATE = f"{GROUP}/template-hash"
 
 LABEL_SNAPSHOT = f"{GROUP}/snapshot"

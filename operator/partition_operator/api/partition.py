@@ -17,6 +17,9 @@ RAFT, UNREPLICATED = "Raft", "None"
 SNAPSHOT_CONDITIONS = frozenset({"SnapshotScheduleValid", "SnapshotFresh", "SnapshotsPruned"})
 """Of a Partition's status; written by the turn of its snapshots alone."""
 
+OTHERS_FIELDS = frozenset({"snapshots", "operator"})
+"""Of a Partition's status: written by the turn of its snapshots, and by a claim (ownership)."""
+
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SIZE_MIN = 64 * 2**20
 
@@ -58,12 +61,12 @@ class Partition:
 
     @property
     def status(self) -> dict[str, Any]:
-        """What the group's own turn writes; what the snapshots' turn does is left out."""
+        """What the group's own turn writes; what others write into it is left out."""
         found: dict[str, Any] = self.body.get("status") or {}
         theirs = any(c["type"] in SNAPSHOT_CONDITIONS for c in found.get("conditions") or [])
-        if "snapshots" not in found and not theirs:
+        if not OTHERS_FIELDS & found.keys() and not theirs:
             return found
-        mine = {key: value for key, value in found.items() if key != "snapshots"}
+        mine = {key: value for key, value in found.items() if key not in OTHERS_FIELDS}
         if theirs:
             mine["conditions"] = [
                 c for c in found["conditions"] if c["type"] not in SNAPSHOT_CONDITIONS
