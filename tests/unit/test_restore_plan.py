@@ -114,6 +114,24 @@ def ended(code: int, report: dict[str, Any] | None = None) -> dict[str, Any]:
     return {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": state}]}
 
 
+def test_a_pod_that_does_not_end_is_named_with_its_node() -> None:
+    observed = with_pod(ready_for_pod(see(partition())), phase="Running")
+    assert observed.restore is not None
+    pod = observed.restore.pod
+    assert pod is not None
+    for ends, words in (
+        (NOW, "waiting for pod copy-restore to end"),
+        (NOW - dt.timedelta(minutes=2), "node gone does not confirm it"),
+    ):
+        leaving = pod | {
+            "metadata": pod["metadata"] | {"deletionTimestamp": stamp(ends)},
+            "spec": pod["spec"] | {"nodeName": "gone"},
+        }
+        step = next_plan(replace(observed, restore=replace(observed.restore, pod=leaving)))
+        assert step.action is None
+        assert words in condition(step)["message"]
+
+
 def test_the_order_of_steps() -> None:
     fresh = see(partition({"clusterID": ""}))
     assert next_plan(fresh).action == RecordCluster(OURS)

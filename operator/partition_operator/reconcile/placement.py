@@ -28,13 +28,13 @@ class Placement:
 
 def stuck(observed: Observed) -> list[Pod]:
     """The pods whose end nobody confirms."""
-    return [pod for pod in observed.pods if _is_stuck(pod, observed.now)]
+    return [pod for pod in observed.pods if _why(observed, pod)]
 
 
 def look(observed: Observed, wanted: int) -> Placement:
     """PodsPlaced, of the `wanted` first replicas. It changes nothing about Ready."""
     if found := stuck(observed):
-        return Placement(False, "PodStuck", _stuck_message(observed, found[0]))
+        return Placement(False, "PodStuck", _why(observed, found[0]))
     if wanted < 2:
         return Placement(True, "Single", "one replica")
     nodes: dict[str, list[int]] = defaultdict(list)
@@ -65,21 +65,22 @@ def look(observed: Observed, wanted: int) -> Placement:
     return Placement(True, "Spread", message)
 
 
-def _is_stuck(pod: Pod, now: dt.datetime) -> bool:
-    end = parse_stamp(pod.ends)
-    return pod.deleting and end is not None and now >= end + STUCK
-
-
-def _stuck_message(observed: Observed, pod: Pod) -> str:
-    name = names.pod(observed.partition.name, pod.ordinal)
-    end = parse_stamp(pod.ends)
-    assert end is not None, "it is stuck since then"
+def why_stuck(name: str, node: str, ends: str, now: dt.datetime) -> str:
+    """Of a pod that has to end at `ends`: the way out if nobody confirms its end; "" before."""
+    end = parse_stamp(ends)
+    if end is None or now < end + STUCK:
+        return ""
     return (
-        f"{name} should have ended at {stamp(end)}, and node {pod.node} does not confirm it. If "
-        f"the node is off, and only then: kubectl taint nodes {pod.node} "
+        f"{name} should have ended at {stamp(end)}, and node {node} does not confirm it. If "
+        f"the node is off, and only then: kubectl taint nodes {node} "
         "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete pod "
         f"{name} --force --grace-period=0 (docs/operations.md, A node is lost)"
     )
+
+
+def _why(observed: Observed, pod: Pod) -> str:
+    name = names.pod(observed.partition.name, pod.ordinal)
+    return why_stuck(name, pod.node, pod.ends, observed.now) if pod.deleting else ""
 
 
 def _way_out(observed: Observed, node: str, ordinals: list[int]) -> str:

@@ -16,6 +16,7 @@ from partition_operator.api.bootstrap import RestoreFrom
 from partition_operator.api.partition import UNREPLICATED
 from partition_operator.api.snapshot import STORED, State
 from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.reconcile import placement
 from partition_operator.reconcile.actions import (
     Action,
     Apply,
@@ -214,7 +215,9 @@ def _pod(
     if any(owner["uid"] != observed.partition.uid for owner in owners):
         return _restoring(f"waiting for pod {name} of an earlier Partition to go")
     if "deletionTimestamp" in pod["metadata"]:
-        return _restoring(f"waiting for pod {name} to end", retrying=True)
+        node, ends = pod["spec"].get("nodeName", ""), pod["metadata"]["deletionTimestamp"]
+        stuck = placement.why_stuck(name, node, ends, observed.now)
+        return _restoring(stuck or f"waiting for pod {name} to end", retrying=True)
     outcome = snapshot_pods.outcome(pod, observed.now, NEVER)
     if outcome is None and (why := _outdated(observed, pod, found)):
         return _restoring(f"pod {name} is made anew: {why}", Delete("Pod", name), retrying=True)
