@@ -35,7 +35,7 @@ test: setup check ## checks and all tests; without root, all but those on a clus
 check: setup ## lint, types, layers, generated files
 	@$(RUN) ruff check .
 	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
-	  snapshots/partition_snapshots raft/partition_raft
+	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection
 	@PYTHONPATH=client:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check
 	@$(RUN) python -m dev.generate --check

@@ -2,14 +2,21 @@
 them."""
 
 import asyncio
+import datetime as dt
 import logging
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from partition_operator.assembly import Process
 from partition_operator.config import Config, ConfigError
+from partition_operator.errors import AuthorityInvalid
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes
+
+EXIT_AUTHORITY = 78
+"""EX_CONFIG: the Secret with the authority can't be used."""
 
 
 def parse(environment: Mapping[str, str]) -> Config:
@@ -43,9 +50,32 @@ def parse(environment: Mapping[str, str]) -> Config:
         resync_s=number("PARTITION_OPERATOR_RESYNC_SECONDS", 60),
         poll_s=number("PARTITION_OPERATOR_POLL_SECONDS", 3),
         backfill_stalled_s=number("PARTITION_OPERATOR_BACKFILL_STALLED_SECONDS", 300),
+        lifetimes=_lifetimes(number),
+        authority_look_s=number("PARTITION_OPERATOR_AUTHORITY_LOOK_SECONDS", 30),
         lease_duration_s=lease_s,
         lease_renew_deadline_s=lease_s * 2 / 3,
         lease_retry_s=lease_s * 2 / 15,
+    )
+
+
+def _lifetimes(number: Callable[[str, float], float]) -> Lifetimes:
+    default = LIFETIMES
+    lifetime = number("PARTITION_OPERATOR_CERTIFICATE_SECONDS", default.certificate.total_seconds())
+    renewed = number(
+        "PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS",
+        lifetime * (default.renew_before / default.certificate),
+    )
+    if renewed >= lifetime:
+        raise ConfigError(
+            f"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS={renewed:g}: a certificate that lives "
+            f"{lifetime:g} s has to be renewed less than that before its end"
+        )
+    spread = number("PARTITION_OPERATOR_TRUST_SPREAD_SECONDS", default.spread.total_seconds())
+    return replace(
+        default,
+        certificate=dt.timedelta(seconds=lifetime),
+        renew_before=dt.timedelta(seconds=renewed),
+        spread=dt.timedelta(seconds=spread),
     )
 
 
@@ -64,7 +94,11 @@ def main() -> None:
     except ConfigError as error:
         print(f"FATAL: {error}", file=sys.stderr)
         sys.exit(2)
-    asyncio.run(Process(config).run())
+    try:
+        asyncio.run(Process(config).run())
+    except AuthorityInvalid as error:
+        print(f"FATAL: {error}", file=sys.stderr)
+        sys.exit(EXIT_AUTHORITY)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Puts the operator's parts together: probes first, then the lease, then the work."""
 
 import asyncio
-import datetime as dt
 import logging
 import os
 import signal
@@ -14,8 +13,9 @@ from partition_proto.v1 import replica_admin_pb2 as admin
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from partition_operator import __version__, failpoints
-from partition_operator.clients.kube import ApiError, Kube
+from partition_operator import __version__
+from partition_operator.clients.authority import AuthorityKeeper
+from partition_operator.clients.kube import Kube
 from partition_operator.clients.lease import LeaseHolder
 from partition_operator.clients.observer import Applied, Observer
 from partition_operator.clients.recorder import Recorder
@@ -26,12 +26,6 @@ from partition_operator.config import Config
 from partition_operator.executor import Executor
 from partition_operator.handlers.watches import Watches
 from partition_operator.reconciler import Reconciler
-from partition_operator.resources.certificates import (
-    KeyPair,
-    authority_of,
-    authority_secret,
-    make_authority,
-)
 from partition_operator.schedule_reconciler import ScheduleReconciler
 from partition_operator.snapshot_reconciler import SnapshotReconciler
 from partition_operator.work_queue import PARTITION, SCHEDULE, SNAPSHOT, WorkQueue
@@ -111,7 +105,8 @@ class Process:
 
     async def _work(self, kube: Kube, lease: LeaseHolder, renewing: "asyncio.Task[None]") -> None:
         config = self._config
-        authority = await ensure_authority(kube, config)
+        authority = AuthorityKeeper(kube, config)
+        await authority.open()
         token = admin.LeaseToken(transitions=lease.transitions, holder=config.identity)
 
         async def raise_token(seen: int) -> None:
@@ -119,10 +114,10 @@ class Process:
             token.transitions = lease.transitions
 
         applied: Applied = {}
-        replicas = Replicas(authority, token, config.replica_timeout_s)
-        observer = Observer(kube, replicas, authority, applied)
+        replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
+        observer = Observer(kube, replicas, authority, applied, config.lifetimes)
         recorder = self._recorder = Recorder(kube, config.events_a_minute_max)
-        executor = Executor(kube, replicas, authority, applied)
+        executor = Executor(kube, replicas, authority, applied, config.lifetimes)
         reconciler = self._reconciler = Reconciler(config, kube, observer, executor, recorder)
         queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobs(replicas)
@@ -185,22 +180,3 @@ class Process:
             self._numbers["events_dropped_total"].set(self._recorder.dropped)
         body = generate_latest(self._registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-async def ensure_authority(kube: Kube, config: Config) -> KeyPair:
-    """The operator's authority, made at the first start."""
-    found = await kube.get("Secret", config.namespace, config.authority_secret)
-    if found is None:
-        made = make_authority(dt.datetime.now(dt.UTC))
-        try:
-            found = await kube.create(
-                authority_secret(config.namespace, config.authority_secret, made)
-            )
-            logger.info("made the authority in Secret %s", config.authority_secret)
-        except ApiError as error:
-            if error.status != 409:
-                raise
-            found = await kube.get("Secret", config.namespace, config.authority_secret)
-            assert found is not None, "it existed a moment ago"
-        failpoints.reach("authority.created")
-    return authority_of(found)

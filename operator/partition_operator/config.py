@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from partition_operator.errors import OperatorError
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,9 @@ class Config:
     replica_timeout_s: float = 5.0
     request_timeout_s: float = 30.0
     events_a_minute_max: int = 120
+    lifetimes: Lifetimes = LIFETIMES
+    authority_look_s: float = 30.0
+    """How often the Secret with the authority is looked at, at most."""
     lease_duration_s: float = 15.0
     lease_renew_deadline_s: float = 10.0
     lease_retry_s: float = 2.0

@@ -5,6 +5,7 @@ OperatorError
 ├── Conflict           the object changed since it was seen: look again
 ├── ReplicaUnreachable retry soon: pods come and go
 ├── ReplicaRefused     a replica said no; `reason` is its own word for why
+├── AuthorityInvalid   the Secret with the authority can't be used; the message names it
 └── Deposed            a replica saw a higher lease token: raise ours, or another one leads
 """
 
@@ -29,6 +30,10 @@ class ReplicaRefused(OperatorError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class AuthorityInvalid(OperatorError):
+    pass
 
 
 class Deposed(OperatorError):

@@ -8,13 +8,15 @@ from typing import Any
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.observer import Applied
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaUnreachable
 from partition_operator.reconcile import actions
 from partition_operator.reconcile.observed import Observed, Pod
-from partition_operator.resources.certificates import KeyPair, build_secret
+from partition_operator.resources import trust
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import content_hash
 
 logger = logging.getLogger(__name__)
@@ -26,9 +28,10 @@ class Executor:
 
     kube: Kube
     replicas: Replicas
-    authority: KeyPair
+    authority: AuthorityKeeper
     applied: Applied
     """What was applied last, shared with the observer."""
+    lifetimes: Lifetimes = LIFETIMES
 
     async def execute(self, observed: Observed, action: actions.Action) -> None:
         partition = observed.partition
@@ -60,8 +63,9 @@ class Executor:
             case actions.DeleteUnchanged(kind, name, uid, version):
                 await self.kube.delete_unchanged(kind, partition.namespace, name, uid, version)
             case actions.IssueCertificate(secret, role):
-                now = dt.datetime.now(dt.UTC)
-                await self.kube.apply(build_secret(partition, secret, role, self.authority, now))
+                await self._renew(partition, secret, role, trust.Step.ISSUE)
+            case actions.TrustAuthority(secret, role):
+                await self._renew(partition, secret, role, trust.Step.TRUST)
             case actions.RecordCluster(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=False)
             case actions.RecordBootstrapped(cluster_id):
@@ -75,6 +79,14 @@ class Executor:
                 )
             case _:
                 await self._command(observed, partition, action)
+
+    async def _renew(self, partition: Partition, secret: str, role: str, step: trust.Step) -> None:
+        live = await self.kube.get("Secret", partition.namespace, secret)
+        now = dt.datetime.now(dt.UTC)
+        body = trust.renewed(
+            partition, secret, role, live, self.authority.value, now, self.lifetimes, step=step
+        )
+        await self.kube.apply(body)
 
     async def _command(
         self, observed: Observed, partition: Partition, action: actions.Action

@@ -22,6 +22,9 @@ ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
 ANNOTATION_OPERATOR = f"{GROUP}/operator"
 """On a Partition: the namespace of the operator that is to manage it, in place of the first one."""
 
+ANNOTATION_TRUST_CHANGED = f"{GROUP}/trust-changed"
+"""On a Secret with a certificate: when its authorities last changed, RFC 3339."""
+
 ANNOTATION_TEMPLATE = f"{GROUP}/template-hash"
 
 LABEL_SNAPSHOT = f"{GROUP}/snapshot"

@@ -59,6 +59,8 @@ class Kube:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
                 client_configuration=configuration
             )
+        # As kopf's watches: a proxy of the environment is for the world outside.
+        configuration.client_session_kwargs = {"trust_env": False}
         return cls(client.ApiClient(configuration), timeout_s)
 
     async def close(self) -> None:

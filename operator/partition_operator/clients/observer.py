@@ -8,13 +8,15 @@ from partition_operator.api import names
 from partition_operator.api.destination import Credentials, ObjectStore, Refusal, credentials
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import parse_snapshot
+from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.observed import Claim, Observed, Pod, Replica
+from partition_operator.reconcile.observed import Certificates, Claim, Observed, Pod, Replica
 from partition_operator.reconcile.restore_view import RestoreSeen
-from partition_operator.resources.certificates import KeyPair, secret_is_good
+from partition_operator.resources import trust
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
 Applied = dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]]
 """By Partition, then (kind, name): (hash of the body applied last, resource version it gave)."""
@@ -24,8 +26,14 @@ class Observer:
     """Reads only."""
 
     def __init__(
-        self, kube: Kube, replicas: Replicas, authority: KeyPair, applied: Applied
+        self,
+        kube: Kube,
+        replicas: Replicas,
+        authority: AuthorityKeeper,
+        applied: Applied,
+        lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
+        self._lifetimes = lifetimes
         self._applied = applied
         self._kube = kube
         self._replicas = replicas
@@ -55,15 +63,35 @@ class Observer:
         objects = {key: item for key, item in zip(single, found, strict=True) if item is not None}
         pods = await self._pods(partition)
         claims = await self._claims(partition)
-        replicas = await self.replicas(partition, pods)
-        certificates = {
-            secret: secret_is_good(objects.pop(("Secret", secret), None), self._authority, now)
+        await self._authority.refresh()
+        secrets = {
+            secret: objects.pop(("Secret", secret), None)
             for secret in (names.tls_secret(name), names.client_secret(name))
         }
+        self._replicas.follow(partition.key, secrets[names.tls_secret(name)])
+        replicas = await self.replicas(partition, pods)
+        steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
+        good = {secret: step is not trust.Step.ISSUE for secret, step in steps.items()}
+        changing = (trust.Step.WAIT, trust.Step.TRUST)
         applied = self._applied.get(partition.key, {})
         restore = await self._restore(partition)
         return Observed(
-            partition, now, objects, pods, claims, replicas, certificates, applied, restore
+            partition,
+            now,
+            objects,
+            pods,
+            claims,
+            replicas,
+            good,
+            applied,
+            restore,
+            certificates=Certificates(
+                untrusting=frozenset(s for s, step in steps.items() if step is trust.Step.TRUST),
+                changing=any(step in changing for step in steps.values()),
+                problem=self._authority.problem,
+                refused=self._replicas.refused(partition, pods),
+                authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
+            ),
         )
 
     async def group(self, namespace: str, name: str) -> Observed | None:

@@ -2,9 +2,15 @@
 
 import asyncio
 import datetime as dt
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from partition_proto.connection import handshake
+from partition_proto.connection.channel import RenewedChannel, credentials_of
+from partition_proto.connection.pem import Pem
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
@@ -12,9 +18,17 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.errors import Deposed, ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.observed import Backfill, Member, Pod, Replica
-from partition_operator.resources.certificates import KeyPair, identity, issue
+from partition_operator.resources import trust
+from partition_operator.resources.certificates import (
+    LIFETIMES,
+    KeyPair,
+    Lifetimes,
+    identity,
+    issue,
+)
 
 DETAIL_KEY = "logstore-error-bin"
 COMMAND_TIMEOUT_S = 20.0
@@ -23,19 +37,93 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
+    # Pods are dialled by their address: a proxy of the environment is for the world outside.
+    ("grpc.enable_http_proxy", 0),
 ]
+
+LOOK_FOR_REFUSAL_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """looked: when a handshake was tried. why: its failure, "" if it did not fail."""
+
+    looked: float
+    why: str
+
+
+class PartitionCertificate:
+    """The operator's certificate for one Partition; implements Credentials of RenewedChannel. It is
+    issued anew before it ends, and when another authority takes over."""
+
+    def __init__(
+        self,
+        key: tuple[str, str],
+        authority: AuthorityKeeper,
+        lifetimes: Lifetimes,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        self._party = identity(*key, "operator")
+        self._authority = authority
+        self._lifetimes = lifetimes
+        self._now = now
+        self._secret: dict[str, Any] | None = None
+        self._basis: object = None
+        self._signer: KeyPair | None = None
+        self._renew_at = now()
+        self._version = 0
+        self._pem = Pem(b"", b"", b"")
+        self._credentials: grpc.ChannelCredentials | None = None
+
+    def follow(self, secret: dict[str, Any] | None) -> None:
+        self._secret = secret
+
+    def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
+        self._renew()
+        return self._version, self._credentials
+
+    def pem(self) -> Pem:
+        self._renew()
+        return self._pem
+
+    def _renew(self) -> None:
+        authority, now = self._authority.value, self._now()
+        basis = (authority, (self._secret or {}).get("data"))
+        if basis == self._basis and now < self._renew_at:
+            return
+        signer = trust.signer(self._secret, authority)
+        trusted = trust.trusted(self._secret, authority)
+        self._basis = basis
+        if signer == self._signer and trusted == self._pem.authority and now < self._renew_at:
+            return
+        pair = issue(signer, self._party, [], now, self._lifetimes)
+        self._signer = signer
+        # One that ends with its authority is renewed while there is time, but not at each call.
+        ends = trust.ends(pair)
+        self._renew_at = max(ends - self._lifetimes.renew_before, now + (ends - now) / 2)
+        self._pem = Pem(pair.certificate, pair.key, trusted)
+        self._credentials = credentials_of(self._pem)
+        self._version += 1
 
 
 class Replicas:
     """Channels to the replicas of every Partition, by address and certificate."""
 
-    def __init__(self, authority: KeyPair, lease: admin.LeaseToken, timeout_s: float) -> None:
+    def __init__(
+        self,
+        authority: AuthorityKeeper,
+        lease: admin.LeaseToken,
+        timeout_s: float,
+        lifetimes: Lifetimes = LIFETIMES,
+    ) -> None:
         """lease: names this operator's turn; a deposed one is refused."""
         self._authority = authority
         self.lease = lease
         self._timeout_s = timeout_s
-        self._certificates: dict[tuple[str, str], KeyPair] = {}
-        self._channels: dict[tuple[str, str, str], grpc.aio.Channel] = {}
+        self._lifetimes = lifetimes
+        self._certificates: dict[tuple[str, str], PartitionCertificate] = {}
+        self._channels: dict[tuple[str, str, str], RenewedChannel] = {}
+        self._refusals: dict[tuple[str, str, str], _Looked] = {}
 
     async def close(self) -> None:
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
@@ -44,9 +132,20 @@ class Replicas:
         """Closes the channels of a Partition to addresses that no pod of it has any more."""
         gone = [k for k in self._channels if k[:2] == key and k[2] not in ips]
         for name in gone:
+            self._refusals.pop(name, None)
             await self._channels.pop(name).close()
         if not ips:
             self._certificates.pop(key, None)
+
+    def follow(self, key: tuple[str, str], secret: dict[str, Any] | None) -> None:
+        """The replicas' Secret as it is: while another authority takes over, it says whom they
+        accept, and from whom they have their certificates."""
+        self._certificate(key).follow(secret)
+
+    def refused(self, partition: Partition, pods: Iterable[Pod]) -> dict[int, str]:
+        """By ordinal, why TLS to a pod fails."""
+        found = {pod.ordinal: self._refusals.get((*partition.key, pod.ip)) for pod in pods}
+        return {n: looked.why for n, looked in found.items() if looked is not None and looked.why}
 
     async def status(self, partition: Partition, pod: Pod) -> Replica | None:
         """What a replica says; None where it does not answer."""
@@ -55,8 +154,10 @@ class Replicas:
             answer: api.GetStatusResponse = await stub.GetStatus(
                 api.GetStatusRequest(), timeout=self._timeout_s
             )
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            await self._look_for_refusal(partition, pod, error.code())
             return None
+        self._refusals.pop((*partition.key, pod.ip), None)
         return _replica(pod.ordinal, answer)
 
     async def bootstrap(
@@ -110,27 +211,39 @@ class Replicas:
             reason = types.Reason.Name(detail.reason).removeprefix("REASON_")
             raise ReplicaRefused(reason, f"{method} of {name}: {detail.message}") from error
 
-    def _channel(self, partition: Partition, pod: Pod) -> grpc.aio.Channel:
+    def _channel(self, partition: Partition, pod: Pod) -> RenewedChannel:
         name = (*partition.key, pod.ip)
         channel = self._channels.get(name)
         if channel is None:
             host = names.host(partition.name, partition.namespace, pod.ordinal)
             options = [*OPTIONS, ("grpc.ssl_target_name_override", host)]
-            channel = self._channels[name] = grpc.aio.secure_channel(
-                names.endpoint(pod.ip, names.GRPC_PORT),
-                self._credentials(partition),
-                options=options,
+            channel = self._channels[name] = RenewedChannel(
+                names.endpoint(pod.ip, names.GRPC_PORT), self._certificate(partition.key), options
             )
         return channel
 
-    def _credentials(self, partition: Partition) -> grpc.ChannelCredentials:
-        """The operator's certificate for this Partition: made here, kept in memory alone."""
-        pair = self._certificates.get(partition.key)
-        if pair is None:
-            party = identity(partition.namespace, partition.name, "operator")
-            pair = issue(self._authority, party, [], dt.datetime.now(dt.UTC))
-            self._certificates[partition.key] = pair
-        return grpc.ssl_channel_credentials(self._authority.certificate, pair.key, pair.certificate)
+    def _certificate(self, key: tuple[str, str]) -> PartitionCertificate:
+        """The operator's own for this Partition: made here, kept in memory alone."""
+        found = self._certificates.get(key)
+        if found is None:
+            found = PartitionCertificate(key, self._authority, self._lifetimes)
+            self._certificates[key] = found
+        return found
+
+    async def _look_for_refusal(self, partition: Partition, pod: Pod, code: Any) -> None:
+        """Keeps the reason why TLS to a pod fails; it is looked for every few polls at most."""
+        if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            return
+        name, now = (*partition.key, pod.ip), time.monotonic()
+        known = self._refusals.get(name)
+        if known is not None and now - known.looked < LOOK_FOR_REFUSAL_S:
+            return
+        host = names.host(partition.name, partition.namespace, pod.ordinal)
+        address = f"{pod.ip}:{names.GRPC_PORT}"
+        pem = self._certificate(partition.key).pem()
+        found = await asyncio.to_thread(handshake.refusal, address, pem, host)
+        why = "" if found is None else f"{found.reason}: {found.message}"
+        self._refusals[name] = _Looked(now, why)
 
 
 def _detail(error: grpc.aio.AioRpcError) -> types.ErrorDetail | None:

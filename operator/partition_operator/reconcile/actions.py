@@ -38,6 +38,14 @@ class IssueCertificate:
 
 
 @dataclass(frozen=True, slots=True)
+class TrustAuthority:
+    """Writes into a Secret which authorities its user trusts; its certificate stays."""
+
+    secret: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class RecordCluster:
     """Writes the cluster ID, drawn or adopted, into status before anything is done with it."""
 
@@ -138,6 +146,7 @@ Action = (
     | Delete
     | DeleteUnchanged
     | IssueCertificate
+    | TrustAuthority
     | RecordCluster
     | MarkClaim
     | Bootstrap

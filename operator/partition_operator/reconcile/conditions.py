@@ -54,7 +54,14 @@ def conditions(
             "Bootstrapped" if bootstrapped else "Waiting",
             f"cluster {cluster_id}" if bootstrapped else "the group does not exist yet",
         ),
-        _quorum(leader, voters, active, bootstrapped=bootstrapped, wanted=spec.replicas),
+        _quorum(
+            leader,
+            voters,
+            active,
+            bootstrapped=bootstrapped,
+            wanted=spec.replicas,
+            not_seen=_refused(observed) if bootstrapped and not observed.replicas else "",
+        ),
         Condition(
             "Replicated",
             complete and len(active) == spec.replicas,
@@ -71,7 +78,7 @@ def conditions(
             else "every volume has room",
         ),
         Condition(placement.PLACED, placed.status, placed.reason, placed.message),
-        Condition("CertificatesReady", True, "Issued", "certificates are issued"),
+        _certificates(observed),
         Condition(
             "Progressing",
             not complete,
@@ -104,7 +111,11 @@ def _quorum(
     *,
     bootstrapped: bool,
     wanted: int,
+    not_seen: str = "",
 ) -> Condition:
+    """not_seen: why the operator can't ask the replicas."""
+    if leader is None and not_seen:
+        return Condition("QuorumAvailable", None, "NotSeen", not_seen)
     if leader is None:
         message = "no replica leads" if bootstrapped else NO_GROUP
         return Condition("QuorumAvailable", False, "NoLeader", message)
@@ -122,6 +133,41 @@ def _quorum(
     )
 
 
+def _certificates(observed: Observed) -> Condition:
+    """False as long as anything stands between a certificate and its acceptance."""
+    seen = observed.certificates
+    if seen.problem:
+        return Condition("CertificatesReady", False, "AuthorityInvalid", seen.problem)
+    if seen.refused:
+        return Condition("CertificatesReady", False, "Refused", _refused(observed))
+    if seen.changing:
+        return Condition(
+            "CertificatesReady",
+            False,
+            "AuthorityChanging",
+            "another authority takes over: replicas and clients trust both, and get new "
+            "certificates when all of them do; nothing has to be restarted",
+        )
+    if seen.authority_ends is not None:
+        return Condition(
+            "CertificatesReady",
+            True,
+            "AuthorityEnding",
+            f"the authority ends at {seen.authority_ends:%Y-%m-%dT%H:%M:%SZ}, and every "
+            "certificate with it: put another one into its Secret before",
+        )
+    return Condition("CertificatesReady", True, "Issued", "certificates are issued")
+
+
+def _refused(observed: Observed) -> str:
+    """The replicas that TLS keeps the operator from, and why; "" if there are none."""
+    refused = observed.certificates.refused
+    return "; ".join(
+        f"{names.pod(observed.partition.name, ordinal)}: {why}"
+        for ordinal, why in sorted(refused.items())
+    )
+
+
 def _ready(
     found: list[Condition], observed: Observed, spec: PartitionSpec, ready_pods: int
 ) -> Condition:
@@ -129,6 +175,8 @@ def _ready(
     if lost := losses.explain(observed, bootstrapped=bool(by_type["Bootstrapped"].status)):
         return Condition("Ready", False, "VolumeLost", lost)
     for kind in ("Bootstrapped", "QuorumAvailable"):
+        if by_type[kind].status is None:
+            return Condition("Ready", None, by_type[kind].reason, by_type[kind].message)
         if not by_type[kind].status:
             return Condition(
                 "Ready",
@@ -332,16 +380,28 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
             and old["message"] != NO_GROUP
         ):
             return Event("Normal", "QuorumAvailable", new["message"])
-        case "StorageReady", "False", _:
-            return Event("Warning", "DiskFull", new["message"])
-        case "StorageReady", "True", _ if old is not None:
-            return Event("Normal", "DiskFreed", new["message"])
+        case "CertificatesReady" | "StorageReady", _, _:
+            return _need_event(old, new)
         case ("Ready", "False", "VolumeLost") | (placement.PLACED, "False", _):
             return Event("Warning", new["reason"], new["message"])
         case "BackfillComplete", _, _:
             return _backfill_event(old, new)
         case "Ready", "True", "Ready":
             return Event("Normal", "Ready", new["message"])
+    return None
+
+
+def _need_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
+    """Of what a group needs to go on."""
+    match new["type"], new["status"]:
+        case "CertificatesReady", "False":
+            return Event("Warning", f"Certificates{new['reason']}", new["message"])
+        case "CertificatesReady", _ if old is not None:
+            return Event("Normal", f"Certificates{new['reason']}", new["message"])
+        case "StorageReady", "False":
+            return Event("Warning", "DiskFull", new["message"])
+        case "StorageReady", _ if old is not None:
+            return Event("Normal", "DiskFreed", new["message"])
     return None
 
 

@@ -4,7 +4,13 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import PartitionSpec
-from partition_operator.reconcile.actions import Action, Apply, Delete, IssueCertificate
+from partition_operator.reconcile.actions import (
+    Action,
+    Apply,
+    Delete,
+    IssueCertificate,
+    TrustAuthority,
+)
 from partition_operator.reconcile.observed import Observed
 from partition_operator.resources import pdb, services, statefulset
 from partition_operator.resources.common import (
@@ -41,6 +47,8 @@ def next_difference(
     ):
         if not observed.certificates_good.get(secret, False):
             return IssueCertificate(secret, role)
+        if secret in observed.certificates.untrusting:
+            return TrustAuthority(secret, role)
     for body in wanted(observed, spec, pods, voters, image):
         key = (body["kind"], body["metadata"]["name"])
         live = observed.objects.get(key)

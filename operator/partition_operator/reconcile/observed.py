@@ -87,6 +87,20 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class Certificates:
+    """untrusting: Secrets whose authorities have to be written anew. changing: another authority
+    takes over. problem: why the authority's Secret is not followed. refused: by ordinal, why TLS
+    between the operator and a replica fails. authority_ends: its time, if it ends before a
+    certificate that is issued now would have to be renewed."""
+
+    untrusting: frozenset[str] = frozenset()
+    changing: bool = False
+    problem: str = ""
+    refused: dict[int, str] = field(default_factory=dict)
+    authority_ends: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """Everything that `plan` looks at. objects: live ones of ours by (kind, name)."""
 
@@ -97,12 +111,14 @@ class Observed:
     claims: tuple[Claim, ...]
     replicas: tuple[Replica, ...]
     certificates_good: dict[str, bool] = field(default_factory=dict)
+    """By Secret: False if its certificate has to be issued."""
     applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
     """What was applied last, by (kind, name): (hash of the body, resource version it gave)."""
     restore: RestoreSeen | None = None
     """Of a Partition that begins with a snapshot, until it has."""
     refused: str = ""
     """Why replica 0 refused to begin a backfill, where trying again alone does not help."""
+    certificates: Certificates = field(default_factory=Certificates)
 
     @property
     def leader(self) -> Replica | None:

@@ -11,18 +11,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.errors import AuthorityInvalid
 from partition_operator.resources.common import metadata
 
-AUTHORITY_DAYS = 3650
-CERTIFICATE_DAYS = 365
-RENEW_DAYS = 120
-"""A certificate that ends within this is issued anew."""
+RSA_BITS_MIN = 2048
+CURVES = (ec.SECP256R1, ec.SECP384R1)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """renew_before: a certificate that ends within this is issued anew. spread: so long after a
+    Secret changed, everybody has its new content: the kubelet takes two minutes at most."""
+
+    authority: dt.timedelta = dt.timedelta(days=3650)
+    certificate: dt.timedelta = dt.timedelta(days=365)
+    renew_before: dt.timedelta = dt.timedelta(days=120)
+    spread: dt.timedelta = dt.timedelta(minutes=10)
+
+
+LIFETIMES = Lifetimes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +47,23 @@ class KeyPair:
     key: bytes
 
 
-def make_authority(now: dt.datetime) -> KeyPair:
+def make_authority(now: dt.datetime, lifetimes: Lifetimes = LIFETIMES) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "partition-operator")])
+    # Verifiers look for an issuer by its name: two authorities that are trusted at once need two.
+    serial = x509.random_serial_number()
+    common = f"partition-operator {serial % 2**32:08x}"
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
         .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
+        .serial_number(serial)
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=AUTHORITY_DAYS))
+        .not_valid_after(now + lifetimes.authority)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     return KeyPair(_pem(builder.sign(key, hashes.SHA256())), _key_pem(key))
 
@@ -55,12 +73,17 @@ def identity(namespace: str, partition: str, role: str) -> str:
     return f"logstore://{namespace}/{partition}/{role}"
 
 
-def issue(authority: KeyPair, party: str, hosts: list[str], now: dt.datetime) -> KeyPair:
+def issue(
+    authority: KeyPair,
+    party: str,
+    hosts: list[str],
+    now: dt.datetime,
+    lifetimes: Lifetimes = LIFETIMES,
+) -> KeyPair:
     """A certificate of `party`, an identity, for both sides of a connection; `hosts` are the names
-    by which it is dialled."""
+    by which it is dialled. It does not outlive the authority."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
-    issuer_key = serialization.load_pem_private_key(authority.key, None)
-    assert isinstance(issuer_key, ec.EllipticCurvePrivateKey), "we made it"
+    issuer_key = _signing_key(authority)
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
         x509.CertificateBuilder()
@@ -71,7 +94,7 @@ def issue(authority: KeyPair, party: str, hosts: list[str], now: dt.datetime) ->
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=CERTIFICATE_DAYS))
+        .not_valid_after(min(now + lifetimes.certificate, issuer.not_valid_after_utc))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(
@@ -81,6 +104,8 @@ def issue(authority: KeyPair, party: str, hosts: list[str], now: dt.datetime) ->
             critical=False,
         )
     )
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.public_key())  # type: ignore[arg-type]  # of the kinds that authority_of lets through
+    builder = builder.add_extension(identifier, critical=False)
     alternatives = [x509.UniformResourceIdentifier(party), *(x509.DNSName(h) for h in hosts)]
     builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
     return KeyPair(_pem(builder.sign(issuer_key, hashes.SHA256())), _key_pem(key))
@@ -97,35 +122,32 @@ def replica_hosts(partition: Partition) -> list[str]:
 
 
 def build_secret(
-    partition: Partition, name: str, role: str, authority: KeyPair, now: dt.datetime
+    partition: Partition, name: str, role: str, pair: KeyPair, trusted: bytes, changed: dt.datetime
 ) -> dict[str, Any]:
-    """A kubernetes.io/tls Secret with the authority beside, for `role`: replica or client."""
-    hosts = replica_hosts(partition) if role == "replica" else []
-    party = identity(partition.namespace, partition.name, role)
-    pair = issue(authority, party, hosts, now)
+    """A kubernetes.io/tls Secret for `role`, replica or client, with the authorities it trusts.
+    changed: when one of them was last added or left out."""
+    described = metadata(partition, name, role)
+    described["annotations"] = {names.ANNOTATION_TRUST_CHANGED: changed.isoformat()}
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(partition, name, role),
+        "metadata": described,
         "type": "kubernetes.io/tls",
         "data": {
             "tls.crt": _base64(pair.certificate),
             "tls.key": _base64(pair.key),
-            "ca.crt": _base64(authority.certificate),
+            "ca.crt": _base64(trusted),
         },
     }
 
 
-def secret_is_good(secret: dict[str, Any] | None, authority: KeyPair, now: dt.datetime) -> bool:
-    """Whether a Secret holds a certificate of this authority that is good for a while."""
-    data = (secret or {}).get("data") or {}
-    if data.get("ca.crt") != _base64(authority.certificate):
-        return False
-    try:
-        certificate = x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"]))
-    except (KeyError, ValueError):
-        return False
-    return certificate.not_valid_after_utc > now + dt.timedelta(days=RENEW_DAYS)
+def issue_for(
+    partition: Partition, role: str, authority: KeyPair, now: dt.datetime, lifetimes: Lifetimes
+) -> KeyPair:
+    """For the replicas of a Partition, or its clients."""
+    hosts = replica_hosts(partition) if role == "replica" else []
+    party = identity(partition.namespace, partition.name, role)
+    return issue(authority, party, hosts, now, lifetimes)
 
 
 def authority_secret(namespace: str, name: str, authority: KeyPair) -> dict[str, Any]:
@@ -146,9 +168,55 @@ def authority_secret(namespace: str, name: str, authority: KeyPair) -> dict[str,
     }
 
 
-def authority_of(secret: dict[str, Any]) -> KeyPair:
-    data = secret["data"]
-    return KeyPair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
+def authority_of(secret: dict[str, Any], now: dt.datetime) -> KeyPair:
+    """The authority that a Secret holds: ours, or one of your own. Raises AuthorityInvalid."""
+    metadata, data = secret["metadata"], secret.get("data") or {}
+    where = f"Secret {metadata['namespace']}/{metadata['name']}"
+    for part in ("tls.crt", "tls.key"):
+        if not data.get(part):
+            raise AuthorityInvalid(
+                f"{where}: {part} is missing or empty; put the authority's certificate into "
+                "tls.crt and its key into tls.key"
+            )
+    try:
+        pair = KeyPair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
+        certificate = x509.load_pem_x509_certificate(pair.certificate)
+        key = _signing_key(pair)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise AuthorityInvalid(
+            f"{where}: tls.crt and tls.key have to be PEM, the key without a password: {error}"
+        ) from error
+    if key.public_key() != certificate.public_key():
+        raise AuthorityInvalid(f"{where}: tls.key is not the key of tls.crt")
+    if why := _unfit(certificate, now):
+        raise AuthorityInvalid(f"{where}: {why}")
+    return pair
+
+
+def _unfit(certificate: x509.Certificate, now: dt.datetime) -> str:
+    """Why a certificate can't be an authority; "" if it can."""
+    try:
+        basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    except x509.ExtensionNotFound:
+        basic = None
+    if basic is None or not basic.ca:
+        return "tls.crt is no authority: it needs the extension basicConstraints with CA:TRUE"
+    if certificate.not_valid_after_utc <= now:
+        return f"the authority has ended at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    if certificate.not_valid_before_utc > now:
+        start = certificate.not_valid_before_utc
+        return f"the authority is valid from {start:%Y-%m-%dT%H:%M:%SZ} only; compare the clocks"
+    return ""
+
+
+def _signing_key(pair: KeyPair) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey:
+    """Raises ValueError for a kind of key that gRPC's TLS does not verify."""
+    key = serialization.load_pem_private_key(pair.key, None)
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, CURVES):
+        return key
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= RSA_BITS_MIN:
+        return key
+    raise ValueError(f"keys are ECDSA with P-256 or P-384, or RSA with {RSA_BITS_MIN} bits or more")
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

@@ -1,0 +1,108 @@
+"""The operator's authority, as its Secret holds it: made at the first start, looked at while the
+operator runs."""
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Callable
+
+from partition_operator import failpoints
+from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.config import Config
+from partition_operator.errors import AuthorityInvalid
+from partition_operator.resources.certificates import (
+    KeyPair,
+    authority_of,
+    authority_secret,
+    make_authority,
+)
+from partition_operator.resources.trust import Authority, fingerprint
+
+logger = logging.getLogger(__name__)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+class AuthorityKeeper:
+    """value: what to issue with. problem: why the Secret is not followed, "" if it is."""
+
+    def __init__(
+        self, kube: Kube, config: Config, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._kube = kube
+        self._config = config
+        self._clock = clock
+        self._looked = float("-inf")
+        self._looking = asyncio.Lock()
+        self._value: Authority | None = None
+        self.problem = ""
+
+    @property
+    def value(self) -> Authority:
+        assert self._value is not None, "open() is first"
+        return self._value
+
+    async def open(self) -> None:
+        """Reads the Secret, or makes it. Raises AuthorityInvalid, ApiError."""
+        found = await self._read()
+        if found is None:
+            found = await self._create(make_authority(_now(), self._config.lifetimes))
+            failpoints.reach("authority.created")
+        self._value = Authority(authority_of(found, _now()))
+        self._looked = self._clock()
+
+    async def refresh(self) -> None:
+        """Follows the Secret, at most once per `authority_look_s`. Raises ApiError.
+
+        A Secret that is gone is written again. One that holds another authority is followed. One
+        that can't be used is not: the operator goes on with what it has, and `problem` says why.
+        """
+        async with self._looking:
+            if self._clock() - self._looked < self._config.authority_look_s:
+                return
+            found = await self._read()
+            if found is None:
+                found = await self._create(self.value.current)
+                logger.warning("the authority's Secret was gone and is written again")
+            self._looked = self._clock()
+            self._follow(found)
+
+    def _follow(self, secret: Body) -> None:
+        try:
+            current = authority_of(secret, _now())
+        except AuthorityInvalid as error:
+            if self.problem != str(error):
+                logger.error("the authority that was read before stays in use: %s", error)
+            self.problem = str(error)
+            return
+        self.problem = ""
+        if current != self.value.current:
+            old = self.value.current
+            self._value = Authority(current, previous=old)
+            logger.warning(
+                "the authority was replaced: %s by %s; both are trusted during the change",
+                fingerprint(old),
+                fingerprint(current),
+            )
+
+    async def _read(self) -> Body | None:
+        return await self._kube.get("Secret", self._config.namespace, self._config.authority_secret)
+
+    async def _create(self, authority: KeyPair) -> Body:
+        """Returns the Secret as it is then, which another operator may have made."""
+        config = self._config
+        try:
+            made = await self._kube.create(
+                authority_secret(config.namespace, config.authority_secret, authority)
+            )
+        except ApiError as error:
+            if error.status != 409:
+                raise
+            found = await self._read()
+            assert found is not None, "it existed a moment ago"
+            return found
+        logger.info("wrote the authority's Secret %s", config.authority_secret)
+        return made

@@ -1,0 +1,221 @@
+"""Which certificates a Partition's Secrets hold, and how they follow the authority. Pure.
+
+A change of the authority must never part replicas that run: one that has its new Secret already,
+and one that has not yet. So it takes three steps, with `Lifetimes.spread` between them:
+
+1. The new authority is trusted beside the old one; the certificates stay.
+2. New certificates are issued.
+3. The old authority is left out.
+
+Certificates that have ended skip the waiting: there is nothing left to part.
+"""
+
+import base64
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+
+from partition_operator.api import names
+from partition_operator.api.partition import Partition
+from partition_operator.resources.certificates import (
+    LIFETIMES,
+    KeyPair,
+    Lifetimes,
+    build_secret,
+    issue_for,
+)
+
+Secret = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """previous: the one before, as long as its key is known."""
+
+    current: KeyPair
+    previous: KeyPair | None = None
+
+
+class Step(Enum):
+    """What a Secret needs. WAIT: a change is under way, and others have to see it first."""
+
+    NOTHING = "Nothing"
+    WAIT = "Wait"
+    TRUST = "Trust"
+    ISSUE = "Issue"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a Secret holds. certificate: None if it can't be read."""
+
+    certificate: x509.Certificate | None
+    trusted: tuple[x509.Certificate, ...]
+    changed: dt.datetime | None
+
+    def signed_by(self, authority: x509.Certificate) -> bool:
+        if self.certificate is None:
+            return False
+        try:
+            self.certificate.verify_directly_issued_by(authority)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
+    def trusts(self, authority: x509.Certificate) -> bool:
+        return authority in self.trusted
+
+
+def read(secret: Secret | None) -> Held:
+    data = (secret or {}).get("data") or {}
+    annotations = ((secret or {}).get("metadata") or {}).get("annotations") or {}
+    try:
+        certificate = x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"]))
+        key = serialization.load_pem_private_key(base64.b64decode(data["tls.key"]), None)
+        whole = key.public_key() == certificate.public_key()
+    except (KeyError, ValueError, TypeError):
+        whole = False
+    try:
+        trusted = x509.load_pem_x509_certificates(base64.b64decode(data["ca.crt"]))
+    except (KeyError, ValueError):
+        trusted = []
+    try:
+        text = annotations[names.ANNOTATION_TRUST_CHANGED]
+        changed: dt.datetime | None = dt.datetime.fromisoformat(text).astimezone(dt.UTC)
+    except (KeyError, ValueError):
+        changed = None
+    return Held(certificate if whole else None, tuple(trusted), changed)
+
+
+def steps(
+    secrets: Mapping[str, Secret | None],
+    authority: Authority,
+    now: dt.datetime,
+    lifetimes: Lifetimes = LIFETIMES,
+) -> dict[str, Step]:
+    """By name, for all Secrets of one Partition: their users talk to each other, so each step is
+    taken everywhere before the next."""
+    current = x509.load_pem_x509_certificate(authority.current.certificate)
+    held = {name: read(secret) for name, secret in secrets.items()}
+    untrusting = any(h.certificate is not None and not h.trusts(current) for h in held.values())
+    foreign = [h for h in held.values() if h.certificate is not None and not h.signed_by(current)]
+    several = [h for h in held.values() if len(h.trusted) > 1]
+
+    def seen(some: Iterable[Held]) -> bool:
+        return not untrusting and all(
+            h.changed is None or now >= h.changed + lifetimes.spread for h in some
+        )
+
+    return {
+        name: _step(
+            h,
+            current,
+            now,
+            lifetimes,
+            may_issue=seen(foreign),
+            may_leave_out=not foreign and seen(several),
+        )
+        for name, h in held.items()
+    }
+
+
+def _step(
+    held: Held,
+    current: x509.Certificate,
+    now: dt.datetime,
+    lifetimes: Lifetimes,
+    *,
+    may_issue: bool,
+    may_leave_out: bool,
+) -> Step:
+    """may_issue: everybody trusts the current authority. may_leave_out: nobody has a certificate of
+    another one any more."""
+    certificate = held.certificate
+    if certificate is None or certificate.not_valid_after_utc <= now:
+        return Step.ISSUE
+    if not held.trusts(current):
+        return Step.TRUST
+    if not held.signed_by(current):
+        return Step.ISSUE if may_issue else Step.WAIT
+    # One that ends with its authority can't be had any longer.
+    longest = min(now + lifetimes.certificate, current.not_valid_after_utc)
+    end = certificate.not_valid_after_utc
+    if end <= now + lifetimes.renew_before and end < longest - dt.timedelta(seconds=1):
+        return Step.ISSUE
+    if len(held.trusted) > 1:
+        return Step.TRUST if may_leave_out else Step.WAIT
+    return Step.NOTHING
+
+
+def renewed(
+    partition: Partition,
+    name: str,
+    role: str,
+    live: Secret | None,
+    authority: Authority,
+    now: dt.datetime,
+    lifetimes: Lifetimes = LIFETIMES,
+    *,
+    step: Step,
+) -> Secret:
+    """The Secret after `step`: TRUST changes the authorities alone, ISSUE the certificate, too."""
+    current = x509.load_pem_x509_certificate(authority.current.certificate)
+    held = read(live)
+    if step is Step.TRUST and held.certificate is not None:
+        data = (live or {})["data"]
+        pair = KeyPair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
+        others = () if held.signed_by(current) else _valid(held, current, now)
+        return build_secret(partition, name, role, pair, _bundle(current, others), now)
+    pair = issue_for(partition, role, authority.current, now, lifetimes)
+    others = _valid(held, current, now)
+    same = held.signed_by(current) and held.changed is not None
+    changed = held.changed if same and held.changed is not None else now
+    return build_secret(partition, name, role, pair, _bundle(current, others), changed)
+
+
+def signer(secret: Secret | None, authority: Authority) -> KeyPair:
+    """The authority whose certificates a Secret's user accepts: the previous one, if its key is
+    known, until the Secret holds a certificate of the current one."""
+    if authority.previous is None:
+        return authority.current
+    held = read(secret)
+    previous = x509.load_pem_x509_certificate(authority.previous.certificate)
+    return authority.previous if held.signed_by(previous) else authority.current
+
+
+def trusted(secret: Secret | None, authority: Authority) -> bytes:
+    """The authorities from which the operator accepts a Partition's replicas: its own, and those
+    that the Secret still names, because a replica may not have seen its last change yet."""
+    current = x509.load_pem_x509_certificate(authority.current.certificate)
+    others = tuple(other for other in read(secret).trusted if other != current)
+    return _bundle(current, others)
+
+
+def ends(pair: KeyPair) -> dt.datetime:
+    return x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc
+
+
+def ending(authority: Authority, now: dt.datetime, lifetimes: Lifetimes) -> dt.datetime | None:
+    """The authority's end, if a certificate has to be renewed later than that; else None."""
+    end = ends(authority.current)
+    return end if end < now + lifetimes.certificate - lifetimes.renew_before else None
+
+
+def fingerprint(authority: KeyPair) -> str:
+    """Short, for people."""
+    certificate = x509.load_pem_x509_certificate(authority.certificate)
+    return certificate.fingerprint(hashes.SHA256()).hex()[:16]
+
+
+def _valid(held: Held, current: x509.Certificate, now: dt.datetime) -> tuple[x509.Certificate, ...]:
+    return tuple(c for c in held.trusted if c != current and c.not_valid_after_utc > now)
+
+
+def _bundle(current: x509.Certificate, others: tuple[x509.Certificate, ...]) -> bytes:
+    return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in (current, *others))

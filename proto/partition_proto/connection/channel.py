@@ -1,0 +1,233 @@
+"""A channel that outlives its certificate.
+
+gRPC reads a certificate when a channel is made and never again, so a channel that is kept for a
+year can't connect any more. `RenewedChannel` checks at each call that its credentials are current.
+If they are not, the call goes by a new channel; calls under way end on the old one, which is closed
+after the last of them. Stubs and their users notice nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import grpc
+
+from partition_proto.connection import pem
+
+LOOK_S = 0.5
+"""How often files are looked at, at most."""
+
+Options = Sequence[tuple[str, int | str]]
+
+
+class Credentials(Protocol):
+    """Where a channel's credentials come from; shared by channels to one group."""
+
+    def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
+        """(version, credentials): another version for other credentials; None for plain text.
+        Raises BadPem if there never were good ones."""
+
+
+class Plain:
+    """No TLS."""
+
+    def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
+        return 0, None
+
+
+class FromFiles:
+    """Credentials from PEM files, read again when they change.
+
+    Files that are not good are not used: the old ones are, and `failed` hears why, once for each
+    change of the files; with None when they are good again.
+    """
+
+    def __init__(
+        self,
+        files: pem.PemFiles,
+        failed: Callable[[pem.BadPem | None], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._files = files
+        self._failed = failed
+        self._clock = clock
+        self._looked = float("-inf")
+        self._stamp: tuple[int, ...] | None = None
+        self._bad: str = ""
+        self._version = 0
+        self._pem: pem.Pem | None = None
+        self._credentials: grpc.ChannelCredentials | None = None
+
+    def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
+        self._look()
+        return self._version, self._credentials
+
+    def pem(self) -> pem.Pem:
+        """Raises BadPem as `current` does."""
+        self._look()
+        assert self._pem is not None, "the first look raises"
+        return self._pem
+
+    def _look(self) -> None:
+        now = self._clock()
+        if self._pem is not None and now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        try:
+            stamp: tuple[int, ...] | None = self._files.stamp()
+        except OSError:
+            stamp = None
+        if self._pem is not None and stamp is not None and stamp == self._stamp and not self._bad:
+            return
+        try:
+            found, self._stamp = pem.read(self._files)
+        except pem.BadPem as error:
+            if self._pem is None:
+                raise
+            if str(error) != self._bad:
+                self._bad = str(error)
+                self._failed(error)
+            return
+        if self._bad:
+            self._bad = ""
+            self._failed(None)
+        if found != self._pem:
+            self._pem = found
+            self._version += 1
+            self._credentials = credentials_of(found)
+
+
+def credentials_of(found: pem.Pem) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        root_certificates=found.authority,
+        private_key=found.key,
+        certificate_chain=found.certificate,
+    )
+
+
+class _Generation:
+    """A channel with one version of the credentials, and its calls under way."""
+
+    def __init__(self, version: int, channel: grpc.aio.Channel) -> None:
+        self.version = version
+        self.channel = channel
+        self.calls = 0
+        self.callables: dict[object, Any] = {}
+
+
+class RenewedChannel(grpc.aio.Channel):
+    """As a channel of gRPC; see above. For one event loop."""
+
+    def __init__(self, address: str, credentials: Credentials, options: Options) -> None:
+        """Raises BadPem if there are no good credentials."""
+        self._address = address
+        self._credentials = credentials
+        self._options = options
+        self._closed = False
+        self._old: set[_Generation] = set()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._newest = self._open()
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    def _open(self) -> _Generation:
+        version, credentials = self._credentials.current()
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(self._address, options=self._options)
+        else:
+            channel = grpc.aio.secure_channel(self._address, credentials, options=self._options)
+        return _Generation(version, channel)
+
+    def _current(self) -> _Generation:
+        if not self._closed and self._credentials.current()[0] != self._newest.version:
+            old, self._newest = self._newest, self._open()
+            self._old.add(old)
+            self._close_unused(old)
+        return self._newest
+
+    def _close_unused(self, generation: _Generation) -> None:
+        if generation.calls or generation not in self._old:
+            return
+        self._old.discard(generation)
+        task = asyncio.get_running_loop().create_task(generation.channel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _call(self, kind: str, parts: tuple[Any, ...], arguments: Any, options: Any) -> Any:
+        generation = self._current()
+        key = (kind, *parts)
+        make = generation.callables.get(key)
+        if make is None:
+            make = generation.callables[key] = getattr(generation.channel, kind)(*parts)
+        call = make(*arguments, **options)
+        generation.calls += 1
+
+        def ended(_: object) -> None:
+            generation.calls -= 1
+            self._close_unused(generation)
+
+        call.add_done_callback(ended)
+        return call
+
+    def _callable(self, kind: str, parts: tuple[Any, ...]) -> Any:
+        return lambda *arguments, **options: self._call(kind, parts, arguments, options)
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._callable("unary_unary", (method, request_serializer, response_deserializer))
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._callable("unary_stream", (method, request_serializer, response_deserializer))
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._callable("stream_unary", (method, request_serializer, response_deserializer))
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Any = None,
+        response_deserializer: Any = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return self._callable("stream_stream", (method, request_serializer, response_deserializer))
+
+    async def close(self, grace: float | None = None) -> None:
+        self._closed = True
+        channels = [g.channel for g in (self._newest, *self._old)]
+        self._old.clear()
+        await asyncio.gather(*(channel.close(grace) for channel in channels), *self._closing)
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._current().channel.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._newest.channel.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._current().channel.channel_ready()
+
+    async def __aenter__(self) -> "RenewedChannel":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,163 @@
+"""Why TLS to an address fails, by name.
+
+gRPC reports each of these as UNAVAILABLE, beside what gets better by waiting. `refusal` makes a
+handshake of its own. It blocks: call it on a thread.
+"""
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from partition_proto.connection import pem
+
+TIMEOUT_S = 1.5
+AGAIN_S = 0.1
+"""A refusal counts if a second handshake meets it, too: a server that ends closes connections."""
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+_EXPIRED, _NOT_YET_VALID = 10, 9
+_NAMES = (62, 64)
+"""OpenSSL's X509_V_ERR_ numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """`reason` is one of:
+
+    SERVER_CERTIFICATE_EXPIRED, SERVER_CERTIFICATE_NOT_YET_VALID, SERVER_NAME_MISMATCH,
+    SERVER_AUTHORITY (no authority that we trust issued the server's certificate),
+    OWN_CERTIFICATE_EXPIRED, OWN_CERTIFICATE_NOT_YET_VALID, OWN_CERTIFICATE_REFUSED,
+    PLAINTEXT_PORT (the server does not speak TLS), TLS_PORT (it speaks nothing else).
+    """
+
+    reason: str
+    message: str
+
+
+def refusal(
+    address: str, found: pem.Pem | None, server_name: str = "", timeout_s: float = TIMEOUT_S
+) -> Refusal | None:
+    """The reason for which `address` can't be talked to until somebody mends something; None if
+    there is none, also if nobody listens. found: None to talk plain text."""
+    first = _try(address, found, server_name, timeout_s)
+    if first is None:
+        return None
+    time.sleep(AGAIN_S)
+    second = _try(address, found, server_name, timeout_s)
+    return second if second is not None and second.reason == first.reason else None
+
+
+def _try(address: str, found: pem.Pem | None, server_name: str, timeout_s: float) -> Refusal | None:
+    host, port = split(address)
+    if not port:
+        return None
+    try:
+        connection = socket.create_connection((host, port), timeout_s)
+    except OSError:
+        return None
+    with connection:
+        connection.settimeout(timeout_s)
+        if found is None:
+            return _try_plain(connection, address)
+        return _try_tls(connection, address, found, server_name or host)
+
+
+def split(address: str) -> tuple[str, int]:
+    """Host and port of a gRPC target; port 0 if it names none."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    return host.strip("[]"), int(port) if port.isdecimal() and int(port) < 65536 else 0
+
+
+def _try_plain(connection: socket.socket, address: str) -> Refusal | None:
+    """Whether a server that we would talk plain text to wants TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.wrap_socket(connection).close()
+    except ssl.SSLError as error:
+        # An alert is TLS, too: of a server that wants a certificate before it goes on.
+        if "ALERT" not in (error.reason or ""):
+            return None
+    except OSError:
+        return None
+    return Refusal(
+        "TLS_PORT", f"{address} wants TLS and was called in plain text; give the TLS files"
+    )
+
+
+def _try_tls(
+    connection: socket.socket, address: str, found: pem.Pem, server_name: str
+) -> Refusal | None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    context.load_verify_locations(cadata=found.authority.decode("ascii"))
+    pem.load_chain(context, found)
+    try:
+        with context.wrap_socket(connection, server_hostname=server_name) as secure:
+            secure.sendall(_PREFACE)
+            if secure.recv(1):
+                return None
+    except ssl.SSLCertVerificationError as error:
+        return _server_refused(error, address, server_name)
+    except TimeoutError:
+        return None
+    except ssl.SSLError as error:
+        if error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"):
+            return Refusal(
+                "PLAINTEXT_PORT",
+                f"{address} does not speak TLS; talk plain text to it, or start it with TLS",
+            )
+        if "ALERT" not in (error.reason or ""):
+            return None
+    except OSError:
+        return None
+    # gRPC's servers close without an alert when they do not accept the caller's certificate.
+    return _own_refused(found, address)
+
+
+def _server_refused(error: ssl.SSLCertVerificationError, address: str, name: str) -> Refusal:
+    if error.verify_code == _EXPIRED:
+        return Refusal(
+            "SERVER_CERTIFICATE_EXPIRED", f"the certificate of {address} has expired; renew it"
+        )
+    if error.verify_code == _NOT_YET_VALID:
+        return Refusal(
+            "SERVER_CERTIFICATE_NOT_YET_VALID",
+            f"the certificate of {address} is not valid yet; compare the clocks",
+        )
+    if error.verify_code in _NAMES:
+        return Refusal(
+            "SERVER_NAME_MISMATCH",
+            f"the certificate of {address} is not for the name {name!r}; dial it by a name of its "
+            "certificate, or give that as the server name",
+        )
+    return Refusal(
+        "SERVER_AUTHORITY",
+        f"the certificate of {address} comes from an authority that ca.crt does not hold "
+        f"({error.verify_message}); take ca.crt of the same Partition",
+    )
+
+
+def _own_refused(found: pem.Pem, address: str) -> Refusal:
+    own, now = pem.leaf(found), datetime.now(UTC)
+    if own is not None and own.not_after <= now:
+        return Refusal(
+            "OWN_CERTIFICATE_EXPIRED",
+            f"our own certificate has expired at {own.not_after:%Y-%m-%dT%H:%M:%SZ}, so {address} "
+            "refuses it; take the current one of the Secret",
+        )
+    if own is not None and own.not_before > now:
+        return Refusal(
+            "OWN_CERTIFICATE_NOT_YET_VALID",
+            f"our own certificate is valid from {own.not_before:%Y-%m-%dT%H:%M:%SZ} only, so "
+            f"{address} refuses it; compare the clocks",
+        )
+    return Refusal(
+        "OWN_CERTIFICATE_REFUSED",
+        f"{address} does not accept our certificate, most likely because another authority issued "
+        "it; take the current tls.crt, tls.key and ca.crt of the same Partition",
+    )

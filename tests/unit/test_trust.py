@@ -1,0 +1,370 @@
+"""How a Partition's certificates follow the operator's authority. Every step is proven by real
+handshakes between all who may still have the former Secrets and all who have the new ones."""
+
+import base64
+import datetime as dt
+import itertools
+import ssl
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
+from partition_operator.__main__ import parse
+from partition_operator.api.partition import Partition
+from partition_operator.clients.authority import AuthorityKeeper
+from partition_operator.clients.replica import PartitionCertificate
+from partition_operator.config import Config, ConfigError
+from partition_operator.errors import AuthorityInvalid
+from partition_operator.resources import trust
+from partition_operator.resources.certificates import (
+    KeyPair,
+    Lifetimes,
+    authority_of,
+    authority_secret,
+    issue,
+    make_authority,
+)
+from partition_operator.resources.trust import Authority, Step
+from partition_proto.connection import pem
+
+NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
+LIFETIMES = Lifetimes()
+PARTITION = Partition("shop", "cart", "uid", 1, deleting=False, body={})
+ROLES = {"cart-replica-tls": "replica", "cart-client-tls": "client"}
+
+Secrets = dict[str, dict[str, Any] | None]
+
+
+def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
+    """Takes one step, in place, as the operator does; returns what all Secrets needed."""
+    found = trust.steps(secrets, authority, now)
+    for name, step in found.items():
+        if step in (Step.ISSUE, Step.TRUST):
+            secrets[name] = trust.renewed(
+                PARTITION, name, ROLES[name], secrets[name], authority, now, step=step
+            )
+            break
+    return list(found.values())
+
+
+def settle(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
+    """Steps until there is nothing to do at this time."""
+    for _ in range(10):
+        steps = act(secrets, authority, now)
+        if not {Step.ISSUE, Step.TRUST} & set(steps):
+            return steps
+    raise AssertionError("it goes on for ever")
+
+
+def content(secret: dict[str, Any] | None) -> pem.Pem:
+    assert secret is not None
+    data = {key: base64.b64decode(value) for key, value in secret["data"].items()}
+    return pem.Pem(data["tls.crt"], data["tls.key"], data["ca.crt"])
+
+
+def talk(server: pem.Pem, client: pem.Pem) -> bool:
+    """Whether a mutual handshake succeeds. At the real time, so for certificates of today."""
+    near = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    far = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    far.verify_mode = ssl.CERT_REQUIRED
+    for context, own in ((near, client), (far, server)):
+        context.load_verify_locations(cadata=own.authority.decode())
+        pem.load_chain(context, own)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = [
+        near.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        far.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    for _ in range(6):
+        for side in sides:
+            try:
+                side.do_handshake()
+                side.read()
+            except ssl.SSLWantReadError:
+                continue
+            except ssl.SSLError:
+                return False
+    return True
+
+
+def test_a_change_parts_nobody_who_is_a_step_behind() -> None:
+    old, new = make_authority(NOW), make_authority(NOW)
+    secrets: Secrets = dict.fromkeys(ROLES)
+    assert settle(secrets, Authority(old), NOW) == [Step.NOTHING] * 2
+    held = {name: [content(secret)] for name, secret in secrets.items()}
+    seen: list[list[Step]] = []
+    now = NOW
+    for _ in range(4):
+        # Certificates are not older than the real time, or the handshakes would refuse them.
+        seen.append(settle(secrets, Authority(new), now))
+        for name, secret in secrets.items():
+            # Who has not seen the last change may be one behind, not two: `spread` has passed.
+            held[name] = [held[name][-1], content(secret)]
+        replicas, clients = held["cart-replica-tls"], held["cart-client-tls"]
+        for server, client in itertools.product(replicas, [*replicas, *clients]):
+            assert talk(server, client), f"after {len(seen)} steps"
+        now += LIFETIMES.spread
+    assert seen == [
+        [Step.WAIT] * 2,  # both authorities are trusted
+        [Step.WAIT] * 2,  # the certificates are new
+        [Step.NOTHING] * 2,  # the old authority is left out
+        [Step.NOTHING] * 2,
+    ]
+    for secret in secrets.values():
+        assert content(secret).authority == new.certificate
+        assert not talk(content(secret), held_by(old))
+
+
+def held_by(authority: KeyPair) -> pem.Pem:
+    pair = issue(authority, "logstore://shop/cart/replica", ["localhost"], NOW)
+    return pem.Pem(pair.certificate, pair.key, authority.certificate)
+
+
+def test_nothing_waits_for_certificates_that_have_ended() -> None:
+    """An authority that is lost while the operator is away for a year."""
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, Authority(make_authority(NOW)), NOW)
+    later = NOW + LIFETIMES.certificate
+    new = Authority(make_authority(later))
+    assert trust.steps(secrets, new, later) == dict.fromkeys(ROLES, Step.ISSUE)
+    settle(secrets, new, later)
+    for name, secret in secrets.items():
+        held = trust.read(secret)
+        assert held.certificate is not None, name
+        assert held.certificate.not_valid_after_utc > later
+
+
+def test_a_certificate_is_renewed_before_it_ends_and_not_earlier() -> None:
+    authority = Authority(make_authority(NOW))
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, authority, NOW)
+    due = NOW + LIFETIMES.certificate - LIFETIMES.renew_before
+    before = due - dt.timedelta(minutes=1)
+    assert trust.steps(secrets, authority, before) == dict.fromkeys(ROLES, Step.NOTHING)
+    assert trust.steps(secrets, authority, due) == dict.fromkeys(ROLES, Step.ISSUE)
+    assert settle(secrets, authority, due) == [Step.NOTHING] * 2
+
+
+def test_a_certificate_that_ends_with_its_authority_is_not_issued_again_and_again() -> None:
+    authority = Authority(make_authority(NOW, Lifetimes(authority=dt.timedelta(days=30))))
+    secrets: Secrets = dict.fromkeys(ROLES)
+    assert settle(secrets, authority, NOW) == [Step.NOTHING] * 2
+    held = trust.read(secrets["cart-client-tls"])
+    assert held.certificate is not None
+    assert held.certificate.not_valid_after_utc == NOW + dt.timedelta(days=30)
+    assert trust.ending(authority, NOW, LIFETIMES) == NOW + dt.timedelta(days=30)
+    assert trust.ending(Authority(make_authority(NOW)), NOW, LIFETIMES) is None
+
+
+@pytest.mark.parametrize("key", ["tls.crt", "tls.key", "ca.crt"])
+def test_a_secret_that_is_damaged_is_written_anew(key: str) -> None:
+    authority = Authority(make_authority(NOW))
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, authority, NOW)
+    damaged = secrets["cart-client-tls"]
+    assert damaged is not None
+    whole = damaged["data"][key]
+    for value in ("", base64.b64encode(base64.b64decode(whole)[:80]).decode(), None):
+        damaged["data"][key] = value
+        if value is None:
+            del damaged["data"][key]
+        steps = trust.steps(secrets, authority, NOW)
+        assert steps["cart-client-tls"] in (Step.ISSUE, Step.TRUST)
+        copy = dict(secrets)
+        assert settle(copy, authority, NOW) == [Step.NOTHING] * 2
+        pem.check(content(copy["cart-client-tls"]))
+
+
+# --- the operator's own -----------------------------------------------------------------------
+
+
+class Known(AuthorityKeeper):
+    """An authority without a Secret behind it."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._value = authority
+
+
+def test_the_operators_certificate_is_renewed_while_it_runs() -> None:
+    now = NOW
+    authority = make_authority(NOW)
+    mine = PartitionCertificate(
+        PARTITION.key, Known(Authority(authority)), LIFETIMES, now=lambda: now
+    )
+    first, _ = mine.current()
+    for days in range(0, 800, 50):
+        now = NOW + dt.timedelta(days=days)
+        mine.current()
+        leaf = pem.leaf(mine.pem())
+        assert leaf is not None
+        assert leaf.not_after >= now + LIFETIMES.renew_before
+    assert mine.current()[0] - first == 800 // (365 - 120)
+    assert mine.current() == mine.current()
+
+
+def test_the_operator_is_accepted_during_a_change() -> None:
+    """By replicas that have not seen the change yet, and by those that have."""
+    old, new = make_authority(NOW), make_authority(NOW)
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, Authority(old), NOW)
+    authority = Authority(new, previous=old)
+    mine = PartitionCertificate(PARTITION.key, Known(authority), LIFETIMES)
+    before = content(secrets["cart-replica-tls"])
+    now = NOW
+    for _ in range(4):
+        settle(secrets, authority, now)
+        mine.follow(secrets["cart-replica-tls"])
+        after = content(secrets["cart-replica-tls"])
+        for replica in (before, after):
+            assert talk(replica, mine.pem())
+        before = after
+        now += LIFETIMES.spread
+
+
+def test_the_operator_trusts_a_group_whose_authority_was_lost() -> None:
+    """It has no key that the replicas trust until they see their new Secret, then it has."""
+    old, new = make_authority(NOW), make_authority(NOW)
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, Authority(old), NOW)
+    mine = PartitionCertificate(PARTITION.key, Known(Authority(new)), LIFETIMES)
+    mine.follow(secrets["cart-replica-tls"])
+    assert not talk(content(secrets["cart-replica-tls"]), mine.pem())
+    settle(secrets, Authority(new), NOW)
+    mine.follow(secrets["cart-replica-tls"])
+    assert talk(content(secrets["cart-replica-tls"]), mine.pem())
+
+
+# --- the authority's Secret -------------------------------------------------------------------
+
+
+class FakeKube:
+    """Secrets alone."""
+
+    def __init__(self) -> None:
+        self.secret: dict[str, Any] | None = None
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        assert (kind, namespace, name) == ("Secret", "system", "partition-operator-ca")
+        return self.secret
+
+    async def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        assert self.secret is None
+        self.secret = body
+        return body
+
+
+async def opened(kube: FakeKube) -> AuthorityKeeper:
+    config = Config("system", "me", "image:1", authority_look_s=1e-9)
+    found = AuthorityKeeper(kube, config)  # type: ignore[arg-type]
+    await found.open()
+    return found
+
+
+async def test_an_authority_that_is_lost_is_written_again() -> None:
+    kube = FakeKube()
+    keeper = await opened(kube)
+    made = keeper.value
+    assert (await opened(kube)).value == made
+    kube.secret = None
+    await keeper.refresh()
+    assert keeper.value == made
+    assert (await opened(kube)).value == made
+
+
+async def test_an_authority_that_is_replaced_is_followed() -> None:
+    kube = FakeKube()
+    keeper = await opened(kube)
+    old, new = keeper.value.current, make_authority(NOW)
+    kube.secret = authority_secret("system", "partition-operator-ca", new)
+    await keeper.refresh()
+    assert keeper.value == Authority(new, previous=old)
+    await keeper.refresh()
+    assert keeper.value == Authority(new, previous=old)
+
+
+async def test_an_authority_that_cannot_be_used_is_not_followed() -> None:
+    kube = FakeKube()
+    keeper = await opened(kube)
+    made = keeper.value
+    assert kube.secret is not None
+    whole = kube.secret["data"]
+    kube.secret = kube.secret | {"data": whole | {"tls.key": ""}}
+    await keeper.refresh()
+    assert keeper.value == made
+    assert "system/partition-operator-ca: tls.key is missing or empty" in keeper.problem
+    with pytest.raises(AuthorityInvalid, match=r"tls\.key"):
+        await opened(kube)
+    kube.secret = kube.secret | {"data": whole}
+    await keeper.refresh()
+    assert (keeper.value, keeper.problem) == (made, "")
+
+
+def own(key: Any, *, ca: bool = True, days: int = 3650, start: int = -1) -> dict[str, Any]:
+    """A Secret with an authority of one's own, as openssl makes it: without key identifiers."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "corp")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW + dt.timedelta(days=start))
+        .not_valid_after(NOW + dt.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        .sign(key, None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
+    )
+    pair = KeyPair(
+        certificate.public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+    return authority_secret("system", "partition-operator-ca", pair)
+
+
+RSA = rsa.generate_private_key(65537, 2048)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [RSA, ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP384R1())],
+    ids=["RSA", "P-256", "P-384"],
+)
+def test_an_authority_of_ones_own_works(key: Any) -> None:
+    authority = authority_of(own(key), NOW)
+    assert talk(held_by(authority), held_by(authority))
+
+
+@pytest.mark.parametrize(
+    ("secret", "words"),
+    [
+        (own(ed25519.Ed25519PrivateKey.generate()), "ECDSA with P-256 or P-384, or RSA"),
+        (own(ec.generate_private_key(ec.SECP521R1())), "ECDSA with P-256 or P-384, or RSA"),
+        (own(RSA, ca=False), "CA:TRUE"),
+        (own(RSA, start=-9, days=-1), "has ended"),
+        (own(RSA, start=5), "compare the clocks"),
+    ],
+    ids=["Ed25519", "P-521", "no CA", "ended", "not yet valid"],
+)
+def test_an_authority_that_cannot_work_is_refused_by_name(
+    secret: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(AuthorityInvalid, match=r"Secret system/partition-operator-ca: ") as caught:
+        authority_of(secret, NOW)
+    assert words in str(caught.value)
+
+
+def test_lifetimes_are_settings() -> None:
+    needed = {"PARTITION_OPERATOR_NAMESPACE": "n", "PARTITION_OPERATOR_IMAGE": "i"}
+    assert parse(needed).lifetimes == Lifetimes()
+    seconds = {"PARTITION_OPERATOR_CERTIFICATE_SECONDS": "8"}
+    found = parse(needed | seconds).lifetimes
+    assert found.certificate == dt.timedelta(seconds=8)
+    assert found.renew_before < found.certificate
+    with pytest.raises(ConfigError, match="before its end"):
+        parse(needed | seconds | {"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS": "8"})
