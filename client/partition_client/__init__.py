@@ -24,6 +24,8 @@ from partition_client.errors import (
     PreconditionFailed,
     RequestRefused,
     SourceFailed,
+    TlsFilesInvalid,
+    TlsRefused,
     TreeMismatch,
 )
 from partition_client.sync import Client
@@ -46,6 +48,8 @@ __all__ = [
     "RequestRefused",
     "SourceFailed",
     "Tls",
+    "TlsFilesInvalid",
+    "TlsRefused",
     "TreeMismatch",
     "fork_handlers",
 ]

@@ -70,6 +70,11 @@ def parser() -> argparse.ArgumentParser:
         default=env("PARTITION_SERVER_NAME", ""),
         help="the name in the replicas' certificate, where they are dialled by another",
     )
+    main.add_argument(
+        "--use-proxy",
+        action="store_true",
+        help="go through the proxy that the environment names (https_proxy, http_proxy)",
+    )
     main.add_argument("--deadline", type=seconds, default=60.0, help="seconds that a call may wait")
     main.add_argument("--json", action="store_true", help="print JSON, one value a line")
     commands = main.add_subparsers(dest="command", required=True)
@@ -152,7 +157,10 @@ async def run(options: argparse.Namespace) -> int:
         raise UsageError("--server-name needs --tls-dir, without which there is no TLS")
     tls = Tls.in_directory(Path(options.tls_dir), options.server_name) if options.tls_dir else None
     async with AsyncClient(
-        options.endpoints.split(","), tls, deadline_s=options.deadline
+        options.endpoints.split(","),
+        tls,
+        deadline_s=options.deadline,
+        use_proxy=options.use_proxy,
     ) as client:
         return await COMMANDS[options.command](client, options)
 

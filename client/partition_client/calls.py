@@ -142,15 +142,20 @@ class Calls:
             try:
                 return await call(self._routing.stub(target))
             except (grpc.aio.AioRpcError, Silent) as error:
-                self.failed(target, error)
+                await self.failed(target, error, fixed=bool(address))
 
-    def failed(self, target: str, error: grpc.aio.AioRpcError | Silent) -> None:
-        """Takes note of a failed try. Raises what no retry mends."""
+    async def failed(
+        self, target: str, error: grpc.aio.AioRpcError | Silent, *, fixed: bool
+    ) -> None:
+        """Takes note of a failed try. Raises what no retry mends. fixed: no other replica is asked;
+        a leader that TLS does not reach any more is looked for again before that is said."""
         if isinstance(error, Silent):
             self._routing.heard(target, str(error))
             self._routing.lost(target)
             return
         refused = refusal(target, error)
+        if fixed or refused is not None:
+            refused = await self._routing.refusal(target, error) or refused
         if refused is not None:
             raise refused from error
         self._routing.heard(target, f"{error.code().name}: {error.details()}")

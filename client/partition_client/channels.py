@@ -1,9 +1,13 @@
 """The one place where the client makes channels."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
+from partition_proto.connection.channel import Credentials, FromFiles, Plain, RenewedChannel
+from partition_proto.connection.pem import BadPem, PemFiles
+
+logger = logging.getLogger(__name__)
 
 OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.max_receive_message_length", 16 * 1024**2),
@@ -38,16 +42,33 @@ class Tls:
         return cls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt", server_name)
 
 
-def open_channel(address: str, tls: Tls | None) -> grpc.aio.Channel:
-    """A channel to one replica."""
+def credentials(tls: Tls | None) -> FromFiles | Plain:
+    """Of the files, which are read again when they change; shared by channels to one group."""
     if tls is None:
-        return grpc.aio.insecure_channel(address, options=OPTIONS)
-    options = list(OPTIONS)
-    if tls.server_name:
+        return Plain()
+    return FromFiles(PemFiles(tls.certificate, tls.key, tls.authority), _report)
+
+
+def _report(problem: BadPem | None) -> None:
+    if problem is None:
+        logger.info("the TLS files are good again")
+    else:
+        logger.warning("the TLS files changed and are not used, the former ones are: %s", problem)
+
+
+def open_channel(
+    address: str,
+    tls: Tls | None,
+    *,
+    use_proxy: bool = False,
+    shared: Credentials | None = None,
+) -> RenewedChannel:
+    """A channel to one replica. Raises BadPem.
+
+    use_proxy: go through the proxy that the environment names (grpc_proxy, https_proxy or
+    http_proxy, but for hosts of no_proxy). shared: what `credentials(tls)` returned.
+    """
+    options = [*OPTIONS, ("grpc.enable_http_proxy", int(use_proxy))]
+    if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=tls.authority.read_bytes(),
-        private_key=tls.key.read_bytes(),
-        certificate_chain=tls.certificate.read_bytes(),
-    )
-    return grpc.aio.secure_channel(address, credentials, options=options)
+    return RenewedChannel(address, shared or credentials(tls), options)

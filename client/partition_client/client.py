@@ -102,6 +102,7 @@ class AsyncClient:
     endpoints: host:port of any of the replicas, all of them for port-forwards.
     deadline_s: how long a call waits, with its retries; a transfer, since its last progress.
     follow_hints: dial addresses that replicas name; False where only the endpoints can be reached.
+    use_proxy: go through the proxy that the environment names (https_proxy, http_proxy).
     """
 
     def __init__(
@@ -112,10 +113,11 @@ class AsyncClient:
         deadline_s: float = 60.0,
         session_ttl_ms: int = 0,
         follow_hints: bool = True,
+        use_proxy: bool = False,
     ) -> None:
         """Raises InvalidEndpoint, ForkedProcess, and ValueError for a deadline that is no time."""
         self._deadline_s = check_seconds(deadline_s)
-        self._routing = Routing(endpoints, tls, follow_hints=follow_hints)
+        self._routing = Routing(endpoints, tls, follow_hints=follow_hints, use_proxy=use_proxy)
         self._owner = self._routing.owner
         self._calls = Calls(self._routing)
         self._session_ttl_ms = session_ttl_ms
@@ -326,7 +328,7 @@ class AsyncClient:
                         yield response
                 return
             except (grpc.aio.AioRpcError, Silent) as error:
-                self._calls.failed(target, error)
+                await self._calls.failed(target, error, fixed=bool(stale_from))
 
     async def history(self) -> str:
         """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you
@@ -339,16 +341,13 @@ class AsyncClient:
             try:
                 return await self._history_of(target, deadline)
             except (grpc.aio.AioRpcError, Silent) as error:
-                self._calls.failed(target, error)
+                await self._calls.failed(target, error, fixed=False)
 
     async def statuses(self) -> dict[str, api.GetStatusResponse | None]:
-        """Each endpoint's status, None if it does not answer; `explain` says why."""
+        """Each endpoint's status, None if it does not answer; `explain` says why. Raises TlsRefused
+        if none answers and one never will."""
         self._owner.check()
-        limit = min(STATUS_TIMEOUT_S, self._deadline_s)
-        found = await asyncio.gather(
-            *(self._routing.status(endpoint, limit) for endpoint in self._routing.endpoints)
-        )
-        return dict(zip(self._routing.endpoints, found, strict=True))
+        return await self._routing.statuses(min(STATUS_TIMEOUT_S, self._deadline_s))
 
     @property
     def endpoints(self) -> list[str]:

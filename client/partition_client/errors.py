@@ -11,7 +11,9 @@ ClientError
     ├── NotFound
     ├── PreconditionFailed
     ├── HistoryChanged   the group was restored or made anew: start from its state
-    └── TreeMismatch     a destination exists, or its directory doesn't: nothing of it written
+    ├── TreeMismatch     a destination exists, or its directory doesn't: nothing of it written
+    ├── TlsRefused       one side does not accept the other's certificate, or one speaks no TLS
+    └── TlsFilesInvalid  a file with our certificate, key or authority can't be used
 """
 
 import grpc
@@ -89,6 +91,16 @@ class HistoryChanged(RequestRefused):
 
 class TreeMismatch(RequestRefused):
     pass
+
+
+class TlsRefused(RequestRefused):
+    """`reason`: one of partition_proto.connection.handshake.Refusal, or PERMISSION_DENIED for a
+    certificate of another partition or role."""
+
+
+class TlsFilesInvalid(RequestRefused):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "TLS_FILES")
 
 
 def reason_name(detail: types.ErrorDetail) -> str:

@@ -8,13 +8,15 @@ import asyncio
 from contextlib import suppress
 
 import grpc
+from partition_proto.connection.pem import BadPem
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
-from partition_client.channels import Tls, open_channel
+from partition_client.channels import Tls, credentials, open_channel
+from partition_client.diagnosis import Diagnosis
 from partition_client.endpoints import check_endpoints
-from partition_client.errors import ClientError, RequestRefused
+from partition_client.errors import ClientError, RequestRefused, TlsFilesInvalid, TlsRefused
 from partition_client.processes import Owner
 
 STATUS_TIMEOUT_S = 1.0
@@ -38,11 +40,19 @@ PERMANENT_CODES = frozenset(
 class Routing:
     """Channels by address, and the leader's address."""
 
-    def __init__(self, endpoints: list[str], tls: Tls | None, *, follow_hints: bool) -> None:
-        """follow_hints: dial addresses that replicas name, too; else the endpoints alone."""
+    def __init__(
+        self, endpoints: list[str], tls: Tls | None, *, follow_hints: bool, use_proxy: bool = False
+    ) -> None:
+        """follow_hints: dial addresses that replicas name, too; else the endpoints alone.
+        use_proxy: go through the proxy that the environment names."""
         self.owner = Owner()
         self.endpoints = check_endpoints(endpoints)
         self._tls = tls
+        self._use_proxy = use_proxy
+        self._credentials = credentials(tls)
+        self._diagnosis = Diagnosis(
+            self._credentials, tls.server_name if tls else "", direct=not use_proxy
+        )
         self._follow_hints = follow_hints
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._members: dict[int, str] = {}
@@ -51,13 +61,19 @@ class Routing:
         self._closed = False
 
     def stub(self, address: str) -> log_store_pb2_grpc.LogStoreStub:
-        """Raises ClientError once the client is closed."""
+        """Raises ClientError once the client is closed, TlsFilesInvalid."""
         if self._closed:
             raise ClientError("the client is closed")
         channel = self._channels.get(address)
         if channel is None:
+            try:
+                channel = open_channel(
+                    address, self._tls, use_proxy=self._use_proxy, shared=self._credentials
+                )
+            except BadPem as error:
+                raise TlsFilesInvalid(str(error)) from error
             self.owner.opened()
-            channel = self._channels[address] = open_channel(address, self._tls)
+            self._channels[address] = channel
         return log_store_pb2_grpc.LogStoreStub(channel)
 
     async def close(self) -> None:
@@ -66,6 +82,7 @@ class Routing:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await asyncio.gather(*(channel.close() for channel in self._channels.values()))
         self._channels.clear()
+        await self._diagnosis.close()
         self.owner.closed()
 
     def heard(self, address: str, what: str) -> None:
@@ -120,6 +137,11 @@ class Routing:
             self.leader = best
         elif hint.member_id:
             self.hint(hint)
+            if self.leader and self.leader not in self.endpoints:
+                answer = await self._ask(self.leader, timeout_s)
+                if isinstance(answer, TlsRefused):
+                    self.leader = ""
+                    raise answer
         return self.leader
 
     async def _ask_all(self, timeout_s: float) -> dict[str, Answer]:
@@ -152,6 +174,20 @@ class Routing:
         found = await self._ask(endpoint, timeout_s)
         return found if isinstance(found, api.GetStatusResponse) else None
 
+    async def statuses(self, timeout_s: float) -> dict[str, api.GetStatusResponse | None]:
+        """Each endpoint's status, None if it does not answer. Raises TlsRefused if none answers and
+        one never will."""
+        found = await asyncio.gather(*(self._ask(e, timeout_s) for e in self.endpoints))
+        statuses = [one if isinstance(one, api.GetStatusResponse) else None for one in found]
+        refused = [one for one in found if isinstance(one, TlsRefused)]
+        if refused and not any(statuses):
+            raise refused[0]
+        return dict(zip(self.endpoints, statuses, strict=True))
+
+    async def refusal(self, address: str, error: grpc.aio.AioRpcError) -> TlsRefused | None:
+        """What made a call fail if TLS did and no retry mends it, else None."""
+        return await self._diagnosis.of(address, error)
+
     async def _ask(self, endpoint: str, timeout_s: float) -> Answer:
         """A replica's status; None if it does not answer now, an error if it never will."""
         try:
@@ -161,6 +197,8 @@ class Routing:
                 )
         except grpc.aio.AioRpcError as error:
             self.heard(endpoint, f"{error.code().name}: {error.details()}")
+            if (refused := await self.refusal(endpoint, error)) is not None:
+                return refused
             if error.code() in PERMANENT_CODES:
                 return RequestRefused(f"{endpoint}: {error.details()}", error.code().name)
             return None

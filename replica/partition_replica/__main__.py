@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
+from partition_proto.connection import pem
 from partition_snapshots.process import leave
 
 from partition_replica import __version__
@@ -18,6 +19,9 @@ from partition_replica.config import Config, TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.offline import arguments as arguments_of
 from partition_replica.offline.commands import COMMANDS, add_commands, run
+
+EXIT_TLS_FILES = 78
+"""EX_CONFIG: `serve` ends with it before it touches the volume."""
 
 
 def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
@@ -121,6 +125,12 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
+    if config.tls is not None:
+        try:
+            pem.read(config.tls)
+        except pem.BadPem as error:
+            print(f"FATAL: {error}", file=sys.stderr, flush=True)
+            sys.exit(EXIT_TLS_FILES)
     try:
         asyncio.run(Process(config).run())
     except Exception as error:  # the last line of the log must say why it ended

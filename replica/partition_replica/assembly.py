@@ -10,6 +10,7 @@ import time
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from partition_proto.connection.pem import BadPem
 from partition_proto.v1 import (
     inspection_pb2,
     inspection_pb2_grpc,
@@ -144,6 +145,13 @@ class Process:
                 address=config.advertise,
             )
 
+        def heard(user: str, problem: BadPem | None) -> None:
+            self._metrics.tls_files_bad.labels(user).set(problem is not None)
+            if problem is None:
+                logger.info("%s: the TLS files are good again", user)
+            else:
+                logger.error("%s: the former TLS files stay in use: %s", user, problem)
+
         peers = Peers(
             own,
             config.limits,
@@ -152,6 +160,8 @@ class Process:
             unreachable=lambda member: replica.unreachable(member),
             dropped=lambda n: self._metrics.messages_dropped.labels("peer_queue_full").inc(n),
             snapshot_sent=lambda n: count_sent(self._metrics, n),
+            refused=lambda reason: self._metrics.peers_refused.labels(reason).inc(),
+            files_heard=lambda problem: heard("peers", problem),
         )
         replica = Replica(
             config,
@@ -163,7 +173,7 @@ class Process:
         )
         replica.start()
         server, health_servicer = self._make_server(replica)
-        port = add_port(server, config.listen, config.tls)
+        port = add_port(server, config.listen, config.tls, lambda problem: heard("server", problem))
         await server.start()
         self._replica = replica
         logger.info("serving on port %d, advertised as %s", port, config.advertise)
@@ -180,10 +190,14 @@ class Process:
 
     def _make_server(self, replica: Replica) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
         config = self._config
-        interceptors = [Authorizer(config.partition)] if config.tls else []
+
+        def refused(reason: str) -> None:
+            self._metrics.refused.labels(reason).inc()
+
+        interceptors = [Authorizer(config.partition, refused)] if config.tls else []
         server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
         limits = config.limits
-        failures = Failures(lambda reason: self._metrics.refused.labels(reason).inc(), end_process)
+        failures = Failures(refused, end_process)
 
         def opened(method: str, count: int) -> None:
             self._metrics.streams.labels(method).set(count)

@@ -3,16 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from partition_proto.connection.pem import PemFiles
+
 from partition_replica.core.limits import Limits
 
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files, read anew for each new channel or server."""
-
-    certificate: Path
-    key: Path
-    authority: Path
+TlsFiles = PemFiles
+"""PEM files, read again when they change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from partition_proto.connection import handshake, pem
+from partition_proto.connection.channel import credentials_of
 from partition_proto.v1 import (
     inspection_pb2,
     inspection_pb2_grpc,
@@ -16,7 +18,7 @@ from partition_replica.config import TlsFiles
 from partition_replica.core.model import LogEntry, VerifyReport
 from partition_replica.errors import InvalidArgument
 from partition_replica.ids import LSN, Term
-from partition_replica.transport.channels import CLIENT_MESSAGE_BYTES_MAX, client_credentials
+from partition_replica.transport.channels import CLIENT_MESSAGE_BYTES_MAX
 
 CALL_S = 30.0
 
@@ -60,14 +62,30 @@ class RemoteReplica:
 
 @contextmanager
 def connect(address: str, tls: TlsFiles | None, server_name: str) -> Iterator[RemoteReplica]:
-    """`server_name`: the name in the replica's certificate, where it is dialled by another."""
-    options: list[tuple[str, Any]] = [("grpc.max_receive_message_length", CLIENT_MESSAGE_BYTES_MAX)]
+    """`server_name`: the name in the replica's certificate, if it is dialled by another. Raises
+    InvalidArgument if TLS can't work with these files."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", CLIENT_MESSAGE_BYTES_MAX),
+        ("grpc.enable_http_proxy", 0),
+    ]
     if server_name:
         options.append(("grpc.ssl_target_name_override", server_name))
+    try:
+        found = pem.read(tls)[0] if tls is not None else None
+    except pem.BadPem as error:
+        raise InvalidArgument(str(error)) from error
     channel = (
         grpc.insecure_channel(address, options=options)
-        if tls is None
-        else grpc.secure_channel(address, client_credentials(tls), options=options)
+        if found is None
+        else grpc.secure_channel(address, credentials_of(found), options=options)
     )
     with channel:
-        yield RemoteReplica(channel)
+        try:
+            yield RemoteReplica(channel)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            refusal = handshake.refusal(address, found, server_name)
+            if refusal is None:
+                raise
+            raise InvalidArgument(f"{refusal.reason}: {refusal.message}") from error

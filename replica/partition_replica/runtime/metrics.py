@@ -37,6 +37,18 @@ class Metrics:
         self.refused = Counter(
             "logstore_refused", "Requests refused, by reason", ["reason"], registry=r
         )
+        self.peers_refused = Counter(
+            "logstore_peers_refused",
+            "Members that TLS does not reach, by reason; once until they are reached",
+            ["reason"],
+            registry=r,
+        )
+        self.tls_files_bad = Gauge(
+            "logstore_tls_files_bad",
+            "1 if the TLS files changed and can't be used: the former ones still are",
+            ["user"],
+            registry=r,
+        )
         self.messages_dropped = Counter(
             "logstore_peer_messages_dropped", "Raft messages dropped", ["cause"], registry=r
         )

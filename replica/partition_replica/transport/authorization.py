@@ -1,11 +1,17 @@
 """Who may call which service: by the role in the caller's certificate, for this partition only."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 
+logger = logging.getLogger(__name__)
+
 SCHEME = "logstore://"
+
+LOGGED_MAX = 100
+"""Callers that are named in the log; the metric counts on."""
 
 ROLES = {
     "/logstore.v1.Peer/": {"replica"},
@@ -23,8 +29,11 @@ class Authorizer(grpc.aio.ServerInterceptor):
     `partition` is "namespace/name"; a certificate carries `logstore://<namespace>/<name>/<role>`.
     """
 
-    def __init__(self, partition: str) -> None:
+    def __init__(self, partition: str, refused: Callable[[str], None] = lambda _: None) -> None:
+        """refused: told the reason of each call that is turned away."""
         self._prefix = f"{SCHEME}{partition}/"
+        self._refused = refused
+        self._logged: set[tuple[str, ...]] = set()
 
     async def intercept_service(
         self,
@@ -39,10 +48,19 @@ class Authorizer(grpc.aio.ServerInterceptor):
         roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
         return self._guarded(handler, roles, method)
 
+    def _note(self, method: str, parties: list[str]) -> None:
+        """Counts each call, but logs each party's once for a method."""
+        self._refused("PERMISSION_DENIED")
+        caller = (method, *parties)
+        if caller not in self._logged and len(self._logged) < LOGGED_MAX:
+            self._logged.add(caller)
+            logger.warning("a certificate of %s may not call %s", ", ".join(parties), method)
+
     def _guarded(self, handler: Any, roles: set[str], method: str) -> Any:
         async def check(context: Any) -> None:
             parties = _parties(context)
             if not any(f"{self._prefix}{role}" in parties for role in roles):
+                self._note(method, parties)
                 await context.abort(
                     grpc.StatusCode.PERMISSION_DENIED,
                     f"a certificate of {', '.join(parties) or 'nobody'} may not call {method}; "

@@ -6,11 +6,20 @@ or client.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
+from partition_proto.connection import pem
+from partition_proto.connection.channel import (
+    Credentials,
+    FromFiles,
+    Plain,
+    RenewedChannel,
+)
 
 from partition_replica.config import TlsFiles
+
+Heard = Callable[[pem.BadPem | None], None]
+"""Hears why changed TLS files are not used, and None when they are good again."""
 
 PEER_MESSAGE_BYTES_MAX = 16 * 1024**2
 CLIENT_MESSAGE_BYTES_MAX = 4 * 1024**2
@@ -39,63 +48,65 @@ PEER_OPTIONS = [
     # A pod that comes back has another address under the same name.
     ("grpc.dns_min_time_between_resolutions_ms", 500),
     ("grpc.enable_retries", 0),
+    # Members are neighbours: a proxy of the environment is for the world outside.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 
-def peer_channel(address: str, tls: TlsFiles | None) -> grpc.aio.Channel:
-    """A channel to another member; reconnects by itself."""
-    if tls is None:
-        return grpc.aio.insecure_channel(address, options=PEER_OPTIONS)
-    return grpc.aio.secure_channel(address, client_credentials(tls), options=PEER_OPTIONS)
+def peer_credentials(tls: TlsFiles | None, heard: Heard = lambda _: None) -> FromFiles | Plain:
+    """Of all channels to other members: read again when the files change."""
+    return Plain() if tls is None else FromFiles(tls, heard)
 
 
-def client_credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
-    """Of whoever calls: its own certificate, and the authority that the other one's comes from."""
-    return grpc.ssl_channel_credentials(
-        root_certificates=_read(tls.authority),
-        private_key=_read(tls.key),
-        certificate_chain=_read(tls.certificate),
-    )
+def peer_channel(address: str, credentials: Credentials) -> RenewedChannel:
+    """A channel to another member; reconnects by itself, with the certificate of that time. Raises
+    BadPem."""
+    return RenewedChannel(address, credentials, PEER_OPTIONS)
 
 
-def add_port(server: grpc.aio.Server, listen: str, tls: TlsFiles | None) -> int:
+def add_port(
+    server: grpc.aio.Server, listen: str, tls: TlsFiles | None, heard: Heard = lambda _: None
+) -> int:
     """Listens; returns the port. With TLS every client needs a certificate of our authority, and a
-    renewed server certificate is picked up without a restart."""
+    renewed server certificate is picked up without a restart. Raises BadPem."""
     if tls is None:
         return server.add_insecure_port(listen)
+    first, stamp = pem.read(tls)
     credentials = grpc.dynamic_ssl_server_credentials(
-        _configuration(tls),
-        _fetcher(tls),  # type: ignore[arg-type]  # None, for unchanged, is missing in the stubs
+        _configuration(first),
+        _Fetcher(tls, stamp, heard),  # type: ignore[arg-type]  # None, for unchanged, is missing in the stubs
         require_client_authentication=True,
     )
     return server.add_secure_port(listen, credentials)
 
 
-def _configuration(tls: TlsFiles) -> grpc.ServerCertificateConfiguration:
+def _configuration(found: pem.Pem) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration(
-        [(_read(tls.key), _read(tls.certificate))], _read(tls.authority)
+        [(found.key, found.certificate)], found.authority
     )
 
 
-def _fetcher(tls: TlsFiles) -> Callable[[], grpc.ServerCertificateConfiguration | None]:
-    """Called at each handshake; None means unchanged."""
-    seen = _stamp(tls)
+class _Fetcher:
+    """Called at each handshake, on gRPC's threads; None means unchanged. Files that are not good
+    are not used: `heard` is told once for each change."""
 
-    def fetch() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal seen
-        now = _stamp(tls)
-        if now == seen:
+    def __init__(self, tls: TlsFiles, stamp: tuple[int, ...], heard: Heard) -> None:
+        self._tls = tls
+        self._used = stamp
+        self._heard = heard
+        self._bad = ""
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        try:
+            if self._tls.stamp() == self._used and not self._bad:
+                return None
+            found, self._used = pem.read(self._tls)
+        except (pem.BadPem, OSError) as error:
+            if str(error) != self._bad:
+                self._bad = str(error)
+                self._heard(error if isinstance(error, pem.BadPem) else pem.BadPem(str(error)))
             return None
-        configuration = _configuration(tls)
-        seen = now
-        return configuration
-
-    return fetch
-
-
-def _stamp(tls: TlsFiles) -> tuple[int, ...]:
-    return tuple(path.stat().st_mtime_ns for path in (tls.certificate, tls.key, tls.authority))
-
-
-def _read(path: Path) -> bytes:
-    return path.read_bytes()
+        if self._bad:
+            self._bad = ""
+            self._heard(None)
+        return _configuration(found)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from partition_proto.connection import handshake
+from partition_proto.connection.channel import FromFiles, Plain
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
 
@@ -21,7 +23,7 @@ from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX, Limits
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import NotFound, PayloadMismatch
 from partition_replica.ids import Digest
-from partition_replica.transport.channels import peer_channel
+from partition_replica.transport.channels import Heard, peer_channel, peer_credentials
 from partition_replica.transport.chunks import file_chunks
 
 logger = logging.getLogger(__name__)
@@ -31,12 +33,20 @@ PUSH_TIMEOUT_S = 3600.0
 SNAPSHOT_TIMEOUT_S = 6 * 3600.0
 OFFSET_TIMEOUT_S = 10.0
 
+TLS_TRIED_AT = 3
+"""Failures in a row after which it is looked whether TLS is the reason; again at each multiple."""
+
 
 class _Peer:
     """One other member."""
 
     def __init__(
-        self, member: int, address: str, peers: "Peers", limits: Limits, tls: TlsFiles | None
+        self,
+        member: int,
+        address: str,
+        peers: "Peers",
+        limits: Limits,
+        credentials: FromFiles | Plain,
     ) -> None:
         self.member = member
         self.address = address
@@ -46,7 +56,10 @@ class _Peer:
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._greeted = False
-        self._channel = peer_channel(address, tls)
+        self._credentials = credentials
+        self._refusal = ""
+        self._trial: asyncio.Task[None] | None = None
+        self._channel = peer_channel(address, credentials)
         self.stub = peer_pb2_grpc.PeerStub(self._channel)
         self._task = asyncio.create_task(self._run())
 
@@ -63,8 +76,10 @@ class _Peer:
         return dropped
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._task, self._trial) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._channel.close()
 
     async def _run(self) -> None:
@@ -79,13 +94,38 @@ class _Peer:
                     logger.info(
                         "stream to member %x at %s broke: %s", self.member, self.address, error
                     )
+                self._look_for_refusal(error, failures + 1)
             except Exception:  # a member that is never sent anything again would not be noticed
                 logger.exception("stream to member %x at %s", self.member, self.address)
             failures = 1 if self._greeted else failures + 1
+            if self._greeted:
+                self._refusal = ""
             self._peers.unreachable(self.member)
             self._queue.clear()
             self._queued_bytes = 0
             await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S)) - 1])
+
+    def _look_for_refusal(self, error: Exception, failures: int) -> None:
+        """Names what does not get better by trying: a certificate that one side does not accept."""
+        if self._greeted or not isinstance(error, grpc.aio.AioRpcError):
+            return
+        if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+            self._refused(error.code().name, str(error.details()))
+        elif failures % TLS_TRIED_AT == 0 and (self._trial is None or self._trial.done()):
+            self._trial = asyncio.create_task(self._try_handshake())
+
+    async def _try_handshake(self) -> None:
+        pem = self._credentials.pem() if isinstance(self._credentials, FromFiles) else None
+        found = await asyncio.to_thread(handshake.refusal, self.address, pem)
+        if found is not None and not self._greeted:
+            self._refused(found.reason, found.message)
+
+    def _refused(self, reason: str, message: str) -> None:
+        """Once, however often it is tried, until the member was reached."""
+        if self._refusal != reason:
+            self._refusal = reason
+            logger.warning("member %x can't be reached: %s: %s", self.member, reason, message)
+            self._peers.refused(reason)
 
     async def _stream(self) -> None:
         call = self.stub.Raft()
@@ -135,11 +175,15 @@ class Peers:
         unreachable: Callable[[int], None],
         dropped: Callable[[int], None],
         snapshot_sent: Callable[[int], None],
+        refused: Callable[[str], None] = lambda _: None,
+        files_heard: Heard = lambda _: None,
     ) -> None:
-        """`dropped` is told how many messages, `snapshot_sent` how many bytes of state files."""
+        """`dropped` is told how many messages, `snapshot_sent` how many bytes of state files,
+        `refused` why TLS to a member fails, `files_heard` whether changed TLS files are good."""
         self._own = own_member
         self._limits = limits
-        self._tls = tls
+        self._credentials = peer_credentials(tls, files_heard)
+        self.refused = refused
         self._make_hello = hello
         self.unreachable = unreachable
         self._dropped = dropped
@@ -301,7 +345,7 @@ class Peers:
             self._close(member)
         if not address or member == self._own:
             return None
-        peer = self._peers[member] = _Peer(member, address, self, self._limits, self._tls)
+        peer = self._peers[member] = _Peer(member, address, self, self._limits, self._credentials)
         return peer
 
     def _connected(self, member: int) -> _Peer:
