@@ -54,6 +54,9 @@ SNAPSHOTS = frozenset(
 )
 """Those of snapshots and restores: tried by tests of their own."""
 
+CERTIFICATES = frozenset({"TrustAuthority"})
+"""Of a change of the authority: tried by a test of its own."""
+
 _armed = os.environ.get(ENVIRONMENT, "")
 
 

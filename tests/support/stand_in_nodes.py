@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partition_operator.resources.certificates import KeyPair
 from partition_replica.storage.failpoints import ENVIRONMENT
 
 from dev.access import Kubectl
+from tests.support.certificates import mount
 from tests.support.stand_in_pods import StandInPods
 
 RESTART_S = 1.0
@@ -41,12 +43,20 @@ class StandInNodes:
     """Runs the StatefulSets of one namespace. Use as an async context manager. A process that ends
     is started again, as a kubelet does.
 
-    arguments: more of `partition-replica serve`.
+    arguments: more of `partition-replica serve`. refresh: what a Secret holds is brought to pods
+    that run, too.
     """
 
     def __init__(
-        self, kubectl: Kubectl, namespace: str, folder: Path, *, arguments: tuple[str, ...] = ()
+        self,
+        kubectl: Kubectl,
+        namespace: str,
+        folder: Path,
+        *,
+        arguments: tuple[str, ...] = (),
+        refresh: bool = False,
     ) -> None:
+        self._refresh = refresh
         self._kubectl = kubectl
         self._namespace = namespace
         self._folder = folder
@@ -114,6 +124,8 @@ class StandInNodes:
                 name = f"{found['metadata']['name']}-{ordinal}"
                 if name not in self._pods and self._has_secret(found):
                     self._start(found, name, ordinal)
+            if self._refresh:
+                self._mount(found)
             for name in list(self._pods):
                 prefix, _, ordinal_text = name.rpartition("-")
                 mine = prefix == found["metadata"]["name"]
@@ -169,16 +181,25 @@ class StandInNodes:
             }
         )
         tls = self._folder / f"{name}-tls"
-        tls.mkdir(exist_ok=True)
-        files = ("tls.crt", "tls.key", "ca.crt")
-        for file, data in zip(files, self._secret(found, check=True).split(), strict=True):
-            (tls / file).write_bytes(base64.b64decode(data))
         ip = self._ip(found["metadata"]["name"], ordinal)
 
         def start() -> "subprocess.Popen[bytes]":
             return self._process(found, name, ip, tls)
 
+        self._mount(found, tls)
         self._pods[name] = _Pod(name, ip, start, start(), time.monotonic())
+
+    def _mount(self, found: dict[str, Any], *folders: Path) -> None:
+        """Writes the Secret's content into these folders, or into those of all pods of the set."""
+        words = self._secret(found, check=True).split()
+        certificate, key, authority = (base64.b64decode(word) for word in words)
+        prefix = f"{found['metadata']['name']}-"
+        for folder in folders or [
+            self._folder / f"{n}-tls" for n in self._pods if n.startswith(prefix)
+        ]:
+            current = folder / "tls.crt", folder / "ca.crt"
+            if not folder.exists() or [p.read_bytes() for p in current] != [certificate, authority]:
+                mount(folder, KeyPair(certificate, key), authority)
 
     def _process(
         self, found: dict[str, Any], name: str, ip: str, tls: Path
