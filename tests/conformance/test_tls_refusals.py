@@ -153,8 +153,14 @@ CASES: dict[Callable[[Pki], None], tuple[str, str]] = {
 }
 
 
+async def first(entries: AsyncIterator[Any]) -> Any:
+    async for entry in entries:
+        return entry
+    return None
+
+
 async def refused(endpoints: list[str], tls: Tls | None, **options: Any) -> TlsRefused:
-    """What a read, an append and a read of one replica are told, which is the same."""
+    """What reads, appends and tails are told, which is the same."""
     began = time.monotonic()
     found: list[TlsRefused] = []
     async with AsyncClient(endpoints, tls, deadline_s=DEADLINE_S, **options) as client:
@@ -162,6 +168,9 @@ async def refused(endpoints: list[str], tls: Tls | None, **options: Any) -> TlsR
             lambda: client.get_key(b"k"),
             lambda: client.set_key(b"k", b"v"),
             lambda: client.get_key(b"k", stale_from=endpoints[0]),
+            client.statuses,
+            lambda: first(client.tail()),
+            lambda: first(client.tail(stale_from=endpoints[0])),
         ):
             with pytest.raises((TlsRefused, DeadlineExceeded)) as caught:
                 await call()
