@@ -205,6 +205,21 @@ def test_the_operators_certificate_is_renewed_while_it_runs() -> None:
     assert mine.current() == mine.current()
 
 
+def test_an_authority_that_has_ended_leaves_the_operator_what_it_has() -> None:
+    now = NOW
+    authority = make_authority(NOW, Lifetimes(authority=dt.timedelta(days=30)))
+    mine = PartitionCertificate(
+        PARTITION.key, Known(Authority(authority)), LIFETIMES, now=lambda: now
+    )
+    mine.current()
+    now = NOW + dt.timedelta(days=31)
+    last = mine.current()
+    now += dt.timedelta(days=1)
+    assert mine.current() == last
+    with pytest.raises(AuthorityInvalid, match="has ended"):
+        issue(authority, "logstore://shop/cart/replica", [], now)
+
+
 def test_the_operator_is_accepted_during_a_change() -> None:
     """By replicas that have not seen the change yet, and by those that have."""
     old, new = make_authority(NOW), make_authority(NOW)

@@ -19,7 +19,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.clients.authority import AuthorityKeeper
-from partition_operator.errors import Deposed, ReplicaRefused, ReplicaUnreachable
+from partition_operator.errors import AuthorityInvalid, Deposed, ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.observed import Backfill, Member, Pod, Replica
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import (
@@ -96,7 +96,13 @@ class PartitionCertificate:
         self._basis = basis
         if signer == self._signer and trusted == self._pem.authority and now < self._renew_at:
             return
-        pair = issue(signer, self._party, [], now, self._lifetimes)
+        try:
+            pair = issue(signer, self._party, [], now, self._lifetimes)
+        except AuthorityInvalid:
+            # The status says so. What exists may still do, as long as its connections last.
+            if self._signer is None:
+                raise
+            return
         self._signer = signer
         # One that ends with its authority is renewed while there is time, but not at each call.
         ends = trust.ends(pair)

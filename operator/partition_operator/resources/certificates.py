@@ -81,8 +81,11 @@ def issue(
     lifetimes: Lifetimes = LIFETIMES,
 ) -> KeyPair:
     """A certificate of `party`, an identity, for both sides of a connection; `hosts` are the names
-    by which it is dialled. It does not outlive the authority."""
+    by which it is dialled. It does not outlive the authority. Raises AuthorityInvalid if that has
+    ended."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
+    if why := _unfit(issuer, now):
+        raise AuthorityInvalid(why)
     issuer_key = _signing_key(authority)
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (

@@ -55,7 +55,7 @@ def _try(address: str, found: pem.Pem | None, server_name: str, timeout_s: float
         return None
     try:
         connection = socket.create_connection((host, port), timeout_s)
-    except OSError:
+    except (OSError, UnicodeError):  # of a name that can't be one
         return None
     with connection:
         connection.settimeout(timeout_s)
@@ -113,7 +113,7 @@ def _try_tls(
             )
         if "ALERT" not in (error.reason or ""):
             return None
-    except OSError:
+    except (OSError, ValueError):  # the latter of a server name that can't be one
         return None
     # gRPC's servers close without an alert when they do not accept the caller's certificate.
     return _own_refused(found, address)
