@@ -16,7 +16,9 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # The time that a connection gets, TLS included: a tenth of a second is too little for a slow
+    # network or a busy machine.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.dns_min_time_between_resolutions_ms", 500),
     ("grpc.enable_retries", 0),

@@ -5,7 +5,7 @@ import asyncio
 import datetime as dt
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -338,3 +338,46 @@ contexts: [{{name: c, context: {{cluster: c, user: c}}}}]
             await kube.close()
             await runner.cleanup()
         assert proxy.asked == []
+
+
+class Slow:
+    """Passes connections on to a port, each answer late by `delay_s`: a far network."""
+
+    def __init__(self, target: int, delay_s: float) -> None:
+        self._target = target
+        self._delay_s = delay_s
+        self.connections = 0
+
+    async def __aenter__(self) -> int:
+        self._server = await asyncio.start_server(self._accept, "localhost", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        far = await asyncio.open_connection("localhost", self._target)
+        await asyncio.gather(
+            self._pass(reader, far[1], 0.0), self._pass(far[0], writer, self._delay_s)
+        )
+
+    async def _pass(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float
+    ) -> None:
+        with closing(writer), suppress(OSError):
+            while data := await reader.read(65_536):
+                await asyncio.sleep(delay_s)
+                writer.write(data)
+
+
+async def test_a_slow_handshake_is_waited_for(pki: MountedCertificates) -> None:
+    """At the first try: a call that does not wait for the channel fails with the first try."""
+    folder = pki.folders["replica-0"]
+    async with served(folder) as port:
+        for make in (
+            lambda address: open_channel(address, pki.tls["client"]),
+            lambda address: peer_channel(address, peer_credentials(files(folder))),
+        ):
+            async with Slow(port, 0.15) as slow, make(f"localhost:{slow}") as channel:
+                assert await status(channel) == "leader"

@@ -43,7 +43,9 @@ PEER_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    # The time that a connection gets, TLS included: a tenth of a second is too little for a slow
+    # network or a busy machine.
+    ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # A pod that comes back has another address under the same name.
     ("grpc.dns_min_time_between_resolutions_ms", 500),
