@@ -6,7 +6,7 @@ import random
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,11 @@ def make_volume(
     return data
 
 
-def append(volume: Volume, found: list[types.EntryBody], term: int) -> None:
-    """Entries behind the last, applied."""
-    for content in LARGE:
+def append(
+    volume: Volume, found: list[types.EntryBody], term: int, *, blobs: Sequence[bytes] = LARGE
+) -> None:
+    """Entries behind the last, applied; `blobs` are there for them to name."""
+    for content in blobs:
         digest = Digest(payload(content).digest)
         if not volume.blobs.has(digest):
             writer = volume.blobs.writer(digest, len(content))
