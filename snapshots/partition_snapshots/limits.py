@@ -7,6 +7,9 @@ MIB = 1 << 20
 SEGMENT_BYTES_MAX = 4 * MIB
 """Of the format: no segment and no blob list is larger, so a reader knows what one can take."""
 
+KEY_BYTES_MAX = 65_000
+"""Of the format: no row has a longer key."""
+
 RUNS_MAX = 8
 """Of the format: no state has more runs, so a reader needs no more than this many segments."""
 

@@ -10,6 +10,8 @@ from partition_snapshots.limits import RUNS_MAX, SEGMENT_BYTES_MAX
 from partition_snapshots.model import (
     FORMAT_NAME,
     FORMAT_VERSION,
+    FORMATS_READ,
+    STORE_VERSION,
     Configuration,
     Manifest,
     ObjectName,
@@ -25,14 +27,14 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 def encode_format(cluster_id: str) -> bytes:
     """The content of format.json."""
-    fields = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "clusterID": cluster_id}
+    fields = {"format": FORMAT_NAME, "version": STORE_VERSION, "clusterID": cluster_id}
     return json.dumps(fields).encode() + b"\n"
 
 
 def decode_format(data: bytes) -> str:
     """The store's cluster ID. Raises SnapshotDamaged, UnsupportedFormat."""
     fields = _Fields(_object(data, "format.json"), "format.json")
-    _check_version(fields)
+    _check_version(fields, (STORE_VERSION,))
     return fields.text("clusterID")
 
 
@@ -98,7 +100,7 @@ def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
     what = f"the manifest of snapshot {snapshot_id}"
     content = _object(data, what)
     fields = _Fields(content, what)
-    _check_version(fields)
+    _check_version(fields, FORMATS_READ)
     if fields.text("checksum") != _checksum(content):
         raise SnapshotDamaged(f"{what} fails its checksum")
     if fields.text("snapshotID") != snapshot_id:
@@ -151,14 +153,14 @@ def _digest(text: str, what: str) -> str:
     return text
 
 
-def _check_version(fields: "_Fields") -> None:
+def _check_version(fields: "_Fields", read: tuple[int, ...]) -> None:
     if fields.text("format") != FORMAT_NAME:
         raise UnsupportedFormat(f"{fields.what} is not of the format {FORMAT_NAME}")
     version = fields.number("version")
-    if version != FORMAT_VERSION:
+    if version not in read:
         raise UnsupportedFormat(
             f"{fields.what} has version {version} of the format; this program reads "
-            f"{FORMAT_VERSION}: use the one that wrote it, or a later one"
+            f"{' and '.join(map(str, read))}: use the one that wrote it, or a later one"
         )
 
 

@@ -17,7 +17,13 @@ TABLE_NUMBERS = {name: number for number, name in enumerate(TABLES, start=1)}
 """Table name to its number in rows: value 1, tree 2, payload 3, content 4, session 5, result 6."""
 
 FORMAT_NAME = "logstore-snapshots"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of the manifests and segments that are written. 2: keys of rows may have more than 511 bytes."""
+
+FORMATS_READ = (1, 2)
+
+STORE_VERSION = 1
+"""Of format.json: what lies where in a store."""
 
 DIGEST_BYTES = 32
 """SHA-256."""

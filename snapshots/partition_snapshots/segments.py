@@ -1,26 +1,29 @@
 """Segments and blob lists as bytes: written, and read back from bytes that nobody vouches for."""
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from partition_snapshots.digest import ROW, EncodedRows
 from partition_snapshots.errors import SnapshotDamaged, SourceDamaged, UnsupportedFormat
-from partition_snapshots.limits import SEGMENT_BYTES_MAX
+from partition_snapshots.limits import KEY_BYTES_MAX, SEGMENT_BYTES_MAX
 from partition_snapshots.model import DIGEST_BYTES, TABLE_NUMBERS, Row
 
 Change = tuple[int, bytes, bytes | None]
 """A row of a run: as Row, or with None for a row that is gone (a tombstone)."""
 
-SEGMENT_HEADER = b"LSSEGM\x00\x01"
+SEGMENT_HEADER = b"LSSEGM\x00\x02"
+SEGMENT_HEADERS = {
+    b"LSSEGM\x00\x01": 511,
+    SEGMENT_HEADER: KEY_BYTES_MAX,
+}
+"""Those that are read, and the longest key behind each."""
+
 BLOB_LIST_HEADER = b"LSBLOB\x00\x01"
 HEADER_BYTES = 8
 VERSION_AT = 6
 
 TOMBSTONE = 0x80
 """Set in a row's table byte where the row is gone."""
-
-KEY_BYTES_MAX = 511
-"""LMDB's."""
 
 BATCH_ROWS = 1024
 """Rows that are made into tuples at once: a segment of tiny rows would take ten times its size."""
@@ -40,7 +43,7 @@ def encode_run(changes: Iterable[Change], segment_bytes: int) -> Iterator[tuple[
     for table, key, value in changes:
         place = (table, key)
         if place <= last:
-            raise SourceDamaged(f"row {key.hex()} of table {table} is not in order")
+            raise SourceDamaged(f"row {key[:64].hex()} of table {table} is not in order")
         last = place
         if value is None:
             header, content = pack(table | TOMBSTONE, len(key), 0), b""
@@ -64,30 +67,38 @@ def encode_run(changes: Iterable[Change], segment_bytes: int) -> Iterator[tuple[
         yield b"".join(parts), count
 
 
-def _check_header(data: bytes, header: bytes, what: str) -> None:
+def _check_header(data: bytes, headers: Collection[bytes], what: str) -> bytes:
+    """The header, one of those."""
     if len(data) > SEGMENT_BYTES_MAX:
         raise SnapshotDamaged(f"{what} has more than {SEGMENT_BYTES_MAX} bytes")
-    if data[:VERSION_AT] != header[:VERSION_AT] or len(data) < HEADER_BYTES:
+    found = data[:HEADER_BYTES]
+    if len(found) < HEADER_BYTES or found[:VERSION_AT] not in {h[:VERSION_AT] for h in headers}:
         raise SnapshotDamaged(f"{what} does not begin as one does")
-    if data[VERSION_AT:HEADER_BYTES] != header[VERSION_AT:]:
-        raise UnsupportedFormat(f"{what} has another version of its format")
+    if found not in headers:
+        version = int.from_bytes(found[VERSION_AT:], "big")
+        raise UnsupportedFormat(
+            f"{what} has version {version} of its format, which this program does not read: use "
+            "the one that wrote it, or a later one"
+        )
+    return found
 
 
 def decode_segment(data: bytes, *, full: bool, batch_rows: int = BATCH_ROWS) -> "Decoder":
     """The rows of a segment, in batches. Raises SnapshotDamaged or UnsupportedFormat, at once or
     while it is iterated. `full`: of a full run, which has no tombstones."""
-    _check_header(data, SEGMENT_HEADER, "a segment")
-    return Decoder(data, full=full, batch_rows=batch_rows)
+    header = _check_header(data, SEGMENT_HEADERS, "a segment")
+    return Decoder(data, full=full, batch_rows=batch_rows, key_bytes_max=SEGMENT_HEADERS[header])
 
 
 class Decoder:
     """Iterates a segment's batches, those of a full run as EncodedRows; `last` is the place of the
     last row given so far."""
 
-    def __init__(self, data: bytes, *, full: bool, batch_rows: int) -> None:
+    def __init__(self, data: bytes, *, full: bool, batch_rows: int, key_bytes_max: int) -> None:
         self._data = data
         self._full = full
         self._batch_rows = batch_rows
+        self._key_bytes_max = key_bytes_max
         self.last: tuple[int, bytes] = (0, b"")
         self.rows = 0
 
@@ -95,7 +106,7 @@ class Decoder:
         data, end, position = self._data, len(self._data), HEADER_BYTES
         unpack, width, tables = ROW.unpack_from, ROW.size, _TABLES
         view = memoryview(data)
-        last = self.last
+        last, key_bytes_max = self.last, self._key_bytes_max
         while position < end:
             start = position
             batch: list[Change] = []
@@ -108,7 +119,7 @@ class Decoder:
                 key_at = position + width
                 value_at = key_at + key_length
                 position = value_at + value_length
-                if position > end or key_length > KEY_BYTES_MAX:
+                if position > end or key_length > key_bytes_max:
                     raise SnapshotDamaged("a segment ends inside a row")
                 key = data[key_at:value_at]
                 value: bytes | None = data[value_at:position]
@@ -151,7 +162,7 @@ def encode_blob_lists(
 
 def decode_blob_list(data: bytes) -> list[tuple[bytes, int]]:
     """(digest, size), sorted. Raises SnapshotDamaged, UnsupportedFormat."""
-    _check_header(data, BLOB_LIST_HEADER, "a blob list")
+    _check_header(data, {BLOB_LIST_HEADER}, "a blob list")
     if (len(data) - HEADER_BYTES) % BLOB.size:
         raise SnapshotDamaged("a blob list ends inside an entry")
     found: list[tuple[bytes, int]] = list(BLOB.iter_unpack(memoryview(data)[HEADER_BYTES:]))

@@ -4,6 +4,8 @@ written on and restored."""
 from pathlib import Path
 
 import pytest
+from partition_replica.offline.stopped import open_stopped
+from partition_replica.storage.state_tables import read_applied
 
 from tests.support.format_fixtures import KEYS, PATHS, TERM, unpack
 from tests.support.proposals import body, proposal, set_key
@@ -46,6 +48,20 @@ def test_a_volume_is_written_on(data: Path, tmp_path: Path) -> None:
     assert contents(data) == (KEYS | {b"z": b"more", b"z" * 480: b"more"}, PATHS)
     # The replay of the whole log gives the same rows.
     assert check(data, tmp_path / "scratch") == []
+
+
+def test_a_volume_takes_long_names(data: Path, tmp_path: Path) -> None:
+    assert format_of(data) == 1
+    write_on(data, 5, b"z" * 65_000)
+    assert format_of(data) == 2
+    write_on(data, 6, b"k" * 481)
+    assert contents(data)[0] == KEYS | {b"z" * 65_000: b"more", b"k" * 481: b"more"}
+    assert check(data, tmp_path / "scratch") == []
+
+
+def format_of(data: Path) -> int:
+    with open_stopped(data) as volume:
+        return read_applied(volume.state.environment, volume.state.tables).format_version
 
 
 def test_a_volume_s_log_is_exported_and_imported(data: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from partition_replica.runtime import snapshot_receiver
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import Payloads
 from partition_replica.runtime.snapshot_receiver import SnapshotReceiver
-from partition_replica.storage.codec import FORMAT_VERSION
+from partition_replica.storage.codec import STATE_FORMAT_VERSION
 from partition_replica.storage.files import VolumeLock, disk
 from partition_replica.storage.staging import StagedFile
 from partition_replica.storage.state import LmdbState
@@ -93,7 +93,7 @@ class Snapshot:
         self.content = content
         self.position = position
         self.manifest = peer.SnapshotManifest(
-            format_version=FORMAT_VERSION,
+            format_version=STATE_FORMAT_VERSION,
             index=position.index,
             term=position.term,
             snapshot_id=name,

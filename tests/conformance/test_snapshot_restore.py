@@ -512,7 +512,7 @@ def test_rows_are_loaded_in_order_and_whole_or_not_at_all(tmp_path: Path) -> Non
         ("value", b"", sealed(b""), "out of order"),
         ("value", b"c", sealed(b"d"), "checksum"),
         ("value", b"c", b"abc", "checksum"),
-        ("value", b"c" * 512, sealed(b"c" * 512), "512 bytes"),
+        ("value", b"c" * 65_001, sealed(b"c" * 65_001), "65001 bytes"),
         ("member", b"c", sealed(b"c"), "known are value, tree"),
     ):
         with pytest.raises(RowsRefused, match=why):

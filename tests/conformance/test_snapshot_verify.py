@@ -120,9 +120,9 @@ async def test_another_version_is_refused(
     await put(store, partition, "one")
     path = place.file(manifest_name("one") if where == "manifest" else "format.json")
     fields = json.loads(path.read_bytes())
-    path.write_text(json.dumps(fields | {"version": 2}))
-    with pytest.raises(UnsupportedFormat, match="version 2"):
+    path.write_text(json.dumps(fields | {"version": 3}))
+    with pytest.raises(UnsupportedFormat, match="version 3"):
         await verify(store, "one", QUICK)
-    with pytest.raises((UnsupportedFormat, SnapshotDamaged), match="version 2"):
+    with pytest.raises((UnsupportedFormat, SnapshotDamaged), match="version 3"):
         await collect(store, QUICK)
     assert await listed_objects(store) != set()

@@ -191,8 +191,14 @@ def test_a_reopened_state_is_what_it_was(tmp_path: Path) -> None:
     state.close()
 
 
-PATHS = st.sampled_from([b"a", b"a/b", b"a/b/c", b"a-b", b"d", b"d/e"])
-KEYS = st.sampled_from([b"k1", b"k2", b"\xff"])
+LONG = [b"p" * 478, b"p" * 478 + b"/q", b"p" * 478 + b"/q/r", b"p" * 478 + b"/q" * 300]
+"""Paths about the border behind which a path is stored in parts, each in the one before it but the
+last, which is far below."""
+
+PATHS = st.sampled_from([b"a", b"a/b", b"a/b/c", b"a-b", b"d", b"d/e", *LONG])
+KEYS = st.sampled_from(
+    [b"k1", b"k2", b"\xff", b"k" * 480, b"k" * 481, b"k" * 480 + b"\0", b"k" * 1000, b"k" * 65_000]
+)
 CONTENTS = [payload(b"one"), payload(b"two", 0o700)]
 OPERATIONS: st.SearchStrategy[types.Operation] = st.one_of(
     st.builds(set_key, KEYS, st.binary(max_size=3)),
@@ -228,22 +234,55 @@ def test_lmdb_is_the_reference(
     bodies = [opening(10_000, time_ms), opening(10_000, time_ms)]
     for session, sequence, operations, later in steps:
         time_ms += later
-        below = max(1, sequence - 2)
-        found = proposal(session, sequence, operations, CONTENTS, below=below)
+        acknowledged = max(1, sequence - 2)
+        found = proposal(session, sequence, operations, CONTENTS, below=acknowledged)
         bodies.append(body(found, time_ms))
     expected = model.apply(*bodies)
     results = []
-    for start in range(0, len(bodies), cut):
-        results += real.apply(*bodies[start : start + cut])
-    assert results == expected
-    assert real.values() == model.values()
-    assert real.nodes() == model.nodes()
+    try:
+        for start in range(0, len(bodies), cut):
+            results += real.apply(*bodies[start : start + cut])
+        assert results == expected
+        compare(real.lmdb, model)
+    finally:
+        real.lmdb.close()
+
+
+def compare(real: LmdbState, model: Machine) -> None:
+    """What a state answers and what the model does."""
+    assert paged_keys(real) == sorted(model.values().items())
+    for path in [b"", *model.nodes()]:
+        for recursive in (True, False):
+            assert below(real, path, recursive) == expected_below(model, path, recursive)
+    for path, node in model.nodes().items():
+        assert real.get_node(path)[0] == node
     for content in CONTENTS:
         assert real.content(content.digest) == model.content(content.digest)
-    assert dict(sessions(real.lmdb)) == {
+    assert dict(sessions(real)) == {
         s: row for s, row in model.memory.sessions.items() if row is not None
     }
-    real.lmdb.close()
+
+
+def expected_below(model: Machine, path: bytes, recursive: bool) -> list[bytes]:
+    prefix = path + b"/" if path else b""
+    inside = sorted(other for other in model.nodes() if other.startswith(prefix))
+    return [other for other in inside if recursive or b"/" not in other[len(prefix) :]]
+
+
+def below(state: LmdbState, path: bytes, recursive: bool) -> list[bytes]:
+    """The paths that a directory's pages, of two each, list."""
+    found: list[bytes] = []
+    while page := state.list_nodes(path, found[-1] if found else b"", recursive, 2)[0]:
+        found += [name for name, _ in page]
+    return found
+
+
+def paged_keys(state: LmdbState) -> list[tuple[bytes, bytes]]:
+    found, start = state.list_values(b"", b"", 2, 10**6)[:2]
+    while start:
+        more, start, _ = state.list_values(start, b"", 2, 10**6)
+        found += more
+    return found
 
 
 def sessions(state: LmdbState) -> Iterator[tuple[SessionID, object]]:
@@ -261,14 +300,42 @@ def test_listing_a_directory_skips_what_is_below(tmp_path: Path) -> None:
     machine.apply(opening())
     machine.apply(body(proposal(1, 1, [mkdir(name) for name in sorted(names)])))
 
-    def listed(path: bytes, recursive: bool) -> list[bytes]:
-        assert machine.lmdb is not None
-        found: list[bytes] = []
-        while page := machine.lmdb.list_nodes(path, found[-1] if found else b"", recursive, 2)[0]:
-            found += [name for name, _ in page]
-        return found
+    assert below(machine.lmdb, b"", False) == [b"a", b"a-b", b"a0", b"b"]
+    assert below(machine.lmdb, b"a", False) == [b"a/x"]
+    assert below(machine.lmdb, b"", True) == sorted(names)
+    machine.lmdb.close()
 
-    assert listed(b"", False) == [b"a", b"a-b", b"a0", b"b"]
-    assert listed(b"a", False) == [b"a/x"]
-    assert listed(b"", True) == sorted(names)
+
+def test_a_tree_as_deep_as_a_path_may_be(machine: Machine) -> None:
+    """2,048 directories, each in the one before, and a file below them; then from the inside out
+    they go again."""
+    paths = [b"/".join([b"d"] * depth) for depth in range(1, 2049)]
+    assert len(paths[-1]) == 4095
+    made = machine.apply(opening(), body(proposal(1, 1, [mkdir(path) for path in paths])))[1]
+    assert outcomes(made) == b""
+    assert sorted(machine.nodes()) == paths
+    if machine.lmdb:
+        assert below(machine.lmdb, paths[1000], False) == [paths[1001]]
+        assert below(machine.lmdb, paths[2040], True) == paths[2041:]
+    refused = machine.apply(body(proposal(1, 2, [remove(path) for path in paths[:-1]])))[0]
+    assert set(outcomes(refused)) == {NOT_EMPTY}
+    gone = machine.apply(body(proposal(1, 3, [remove(path) for path in reversed(paths)])))[0]
+    assert outcomes(gone) == b""
+    assert machine.nodes() == {}
+
+
+def test_a_wide_directory_with_a_long_path(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "state")
+    assert machine.lmdb is not None
+    names = [b"n" * 240, b"n" * 240 + b"/" + b"m" * 239]
+    names.append(names[-1] + b"/x")
+    inside = [names[-1] + b"/%03d" % number for number in range(300)]
+    deeper = [path + b"/" + b"y" * 250 for path in inside[::7]]
+    beside = [names[-1] + b"-", names[-1] + b"0"]
+    steps = [mkdir(path) for path in names + inside + deeper + beside]
+    machine.apply(opening(), body(proposal(1, 1, steps)))
+    assert below(machine.lmdb, names[-1], False) == inside
+    assert below(machine.lmdb, names[-1], True) == sorted(inside + deeper)
+    assert below(machine.lmdb, names[1], False) == [names[-1], *beside]
+    assert below(machine.lmdb, b"", False) == names[:1]
     machine.lmdb.close()

@@ -31,9 +31,12 @@ from tests.support.proposals import (
 )
 
 PATHS = st.sampled_from(
-    [b"a", b"a/b", b"a/b/c", b"a-b", b"d", b"\xff\xfe", b"x" * 480, b"a/" * 239 + b"a"]
+    [
+        *(b"a", b"a/b", b"a/b/c", b"a-b", b"d", b"\xff\xfe", b"x" * 255),
+        *(b"a/" * half + b"a" for half in (239, 240, 2047)),  # 479, 481 and 4,095 bytes
+    ]
 )
-KEYS = st.sampled_from([b"k", b"\0", b"k" * 480])
+KEYS = st.sampled_from([b"k", b"\0", b"k" * 480, b"k" * 481, b"k" * 65_000])
 PAYLOADS = [payload(b"one"), payload(b""), payload(b"x" * 70_000, 0o777)]
 OPERATIONS = st.one_of(
     st.builds(set_key, KEYS, st.binary(max_size=9)),
@@ -49,10 +52,11 @@ BAD_OPERATIONS = [
     link(b"a", 4),
     types.Operation(create_hard_link=types.CreateHardLink(destination_path=b"a")),
     set_key(b"", b""),
-    set_key(b"k" * 512, b""),
+    set_key(b"k" * 65_001, b""),
     delete_key(b""),
     mkdir(b""),
-    mkdir(b"x" * 512),
+    mkdir(b"x" * 256),
+    mkdir(b"x/" * 2048 + b"x"),
     copy(b"", b"a"),
     remove(b""),
     types.Operation(),

@@ -205,6 +205,7 @@ def test_a_raft_row_that_is_cut_is_damaged(payload: bytes) -> None:
 @given(
     st.one_of(
         st.binary(max_size=600),
+        st.binary(min_size=PATH_BYTES_MAX - 1, max_size=PATH_BYTES_MAX + 1),
         st.lists(st.sampled_from([b"a", b".", b"..", b"", b"\0", b"\xff", b"...", b"a b"])).map(
             b"/".join
         ),

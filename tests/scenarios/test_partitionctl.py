@@ -89,3 +89,37 @@ async def test_errors_are_one_line_and_an_exit_code(group: LocalGroup, tmp_path:
             found, _, err = await run(group, *words)
             assert (found, len(err.splitlines())) == (code, 1), err
             assert why in err
+
+
+async def test_keys_and_paths_as_long_as_they_may_be(group: LocalGroup, tmp_path: Path) -> None:
+    longest, deep = "k" * 65_000, "/".join(["d" * 255] * 16)
+    # More than a page of 2 MiB: the second begins behind a long key.
+    large = [b"l" * 64_999 + bytes([number]) for number in range(40)]
+    source = folder = tmp_path / "source"
+    for part in deep.split("/")[:8]:
+        folder = folder / part
+    folder.mkdir(parents=True)
+    (folder / "f").write_bytes(b"content")
+    path = f"{folder.relative_to(source)}/f"
+    async with group:
+        await group.bootstrap()
+        await ok(group, "put", longest, "value")
+        assert await ok(group, "get", longest) == "value"
+        await ok(group, "put-tree", str(source))
+        assert await ok(group, "get", "--file", path) == "content"
+        async with group.client() as client:
+            for key in large:
+                await client.set_key(key, b"v")
+            await group.settled()
+            for replica in group.replicas:
+                found = [k async for k, _ in client.list_keys(stale_from=replica.address)]
+                assert found == sorted([longest.encode(), *large])
+                paths = await client.list_tree(recursive=True, stale_from=replica.address)
+                assert paths[-1].path == path.encode()
+        for words, why in (
+            (("put", longest + "k", "v"), "key has 65001 bytes; allowed are 1 to 65000"),
+            (("get", "--file", deep), "(4095 bytes) is no file of the tree"),
+        ):
+            code, _, err = await run(group, *words)
+            assert (code, len(err.splitlines())) == (1, 1), err
+            assert why in err

@@ -96,12 +96,12 @@ def test_the_canonical_encoding() -> None:
         ([(1, b"b", b""), (1, b"b", b"")], "order"),
         ([(2, b"b", b""), (1, b"c", b"")], "order"),
         ([(1, b"b", b"x" * 200)], "fits into no"),
-        ([(1, b"k" * 512, b"")], "fits into no"),
+        ([(1, b"k" * 65_001, b"")], "fits into no"),
     ],
 )
 def test_rows_that_no_segment_takes(bad: list[Change], why: str) -> None:
     with pytest.raises(SourceDamaged, match=why):
-        list(encode_run(bad, 128 if why != "fits into no" or bad[0][2] else 4096))
+        list(encode_run(bad, 128 if why != "fits into no" or bad[0][2] else 1 << 17))
 
 
 def row(table: int, key: bytes, value: bytes, *, value_length: int | None = None) -> bytes:
@@ -115,7 +115,9 @@ def row(table: int, key: bytes, value: bytes, *, value_length: int | None = None
         (b"", SnapshotDamaged),
         (b"LSSEGM", SnapshotDamaged),
         (b"LSBLOB\0\1", SnapshotDamaged),
-        (b"LSSEGM\0\2", UnsupportedFormat),
+        (b"LSSEGM\0\3", UnsupportedFormat),
+        (b"LSSEGM\0\0", UnsupportedFormat),
+        (b"LSSEGM\0\1" + row(1, b"k" * 512, b""), SnapshotDamaged),
         (SEGMENT_HEADER + b"\1\0\0", SnapshotDamaged),
         (SEGMENT_HEADER + row(1, b"k", b"", value_length=1), SnapshotDamaged),
         (SEGMENT_HEADER + row(1, b"k", b"", value_length=2**32 - 1), SnapshotDamaged),
@@ -125,13 +127,19 @@ def row(table: int, key: bytes, value: bytes, *, value_length: int | None = None
         (SEGMENT_HEADER + row(0x81, b"k", b"v"), SnapshotDamaged),
         (SEGMENT_HEADER + row(1, b"b", b"") + row(1, b"a", b""), SnapshotDamaged),
         (SEGMENT_HEADER + row(1, b"b", b"") * 2, SnapshotDamaged),
-        (SEGMENT_HEADER + row(1, b"k" * 512, b""), SnapshotDamaged),
+        (SEGMENT_HEADER + row(1, b"k" * 65_001, b""), SnapshotDamaged),
         (SEGMENT_HEADER + bytes(SEGMENT_BYTES_MAX), SnapshotDamaged),
     ],
 )
 def test_segments_that_are_none(data: bytes, error: type[Exception]) -> None:
     with pytest.raises(error):
         list(decode_segment(data, full=False))
+
+
+@pytest.mark.parametrize(("header", "longest"), [(b"LSSEGM\0\1", 511), (SEGMENT_HEADER, 65_000)])
+def test_segments_of_each_format_are_read(header: bytes, longest: int) -> None:
+    key = b"k" * longest
+    assert list(decode_segment(header + row(1, key, b"v"), full=True)) == [[(1, key, b"v")]]
 
 
 def test_a_full_run_has_no_tombstones() -> None:

@@ -31,7 +31,7 @@ def test_a_good_proposal_passes() -> None:
         b"a/.",
         b"./a",
         b"a\0b",
-        b"x" * 481,
+        b"/".join([b"x" * 255] * 16) + b"y",  # 4,096 bytes
         b"a/",
     ],
 )
@@ -49,7 +49,15 @@ def test_paths_that_leave_the_tree_are_refused(path: bytes) -> None:
         (proposal(5, 5000), "wait for answers"),
         (proposal(5, 3, below=4), "acknowledged already"),
         (proposal(5, 1, [set_key(b"", b"x")]), "key has 0 bytes"),
-        (proposal(5, 1, [set_key(b"k" * 481, b"x")]), "key has 481 bytes"),
+        (
+            proposal(5, 1, [set_key(b"k" * 65_001, b"x")]),
+            "key has 65001 bytes; allowed are 1 to 65000",
+        ),
+        (
+            proposal(5, 1, [mkdir(b"a/" + b"x" * 256)]),
+            "component of 256 bytes; allowed are 1 to 255",
+        ),
+        (proposal(5, 1, [link(b"x" * 256)], [payload(b"x")]), "destination_path b'xxx"),
         (proposal(5, 1, [set_key(b"k", b"x" * 600_000)]), "store it as a file"),
         (proposal(5, 1, [types.Operation()]), "unknown here; allowed are"),
         (proposal(5, 1, [link(b"a", 2)], [payload(b"x")]), "links payload 2; the proposal has 1"),
@@ -62,6 +70,38 @@ def test_paths_that_leave_the_tree_are_refused(path: bytes) -> None:
 def test_refusals_say_what_is_allowed(bad: types.Proposal, why: str) -> None:
     with pytest.raises(InvalidArgument, match=why):
         check_proposal(bad)
+
+
+def test_the_longest_names_pass() -> None:
+    path = b"/".join([b"x" * 255] * 16)
+    assert len(path) == 4095
+    check_proposal(
+        proposal(
+            5,
+            1,
+            [set_key(b"k" * 65_000, b""), mkdir(path), link(path), copy(path, path), remove(path)],
+            [payload(b"x")],
+            preconditions=[
+                types.Precondition(key_absent=b"k" * 65_000),
+                types.Precondition(path_absent=path),
+            ],
+        )
+    )
+
+
+def test_names_that_earlier_versions_made_are_still_read_and_removed() -> None:
+    long = b"x" * 480
+    check_proposal(proposal(5, 1, [remove(long), copy(long, b"ok"), mkdir(long + b"/inside")]))
+
+
+@pytest.mark.parametrize(
+    "path", [b"x" * 3000 + b"\0", b"/" + b"\xff" * 4000, b"\xff" * 4000 + b"//"]
+)
+def test_a_refusal_shows_the_beginning_of_a_long_path(path: bytes) -> None:
+    """gRPC delivers no status with a text of some KiB."""
+    with pytest.raises(InvalidArgument, match=rf"… \({len(path)} bytes\)") as refused:
+        check_proposal(proposal(5, 1, [remove(path)]))
+    assert len(str(refused.value)) < 1000
 
 
 def test_payloads_must_match_their_digest() -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 # --- format -----------------------------------------------------------------------------------
 
-KEY_BYTES_MAX = 480
-"""LMDB takes keys of 511 bytes; some are left for a prefix."""
+KEY_BYTES_MAX = 65_000
+PATH_BYTES_MAX = 4_095
+PATH_COMPONENT_BYTES_MAX = 255
+"""What Linux takes, and what lies between two '/'. Equal on all replicas of a group, as keys' are:
+a replica of format 1 takes keys and paths of 480 bytes."""
 
-PATH_BYTES_MAX = 480
 VALUE_BYTES_MAX = 512 * 1024
 PAYLOAD_INLINE_BYTES_MAX = 64 * 1024
 """Larger payloads are blobs, beside the log instead of in it."""

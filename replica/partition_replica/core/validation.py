@@ -6,7 +6,7 @@ import hashlib
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core import limits
-from partition_replica.core.paths import check_path
+from partition_replica.core.paths import check_name, check_path
 from partition_replica.errors import InvalidArgument, PayloadMismatch
 from partition_replica.ids import DIGEST_BYTES
 
@@ -40,6 +40,7 @@ def check_proposal(proposal: types.Proposal) -> None:
         check_payload(payload, f"payload {number}")
     for number, operation in enumerate(proposal.operations, 1):
         check_operation(operation, number, len(proposal.payloads))
+        _check_new_name(operation, number)
     for number, precondition in enumerate(proposal.preconditions, 1):
         _check_precondition(precondition, number)
 
@@ -141,6 +142,18 @@ def check_operation(operation: types.Operation, number: int, payload_count: int)
                 f"{what} is unknown here; allowed are create_hard_link, remove_directory_entry, "
                 "create_directory, set_key and delete_key"
             )
+
+
+def _check_new_name(operation: types.Operation, number: int) -> None:
+    """Not of imported entries: a log of format 1 may have made longer names."""
+    match operation.WhichOneof("operation"):
+        case "create_hard_link":
+            path, name = operation.create_hard_link.destination_path, "destination_path"
+        case "create_directory":
+            path, name = operation.create_directory.path, "path"
+        case _:
+            return
+    check_name(path, f"operation {number}: {name}")
 
 
 def _check_link(link: types.CreateHardLink, what: str, payload_count: int) -> None:

@@ -40,7 +40,7 @@ def survey(state: LmdbState) -> Contents:
     files = 0
     blobs: list[tuple[bytes, int]] = []
     with state.environment.begin() as txn:
-        keys = int(txn.stat(state.tables.value)["entries"])
+        keys = state.tables.values.count(txn)
         for key, row in txn.cursor(state.tables.payload):
             payload = codec.unseal_message("payload", key, row, rows.PayloadRow)
             files += payload.references
@@ -55,7 +55,7 @@ def iterate_rows(state: LmdbState) -> Iterator[Row]:
         for name in TABLES:
             number = TABLE_NUMBERS[name]
             try:
-                for key, row in txn.cursor(getattr(state.tables, name)):
+                for key, row in state.tables.rows(txn, name):
                     yield number, key, row
             except lmdb.Error as error:
                 raise Damaged(f"table {name} of the state: {error}") from error

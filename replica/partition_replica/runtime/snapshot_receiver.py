@@ -36,7 +36,7 @@ from partition_replica.errors import (
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import FETCHES_MAX, Payloads
-from partition_replica.storage.codec import FORMAT_VERSION
+from partition_replica.storage.codec import STATE_FORMATS_READ
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.staging import StagedFile
@@ -390,10 +390,10 @@ def _decode(header: peer.SnapshotHeader) -> _Offered:
         manifest = peer.SnapshotManifest.FromString(snapshot.data)
     except DecodeError as error:
         raise PayloadMismatch("the header's snapshot carries no manifest") from error
-    if manifest.format_version != FORMAT_VERSION:
+    if manifest.format_version not in STATE_FORMATS_READ:
         raise PayloadMismatch(
             f"the snapshot has format {manifest.format_version}; this version reads "
-            f"{FORMAT_VERSION}: upgrade this replica first"
+            f"{STATE_FORMATS_READ[0]} to {STATE_FORMATS_READ[-1]}: upgrade this replica first"
         )
     if (manifest.size, manifest.digest) != (header.size, header.digest):
         raise PayloadMismatch("the header and its snapshot's manifest name different state files")

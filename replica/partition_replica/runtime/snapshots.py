@@ -21,7 +21,7 @@ from partition_replica.engine.port import SnapshotHeader
 from partition_replica.ids import LSN
 from partition_replica.runtime.capture import Captured, StateCapture
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.codec import FORMAT_VERSION
+from partition_replica.storage.codec import STATE_FORMAT_VERSION
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.threads import run_to_end
@@ -60,7 +60,7 @@ class _Prepared:
 def describe(captured: Captured) -> SnapshotHeader:
     """The header of what is sent of a captured state."""
     manifest = peer.SnapshotManifest(
-        format_version=FORMAT_VERSION,
+        format_version=STATE_FORMAT_VERSION,
         index=captured.position.index,
         term=captured.position.term,
         snapshot_id=captured.directory.name,

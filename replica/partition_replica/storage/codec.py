@@ -15,13 +15,23 @@ from partition_replica.core.model import LogEntry
 from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Term
 
-FORMAT_VERSION = 1
+LOG_FORMAT_VERSION = 1
+
+STATE_FORMAT_VERSION = 2
+"""What is written. 2: keys and paths may be longer than an LMDB key."""
+
+STATE_FORMATS_READ = (1, 2)
+
 
 _CRC = struct.Struct(">I")
 CHECKSUM_BYTES = _CRC.size
 _U64 = struct.Struct(">Q")
 U64_BYTES = _U64.size
+U64_MAX = (1 << 64) - 1
 _RAFT = struct.Struct(">QBI")
+
+KEY_SHOWN_BYTES = 100
+"""Of a key in a message."""
 
 M = TypeVar("M", bound=Message)
 
@@ -69,8 +79,8 @@ def unseal(table: str, key: bytes, row: bytes) -> bytes:
         if _CRC.unpack_from(row)[0] == zlib.crc32(payload, zlib.crc32(key)):
             return payload
     raise Damaged(
-        f"row {key.hex()} of table {table} fails its checksum: the volume is damaged; keep it, and "
-        "let the operator rebuild this replica from the others"
+        f"row {shown_hex(key)} of table {table} fails its checksum: the volume is damaged; keep "
+        "it, and let the operator rebuild this replica from the others"
     )
 
 
@@ -83,8 +93,17 @@ def unseal_message(table: str, key: bytes, row: bytes, kind: type[M]) -> M:
     try:
         message.ParseFromString(unseal(table, key, row))
     except DecodeError as error:
-        raise Damaged(f"row {key.hex()} of table {table} is no {kind.__name__}: {error}") from error
+        raise Damaged(
+            f"row {shown_hex(key)} of table {table} is no {kind.__name__}: {error}"
+        ) from error
     return message
+
+
+def shown_hex(key: bytes) -> str:
+    """A key as messages have it: whole, or its beginning and its length."""
+    if len(key) <= KEY_SHOWN_BYTES:
+        return bytes(key).hex()
+    return f"{bytes(key[:KEY_SHOWN_BYTES]).hex()}… ({len(key)} bytes)"
 
 
 def encode_raft(entry: LogEntry, term: Term) -> bytes:

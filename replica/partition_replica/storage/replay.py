@@ -5,6 +5,7 @@ and compared, table by table. Else what entries that are stored wrote last must 
 which of its operations had an effect (the table `unapplied`), and the last one decides.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import lmdb
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import LogEntry, Node, Position
+from partition_replica.core.paths import shown
 from partition_replica.core.payloads import decode_body, payloads_of
 from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Digest, Term
+from partition_replica.storage import codec
 from partition_replica.storage.environment import lmdb_failures
+from partition_replica.storage.key_table import SHORT_BYTES
 from partition_replica.storage.log.reading import LogReader
 from partition_replica.storage.state import LmdbState
 
@@ -98,23 +102,24 @@ class Replay:
     def _compare(self, name: str, rebuilt: LmdbState, find: Callable[[str], None]) -> None:
         """Both tables, row by row."""
         with self._state.environment.begin() as ours, rebuilt.environment.begin() as theirs:
-            left = ours.cursor(getattr(self._state.tables, name))
-            right = theirs.cursor(getattr(rebuilt.tables, name))
-            has_left, has_right = left.first(), right.first()
-            while has_left or has_right:
-                key, other = left.key(), right.key()
-                if has_left and (not has_right or key < other):
-                    find(f"row {_show(key)} of {name} is in the state, not in a replay of the log")
-                    has_left = left.next()
-                elif has_right and (not has_left or other < key):
+            left, right = self._state.tables.rows(ours, name), rebuilt.tables.rows(theirs, name)
+            one, other = next(left, None), next(right, None)
+            while one is not None or other is not None:
+                if one is not None and (other is None or one[0] < other[0]):
                     find(
-                        f"row {_show(other)} of {name} is in a replay of the log, not in the state"
+                        f"row {_show(one[0])} of {name} is in the state, not in a replay of the log"
                     )
-                    has_right = right.next()
-                else:
-                    if left.value() != right.value():
-                        find(f"row {_show(key)} of {name} differs from a replay of the log")
-                    has_left, has_right = left.next(), right.next()
+                    one = next(left, None)
+                elif other is not None and (one is None or other[0] < one[0]):
+                    find(
+                        f"row {_show(other[0])} of {name} is in a replay of the log, not in the "
+                        "state"
+                    )
+                    other = next(right, None)
+                elif one is not None and other is not None:
+                    if one[1] != other[1]:
+                        find(f"row {_show(one[0])} of {name} differs from a replay of the log")
+                    one, other = next(left, None), next(right, None)
 
     # --- in part ------------------------------------------------------------------------------
 
@@ -163,13 +168,13 @@ class Replay:
         key, path, expected = _left(operation, payloads)
         if key:
             if seen.first(b"k", key) and self._state.get_value(key)[0] != expected:
-                return f"key {key!r} is not in the state as it left it"
+                return f"key {shown(key)} is not in the state as it left it"
         elif path and seen.first(b"p", path):
             node = self._state.get_node(path)[0]
             # Of a file that was linked from the tree only that it is a file is known.
             is_file = node is not None and not node.directory
             if not is_file if expected is ANY_FILE else node != expected:
-                return f"path {path!r} is not in the state as it left it"
+                return f"path {shown(path)} is not in the state as it left it"
         return ""
 
     # --- the log ------------------------------------------------------------------------------
@@ -187,8 +192,12 @@ class _Seen:
 
     def first(self, kind: bytes, name: bytes) -> bool:
         """Whether this is the first time; the next ones are not."""
+        key = kind + name
+        if len(name) > SHORT_BYTES:
+            # Of names, two with one SHA-256 would only hide one finding.
+            key = kind.upper() + hashlib.sha256(name).digest()
         with lmdb_failures("the scratch directory"), self._environment.begin(write=True) as txn:
-            return bool(txn.put(kind + name, b"", overwrite=False))
+            return bool(txn.put(key, b"", overwrite=False))
 
     def close(self) -> None:
         self._environment.close()
@@ -231,5 +240,4 @@ def _left(
 
 
 def _show(key: bytes) -> str:
-    text = bytes(key)
-    return repr(text) if text.isascii() else text.hex()
+    return shown(key) if key.isascii() else codec.shown_hex(key)

@@ -21,6 +21,7 @@ from partition_replica.core.model import (
     Session,
     Unapplied,
 )
+from partition_replica.core.paths import shown
 from partition_replica.core.payloads import decode_body
 from partition_replica.errors import NotFound
 from partition_replica.ids import LSN, Digest, SessionID, Term
@@ -32,6 +33,7 @@ from partition_replica.storage.environment import (
     open_read_only,
     reading,
 )
+from partition_replica.storage.key_table import SHORT_BYTES
 from partition_replica.storage.session_expiry import SessionExpiry
 from partition_replica.storage.state_copy import FrozenState
 from partition_replica.storage.state_tables import (
@@ -279,7 +281,10 @@ class LmdbState:
     def get_value(self, key: bytes) -> tuple[bytes | None, LSN]:
         """(value or None, the LSN it is as of)."""
         with reading(self._environment, "the state") as txn:
-            row = txn.get(key, db=self._tables.value)
+            if len(key) <= SHORT_BYTES:
+                row = txn.get(key, db=self._tables.value)
+            else:
+                row = self._tables.values.get(txn, key)
             value = None if row is None else codec.unseal("value", key, row)
             return value, self._applied_in(txn)
 
@@ -290,23 +295,22 @@ class LmdbState:
         items: list[tuple[bytes, bytes]] = []
         size = 0
         with reading(self._environment, "the state") as txn:
-            cursor = txn.cursor(self._tables.value)
-            found = cursor.set_range(start) if start else cursor.first()
-            while found:
-                key = bytes(cursor.key())
+            for key, row in self._tables.values.rows(txn, start):
                 if end and key >= end:
                     break
-                value = codec.unseal("value", key, cursor.value())
+                value = codec.unseal("value", key, row)
                 size += len(key) + len(value)
                 if items and (len(items) >= count or size > bytes_max):
                     return items, key, self._applied_in(txn)
                 items.append((key, value))
-                found = cursor.next()
             return items, b"", self._applied_in(txn)
 
     def get_node(self, path: bytes) -> tuple[Node | None, LSN]:
         with reading(self._environment, "the state") as txn:
-            row = txn.get(path, db=self._tables.tree)
+            if len(path) <= SHORT_BYTES:
+                row = txn.get(path, db=self._tables.tree)
+            else:
+                row = self._tables.nodes.get(txn, path)
             node = None if row is None else decode_node(path, row)
             return node, self._applied_in(txn)
 
@@ -314,7 +318,7 @@ class LmdbState:
         """(the file at a path, its content where that is inlined, the LSN) of one moment. No node
         where there is none or a directory; no content where it is a blob."""
         with reading(self._environment, "the state") as txn:
-            row = txn.get(path, db=self._tables.tree)
+            row = self._tables.nodes.get_any(txn, path)
             node = None if row is None else decode_node(path, row)
             if node is None or node.directory:
                 return None, None, self._applied_in(txn)
@@ -332,28 +336,23 @@ class LmdbState:
         items: list[tuple[bytes, Node]] = []
         with reading(self._environment, "the state") as txn:
             if path:
-                row = txn.get(path, db=self._tables.tree)
+                row = self._tables.nodes.get_any(txn, path)
                 if row is None or not decode_node(path, row).directory:
                     raise NotFound(
-                        f"{path!r} is no directory of the tree at LSN {self._applied_in(txn)}"
+                        f"{shown(path)} is no directory of the tree at LSN {self._applied_in(txn)}"
                     )
-            cursor = txn.cursor(self._tables.tree)
-            found = (
-                cursor.set_range(after + b"\0" if after else prefix)
-                if (after or prefix)
-                else cursor.first()
-            )
-            while found and len(items) < count:
-                key = bytes(cursor.key())
-                if not key.startswith(prefix):
+            walk = self._tables.nodes.walk(txn)
+            rows = walk(after + b"\0" if after else prefix)
+            while len(items) < count:
+                key, row = next(rows, (b"", b""))
+                if not key or not key.startswith(prefix):
                     break
-                name = key[len(prefix) :]
-                if not recursive and b"/" in name:
+                slash = -1 if recursive else key.find(b"/", len(prefix))
+                if slash < 0:
+                    items.append((key, decode_node(key, row)))
+                else:
                     # Behind everything that this nested directory holds: '0' follows '/'.
-                    found = cursor.set_range(prefix + name.partition(b"/")[0] + b"0")
-                    continue
-                items.append((key, decode_node(key, cursor.value())))
-                found = cursor.next()
+                    rows = walk(key[:slash] + b"0")
             return items, self._applied_in(txn)
 
     def content(self, digest: Digest) -> bytes | None:

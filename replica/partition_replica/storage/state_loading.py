@@ -5,16 +5,18 @@ one, before `finish`.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from operator import lt
 from pathlib import Path
 from typing import Any
 
+from partition_replica.core.limits import KEY_BYTES_MAX
 from partition_replica.core.model import Position
 from partition_replica.errors import RowsRefused
 from partition_replica.ids import Digest
 from partition_replica.storage import codec
-from partition_replica.storage.environment import lmdb_failures, open_environment
+from partition_replica.storage.environment import Transaction, lmdb_failures, open_environment
+from partition_replica.storage.key_table import SHORT_BYTES, KeyTable
 from partition_replica.storage.state_tables import (
     TABLES,
     Tables,
@@ -27,8 +29,7 @@ from partition_replica.storage.state_tables import (
 TRANSACTION_BYTES = 16 * 1024**2
 """Of keys and rows that one transaction loads."""
 
-KEY_BYTES_MAX = 511
-"""LMDB's."""
+LMDB_KEY_BYTES_MAX = 511
 
 
 class StateLoader:
@@ -42,6 +43,7 @@ class StateLoader:
         self._pending: list[tuple[bytes, bytes]] = []
         self._pending_table = ""
         self._pending_bytes = 0
+        self._long: KeyTable | None = None  # of a pending row with a long key
         self._last: tuple[int, bytes] = (-1, b"")
         self.rows = dict.fromkeys(order, 0)
 
@@ -62,17 +64,23 @@ class StateLoader:
         before = [last if number == last_table else b"", *keys[:-1]]
         if not all(map(lt, before, keys)):
             key = next(key for lower, key in zip(before, keys, strict=True) if key <= lower)
-            raise RowsRefused(f"row {key.hex()} of table {table} is out of order, or there twice")
+            raise RowsRefused(
+                f"row {codec.shown_hex(key)} of table {table} is out of order, or there twice"
+            )
         longest = max(map(len, keys))
-        if longest > KEY_BYTES_MAX:
-            raise RowsRefused(f"a key of {longest} bytes in table {table}")
+        keyed = self._tables.keyed(table)
+        most = LMDB_KEY_BYTES_MAX if keyed is None else KEY_BYTES_MAX
+        if longest > most:
+            raise RowsRefused(f"a key of {longest} bytes in table {table}; allowed are 1 to {most}")
         damaged = codec.first_unsealed(rows)
         if damaged is not None:
-            raise RowsRefused(f"row {damaged.hex()} of table {table} fails its checksum")
+            raise RowsRefused(f"row {codec.shown_hex(damaged)} of table {table} fails its checksum")
         if table != self._pending_table or self._pending_bytes >= TRANSACTION_BYTES:
             self._flush()
             self._pending_table = table
         self._last = (number, keys[-1])
+        if longest > SHORT_BYTES:
+            self._long = keyed
         self._pending += rows
         self._pending_bytes += sum(map(len, chain.from_iterable(rows)))
         self.rows[table] += len(rows)
@@ -100,9 +108,27 @@ class StateLoader:
             return
         table: Any = getattr(self._tables, self._pending_table)
         with lmdb_failures("commit of a state"), self._environment.begin(write=True) as txn:
-            with txn.cursor(table) as cursor:
-                # Ascending keys: appending to the right edge leaves full pages.
-                _, added = cursor.putmulti(self._pending, append=True)
-            assert added == len(self._pending), "the order was checked"
+            if self._long:
+                self._append_keyed(txn, self._long)
+            else:
+                _append(txn, table, self._pending)
         self._pending.clear()
+        self._long = None
         self._pending_bytes = 0
+
+    def _append_keyed(self, txn: Transaction, keyed: KeyTable) -> None:
+        """Puts the pending rows, long keys among them, in their order."""
+        for long, group in groupby(self._pending, lambda row: len(row[0]) > SHORT_BYTES):
+            if long:
+                for key, row in group:
+                    keyed.put(txn, key, row)
+            else:
+                _append(txn, keyed.short, list(group))
+
+
+def _append(txn: Transaction, table: Any, rows: list[tuple[bytes, bytes]]) -> None:
+    """Puts rows behind all others of a table."""
+    with txn.cursor(table) as cursor:
+        # Ascending keys: appending to the right edge leaves full pages.
+        _, added = cursor.putmulti(rows, append=True)
+    assert added == len(rows), "the order was checked"

@@ -11,6 +11,7 @@ from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Digest, SessionID, Term
 from partition_replica.storage import codec
 from partition_replica.storage.environment import Database, Transaction, open_tables, reading
+from partition_replica.storage.key_table import SHORT_BYTES, KeyTable, Row
 from partition_replica.storage.session_expiry import SessionExpiry
 
 APPLIED, HISTORY = b"applied", b"history"
@@ -24,8 +25,10 @@ TABLES = (
     "result",
     "member",
     "unapplied",
+    "value_long",
+    "tree_long",
 )
-LATER = frozenset({"unapplied"})
+LATER = frozenset({"unapplied", "value_long", "tree_long"})
 """Tables that volumes of earlier versions lack until this one writes them: None when read-only."""
 
 
@@ -43,6 +46,19 @@ class Tables:
         self.result = handles["result"]
         self.member = handles["member"]
         self.unapplied: Database | None = handles["unapplied"]
+        self.value_long: Database | None = handles["value_long"]
+        self.tree_long: Database | None = handles["tree_long"]
+        self.values = KeyTable("value", self.value, self.value_long)
+        self.nodes = KeyTable("tree", self.tree, self.tree_long)
+
+    def rows(self, txn: Transaction, name: str) -> Iterator[Row]:
+        """(whole key, sealed row) of a table that every state has, in the keys' order."""
+        keyed = self.keyed(name)
+        return iter(txn.cursor(getattr(self, name))) if keyed is None else keyed.rows(txn)
+
+    def keyed(self, name: str) -> KeyTable | None:
+        """The table of that name, where keys may be long; None for the others."""
+        return {"value": self.values, "tree": self.nodes}.get(name)
 
 
 class LmdbView:
@@ -55,37 +71,61 @@ class LmdbView:
         self._txn = txn
         self._tables = tables
         self._expiry = expiry
+        self._value, self._values = tables.value, tables.values
+        self._tree, self._nodes = tables.tree, tables.nodes
         self._sessions: dict[SessionID, Session | None] = {}
         self.time_ms = applied.time_ms
         self.clock_ms = clock_of(applied)
         self.released: set[Digest] = set()
 
     def get_value(self, key: bytes) -> bytes | None:
-        row = self._txn.get(key, db=self._tables.value)
+        if len(key) <= SHORT_BYTES:
+            row = self._txn.get(key, db=self._value)
+        else:
+            row = self._values.get(self._txn, key)
         return None if row is None else codec.unseal("value", key, row)
 
     def put_value(self, key: bytes, value: bytes) -> None:
-        self._txn.put(key, codec.seal(key, value), db=self._tables.value)
+        if len(key) <= SHORT_BYTES:
+            self._txn.put(key, codec.seal(key, value), db=self._value)
+        else:
+            self._values.put(self._txn, key, codec.seal(key, value))
 
     def delete_value(self, key: bytes) -> None:
-        self._txn.delete(key, db=self._tables.value)
+        if len(key) <= SHORT_BYTES:
+            self._txn.delete(key, db=self._value)
+        else:
+            self._values.delete(self._txn, key)
 
     def get_node(self, path: bytes) -> Node | None:
-        row = self._txn.get(path, db=self._tables.tree)
+        if len(path) <= SHORT_BYTES:
+            row = self._txn.get(path, db=self._tree)
+        else:
+            row = self._nodes.get(self._txn, path)
         return None if row is None else decode_node(path, row)
 
     def put_node(self, path: bytes, node: Node) -> None:
         message = rows.NodeRow(
             directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
         )
-        self._txn.put(path, codec.seal_message(path, message), db=self._tables.tree)
+        if len(path) <= SHORT_BYTES:
+            self._txn.put(path, codec.seal_message(path, message), db=self._tree)
+        else:
+            self._nodes.put(self._txn, path, codec.seal_message(path, message))
 
     def delete_node(self, path: bytes) -> None:
-        self._txn.delete(path, db=self._tables.tree)
+        if len(path) <= SHORT_BYTES:
+            self._txn.delete(path, db=self._tree)
+        else:
+            self._nodes.delete(self._txn, path)
 
     def has_children(self, path: bytes) -> bool:
-        cursor = self._txn.cursor(self._tables.tree)
         prefix = path + b"/"
+        if len(prefix) > SHORT_BYTES:
+            first = self._nodes.first_from(self._txn, prefix)
+            return first is not None and first.startswith(prefix)
+        # A mark of long paths begins as they do.
+        cursor = self._txn.cursor(self._tree)
         return cursor.set_range(prefix) and cursor.key().startswith(prefix)
 
     def hold_payload(self, digest: Digest, size: int, data: bytes | None) -> None:
@@ -241,7 +281,7 @@ def iterate_blobs(
 def applied_row(position: Position, time_ms: int, clock_ms: int) -> rows.AppliedRow:
     """What a state at `position` says of itself, in this version's format."""
     return rows.AppliedRow(
-        format_version=codec.FORMAT_VERSION,
+        format_version=codec.STATE_FORMAT_VERSION,
         index=position.index,
         term=position.term,
         time_ms=time_ms,
@@ -297,11 +337,12 @@ def read_applied(environment: lmdb.Environment, tables: Tables) -> rows.AppliedR
     with reading(environment, "the state") as txn:
         row = txn.get(APPLIED, db=tables.meta)
     if row is None:
-        return rows.AppliedRow(format_version=codec.FORMAT_VERSION)
+        return rows.AppliedRow(format_version=codec.STATE_FORMAT_VERSION)
     applied = codec.unseal_message("meta", APPLIED, row, rows.AppliedRow)
-    if applied.format_version != codec.FORMAT_VERSION:
+    if applied.format_version not in codec.STATE_FORMATS_READ:
         raise Damaged(
             f"the state has format {applied.format_version}; this version reads "
-            f"{codec.FORMAT_VERSION}"
+            f"{codec.STATE_FORMATS_READ[0]} to {codec.STATE_FORMATS_READ[-1]}: run the version "
+            "that wrote it, or a later one"
         )
     return applied

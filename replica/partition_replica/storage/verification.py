@@ -16,11 +16,13 @@ from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import FINDINGS_MAX, LogEntry, VerifyReport
+from partition_replica.core.paths import shown
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged, RequestRefused, StorageFailed
 from partition_replica.ids import DIGEST_BYTES, LSN, Digest, Term
 from partition_replica.storage import codec
 from partition_replica.storage.environment import lmdb_failures, reading
+from partition_replica.storage.key_table import KeyTable
 from partition_replica.storage.log.reading import LogReader
 from partition_replica.storage.replay import Replay
 from partition_replica.storage.state import LmdbState
@@ -214,7 +216,7 @@ class Verification:
         ):
             for key, row in self._rows(environment, table, f"{name}s"):
                 self._message(name, key, row, kind)
-        for key, row in self._rows(environment, tables.value, "keys"):
+        for key, row in self._keyed_rows(tables.values, "keys"):
             self._unseal("value", key, row)
         self._progress("state", 1, 3)
         self._check_tree()
@@ -230,21 +232,25 @@ class Verification:
         environment, tables = self._state.environment, self._state.tables
         counts = Counts(self._scratch / "counts")
         with environment.begin() as txn:
-            for path, row in self._rows(environment, tables.tree, "paths"):
+            for path, row in self._keyed_rows(tables.nodes, "paths"):
                 node = self._message("tree", path, row, rows.NodeRow)
                 if node is None:
                     continue
                 parent = path.rpartition(b"/")[0]
                 if parent:
-                    above = txn.get(parent, db=tables.tree)
+                    above = tables.nodes.get_any(txn, parent)
                     if above is None or not _is_directory(parent, above):
-                        self.report.find(f"path {path!r} lies in no directory")
+                        self.report.find(f"path {shown(path)} lies in no directory")
                 if not node.directory and len(node.digest) != DIGEST_BYTES:
-                    self.report.find(f"path {path!r} names a payload by {len(node.digest)} bytes")
+                    self.report.find(
+                        f"path {shown(path)} names a payload by {len(node.digest)} bytes"
+                    )
                 elif not node.directory:
                     counts.add(node.digest)
                     if txn.get(node.digest, db=tables.payload) is None:
-                        self.report.find(f"path {path!r}: payload {node.digest.hex()} has no row")
+                        self.report.find(
+                            f"path {shown(path)}: payload {node.digest.hex()} has no row"
+                        )
             counts.flush()
             for digest, row in self._rows(environment, tables.payload, "payloads"):
                 payload = self._message("payload", digest, row, rows.PayloadRow)
@@ -340,6 +346,41 @@ class Verification:
             read += len(found)
             self.report.count(name.replace(" ", "_"), len(found))
             yield from found
+
+    def _keyed_rows(self, table: KeyTable, name: str) -> Iterator[Row]:
+        """`_rows`, where keys may be long; finds marks that are damaged, or that nothing leads to,
+        too."""
+        environment = self._state.environment
+        with reading(environment, name) as txn:
+            stored, nodes = table.stored(txn), table.node_count(txn)
+        damaged: set[str] = set()
+
+        def find(error: Damaged) -> None:
+            if str(error) not in damaged:
+                damaged.add(str(error))
+                self.report.find(str(error))
+
+        start = b""
+        read = 0
+        while read <= stored:  # else one node is below two marks
+            found: list[Row] = []
+            size = 0
+            with reading(environment, name) as txn:
+                for key, row in table.rows(txn, start, find):
+                    found.append((key, row))
+                    size += len(key) + len(row)
+                    if len(found) >= ROWS_A_TRANSACTION or size >= BYTES_A_TRANSACTION:
+                        break
+            if not found:
+                break
+            start = found[-1][0] + b"\0"
+            read += len(found)
+            self.report.count(name, len(found))
+            yield from found
+        if read + nodes != stored:
+            self.report.find(
+                f"{name}: {read} rows and {nodes} marks are found, {stored} are counted"
+            )
 
     def _keys(self, environment: lmdb.Environment, table: Any) -> Iterator[bytes]:
         after: bytes | None = None

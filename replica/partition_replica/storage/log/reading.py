@@ -296,10 +296,10 @@ class LogReader:
                 with self._transaction() as txn:
                     self.tables.put_identity(txn, identity)
             return identity
-        if row.format_version != codec.FORMAT_VERSION:
+        if row.format_version != codec.LOG_FORMAT_VERSION:
             raise Damaged(
                 f"the volume has format {row.format_version}; this version reads "
-                f"{codec.FORMAT_VERSION}: run the version that wrote it"
+                f"{codec.LOG_FORMAT_VERSION}: run the version that wrote it"
             )
         return Identity(
             MemberID(row.member_id),

@@ -297,7 +297,7 @@ class LogTables:
             txn,
             IDENTITY,
             rows.IdentityRow(
-                format_version=codec.FORMAT_VERSION,
+                format_version=codec.LOG_FORMAT_VERSION,
                 cluster_id=identity.cluster_id,
                 member_id=identity.member_id,
                 state_generation=identity.state_generation,

@@ -1,0 +1,276 @@
+"""A table whose keys may be longer than LMDB's 511 bytes, in byte order all the same.
+
+A key of up to SHORT_BYTES is an LMDB key. A longer one is cut into chunks of SHORT_BYTES, and each
+chunk but the last leads to a *node*, which holds what follows it:
+
+    table `short`:  key                               -> row
+                    480 bytes, 0x00                   -> mark: node
+    table `long`:   node (8 bytes), 1 to 480 bytes    -> row: the key ends here
+                    node, 480 bytes, 0x00             -> mark: the next node
+
+An LMDB key of a mark sorts where the keys below it belong: behind the key that is just those 480
+bytes, and before every other one. So a walk that goes down at each mark finds all keys in order,
+however many of them share a beginning, and keeps no more of them in memory than one. Nothing is
+hashed, so no two keys can meet. Keys with a common beginning share the marks that lead to it.
+
+Rows are sealed under their whole key, and marks under the whole beginning that they stand for and
+0x00, "mark": a node below another mark than its own fails every checksum. A mark goes with the last
+row of its node. A new node gets the number behind the highest that has rows, so it is above its
+parent's, and the same on every replica that applies the same entries.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from partition_replica.core.paths import shown
+from partition_replica.errors import Damaged
+from partition_replica.storage import codec
+from partition_replica.storage.environment import Database, Transaction
+
+SHORT_BYTES = 480
+"""The longest key that is an LMDB key itself, and the size of a chunk: part of the format."""
+
+MARK = b"\0"
+_MARK_SEAL = b"\0mark"
+"""Follows the beginning in a mark's checksum, so that no mark is ever read as a row."""
+
+NODE_BYTES = codec.U64_BYTES
+_INNER_BYTES = NODE_BYTES + SHORT_BYTES
+"""The longest LMDB key of a row in table `long`; a mark's is longer."""
+
+Row = tuple[bytes, bytes]
+"""(whole key, sealed row)."""
+
+Chain = tuple[list[bytes], int]
+"""The nodes that a key's chunks lead to, as far as there are any, and those chunks' CRC-32."""
+
+
+class KeyTable:
+    """`name`: for messages. `long` is None in a state of format 1 that is only read.
+
+    Short keys are the caller's: `get`, `put` and `delete` take keys above SHORT_BYTES only, so that
+    the short ones cost no more than a comparison. Raises Damaged for a mark that is."""
+
+    def __init__(self, name: str, short: Database, long: Database | None) -> None:
+        self.name = name
+        self.short = short
+        self.long = long
+
+    def get_any(self, txn: Transaction, key: bytes) -> bytes | None:
+        """The sealed row of a key of any length."""
+        if len(key) <= SHORT_BYTES:
+            return txn.get(key, db=self.short)
+        return self.get(txn, key)
+
+    def get(self, txn: Transaction, key: bytes) -> bytes | None:
+        """The sealed row of a long key."""
+        nodes, _ = self._find(txn, key)
+        end = _chunks_end(key)
+        if len(nodes) * SHORT_BYTES < end:
+            return None
+        return txn.get(nodes[-1] + key[end:], db=self.long)
+
+    def put(self, txn: Transaction, key: bytes, row: bytes) -> None:
+        """Writes a long key's sealed row."""
+        nodes, crc = self._find(txn, key)
+        end = _chunks_end(key)
+        number = 0
+        for at in range(len(nodes) * SHORT_BYTES, end, SHORT_BYTES):
+            number = number + 1 if number else self._next_node(txn)
+            chunk, node = key[at : at + SHORT_BYTES], codec.u64(number)
+            crc = zlib.crc32(chunk, crc)
+            mark = codec.seal_with(zlib.crc32(_MARK_SEAL, crc), node)
+            if nodes:
+                txn.put(nodes[-1] + chunk + MARK, mark, db=self.long)
+            else:
+                txn.put(chunk + MARK, mark, db=self.short)
+            nodes.append(node)
+        txn.put(nodes[-1] + key[end:], row, db=self.long)
+
+    def delete(self, txn: Transaction, key: bytes) -> None:
+        """Removes a long key, and the marks that lead to nothing any more."""
+        nodes, _ = self._find(txn, key)
+        end = _chunks_end(key)
+        if len(nodes) * SHORT_BYTES < end or not txn.delete(nodes[-1] + key[end:], db=self.long):
+            return
+        with txn.cursor(self.long) as cursor:
+            while nodes and not (
+                cursor.set_range(nodes[-1]) and cursor.key().startswith(nodes[-1])
+            ):
+                nodes.pop()
+                at = len(nodes) * SHORT_BYTES
+                mark = key[at : at + SHORT_BYTES] + MARK
+                if nodes:
+                    txn.delete(nodes[-1] + mark, db=self.long)
+                else:
+                    txn.delete(mark, db=self.short)
+
+    def rows(
+        self,
+        txn: Transaction,
+        start: bytes = b"",
+        damaged: Callable[[Damaged], None] | None = None,
+    ) -> Iterator[Row]:
+        """Every row from the first key that is `start` or behind it, in the keys' order. With
+        `damaged`, a mark that is damaged is told to it and passed over."""
+        return self.walk(txn, damaged)(start)
+
+    def walk(
+        self, txn: Transaction, damaged: Callable[[Damaged], None] | None = None
+    ) -> Callable[[bytes], Iterator[Row]]:
+        """`rows` for a reader that begins anew several times; each time ends the one before."""
+        cursor = txn.cursor(self.short)
+        if self.long is not None and txn.stat(self.long)["entries"]:
+            return lambda start: self._rows(txn, cursor, start, damaged)
+
+        def short(start: bytes) -> Iterator[Row]:
+            # LMDB's own iterator: where no key is long, nothing is paid for those that may be.
+            found = cursor.set_range(start[: SHORT_BYTES + 1]) if start else cursor.first()
+            return cursor.iternext() if found else iter(())
+
+        return short
+
+    def _rows(
+        self,
+        txn: Transaction,
+        cursor: Any,
+        start: bytes,
+        damaged: Callable[[Damaged], None] | None,
+    ) -> Iterator[Row]:
+        head, rest = start[:SHORT_BYTES], start[SHORT_BYTES:]
+        at = head + MARK if rest else head
+        if not (cursor.set_range(at) if at else cursor.first()):
+            return
+        for key, row in cursor.iternext():
+            if len(key) <= SHORT_BYTES:
+                yield key, row
+                continue
+            below = rest if key.startswith(head) else b""
+            yield from self._below(txn, key, row, below, damaged)
+
+    def first_from(self, txn: Transaction, start: bytes) -> bytes | None:
+        """The first key that is `start` or behind it."""
+        return next((key for key, _ in self.rows(txn, start)), None)
+
+    def node_count(self, txn: Transaction) -> int:
+        """How many nodes have rows; a mark leads to each."""
+        count = 0
+        if self.long is None:
+            return count
+        with txn.cursor(self.long) as cursor:
+            found = cursor.first()
+            while found:
+                count += 1
+                node = codec.from_u64(cursor.key()[:NODE_BYTES])
+                found = node < codec.U64_MAX and cursor.set_range(codec.u64(node + 1))
+        return count
+
+    def stored(self, txn: Transaction) -> int:
+        """Rows of both tables, marks included."""
+        count = int(txn.stat(self.short)["entries"])
+        return count if self.long is None else count + int(txn.stat(self.long)["entries"])
+
+    def count(self, txn: Transaction) -> int:
+        """How many keys there are. It takes a look at each node."""
+        return self.stored(txn) - self.node_count(txn)
+
+    def _below(
+        self,
+        txn: Transaction,
+        place: bytes,
+        mark: bytes,
+        rest: bytes,
+        damaged: Callable[[Damaged], None] | None,
+    ) -> Iterator[Row]:
+        """The rows below a mark at `place` of table `short` whose keys go on with `rest` or
+        something behind it. Loops instead of calling itself: a key may lie 135 nodes deep."""
+        levels: list[_Level] = []
+        above = b""
+        while True:
+            chunk = place[:SHORT_BYTES]
+            try:
+                if place[SHORT_BYTES:] != MARK:
+                    mark = b""
+                crc = zlib.crc32(chunk, levels[-1].crc if levels else 0)
+                beginning = levels[-1].beginning + chunk if levels else chunk
+                node = self._opened(mark, crc, above, beginning)
+                levels.append(_Level(txn.cursor(self.long), node, beginning, crc, rest))
+            except Damaged as error:
+                if damaged is None:
+                    raise
+                damaged(error)
+            found = False
+            while levels and not found:
+                level = levels[-1]
+                for key, row in level.rows:
+                    if not key.startswith(level.node):
+                        break
+                    if len(key) <= _INNER_BYTES:
+                        yield level.beginning + key[NODE_BYTES:], row
+                        continue
+                    place, mark, above = key[NODE_BYTES:], row, level.node
+                    rest = level.rest_below(place[:SHORT_BYTES])
+                    found = True
+                    break
+                if not found:
+                    levels.pop()
+            if not found:
+                return
+
+    def _find(self, txn: Transaction, key: bytes) -> Chain:
+        nodes: list[bytes] = []
+        crc = 0
+        for at in range(0, _chunks_end(key), SHORT_BYTES):
+            chunk = key[at : at + SHORT_BYTES]
+            if nodes:
+                mark = txn.get(nodes[-1] + chunk + MARK, db=self.long)
+            else:
+                mark = txn.get(chunk + MARK, db=self.short)
+            if mark is None:
+                break
+            crc = zlib.crc32(chunk, crc)
+            above = nodes[-1] if nodes else b""
+            nodes.append(self._opened(mark, crc, above, key[: at + SHORT_BYTES]))
+        return nodes, crc
+
+    def _opened(self, mark: bytes, crc: int, above: bytes, beginning: bytes) -> bytes:
+        """The node that a mark leads to."""
+        node = mark[codec.CHECKSUM_BYTES :]
+        if (
+            self.long is None
+            or len(node) != NODE_BYTES
+            or node <= above
+            or codec.seal_with(zlib.crc32(_MARK_SEAL, crc), node) != mark
+        ):
+            raise Damaged(
+                f"the mark of keys of table {self.name} that begin with {shown(beginning)} is "
+                "damaged: keep the volume, and let the operator rebuild this replica from the "
+                "others"
+            )
+        return node
+
+    def _next_node(self, txn: Transaction) -> int:
+        with txn.cursor(self.long) as cursor:
+            return codec.from_u64(cursor.key()[:NODE_BYTES]) + 1 if cursor.last() else 1
+
+
+class _Level:
+    """A node of a walk: its rows from where the walk begins in it."""
+
+    def __init__(self, cursor: Any, node: bytes, beginning: bytes, crc: int, rest: bytes) -> None:
+        self.node, self.beginning, self.crc = node, beginning, crc
+        self._rest = rest
+        start = node + rest[:SHORT_BYTES]
+        if len(rest) > SHORT_BYTES:
+            start += MARK
+        self.rows: Iterator[Row] = cursor.iternext() if cursor.set_range(start) else iter(())
+
+    def rest_below(self, chunk: bytes) -> bytes:
+        """Where the walk begins in the node behind `chunk`."""
+        return self._rest[SHORT_BYTES:] if self._rest[:SHORT_BYTES] == chunk else b""
+
+
+def _chunks_end(key: bytes) -> int:
+    """Where the last chunk of a long key begins: it has 1 to SHORT_BYTES."""
+    return (len(key) - 1) // SHORT_BYTES * SHORT_BYTES
