@@ -18,7 +18,7 @@ from partition_replica.storage import codec
 from partition_replica.storage.environment import Transaction
 from partition_replica.storage.key_table import MARK, NODE_BYTES, SHORT_BYTES, KeyTable
 
-BORDERS = [0, 1, 479, 480, 481, 500, 959, 960, 961, 1440, 1441, 2000]
+BORDERS = [0, 1, 480, 509, 510, 511, 520, 1009, 1010, 1011, 1510, 1511, 2000]
 """Lengths about where a chunk ends."""
 
 
@@ -28,7 +28,7 @@ def beginnings() -> st.SearchStrategy[bytes]:
     )
 
 
-ENDS = st.lists(st.sampled_from([b"\0", b"/", b"a", b"b", b"\xff", b"a" * 480]), max_size=3)
+ENDS = st.lists(st.sampled_from([b"\0", b"/", b"a", b"b", b"\xff", b"a" * 500]), max_size=3)
 KEYS = st.builds(lambda beginning, end: (beginning + b"".join(end)) or b"k", beginnings(), ENDS)
 
 
@@ -150,14 +150,14 @@ def test_long_keys_are_a_sorted_dictionary(tmp_path: Path) -> None:
 
 
 def test_the_longest_keys_side_by_side(tmp_path: Path) -> None:
-    """They differ in their last byte, 135 nodes deep; one is a beginning of the others."""
+    """They differ in their last byte, 129 nodes deep; one is a beginning of the others."""
     shared = random.Random(1).randbytes(KEY_BYTES_MAX - 1)
     keys = [shared, *(shared + bytes([end]) for end in range(256))]
     with opened(tmp_path / "table") as table:
         with table.environment.begin(write=True) as txn:
             for key in random.Random(2).sample(keys, len(keys)):
                 table.put(txn, key, key[-1:])
-            assert table.keys.node_count(txn) == (KEY_BYTES_MAX - 1) // SHORT_BYTES
+            assert table.keys.node_count(txn) == 129
         with table.environment.begin() as txn:
             assert [key for key, _ in table.listed(txn)] == keys
             assert [key for key, _ in table.listed(txn, keys[100] + b"\0")] == keys[101:]
@@ -196,16 +196,17 @@ def test_a_state_without_the_table_has_no_long_keys(tmp_path: Path) -> None:
         with table.environment.begin(write=True) as txn:
             table.put(txn, b"k", b"v")
             assert [key for key, _ in keys.rows(txn)] == [b"k"]
-            assert keys.get(txn, b"k" * 481) is None
-            assert list(keys.rows(txn, b"k" * 481)) == []
+            assert keys.get(txn, b"k" * 511) is None
+            assert list(keys.rows(txn, b"k" * 511)) == []
             assert keys.count(txn) == 1
 
 
 # --- damage -----------------------------------------------------------------------------------
 
-LONG = [b"x" * 480 + b"1", b"x" * 960 + b"2", b"x" * 960 + b"3", b"y" * 480 + b"4"]
-SHORT = [b"a", b"x", b"x" * 480, b"z"]
-ROOT_MARK, INNER_MARK = b"x" * 480 + MARK, codec.u64(1) + b"x" * 480 + MARK
+HEAD, LOWER = b"x" * 510, b"x" * 1010
+LONG = [HEAD + b"1", LOWER + b"2", LOWER + b"3", b"y" * 510 + b"4"]
+SHORT = [b"a", b"x", HEAD, b"z"]
+ROOT_MARK, INNER_MARK = HEAD + MARK, codec.u64(1) + b"x" * 500 + MARK
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def filled(tmp_path: Path) -> Iterator[Table]:
 
 def test_a_mark_of_another_place_is_damage(filled: Table) -> None:
     with filled.environment.begin(write=True) as txn:
-        other = txn.get(b"y" * 480 + MARK, db=filled.keys.short)
+        other = txn.get(b"y" * 510 + MARK, db=filled.keys.short)
         assert other is not None
         txn.put(ROOT_MARK, other, db=filled.keys.short)
         for key in LONG[:3]:
@@ -239,7 +240,7 @@ def test_a_mark_of_another_place_is_damage(filled: Table) -> None:
 def test_a_circle_of_marks_is_damage(filled: Table) -> None:
     """Even one whose checksums are right, which nobody writes."""
     with filled.environment.begin(write=True) as txn:
-        crc = codec.key_crc(b"x" * 960 + b"\0mark")
+        crc = codec.key_crc(LOWER + b"\0mark")
         txn.put(INNER_MARK, codec.seal_with(crc, codec.u64(1)), db=filled.keys.long)
         with pytest.raises(Damaged, match="mark"):
             list(filled.keys.rows(txn))
@@ -271,7 +272,7 @@ def test_any_damage_is_an_error_or_leaves_keys_in_order(filled: Table, data: st.
                     txn.delete(key, db=table)
                 elif change == "move":
                     number = codec.u64(data.draw(st.integers(0, 5)))
-                    txn.put(number + key[NODE_BYTES:][:481] + b"m", row, db=filled.keys.long)
+                    txn.put(number + key[NODE_BYTES:][:501] + b"m", row, db=filled.keys.long)
         told: list[Damaged] = []
         found = [key for key, _ in filled.keys.rows(txn, b"", told.append)]
         assert found == sorted(set(found))

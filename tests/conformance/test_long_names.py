@@ -47,7 +47,7 @@ from tests.support.seed_logs import (
 from tests.support.stored import Stored, append, make_volume, rows_digest
 
 TERM = 3
-SHARED = b"s" * 480
+SHARED = b"s" * 510
 KEYS = {
     b"short": b"1",
     SHARED: b"2",

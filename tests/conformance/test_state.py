@@ -191,13 +191,13 @@ def test_a_reopened_state_is_what_it_was(tmp_path: Path) -> None:
     state.close()
 
 
-LONG = [b"p" * 478, b"p" * 478 + b"/q", b"p" * 478 + b"/q/r", b"p" * 478 + b"/q" * 300]
+LONG = [b"p" * 508, b"p" * 508 + b"/q", b"p" * 508 + b"/q/r", b"p" * 508 + b"/q" * 300]
 """Paths about the border behind which a path is stored in parts, each in the one before it but the
 last, which is far below."""
 
 PATHS = st.sampled_from([b"a", b"a/b", b"a/b/c", b"a-b", b"d", b"d/e", *LONG])
 KEYS = st.sampled_from(
-    [b"k1", b"k2", b"\xff", b"k" * 480, b"k" * 481, b"k" * 480 + b"\0", b"k" * 1000, b"k" * 65_000]
+    [b"k1", b"k2", b"\xff", b"k" * 510, b"k" * 511, b"k" * 510 + b"\0", b"k" * 1000, b"k" * 65_000]
 )
 CONTENTS = [payload(b"one"), payload(b"two", 0o700)]
 OPERATIONS: st.SearchStrategy[types.Operation] = st.one_of(
@@ -327,7 +327,7 @@ def test_a_tree_as_deep_as_a_path_may_be(machine: Machine) -> None:
 def test_a_wide_directory_with_a_long_path(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "state")
     assert machine.lmdb is not None
-    names = [b"n" * 240, b"n" * 240 + b"/" + b"m" * 239]
+    names = [b"n" * 255, b"n" * 255 + b"/" + b"m" * 252]
     names.append(names[-1] + b"/x")
     inside = [names[-1] + b"/%03d" % number for number in range(300)]
     deeper = [path + b"/" + b"y" * 250 for path in inside[::7]]

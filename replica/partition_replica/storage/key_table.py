@@ -1,17 +1,18 @@
 """A table whose keys may be longer than LMDB's 511 bytes, in byte order all the same.
 
-A key of up to SHORT_BYTES is an LMDB key. A longer one is cut into chunks of SHORT_BYTES, and each
-chunk but the last leads to a *node*, which holds what follows it:
+A key of up to SHORT_BYTES is an LMDB key. A longer one is cut into chunks: the first of
+SHORT_BYTES, the others of CHUNK_BYTES, the last of what remains. Each chunk but the last leads to a
+*node*, which holds what follows it:
 
     table `short`:  key                               -> row
-                    480 bytes, 0x00                   -> mark: node
-    table `long`:   node (8 bytes), 1 to 480 bytes    -> row: the key ends here
-                    node, 480 bytes, 0x00             -> mark: the next node
+                    510 bytes, 0x00                   -> mark: node
+    table `long`:   node (8 bytes), 1 to 500 bytes    -> row: the key ends here
+                    node, 500 bytes, 0x00             -> mark: the next node
 
-An LMDB key of a mark sorts where the keys below it belong: behind the key that is just those 480
-bytes, and before every other one. So a walk that goes down at each mark finds all keys in order,
-however many of them share a beginning, and keeps no more of them in memory than one. Nothing is
-hashed, so no two keys can meet. Keys with a common beginning share the marks that lead to it.
+The LMDB key of a mark sorts where the keys below it belong: behind the key that is just its
+beginning, and before every other one. So a walk that goes down at each mark finds all keys in
+order, however many of them share a beginning, and keeps no more of them in memory than one. Nothing
+is hashed, so no two keys can meet. Keys with a common beginning share the marks that lead to it.
 
 Rows are sealed under their whole key, and marks under the whole beginning that they stand for and
 0x00, "mark": a node below another mark than its own fails every checksum. A mark goes with the last
@@ -28,22 +29,24 @@ from partition_replica.errors import Damaged
 from partition_replica.storage import codec
 from partition_replica.storage.environment import Database, Transaction
 
-SHORT_BYTES = 480
-"""The longest key that is an LMDB key itself, and the size of a chunk: part of the format."""
+SHORT_BYTES = 510
+"""The longest key that is an LMDB key itself, and the size of a long key's first chunk. Part of the
+format. As many as LMDB takes beside the byte of a mark: a replica of format 1 that is told to apply
+such a key stores it in the same way, though its own limit is 480."""
+
+CHUNK_BYTES = 500
+"""The size of the other chunks: part of the format."""
 
 MARK = b"\0"
 _MARK_SEAL = b"\0mark"
 """Follows the beginning in a mark's checksum, so that no mark is ever read as a row."""
 
 NODE_BYTES = codec.U64_BYTES
-_INNER_BYTES = NODE_BYTES + SHORT_BYTES
+_INNER_BYTES = NODE_BYTES + CHUNK_BYTES
 """The longest LMDB key of a row in table `long`; a mark's is longer."""
 
 Row = tuple[bytes, bytes]
 """(whole key, sealed row)."""
-
-Chain = tuple[list[bytes], int]
-"""The nodes that a key's chunks lead to, as far as there are any, and those chunks' CRC-32."""
 
 
 class KeyTable:
@@ -65,46 +68,34 @@ class KeyTable:
 
     def get(self, txn: Transaction, key: bytes) -> bytes | None:
         """The sealed row of a long key."""
-        nodes, _ = self._find(txn, key)
-        end = _chunks_end(key)
-        if len(nodes) * SHORT_BYTES < end:
-            return None
-        return txn.get(nodes[-1] + key[end:], db=self.long)
+        chain = self._find(txn, key)
+        return txn.get(chain.last_key(key), db=self.long) if chain.complete else None
 
     def put(self, txn: Transaction, key: bytes, row: bytes) -> None:
         """Writes a long key's sealed row."""
-        nodes, crc = self._find(txn, key)
-        end = _chunks_end(key)
+        chain = self._find(txn, key)
         number = 0
-        for at in range(len(nodes) * SHORT_BYTES, end, SHORT_BYTES):
+        while not chain.complete:
             number = number + 1 if number else self._next_node(txn)
-            chunk, node = key[at : at + SHORT_BYTES], codec.u64(number)
-            crc = zlib.crc32(chunk, crc)
-            mark = codec.seal_with(zlib.crc32(_MARK_SEAL, crc), node)
-            if nodes:
-                txn.put(nodes[-1] + chunk + MARK, mark, db=self.long)
-            else:
-                txn.put(chunk + MARK, mark, db=self.short)
-            nodes.append(node)
-        txn.put(nodes[-1] + key[end:], row, db=self.long)
+            table, place, chunk = self._place(chain, key)
+            chain.follow(chunk, codec.u64(number))
+            mark = codec.seal_with(zlib.crc32(_MARK_SEAL, chain.crc), chain.nodes[-1])
+            txn.put(place, mark, db=table)
+        txn.put(chain.last_key(key), row, db=self.long)
 
     def delete(self, txn: Transaction, key: bytes) -> None:
         """Removes a long key, and the marks that lead to nothing any more."""
-        nodes, _ = self._find(txn, key)
-        end = _chunks_end(key)
-        if len(nodes) * SHORT_BYTES < end or not txn.delete(nodes[-1] + key[end:], db=self.long):
+        chain = self._find(txn, key)
+        if not chain.complete or not txn.delete(chain.last_key(key), db=self.long):
             return
+        nodes = chain.nodes
         with txn.cursor(self.long) as cursor:
             while nodes and not (
                 cursor.set_range(nodes[-1]) and cursor.key().startswith(nodes[-1])
             ):
                 nodes.pop()
-                at = len(nodes) * SHORT_BYTES
-                mark = key[at : at + SHORT_BYTES] + MARK
-                if nodes:
-                    txn.delete(nodes[-1] + mark, db=self.long)
-                else:
-                    txn.delete(mark, db=self.short)
+                table, place, _ = self._place(chain, key)
+                txn.delete(place, db=table)
 
     def rows(
         self,
@@ -147,7 +138,8 @@ class KeyTable:
                 yield key, row
                 continue
             below = rest if key.startswith(head) else b""
-            yield from self._below(txn, key, row, below, damaged)
+            head_mark = (key[:SHORT_BYTES], key[SHORT_BYTES:], row)
+            yield from self._below(txn, head_mark, below, damaged)
 
     def first_from(self, txn: Transaction, start: bytes) -> bytes | None:
         """The first key that is `start` or behind it."""
@@ -178,23 +170,21 @@ class KeyTable:
     def _below(
         self,
         txn: Transaction,
-        place: bytes,
-        mark: bytes,
+        mark: tuple[bytes, bytes, bytes],
         rest: bytes,
         damaged: Callable[[Damaged], None] | None,
     ) -> Iterator[Row]:
-        """The rows below a mark at `place` of table `short` whose keys go on with `rest` or
-        something behind it. Loops instead of calling itself: a key may lie 135 nodes deep."""
+        """The rows below a mark of table `short`, given as (chunk, 0x00, row), whose keys go on
+        with `rest` or something behind it. Loops instead of calling itself: a key may lie 129 nodes
+        deep."""
         levels: list[_Level] = []
         above = b""
         while True:
-            chunk = place[:SHORT_BYTES]
+            chunk, end, row = mark
             try:
-                if place[SHORT_BYTES:] != MARK:
-                    mark = b""
                 crc = zlib.crc32(chunk, levels[-1].crc if levels else 0)
                 beginning = levels[-1].beginning + chunk if levels else chunk
-                node = self._opened(mark, crc, above, beginning)
+                node = self._opened(row if end == MARK else b"", crc, above, beginning)
                 levels.append(_Level(txn.cursor(self.long), node, beginning, crc, rest))
             except Damaged as error:
                 if damaged is None:
@@ -209,8 +199,8 @@ class KeyTable:
                     if len(key) <= _INNER_BYTES:
                         yield level.beginning + key[NODE_BYTES:], row
                         continue
-                    place, mark, above = key[NODE_BYTES:], row, level.node
-                    rest = level.rest_below(place[:SHORT_BYTES])
+                    chunk, above = key[NODE_BYTES:_INNER_BYTES], level.node
+                    mark, rest = (chunk, key[_INNER_BYTES:], row), level.rest_below(chunk)
                     found = True
                     break
                 if not found:
@@ -218,21 +208,26 @@ class KeyTable:
             if not found:
                 return
 
-    def _find(self, txn: Transaction, key: bytes) -> Chain:
-        nodes: list[bytes] = []
-        crc = 0
-        for at in range(0, _chunks_end(key), SHORT_BYTES):
-            chunk = key[at : at + SHORT_BYTES]
-            if nodes:
-                mark = txn.get(nodes[-1] + chunk + MARK, db=self.long)
-            else:
-                mark = txn.get(chunk + MARK, db=self.short)
+    def _find(self, txn: Transaction, key: bytes) -> "_Chain":
+        """The nodes that a long key's chunks lead to, as far as there are any."""
+        chain = _Chain(key)
+        while not chain.complete:
+            table, place, chunk = self._place(chain, key)
+            mark = txn.get(place, db=table)
             if mark is None:
                 break
-            crc = zlib.crc32(chunk, crc)
-            above = nodes[-1] if nodes else b""
-            nodes.append(self._opened(mark, crc, above, key[: at + SHORT_BYTES]))
-        return nodes, crc
+            above = chain.nodes[-1] if chain.nodes else b""
+            beginning = key[: chain.cuts[len(chain.nodes)]]
+            chain.follow(chunk, self._opened(mark, zlib.crc32(chunk, chain.crc), above, beginning))
+        return chain
+
+    def _place(self, chain: "_Chain", key: bytes) -> tuple[Database | None, bytes, bytes]:
+        """Where the mark behind a chain's last node is: (table, LMDB key, its chunk)."""
+        level = len(chain.nodes)
+        if not level:
+            return self.short, key[:SHORT_BYTES] + MARK, key[:SHORT_BYTES]
+        chunk = key[chain.cuts[level - 1] : chain.cuts[level]]
+        return self.long, chain.nodes[-1] + chunk + MARK, chunk
 
     def _opened(self, mark: bytes, crc: int, above: bytes, beginning: bytes) -> bytes:
         """The node that a mark leads to."""
@@ -255,22 +250,39 @@ class KeyTable:
             return codec.from_u64(cursor.key()[:NODE_BYTES]) + 1 if cursor.last() else 1
 
 
+class _Chain:
+    """A long key's way down. cuts: where its chunks end, but for the last one; nodes: those that
+    the chunks lead to; crc: of the chunks that were followed."""
+
+    def __init__(self, key: bytes) -> None:
+        self.cuts = range(SHORT_BYTES, len(key), CHUNK_BYTES)
+        self.nodes: list[bytes] = []
+        self.crc = 0
+
+    @property
+    def complete(self) -> bool:
+        return len(self.nodes) == len(self.cuts)
+
+    def follow(self, chunk: bytes, node: bytes) -> None:
+        self.crc = zlib.crc32(chunk, self.crc)
+        self.nodes.append(node)
+
+    def last_key(self, key: bytes) -> bytes:
+        """The LMDB key of the key's row."""
+        return self.nodes[-1] + key[self.cuts[-1] :]
+
+
 class _Level:
     """A node of a walk: its rows from where the walk begins in it."""
 
     def __init__(self, cursor: Any, node: bytes, beginning: bytes, crc: int, rest: bytes) -> None:
         self.node, self.beginning, self.crc = node, beginning, crc
         self._rest = rest
-        start = node + rest[:SHORT_BYTES]
-        if len(rest) > SHORT_BYTES:
+        start = node + rest[:CHUNK_BYTES]
+        if len(rest) > CHUNK_BYTES:
             start += MARK
         self.rows: Iterator[Row] = cursor.iternext() if cursor.set_range(start) else iter(())
 
     def rest_below(self, chunk: bytes) -> bytes:
         """Where the walk begins in the node behind `chunk`."""
-        return self._rest[SHORT_BYTES:] if self._rest[:SHORT_BYTES] == chunk else b""
-
-
-def _chunks_end(key: bytes) -> int:
-    """Where the last chunk of a long key begins: it has 1 to SHORT_BYTES."""
-    return (len(key) - 1) // SHORT_BYTES * SHORT_BYTES
+        return self._rest[CHUNK_BYTES:] if self._rest[:CHUNK_BYTES] == chunk else b""
