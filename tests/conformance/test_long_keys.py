@@ -246,6 +246,14 @@ def test_a_circle_of_marks_is_damage(filled: Table) -> None:
             list(filled.keys.rows(txn))
 
 
+def test_a_node_with_the_highest_number_is_damage(filled: Table) -> None:
+    with filled.environment.begin(write=True) as txn:
+        txn.put(codec.u64(codec.U64_MAX) + b"k", b"", db=filled.keys.long)
+        with pytest.raises(Damaged, match="highest number"):
+            filled.put(txn, b"z" * 600, b"v")
+        assert filled.keys.node_count(txn) == 4
+
+
 def test_a_mark_alone_is_never_read_as_a_key(filled: Table) -> None:
     """Where the other table is empty, nobody looks for marks."""
     with filled.environment.begin(write=True) as txn:

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 # --- format -----------------------------------------------------------------------------------
 
 KEY_BYTES_MAX = 65_000
+"""What the seed's store takes. These limits are equal on all replicas of a group."""
+
 PATH_BYTES_MAX = 4_095
+"""What Linux takes."""
+
 PATH_COMPONENT_BYTES_MAX = 255
-"""What Linux takes, and what lies between two '/'. Equal on all replicas of a group, as keys' are:
-a replica of format 1 takes keys and paths of 480 bytes."""
+"""The longest name between two '/' that may be created: what Linux' file systems take."""
 
 VALUE_BYTES_MAX = 512 * 1024
 PAYLOAD_INLINE_BYTES_MAX = 64 * 1024

@@ -217,8 +217,9 @@ class KeyTable:
             if mark is None:
                 break
             above = chain.nodes[-1] if chain.nodes else b""
-            beginning = key[: chain.cuts[len(chain.nodes)]]
-            chain.follow(chunk, self._opened(mark, zlib.crc32(chunk, chain.crc), above, beginning))
+            crc = zlib.crc32(chunk, chain.crc)
+            # Of the beginning only what a message shows: a copy at each node would be megabytes.
+            chain.follow(chunk, self._opened(mark, crc, above, key[:SHORT_BYTES]))
         return chain
 
     def _place(self, chain: "_Chain", key: bytes) -> tuple[Database | None, bytes, bytes]:
@@ -247,7 +248,10 @@ class KeyTable:
 
     def _next_node(self, txn: Transaction) -> int:
         with txn.cursor(self.long) as cursor:
-            return codec.from_u64(cursor.key()[:NODE_BYTES]) + 1 if cursor.last() else 1
+            last = codec.from_u64(cursor.key()[:NODE_BYTES]) if cursor.last() else 0
+        if last == codec.U64_MAX:
+            raise Damaged(f"table {self.name} has a node with the highest number: nobody writes it")
+        return last + 1
 
 
 class _Chain:
