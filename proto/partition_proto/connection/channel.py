@@ -129,10 +129,6 @@ class RenewedChannel(grpc.aio.Channel):
         self._closing: set[asyncio.Task[None]] = set()
         self._newest = self._open()
 
-    @property
-    def address(self) -> str:
-        return self._address
-
     def _open(self) -> _Generation:
         version, credentials = self._credentials.current()
         if credentials is None:
