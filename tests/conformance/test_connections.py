@@ -15,7 +15,6 @@ from aiohttp import web
 from kubernetes.aio.config import kube_config
 from partition_client.channels import open_channel
 from partition_operator.api.partition import Partition
-from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.replica import Replicas
 from partition_operator.reconcile.observed import Pod
@@ -30,7 +29,7 @@ from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_replica.config import TlsFiles
 from partition_replica.transport.channels import add_port, peer_channel, peer_credentials
 
-from tests.support.certificates import MountedCertificates, mount
+from tests.support.certificates import KnownAuthority, MountedCertificates, mount
 from tests.support.local_group import eventually
 
 PARTITION = "tests/group"
@@ -171,20 +170,13 @@ async def test_a_channel_is_not_made_of_files_that_are_empty(pki: MountedCertifi
 # --- the operator -----------------------------------------------------------------------------
 
 
-class Known(AuthorityKeeper):
-    """An authority without a Secret behind it."""
-
-    def __init__(self, authority: Authority) -> None:
-        self._value = authority
-
-
 def partition() -> Partition:
     return Partition("tests", "group", "uid", 1, deleting=False, body={})
 
 
 def replicas(authority: certificates.KeyPair, lifetimes: certificates.Lifetimes) -> Replicas:
     lease = admin.LeaseToken(transitions=1, holder="tests")
-    return Replicas(Known(Authority(authority)), lease, 5.0, lifetimes)
+    return Replicas(KnownAuthority(Authority(authority)), lease, 5.0, lifetimes)
 
 
 async def test_the_operator_outlives_its_certificates(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 from partition_client import Tls
+from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.resources.certificates import (
     KeyPair,
     Lifetimes,
@@ -13,6 +14,7 @@ from partition_operator.resources.certificates import (
     issue,
     make_authority,
 )
+from partition_operator.resources.trust import Authority
 
 
 def write(folder: Path, pair: KeyPair, authority: KeyPair) -> Path:
@@ -91,3 +93,10 @@ class MountedCertificates:
     def _issue(self, role: str, hosts: list[str], now: dt.datetime) -> KeyPair:
         party = identity(self._namespace, self._name, role)
         return issue(self.authority, party, hosts, now, self.lifetimes)
+
+
+class KnownAuthority(AuthorityKeeper):
+    """An authority without a Secret behind it."""
+
+    def __init__(self, authority: Authority) -> None:
+        self._value = authority

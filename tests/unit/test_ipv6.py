@@ -17,6 +17,7 @@ from partition_operator.resources.certificates import (
     make_authority,
     replica_hosts,
 )
+from partition_operator.resources.trust import Authority
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
@@ -27,6 +28,7 @@ from partition_replica.transport.listening import parse_listen
 from partition_replica.transport.progress import served_progress
 from prometheus_client import CollectorRegistry
 
+from tests.support.certificates import KnownAuthority
 from tests.support.local_group import free_port
 from tests.support.partition_views import partition, pod
 
@@ -63,7 +65,7 @@ async def test_the_operator_dials_either_family(ip: str, monkeypatch: pytest.Mon
     port = server.add_secure_port(names.endpoint(ip, 0), credentials)
     monkeypatch.setattr(names, "GRPC_PORT", port)
     await server.start()
-    replicas = Replicas(authority, admin.LeaseToken(), 5.0)
+    replicas = Replicas(KnownAuthority(Authority(authority)), admin.LeaseToken(), 5.0)
     try:
         status = await replicas.status(found, pod(0, ip=ip))
         assert status is not None

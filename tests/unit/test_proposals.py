@@ -14,7 +14,7 @@ TERM = Term(2)
 
 def waiting(count: int) -> tuple[Proposals, list[Pending]]:
     """Proposals at LSN 5 and on, which wait for their commit."""
-    proposals = Proposals(Limits())
+    proposals = Proposals(Limits(), leader=lambda: (7, "other:1"))
     found = [Pending(types.EntryBody(), 10, False) for _ in range(count)]
     for pending in found:
         proposals.add(pending)

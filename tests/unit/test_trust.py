@@ -37,6 +37,8 @@ ROLES = {"cart-replica-tls": "replica", "cart-client-tls": "client"}
 
 Secrets = dict[str, dict[str, Any] | None]
 
+from tests.support.certificates import KnownAuthority
+
 
 def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
     """Takes one step, in place, as the operator does; returns what all Secrets needed."""
@@ -181,18 +183,11 @@ def test_a_secret_that_is_damaged_is_written_anew(key: str) -> None:
 # --- the operator's own -----------------------------------------------------------------------
 
 
-class Known(AuthorityKeeper):
-    """An authority without a Secret behind it."""
-
-    def __init__(self, authority: Authority) -> None:
-        self._value = authority
-
-
 def test_the_operators_certificate_is_renewed_while_it_runs() -> None:
     now = NOW
     authority = make_authority(NOW)
     mine = PartitionCertificate(
-        PARTITION.key, Known(Authority(authority)), LIFETIMES, now=lambda: now
+        PARTITION.key, KnownAuthority(Authority(authority)), LIFETIMES, now=lambda: now
     )
     first, _ = mine.current()
     for days in range(0, 800, 50):
@@ -209,7 +204,7 @@ def test_an_authority_that_has_ended_leaves_the_operator_what_it_has() -> None:
     now = NOW
     authority = make_authority(NOW, Lifetimes(authority=dt.timedelta(days=30)))
     mine = PartitionCertificate(
-        PARTITION.key, Known(Authority(authority)), LIFETIMES, now=lambda: now
+        PARTITION.key, KnownAuthority(Authority(authority)), LIFETIMES, now=lambda: now
     )
     mine.current()
     now = NOW + dt.timedelta(days=31)
@@ -226,7 +221,7 @@ def test_the_operator_is_accepted_during_a_change() -> None:
     secrets: Secrets = dict.fromkeys(ROLES)
     settle(secrets, Authority(old), NOW)
     authority = Authority(new, previous=old)
-    mine = PartitionCertificate(PARTITION.key, Known(authority), LIFETIMES)
+    mine = PartitionCertificate(PARTITION.key, KnownAuthority(authority), LIFETIMES)
     before = content(secrets["cart-replica-tls"])
     now = NOW
     for _ in range(4):
@@ -244,7 +239,7 @@ def test_the_operator_trusts_a_group_whose_authority_was_lost() -> None:
     old, new = make_authority(NOW), make_authority(NOW)
     secrets: Secrets = dict.fromkeys(ROLES)
     settle(secrets, Authority(old), NOW)
-    mine = PartitionCertificate(PARTITION.key, Known(Authority(new)), LIFETIMES)
+    mine = PartitionCertificate(PARTITION.key, KnownAuthority(Authority(new)), LIFETIMES)
     mine.follow(secrets["cart-replica-tls"])
     assert not talk(content(secrets["cart-replica-tls"]), mine.pem())
     settle(secrets, Authority(new), NOW)

@@ -14,7 +14,7 @@ async def settle() -> None:
 
 
 async def test_nobody_is_told_before_anything_happens() -> None:
-    waits = AppliedWaits()
+    waits = AppliedWaits(16)
     waiting = asyncio.create_task(waits.change())
     await settle()
     assert not waiting.done()
@@ -22,7 +22,7 @@ async def test_nobody_is_told_before_anything_happens() -> None:
 
 
 async def test_each_step_is_told_to_who_waits_for_it() -> None:
-    waits = AppliedWaits()
+    waits = AppliedWaits(16)
     for lsn in range(1, 11):
         waiting = asyncio.create_task(waits.change())
         await settle()
@@ -33,7 +33,7 @@ async def test_each_step_is_told_to_who_waits_for_it() -> None:
 
 
 async def test_ten_steps_at_once_are_one_signal() -> None:
-    waits = AppliedWaits()
+    waits = AppliedWaits(16)
     told = 0
 
     async def listen() -> None:
@@ -52,7 +52,7 @@ async def test_ten_steps_at_once_are_one_signal() -> None:
 
 
 async def test_who_waits_for_an_lsn_is_told_in_order_or_that_it_ends() -> None:
-    waits = AppliedWaits()
+    waits = AppliedWaits(16)
     reached: list[int] = []
 
     async def reach(lsn: int) -> None:
