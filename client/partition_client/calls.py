@@ -182,20 +182,18 @@ async def messages(
 ) -> AsyncGenerator[Any, None]:
     """A stream's messages; each moves the deadline. Raises Silent if none comes in time, unless
     `alive` is given and says that the replica is there and has nothing to say."""
-    read: asyncio.Future[Any] | None = None
-    # A stream that may be quiet is asked about while there is time for the answer.
-    part = 1.0 if alive is None else 0.5
+    watch = _Watch(call, deadline, alive)
     try:
         while True:
-            read = asyncio.ensure_future(call.read())
-            while True:
-                limit = min(STREAM_IDLE_S, deadline.remaining() * part)
-                if (await asyncio.wait({read}, timeout=limit))[0]:
-                    break
-                if alive is None or not await alive():
-                    raise Silent(f"no message within {limit:.1f} s")
-                deadline.progress()
-            message = read.result()
+            watch.wait_begins()
+            try:
+                message = await call.read()
+            except (asyncio.CancelledError, grpc.aio.AioRpcError):
+                task = asyncio.current_task()
+                if watch.silence and not (task and task.cancelling()):
+                    raise Silent(watch.silence) from None
+                raise
+            watch.wait_ends()
             if message is grpc.aio.EOF:
                 return
             deadline.progress()
@@ -203,16 +201,58 @@ async def messages(
             # The time that the caller took for the message is not the replica's.
             deadline.progress()
     finally:
+        watch.stop()
         call.cancel()
-        if read is not None and not read.done():
-            read.add_done_callback(_retrieve)
-            read.cancel()
 
 
-def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Nobody waits for it any more: its exception is no news."""
-    if not future.cancelled():
-        future.exception()
+class _Watch:
+    """Cancels a stream's call that says nothing. One task for a stream, nothing for a message."""
+
+    def __init__(
+        self, call: Any, deadline: Deadline, alive: Callable[[], Awaitable[bool]] | None
+    ) -> None:
+        self._call = call
+        self._deadline = deadline
+        self._alive = alive
+        # A stream that may be quiet is asked about while there is time for the answer.
+        self._part = 1.0 if alive is None else 0.5
+        self._since: float | None = None
+        self.silence = ""
+        self._task = asyncio.create_task(self._run())
+
+    def wait_begins(self) -> None:
+        self._since = asyncio.get_running_loop().time()
+
+    def wait_ends(self) -> None:
+        self._since = None
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _answers(self) -> bool:
+        """Whether the replica is there and has nothing to say."""
+        try:
+            return self._alive is not None and await self._alive()
+        except ClientError:  # the client was closed
+            return False
+
+    async def _run(self) -> None:
+        now = asyncio.get_running_loop().time
+        while True:
+            since = self._since
+            # If nobody waits, the next wait ends no sooner than one that begins now.
+            left = self._deadline.seconds if since is None else self._deadline.at - since
+            limit = min(STREAM_IDLE_S, left * self._part)
+            pause = limit if since is None else since + limit - now()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            elif await self._answers():
+                self._deadline.progress()
+                self._since = None if self._since is None else now()
+            elif self._since == since:
+                self.silence = f"no message within {limit:.1f} s"
+                self._call.cancel()
+                return
 
 
 async def moving(call: Awaitable[T], deadline: Deadline) -> T:
