@@ -196,14 +196,21 @@ class Routing:
                     api.GetStatusRequest(), timeout=timeout_s
                 )
         except grpc.aio.AioRpcError as error:
-            self.heard(endpoint, f"{error.code().name}: {error.details()}")
             if (refused := await self.refusal(endpoint, error)) is not None:
+                self.heard(endpoint, str(refused))
                 return refused
             if error.code() in PERMANENT_CODES:
+                self.heard(endpoint, f"{error.code().name}: {error.details()}")
                 return RequestRefused(f"{endpoint}: {error.details()}", error.code().name)
-            return None
+            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.heard(endpoint, f"{error.code().name}: {error.details()}")
+                return None
         except TimeoutError:
+            pass
+        else:
+            self.heard(endpoint, f"it is {response.role}")
+            return response
+        # A last try, cut short by the deadline, says less than the one before.
+        if timeout_s >= STATUS_TIMEOUT_S or endpoint not in self._heard:
             self.heard(endpoint, f"no answer within {timeout_s:g} s")
-            return None
-        self.heard(endpoint, f"it is {response.role}")
-        return response
+        return None
