@@ -282,8 +282,11 @@ async def test_everybody_who_waits_hears_of_a_leader(tmp_path: Path) -> None:
 async def test_members_are_refused_by_name_or_done_already(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as one:
         operator = one.replica.administration
-        for member_id, address in ((0, "there:1"), (5, "")):
-            with pytest.raises(InvalidArgument, match="an ID of 1 or above and an address"):
+        for member_id, address, why in (
+            (0, "there:1", "a member's ID is 1 or above"),
+            (5, "", "address"),
+        ):
+            with pytest.raises(InvalidArgument, match=why):
                 await operator.add_learner(member_id, address)
         assert await operator.remove_member(5) == 0
         own = one.volume.log.identity.member_id
@@ -308,12 +311,19 @@ async def test_what_an_operator_leaves_out_is_named(tmp_path: Path) -> None:
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
     stub = replica_admin_pb2_grpc.ReplicaAdminStub(channel)
+    lease = admin.LeaseToken(transitions=1, holder="tests")
     for call, request, code, why in (
-        (stub.Join, admin.JoinRequest(), "INVALID_ARGUMENT", "cluster_id '' is no UUID"),
-        (stub.Bootstrap, admin.BootstrapRequest(cluster_id="x"), "INVALID_ARGUMENT", "'x' is no"),
+        (stub.Join, admin.JoinRequest(), "INVALID_ARGUMENT", "lease token"),
+        (stub.Join, admin.JoinRequest(lease=lease), "INVALID_ARGUMENT", "cluster_id '' is no UUID"),
+        (
+            stub.Bootstrap,
+            admin.BootstrapRequest(lease=lease, cluster_id="x"),
+            "INVALID_ARGUMENT",
+            "'x' is no",
+        ),
         (
             stub.AddLearner,
-            admin.AddLearnerRequest(),
+            admin.AddLearnerRequest(lease=lease, member_id=1, address="there:1"),
             "FAILED_PRECONDITION",
             "belongs to no cluster",
         ),

@@ -92,6 +92,9 @@ class Replica:
     def check_peer(self, *_: object) -> None:
         pass
 
+    def check_history(self, history: str, *, leading: bool = False) -> None:
+        pass
+
 
 def failures() -> Failures:
     return Failures(lambda _: None, lambda error: pytest.fail(str(error)))

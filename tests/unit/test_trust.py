@@ -30,14 +30,14 @@ from partition_operator.resources.certificates import (
 from partition_operator.resources.trust import Authority, Step
 from partition_proto.connection import pem
 
+from tests.support.certificates import KnownAuthority
+
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
 LIFETIMES = Lifetimes()
 PARTITION = Partition("shop", "cart", "uid", 1, deleting=False, body={})
 ROLES = {"cart-replica-tls": "replica", "cart-client-tls": "client"}
 
 Secrets = dict[str, dict[str, Any] | None]
-
-from tests.support.certificates import KnownAuthority
 
 
 def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
