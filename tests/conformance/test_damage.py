@@ -66,6 +66,8 @@ def fill(root: Path) -> None:
         body(proposal(2, 1, [mkdir(b"d"), link(b"d/blob"), link(b"small", 2)], [LARGE, SMALL])),
         *(body(proposal(2, n, [set_key(b"k%d" % n, b"v" * n * 10)])) for n in range(2, 40)),
         body(proposal(2, 40, [link(b"small", 1)], [SMALL])),  # an outcome that is noted
+        body(proposal(2, 41, [set_key(b"l" * 600 + b"%d" % n, b"v") for n in range(3)])),
+        body(proposal(2, 42, [mkdir(b"x" * 600 + b"%d" % n) for n in range(3)])),
     ]
     entries = [
         LogEntry(LSN(n), Term(1), 0, found.SerializeToString()) for n, found in enumerate(bodies, 2)
@@ -245,7 +247,8 @@ def test_a_flipped_bit_of_a_row_is_named(
 
     change_row(volume / path, table, flip)
     kind, what = reader.read(volume)
-    assert (kind, f"table {table} fails its checksum" in what) == ("named", True), (kind, what)
+    name = table.removesuffix("_long")  # it holds rows of that table
+    assert (kind, f"table {name} fails its checksum" in what) == ("named", True), (kind, what)
 
 
 def flip_key(at: tuple[Any, Any], key: bytes, row: bytes) -> None:

@@ -195,7 +195,7 @@ async def test_bad_input_is_a_named_error_and_writes_nothing(group: LocalGroup) 
             await client.set_key(b"k", b"v")
             before = await group.settled()
             for operations, why in (
-                ([set_key(b"x" * 481, b"")], "INVALID_ARGUMENT.*481 bytes"),
+                ([set_key(b"x" * 65_001, b"")], "INVALID_ARGUMENT.*65001 bytes"),
                 ([create_directory(b"../../etc")], "INVALID_ARGUMENT.*'..'"),
                 ([types.Operation()], "INVALID_ARGUMENT.*unknown here"),
             ):

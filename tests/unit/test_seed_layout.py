@@ -247,7 +247,7 @@ def s_link(**fields: object) -> seed.Operation:
         ([s_link(source_path=b"/a", source_in_storage=True, destination_path=b"f")], 0, "absolute"),
         ([seed.Operation()], 0, "operation 1 is of a kind that is unknown here"),
         ([seed.Operation(set_key=seed.SetKey(value=b"v"))], 0, "key has 0 bytes"),
-        ([seed.Operation(delete_key=seed.DeleteKey(key=b"k" * 481))], 0, "key has 481 bytes"),
+        ([seed.Operation(delete_key=seed.DeleteKey(key=b"k" * 65_001))], 0, "key has 65001 bytes"),
         (
             [seed.Operation(set_key=seed.SetKey(key=b"k", value=bytes(512 * 1024 + 1)))],
             0,
@@ -259,9 +259,9 @@ def s_link(**fields: object) -> seed.Operation:
             "NUL",
         ),
         (
-            [seed.Operation(remove_directory_entry=seed.RemoveDirectoryEntry(path=b"p" * 481))],
+            [seed.Operation(remove_directory_entry=seed.RemoveDirectoryEntry(path=b"p" * 4_096))],
             0,
-            "481 bytes",
+            "4096 bytes",
         ),
         ([seed.Operation(delete_key=seed.DeleteKey(key=b"k"))] * 8193, 0, "8193 operations"),
     ],
