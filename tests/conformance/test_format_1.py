@@ -8,7 +8,7 @@ from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.state_tables import read_applied
 
 from tests.support.format_fixtures import KEYS, PATHS, TERM, unpack
-from tests.support.proposals import body, proposal, set_key
+from tests.support.proposals import body, opening, proposal, set_key
 from tests.support.seed_logs import check, contents, export, open_volume, take
 from tests.support.stored import Stored, append, rows_digest
 
@@ -84,7 +84,10 @@ def test_a_stored_snapshot_is_verified_and_restored(stored: Stored, snapshot: st
     if snapshot == "s2":
         assert rows_digest(data) == S2_DIGEST
     assert report["lsn"] == (6 if snapshot == "s2" else 5)
-    write_on(data, 6, b"z")
+    volume = open_volume(data)
+    write = body(proposal(report["lsn"] + 1, 1, [set_key(b"z", b"more")]))
+    append(volume, [opening(), write], TERM, blobs=[])  # the snapshot's sessions are over
+    volume.close()
     assert contents(data)[0] == keys | {b"z": b"more"}
 
 

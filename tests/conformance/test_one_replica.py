@@ -13,8 +13,8 @@ from partition_replica.core.model import LogBatch
 from partition_replica.errors import (
     InvalidArgument,
     MembershipRefused,
+    NoLeader,
     NotBootstrapped,
-    NotLeader,
     Stopping,
     StorageFailed,
     WrongCluster,
@@ -231,7 +231,7 @@ async def test_one_without_a_quorum_is_not_ready_and_stops(tmp_path: Path) -> No
     one = OneReplica(tmp_path / "data")
     await one.replica.administration.join(CLUSTER)
     assert not one.replica.ready
-    with pytest.raises(NotLeader, match="no leader is known"):
+    with pytest.raises(NoLeader, match="no leader is known"):
         one.replica.leading()
     async with asyncio.timeout(30):
         await one.stop()

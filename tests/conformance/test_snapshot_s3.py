@@ -351,7 +351,7 @@ job = json.load(sys.stdin)
 async def main():
     limits = SnapshotLimits()
     store = open_store(S3Destination(**job["destination"]), limits)
-    source = SnapshotSource("big", "u", "n/p", "c", 2, 1, 0)
+    source = SnapshotSource("big", "u", "n/p", "c", 2, 1, 0, 0)
     blobs = [(bytes.fromhex(digest), size) for digest, size in job["blobs"]]
     rows = [(3, digest, bytes.fromhex("000000000801") + b"\\x10" + bytes.fromhex(job["varint"]))
             for digest, _ in blobs]

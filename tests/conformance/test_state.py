@@ -271,6 +271,8 @@ def expected_below(model: Machine, path: bytes, recursive: bool) -> list[bytes]:
 
 def below(state: LmdbState, path: bytes, recursive: bool) -> list[bytes]:
     """The paths that a directory's pages, of two each, list."""
+    if path and not getattr(state.get_node(path)[0], "directory", False):
+        return []
     found: list[bytes] = []
     while page := state.list_nodes(path, found[-1] if found else b"", recursive, 2)[0]:
         found += [name for name, _ in page]

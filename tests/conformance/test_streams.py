@@ -50,7 +50,7 @@ class Replica:
     async def append(self, proposal: types.Proposal, **_: object) -> Applied:
         self.asked += 1
         await self.gate.wait()
-        result = ProposalResult(LSN(self.asked), False, OUTCOMES)
+        result = ProposalResult(LSN(self.asked), Term(1), outcomes=OUTCOMES)
         return Applied(LSN(self.asked), Term(1), "proposal", result)
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
