@@ -17,7 +17,7 @@ from partition_operator import __version__
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.lease import LeaseHolder
-from partition_operator.clients.observer import Applied, Observer
+from partition_operator.clients.observer import Observer, Writes
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
@@ -113,11 +113,11 @@ class Process:
             await lease.raise_above(seen)
             token.transitions = lease.transitions
 
-        applied: Applied = {}
+        writes: Writes = {}
         replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
-        observer = Observer(kube, replicas, authority, applied, config.lifetimes)
+        observer = Observer(kube, replicas, authority, writes, config.lifetimes)
         recorder = self._recorder = Recorder(kube, config.events_a_minute_max)
-        executor = Executor(kube, replicas, authority, applied, config.lifetimes)
+        executor = Executor(kube, replicas, authority, writes, config.lifetimes)
         reconciler = self._reconciler = Reconciler(config, kube, observer, executor, recorder)
         queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobs(replicas)

@@ -9,15 +9,16 @@ from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.clients.authority import AuthorityKeeper
-from partition_operator.clients.kube import ApiError, Kube
-from partition_operator.clients.observer import Applied
+from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.clients.observer import Writes
 from partition_operator.clients.replica import Replicas
-from partition_operator.errors import ReplicaUnreachable
-from partition_operator.reconcile import actions
+from partition_operator.errors import Conflict, ReplicaUnreachable
+from partition_operator.reconcile import actions, last_write
 from partition_operator.reconcile.observed import Observed, Pod
+from partition_operator.reconcile.writes import target
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
-from partition_operator.resources.common import content_hash
+from partition_operator.resources.common import fingerprint, is_foreign, is_leaving, metadata
 
 logger = logging.getLogger(__name__)
 
@@ -29,64 +30,126 @@ class Executor:
     kube: Kube
     replicas: Replicas
     authority: AuthorityKeeper
-    applied: Applied
-    """What was applied last, shared with the observer."""
+    writes: Writes
+    """What became of the last write of each object, shared with the observer."""
     lifetimes: Lifetimes = LIFETIMES
 
     async def execute(self, observed: Observed, action: actions.Action) -> None:
+        """An object that the API server refuses is remembered, and raises nothing: the plan says so
+        and goes on with what does not need it."""
         partition = observed.partition
         logger.info("%s/%s: %s", *partition.key, _describe(action))
-        await self._execute(observed, partition, action)
+        found = target(action, partition.name)
+        now = dt.datetime.now(dt.UTC)
+        try:
+            left = await self._execute(observed, partition, action)
+        except ApiError as error:
+            if found is None or not error.refused:
+                raise
+            logger.warning("%s/%s: refused: %s", *partition.key, error)
+            self._remember(partition, found[0], found[1], now, refusal=error.words)
+            return
+        if found is not None:
+            mark = fingerprint(left) if left is not None else ""
+            self._remember(partition, found[0], found[1], now, left=mark)
         failpoints.reach(_failpoint(action))
+
+    def _remember(
+        self,
+        partition: Partition,
+        key: last_write.Key,
+        wanted: str,
+        now: dt.datetime,
+        *,
+        left: str = "",
+        refusal: str = "",
+    ) -> None:
+        known = self.writes.setdefault(partition.key, {})
+        last = known.get(key)
+        if refusal:
+            known[key] = last_write.refused(last, wanted, refusal, now)
+        else:
+            known[key] = last_write.taken(last, wanted, left, now)
 
     async def _execute(
         self, observed: Observed, partition: Partition, action: actions.Action
-    ) -> None:
+    ) -> Body | None:
+        """Returns an object that was written whole, as the API server left it."""
         match action:
             case actions.Apply(body):
-                applied = await self.kube.apply(body)
-                version = applied["metadata"]["resourceVersion"]
-                key = (body["kind"], body["metadata"]["name"])
-                self.applied.setdefault(partition.key, {})[key] = (content_hash(body), version)
+                return await self._apply(partition, body)
+            case actions.IssueCertificate(secret, role):
+                return await self._renew(partition, secret, role, trust.Step.ISSUE)
+            case actions.TrustAuthority(secret, role):
+                return await self._renew(partition, secret, role, trust.Step.TRUST)
             case actions.CreatePod(body) | actions.CreateClaim(body):
-                try:
-                    await self.kube.create(body)
-                except ApiError as error:
-                    # The next look says whose the one that exists is.
-                    if error.status != 409:
-                        raise
+                await self._create(body)
+            case actions.PutBack(kind, name, uid, labels, owned):
+                await self._mark(partition, kind, name, uid, {"labels": labels}, owned=owned)
             case actions.RecordRestored(record):
                 status = {"restored": record, "restore": None}
                 await self._merge_status(partition, status)
-            case actions.Delete(kind, name):
-                await self.kube.delete(kind, partition.namespace, name)
+            case actions.Delete(kind, name, uid):
+                await self.kube.delete(kind, partition.namespace, name, uid)
             case actions.DeleteUnchanged(kind, name, uid, version):
                 await self.kube.delete_unchanged(kind, partition.namespace, name, uid, version)
-            case actions.IssueCertificate(secret, role):
-                await self._renew(partition, secret, role, trust.Step.ISSUE)
-            case actions.TrustAuthority(secret, role):
-                await self._renew(partition, secret, role, trust.Step.TRUST)
             case actions.RecordCluster(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=False)
             case actions.RecordBootstrapped(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=True)
             case actions.MarkClaim(ordinal, cluster_id):
-                await self.kube.merge(
-                    "PersistentVolumeClaim",
-                    partition.namespace,
-                    names.claim(partition.name, ordinal),
-                    {"metadata": {"annotations": {names.ANNOTATION_CLUSTER_ID: cluster_id}}},
-                )
+                name = names.claim(partition.name, ordinal)
+                uid = next((c.uid for c in observed.claims if c.ordinal == ordinal), "")
+                mark = {"annotations": {names.ANNOTATION_CLUSTER_ID: cluster_id}}
+                await self._mark(partition, "PersistentVolumeClaim", name, uid, mark)
             case _:
                 await self._command(observed, partition, action)
+        return None
 
-    async def _renew(self, partition: Partition, secret: str, role: str, step: trust.Step) -> None:
+    async def _apply(self, partition: Partition, body: Body) -> Body:
+        """Looks at what has the name right before it writes: what was observed may be seconds
+        old."""
+        kind, name = body["kind"], body["metadata"]["name"]
+        live = await self.kube.get(kind, partition.namespace, name)
+        if live is not None and (is_foreign(live, partition) or is_leaving(live, partition)):
+            raise Conflict(f"{kind} {name} is not this Partition's (any more)")
+        return await self.kube.apply(body, live)
+
+    async def _create(self, body: Body) -> None:
+        try:
+            await self.kube.create(body)
+        except ApiError as error:
+            # The next look says whose the one that exists is.
+            if error.status != 409:
+                raise
+
+    async def _mark(
+        self,
+        partition: Partition,
+        kind: str,
+        name: str,
+        uid: str,
+        change: Body,
+        *,
+        owned: bool = False,
+    ) -> None:
+        """Changes metadata of the object that was seen. Raises Conflict if it is another one."""
+        live = await self.kube.get(kind, partition.namespace, name)
+        if live is None or live["metadata"]["uid"] != uid:
+            raise Conflict(f"{kind} {name} is not the one that was seen (uid {uid})")
+        if owned:
+            # A merge patch replaces lists.
+            others = live["metadata"].get("ownerReferences") or []
+            change |= {"ownerReferences": [*others, *metadata(partition, name)["ownerReferences"]]}
+        await self.kube.merge(kind, live, {"metadata": change})
+
+    async def _renew(self, partition: Partition, secret: str, role: str, step: trust.Step) -> Body:
         live = await self.kube.get("Secret", partition.namespace, secret)
         now = dt.datetime.now(dt.UTC)
         body = trust.renewed(
             partition, secret, role, live, self.authority.value, now, self.lifetimes, step=step
         )
-        await self.kube.apply(body)
+        return await self._apply(partition, body)
 
     async def _command(
         self, observed: Observed, partition: Partition, action: actions.Action
@@ -146,7 +209,7 @@ def _failpoint(action: actions.Action) -> str:
     match action:
         case actions.Apply(body):
             return f"Apply.{body['kind']}"
-        case actions.Delete(kind, _):
+        case actions.Delete(kind, _, _):
             return f"Delete.{kind}"
         case actions.CreatePod(body) | actions.CreateClaim(body):
             return f"Create.{body['kind']}"

@@ -129,10 +129,12 @@ class Reconciler:
         """Until the next look, where there is nothing to do."""
         config = self._config
         if step.settled:
-            return config.poll_s
-        if step.waiting:
-            return WAITING_POLL_S
-        return config.poll_backfill_s if step.hurried else config.poll_progressing_s
+            pause = config.poll_s
+        elif step.waiting:
+            pause = WAITING_POLL_S
+        else:
+            pause = config.poll_backfill_s if step.hurried else config.poll_progressing_s
+        return pause if step.retry_s is None else min(pause, step.retry_s)
 
     async def _unchanged(self, seen: Observed) -> bool:
         """Asks the replicas alone: leader changes and lag are no Kubernetes events."""
@@ -144,18 +146,7 @@ class Reconciler:
         partition = observed.partition
         if partition.status == step.status:
             return
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "metadata": {
-                "name": partition.name,
-                "namespace": partition.namespace,
-                # A deposed operator's late write must not undo a newer one.
-                "resourceVersion": partition.body["metadata"]["resourceVersion"],
-            },
-            "status": step.status,
-        }
-        await self._kube.apply(body, subresource="status")
+        await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
         failpoints.reach("status.written")
         for event in step.events:
             await self._recorder.post(partition, event, observed.now)

@@ -25,7 +25,6 @@ from partition_operator.reconcile.ownership import is_foreign
 from partition_operator.reconcile.removal import Attempt, Removal, Step
 from partition_operator.reconcile.retention import begun, expired, next_expiry
 from partition_operator.reconcile.snapshot_policy import (
-    REFUSALS,
     PolicyPlan,
     PolicyView,
     plan,
@@ -88,9 +87,9 @@ class ScheduleReconciler:
                         taken |= {name}
                     continue
                 except ApiError as error:
-                    if error.status not in REFUSALS:
+                    if not error.refused:
                         raise
-                    step = refused(step, str(error), view.now, REFUSED_POLL_S)
+                    step = refused(step, error.words, view.now, REFUSED_POLL_S)
             removed, problem = await self._retain(key, view, step)
             await self._write(view, step, problem, under_way=bool(self._attempts.get(key)))
             if removed:
@@ -174,7 +173,8 @@ class ScheduleReconciler:
         """Snapshots whose volume is gone say so themselves, in their own turn."""
         if not any("volume" in (s.status.get("destination") or {}) for s in snapshots):
             return
-        volumes = await self._observer.volumes(key.namespace, key.name)
+        claims = {snapshot.claim for snapshot in snapshots}
+        volumes = await self._observer.volumes(key.namespace, key.name, claims)
         for snapshot in snapshots:
             if not snapshot.lost and volume_lost(snapshot, volumes):
                 self._enqueue(SNAPSHOT, snapshot.namespace, snapshot.name)

@@ -13,6 +13,8 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable
+from partition_operator.reconcile import last_write
+from partition_operator.reconcile.last_write import Write
 from partition_operator.reconcile.observed import Observed, Pod
 from partition_operator.reconcile.ownership import is_foreign
 from partition_operator.reconcile.snapshot_actions import (
@@ -26,6 +28,7 @@ from partition_operator.reconcile.snapshot_actions import (
 )
 from partition_operator.reconcile.snapshot_view import Job, NoJob, SnapshotView
 from partition_operator.reconcile.snapshots import SnapshotPlan, plan
+from partition_operator.resources.common import content_hash
 from partition_operator.work_queue import Entry, Key
 
 logger = logging.getLogger(__name__)
@@ -55,12 +58,15 @@ class SnapshotReconciler:
         self._observer = observer
         self._jobs = jobs
         self._recorder = recorder
+        self._pods: dict[Key, Write] = {}
+        """Verifying pods that the API server refused."""
 
     async def turn(self, key: Key, entry: Entry) -> float | None:
         refused: tuple[str, Job] | None = None
         for _ in range(STEPS_MAX):
             found = await self._observer.view(key.namespace, key.name)
             if found is None:
+                self._pods.pop(key, None)
                 await self._gone(entry.seen)
                 return None
             view, credentials = found
@@ -68,6 +74,9 @@ class SnapshotReconciler:
             if group is not None and is_foreign(group.partition, self._config.namespace):
                 # Its Partition's turn says so.
                 return self._config.resync_s
+            pod = self._pods.get(key)
+            if pod is not None and last_write.held(pod, pod.wanted, view.now):
+                view = replace(view, refused=pod.refusal)
             if refused is not None and view.job is NoJob.UNKNOWN:
                 view = replace(view, job=refused[1])
             step = plan(view, self._config.image)
@@ -80,6 +89,15 @@ class SnapshotReconciler:
             except ReplicaRefused as error:
                 logger.info("%s: %s", key, error)
                 refused = (key.name, _refusal(error))
+            except ApiError as error:
+                if not isinstance(step.action, CreatePod) or not error.refused:
+                    raise
+                logger.warning("%s: refused: %s", key, error)
+                wanted = content_hash(step.action.body)
+                self._pods[key] = last_write.refused(pod, wanted, error.words, view.now)
+            else:
+                if isinstance(step.action, CreatePod):
+                    self._pods.pop(key, None)
         return 1.0
 
     async def _write(self, view: SnapshotView, step: SnapshotPlan) -> None:
@@ -104,8 +122,7 @@ class SnapshotReconciler:
             case Label(partition):
                 # By it its Partition's are found; others belong to whoever applied the object.
                 body = {"metadata": {"labels": {names.LABEL_PARTITION: partition}}}
-                kind = names.SNAPSHOT_KIND
-                await self._kube.merge(kind, snapshot.namespace, snapshot.name, body)
+                await self._kube.merge(names.SNAPSHOT_KIND, snapshot.body, body)
             case CreatePod(body):
                 try:
                     await self._kube.create(body)
@@ -113,8 +130,8 @@ class SnapshotReconciler:
                     # The next look says whose the one that exists is.
                     if error.status != 409:
                         raise
-            case DeletePod(name):
-                await self._kube.delete("Pod", snapshot.namespace, name)
+            case DeletePod(name, uid):
+                await self._kube.delete("Pod", snapshot.namespace, name, uid)
             case CancelJob(ordinal, job_id):
                 await self._cancel(view, ordinal, job_id)
             case StartTake() | StartVerify():

@@ -9,9 +9,10 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse, parse_spec
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile import actions, membership
+from partition_operator.reconcile.last_write import taken
 from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
 from partition_operator.reconcile.plan import Plan, plan
-from partition_operator.resources.common import content_hash, covers
+from partition_operator.resources.common import content_hash, covers, fingerprint
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 CLUSTER = "11111111-1111-4111-8111-111111111111"
@@ -320,11 +321,11 @@ def test_an_object_that_reads_back_differently_is_not_applied_for_ever() -> None
     assert isinstance(action, actions.Apply)
     key = (action.body["kind"], action.body["metadata"]["name"])
     mangled = action.body | {"automountServiceAccountToken": True}
-    mangled["metadata"] = mangled["metadata"] | {"resourceVersion": "9"}
+    mangled["metadata"] = mangled["metadata"] | {"resourceVersion": "9", "uid": "x"}
     seen = replace(observed, objects={key: mangled})
     assert plan(seen, "image:1").action == action
-    applied = replace(seen, applied={key: (content_hash(action.body), "9")})
-    assert plan(applied, "image:1").action != action
+    written = taken(None, content_hash(action.body), fingerprint(mangled), NOW)
+    assert plan(replace(seen, writes={key: written}), "image:1").action != action
 
 
 def test_an_idle_partition_plans_nothing_and_the_same_status() -> None:

@@ -102,7 +102,7 @@ def with_pod(observed: Observed, **status: Any) -> Observed:
     step = next_plan(observed)
     assert isinstance(step.action, CreatePod)
     body = step.action.body
-    meta = body["metadata"] | {"creationTimestamp": stamp(NOW)}
+    meta = body["metadata"] | {"creationTimestamp": stamp(NOW), "uid": "pod-uid"}
     assert observed.restore is not None
     pod = body | {"metadata": meta, "status": status}
     return replace(observed, restore=replace(observed.restore, pod=pod))
@@ -111,7 +111,10 @@ def with_pod(observed: Observed, **status: Any) -> Observed:
 def ended(code: int, report: dict[str, Any] | None = None) -> dict[str, Any]:
     message = "" if report is None else json.dumps(report)
     state = {"terminated": {"exitCode": code, "message": message, "finishedAt": stamp(NOW)}}
-    return {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": state}]}
+    return {
+        "phase": "Failed" if code else "Succeeded",
+        "containerStatuses": [{"name": "restore", "state": state}],
+    }
 
 
 def test_a_pod_that_does_not_end_is_named_with_its_node() -> None:
@@ -156,7 +159,7 @@ def test_the_order_of_steps() -> None:
     assert (record["lsn"], record["term"], record["digest"]) == (str(2**60), "3", "abc")
     done = replace(observed, partition=partition({"restored": record}))
     step = next_plan(done)
-    assert step.action == Delete("Pod", "copy-restore")
+    assert step.action == Delete("Pod", "copy-restore", "pod-uid")
     assert condition(step)["status"] == "True"
     assert "RestoreCompleted" in [e.reason for e in step.events]
     assert step.status["restored"] == record
@@ -333,7 +336,7 @@ def test_what_may_succeed_later_is_tried_again_with_a_pause(status: dict[str, An
     assert (step.action, condition(step)["reason"]) == (None, "Retrying")
     later = replace(observed, now=NOW + dt.timedelta(seconds=6))
     step = next_plan(later)
-    assert step.action == Delete("Pod", "copy-restore")
+    assert step.action == Delete("Pod", "copy-restore", "pod-uid")
     assert step.status["restore"] == {"attempts": 1}
     body = later.partition.body | {"status": step.status}
     gone = replace(later, partition=parse(body), restore=RestoreSeen(snapshot=SOURCE))
@@ -347,7 +350,11 @@ def test_a_pod_of_an_earlier_partition_is_waited_for() -> None:
     assert observed.restore is not None
     assert observed.restore.pod is not None
     pod = observed.restore.pod
-    meta = pod["metadata"] | {"ownerReferences": [{"uid": "earlier"}]}
+    meta = pod["metadata"] | {
+        "ownerReferences": [
+            {"kind": names.KIND, "name": "copy", "uid": "earlier", "controller": True}
+        ]
+    }
     old = replace(observed.restore, pod=pod | {"metadata": meta})
     step = next_plan(replace(observed, restore=old))
     assert step.action is None
@@ -389,7 +396,7 @@ def test_a_pod_that_can_not_start_any_more_is_made_anew() -> None:
     assert next_plan(pending).action is None
     seen = pending.restore
     assert seen is not None
-    anew = Delete("Pod", "copy-restore")
+    anew = Delete("Pod", "copy-restore", "pod-uid")
     for changed, why in (
         (replace(seen, volumes={}), "SnapshotVolumeLost"),
         (replace(seen, snapshot=None), "SnapshotNotFound"),

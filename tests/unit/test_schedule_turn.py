@@ -58,7 +58,7 @@ class World:
     async def snapshots(self, namespace: str, name: str) -> tuple[Snapshot, ...]:
         return tuple(self.found.values())
 
-    async def volumes(self, namespace: str, name: str) -> dict[str, str]:
+    async def volumes(self, namespace: str, name: str, wanted: set[str]) -> dict[str, str]:
         return self.claims
 
     async def restored_from(self, namespace: str) -> frozenset[str]:

@@ -38,7 +38,8 @@ class World:
         self.found = parse_snapshot(body | {"status": status})
         self.log.append(status["state"])
 
-    async def merge(self, kind: str, namespace: str, name: str, body: dict[str, Any]) -> None:
+    async def merge(self, kind: str, live: dict[str, Any], body: dict[str, Any]) -> None:
+        assert live["metadata"]["uid"] == self.found.uid
         self.merged.append(body)
         meta = self.found.body["metadata"]
         labels = meta["labels"] | body["metadata"]["labels"]
@@ -91,6 +92,9 @@ class Kube:
 
     async def group(self, namespace: str, name: str) -> None:
         return None
+
+    async def volumes(self, namespace: str, name: str, wanted: set[str]) -> dict[str, str]:
+        return {}
 
 
 async def test_an_older_one_that_nobody_has_labelled_yet_comes_first() -> None:

@@ -109,13 +109,16 @@ def test_a_pod_of_somebody_else_is_reported_and_left_alone() -> None:
 def pod_of(step: SnapshotPlan, **status: Any) -> dict[str, Any]:
     assert isinstance(step.action, CreatePod)
     body = step.action.body
-    meta = body["metadata"] | {"creationTimestamp": stamp(NOW)}
+    meta = body["metadata"] | {"creationTimestamp": stamp(NOW), "uid": "pod-uid"}
     return body | {"metadata": meta, "status": status}
 
 
 def ended(code: int, report: str = "") -> dict[str, Any]:
     state = {"terminated": {"exitCode": code, "message": report, "finishedAt": stamp(NOW)}}
-    return {"phase": "Failed" if code else "Succeeded", "containerStatuses": [{"state": state}]}
+    return {
+        "phase": "Failed" if code else "Succeeded",
+        "containerStatuses": [{"name": "verify", "state": state}],
+    }
 
 
 def test_it_is_restored_in_a_pod_that_goes_afterwards() -> None:
@@ -131,7 +134,7 @@ def test_it_is_restored_in_a_pod_that_goes_afterwards() -> None:
     assert "abc" in condition(step, "Verified")["message"]
     found = after(step, found)
     left = plan(view(found, pod=good), "image:1")
-    assert left.action == DeletePod("snap-verify")
+    assert left.action == DeletePod("snap-verify", "pod-uid")
     assert left.status == step.status
 
 
@@ -183,7 +186,7 @@ def test_how_a_verifying_pod_may_fail(
     assert found.verifying == retried
     if retried:
         room = plan(view(found, pod=pod), "image:1")
-        assert room.action == DeletePod("snap-verify")
+        assert room.action == DeletePod("snap-verify", "pod-uid")
         again = plan(view(found, NOW + SECOND * 11), "image:1")
         assert names.ANNOTATION_ATTEMPT in pod_of(again)["metadata"]["annotations"]
         assert pod_of(again)["metadata"]["annotations"][names.ANNOTATION_ATTEMPT] == "2"

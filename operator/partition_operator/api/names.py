@@ -16,6 +16,7 @@ SNAPSHOT_MANAGER = "partition-operator-snapshots"
 MANAGED_BY = "partition-operator"
 
 LABEL_PARTITION = f"{GROUP}/partition"
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
 """On a PVC: the cluster that its volume belongs to, written before the volume is touched."""
 
@@ -25,7 +26,8 @@ ANNOTATION_OPERATOR = f"{GROUP}/operator"
 ANNOTATION_TRUST_CHANGED = f"{GROUP}/trust-changed"
 """On a Secret with a certificate: when its authorities last changed, RFC 3339."""
 
-ANNOTATION_TEMPLATE = f"{GROUP}/template-hash"
+ANNOTATION_APPLIED = f"{GROUP}/applied-hash"
+"""On what we apply: the hash of what was applied last."""
 
 LABEL_SNAPSHOT = f"{GROUP}/snapshot"
 """On a pod that verifies: the snapshot it works for."""
@@ -93,7 +95,7 @@ def labels(partition: str, component: str = "replica") -> dict[str, str]:
         "app.kubernetes.io/instance": partition,
         "app.kubernetes.io/component": component,
         "app.kubernetes.io/part-of": "partition-operator",
-        "app.kubernetes.io/managed-by": MANAGED_BY,
+        LABEL_MANAGED_BY: MANAGED_BY,
         LABEL_PARTITION: partition,
     }
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
-from partition_operator.api.names import KIND, NAME_MAX
+from partition_operator.api.names import GROUP, KIND, NAME_MAX
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.errors import InvalidSpec
 
@@ -19,6 +19,19 @@ SNAPSHOT_CONDITIONS = frozenset({"SnapshotScheduleValid", "SnapshotFresh", "Snap
 
 OTHERS_FIELDS = frozenset({"snapshots", "operator"})
 """Of a Partition's status: written by the turn of its snapshots, and by a claim (ownership)."""
+
+POD_PREFIXES_RESERVED = (f"{GROUP}/", "statefulset.kubernetes.io/", "apps.kubernetes.io/")
+POD_KEYS_RESERVED = frozenset(
+    {
+        "controller-revision-hash",
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/component",
+        "app.kubernetes.io/part-of",
+        "app.kubernetes.io/managed-by",
+    }
+)
+"""Of spec.podTemplate.metadata: by these pods are found. The CRD refuses the same."""
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SIZE_MIN = 64 * 2**20
@@ -38,6 +51,8 @@ class PartitionSpec:
     image: str | None = None
     affinity: dict[str, Any] = field(default_factory=dict)
     tolerations: list[dict[str, Any]] = field(default_factory=list)
+    pod_labels: dict[str, str] = field(default_factory=dict)
+    pod_annotations: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +132,7 @@ def parse_spec(name: str, spec: dict[str, Any]) -> PartitionSpec:
     if (parse_quantity(size) or 0) < SIZE_MIN:
         raise InvalidSpec(f"spec.storage.size {size!r}: a quantity of at least 64Mi, such as 10Gi")
     bootstrap = spec.get("bootstrap") or {}
+    pods = (spec.get("podTemplate") or {}).get("metadata") or {}
     return PartitionSpec(
         replicas=replicas,
         mode=mode,
@@ -128,4 +144,18 @@ def parse_spec(name: str, spec: dict[str, Any]) -> PartitionSpec:
         image=spec.get("image"),
         affinity=spec.get("affinity") or {},
         tolerations=spec.get("tolerations") or [],
+        pod_labels=_pod_marks(pods, "labels"),
+        pod_annotations=_pod_marks(pods, "annotations"),
     )
+
+
+def _pod_marks(metadata: dict[str, Any], kind: str) -> dict[str, str]:
+    """Labels or annotations of every pod. Raises InvalidSpec for keys that are not to be set."""
+    found = metadata.get(kind) or {}
+    for key, value in found.items():
+        where = f"spec.podTemplate.metadata.{kind} {key!r}"
+        if key in POD_KEYS_RESERVED or key.startswith(POD_PREFIXES_RESERVED):
+            raise InvalidSpec(f"{where}: the operator and Kubernetes set it; use another key")
+        if not isinstance(value, str):
+            raise InvalidSpec(f"{where}: the value {value!r} is no text; put it into quotes")
+    return dict(found)

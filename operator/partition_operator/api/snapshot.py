@@ -125,6 +125,12 @@ class Snapshot:
         return str(self.status.get("clusterID", ""))
 
     @property
+    def claim(self) -> str:
+        """The PersistentVolumeClaim on whose volume it lies; "" for none."""
+        volume = (self.status.get("destination") or {}).get("volume") or {}
+        return str(volume.get("claim", ""))
+
+    @property
     def source_pods(self) -> tuple[str, ...]:
         """Every pod whose volume may hold something of it, the last one first."""
         pods = [self.status.get("sourcePod", ""), *self.status.get("triedPods", [])]

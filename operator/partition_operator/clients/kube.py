@@ -1,4 +1,8 @@
-"""The API server: dicts in and out, server-side apply for every write."""
+"""The API server: dicts in and out, server-side apply for every write.
+
+Names can be taken by others at any moment. So each write of an object says which object it means:
+one that must not exist yet, or the one of a uid at the version that was looked at.
+"""
 
 import json
 from typing import Any, cast
@@ -29,15 +33,32 @@ PATHS = {
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
+ABSENT = "1"
+"""A resourceVersion that no object has: the first write of etcd makes revision 2. Server-side apply
+with it creates an object, and is refused where one of the name exists. A POST would do so, too, but
+its fields count as updated, not as applied, and a later apply would never take them out."""
+
+REFUSED = frozenset({400, 403, 405, 413, 422})
+"""HTTP statuses with which an API server does not take an object: a quota, a LimitRange, a webhook,
+a rule of validation or of RBAC. The same again is refused until somebody changes something."""
+
 Body = dict[str, Any]
 
 
 class ApiError(OperatorError):
-    """The API server answered with an error; `status` is HTTP's, 0 where it did not answer."""
+    """The API server answered with an error; `status` is HTTP's, 0 where it did not answer. words:
+    its own message."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, words: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.words = words or message
+
+    @property
+    def refused(self) -> bool:
+        """Whether it does not take this object, rather than not being able to answer. A webhook
+        that does not answer is reported as an internal error."""
+        return self.status in REFUSED or (self.status == 500 and "webhook" in self.words)
 
 
 class Kube:
@@ -85,11 +106,24 @@ class Kube:
         # Lists leave out what every item has in common.
         return [{"kind": kind} | item for item in items]
 
-    async def apply(
-        self, body: Body, *, subresource: str = "", manager: str = names.FIELD_MANAGER
-    ) -> Body:
-        """Server-side apply as our field manager, which takes fields over. Raises Conflict where
-        the body names a resource version that is not the current one."""
+    async def events_about(self, namespace: str, uid: str, reason: str) -> list[Body]:
+        """Events of one reason about the object of this uid."""
+        query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
+        found = await self._request("GET", _path("Event", namespace), query=query)
+        return cast("list[Body]", found.get("items", []))
+
+    async def apply(self, body: Body, live: Body | None) -> Body:
+        """Server-side apply as our field manager, which takes fields over. live: the object as it
+        was looked at, None to create it. Raises Conflict where it has changed since, or where
+        something of the name has come into being."""
+        metadata = body["metadata"]
+        if live is None:
+            which = {"resourceVersion": ABSENT}
+        else:
+            which = {key: live["metadata"][key] for key in ("uid", "resourceVersion")}
+        return await self._apply(body | {"metadata": metadata | which}, names.FIELD_MANAGER)
+
+    async def _apply(self, body: Body, manager: str, subresource: str = "") -> Body:
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"], subresource)
         query = {"fieldManager": manager, "force": "true"}
@@ -133,9 +167,14 @@ class Kube:
         path = _path(body["kind"], metadata["namespace"], metadata["name"])
         return await self._request("PUT", path, body)
 
-    async def merge(self, kind: str, namespace: str, name: str, body: Body) -> Body:
-        path = _path(kind, namespace, name)
-        return await self._request("PATCH", path, body, content_type=MERGE)
+    async def merge(self, kind: str, live: Body, change: Body) -> Body:
+        """Changes an object that was looked at. Raises Conflict where it has changed since."""
+        seen = live["metadata"]
+        which = {key: seen[key] for key in ("uid", "resourceVersion")}
+        body = change | {"metadata": which | (change.get("metadata") or {})}
+        path = _path(kind, seen["namespace"], seen["name"])
+        query = {"fieldManager": names.FIELD_MANAGER}
+        return await self._request("PATCH", path, body, query=query, content_type=MERGE)
 
     async def merge_status(self, namespace: str, name: str, body: Body) -> Body:
         """Of a Partition. Refused (Conflict) where the body names another resource version."""
@@ -156,21 +195,17 @@ class Kube:
             "metadata": {key: metadata[key] for key in kept},
             "status": status,
         }
-        return await self.apply(wanted, subresource="status", manager=manager)
+        return await self._apply(wanted, manager, "status")
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str = "") -> None:
-        """Gone already is fine. uid: another object of the name, made since, is left alone."""
-        body = None
-        if uid:
-            body = {
-                "apiVersion": "v1",
-                "kind": "DeleteOptions",
-                "preconditions": {"uid": uid},
-            }
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        """Of the object that was looked at; another one of its name is left alone. Gone already is
+        fine."""
+        assert uid, "a name alone may mean an object of somebody else"
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", _path(kind, namespace, name), body)
         except ApiError as error:
-            if error.status != 404 and not (uid and error.status == 409):
+            if error.status not in (404, 409):
                 raise
 
     async def _request(
@@ -215,10 +250,10 @@ def _path(kind: str, namespace: str, name: str = "", subresource: str = "") -> s
 
 def _error(method: str, path: str, status: int, data: bytes) -> OperatorError:
     try:
-        message = json.loads(data).get("message", "")
-    except ValueError:
+        message = str(json.loads(data).get("message", ""))
+    except (ValueError, AttributeError):
         message = data[:200].decode(errors="replace")
     text = f"{method} {path.partition('?')[0]}: {status} {message}"
     if status == 409 and method == "PATCH":
         return Conflict(text)
-    return ApiError(status, text)
+    return ApiError(status, text, message)

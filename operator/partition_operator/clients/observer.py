@@ -2,24 +2,35 @@
 
 import asyncio
 import datetime as dt
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials, ObjectStore, Refusal, credentials
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import parse_snapshot
+from partition_operator.api.times import parse_stamp
 from partition_operator.clients.authority import AuthorityKeeper
-from partition_operator.clients.kube import Body, Kube
+from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.last_write import Key, Write
 from partition_operator.reconcile.observed import Certificates, Claim, Observed, Pod, Replica
 from partition_operator.reconcile.restore_view import RestoreSeen
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
+from partition_operator.resources.common import controller, is_foreign
 
-Applied = dict[tuple[str, str], dict[tuple[str, str], tuple[str, str]]]
-"""By Partition, then (kind, name): (hash of the body applied last, resource version it gave)."""
+logger = logging.getLogger(__name__)
+
+Writes = dict[tuple[str, str], dict[Key, Write]]
+"""By Partition, then by object: what became of its last write."""
+
+
+FAILED_CREATE_AGE = dt.timedelta(minutes=20)
+"""The StatefulSet's controller tries again at least every 1,000 seconds: an older event is over."""
 
 
 class Observer:
@@ -30,11 +41,11 @@ class Observer:
         kube: Kube,
         replicas: Replicas,
         authority: AuthorityKeeper,
-        applied: Applied,
+        writes: Writes,
         lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
         self._lifetimes = lifetimes
-        self._applied = applied
+        self._writes = writes
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
@@ -44,7 +55,7 @@ class Observer:
         body = await self._kube.get("Partition", namespace, name)
         if body is None:
             await self._replicas.forget((namespace, name), set())
-            self._applied.pop((namespace, name), None)
+            self._writes.pop((namespace, name), None)
             return None
         partition = parse(body)
         now = dt.datetime.now(dt.UTC)
@@ -61,20 +72,25 @@ class Observer:
             *(self._kube.get(kind, namespace, item) for kind, item in single),
         )
         objects = {key: item for key, item in zip(single, found, strict=True) if item is not None}
-        pods = await self._pods(partition)
-        claims = await self._claims(partition)
+        size = _size(partition, objects.get(("StatefulSet", name)))
+        pods, strangers = await self._pods(partition, size)
+        claims = await self._claims(partition, size)
         await self._authority.refresh()
         secrets = {
-            secret: objects.pop(("Secret", secret), None)
+            secret: objects.get(("Secret", secret))
             for secret in (names.tls_secret(name), names.client_secret(name))
         }
-        self._replicas.follow(partition.key, secrets[names.tls_secret(name)])
+        for secret, live in secrets.items():
+            if live is not None:
+                # What was seen is kept until the next look, and logged by a defect: without keys.
+                objects["Secret", secret] = {k: v for k, v in live.items() if k != "data"}
+        own = secrets[names.tls_secret(name)]
+        if own is not None and not is_foreign(own, partition):
+            self._replicas.follow(partition.key, own)
         replicas = await self.replicas(partition, pods)
         steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
         good = {secret: step is not trust.Step.ISSUE for secret, step in steps.items()}
         changing = (trust.Step.WAIT, trust.Step.TRUST)
-        applied = self._applied.get(partition.key, {})
-        restore = await self._restore(partition)
         return Observed(
             partition,
             now,
@@ -83,8 +99,11 @@ class Observer:
             claims,
             replicas,
             good,
-            applied,
-            restore,
+            # A copy: what is written later was not seen.
+            dict(self._writes.get(partition.key, {})),
+            strangers=strangers,
+            pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
+            restore=await self._restore(partition),
             certificates=Certificates(
                 untrusting=frozenset(s for s, step in steps.items() if step is trust.Step.TRUST),
                 changing=any(step in changing for step in steps.values()),
@@ -100,7 +119,7 @@ class Observer:
         if body is None:
             return None
         partition = parse(body)
-        pods = await self._pods(partition)
+        pods, _ = await self._pods(partition, _size(partition, None))
         replicas = await self.replicas(partition, pods)
         return Observed(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)
 
@@ -110,6 +129,29 @@ class Observer:
         asked = [pod for pod in pods if pod.ip and not pod.deleting]
         found = await asyncio.gather(*(self._replicas.status(partition, pod) for pod in asked))
         return tuple(replica for replica in found if replica is not None)
+
+    async def _pods_refused(
+        self, live: Body | None, pods: tuple[Pod, ...], now: dt.datetime
+    ) -> str:
+        """Of pods that are missing; "" where there is nothing to say. A quota, a LimitRange or a
+        webhook refuses them to the StatefulSet's controller, which says so in an event alone."""
+        if live is None or len(pods) >= int(live["spec"]["replicas"]):
+            return ""
+        metadata = live["metadata"]
+        try:
+            found = await self._kube.events_about(
+                metadata["namespace"], metadata["uid"], "FailedCreate"
+            )
+        except ApiError as error:
+            if not error.refused:
+                raise
+            logger.info("events of StatefulSet %s are not looked at: %s", metadata["name"], error)
+            return ""
+        times = {parse_stamp(e.get("lastTimestamp") or e.get("eventTime")): e for e in found}
+        newest = max((time for time in times if time is not None), default=None)
+        if newest is None or now - newest > FAILED_CREATE_AGE:
+            return ""
+        return str(times[newest].get("message", ""))
 
     async def _restore(self, partition: Partition) -> RestoreSeen | None:
         """What a restore that has not ended looks at."""
@@ -132,17 +174,13 @@ class Observer:
                 "Pod", namespace, names.selector(snapshot.partition)
             )
             running = frozenset(item["metadata"]["name"] for item in items)
-            items = await self._kube.list_labelled(
-                "PersistentVolumeClaim", namespace, names.selector(snapshot.partition)
-            )
-            volumes = {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+            volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim})
         found = None
         if store is not None:
             secret = await self._kube.get("Secret", namespace, store.secret)
             found = credentials(secret, store.secret)
         pod = await self._kube.get("Pod", namespace, names.restore_pod(partition.name))
-        labels = ((pod or {}).get("metadata") or {}).get("labels") or {}
-        ours = labels.get(names.LABEL_PARTITION) == partition.name
+        ours = pod is not None and not is_foreign(pod, partition)
         claim = names.claim(partition.name, 0)
         claimed = await self._kube.get("PersistentVolumeClaim", namespace, claim) is not None
         return RestoreSeen(
@@ -157,37 +195,100 @@ class Observer:
             claimed=claimed,
         )
 
-    async def _pods(self, partition: Partition) -> tuple[Pod, ...]:
-        items = await self._kube.list_labelled(
-            "Pod", partition.namespace, names.selector(partition.name)
+    async def volumes(
+        self, namespace: str, partition: str, wanted: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """UIDs of a Partition's claims by name. wanted: names that are looked at though they have
+        lost their labels: a claim that no selector finds is not gone."""
+        selector = names.selector(partition)
+        items = await self._named(
+            "PersistentVolumeClaim", namespace, selector, [name for name in wanted if name]
         )
-        pods = [_pod(partition, item) for item in items]
-        return tuple(sorted((p for p in pods if p.ordinal >= 0), key=lambda p: p.ordinal))
+        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
 
-    async def _claims(self, partition: Partition) -> tuple[Claim, ...]:
-        items = await self._kube.list_labelled(
-            "PersistentVolumeClaim", partition.namespace, names.selector(partition.name)
+    async def _named(
+        self, kind: str, namespace: str, selector: dict[str, str], wanted: Iterable[str]
+    ) -> list[Body]:
+        """What carries the labels, and what has one of these names, labels or not."""
+        items = await self._kube.list_labelled(kind, namespace, selector)
+        missing = sorted(set(wanted) - {item["metadata"]["name"] for item in items})
+        found = await asyncio.gather(
+            *(self._kube.get(kind, namespace, name) for name in missing),
         )
-        claims = [_claim(partition, item) for item in items]
+        return [*items, *(item for item in found if item is not None)]
+
+    async def _pods(
+        self, partition: Partition, size: int
+    ) -> tuple[tuple[Pod, ...], tuple[Key, ...]]:
+        """(replicas' pods, pods of somebody else that have their names)."""
+        selector = names.selector(partition.name)
+        wanted = [names.pod(partition.name, n) for n in range(size)]
+        pods, strangers = [], []
+        for item in await self._named("Pod", partition.namespace, selector, wanted):
+            pod = _pod(partition, item, selector)
+            if pod.ordinal < 0:
+                continue
+            if pod.labelled or _is_replica(partition, item):
+                pods.append(pod)
+            else:
+                strangers.append(("Pod", item["metadata"]["name"]))
+        return tuple(sorted(pods, key=lambda p: p.ordinal)), tuple(strangers)
+
+    async def _claims(self, partition: Partition, size: int) -> tuple[Claim, ...]:
+        selector = names.selector(partition.name)
+        wanted = [names.claim(partition.name, n) for n in range(size)]
+        items = await self._named("PersistentVolumeClaim", partition.namespace, selector, wanted)
+        claims = [_claim(partition, item, selector) for item in items]
         return tuple(sorted((c for c in claims if c.ordinal >= 0), key=lambda c: c.ordinal))
 
 
-def _pod(partition: Partition, item: Body) -> Pod:
+def _size(partition: Partition, live: Body | None) -> int:
+    """Up to how many pods and claims are looked for by name."""
+    running = int(((live or {}).get("spec") or {}).get("replicas", 0))
+    try:
+        return max(partition.spec().replicas, running)
+    except InvalidSpec:
+        return max(running, int(partition.status.get("replicas", 0)))
+
+
+def _is_replica(partition: Partition, item: Body) -> bool:
+    """Whether a pod that lost its labels is a replica's: it uses the replica's claim, and no other
+    controller has it. The StatefulSet lets go of a pod that its selector does not find, and takes
+    it again when the labels are back."""
+    owner = controller(item)
+    if owner is not None and (owner["kind"], owner["name"]) != ("StatefulSet", partition.name):
+        return False
+    claim = f"{names.VOLUME}-{item['metadata']['name']}"
+    volumes = (item.get("spec") or {}).get("volumes") or []
+    return any(
+        (volume.get("persistentVolumeClaim") or {}).get("claimName") == claim for volume in volumes
+    )
+
+
+def _has(metadata: dict[str, Any], selector: dict[str, str]) -> bool:
+    labels = metadata.get("labels") or {}
+    return all(labels.get(key) == value for key, value in selector.items())
+
+
+def _pod(partition: Partition, item: Body, selector: dict[str, str]) -> Pod:
     status: dict[str, Any] = item.get("status") or {}
     ready = any(
         c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or []
     )
+    metadata = item["metadata"]
     return Pod(
-        ordinal=_ordinal(f"{partition.name}-", item["metadata"]["name"]),
+        ordinal=_ordinal(f"{partition.name}-", metadata["name"]),
         ip=status.get("podIP") or "",
         ready=ready,
-        deleting="deletionTimestamp" in item["metadata"],
+        deleting="deletionTimestamp" in metadata,
         node=(item.get("spec") or {}).get("nodeName") or "",
-        ends=item["metadata"].get("deletionTimestamp") or "",
+        ends=metadata.get("deletionTimestamp") or "",
+        uid=metadata["uid"],
+        labelled=_has(metadata, selector),
     )
 
 
-def _claim(partition: Partition, item: Body) -> Claim:
+def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Claim:
     metadata, spec = item["metadata"], item.get("spec") or {}
     requests = (spec.get("resources") or {}).get("requests") or {}
     return Claim(
@@ -200,6 +301,7 @@ def _claim(partition: Partition, item: Body) -> Claim:
         deleting="deletionTimestamp" in metadata,
         uid=metadata["uid"],
         version=metadata["resourceVersion"],
+        labelled=_has(metadata, selector),
     )
 
 

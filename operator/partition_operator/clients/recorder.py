@@ -74,7 +74,7 @@ class Recorder:
         live = await self._kube.get("Event", subject.namespace, name)
         if live is not None:
             change: Body = {"count": live.get("count", 1) + 1, "lastTimestamp": stamp}
-            await self._kube.merge("Event", subject.namespace, name, change)
+            await self._kube.merge("Event", live, change)
             return
         await self._kube.create(
             {

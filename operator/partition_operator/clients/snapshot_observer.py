@@ -4,6 +4,7 @@ Reads only; Secrets by name, and what they hold goes to the caller alone.
 """
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any
 
 from partition_operator.api import names
@@ -26,6 +27,7 @@ from partition_operator.reconcile.retention import begun
 from partition_operator.reconcile.snapshot_policy import PolicyView
 from partition_operator.reconcile.snapshot_view import JobSeen, NoJob, SnapshotView
 from partition_operator.reconcile.snapshots import resolve
+from partition_operator.resources.common import controller
 
 
 class SnapshotObserver:
@@ -42,12 +44,15 @@ class SnapshotObserver:
         if body is None:
             return None
         snapshot = parse_snapshot(body)
-        volumes = await self.volumes(namespace, snapshot.partition)
         now = dt.datetime.now(dt.UTC)
         if snapshot.ended and not snapshot.verifying:
+            volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim})
             pod, _ = await self._verify_pod(snapshot)
             return SnapshotView(snapshot, now, None, volumes=volumes, pod=pod), None
         group = await self._observer.group(namespace, snapshot.partition)
+        ordinals = [pod.ordinal for pod in group.pods] if group is not None else []
+        claims = {names.claim(snapshot.partition, ordinal) for ordinal in ordinals}
+        volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim, *claims})
         found = await self.secret(namespace, self._destination(snapshot, group))
         secret = found if isinstance(found, Credentials) else None
         pod, taken = await self._verify_pod(snapshot)
@@ -98,12 +103,11 @@ class SnapshotObserver:
         # A label can be written by anybody; spec can't be changed.
         return tuple(snapshot for snapshot in found if snapshot.partition == partition)
 
-    async def volumes(self, namespace: str, partition: str) -> dict[str, str]:
-        """UIDs of the claims of a Partition, by name."""
-        items = await self._kube.list_labelled(
-            "PersistentVolumeClaim", namespace, names.selector(partition)
-        )
-        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+    async def volumes(
+        self, namespace: str, partition: str, wanted: Iterable[str] = ()
+    ) -> dict[str, str]:
+        """UIDs of a Partition's claims by name; `wanted` are looked at by name, too."""
+        return await self._observer.volumes(namespace, partition, wanted)
 
     async def restored_from(self, namespace: str) -> frozenset[str]:
         """Snapshots that a Partition of the namespace is still to be restored from."""
@@ -144,9 +148,12 @@ class SnapshotObserver:
             return None, False
         name = names.verify_pod(snapshot.name)
         found = await self._kube.get("Pod", snapshot.namespace, name)
-        labels = ((found or {}).get("metadata") or {}).get("labels") or {}
-        ours = labels.get(names.LABEL_SNAPSHOT) == snapshot.name
-        return (found, False) if ours else (None, found is not None)
+        if found is None:
+            return None, False
+        # By its owner: an earlier snapshot of the same name left one that looks alike.
+        owner = controller(found)
+        ours = owner is not None and owner["uid"] == snapshot.uid
+        return (found, False) if ours else (None, True)
 
     def _destination(self, snapshot: Snapshot, group: Observed | None) -> Destination | None:
         recorded = snapshot.stored_in()

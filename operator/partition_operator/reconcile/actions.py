@@ -6,17 +6,30 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply of an object."""
+    """Server-side apply of an object. The executor looks whose the live one is before it writes."""
 
     body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Of an object of ours."""
+    """Of an object of ours: uid tells it from another one that takes its name."""
 
     kind: str
     name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """Writes labels, and our ownership if `owned`, on an object of ours that lost them. Its content
+    stays. uid: of the object that was seen."""
+
+    kind: str
+    name: str
+    uid: str
+    labels: dict[str, str]
+    owned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +158,7 @@ Action = (
     | RecordRestored
     | Delete
     | DeleteUnchanged
+    | PutBack
     | IssueCertificate
     | TrustAuthority
     | RecordCluster

@@ -6,13 +6,14 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.reconcile.last_write import Key, Write
 from partition_operator.reconcile.restore_view import RestoreSeen
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
     """A replica's pod. ip is "" until it has one. ends: when it has to have ended, of one that is
-    being deleted, RFC 3339."""
+    being deleted, RFC 3339. labelled: it has our labels; without them it was found by its name."""
 
     ordinal: int
     ip: str
@@ -20,12 +21,14 @@ class Pod:
     deleting: bool
     node: str = ""
     ends: str = ""
+    uid: str = ""
+    labelled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A replica's PVC. cluster_id: what we wrote on it, "" for none. bound: it has a volume. size:
-    as it was asked for."""
+    as it was asked for. labelled: it has our labels; without them it was found by its name."""
 
     ordinal: int
     created: str
@@ -36,6 +39,7 @@ class Claim:
     deleting: bool = False
     uid: str = ""
     version: str = ""
+    labelled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +110,19 @@ class Observed:
 
     partition: Partition
     now: dt.datetime
-    objects: dict[tuple[str, str], dict[str, Any]]
+    objects: dict[Key, dict[str, Any]]
     pods: tuple[Pod, ...]
     claims: tuple[Claim, ...]
     replicas: tuple[Replica, ...]
     certificates_good: dict[str, bool] = field(default_factory=dict)
     """By Secret: False if its certificate has to be issued."""
-    applied: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    """What was applied last, by (kind, name): (hash of the body, resource version it gave)."""
+    writes: dict[Key, Write] = field(default_factory=dict)
+    """What became of the last write of each object."""
+    strangers: tuple[Key, ...] = ()
+    """Objects of somebody else that have the names of pods of ours."""
+    pods_refused: str = ""
+    """Why the StatefulSet's controller can't make pods that are missing, as the API server told
+    it."""
     restore: RestoreSeen | None = None
     """Of a Partition that begins with a snapshot, until it has."""
     refused: str = ""

@@ -2,10 +2,10 @@
 
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from partition_operator.api.partition import UNREPLICATED
+from partition_operator.api.partition import UNREPLICATED, PartitionSpec
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile import (
     conditions,
@@ -15,6 +15,7 @@ from partition_operator.reconcile import (
     restore,
     storage,
     volumes,
+    writes,
 )
 from partition_operator.reconcile.actions import (
     Action,
@@ -26,13 +27,15 @@ from partition_operator.reconcile.actions import (
 from partition_operator.reconcile.conditions import Event
 from partition_operator.reconcile.observed import Observed
 from partition_operator.reconcile.restore import Restoring
+from partition_operator.reconcile.writes import Pending
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """action: the one step to take now, None where there is nothing to do. status: what to write.
     settled: nothing is under way, so looking less often is enough. hurried: what is under way may
-    take less than a second. waiting: it goes on when somebody does something."""
+    take less than a second. waiting: it goes on when somebody does something. retry_s: when a write
+    that was refused or undone is due again, None if there is none."""
 
     action: Action | None
     status: dict[str, Any]
@@ -40,6 +43,17 @@ class Plan:
     settled: bool = False
     hurried: bool = False
     waiting: bool = False
+    retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """action: what to do. pending: what differs from what is wanted, done or not. conflict: what
+    keeps the spec from being followed while the rest goes on, "" for nothing."""
+
+    action: Action | None
+    pending: Pending = field(default_factory=Pending)
+    conflict: str = ""
 
 
 def plan(
@@ -58,22 +72,18 @@ def plan(
     except InvalidSpec as error:
         return _refused(observed, "InvalidSpec", str(error))
 
-    way = objects.in_the_way(observed)
-    if way:
-        return _refused(
-            observed,
-            "Conflict",
-            f"objects of this Partition's names are somebody else's ({way}): rename the Partition, "
-            "or remove them",
-        )
+    conflict = _conflict(observed)
+    if conflict and not bootstrapped:
+        return _refused(observed, "Conflict", conflict)
     if objects.leaving(observed):
-        return _plan(observed, None, cluster_id, bootstrapped, backfill_stalled_s)
+        step = _Step(None, conflict=conflict)
+        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s)
     if not cluster_id:
         return _without_cluster(observed, image, draw)
 
     foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
     if foreign and (found := volumes.mistaken(observed, cluster_id)):
-        return _plan(observed, RecordCluster(found), cluster_id, bootstrapped=False)
+        return _plan(observed, _Step(RecordCluster(found)), cluster_id, bootstrapped=False)
     if foreign:
         return _refused(
             observed,
@@ -85,13 +95,24 @@ def plan(
     if why := replication.refusal(observed, asked):
         return _refused(observed, "InvalidSpec", why)
     if mending := storage.mend(observed, asked):
-        return _plan(observed, mending.action, cluster_id, bootstrapped, backfill_stalled_s)
+        step = _Step(mending.action, conflict=conflict)
+        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s)
     restoring = restore.step(observed, cluster_id, image)
     if restoring is not None and (not restoring.done or restoring.action is not None):
-        action = restoring.action
+        step = _Step(restoring.action)
     else:
-        action = _next(observed, image, cluster_id, bootstrapped)
-    return _plan(observed, action, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+        step = _next(observed, image, cluster_id, bootstrapped)
+    step = replace(step, conflict=conflict)
+    return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+
+
+def _conflict(observed: Observed) -> str:
+    """What to say of objects of somebody else that have names of ours; "" for none."""
+    way = objects.in_the_way(observed)
+    return way and (
+        f"objects of this Partition's names are somebody else's ({way}): rename the Partition, "
+        "or remove them"
+    )
 
 
 def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) -> Plan:
@@ -114,12 +135,13 @@ def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) ->
     if finding.suspicious:
         # Nobody wrote on the claims whose they are: the volumes say it when their pods run.
         count = max(spec.replicas, max(finding.suspicious) + 1)
-        action = objects.next_difference(observed, spec, count, 0, image)
-        return _plan(observed, action, "", bootstrapped=False)
+        found, pending = objects.differences(observed, spec, count, 0, image)
+        step = _Step(writes.first_free(observed, found), pending)
+        return _plan(observed, step, "", bootstrapped=False)
     if why := replication.misplaced(observed):
         return _refused(observed, "VolumesFound", why)
     chosen = next(iter(finding.clusters), "") or draw()
-    return _plan(observed, RecordCluster(chosen), "", bootstrapped=False)
+    return _plan(observed, _Step(RecordCluster(chosen)), "", bootstrapped=False)
 
 
 def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
@@ -139,31 +161,55 @@ def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
     return any(c.ordinal == 0 and c.cluster_id == cluster_id for c in observed.claims)
 
 
-def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -> Action | None:
+def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -> _Step:
+    """What is refused waits for its next try; the steps after it go on where they don't need it."""
     asked = observed.partition.spec()
     spec = replication.effective(observed, asked)
     pods = membership.pods_wanted(observed, spec.replicas)
     pods = replication.pods_wanted(observed, asked, pods)
     leader = observed.leader
     voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
-    difference = objects.next_difference(observed, spec, pods, voters, image)
-    if difference is not None:
-        return difference
-    for claim in observed.claims:
-        # Before its volume is touched: from then on it is nobody else's.
-        if not claim.cluster_id:
-            return MarkClaim(claim.ordinal, cluster_id)
+    found, pending = objects.differences(observed, spec, pods, voters, image)
+    free = writes.first_free(observed, found)
+    if free is not None:
+        return _Step(free, pending)
+    # Before its volume is touched: from then on it is nobody else's.
+    unknown = objects.unknown_claims(observed)
+    unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
     if not bootstrapped:
-        if mismarked := volumes.mismarked(observed, cluster_id):
-            return MarkClaim(mismarked[0], cluster_id)
-        if any(r.belongs and r.members for r in observed.replicas):
-            return RecordBootstrapped(cluster_id)
-        # A replica that is "joining" was told to wait: it never forms a group.
-        may = _may_bootstrap(observed, cluster_id)
-        return Bootstrap(0, cluster_id, asked.mode == UNREPLICATED) if may else None
+        unmarked += volumes.mismarked(observed, cluster_id)
+    marks = [MarkClaim(ordinal, cluster_id) for ordinal in unmarked]
+    for mark in marks:
+        pending = pending.also(mark, observed.partition.name)
+    free = writes.first_free(observed, marks)
+    if free is not None:
+        return _Step(free, pending)
+    if bootstrapped:
+        untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
+        return _Step(_change(observed, asked, spec.replicas, cluster_id, untouched), pending)
+    if marks:
+        return _Step(None, pending)
+    if any(r.belongs and r.members for r in observed.replicas):
+        return _Step(RecordBootstrapped(cluster_id), pending)
+    # A replica that is "joining" was told to wait: it never forms a group.
+    may = _may_bootstrap(observed, cluster_id)
+    bootstrap = Bootstrap(0, cluster_id, asked.mode == UNREPLICATED)
+    return _Step(bootstrap if may else None, pending)
+
+
+def _change(
+    observed: Observed,
+    asked: PartitionSpec,
+    wanted: int,
+    cluster_id: str,
+    untouched: frozenset[int],
+) -> Action | None:
+    """The next change of a group that exists. untouched: ordinals of volumes that do not carry its
+    mark, so nothing may be written on them."""
     if replication.unreplicated(observed, asked):
         return replication.next_step(observed, asked)
-    return membership.next_change(observed, cluster_id, spec.replicas)
+    seen = tuple(r for r in observed.replicas if r.belongs or r.ordinal not in untouched)
+    return membership.next_change(replace(observed, replicas=seen), cluster_id, wanted)
 
 
 def _last_voters(observed: Observed) -> int:
@@ -172,25 +218,43 @@ def _last_voters(observed: Observed) -> int:
 
 def _plan(
     observed: Observed,
-    action: Action | None,
+    step: _Step,
     cluster_id: str,
     bootstrapped: bool,
     backfill_stalled_s: float = replication.STALLED_S,
     restoring: Restoring | None = None,
 ) -> Plan:
-    seen = replication.look(observed, observed.partition.spec(), backfill_stalled_s)
+    partition = observed.partition
+    pending = step.pending.also(step.action, partition.name)
+    held = step.action is not None and writes.is_held(observed, step.action)
+    action = None if held else step.action
+    seen = replication.look(observed, partition.spec(), backfill_stalled_s)
     found = conditions.conditions(observed, seen.spec, cluster_id, bootstrapped)
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
     found = restore.explain(found, restoring)
+    found = writes.explain(found, observed, pending)
+    if step.conflict:
+        told = conditions.refused("Conflict", step.conflict)
+        found = [*told, *(c for c in found if c.type not in {t.type for t in told})]
     status = conditions.status(observed, seen.spec, found, cluster_id, bootstrapped)
     status = restore.add_to(replication.add_to(status, observed, seen), restoring)
+    status = writes.add_to(status)
     final = restoring is not None and restoring.final
-    settled = action is None and (final or status["state"] == "Ready")
-    waiting = restoring is not None and restoring.waiting
+    retry_s = writes.retry_s(observed, pending)
+    settled = action is None and retry_s is None and (final or status["state"] == "Ready")
+    waiting = (restoring is not None and restoring.waiting) or bool(step.conflict)
+    if retry_s is not None:
+        # Nothing else goes on, so nothing is seen earlier by looking more often.
+        complete = any(c.type == "Progressing" and not c.status for c in found)
+        waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
-    old = observed.partition.status
-    events = [*conditions.events(old, status), *restore.events(old, status)]
-    return Plan(action, status, events, settled, hurried, waiting)
+    old = partition.status
+    events = [
+        *conditions.events(old, status),
+        *restore.events(old, status),
+        *writes.events(old, status),
+    ]
+    return Plan(action, status, events, settled, hurried, waiting, retry_s)
 
 
 def _refused(observed: Observed, reason: str, message: str) -> Plan:

@@ -212,7 +212,7 @@ def _pod(
     """found: what a pod that is made now would read from."""
     name = pod["metadata"]["name"]
     owners = pod["metadata"].get("ownerReferences") or []
-    if any(owner["uid"] != observed.partition.uid for owner in owners):
+    if any(owner["uid"] != observed.partition.uid for owner in owners if owner.get("controller")):
         return _restoring(f"waiting for pod {name} of an earlier Partition to go")
     if "deletionTimestamp" in pod["metadata"]:
         node, ends = pod["spec"].get("nodeName", ""), pod["metadata"]["deletionTimestamp"]
@@ -220,7 +220,7 @@ def _pod(
         return _restoring(stuck or f"waiting for pod {name} to end", retrying=True)
     outcome = snapshot_pods.outcome(pod, observed.now, NEVER)
     if outcome is None and (why := _outdated(observed, pod, found)):
-        return _restoring(f"pod {name} is made anew: {why}", Delete("Pod", name), retrying=True)
+        return _restoring(f"pod {name} is made anew: {why}", _delete(pod), retrying=True)
     if outcome is None:
         running = (pod.get("status") or {}).get("phase") == "Running"
         record = observed.partition.status.get("restore") or {}
@@ -247,7 +247,7 @@ def _pod(
         return Restoring(
             Condition("Restored", False, RETRYING, f"{message} at {stamp(again)}"),
         )
-    return Restoring(Condition("Restored", False, RETRYING, message), Delete("Pod", name))
+    return Restoring(Condition("Restored", False, RETRYING, message), _delete(pod))
 
 
 def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> str:
@@ -282,14 +282,17 @@ def _done(status: dict[str, Any], seen: RestoreSeen) -> Restoring:
     pod, action = seen.pod, None
     if pod is not None and "deletionTimestamp" not in pod["metadata"]:
         # It holds the volume no more, but its node would be asked for by the next one.
-        action = Delete("Pod", pod["metadata"]["name"])
+        action = _delete(pod)
     condition = Condition("Restored", True, "Restored", message)
     return Restoring(condition, action, done=True, fields={"restored": record})
 
 
+def _delete(pod: dict[str, Any]) -> Delete:
+    return Delete("Pod", pod["metadata"]["name"], pod["metadata"]["uid"])
+
+
 def _finished(pod: dict[str, Any]) -> dt.datetime:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or []
-    state = (statuses[0].get("state") or {}) if statuses else {}
+    state = snapshot_pods.own_container_state(pod)
     ended = parse_stamp((state.get("terminated") or {}).get("finishedAt"))
     created = parse_stamp(pod["metadata"].get("creationTimestamp"))
     return ended or created or dt.datetime.fromtimestamp(0, dt.UTC)

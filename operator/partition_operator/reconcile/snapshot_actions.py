@@ -46,7 +46,10 @@ class CreatePod:
 
 @dataclass(frozen=True, slots=True)
 class DeletePod:
+    """uid: of the pod that was seen."""
+
     name: str
+    uid: str
 
 
 SnapshotAction = Label | StartTake | StartVerify | CancelJob | CreatePod | DeletePod

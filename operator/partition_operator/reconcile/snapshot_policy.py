@@ -137,11 +137,6 @@ def _scheduled(
     )
 
 
-REFUSALS = frozenset({400, 403, 422})
-"""HTTP statuses of an API server that does not take an object: a quota, a webhook, a rule. The same
-again is refused again, until somebody changes something."""
-
-
 def refused(step: PolicyPlan, message: str, now: dt.datetime, pause_s: float) -> PolicyPlan:
     """The plan of a run that could not be made: it says so, and goes on with all else."""
     text = f"the run's PartitionSnapshot was refused, and is tried until it is missed: {message}"

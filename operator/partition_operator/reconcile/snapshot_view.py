@@ -49,7 +49,8 @@ class SnapshotView:
     """group: the Partition, its pods and replicas; None where it does not exist. others: the other
     snapshots of the Partition. volumes: UIDs of claims by name. refusal: what is wrong with the
     destination's Secret. authority: whether it holds a CA. pod: the one that verifies; progress: of
-    what runs in it, None where it did not say; taken: what has its name is somebody else's."""
+    what runs in it, None where it did not say; taken: what has its name is somebody else's.
+    refused: why the API server did not take the pod, until it is tried again."""
 
     snapshot: Snapshot
     now: dt.datetime
@@ -62,6 +63,7 @@ class SnapshotView:
     pod: dict[str, Any] | None = None
     progress: Progress | None = None
     taken: bool = False
+    refused: str = ""
 
     @property
     def replaced(self) -> bool:

@@ -82,7 +82,7 @@ def plan(view: SnapshotView, image: str) -> SnapshotPlan:
     action = verification.next_step(view, draft, image)
     _availability(view, draft)
     pause = POLL_S if snapshot.verifying or action is not None else None
-    if snapshot.verifying and action is None and view.taken:
+    if snapshot.verifying and action is None and (view.taken or view.refused):
         pause = verification.TAKEN_POLL_S
     return _plan(draft, action, pause)
 

@@ -49,7 +49,7 @@ def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | 
     """The one step; where it has ended, the pod that is left goes."""
     if not view.snapshot.verifying:
         if view.pod is not None and "deletionTimestamp" not in view.pod["metadata"]:
-            return DeletePod(view.pod["metadata"]["name"])
+            return _delete(view.pod)
         return None
     record = dict(draft.get("verification"))
     stored = view.snapshot.completed or view.now
@@ -160,6 +160,9 @@ def _restore(
         if view.group is None:
             _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
             return None
+        if view.refused:
+            _pod_refused(view, draft, record["pod"])
+            return None
         group, snapshot = view.group, view.snapshot
         running = frozenset(names.pod(group.partition.name, p.ordinal) for p in group.pods)
         source = snapshot_pods.source_of(snapshot, running, authority=view.authority)
@@ -181,6 +184,15 @@ def _restore(
     return None
 
 
+def _pod_refused(view: SnapshotView, draft: Draft, pod: str) -> None:
+    """Said once for the same words; it is tried again until the verification is given up."""
+    text = f"the API server refuses pod {pod}: {view.refused} (tried again once a minute)"
+    conditions = view.snapshot.status.get("conditions") or []
+    if not any(c["type"] == "Verified" and c["message"] == text for c in conditions):
+        draft.event("Warning", "PodRefused", text)
+    draft.condition("Verified", None, "PodRefused", text)
+
+
 def _failed_outcome(
     view: SnapshotView, draft: Draft, record: dict[str, Any], outcome: Outcome
 ) -> None:
@@ -192,7 +204,7 @@ def _failed_outcome(
 def _delete(pod: dict[str, Any] | None) -> SnapshotAction | None:
     if pod is None or "deletionTimestamp" in pod["metadata"]:
         return None
-    return DeletePod(pod["metadata"]["name"])
+    return DeletePod(pod["metadata"]["name"], pod["metadata"]["uid"])
 
 
 # --- its ends ---------------------------------------------------------------------------------

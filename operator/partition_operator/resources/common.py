@@ -1,4 +1,5 @@
-"""What every object of ours carries, and how a live object is compared with the wanted one."""
+"""What every object of ours carries, whose a live object is, and how it is compared with the wanted
+one."""
 
 import hashlib
 import json
@@ -8,6 +9,18 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.api.quantities import parse_quantity
 
+MERGE_KEYS = {
+    "containers": "name",
+    "volumes": "name",
+    "env": "name",
+    "volumeMounts": "mountPath",
+    "ownerReferences": "uid",
+}
+"""Lists into which others may put items of their own, with the key that tells items apart."""
+
+UNSTABLE = ("resourceVersion", "generation", "managedFields")
+"""Of an object's metadata: what changes though nobody changes what the object asks for."""
+
 
 def metadata(partition: Partition, name: str, component: str = "replica") -> dict[str, Any]:
     """Named, labelled and owned: deleting the Partition collects it. The owner does not block: a
@@ -16,66 +29,136 @@ def metadata(partition: Partition, name: str, component: str = "replica") -> dic
         "name": name,
         "namespace": partition.namespace,
         "labels": names.labels(partition.name, component),
-        "ownerReferences": [
-            {
-                "apiVersion": names.API_VERSION,
-                "kind": names.KIND,
-                "name": partition.name,
-                "uid": partition.uid,
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ],
+        "ownerReferences": [owner_reference(names.KIND, partition.name, partition.uid)],
+    }
+
+
+def owner_reference(kind: str, name: str, uid: str) -> dict[str, Any]:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
     }
 
 
 def covers(live: Any, wanted: Any) -> bool:
     """Whether everything that is wanted is there already; what else is there does not matter.
 
-    Applying an object that covers would change nothing, and is left out: an idle Partition causes
-    no writes.
+    What is there and no longer wanted is found by the hash that `stamped` writes.
     """
-    if wanted is None:
-        return live is None
+    return difference(live, wanted) is None
+
+
+def difference(live: Any, wanted: Any) -> str | None:
+    """The path of the first thing that is wanted and not there; None if everything is there."""
     if isinstance(wanted, dict):
-        return isinstance(live, dict) and all(
-            covers(live.get(key), value) if value not in ({}, []) else not live.get(key)
-            for key, value in wanted.items()
-        )
+        if not isinstance(live, dict):
+            return ""
+        found = ((key, _field(key, live.get(key), value)) for key, value in wanted.items())
+        return next((_join(key, rest) for key, rest in found if rest is not None), None)
     if isinstance(wanted, list):
-        return (
-            isinstance(live, list)
-            and len(live) == len(wanted)
-            and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
+        if not isinstance(live, list) or len(live) != len(wanted):
+            return ""
+        items = (difference(a, b) for a, b in zip(live, wanted, strict=True))
+        return next(
+            (_join(f"[{n}]", rest) for n, rest in enumerate(items) if rest is not None), None
         )
     if live == wanted:
-        return True
+        return None
     # The API server writes quantities its own way: 1000m comes back as 1.
     quantity = parse_quantity(wanted)
-    return quantity is not None and parse_quantity(live) == quantity
+    return None if quantity is not None and parse_quantity(live) == quantity else ""
+
+
+def _field(name: str, live: Any, wanted: Any) -> str | None:
+    if wanted in ({}, []):
+        return "" if live else None
+    key = MERGE_KEYS.get(name)
+    if key is None or not isinstance(live, list) or not isinstance(wanted, list):
+        return difference(live, wanted)
+    items = {item.get(key): item for item in live}
+    found = ((item[key], difference(items.get(item[key]), item)) for item in wanted)
+    return next((_join(f"[{name}]", rest) for name, rest in found if rest is not None), None)
+
+
+def _join(first: str, rest: str) -> str:
+    return f"{first}{'' if not rest or rest.startswith('[') else '.'}{rest}"
+
+
+# --- whose it is ------------------------------------------------------------------------------
+
+
+def controller(live: dict[str, Any]) -> dict[str, Any] | None:
+    """The owner that controls an object; None for an object without one."""
+    owners: list[dict[str, Any]] = live["metadata"].get("ownerReferences") or []
+    return next((owner for owner in owners if owner.get("controller")), None)
 
 
 def is_foreign(live: dict[str, Any], partition: Partition) -> bool:
-    """Whether an object is somebody else's: it does not carry our label, or another object
-    controls it. One that an earlier Partition of this name controls is about to be collected."""
-    metadata = live["metadata"]
-    if (metadata.get("labels") or {}).get(names.LABEL_PARTITION) != partition.name:
-        return True
-    return any(
-        owner.get("controller") and (owner["kind"], owner["name"]) != (names.KIND, partition.name)
-        for owner in metadata.get("ownerReferences") or []
-    )
+    """Whether an object is somebody else's.
+
+    The owner decides, by its uid: labels can be written and removed by anybody. An object of an
+    earlier Partition of this name is about to be collected, and not foreign. An object without a
+    controller is taken over if it carries all of our marks: deleting a Partition with
+    --cascade=orphan leaves such objects.
+    """
+    owner = controller(live)
+    if owner is not None:
+        return owner["uid"] != partition.uid and (owner["kind"], owner["name"]) != (
+            names.KIND,
+            partition.name,
+        )
+    labels = live["metadata"].get("labels") or {}
+    marks = {
+        names.LABEL_PARTITION: partition.name,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
+    }
+    return any(labels.get(key) != value for key, value in marks.items())
 
 
 def is_leaving(live: dict[str, Any], partition: Partition) -> bool:
     """Whether an object is being deleted, or will be with the Partition that it belonged to."""
-    metadata = live["metadata"]
-    owners = metadata.get("ownerReferences") or []
-    return "deletionTimestamp" in metadata or any(
-        owner.get("controller") and owner["uid"] != partition.uid for owner in owners
+    owner = controller(live)
+    return "deletionTimestamp" in live["metadata"] or (
+        owner is not None and owner["uid"] != partition.uid
     )
 
 
+# --- what was written -------------------------------------------------------------------------
+
+
 def content_hash(body: dict[str, Any]) -> str:
-    """Of what is wanted: the same body, the same hash."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+    """Of what is wanted: the same body, the same hash. The claim templates of a StatefulSet are
+    left out: they can't be changed, so the live ones stay."""
+    spec = body.get("spec")
+    if isinstance(spec, dict) and "volumeClaimTemplates" in spec:
+        body = body | {"spec": {k: v for k, v in spec.items() if k != "volumeClaimTemplates"}}
+    return _digest(body)
+
+
+def stamped(body: dict[str, Any]) -> dict[str, Any]:
+    """The body with its own hash in an annotation.
+
+    Server-side apply takes out what our field manager applied before and does not apply now. But an
+    apply must be issued for that, and a live object that still has a removed field covers all that
+    is wanted. The annotation is written by the same request as the fields, so it says what the last
+    apply contained.
+    """
+    metadata = body["metadata"]
+    annotations = (metadata.get("annotations") or {}) | {
+        names.ANNOTATION_APPLIED: content_hash(body)
+    }
+    return body | {"metadata": metadata | {"annotations": annotations}}
+
+
+def fingerprint(live: dict[str, Any]) -> str:
+    """Of an object as it is read back, without what changes by itself."""
+    metadata = {k: v for k, v in live["metadata"].items() if k not in UNSTABLE}
+    return _digest({k: v for k, v in live.items() if k != "status"} | {"metadata": metadata})
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -20,10 +20,12 @@ from partition_operator.api.partition import Partition, PartitionSpec
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.api.times import parse_stamp
-from partition_operator.resources.common import metadata
+from partition_operator.resources.common import metadata, owner_reference
 from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONTAINER, restricted
 from partition_operator.resources.statefulset import claim_spec
 
+RESTORE, VERIFY = "restore", "verify"
+"""Names of the containers, which are the pods' components and what they are told to do."""
 SOURCE_PATH = "/source"
 SCRATCH_PATH = "/scratch"
 STORE_PATH = "/etc/partition/store"
@@ -76,18 +78,10 @@ def build_verify(
     """Owned by the snapshot; its scratch space is as large as a replica's volume."""
     spec = partition.spec()
     name = names.verify_pod(snapshot.name)
-    body = _pod(name, partition, spec, source, image, attempt, "verify")
+    body = _pod(name, partition, spec, source, image, attempt, VERIFY)
     body["metadata"]["labels"][names.LABEL_SNAPSHOT] = snapshot.name
-    body["metadata"]["ownerReferences"] = [
-        {
-            "apiVersion": names.API_VERSION,
-            "kind": names.SNAPSHOT_KIND,
-            "name": snapshot.name,
-            "uid": snapshot.uid,
-            "controller": True,
-            "blockOwnerDeletion": False,
-        }
-    ]
+    owner = owner_reference(names.SNAPSHOT_KIND, snapshot.name, snapshot.uid)
+    body["metadata"]["ownerReferences"] = [owner]
     body["spec"]["activeDeadlineSeconds"] = VERIFY_DEADLINE_S
     container = body["spec"]["containers"][0]
     container["args"] += ["--restore", f"--scratch={SCRATCH_PATH}"]
@@ -119,7 +113,7 @@ def build_restore(
 ) -> dict[str, Any]:
     """Owned by the Partition; writes volume 0, which then belongs to `cluster_id`."""
     name = names.restore_pod(partition.name)
-    body = _pod(name, partition, spec, source, image, attempt, "restore")
+    body = _pod(name, partition, spec, source, image, attempt, RESTORE)
     container = body["spec"]["containers"][0]
     container["args"] += [f"--data={names.DATA_PATH}/data", f"--cluster-id={cluster_id}"]
     if unreplicated:
@@ -175,8 +169,8 @@ def _pod(
     component: str,
 ) -> dict[str, Any]:
     meta = metadata(partition, name, component)
-    meta["annotations"] = {names.ANNOTATION_ATTEMPT: str(attempt)}
-    action = "restore" if component == "restore" else "verify"
+    meta["labels"] = spec.pod_labels | meta["labels"]
+    meta["annotations"] = spec.pod_annotations | {names.ANNOTATION_ATTEMPT: str(attempt)}
     pod: dict[str, Any] = restricted(partition) | {
         "restartPolicy": "Never",
         "containers": [
@@ -187,7 +181,7 @@ def _pod(
                 "command": ["python3", "-m", "partition_replica"],
                 "args": [
                     "snapshot",
-                    action,
+                    component,
                     *_arguments(source),
                     f"--report={REPORT_PATH}",
                 ],
@@ -315,12 +309,16 @@ def attempt_of(pod: dict[str, Any]) -> int:
 
 
 def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> Outcome | None:
-    """None while it runs, or waits for less than `pending`."""
+    """None while it runs, or waits for less than `pending`.
+
+    Our own container decides: a container that was injected beside it may run for ever, and then
+    the pod's phase stays Running.
+    """
     status = pod.get("status") or {}
     phase = status.get("phase", "Pending")
-    state = _container_state(status)
-    if phase in ("Succeeded", "Failed"):
-        return _ended(status, state.get("terminated") or {}, succeeded=phase == "Succeeded")
+    terminated = own_container_state(pod).get("terminated")
+    if terminated is not None or phase in ("Succeeded", "Failed"):
+        return _ended(status, terminated or {})
     created = parse_stamp(pod["metadata"].get("creationTimestamp"))
     if phase == "Pending" and created is not None and now - created >= pending:
         return Outcome(False, "PodNotStarted", waiting_for(pod), True)
@@ -330,9 +328,13 @@ def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> Out
 def waiting_for(pod: dict[str, Any]) -> str:
     """What holds a pod that has not started, in Kubernetes' own words."""
     status = pod.get("status") or {}
-    state = _container_state(status)
-    waiting = state.get("waiting") or {}
-    if waiting.get("reason"):
+    first = status.get("initContainerStatuses") or []
+    states = [own_container_state(pod), *(c.get("state") or {} for c in first)]
+    reasons = [state["waiting"] for state in states if (state.get("waiting") or {}).get("reason")]
+    # With PodInitializing our container waits for one that was injected before it.
+    reasons.sort(key=lambda waiting: waiting["reason"] == "PodInitializing")
+    if reasons:
+        waiting = reasons[0]
         return f"{waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -340,14 +342,16 @@ def waiting_for(pod: dict[str, Any]) -> str:
     return "the pod has not started"
 
 
-def _container_state(status: dict[str, Any]) -> dict[str, Any]:
-    containers: list[dict[str, Any]] = status.get("containerStatuses") or []
-    return containers[0].get("state") or {} if containers else {}
+def own_container_state(pod: dict[str, Any]) -> dict[str, Any]:
+    """Of the container that restores. Others may stand before it in the list."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    found = (c.get("state") or {} for c in containers if c.get("name") in (RESTORE, VERIFY))
+    return next(found, {})
 
 
-def _ended(status: dict[str, Any], terminated: dict[str, Any], *, succeeded: bool) -> Outcome:
+def _ended(status: dict[str, Any], terminated: dict[str, Any]) -> Outcome:
     report = _report(terminated.get("message", ""))
-    if succeeded and report.get("state") == "succeeded":
+    if terminated.get("exitCode") == 0 and report.get("state") == "succeeded":
         return Outcome(True, "Succeeded", "", False, report)
     code = terminated.get("exitCode", 0)
     if report.get("state") == "failed":

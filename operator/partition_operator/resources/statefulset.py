@@ -18,7 +18,9 @@ START_PERIOD_S = 5
 
 def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) -> dict[str, Any]:
     """`replicas`: how many pods; more than spec asks for while members are being removed."""
-    labels = names.labels(partition.name)
+    marks = {"labels": spec.pod_labels | names.labels(partition.name)}
+    if spec.pod_annotations:
+        marks["annotations"] = spec.pod_annotations
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -34,7 +36,7 @@ def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) 
             },
             "selector": {"matchLabels": names.selector(partition.name)},
             "template": {
-                "metadata": {"labels": labels},
+                "metadata": marks,
                 "spec": _pod_spec(partition, spec, image),
             },
             "volumeClaimTemplates": [

@@ -1,0 +1,68 @@
+"""What became of the last write of an object, and when the same one may be tried again. Pure.
+
+The same content is written again for two reasons: the API server refused it, or somebody changed
+the object since. Both are bounded, so that neither a quota nor a webhook makes a hot loop.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+
+Key = tuple[str, str]
+"""Kind and name of an object."""
+
+REFUSED_S = (2, 5, 15, 60)
+"""Between tries of a write that the API server refuses; there is no end to those."""
+AT_ONCE_MAX = 3
+"""The same content is written so often without a pause."""
+UNDONE_S = (10, 30, 60, 300)
+"""Then between writes of a content that somebody else undoes."""
+CALM = dt.timedelta(minutes=15)
+"""Content that stood for so long was not undone by a machine: the count starts anew."""
+WORDS_MAX = 1000
+"""Characters of a refusal that are kept: some contain the whole object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """wanted: hash of the content. left: fingerprint of the object as the API server left it, "" if
+    it refused. refusal: its words. tries: how often this content was written in a row."""
+
+    wanted: str
+    at: dt.datetime
+    tries: int = 1
+    retry_at: dt.datetime | None = None
+    left: str = ""
+    refusal: str = ""
+
+    @property
+    def undone(self) -> bool:
+        """Somebody else keeps changing what we write."""
+        return not self.refusal and self.tries > AT_ONCE_MAX
+
+
+def taken(last: Write | None, wanted: str, left: str, now: dt.datetime) -> Write:
+    """The record of a write that the API server took."""
+    again = last is not None and last.wanted == wanted and not last.refusal
+    tries = last.tries + 1 if last is not None and again and now - last.at < CALM else 1
+    over = tries - AT_ONCE_MAX
+    pause = UNDONE_S[min(over, len(UNDONE_S)) - 1] if over > 0 else 0
+    return Write(wanted, now, tries, now + dt.timedelta(seconds=pause), left=left)
+
+
+def refused(last: Write | None, wanted: str, words: str, now: dt.datetime) -> Write:
+    """The record of a write that the API server refused."""
+    again = last is not None and last.wanted == wanted and last.refusal
+    tries = last.tries + 1 if last is not None and again else 1
+    pause = REFUSED_S[min(tries, len(REFUSED_S)) - 1]
+    words = words if len(words) <= WORDS_MAX else words[:WORDS_MAX] + " …"
+    return Write(wanted, now, tries, now + dt.timedelta(seconds=pause), refusal=words)
+
+
+def held(last: Write | None, wanted: str, now: dt.datetime) -> bool:
+    """Whether this content must not be written yet."""
+    return (
+        last is not None
+        and last.wanted == wanted
+        and last.retry_at is not None
+        and now < last.retry_at
+    )

@@ -1,0 +1,108 @@
+"""The operator's turns in this process, one at a time, against an API server: no lease, no watches,
+so a test decides what happens between two looks."""
+
+import asyncio
+import datetime as dt
+import uuid
+from pathlib import Path
+from typing import Any
+
+from kubernetes.aio import client, config
+from partition_operator.clients.kube import Body, Kube
+from partition_operator.clients.observer import Observer
+from partition_operator.clients.recorder import Recorder
+from partition_operator.clients.replica import Replicas
+from partition_operator.config import Config
+from partition_operator.executor import Executor
+from partition_operator.reconciler import Reconciler
+from partition_operator.resources.certificates import make_authority
+from partition_operator.work_queue import PARTITION, Entry, Key
+from partition_proto.v1 import replica_admin_pb2 as admin
+
+from tests.support.api_server import ApiServer
+
+API = "logstore.dev/v1alpha1"
+
+
+async def connect(kubeconfig: Path) -> Kube:
+    configuration = client.Configuration()
+    await config.load_kube_config(str(kubeconfig), client_configuration=configuration)
+    return Kube(client.ApiClient(configuration), 10)
+
+
+class Turns:
+    """Of one Partition, "part", in a namespace of its own. Use as an async context manager."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._server = server
+        self.namespace = f"t-{uuid.uuid4().hex[:8]}"
+        self.kube: Kube
+        self.writes: dict[Any, Any] = {}
+
+    async def __aenter__(self) -> "Turns":
+        self.kube = await connect(self._server.kubeconfig)
+        await asyncio.to_thread(self._server.kubectl, "create", "namespace", self.namespace)
+        authority = make_authority(dt.datetime.now(dt.UTC))
+        token = admin.LeaseToken(transitions=1, holder="test")
+        self._replicas = Replicas(authority, token, 0.2)
+        self.observer = Observer(self.kube, self._replicas, authority, self.writes)
+        self.executor = Executor(self.kube, self._replicas, authority, self.writes)
+        self._reconciler = Reconciler(
+            Config(self.namespace, "test", "image:1"),
+            self.kube,
+            self.observer,
+            self.executor,
+            Recorder(self.kube, 1000),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._replicas.close()
+        await self.kube.close()
+
+    async def turn(self) -> float | None:
+        """A full look, and everything that can be done now."""
+        key = Key(PARTITION, self.namespace, "part")
+        return await self._reconciler.turn(key, Entry(asked=True))
+
+    async def make(self, **spec: Any) -> None:
+        """Creates the Partition."""
+        wanted = {"replicas": 1, "storage": {"size": "256Mi"}} | spec
+        meta = {"name": "part", "namespace": self.namespace}
+        await self.create(
+            {"apiVersion": API, "kind": "Partition", "metadata": meta, "spec": wanted}
+        )
+
+    async def create(self, body: Body) -> Body:
+        meta = {"namespace": self.namespace} | body["metadata"]
+        return await self.kube.create(body | {"metadata": meta})
+
+    async def get(self, kind: str, name: str) -> Body:
+        found = await self.kube.get(kind, self.namespace, name)
+        assert found is not None, f"{kind} {name}"
+        return found
+
+    async def edit(self, kind: str, name: str, change: Body) -> Body:
+        """As a user's merge patch: None removes a field."""
+        return await self.kube.merge(kind, await self.get(kind, name), change)
+
+    async def put_status(self, plural: str, name: str, status: Body, group: str = "v1") -> None:
+        """Of a built-in kind, as its controller would write it."""
+        path = f"/api{'s' if '/' in group else ''}/{group}/namespaces/{self.namespace}/{plural}"
+        await self.kube._request(
+            "PATCH",
+            f"{path}/{name}/status",
+            {"status": status},
+            content_type="application/merge-patch+json",
+        )
+
+    async def conditions(self) -> dict[str, Body]:
+        found = (await self.get("Partition", "part"))["status"]["conditions"]
+        return {condition["type"]: condition for condition in found}
+
+    async def state(self) -> str:
+        return str((await self.get("Partition", "part"))["status"]["state"])
+
+    async def events(self) -> list[tuple[str, str]]:
+        items = await self.kube.list_labelled("Event", self.namespace, {})
+        return [(item["reason"], item["message"]) for item in items]
