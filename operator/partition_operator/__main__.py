@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from partition_operator.assembly import Process
 from partition_operator.config import Config, ConfigError
-from partition_operator.errors import AuthorityInvalid
+from partition_operator.errors import AuthorityInvalid, text_of
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
 EXIT_AUTHORITY = 78
@@ -92,12 +92,12 @@ def main() -> None:
     try:
         config = parse(os.environ)
     except ConfigError as error:
-        print(f"FATAL: {error}", file=sys.stderr)
+        print(f"FATAL: {text_of(error)}", file=sys.stderr)
         sys.exit(2)
     try:
         asyncio.run(Process(config).run())
     except AuthorityInvalid as error:
-        print(f"FATAL: {error}", file=sys.stderr)
+        print(f"FATAL: {text_of(error)}", file=sys.stderr)
         sys.exit(EXIT_AUTHORITY)
 
 

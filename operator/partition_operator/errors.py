@@ -14,6 +14,12 @@ class OperatorError(Exception):
     """Base of what this package raises on purpose."""
 
 
+def text_of(error: BaseException) -> str:
+    """What an error says, for a log or a message. Some say nothing, such as TimeoutError: those are
+    named."""
+    return str(error).strip() or repr(error)
+
+
 class InvalidSpec(OperatorError):
     """The spec says something that can't be done; the message says what is allowed."""
 

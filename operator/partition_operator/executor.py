@@ -12,7 +12,7 @@ from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.observer import Writes
 from partition_operator.clients.replica import Replicas
-from partition_operator.errors import Conflict, ReplicaUnreachable
+from partition_operator.errors import Conflict, ReplicaUnreachable, text_of
 from partition_operator.reconcile import actions, last_write
 from partition_operator.reconcile.observed import Observed, Pod
 from partition_operator.reconcile.writes import target
@@ -46,7 +46,7 @@ class Executor:
         except ApiError as error:
             if found is None or not error.refused:
                 raise
-            logger.warning("%s/%s: refused: %s", *partition.key, error)
+            logger.warning("%s/%s: refused: %s", *partition.key, text_of(error))
             self._remember(partition, found[0], found[1], now, refusal=error.words)
             return
         if found is not None:

@@ -16,7 +16,7 @@ from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import Config
-from partition_operator.errors import ReplicaRefused
+from partition_operator.errors import ReplicaRefused, text_of
 from partition_operator.executor import Executor
 from partition_operator.reconcile import ownership
 from partition_operator.reconcile.actions import (
@@ -93,7 +93,7 @@ class Reconciler:
                 await self._executor.execute(observed, step.action)
             except ReplicaRefused as error:
                 # Its state is not what we saw: look again, a little later.
-                logger.info("%s: %s", key, error)
+                logger.info("%s: %s", key, text_of(error))
                 if isinstance(step.action, EnableReplication) and error.reason == "DISK_FULL":
                     # The first words stay: the numbers in them change all the time.
                     self._refusals.setdefault(key, str(error))

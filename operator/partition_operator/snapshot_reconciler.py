@@ -12,7 +12,7 @@ from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
-from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable
+from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable, text_of
 from partition_operator.reconcile import last_write
 from partition_operator.reconcile.last_write import Write
 from partition_operator.reconcile.observed import Observed, Pod
@@ -87,12 +87,12 @@ class SnapshotReconciler:
             try:
                 await self._execute(view, step.action, credentials)
             except ReplicaRefused as error:
-                logger.info("%s: %s", key, error)
+                logger.info("%s: %s", key, text_of(error))
                 refused = (key.name, _refusal(error))
             except ApiError as error:
                 if not isinstance(step.action, CreatePod) or not error.refused:
                     raise
-                logger.warning("%s: refused: %s", key, error)
+                logger.warning("%s: refused: %s", key, text_of(error))
                 wanted = content_hash(step.action.body)
                 self._pods[key] = last_write.refused(pod, wanted, error.words, view.now)
             else:
@@ -183,7 +183,7 @@ class SnapshotReconciler:
             if view.group is not None and pod is not None and pod.ip:
                 await self._jobs.cancel(view.group.partition, pod, job_id)
         except OperatorError as error:
-            logger.info("%s: not cancelled: %s", view.snapshot.name, error)
+            logger.info("%s: not cancelled: %s", view.snapshot.name, text_of(error))
 
 
 def _pod(group: Observed, ordinal: int) -> Pod:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from partition_operator.errors import Deposed, OperatorError
+from partition_operator.errors import Deposed, OperatorError, text_of
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ class WorkQueue:
         try:
             await self._deposed(error.seen)
         except (OperatorError, TimeoutError) as failure:
-            logger.warning("%s: token not raised: %s", key, failure)
+            logger.warning("%s: token not raised: %s", key, text_of(failure))
         return self._failed(key, entry, error)
 
     def _failed(self, key: Key, entry: Entry, error: Exception) -> float:
@@ -162,7 +162,7 @@ class WorkQueue:
             logging.INFO if entry.failures < 3 else logging.WARNING,
             "%s: %s; again in %.1f s",
             key,
-            error,
+            text_of(error),
             pause,
         )
         return pause * random.uniform(0.8, 1.2)  # noqa: S311  # spreads retries, no secret

@@ -8,15 +8,24 @@ import asyncio
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.config import Config
-from partition_operator.errors import OperatorError
+from partition_operator.errors import OperatorError, text_of
 
 logger = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S = 3.0
+
+
+async def _within(seconds: float, asking: Coroutine[Any, Any, bool]) -> bool:
+    """Raises OperatorError if there is no answer in time: a bare TimeoutError says nothing."""
+    try:
+        return await asyncio.wait_for(asking, seconds)
+    except TimeoutError as error:
+        raise OperatorError(f"no answer from the API server within {seconds:.1f} s") from error
 
 
 class LeaseHolder:
@@ -35,15 +44,15 @@ class LeaseHolder:
         """Returns when this process holds the lease."""
         while True:
             try:
-                if await asyncio.wait_for(self._try(), REQUEST_TIMEOUT_S):
+                if await _within(REQUEST_TIMEOUT_S, self._try()):
                     return
-            except (OperatorError, TimeoutError) as error:
-                logger.info("lease not acquired: %s", error)
+            except OperatorError as error:
+                logger.info("lease not acquired: %s", text_of(error))
             await asyncio.sleep(self._config.lease_retry_s)
 
     async def renew(self) -> None:
         """Renews until cancelled; calls `lost` when the deadline passes."""
-        renewed = time.monotonic()
+        renewed, why = time.monotonic(), "the API server was not asked in time"
         while True:
             await asyncio.sleep(self._config.lease_retry_s)
             # The stamp is taken before the request: the lease is never thought younger than it is.
@@ -51,18 +60,20 @@ class LeaseHolder:
             left = renewed + self._config.lease_renew_deadline_s - asked
             try:
                 async with self._turn:
-                    held = await asyncio.wait_for(
-                        self._try(), max(min(REQUEST_TIMEOUT_S, left), 0.1)
-                    )
+                    held = await _within(max(min(REQUEST_TIMEOUT_S, left), 0.1), self._try())
                 if held:
                     renewed = asked
-                elif await asyncio.wait_for(self._held_by_other(), REQUEST_TIMEOUT_S):
+                elif await _within(REQUEST_TIMEOUT_S, self._held_by_other()):
                     self._lost("another process holds the lease")
                     return
+                else:
+                    why = "the lease was changed by somebody else"
             except Exception as error:  # whatever it is, the deadline decides
-                logger.warning("lease not renewed: %s", error)
+                why = text_of(error)
+                logger.warning("lease not renewed: %s", why)
             if time.monotonic() - renewed > self._config.lease_renew_deadline_s:
-                self._lost("the lease could not be renewed in time")
+                deadline = self._config.lease_renew_deadline_s
+                self._lost(f"the lease could not be renewed within {deadline:g} s: {why}")
                 return
 
     async def raise_above(self, seen: int) -> None:
@@ -70,7 +81,7 @@ class LeaseHolder:
         for the holder; raises OperatorError where the Lease can't be written."""
         async with self._turn:
             self.transitions = max(self.transitions, seen + 1)
-            if not await asyncio.wait_for(self._try(), REQUEST_TIMEOUT_S):
+            if not await _within(REQUEST_TIMEOUT_S, self._try()):
                 raise OperatorError("the lease is not ours any more")
 
     async def _held_by_other(self) -> bool:
@@ -105,8 +116,8 @@ class LeaseHolder:
         if holder != config.identity:
             transitions += 1
         transitions = max(transitions, self.transitions)
-        body = self._body(transitions)
-        body["metadata"]["resourceVersion"] = lease["metadata"]["resourceVersion"]
+        # The metadata that was seen: its version, and labels that somebody else put there.
+        body = self._body(transitions) | {"metadata": lease["metadata"]}
         try:
             await self._kube.replace(body)
         except ApiError as error:

@@ -15,7 +15,7 @@ from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
-from partition_operator.errors import InvalidSpec
+from partition_operator.errors import InvalidSpec, text_of
 from partition_operator.reconcile.last_write import Key, Write
 from partition_operator.reconcile.observed import Certificates, Claim, Observed, Pod, Replica
 from partition_operator.reconcile.restore_view import RestoreSeen
@@ -145,7 +145,9 @@ class Observer:
         except ApiError as error:
             if not error.refused:
                 raise
-            logger.info("events of StatefulSet %s are not looked at: %s", metadata["name"], error)
+            logger.info(
+                "events of StatefulSet %s are not looked at: %s", metadata["name"], text_of(error)
+            )
             return ""
         times = {parse_stamp(e.get("lastTimestamp") or e.get("eventTime")): e for e in found}
         newest = max((time for time in times if time is not None), default=None)

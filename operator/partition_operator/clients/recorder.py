@@ -11,7 +11,7 @@ from typing import Protocol
 
 from partition_operator.api import names
 from partition_operator.clients.kube import Body, Kube
-from partition_operator.errors import OperatorError
+from partition_operator.errors import OperatorError, text_of
 from partition_operator.reconcile.conditions import Event
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Recorder:
         try:
             await self._post(subject, event, now)
         except OperatorError as error:
-            logger.warning("event %s not written: %s", event.reason, error)
+            logger.warning("event %s not written: %s", event.reason, text_of(error))
 
     def _allowed(self) -> bool:
         now = self._clock()
