@@ -142,7 +142,8 @@ class StandInPods:
         run.reported = True
         message = run.report.read_text() if run.report.exists() else ""
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        container = item["spec"]["containers"][0]
+        component = item["metadata"]["labels"]["app.kubernetes.io/component"]
+        container = next(c for c in item["spec"]["containers"] if c["name"] == component)
         terminated = {
             "exitCode": code if code >= 0 else 128 - code,
             "reason": "Completed" if code == 0 else "Error",

@@ -22,11 +22,13 @@ from partition_operator.reconcile.actions import (
     RecordCluster,
     RecordRestored,
 )
+from partition_operator.reconcile.last_write import refused
 from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
 from partition_operator.reconcile.plan import Plan, plan
 from partition_operator.reconcile.progress import Progress
 from partition_operator.reconcile.restore import PENDING
 from partition_operator.reconcile.restore_view import RestoreSeen
+from partition_operator.reconcile.writes import target
 
 from tests.support.snapshot_objects import NOW, STORE, snapshot, stored
 
@@ -343,6 +345,37 @@ def test_what_may_succeed_later_is_tried_again_with_a_pause(status: dict[str, An
     again = next_plan(gone)
     assert isinstance(again.action, CreatePod)
     assert again.action.body["metadata"]["annotations"][names.ANNOTATION_ATTEMPT] == "2"
+
+
+@pytest.mark.parametrize("code", [0, 69])
+def test_an_injected_container_does_not_hold_a_restore(code: int) -> None:
+    """The phase of the pod stays Running, and its time of failure is our container's."""
+    sidecar = {"name": "istio-proxy", "state": {"running": {"startedAt": stamp(NOW)}}}
+    report = REPORT if code == 0 else {"state": "failed", "reason": "StoreUnavailable"}
+    own = ended(code, report)["containerStatuses"]
+    status = {"phase": "Running", "containerStatuses": [sidecar, *own]}
+    observed = with_pod(ready_for_pod(see(partition())), **status)
+    if code == 0:
+        assert isinstance(next_plan(observed).action, RecordRestored)
+        return
+    assert condition(next_plan(observed))["reason"] == "Retrying"
+    later = replace(observed, now=NOW + dt.timedelta(seconds=6))
+    assert next_plan(later).action == Delete("Pod", "copy-restore", "pod-uid")
+
+
+def test_a_restore_whose_pod_is_refused_says_so() -> None:
+    observed = ready_for_pod(see(partition()))
+    action = next_plan(observed).action
+    assert action is not None
+    found = target(action, "copy")
+    assert found is not None
+    key, wanted = found
+    assert key == ("Pod", "copy-restore")
+    writes = {key: refused(None, wanted, "exceeded quota: q", NOW)}
+    step = next_plan(replace(observed, writes=writes))
+    assert (step.action, step.status["state"]) == (None, "ObjectRefused")
+    assert "exceeded quota: q" in condition(step, "Ready")["message"]
+    assert step.retry_s is not None
 
 
 def test_a_pod_of_an_earlier_partition_is_waited_for() -> None:

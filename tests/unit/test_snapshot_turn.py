@@ -1,9 +1,12 @@
 """The turn of one PartitionSnapshot, and what it looks at, against an API server of paper."""
 
+import datetime as dt
 from typing import Any, cast
 
+import pytest
 from partition_operator.api import names
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
+from partition_operator.clients.kube import ApiError
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.reconcile import snapshots
@@ -12,6 +15,7 @@ from partition_operator.snapshot_reconciler import SnapshotReconciler
 from partition_operator.work_queue import SNAPSHOT, Entry, Key
 
 from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot
+from tests.support.snapshot_plans import succeeded
 
 KEY = Key(SNAPSHOT, "ns", "snap")
 
@@ -23,12 +27,19 @@ class World:
         self.job: JobSeen = NoJob.NONE
         self.log: list[str] = []
         self.merged: list[dict[str, Any]] = []
-
-    async def turn(self) -> float | None:
+        self.refuses: ApiError | None = None
         any_self = cast("Any", self)
         config = Config("system", "id", "image")
-        reconciler = SnapshotReconciler(config, any_self, any_self, any_self, any_self)
-        return await reconciler.turn(KEY, Entry())
+        self._reconciler = SnapshotReconciler(config, any_self, any_self, any_self, any_self)
+
+    async def turn(self) -> float | None:
+        return await self._reconciler.turn(KEY, Entry())
+
+    async def create(self, body: dict[str, Any]) -> None:
+        if self.refuses is not None:
+            self.log.append("refused")
+            raise self.refuses
+        self.log.append(f"create {body['metadata']['name']}")
 
     async def view(self, namespace: str, name: str) -> tuple[SnapshotView, None]:
         seen = group(partition({"destination": OBJECT_STORE}), self.now)
@@ -66,6 +77,34 @@ async def test_a_stalled_job_is_cancelled_before_another_attempt() -> None:
     world.now += snapshots.PROGRESS_EVERY
     await world.turn()
     assert world.log[2:4] == ["Running", "take uid-snap/2"]
+
+
+async def test_a_pod_that_the_api_server_refuses_is_said_and_tried_again_with_pauses() -> None:
+    world = World(succeeded("Restore"))
+    world.refuses = ApiError(403, "POST …: 403 exceeded quota: q", "exceeded quota: q")
+    tries = 0
+    for _ in range(20):
+        world.log.clear()
+        pause = await world.turn()
+        tries += world.log.count("refused")
+        assert pause is not None
+        world.now += dt.timedelta(seconds=2)
+    assert 3 <= tries <= 5, "after 2, 5 and 15 seconds"
+    proof = next(c for c in world.found.status["conditions"] if c["type"] == "Verified")
+    assert (proof["status"], proof["reason"]) == ("Unknown", "PodRefused")
+    assert proof["message"].startswith("the API server refuses pod snap-verify: exceeded quota: q")
+    world.refuses = None
+    world.now += dt.timedelta(seconds=60)
+    world.log.clear()
+    await world.turn()
+    assert "create snap-verify" in world.log
+
+
+async def test_other_errors_are_the_queues() -> None:
+    world = World(succeeded("Restore"))
+    world.refuses = ApiError(503, "overloaded")
+    with pytest.raises(ApiError):
+        await world.turn()
 
 
 async def test_only_our_own_label_is_written_on_what_users_apply() -> None:

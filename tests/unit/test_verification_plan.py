@@ -16,6 +16,7 @@ from partition_operator.reconcile.snapshot_actions import (
 )
 from partition_operator.reconcile.snapshot_view import Job, NoJob
 from partition_operator.reconcile.snapshots import SnapshotPlan, plan
+from partition_operator.resources.snapshot_pods import waiting_for
 
 from tests.support.snapshot_objects import (
     NOW,
@@ -208,6 +209,86 @@ def test_a_pod_that_finds_no_node_is_not_waited_for_for_ever() -> None:
     assert "Unschedulable: 0/3" in condition(late, "Verified")["message"]
     over = plan(view(found, NOW + verification.GIVEN_UP, pod=pod), "image:1")
     assert condition(over, "Verified")["reason"] == "TimedOut"
+
+
+SIDECAR = {"name": "istio-proxy", "state": {"running": {"startedAt": stamp(NOW)}}}
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_injected_container_that_runs_for_ever_does_not_hold_the_result(first: bool) -> None:
+    """The pod stays Running; our own container has ended, wherever it stands in the list."""
+    found = succeeded("Restore")
+    step = plan(view(found), "image:1")
+    pod = pod_of(step)
+    found = after(step, found)
+    own = {"name": "verify", "state": {"running": {"startedAt": stamp(NOW)}}}
+
+    def status(container: dict[str, Any]) -> dict[str, Any]:
+        both = [SIDECAR, container] if first else [container, SIDECAR]
+        return pod | {"status": {"phase": "Running", "containerStatuses": both}}
+
+    assert plan(view(found, pod=status(own)), "image:1").status == found.status
+    for report, state in (
+        ('{"state": "succeeded", "digest": "abc"}', "Verified"),
+        ('{"state": "failed", "reason": "SnapshotDamaged", "message": "m"}', "VerifyFailed"),
+    ):
+        code = 0 if state == "Verified" else 65
+        (mine,) = ended(code, report)["containerStatuses"]
+        step = plan(view(found, pod=status(mine)), "image:1")
+        assert step.status["state"] == state
+        left = plan(view(after(step, found), pod=status(mine)), "image:1")
+        assert left.action == DeletePod("snap-verify", "pod-uid"), "the sidecar goes with the pod"
+
+
+def test_an_injected_container_that_ended_well_is_no_result() -> None:
+    found = succeeded("Restore")
+    step = plan(view(found), "image:1")
+    other = ended(0, '{"state": "succeeded", "digest": "abc"}')["containerStatuses"][0]
+    status = {"phase": "Running", "containerStatuses": [other | {"name": "istio-proxy"}]}
+    pod = pod_of(step) | {"status": status}
+    assert plan(view(after(step, found), pod=pod), "image:1").status["state"] == "Succeeded"
+
+
+def test_what_an_injected_init_container_waits_for_is_said() -> None:
+    initializing = {"waiting": {"reason": "PodInitializing"}}
+    pull = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
+    pod = {
+        "status": {
+            "phase": "Pending",
+            "containerStatuses": [{"name": "verify", "state": initializing}],
+            "initContainerStatuses": [{"name": "istio-init", "state": pull}],
+        }
+    }
+    assert waiting_for(pod) == "ImagePullBackOff: no such image"
+
+
+def test_a_refused_pod_is_said_in_the_api_servers_words_once() -> None:
+    found = succeeded("Restore")
+    first = plan(view(found), "image:1")
+    found = after(first, found)
+    held = replace(view(found), refused="exceeded quota: q")
+    step = plan(held, "image:1")
+    assert step.action is None
+    proof = condition(step, "Verified")
+    assert (proof["status"], proof["reason"]) == ("Unknown", "PodRefused")
+    assert "exceeded quota: q" in proof["message"]
+    assert [e.reason for e in step.events] == ["PodRefused"]
+    assert step.pause_s == verification.TAKEN_POLL_S
+    found = after(step, found)
+    again = plan(replace(view(found), refused="exceeded quota: q"), "image:1")
+    assert (again.status, again.events) == (step.status, [])
+    assert isinstance(plan(view(found), "image:1").action, CreatePod), "it is tried again"
+
+
+def test_a_verifying_pod_carries_the_marks_of_every_pod() -> None:
+    marks = {"labels": {"team": "x"}, "annotations": {"sidecar.istio.io/inject": "false"}}
+    spec = {"podTemplate": {"metadata": marks}}
+    seen = view(succeeded("Restore"))
+    assert seen.group is not None
+    group = replace(seen.group, partition=partition(spec=spec))
+    meta = pod_of(plan(replace(seen, group=group), "image:1"))["metadata"]
+    assert meta["labels"].items() >= (names.labels("part", "verify") | marks["labels"]).items()
+    assert meta["annotations"] == marks["annotations"] | {names.ANNOTATION_ATTEMPT: "1"}
 
 
 def test_a_verifying_pod_says_how_far_it_is() -> None:
