@@ -18,7 +18,7 @@ from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
-from partition_operator.errors import ReplicaRefused
+from partition_operator.errors import ReplicaRefused, text_of
 from partition_operator.reconcile import removal as removing
 from partition_operator.reconcile.conditions import Event
 from partition_operator.reconcile.ownership import is_foreign
@@ -154,11 +154,11 @@ class ScheduleReconciler:
             for s in gone
             if s.name not in waits and (s.name in named or not removing.may_be_stored(s))
         ]
-        for snapshot in ready:
-            await self._kube.delete(
-                names.SNAPSHOT_KIND, snapshot.namespace, snapshot.name, snapshot.uid
-            )
-            failpoints.reach("schedule.Delete")
+        refused = await self._delete(ready)
+        if refused:
+            problem = problem or ("DeleteRefused", "; ".join(refused.values()))
+            waits |= set(refused)
+            ready = [s for s in ready if s.name not in refused]
         if ready:
             what = ", ".join(s.name for s in ready)
             size = f"{numbers['objects']} objects, {numbers['bytes']} bytes"
@@ -168,6 +168,22 @@ class ScheduleReconciler:
                 if not set(removal.snapshot_ids) & waits:
                     attempts.pop(removal.digest, None)
         return bool(ready), problem
+
+    async def _delete(self, snapshots: Iterable[Snapshot]) -> dict[str, str]:
+        """Returns the API server's words by name for those that it refuses to delete."""
+        refused: dict[str, str] = {}
+        for snapshot in snapshots:
+            name = snapshot.name
+            try:
+                await self._kube.delete(names.SNAPSHOT_KIND, snapshot.namespace, name, snapshot.uid)
+            except ApiError as error:
+                if not error.refused:
+                    raise
+                logger.warning("%s/%s: refused: %s", snapshot.namespace, name, text_of(error))
+                refused[name] = f"the API server refuses to delete {name}: {error.words}"
+                continue
+            failpoints.reach("schedule.Delete")
+        return refused
 
     async def _look_at_lost(self, key: Key, snapshots: Iterable[Snapshot]) -> None:
         """Snapshots whose volume is gone say so themselves, in their own turn."""

@@ -14,6 +14,7 @@ from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable, text_of
 from partition_operator.reconcile import last_write
+from partition_operator.reconcile.conditions import Event
 from partition_operator.reconcile.last_write import Write
 from partition_operator.reconcile.observed import Observed, Pod
 from partition_operator.reconcile.ownership import is_foreign
@@ -90,7 +91,12 @@ class SnapshotReconciler:
                 logger.info("%s: %s", key, text_of(error))
                 refused = (key.name, _refusal(error))
             except ApiError as error:
-                if not isinstance(step.action, CreatePod) or not error.refused:
+                if not error.refused:
+                    raise
+                if not isinstance(step.action, CreatePod):
+                    # Nothing else can be done before it; the queue tries it again.
+                    event = Event("Warning", "ObjectRefused", error.words)
+                    await self._recorder.post(view.snapshot, event, view.now)
                     raise
                 logger.warning("%s: refused: %s", key, text_of(error))
                 wanted = content_hash(step.action.body)

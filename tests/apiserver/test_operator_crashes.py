@@ -68,6 +68,7 @@ async def test_carries_on(server: ApiServer, tmp_path: Path, failpoint: str) -> 
         )
 
     async def ready(wanted: int) -> bool:
+        operator.revive()
         status = (await partition()).get("status", {})
         return status.get("state") == "Ready" and status.get("ready") == f"{wanted}/{wanted}"
 

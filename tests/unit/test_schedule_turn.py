@@ -36,6 +36,8 @@ class World:
         self.jobs: dict[str, Job] = {}
         self.ends = Job("Succeeded")
         self.refuses: ApiError | None = None
+        self.keeps: ApiError | None = None
+        """Raised where something is to be deleted."""
         self.changed = ""
         """The name of a snapshot that somebody changes before it is written."""
         self.now = NOW
@@ -84,7 +86,9 @@ class World:
             raise self.refuses
         self.log.append(f"create {body['metadata']['name']}")
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str = "") -> None:
+    async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        if self.keeps is not None:
+            raise self.keeps
         self.log.append(f"delete {name} {uid}")
         del self.found[name]
 
@@ -179,6 +183,26 @@ async def test_a_run_that_the_api_server_refuses_keeps_nothing_else_from_being_d
     world.refuses = ApiError(500, "defect")
     with pytest.raises(ApiError):
         await reconciler.turn(KEY, Entry())
+
+
+async def test_a_removal_that_the_api_server_refuses_is_said() -> None:
+    world = keeping_one()
+    world.keeps = ApiError(403, "DELETE …: 403 kept by a policy", "kept by a policy")
+    reconciler = world.reconciler()
+    pause = await turns(reconciler)
+    assert pause >= 10
+    said = world.condition("SnapshotsPruned")
+    assert (said["status"], said["reason"]) == ("False", "DeleteRefused")
+    assert "old: kept by a policy" in said["message"]
+    world.keeps = None
+    await reconciler.turn(KEY, Entry())
+    assert world.log[-1] == "delete old uid-old"
+    await reconciler.turn(KEY, Entry())
+    assert world.condition("SnapshotsPruned")["status"] == "True"
+    world.found["old"] = stored("old", NOW - HOUR * 2, destination=ON_VOLUME)
+    world.keeps = ApiError(503, "overloaded")
+    with pytest.raises(ApiError):
+        await turns(reconciler)
 
 
 async def test_without_its_partition_a_lost_volume_is_noticed() -> None:

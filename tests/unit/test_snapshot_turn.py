@@ -10,6 +10,7 @@ from partition_operator.clients.kube import ApiError
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.reconcile import snapshots
+from partition_operator.reconcile.conditions import Event
 from partition_operator.reconcile.snapshot_view import Job, JobSeen, NoJob, SnapshotView
 from partition_operator.snapshot_reconciler import SnapshotReconciler
 from partition_operator.work_queue import SNAPSHOT, Entry, Key
@@ -28,6 +29,7 @@ class World:
         self.log: list[str] = []
         self.merged: list[dict[str, Any]] = []
         self.refuses: ApiError | None = None
+        self.events: list[tuple[str, str]] = []
         any_self = cast("Any", self)
         config = Config("system", "id", "image")
         self._reconciler = SnapshotReconciler(config, any_self, any_self, any_self, any_self)
@@ -51,6 +53,8 @@ class World:
 
     async def merge(self, kind: str, live: dict[str, Any], body: dict[str, Any]) -> None:
         assert live["metadata"]["uid"] == self.found.uid
+        if self.refuses is not None:
+            raise self.refuses
         self.merged.append(body)
         meta = self.found.body["metadata"]
         labels = meta["labels"] | body["metadata"]["labels"]
@@ -63,8 +67,8 @@ class World:
     async def cancel(self, seen: object, pod: object, job_id: str) -> None:
         self.log.append(f"cancel {job_id}")
 
-    async def post(self, thing: object, event: object, now: object) -> None:
-        pass
+    async def post(self, thing: object, event: Event, now: object) -> None:
+        self.events.append((event.reason, event.message))
 
 
 async def test_a_stalled_job_is_cancelled_before_another_attempt() -> None:
@@ -98,6 +102,14 @@ async def test_a_pod_that_the_api_server_refuses_is_said_and_tried_again_with_pa
     world.log.clear()
     await world.turn()
     assert "create snap-verify" in world.log
+
+
+async def test_a_label_that_the_api_server_refuses_is_told() -> None:
+    world = World(snapshot(labelled=False))
+    world.refuses = ApiError(403, "PATCH …: 403 labels are fixed", "labels are fixed")
+    with pytest.raises(ApiError):
+        await world.turn()
+    assert ("ObjectRefused", "labels are fixed") in world.events
 
 
 async def test_other_errors_are_the_queues() -> None:
