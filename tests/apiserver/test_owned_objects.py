@@ -164,6 +164,18 @@ async def test_a_claim_and_a_pod_of_somebody_else_are_a_conflict(turns: Turns) -
     assert await turns.kube.get("StatefulSet", turns.namespace, "part") is None
 
 
+async def test_what_is_seen_of_a_secret_is_not_its_content(turns: Turns) -> None:
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": OWN["tls.key"]}
+    meta = {"name": "part-client-tls", "annotations": applied}
+    await turns.create(SECRET | {"metadata": meta, "data": OWN})
+    await turns.make(replication={"mode": "None"}, replicas=3)
+    await turns.create(pod("part-1"))
+    observed = await turns.observer.observe(turns.namespace, "part")
+    assert observed is not None
+    assert OWN["tls.key"] not in repr(observed)
+    assert observed.strangers == (), "without Raft there is no pod of that name"
+
+
 def pod(name: str, **spec: Any) -> dict[str, Any]:
     container = {"name": "replica", "image": "image:1"}
     body = {"containers": [container], "automountServiceAccountToken": False} | spec

@@ -8,7 +8,7 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials, ObjectStore, Refusal, credentials
-from partition_operator.api.partition import Partition, parse
+from partition_operator.api.partition import UNREPLICATED, Partition, parse
 from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.times import parse_stamp
 from partition_operator.clients.authority import AuthorityKeeper
@@ -82,8 +82,7 @@ class Observer:
         }
         for secret, live in secrets.items():
             if live is not None:
-                # What was seen is kept until the next look, and logged by a defect: without keys.
-                objects["Secret", secret] = {k: v for k, v in live.items() if k != "data"}
+                objects["Secret", secret] = _without_content(live)
         own = secrets[names.tls_secret(name)]
         if own is not None and not is_foreign(own, partition):
             self._replicas.follow(partition.key, own)
@@ -244,11 +243,20 @@ class Observer:
         return tuple(sorted((c for c in claims if c.ordinal >= 0), key=lambda c: c.ordinal))
 
 
+def _without_content(secret: Body) -> Body:
+    """What was seen is kept until the next look, and whose a Secret is needs no keys. Those who
+    apply one by hand leave its content in an annotation."""
+    metadata = {k: v for k, v in secret["metadata"].items() if k != "annotations"}
+    kept = {k: v for k, v in secret.items() if k not in ("data", "stringData")}
+    return kept | {"metadata": metadata}
+
+
 def _size(partition: Partition, live: Body | None) -> int:
     """Up to how many pods and claims are looked for by name."""
     running = int(((live or {}).get("spec") or {}).get("replicas", 0))
     try:
-        return max(partition.spec().replicas, running)
+        spec = partition.spec()
+        return max(1 if spec.mode == UNREPLICATED else spec.replicas, running)
     except InvalidSpec:
         return max(running, int(partition.status.get("replicas", 0)))
 
