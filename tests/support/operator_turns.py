@@ -24,17 +24,23 @@ from tests.support.api_server import ApiServer
 API = "logstore.dev/v1alpha1"
 
 
-async def connect(kubeconfig: Path) -> Kube:
+async def connect(kubeconfig: Path, user: str = "") -> Kube:
+    """user: whose rights to have, "" for all."""
     configuration = client.Configuration()
     await config.load_kube_config(str(kubeconfig), client_configuration=configuration)
-    return Kube(client.ApiClient(configuration), 10)
+    api = client.ApiClient(configuration)
+    if user:
+        api.set_default_header("Impersonate-User", user)
+    return Kube(api, 10)
 
 
 class Turns:
-    """Of one Partition, "part", in a namespace of its own. Use as an async context manager."""
+    """Of one Partition, "part", in a namespace of its own. Use as an async context manager. user:
+    whose rights the operator has; `kube` has all."""
 
-    def __init__(self, server: ApiServer) -> None:
+    def __init__(self, server: ApiServer, user: str = "") -> None:
         self._server = server
+        self._user = user
         self.namespace = f"t-{uuid.uuid4().hex[:8]}"
         self.kube: Kube
         self.writes: dict[Any, Any] = {}
@@ -45,19 +51,21 @@ class Turns:
         authority = make_authority(dt.datetime.now(dt.UTC))
         token = admin.LeaseToken(transitions=1, holder="test")
         self._replicas = Replicas(authority, token, 0.2)
-        self.observer = Observer(self.kube, self._replicas, authority, self.writes)
-        self.executor = Executor(self.kube, self._replicas, authority, self.writes)
+        self._theirs = await connect(self._server.kubeconfig, self._user)
+        self.observer = Observer(self._theirs, self._replicas, authority, self.writes)
+        self.executor = Executor(self._theirs, self._replicas, authority, self.writes)
         self._reconciler = Reconciler(
             Config(self.namespace, "test", "image:1"),
-            self.kube,
+            self._theirs,
             self.observer,
             self.executor,
-            Recorder(self.kube, 1000),
+            Recorder(self._theirs, 1000),
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._replicas.close()
+        await self._theirs.close()
         await self.kube.close()
 
     async def turn(self) -> float | None:
