@@ -73,7 +73,7 @@ class LeaseHolder:
                 logger.warning("lease not renewed: %s", why)
             if time.monotonic() - renewed > self._config.lease_renew_deadline_s:
                 deadline = self._config.lease_renew_deadline_s
-                self._lost(f"the lease could not be renewed within {deadline:g} s: {why}")
+                self._lost(f"the lease could not be renewed within {deadline:.1f} s: {why}")
                 return
 
     async def raise_above(self, seen: int) -> None:
