@@ -14,6 +14,7 @@ from partition_operator.api.partition import parse
 from partition_operator.api.times import stamp
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.errors import Conflict
+from partition_operator.reconcile.actions import IssueCertificate
 from partition_operator.reconcile.last_write import AT_ONCE_MAX
 from partition_operator.resources import pdb, services, statefulset
 
@@ -60,10 +61,12 @@ async def test_a_secret_that_appears_before_the_first_write_is_left_alone(turns:
     assert observed is not None
     mine = SECRET | {"metadata": {"name": "part-client-tls"}, "data": {"password": "aHVudGVyMg=="}}
     before = await turns.create(mine)
-    theirs = {"name": "part-client-tls", "namespace": turns.namespace}
-    body = SECRET | {"metadata": theirs, "data": OWN}
     with pytest.raises(Conflict):
-        await turns.kube.apply(body, None)
+        await turns.executor.execute(observed, IssueCertificate("part-client-tls", "client"))
+    # And between the executor's look and its write.
+    theirs = {"name": "part-client-tls", "namespace": turns.namespace}
+    with pytest.raises(Conflict):
+        await turns.kube.apply(SECRET | {"metadata": theirs, "data": OWN}, None)
     assert await turns.get("Secret", "part-client-tls") == before
 
 

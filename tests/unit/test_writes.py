@@ -320,6 +320,38 @@ def test_what_others_put_into_lists_of_names_does_not_matter() -> None:
     assert difference({"args": ["z"]}, {"args": ["x"]}) == "args[0]"
 
 
+TOLERATION = {"key": "a", "operator": "Exists"}
+MORE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "a limit": (
+        {"resources": {"limits": {"cpu": "500m", "memory": "512Mi"}}},
+        {"resources": {"limits": {"memory": "512Mi"}}},
+    ),
+    "resources": ({"resources": {"limits": {"memory": "1Gi", "cpu": "1"}}}, {}),
+    "tolerations": ({"tolerations": [TOLERATION]}, {}),
+    "a toleration's effect": (
+        {"tolerations": [TOLERATION | {"effect": "NoSchedule"}]},
+        {"tolerations": [TOLERATION]},
+    ),
+    "affinity": ({"affinity": {"nodeAffinity": {"x": 1}}}, {}),
+    "one affinity of two": (
+        {"affinity": {"nodeAffinity": {"x": 1}, "podAntiAffinity": {"y": 1}}},
+        {"affinity": {"nodeAffinity": {"x": 1}}},
+    ),
+    "annotations": ({"podTemplate": {"metadata": {"annotations": {"a": "b"}}}}, {}),
+    "a label": ({"podTemplate": {"metadata": {"labels": {"a": "b"}}}}, {}),
+}
+
+
+@pytest.mark.parametrize("case", MORE)
+def test_an_object_with_more_than_is_wanted_is_applied(case: str) -> None:
+    more, less = MORE[case]
+    observed = running(more)
+    assert isinstance(plan(observed, "image:1").action, PromoteLearner), "all is as it should be"
+    step = plan(replace(observed, partition=partition(spec=less)), "image:1")
+    assert isinstance(step.action, Apply)
+    assert step.action.body["kind"] == "StatefulSet"
+
+
 def test_a_fingerprint_knows_content_and_not_what_changes_by_itself() -> None:
     live: dict[str, Any] = {"metadata": {"name": "x", "resourceVersion": "1"}, "spec": {"a": 1}}
     later = live | {"metadata": {"name": "x", "resourceVersion": "2"}, "status": {"ready": 1}}
