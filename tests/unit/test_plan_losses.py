@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from partition_operator.reconcile import actions
+from partition_operator.reconcile import actions, last_write, writes
 from partition_operator.reconcile.observed import Replica
 
 from tests.support.partition_views import (
@@ -33,6 +33,18 @@ def test_the_only_replicas_volume_is_lost() -> None:
     for words in ("volume of part-0 is new", "data-part-0", "restore a snapshot", "operations.md"):
         assert words in ready["message"]
     assert {"VolumeLost", "QuorumLost"} <= set(reasons(step))
+
+
+def test_an_object_that_is_refused_does_not_hide_the_loss() -> None:
+    lost = replace(group(1), replicas=(empty(0),), objects={})
+    action = look(lost).action
+    assert action is not None
+    found = writes.target(action, "part")
+    assert found is not None
+    record = last_write.refused(None, found[1], "exceeded quota: q", lost.now)
+    step = look(replace(lost, writes={found[0]: record}))
+    assert condition(step, "Ready")["reason"] == step.status["state"] == "VolumeLost"
+    assert condition(step, "ObjectsApplied")["reason"] == "ObjectRefused"
 
 
 @pytest.mark.parametrize("joined", [False, True])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from partition_operator.api import names
 from partition_operator.clients.observer import _pod
 from partition_operator.reconcile.observed import Observed
 
@@ -101,6 +102,9 @@ def test_why_a_drain_waits_is_said() -> None:
 
 
 def test_the_end_of_a_pod_is_read_from_its_object() -> None:
-    item = {"metadata": {"name": "part-1", "deletionTimestamp": ENDS}, "spec": {"nodeName": "n"}}
-    found = _pod(partition(), item)
+    metadata = {"name": "part-1", "uid": "p1", "deletionTimestamp": ENDS}
+    found = _pod(
+        partition(), {"metadata": metadata, "spec": {"nodeName": "n"}}, names.selector("part")
+    )
     assert (found.ends, found.node, found.deleting) == (ENDS, "n", True)
+    assert (found.uid, found.labelled) == ("p1", False)

@@ -1,15 +1,19 @@
 """A size or class that is mended before there is a volume, and one that volumes don't follow."""
 
+import datetime as dt
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from partition_operator.api import names
 from partition_operator.api.partition import parse
-from partition_operator.reconcile import actions
+from partition_operator.clients.observer import _claim
+from partition_operator.reconcile import actions, last_write, writes
 from partition_operator.reconcile.observed import Claim, Observed
 
 from tests.support.partition_views import (
     CLUSTER,
+    CREATED,
     claim,
     complete,
     condition,
@@ -89,6 +93,43 @@ def test_a_claim_that_somebody_made_is_left_alone() -> None:
     assert not isinstance(look(adopting).action, actions.DeleteUnchanged)
 
 
+@pytest.mark.parametrize(
+    ("cluster_id", "deleted"),
+    [
+        ("", False),
+        ("22222222-2222-4222-8222-222222222222", False),
+        # It lost its labels, and its mark says whose it is.
+        (CLUSTER, True),
+    ],
+)
+def test_a_claim_without_labels_is_deleted_only_with_our_mark(
+    cluster_id: str, *, deleted: bool
+) -> None:
+    unlabelled = made(0, OLD, cluster_id=cluster_id, labelled=False)
+    action = look(without_set(waiting(unlabelled))).action
+    assert isinstance(action, actions.DeleteUnchanged) == deleted
+
+
+def test_a_deletion_that_is_refused_is_said_and_tried_later() -> None:
+    observed = waiting(made(0, OLD))
+    for kind, name in (KEY, ("PersistentVolumeClaim", "data-part-0")):
+        action = look(observed).action
+        assert isinstance(action, actions.DeleteUnchanged)
+        found = writes.target(action, "part")
+        assert found is not None
+        assert found[0] == (kind, name)
+        record = last_write.refused(None, found[1], "denied by a webhook", observed.now)
+        held = replace(observed, writes={found[0]: record})
+        assert look(held).action is None
+        assert look(held).retry_s == last_write.REFUSED_S[0]
+        told = condition(look(held), "ObjectsApplied")
+        assert (told["status"], told["reason"]) == ("False", "ObjectRefused")
+        assert f"{kind} {name}: denied by a webhook" in told["message"]
+        due = replace(held, now=observed.now + dt.timedelta(seconds=last_write.REFUSED_S[0]))
+        assert look(due).action == action
+        observed = without_set(observed)
+
+
 def test_a_group_that_exists_keeps_its_claims() -> None:
     known = made(0, NEW, cluster_id=CLUSTER)
     observed = group(1, claims=(known,), spec={"storage": NEW})
@@ -102,11 +143,35 @@ def test_what_is_right_is_left_alone() -> None:
     assert not isinstance(look(replace(observed, claims=(again,))).action, actions.DeleteUnchanged)
 
 
+@pytest.mark.parametrize("labels", [names.selector("part"), {}])
+def test_a_claim_is_read_from_its_object(labels: dict[str, str]) -> None:
+    item = {
+        "metadata": {
+            "name": "data-part-2",
+            "uid": "u2",
+            "resourceVersion": "v2",
+            "creationTimestamp": CREATED,
+            "deletionTimestamp": CREATED,
+            "labels": labels,
+            "annotations": {names.ANNOTATION_CLUSTER_ID: CLUSTER},
+        },
+        "spec": {
+            "volumeName": "pv",
+            "storageClassName": "fast",
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    marks = {"cluster_id": CLUSTER, "deleting": True, "bound": True, "labelled": bool(labels)}
+    assert _claim(partition(), item, names.selector("part")) == made(2, NEW, **marks)
+
+
 def test_status_tells_what_bound_claims_have() -> None:
     assert "storage" not in look(waiting(made(0, OLD))).status
     claims = (made(0, NEW, bound=True), made(1, NEW, bound=True, size="2Gi"), made(2, NEW))
     observed = group(3, claims=claims, spec={"storage": NEW})
     assert look(observed).status["storage"] == {"size": "2Gi", "className": "fast"}
+    strange = made(3, NEW, bound=True, size="5Ti", labelled=False)
+    assert look(replace(observed, claims=(*claims, strange))).status["storage"]["size"] == "2Gi"
     away = look(replace(observed, claims=()))
     assert away.status["storage"] == {"size": "2Gi", "className": "fast"}
 

@@ -305,13 +305,13 @@ def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Claim:
         ordinal=_ordinal(f"{names.VOLUME}-{partition.name}-", metadata["name"]),
         created=metadata["creationTimestamp"],
         cluster_id=(metadata.get("annotations") or {}).get(names.ANNOTATION_CLUSTER_ID, ""),
+        uid=metadata["uid"],
+        labelled=_has(metadata, selector),
         bound=bool(spec.get("volumeName")),
         size=str(requests.get("storage", "")),
         storage_class=spec.get("storageClassName") or "",
         deleting="deletionTimestamp" in metadata,
-        uid=metadata["uid"],
         version=metadata["resourceVersion"],
-        labelled=_has(metadata, selector),
     )
 
 

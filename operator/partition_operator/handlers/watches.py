@@ -16,7 +16,7 @@ from typing import Protocol
 import kopf
 from kopf._core.engines.peering import Identity
 
-from partition_operator.errors import OperatorError
+from partition_operator.errors import OperatorError, text_of
 from partition_operator.handlers.watching import build_registry
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,8 @@ class Watches:
         hint = (
             "" if scope == EVERYWHERE else "; if it is gone for good, remove it from the settings"
         )
-        logger.log(level, "can't watch %s, it is tried again%s: %s", _where(scope), hint, error)
+        why = text_of(error)
+        logger.log(level, "can't watch %s, it is tried again%s: %s", _where(scope), hint, why)
         if scope != EVERYWHERE:
             # Looking at what was there would fail in the same way; the next listing enqueues it.
             self._queue.forget(scope)
@@ -112,7 +113,8 @@ class Watches:
             await asyncio.wait({watch}, timeout=STOP_S)
             raise
         except Exception as error:  # kopf's own errors have no common base
-            logger.warning("the watch of %s failed, it is started again: %r", _where(scope), error)
+            why = f"{type(error).__name__}: {text_of(error)}"
+            logger.warning("the watch of %s failed, it is started again: %s", _where(scope), why)
         finally:
             self._up.discard(scope)
 

@@ -27,19 +27,19 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A replica's PVC. cluster_id: what we wrote on it, "" for none. bound: it has a volume. size:
-    as it was asked for. labelled: it has our labels; without them it was found by its name."""
+    """A replica's PVC. cluster_id: what we wrote on it, "" for none. labelled: it has our labels;
+    without them it was found by its name. bound: it has a volume. size: as it was asked for."""
 
     ordinal: int
     created: str
     cluster_id: str
+    uid: str = ""
+    labelled: bool = True
     bound: bool = False
     size: str = ""
     storage_class: str = ""
     deleting: bool = False
-    uid: str = ""
     version: str = ""
-    labelled: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def mend(observed: Observed, spec: PartitionSpec) -> Mend | None:
         return Mend(DeleteUnchanged("StatefulSet", partition.name, live["uid"], version))
     created = partition.body["metadata"].get("creationTimestamp", "")
     # An older claim is somebody's own, made for an import.
-    ours = [claim for claim in observed.claims if claim.created >= created]
+    ours = [claim for claim in _own(observed) if claim.created >= created]
     old = [claim for claim in ours if _claim_differs(claim, spec)]
     for claim in old:
         if not claim.deleting:
@@ -60,7 +60,7 @@ def template_differs(observed: Observed, spec: PartitionSpec) -> bool:
 def recorded(observed: Observed) -> dict[str, str]:
     """status.storage: the size and the class of the bound claims. What was recorded of a group that
     existed stays while its claims are away."""
-    bound = [claim for claim in observed.claims if claim.bound and parse_quantity(claim.size)]
+    bound = [claim for claim in _own(observed) if claim.bound and parse_quantity(claim.size)]
     if not bound:
         status = observed.partition.status
         kept: dict[str, str] = status.get("storage") or {}
@@ -86,6 +86,15 @@ def not_followed(observed: Observed, spec: PartitionSpec) -> str:
             f"again, or copy the data to a new Partition with class {spec.storage_class}"
         )
     return ""
+
+
+def _own(observed: Observed) -> list[Claim]:
+    """Without claims that have our names and say nothing of us: what others made is not deleted,
+    and its size is not the group's."""
+    cluster_id = observed.partition.status.get("clusterID")
+    return [
+        c for c in observed.claims if c.labelled or (c.cluster_id and c.cluster_id == cluster_id)
+    ]
 
 
 def _template(observed: Observed) -> dict[str, Any] | None:

@@ -89,6 +89,9 @@ def explain(found: list[Condition], observed: Observed, pending: Pending) -> lis
     if condition.reason != REFUSED:
         return [*found, condition]
     ready = next(c for c in found if c.type == "Ready")
+    if ready.reason == "VolumeLost":
+        # No object brings the data back, and what does is said there.
+        return [*found, condition]
     serves = f"; meanwhile: {ready.message}" if ready.status else ""
     told = Condition("Ready", False, REFUSED, condition.message + serves)
     return [*(told if c.type == "Ready" else c for c in found), condition]
