@@ -73,6 +73,7 @@ async def test_carries_on(server: ApiServer, tmp_path: Path, failpoint: str) -> 
         return status.get("state") == "Ready" and status.get("ready") == f"{wanted}/{wanted}"
 
     async def died() -> bool:
+        operator.revive(failpoint)
         assert operator.process is not None
         return operator.process.poll() is not None
 

@@ -47,10 +47,10 @@ class Operator:
                 env=environment,
             )
 
-    def revive(self) -> None:
+    def revive(self, failpoint: str = "") -> None:
         """Starts it again where it lost its lease on a busy machine, as a Deployment does."""
         if self.process is not None and self.process.poll() == EXIT_DEPOSED:
-            self.start()
+            self.start(failpoint)
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
