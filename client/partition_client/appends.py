@@ -174,6 +174,12 @@ class AppendStream:
             except asyncio.InvalidStateError:
                 # InvalidStateError: a write to a call that is over already.
                 self._routing.forget_leader()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Of the call, not of this task: a write while its silent stream was given up.
+                self._routing.forget_leader()
             except ClientError as error:
                 self._fail_all(error)
             if self._session_gone:

@@ -38,6 +38,9 @@ RETRIED_CODES = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.CANCELLED,
+        # What gRPC makes of a connection that is cut in the wrong moment, too.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
     }
 )
 
@@ -142,10 +145,15 @@ class Calls:
             try:
                 return await call(self._routing.stub(target))
             except (grpc.aio.AioRpcError, Silent) as error:
-                await self.failed(target, error, fixed=bool(address))
+                await self.failed(target, error, deadline, fixed=bool(address))
 
     async def failed(
-        self, target: str, error: grpc.aio.AioRpcError | Silent, *, fixed: bool
+        self,
+        target: str,
+        error: grpc.aio.AioRpcError | Silent,
+        deadline: Deadline,
+        *,
+        fixed: bool,
     ) -> None:
         """Takes note of a failed try. Raises what no retry mends. fixed: no other replica is asked;
         a leader that TLS does not reach any more is looked for again before that is said."""
@@ -155,7 +163,8 @@ class Calls:
             return
         refused = refusal(target, error)
         if fixed or refused is not None:
-            refused = await self._routing.refusal(target, error) or refused
+            within_s = deadline.limit(STATUS_TIMEOUT_S)
+            refused = await self._routing.refusal(target, error, within_s) or refused
         if refused is not None:
             raise refused from error
         self._routing.heard(target, f"{error.code().name}: {error.details()}")

@@ -328,7 +328,7 @@ class AsyncClient:
                         yield response
                 return
             except (grpc.aio.AioRpcError, Silent) as error:
-                await self._calls.failed(target, error, fixed=bool(stale_from))
+                await self._calls.failed(target, error, deadline, fixed=bool(stale_from))
 
     async def history(self) -> str:
         """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you
@@ -341,7 +341,7 @@ class AsyncClient:
             try:
                 return await self._history_of(target, deadline)
             except (grpc.aio.AioRpcError, Silent) as error:
-                await self._calls.failed(target, error, fixed=False)
+                await self._calls.failed(target, error, deadline, fixed=False)
 
     async def statuses(self) -> dict[str, api.GetStatusResponse | None]:
         """Each endpoint's status, None if it does not answer; `explain` says why. Raises TlsRefused

@@ -28,8 +28,11 @@ class Diagnosis:
         self._direct = direct
         self._trials: dict[str, tuple[float, asyncio.Task[handshake.Refusal | None]]] = {}
 
-    async def of(self, address: str, error: grpc.aio.AioRpcError) -> TlsRefused | None:
-        """The refusal behind a failed call; None if the call may succeed later."""
+    async def of(
+        self, address: str, error: grpc.aio.AioRpcError, within_s: float = KEPT_S
+    ) -> TlsRefused | None:
+        """The refusal behind a failed call; None if the call may succeed later, or the trial is not
+        over within `within_s`: the next one then finds its result."""
         if detail_of(error) is not None:
             return None
         if error.code() in REFUSED_CODES:
@@ -37,14 +40,19 @@ class Diagnosis:
         if error.code() not in SUSPECT_CODES or not self._direct:
             return None
         trial = self._trial(address)
-        await asyncio.wait({trial}, timeout=KEPT_S)
-        found = trial.result() if trial.done() else None
+        await asyncio.wait({trial}, timeout=min(KEPT_S, within_s))
+        # A trial that fails says nothing about the call.
+        failed = not trial.done() or trial.cancelled() or trial.exception() is not None
+        found = None if failed else trial.result()
         return (
             None if found is None else TlsRefused(f"{found.reason}: {found.message}", found.reason)
         )
 
     async def close(self) -> None:
-        await asyncio.gather(*(trial for _, trial in self._trials.values()), return_exceptions=True)
+        """Waits a moment for the trials: their threads end by their own time-outs."""
+        trials = [trial for _, trial in self._trials.values()]
+        if trials:
+            await asyncio.wait(trials, timeout=KEPT_S)
 
     def _trial(self, address: str) -> "asyncio.Task[handshake.Refusal | None]":
         """One at a time for an address."""

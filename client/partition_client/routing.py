@@ -184,19 +184,25 @@ class Routing:
             raise refused[0]
         return dict(zip(self.endpoints, statuses, strict=True))
 
-    async def refusal(self, address: str, error: grpc.aio.AioRpcError) -> TlsRefused | None:
-        """What made a call fail if TLS did and no retry mends it, else None."""
-        return await self._diagnosis.of(address, error)
+    async def refusal(
+        self, address: str, error: grpc.aio.AioRpcError, within_s: float = STATUS_TIMEOUT_S
+    ) -> TlsRefused | None:
+        """What made a call fail if TLS did and no retry mends it; None if it is something else, or
+        not known within `within_s`."""
+        return await self._diagnosis.of(address, error, within_s)
 
     async def _ask(self, endpoint: str, timeout_s: float) -> Answer:
         """A replica's status; None if it does not answer now, an error if it never will."""
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 response: api.GetStatusResponse = await self.stub(endpoint).GetStatus(
                     api.GetStatusRequest(), timeout=timeout_s
                 )
         except grpc.aio.AioRpcError as error:
-            if (refused := await self.refusal(endpoint, error)) is not None:
+            left_s = max(0.0, ends - loop.time())
+            if (refused := await self.refusal(endpoint, error, left_s)) is not None:
                 self.heard(endpoint, str(refused))
                 return refused
             if error.code() in PERMANENT_CODES:

@@ -213,6 +213,28 @@ async def test_a_sender_that_sends_nothing_loses_its_place(method: str, begun: b
         assert not replica.opened
 
 
+async def test_a_stream_whose_requests_fail_does_not_end_well() -> None:
+    """A message that is none, behind an append that is under way: the client must not take the end
+    of the stream for "there is nothing more"."""
+    replica = Replica()
+    replica.gate.clear()
+    async with served(replica, Limits()) as channel:
+        call = channel.stream_stream(
+            "/logstore.v1.LogStore/Append", request_serializer=bytes, response_deserializer=bytes
+        )()
+        await call.write(api.AppendRequest(request_id=1).SerializeToString())
+
+        async def asked() -> bool:
+            return replica.asked == 1
+
+        await eventually(asked, "the first is under way")
+        await call.write(b"\xff\xff\xff")
+        with pytest.raises(grpc.aio.AioRpcError):
+            while await asyncio.wait_for(call.read(), 30) is not grpc.aio.EOF:
+                pass
+            raise AssertionError(f"the stream ended with {await call.code()}")
+
+
 async def test_appends_of_all_streams_together_are_bounded() -> None:
     """One too many is told, and not kept."""
     held: list[int] = []

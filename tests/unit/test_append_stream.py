@@ -55,7 +55,13 @@ class Stream:
             self._answers.put_nowait(answer)
 
     async def read(self) -> Any:
-        return await self._answers.get()
+        found = await self._answers.get()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def fail(self, error: Exception) -> None:
+        self._answers.put_nowait(error)
 
     def end(self) -> None:
         self._answers.put_nowait(grpc.aio.EOF)
@@ -376,6 +382,40 @@ async def test_a_full_disk_is_waited_for_while_an_earlier_try_is_in_doubt(
     leader.answer = lambda request: full.pop() if full else leader.succeed(request)
     await stream.append(put())
     assert [r.retry for r in leader.requests] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("code", ["UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED"])
+async def test_a_connection_that_is_cut_is_made_again(
+    leader: Leader, stream: AppendStream, code: str
+) -> None:
+    """A leader that is killed ends its streams with one of these."""
+    leader.answer = lambda _: None
+    tasks = [asyncio.ensure_future(stream.append(put(n))) for n in range(3)]
+    while len(leader.requests) < 3:
+        await asyncio.sleep(0)
+    leader.answer = leader.succeed
+    leader.streams[0].fail(call_error(grpc.StatusCode[code]))
+    assert len(await asyncio.gather(*tasks)) == 3
+
+
+async def test_a_write_to_a_call_that_was_given_up_ends_nothing(
+    leader: Leader, stream: AppendStream
+) -> None:
+    """gRPC raises CancelledError from it, as if the stream's own task was cancelled."""
+    write = Stream.write
+    broken = [1]
+
+    async def cancelled(self: Stream, request: api.AppendRequest) -> None:
+        if broken:
+            broken.pop()
+            raise asyncio.CancelledError
+        await write(self, request)
+
+    Stream.write = cancelled  # type: ignore[method-assign]
+    try:
+        await asyncio.wait_for(stream.append(put()), 5)
+    finally:
+        Stream.write = write  # type: ignore[method-assign]
 
 
 async def test_a_deadline_says_what_came_last(leader: Leader, stream: AppendStream) -> None:

@@ -4,7 +4,7 @@ waits for ever."""
 import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
-from partition_replica.core.model import Applied, LogEntry
+from partition_replica.core.model import Applied, LogEntry, ProposalResult
 from partition_replica.errors import NotLeader, OutcomeUnknown, Overloaded
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.proposals import Pending, Proposals
@@ -92,3 +92,16 @@ async def test_what_waits_is_bounded() -> None:
         proposals.add(Pending(types.EntryBody(), 10, False))
     commit(proposals, 5)
     proposals.add(Pending(types.EntryBody(), 10, False))
+
+
+async def test_a_second_try_is_not_answered_by_a_strangers_entry() -> None:
+    """Another leader's entry took the place of the one that it waits for."""
+    proposals = Proposals(Limits(), leader=lambda: (7, "other:1"))
+    body = types.EntryBody(proposal=types.Proposal(session_id=1, sequence=1))
+    first, second = Pending(body, 10, True), Pending(body, 10, True)
+    proposals.proposed(LSN(5), TERM, [first])
+    assert proposals.follow(second)
+    proposals.applied(Applied(LSN(5), Term(3), "proposal", ProposalResult(LSN(5), Term(3))))
+    for pending in (first, second):
+        with pytest.raises(NotLeader):
+            pending.future.result()

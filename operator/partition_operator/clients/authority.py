@@ -10,7 +10,7 @@ from collections.abc import Callable
 from partition_operator import failpoints
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.config import Config
-from partition_operator.errors import AuthorityInvalid
+from partition_operator.errors import AuthorityInvalid, text_of
 from partition_operator.resources.certificates import (
     KeyPair,
     authority_of,
@@ -75,7 +75,7 @@ class AuthorityKeeper:
             current = authority_of(secret, _now())
         except AuthorityInvalid as error:
             if self.problem != str(error):
-                logger.error("the authority that was read before stays in use: %s", error)
+                logger.error("the authority that was read before stays in use: %s", text_of(error))
             self.problem = str(error)
             return
         self.problem = ""

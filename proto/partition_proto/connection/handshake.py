@@ -94,6 +94,8 @@ def _try_tls(
 ) -> Refusal | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
+    # As gRPC does: an authority that another one issued is trusted by itself.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=found.authority.decode("ascii"))
     pem.load_chain(context, found)
     try:

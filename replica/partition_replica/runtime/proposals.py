@@ -90,6 +90,7 @@ class _UnderWay:
     """A sequence in the log that is not applied yet, and later tries of it that wait for it."""
 
     sequence: Sequence
+    term: Term
     followers: list[Pending] = field(default_factory=list)
 
 
@@ -149,7 +150,7 @@ class Proposals:
             self._waiting[first + offset] = (term, pending)
             if pending.body.HasField("proposal"):
                 sequence = sequence_of(pending)
-                self._unapplied[first + offset] = _UnderWay(sequence)
+                self._unapplied[first + offset] = _UnderWay(sequence, term)
                 self._last_of[sequence] = first + offset
 
     def follow(self, pending: Pending) -> bool:
@@ -183,7 +184,10 @@ class Proposals:
                 del self._last_of[under_way.sequence]
             self._followers -= len(under_way.followers)
             for pending in under_way.followers:
-                pending.settle(_as_a_second_try(pending, applied))
+                if _replaced(under_way.term, applied.term):
+                    pending.fail(not_leading(REPLACED, self._leader()))
+                else:
+                    pending.settle(_as_a_second_try(pending, applied))
         waiting = self._waiting.pop(applied.index, None)
         if waiting is None:
             return

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from partition_replica.core.model import LogEntry, OpenedFile, Unapplied
-from partition_replica.core.paths import check_path
+from partition_replica.core.paths import check_path, shown
 from partition_replica.core.services import StateReader
 from partition_replica.errors import (
     Compacted,
@@ -110,15 +110,16 @@ class Reads:
         try:
             node, inlined, applied = self._volume.state.get_file(path)
             if node is None:
-                raise NotFound(f"{path!r} is no file of the tree at LSN {applied}")
+                raise NotFound(f"{shown(path)} is no file of the tree at LSN {applied}")
             if offset > node.size:
                 raise InvalidArgument(f"offset {offset} lies behind the {node.size} bytes")
             if inlined is not None:
                 return OpenedFile(node, inlined, applied)
             if not blobs.has(node.digest):
                 raise Damaged(
-                    f"{path!r} names payload {node.digest.hex()}, which is not on the volume: keep "
-                    "the volume, and let the operator rebuild this replica from the others"
+                    f"{shown(path)} names payload {node.digest.hex()}, which is not on the "
+                    "volume: keep the volume, and let the operator rebuild this replica from the "
+                    "others"
                 )
             blobs.hold([node.digest])
             return OpenedFile(node, blobs.path(node.digest), applied)

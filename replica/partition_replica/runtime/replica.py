@@ -351,7 +351,8 @@ class Replica:
             )
         status = member.loop.engine.status()
         configuration = member.configuration
-        joining = not configuration.members
+        # Until its first state is here; for a moment, too, while a later one is opened.
+        joining = not common["history"]
         return ReplicaStatus(
             role="joining" if joining else status.role,
             term=status.term,

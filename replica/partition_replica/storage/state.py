@@ -12,6 +12,7 @@ import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.apply import apply_body
+from partition_replica.core.limits import SESSION_TTL_MS_MAX
 from partition_replica.core.model import (
     Applied,
     LogEntry,
@@ -166,12 +167,16 @@ class LmdbState:
         self._applied = read_applied(self._environment, self._tables)
 
     def begin_history(self, history: str) -> None:
-        """Gives the state a history ID of its own, durably: of a volume that a restore or an import
-        makes."""
+        """Gives the state a history ID of its own, durably: of a volume that an import makes. The
+        sessions of the old one, which came with a base, are over: nobody of the new one owns
+        them."""
+        clock_ms = self.clock_ms + (SESSION_TTL_MS_MAX + 1 if self.session_count() else 0)
         with lmdb_failures("commit of the state"):
             with self._environment.begin(write=True) as txn:
+                put_applied(txn, self._tables, applied_row(self.applied, self.time_ms, clock_ms))
                 put_history(txn, self._tables, history)
             self._environment.sync(True)
+        self._applied = read_applied(self._environment, self._tables)
         self._history = history
 
     def save_member(self, member: int, address: str) -> None:

@@ -50,12 +50,21 @@ CODES = {
     "SESSIONS_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
+TEXT_CHARACTERS_MAX = 1000
+"""Of a message to a caller. gRPC drops an answer whose metadata is above some KiB."""
+
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def text(error: Exception) -> str:
+    """An error's message, cut to what a caller is sure to get."""
+    found = str(error)
+    return found if len(found) <= TEXT_CHARACTERS_MAX else found[:TEXT_CHARACTERS_MAX] + "…"
 
 
 def detail(error: ReplicaError) -> types.ErrorDetail:
     """The error as programs read it."""
-    message = types.ErrorDetail(reason=f"REASON_{error.reason}", message=str(error))
+    message = types.ErrorDetail(reason=f"REASON_{error.reason}", message=text(error))
     if isinstance(error, NotLeader) and error.leader[0]:
         message.leader.member_id, message.leader.address = error.leader
     if isinstance(error, Compacted):
@@ -76,7 +85,9 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReplicaError
     if isinstance(error, Fatal):
         raise error
     found = detail(error)
-    await context.abort(CODES[error.reason], str(error), ((DETAIL_KEY, found.SerializeToString()),))
+    await context.abort(
+        CODES[error.reason], found.message, ((DETAIL_KEY, found.SerializeToString()),)
+    )
 
 
 def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

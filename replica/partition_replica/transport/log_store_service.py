@@ -94,8 +94,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                     # message must not be written either.
                     history = history or item.history_id
                     size = item.ByteSize()
-                    fits = self._appends.fits(size)
-                    await room.take(size)
+                    fits = await room.take(size)
                     if not fits:
                         answers.put_nowait((self._overloaded(item.request_id), size))
                         continue
@@ -115,6 +114,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                     yield response
                     # It is sent, or on its way: gRPC comes back for more only then.
                     room.give(size)
+                await reader  # what ended the requests is the call's end, too
             finally:
                 reader.cancel()
                 for task in running:

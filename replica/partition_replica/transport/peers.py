@@ -183,6 +183,9 @@ class Peers:
         self._own = own_member
         self._limits = limits
         self._credentials = peer_credentials(tls, files_heard)
+        # Read at the start, so that files which are bad later leave the former ones in use: the
+        # first member may be dialled months from now.
+        self._credentials.current()
         self.refused = refused
         self._make_hello = hello
         self.unreachable = unreachable

@@ -80,15 +80,17 @@ class Room:
         self._requests = self._bytes = 0
         self._freed = asyncio.Event()
 
-    async def take(self, size: int) -> None:
+    async def take(self, size: int) -> bool:
         """Waits until there is room for one more; one caller at a time. A request that is larger
-        than everything is taken alone."""
+        than everything is taken alone. Returns whether it fits into what all streams may hold."""
         while self._requests and not self._fits(size):
             self._freed.clear()
             await self._freed.wait()
+        fits = self._held.fits(size)
         self._requests += 1
         self._bytes += size
         self._held.add(size)
+        return fits
 
     def give(self, size: int) -> None:
         self._requests -= 1
