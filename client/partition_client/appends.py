@@ -175,8 +175,7 @@ class AppendStream:
                 # InvalidStateError: a write to a call that is over already.
                 self._routing.forget_leader()
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if _being_cancelled():
                     raise
                 # Of the call, not of this task: a write while its silent stream was given up.
                 self._routing.forget_leader()
@@ -415,6 +414,13 @@ class AppendStream:
         task = asyncio.create_task(body)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _being_cancelled() -> bool:
+    """Whether somebody cancels the current task. Apart, because a task in a variable of its own
+    coroutine keeps the call, and with it gRPC's threads, until the next collection of garbage."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _session_gone_unknown() -> OutcomeUnknown:
