@@ -174,6 +174,8 @@ class LogStoreServicer:
         only. The stream may be cut at any time: resend what has no answer, with the same sequence and
         with `retry`. A leader that is cut off from the others is silent for up to two election times:
         a client should give a stream up if requests are under way and nothing comes for 5 seconds.
+        Flow control: the replica reads on while at most 4,096 requests of the stream, with 16 MiB, have
+        no answer that was sent. A client that does not read its answers is not read from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
