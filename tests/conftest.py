@@ -26,6 +26,7 @@ SHARED = ("cluster", "apiserver")
 """Markers of tests that share one costly server for the whole run."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that share a server run in one worker, and begin first: they mostly wait, and the other
     workers use the processor meanwhile."""

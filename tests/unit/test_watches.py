@@ -169,3 +169,35 @@ def test_what_is_cluster_wide_is_scanned_only_with_the_right_to(namespaced: bool
     settings = kopf.OperatorSettings()
     apply_settings(settings, namespaced=namespaced)
     assert settings.scanning.disabled is namespaced
+
+
+async def test_a_watch_whose_kopf_fails_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The real kopf: it has to let go of its thread."""
+    starts: list[int] = []
+
+    def registry(*_: Any, **__: Any) -> kopf.OperatorRegistry:
+        found = kopf.OperatorRegistry()
+
+        @kopf.on.startup(registry=found, errors=kopf.ErrorsMode.PERMANENT)
+        async def fail(**_: Any) -> None:
+            starts.append(1)
+            raise kopf.PermanentError("a planted fault")
+
+        return found
+
+    async def probe(_: str) -> None: ...
+
+    monkeypatch.setattr(watches, "build_registry", registry)
+    monkeypatch.setattr(watches, "BACKOFF_S", (0.01,))
+    found = Watches(WorkQueue(1, nobody), probe, "me", ("ns",))
+    task = asyncio.create_task(found.run())
+
+    async def twice() -> bool:
+        return len(starts) > 1
+
+    await eventually(twice, "it is started again", 30)
+    assert "it is started again" in caplog.text
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -55,7 +55,7 @@ class AuthorityKeeper:
         self._looked = self._clock()
 
     async def refresh(self) -> None:
-        """Follows the Secret, at most once per `authority_look_s`. Raises ApiError.
+        """Follows the Secret, at most once per `authority_look_s`.
 
         A Secret that is gone is written again. One that holds another authority is followed. One
         that can't be used is not: the operator goes on with what it has, and `problem` says why.
@@ -63,20 +63,28 @@ class AuthorityKeeper:
         async with self._looking:
             if self._clock() - self._looked < self._config.authority_look_s:
                 return
-            found = await self._read()
-            if found is None:
-                found = await self._create(self.value.current)
-                logger.warning("the authority's Secret was gone and is written again")
             self._looked = self._clock()
+            try:
+                found = await self._read()
+                if found is None:
+                    found = await self._create(self.value.current)
+                    logger.warning("the authority's Secret was gone and is written again")
+            except ApiError as error:
+                # A good authority is at hand: nothing else may wait for its Secret.
+                self._say_problem(f"the authority's Secret can't be read or written: {error}")
+                return
             self._follow(found)
+
+    def _say_problem(self, problem: str) -> None:
+        if self.problem != problem:
+            logger.error("the authority that was read before stays in use: %s", problem)
+        self.problem = problem
 
     def _follow(self, secret: Body) -> None:
         try:
             current = authority_of(secret, _now())
         except AuthorityInvalid as error:
-            if self.problem != str(error):
-                logger.error("the authority that was read before stays in use: %s", text_of(error))
-            self.problem = str(error)
+            self._say_problem(text_of(error))
             return
         self.problem = ""
         if current != self.value.current:

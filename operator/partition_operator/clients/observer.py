@@ -83,8 +83,10 @@ class Observer:
         for secret, live in secrets.items():
             if live is not None:
                 objects["Secret", secret] = _without_content(live)
-        own = secrets[names.tls_secret(name)]
-        if own is not None and not is_foreign(own, partition):
+        # What is somebody else's is a Conflict, and decides nothing here.
+        secrets = {s: live for s, live in secrets.items() if not _foreign(live, partition)}
+        own = secrets.get(names.tls_secret(name))
+        if own is not None:
             self._replicas.follow(partition.key, own)
         replicas = await self.replicas(partition, pods)
         steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
@@ -249,6 +251,10 @@ def _without_content(secret: Body) -> Body:
     metadata = {k: v for k, v in secret["metadata"].items() if k != "annotations"}
     kept = {k: v for k, v in secret.items() if k not in ("data", "stringData")}
     return kept | {"metadata": metadata}
+
+
+def _foreign(live: Body | None, partition: Partition) -> bool:
+    return live is not None and is_foreign(live, partition)
 
 
 def _size(partition: Partition, live: Body | None) -> int:

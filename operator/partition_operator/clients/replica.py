@@ -91,7 +91,7 @@ class PartitionCertificate:
         basis = (authority, (self._secret or {}).get("data"))
         if basis == self._basis and now < self._renew_at:
             return
-        signer = trust.signer(self._secret, authority)
+        signer = trust.signer(self._secret, authority, now)
         trusted = trust.trusted(self._secret, authority)
         self._basis = basis
         if signer == self._signer and trusted == self._pem.authority and now < self._renew_at:
@@ -155,7 +155,10 @@ class Replicas:
 
     async def status(self, partition: Partition, pod: Pod) -> Replica | None:
         """What a replica says; None where it does not answer."""
-        stub = log_store_pb2_grpc.LogStoreStub(self._channel(partition, pod))
+        try:
+            stub = log_store_pb2_grpc.LogStoreStub(self._channel(partition, pod))
+        except AuthorityInvalid:
+            return None  # there is no certificate to ask with; the status says why
         try:
             answer: api.GetStatusResponse = await stub.GetStatus(
                 api.GetStatusRequest(), timeout=self._timeout_s

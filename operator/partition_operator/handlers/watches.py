@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Protocol
 
 import kopf
@@ -32,6 +33,10 @@ Probe = Callable[[str], Awaitable[None]]
 """Whether our objects can be listed in a namespace, or everywhere. Raises OperatorError."""
 
 
+_Flag = tuple[asyncio.AbstractEventLoop, asyncio.Event]
+"""What ends one kopf, and the loop that it runs in."""
+
+
 class Queue(Protocol):
     def enqueue(self, kind: str, namespace: str, name: str) -> None: ...
     def forget(self, namespace: str) -> None: ...
@@ -51,6 +56,8 @@ class Watches:
         self._scopes = tuple(dict.fromkeys(namespaces)) or (EVERYWHERE,)
         self._up: set[str] = set()
         self._stopping = threading.Event()
+        self._flags: set[_Flag] = set()
+        self._lock = threading.Lock()
 
     @property
     def down(self) -> int:
@@ -65,7 +72,7 @@ class Watches:
             for task in done:
                 task.result()  # they end by a defect alone
         finally:
-            self._stopping.set()
+            self._stop()
             for task in keeping:
                 task.cancel()
             await asyncio.gather(*keeping, return_exceptions=True)
@@ -109,7 +116,7 @@ class Watches:
         try:
             await asyncio.shield(watch)
         except asyncio.CancelledError:
-            self._stopping.set()
+            self._stop()
             await asyncio.wait({watch}, timeout=STOP_S)
             raise
         except Exception as error:  # kopf's own errors have no common base
@@ -122,17 +129,40 @@ class Watches:
         """In a thread of its own."""
         queue = _FromThread(self._queue, loop)
         namespaces = (scope,) if scope != EVERYWHERE else ()
-        asyncio.run(
-            kopf.operator(
-                registry=build_registry(queue, namespaced=bool(namespaces)),
-                identity=self._identity,
-                # No peering: the Lease decides who works.
-                standalone=True,
-                clusterwide=not namespaces,
-                namespaces=namespaces,
-                stop_flag=self._stopping,
-            )
-        )
+
+        async def run() -> None:
+            # Not a flag of threads: kopf waits for that on one of the loop's own threads, which
+            # the loop joins when kopf has failed, so a failed watch would never end.
+            flag = asyncio.Event()
+            entry = asyncio.get_running_loop(), flag
+            with self._lock:
+                self._flags.add(entry)
+            if self._stopping.is_set():
+                flag.set()
+            try:
+                await kopf.operator(
+                    registry=build_registry(queue, namespaced=bool(namespaces)),
+                    identity=self._identity,
+                    # No peering: the Lease decides who works.
+                    standalone=True,
+                    clusterwide=not namespaces,
+                    namespaces=namespaces,
+                    stop_flag=flag,
+                )
+            finally:
+                with self._lock:
+                    self._flags.discard(entry)
+
+        asyncio.run(run())
+
+    def _stop(self) -> None:
+        """Ends what runs in the threads, and what is about to."""
+        self._stopping.set()
+        with self._lock:
+            flags = list(self._flags)
+        for loop, flag in flags:
+            with suppress(RuntimeError):  # it has just ended
+                loop.call_soon_threadsafe(flag.set)
 
 
 class _FromThread:

@@ -179,14 +179,15 @@ def renewed(
     return build_secret(partition, name, role, pair, _bundle(current, others), changed)
 
 
-def signer(secret: Secret | None, authority: Authority) -> KeyPair:
+def signer(secret: Secret | None, authority: Authority, now: dt.datetime) -> KeyPair:
     """The authority whose certificates a Secret's user accepts: the previous one, if its key is
-    known, until the Secret holds a certificate of the current one."""
+    known and it has not ended, until the Secret holds a certificate of the current one."""
     if authority.previous is None:
         return authority.current
     held = read(secret)
     previous = x509.load_pem_x509_certificate(authority.previous.certificate)
-    return authority.previous if held.signed_by(previous) else authority.current
+    usable = held.signed_by(previous) and previous.not_valid_after_utc > now
+    return authority.previous if usable else authority.current
 
 
 def trusted(secret: Secret | None, authority: Authority) -> bytes:
