@@ -30,7 +30,7 @@ demo-down: setup ## removes what the demo made
 test: setup check ## checks and all tests; without root, all but those on a cluster
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
-	@$(RUN) pytest -q -n $(TEST_WORKERS) --dist loadgroup --durations=40
+	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
 
 check: setup ## lint, types, layers, generated files
 	@$(RUN) ruff check .

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.support import certificates
 from tests.support.local_group import PARTITION, LocalGroup
@@ -22,19 +24,26 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
 
 
-SHARED = ("cluster", "apiserver")
-"""Markers of tests that share one costly server for the whole run."""
+SHARED = ("tests/e2e/", "tests/apiserver/")
+"""Folders whose tests share one costly server for the whole run."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the groups
+class Scheduling(LoadScopeScheduling):
+    """Tests that share a server run in one worker; all others go where there is room."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((folder for folder in SHARED if nodeid.startswith(folder)), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Not by xdist's own marks, which pytest from 9.2 on does not see."""
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a server run in one worker, and begin first: they mostly wait, and the other
-    workers use the processor meanwhile."""
-    for item in items:
-        for marker in SHARED:
-            if marker in item.keywords:
-                item.add_marker(pytest.mark.xdist_group(marker))
-    items.sort(key=lambda item: not any(marker in item.keywords for marker in SHARED))
+    """Tests that share a server begin first: they mostly wait, and the other workers use the
+    processor meanwhile."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SHARED))
 
 
 @pytest.fixture

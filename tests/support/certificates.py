@@ -100,3 +100,7 @@ class KnownAuthority(AuthorityKeeper):
 
     def __init__(self, authority: Authority) -> None:
         self._value = authority
+        self.problem = ""
+
+    async def refresh(self) -> None:
+        """There is nothing to look at."""

@@ -16,10 +16,12 @@ from partition_operator.config import Config
 from partition_operator.executor import Executor
 from partition_operator.reconciler import Reconciler
 from partition_operator.resources.certificates import make_authority
+from partition_operator.resources.trust import Authority
 from partition_operator.work_queue import PARTITION, Entry, Key
 from partition_proto.v1 import replica_admin_pb2 as admin
 
 from tests.support.api_server import ApiServer
+from tests.support.certificates import KnownAuthority
 
 API = "logstore.dev/v1alpha1"
 
@@ -48,7 +50,7 @@ class Turns:
     async def __aenter__(self) -> "Turns":
         self.kube = await connect(self._server.kubeconfig)
         await asyncio.to_thread(self._server.kubectl, "create", "namespace", self.namespace)
-        authority = make_authority(dt.datetime.now(dt.UTC))
+        authority = KnownAuthority(Authority(make_authority(dt.datetime.now(dt.UTC))))
         token = admin.LeaseToken(transitions=1, holder="test")
         self._replicas = Replicas(authority, token, 0.2)
         self._theirs = await connect(self._server.kubeconfig, self._user)
