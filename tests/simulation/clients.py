@@ -20,6 +20,7 @@ from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import Applied
 from partition_replica.errors import (
     GoElsewhere,
+    NoLeader,
     NotBootstrapped,
     NotFound,
     NotLeader,
@@ -107,7 +108,8 @@ class Caller:
         except NotLeader as error:
             self.target = self.network.nodes.get(error.leader[1])
             raise
-        except (TimeoutError, Unreachable, GoElsewhere, NotBootstrapped) as error:
+        except (TimeoutError, Unreachable, GoElsewhere, NoLeader, NotBootstrapped) as error:
+            # NoLeader, too: one that was removed never hears of another leader.
             self.target = None
             if isinstance(error, TimeoutError):
                 raise Unreachable("no answer in time") from error
