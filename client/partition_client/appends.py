@@ -121,25 +121,24 @@ class AppendStream:
                 "or store large values as files",
                 "INVALID_ARGUMENT",
             )
-        async with self._slots:
-            if self._closed:
-                raise ClientError("the client is closed")
-            if self._task is None:
-                self._task = asyncio.create_task(self._run())
-                self._task.add_done_callback(self._ended)
-            self._new.append(pending)
-            self._wake.set()
-            try:
-                async with asyncio.timeout_at(pending.deadline):
-                    return await pending.future
-            except TimeoutError as error:
-                effect = "may have taken effect" if pending.doubts else "did not take effect"
-                raise DeadlineExceeded(
-                    f"no answer before the deadline; the append {effect}; "
-                    f"last: {self._last_failure}"
-                ) from error
-            finally:
-                self._forget(pending)
+        try:
+            # The wait for a slot counts, too.
+            async with asyncio.timeout_at(pending.deadline), self._slots:
+                if self._closed:
+                    raise ClientError("the client is closed")
+                if self._task is None:
+                    self._task = asyncio.create_task(self._run())
+                    self._task.add_done_callback(self._ended)
+                self._new.append(pending)
+                self._wake.set()
+                return await pending.future
+        except TimeoutError as error:
+            effect = "may have taken effect" if pending.doubts else "did not take effect"
+            raise DeadlineExceeded(
+                f"no answer before the deadline; the append {effect}; last: {self._last_failure}"
+            ) from error
+        finally:
+            self._forget(pending)
 
     async def close(self) -> Session | None:
         """Ends the stream; returns the session that is left open, if any. Callers that still wait
@@ -169,6 +168,8 @@ class AppendStream:
                         self._history = self._session.history
                         self._next_sequence = 1
                     answered = await self._stream(address)
+                else:
+                    self._last_failure = self._routing.explain()
             except grpc.aio.AioRpcError as error:
                 self._call_failed(error)
             except asyncio.InvalidStateError:

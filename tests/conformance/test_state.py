@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.apply import apply_body
 from partition_replica.core.model import Applied, LogEntry, Node
+from partition_replica.errors import NotFound
 from partition_replica.ids import LSN, Digest, SessionID, Term
 from partition_replica.storage.memory import MemoryView
 from partition_replica.storage.state import LmdbState
@@ -272,6 +273,8 @@ def expected_below(model: Machine, path: bytes, recursive: bool) -> list[bytes]:
 def below(state: LmdbState, path: bytes, recursive: bool) -> list[bytes]:
     """The paths that a directory's pages, of two each, list."""
     if path and not getattr(state.get_node(path)[0], "directory", False):
+        with pytest.raises(NotFound):
+            state.list_nodes(path, b"", recursive, 2)
         return []
     found: list[bytes] = []
     while page := state.list_nodes(path, found[-1] if found else b"", recursive, 2)[0]:

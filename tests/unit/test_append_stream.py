@@ -427,6 +427,20 @@ async def test_a_deadline_says_what_came_last(leader: Leader, stream: AppendStre
         await stream.append(put(deadline_s=0.3))
 
 
+async def test_the_wait_for_a_slot_is_within_the_deadline(
+    leader: Leader, stream: AppendStream
+) -> None:
+    stream._slots = asyncio.Semaphore(1)
+    leader.answer = lambda _: None
+    first = asyncio.ensure_future(stream.append(put(deadline_s=20)))
+    while not leader.requests:
+        await asyncio.sleep(0)
+    with pytest.raises(DeadlineExceeded, match="did not take effect"):
+        await asyncio.wait_for(stream.append(put(1, deadline_s=0.2)), 5)
+    assert len(leader.requests) == 1
+    first.cancel()
+
+
 async def test_an_append_above_the_limit_is_not_sent(leader: Leader, stream: AppendStream) -> None:
     large = types.Proposal(operations=[set_key(b"k", bytes(600_000))] * 2)
     pending = Pending(large, False, asyncio.get_running_loop().time() + 5)
