@@ -13,8 +13,8 @@ from partition_replica.core.model import Node, Position
 from partition_replica.core.paths import parent
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import Digest
-from partition_replica.offline.log_source import changed
 from partition_replica.offline.seed_base import BaseNode, BaseSurvey, Done, SeedBase
+from partition_replica.offline.source_files import changed
 from partition_replica.storage.environment import lmdb_failures
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.session_expiry import SessionExpiry

@@ -23,14 +23,7 @@ from partition_replica.core.seed_layout import place
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import LSN, ClusterID, Digest, Term
 from partition_replica.offline.base_state import write_base
-from partition_replica.offline.log_source import (
-    CHUNK_BYTES,
-    SourceEntry,
-    SourceLog,
-    changed,
-    open_regular,
-    refused_on_failure,
-)
+from partition_replica.offline.log_source import SourceEntry, SourceLog
 from partition_replica.offline.log_survey import (
     Base,
     BaseTree,
@@ -47,6 +40,12 @@ from partition_replica.offline.new_volume import (
     STATE,
     NewVolume,
     free_bytes,
+)
+from partition_replica.offline.source_files import (
+    CHUNK_BYTES,
+    changed,
+    open_regular,
+    refused_on_failure,
 )
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.environment import lmdb_failures, open_environment

@@ -1,7 +1,6 @@
 """A log of directories, read with suspicion: it may be damaged, hostile, or still written to.
 
-Everything is opened relative to its directory's descriptor, without following links, so that what
-was looked at is what is read. Whatever is wrong is an ImportRefused that names entry and file.
+Whatever is wrong is an ImportRefused that names entry and file.
 """
 
 import hashlib
@@ -19,33 +18,16 @@ from partition_replica.core import seed_layout
 from partition_replica.core.seed_layout import MANIFEST, RAFT, base36, entry_name, place
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import LSN
-
-CHUNK_BYTES = 1024 * 1024
-
-DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-
-Identity = tuple[int, ...]
-"""What of a file changes when it is written to or replaced."""
-
-
-@contextmanager
-def refused_on_failure(what: str) -> Iterator[None]:
-    """A source that can't be read is refused: nothing was written yet, or it is taken back."""
-    try:
-        yield
-    except OSError as error:
-        raise ImportRefused(
-            f"{what} cannot be read ({error.strerror or error}): see that it is there, readable, "
-            "and on a disk without errors"
-        ) from error
-
-
-def changed(what: str) -> ImportRefused:
-    return ImportRefused(
-        f"{what} changed while it was imported; a log is imported at rest: stop what writes to it, "
-        "then import again"
-    )
+from partition_replica.offline.source_files import (
+    DIRECTORY_FLAGS,
+    Identity,
+    changed,
+    identity_of,
+    kind_of,
+    open_at,
+    read_unchanged,
+    refused_on_failure,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,22 +66,7 @@ class SourceEntry:
         name = base36(number)
         expected = self.payloads[number - 1]
         what = place(self.lsn, name)
-        with refused_on_failure(what):
-            descriptor, found = open_at(self.descriptor, name, what)
-            try:
-                left = expected.size
-                while left and (chunk := os.read(descriptor, min(CHUNK_BYTES, left))):
-                    left -= len(chunk)
-                    yield chunk
-                after = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
-        if (
-            left
-            or identity_of(found) != expected.identity
-            or identity_of(after) != expected.identity
-        ):
-            raise changed(what)
+        return read_unchanged(self.descriptor, name, what, expected.size, expected.identity)
 
 
 class SourceLog:
@@ -232,62 +199,5 @@ def _look_at(lsn: LSN, directory: int, name: str) -> SourcePayload:
     )
 
 
-def open_at(directory: int, name: str | bytes, what: str) -> tuple[int, os.stat_result]:
-    # Looked at first: opening a device may do something, opening a pipe may wait.
-    mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-    if stat.S_ISREG(mode):
-        descriptor = os.open(name, _FILE, dir_fd=directory)
-        found = os.fstat(descriptor)
-        if stat.S_ISREG(found.st_mode):
-            return descriptor, found
-        os.close(descriptor)
-        mode = found.st_mode
-    raise ImportRefused(f"{what} is {kind_of(mode)}; only regular files are imported")
-
-
-def open_regular(path: Path, what: str) -> tuple[int, os.stat_result]:
-    """Opens a regular file beside the log, not a link: (descriptor, stat). Raises ImportRefused."""
-    with refused_on_failure(what):
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return open_at(directory, path.name, what)
-        finally:
-            os.close(directory)
-
-
-def read_regular(path: Path, what: str, bytes_max: int) -> bytes:
-    """A small file beside the log. Raises ImportRefused."""
-    descriptor, found = open_regular(path, what)
-    with open(descriptor, "rb") as file:
-        if found.st_size > bytes_max:
-            raise ImportRefused(
-                f"{what} has {found.st_size} bytes; allowed are {bytes_max}: it is another file"
-            )
-        with refused_on_failure(what):
-            return file.read()
-
-
 def _permissions(found: os.stat_result) -> int:
     return stat.S_IMODE(found.st_mode)
-
-
-def identity_of(found: os.stat_result) -> Identity:
-    return (
-        found.st_dev,
-        found.st_ino,
-        found.st_mode,
-        found.st_size,
-        found.st_mtime_ns,
-        found.st_ctime_ns,
-    )
-
-
-def kind_of(mode: int) -> str:
-    kinds = {
-        stat.S_IFLNK: "a symbolic link",
-        stat.S_IFDIR: "a directory",
-        stat.S_IFIFO: "a pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFREG: "a file",
-    }
-    return kinds.get(stat.S_IFMT(mode), "a device")

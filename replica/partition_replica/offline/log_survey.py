@@ -13,12 +13,7 @@ from partition_replica.core.model import Configuration, HardState, Position
 from partition_replica.core.seed_layout import RAFT, ManifestFile, RaftFile, place
 from partition_replica.errors import Damaged, ImportRefused, StorageFailed
 from partition_replica.ids import LSN, Digest, Term
-from partition_replica.offline.log_source import (
-    SourceEntry,
-    SourceLog,
-    read_regular,
-    refused_on_failure,
-)
+from partition_replica.offline.log_source import SourceEntry, SourceLog
 from partition_replica.offline.seed_base import (
     BaseSurvey,
     SeedBase,
@@ -26,6 +21,7 @@ from partition_replica.offline.seed_base import (
     TreeBase,
     survey_base,
 )
+from partition_replica.offline.source_files import read_regular, refused_on_failure
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.state_copy import inspect_copy
 

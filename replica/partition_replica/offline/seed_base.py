@@ -24,7 +24,7 @@ from partition_replica.core.model import Position
 from partition_replica.core.seed_base import KEYS, TREE
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import LSN, Term
-from partition_replica.offline.log_source import (
+from partition_replica.offline.source_files import (
     CHUNK_BYTES,
     DIRECTORY_FLAGS,
     Identity,
@@ -33,6 +33,7 @@ from partition_replica.offline.log_source import (
     kind_of,
     open_at,
     open_regular,
+    read_unchanged,
     refused_on_failure,
 )
 
@@ -438,7 +439,9 @@ class _Walk:
                 os.close(descriptor)
                 check_file_size(found.st_size, where)
                 self._size += found.st_size
-                node = _describe(path, found, self._chunks(directory, name, where, found))
+                identity = identity_of(found)
+                chunks = read_unchanged(directory, name, where, found.st_size, identity)
+                node = _describe(path, found, chunks)
             else:
                 raise ImportRefused(
                     f"{where} is {kind_of(mode)}; allowed are files and directories, since the "
@@ -450,22 +453,6 @@ class _Walk:
                 "free: give a larger volume"
             )
         return node
-
-    def _chunks(
-        self, directory: int, name: bytes, where: str, expected: os.stat_result
-    ) -> Iterator[bytes]:
-        with refused_on_failure(where):
-            descriptor, found = open_at(directory, name, where)
-            try:
-                left = expected.st_size
-                while left and (chunk := os.read(descriptor, min(CHUNK_BYTES, left))):
-                    left -= len(chunk)
-                    yield chunk
-                after = os.fstat(descriptor)
-            finally:
-                os.close(descriptor)
-        if left or {identity_of(found), identity_of(after)} != {identity_of(expected)}:
-            raise changed(where)
 
 
 def _describe(path: bytes, found: os.stat_result, chunks: Iterator[bytes]) -> BaseNode:
