@@ -3,8 +3,6 @@ that is cut off is none, or whole. What is refused: test_import_refusals."""
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import lmdb
@@ -24,7 +22,6 @@ from partition_replica.errors import Damaged, ImportRefused, InvalidArgument
 from partition_replica.ids import LSN, MemberID, SessionID, Term
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec
-from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import Volume
@@ -46,6 +43,7 @@ from tests.support.seed_logs import (
     WHILE_IMPORTING,
     check,
     contents,
+    cut_off,
     export,
     open_volume,
     put_entry,
@@ -465,16 +463,7 @@ def test_an_import_that_is_cut_off_is_none_or_whole(
     source, data = seed_log(tmp_path / "source"), tmp_path / "data"
     if not fresh:  # a volume that a replica opened once, and that belongs to nobody
         open_volume(data).close()
-    command = [sys.executable, "-m", "partition_replica", "log", "import", str(source)]
-    done = subprocess.run(
-        [*command, "--data", str(data), "--replication", "Raft"],
-        env={**os.environ, ENVIRONMENT: failpoint},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == EXIT_CODE, done.stderr
+    cut_off(failpoint, source, data, "--replication", "Raft")
     kept = tmp_path / "kept"
     shutil.copytree(data, kept)
     if failpoint == "import.log_moved":

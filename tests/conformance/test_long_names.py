@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core.model import Position, VerifyReport
+from partition_replica.core.model import Position
 from partition_replica.errors import Damaged, RowsRefused
 from partition_replica.ids import LSN, Term
-from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec
 from partition_replica.storage.environment import Transaction
 from partition_replica.storage.state_loading import StateLoader
 from partition_replica.storage.state_tables import Tables
-from partition_replica.storage.verification import Verification
 
 from tests.support.proposals import (
     body,
@@ -43,6 +41,7 @@ from tests.support.seed_logs import (
     s_set,
     take,
     tree,
+    verify,
 )
 from tests.support.stored import Stored, append, make_volume, rows_digest
 
@@ -253,19 +252,6 @@ def test_verification_finds_what_is_wrong_with_long_keys(tmp_path: Path, damage:
     report = verify(data, tmp_path / "scratch")
     assert any(re.search(what, found) for found in report.findings), report.findings
     assert all(len(found) < 1000 for found in report.findings)
-
-
-def verify(data: Path, scratch: Path) -> VerifyReport:
-    with open_stopped(data) as volume:
-        return Verification(
-            volume.log,
-            volume.state,
-            volume.blob_path,
-            volume.blobs,
-            scratch,
-            live=False,
-            progress=lambda *_: None,
-        ).run()
 
 
 # --- formats ----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ import argparse
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ from partition_replica.offline import commands, log_import
 from partition_replica.offline.log_survey import BaseTree
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import files
-from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
 from tests.support.one_replica import OneReplica
 from tests.support.proposals import remove, set_key
@@ -30,6 +28,7 @@ from tests.support.seed_logs import (
     base_members,
     check,
     contents,
+    cut_off,
     export,
     kv_pair,
     open_volume,
@@ -282,16 +281,7 @@ def test_a_log_with_a_base_at_its_first_entry_is_not_whole(tmp_path: Path) -> No
 def test_an_import_with_a_base_that_is_cut_off_begins_again(tmp_path: Path, failpoint: str) -> None:
     log, data = pruned_log(tmp_path / "log", 6), tmp_path / "data"
     base = put_snap(tmp_path, 5, base_members(), term=2, packed=True)
-    command = [sys.executable, "-m", "partition_replica", "log", "import", str(log)]
-    done = subprocess.run(
-        [*command, "--data", str(data), "--base", str(base)],
-        env={**os.environ, ENVIRONMENT: failpoint},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == EXIT_CODE, done.stderr
+    cut_off(failpoint, log, data, "--base", str(base))
     kept = tmp_path / "kept"
     shutil.copytree(data, kept)
     volume = open_volume(kept)  # a new volume, and what was left is collected

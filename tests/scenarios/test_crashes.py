@@ -6,9 +6,7 @@ import os
 import pytest
 from partition_client import ClientError, DeadlineExceeded, OutcomeUnknown
 from partition_client.client import Source
-from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
-from partition_replica.storage.verification import Verification
 
 from tests.conformance.test_snapshot_restore import WHILE_RESTORING
 from tests.scenarios.test_group import assert_equal
@@ -21,7 +19,7 @@ from tests.scenarios.test_stored_snapshots import (
 from tests.scenarios.test_unreplicated import WHILE_BACKFILLING
 from tests.support import log_script
 from tests.support.local_group import LocalGroup
-from tests.support.seed_logs import WHILE_IMPORTING, WHILE_WRITING_A_BASE
+from tests.support.seed_logs import WHILE_IMPORTING, WHILE_WRITING_A_BASE, verify
 
 WHILE_WRITING = {
     "log.commit.before": 20,
@@ -141,17 +139,7 @@ async def test_one_replica_alone(group: LocalGroup, failpoint: str) -> None:
         ]
         assert sorted(set_keys) == found
         only.kill()
-        with open_stopped(only.data) as volume:
-            scratch = group.root / "scratch"
-            report = Verification(
-                volume.log,
-                volume.state,
-                volume.blob_path,
-                volume.blobs,
-                scratch,
-                live=False,
-                progress=lambda *_: None,
-            ).run()
+        report = verify(only.data, group.root / "scratch")
         assert (report.findings, report.unchecked) == ([], [])
 
 

@@ -13,6 +13,7 @@ from partition_operator.reconcile.plan import Plan, plan
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 CREATED = "2026-01-01T00:00:05Z"
 CLUSTER = "11111111-1111-4111-8111-111111111111"
+OTHER = "22222222-2222-4222-8222-222222222222"
 IMAGE = "image:1"
 
 
@@ -39,11 +40,20 @@ def claim(ordinal: int, **more: Any) -> Claim:
     return Claim(**(values | more))
 
 
+def claims(count: int, cluster_id: str = "", **more: Any) -> tuple[Claim, ...]:
+    """Not marked, unless cluster_id says otherwise."""
+    return tuple(claim(n, cluster_id=cluster_id, **more) for n in range(count))
+
+
 def pod(ordinal: int, **more: Any) -> Pod:
     """On a node of its own."""
     values: dict[str, Any] = {"ordinal": ordinal, "ip": f"10.0.0.{ordinal}", "ready": True}
     values |= {"deleting": False, "node": f"node-{ordinal}"}
     return Pod(**(values | more))
+
+
+def pods(count: int) -> tuple[Pod, ...]:
+    return tuple(pod(n) for n in range(count))
 
 
 def member(ordinal: int, **more: Any) -> Member:
@@ -101,8 +111,8 @@ def group(size: int = 3, **more: Any) -> Observed:
     members = tuple(member(n) for n in range(size))
     followers = tuple(replica(n, "follower", members=members) for n in range(1, size))
     values: dict[str, Any] = {
-        "pods": tuple(pod(n) for n in range(size)),
-        "claims": tuple(claim(n) for n in range(size)),
+        "pods": pods(size),
+        "claims": claims(size, CLUSTER),
         "replicas": (replica(0, "leader", members=members), *followers),
     }
     spec = {"replicas": size} | more.pop("spec", {})
@@ -124,6 +134,11 @@ def complete(observed: Observed) -> Observed:
 
 def look(observed: Observed) -> Plan:
     return plan(observed, IMAGE)
+
+
+def draw(observed: Observed) -> Plan:
+    """Where a cluster's ID may have to be drawn."""
+    return plan(observed, IMAGE, draw=lambda: CLUSTER)
 
 
 def after(observed: Observed, seconds: float = 0.0, **more: Any) -> Observed:

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import stat
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from partition_proto.v1 import seed_pb2 as seed
+from partition_replica.core.model import VerifyReport
 from partition_replica.core.seed_layout import entry_name
 from partition_replica.ids import LSN, ClusterID
 from partition_replica.offline.log_export import ExportReport, export_log
 from partition_replica.offline.log_import import ImportReport, import_log
 from partition_replica.offline.stopped import open_stopped
+from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.verification import Verification
 from partition_replica.storage.volume import Volume
@@ -132,8 +136,8 @@ def export(
         )
 
 
-def check(data: Path, scratch: Path) -> list[str]:
-    """Verifies a volume; what could not be checked."""
+def verify(data: Path, scratch: Path) -> VerifyReport:
+    """Verifies a stopped volume."""
     with open_stopped(data) as volume:
         report = Verification(
             volume.log,
@@ -145,8 +149,28 @@ def check(data: Path, scratch: Path) -> list[str]:
             progress=lambda *_: None,
         ).run()
     shutil.rmtree(scratch, ignore_errors=True)
+    return report
+
+
+def check(data: Path, scratch: Path) -> list[str]:
+    """Verifies a volume; what could not be checked."""
+    report = verify(data, scratch)
     assert report.findings == [], report.findings
     return report.unchecked
+
+
+def cut_off(failpoint: str, log: Path, data: Path, *options: str) -> None:
+    """`log import` in a process that ends at `failpoint`."""
+    command = [sys.executable, "-m", "partition_replica", "log", "import", str(log)]
+    done = subprocess.run(
+        [*command, "--data", str(data), *options],
+        env={**os.environ, ENVIRONMENT: failpoint},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == EXIT_CODE, done.stderr
 
 
 def contents(data: Path) -> tuple[dict[bytes, bytes], dict[bytes, bytes | None]]:

@@ -42,3 +42,17 @@ async def test_one_that_is_gone_already_is_fine(status: int) -> None:
 async def test_other_refusals_are_raised() -> None:
     with pytest.raises(ApiError):
         await Paper(403).delete("Pod", "ns", "x", "u1")
+
+
+@pytest.mark.parametrize("status", [0, 404, 409])
+async def test_another_version_or_object_stays(status: int) -> None:
+    kube = Paper(status)
+    await kube.delete_unchanged("PersistentVolumeClaim", "ns", "x", "u1", "7")
+    (body,) = kube.bodies
+    assert body is not None
+    assert body["preconditions"] == {"uid": "u1", "resourceVersion": "7"}
+
+
+async def test_other_refusals_of_an_unchanged_one_are_raised() -> None:
+    with pytest.raises(ApiError):
+        await Paper(403).delete_unchanged("PersistentVolumeClaim", "ns", "x", "u1", "7")

@@ -6,100 +6,28 @@ from typing import Any
 
 import pytest
 from partition_operator.api import names
-from partition_operator.api.partition import Partition, parse, parse_spec
+from partition_operator.api.partition import parse, parse_spec
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile import actions, membership
 from partition_operator.reconcile.last_write import taken
-from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
-from partition_operator.reconcile.plan import Plan, plan
+from partition_operator.reconcile.observed import Claim, Observed, Replica
 from partition_operator.resources.common import content_hash, covers, fingerprint
 
-NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
-CLUSTER = "11111111-1111-4111-8111-111111111111"
-OTHER = "22222222-2222-4222-8222-222222222222"
-
-
-def partition(spec: dict[str, Any] | None = None, **status: Any) -> Partition:
-    return parse(
-        {
-            "metadata": {
-                "name": "part",
-                "namespace": "ns",
-                "uid": "u",
-                "generation": 3,
-                "creationTimestamp": "2026-01-01T00:00:00Z",
-                "resourceVersion": "7",
-            },
-            "spec": {"replicas": 3, "storage": {"size": "1Gi"}} | (spec or {}),
-            "status": status,
-        }
-    )
-
-
-def claims(
-    count: int, cluster: str = "", created: str = "2026-01-01T00:00:05Z"
-) -> tuple[Claim, ...]:
-    return tuple(Claim(n, created, cluster) for n in range(count))
-
-
-def pods(count: int) -> tuple[Pod, ...]:
-    return tuple(Pod(n, f"10.0.0.{n}", True, False) for n in range(count))
-
-
-def member(ordinal: int, *, voter: bool = True, matched: int = 10, member_id: int = 0) -> Member:
-    identity = member_id or 100 + ordinal
-    return Member(identity, names.address("part", "ns", ordinal), voter, matched, True, "replicate")
-
-
-def replica(ordinal: int, role: str, cluster: str = CLUSTER, **more: Any) -> Replica:
-    values: dict[str, Any] = {
-        "ordinal": ordinal,
-        "cluster_id": cluster,
-        "member_id": 100 + ordinal,
-        "role": role,
-        "term": 2,
-        "leader_id": 100,
-        "last_index": 10,
-        "committed": 10,
-        "applied": 10,
-        "serving": role == "leader",
-        "changing": False,
-        "disk_full": False,
-    }
-    return Replica(**(values | more))
-
-
-def new(ordinal: int) -> Replica:
-    return replica(ordinal, "unbootstrapped", "", member_id=100 + ordinal, leader_id=0)
-
-
-def see(found: Partition, **more: Any) -> Observed:
-    values: dict[str, Any] = {
-        "partition": found,
-        "now": NOW,
-        "objects": {},
-        "pods": (),
-        "claims": (),
-        "replicas": (),
-        "certificates_good": {"part-replica-tls": True, "part-client-tls": True},
-    }
-    return Observed(**(values | more))
-
-
-def complete(observed: Observed) -> Observed:
-    """With every object applied, as the plan itself asks for them."""
-    for _ in range(10):
-        step = plan(observed, "image:1")
-        if not isinstance(step.action, actions.Apply):
-            return observed
-        body = step.action.body
-        key = (body["kind"], body["metadata"]["name"])
-        observed = replace(observed, objects=observed.objects | {key: body})
-    raise AssertionError("the plan applies for ever")
-
-
-def draw(observed: Observed) -> Plan:
-    return plan(observed, "image:1", draw=lambda: CLUSTER)
+from tests.support.partition_views import (
+    CLUSTER,
+    NOW,
+    OTHER,
+    claims,
+    complete,
+    draw,
+    empty,
+    look,
+    member,
+    partition,
+    pods,
+    replica,
+    see,
+)
 
 
 def test_the_cluster_is_drawn_and_recorded_before_anything_else() -> None:
@@ -110,7 +38,7 @@ def test_objects_come_before_the_group_in_a_fixed_order() -> None:
     observed = see(partition(clusterID=CLUSTER), certificates_good={})
     kinds: list[str] = []
     for _ in range(10):
-        action = plan(observed, "image:1").action
+        action = look(observed).action
         if isinstance(action, actions.IssueCertificate):
             kinds.append(action.secret)
             good = observed.certificates_good | {action.secret: True}
@@ -135,29 +63,29 @@ def test_objects_come_before_the_group_in_a_fixed_order() -> None:
 
 def test_a_claim_is_marked_before_its_volume_is_touched() -> None:
     observed = complete(
-        see(partition(clusterID=CLUSTER), pods=pods(3), claims=claims(3), replicas=(new(0),))
+        see(partition(clusterID=CLUSTER), pods=pods(3), claims=claims(3), replicas=(empty(0),))
     )
-    assert plan(observed, "image:1").action == actions.MarkClaim(0, CLUSTER)
+    assert look(observed).action == actions.MarkClaim(0, CLUSTER)
     observed = replace(observed, claims=claims(3, CLUSTER))
-    assert plan(observed, "image:1").action == actions.Bootstrap(0, CLUSTER)
+    assert look(observed).action == actions.Bootstrap(0, CLUSTER)
 
 
 def test_only_replica_0_bootstraps_and_only_once() -> None:
     base = see(partition(clusterID=CLUSTER), pods=pods(3), claims=claims(3, CLUSTER))
-    others = complete(replace(base, replicas=(new(1), new(2))))
-    assert plan(others, "image:1").action is None
-    formed = (replica(0, "leader", members=(member(0),)), new(1), new(2))
+    others = complete(replace(base, replicas=(empty(1), empty(2))))
+    assert look(others).action is None
+    formed = (replica(0, "leader", members=(member(0),)), empty(1), empty(2))
     observed = complete(replace(base, replicas=formed))
-    assert plan(observed, "image:1").action == actions.RecordBootstrapped(CLUSTER)
+    assert look(observed).action == actions.RecordBootstrapped(CLUSTER)
     lost = complete(
         see(
             partition(clusterID=CLUSTER, bootstrapped=True),
             pods=pods(3),
             claims=claims(3, CLUSTER),
-            replicas=(new(0),),
+            replicas=(empty(0),),
         )
     )
-    assert plan(lost, "image:1").action == actions.Join(0, CLUSTER)
+    assert look(lost).action == actions.Join(0, CLUSTER)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +93,7 @@ def test_only_replica_0_bootstraps_and_only_once() -> None:
     [
         {"claims": claims(3, OTHER)},
         {"claims": claims(1, created="2025-01-01T00:00:00Z")},
-        {"claims": claims(3), "replicas": (replica(0, "joining", OTHER),)},
+        {"claims": claims(3), "replicas": (replica(0, "joining", cluster_id=OTHER),)},
     ],
 )
 def test_volumes_of_another_life_are_refused_with_the_way_out(found: dict[str, Any]) -> None:
@@ -188,8 +116,8 @@ def test_adoption_takes_the_volumes_cluster_and_never_bootstraps() -> None:
 
 
 def test_a_foreign_volume_among_ours_is_refused_by_name() -> None:
-    found = (replica(0, "leader", members=(member(0),)), replica(1, "follower", OTHER))
-    step = plan(see(partition(clusterID=CLUSTER, bootstrapped=True), replicas=found), "image:1")
+    found = (replica(0, "leader", members=(member(0),)), replica(1, "follower", cluster_id=OTHER))
+    step = look(see(partition(clusterID=CLUSTER, bootstrapped=True), replicas=found))
     assert step.action is None
     assert "part-1" in step.status["conditions"][0]["message"]
 
@@ -209,7 +137,7 @@ def change(observed: Observed, wanted: int = 3) -> object:
 
 def test_newcomers_join_learn_and_are_promoted_one_at_a_time() -> None:
     alone = (member(0),)
-    assert change(running(replica(0, "leader", members=alone), new(1), new(2))) == actions.Join(
+    assert change(running(replica(0, "leader", members=alone), empty(1), empty(2))) == actions.Join(
         1, CLUSTER
     )
     joined = (replica(1, "joining"), replica(2, "joining"))
@@ -287,28 +215,28 @@ def test_unmarked_volumes_are_asked_before_an_identity_is_chosen() -> None:
     assert isinstance(draw(observed).action, actions.Apply)
     silent = complete(replace(observed, pods=pods(3)))
     assert draw(silent).action is None, "nothing is marked or drawn while they are silent"
-    held = tuple(replica(n, "follower", OTHER) for n in range(3))
+    held = tuple(replica(n, "follower", cluster_id=OTHER) for n in range(3))
     assert draw(replace(silent, replicas=held)).action == actions.RecordCluster(OTHER)
-    empty = tuple(new(n) for n in range(3))
-    assert draw(replace(silent, replicas=empty)).action == actions.RecordCluster(CLUSTER)
+    blank = tuple(empty(n) for n in range(3))
+    assert draw(replace(silent, replicas=blank)).action == actions.RecordCluster(CLUSTER)
 
 
 def test_marked_volumes_that_were_never_bootstrapped_are_when_all_say_so() -> None:
     old = claims(3, CLUSTER, created="2025-01-01T00:00:00Z")
     base = see(partition({"bootstrap": {"adopt": True}}, clusterID=CLUSTER), claims=old)
-    some = complete(replace(base, pods=pods(3), replicas=(new(0), new(1))))
-    assert plan(some, "image:1").action is None
-    every = replace(some, replicas=tuple(new(n) for n in range(3)))
-    assert plan(every, "image:1").action == actions.Bootstrap(0, CLUSTER)
+    some = complete(replace(base, pods=pods(3), replicas=(empty(0), empty(1))))
+    assert look(some).action is None
+    every = replace(some, replicas=tuple(empty(n) for n in range(3)))
+    assert look(every).action == actions.Bootstrap(0, CLUSTER)
     known = partition(clusterID=CLUSTER, members=[{"memberID": "1", "pod": "p", "role": "voter"}])
     edited = replace(every, partition=known)
-    assert plan(complete(edited), "image:1").action is None, "a group existed"
+    assert look(complete(edited)).action is None, "a group existed"
 
 
 def test_objects_of_somebody_else_are_left_alone() -> None:
     foreign = {"kind": "Service", "metadata": {"name": "part", "labels": {"app": "mine"}}}
     observed = see(partition(clusterID=CLUSTER), objects={("Service", "part"): foreign})
-    step = plan(observed, "image:1")
+    step = look(observed)
     assert step.action is None
     accepted = step.status["conditions"][0]
     assert accepted["reason"] == "Conflict"
@@ -317,22 +245,22 @@ def test_objects_of_somebody_else_are_left_alone() -> None:
 
 def test_an_object_that_reads_back_differently_is_not_applied_for_ever() -> None:
     observed = see(partition(clusterID=CLUSTER))
-    action = plan(observed, "image:1").action
+    action = look(observed).action
     assert isinstance(action, actions.Apply)
     key = (action.body["kind"], action.body["metadata"]["name"])
     mangled = action.body | {"automountServiceAccountToken": True}
     mangled["metadata"] = mangled["metadata"] | {"resourceVersion": "9", "uid": "x"}
     seen = replace(observed, objects={key: mangled})
-    assert plan(seen, "image:1").action == action
+    assert look(seen).action == action
     written = taken(None, content_hash(action.body), fingerprint(mangled), NOW)
-    assert plan(replace(seen, writes={key: written}), "image:1").action != action
+    assert look(replace(seen, writes={key: written})).action != action
 
 
 def test_an_idle_partition_plans_nothing_and_the_same_status() -> None:
     members = tuple(member(n) for n in range(3))
     found = (replica(0, "leader", members=members), replica(1, "follower"), replica(2, "follower"))
     observed = complete(running(*found))
-    first = plan(observed, "image:1")
+    first = look(observed)
     assert first.action is None
     assert first.settled
     body = observed.partition.body | {"status": first.status}
@@ -342,7 +270,7 @@ def test_an_idle_partition_plans_nothing_and_the_same_status() -> None:
         now=NOW + dt.timedelta(hours=1),
         replicas=tuple(replace(r, committed=11, applied=11, last_index=11) for r in found),
     )
-    second = plan(later, "image:1")
+    second = look(later)
     assert second.status == first.status
     assert second.events == []
 
@@ -350,7 +278,7 @@ def test_an_idle_partition_plans_nothing_and_the_same_status() -> None:
 def test_status_tells_of_a_missing_member_and_a_lost_quorum() -> None:
     members = (member(0), member(1), replace(member(2), recently_active=False))
     found = (replica(0, "leader", members=members), replica(1, "follower"))
-    step = plan(complete(running(*found)), "image:1")
+    step = look(complete(running(*found)))
     assert step.status["quorumCriticalPods"] == ["part-0", "part-1"]
     by_type = {c["type"]: c for c in step.status["conditions"]}
     assert by_type["QuorumAvailable"]["reason"] == "NoSpare"
@@ -358,17 +286,17 @@ def test_status_tells_of_a_missing_member_and_a_lost_quorum() -> None:
     assert "part-2" in by_type["Ready"]["message"]
     body = running().partition.body | {"status": step.status}
     lost = replace(running(replica(0, "follower")), partition=parse(body))
-    after = plan(lost, "image:1")
+    after = look(lost)
     assert "QuorumLost" in [e.reason for e in after.events]
     assert after.status["state"] == "NoLeader"
 
 
 def test_leader_changes_are_events_even_over_a_gap() -> None:
     members = tuple(member(n) for n in range(3))
-    old = plan(complete(running(replica(0, "leader", members=members))), "image:1").status
+    old = look(complete(running(replica(0, "leader", members=members)))).status
     body = running().partition.body | {"status": old | {"leader": ""}}
     now = running(replica(1, "leader", members=members, term=5))
-    step = plan(complete(replace(now, partition=parse(body))), "image:1")
+    step = look(complete(replace(now, partition=parse(body))))
     assert "part-1 leads in term 5" in [e.message for e in step.events]
 
 
@@ -390,7 +318,7 @@ def test_what_slips_through_the_crd_is_refused(name: str, spec: dict[str, Any], 
 
 def test_an_invalid_spec_leaves_a_running_group_as_it_is() -> None:
     found = partition({"replicas": 4}, clusterID=CLUSTER, bootstrapped=True, ready="3/3")
-    step = plan(see(found), "image:1")
+    step = look(see(found))
     assert step.action is None
     assert step.status["ready"] == "3/3"
     assert step.status["state"] == "InvalidSpec"

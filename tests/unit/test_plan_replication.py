@@ -13,16 +13,17 @@ from partition_operator.reconcile.plan import Plan, plan
 from partition_operator.reconcile.replication import PROGRESS_WRITE_S
 from partition_proto.v1 import log_store_pb2 as api
 
-from tests.unit.test_plan import (
+from tests.support.partition_views import (
     CLUSTER,
     OTHER,
     claims,
     complete,
     draw,
+    empty,
     member,
-    new,
     partition,
     pods,
+    reasons,
     replica,
     see,
 )
@@ -75,14 +76,10 @@ def by_type(step: Plan) -> dict[str, dict[str, Any]]:
     return {c["type"]: c for c in step.status["conditions"]}
 
 
-def reasons(step: Plan) -> list[str]:
-    return [event.reason for event in step.events]
-
-
 def test_without_raft_one_pod_is_made_and_a_plain_log_begun() -> None:
     observed = complete(see(partition(NONE, clusterID=CLUSTER)))
     assert observed.objects["StatefulSet", "part"]["spec"]["replicas"] == 1
-    first = replace(observed, pods=pods(1), claims=claims(1, CLUSTER), replicas=(new(0),))
+    first = replace(observed, pods=pods(1), claims=claims(1, CLUSTER), replicas=(empty(0),))
     assert look(first).action == actions.Bootstrap(0, CLUSTER, unreplicated=True)
     formed = look(replace(first, replicas=(plain(),)))
     assert formed.action == actions.RecordBootstrapped(CLUSTER)
@@ -289,7 +286,7 @@ def test_completion_is_said_once_and_the_group_grows() -> None:
     assert reasons(step) == ["BackfillCompleted"]
     assert isinstance(step.action, actions.Apply)
     assert step.action.body["spec"]["replicas"] == 3
-    grown = complete(after(done, replicas=(leads, new(1), new(2)), pods=pods(3)))
+    grown = complete(after(done, replicas=(leads, empty(1), empty(2)), pods=pods(3)))
     grown = replace(grown, claims=claims(3, CLUSTER))
     assert look(grown).action == actions.Join(1, CLUSTER)
     assert look(grown).events == []
@@ -323,7 +320,7 @@ def test_the_switch_waits_for_a_pod_that_is_down() -> None:
 
 
 def test_a_lost_volume_without_raft_is_said_and_nothing_joins() -> None:
-    observed = replace(serving(), replicas=(new(0),))
+    observed = replace(serving(), replicas=(empty(0),))
     step = look(observed)
     assert step.action is None
     assert step.status["state"] == "VolumeLost"
@@ -365,7 +362,7 @@ def test_a_partition_applied_before_its_import_had_ended_takes_the_volume_over_a
 
 def test_an_imported_volume_under_another_ordinal_is_refused() -> None:
     spec = NONE | {"bootstrap": {"adopt": True}}
-    found = (new(0), replace(plain(), ordinal=1))
+    found = (empty(0), replace(plain(), ordinal=1))
     observed = complete(see(partition(spec), pods=pods(2), claims=claims(2), replicas=found))
     step = draw(observed)
     assert step.action is None
@@ -378,10 +375,10 @@ def test_an_unreplicated_volume_under_a_spec_of_raft_is_backfilled_and_no_pod_go
             partition({"bootstrap": {"adopt": True}}, **KNOWN),
             pods=pods(3),
             claims=claims(3, CLUSTER),
-            replicas=(new(1), new(2)),
+            replicas=(empty(1), empty(2)),
         )
     )
-    step = look(replace(observed, replicas=(plain(), new(1), new(2))))
+    step = look(replace(observed, replicas=(plain(), empty(1), empty(2))))
     assert step.action == actions.EnableReplication(0)
     assert "BackfillStarted" in reasons(step)
 
