@@ -116,7 +116,7 @@ def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
         lsn=fields.number("lsn"),
         term=fields.number("term"),
         time_ms=fields.number("timeMs"),
-        # Snapshots of version 0.1 lack it: there the time of entries was the sessions' clock.
+        # Snapshots of version 1 lack it: there the time of entries was the sessions' clock.
         clock_ms=fields.number("clockMs" if "clockMs" in content else "timeMs"),
         configuration=Configuration(configuration.texts("voters"), configuration.texts("learners")),
         keys=fields.number("keys"),

@@ -1,5 +1,5 @@
-"""Volumes and stored snapshots of format 1, as 0.1.0 wrote them: they open, are verified, are
-written on and restored."""
+"""Volumes and stored snapshots of format 1, written by the version that had it: they open, are
+verified, are written on and restored."""
 
 from pathlib import Path
 

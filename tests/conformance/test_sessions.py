@@ -214,7 +214,7 @@ def test_a_state_of_an_earlier_version_keeps_its_sessions(tmp_path: Path) -> Non
     old = types.EntryBody(open_session=types.OpenSession(time_to_live_ms=10_000), time_ms=50_000)
     state.apply([LogEntry(LSN(1), Term(1), 0, old.SerializeToString())], {})
     state.close()
-    # Version 0.1 wrote no clock.
+    # Format 1 has no clock.
     environment = lmdb.open(str(tmp_path / "state"), max_dbs=16)
     with environment.begin(write=True) as txn:
         meta = environment.open_db(b"meta", txn)

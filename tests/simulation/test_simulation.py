@@ -132,7 +132,7 @@ def test_finds_preconditions_that_are_ignored(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_finds_sessions_that_live_by_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As version 0.1 had it: one leader's clock was ahead for a moment."""
+    """As entries before format 2 had it: one leader's clock was ahead for a moment."""
 
     def by_wall(clock_ms: int, body: types.EntryBody) -> int:
         return max(clock_ms, body.time_ms)

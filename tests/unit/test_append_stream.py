@@ -178,7 +178,7 @@ async def test_what_was_in_doubt_when_the_session_expired_is_unknown(
 async def test_an_old_replicas_refusal_of_a_retry_is_not_taken_at_its_word(
     leader: Leader, stream: AppendStream
 ) -> None:
-    """Version 0.1 says SESSION_EXPIRED to retries, too."""
+    """The version before OUTCOME_UNKNOWN said SESSION_EXPIRED to retries, too."""
     leader.answer = lambda _: None
     task = asyncio.ensure_future(stream.append(put()))
     while not leader.requests:

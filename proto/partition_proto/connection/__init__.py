@@ -1,3 +1,3 @@
-"""What client, replica and operator do alike about a connection: PEM files that are checked before
-gRPC sees them (`pem`), channels that outlive a certificate (`channel`), and the name of a TLS
-handshake's failure (`handshake`). Knows nothing of the services, nor of its users."""
+"""TLS of the connections that client, replica and operator open. `pem` checks PEM files before gRPC
+reads them, `channel` keeps a channel usable when its certificate changes, and `handshake` names the
+reason of a failed TLS handshake. Imports neither the services nor its users."""

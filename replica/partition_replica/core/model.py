@@ -182,7 +182,7 @@ class ProposalResult:
     `outcomes`: one byte (types.Outcome) per operation; empty if all were applied.
     `content_digest`: of the proposal's content.
 
-    Results of entries of version 0.1 have neither term nor digest.
+    Results of entries written before format 2 have neither term nor digest.
     """
 
     lsn: LSN

@@ -42,7 +42,7 @@ def judge(
     sequence: int, content_digest: bytes, acknowledged_below: int, earlier: ProposalResult | None
 ) -> Verdict:
     """`earlier`: the stored result of this sequence, if any. `content_digest` may be empty in
-    entries of version 0.1: then contents are not compared."""
+    entries written before format 2: then contents are not compared."""
     if earlier is not None:
         compared = bool(earlier.content_digest and content_digest)
         if compared and earlier.content_digest != content_digest:
@@ -68,4 +68,4 @@ def advance_clock(clock_ms: int, body: types.EntryBody) -> int:
     ELAPSED_MS_MAX: a leader's wall clock cannot expire anybody's session, nor keep it alive."""
     if body.HasField("elapsed_ms"):
         return min(clock_ms + min(body.elapsed_ms, ELAPSED_MS_MAX), CLOCK_MS_MAX)
-    return max(clock_ms, body.time_ms)  # an entry of version 0.1
+    return max(clock_ms, body.time_ms)  # an entry written before format 2

@@ -294,7 +294,7 @@ def put_applied(txn: Transaction, tables: Tables, applied: rows.AppliedRow) -> N
 
 
 def clock_of(applied: rows.AppliedRow) -> int:
-    """The clock of sessions; version 0.1 took the entries' wall time for it."""
+    """The clock of sessions; in format 1 it is the entries' wall time."""
     return applied.clock_ms if applied.HasField("clock_ms") else applied.time_ms
 
 
