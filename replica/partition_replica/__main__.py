@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +18,8 @@ from partition_replica.config import Config, TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.offline import arguments as arguments_of
 from partition_replica.offline.commands import COMMANDS, add_commands, run
+
+LIMIT_MAX = 2**63 - 1
 
 EXIT_TLS_FILES = 78
 """EX_CONFIG: `serve` ends with it before it touches the volume."""
@@ -108,8 +109,8 @@ def _limits(parser: argparse.ArgumentParser, overrides: list[str]) -> Limits:
             values[name] = kinds[name](text)
         except ValueError:
             parser.error(f"--limit {override}: not a {kinds[name].__name__}")
-        if not (values[name] > 0 and math.isfinite(values[name])):
-            parser.error(f"--limit {override}: must be a number above 0")
+        if not 0 < values[name] <= LIMIT_MAX:  # nor nan
+            parser.error(f"--limit {override}: must be a number above 0, at most {LIMIT_MAX}")
     return replace(Limits(), **values)  # type: ignore[arg-type]
 
 

@@ -20,7 +20,7 @@ from partition_operator.clients.replica import Replicas
 from partition_operator.reconcile.observed import Pod
 from partition_operator.resources import certificates
 from partition_operator.resources.trust import Authority
-from partition_proto.connection import channel as connection
+from partition_proto.connection import renewed
 from partition_proto.connection.channel import RenewedChannel
 from partition_proto.connection.pem import BadPem
 from partition_proto.v1 import log_store_pb2 as api
@@ -69,7 +69,7 @@ async def served(folder: Path | None, listen: str = "localhost:0") -> AsyncItera
 
 @pytest.fixture
 def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountedCertificates:
-    monkeypatch.setattr(connection, "LOOK_S", 0.0)
+    monkeypatch.setattr(renewed, "LOOK_S", 0.0)
     return MountedCertificates(tmp_path, PARTITION, 1, dt.timedelta(hours=1))
 
 

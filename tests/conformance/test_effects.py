@@ -69,7 +69,7 @@ class Replica:
             for lsn, (found, _, _) in enumerate(ENTRIES, 1)
         ]
         self.state.apply(self.log, {})
-        self.stored = SimpleNamespace(first_stored=1, read=self.read)
+        self.stored = SimpleNamespace(first_stored=1, base=LSN(0), read=self.read)
         self.reads = Reads(
             SimpleNamespace(state=self.state, log=self.stored),  # type: ignore[arg-type]
             lambda: SimpleNamespace(),  # type: ignore[arg-type, return-value]
@@ -96,6 +96,17 @@ async def test_each_entry_says_what_it_did(tmp_path: Path) -> None:
         assert [(r.lsn, r.effect, list(r.outcomes)) for r in found] == [
             (lsn, effect, outcomes) for lsn, (_, effect, outcomes) in wanted
         ]
+    replica.state.close()
+
+
+async def test_nothing_is_said_of_what_an_import_took_over(tmp_path: Path) -> None:
+    """The base's state was made elsewhere: what its entries did there is not known here."""
+    replica = Replica(tmp_path / "state")
+    replica.stored.base = LSN(4)
+    found = await read(replica, from_lsn=1)
+    assert {r.effect for r in found[:4]} == {api.EFFECT_UNSPECIFIED}
+    assert [r.effect for r in found[4:]] == [effect for _, effect, _ in ENTRIES[4:]]
+    assert api.EFFECT_NONE in [effect for _, effect, _ in ENTRIES[:4]]
     replica.state.close()
 
 

@@ -187,7 +187,9 @@ def administration() -> Administration:
     return Administration(untouched, untouched, leading)
 
 
-@pytest.mark.parametrize("address", ["", "host", ":1", "host:", "host:0", "host:65536", "host:+1"])
+@pytest.mark.parametrize(
+    "address", ["", "host", ":1", "host:", "host:0", "host:65536", "host:+1", "a:b:1", "h h:1"]
+)
 async def test_a_member_has_an_id_and_an_address(address: str) -> None:
     with pytest.raises(InvalidArgument, match="allowed is host:port"):
         await administration().add_learner(5, address)

@@ -294,6 +294,24 @@ async def test_room_is_by_number_and_by_bytes() -> None:
     assert now[-1] == 0
 
 
+async def test_a_request_that_is_refused_or_answered_takes_no_bytes_from_others() -> None:
+    now: list[int] = [0]
+    held = Held(1000, now.append)
+    room, other = Room(3, 1000, held), Room(3, 1000, held)
+    assert await room.take(800)
+    assert not await other.take(300)
+    assert now[-1] == 800
+    other.give(0)
+    room.shrink(800, 10)  # its answer is made, and waits to be read
+    assert now[-1] == 10
+    assert await other.take(300)
+    room.give(10)
+    assert now[-1] == 300
+    other.close()
+    other.shrink(300, 10)
+    assert now[-1] == 0
+
+
 def test_open_streams_are_told_by_method() -> None:
     told: list[tuple[str, int]] = []
     streams = Streams(5, lambda method, count: told.append((method, count)))

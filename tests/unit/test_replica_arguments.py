@@ -31,6 +31,7 @@ SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
         ("serve --advertise h:1 --election-ticks 1", "2 ticks or more"),
         ("serve --advertise h:1 --limit pin_lease_s=nan", "must be a number above 0"),
         ("serve --advertise h:1 --limit pin_lease_s=inf", "must be a number above 0"),
+        (f"serve --advertise h:1 --limit reads_waiting_max={10**400}", "at most 9223372036854775"),
         ("inspect --address h:1 entry -5", "'-5' is no LSN"),
         ("inspect --address h:1 entry 0", "'0' is no LSN"),
         ("inspect --address h:1 entry 18446744073709551616", "is no LSN"),

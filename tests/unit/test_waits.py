@@ -1,9 +1,10 @@
 """Who waits for the state to advance: told of it, once for many steps, and never left waiting."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
-from partition_replica.errors import NoLeader
+from partition_replica.errors import NoLeader, Overloaded
 from partition_replica.ids import LSN
 from partition_replica.runtime.waits import AppliedWaits
 
@@ -68,3 +69,31 @@ async def test_who_waits_for_an_lsn_is_told_in_order_or_that_it_ends() -> None:
     waits.close()
     with pytest.raises(NoLeader, match="restarted"):
         await tasks[-1]
+
+
+async def test_callers_are_bounded_and_the_replicas_own_work_is_not() -> None:
+    waits = AppliedWaits(2)
+    callers = [asyncio.create_task(waits.reach_for_caller(LSN(5))) for _ in range(2)]
+    await settle()
+    with pytest.raises(Overloaded, match="2 calls wait"):
+        await waits.reach_for_caller(LSN(5))
+    own = asyncio.create_task(waits.reach(LSN(5)))  # a backfill that was refused would end it
+    await settle()
+    assert not own.done()
+    waits.advance(LSN(5))
+    await asyncio.gather(own, *callers)
+
+
+async def test_who_gave_up_keeps_no_place() -> None:
+    waits = AppliedWaits(2)
+    for _ in range(10):
+        waiting = asyncio.create_task(waits.reach_for_caller(LSN(5)))
+        await settle()
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+    last = asyncio.create_task(waits.reach_for_caller(LSN(5)))
+    await settle()
+    assert not last.done()
+    waits.advance(LSN(5))
+    await last

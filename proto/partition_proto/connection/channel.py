@@ -14,9 +14,7 @@ from typing import Any, Protocol
 import grpc
 
 from partition_proto.connection import pem
-
-LOOK_S = 0.5
-"""How often files are looked at, at most."""
+from partition_proto.connection.renewed import Heard, RenewedPem
 
 Options = Sequence[tuple[str, int | str]]
 
@@ -37,65 +35,27 @@ class Plain:
 
 
 class FromFiles:
-    """Credentials from PEM files, read again when they change.
-
-    Files that are not good are not used: the old ones are, and `failed` hears why, once for each
-    change of the files; with None when they are good again.
-    """
+    """Credentials from PEM files, read again when they change. See RenewedPem for `heard`."""
 
     def __init__(
         self,
         files: pem.PemFiles,
-        failed: Callable[[pem.BadPem | None], None] = lambda _: None,
+        heard: Heard = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._files = files
-        self._failed = failed
-        self._clock = clock
-        self._looked = float("-inf")
-        self._stamp: tuple[int, ...] | None = None
-        self._bad: str = ""
+        self._files = RenewedPem(files, heard, clock)
         self._version = 0
-        self._pem: pem.Pem | None = None
         self._credentials: grpc.ChannelCredentials | None = None
 
     def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
-        self._look()
-        return self._version, self._credentials
+        version, found = self._files.current()
+        if version != self._version:
+            self._version, self._credentials = version, credentials_of(found)
+        return version, self._credentials
 
     def pem(self) -> pem.Pem:
         """Raises BadPem as `current` does."""
-        self._look()
-        assert self._pem is not None, "the first look raises"
-        return self._pem
-
-    def _look(self) -> None:
-        now = self._clock()
-        if self._pem is not None and now - self._looked < LOOK_S:
-            return
-        self._looked = now
-        try:
-            stamp: tuple[int, ...] | None = self._files.stamp()
-        except OSError:
-            stamp = None
-        if self._pem is not None and stamp is not None and stamp == self._stamp and not self._bad:
-            return
-        try:
-            found, self._stamp = pem.read(self._files)
-        except pem.BadPem as error:
-            if self._pem is None:
-                raise
-            if str(error) != self._bad:
-                self._bad = str(error)
-                self._failed(error)
-            return
-        if self._bad:
-            self._bad = ""
-            self._failed(None)
-        if found != self._pem:
-            self._pem = found
-            self._version += 1
-            self._credentials = credentials_of(found)
+        return self._files.current()[1]
 
 
 def credentials_of(found: pem.Pem) -> grpc.ChannelCredentials:

@@ -79,8 +79,9 @@ class ReplicaService(Protocol):
         """(applied entries from LSN lo on, the LSN to go on from). Raises Compacted."""
         ...
 
-    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied]:
-        """What of these consecutive entries had no effect. Raises Compacted, NoLeader."""
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied | None]:
+        """What of these consecutive entries had no effect, of those that had not all; None where
+        that is not known, because the state was imported. Raises Compacted, NoLeader."""
         ...
 
     async def advanced(self) -> None:

@@ -53,12 +53,11 @@ def judge(
 
 def content_digest(proposal: types.Proposal) -> bytes:
     """Of preconditions, payloads and operations: what must be equal for a retry. The leader
-    computes it once and the entry carries it, because encodings may differ between versions."""
-    content = types.Proposal(
-        preconditions=proposal.preconditions,
-        payloads=proposal.payloads,
-        operations=proposal.operations,
-    )
+    computes it once and the entry carries it, because encodings may differ between versions. A
+    payload's digest stands for its bytes: `check_proposal` compared them."""
+    content = types.Proposal(preconditions=proposal.preconditions, operations=proposal.operations)
+    for payload in proposal.payloads:
+        content.payloads.add(digest=payload.digest, size=payload.size, mode=payload.mode)
     encoded = content.SerializeToString(deterministic=True)
     return hashlib.sha256(encoded).digest()[:CONTENT_DIGEST_BYTES]
 

@@ -45,8 +45,8 @@ def check_proposal(proposal: types.Proposal) -> None:
         _check_precondition(precondition, number)
 
 
-def only_removes(body: types.EntryBody) -> bool:
-    """Whether an entry takes nothing but its own row: such are let through on a full disk."""
+def passes_full_disk(body: types.EntryBody) -> bool:
+    """Whether an entry takes nothing but its own row, so that a full disk can take it."""
     if body.WhichOneof("body") in ("close_session", "open_session"):
         return True  # without a session nobody could remove anything
     proposal = body.proposal

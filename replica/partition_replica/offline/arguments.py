@@ -1,13 +1,11 @@
 """Values of flags, as types of argparse: a mistake is a message and exit code 2."""
 
 import argparse
-import re
 import uuid
 
-LSN_MAX = (1 << 64) - 1
-PORT_MAX = 65535
+from partition_replica.core.addresses import is_address, is_listen_address
 
-_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]*):(?P<port>[0-9]{1,5})")
+LSN_MAX = (1 << 64) - 1
 
 
 def lsn(text: str) -> int:
@@ -45,8 +43,7 @@ def cluster_id(text: str) -> str:
 
 def address(text: str) -> str:
     """host:port, of somebody else."""
-    found = _ADDRESS.fullmatch(text)
-    if not found or not found["host"] or not 0 < int(found["port"]) <= PORT_MAX:
+    if not is_address(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no address; write host:port, an IPv6 address in brackets"
         )
@@ -55,8 +52,7 @@ def address(text: str) -> str:
 
 def listen_address(text: str) -> str:
     """host:port of our own; port 0 lets the system choose."""
-    found = _ADDRESS.fullmatch(text)
-    if not found or int(found["port"]) > PORT_MAX:
+    if not is_listen_address(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is no address to listen at; write host:port, such as 0.0.0.0:7000"
         )

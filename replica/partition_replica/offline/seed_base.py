@@ -100,21 +100,17 @@ class BaseSurvey:
     changed one."""
 
     room_bytes: int = 0
-    keys: int = 0
     files: int = 0
     directories: int = 0
-    file_bytes: int = 0
     special_bits: int = 0
     digest: "hashlib.blake2b" = field(default_factory=lambda: hashlib.blake2b(digest_size=16))
 
     def add_pair(self, key: bytes, value: bytes) -> None:
-        self.keys += 1
         self.digest.update(b"%d %d " % (len(key), len(value)) + key + value)
 
     def add_node(self, node: BaseNode) -> None:
         self.directories += node.directory
         self.files += not node.directory
-        self.file_bytes += node.size
         self.special_bits += node.special_bits
         row = (node.path, node.directory, node.mode, node.size, node.identity)
         self.digest.update(repr(row).encode())

@@ -11,6 +11,7 @@ import partition_raft as raft
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import Config
+from partition_replica.core.addresses import is_address
 from partition_replica.core.model import Configuration, Position
 from partition_replica.errors import (
     Deposed,
@@ -136,10 +137,10 @@ class Administration:
     async def add_learner(self, member_id: int, address: str) -> int:
         member = self._replica.leading()
         _check_member(member_id)
-        host, _, port = address.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        if not is_address(address):
             raise InvalidArgument(
-                f"address {address!r}: allowed is host:port, with a port of 1 to 65535"
+                f"address {address!r}: allowed is host:port, with a port of 1 to 65535 and an IPv6 "
+                "address in brackets"
             )
         if member_id in member.configuration.members:
             return 0

@@ -62,7 +62,7 @@ class Reads:
             if not member.serving:
                 raise NoLeader("the leader is not ready to serve yet: retry with back-off")
             index = await member.read_index(READ_INDEX_TIMEOUT_S)
-            await member.waits.reach(index)
+            await member.waits.reach_for_caller(index)
         return self._volume.state
 
     def entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
@@ -77,11 +77,14 @@ class Reads:
         found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)
         return found, lo + len(found)
 
-    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied]:
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied | None]:
         if not entries:
             return {}
         first, last = entries[0].index, entries[-1].index
-        found = self._volume.state.unapplied_between(first, last)
+        found: dict[LSN, Unapplied | None] = {**self._volume.state.unapplied_between(first, last)}
+        # Up to an import's base nothing was applied here, so nobody noted anything.
+        base = self._volume.log.base
+        found |= {entry.index: None for entry in entries if entry.index <= base}
         # Notes go after their entries: where these are stored still, no note was missing.
         applied = self._volume.state.applied.index
         check_stored(first, self._volume.log.first_stored, applied)

@@ -1,7 +1,7 @@
 """One replica, from an empty volume to a member that serves: what the services call.
 
 A volume is unbootstrapped (belongs to no cluster), joining (waits for its first snapshot) or a
-member; `_Member` holds what exists only once it belongs to a cluster.
+member; `Member` holds what exists only once it belongs to a cluster.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from partition_replica.core.sessions import SESSION_ID_MAX, content_digest
 from partition_replica.core.validation import (
     check_digest,
     check_proposal,
-    only_removes,
+    passes_full_disk,
     session_time_to_live_ms,
 )
 from partition_replica.engine.port import EngineStatus
@@ -287,7 +287,7 @@ class Replica:
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         return self._reads.entries(lo, bytes_max)
 
-    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied]:
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied | None]:
         return self._reads.unapplied(entries)
 
     async def advanced(self) -> None:
@@ -378,7 +378,6 @@ class Replica:
                 f"member {to_member:x} was meant; this is {identity.member_id:x}: "
                 "another volume answers at that address now"
             )
-
         self._check_not_rolled_back(sender, last_index)
 
     def _check_not_rolled_back(self, sender: int, last_index: int) -> None:
@@ -467,7 +466,7 @@ class Replica:
         self._check_serving(member)
         if self._held:
             raise NoLeader("replication is being switched on: retry in a moment")
-        if self._disk.full() and not only_removes(body):
+        if self._disk.full() and not passes_full_disk(body):
             raise DiskFull(
                 f"the volume has {self._disk.free_bytes} bytes free, below its reserve: writes are "
                 "refused, removals and reads go on; make room or grow the volume"

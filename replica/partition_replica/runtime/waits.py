@@ -9,31 +9,51 @@ from partition_replica.ids import LSN
 
 
 class AppliedWaits:
-    """Futures by LSN, resolved in order as the state advances."""
+    """Futures by LSN, resolved in order as the state advances. Distinct LSNs are bounded by how far
+    the apply may be behind."""
 
-    def __init__(self, waiting_max: int) -> None:
-        self._waiting_max = waiting_max
-        self._heap: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._serial = itertools.count()
+    def __init__(self, callers_max: int) -> None:
+        self._callers_max = callers_max
+        self._callers = 0
+        self._heap: list[LSN] = []
+        self._waiting: dict[LSN, dict[asyncio.Future[None], None]] = {}
         self.applied = LSN(0)
         self._changed: asyncio.Event = asyncio.Event()
 
     async def reach(self, index: LSN) -> None:
-        """Returns when the state is at `index`. Raises NoLeader, Overloaded."""
+        """Returns when the state is at `index`. Raises NoLeader. Of the replica's own work, which
+        may not be refused because of its callers'."""
         if index <= self.applied:
             return
-        if len(self._heap) >= self._waiting_max:
-            raise Overloaded(f"{len(self._heap)} calls wait for the apply: retry with back-off")
+        if index not in self._waiting:
+            self._waiting[index] = {}
+            heapq.heappush(self._heap, index)
+        futures = self._waiting[index]
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._heap, (index, next(self._serial), future))
-        await future
+        futures[future] = None
+        try:
+            await future
+        finally:
+            futures.pop(future, None)
+
+    async def reach_for_caller(self, index: LSN) -> None:
+        """The same for a call from outside. Raises Overloaded if too many wait."""
+        if index <= self.applied:
+            return
+        if self._callers >= self._callers_max:
+            raise Overloaded(f"{self._callers} calls wait for the apply: retry with back-off")
+        self._callers += 1
+        try:
+            await self.reach(index)
+        finally:
+            self._callers -= 1
 
     def advance(self, index: LSN) -> None:
         self.applied = index
-        while self._heap and self._heap[0][0] <= index:
-            future = heapq.heappop(self._heap)[2]
-            if not future.done():
-                future.set_result(None)
+        while self._heap and self._heap[0] <= index:
+            for future in self._waiting.pop(heapq.heappop(self._heap)):
+                if not future.done():
+                    future.set_result(None)
         self.wake()
 
     def wake(self) -> None:
@@ -48,9 +68,11 @@ class AppliedWaits:
 
     def close(self) -> None:
         """Ends all waiting: of `reach` by NoLeader, of `change` by returning."""
-        for _, _, future in self._heap:
-            if not future.done():
-                future.set_exception(NoLeader("the replica is being restarted: retry"))
+        for futures in self._waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(NoLeader("the replica is being restarted: retry"))
+        self._waiting.clear()
         self._heap.clear()
         self._changed.set()
 

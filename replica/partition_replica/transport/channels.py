@@ -5,8 +5,6 @@ by a URI in its certificate, `logstore://<namespace>/<partition>/<role>`: role i
 or client.
 """
 
-from collections.abc import Callable
-
 import grpc
 from partition_proto.connection import pem
 from partition_proto.connection.channel import (
@@ -15,11 +13,9 @@ from partition_proto.connection.channel import (
     Plain,
     RenewedChannel,
 )
+from partition_proto.connection.renewed import Heard, RenewedPem
 
 from partition_replica.config import TlsFiles
-
-Heard = Callable[[pem.BadPem | None], None]
-"""Hears why changed TLS files are not used, and None when they are good again."""
 
 PEER_MESSAGE_BYTES_MAX = 16 * 1024**2
 CLIENT_MESSAGE_BYTES_MAX = 4 * 1024**2
@@ -73,10 +69,11 @@ def add_port(
     renewed server certificate is picked up without a restart. Raises BadPem."""
     if tls is None:
         return server.add_insecure_port(listen)
-    first, stamp = pem.read(tls)
+    files = RenewedPem(tls, heard)
+    version, first = files.current()
     credentials = grpc.dynamic_ssl_server_credentials(
         _configuration(first),
-        _Fetcher(tls, stamp, heard),  # type: ignore[arg-type]  # None, for unchanged, is missing in the stubs
+        _Fetcher(files, version),  # type: ignore[arg-type]  # None, for unchanged, is missing in the stubs
         require_client_authentication=True,
     )
     return server.add_secure_port(listen, credentials)
@@ -89,26 +86,15 @@ def _configuration(found: pem.Pem) -> grpc.ServerCertificateConfiguration:
 
 
 class _Fetcher:
-    """Called at each handshake, on gRPC's threads; None means unchanged. Files that are not good
-    are not used: `heard` is told once for each change."""
+    """Called at each handshake, on gRPC's threads; None means unchanged."""
 
-    def __init__(self, tls: TlsFiles, stamp: tuple[int, ...], heard: Heard) -> None:
-        self._tls = tls
-        self._used = stamp
-        self._heard = heard
-        self._bad = ""
+    def __init__(self, files: RenewedPem, version: int) -> None:
+        self._files = files
+        self._version = version
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
-        try:
-            if self._tls.stamp() == self._used and not self._bad:
-                return None
-            found, self._used = pem.read(self._tls)
-        except (pem.BadPem, OSError) as error:
-            if str(error) != self._bad:
-                self._bad = str(error)
-                self._heard(error if isinstance(error, pem.BadPem) else pem.BadPem(str(error)))
+        version, found = self._files.current()
+        if version == self._version:
             return None
-        if self._bad:
-            self._bad = ""
-            self._heard(None)
+        self._version = version
         return _configuration(found)

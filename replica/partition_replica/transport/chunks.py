@@ -84,7 +84,8 @@ async def in_time(requests: AsyncIterator[Any], stall_s: float) -> AsyncGenerato
     that others wait for."""
     while True:
         try:
-            message = await asyncio.wait_for(anext(requests, None), stall_s)
+            async with asyncio.timeout(stall_s):
+                message = await anext(requests, None)
         except TimeoutError as error:
             raise Overloaded(
                 f"nothing came for {stall_s} s: the call is given up, so that others get its "

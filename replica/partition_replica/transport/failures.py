@@ -50,8 +50,9 @@ CODES = {
     "SESSIONS_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
-TEXT_CHARACTERS_MAX = 1000
-"""Of a message to a caller. gRPC drops an answer whose metadata is above some KiB."""
+TEXT_BYTES_MAX = 1000
+"""Of a message to a caller, as gRPC sends it. gRPC drops an answer whose metadata is above some
+KiB."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +60,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 def text(error: Exception) -> str:
     """An error's message, cut to what a caller is sure to get."""
     found = str(error)
-    return found if len(found) <= TEXT_CHARACTERS_MAX else found[:TEXT_CHARACTERS_MAX] + "…"
+    left = TEXT_BYTES_MAX
+    for place, character in enumerate(found):
+        # gRPC sends each other byte as %XX.
+        plain = " " <= character <= "~" and character != "%"
+        left -= 1 if plain else 3 * len(character.encode("utf-8", "replace"))
+        if left < 0:
+            return found[:place] + "…"
+    return found
 
 
 def detail(error: ReplicaError) -> types.ErrorDetail:

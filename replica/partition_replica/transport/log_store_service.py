@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 from partition_proto.v1 import log_store_pb2 as api
@@ -20,6 +20,7 @@ from partition_replica.core.paths import check_path
 from partition_replica.core.services import ReplicaService
 from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
+from partition_replica.ids import LSN
 from partition_replica.transport.chunks import file_chunks, in_time, payload_chunks
 from partition_replica.transport.failures import Failures, detail, stream, unary
 from partition_replica.transport.streams import Held, Room, Streams
@@ -84,7 +85,9 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                     "internal error, of which the replica's log has more; the append may have "
                     "taken effect: retry the same sequence"
                 )
-            answers.put_nowait((response, size))
+            answer_size = response.ByteSize()
+            room.shrink(size, answer_size)  # only the answer is held from here on
+            answers.put_nowait((response, answer_size))
 
         async def read() -> None:
             history = ""
@@ -94,9 +97,8 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                     # message must not be written either.
                     history = history or item.history_id
                     size = item.ByteSize()
-                    fits = await room.take(size)
-                    if not fits:
-                        answers.put_nowait((self._overloaded(item.request_id), size))
+                    if not await room.take(size):
+                        answers.put_nowait((self._overloaded(item.request_id), 0))
                         continue
                     task = asyncio.create_task(answer(item, size, history))
                     running.add(task)
@@ -169,7 +171,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             for entry in entries:
                 if request.to_lsn and entry.index >= request.to_lsn:
                     return
-                yield _read_response(entry, unapplied.get(entry.index))
+                yield _read_response(entry, unapplied)
             if request.to_lsn and position >= request.to_lsn:
                 return
             if not entries:
@@ -348,7 +350,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         return response
 
 
-def _read_response(entry: LogEntry, unapplied: Unapplied | None) -> api.ReadResponse:
+def _read_response(entry: LogEntry, unapplied: Mapping[LSN, Unapplied | None]) -> api.ReadResponse:
     response = api.ReadResponse(
         lsn=entry.index, term=entry.term, configuration_change=entry.kind != 0
     )
@@ -357,13 +359,15 @@ def _read_response(entry: LogEntry, unapplied: Unapplied | None) -> api.ReadResp
     response.body.ParseFromString(entry.data)
     if response.body.WhichOneof("body") not in ("proposal", "imported"):
         return response
-    if unapplied is None:
+    if entry.index not in unapplied:
         response.effect = api.EFFECT_APPLIED
-    elif unapplied.whole:
+    elif (note := unapplied[entry.index]) is None:
+        pass  # not known
+    elif note.whole:
         response.effect = api.EFFECT_NONE
     else:
         response.effect = api.EFFECT_PARTIAL
-        response.outcomes.extend(unapplied.outcomes)  # type: ignore[arg-type]
+        response.outcomes.extend(note.outcomes)  # type: ignore[arg-type]
     return response
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 from partition_proto.connection import handshake
 from partition_proto.connection.channel import FromFiles, Plain
+from partition_proto.connection.renewed import Heard
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
 
@@ -23,7 +24,7 @@ from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX, Limits
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import NotFound, PayloadMismatch
 from partition_replica.ids import Digest
-from partition_replica.transport.channels import Heard, peer_channel, peer_credentials
+from partition_replica.transport.channels import peer_channel, peer_credentials
 from partition_replica.transport.chunks import file_chunks
 
 logger = logging.getLogger(__name__)

@@ -70,8 +70,8 @@ class Held:
 
 
 class Room:
-    """What one stream has under way: from the arrival of a request until its answer is sent, not
-    only made: whoever does not read its answers is not read from."""
+    """What one stream has under way: a request until its answer is made, then the answer until it
+    is sent. Whoever does not read its answers is not read from: their number is bounded, too."""
 
     def __init__(self, requests_max: int, bytes_max: int, held: Held) -> None:
         self._requests_max = requests_max
@@ -82,15 +82,25 @@ class Room:
 
     async def take(self, size: int) -> bool:
         """Waits until there is room for one more; one caller at a time. A request that is larger
-        than everything is taken alone. Returns whether it fits into what all streams may hold."""
+        than everything is taken alone. False if it does not fit into what all streams may hold: it
+        counts as one request of 0 bytes then, for its answer."""
         while self._requests and not self._fits(size):
             self._freed.clear()
             await self._freed.wait()
         fits = self._held.fits(size)
         self._requests += 1
-        self._bytes += size
-        self._held.add(size)
+        if fits:
+            self._bytes += size
+            self._held.add(size)
         return fits
+
+    def shrink(self, size: int, to: int) -> None:
+        """Of a request that was taken with `size` bytes, `to` are still held."""
+        if not self._requests:
+            return  # the stream is over
+        self._bytes += to - size
+        self._held.add(to - size)
+        self._freed.set()
 
     def give(self, size: int) -> None:
         self._requests -= 1
