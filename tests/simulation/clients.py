@@ -8,49 +8,38 @@ both are possible, until something is written over it.
 
 import asyncio
 import hashlib
-import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import Applied
 from partition_replica.errors import (
-    GoElsewhere,
-    NoLeader,
-    NotBootstrapped,
     NotFound,
-    NotLeader,
     OutcomeUnknown,
     PayloadMissing,
     PreconditionFailed,
-    RetryLater,
     SequenceAcknowledged,
     SequenceReused,
     SessionExpired,
 )
 from partition_replica.runtime.replica import Replica
 
-from tests.simulation.checks import Checks
+from tests.simulation.callers import AGAIN, Caller
 from tests.simulation.loop import Process
-from tests.simulation.network import Network, Unreachable
+from tests.simulation.network import Unreachable
 from tests.simulation.node import Node
-from tests.simulation.trace import Trace
 from tests.support import proposals
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
-T = TypeVar("T")
-
 Item = tuple[str, bytes]
 """("key", key) or ("path", path)."""
 
-TIMEOUT_S = (0.5, 4.0)
-BACKOFF_S = (0.01, 0.3)
 SESSION_TTL_MS = 10_000
 IDLE_S = (11.0, 16.0)
 CONTENTS = 10
@@ -77,49 +66,6 @@ class Operation:
     preconditions: list[types.Precondition] = field(default_factory=list)
     holds: bool = True
     """Whether the preconditions hold."""
-
-
-class Caller:
-    """Somebody outside of the group, who asks one node after another."""
-
-    def __init__(self, name: str, process: Process, cluster: "Cluster") -> None:
-        self.name = name
-        self.process = process
-        self.rng = process.rng
-        self.cluster = cluster
-        self.network: Network = cluster.network
-        self.checks: Checks = cluster.checks
-        self.trace: Trace = cluster.trace
-        self.target: Node | None = None
-
-    async def ask(
-        self, serve: Callable[[Node], Coroutine[Any, Any, T]], timeout_s: float | None = None
-    ) -> T:
-        """Of the node that is thought to lead. Raises what it says, and Unreachable."""
-        nodes = [node for node in self.cluster.nodes if not node.retired]
-        if self.target is None or self.target.retired:
-            self.target = self.rng.choice(nodes)
-        target = self.target
-        timeout_s = timeout_s or self.rng.uniform(*TIMEOUT_S)
-        try:
-            return await asyncio.wait_for(
-                self.network.call((self.name, self.process), target, serve), timeout_s
-            )
-        except NotLeader as error:
-            self.target = self.network.nodes.get(error.leader[1])
-            raise
-        except (TimeoutError, Unreachable, GoElsewhere, NoLeader, NotBootstrapped) as error:
-            # NoLeader, too: one that was removed never hears of another leader.
-            self.target = None
-            if isinstance(error, TimeoutError):
-                raise Unreachable("no answer in time") from error
-            raise
-
-    async def back_off(self) -> None:
-        await asyncio.sleep(self.rng.uniform(*BACKOFF_S))
-
-
-AGAIN = (Unreachable, RetryLater, GoElsewhere, NotBootstrapped)
 
 
 class Client(Caller):
@@ -518,7 +464,3 @@ class Client(Caller):
 def _replica(node: Node) -> Replica:
     assert node.replica is not None, "a call reaches a replica that runs"
     return node.replica
-
-
-def make_process(cluster: "Cluster", name: str) -> Process:
-    return Process(cluster.loop, name, random.Random(f"{cluster.seed}/{name}"))

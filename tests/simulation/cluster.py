@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from tests.simulation.callers import make_process
 from tests.simulation.checks import Checks, Violation
-from tests.simulation.clients import Client, make_process
+from tests.simulation.clients import Client
 from tests.simulation.consumers import Consumer, Inspector
 from tests.simulation.disk import Disks
 from tests.simulation.faults import Faults

@@ -15,7 +15,7 @@ from partition_replica.storage.state import LmdbState
 from partition_replica.storage.verification import Verification
 from partition_replica.storage.volume import Volume
 
-from tests.simulation.clients import Caller, make_process
+from tests.simulation.callers import Caller, make_process
 from tests.simulation.network import Unreachable
 from tests.simulation.node import Node
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from partition_replica.core.model import Configuration
 from partition_replica.errors import ReplicaError
 
-from tests.simulation.clients import Caller, make_process
+from tests.simulation.callers import Caller, make_process
 from tests.simulation.network import Unreachable
 from tests.simulation.node import CLUSTER, Node
 

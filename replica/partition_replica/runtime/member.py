@@ -15,6 +15,7 @@ from partition_replica.core.ports import PeerTransport
 from partition_replica.engine.plain import PlainEngine
 from partition_replica.engine.port import Engine, SnapshotHeader
 from partition_replica.engine.raft import EngineSettings, RaftEngine
+from partition_replica.errors import NoLeader
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.applier import Applier
 from partition_replica.runtime.capture import StateCapture
@@ -232,7 +233,7 @@ class Member:
         self._metrics.elections.inc()
         self.serving = False
         self.payloads.forget_holders()
-        self._check_serving()
+        self._update_serving()
         self._leader_changed.set()
         self._leader_changed = asyncio.Event()
 
@@ -257,7 +258,7 @@ class Member:
                 self._members_changed()
                 self._step_down_if_removed()
         self.waits.advance(last.index)
-        self._check_serving()
+        self._update_serving()
         self.loop.wake()
 
     def successor(self) -> int | None:
@@ -287,7 +288,12 @@ class Member:
             engine.transfer_leader(best)
             self.loop.wake()
 
-    def _check_serving(self) -> None:
+    def check_serving(self) -> None:
+        """Raises NoLeader while a leader can't answer for those before it yet."""
+        if not self.serving:
+            raise NoLeader("the leader is not ready to serve yet: retry with back-off")
+
+    def _update_serving(self) -> None:
         """A leader serves when it has applied an entry of its own term: its state then holds
         everything that any leader before it acknowledged."""
         if self.loop.role != "leader" or self.serving:

@@ -59,8 +59,7 @@ class Reads:
         if linearizable:
             if member.loop.role != "leader":
                 raise self._not_leader(member)
-            if not member.serving:
-                raise NoLeader("the leader is not ready to serve yet: retry with back-off")
+            member.check_serving()
             index = await member.read_index(READ_INDEX_TIMEOUT_S)
             await member.waits.reach_for_caller(index)
         return self._volume.state

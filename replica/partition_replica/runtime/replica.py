@@ -7,7 +7,6 @@ member; `Member` holds what exists only once it belongs to a cluster.
 import asyncio
 import logging
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from partition_proto.v1 import peer_pb2 as peer
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import Config
-from partition_replica.core.limits import PAYLOAD_BYTES_MAX, PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import (
     Applied,
     LogEntry,
@@ -27,26 +25,17 @@ from partition_replica.core.model import (
 )
 from partition_replica.core.ports import PeerTransport
 from partition_replica.core.services import StateReader
-from partition_replica.core.sessions import SESSION_ID_MAX, content_digest
+from partition_replica.core.sessions import SESSION_ID_MAX
 from partition_replica.core.validation import (
     check_digest,
-    check_proposal,
-    passes_full_disk,
-    session_time_to_live_ms,
 )
 from partition_replica.engine.port import EngineStatus
 from partition_replica.errors import (
-    DiskFull,
-    InvalidArgument,
     MembershipRefused,
     NoLeader,
     NotBootstrapped,
     NotFound,
     NotLeader,
-    OutcomeUnknown,
-    Overloaded,
-    PayloadMissing,
-    SessionExpired,
     Stopping,
     WrongCluster,
     WrongHistory,
@@ -54,7 +43,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.administration import Administration
-from partition_replica.runtime.admission import answer_of
+from partition_replica.runtime.appends import Appends
 from partition_replica.runtime.backfill import Backfiller, check_room
 from partition_replica.runtime.consumers import Consumers
 from partition_replica.runtime.disk import DiskWatch
@@ -62,7 +51,6 @@ from partition_replica.runtime.inspection import Inspection
 from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.proposals import Pending
 from partition_replica.runtime.reads import Reads
 from partition_replica.runtime.snapshot_jobs import SnapshotJobs
 from partition_replica.storage.volume import Volume
@@ -99,10 +87,18 @@ class Replica:
         self._wall_ms = wall_ms
         self._failed = failed
         self._log_writer = log_writer
-        self._draw_session = draw_session
         self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
         self.consumers = Consumers(volume, self.running)
+        self._appends = Appends(
+            volume,
+            config.limits,
+            self._disk,
+            metrics,
+            leading=self.leading,
+            held=lambda: self._held,
+            draw_session=draw_session,
+        )
         self._reads = Reads(volume, self.running, self.not_leader)
         self.inspection = Inspection(volume, config.limits, self._disk, self.running)
         self.snapshot_jobs = SnapshotJobs(
@@ -213,7 +209,7 @@ class Replica:
         NotLeader or NoLeader unless this is a leader that serves, so that a replica that was left
         behind cannot tell a client of its old history."""
         if leading:
-            self._check_serving(self.leading())
+            self.leading().check_serving()
         if not history:
             return
         own = self.history()
@@ -227,59 +223,16 @@ class Replica:
             )
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
-        time_to_live_ms = session_time_to_live_ms(time_to_live_ms)
-        member = self.leading()
-        session = self._draw_session()
-        opening = types.OpenSession(time_to_live_ms=time_to_live_ms, session_id=session)
-        await self._propose(member, types.EntryBody(open_session=opening), wait_applied=True)
-        return session, time_to_live_ms
+        return await self._appends.open_session(time_to_live_ms)
 
     async def close_session(self, session: int) -> None:
-        member = self.leading()
-        body = types.EntryBody(close_session=types.CloseSession(session_id=session))
-        await self._propose(member, body, wait_applied=True)
+        await self._appends.close_session(session)
 
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
-        started = time.perf_counter()
-        try:
-            applied = await self._append(proposal, retry=retry, wait_applied=wait_applied)
-        except (SessionExpired, DiskFull) as error:
-            if not retry:
-                raise
-            raise OutcomeUnknown(
-                f"an earlier try of this sequence may have taken effect; this one: {error}",
-                error.reason,
-            ) from error
-        self._metrics.appends.observe(time.perf_counter() - started)
-        return applied
+        return await self._appends.append(proposal, retry=retry, wait_applied=wait_applied)
 
-    def _check_serving(self, member: Member) -> None:
-        if not member.serving:
-            raise NoLeader("the leader is not ready to serve yet: retry with back-off")
-
-    async def _append(
-        self, proposal: types.Proposal, *, retry: bool, wait_applied: bool
-    ) -> Applied:
-        member = self.leading()
-        # Before anything is refused: a leader before this one may have written an earlier try.
-        self._check_serving(member)
-        check_proposal(proposal)
-        body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal))
-        large = [
-            Digest(payload.digest)
-            for payload in proposal.payloads
-            if payload.size > PAYLOAD_INLINE_BYTES_MAX
-        ]
-        if retry or large:
-            # Before anything is asked for that an answer does not need: payloads, room on the disk.
-            known = answer_of(self._volume.state, body)
-            if known is not None:
-                return known
-        if large:
-            await member.payloads.ensure_quorum(large)
-            self._check_sizes(proposal)
-        wait_applied = wait_applied or retry or bool(proposal.preconditions)
-        return await self._propose(member, body, wait_applied=wait_applied)
+    async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
+        return await self._appends.upload(digest, size, chunks)
 
     async def read_point(self, *, linearizable: bool) -> StateReader:
         return await self._reads.point(linearizable=linearizable)
@@ -298,19 +251,6 @@ class Replica:
 
     def close_file(self, opened: OpenedFile) -> None:
         self._reads.close_file(opened)
-
-    async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
-        member = self.leading()
-        check_digest(digest, "the payload")
-        if not PAYLOAD_INLINE_BYTES_MAX < size <= PAYLOAD_BYTES_MAX:
-            raise InvalidArgument(
-                f"a payload of {size} bytes is not uploaded: up to {PAYLOAD_INLINE_BYTES_MAX} "
-                f"bytes travel in the append itself, and {PAYLOAD_BYTES_MAX} is the most"
-            )
-        name = Digest(digest)
-        await member.payloads.receive(name, size, chunks)
-        await member.payloads.ensure_quorum([name])
-        return member.payloads.holders(name)
 
     def status(self) -> ReplicaStatus:
         self._disk.full()
@@ -459,38 +399,6 @@ class Replica:
 
     def not_leader(self, member: Member) -> NotLeader | NoLeader:
         return not_leading("this replica does not lead", member.leader)
-
-    async def _propose(
-        self, member: Member, body: types.EntryBody, *, wait_applied: bool
-    ) -> Applied:
-        self._check_serving(member)
-        if self._held:
-            raise NoLeader("replication is being switched on: retry in a moment")
-        if self._disk.full() and not passes_full_disk(body):
-            raise DiskFull(
-                f"the volume has {self._disk.free_bytes} bytes free, below its reserve: writes are "
-                "refused, removals and reads go on; make room or grow the volume"
-            )
-        if member.applier.lag > self._config.limits.apply_lag_max:
-            raise Overloaded(
-                f"{member.applier.lag} entries are committed and not applied, at most "
-                f"{self._config.limits.apply_lag_max} may be: retry with back-off"
-            )
-        pending = Pending(body, body.ByteSize(), wait_applied)
-        member.loop.propose(pending)
-        return await pending.future
-
-    def _check_sizes(self, proposal: types.Proposal) -> None:
-        for number, payload in enumerate(proposal.payloads, 1):
-            if payload.size <= PAYLOAD_INLINE_BYTES_MAX:
-                continue
-            size = self._volume.blobs.size(Digest(payload.digest))
-            if size is None:
-                raise PayloadMissing("a payload went while it was disseminated", [payload.digest])
-            if size != payload.size:
-                raise InvalidArgument(
-                    f"payload {number} says {payload.size} bytes; its content has {size}"
-                )
 
     def same_cluster(self, cluster: str) -> None:
         own = self._volume.log.identity.cluster_id
