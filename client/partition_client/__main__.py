@@ -45,7 +45,7 @@ from partition_client.terminal import (
     write_out,
 )
 from partition_client.tree import TreeSummary as Summary
-from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree, scan
+from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree
 
 
 def parser() -> argparse.ArgumentParser:
@@ -252,20 +252,19 @@ async def put_directory(client: AsyncClient, options: argparse.Namespace) -> int
     root = Path(options.directory)
     if not root.is_dir():
         raise UsageError(f"{root} is no directory")
-    total = sum(path.stat().st_size for _, path, is_dir in scan(root, Summary()) if not is_dir)
-    with bar(options, "put", total) as advance:
+    with bar(options, "put") as shown:
         under = tree_path(os.fsencode(options.under), "--under")
-        summary = await put_tree(client, root, under, advance)
+        summary = await put_tree(client, root, under, shown.advance, shown.begin)
     show_summary(options, summary)
     return 0
 
 
 async def get_directory(client: AsyncClient, options: argparse.Namespace) -> int:
     under = tree_path(os.fsencode(options.under), "--under")
-    entries = await client.list_tree(under, recursive=True, stale_from=options.stale_from)
-    with bar(options, "get", sum(entry.size for entry in entries)) as advance:
+    root = Path(options.directory)
+    with bar(options, "get") as shown:
         summary = await get_tree(
-            client, under, Path(options.directory), advance, stale_from=options.stale_from
+            client, under, root, shown.advance, shown.begin, stale_from=options.stale_from
         )
     show_summary(options, summary)
     return 0
@@ -281,10 +280,9 @@ async def digest_of_tree(client: AsyncClient, options: argparse.Namespace) -> in
 async def log(client: AsyncClient, options: argparse.Namespace) -> int:
     start = options.from_lsn
     if options.lines is not None:
-        known = [s for s in (await client.statuses()).values() if s is not None]
-        newest = max((s.applied for s in known), default=0)
-        oldest = max((s.first_index for s in known), default=1)
-        start = max(start, newest - options.lines + 1, oldest)
+        # Of the replica that is tailed: others have applied more, or compacted more.
+        tailed = await client.status(options.stale_from)
+        start = max(start, tailed.applied - options.lines + 1, tailed.first_index)
     entries = client.tail(
         start, follow=options.follow, stale_from=options.stale_from, history=options.history
     )
@@ -376,7 +374,7 @@ async def status(client: AsyncClient, options: argparse.Namespace) -> int:
 class bar:  # noqa: N801  # used as a with-statement's word
     """A progress bar on standard error, where that is a terminal and no JSON is wanted."""
 
-    def __init__(self, options: argparse.Namespace, what: str, total: int) -> None:
+    def __init__(self, options: argparse.Namespace, what: str) -> None:
         self._progress = Progress(
             TextColumn(what),
             BarColumn(),
@@ -386,11 +384,17 @@ class bar:  # noqa: N801  # used as a with-statement's word
             console=Console(stderr=True),
             disable=options.json or not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task(what, total=total)
+        self._task = self._progress.add_task(what, total=None)
 
-    def __enter__(self) -> Callable[[int, int], None]:
+    def __enter__(self) -> "bar":
         self._progress.start()
-        return lambda _files, size: self._progress.advance(self._task, size)
+        return self
+
+    def begin(self, total: int) -> None:
+        self._progress.update(self._task, total=total)
+
+    def advance(self, _files: int, size: int) -> None:
+        self._progress.advance(self._task, size)
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()

@@ -34,6 +34,10 @@ IN_FLIGHT_MAX = 1024
 PROPOSAL_BYTES_MAX = 1024 * 1024
 """Replicas take no larger ones, and a message far above it ends the stream of all others."""
 
+UPLOADS_MAX = 8
+"""Uploads of one append that move its deadline. A leader that loses payloads again and again would
+keep the caller for ever."""
+
 HISTORIES_LEFT_MAX = 64
 """Histories that are over and remembered: a replica that was left behind may still tell of one."""
 
@@ -60,10 +64,11 @@ class Session:
     history: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pending:
     """One append. `upload` brings payloads that the leader lacks. `doubts`: tries that were sent
-    and not refused; while there is one, the append may have taken effect."""
+    and not refused; while there is one, the append may have taken effect. `failure`: why its last
+    try was refused. `resend`: the task that waits or uploads, and then sends the append again."""
 
     proposal: types.Proposal
     wait_applied: bool
@@ -71,10 +76,24 @@ class Pending:
     upload: Callable[[list[bytes]], Awaitable[None]] | None = None
     doubts: int = 0
     pauses: int = 0
-    uploading: bool = False
+    uploads: int = 0
+    failure: str = ""
+    timeout: asyncio.Timeout | None = None
+    resend: asyncio.Task[None] | None = None
     future: "asyncio.Future[api.AppendResponse]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
+    seconds: float = field(init=False)
+    """How long the append may take, counted from the last progress of an upload."""
+
+    def __post_init__(self) -> None:
+        self.seconds = self.deadline - asyncio.get_running_loop().time()
+
+    def move_deadline(self, deadline: float | None) -> None:
+        """None: no deadline. Does nothing once the append has ended, because its timeout may be
+        the reason, and a timeout that has passed can't be moved."""
+        if self.timeout is not None and not self.future.done():
+            self.timeout.reschedule(deadline)
 
     def fail(self, error: ClientError) -> None:
         if not self.future.done():
@@ -88,17 +107,19 @@ class Pending:
 
 
 class AppendStream:
-    """Owns session, sequences and the stream. `open_session` opens a session in the history that it
-    is given; "" is any."""
+    """Owns session, sequences and the stream. `open_session` opens a session at the address and in
+    the history that it is given; the history "" is any."""
 
-    def __init__(self, routing: Routing, open_session: Callable[[str], Awaitable[Session]]) -> None:
+    def __init__(
+        self, routing: Routing, open_session: Callable[[str, str], Awaitable[Session]]
+    ) -> None:
         self._routing = routing
         self._open_session = open_session
         self._session: Session | None = None
         self._session_gone = False
         self._history = ""
         self._left: deque[str] = deque(maxlen=HISTORIES_LEFT_MAX)
-        self._last_failure = "no replica says that it leads"
+        self._last_failure = ""
         self._next_sequence = 1
         self._new: deque[Pending] = deque()
         self._unanswered: dict[int, Pending] = {}
@@ -123,7 +144,7 @@ class AppendStream:
             )
         try:
             # The wait for a slot counts, too.
-            async with asyncio.timeout_at(pending.deadline), self._slots:
+            async with asyncio.timeout_at(pending.deadline) as pending.timeout, self._slots:
                 if self._closed:
                     raise ClientError("the client is closed")
                 if self._task is None:
@@ -134,22 +155,28 @@ class AppendStream:
                 return await pending.future
         except TimeoutError as error:
             effect = "may have taken effect" if pending.doubts else "did not take effect"
+            last = self._last_failure or pending.failure
             raise DeadlineExceeded(
-                f"no answer before the deadline; the append {effect}; last: {self._last_failure}"
+                f"no answer before the deadline; the append {effect}"
+                + (f"; last: {last}" if last else "")
             ) from error
         finally:
+            pending.timeout = None
             self._forget(pending)
+            if pending.resend is not None:
+                pending.resend.cancel()
 
     async def close(self) -> Session | None:
-        """Ends the stream; returns the session that is left open, if any. Callers that still wait
-        get ClientError."""
+        """Ends the stream; returns the session that is left open, if any, to the first caller.
+        Appends that still wait get ClientError."""
         self._closed = True
         self._fail_all(ClientError("the client is closed"))
         tasks = [task for task in (self._task, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return self._session
+        session, self._session = self._session, None
+        return session
 
     # --- the stream ---------------------------------------------------------------------------
 
@@ -160,18 +187,19 @@ class AppendStream:
                 self._wake.clear()
                 await self._wake.wait()
             answered = False
+            address = ""
             try:
                 address = await self._routing.find_leader()
                 if address:
                     if self._session is None:
-                        self._session = await self._open_session(self._history)
+                        self._session = await self._open_session(address, self._history)
                         self._history = self._session.history
                         self._next_sequence = 1
                     answered = await self._stream(address)
                 else:
                     self._last_failure = self._routing.explain()
             except grpc.aio.AioRpcError as error:
-                self._call_failed(error)
+                self._call_failed(address, error)
             except asyncio.InvalidStateError:
                 # InvalidStateError: a write to a call that is over already.
                 self._routing.forget_leader()
@@ -193,9 +221,11 @@ class AppendStream:
         self._by_request.clear()
         self._again.clear()
         call = self._routing.stub(address).Append()
-        reader = asyncio.create_task(self._read(call))
+        reader = asyncio.create_task(self._read(call, address))
         try:
-            self._again.extend(self._unanswered[s] for s in sorted(self._unanswered))
+            unanswered = (self._unanswered[s] for s in sorted(self._unanswered))
+            # `_send_again` brings the others: in the queue here, too, they would be sent twice.
+            self._again.extend(pending for pending in unanswered if pending.resend is None)
             while not reader.done():
                 self._wake.clear()
                 while self._again and self._writable(reader):
@@ -230,7 +260,7 @@ class AppendStream:
         return pending
 
     async def _write(self, call: StreamCall, pending: Pending) -> None:
-        if pending.future.done() or pending.uploading:
+        if pending.future.done() or pending.resend is not None:
             return
         first = not self._by_request
         self._serial += 1
@@ -247,7 +277,7 @@ class AppendStream:
         pending.doubts += 1
         await call.write(request)
 
-    async def _read(self, call: StreamCall) -> bool:
+    async def _read(self, call: StreamCall, address: str) -> bool:
         """Takes answers until the stream has to be given up; True where there was any."""
         answered = False
         while True:
@@ -262,11 +292,12 @@ class AppendStream:
             if response is grpc.aio.EOF:
                 self._routing.forget_leader()
                 return answered
+            self._last_failure = ""
             pending = self._by_request.pop(response.request_id, None)
             if pending is None:
                 continue
             if response.HasField("error"):
-                if not self._meet(pending, response.error):
+                if not self._meet(address, pending, response.error):
                     return answered
             else:
                 answered = True
@@ -278,22 +309,22 @@ class AppendStream:
 
     # --- errors -------------------------------------------------------------------------------
 
-    def _call_failed(self, error: grpc.aio.AioRpcError) -> None:
-        """The stream, or the call that opens a session, ended with an error."""
+    def _call_failed(self, address: str, error: grpc.aio.AioRpcError) -> None:
+        """The stream to a replica, or the call that opens a session there, ended with an error."""
         self._last_failure = f"{error.code().name} {error.details()}"
         detail = detail_of(error)
         if detail is not None and detail.reason == types.REASON_WRONG_HISTORY:
             self._history_changed(detail)
-        elif (refused := refusal(self._routing.leader or "the leader", error)) is not None:
+        elif (refused := refusal(address, error)) is not None:
             self._fail_all(refused)
         elif detail is not None and detail.HasField("leader"):
-            self._routing.hint(detail.leader)
+            self._routing.hint(detail.leader, told_by=address)
         else:
             self._routing.forget_leader()
 
-    def _meet(self, pending: Pending, error: types.ErrorDetail) -> bool:
-        """Does what an error asks for; False where the stream has to be given up."""
-        self._last_failure = f"{reason_name(error)}: {error.message}"
+    def _meet(self, address: str, pending: Pending, error: types.ErrorDetail) -> bool:
+        """Does what an error asks for; False if the stream has to be given up."""
+        pending.failure = f"{reason_name(error)}: {error.message}"
         reason, cause = error.reason, error.cause
         if reason not in UNKNOWN:
             pending.doubts -= 1  # this try was refused
@@ -301,19 +332,20 @@ class AppendStream:
             self._session_expired(pending)
             return True
         if reason == types.REASON_PAYLOAD_MISSING and pending.upload is not None:
-            self._spawn(self._upload_again(pending, list(error.missing_digests)))
+            self._resend(pending, self._upload_again(pending, list(error.missing_digests)))
             return True
         # On a full disk "nothing was written" would be a guess if an earlier try is in doubt.
         full = reason == types.REASON_DISK_FULL and pending.doubts > 0
         if full or reason in LATER:
-            self._spawn(self._send_later(pending))
+            self._resend(pending, self._send_later(pending))
             return True
         if reason == types.REASON_WRONG_HISTORY:
             self._history_changed(error)
             return False
         if reason in RETRIED:
+            self._last_failure = pending.failure
             if error.HasField("leader"):
-                self._routing.hint(error.leader)
+                self._routing.hint(error.leader, told_by=address)
             else:
                 self._routing.forget_leader()
             return False
@@ -369,7 +401,10 @@ class AppendStream:
         self._again.clear()
 
     async def _upload_again(self, pending: Pending, digests: list[bytes]) -> None:
-        pending.uploading = True
+        pending.uploads += 1
+        moves = pending.uploads <= UPLOADS_MAX
+        if moves:
+            pending.move_deadline(None)  # the upload has its own, which moves with it
         try:
             assert pending.upload is not None
             await pending.upload(digests)
@@ -378,7 +413,8 @@ class AppendStream:
         except OSError as error:
             pending.refuse(ClientError(f"a payload can't be read any more: {error}"))
         finally:
-            pending.uploading = False
+            if moves:
+                pending.move_deadline(asyncio.get_running_loop().time() + pending.seconds)
         self._send_again(pending)
 
     async def _send_later(self, pending: Pending) -> None:
@@ -388,7 +424,8 @@ class AppendStream:
         self._send_again(pending)
 
     def _send_again(self, pending: Pending) -> None:
-        # One that was numbered anew meanwhile is sent with the new ones.
+        pending.resend = None
+        # If it waits to be numbered anew, it is sent with the new ones.
         if self._unanswered.get(pending.proposal.sequence) is pending:
             self._again.append(pending)
             self._wake.set()
@@ -410,9 +447,15 @@ class AppendStream:
             self._new.remove(pending)
         if self._unanswered.get(pending.proposal.sequence) is pending:
             del self._unanswered[pending.proposal.sequence]
+            if self._new:
+                self._wake.set()  # the window may have room now
 
-    def _spawn(self, body: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(body)
+    def _resend(self, pending: Pending, body: Coroutine[None, None, None]) -> None:
+        """Until the task ends, the append is not sent; it is cancelled if the append ends first."""
+        if pending.future.done():  # its caller has gone, and would not end the task
+            body.close()
+            return
+        pending.resend = task = asyncio.create_task(body)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

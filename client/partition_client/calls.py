@@ -170,7 +170,7 @@ class Calls:
         self._routing.heard(target, f"{error.code().name}: {error.details()}")
         detail = detail_of(error)
         if detail is not None and detail.HasField("leader"):
-            self._routing.hint(detail.leader)
+            self._routing.hint(detail.leader, told_by=target)
         else:
             self._routing.lost(target)
 

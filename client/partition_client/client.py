@@ -27,6 +27,7 @@ from partition_client.calls import (
 )
 from partition_client.channels import Tls
 from partition_client.errors import (
+    ClientError,
     NotFound,
     SourceFailed,
     TreeMismatch,
@@ -118,10 +119,11 @@ class AsyncClient:
         """Raises InvalidEndpoint, ForkedProcess, and ValueError for a deadline that is no time."""
         self._deadline_s = check_seconds(deadline_s)
         self._routing = Routing(endpoints, tls, follow_hints=follow_hints, use_proxy=use_proxy)
-        self._owner = self._routing.owner
+        self.owner = self._routing.owner
         self._calls = Calls(self._routing)
         self._session_ttl_ms = session_ttl_ms
         self._appends = AppendStream(self._routing, self._open_session)
+        self._close_lock = asyncio.Lock()
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -131,15 +133,17 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Ends the stream and, if a leader answers at once, the session; else that expires. Does
-        nothing in a process that was forked from the client's."""
-        if not self._owner.here:
+        nothing once the client is closed, nor in a process that was forked from the client's."""
+        if not self.owner.here:
             return
-        session = await self._appends.close()
-        if session is not None and self._routing.leader:
-            request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
-            with suppress(grpc.aio.AioRpcError):  # it expires by itself
-                await self._routing.stub(self._routing.leader).CloseSession(request, timeout=1.0)
-        await self._routing.close()
+        async with self._close_lock:  # a second close would cut the channels off the first
+            session = await self._appends.close()
+            if session is not None and self._routing.leader:
+                request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
+                with suppress(grpc.aio.AioRpcError, ClientError):  # it expires by itself
+                    stub = self._routing.stub(self._routing.leader)
+                    await stub.CloseSession(request, timeout=1.0)
+            await self._routing.close()
 
     # --- writes -------------------------------------------------------------------------------
 
@@ -158,7 +162,7 @@ class AsyncClient:
         under way at once are not ordered among each other. The deadline counts from the last
         progress of an upload. Raises ClientError.
         """
-        self._owner.check()
+        self.owner.check()
         sources = sources or []
         seconds = self._deadline_s if deadline_s is None else deadline_s
         large = {s.digest: s for s in sources if s.size > INLINE_BYTES_MAX}
@@ -236,7 +240,7 @@ class AsyncClient:
         self, path: bytes = b"", *, recursive: bool = False, stale_from: str = ""
     ) -> list[api.TreeEntry]:
         """Entries below a directory, in byte order. Raises NotFound."""
-        self._owner.check()
+        self.owner.check()
         deadline = Deadline(self._deadline_s)
         request = api.ListTreeRequest(
             path=path, recursive=recursive, consistency=_consistency(stale_from)
@@ -259,7 +263,7 @@ class AsyncClient:
         Goes on where a stream breaks. Raises NotFound, and TreeMismatch where the file changed
         meanwhile or the bytes don't match: what was written then is to be thrown away.
         """
-        self._owner.check()
+        self.owner.check()
         deadline = Deadline(self._deadline_s)
         digest = hashlib.sha256()
         entry: api.TreeEntry | None = None
@@ -304,7 +308,7 @@ class AsyncClient:
         restored: read the state, and go on from there. Raises DeadlineExceeded once no replica
         answered for the client's deadline.
         """
-        self._owner.check()
+        self.owner.check()
         deadline = Deadline(self._deadline_s)
         tries = Tries(self._routing, deadline, stale_from)
         position, known = from_lsn, history or None
@@ -333,7 +337,7 @@ class AsyncClient:
     async def history(self) -> str:
         """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you
         keep, and give both to `tail`: the same LSN of another history is another entry."""
-        self._owner.check()
+        self.owner.check()
         deadline = Deadline(self._deadline_s)
         tries = Tries(self._routing, deadline)
         while True:
@@ -343,10 +347,24 @@ class AsyncClient:
             except (grpc.aio.AioRpcError, Silent) as error:
                 await self._calls.failed(target, error, deadline, fixed=False)
 
+    async def status(self, stale_from: str = "") -> api.GetStatusResponse:
+        """The status of the replica that a `tail` reads from: the leader, or `stale_from`. Waits
+        for it until the deadline."""
+        self.owner.check()
+        deadline = Deadline(self._deadline_s)
+
+        async def ask(stub: Any) -> api.GetStatusResponse:
+            found = await _status(stub, deadline)
+            if not (stale_from or (found.role == "leader" and found.serving)):
+                raise Silent(f"it is {found.role} and does not serve as the leader")
+            return found
+
+        return await self._calls.retry(ask, deadline, stale_from)
+
     async def statuses(self) -> dict[str, api.GetStatusResponse | None]:
         """Each endpoint's status, None if it does not answer; `explain` says why. Raises TlsRefused
         if none answers and one never will."""
-        self._owner.check()
+        self.owner.check()
         return await self._routing.statuses(min(STATUS_TIMEOUT_S, self._deadline_s))
 
     @property
@@ -362,14 +380,9 @@ class AsyncClient:
 
     async def _history_of(self, target: str, deadline: Deadline) -> str:
         """As a replica tells it; "" from one of an earlier version, which has none."""
-        call = self._routing.stub(target).GetStatus
-        status: api.GetStatusResponse = await unary(call, api.GetStatusRequest(), deadline)
-        if status.role in ("unbootstrapped", "joining"):
-            raise Silent("it waits for its first state")
-        return status.history_id
+        return (await _status(self._routing.stub(target), deadline)).history_id
 
-    async def _open_session(self, history: str) -> Session:
-        address = await self._routing.find_leader() or self._routing.endpoints[0]
+    async def _open_session(self, address: str, history: str) -> Session:
         request = api.OpenSessionRequest(time_to_live_ms=self._session_ttl_ms, history_id=history)
         try:
             response = await self._routing.stub(address).OpenSession(
@@ -402,7 +415,7 @@ class AsyncClient:
         await self._calls.retry(upload, deadline)
 
     async def _call(self, method: str, request: Any, stale_from: str) -> Any:
-        self._owner.check()
+        self.owner.check()
         deadline = Deadline(self._deadline_s)
 
         async def call(stub: Any) -> Any:
@@ -424,6 +437,14 @@ def remove_entry(path: bytes) -> types.Operation:
 
 def create_directory(path: bytes, mode: int = DIRECTORY_MODE) -> types.Operation:
     return types.Operation(create_directory=types.CreateDirectory(path=path, mode=mode))
+
+
+async def _status(stub: Any, deadline: Deadline) -> api.GetStatusResponse:
+    """Of a replica that has a log; raises Silent for one that waits for its first state."""
+    found: api.GetStatusResponse = await unary(stub.GetStatus, api.GetStatusRequest(), deadline)
+    if found.role in ("unbootstrapped", "joining"):
+        raise Silent("it waits for its first state")
+    return found
 
 
 def _consistency(stale_from: str) -> api.Consistency:

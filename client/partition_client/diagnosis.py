@@ -8,6 +8,7 @@ import asyncio
 import grpc
 from partition_proto.connection import handshake
 from partition_proto.connection.channel import FromFiles, Plain
+from partition_proto.connection.pem import Pem
 
 from partition_client.errors import TlsRefused, detail_of
 
@@ -15,7 +16,7 @@ REFUSED_CODES = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UN
 SUSPECT_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 KEPT_S = 1.0
-"""For so long an address is not tried again, and a caller waits for a trial."""
+"""For so long the result of a trial is kept, and a caller waits for a trial."""
 
 
 class Diagnosis:
@@ -26,10 +27,11 @@ class Diagnosis:
         self._credentials = credentials
         self._server_name = server_name
         self._direct = direct
-        self._trials: dict[str, tuple[float, asyncio.Task[handshake.Refusal | None]]] = {}
+        self._trials: dict[str, asyncio.Task[handshake.Refusal | None]] = {}
+        self._ended: dict[str, float] = {}
 
     async def of(
-        self, address: str, error: grpc.aio.AioRpcError, within_s: float = KEPT_S
+        self, address: str, error: grpc.aio.AioRpcError, within_s: float
     ) -> TlsRefused | None:
         """The refusal behind a failed call; None if the call may succeed later, or the trial is not
         over within `within_s`: the next one then finds its result."""
@@ -50,18 +52,25 @@ class Diagnosis:
 
     async def close(self) -> None:
         """Waits a moment for the trials: their threads end by their own time-outs."""
-        trials = [trial for _, trial in self._trials.values()]
-        if trials:
-            await asyncio.wait(trials, timeout=KEPT_S)
+        if self._trials:
+            await asyncio.wait(self._trials.values(), timeout=KEPT_S)
 
     def _trial(self, address: str) -> "asyncio.Task[handshake.Refusal | None]":
         """One at a time for an address."""
-        now = asyncio.get_running_loop().time()
-        began, trial = self._trials.get(address, (0.0, None))
-        if trial is None or (trial.done() and now - began > KEPT_S):
+        trial = self._trials.get(address)
+        if trial is None or (trial.done() and self._age_s(address) > KEPT_S):
             pem = self._credentials.pem() if isinstance(self._credentials, FromFiles) else None
-            trial = asyncio.create_task(
-                asyncio.to_thread(handshake.refusal, address, pem, self._server_name)
-            )
-            self._trials[address] = (now, trial)
+            trial = asyncio.create_task(self._try(address, pem))
+            self._trials[address] = trial
         return trial
+
+    async def _try(self, address: str, pem: Pem | None) -> handshake.Refusal | None:
+        try:
+            return await asyncio.to_thread(handshake.refusal, address, pem, self._server_name)
+        finally:
+            self._ended[address] = asyncio.get_running_loop().time()
+
+    def _age_s(self, address: str) -> float:
+        """Seconds since the last trial ended. Counted from its start, the result of a slow trial
+        would be too old before anybody reads it."""
+        return asyncio.get_running_loop().time() - self._ended.get(address, float("-inf"))

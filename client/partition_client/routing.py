@@ -104,8 +104,11 @@ class Routing:
         if self.leader == address:
             self.leader = ""
 
-    def hint(self, leader: types.LeaderHint) -> None:
-        """Takes a replica's word for who leads."""
+    def hint(self, leader: types.LeaderHint, *, told_by: str) -> None:
+        """Takes the word of the replica at `told_by` for who leads."""
+        if self._members.get(leader.member_id) == told_by:
+            # The endpoint, of a Service perhaps, reaches another member than it did before.
+            del self._members[leader.member_id]
         if leader.member_id in self._members:
             self.leader = self._members[leader.member_id]
         elif self._follow_hints and leader.address:
@@ -119,24 +122,24 @@ class Routing:
         if self.leader:
             return self.leader
         found = await self._ask_all(timeout_s)
-        statuses = [one for one in found.values() if isinstance(one, api.GetStatusResponse)]
+        answered = {e: s for e, s in found.items() if isinstance(s, api.GetStatusResponse)}
         refused = [one for one in found.values() if isinstance(one, ClientError)]
-        if refused and not statuses:
+        if refused and not answered:
             raise refused[0]
+        # Behind a Service one endpoint reaches several members over time.
+        self._members = {m: e for m, e in self._members.items() if e not in answered}
         best_term, best = 0, ""
-        hint = types.LeaderHint()
-        for endpoint, status in found.items():
-            if not isinstance(status, api.GetStatusResponse):
-                continue
+        hint, told_by = types.LeaderHint(), ""
+        for endpoint, status in answered.items():
             self._members[status.member_id] = endpoint
             if status.role == "leader" and status.term >= best_term:
                 best_term, best = status.term, endpoint
             elif status.leader.member_id:
-                hint = status.leader
+                hint, told_by = status.leader, endpoint
         if best:
             self.leader = best
         elif hint.member_id:
-            self.hint(hint)
+            self.hint(hint, told_by=told_by)
             if self.leader and self.leader not in self.endpoints:
                 answer = await self._ask(self.leader, timeout_s)
                 if isinstance(answer, TlsRefused):
@@ -185,7 +188,7 @@ class Routing:
         return dict(zip(self.endpoints, statuses, strict=True))
 
     async def refusal(
-        self, address: str, error: grpc.aio.AioRpcError, within_s: float = STATUS_TIMEOUT_S
+        self, address: str, error: grpc.aio.AioRpcError, within_s: float
     ) -> TlsRefused | None:
         """What made a call fail if TLS did and no retry mends it; None if it is something else, or
         not known within `within_s`."""

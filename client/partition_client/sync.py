@@ -1,17 +1,34 @@
-"""The client for code without an event loop: the asynchronous one on a thread of its own."""
+"""The client for code without an event loop: the asynchronous one on a thread of its own.
+
+The handler of a signal may use a client, too. It interrupts its own thread between any two steps,
+and no lock keeps it out. So a thread waits only in calls that a handler can't find half done: a
+wait of `threading`'s or of a concurrent future holds a lock of its own for a moment.
+"""
 
 import asyncio
 import threading
+import time
 from collections.abc import Coroutine, Iterator
-from concurrent.futures import CancelledError
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from partition_client.channels import Tls
 from partition_client.client import Appended, AsyncClient, Source
 from partition_client.errors import ClientError
-from partition_client.processes import Owner
+
+CLOSED_POLL_S = 0.01
+"""How often a thread looks whether another one has closed the client."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Closer:
+    """One call of `close`."""
+
+    thread: threading.Thread
 
 
 class Client:
@@ -19,18 +36,22 @@ class Client:
 
     def __init__(self, endpoints: list[str], tls: Tls | None = None, **options: Any) -> None:
         """Raises as AsyncClient does."""
-        self._owner = Owner()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="partition-client", daemon=True
         )
         self._thread.start()
+        # Reentrant, because a signal's handler may need it while its own thread holds it.
+        self._lock = threading.RLock()
+        self._closers: list[_Closer] = []
+        """The first one closes the client."""
+        self._stopped = False
 
         async def make() -> AsyncClient:
             return AsyncClient(endpoints, tls, **options)
 
         try:
-            self._client = self._run(make())
+            self._client = self._wait_for(make())
         except BaseException:
             self._stop()
             raise
@@ -42,17 +63,33 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Calls of other threads end with ClientError. Does nothing the second time, and nothing in
-        a process that was forked from the client's."""
-        if self._owner.here and not self._loop.is_closed():
-            self._run(self._client.close())
-            self._stop()
+        """Calls of other threads end with ClientError. Waits if another thread is closing the
+        client. Does nothing once it is closed, in a signal's handler that interrupts `close`, nor
+        in a process that was forked from the client's."""
+        if not self._client.owner.here:
+            return
+        closer = _Closer(threading.current_thread())
+        with self._lock:
+            # One step, unlike a test and then a set: a signal's handler can't come in between.
+            self._closers.append(closer)
+        first = self._closers[0]
+        if first is closer:
+            try:
+                self._wait_for(self._client.close())
+            finally:
+                self._stop()
+        elif first.thread is not closer.thread:
+            while not self._stopped:
+                time.sleep(CLOSED_POLL_S)
 
     def _stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._wait_for(_cancel_others())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+        finally:
+            self._stopped = True
 
     def set_key(self, key: bytes, value: bytes) -> Appended:
         return self._run(self._client.set_key(key, value))
@@ -80,16 +117,40 @@ class Client:
 
     def _run(self, body: Coroutine[Any, Any, T]) -> T:
         try:
-            self._owner.check()
-            if self._loop.is_closed():
-                raise ClientError("the client is closed")
+            self._client.owner.check()
+            # A call that is submitted after `_stop` would wait for ever, so the lock covers the
+            # check and the submission.
+            with self._lock:
+                if self._closers:
+                    raise ClientError("the client is closed")
+                done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
+                with suppress(RuntimeError):  # the loop is closed
+                    self._submit(body, done)
+                # A signal's handler, which the lock lets in, may have closed the client since.
+                if self._stopped and done.empty():
+                    raise ClientError("the client is closed")
         except ClientError:
             body.close()  # it was never begun
             raise
         try:
-            return asyncio.run_coroutine_threadsafe(body, self._loop).result()
-        except CancelledError as error:
+            return done.get().result()
+        except asyncio.CancelledError as error:
             raise ClientError("the client was closed while the call was under way") from error
+
+    def _submit(self, body: Coroutine[Any, Any, T], done: "SimpleQueue[asyncio.Task[T]]") -> None:
+        """Starts a task on the loop, which puts it into the queue when it is done. Raises
+        RuntimeError once the loop is closed."""
+
+        def start() -> None:
+            self._loop.create_task(body).add_done_callback(done.put)
+
+        self._loop.call_soon_threadsafe(start)
+
+    def _wait_for(self, body: Coroutine[Any, Any, T]) -> T:
+        """Runs it on the loop, whether the client is closed or not."""
+        done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
+        self._submit(body, done)
+        return done.get().result()
 
 
 async def _cancel_others() -> None:

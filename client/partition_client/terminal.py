@@ -10,12 +10,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from partition_client.appends import PROPOSAL_BYTES_MAX
+
 EXIT_REFUSED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 
-INPUT_BYTES_MAX = 1024 * 1024
+INPUT_BYTES_MAX = PROPOSAL_BYTES_MAX
 """Of a value on standard input: replicas take no larger proposals."""
 
 LSN_MAX = (1 << 64) - 1

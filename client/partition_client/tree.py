@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,8 +32,15 @@ LARGE_IN_FLIGHT_MAX = 3
 Progress = Callable[[int, int], None]
 """Called with (files, bytes) as they are done."""
 
+Begin = Callable[[int], None]
+"""Called once, before the first file is moved, with the bytes of all files."""
+
 
 def no_progress(_files: int, _bytes: int) -> None:
+    """Shows nothing."""
+
+
+def no_begin(_bytes: int) -> None:
     """Shows nothing."""
 
 
@@ -84,7 +92,11 @@ async def _together() -> AsyncIterator[asyncio.TaskGroup]:
 
 
 async def put_tree(
-    client: AsyncClient, root: Path, under: bytes, progress: Progress = no_progress
+    client: AsyncClient,
+    root: Path,
+    under: bytes,
+    progress: Progress = no_progress,
+    begin: Begin = no_begin,
 ) -> TreeSummary:
     """Puts everything below `root` below the tree's directory `under` (b"" is the root).
 
@@ -98,14 +110,21 @@ async def put_tree(
     directories = dict.fromkeys(ancestors(under), DIRECTORY_MODE)
     holds: set[bytes] = {parent(path) for path in directories}
     files: list[tuple[bytes, Path]] = []
-    for name, path, is_directory in await asyncio.to_thread(lambda: list(scan(root, summary))):
+    total = 0
+
+    def survey() -> list[tuple[bytes, Path, os.stat_result]]:
+        return [(name, path, path.stat()) for name, path, _ in scan(root, summary)]
+
+    for name, path, found in await asyncio.to_thread(survey):
         target = below(under, name)
         holds.add(parent(target))
-        if is_directory:
-            directories[target] = path.stat().st_mode & 0o777
+        if stat.S_ISDIR(found.st_mode):
+            directories[target] = found.st_mode & 0o777
             summary.directories += 1
         else:
             files.append((target, path))
+            total += found.st_size
+    begin(total)
     there = await _make_directories(client, directories)
     # A file in the place of one that gets content shows by the outcome of that content.
     await _check_directories(client, [path for path in there if path not in holds])
@@ -202,6 +221,7 @@ async def get_tree(
     under: bytes,
     root: Path,
     progress: Progress = no_progress,
+    begin: Begin = no_begin,
     *,
     stale_from: str = "",
 ) -> TreeSummary:
@@ -215,14 +235,17 @@ async def get_tree(
     root.mkdir(parents=True, exist_ok=True)
     if any(root.iterdir()):
         raise TreeMismatch(f"{root} is not empty: name an empty or new directory", "TREE")
+    begin(sum(entry.size for entry in entries))
     targets = {e.path: root / os.fsdecode(relative(e.path, under)) for e in entries}
     slots = asyncio.Semaphore(IN_FLIGHT_MAX)
 
     async def fetch(path: bytes, mode: int) -> None:
         target = targets[path]
         async with slots:
+            # Outside the try: if another file is there already, it is not ours to unlink.
+            file = target.open("xb")
             try:
-                with target.open("xb") as file:
+                with file:
                     entry = await client.read_file(path, file.write, stale_from=stale_from)
             except BaseException:
                 target.unlink(missing_ok=True)

@@ -60,6 +60,9 @@ class Stream:
             raise found
         return found
 
+    def put(self, answer: api.AppendResponse) -> None:
+        self._answers.put_nowait(answer)
+
     def fail(self, error: Exception) -> None:
         self._answers.put_nowait(error)
 
@@ -77,6 +80,7 @@ class Leader:
         self.requests: list[api.AppendRequest] = []
         self.streams: list[Stream] = []
         self.opened: list[str] = []
+        self.hints: list[tuple[int, str]] = []
         self.history = "h1"
         self.leader = "leader:1"
         self.open_error: Exception | None = None
@@ -92,7 +96,7 @@ class Leader:
         self.streams.append(Stream(self))
         return self.streams[-1]
 
-    async def open_session(self, history: str) -> Session:
+    async def open_session(self, address: str, history: str) -> Session:
         self.opened.append(history)
         if self.open_error is not None:
             raise self.open_error
@@ -108,7 +112,8 @@ class Leader:
 
     def forget_leader(self) -> None: ...
 
-    def hint(self, leader: types.LeaderHint) -> None: ...
+    def hint(self, leader: types.LeaderHint, *, told_by: str) -> None:
+        self.hints.append((leader.member_id, told_by))
 
 
 @pytest.fixture
@@ -251,7 +256,7 @@ async def test_a_restore_between_two_sessions_is_told(leader: Leader, stream: Ap
         grpc.StatusCode.FAILED_PRECONDITION, refusal(types.REASON_WRONG_HISTORY, history_id="h2")
     )
 
-    async def open_session(history: str) -> Session:
+    async def open_session(address: str, history: str) -> Session:
         leader.opened.append(history)
         if history == "h1":
             raise changed

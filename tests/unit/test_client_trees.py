@@ -179,6 +179,47 @@ async def test_a_target_with_content_is_refused(
         await get_tree(client, b"", out / "f")
 
 
+async def test_a_file_of_somebody_else_is_left_where_it_is(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    """It came after the target was found to be empty."""
+    replica.put(b"f", b"1")
+    out = tmp_path / "out"
+    with pytest.raises(FileExistsError, match="out/f"):
+        await get_tree(client, b"", out, begin=lambda _: bool((out / "f").write_text("mine")))
+    assert (out / "f").read_text() == "mine"
+
+
+async def test_the_size_of_a_tree_is_told_before_its_first_file(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the one list that the files are moved by."""
+    source = make(tmp_path / "source", d__f="12", g="345")
+    told: list[tuple[str, int]] = []
+    scanned: list[str] = []
+    scandir = os.scandir
+
+    def scan(path: Path) -> object:
+        scanned.append(os.fspath(path))
+        return scandir(path)
+
+    def begin(size: int) -> None:
+        told.append(("begin", size))
+
+    def progress(_: int, size: int) -> None:
+        told.append(("progress", size))
+
+    monkeypatch.setattr("partition_client.tree.os.scandir", scan)
+    await put_tree(client, source, b"t", progress, begin)
+    assert told == [("begin", 5), ("progress", 5)]
+    assert sorted(scanned) == [str(source), str(source / "d")]
+    told.clear()
+    await get_tree(client, b"t", tmp_path / "out", progress, begin)
+    assert told[0] == ("begin", 5)
+    assert sorted(told[1:]) == [("progress", 2), ("progress", 3)]
+    assert replica.calls["ListTree"] == 1
+
+
 def test_what_a_partition_does_not_hold_is_named(tmp_path: Path) -> None:
     source = make(tmp_path / "source", f="1")
     wanted = digest_directory(source)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from partition_client.__main__ import answer, main, parse
+from partition_client.appends import PROPOSAL_BYTES_MAX
 from partition_client.snapshots import limits_within
+from partition_client.terminal import INPUT_BYTES_MAX
 from partition_snapshots.limits import SnapshotLimits
 
 from tests.support.stand_in_replica import StandInReplica
@@ -196,6 +198,47 @@ async def test_the_last_entries(
         assert code == 0
         assert [json.loads(line)["lsn"] for line in out.splitlines()] == wanted
     assert (await run(replica, capsys, "log", "tail", "--from", "999999999")) == (0, "", "")
+
+
+async def test_the_last_entries_are_those_of_the_replica_that_is_read(
+    replica: StandInReplica, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other one is ahead of a follower, or has applied less than the leader."""
+    replica.lsn = 30
+    follower = StandInReplica()
+    follower.serving_as, follower.lsn = "follower", 9
+    async with follower.serving() as behind:
+        tail = ("--endpoints", f"{replica.address},{behind}", "--json", "log", "tail", "-n", "2")
+        for more, wanted in (((), [29, 30]), (("--stale-from", behind), [8, 9])):
+            code, out, err = await run(replica, capsys, *tail, *more)
+            assert (code, err) == (0, "")
+            assert [json.loads(line)["lsn"] for line in out.splitlines()] == wanted
+        follower.lsn = 50
+        code, out, _ = await run(replica, capsys, *tail)
+        assert [json.loads(line)["lsn"] for line in out.splitlines()] == [29, 30]
+
+
+async def test_a_tree_is_listed_once(
+    replica: StandInReplica, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scans: list[object] = []
+    scandir = os.scandir
+
+    def scan(path: str) -> object:
+        scans.append(path)
+        return scandir(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("partition_client.tree.os.scandir", scan)
+        code, out, _ = await run(replica, capsys, "put-tree", str(folder / "source"))
+    assert (code, len(scans)) == (0, 1)
+    assert out == "1 files, 0 directories, 1 bytes, 0 skipped\n"
+    assert (await run(replica, capsys, "get-tree", str(folder / "out")))[:2] == (0, out)
+    assert replica.calls["ListTree"] == 1
+
+
+def test_standard_input_takes_what_a_replica_takes() -> None:
+    assert INPUT_BYTES_MAX == PROPOSAL_BYTES_MAX
 
 
 async def test_status_says_why_a_replica_does_not_answer(
