@@ -121,7 +121,7 @@ class Process:
         reconciler = self._reconciler = Reconciler(config, kube, observer, executor, recorder)
         queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobs(replicas)
-        seer = SnapshotObserver(kube, observer, jobs)
+        seer = SnapshotObserver(kube, observer, jobs, config.namespace)
         snapshots = SnapshotReconciler(config, kube, seer, jobs, recorder)
         schedules = ScheduleReconciler(config, kube, seer, jobs, recorder, queue.enqueue)
         queue.serve(

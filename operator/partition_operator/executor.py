@@ -77,7 +77,9 @@ class Executor:
         """Returns an object that was written whole, as the API server left it."""
         match action:
             case actions.Apply(body):
-                return await self._apply(partition, body)
+                name = body["metadata"]["name"]
+                live = await self.kube.get(body["kind"], partition.namespace, name)
+                return await self._apply(partition, body, live)
             case actions.IssueCertificate(secret, role):
                 return await self._renew(partition, secret, role, trust.Step.ISSUE)
             case actions.TrustAuthority(secret, role):
@@ -106,11 +108,10 @@ class Executor:
                 await self._command(observed, partition, action)
         return None
 
-    async def _apply(self, partition: Partition, body: Body) -> Body:
-        """Looks at what has the name right before it writes: what was observed may be seconds
-        old."""
+    async def _apply(self, partition: Partition, body: Body, live: Body | None) -> Body:
+        """live: what has the name, read right before: what was observed may be seconds old. Raises
+        Conflict if somebody else has written since, or if it is somebody else's."""
         kind, name = body["kind"], body["metadata"]["name"]
-        live = await self.kube.get(kind, partition.namespace, name)
         if live is not None and (is_foreign(live, partition) or is_leaving(live, partition)):
             raise Conflict(f"{kind} {name} is not this Partition's (any more)")
         return await self.kube.apply(body, live)
@@ -120,7 +121,7 @@ class Executor:
             await self.kube.create(body)
         except ApiError as error:
             # The next look says whose the one that exists is.
-            if error.status != 409:
+            if not error.exists:
                 raise
 
     async def _mark(
@@ -139,7 +140,9 @@ class Executor:
             raise Conflict(f"{kind} {name} is not the one that was seen (uid {uid})")
         if owned:
             # A merge patch replaces lists.
-            others = live["metadata"].get("ownerReferences") or []
+            owners = live["metadata"].get("ownerReferences") or []
+            # Without ours, if it does not control the object: a uid stands there once.
+            others = [owner for owner in owners if owner.get("uid") != partition.uid]
             change |= {"ownerReferences": [*others, *metadata(partition, name)["ownerReferences"]]}
         await self.kube.merge(kind, live, {"metadata": change})
 
@@ -149,7 +152,7 @@ class Executor:
         body = trust.renewed(
             partition, secret, role, live, self.authority.value, now, self.lifetimes, step=step
         )
-        return await self._apply(partition, body)
+        return await self._apply(partition, body, live)
 
     async def _command(
         self, observed: Observed, partition: Partition, action: actions.Action

@@ -4,6 +4,7 @@ Level-triggered: an event only says which Partition to look at again (work_queue
 looked at anew once a minute.
 """
 
+import datetime as dt
 import logging
 import random
 import time
@@ -57,6 +58,8 @@ class Reconciler:
         """Why a backfill was not begun, by Partition."""
         self.foreign: set[Key] = set()
         """Partitions that are seen and left to another operator."""
+        self._told: set[Key] = set()
+        """Those of `foreign` whose event is written."""
         self.reconciled = 0
 
     async def turn(self, key: Key, entry: Entry) -> float | None:
@@ -69,18 +72,22 @@ class Reconciler:
         for _ in range(STEPS_MAX):
             self.reconciled += 1
             entry.looked_at = time.monotonic()
-            observed = await self._observer.observe(key.namespace, key.name)
-            if observed is None:
+            partition = await self._observer.partition(key.namespace, key.name)
+            if partition is None:
+                await self._observer.forget(key.namespace, key.name)
                 self._refusals.pop(key, None)
-                self.foreign.discard(key)
+                self._not_foreign(key)
                 return None
-            if observed.partition.deleting:
+            if partition.deleting:
                 return config.resync_s
-            if await self._left_alone(key, observed):
+            if await self._left_alone(key, partition):
+                # Or its replicas would be asked for changes in the next turn.
+                entry.seen = None
                 return config.resync_s
-            if ownership.has_to_be_claimed(observed.partition, config.namespace):
-                await self._claim(observed.partition)
+            if ownership.has_to_be_claimed(partition, config.namespace):
+                await self._claim(partition)
                 continue
+            observed = await self._observer.observe(partition)
             observed = replace(observed, refused=self._refusals.get(key, ""))
             step = plan(observed, config.image, backfill_stalled_s=config.backfill_stalled_s)
             if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
@@ -104,18 +111,29 @@ class Reconciler:
                 return config.poll_backfill_s
         return config.poll_progressing_s
 
-    async def _left_alone(self, key: Key, observed: Observed) -> bool:
-        """Whether another operator manages it, which is said once by each process."""
-        partition, mine = observed.partition, self._config.namespace
+    async def _left_alone(self, key: Key, partition: Partition) -> bool:
+        """Whether another operator manages it. Each process posts one event of that, and tries in
+        later turns until it is written. Nothing else of the Partition is looked at then, neither
+        its replicas nor its Secrets."""
+        mine = self._config.namespace
         if not ownership.is_foreign(partition, mine):
-            self.foreign.discard(key)
+            self._not_foreign(key)
             return False
+        await self._observer.forget(key.namespace, key.name)
+        event = ownership.said(partition, mine)
         if key not in self.foreign:
             self.foreign.add(key)
-            event = ownership.said(partition, mine)
             logger.warning("%s: %s", key, event.message)
-            await self._recorder.post(partition, event, observed.now)
+        # There may be more of them than events are allowed: the rest follows in later turns.
+        if key not in self._told and await self._recorder.offer(
+            partition, event, dt.datetime.now(dt.UTC)
+        ):
+            self._told.add(key)
         return True
+
+    def _not_foreign(self, key: Key) -> None:
+        self.foreign.discard(key)
+        self._told.discard(key)
 
     async def _claim(self, partition: Partition) -> None:
         """At the resource version that was seen: of two operators one succeeds. Raises Conflict."""

@@ -118,7 +118,7 @@ class ScheduleReconciler:
         try:
             await self._kube.create(body)
         except ApiError as error:
-            if error.status != 409:
+            if not error.exists:
                 raise
             return False
         failpoints.reach("schedule.Create")

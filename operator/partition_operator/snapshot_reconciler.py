@@ -134,7 +134,7 @@ class SnapshotReconciler:
                     await self._kube.create(body)
                 except ApiError as error:
                     # The next look says whose the one that exists is.
-                    if error.status != 409:
+                    if not error.exists:
                         raise
             case DeletePod(name, uid):
                 await self._kube.delete("Pod", snapshot.namespace, name, uid)

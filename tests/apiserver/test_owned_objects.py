@@ -57,8 +57,7 @@ async def test_a_secret_of_somebody_else_is_left_alone(turns: Turns, name: str) 
 async def test_a_secret_that_appears_before_the_first_write_is_left_alone(turns: Turns) -> None:
     """The look of the plan is older than the write: the write itself must not hit another's."""
     await turns.make()
-    observed = await turns.observer.observe(turns.namespace, "part")
-    assert observed is not None
+    observed = await turns.observe()
     mine = SECRET | {"metadata": {"name": "part-client-tls"}, "data": {"password": "aHVudGVyMg=="}}
     before = await turns.create(mine)
     with pytest.raises(Conflict):
@@ -163,8 +162,7 @@ async def test_what_is_seen_of_a_secret_is_not_its_content(turns: Turns) -> None
     await turns.create(SECRET | {"metadata": meta, "data": OWN})
     await turns.make(replication={"mode": "None"}, replicas=3)
     await turns.create(pod("part-1"))
-    observed = await turns.observer.observe(turns.namespace, "part")
-    assert observed is not None
+    observed = await turns.observe()
     assert OWN["tls.key"] not in repr(observed)
     assert observed.strangers == (), "without Raft there is no pod of that name"
 

@@ -71,3 +71,29 @@ def test_a_second_release_and_another_name(releases: Releases) -> None:
         releases.install("renamed", "one")
     releases.install("renamed", "one", "--take-ownership")
     assert releases.owns_crds("renamed")
+
+
+def watching(*namespaces: str) -> tuple[str, ...]:
+    found = ",".join(namespaces)
+    return ("--set", "crds.enabled=false", "--set", f"watchNamespaces={{{found}}}")
+
+
+def test_releases_of_one_name_may_watch_the_same_namespace(releases: Releases) -> None:
+    place = f"watched-{releases.mark}"
+    releases.server.kubectl("create", "namespace", place)
+    for namespace in ("one", "two"):
+        releases.install("same", namespace, *watching(place))
+    for kind in ("roles", "rolebindings"):
+        found = releases.server.kubectl("-n", place, "get", kind, "-o", "name").split()
+        assert len(found) == 2
+    # Each of them is bound to the account of its own release.
+    path = "jsonpath={.items[*].subjects[0].namespace}"
+    bound = releases.server.kubectl("-n", place, "get", "rolebindings", "-o", path).split()
+    assert sorted(bound) == [f"one-{releases.mark}", f"two-{releases.mark}"]
+    releases.uninstall("same", "two")
+    assert releases.server.kubectl("-n", place, "get", "roles", "-o", "name").strip()
+
+
+def test_a_namespace_is_named_once(releases: Releases) -> None:
+    with pytest.raises(RuntimeError, match=r"(?i)watchNamespaces.*(unique|equal)"):
+        releases.install("first", "one", *watching("here", "here"))

@@ -14,6 +14,7 @@ from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
 from partition_operator.config import Config
 from partition_operator.executor import Executor
+from partition_operator.reconcile.observed import Observed
 from partition_operator.reconciler import Reconciler
 from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority
@@ -74,6 +75,12 @@ class Turns:
         """A full look, and everything that can be done now."""
         key = Key(PARTITION, self.namespace, "part")
         return await self._reconciler.turn(key, Entry(asked=True))
+
+    async def observe(self) -> Observed:
+        """A full look alone."""
+        found = await self.observer.partition(self.namespace, "part")
+        assert found is not None
+        return await self.observer.observe(found)
 
     async def make(self, **spec: Any) -> None:
         """Creates the Partition."""

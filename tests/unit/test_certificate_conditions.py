@@ -4,12 +4,16 @@ import datetime as dt
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from partition_operator.api.partition import Partition
-from partition_operator.reconcile import conditions
+from partition_operator.reconcile import conditions, last_write, writes
 from partition_operator.reconcile.actions import IssueCertificate, TrustAuthority
 from partition_operator.reconcile.conditions import Event
 from partition_operator.reconcile.observed import Certificates, Observed, Pod
 from partition_operator.reconcile.plan import Plan, plan
+from partition_operator.resources.common import metadata
+
+from tests.support.partition_views import OTHER, replica
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 CLUSTER = "6f1c2b3a-0000-4000-8000-000000000000"
@@ -88,3 +92,66 @@ def test_a_new_partition_tells_no_event_of_its_certificates() -> None:
     step = plan(see(Certificates()), "image:1")
     assert conditions.events({}, step.status) == step.events
     assert not [e for e in step.events if e.reason.startswith("Certificates")]
+
+
+# --- while a spec is refused ------------------------------------------------------------------
+
+
+def refused(observed: Observed, how: str) -> Observed:
+    """The same with an edit that is refused, or a volume of another cluster."""
+    body = observed.partition.body
+    if how == "VolumesFound":
+        return replace(observed, replicas=(replica(2, "follower", cluster_id=OTHER),))
+    spec = body["spec"] | {"replicas": 4}
+    return replace(observed, partition=replace(observed.partition, body=body | {"spec": spec}))
+
+
+@pytest.mark.parametrize("how", ["InvalidSpec", "VolumesFound"])
+def test_certificates_are_renewed_while_the_spec_is_refused(how: str) -> None:
+    good = refused(see(Certificates()), how)
+    step = plan(good, "image:1")
+    assert (step.action, step.settled, step.retry_s) == (None, True, None)
+    assert condition(step, "CertificatesReady")[:2] == ("True", "Issued")
+    ending = replace(good, certificates_good={SECRETS[0]: True, SECRETS[1]: False})
+    step = plan(ending, "image:1")
+    assert step.action == IssueCertificate(SECRETS[1], "client")
+    assert not step.settled
+    assert step.status["state"] == condition(step, "Ready")[1] == how
+    other = replace(good, certificates=Certificates(untrusting=frozenset(SECRETS), changing=True))
+    step = plan(other, "image:1")
+    assert step.action == TrustAuthority(SECRETS[0], "replica")
+    assert condition(step, "CertificatesReady")[1] == "AuthorityChanging"
+
+
+def test_a_group_that_does_not_exist_yet_has_nothing_to_renew() -> None:
+    fresh = refused(see(Certificates(), {"bootstrapped": False}), "InvalidSpec")
+    assert plan(replace(fresh, certificates_good={}), "image:1").action is None
+
+
+def test_a_renewal_that_is_refused_is_said_and_tried_again() -> None:
+    observed = refused(see(Certificates()), "InvalidSpec")
+    observed = replace(observed, certificates_good={SECRETS[0]: True, SECRETS[1]: False})
+    record = last_write.refused(None, writes.CERTIFICATE, "exceeded quota: q", NOW)
+    held = replace(observed, writes={("Secret", SECRETS[1]): record})
+    step = plan(held, "image:1")
+    assert (step.action, step.settled, step.retry_s) == (None, False, 2.0)
+    assert condition(step, "ObjectsApplied")[1] == "ObjectRefused"
+    assert "exceeded quota: q" in condition(step, "ObjectsApplied")[2]
+    assert "ObjectRefused" in [e.reason for e in step.events]
+    assert condition(step, "Ready")[1] == "InvalidSpec"
+    later = replace(held, now=NOW + dt.timedelta(seconds=2))
+    assert plan(later, "image:1").action == IssueCertificate(SECRETS[1], "client")
+
+
+@pytest.mark.parametrize("whose", ["leaving", "foreign"])
+def test_a_secret_that_goes_or_is_somebody_elses_is_not_renewed(whose: str) -> None:
+    observed = refused(see(Certificates()), "InvalidSpec")
+    meta = metadata(observed.partition, SECRETS[1], "client")
+    more = (
+        {"deletionTimestamp": "x"} if whose == "leaving" else {"ownerReferences": [], "labels": {}}
+    )
+    live = {"kind": "Secret", "metadata": meta | more}
+    seen = replace(
+        observed, objects={("Secret", SECRETS[1]): live}, certificates_good={SECRETS[0]: True}
+    )
+    assert plan(seen, "image:1").action is None

@@ -18,6 +18,7 @@ from partition_operator.resources.certificates import (
     replica_hosts,
 )
 from partition_operator.resources.trust import Authority
+from partition_proto.connection import handshake
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
@@ -73,6 +74,19 @@ async def test_the_operator_dials_either_family(ip: str, monkeypatch: pytest.Mon
     finally:
         await replicas.close()
         await server.stop(0)
+
+
+async def test_the_reason_of_a_failure_is_looked_for_at_the_same_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(handshake, "refusal", lambda address, *_: asked.append(address))
+    authority = Authority(make_authority(dt.datetime.now(dt.UTC)))
+    replicas = Replicas(KnownAuthority(authority), admin.LeaseToken(), 5.0)
+    for ip in ("10.0.0.7", "fd00::7"):
+        await replicas._look_for_refusal(partition(), pod(0, ip=ip), grpc.StatusCode.UNAVAILABLE)
+    await replicas.close()
+    assert asked == ["10.0.0.7:7000", "[fd00::7]:7000"]
 
 
 def flags() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Deleting by name may not hit another object that was made since."""
 
+import json
 from typing import Any, cast
 
 import pytest
-from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.clients.kube import ApiError, Body, Kube, _error
 
 
 class Paper(Kube):
@@ -56,3 +57,31 @@ async def test_another_version_or_object_stays(status: int) -> None:
 async def test_other_refusals_of_an_unchanged_one_are_raised() -> None:
     with pytest.raises(ApiError):
         await Paper(403).delete_unchanged("PersistentVolumeClaim", "ns", "x", "u1", "7")
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "exists", "refused"),
+    [
+        (409, "AlreadyExists", True, False),
+        # Of a quota that somebody else changed at the same moment.
+        (409, "Conflict", False, True),
+        (409, "", False, True),
+        (403, "Forbidden", False, True),
+        (503, "ServiceUnavailable", False, False),
+    ],
+)
+def test_an_error_keeps_the_api_servers_reason(
+    status: int, reason: str, *, exists: bool, refused: bool
+) -> None:
+    answer = json.dumps({"message": "no", "reason": reason}).encode()
+    error = _error("POST", "/api/v1/pods", status, answer)
+    assert isinstance(error, ApiError)
+    assert (error.status, error.reason, error.words) == (status, reason, "no")
+    assert (error.exists, error.refused) == (exists, refused)
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"[]"])
+def test_an_answer_that_is_no_status_has_no_reason(answer: bytes) -> None:
+    error = _error("POST", "/api/v1/pods", 409, answer)
+    assert isinstance(error, ApiError)
+    assert (error.reason, error.exists) == ("", False)

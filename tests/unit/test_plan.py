@@ -263,6 +263,14 @@ def test_an_idle_partition_plans_nothing_and_the_same_status() -> None:
     first = look(observed)
     assert first.action is None
     assert first.settled
+    # Nor is it settled while an object is being deleted: that one has to be made again.
+    key = ("Service", "part")
+    meta = observed.objects[key]["metadata"] | {"deletionTimestamp": "2026-01-02T00:00:00Z"}
+    going = replace(
+        observed, objects=observed.objects | {key: observed.objects[key] | {"metadata": meta}}
+    )
+    assert look(going).status["state"] == "Ready"
+    assert not look(going).settled
     body = observed.partition.body | {"status": first.status}
     later = replace(
         observed,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from partition_operator.api.partition import parse
 from partition_operator.clients.replica import _replica
-from partition_operator.reconcile import actions
+from partition_operator.reconcile import actions, losses
 from partition_operator.reconcile.observed import Backfill, Observed, Replica
 from partition_operator.reconcile.plan import Plan, plan
 from partition_operator.reconcile.replication import PROGRESS_WRITE_S
@@ -325,6 +325,19 @@ def test_a_lost_volume_without_raft_is_said_and_nothing_joins() -> None:
     assert step.action is None
     assert step.status["state"] == "VolumeLost"
     assert "VolumeLost" in reasons(step)
+    # As of every group, with the way out; not that a volume went that others still have.
+    assert by_type(step)["Ready"]["message"] == losses.explain(observed, bootstrapped=True)
+    assert "replaced the only copy" in by_type(step)["Ready"]["message"]
+
+
+def test_a_volume_that_others_have_copies_of_is_not_called_lost() -> None:
+    """Raft has taken over, which nobody has recorded yet, and replica 0's volume was replaced."""
+    members = tuple(member(n) for n in range(3))
+    others = (replica(n, "follower", members=members) for n in (1, 2))
+    observed = replace(backfilling(), replicas=(empty(0), *others), pods=pods(3))
+    step = look(observed)
+    assert step.status["mode"] == "Backfilling"
+    assert by_type(step)["Ready"]["reason"] != "VolumeLost"
 
 
 def test_an_imported_volume_is_taken_over_with_its_own_cluster() -> None:

@@ -18,6 +18,7 @@ from partition_operator.reconcile.actions import (
     CreateClaim,
     CreatePod,
     Delete,
+    DeleteUnchanged,
     RecordBootstrapped,
     RecordCluster,
     RecordRestored,
@@ -493,6 +494,54 @@ def test_then_the_normal_order_goes_on_with_volume_0_as_the_only_voter() -> None
 
 def test_an_empty_volume_in_its_place_is_never_bootstrapped() -> None:
     assert not isinstance(next_plan(restored(replica(""))).action, Bootstrap)
+
+
+@pytest.mark.parametrize("why", ["leaving", "conflict"])
+def test_the_condition_stays_while_something_else_has_to_go_first(why: str) -> None:
+    observed = restored(replica(OURS, leads=True))
+    status = next_plan(observed).status | {"bootstrapped": True}
+    body = observed.partition.body | {"status": status}
+    observed = replace(observed, partition=parse(body))
+    key = ("Service", "copy")
+    meta = observed.objects[key]["metadata"]
+    changed = {"deletionTimestamp": stamp(NOW)} if why == "leaving" else {"ownerReferences": []}
+    if why == "conflict":
+        changed["labels"] = {}
+    live = observed.objects[key] | {"metadata": meta | changed}
+    step = next_plan(replace(observed, objects=observed.objects | {key: live}))
+    assert condition(step)["status"] == "True"
+    assert step.status["restored"] == {"snapshotID": "snap", "lsn": "9"}
+    assert condition(step, "Progressing")["reason"] == (
+        "ObjectsLeaving" if why == "leaving" else "Changing"
+    )
+    assert not step.settled
+
+
+def test_the_condition_stays_while_a_claim_is_made_anew() -> None:
+    """Its size was mended before anything was restored to it; a snapshot is still waited for."""
+    spec = {"storage": {"size": "2Gi"}}
+    small = Claim(0, stamp(NOW), OURS, "c0", size="1Gi", version="v")
+    waiting = RestoreSeen(snapshot=None, claimed=True)
+    step = next_plan(see(partition(**spec), claims=(small,), restore=waiting))
+    assert step.action == DeleteUnchanged("PersistentVolumeClaim", "data-copy-0", "c0", "v")
+    assert condition(step)["reason"] == "SnapshotNotFound"
+    going = replace(small, deleting=True)
+    step = next_plan(see(partition(**spec), claims=(going,), restore=waiting))
+    assert (step.action, step.waiting) == (None, False), "it goes by itself, and soon"
+    assert condition(step)["reason"] == "SnapshotNotFound"
+
+
+def test_a_failed_restore_is_not_settled_while_objects_are_leaving() -> None:
+    report = {"state": "failed", "reason": "SnapshotDamaged", "message": "object 12ab is missing"}
+    observed = with_pod(ready_for_pod(see(partition())), **ended(65, report))
+    assert next_plan(observed).settled
+    key = ("ServiceAccount", "copy")
+    meta = observed.objects[key]["metadata"] | {"deletionTimestamp": stamp(NOW)}
+    leaving = {key: observed.objects[key] | {"metadata": meta}}
+    step = next_plan(replace(observed, objects=leaving))
+    assert not step.settled
+    assert step.status["state"] == "RestoreFailed"
+    assert "ServiceAccount copy" in condition(step, "Progressing")["message"]
 
 
 def test_a_refused_spec_forgets_nothing_of_the_restore() -> None:

@@ -188,6 +188,19 @@ async def test_a_run_that_the_api_server_refuses_keeps_nothing_else_from_being_d
         await reconciler.turn(KEY, Entry())
 
 
+async def test_a_run_that_meets_a_quotas_conflict_is_not_taken_for_one_that_exists() -> None:
+    for reason, said in (("Conflict", "RunRefused"), ("AlreadyExists", "Valid")):
+        world = keeping_one()
+        assert world.body is not None
+        world.body["spec"]["snapshots"]["schedule"] = "0 * * * *"
+        reconciler = world.reconciler()
+        await turns(reconciler)
+        world.now += HOUR
+        world.refuses = ApiError(409, "quota q was changed meanwhile", "", reason)
+        await reconciler.turn(KEY, Entry())
+        assert world.condition("SnapshotScheduleValid")["reason"] == said
+
+
 async def test_a_removal_that_the_api_server_refuses_is_said() -> None:
     world = keeping_one()
     world.keeps = ApiError(403, "DELETE …: 403 kept by a policy", "kept by a policy")

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 from partition_operator.api import names
+from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.clients.snapshot_observer import SnapshotObserver
@@ -97,11 +98,21 @@ async def test_a_pod_that_the_api_server_refuses_is_said_and_tried_again_with_pa
     proof = next(c for c in world.found.status["conditions"] if c["type"] == "Verified")
     assert (proof["status"], proof["reason"]) == ("Unknown", "PodRefused")
     assert proof["message"].startswith("the API server refuses pod snap-verify: exceeded quota: q")
+    assert "(it is tried again, at least once a minute)" in proof["message"]
     world.refuses = None
     world.now += dt.timedelta(seconds=60)
     world.log.clear()
     await world.turn()
     assert "create snap-verify" in world.log
+
+
+async def test_a_name_that_is_taken_is_no_refusal_and_a_quotas_conflict_is() -> None:
+    for reason, taken in (("AlreadyExists", True), ("Conflict", False)):
+        world = World(succeeded("Restore"))
+        world.refuses = ApiError(409, f"POST …: 409 {reason}", reason, reason)
+        await world.turn()
+        proof = next(c for c in world.found.status["conditions"] if c["type"] == "Verified")
+        assert (proof["reason"] != "PodRefused") == taken
 
 
 async def test_a_label_that_the_api_server_refuses_is_told() -> None:
@@ -141,7 +152,7 @@ class Kube:
         found = [self.mine.body, self.older.body] if kind == names.SNAPSHOT_KIND else []
         return [body for body in found if selector.items() <= body["metadata"]["labels"].items()]
 
-    async def group(self, namespace: str, name: str) -> None:
+    async def partition(self, namespace: str, name: str) -> None:
         return None
 
     async def volumes(self, namespace: str, name: str, wanted: set[str]) -> dict[str, str]:
@@ -150,6 +161,32 @@ class Kube:
 
 async def test_an_older_one_that_nobody_has_labelled_yet_comes_first() -> None:
     kube = cast("Any", Kube(snapshot(status={"state": "Queued"})))
-    found = await SnapshotObserver(kube, kube, kube).view("ns", "snap")
+    found = await SnapshotObserver(kube, kube, kube, "system").view("ns", "snap")
     assert found is not None
     assert [other.name for other in found[0].others] == ["older"]
+
+
+class Foreign:
+    """A namespace whose Partition another operator manages; nothing else may be asked for."""
+
+    def __init__(self, mine: Snapshot) -> None:
+        self.mine = mine
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        assert kind == names.SNAPSHOT_KIND
+        return self.mine.body
+
+    async def partition(self, namespace: str, name: str) -> Partition:
+        return partition(status={"operator": "other"}, snapshots={"schedule": "0 * * * *"})
+
+
+@pytest.mark.parametrize("state", ["Queued", "Succeeded"])
+async def test_of_another_operators_partition_nothing_else_is_looked_at(state: str) -> None:
+    kube = cast("Any", Foreign(snapshot(status={"state": state})))
+    observer = SnapshotObserver(kube, kube, kube, "system")
+    config = Config("system", "id", "image")
+    reconciler = SnapshotReconciler(config, kube, observer, kube, kube)
+    assert await reconciler.turn(KEY, Entry()) == config.resync_s
+    policy = await observer.policy("ns", "part")
+    assert policy is not None
+    assert policy.snapshots == ()

@@ -15,6 +15,7 @@ from cryptography.x509.oid import NameOID
 from partition_operator.__main__ import parse
 from partition_operator.api.partition import Partition
 from partition_operator.clients.authority import AuthorityKeeper
+from partition_operator.clients.kube import ApiError
 from partition_operator.clients.replica import PartitionCertificate
 from partition_operator.config import Config, ConfigError
 from partition_operator.errors import AuthorityInvalid
@@ -180,6 +181,59 @@ def test_a_secret_that_is_damaged_is_written_anew(key: str) -> None:
         pem.check(content(copy["cart-client-tls"]))
 
 
+P256, OTHER_CURVE = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030106")
+"""Object identifiers of prime256v1, and of prime239v3, which the library does not know."""
+
+
+def on_another_curve(found: bytes) -> bytes:
+    """The same PEM, with a key that says that it is on a curve that the library does not know."""
+    head, *lines, tail = found.decode().splitlines()
+    der = base64.b64decode("".join(lines)).replace(P256, OTHER_CURVE)
+    return "\n".join([head, base64.b64encode(der).decode(), tail, ""]).encode()
+
+
+@pytest.mark.parametrize("parts", [("tls.crt",), ("tls.key",), ("tls.crt", "tls.key")])
+def test_a_secret_with_a_key_of_an_unknown_kind_is_written_anew(parts: tuple[str, ...]) -> None:
+    authority = Authority(make_authority(NOW))
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, authority, NOW)
+    strange = secrets["cart-client-tls"]
+    assert strange is not None
+    for part in parts:
+        whole = base64.b64decode(strange["data"][part])
+        strange["data"][part] = base64.b64encode(on_another_curve(whole)).decode()
+    assert trust.read(strange).certificate is None
+    assert trust.steps(secrets, authority, NOW)["cart-client-tls"] is Step.ISSUE
+    assert settle(secrets, authority, NOW) == [Step.NOTHING] * 2
+
+
+def test_nothing_is_signed_by_an_authority_whose_key_is_of_an_unknown_kind() -> None:
+    authority = make_authority(NOW)
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, Authority(authority), NOW)
+    held = trust.read(secrets["cart-client-tls"])
+    pem_of = x509.load_pem_x509_certificate
+    assert held.signed_by(pem_of(authority.certificate))
+    assert not held.signed_by(pem_of(on_another_curve(authority.certificate)))
+
+
+def test_authorities_that_cannot_be_read_are_trusted_anew() -> None:
+    """A certificate of version 9, which is an error of its own kind."""
+    authority = Authority(make_authority(NOW))
+    secrets: Secrets = dict.fromkeys(ROLES)
+    settle(secrets, authority, NOW)
+    strange = secrets["cart-client-tls"]
+    assert strange is not None
+    head, *lines, tail = base64.b64decode(strange["data"]["ca.crt"]).decode().splitlines()
+    der = base64.b64decode("".join(lines)).replace(
+        b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x08", 1
+    )
+    text = "\n".join([head, base64.b64encode(der).decode(), tail, ""])
+    strange["data"]["ca.crt"] = base64.b64encode(text.encode()).decode()
+    assert trust.read(strange).trusted == ()
+    assert trust.steps(secrets, authority, NOW)["cart-client-tls"] is Step.TRUST
+
+
 # --- the operator's own -----------------------------------------------------------------------
 
 
@@ -284,6 +338,29 @@ async def test_an_authority_that_is_lost_is_written_again() -> None:
     assert (await opened(kube)).value == made
 
 
+@pytest.mark.parametrize("reason", ["AlreadyExists", "Conflict"])
+async def test_a_secret_that_cannot_be_made_is_an_error_of_the_api_server(reason: str) -> None:
+    """It exists and is gone again at the next look; or a quota was changed meanwhile."""
+
+    class Busy(FakeKube):
+        async def create(self, body: dict[str, Any]) -> dict[str, Any]:
+            raise ApiError(409, f"POST …: 409 {reason}", "", reason)
+
+    with pytest.raises(ApiError, match="deleted again" if reason == "AlreadyExists" else reason):
+        await opened(Busy())
+
+
+async def test_a_secret_that_another_operator_makes_meanwhile_is_read() -> None:
+    theirs = make_authority(NOW)
+
+    class Raced(FakeKube):
+        async def create(self, body: dict[str, Any]) -> dict[str, Any]:
+            self.secret = authority_secret("system", "partition-operator-ca", theirs)
+            raise ApiError(409, "POST …: 409", "", "AlreadyExists")
+
+    assert (await opened(Raced())).value == Authority(theirs)
+
+
 async def test_an_authority_that_is_replaced_is_followed() -> None:
     kube = FakeKube()
     keeper = await opened(kube)
@@ -337,6 +414,22 @@ def own(key: Any, *, ca: bool = True, days: int = 3650, start: int = -1) -> dict
     return authority_secret("system", "partition-operator-ca", pair)
 
 
+def with_unknown_key() -> dict[str, Any]:
+    """A certificate whose key the library does not know, with a good key beside it."""
+    made = make_authority(NOW)
+    pair = KeyPair(on_another_curve(made.certificate), made.key)
+    return authority_secret("system", "partition-operator-ca", pair)
+
+
+def with_an_extension_twice() -> dict[str, Any]:
+    """The subject key identifier's place is taken by a second list of usages."""
+    made = make_authority(NOW)
+    head, *lines, tail = made.certificate.decode().splitlines()
+    der = base64.b64decode("".join(lines)).replace(b"\x06\x03\x55\x1d\x0e", b"\x06\x03\x55\x1d\x0f")
+    text = "\n".join([head, base64.b64encode(der).decode(), tail, ""])
+    return authority_secret("system", "partition-operator-ca", KeyPair(text.encode(), made.key))
+
+
 RSA = rsa.generate_private_key(65537, 2048)
 
 
@@ -358,8 +451,18 @@ def test_an_authority_of_ones_own_works(key: Any) -> None:
         (own(RSA, ca=False), "CA:TRUE"),
         (own(RSA, start=-9, days=-1), "has ended"),
         (own(RSA, start=5), "compare the clocks"),
+        (with_unknown_key(), "tls.crt and tls.key have to be PEM"),
+        (with_an_extension_twice(), "extensions of tls.crt"),
     ],
-    ids=["Ed25519", "P-521", "no CA", "ended", "not yet valid"],
+    ids=[
+        "Ed25519",
+        "P-521",
+        "no CA",
+        "ended",
+        "not yet valid",
+        "unknown curve",
+        "one extension twice",
+    ],
 )
 def test_an_authority_that_cannot_work_is_refused_by_name(
     secret: dict[str, Any], words: str

@@ -19,7 +19,7 @@ from partition_operator.reconcile.actions import (
     PromoteLearner,
     PutBack,
 )
-from partition_operator.reconcile.last_write import AT_ONCE_MAX, CALM, held, refused, taken
+from partition_operator.reconcile.last_write import AT_ONCE_MAX, CALM, held, pause_s, refused, taken
 from partition_operator.reconcile.observed import Claim, Observed, Pod, Replica
 from partition_operator.reconcile.plan import Plan, plan
 from partition_operator.reconcile.writes import target
@@ -81,7 +81,13 @@ def new(ordinal: int) -> Replica:
 
 # --- whose it is ------------------------------------------------------------------------------
 
-MINE = {"uid": "p-uid", "kind": names.KIND, "name": "part", "controller": True}
+MINE = {
+    "apiVersion": names.API_VERSION,
+    "kind": names.KIND,
+    "name": "part",
+    "uid": "p-uid",
+    "controller": True,
+}
 ALL_MARKS = names.labels("part")
 
 
@@ -91,6 +97,8 @@ ALL_MARKS = names.labels("part")
         ([MINE], {}, False, False),
         ([MINE], {"app": "other"}, False, False),
         ([MINE | {"uid": "earlier"}], ALL_MARKS, False, True),
+        ([MINE | {"apiVersion": f"{names.GROUP}/v1", "uid": "earlier"}], ALL_MARKS, False, True),
+        ([MINE | {"apiVersion": "kafka.example/v1", "uid": "k"}], ALL_MARKS, True, True),
         ([MINE | {"name": "other", "uid": "o"}], ALL_MARKS, True, True),
         ([MINE | {"kind": "Deployment", "uid": "d"}], ALL_MARKS, True, True),
         ([], ALL_MARKS, False, False),
@@ -150,6 +158,41 @@ def test_labels_are_put_back_by_uid() -> None:
     }
     step = plan(replace(observed, objects=observed.objects | {key(orphan): orphan}), "image:1")
     assert step.action == PutBack("Secret", "part-client-tls", "s", marks, owned=True)
+
+
+@pytest.mark.parametrize("other", [{"blockOwnerDeletion": True}, {"apiVersion": "logstore.dev/v1"}])
+def test_an_owner_reference_of_ours_is_left_as_it_is(other: dict[str, Any]) -> None:
+    """Nothing that PutBack writes would change it."""
+    observed = running()
+    secret = {"kind": "Secret", "metadata": metadata(partition(), "part-client-tls", "client")}
+    owner = secret["metadata"]["ownerReferences"][0] | other
+    secret["metadata"] |= {"uid": "s", "ownerReferences": [owner]}
+    step = plan(replace(observed, objects=observed.objects | {key(secret): secret}), "image:1")
+    assert isinstance(step.action, PromoteLearner)
+    assert conditions(step)["ObjectsApplied"]["reason"] == "Applied"
+
+
+def test_objects_that_are_being_deleted_are_named_and_waited_for() -> None:
+    observed = running()
+    found = dict(observed.objects)
+    for one in (("StatefulSet", "part"), ("Service", "part")):
+        meta = found[one]["metadata"] | {"deletionTimestamp": "2026-01-02T00:00:00Z"}
+        found[one] = found[one] | {"metadata": meta}
+    step = plan(replace(observed, objects=found), "image:1")
+    assert step.action is None
+    assert not step.settled
+    said = conditions(step)["Progressing"]
+    assert (said["status"], said["reason"]) == ("True", "ObjectsLeaving")
+    assert "are gone: Service part, StatefulSet part;" in said["message"]
+    assert "metadata.finalizers" in said["message"]
+    # As one of an earlier Partition, which is not deleted yet.
+    owner = {**found["Service", "part"]["metadata"]["ownerReferences"][0], "uid": "earlier"}
+    live = observed.objects["Service", "part"]
+    meta = live["metadata"] | {"ownerReferences": [owner]}
+    old = observed.objects | {("Service", "part"): live | {"metadata": meta}}
+    step = plan(replace(observed, objects=old), "image:1")
+    assert "are gone: Service part;" in conditions(step)["Progressing"]["message"]
+    assert not step.settled
 
 
 def key(body: dict[str, Any]) -> tuple[str, str]:
@@ -268,16 +311,30 @@ def test_the_same_content_is_written_with_growing_pauses() -> None:
     record, now, pauses = None, NOW, []
     for _ in range(10):
         record = taken(record, "h", "f", now)
-        assert record.retry_at is not None
-        pauses.append((record.retry_at - now).total_seconds())
-        assert held(record, "h", now) == (pauses[-1] > 0)
+        pauses.append(pause_s(record, now))
+        assert held(record, "h", now) == (pauses[-1] is not None)
+        assert (record.retry_at is None) == (pauses[-1] is None)
         assert not held(record, "other", now)
-        now = record.retry_at
-    assert pauses == [0, 0, 0, 10, 30, 60, 300, 300, 300, 300]
+        now = record.retry_at or now
+    assert pauses == [None, None, None, 10, 30, 60, 300, 300, 300, 300]
     assert record is not None
     assert taken(record, "h", "f", now + CALM).tries == 1
     assert taken(record, "other", "f", now).tries == 1
     assert taken(refused(record, "h", WORDS, now), "h", "f", now).tries == 1
+
+
+def test_a_clock_that_is_set_back_holds_nothing() -> None:
+    before = NOW - dt.timedelta(hours=1)
+    undone = last_write.Write("h", NOW, AT_ONCE_MAX + 1, NOW + dt.timedelta(seconds=10), "f")
+    for record in (taken(None, "h", "f", NOW), undone, refused(None, "h", WORDS, NOW)):
+        assert not held(record, "h", before)
+        assert pause_s(record, before) is None
+    # The plan writes the object at once, too, and waits for nothing.
+    observed = replace(running(), objects={})
+    waiting = refuse(observed, plan(observed, "image:1"))
+    step = plan(replace(waiting, now=before), "image:1")
+    assert step.action == plan(observed, "image:1").action
+    assert step.retry_s is None
 
 
 def test_a_refusal_is_tried_again_with_growing_pauses_for_ever() -> None:

@@ -100,17 +100,21 @@ class AuthorityKeeper:
         return await self._kube.get("Secret", self._config.namespace, self._config.authority_secret)
 
     async def _create(self, authority: KeyPair) -> Body:
-        """Returns the Secret as it is then, which another operator may have made."""
+        """Returns the Secret as it is then, which another operator may have made. Raises
+        ApiError."""
         config = self._config
         try:
             made = await self._kube.create(
                 authority_secret(config.namespace, config.authority_secret, authority)
             )
         except ApiError as error:
-            if error.status != 409:
+            if not error.exists:
                 raise
             found = await self._read()
-            assert found is not None, "it existed a moment ago"
+            if found is None:
+                where = f"{config.namespace}/{config.authority_secret}"
+                text = f"Secret {where} existed and was deleted again; it is read again"
+                raise ApiError(404, text) from error
             return found
         logger.info("wrote the authority's Secret %s", config.authority_secret)
         return made

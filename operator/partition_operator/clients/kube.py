@@ -47,17 +47,26 @@ Body = dict[str, Any]
 
 class ApiError(OperatorError):
     """The API server answered with an error; `status` is HTTP's, 0 where it did not answer. words:
-    its own message."""
+    its own message. reason: its own word for the error, "" if it gave none."""
 
-    def __init__(self, status: int, message: str, words: str = "") -> None:
+    def __init__(self, status: int, message: str, words: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.words = words or message
+        self.reason = reason
+
+    @property
+    def exists(self) -> bool:
+        """Whether an object was not created because something has its name. Other errors have the
+        same status, such as a quota that somebody else changed at the same moment."""
+        return self.status == 409 and self.reason == "AlreadyExists"
 
     @property
     def refused(self) -> bool:
         """Whether it does not take this object, rather than not being able to answer. A webhook
         that does not answer is reported as an internal error."""
+        if self.status == 409:
+            return not self.exists
         return self.status in REFUSED or (self.status == 500 and "webhook" in self.words)
 
 
@@ -216,7 +225,6 @@ class Kube:
         *,
         query: dict[str, str] | None = None,
         content_type: str = "application/json",
-        timeout_s: float | None = None,
     ) -> Body:
         if query:
             path += "?" + urlencode(query)
@@ -230,7 +238,7 @@ class Kube:
                 serialized[1],
                 dict(serialized[2] or {}),
                 serialized[3],
-                _request_timeout=timeout_s or self._timeout_s,
+                _request_timeout=self._timeout_s,
             )
             data: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -250,10 +258,11 @@ def _path(kind: str, namespace: str, name: str = "", subresource: str = "") -> s
 
 def _error(method: str, path: str, status: int, data: bytes) -> OperatorError:
     try:
-        message = str(json.loads(data).get("message", ""))
+        answer = json.loads(data)
+        message, reason = str(answer.get("message", "")), str(answer.get("reason", ""))
     except (ValueError, AttributeError):
-        message = data[:200].decode(errors="replace")
+        message, reason = data[:200].decode(errors="replace"), ""
     text = f"{method} {path.partition('?')[0]}: {status} {message}"
     if status == 409 and method == "PATCH":
         return Conflict(text)
-    return ApiError(status, text, message)
+    return ApiError(status, text, message, reason)

@@ -50,14 +50,19 @@ class Observer:
         self._replicas = replicas
         self._authority = authority
 
-    async def observe(self, namespace: str, name: str) -> Observed | None:
-        """None where the Partition is gone. Raises ApiError."""
+    async def partition(self, namespace: str, name: str) -> Partition | None:
+        """None if it is gone. Raises ApiError."""
         body = await self._kube.get("Partition", namespace, name)
-        if body is None:
-            await self._replicas.forget((namespace, name), set())
-            self._writes.pop((namespace, name), None)
-            return None
-        partition = parse(body)
+        return None if body is None else parse(body)
+
+    async def forget(self, namespace: str, name: str) -> None:
+        """Of a Partition that is gone, or that another operator manages."""
+        await self._replicas.forget((namespace, name), set())
+        self._writes.pop((namespace, name), None)
+
+    async def observe(self, partition: Partition) -> Observed:
+        """Everything of a Partition that was read right before. Raises ApiError."""
+        namespace, name = partition.key
         now = dt.datetime.now(dt.UTC)
         single = [
             ("StatefulSet", name),
@@ -114,12 +119,8 @@ class Observer:
             ),
         )
 
-    async def group(self, namespace: str, name: str) -> Observed | None:
-        """The Partition with its pods and replicas alone; None where it is gone."""
-        body = await self._kube.get("Partition", namespace, name)
-        if body is None:
-            return None
-        partition = parse(body)
+    async def group(self, partition: Partition) -> Observed:
+        """The Partition with its pods and replicas alone."""
         pods, _ = await self._pods(partition, _size(partition, None))
         replicas = await self.replicas(partition, pods)
         return Observed(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)

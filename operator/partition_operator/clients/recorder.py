@@ -48,20 +48,32 @@ class Recorder:
         self.dropped = 0
 
     async def post(self, subject: Subject, event: Event, now: dt.datetime) -> None:
-        if not self._allowed():
+        if not self._allowed(self._a_minute_max):
             self.dropped += 1
             logger.warning("event dropped, too many: %s %s", event.reason, event.message)
             return
+        await self._try(subject, event, now)
+
+    async def offer(self, subject: Subject, event: Event, now: dt.datetime) -> bool:
+        """Posts an event that can wait: it leaves half of the limit to the others. Returns whether
+        it was written; if not, offer it again later."""
+        if not self._allowed((self._a_minute_max + 1) // 2):
+            return False
+        return await self._try(subject, event, now)
+
+    async def _try(self, subject: Subject, event: Event, now: dt.datetime) -> bool:
         try:
             await self._post(subject, event, now)
         except OperatorError as error:
             logger.warning("event %s not written: %s", event.reason, text_of(error))
+            return False
+        return True
 
-    def _allowed(self) -> bool:
+    def _allowed(self, a_minute_max: int) -> bool:
         now = self._clock()
         while self._posted and self._posted[0] < now - 60:
             self._posted.popleft()
-        if len(self._posted) >= self._a_minute_max:
+        if len(self._posted) >= a_minute_max:
             return False
         self._posted.append(now)
         return True

@@ -248,7 +248,7 @@ class Replicas:
         if known is not None and now - known.looked < LOOK_FOR_REFUSAL_S:
             return
         host = names.host(partition.name, partition.namespace, pod.ordinal)
-        address = f"{pod.ip}:{names.GRPC_PORT}"
+        address = names.endpoint(pod.ip, names.GRPC_PORT)
         pem = self._certificate(partition.key).pem()
         found = await asyncio.to_thread(handshake.refusal, address, pem, host)
         why = "" if found is None else f"{found.reason}: {found.message}"

@@ -15,7 +15,6 @@ from partition_operator.api.destination import (
     Refusal,
     credentials,
 )
-from partition_operator.api.partition import parse
 from partition_operator.api.snapshot import Snapshot, State, parse_snapshot
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
@@ -23,6 +22,7 @@ from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed import Observed
+from partition_operator.reconcile.ownership import is_foreign
 from partition_operator.reconcile.retention import begun
 from partition_operator.reconcile.snapshot_policy import PolicyView
 from partition_operator.reconcile.snapshot_view import JobSeen, NoJob, SnapshotView
@@ -31,25 +31,32 @@ from partition_operator.resources.common import controller
 
 
 class SnapshotObserver:
-    def __init__(self, kube: Kube, observer: Observer, jobs: SnapshotJobs) -> None:
+    """mine: the operator's namespace."""
+
+    def __init__(self, kube: Kube, observer: Observer, jobs: SnapshotJobs, mine: str) -> None:
         self._kube = kube
         self._observer = observer
         self._jobs = jobs
+        self._mine = mine
 
     async def view(
         self, namespace: str, name: str
     ) -> tuple[SnapshotView, Credentials | None] | None:
-        """None where the snapshot is gone."""
+        """None where the snapshot is gone. If another operator manages its Partition, nothing but
+        the two is looked at."""
         body = await self._kube.get(names.SNAPSHOT_KIND, namespace, name)
         if body is None:
             return None
         snapshot = parse_snapshot(body)
         now = dt.datetime.now(dt.UTC)
+        partition = await self._observer.partition(namespace, snapshot.partition)
+        if partition is not None and is_foreign(partition, self._mine):
+            return SnapshotView(snapshot, now, Observed(partition, now, {}, (), (), ())), None
         if snapshot.ended and not snapshot.verifying:
             volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim})
             pod, _ = await self._verify_pod(snapshot)
             return SnapshotView(snapshot, now, None, volumes=volumes, pod=pod), None
-        group = await self._observer.group(namespace, snapshot.partition)
+        group = None if partition is None else await self._observer.group(partition)
         ordinals = [pod.ordinal for pod in group.pods] if group is not None else []
         claims = {names.claim(snapshot.partition, ordinal) for ordinal in ordinals}
         volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim, *claims})
@@ -81,17 +88,19 @@ class SnapshotObserver:
         return view, secret
 
     async def policy(self, namespace: str, name: str) -> PolicyView | None:
-        """None where the Partition is gone."""
-        body = await self._kube.get("Partition", namespace, name)
-        if body is None:
+        """None where the Partition is gone. Of one that another operator manages nothing else is
+        looked at."""
+        partition = await self._observer.partition(namespace, name)
+        if partition is None:
             return None
-        partition = parse(body)
+        group = Observed(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
+        if is_foreign(partition, self._mine):
+            return PolicyView(group, ())
         snapshots = await self.snapshots(namespace, name)
-        group: Observed | None = Observed(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
-        if (body.get("spec") or {}).get("snapshots") or begun(snapshots):
+        if (partition.body.get("spec") or {}).get("snapshots") or begun(snapshots):
             # Of one without them, and with none to remove, replicas need not be asked.
-            group = await self._observer.group(namespace, name)
-        return None if group is None else PolicyView(group, snapshots)
+            group = await self._observer.group(partition)
+        return PolicyView(group, snapshots)
 
     async def snapshots(
         self, namespace: str, partition: str, *, labelled: bool = True

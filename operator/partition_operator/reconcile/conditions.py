@@ -78,7 +78,7 @@ def conditions(
             else "every volume has room",
         ),
         Condition(placement.PLACED, placed.status, placed.reason, placed.message),
-        _certificates(observed),
+        certificates(observed),
         Condition(
             "Progressing",
             not complete,
@@ -102,6 +102,17 @@ def refused(reason: str, message: str) -> list[Condition]:
         Condition("Accepted", False, reason, message),
         Condition("Ready", False, reason, message),
     ]
+
+
+def leaving(found: list[Condition], objects: str) -> list[Condition]:
+    """The conditions while objects of ours are being deleted, which may take for ever."""
+    message = (
+        f"nothing else is done until these objects are gone: {objects}; if one stays, its "
+        "metadata.finalizers name the programs that have to release it: see that they run, or "
+        "remove the finalizers of programs that are gone for good"
+    )
+    told = Condition("Progressing", True, "ObjectsLeaving", message)
+    return [told if c.type == told.type else c for c in found]
 
 
 def _quorum(
@@ -133,7 +144,7 @@ def _quorum(
     )
 
 
-def _certificates(observed: Observed) -> Condition:
+def certificates(observed: Observed) -> Condition:
     """False as long as anything stands between a certificate and its acceptance."""
     seen = observed.certificates
     if seen.problem:

@@ -25,7 +25,8 @@ WORDS_MAX = 1000
 @dataclass(frozen=True, slots=True)
 class Write:
     """wanted: hash of the content. left: fingerprint of the object as the API server left it, "" if
-    it refused. refusal: its words. tries: how often this content was written in a row."""
+    it refused. refusal: its words. tries: how often this content was written in a row. retry_at:
+    None if the same content may be written again at once."""
 
     wanted: str
     at: dt.datetime
@@ -45,7 +46,9 @@ def taken(last: Write | None, wanted: str, left: str, now: dt.datetime) -> Write
     again = last is not None and last.wanted == wanted and not last.refusal
     tries = last.tries + 1 if last is not None and again and now - last.at < CALM else 1
     over = tries - AT_ONCE_MAX
-    pause = UNDONE_S[min(over, len(UNDONE_S)) - 1] if over > 0 else 0
+    if over <= 0:
+        return Write(wanted, now, tries, left=left)
+    pause = UNDONE_S[min(over, len(UNDONE_S)) - 1]
     return Write(wanted, now, tries, now + dt.timedelta(seconds=pause), left=left)
 
 
@@ -60,9 +63,12 @@ def refused(last: Write | None, wanted: str, words: str, now: dt.datetime) -> Wr
 
 def held(last: Write | None, wanted: str, now: dt.datetime) -> bool:
     """Whether this content must not be written yet."""
-    return (
-        last is not None
-        and last.wanted == wanted
-        and last.retry_at is not None
-        and now < last.retry_at
-    )
+    return last is not None and last.wanted == wanted and pause_s(last, now) is not None
+
+
+def pause_s(last: Write, now: dt.datetime) -> float | None:
+    """Seconds until the next try, or None if there is nothing to wait for. A write in the future
+    holds nothing: the clock was set back since, nobody knows by how much."""
+    if last.retry_at is None or not last.at <= now < last.retry_at:
+        return None
+    return (last.retry_at - now).total_seconds()

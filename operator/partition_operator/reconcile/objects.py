@@ -97,6 +97,12 @@ def _labels(observed: Observed) -> list[tuple[Key, Action]]:
     return found
 
 
+def renewals(observed: Observed) -> tuple[list[Action], Pending]:
+    """What the Secrets with certificates need, whatever the spec says."""
+    found = _certificates(observed)
+    return [action for _, action in found], Pending(tuple(key for key, _ in found))
+
+
 def _certificates(observed: Observed) -> list[tuple[Key, Action]]:
     partition = observed.partition
     found: list[tuple[Key, Action]] = []
@@ -106,17 +112,20 @@ def _certificates(observed: Observed) -> list[tuple[Key, Action]]:
     ):
         key = ("Secret", secret)
         live = observed.objects.get(key)
-        if live is not None and is_foreign(live, partition):
+        if live is not None and (is_foreign(live, partition) or is_leaving(live, partition)):
             continue
         marks = metadata(partition, secret, role)
         if not observed.certificates_good.get(secret, False):
             found.append((key, IssueCertificate(secret, role)))
         elif secret in observed.certificates.untrusting:
             found.append((key, TrustAuthority(secret, role)))
-        elif live is not None and not covers(live["metadata"], marks):
-            uid = live["metadata"]["uid"]
+        elif live is not None:
+            # Only what PutBack writes is compared, or it would be written for ever. It does not
+            # change the owner reference of a Secret that we control.
+            uid, labels = live["metadata"]["uid"], live["metadata"].get("labels")
             owned = controller(live) is None
-            found.append((key, PutBack(*key, uid, marks["labels"], owned)))
+            if owned or not covers(labels, marks["labels"]):
+                found.append((key, PutBack(*key, uid, marks["labels"], owned)))
     return found
 
 
@@ -159,12 +168,15 @@ def in_the_way(observed: Observed) -> str:
     return ", ".join(f"{kind} {name}" for kind, name in found)
 
 
-def leaving(observed: Observed) -> bool:
-    """Whether something of an earlier Partition of this name is still being collected."""
-    return any(
-        is_leaving(live, observed.partition) and not is_foreign(live, observed.partition)
-        for live in observed.objects.values()
+def leaving(observed: Observed) -> str:
+    """Names the objects of ours that are being deleted, or are to be collected with an earlier
+    Partition of this name; "" if there are none."""
+    found = sorted(
+        key
+        for key, live in observed.objects.items()
+        if is_leaving(live, observed.partition) and not is_foreign(live, observed.partition)
     )
+    return ", ".join(f"{kind} {name}" for kind, name in found)
 
 
 def _keep_immutable(body: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:

@@ -49,11 +49,14 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class _Step:
     """action: what to do. pending: what differs from what is wanted, done or not. conflict: what
-    keeps the spec from being followed while the rest goes on, "" for nothing."""
+    keeps the spec from being followed while the rest goes on, "" for nothing. leaving: objects that
+    have to be gone before anything else is done, "" for none. mending: volumes are made anew."""
 
     action: Action | None
     pending: Pending = field(default_factory=Pending)
     conflict: str = ""
+    leaving: str = ""
+    mending: bool = False
 
 
 def plan(
@@ -75,9 +78,11 @@ def plan(
     conflict = _conflict(observed)
     if conflict and not bootstrapped:
         return _refused(observed, "Conflict", conflict)
-    if objects.leaving(observed):
-        step = _Step(None, conflict=conflict)
-        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s)
+    # It is said in every status; its action has its turn further down.
+    restoring = restore.step(observed, cluster_id, image) if cluster_id else None
+    if leaving := objects.leaving(observed):
+        step = _Step(None, conflict=conflict, leaving=leaving)
+        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
     if not cluster_id:
         return _without_cluster(observed, image, draw)
 
@@ -95,9 +100,8 @@ def plan(
     if why := replication.refusal(observed, asked):
         return _refused(observed, "InvalidSpec", why)
     if mending := storage.mend(observed, asked):
-        step = _Step(mending.action, conflict=conflict)
-        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s)
-    restoring = restore.step(observed, cluster_id, image)
+        step = _Step(mending.action, conflict=conflict, mending=True)
+        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
     if restoring is not None and (not restoring.done or restoring.action is not None):
         step = _Step(restoring.action)
     else:
@@ -232,6 +236,8 @@ def _plan(
     found = conditions.conditions(observed, seen.spec, cluster_id, bootstrapped)
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
     found = restore.explain(found, restoring)
+    if step.leaving:
+        found = conditions.leaving(found, step.leaving)
     found = writes.explain(found, observed, pending)
     if step.conflict:
         told = conditions.refused("Conflict", step.conflict)
@@ -239,10 +245,13 @@ def _plan(
     status = conditions.status(observed, seen.spec, found, cluster_id, bootstrapped)
     status = restore.add_to(replication.add_to(status, observed, seen), restoring)
     status = writes.add_to(status)
-    final = restoring is not None and restoring.final
     retry_s = writes.retry_s(observed, pending)
+    # What has to go first goes by itself, even if the restore has failed or waits for somebody.
+    resting = None if step.leaving or step.mending else restoring
+    final = resting is not None and resting.final
     settled = action is None and retry_s is None and (final or status["state"] == "Ready")
-    waiting = (restoring is not None and restoring.waiting) or bool(step.conflict)
+    settled = settled and not step.leaving
+    waiting = (resting is not None and resting.waiting) or bool(step.conflict)
     if retry_s is not None:
         # Nothing else goes on, so nothing is seen earlier by looking more often.
         complete = any(c.type == "Progressing" and not c.status for c in found)
@@ -258,15 +267,23 @@ def _plan(
 
 
 def _refused(observed: Observed, reason: str, message: str) -> Plan:
+    """Nothing is changed. A group that exists goes on as it was, so its certificates are renewed
+    all the same: they would end."""
     old = observed.partition.status
-    status = conditions.status(
-        observed,
-        None,
-        conditions.refused(reason, message),
-        old.get("clusterID", ""),
-        bool(old.get("bootstrapped")),
-    )
+    bootstrapped = bool(old.get("bootstrapped"))
+    told = conditions.refused(reason, message)
+    found: list[Action] = []
+    pending = Pending()
+    if bootstrapped:
+        found, pending = objects.renewals(observed)
+        # What was refused of other objects stays said: a valid spec asks for them again.
+        written = Pending(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
+        told += [conditions.certificates(observed), writes.applied(observed, written)]
+    status = conditions.status(observed, None, told, old.get("clusterID", ""), bootstrapped)
     # What was known of a running group stays: it goes on as it was.
     known = {c["type"] for c in status["conditions"]}
     status["conditions"] += [c for c in old.get("conditions", []) if c["type"] not in known]
-    return Plan(None, status, conditions.events(old, status), settled=True)
+    action, retry_s = writes.first_free(observed, found), writes.retry_s(observed, pending)
+    events = [*conditions.events(old, status), *writes.events(old, status)]
+    settled = action is None and retry_s is None
+    return Plan(action, status, events, settled, waiting=not settled, retry_s=retry_s)

@@ -237,14 +237,6 @@ def _ready(
     *,
     bootstrapped: bool,
 ) -> Condition:
-    first = observed.replica(0)
-    if bootstrapped and first is not None and not first.belongs:
-        message = (
-            f"the volume of {names.pod(observed.partition.name, 0)} is new: the data went with the "
-            "old one, and nobody else had it; bind that volume again, or delete the Partition and "
-            "restore it from a snapshot"
-        )
-        return Condition("Ready", False, "VolumeLost", message)
     serves = bootstrapped and quorum.status and said.reason in ("Ready", "Degraded", "NoLeader")
     if not serves:
         return said

@@ -186,7 +186,8 @@ def _restore(
 
 def _pod_refused(view: SnapshotView, draft: Draft, pod: str) -> None:
     """Said once for the same words; it is tried again until the verification is given up."""
-    text = f"the API server refuses pod {pod}: {view.refused} (tried again once a minute)"
+    again = "it is tried again, at least once a minute"
+    text = f"the API server refuses pod {pod}: {view.refused} ({again})"
     conditions = view.snapshot.status.get("conditions") or []
     if not any(c["type"] == "Verified" and c["message"] == text for c in conditions):
         draft.event("Warning", "PodRefused", text)

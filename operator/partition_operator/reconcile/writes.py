@@ -12,7 +12,7 @@ from partition_operator.api import names
 from partition_operator.reconcile import actions
 from partition_operator.reconcile.actions import Action
 from partition_operator.reconcile.conditions import Condition, Event
-from partition_operator.reconcile.last_write import CALM, Key, held
+from partition_operator.reconcile.last_write import CALM, Key, held, pause_s
 from partition_operator.reconcile.observed import Observed
 from partition_operator.resources.common import content_hash
 
@@ -72,20 +72,19 @@ def first_free(observed: Observed, found: Iterable[Action]) -> Action | None:
 
 def retry_s(observed: Observed, pending: Pending) -> float | None:
     """Seconds until the next try of something that waits; None if nothing waits."""
-    ends = [
-        (write.retry_at - observed.now).total_seconds()
+    pauses = [
+        pause
         for key in pending.keys
         if (write := observed.writes.get(key)) is not None
-        and write.retry_at is not None
-        and write.retry_at > observed.now
+        and (pause := pause_s(write, observed.now)) is not None
     ]
-    return min(ends, default=None)
+    return min(pauses, default=None)
 
 
 def explain(found: list[Condition], observed: Observed, pending: Pending) -> list[Condition]:
     """The conditions with ObjectsApplied. A Partition is not Ready while the API server refuses
     what its spec asks for, though its replicas may serve."""
-    condition = _condition(observed, pending)
+    condition = applied(observed, pending)
     if condition.reason != REFUSED:
         return [*found, condition]
     ready = next(c for c in found if c.type == "Ready")
@@ -119,7 +118,8 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
     return []
 
 
-def _condition(observed: Observed, pending: Pending) -> Condition:
+def applied(observed: Observed, pending: Pending) -> Condition:
+    """The condition ObjectsApplied."""
     refused = {
         key: write.refusal
         for key in pending.keys

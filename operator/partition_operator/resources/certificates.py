@@ -23,6 +23,17 @@ from partition_operator.resources.common import metadata
 
 RSA_BITS_MIN = 2048
 CURVES = (ec.SECP256R1, ec.SECP384R1)
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
+"""The errors that the library raises for content that is not a certificate or a key, or of a kind
+that it does not know, such as a key on a rare curve. It reads a certificate's key and extensions
+only when asked for them: loading the certificate does not raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,12 +195,13 @@ def authority_of(secret: dict[str, Any], now: dt.datetime) -> KeyPair:
     try:
         pair = KeyPair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
         certificate = x509.load_pem_x509_certificate(pair.certificate)
+        public_key = certificate.public_key()
         key = _signing_key(pair)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise AuthorityInvalid(
             f"{where}: tls.crt and tls.key have to be PEM, the key without a password: {error}"
         ) from error
-    if key.public_key() != certificate.public_key():
+    if key.public_key() != public_key:
         raise AuthorityInvalid(f"{where}: tls.key is not the key of tls.crt")
     if why := _unfit(certificate, now):
         raise AuthorityInvalid(f"{where}: {why}")
@@ -202,6 +214,8 @@ def _unfit(certificate: x509.Certificate, now: dt.datetime) -> str:
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
     except x509.ExtensionNotFound:
         basic = None
+    except UNREADABLE as error:
+        return f"the extensions of tls.crt can't be read: {error}"
     if basic is None or not basic.ca:
         return "tls.crt is no authority: it needs the extension basicConstraints with CA:TRUE"
     if certificate.not_valid_after_utc <= now:

@@ -107,10 +107,10 @@ def is_foreign(live: dict[str, Any], partition: Partition) -> bool:
     """
     owner = controller(live)
     if owner is not None:
-        return owner["uid"] != partition.uid and (owner["kind"], owner["name"]) != (
-            names.KIND,
-            partition.name,
-        )
+        # Another API group may have a kind of this name, too.
+        group = str(owner.get("apiVersion", "")).partition("/")[0]
+        earlier = (names.GROUP, names.KIND, partition.name)
+        return owner["uid"] != partition.uid and (group, owner["kind"], owner["name"]) != earlier
     labels = live["metadata"].get("labels") or {}
     marks = {
         names.LABEL_PARTITION: partition.name,

@@ -25,6 +25,7 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.resources.certificates import (
     LIFETIMES,
+    UNREADABLE,
     KeyPair,
     Lifetimes,
     build_secret,
@@ -64,7 +65,7 @@ class Held:
             return False
         try:
             self.certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature):
+        except (*UNREADABLE, InvalidSignature):
             return False
         return True
 
@@ -79,11 +80,11 @@ def read(secret: Secret | None) -> Held:
         certificate = x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"]))
         key = serialization.load_pem_private_key(base64.b64decode(data["tls.key"]), None)
         whole = key.public_key() == certificate.public_key()
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, *UNREADABLE):
         whole = False
     try:
         trusted = x509.load_pem_x509_certificates(base64.b64decode(data["ca.crt"]))
-    except (KeyError, ValueError):
+    except (KeyError, *UNREADABLE):
         trusted = []
     try:
         text = annotations[names.ANNOTATION_TRUST_CHANGED]

@@ -1,0 +1,224 @@
+"""The turn of one Partition and the execution of its actions, against an API server of paper."""
+
+import base64
+import datetime as dt
+from typing import Any, cast
+
+import pytest
+from partition_operator.api.partition import Partition
+from partition_operator.clients.kube import ApiError, Kube
+from partition_operator.clients.recorder import Recorder
+from partition_operator.config import Config
+from partition_operator.errors import Conflict
+from partition_operator.executor import Executor
+from partition_operator.reconcile.actions import Apply, CreatePod, IssueCertificate, PutBack
+from partition_operator.reconcile.conditions import Event
+from partition_operator.reconciler import Reconciler
+from partition_operator.resources import services, trust
+from partition_operator.resources.certificates import make_authority
+from partition_operator.resources.trust import Authority, renewed
+from partition_operator.work_queue import PARTITION, Entry, Key
+
+from tests.support.certificates import KnownAuthority
+from tests.support.partition_views import group, partition, see
+
+SECRET = "part-client-tls"
+
+
+class Paper(Kube):
+    """Keeps objects in their versions. then: what somebody else does after a look at an object."""
+
+    def __init__(self) -> None:
+        super().__init__(cast("Any", None), 1)
+        self.found: dict[tuple[str, str], dict[str, Any]] = {}
+        self.writes: list[dict[str, Any]] = []
+        self.then: dict[str, Any] | None = None
+        self.error: ApiError | None = None
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        seen = self.found.get((kind, name))
+        if self.then is not None:
+            self.found[kind, name], self.then = self.then, None
+        return seen
+
+    async def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        self.writes.append(body)
+        return body
+
+    async def _request(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        name, wanted = body["metadata"].get("name", path.rpartition("/")[2]), body["metadata"]
+        live = next((v for (_, n), v in self.found.items() if n == name), None)
+        version = live["metadata"]["resourceVersion"] if live is not None else "1"
+        if wanted["resourceVersion"] != version:
+            raise Conflict(f"{method} {path}")
+        self.writes.append(body)
+        return body
+
+
+def executor(kube: Kube, authority: Authority) -> Executor:
+    return Executor(kube, cast("Any", None), KnownAuthority(authority), {})
+
+
+def secret(found: Partition, authority: Authority, version: str) -> dict[str, Any]:
+    now = dt.datetime.now(dt.UTC)
+    body = renewed(found, SECRET, "client", None, authority, now, step=trust.Step.ISSUE)
+    return body | {"metadata": body["metadata"] | {"uid": "s", "resourceVersion": version}}
+
+
+# --- actions ----------------------------------------------------------------------------------
+
+
+async def test_a_certificate_is_written_at_the_version_that_was_looked_at() -> None:
+    """What is kept of the Secret, such as the authorities that are trusted, is of that version."""
+    now = dt.datetime.now(dt.UTC)
+    authority, kube = Authority(make_authority(now)), Paper()
+    observed = group(1)
+    mine = executor(kube, authority)
+    key = ("Secret", SECRET)
+    kube.found[key] = secret(observed.partition, authority, "5")
+    kube.then = secret(observed.partition, Authority(make_authority(now)), "6")
+    with pytest.raises(Conflict):
+        await mine.execute(observed, IssueCertificate(SECRET, "client"))
+    assert kube.writes == []
+    # At the next look the other one's authority is kept beside ours.
+    await mine.execute(observed, IssueCertificate(SECRET, "client"))
+    (written,) = kube.writes
+    assert written["metadata"]["resourceVersion"] == "6"
+    assert base64.b64decode(written["data"]["ca.crt"]).count(b"BEGIN CERTIFICATE") == 2
+
+
+async def test_an_object_is_applied_at_the_version_that_was_looked_at() -> None:
+    observed, kube = group(1), Paper()
+    body = services.build_client(observed.partition)
+    key = ("Service", body["metadata"]["name"])
+    for version, then in (("5", "5"), ("5", "6")):
+        old, new = (
+            body | {"metadata": body["metadata"] | {"uid": "x", "resourceVersion": found}}
+            for found in (version, then)
+        )
+        kube.found[key], kube.then = old, new
+        if version != then:
+            with pytest.raises(Conflict):
+                await executor(kube, Authority(make_authority(observed.now))).execute(
+                    observed, Apply(body)
+                )
+            continue
+        await executor(kube, Authority(make_authority(observed.now))).execute(observed, Apply(body))
+    assert len(kube.writes) == 1
+
+
+async def test_an_owner_that_did_not_control_is_not_named_twice() -> None:
+    """The API server refuses an object that names one uid twice among its owners."""
+    observed, kube = group(1), Paper()
+    authority = Authority(make_authority(observed.now))
+    live = secret(observed.partition, authority, "5")
+    (ours,) = live["metadata"]["ownerReferences"]
+    team = {"apiVersion": "v1", "kind": "ConfigMap", "name": "team", "uid": "t"}
+    owners = [team, ours | {"controller": False}]
+    kube.found["Secret", SECRET] = live | {
+        "metadata": live["metadata"] | {"ownerReferences": owners}
+    }
+    action = PutBack("Secret", SECRET, "s", {"a": "b"}, owned=True)
+    await executor(kube, authority).execute(observed, action)
+    assert kube.writes[0]["metadata"]["ownerReferences"] == [team, ours]
+
+
+@pytest.mark.parametrize("reason", ["AlreadyExists", "Conflict"])
+async def test_only_a_name_that_is_taken_counts_as_made(reason: str) -> None:
+    observed, kube = group(1), Paper()
+    kube.error = ApiError(409, f"POST …: 409 {reason}", "changed meanwhile", reason)
+    mine = executor(kube, Authority(make_authority(observed.now)))
+    pod = {"kind": "Pod", "metadata": {"name": "copy-restore", "namespace": "ns"}}
+    await mine.execute(observed, CreatePod(pod))
+    record = mine.writes[observed.partition.key]["Pod", "copy-restore"]
+    assert record.refusal == ("" if reason == "AlreadyExists" else "changed meanwhile")
+
+
+# --- another operator's -----------------------------------------------------------------------
+
+
+class World:
+    """A Partition, and everything that the turn talks to but the plan."""
+
+    def __init__(self, operator: str) -> None:
+        self.found = partition(operator=operator)
+        self.log: list[str] = []
+        self.room = True
+
+    def reconciler(self) -> Reconciler:
+        any_self = cast("Any", self)
+        return Reconciler(Config("mine", "id", "image"), any_self, any_self, any_self, any_self)
+
+    async def partition(self, namespace: str, name: str) -> Partition:
+        self.log.append("read")
+        return self.found
+
+    async def forget(self, namespace: str, name: str) -> None:
+        self.log.append("forget")
+
+    async def offer(self, subject: object, event: Event, now: dt.datetime) -> bool:
+        self.log.append(event.reason if self.room else "no room")
+        return self.room
+
+
+async def test_of_another_operators_partition_nothing_else_is_looked_at() -> None:
+    world, entry = World("other"), Entry(asked=True, seen=see(partition()))
+    reconciler = world.reconciler()
+    key = Key(PARTITION, "ns", "part")
+    assert await reconciler.turn(key, entry) == Config("mine", "id", "image").resync_s
+    assert world.log == ["read", "forget", "AnotherOperator"]
+    assert entry.seen is None, "or its replicas would be asked in the next turn"
+    assert reconciler.foreign == {key}
+    await reconciler.turn(key, entry)
+    assert world.log[3:] == ["read", "forget"], "it is said once"
+
+
+async def test_what_there_was_no_room_for_is_said_later() -> None:
+    world = World("other")
+    reconciler, key = world.reconciler(), Key(PARTITION, "ns", "part")
+    world.room = False
+    for _ in range(2):
+        await reconciler.turn(key, Entry(asked=True))
+    assert world.log.count("no room") == 2
+    world.room = True
+    for _ in range(2):
+        await reconciler.turn(key, Entry(asked=True))
+    assert world.log.count("AnotherOperator") == 1
+
+
+class Events(Kube):
+    def __init__(self) -> None:
+        super().__init__(cast("Any", None), 1)
+        self.error: ApiError | None = None
+        self.made: list[str] = []
+
+    async def get(self, kind: str, namespace: str, name: str) -> None:
+        return None
+
+    async def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        self.made.append(body["message"])
+        return body
+
+
+async def test_events_that_can_wait_leave_room_for_the_others() -> None:
+    kube, clock = Events(), [0.0]
+    recorder = Recorder(kube, 4, lambda: clock[0])
+    subject, now = partition(), dt.datetime.now(dt.UTC)
+    found = [
+        await recorder.offer(subject, Event("Warning", "Later", f"later {n}"), now)
+        for n in range(3)
+    ]
+    assert found == [True, True, False]
+    for n in range(3):
+        await recorder.post(subject, Event("Warning", "Now", f"now {n}"), now)
+    assert kube.made == ["later 0", "later 1", "now 0", "now 1"]
+    assert recorder.dropped == 1, "what is offered again is not lost"
+    clock[0] = 61.0
+    kube.error = ApiError(403, "no")
+    assert not await recorder.offer(subject, Event("Warning", "Later", "later 2"), now)
+    kube.error = None
+    assert await recorder.offer(subject, Event("Warning", "Later", "later 2"), now)
