@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import stat
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from partition_client.errors import (
     detail_of,
     not_written,
 )
+from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
 
 INLINE_BYTES_MAX = 64 * 1024
@@ -224,7 +225,7 @@ class AsyncClient:
     async def list_keys(
         self, start: bytes = b"", end: bytes = b"", *, stale_from: str = ""
     ) -> AsyncIterator[tuple[bytes, bytes]]:
-        """Keys of [start, end) with values; pages are not one snapshot."""
+        """Keys of [start, end) with values. Each page may be of another LSN: see `state`."""
         while True:
             request = api.ListKeysRequest(
                 start=start, end=end, consistency=_consistency(stale_from)
@@ -333,6 +334,21 @@ class AsyncClient:
                 return
             except (grpc.aio.AioRpcError, Silent) as error:
                 await self._calls.failed(target, error, deadline, fixed=bool(stale_from))
+
+    def state(
+        self, *, stale_from: str = "", history: str = ""
+    ) -> AbstractAsyncContextManager[PinnedState]:
+        """The whole state at one LSN, of the leader or of `stale_from`, for as long as the block
+        lasts: `async with client.state() as state`. Begin a `tail` behind it inside of the block:
+        the replica keeps the log for it.
+
+        The replica makes a copy of its state first, which has to be there within the client's
+        deadline. `history`: the group must have this one; by default any. Raises HistoryChanged,
+        DiskFull if the replica lacks room for the copy, and DeadlineExceeded.
+        """
+        self.owner.check()
+        deadline = Deadline(self._deadline_s)
+        return pinned_state(self._routing, self._calls, deadline, stale_from, history)
 
     async def history(self) -> str:
         """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you

@@ -6,6 +6,7 @@ ClientError
 ├── DiskFull             the leader's volume is below its reserve; nothing was written
 ├── ForkedProcess        the client, or an open one of the parent, was inherited by a fork
 ├── InvalidEndpoint      an endpoint is not host:port; also a ValueError
+├── StateLost            a pinned state is gone: begin anew, at a later LSN
 ├── SourceFailed         a local file can't be read any more, or changed while it was sent
 └── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
     ├── NotFound
@@ -60,6 +61,10 @@ class ForkedProcess(ClientError):
 
 
 class InvalidEndpoint(ClientError, ValueError):
+    pass
+
+
+class StateLost(ClientError):
     pass
 
 

@@ -11,6 +11,7 @@ import pytest
 from partition_replica.core.model import LogBatch, LogEntry
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime import snapshots
+from partition_replica.runtime.log_holds import LogHolds
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.snapshots import SnapshotSender
 
@@ -59,6 +60,7 @@ async def sending(tmp_path: Path) -> AsyncIterator[Sending]:
         None,  # type: ignore[arg-type]  # nothing is sent
         replace(LIMITS, snapshot_hold_s=1000.0),
         Metrics(),
+        holds=LogHolds(subject.volume.log),
         report=lambda _member, _succeeded: None,
         failed=failed,
     )

@@ -1,9 +1,12 @@
 """A log that is compacted by itself, and followers that fall behind what it keeps."""
 
 import asyncio
+import itertools
 import os
+from contextlib import aclosing
 
 import pytest
+from partition_client import RequestRefused
 from partition_client.client import Source
 
 from tests.scenarios.test_group import assert_equal
@@ -117,3 +120,55 @@ async def test_a_short_log_survives_restarts_and_elections(group: LocalGroup) ->
             found = [key async for key, _ in client.list_keys()]
         assert len(found) == 3 * 61
         await assert_equal(group)
+
+
+async def test_a_reader_that_came_too_late_goes_on_from_a_pinned_state(group: LocalGroup) -> None:
+    """At a follower, whose log is short, while everything is overwritten."""
+    for replica in group.replicas:
+        replica.arguments += SHORT_LOG
+    async with group:
+        await group.bootstrap()
+        leader = await group.leader()
+        follower = next(r for r in group.replicas if r is not leader)
+        here = follower.address
+        async with group.client() as client:
+            stop = asyncio.Event()
+
+            async def write() -> None:
+                for turn in itertools.count():
+                    for number in range(10):
+                        await client.set_key(b"k%d" % number, b"%d" % turn)
+                    if stop.is_set():
+                        return
+
+            writer = asyncio.create_task(write())
+
+            async def too_late() -> bool:
+                return await first_index(group, follower) > 50
+
+            await eventually(too_late, "the log is compacted")
+            with pytest.raises(RequestRefused, match="COMPACTED"):
+                async for _ in client.tail(40, stale_from=here):
+                    pass
+            async with client.state(stale_from=here) as state:
+                found = {key: value async for key, value in state.keys()}
+                # Keys are written one after the other, so a state holds no more than two turns.
+                turns = [int(found[b"k%d" % number]) for number in range(10)]
+                assert turns == sorted(turns, reverse=True)
+                assert turns[0] - turns[-1] <= 1
+                for number in range(100):  # more than the log keeps for others
+                    await client.set_key(b"late %d" % number, b"")
+                stop.set()
+                await writer
+                await client.set_key(b"end", b"")
+                tail = client.tail(
+                    state.lsn + 1, follow=True, stale_from=here, history=state.history
+                )
+                async with aclosing(tail) as entries:  # type: ignore[type-var]
+                    async for entry in entries:
+                        for operation in entry.body.proposal.operations:
+                            found[operation.set_key.key] = operation.set_key.value
+                        if b"end" in found:
+                            break
+            there = {key: value async for key, value in client.list_keys()}
+        assert found == there

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.config import Config
+from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied
 from partition_replica.ids import LSN
 from partition_replica.runtime.metrics import Metrics
@@ -24,18 +25,22 @@ CLUSTER = "00000000-0000-4000-8000-000000000007"
 class OneReplica:
     """`failures`: what would have ended the process. `session` is opened by `serve`."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, limits: Limits | None = None) -> None:
         data.mkdir(exist_ok=True)
         lock = VolumeLock(data)
         assert lock.try_acquire()
         self.failures: list[BaseException] = []
+        self.metrics = Metrics()
+        self.config = Config(
+            data, "", "", "here:1", "tests/one", None, tick_s=0.01, limits=limits or Limits()
+        )
         self.volume = Volume(data, lock, pins_max=10)
         self.replica = Replica(
-            Config(data, "", "", "here:1", "tests/one", None, tick_s=0.01),
+            self.config,
             self.volume,
             # Whom it sends to never answers.
             cast("Any", SimpleNamespace(set_addresses=lambda _: None, send=lambda *_: None)),
-            Metrics(),
+            self.metrics,
             wall_ms=lambda: 1_000,
             failed=self.failures.append,
         )
@@ -83,8 +88,10 @@ class OneReplica:
 
 
 @asynccontextmanager
-async def serving(data: Path, *, unreplicated: bool = False) -> AsyncIterator[OneReplica]:
-    one = OneReplica(data)
+async def serving(
+    data: Path, *, unreplicated: bool = False, limits: Limits | None = None
+) -> AsyncIterator[OneReplica]:
+    one = OneReplica(data, limits)
     try:
         await one.lead(unreplicated=unreplicated)
         yield one

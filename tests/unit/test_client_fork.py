@@ -116,6 +116,7 @@ async def test_an_inherited_asynchronous_client_says_so_in_every_method() -> Non
             lambda: all_of(client.tail()),
             lambda: client.statuses(),
             lambda: client.status(),
+            lambda: client.state(),
         ):
             child(lambda: asyncio.run(use()))
         child(lambda: asyncio.run(client.close()))
@@ -123,9 +124,9 @@ async def test_an_inherited_asynchronous_client_says_so_in_every_method() -> Non
         child(fresh)
         """
     )
-    for line in lines[:12]:
+    for line in lines[:13]:
         assert line.startswith("ForkedProcess: this partition"), lines
-    assert lines[12:] == ["None", "b'v'"]
+    assert lines[13:] == ["None", "b'v'"]
 
 
 async def test_a_child_that_uses_no_client_ends_well() -> None:

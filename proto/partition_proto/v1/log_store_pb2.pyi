@@ -272,6 +272,50 @@ class ReadFileResponse(_message.Message):
     applied: int
     def __init__(self, entry: _Optional[_Union[TreeEntry, _Mapping]] = ..., data: _Optional[bytes] = ..., applied: _Optional[int] = ...) -> None: ...
 
+class OpenState(_message.Message):
+    __slots__ = ("consistency", "history_id")
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    consistency: Consistency
+    history_id: str
+    def __init__(self, consistency: _Optional[_Union[Consistency, str]] = ..., history_id: _Optional[str] = ...) -> None: ...
+
+class OpenedState(_message.Message):
+    __slots__ = ("lsn", "term", "history_id")
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    lsn: int
+    term: int
+    history_id: str
+    def __init__(self, lsn: _Optional[int] = ..., term: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
+
+class ReadStateRequest(_message.Message):
+    __slots__ = ("open", "keys", "tree", "file")
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    open: OpenState
+    keys: ListKeysRequest
+    tree: ListTreeRequest
+    file: ReadFileRequest
+    def __init__(self, open: _Optional[_Union[OpenState, _Mapping]] = ..., keys: _Optional[_Union[ListKeysRequest, _Mapping]] = ..., tree: _Optional[_Union[ListTreeRequest, _Mapping]] = ..., file: _Optional[_Union[ReadFileRequest, _Mapping]] = ...) -> None: ...
+
+class ReadStateResponse(_message.Message):
+    __slots__ = ("opened", "keys", "tree", "file", "last")
+    OPENED_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    TREE_FIELD_NUMBER: _ClassVar[int]
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    opened: OpenedState
+    keys: ListKeysResponse
+    tree: ListTreeResponse
+    file: ReadFileResponse
+    last: bool
+    def __init__(self, opened: _Optional[_Union[OpenedState, _Mapping]] = ..., keys: _Optional[_Union[ListKeysResponse, _Mapping]] = ..., tree: _Optional[_Union[ListTreeResponse, _Mapping]] = ..., file: _Optional[_Union[ReadFileResponse, _Mapping]] = ..., last: _Optional[bool] = ...) -> None: ...
+
 class UploadPayloadRequest(_message.Message):
     __slots__ = ("payload", "chunk")
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]

@@ -96,6 +96,11 @@ class LogStoreStub:
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.ReadFileRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ReadFileResponse.FromString,
                 _registered_method=True)
+        self.ReadState = channel.stream_stream(
+                '/logstore.v1.LogStore/ReadState',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.ReadStateRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ReadStateResponse.FromString,
+                _registered_method=True)
         self.UploadPayload = channel.stream_unary(
                 '/logstore.v1.LogStore/UploadPayload',
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadRequest.SerializeToString,
@@ -213,6 +218,22 @@ class LogStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadState(self, request_iterator, context):
+        """The whole state at one LSN: for a reader that begins, or that met COMPACTED or WRONG_HISTORY.
+        The first request is `open`, which pins the state; its answer says the LSN. The requests behind
+        it read from that state: pages of keys, directories, files. One request is served at a time, in
+        their order. The state lasts as long as the stream. So do the entries behind its LSN in this
+        replica's log, unless they are more than a consumer may lag: Read or RegisterConsumer before the
+        stream is closed, and go on at lsn + 1.
+
+        OVERLOADED: 4 states are pinned at this replica, or nothing was asked, or no answer taken, for
+        300 seconds. DISK_FULL: there is no room for the copy that the replica makes, or not any more.
+        A stream that breaks has to begin anew, at a later LSN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadPayload(self, request_iterator, context):
         """Uploads one payload to the leader, which passes it on. Returns when a quorum of voters holds it
         durably and pins it under a lease. At the leader only; an upload that breaks off leaves nothing.
@@ -302,6 +323,11 @@ def add_LogStoreServicer_to_server(servicer, server):
                     servicer.ReadFile,
                     request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ReadFileRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_log__store__pb2.ReadFileResponse.SerializeToString,
+            ),
+            'ReadState': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReadState,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.ReadStateRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.ReadStateResponse.SerializeToString,
             ),
             'UploadPayload': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadPayload,
@@ -572,6 +598,33 @@ class LogStore:
             '/logstore.v1.LogStore/ReadFile',
             partition__proto_dot_v1_dot_log__store__pb2.ReadFileRequest.SerializeToString,
             partition__proto_dot_v1_dot_log__store__pb2.ReadFileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadState(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/logstore.v1.LogStore/ReadState',
+            partition__proto_dot_v1_dot_log__store__pb2.ReadStateRequest.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.ReadStateResponse.FromString,
             options,
             channel_credentials,
             insecure,

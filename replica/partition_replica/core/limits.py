@@ -160,6 +160,13 @@ class Limits:
     """Entries that get their Raft metadata in one transaction."""
 
     mirror_bytes_max: int = 64 * 1024**2
+    pinned_states_max: int = 4
+    """States that readers have pinned (ReadState), each a copy on the volume; over it
+    OVERLOADED."""
+
+    pinned_state_idle_s: float = 300.0
+    """A pinned state of which nothing is asked, or no answer taken, for so long is given up."""
+
     reads_waiting_max: int = 4096
     """Linearizable reads that wait for a read index, and as many that wait until it is applied."""
 

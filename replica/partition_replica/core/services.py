@@ -2,6 +2,7 @@
 what the runtime needs of the outside."""
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from partition_replica.core.model import (
     LogEntry,
     Node,
     OpenedFile,
+    Position,
     ReplicaStatus,
     Unapplied,
     VerifyReport,
@@ -33,6 +35,27 @@ class StateReader(Protocol):
         self, path: bytes, after: bytes, recursive: bool, count: int
     ) -> tuple[list[tuple[bytes, Node]], LSN]:
         """Raises NotFound where `path` is no directory."""
+        ...
+
+
+class PinnedState(Protocol):
+    """The state at `position`, which stays as it is while others write. The entries behind it stay
+    in the log, too."""
+
+    position: Position
+    history: str
+
+    def reader(self) -> StateReader:
+        """For one use, without an await in between. Raises Overloaded, DiskFull and Stopping if the
+        state was given up."""
+        ...
+
+    def open_file(self, path: bytes, offset: int) -> OpenedFile:
+        """Until `ReplicaService.close_file`. Raises as `reader`, NotFound, InvalidArgument."""
+        ...
+
+    def used(self) -> None:
+        """The reader asked for something, or took it: the state is kept a while longer."""
         ...
 
 
@@ -95,6 +118,11 @@ class ReplicaService(Protocol):
         ...
 
     def close_file(self, opened: OpenedFile) -> None: ...
+
+    def pinned_state(self, *, linearizable: bool) -> AbstractAsyncContextManager[PinnedState]:
+        """The state as it is now, pinned until the end of the with-statement. Raises Overloaded for
+        one too many and DiskFull."""
+        ...
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         """At the leader: returns the holders when they are a quorum."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, Position
-from partition_replica.errors import Damaged, DiskFull
+from partition_replica.errors import Damaged, DiskFull, Overloaded
 from partition_replica.ids import Digest
 from partition_replica.runtime.applier import Applier
 from partition_replica.storage.blobs import BlobStore
@@ -29,6 +29,9 @@ from partition_replica.storage.volume import Volume
 logger = logging.getLogger(__name__)
 
 HELD_AT_ONCE = 2048
+
+RETRY_S = 0.2
+"""How soon after a copy that was not possible another one is tried."""
 
 Copy = Callable[[FrozenState, Path], CopiedFile]
 
@@ -164,3 +167,30 @@ class StateCapture:
             blobs,
             self._volume.blobs,
         )
+
+
+async def capture_in_time(
+    capture: Callable[[], StateCapture], directory: Path, within_s: float
+) -> Captured:
+    """Copies the state to `directory` as soon as that is possible. `capture` gives that of the
+    member that runs, which another one replaces when replication is switched on. Raises Overloaded
+    if it is not possible within `within_s`, and what `StateCapture.take` and `capture` raise."""
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                using = capture()
+                try:
+                    captured = await using.take(directory)
+                except RuntimeError:
+                    # The threads of a member that is replaced take no more work.
+                    if capture() is using:
+                        raise
+                    captured = None
+                if captured is not None:
+                    return captured
+                await asyncio.sleep(RETRY_S)
+    except TimeoutError as error:
+        raise Overloaded(
+            f"the state could not be copied within {within_s} s: its configuration changes, it is "
+            "being replaced by a state transfer, or the volume lacks room; try again later"
+        ) from error

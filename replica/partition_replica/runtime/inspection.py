@@ -19,7 +19,7 @@ from typing import Any
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import VerifyReport
 from partition_replica.errors import Damaged, DiskFull, Overloaded, Stopping
-from partition_replica.runtime.capture import Captured
+from partition_replica.runtime.capture import Captured, capture_in_time
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.snapshot_process import JobFailed, SnapshotProcess
@@ -32,8 +32,6 @@ Step = tuple[str, int, int]
 
 STALL_S = 3600.0
 """A verification without progress for so long is ended: the largest payload takes it at 20 MB/s."""
-
-CAPTURE_RETRY_S = 0.2
 
 MEANINGLESS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 """What ends a process that reads damaged pages."""
@@ -59,7 +57,7 @@ class Inspection:
             await asyncio.wait([self._work])
 
     async def verify(self) -> AsyncIterator[Step | VerifyReport]:
-        member = self._running()
+        self._running()
         if self._work is not None:
             raise Overloaded("this volume is being verified already: one at a time")
         latest: list[Step] = []
@@ -71,7 +69,7 @@ class Inspection:
             changed.set()
 
         # A task of its own, so that it ends, and lets go of everything, whoever waits for it.
-        work = asyncio.create_task(self._verify(member, told))
+        work = asyncio.create_task(self._verify(told))
         self._work = work
         work.add_done_callback(self._ended)
         work.add_done_callback(lambda _: changed.set())
@@ -92,14 +90,18 @@ class Inspection:
         if not task.cancelled():
             task.exception()  # seen
 
-    async def _verify(self, member: Member, told: Callable[[str, int, int], None]) -> VerifyReport:
+    async def _verify(self, told: Callable[[str, int, int], None]) -> VerifyReport:
         scratch = self._volume.staging / f"verify-{next(self._serial)}"
         self._check_room()
         captured: Captured | None = None
         try:
             await run_to_end(partial(scratch.mkdir, mode=0o700))
             try:
-                captured = await self._capture(member, scratch / "state")
+                captured = await capture_in_time(
+                    lambda: self._running().capture,
+                    scratch / "state",
+                    self._limits.snapshot_capture_wait_s,
+                )
             except Damaged as error:  # it is looked for; who serves it meets it, or not
                 return _nothing_but(str(error))
             return await self._run(scratch, told)
@@ -118,21 +120,6 @@ class Inspection:
                 f"{self._disk.free_bytes} are free: make room, or verify with the replica stopped "
                 "(--scratch)"
             )
-
-    async def _capture(self, member: Member, directory: Path) -> Captured:
-        """Raises Overloaded where the state can't be copied for too long."""
-        try:
-            async with asyncio.timeout(self._limits.snapshot_capture_wait_s):
-                while True:
-                    captured = await member.capture.take(directory)
-                    if captured is not None:
-                        return captured
-                    await asyncio.sleep(CAPTURE_RETRY_S)
-        except TimeoutError as error:
-            raise Overloaded(
-                f"the state could not be copied within {self._limits.snapshot_capture_wait_s} s: "
-                "try again later"
-            ) from error
 
     async def _run(self, scratch: Path, told: Callable[[str, int, int], None]) -> VerifyReport:
         last: list[Step] = []

@@ -21,6 +21,7 @@ from partition_replica.runtime.applier import Applier
 from partition_replica.runtime.capture import StateCapture
 from partition_replica.runtime.compactor import Compactor
 from partition_replica.runtime.disk import DiskWatch
+from partition_replica.runtime.log_holds import LogHolds
 from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.payloads import Payloads
@@ -53,6 +54,7 @@ class Member:
         metrics: Metrics,
         *,
         disk: DiskWatch,
+        holds: LogHolds,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
         log_writer: type[LogWriter] = LogWriter,
@@ -122,6 +124,7 @@ class Member:
             transport,
             limits,
             metrics,
+            holds=holds,
             report=self._report_snapshot,
             failed=failed,
         )

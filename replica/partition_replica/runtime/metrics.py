@@ -20,6 +20,9 @@ class Metrics:
             "Requests of append streams that are under way or whose answers are not sent",
             registry=r,
         )
+        self.pinned_states = Gauge(
+            "logstore_pinned_states", "Copies of the state that readers have pinned", registry=r
+        )
         self.log_commits = Histogram(
             "logstore_log_commit_seconds", "Durable commit of the log", buckets=FAST, registry=r
         )

@@ -20,6 +20,8 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.member import Member
+from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import Volume
 
 READ_INDEX_TIMEOUT_S = 5.0
@@ -105,29 +107,39 @@ class Reads:
 
     def open_here(self, path: bytes, offset: int) -> OpenedFile:
         """As the state is now."""
-        blobs = self._volume.blobs
-        # What the tree names in the transaction may lose its last name right behind it. Nothing is
-        # collected between the two, so a blob that was named is here when it is held.
-        blobs.postpone()
-        try:
-            node, inlined, applied = self._volume.state.get_file(path)
-            if node is None:
-                raise NotFound(f"{shown(path)} is no file of the tree at LSN {applied}")
-            if offset > node.size:
-                raise InvalidArgument(f"offset {offset} lies behind the {node.size} bytes")
-            if inlined is not None:
-                return OpenedFile(node, inlined, applied)
-            if not blobs.has(node.digest):
-                raise Damaged(
-                    f"{shown(path)} names payload {node.digest.hex()}, which is not on the "
-                    "volume: keep the volume, and let the operator rebuild this replica from the "
-                    "others"
-                )
-            blobs.hold([node.digest])
-            return OpenedFile(node, blobs.path(node.digest), applied)
-        finally:
-            blobs.resume()
+        return open_file(self._volume.state, self._volume.blobs, path, offset)
 
     def close_file(self, opened: OpenedFile) -> None:
-        if isinstance(opened.content, Path):
-            self._volume.blobs.unhold([Digest(opened.node.digest)])
+        close_file(self._volume.blobs, opened)
+
+
+def open_file(state: LmdbState, blobs: BlobStore, path: bytes, offset: int) -> OpenedFile:
+    """A file of `state`, whose blob is held until `close_file`. Raises NotFound, InvalidArgument,
+    Damaged."""
+    # What the tree names in the transaction may lose its last name right behind it. Nothing is
+    # collected between the two, so a blob that was named is here when it is held.
+    blobs.postpone()
+    try:
+        node, inlined, applied = state.get_file(path)
+        if node is None:
+            raise NotFound(f"{shown(path)} is no file of the tree at LSN {applied}")
+        if offset > node.size:
+            raise InvalidArgument(f"offset {offset} lies behind the {node.size} bytes")
+        if inlined is not None:
+            return OpenedFile(node, inlined, applied)
+        if not blobs.has(node.digest):
+            raise Damaged(
+                f"{shown(path)} names payload {node.digest.hex()}, which is not on the "
+                "volume: keep the volume, and let the operator rebuild this replica from the "
+                "others"
+            )
+        blobs.hold([node.digest])
+        return OpenedFile(node, blobs.path(node.digest), applied)
+    finally:
+        blobs.resume()
+
+
+def close_file(blobs: BlobStore, opened: OpenedFile) -> None:
+    """Lets go of its blob."""
+    if isinstance(opened.content, Path):
+        blobs.unhold([Digest(opened.node.digest)])

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import partition_raft as raft
@@ -24,7 +25,7 @@ from partition_replica.core.model import (
     Unapplied,
 )
 from partition_replica.core.ports import PeerTransport
-from partition_replica.core.services import StateReader
+from partition_replica.core.services import PinnedState, StateReader
 from partition_replica.core.sessions import SESSION_ID_MAX
 from partition_replica.core.validation import (
     check_digest,
@@ -48,9 +49,11 @@ from partition_replica.runtime.backfill import Backfiller, check_room
 from partition_replica.runtime.consumers import Consumers
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.inspection import Inspection
+from partition_replica.runtime.log_holds import LogHolds
 from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.pinned_states import PinnedStates
 from partition_replica.runtime.reads import Reads
 from partition_replica.runtime.snapshot_jobs import SnapshotJobs
 from partition_replica.storage.volume import Volume
@@ -100,6 +103,16 @@ class Replica:
             draw_session=draw_session,
         )
         self._reads = Reads(volume, self.running, self.not_leader)
+        self._holds = LogHolds(volume.log)
+        self._pinned_states = PinnedStates(
+            volume,
+            config.limits,
+            metrics,
+            disk=self._disk,
+            reads=self._reads,
+            running=self.running,
+            holds=self._holds,
+        )
         self.inspection = Inspection(volume, config.limits, self._disk, self.running)
         self.snapshot_jobs = SnapshotJobs(
             config, volume, metrics, running=self.running, wall_ms=wall_ms, failed=failed
@@ -121,6 +134,7 @@ class Replica:
                 self._transport,
                 self._metrics,
                 disk=self._disk,
+                holds=self._holds,
                 wall_ms=self._wall_ms,
                 failed=self._failed,
                 log_writer=self._log_writer,
@@ -173,6 +187,7 @@ class Replica:
         """Hands leadership over, where it leads and somebody can take it; then stops."""
         self._stopping = True
         await self.inspection.close()
+        await self._pinned_states.close()
         await self.snapshot_jobs.close()
         if self._backfill is not None:
             if self._held:
@@ -251,6 +266,9 @@ class Replica:
 
     def close_file(self, opened: OpenedFile) -> None:
         self._reads.close_file(opened)
+
+    def pinned_state(self, *, linearizable: bool) -> AbstractAsyncContextManager[PinnedState]:
+        return self._pinned_states.open(linearizable=linearizable)
 
     def status(self) -> ReplicaStatus:
         self._disk.full()

@@ -19,7 +19,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.ports import PeerFailed, PeerTransport
 from partition_replica.engine.port import SnapshotHeader
 from partition_replica.ids import LSN
-from partition_replica.runtime.capture import Captured, StateCapture
+from partition_replica.runtime.capture import RETRY_S, Captured, StateCapture
+from partition_replica.runtime.log_holds import LogHolds
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.codec import STATE_FORMAT_VERSION
 from partition_replica.storage.environment import DATA_FILE
@@ -32,9 +33,6 @@ logger = logging.getLogger(__name__)
 TRAIL_ENTRIES_MAX = 50_000
 """A snapshot that lies further behind than this is made anew instead of sent again, unless a part
 of it is there already."""
-
-RETRY_S = 0.2
-"""How soon after a capture that could not be made another one is tried."""
 
 BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 """How long after its nth failure in a row a member is sent a snapshot again."""
@@ -82,6 +80,7 @@ class SnapshotSender:
         limits: Limits,
         metrics: Metrics,
         *,
+        holds: LogHolds,
         report: Callable[[int, bool], None],
         failed: Callable[[BaseException], None],
     ) -> None:
@@ -90,6 +89,7 @@ class SnapshotSender:
         self._transport = transport
         self._limits = limits
         self._metrics = metrics
+        self._holds = holds
         self._report = report
         self._failed = failed
         self._now = asyncio.get_running_loop().time
@@ -154,7 +154,7 @@ class SnapshotSender:
         if left is not None:
             self._drop(left)
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._volume.log.hold_snapshot(None)
+        self._holds.let_go(self)
 
     def _hold_log(self) -> None:
         """Holds the log behind every snapshot that a member is about to have."""
@@ -167,7 +167,10 @@ class SnapshotSender:
             hold_s = limits.snapshot_keep_s if current.begun else limits.snapshot_hold_s
             if current.senders or self._now() - current.last_used <= hold_s:
                 needed.append(current.index)
-        self._volume.log.hold_snapshot(min(needed, default=None))
+        if needed:
+            self._holds.hold(self, min(needed))
+        else:
+            self._holds.let_go(self)
 
     async def _prepare(self) -> None:
         # From before the copy on: compaction goes on beside it, however long it takes.

@@ -15,19 +15,24 @@ from partition_replica.core.limits import (
     PROPOSAL_BYTES_MAX,
     Limits,
 )
-from partition_replica.core.model import LogEntry, Node, Unapplied
+from partition_replica.core.model import LogEntry, Unapplied
 from partition_replica.core.paths import check_path
 from partition_replica.core.services import ReplicaService
 from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
 from partition_replica.ids import LSN
-from partition_replica.transport.chunks import file_chunks, in_time, payload_chunks
+from partition_replica.transport.chunks import in_time, payload_chunks
 from partition_replica.transport.failures import Failures, detail, stream, unary
+from partition_replica.transport.state_reading import (
+    file_messages,
+    keys_page,
+    linearizable,
+    read_state,
+    tree_page,
+)
 from partition_replica.transport.streams import Held, Room, Streams
 
 logger = logging.getLogger(__name__)
-
-LIST_PAGE = 500
 
 
 class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
@@ -182,25 +187,14 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     @unary
     async def GetKey(self, request: api.GetKeyRequest, context: Any) -> Any:
         check_key(request.key, "GetKey")
-        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
+        state = await self._replica.read_point(linearizable=linearizable(request.consistency))
         value, applied = state.get_value(request.key)
         return api.GetKeyResponse(found=value is not None, value=value or b"", applied=applied)
 
     @unary
     async def ListKeys(self, request: api.ListKeysRequest, context: Any) -> Any:
-        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
-        most = self._limits.range_items_max
-        items, next_start, applied = state.list_values(
-            request.start,
-            request.end,
-            min(request.limit or most, most),
-            self._limits.range_bytes_max,
-        )
-        return api.ListKeysResponse(
-            items=[api.KeyValue(key=key, value=value) for key, value in items],
-            next_start=next_start,
-            applied=applied,
-        )
+        state = await self._replica.read_point(linearizable=linearizable(request.consistency))
+        return keys_page(state, request, self._limits)
 
     @stream
     def ListTree(
@@ -213,18 +207,13 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     async def _list_tree(
         self, request: api.ListTreeRequest
     ) -> AsyncGenerator[api.ListTreeResponse, None]:
-        state = await self._replica.read_point(linearizable=_linearizable(request.consistency))
-        after = b""
-        while True:
-            items, applied = state.list_nodes(request.path, after, request.recursive, LIST_PAGE)
-            yield api.ListTreeResponse(
-                entries=[_tree_entry(path, node) for path, node in items], applied=applied
-            )
-            if len(items) < LIST_PAGE:
-                return
-            # Past a directory's own contents too, where they are not wanted.
-            after = items[-1][0]
+        state = await self._replica.read_point(linearizable=linearizable(request.consistency))
+        page, after = tree_page(state, request, b"")
+        yield page
+        while after is not None:
             state = await self._replica.read_point(linearizable=False)
+            page, after = tree_page(state, request, after)
+            yield page
 
     @stream
     def ReadFile(
@@ -236,23 +225,19 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         self, request: api.ReadFileRequest
     ) -> AsyncGenerator[api.ReadFileResponse, None]:
         opened = await self._replica.open_file(
-            request.path, request.offset, linearizable=_linearizable(request.consistency)
+            request.path, request.offset, linearizable=linearizable(request.consistency)
         )
         try:
-            first = api.ReadFileResponse(
-                entry=_tree_entry(request.path, opened.node), applied=opened.applied
-            )
-            if isinstance(opened.content, bytes):
-                first.data = opened.content[request.offset :]
-                yield first
-                return
-            yield first
-            async for chunk in file_chunks(
-                opened.content, request.offset, self._limits.chunk_bytes
-            ):
-                yield api.ReadFileResponse(data=chunk)
+            async for message in file_messages(opened, request, self._limits):
+                yield message
         finally:
             self._replica.close_file(opened)
+
+    @stream
+    def ReadState(
+        self, request: AsyncIterator[api.ReadStateRequest], context: Any
+    ) -> AsyncGenerator[api.ReadStateResponse, None]:
+        return self._streams.through("ReadState", read_state(self._replica, self._limits, request))
 
     @unary
     async def UploadPayload(
@@ -373,13 +358,3 @@ def _read_response(entry: LogEntry, unapplied: Mapping[LSN, Unapplied | None]) -
 
 def _consumer(name: str, lsn: int, mark: int) -> api.ConsumerResponse:
     return api.ConsumerResponse(consumer=api.Consumer(name=name, lsn=lsn), low_water_mark=mark)
-
-
-def _linearizable(consistency: int) -> bool:
-    return consistency == api.CONSISTENCY_LINEARIZABLE
-
-
-def _tree_entry(path: bytes, node: Node) -> api.TreeEntry:
-    return api.TreeEntry(
-        path=path, directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
-    )

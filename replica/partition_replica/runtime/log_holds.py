@@ -1,0 +1,27 @@
+"""Who else needs the log: its rows stay behind every LSN that is held here."""
+
+from partition_replica.core.ports import LogStorage
+from partition_replica.ids import LSN
+
+
+class LogHolds:
+    """LSNs that several holders need, as the one that the log knows. In memory: after a restart
+    nothing is held. A hold further behind than the limit for consumers no longer counts
+    (`core.compaction.holding`)."""
+
+    def __init__(self, log: LogStorage) -> None:
+        self._log = log
+        self._held: dict[object, LSN] = {}
+
+    def hold(self, holder: object, lsn: LSN) -> None:
+        """Keeps the entries behind `lsn` for `holder`, instead of what it held before."""
+        self._held[holder] = lsn
+        self._pass_on()
+
+    def let_go(self, holder: object) -> None:
+        """Does nothing if it holds nothing."""
+        self._held.pop(holder, None)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._log.hold_snapshot(min(self._held.values(), default=None))
