@@ -23,12 +23,12 @@ from partition_operator.clients.replica import Replicas
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
-from partition_operator.executor import Executor
 from partition_operator.handlers.watches import Watches
-from partition_operator.reconciler import Reconciler
-from partition_operator.schedule_reconciler import ScheduleReconciler
-from partition_operator.snapshot_reconciler import SnapshotReconciler
-from partition_operator.work_queue import PARTITION, SCHEDULE, SNAPSHOT, WorkQueue
+from partition_operator.turns.executor import Executor
+from partition_operator.turns.partition import Reconciler
+from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT, WorkQueue
+from partition_operator.turns.schedule import ScheduleReconciler
+from partition_operator.turns.snapshot import SnapshotReconciler
 
 logger = logging.getLogger(__name__)
 

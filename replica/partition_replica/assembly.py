@@ -25,9 +25,10 @@ from partition_proto.v1 import (
 from partition_replica import __version__
 from partition_replica.config import Config
 from partition_replica.core.compaction import Retention
+from partition_replica.engine.factory import make_engine
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
-from partition_replica.runtime.snapshots import count_sent
+from partition_replica.runtime.transfer.state_sender import count_sent
 from partition_replica.storage.files import VolumeLock, make_directory
 from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
@@ -168,6 +169,7 @@ class Process:
             volume,
             peers,
             self._metrics,
+            make_engine=make_engine,
             wall_ms=lambda: time.time_ns() // 1_000_000,
             failed=end_process,
         )

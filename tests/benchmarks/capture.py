@@ -20,9 +20,9 @@ from partition_proto.v1 import storage_pb2 as rows
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, Configuration, LogEntry, Position
 from partition_replica.ids import LSN, ClusterID, Term
-from partition_replica.runtime.applier import Applier
-from partition_replica.runtime.capture import StateCapture
+from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.capture import StateCapture
 from partition_replica.storage import codec
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.volume import Volume

@@ -10,7 +10,7 @@ import pytest
 from partition_replica.core.limits import Limits
 from partition_replica.errors import DiskFull
 from partition_replica.ids import LSN
-from partition_replica.offline import replication
+from partition_replica.offline.volume import replication
 from partition_replica.runtime import backfill
 from partition_replica.runtime.backfill import Backfiller, check_room
 from partition_replica.runtime.metrics import Metrics

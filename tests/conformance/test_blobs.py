@@ -13,7 +13,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.errors import Overloaded, PayloadMismatch
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.payloads import Payloads
+from partition_replica.runtime.transfer.payloads import Payloads
 from partition_replica.storage import blobs
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import sync_file

@@ -18,9 +18,9 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, Configuration, LogEntry, Position
 from partition_replica.errors import Damaged, DiskFull, StorageFailed
 from partition_replica.ids import LSN, ClusterID, Digest, Term
-from partition_replica.runtime.applier import Applier
-from partition_replica.runtime.capture import Copy, StateCapture, copy_state
+from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.capture import Copy, StateCapture, copy_state
 from partition_replica.storage.files import VolumeLock, disk
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.state_copy import CopiedFile, FrozenState

@@ -9,7 +9,7 @@ from partition_replica.core.compaction import APPLIED
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Position
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.compactor import Compactor
+from partition_replica.runtime.consensus.compactor import Compactor
 from partition_replica.runtime.metrics import Metrics
 
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from partition_client.channels import open_channel
 from partition_operator.api.partition import Partition
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.replica import Replicas
-from partition_operator.reconcile.observed import Pod
+from partition_operator.reconcile.seen.partition import Pod
 from partition_operator.resources import certificates
 from partition_operator.resources.trust import Authority
 from partition_proto.connection import renewed

@@ -17,7 +17,7 @@ from partition_replica.core.model import (
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Compacted, InvalidArgument, NoLeader, NotFound
 from partition_replica.ids import LSN, ClusterID, MemberID, Term
-from partition_replica.runtime.consumers import Consumers
+from partition_replica.runtime.serving.consumers import Consumers
 from partition_replica.storage.log import LmdbLog
 
 OWN = MemberID(7)

@@ -11,7 +11,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogEntry
 from partition_replica.errors import Compacted
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.reads import Reads
+from partition_replica.runtime.serving.reads import Reads
 from partition_replica.storage.state import LmdbState
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.log_store_service import LogStoreService

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry
-from partition_replica.engine.raft import EngineSettings, RaftEngine
+from partition_replica.engine.port import EngineSettings
+from partition_replica.engine.raft import RaftEngine
 from partition_replica.ids import LSN, ClusterID, MemberID, Term
 from partition_replica.storage.log import LmdbLog
 

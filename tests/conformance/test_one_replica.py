@@ -86,7 +86,7 @@ def fails(*_: Any, **__: Any) -> Any:
 
 
 def at_propose(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(one.replica.running().loop.engine, "propose", fails)
+    patch.setattr(one.replica.running().loop._engine, "propose", fails)
 
 
 def at_insert(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def at_apply(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
 
 
 def at_advance(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(one.replica.running().loop.engine, "applied_to", fails)
+    patch.setattr(one.replica.running().loop._engine, "applied_to", fails)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ async def test_the_status_is_the_engines(tmp_path: Path) -> None:
             "here:1",
             one.volume.log.last.index,
         )
-        engine = one.replica.running().loop.engine.status()
+        engine = one.replica.running().loop.status()
         assert (before.term, before.committed) == (engine.term, engine.commit)
         last = before.last_index
         writes = [asyncio.create_task(one.set(b"k%d" % n)) for n in range(5)]

@@ -15,7 +15,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.model import LogEntry, OpenedFile
 from partition_replica.errors import Compacted, Damaged, InvalidArgument, NoLeader, NotFound
 from partition_replica.ids import LSN, Digest, Term
-from partition_replica.runtime.reads import Reads
+from partition_replica.runtime.serving.reads import Reads
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.volume import Volume
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from partition_replica.core import limits
 from partition_replica.errors import ImportRefused
-from partition_replica.offline import log_import
-from partition_replica.offline.log_survey import BaseTree
-from partition_replica.offline.seed_base import SnapshotBase, survey_base
+from partition_replica.offline.seed import log_import
+from partition_replica.offline.seed.base_source import SnapshotBase, survey_base
+from partition_replica.offline.seed.log_survey import BaseTree
 
 from tests.support.seed_logs import (
     CLUSTER,

@@ -16,10 +16,11 @@ from partition_replica.config import Config
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
 from partition_replica.errors import StorageFailed
-from partition_replica.runtime import snapshot_jobs, snapshot_process
+from partition_replica.runtime.jobs import job_process as snapshot_process
+from partition_replica.runtime.jobs import snapshot_jobs
+from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobs
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.snapshot_jobs import SnapshotJobs
-from partition_replica.runtime.snapshot_process import JobFailed, SnapshotProcess
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.volume import Volume
 

@@ -23,10 +23,10 @@ from partition_replica.core.ports import PeerFailed
 from partition_replica.engine.port import SnapshotHeader
 from partition_replica.errors import DiskFull, Overloaded, PayloadMismatch
 from partition_replica.ids import LSN, ClusterID, Digest, Term
-from partition_replica.runtime import snapshot_receiver
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.payloads import Payloads
-from partition_replica.runtime.snapshot_receiver import SnapshotReceiver
+from partition_replica.runtime.transfer import state_receiver as snapshot_receiver
+from partition_replica.runtime.transfer.payloads import Payloads
+from partition_replica.runtime.transfer.state_receiver import SnapshotReceiver
 from partition_replica.storage.codec import STATE_FORMAT_VERSION
 from partition_replica.storage.files import VolumeLock, disk
 from partition_replica.storage.staging import StagedFile

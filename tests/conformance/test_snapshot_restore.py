@@ -16,8 +16,9 @@ import pytest
 from partition_replica.core.model import Configuration, Position
 from partition_replica.errors import RowsRefused, StorageFailed
 from partition_replica.ids import LSN, ClusterID, SessionID, Term
-from partition_replica.offline import snapshot_reports, snapshot_restore
 from partition_replica.offline.new_volume import NewVolume
+from partition_replica.offline.snapshots import reports as snapshot_reports
+from partition_replica.offline.snapshots import restore as snapshot_restore
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec
 from partition_replica.storage.failpoints import EXIT_CODE

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from partition_replica.core.model import LogBatch, LogEntry
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime import snapshots
-from partition_replica.runtime.log_holds import LogHolds
+from partition_replica.runtime.consensus.log_holds import LogHolds
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.snapshots import SnapshotSender
+from partition_replica.runtime.transfer import state_sender as snapshots
+from partition_replica.runtime.transfer.state_sender import SnapshotSender
 
 from tests.conformance.test_capture import LIMITS, HeldUp, Subject, capturing
 from tests.support.local_group import eventually

@@ -28,10 +28,10 @@ from partition_replica.core.model import (
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Compacted, Damaged, DiskFull, Stopping, StorageFailed
 from partition_replica.ids import LSN, MemberID, Term
-from partition_replica.offline import commands
-from partition_replica.runtime import inspection
-from partition_replica.runtime.inspection import Inspection
-from partition_replica.runtime.snapshot_process import JobFailed
+from partition_replica.offline.volume import commands
+from partition_replica.runtime.jobs import inspection
+from partition_replica.runtime.jobs.inspection import Inspection
+from partition_replica.runtime.jobs.job_process import JobFailed
 from partition_replica.storage import verification
 from partition_replica.storage.log.reading import RunningLog
 from partition_replica.storage.state import LmdbState
@@ -135,7 +135,7 @@ PRUNE = """
 import sys
 from pathlib import Path
 from partition_replica.ids import LSN
-from partition_replica.offline.replication import open_volume
+from partition_replica.offline.volume.replication import open_volume
 with open_volume(Path(sys.argv[1])) as volume:
     volume.log.compact(LSN(30))
     print(volume.log.prune(100)[0])

@@ -9,14 +9,15 @@ from google.protobuf.message import DecodeError
 from partition_proto.v1 import log_store_pb2, peer_pb2
 from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core import seed_base, seed_layout
 from partition_replica.core.model import LogEntry
 from partition_replica.core.paths import check_path
 from partition_replica.core.payloads import blob_digests
 from partition_replica.core.validation import check_proposal
-from partition_replica.engine.raft import member_changes
+from partition_replica.engine.port import member_changes
 from partition_replica.errors import Damaged, ImportRefused, InvalidArgument, PayloadMismatch
 from partition_replica.ids import LSN, Term
+from partition_replica.offline.seed import base_format as seed_base
+from partition_replica.offline.seed import layout as seed_layout
 from partition_replica.storage import codec
 
 

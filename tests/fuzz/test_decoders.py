@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from partition_proto.v1 import log_store_pb2, peer_pb2, seed_pb2
 from partition_proto.v1 import storage_pb2 as rows
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core import seed_layout
 from partition_replica.core.limits import PATH_BYTES_MAX
 from partition_replica.core.paths import check_path, parent
 from partition_replica.errors import Damaged, ImportRefused, InvalidArgument
 from partition_replica.ids import LSN, Term
+from partition_replica.offline.seed import layout
 from partition_replica.storage import codec
 
 from tests.fuzz.bombs import BOMBS, bound, unbound
@@ -231,12 +231,12 @@ def test_a_manifest_that_is_taken_comes_back(message: seed_pb2.Manifest, payload
     so."""
     content = message.SerializeToString()
     try:
-        found = seed_layout.parse_manifest(LSN(1), content, payloads)
+        found = layout.parse_manifest(LSN(1), content, payloads)
     except ImportRefused:
         return
-    again = seed_layout.encode_manifest(found.operations)
+    again = layout.encode_manifest(found.operations)
     assert found.verbatim == (again != content)
-    assert seed_layout.parse_manifest(LSN(1), again, payloads).operations == found.operations
+    assert layout.parse_manifest(LSN(1), again, payloads).operations == found.operations
 
 
 @fuzzing
@@ -246,10 +246,10 @@ def test_a_manifest_that_is_taken_comes_back(message: seed_pb2.Manifest, payload
 @given(st.one_of(st.text(max_size=14), st.from_regex(r"[0-9a-zA-Z]{13}", fullmatch=True)))
 def test_a_name_is_an_entry_s_or_refused(name: str) -> None:
     try:
-        lsn = seed_layout.parse_entry_name(name)
+        lsn = layout.parse_entry_name(name)
     except ImportRefused:
         return
-    assert seed_layout.entry_name(lsn) == name
+    assert layout.entry_name(lsn) == name
 
 
 # --- memory -----------------------------------------------------------------------------------

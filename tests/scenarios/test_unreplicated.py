@@ -11,7 +11,7 @@ from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.offline import replication
+from partition_replica.offline.volume import replication
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
 from tests.scenarios.test_group import assert_equal

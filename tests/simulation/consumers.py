@@ -104,8 +104,8 @@ class Consumer(Caller):
 
 
 class Inspector(Caller):
-    """Verifies one replica after another while it serves, as runtime/inspection.py does, but for
-    the process that does it there."""
+    """Verifies one replica after another while it serves, as runtime/jobs/inspection.py does, but
+    for the process that does it there."""
 
     def __init__(self, cluster: "Cluster") -> None:
         super().__init__("inspector", make_process(cluster, "inspector"), cluster)

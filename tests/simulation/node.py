@@ -10,8 +10,9 @@ from partition_replica.config import Config
 from partition_replica.core.compaction import Retention
 from partition_replica.core.model import LogBatch
 from partition_replica.core.payloads import blob_digests
+from partition_replica.engine.factory import make_engine
 from partition_replica.ids import Digest, MemberID
-from partition_replica.runtime.log_writer import LogWriter, _Call
+from partition_replica.runtime.consensus.log_writer import LogWriter, _Call
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
@@ -244,6 +245,7 @@ class Node:
             volume,
             peers,
             Metrics(),
+            make_engine=make_engine,
             wall_ms=self._wall_ms,
             failed=lambda error: self.end_by(process, error),
             log_writer=SimulatedLogWriter,

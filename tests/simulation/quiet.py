@@ -85,7 +85,7 @@ async def leader(cluster: Cluster) -> Node:
 
 def _term(node: Node) -> int:
     assert node.running is not None
-    return node.running.loop.engine.status().term
+    return node.running.loop.status().term
 
 
 def cut_off(cluster: Cluster, node: Node) -> None:

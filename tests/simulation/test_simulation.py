@@ -20,8 +20,9 @@ from partition_replica.core.sessions import Verdict
 from partition_replica.engine.port import Work
 from partition_replica.engine.raft import RaftEngine
 from partition_replica.ids import Digest
-from partition_replica.runtime import admission, member
-from partition_replica.runtime.compactor import Compactor
+from partition_replica.runtime import member
+from partition_replica.runtime.consensus.compactor import Compactor
+from partition_replica.runtime.serving import admission
 from partition_replica.storage.blobs import BlobStore
 
 from tests.simulation.checks import Violation

@@ -10,6 +10,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.config import Config
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied
+from partition_replica.engine.factory import make_engine
 from partition_replica.ids import LSN
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
@@ -41,6 +42,7 @@ class OneReplica:
             # Whom it sends to never answers.
             cast("Any", SimpleNamespace(set_addresses=lambda _: None, send=lambda *_: None)),
             self.metrics,
+            make_engine=make_engine,
             wall_ms=lambda: 1_000,
             failed=self.failures.append,
         )

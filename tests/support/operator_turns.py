@@ -13,12 +13,12 @@ from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
 from partition_operator.config import Config
-from partition_operator.executor import Executor
-from partition_operator.reconcile.observed import Observed
-from partition_operator.reconciler import Reconciler
+from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority
-from partition_operator.work_queue import PARTITION, Entry, Key
+from partition_operator.turns.executor import Executor
+from partition_operator.turns.partition import Reconciler
+from partition_operator.turns.queue import PARTITION, Entry, Key
 from partition_proto.v1 import replica_admin_pb2 as admin
 
 from tests.support.api_server import ApiServer

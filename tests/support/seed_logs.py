@@ -16,10 +16,10 @@ from typing import Any
 
 from partition_proto.v1 import seed_pb2 as seed
 from partition_replica.core.model import VerifyReport
-from partition_replica.core.seed_layout import entry_name
 from partition_replica.ids import LSN, ClusterID
-from partition_replica.offline.log_export import ExportReport, export_log
-from partition_replica.offline.log_import import ImportReport, import_log
+from partition_replica.offline.seed.layout import entry_name
+from partition_replica.offline.seed.log_export import ExportReport, export_log
+from partition_replica.offline.seed.log_import import ImportReport, import_log
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 from partition_replica.storage.files import VolumeLock

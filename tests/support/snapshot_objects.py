@@ -7,7 +7,7 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.observed import Member, Observed, Pod, Replica
+from partition_operator.reconcile.seen.partition import Member, Observed, Pod, Replica
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 CLUSTER = "11111111-1111-4111-8111-111111111111"

@@ -4,8 +4,8 @@ import datetime as dt
 from typing import Any
 
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
-from partition_operator.reconcile.snapshot_view import Job, SnapshotView
-from partition_operator.reconcile.snapshots import SnapshotPlan, plan
+from partition_operator.reconcile.seen.snapshot import Job, SnapshotView
+from partition_operator.reconcile.snapshot.plan import SnapshotPlan, plan
 
 from tests.support.snapshot_objects import (
     NOW,

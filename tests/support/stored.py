@@ -14,8 +14,8 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.__main__ import parse
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry, Position
 from partition_replica.ids import LSN, Digest, MemberID, Term
-from partition_replica.offline import snapshots
-from partition_replica.offline.snapshot_publish import digest_of
+from partition_replica.offline.snapshots import commands as snapshots
+from partition_replica.offline.snapshots.publish import digest_of
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT
 from partition_replica.storage.volume import Volume

@@ -18,8 +18,8 @@ from partition_replica.errors import (
     SessionExpired,
 )
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.admission import Admission, answer_of
-from partition_replica.runtime.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.admission import Admission, answer_of
+from partition_replica.runtime.consensus.proposals import Pending, Proposals
 from partition_replica.storage.state import LmdbState
 
 from tests.support import proposals

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from partition_operator.api.partition import Partition
-from partition_operator.reconcile import conditions, last_write, writes
-from partition_operator.reconcile.actions import IssueCertificate, TrustAuthority
-from partition_operator.reconcile.conditions import Event
-from partition_operator.reconcile.observed import Certificates, Observed, Pod
-from partition_operator.reconcile.plan import Plan, plan
+from partition_operator.reconcile.partition import conditions, writes
+from partition_operator.reconcile.partition.actions import IssueCertificate, TrustAuthority
+from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.seen import last_write
+from partition_operator.reconcile.seen.partition import Certificates, Observed, Pod
 from partition_operator.resources.common import metadata
 
 from tests.support.partition_views import OTHER, replica

@@ -12,7 +12,7 @@ from partition_operator.clients.kube import ApiError, Body
 from partition_operator.clients.lease import LeaseHolder
 from partition_operator.config import Config
 from partition_operator.errors import OperatorError, text_of
-from partition_operator.work_queue import Entry, Key, WorkQueue
+from partition_operator.turns.queue import Entry, Key, WorkQueue
 
 from dev.cluster.layout import ROOT
 

@@ -9,7 +9,7 @@ import pytest
 from partition_operator.api import names
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
-from partition_operator.reconcile.progress import Progress
+from partition_operator.reconcile.seen.progress import Progress
 from partition_operator.resources import statefulset
 from partition_operator.resources.certificates import (
     identity,

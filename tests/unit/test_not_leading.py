@@ -11,8 +11,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.errors import NoLeader, NotLeader, ReplicaError, not_leading
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.proposals import Pending, Proposals
-from partition_replica.runtime.raft_loop import Change, RaftLoop
+from partition_replica.runtime.consensus.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.raft_loop import Change, RaftLoop
 from partition_replica.runtime.replica import Replica
 from partition_replica.transport.failures import detail
 
@@ -76,7 +76,7 @@ async def test_while_leadership_is_handed_over_nobody_is_sent_to_who_hands_it_ov
     pending = Pending(types.EntryBody(), 0, False)
     loop: Any = RaftLoop.__new__(RaftLoop)
     status = SimpleNamespace(role="leader", lead_transferee=9)
-    loop.engine = SimpleNamespace(status=lambda: status)
+    loop._engine = SimpleNamespace(status=lambda: status)
     loop._limits = Limits()
     loop._drop([pending])
     assert isinstance(pending.future.exception(), NoLeader)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from partition_operator.api.partition import parse
-from partition_operator.reconcile import ownership
+from partition_operator.reconcile.partition import ownership
 
 from tests.support.partition_views import partition
 

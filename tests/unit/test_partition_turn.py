@@ -10,14 +10,19 @@ from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import Config
 from partition_operator.errors import Conflict
-from partition_operator.executor import Executor
-from partition_operator.reconcile.actions import Apply, CreatePod, IssueCertificate, PutBack
-from partition_operator.reconcile.conditions import Event
-from partition_operator.reconciler import Reconciler
+from partition_operator.reconcile.partition.actions import (
+    Apply,
+    CreatePod,
+    IssueCertificate,
+    PutBack,
+)
+from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.resources import services, trust
 from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority, renewed
-from partition_operator.work_queue import PARTITION, Entry, Key
+from partition_operator.turns.executor import Executor
+from partition_operator.turns.partition import Reconciler
+from partition_operator.turns.queue import PARTITION, Entry, Key
 
 from tests.support.certificates import KnownAuthority
 from tests.support.partition_views import group, partition, see

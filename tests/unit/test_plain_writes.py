@@ -11,9 +11,9 @@ from partition_replica.core.payloads import blob_digests
 from partition_replica.engine.plain import PlainEngine
 from partition_replica.errors import NotLeader
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
-from partition_replica.runtime.log_writer import LogWriter
+from partition_replica.runtime.consensus.log_writer import LogWriter
+from partition_replica.runtime.consensus.proposals import Pending, Proposals
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.proposals import Pending, Proposals
 from partition_replica.storage.memory_log import MemoryLog
 
 

@@ -8,9 +8,9 @@ import pytest
 from partition_operator.api import names
 from partition_operator.api.partition import parse, parse_spec
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile import actions, membership
-from partition_operator.reconcile.last_write import taken
-from partition_operator.reconcile.observed import Claim, Observed, Replica
+from partition_operator.reconcile.partition import actions, membership
+from partition_operator.reconcile.seen.last_write import taken
+from partition_operator.reconcile.seen.partition import Claim, Observed, Replica
 from partition_operator.resources.common import content_hash, covers, fingerprint
 
 from tests.support.partition_views import (

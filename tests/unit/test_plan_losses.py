@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from partition_operator.reconcile import actions, last_write, writes
-from partition_operator.reconcile.observed import Replica
+from partition_operator.reconcile.partition import actions, writes
+from partition_operator.reconcile.seen import last_write
+from partition_operator.reconcile.seen.partition import Replica
 
 from tests.support.partition_views import (
     CLUSTER,

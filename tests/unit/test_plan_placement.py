@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from partition_operator.api import names
 from partition_operator.clients.observer import _pod
-from partition_operator.reconcile.observed import Observed
+from partition_operator.reconcile.seen.partition import Observed
 
 from tests.support.partition_views import (
     after,

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from partition_operator.api.partition import parse
 from partition_operator.clients.replica import _replica
-from partition_operator.reconcile import actions, losses
-from partition_operator.reconcile.observed import Backfill, Observed, Replica
-from partition_operator.reconcile.plan import Plan, plan
-from partition_operator.reconcile.replication import PROGRESS_WRITE_S
+from partition_operator.reconcile.partition import actions, losses
+from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.partition.replication import PROGRESS_WRITE_S
+from partition_operator.reconcile.seen.partition import Backfill, Observed, Replica
 from partition_proto.v1 import log_store_pb2 as api
 
 from tests.support.partition_views import (

@@ -8,8 +8,9 @@ import pytest
 from partition_operator.api import names
 from partition_operator.api.partition import parse
 from partition_operator.clients.observer import _claim
-from partition_operator.reconcile import actions, last_write, writes
-from partition_operator.reconcile.observed import Claim, Observed
+from partition_operator.reconcile.partition import actions, writes
+from partition_operator.reconcile.seen import last_write
+from partition_operator.reconcile.seen.partition import Claim, Observed
 
 from tests.support.partition_views import (
     CLUSTER,

@@ -7,7 +7,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry, ProposalResult
 from partition_replica.errors import NotLeader, OutcomeUnknown, Overloaded
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.proposals import Pending, Proposals
 
 TERM = Term(2)
 

@@ -8,8 +8,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, LogBatch, Position
 from partition_replica.engine.port import SnapshotHeader, Work
 from partition_replica.ids import LSN, Term
+from partition_replica.runtime.consensus.raft_loop import Hooks, RaftLoop
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.raft_loop import Hooks, RaftLoop
 
 from tests.support.local_group import eventually
 

@@ -12,7 +12,7 @@ from partition_operator.api.destination import ObjectStore, Refusal
 from partition_operator.api.partition import Partition, parse, parse_spec
 from partition_operator.api.times import stamp
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.actions import (
+from partition_operator.reconcile.partition.actions import (
     Apply,
     Bootstrap,
     CreateClaim,
@@ -23,13 +23,13 @@ from partition_operator.reconcile.actions import (
     RecordCluster,
     RecordRestored,
 )
-from partition_operator.reconcile.last_write import refused
-from partition_operator.reconcile.observed import Claim, Member, Observed, Pod, Replica
-from partition_operator.reconcile.plan import Plan, plan
-from partition_operator.reconcile.progress import Progress
-from partition_operator.reconcile.restore import PENDING
-from partition_operator.reconcile.restore_view import RestoreSeen
-from partition_operator.reconcile.writes import target
+from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.partition.restore import PENDING
+from partition_operator.reconcile.partition.writes import target
+from partition_operator.reconcile.seen.last_write import refused
+from partition_operator.reconcile.seen.partition import Claim, Member, Observed, Pod, Replica
+from partition_operator.reconcile.seen.progress import Progress
+from partition_operator.reconcile.seen.restore import RestoreSeen
 
 from tests.support.snapshot_objects import NOW, STORE, snapshot, stored
 

@@ -13,7 +13,7 @@ from partition_operator.api.snapshot import (
     parse_snapshots_spec,
 )
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.removal import (
+from partition_operator.reconcile.schedule.removal import (
     POLL_S,
     WAIT_S,
     Attempt,
@@ -24,8 +24,12 @@ from partition_operator.reconcile.removal import (
     pruned,
     removals,
 )
-from partition_operator.reconcile.retention import FAILED_KEPT_MAX, age_of, expired, next_expiry
-from partition_operator.reconcile.snapshot_view import Job, NoJob
+from partition_operator.reconcile.schedule.retention import (
+    FAILED_KEPT_MAX,
+    expired,
+    next_expiry,
+)
+from partition_operator.reconcile.seen.snapshot import Job, NoJob, age_of
 
 from tests.support.snapshot_objects import (
     NOW,

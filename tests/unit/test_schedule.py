@@ -16,7 +16,7 @@ from partition_operator.api.partition import parse
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.schedule import (
+from partition_operator.reconcile.schedule.cron import (
     MISSED_COUNT_MAX,
     Circumstances,
     InvalidSchedule,
@@ -24,7 +24,7 @@ from partition_operator.reconcile.schedule import (
     UnknownTimeZone,
     decide,
 )
-from partition_operator.reconcile.snapshot_policy import FRESH_GRACE, PolicyView, plan, refused
+from partition_operator.reconcile.schedule.policy import FRESH_GRACE, PolicyView, plan, refused
 
 from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot, stored
 

@@ -11,10 +11,10 @@ from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.config import Config
 from partition_operator.errors import Conflict
-from partition_operator.reconcile.snapshot_policy import PolicyView
-from partition_operator.reconcile.snapshot_view import Job, JobSeen
-from partition_operator.schedule_reconciler import ScheduleReconciler
-from partition_operator.work_queue import SCHEDULE, SNAPSHOT, Entry, Key
+from partition_operator.reconcile.schedule.policy import PolicyView
+from partition_operator.reconcile.seen.snapshot import Job, JobSeen
+from partition_operator.turns.queue import SCHEDULE, SNAPSHOT, Entry, Key
+from partition_operator.turns.schedule import ScheduleReconciler
 
 from tests.support.snapshot_objects import VOLUME, group, partition, stored
 

@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from partition_proto.v1 import seed_pb2 as seed
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core import limits, seed_layout
+from partition_replica.core import limits
 from partition_replica.core.model import Configuration, HardState
-from partition_replica.core.seed_layout import (
+from partition_replica.errors import ImportRefused
+from partition_replica.ids import LSN, MemberID, Term
+from partition_replica.offline.seed import layout
+from partition_replica.offline.seed.layout import (
     BODY_BYTES_MAX,
     LSN_MAX,
     MANIFEST,
@@ -32,8 +35,6 @@ from partition_replica.core.seed_layout import (
     parse_manifest,
     parse_raft,
 )
-from partition_replica.errors import ImportRefused
-from partition_replica.ids import LSN, MemberID, Term
 
 from tests.support.proposals import (
     copy,
@@ -143,10 +144,10 @@ def test_raft_as_the_seed_writes_it() -> None:
     # raftpb.Entry{Type: 0, Term: 7, Index: 300}: fields 1 to 3 are written, zeros too.
     found = parse_raft(LSN(300), b"\x08\x00\x10\x07\x18\xac\x02")
     assert (found.term, found.kind, found.explained) == (7, 0, False)
-    assert seed_layout.encode_raft(LSN(300), Term(7), 0, b"") == b"\x08\x00\x10\x07\x18\xac\x02"
+    assert layout.encode_raft(LSN(300), Term(7), 0, b"") == b"\x08\x00\x10\x07\x18\xac\x02"
     made = parse_raft(LSN(300), make_raft(LSN(300), Term(7)))
     assert (made.term, made.kind, made.explained) == (7, 0, True)
-    change = parse_raft(LSN(300), seed_layout.encode_raft(LSN(300), Term(7), 2, b"\xff"))
+    change = parse_raft(LSN(300), layout.encode_raft(LSN(300), Term(7), 2, b"\xff"))
     assert (change.kind, change.explained) == (2, True)
 
 
@@ -309,7 +310,7 @@ def test_a_cut_manifest_is_refused_or_shorter(cut: int, operations: list[types.O
 
 
 def body_of(sizes: list[int], operations: list[types.Operation] | None = None) -> types.EntryBody:
-    found = seed_layout.ManifestFile(operations or [], False, 0)
+    found = layout.ManifestFile(operations or [], False, 0)
     return make_body(found, b"", None, [(size, 0o400) for size in sizes])
 
 

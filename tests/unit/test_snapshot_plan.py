@@ -9,15 +9,15 @@ import pytest
 from partition_operator.api.destination import Refusal, VolumeDestination
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
-from partition_operator.reconcile import snapshots
-from partition_operator.reconcile.removal import marked
-from partition_operator.reconcile.snapshot_actions import (
+from partition_operator.reconcile.schedule.removal import marked
+from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView, volume_lost
+from partition_operator.reconcile.snapshot import plan as snapshots
+from partition_operator.reconcile.snapshot.actions import (
     CancelJob,
     Label,
     StartTake,
 )
-from partition_operator.reconcile.snapshot_view import Job, NoJob, SnapshotView
-from partition_operator.reconcile.snapshots import plan, volume_lost
+from partition_operator.reconcile.snapshot.plan import plan
 
 from tests.support.snapshot_objects import (
     CLUSTER,

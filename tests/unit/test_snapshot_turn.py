@@ -10,11 +10,11 @@ from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
-from partition_operator.reconcile import snapshots
-from partition_operator.reconcile.conditions import Event
-from partition_operator.reconcile.snapshot_view import Job, JobSeen, NoJob, SnapshotView
-from partition_operator.snapshot_reconciler import SnapshotReconciler
-from partition_operator.work_queue import SNAPSHOT, Entry, Key
+from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob, SnapshotView
+from partition_operator.reconcile.snapshot import plan as snapshots
+from partition_operator.turns.queue import SNAPSHOT, Entry, Key
+from partition_operator.turns.snapshot import SnapshotReconciler
 
 from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot
 from tests.support.snapshot_plans import succeeded

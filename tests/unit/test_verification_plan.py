@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from partition_operator.api import names
 from partition_operator.api.times import stamp
-from partition_operator.reconcile import verification
-from partition_operator.reconcile.progress import Progress
-from partition_operator.reconcile.snapshot_actions import (
+from partition_operator.reconcile.seen.progress import Progress
+from partition_operator.reconcile.seen.snapshot import Job, NoJob
+from partition_operator.reconcile.snapshot import verification
+from partition_operator.reconcile.snapshot.actions import (
     CreatePod,
     DeletePod,
     StartVerify,
 )
-from partition_operator.reconcile.snapshot_view import Job, NoJob
-from partition_operator.reconcile.snapshots import SnapshotPlan, plan
+from partition_operator.reconcile.snapshot.plan import SnapshotPlan, plan
 from partition_operator.resources.snapshot_pods import waiting_for
 
 from tests.support.snapshot_objects import (

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from partition_replica.errors import NoLeader, Overloaded
 from partition_replica.ids import LSN
-from partition_replica.runtime.waits import AppliedWaits
+from partition_replica.runtime.consensus.waits import AppliedWaits
 
 
 async def settle() -> None:

@@ -13,7 +13,7 @@ from partition_operator.clients.kube import ApiError
 from partition_operator.handlers import watches
 from partition_operator.handlers.watches import Watches
 from partition_operator.handlers.watching import COMPONENTS, WATCHED, apply_settings, build_registry
-from partition_operator.work_queue import PARTITION, Entry, Key, WorkQueue
+from partition_operator.turns.queue import PARTITION, Entry, Key, WorkQueue
 
 from tests.support.local_group import eventually
 

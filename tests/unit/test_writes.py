@@ -8,8 +8,8 @@ import pytest
 from partition_operator.api import names
 from partition_operator.api.partition import parse, parse_spec
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile import last_write, membership, objects
-from partition_operator.reconcile.actions import (
+from partition_operator.reconcile.partition import membership, objects
+from partition_operator.reconcile.partition.actions import (
     AddLearner,
     Apply,
     Bootstrap,
@@ -19,10 +19,18 @@ from partition_operator.reconcile.actions import (
     PromoteLearner,
     PutBack,
 )
-from partition_operator.reconcile.last_write import AT_ONCE_MAX, CALM, held, pause_s, refused, taken
-from partition_operator.reconcile.observed import Claim, Observed, Pod, Replica
-from partition_operator.reconcile.plan import Plan, plan
-from partition_operator.reconcile.writes import target
+from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.partition.writes import target
+from partition_operator.reconcile.seen import last_write
+from partition_operator.reconcile.seen.last_write import (
+    AT_ONCE_MAX,
+    CALM,
+    held,
+    pause_s,
+    refused,
+    taken,
+)
+from partition_operator.reconcile.seen.partition import Claim, Observed, Pod, Replica
 from partition_operator.resources.common import (
     covers,
     difference,

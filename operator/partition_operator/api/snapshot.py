@@ -59,7 +59,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotsSpec:
-    """`spec.snapshots`, checked; the schedule's own words are checked by reconcile/schedule.py.
+    """`spec.snapshots`, checked; reconcile/schedule/cron.py checks the schedule's own words.
     schedule: "" for none."""
 
     schedule: str

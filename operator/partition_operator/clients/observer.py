@@ -16,9 +16,9 @@ from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import InvalidSpec, text_of
-from partition_operator.reconcile.last_write import Key, Write
-from partition_operator.reconcile.observed import Certificates, Claim, Observed, Pod, Replica
-from partition_operator.reconcile.restore_view import RestoreSeen
+from partition_operator.reconcile.seen.last_write import Key, Write
+from partition_operator.reconcile.seen.partition import Certificates, Claim, Observed, Pod, Replica
+from partition_operator.reconcile.seen.restore import RestoreSeen
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import controller, is_foreign

@@ -12,7 +12,7 @@ from typing import Protocol
 from partition_operator.api import names
 from partition_operator.clients.kube import Body, Kube
 from partition_operator.errors import OperatorError, text_of
-from partition_operator.reconcile.conditions import Event
+from partition_operator.reconcile.partition.conditions import Event
 
 logger = logging.getLogger(__name__)
 

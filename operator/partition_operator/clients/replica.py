@@ -20,7 +20,7 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.errors import AuthorityInvalid, Deposed, ReplicaRefused, ReplicaUnreachable
-from partition_operator.reconcile.observed import Backfill, Member, Pod, Replica
+from partition_operator.reconcile.seen.partition import Backfill, Member, Pod, Replica
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import (
     LIFETIMES,

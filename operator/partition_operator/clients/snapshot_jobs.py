@@ -6,8 +6,8 @@ from partition_operator.api.destination import Credentials, Destination, ObjectS
 from partition_operator.api.partition import Partition
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaRefused, ReplicaUnreachable
-from partition_operator.reconcile.observed import Pod
-from partition_operator.reconcile.snapshot_view import Job, JobSeen, NoJob
+from partition_operator.reconcile.seen.partition import Pod
+from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
 
 _STATES = {
     admin.SNAPSHOT_JOB_STATE_QUEUED: "Queued",

@@ -21,12 +21,12 @@ from partition_operator.clients.observer import Observer
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.observed import Observed
-from partition_operator.reconcile.ownership import is_foreign
-from partition_operator.reconcile.retention import begun
-from partition_operator.reconcile.snapshot_policy import PolicyView
-from partition_operator.reconcile.snapshot_view import JobSeen, NoJob, SnapshotView
-from partition_operator.reconcile.snapshots import resolve
+from partition_operator.reconcile.partition.ownership import is_foreign
+from partition_operator.reconcile.schedule.policy import PolicyView
+from partition_operator.reconcile.schedule.retention import begun
+from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, SnapshotView
+from partition_operator.reconcile.snapshot.plan import resolve
 from partition_operator.resources.common import controller
 
 

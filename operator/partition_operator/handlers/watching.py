@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import kopf
 
 from partition_operator.api import names
-from partition_operator.work_queue import PARTITION, SCHEDULE, SNAPSHOT
+from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT
 
 
 class Queue(Protocol):

@@ -1,2 +1,2 @@
-"""What is to be done: (what was asked for, what is seen) in, one safe step out. Pure; a file a
-concern. `plan` puts the concerns in order."""
+"""What to do next: from the spec and from what was observed to one safe step. Pure; a package for
+each kind of object."""

@@ -1,13 +1,44 @@
 """What the runtime asks of an engine: Raft's (`raft`), or none (`plain`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import partition_raft as raft
+from partition_raft import (
+    ChangeKind,
+    ConfChangeRefused,
+    InvalidMessage,
+    Message,
+    MessageKind,
+    PeerNotFound,
+    PeerProgress,
+    ProposalDropped,
+)
 
 from partition_replica.core.model import Configuration, HardState, LogEntry, Position
+from partition_replica.core.ports import LogStorage
+from partition_replica.engine.entries import from_entry, member_changes
 from partition_replica.ids import LSN, Term
+
+__all__ = [
+    "ChangeKind",
+    "ConfChangeRefused",
+    "Engine",
+    "EngineSettings",
+    "EngineStatus",
+    "InvalidMessage",
+    "MakeEngine",
+    "Message",
+    "MessageKind",
+    "PeerNotFound",
+    "PeerProgress",
+    "ProposalDropped",
+    "SnapshotHeader",
+    "SnapshotSource",
+    "Work",
+    "from_entry",
+    "member_changes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +61,8 @@ class Work:
     hard_state: HardState | None
     entries: list[LogEntry]
     snapshot: SnapshotHeader | None
-    messages: list[raft.Message]
-    persisted_messages: list[raft.Message]
+    messages: list[Message]
+    persisted_messages: list[Message]
     committed: list[LogEntry]
     read_states: list[tuple[int, bytes]]
     must_sync: bool
@@ -54,9 +85,21 @@ class EngineStatus(Protocol):
     @property
     def lead_transferee(self) -> int | None: ...
     @property
-    def progress(self) -> Sequence[raft.PeerProgress]: ...
+    def progress(self) -> Sequence[PeerProgress]: ...
     @property
     def mirror_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Ticks: of the caller's clock. Sizes in bytes. election_timeout_ticks 0: drawn at random from
+    election_tick up to twice that, at each reset; else exactly this."""
+
+    election_tick: int
+    heartbeat_tick: int
+    uncommitted_bytes_max: int
+    mirror_bytes_max: int
+    election_timeout_ticks: int = 0
 
 
 class Engine(Protocol):
@@ -65,19 +108,19 @@ class Engine(Protocol):
 
     def tick(self) -> None: ...
     def campaign(self) -> None: ...
-    def step(self, message: raft.Message) -> None:
-        """Raises raft.PeerNotFound, raft.InvalidMessage."""
+    def step(self, message: Message) -> None:
+        """Raises PeerNotFound, InvalidMessage."""
         ...
 
     def propose(self, data: list[bytes]) -> tuple[LSN, Term]:
-        """Proposes consecutive entries; (index of the first, term). Raises raft.ProposalDropped
+        """Proposes consecutive entries; (index of the first, term). Raises ProposalDropped
         where it does not lead, hands leadership over, or has too much under way."""
         ...
 
     def propose_change(
-        self, changes: list[tuple[raft.ChangeKind, int]], context: bytes
+        self, changes: list[tuple[ChangeKind, int]], context: bytes
     ) -> tuple[LSN, Term]:
-        """Raises raft.ConfChangeRefused, raft.ProposalDropped."""
+        """Raises ConfChangeRefused, ProposalDropped."""
         ...
 
     def apply_change(self, entry: LogEntry) -> Configuration: ...
@@ -109,3 +152,12 @@ class Engine(Protocol):
 
     def status(self) -> EngineStatus: ...
     def configuration(self) -> Configuration: ...
+
+
+SnapshotSource = Callable[[int, int], SnapshotHeader | None]
+"""(index that is asked for, member it is for) gives the snapshot's header, or None until there is
+one."""
+
+MakeEngine = Callable[[LogStorage, LSN, EngineSettings, SnapshotSource], Engine]
+"""Makes the engine of the log's member from what is durable: (log, applied LSN, settings, source of
+snapshots)."""

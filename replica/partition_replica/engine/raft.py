@@ -2,11 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import partition_raft as raft
-from google.protobuf.message import DecodeError
-from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import (
     Configuration,
@@ -15,23 +12,12 @@ from partition_replica.core.model import (
     Position,
 )
 from partition_replica.core.ports import LogStorage
-from partition_replica.engine.port import EngineStatus, SnapshotHeader, Work
-from partition_replica.errors import Compacted, Damaged
+from partition_replica.engine.entries import from_entry, to_entry
+from partition_replica.engine.port import EngineSettings, EngineStatus, SnapshotHeader, Work
+from partition_replica.errors import Compacted
 from partition_replica.ids import LSN, MemberID, Term
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """Ticks: of the caller's clock. Sizes in bytes. election_timeout_ticks 0: drawn at random from
-    election_tick up to twice that, at each reset; else exactly this."""
-
-    election_tick: int
-    heartbeat_tick: int
-    uncommitted_bytes_max: int
-    mirror_bytes_max: int
-    election_timeout_ticks: int = 0
 
 
 class RaftEngine:
@@ -193,33 +179,6 @@ class _ColdStorage:
             to_conf_state(header.configuration),
             header.manifest,
         )
-
-
-def to_entry(entry: LogEntry) -> raft.Entry:
-    return raft.Entry(entry.index, entry.term, entry.data, entry.kind, entry.context)
-
-
-def from_entry(entry: raft.Entry) -> LogEntry:
-    return LogEntry(LSN(entry.index), Term(entry.term), entry.kind, entry.data, entry.context)
-
-
-def member_changes(entry: LogEntry) -> dict[int, str | None]:
-    """The addresses that a configuration change sets, None for a member that it removes."""
-    if not entry.kind:
-        return {}
-    changes: dict[int, str | None] = {}
-    try:
-        address = types.MemberChange.FromString(entry.context).address
-    except DecodeError as error:
-        raise Damaged(
-            f"the context of log entry {entry.index} is no MemberChange: {error}"
-        ) from error
-    for kind, member in raft.decode_conf_change(to_entry(entry)):
-        if kind == raft.ChangeKind.REMOVE:
-            changes[member] = None
-        elif address:
-            changes[member] = address
-    return changes
 
 
 def to_conf_state(configuration: Configuration) -> raft.ConfState:

@@ -7,12 +7,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
-import partition_raft as raft
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import Config
 from partition_replica.core.addresses import is_address
 from partition_replica.core.model import Configuration, Position
+from partition_replica.engine.port import ChangeKind
 from partition_replica.errors import (
     Deposed,
     InvalidArgument,
@@ -24,8 +24,8 @@ from partition_replica.errors import (
     not_leading,
 )
 from partition_replica.ids import LSN, ClusterID, Term
+from partition_replica.runtime.consensus.raft_loop import Change
 from partition_replica.runtime.member import Member
-from partition_replica.runtime.raft_loop import Change
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
@@ -144,7 +144,7 @@ class Administration:
             )
         if member_id in member.configuration.members:
             return 0
-        return await self._change(member, raft.ChangeKind.ADD_LEARNER, member_id, address)
+        return await self._change(member, ChangeKind.ADD_LEARNER, member_id, address)
 
     async def promote_learner(self, member_id: int) -> int:
         member = self._replica.leading()
@@ -159,7 +159,7 @@ class Administration:
                 f"learner {member_id:x} was not heard of for {active_s:.1f} s: as a voter it would "
                 "cost the group its quorum; wait, or remove it"
             )
-        status = member.loop.engine.status()
+        status = member.loop.status()
         progress = next((p for p in status.progress if p.id == member_id), None)
         matched = progress.matched if progress is not None else 0
         lag = status.last_index - matched
@@ -175,7 +175,7 @@ class Administration:
                 f"learner {member_id:x} is {lag} entries behind; at most "
                 f"{self._config.limits.learner_lag_max} are allowed: wait"
             )
-        return await self._change(member, raft.ChangeKind.ADD_VOTER, member_id, "")
+        return await self._change(member, ChangeKind.ADD_VOTER, member_id, "")
 
     async def remove_member(self, member_id: int) -> int:
         member = self._replica.leading()
@@ -185,7 +185,7 @@ class Administration:
         if member_id == self._volume.log.identity.member_id:
             raise MembershipRefused("the leader does not remove itself: hand leadership over first")
         self._check_rest(member, member_id)
-        return await self._change(member, raft.ChangeKind.REMOVE, member_id, "")
+        return await self._change(member, ChangeKind.REMOVE, member_id, "")
 
     def _check_rest(self, member: Member, leaving: int) -> None:
         """Refuses to remove a voter where the rest would be without a quorum."""
@@ -203,9 +203,7 @@ class Administration:
     async def transfer_leadership(self, member_id: int) -> tuple[int, str]:
         return await self.transfer(self._replica.running(), member_id, TRANSFER_TIMEOUT_S)
 
-    async def _change(
-        self, member: Member, kind: raft.ChangeKind, member_id: int, address: str
-    ) -> int:
+    async def _change(self, member: Member, kind: ChangeKind, member_id: int, address: str) -> int:
         context = types.MemberChange(member_id=member_id, address=address).SerializeToString()
         change = Change([(kind, member_id)], context)
         member.loop.change(change)
@@ -235,16 +233,14 @@ class Administration:
             return member.leader
         if member_id not in member.configuration.voters:
             raise MembershipRefused(f"member {member_id:x} is no voter of this group")
-        engine = member.loop.engine
         again_s = self._config.tick_s * self._config.election_ticks
         try:
             async with asyncio.timeout(timeout_s):
                 while member.loop.leader in (0, own):
                     # Refused where the other one still has a change of the configuration to
                     # apply: the engine gives up after an election time-out, and is asked again.
-                    if member.loop.role == "leader" and not engine.status().lead_transferee:
-                        engine.transfer_leader(member_id)
-                        member.loop.wake()
+                    if member.loop.role == "leader" and not member.loop.status().lead_transferee:
+                        member.loop.transfer_leader(member_id)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(member.leader_changed(), again_s)
         except TimeoutError as error:

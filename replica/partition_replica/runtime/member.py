@@ -6,30 +6,26 @@ import logging
 from collections.abc import Callable, Iterable
 from functools import partial
 
-import partition_raft as raft
-
 from partition_replica.config import Config
 from partition_replica.core.compaction import promised_mark
 from partition_replica.core.model import Applied, Configuration, LogEntry
 from partition_replica.core.ports import PeerTransport
-from partition_replica.engine.plain import PlainEngine
-from partition_replica.engine.port import Engine, SnapshotHeader
-from partition_replica.engine.raft import EngineSettings, RaftEngine
+from partition_replica.engine.port import EngineSettings, MakeEngine, Message, SnapshotHeader
 from partition_replica.errors import NoLeader
 from partition_replica.ids import LSN, Digest
-from partition_replica.runtime.applier import Applier
-from partition_replica.runtime.capture import StateCapture
-from partition_replica.runtime.compactor import Compactor
+from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.runtime.consensus.compactor import Compactor
+from partition_replica.runtime.consensus.log_holds import LogHolds
+from partition_replica.runtime.consensus.log_writer import LogWriter
+from partition_replica.runtime.consensus.proposals import Proposals
+from partition_replica.runtime.consensus.raft_loop import Hooks, RaftLoop
+from partition_replica.runtime.consensus.waits import AppliedWaits, ReadIndexes
 from partition_replica.runtime.disk import DiskWatch
-from partition_replica.runtime.log_holds import LogHolds
-from partition_replica.runtime.log_writer import LogWriter
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.payloads import Payloads
-from partition_replica.runtime.proposals import Proposals
-from partition_replica.runtime.raft_loop import Hooks, RaftLoop
-from partition_replica.runtime.snapshot_receiver import SnapshotReceiver
-from partition_replica.runtime.snapshots import SnapshotSender
-from partition_replica.runtime.waits import AppliedWaits, ReadIndexes
+from partition_replica.runtime.transfer.capture import StateCapture
+from partition_replica.runtime.transfer.payloads import Payloads
+from partition_replica.runtime.transfer.state_receiver import SnapshotReceiver
+from partition_replica.runtime.transfer.state_sender import SnapshotSender
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -55,6 +51,7 @@ class Member:
         *,
         disk: DiskWatch,
         holds: LogHolds,
+        make_engine: MakeEngine,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
         log_writer: type[LogWriter] = LogWriter,
@@ -80,7 +77,19 @@ class Member:
         self.waits.applied = volume.state.applied.index
         self.proposals = Proposals(limits, leader=lambda: self.leader)
         self._reads = ReadIndexes(limits.reads_waiting_max)
-        engine = self._make_engine()
+        engine = make_engine(
+            volume.log,
+            volume.state.applied.index,
+            EngineSettings(
+                election_tick=config.election_ticks,
+                heartbeat_tick=config.heartbeat_ticks,
+                election_timeout_ticks=config.election_timeout_ticks,
+                uncommitted_bytes_max=limits.uncommitted_bytes_max,
+                mirror_bytes_max=limits.mirror_bytes_max,
+            ),
+            # Asked from the first step on; the sender is made by then.
+            lambda request_index, to: self.sender.source(request_index, to),
+        )
         self.loop = RaftLoop(
             volume,
             engine,
@@ -144,33 +153,8 @@ class Member:
         ]
         if self.configuration.voters == (self._own,):
             # Nobody else can lead: there is no time-out to wait for.
-            engine.campaign()
+            self.loop.campaign()
         self.loop.wake()
-
-    def _make_engine(self) -> Engine:
-        volume, limits = self._volume, self._config.limits
-        identity, applied = volume.log.identity, volume.state.applied.index
-        if identity.unreplicated:
-            return PlainEngine(
-                identity.member_id,
-                volume.log,
-                applied,
-                uncommitted_bytes_max=limits.uncommitted_bytes_max,
-            )
-        return RaftEngine(
-            identity.member_id,
-            volume.log,
-            applied,
-            EngineSettings(
-                election_tick=self._config.election_ticks,
-                heartbeat_tick=self._config.heartbeat_ticks,
-                election_timeout_ticks=self._config.election_timeout_ticks,
-                uncommitted_bytes_max=limits.uncommitted_bytes_max,
-                mirror_bytes_max=limits.mirror_bytes_max,
-            ),
-            # Asked from the first step on; the sender is made by then.
-            lambda request_index, to: self.sender.source(request_index, to),
-        )
 
     # --- what it is ---------------------------------------------------------------------------
 
@@ -188,7 +172,7 @@ class Member:
     @property
     def changing(self) -> bool:
         """A configuration change is committed or proposed and not applied: the engine knows."""
-        return self.loop.engine.configuration() != self.configuration
+        return self.loop.configuration() != self.configuration
 
     async def leader_changed(self) -> None:
         await self._leader_changed.wait()
@@ -246,7 +230,7 @@ class Member:
         saved_as_of = self._volume.log.configuration[0]
         if entry.index <= saved_as_of:
             return
-        configuration = self.loop.engine.apply_change(entry)
+        configuration = self.loop.apply_change(entry)
         await self.loop.call_writer(
             partial(self._volume.log.save_configuration, entry.index, configuration)
         )
@@ -254,7 +238,7 @@ class Member:
 
     def _applied(self, results: list[Applied]) -> None:
         last = results[-1]
-        self.loop.engine.applied_to(last.index)
+        self.loop.applied_to(last.index)
         for applied in results:
             self.proposals.applied(applied)
             if applied.kind == "configuration":
@@ -267,9 +251,7 @@ class Member:
     def successor(self) -> int | None:
         """The other voter that is best led by: heard of, and the furthest. None without one."""
         voters = self.configuration.voters
-        others = [
-            p for p in self.loop.engine.status().progress if p.id != self._own and p.id in voters
-        ]
+        others = [p for p in self.loop.status().progress if p.id != self._own and p.id in voters]
         best = max(others, key=lambda p: (p.recent_active, p.matched), default=None)
         return None if best is None else int(best.id)
 
@@ -280,16 +262,15 @@ class Member:
         committed yet: then it commits that, and is a leader whom the engine lets propose nothing
         while its heartbeats keep all others from an election (Raft thesis 4.2.2 has it step down).
         """
-        configuration, engine = self.configuration, self.loop.engine
+        configuration = self.configuration
         if self.loop.role != "leader" or not configuration.voters:
             return
         if self._own in (*configuration.voters, *configuration.voters_outgoing):
             return
         best = self.successor()
-        if best is not None and not engine.status().lead_transferee:
+        if best is not None and not self.loop.status().lead_transferee:
             logger.info("this member is removed and leads: it hands over to %x", best)
-            engine.transfer_leader(best)
-            self.loop.wake()
+            self.loop.transfer_leader(best)
 
     def check_serving(self) -> None:
         """Raises NoLeader while a leader can't answer for those before it yet."""
@@ -301,7 +282,7 @@ class Member:
         everything that any leader before it acknowledged."""
         if self.loop.role != "leader" or self.serving:
             return
-        self.serving = self.loop.engine.may_serve(self._volume.state.applied)
+        self.serving = self.loop.may_serve(self._volume.state.applied)
 
     def _members_changed(self) -> None:
         self.addresses = self._volume.state.members()
@@ -333,10 +314,10 @@ class Member:
             self._metrics.blobs_collected.inc(collected)
 
     def _report_snapshot(self, member: int, succeeded: bool) -> None:
-        self.loop.engine.report_snapshot(member, succeeded)
+        self.loop.report_snapshot(member, succeeded)
         self.loop.wake()
 
-    def _step_snapshot(self, message: raft.Message, after: Callable[[], None]) -> None:
+    def _step_snapshot(self, message: Message, after: Callable[[], None]) -> None:
         self.loop.receive(message, 0)
         self.loop.after_round.append(after)
 
@@ -350,7 +331,7 @@ class Member:
             old, self._volume.state = self._volume.state, fresh
             await self.applier.call(lambda: self._volume.drop_state(old))
             index = header.position.index
-            self.loop.engine.applied_to(index)
+            self.loop.applied_to(index)
             self._members_changed()
             self.waits.advance(index)
             self.receiver.installed(header)
@@ -387,7 +368,7 @@ class Member:
             self._gauges()
 
     def _gauges(self) -> None:
-        status = self.loop.engine.status()
+        status = self.loop.status()
         put, log = self._metrics.set, self._volume.log
         mark = promised_mark(log.low_water_mark, log.first_stored)
         put("logstore_term", "Raft term", status.term)

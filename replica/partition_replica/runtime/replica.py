@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import partition_raft as raft
 from partition_proto.v1 import peer_pb2 as peer
 from partition_proto.v1 import types_pb2 as types
 
@@ -30,7 +29,7 @@ from partition_replica.core.sessions import SESSION_ID_MAX
 from partition_replica.core.validation import (
     check_digest,
 )
-from partition_replica.engine.port import EngineStatus
+from partition_replica.engine.port import EngineStatus, InvalidMessage, MakeEngine, Message
 from partition_replica.errors import (
     MembershipRefused,
     NoLeader,
@@ -44,18 +43,18 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.administration import Administration
-from partition_replica.runtime.appends import Appends
 from partition_replica.runtime.backfill import Backfiller, check_room
-from partition_replica.runtime.consumers import Consumers
+from partition_replica.runtime.consensus.log_holds import LogHolds
+from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.disk import DiskWatch
-from partition_replica.runtime.inspection import Inspection
-from partition_replica.runtime.log_holds import LogHolds
-from partition_replica.runtime.log_writer import LogWriter
+from partition_replica.runtime.jobs.inspection import Inspection
+from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobs
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.pinned_states import PinnedStates
-from partition_replica.runtime.reads import Reads
-from partition_replica.runtime.snapshot_jobs import SnapshotJobs
+from partition_replica.runtime.serving.appends import Appends
+from partition_replica.runtime.serving.consumers import Consumers
+from partition_replica.runtime.serving.pinned_states import PinnedStates
+from partition_replica.runtime.serving.reads import Reads
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -76,6 +75,7 @@ class Replica:
         transport: PeerTransport,
         metrics: Metrics,
         *,
+        make_engine: MakeEngine,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
         log_writer: type[LogWriter] = LogWriter,
@@ -87,6 +87,7 @@ class Replica:
         self._volume = volume
         self._transport = transport
         self._metrics = metrics
+        self._make_engine = make_engine
         self._wall_ms = wall_ms
         self._failed = failed
         self._log_writer = log_writer
@@ -135,6 +136,7 @@ class Replica:
                 self._metrics,
                 disk=self._disk,
                 holds=self._holds,
+                make_engine=self._make_engine,
                 wall_ms=self._wall_ms,
                 failed=self._failed,
                 log_writer=self._log_writer,
@@ -307,7 +309,7 @@ class Replica:
                 serving=False,
                 **common,  # type: ignore[arg-type]
             )
-        status = member.loop.engine.status()
+        status = member.loop.status()
         configuration = member.configuration
         # Until its first state is here; for a moment, too, while a later one is opened.
         joining = not common["history"]
@@ -344,7 +346,7 @@ class Replica:
         member = self.member
         if member is None or not sender or member.loop.role != "leader":
             return
-        for progress in member.loop.engine.status().progress:
+        for progress in member.loop.status().progress:
             if progress.id == sender and progress.matched > last_index:
                 raise WrongCluster(
                     f"member {sender:x} has a log up to {last_index} and once acknowledged "
@@ -366,8 +368,8 @@ class Replica:
         if member is None:
             return
         try:
-            decoded = raft.Message.decode(message)
-        except raft.InvalidMessage as error:
+            decoded = Message.decode(message)
+        except InvalidMessage as error:
             logger.warning("message of member %x refused: %s", sender, error)
             self._metrics.messages_dropped.labels("invalid").inc()
             return

@@ -1,0 +1,117 @@
+"""Volumes that are gone for good: which voters lost theirs, and whether an election is possible.
+
+A member ID is drawn once per volume. Another ID at a voter's address therefore proves that the
+voter's volume was replaced. A replica that is silent proves nothing: it may come back.
+"""
+
+from dataclasses import dataclass
+
+from partition_operator.api import names
+from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.resources.pdb import quorum
+
+Voters = dict[int, int]
+"""Member IDs by ordinal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """lost: ordinals of the voters whose volumes are new. voters: how many voters the group has.
+    survivors: ordinals of the voters that answer with the group's data."""
+
+    lost: tuple[int, ...]
+    voters: int
+    survivors: tuple[int, ...]
+
+
+def explain(observed: Observed, *, bootstrapped: bool) -> str:
+    """Why the group can't come back by itself, and the way out; "" if it can."""
+    if bootstrapped:
+        loss = quorum_lost_for_good(observed)
+        return "" if loss is None else _describe(observed, loss)
+    first = observed.replica(0)
+    if "restored" not in observed.partition.status or first is None or first.belongs:
+        return ""
+    name = observed.partition.name
+    return (
+        f"the volume of {names.pod(name, 0)} is new: it replaced the one that the snapshot was "
+        "restored to, before the group existed. Delete this Partition and PersistentVolumeClaim "
+        f"{names.claim(name, 0)}, and make the Partition anew to restore the snapshot again"
+    )
+
+
+def quorum_lost_for_good(observed: Observed) -> Loss | None:
+    """Returns the loss that makes an election impossible, or None if one is still possible.
+
+    The last status and the survivors may know different configurations. Every one of them must rule
+    an election out: a false alarm could make somebody delete good volumes.
+    """
+    if observed.leader is not None:
+        return None
+    losses = [_loss(observed, voters) for voters in _configurations(observed)]
+    hopeless = [loss for loss in losses if loss is not None]
+    return hopeless[0] if hopeless and len(hopeless) == len(losses) else None
+
+
+def _describe(observed: Observed, loss: Loss) -> str:
+    partition = observed.partition.name
+    claims = ", ".join(names.claim(partition, n) for n in loss.lost)
+    pods = ", ".join(names.pod(partition, n) for n in loss.lost)
+    if loss.voters == 1:
+        what = f"the volume of {pods} is new: it replaced the only copy of the data"
+    else:
+        what = (
+            f"the volumes of {pods} are new: {len(loss.lost)} of {loss.voters} voters are gone, "
+            "and the others are no majority"
+        )
+    survivors = ""
+    if loss.survivors:
+        kept = ", ".join(names.pod(partition, n) for n in loss.survivors)
+        survivors = f"; {kept} still holds a copy, which may lack the newest writes: keep it"
+    return (
+        f"{what}{survivors}. No leader can be elected. If the old PersistentVolumes still exist, "
+        f"bind them to {claims} again; otherwise restore a snapshot into a new Partition "
+        "(docs/operations.md, Most volumes are lost)"
+    )
+
+
+def _configurations(observed: Observed) -> list[Voters]:
+    """The voters as the last status and each replica that belongs know them."""
+    recorded: Voters = {}
+    for member in observed.partition.status.get("members", []):
+        ordinal = member.get("pod", "").removeprefix(f"{observed.partition.name}-")
+        if member.get("role") == "voter" and ordinal.isdigit():
+            recorded[int(ordinal)] = int(member["memberID"], 16)
+    found = [recorded] if recorded else []
+    for replica in observed.replicas:
+        voters = {observed.ordinal_of(m.address): m.member_id for m in replica.members if m.voter}
+        if voters:
+            found.append(voters)
+    if not found and (first := _bootstrapped_alone(observed)):
+        found.append(first)
+    return found
+
+
+def _bootstrapped_alone(observed: Observed) -> Voters:
+    """The group was seen and its members were not recorded yet: replica 0 was the only one."""
+    first = observed.replica(0)
+    if first is None or first.belongs or any(r.belongs for r in observed.replicas):
+        return {}
+    return {0: 0}
+
+
+def _loss(observed: Observed, voters: Voters) -> Loss | None:
+    lost: list[int] = []
+    survivors: list[int] = []
+    for ordinal, member_id in sorted(voters.items()):
+        replica = observed.replica(ordinal)
+        if replica is None:
+            continue
+        (survivors if _is(replica, member_id) else lost).append(ordinal)
+    if len(voters) - len(lost) >= quorum(len(voters)):
+        return None
+    return Loss(tuple(lost), len(voters), tuple(survivors))
+
+
+def _is(replica: Replica, member_id: int) -> bool:
+    return replica.belongs and replica.member_id == member_id

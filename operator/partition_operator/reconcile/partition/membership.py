@@ -1,0 +1,136 @@
+"""One membership change at a time: newcomers join, learn, and are promoted; who leaves is removed
+before its pod goes."""
+
+from partition_operator.api import names
+from partition_operator.reconcile.partition.actions import (
+    Action,
+    AddLearner,
+    Join,
+    PromoteLearner,
+    RemoveMember,
+    TransferLeadership,
+)
+from partition_operator.reconcile.seen.partition import Member, Observed, Replica
+
+PROMOTE_LAG_MAX = 1000
+"""As the replica's own limit, which refuses above it."""
+
+
+def next_change(observed: Observed, cluster_id: str, wanted: int) -> Action | None:
+    """The next safe step towards `wanted` voters on ordinals 0 to wanted - 1; None where there is
+    none now."""
+    for replica in observed.replicas:
+        # A volume that is new joins; it can't form a group of its own.
+        if not replica.belongs and replica.ordinal < wanted:
+            return Join(replica.ordinal, cluster_id)
+    leader = observed.leader
+    if leader is None or leader.changing:
+        return None
+    return (
+        _replaced(observed, leader)
+        or _promote(observed, leader, wanted)
+        or _add(observed, leader, wanted)
+        or _remove(observed, leader, wanted)
+    )
+
+
+def pods_wanted(observed: Observed, wanted: int) -> int:
+    """How many pods there must be: a member that is being removed keeps its pod until it is out,
+    and without a leader everybody who may be a voter is needed to elect one."""
+    leader = observed.leader
+    if leader is not None:
+        known = [m.address for m in leader.members]
+    else:
+        known = [m.address for r in observed.replicas for m in r.members]
+        live = observed.objects.get(("StatefulSet", observed.partition.name))
+        wanted = max(wanted, int(((live or {}).get("spec") or {}).get("replicas", 0)))
+    return max([wanted, *(observed.ordinal_of(address) + 1 for address in known)])
+
+
+def lag(leader: Replica, member: Member) -> int:
+    """Entries that a member is behind."""
+    return max(leader.last_index - member.matched, 0)
+
+
+def _pod(observed: Observed, address: str) -> str:
+    return names.pod(observed.partition.name, observed.ordinal_of(address))
+
+
+def _rest_has_quorum(leader: Replica, leaving: Member) -> bool:
+    """Whether a majority of the voters that stay is active."""
+    rest = [m for m in leader.members if m.voter and m.member_id != leaving.member_id]
+    return sum(m.recently_active for m in rest) > len(rest) // 2
+
+
+def _answers(observed: Observed, member: Member) -> bool:
+    """Whether this very member answers at its address, and the leader hears it."""
+    replica = observed.replica(observed.ordinal_of(member.address))
+    return member.recently_active and replica is not None and replica.member_id == member.member_id
+
+
+def _replaced(observed: Observed, leader: Replica) -> Action | None:
+    """Removes a member whose volume is gone: another member answers at its address, which proves
+    it. A learner at once, which costs no quorum; a voter only while the rest has a quorum, and when
+    its successor has caught up."""
+    for member in leader.members:
+        replica = observed.replica(observed.ordinal_of(member.address))
+        if replica is None or replica.member_id == member.member_id:
+            continue
+        if member.member_id == leader.member_id:
+            continue
+        remove = RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
+        if not member.voter:
+            return remove
+        successor = next((m for m in leader.members if m.member_id == replica.member_id), None)
+        if successor is None or not successor.matched or lag(leader, successor) > PROMOTE_LAG_MAX:
+            continue
+        if _rest_has_quorum(leader, member):
+            return remove
+    return None
+
+
+def _promote(observed: Observed, leader: Replica, wanted: int) -> Action | None:
+    for member in leader.members:
+        ordinal = observed.ordinal_of(member.address)
+        caught_up = member.matched > 0 and lag(leader, member) <= PROMOTE_LAG_MAX
+        alone = sum(m.address == member.address for m in leader.members) == 1
+        if member.voter or not 0 <= ordinal < wanted or not caught_up or not alone:
+            continue
+        if _answers(observed, member):
+            pod = _pod(observed, member.address)
+            return PromoteLearner(leader.ordinal, member.member_id, pod)
+    return None
+
+
+def _add(observed: Observed, leader: Replica, wanted: int) -> Action | None:
+    known = {member.member_id for member in leader.members}
+    if any(not member.voter for member in leader.members):
+        return None  # one newcomer at a time: each costs the leader a snapshot
+    for replica in observed.replicas:
+        if replica.ordinal < wanted and replica.belongs and replica.member_id not in known:
+            address = observed.address(replica.ordinal)
+            pod = _pod(observed, address)
+            return AddLearner(leader.ordinal, replica.member_id, address, pod)
+    return None
+
+
+def _remove(observed: Observed, leader: Replica, wanted: int) -> Action | None:
+    """Scaling down: the highest ordinal first, only while the rest has a quorum; the leader hands
+    over before it goes."""
+    surplus = [m for m in leader.members if observed.ordinal_of(m.address) >= wanted]
+    if not surplus:
+        return None
+    member = max(surplus, key=lambda m: observed.ordinal_of(m.address))
+    if member.member_id != leader.member_id:
+        if member.voter and not _rest_has_quorum(leader, member):
+            return None
+        return RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
+    heirs = [
+        m
+        for m in leader.members
+        if m.voter and _answers(observed, m) and observed.ordinal_of(m.address) < wanted
+    ]
+    if not heirs:
+        return None
+    best = max(heirs, key=lambda m: m.matched)
+    return TransferLeadership(leader.ordinal, best.member_id)

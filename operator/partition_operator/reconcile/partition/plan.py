@@ -1,0 +1,289 @@
+"""The order of concerns: what may be done only after what."""
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from partition_operator.api.partition import UNREPLICATED, PartitionSpec
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.partition import (
+    conditions,
+    membership,
+    objects,
+    replication,
+    restore,
+    storage,
+    volumes,
+    writes,
+)
+from partition_operator.reconcile.partition.actions import (
+    Action,
+    Bootstrap,
+    MarkClaim,
+    RecordBootstrapped,
+    RecordCluster,
+)
+from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.partition.restore import Restoring
+from partition_operator.reconcile.partition.writes import Pending
+from partition_operator.reconcile.seen.partition import Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """action: the one step to take now, None where there is nothing to do. status: what to write.
+    settled: nothing is under way, so looking less often is enough. hurried: what is under way may
+    take less than a second. waiting: it goes on when somebody does something. retry_s: when a write
+    that was refused or undone is due again, None if there is none."""
+
+    action: Action | None
+    status: dict[str, Any]
+    events: list[Event] = field(default_factory=list)
+    settled: bool = False
+    hurried: bool = False
+    waiting: bool = False
+    retry_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """action: what to do. pending: what differs from what is wanted, done or not. conflict: what
+    keeps the spec from being followed while the rest goes on, "" for nothing. leaving: objects that
+    have to be gone before anything else is done, "" for none. mending: volumes are made anew."""
+
+    action: Action | None
+    pending: Pending = field(default_factory=Pending)
+    conflict: str = ""
+    leaving: str = ""
+    mending: bool = False
+
+
+def plan(
+    observed: Observed,
+    image: str,
+    draw: Callable[[], str] = lambda: str(uuid.uuid4()),
+    backfill_stalled_s: float = replication.STALLED_S,
+) -> Plan:
+    """One safe step. `image`: the replicas'. `draw`: a new cluster ID. backfill_stalled_s: without
+    progress for so long a backfill is reported."""
+    partition = observed.partition
+    status = partition.status
+    cluster_id, bootstrapped = status.get("clusterID", ""), bool(status.get("bootstrapped"))
+    try:
+        asked = partition.spec()
+    except InvalidSpec as error:
+        return _refused(observed, "InvalidSpec", str(error))
+
+    conflict = _conflict(observed)
+    if conflict and not bootstrapped:
+        return _refused(observed, "Conflict", conflict)
+    # It is said in every status; its action has its turn further down.
+    restoring = restore.step(observed, cluster_id, image) if cluster_id else None
+    if leaving := objects.leaving(observed):
+        step = _Step(None, conflict=conflict, leaving=leaving)
+        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+    if not cluster_id:
+        return _without_cluster(observed, image, draw)
+
+    foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
+    if foreign and (found := volumes.mistaken(observed, cluster_id)):
+        return _plan(observed, _Step(RecordCluster(found)), cluster_id, bootstrapped=False)
+    if foreign:
+        return _refused(
+            observed,
+            "VolumesFound",
+            f"the volume of {partition.name}-{foreign[0].ordinal} belongs to cluster "
+            f"{foreign[0].cluster_id}, this Partition is cluster {cluster_id}: delete that "
+            "PersistentVolumeClaim and pod to begin that replica anew",
+        )
+    if why := replication.refusal(observed, asked):
+        return _refused(observed, "InvalidSpec", why)
+    if mending := storage.mend(observed, asked):
+        step = _Step(mending.action, conflict=conflict, mending=True)
+        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+    if restoring is not None and (not restoring.done or restoring.action is not None):
+        step = _Step(restoring.action)
+    else:
+        step = _next(observed, image, cluster_id, bootstrapped)
+    step = replace(step, conflict=conflict)
+    return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+
+
+def _conflict(observed: Observed) -> str:
+    """What to say of objects of somebody else that have names of ours; "" for none."""
+    way = objects.in_the_way(observed)
+    return way and (
+        f"objects of this Partition's names are somebody else's ({way}): rename the Partition, "
+        "or remove them"
+    )
+
+
+def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) -> Plan:
+    """Chooses the group's identity: drawn for new volumes, taken over from found ones."""
+    partition = observed.partition
+    spec = replication.effective(observed, partition.spec())
+    finding = volumes.inspect(observed)
+    if len(finding.clusters) > 1:
+        ids = ", ".join(sorted(finding.clusters))
+        return _refused(
+            observed,
+            "VolumesFound",
+            f"volumes of several clusters ({ids}) carry this Partition's names: keep those of one, "
+            "delete the other PersistentVolumeClaims",
+        )
+    if not finding.clean and not spec.adopt:
+        restores = partition.spec().restore is not None
+        why = volumes.refusal(finding, partition.name, restores=restores)
+        return _refused(observed, "VolumesFound", why)
+    if finding.suspicious:
+        # Nobody wrote on the claims whose they are: the volumes say it when their pods run.
+        count = max(spec.replicas, max(finding.suspicious) + 1)
+        found, pending = objects.differences(observed, spec, count, 0, image)
+        step = _Step(writes.first_free(observed, found), pending)
+        return _plan(observed, step, "", bootstrapped=False)
+    if why := replication.misplaced(observed):
+        return _refused(observed, "VolumesFound", why)
+    chosen = next(iter(finding.clusters), "") or draw()
+    return _plan(observed, _Step(RecordCluster(chosen)), "", bootstrapped=False)
+
+
+def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
+    """Replica 0's volume is new and marked as ours, nothing says that a group ever existed, and
+    every volume that is older than the Partition has said that it is empty."""
+    first = observed.replica(0)
+    if first is None or first.belongs or observed.partition.status.get("members"):
+        return False
+    if observed.partition.spec().restore is not None:
+        # An empty volume in place of the one that was restored: nothing of it is begun empty.
+        return False
+    created = observed.partition.body["metadata"].get("creationTimestamp", "")
+    for claim in observed.claims:
+        replica = observed.replica(claim.ordinal)
+        if claim.created < created and (replica is None or replica.belongs):
+            return False
+    return any(c.ordinal == 0 and c.cluster_id == cluster_id for c in observed.claims)
+
+
+def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -> _Step:
+    """What is refused waits for its next try; the steps after it go on where they don't need it."""
+    asked = observed.partition.spec()
+    spec = replication.effective(observed, asked)
+    pods = membership.pods_wanted(observed, spec.replicas)
+    pods = replication.pods_wanted(observed, asked, pods)
+    leader = observed.leader
+    voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
+    found, pending = objects.differences(observed, spec, pods, voters, image)
+    free = writes.first_free(observed, found)
+    if free is not None:
+        return _Step(free, pending)
+    # Before its volume is touched: from then on it is nobody else's.
+    unknown = objects.unknown_claims(observed)
+    unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
+    if not bootstrapped:
+        unmarked += volumes.mismarked(observed, cluster_id)
+    marks = [MarkClaim(ordinal, cluster_id) for ordinal in unmarked]
+    for mark in marks:
+        pending = pending.also(mark, observed.partition.name)
+    free = writes.first_free(observed, marks)
+    if free is not None:
+        return _Step(free, pending)
+    if bootstrapped:
+        untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
+        return _Step(_change(observed, asked, spec.replicas, cluster_id, untouched), pending)
+    if marks:
+        return _Step(None, pending)
+    if any(r.belongs and r.members for r in observed.replicas):
+        return _Step(RecordBootstrapped(cluster_id), pending)
+    # A replica that is "joining" was told to wait: it never forms a group.
+    may = _may_bootstrap(observed, cluster_id)
+    bootstrap = Bootstrap(0, cluster_id, asked.mode == UNREPLICATED)
+    return _Step(bootstrap if may else None, pending)
+
+
+def _change(
+    observed: Observed,
+    asked: PartitionSpec,
+    wanted: int,
+    cluster_id: str,
+    untouched: frozenset[int],
+) -> Action | None:
+    """The next change of a group that exists. untouched: ordinals of volumes that do not carry its
+    mark, so nothing may be written on them."""
+    if replication.unreplicated(observed, asked):
+        return replication.next_step(observed, asked)
+    seen = tuple(r for r in observed.replicas if r.belongs or r.ordinal not in untouched)
+    return membership.next_change(replace(observed, replicas=seen), cluster_id, wanted)
+
+
+def _last_voters(observed: Observed) -> int:
+    return sum(m["role"] == "voter" for m in observed.partition.status.get("members", []))
+
+
+def _plan(
+    observed: Observed,
+    step: _Step,
+    cluster_id: str,
+    bootstrapped: bool,
+    backfill_stalled_s: float = replication.STALLED_S,
+    restoring: Restoring | None = None,
+) -> Plan:
+    partition = observed.partition
+    pending = step.pending.also(step.action, partition.name)
+    held = step.action is not None and writes.is_held(observed, step.action)
+    action = None if held else step.action
+    seen = replication.look(observed, partition.spec(), backfill_stalled_s)
+    found = conditions.conditions(observed, seen.spec, cluster_id, bootstrapped)
+    found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
+    found = restore.explain(found, restoring)
+    if step.leaving:
+        found = conditions.leaving(found, step.leaving)
+    found = writes.explain(found, observed, pending)
+    if step.conflict:
+        told = conditions.refused("Conflict", step.conflict)
+        found = [*told, *(c for c in found if c.type not in {t.type for t in told})]
+    status = conditions.status(observed, seen.spec, found, cluster_id, bootstrapped)
+    status = restore.add_to(replication.add_to(status, observed, seen), restoring)
+    status = writes.add_to(status)
+    retry_s = writes.retry_s(observed, pending)
+    # What has to go first goes by itself, even if the restore has failed or waits for somebody.
+    resting = None if step.leaving or step.mending else restoring
+    final = resting is not None and resting.final
+    settled = action is None and retry_s is None and (final or status["state"] == "Ready")
+    settled = settled and not step.leaving
+    waiting = (resting is not None and resting.waiting) or bool(step.conflict)
+    if retry_s is not None:
+        # Nothing else goes on, so nothing is seen earlier by looking more often.
+        complete = any(c.type == "Progressing" and not c.status for c in found)
+        waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
+    hurried = seen.mode == replication.BACKFILLING and not seen.stalled
+    old = partition.status
+    events = [
+        *conditions.events(old, status),
+        *restore.events(old, status),
+        *writes.events(old, status),
+    ]
+    return Plan(action, status, events, settled, hurried, waiting, retry_s)
+
+
+def _refused(observed: Observed, reason: str, message: str) -> Plan:
+    """Nothing is changed. A group that exists goes on as it was, so its certificates are renewed
+    all the same: they would end."""
+    old = observed.partition.status
+    bootstrapped = bool(old.get("bootstrapped"))
+    told = conditions.refused(reason, message)
+    found: list[Action] = []
+    pending = Pending()
+    if bootstrapped:
+        found, pending = objects.renewals(observed)
+        # What was refused of other objects stays said: a valid spec asks for them again.
+        written = Pending(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
+        told += [conditions.certificates(observed), writes.applied(observed, written)]
+    status = conditions.status(observed, None, told, old.get("clusterID", ""), bootstrapped)
+    # What was known of a running group stays: it goes on as it was.
+    known = {c["type"] for c in status["conditions"]}
+    status["conditions"] += [c for c in old.get("conditions", []) if c["type"] not in known]
+    action, retry_s = writes.first_free(observed, found), writes.retry_s(observed, pending)
+    events = [*conditions.events(old, status), *writes.events(old, status)]
+    settled = action is None and retry_s is None
+    return Plan(action, status, events, settled, waiting=not settled, retry_s=retry_s)

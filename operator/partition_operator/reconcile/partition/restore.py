@@ -1,0 +1,312 @@
+"""A group that begins with a stored snapshot: a pod makes volume 0 of it before the StatefulSet
+exists, and then the replica on that volume is the group's only voter. Pure.
+
+The cluster ID is in status before the claim exists, and on the claim before the pod does, so a
+volume is never taken for somebody else's, and one with data never restored over: `partition-replica
+snapshot restore` refuses a volume of another cluster, starts over one that it had begun, and finds
+one that it had finished.
+"""
+
+import datetime as dt
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.bootstrap import RestoreFrom
+from partition_operator.api.partition import UNREPLICATED
+from partition_operator.api.snapshot import STORED, State
+from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.reconcile.partition import placement
+from partition_operator.reconcile.partition.actions import (
+    Action,
+    Apply,
+    CreateClaim,
+    CreatePod,
+    Delete,
+    RecordRestored,
+)
+from partition_operator.reconcile.partition.conditions import Condition, Event
+from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.progress import Progress, parse_progress
+from partition_operator.reconcile.seen.restore import RestoreSeen
+from partition_operator.reconcile.seen.snapshot import volume_lost
+from partition_operator.resources import services, snapshot_pods
+from partition_operator.resources.snapshot_pods import Outcome, Source
+
+BACKOFF_S = (5, 15, 60, 300)
+"""Between attempts that may succeed by themselves; there is no end to those."""
+NEVER = dt.timedelta.max
+PENDING = dt.timedelta(minutes=15)
+"""A pod that has not started within this is made anew: where it must run may have changed."""
+RESTORING, RETRYING = "Restoring", "Retrying"
+KEPT = ("snapshotID", "lsn", "term", "digest", "keys", "files", "sizeBytes")
+"""Of the pod's report: what is recorded in status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """done: the normal order of things goes on. final: it failed and stays so. waiting: for
+    somebody to do something. fields: of status."""
+
+    condition: Condition
+    action: Action | None = None
+    done: bool = False
+    final: bool = False
+    waiting: bool = False
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
+    """None where nothing is restored."""
+    source = observed.partition.spec().restore
+    status = observed.partition.status
+    if source is None or (status.get("bootstrapped") and "restored" not in status):
+        return None
+    seen = observed.restore or RestoreSeen()
+    if "restored" in status:
+        return _done(status, seen)
+    found = _next(observed, source, seen, cluster_id, image)
+    record = _record(status.get("restore") or {}, seen)
+    return replace(found, fields={"restore": record} if record else {})
+
+
+def _record(old: dict[str, Any], seen: RestoreSeen) -> dict[str, Any]:
+    """status.restore. An attempt that does not say how far it is stays where it was."""
+    attempts = max(
+        int(old.get("attempts", 0)), snapshot_pods.attempt_of(seen.pod) if seen.pod else 0
+    )
+    if not attempts:
+        return {}
+    record: dict[str, Any] = {"attempts": attempts}
+    progress = seen.progress
+    if progress is None and attempts == old.get("attempts"):
+        progress = parse_progress(old)
+    if progress is not None:
+        record |= {"phase": progress.phase, "percent": progress.percent}
+    return record
+
+
+def explain(found: list[Condition], restoring: Restoring | None) -> list[Condition]:
+    """The conditions with what the restore says of them."""
+    if restoring is None:
+        return found
+    if restoring.done:
+        return [*found, restoring.condition]
+    ready = Condition("Ready", False, _word(restoring), restoring.condition.message)
+    return [*(ready if c.type == "Ready" else c for c in found), restoring.condition]
+
+
+def add_to(status: dict[str, Any], restoring: Restoring | None) -> dict[str, Any]:
+    if restoring is None:
+        return status
+    word = {} if restoring.done else {"state": _word(restoring)}
+    return status | restoring.fields | word
+
+
+def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
+    """What changed of the condition Restored."""
+    before = next((c for c in old.get("conditions", []) if c["type"] == "Restored"), None)
+    after = next((c for c in new["conditions"] if c["type"] == "Restored"), None)
+    if after is None:
+        return []
+    was = (before or {}).get("reason", "")
+    if before is not None and (before["status"], was) == (after["status"], after["reason"]):
+        return []
+    if after["status"] == "True":
+        return [Event("Normal", "RestoreCompleted", after["message"])]
+    if after["reason"] == RESTORING:
+        begun = was in (RESTORING, RETRYING)
+        return [] if begun else [Event("Normal", "RestoreStarted", after["message"])]
+    kind = "RestoreFailed" if new.get("state") == "RestoreFailed" else "RestoreWaiting"
+    return [Event("Warning", kind, f"{after['reason']}: {after['message']}")]
+
+
+# --- steps ------------------------------------------------------------------------------------
+
+
+def _next(
+    observed: Observed, source: RestoreFrom, seen: RestoreSeen, cluster_id: str, image: str
+) -> Restoring:
+    partition, spec = observed.partition, observed.partition.spec()
+    claim = next((c for c in observed.claims if c.ordinal == 0), None)
+    claim_name = names.claim(partition.name, 0)
+    if claim.cluster_id != cluster_id if claim is not None else seen.claimed:
+        return _waiting(
+            "VolumesFound",
+            f"PersistentVolumeClaim {claim_name} exists and is not this group's: nothing is "
+            "restored over it; delete it, or give the Partition another name",
+        )
+    if seen.taken:
+        name = names.restore_pod(partition.name)
+        return _waiting("Conflict", f"pod {name} is somebody else's: delete it, or rename this")
+    found = _resolve(source, seen)
+    if seen.pod is not None:
+        return _pod(observed, seen.pod, found, seen.progress)
+    if isinstance(found, Restoring):
+        return found
+    account = ("ServiceAccount", names.client_service(partition.name))
+    if account not in observed.objects:
+        return _restoring("preparing", Apply(services.build_account(partition)))
+    if claim is None:
+        body = snapshot_pods.build_claim(partition, spec, cluster_id)
+        return _restoring("preparing", CreateClaim(body))
+    attempt = int((partition.status.get("restore") or {}).get("attempts", 0)) + 1
+    body = snapshot_pods.build_restore(
+        partition,
+        spec,
+        found,
+        cluster_id,
+        image,
+        attempt,
+        unreplicated=spec.mode == UNREPLICATED,
+    )
+    return _restoring(f"pod {names.restore_pod(partition.name)} is made", CreatePod(body))
+
+
+def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
+    """Where to read from; or what is waited for."""
+    if not source.snapshot_ref:
+        assert source.store is not None, "one of both is given"
+        if seen.refusal is not None:
+            return _waiting(seen.refusal.reason, seen.refusal.message)
+        return Source(source.store, source.snapshot_id, authority=seen.authority)
+    name, snapshot = source.snapshot_ref, seen.snapshot
+    if snapshot is None:
+        return _waiting(
+            "SnapshotNotFound",
+            f"PartitionSnapshot {name} does not exist in this namespace: it is waited for; if the "
+            "name is wrong, delete this Partition and make it with the right one (`kubectl get "
+            "partitionsnapshots`)",
+        )
+    if snapshot.state == State.FAILED:
+        return _waiting(
+            "SnapshotFailed",
+            f"PartitionSnapshot {name} has failed: delete this Partition and make it with one that "
+            "succeeded",
+        )
+    if snapshot.state == State.REMOVING:
+        return _waiting(
+            "SnapshotRemoved",
+            f"PartitionSnapshot {name} is being removed by retention: delete this Partition and "
+            "make it with another one",
+        )
+    if snapshot.state not in STORED:
+        return _waiting("SnapshotNotReady", f"PartitionSnapshot {name} has not succeeded yet")
+    if snapshot.lost or volume_lost(snapshot, seen.volumes):
+        return _waiting(
+            "SnapshotVolumeLost",
+            f"the volume on which PartitionSnapshot {name} lay is gone: delete this Partition and "
+            "make it with another one",
+        )
+    if seen.refusal is not None:
+        return _waiting(seen.refusal.reason, seen.refusal.message)
+    return snapshot_pods.source_of(snapshot, seen.running, authority=seen.authority)
+
+
+def _pod(
+    observed: Observed,
+    pod: dict[str, Any],
+    found: Source | Restoring,
+    progress: Progress | None,
+) -> Restoring:
+    """found: what a pod that is made now would read from."""
+    name = pod["metadata"]["name"]
+    owners = pod["metadata"].get("ownerReferences") or []
+    if any(owner["uid"] != observed.partition.uid for owner in owners if owner.get("controller")):
+        return _restoring(f"waiting for pod {name} of an earlier Partition to go")
+    if "deletionTimestamp" in pod["metadata"]:
+        node, ends = pod["spec"].get("nodeName", ""), pod["metadata"]["deletionTimestamp"]
+        stuck = placement.why_stuck(name, node, ends, observed.now)
+        return _restoring(stuck or f"waiting for pod {name} to end", retrying=True)
+    outcome = snapshot_pods.outcome(pod, observed.now, NEVER)
+    if outcome is None and (why := _outdated(observed, pod, found)):
+        return _restoring(f"pod {name} is made anew: {why}", _delete(pod), retrying=True)
+    if outcome is None:
+        running = (pod.get("status") or {}).get("phase") == "Running"
+        record = observed.partition.status.get("restore") or {}
+        if running and record.get("attempts") == snapshot_pods.attempt_of(pod):
+            progress = progress or parse_progress(record)
+        far = f": {progress}" if progress is not None else ""
+        return _restoring(
+            f"pod {name} restores volume 0{far}"
+            if running
+            else f"waiting for pod {name}: {snapshot_pods.waiting_for(pod)}"
+        )
+    if outcome.succeeded:
+        record = {key: outcome.report[key] for key in KEPT if key in outcome.report}
+        for key in ("lsn", "term"):
+            record[key] = str(record.get(key, ""))
+        return _restoring(f"pod {name} has restored volume 0", RecordRestored(record))
+    if not outcome.retriable:
+        return _failed(observed, outcome)
+    attempt = snapshot_pods.attempt_of(pod)
+    pause = BACKOFF_S[min(max(attempt, 1), len(BACKOFF_S)) - 1]
+    again = _finished(pod) + dt.timedelta(seconds=pause)
+    message = f"attempt {attempt} failed: {outcome.reason}: {outcome.message}; again"
+    if observed.now < again:
+        return Restoring(
+            Condition("Restored", False, RETRYING, f"{message} at {stamp(again)}"),
+        )
+    return Restoring(Condition("Restored", False, RETRYING, message), _delete(pod))
+
+
+def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> str:
+    """Why a pod that has not started never will, or should not; "" where it may."""
+    if (pod.get("status") or {}).get("phase", "Pending") != "Pending":
+        return ""
+    if isinstance(found, Restoring):
+        return f"{found.condition.reason}: {found.condition.message}"
+    scheduled = bool(pod["spec"].get("nodeName"))
+    if not scheduled and snapshot_pods.beside_of(pod) != found.beside:
+        return f"it must run beside {found.beside or 'no other pod'} now"
+    created = parse_stamp(pod["metadata"].get("creationTimestamp"))
+    if created is not None and observed.now - created >= PENDING:
+        return snapshot_pods.waiting_for(pod)
+    return ""
+
+
+def _failed(observed: Observed, outcome: Outcome) -> Restoring:
+    name = observed.partition.name
+    way_out = (
+        f"to try the same again, when its cause is gone: kubectl delete pod "
+        f"{names.restore_pod(name)}; to take another snapshot: delete this Partition and "
+        f"PersistentVolumeClaim {names.claim(name, 0)}, and make it anew"
+    )
+    message = f"{outcome.message.rstrip('. ')}; {way_out}"
+    return Restoring(Condition("Restored", False, outcome.reason, message), final=True)
+
+
+def _done(status: dict[str, Any], seen: RestoreSeen) -> Restoring:
+    record = status["restored"]
+    message = f"from snapshot {record.get('snapshotID')} at LSN {record.get('lsn')}"
+    pod, action = seen.pod, None
+    if pod is not None and "deletionTimestamp" not in pod["metadata"]:
+        # It holds the volume no more, but its node would be asked for by the next one.
+        action = _delete(pod)
+    condition = Condition("Restored", True, "Restored", message)
+    return Restoring(condition, action, done=True, fields={"restored": record})
+
+
+def _delete(pod: dict[str, Any]) -> Delete:
+    return Delete("Pod", pod["metadata"]["name"], pod["metadata"]["uid"])
+
+
+def _finished(pod: dict[str, Any]) -> dt.datetime:
+    state = snapshot_pods.own_container_state(pod)
+    ended = parse_stamp((state.get("terminated") or {}).get("finishedAt"))
+    created = parse_stamp(pod["metadata"].get("creationTimestamp"))
+    return ended or created or dt.datetime.fromtimestamp(0, dt.UTC)
+
+
+def _restoring(message: str, action: Action | None = None, *, retrying: bool = False) -> Restoring:
+    reason = RETRYING if retrying else RESTORING
+    return Restoring(Condition("Restored", False, reason, message), action)
+
+
+def _waiting(reason: str, message: str) -> Restoring:
+    return Restoring(Condition("Restored", False, reason, message), waiting=True)
+
+
+def _word(restoring: Restoring) -> str:
+    """For the STATUS column."""
+    return "RestoreFailed" if restoring.final else "Restoring"

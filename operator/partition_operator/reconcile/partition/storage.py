@@ -1,0 +1,120 @@
+"""What the volumes were made with, and a spec that was mended before any volume existed. Pure.
+
+A StatefulSet's claim template and a claim's class can't be changed. While no claim is bound there
+is no volume and no data, so both are deleted and made anew as the spec says. A bound claim is never
+deleted.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.partition import PartitionSpec
+from partition_operator.api.quantities import parse_quantity
+from partition_operator.reconcile.partition.actions import Action, DeleteUnchanged
+from partition_operator.reconcile.seen.partition import Claim, Observed
+from partition_operator.resources.statefulset import claim_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Mend:
+    """action: None while something that was deleted is still going."""
+
+    action: Action | None
+
+
+def mend(observed: Observed, spec: PartitionSpec) -> Mend | None:
+    """Makes templates and claims anew that differ from the spec, or None if nothing has to be."""
+    partition = observed.partition
+    if partition.status.get("bootstrapped") or any(claim.bound for claim in observed.claims):
+        return None
+    if observed.replicas or spec.adopt:
+        return None  # they run on volumes, whatever their claims say; or somebody made the claims
+    if template_differs(observed, spec):
+        # First: it would make the claims again as they were.
+        live = observed.objects["StatefulSet", partition.name]["metadata"]
+        version = live["resourceVersion"]
+        return Mend(DeleteUnchanged("StatefulSet", partition.name, live["uid"], version))
+    created = partition.body["metadata"].get("creationTimestamp", "")
+    # An older claim is somebody's own, made for an import.
+    ours = [claim for claim in _own(observed) if claim.created >= created]
+    old = [claim for claim in ours if _claim_differs(claim, spec)]
+    for claim in old:
+        if not claim.deleting:
+            name = names.claim(partition.name, claim.ordinal)
+            kind = "PersistentVolumeClaim"
+            return Mend(DeleteUnchanged(kind, name, claim.uid, claim.version))
+    return Mend(None) if old else None
+
+
+def template_differs(observed: Observed, spec: PartitionSpec) -> bool:
+    """Whether the live StatefulSet would make other claims than the spec asks for."""
+    template = _template(observed)
+    if template is None:
+        return False
+    wanted = claim_spec(spec)
+    same_class = template.get("storageClassName") == wanted.get("storageClassName")
+    return not same_class or not _same_size(_size(template), spec.storage_size)
+
+
+def recorded(observed: Observed) -> dict[str, str]:
+    """status.storage: the size and the class of the bound claims. What was recorded of a group that
+    existed stays while its claims are away."""
+    bound = [claim for claim in _own(observed) if claim.bound and parse_quantity(claim.size)]
+    if not bound:
+        status = observed.partition.status
+        kept: dict[str, str] = status.get("storage") or {}
+        return kept if status.get("bootstrapped") else {}
+    largest = max(bound, key=lambda claim: parse_quantity(claim.size) or 0)
+    found = {"size": largest.size}
+    classes = [claim.storage_class for claim in bound if claim.storage_class]
+    return found | ({"className": classes[0]} if classes else {})
+
+
+def not_followed(observed: Observed, spec: PartitionSpec) -> str:
+    """What of a valid spec the volumes don't follow; "" if they do."""
+    template = _template(observed)
+    if template is not None and not _same_size(_size(template), spec.storage_size):
+        return (
+            f"volumes were made with {_size(template)} and do not grow to {spec.storage_size} in "
+            "this version"
+        )
+    has = recorded(observed).get("className", "")
+    if has and spec.storage_class not in (None, has):
+        return (
+            f"volumes have storage class {has} and keep it: set spec.storage.className to {has} "
+            f"again, or copy the data to a new Partition with class {spec.storage_class}"
+        )
+    return ""
+
+
+def _own(observed: Observed) -> list[Claim]:
+    """Without claims that have our names and say nothing of us: what others made is not deleted,
+    and its size is not the group's."""
+    cluster_id = observed.partition.status.get("clusterID")
+    return [
+        c for c in observed.claims if c.labelled or (c.cluster_id and c.cluster_id == cluster_id)
+    ]
+
+
+def _template(observed: Observed) -> dict[str, Any] | None:
+    live = observed.objects.get(("StatefulSet", observed.partition.name)) or {}
+    for template in (live.get("spec") or {}).get("volumeClaimTemplates") or []:
+        if template["metadata"]["name"] == names.VOLUME:
+            found: dict[str, Any] = template["spec"]
+            return found
+    return None
+
+
+def _size(claim: dict[str, Any]) -> str:
+    return str(claim["resources"]["requests"]["storage"])
+
+
+def _same_size(one: str, other: str) -> bool:
+    return parse_quantity(one) == parse_quantity(other)
+
+
+def _claim_differs(claim: Claim, spec: PartitionSpec) -> bool:
+    # Without a class in the spec the cluster's default is on the claim, which is not known here.
+    other_class = spec.storage_class is not None and claim.storage_class != spec.storage_class
+    return bool(claim.size) and (other_class or not _same_size(claim.size, spec.storage_size))

@@ -1,0 +1,159 @@
+"""What the status says of the writes of objects: the condition ObjectsApplied. Pure.
+
+A write that is refused stops only itself: the steps that do not need it go on.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.reconcile.partition import actions
+from partition_operator.reconcile.partition.actions import Action
+from partition_operator.reconcile.partition.conditions import Condition, Event
+from partition_operator.reconcile.seen.last_write import CALM, Key, held, pause_s
+from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.resources.common import content_hash
+
+TYPE = "ObjectsApplied"
+REFUSED = "ObjectRefused"
+UNDONE = "ChangedByOthers"
+CERTIFICATE = "certificate"
+TRUST = "trust"
+"""In place of a hash: every new certificate differs, and so do the authorities that it trusts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """keys: objects that differ from what is wanted. altered: objects that read back otherwise than
+    they were applied, with the path of the difference: something changes them on their way in."""
+
+    keys: tuple[Key, ...] = ()
+    altered: dict[Key, str] = field(default_factory=dict)
+
+    def also(self, action: Action | None, partition: str) -> "Pending":
+        """With what another step wants to write."""
+        found = target(action, partition) if action is not None else None
+        if found is None or found[0] in self.keys:
+            return self
+        return Pending((*self.keys, found[0]), self.altered)
+
+
+def target(action: Action, partition: str) -> tuple[Key, str] | None:
+    """The object that an action writes, and the hash of the content; None for other actions."""
+    match action:
+        case actions.Apply(body) | actions.CreatePod(body) | actions.CreateClaim(body):
+            return (body["kind"], body["metadata"]["name"]), content_hash(body)
+        case actions.IssueCertificate(secret, _):
+            return ("Secret", secret), CERTIFICATE
+        case actions.TrustAuthority(secret, _):
+            return ("Secret", secret), TRUST
+        case actions.PutBack(kind, name, _, labels, owned):
+            text = f"{sorted(labels.items())} {owned}"
+            return (kind, name), hashlib.sha256(text.encode()).hexdigest()
+        case actions.MarkClaim(ordinal, cluster_id):
+            return ("PersistentVolumeClaim", names.claim(partition, ordinal)), cluster_id
+        case actions.Delete(kind, name, uid) | actions.DeleteUnchanged(kind, name, uid, _):
+            return (kind, name), f"delete {uid}"
+    return None
+
+
+def is_held(observed: Observed, action: Action) -> bool:
+    """Whether an action waits for its next try."""
+    found = target(action, observed.partition.name)
+    return found is not None and held(observed.writes.get(found[0]), found[1], observed.now)
+
+
+def first_free(observed: Observed, found: Iterable[Action]) -> Action | None:
+    """The first of the actions that need not wait."""
+    return next((action for action in found if not is_held(observed, action)), None)
+
+
+def retry_s(observed: Observed, pending: Pending) -> float | None:
+    """Seconds until the next try of something that waits; None if nothing waits."""
+    pauses = [
+        pause
+        for key in pending.keys
+        if (write := observed.writes.get(key)) is not None
+        and (pause := pause_s(write, observed.now)) is not None
+    ]
+    return min(pauses, default=None)
+
+
+def explain(found: list[Condition], observed: Observed, pending: Pending) -> list[Condition]:
+    """The conditions with ObjectsApplied. A Partition is not Ready while the API server refuses
+    what its spec asks for, though its replicas may serve."""
+    condition = applied(observed, pending)
+    if condition.reason != REFUSED:
+        return [*found, condition]
+    ready = next(c for c in found if c.type == "Ready")
+    if ready.reason == "VolumeLost":
+        # No object brings the data back, and what does is said there.
+        return [*found, condition]
+    serves = f"; meanwhile: {ready.message}" if ready.status else ""
+    told = Condition("Ready", False, REFUSED, condition.message + serves)
+    return [*(told if c.type == "Ready" else c for c in found), condition]
+
+
+def add_to(status: dict[str, Any]) -> dict[str, Any]:
+    """The STATUS column: what is refused comes before what waits for it."""
+    refused = any(c["type"] == "Ready" and c["reason"] == REFUSED for c in status["conditions"])
+    return status | {"state": REFUSED} if refused else status
+
+
+def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
+    """What changed of the condition; a refusal in other words is told again."""
+    before = next((c for c in old.get("conditions", []) if c["type"] == TYPE), None)
+    after = next((c for c in new["conditions"] if c["type"] == TYPE), None)
+    if after is None:
+        return []
+    kept = ("status", "reason", "message")
+    if before is not None and all(before[key] == after[key] for key in kept):
+        return []
+    if after["status"] == "False":
+        return [Event("Warning", after["reason"], after["message"])]
+    if before is not None and before["status"] == "False":
+        return [Event("Normal", TYPE, after["message"])]
+    return []
+
+
+def applied(observed: Observed, pending: Pending) -> Condition:
+    """The condition ObjectsApplied."""
+    refused = {
+        key: write.refusal
+        for key in pending.keys
+        if (write := observed.writes.get(key)) is not None and write.refusal
+    }
+    if observed.pods_refused:
+        refused["pods of StatefulSet", observed.partition.name] = observed.pods_refused
+    if refused:
+        text = "; ".join(f"{_name(key)}: {words}" for key, words in refused.items())
+        message = f"the API server refuses {text} (it is tried again)"
+        return Condition(TYPE, False, REFUSED, message)
+    # For a while after it was written, too: it will be undone again.
+    undone = [
+        key
+        for key, write in sorted(observed.writes.items())
+        if write.undone and observed.now - write.at < CALM
+    ]
+    if undone:
+        message = (
+            f"somebody else keeps changing {_names(undone)}: a webhook, a policy or another "
+            "controller; it is written again every 5 minutes at most. `kubectl get -o yaml "
+            "--show-managed-fields` shows who writes"
+        )
+        return Condition(TYPE, False, UNDONE, message)
+    if pending.altered:
+        text = ", ".join(f"{_name(key)} ({path})" for key, path in pending.altered.items())
+        message = f"an admission webhook changes what is applied, which is left so: {text}"
+        return Condition(TYPE, True, "Altered", message)
+    return Condition(TYPE, True, "Applied", "the API server took every object as it is wanted")
+
+
+def _names(keys: list[Key]) -> str:
+    return ", ".join(_name(key) for key in keys)
+
+
+def _name(key: Key) -> str:
+    return f"{key[0]} {key[1]}"

@@ -1,0 +1,205 @@
+"""How expired snapshots are removed: they are marked as Removing, a job on a replica takes them out
+of their store, then the objects go. Pure. A crash in between repeats the job, which finds nothing
+left to do. What is marked may be gone already: nobody restores it, and its removal is always
+finished.
+
+What a store holds is removed by a replica of the group that wrote it: any for an object store, the
+one with the volume for a volume.
+"""
+
+import datetime as dt
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.destination import Destination, VolumeDestination, describe
+from partition_operator.api.snapshot import Snapshot, State
+from partition_operator.api.times import stamp
+from partition_operator.reconcile.partition.conditions import Condition
+from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
+from partition_operator.reconcile.snapshot import sources
+
+RETRY_S = (10, 30, 120, 600)
+BATCH_MAX = 50
+"""Snapshots of one job."""
+POLL_S, WAIT_S = 1.0, 10.0
+"""How often a job that runs is looked at, and whether one that is due can be started."""
+DAMAGED = "SnapshotDamaged"
+
+UNCERTAIN = frozenset(
+    {"SourceUnreachable", "SourceRestarted", "Stalled", "StoreUnavailable", "StoreBusy"}
+)
+"""Reasons of a failed snapshot that may have been stored all the same, unheard. After others
+nothing of it is in the store; what has its name there (SnapshotExists) is somebody else's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """One job's work. pod: whose volume the store is on, "" for an object store."""
+
+    destination: Destination
+    pod: str
+    snapshot_ids: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of what is removed and where: names the attempt."""
+        text = "\n".join([describe(self.destination, self.pod), *self.snapshot_ids])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What was started; kept in memory: one that is forgotten is made again. problem: of the last
+    failure, which is said until it is done. done: the job that succeeded, while another of the same
+    snapshots is waited for."""
+
+    job_id: str
+    ordinal: int
+    failures: int = 0
+    retry_at: dt.datetime | None = None
+    problem: tuple[str, str] | None = None
+    done: Job | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a job to look at; of one that ended nothing new will be heard."""
+        return self.retry_at is None and self.done is None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """start: the attempt to start now. done: the job that has done it. problem: (reason, message)
+    of what keeps it from being done. attempt: what to remember."""
+
+    attempt: Attempt | None = None
+    start: bool = False
+    done: Job | None = None
+    problem: tuple[str, str] | None = None
+
+
+def removals(expired: Iterable[Snapshot], group: Observed) -> list[Removal]:
+    """The jobs that must have succeeded before these objects may go; some need none."""
+    found: dict[tuple[Destination, str], list[str]] = {}
+    pods = {names.pod(group.partition.name, pod.ordinal) for pod in group.pods}
+    for snapshot in expired:
+        destination = snapshot.stored_in()
+        if destination is None or not may_be_stored(snapshot):
+            continue
+        holders: tuple[str, ...] = ("",)
+        if isinstance(destination, VolumeDestination):
+            last, *tried = snapshot.source_pods or ("",)
+            # Of an attempt that failed something may be left; where that pod is gone, so be it.
+            holders = (last, *(pod for pod in tried if pod in pods))
+        for pod in holders:
+            found.setdefault((destination, pod), []).append(str(snapshot.status["snapshotID"]))
+    return [
+        Removal(destination, pod, tuple(sorted(ids)[:BATCH_MAX]))
+        for (destination, pod), ids in found.items()
+    ]
+
+
+def may_be_stored(snapshot: Snapshot) -> bool:
+    """Whether something of it may be in a store that can still be reached."""
+    if snapshot.lost or snapshot.stored_in() is None:
+        return False
+    # The condition, not the state: one that failed may be Removing now.
+    failed = [c for c in snapshot.status.get("conditions") or [] if c["type"] == "Failed"]
+    if snapshot.state != State.FAILED and not failed:
+        return True
+    return any(c["reason"] in UNCERTAIN for c in failed)
+
+
+def marked(snapshot: Snapshot, now: dt.datetime) -> dict[str, Any]:
+    """The status that says that its removal has begun: written before anything of it goes."""
+    message = f"{snapshot.state} until {stamp(now)}; retention removes it, which can't be undone"
+    return snapshot.status | {"state": str(State.REMOVING), "message": message}
+
+
+def pause_s(attempts: Iterable[Attempt], now: dt.datetime) -> float | None:
+    """Until a removal is to be looked at again; None where there is none under way."""
+    ends = []
+    for attempt in attempts:
+        if attempt.running:
+            ends.append(POLL_S)
+        elif attempt.retry_at is not None:
+            left = (attempt.retry_at - now).total_seconds()
+            ends.append(left if left > 0 else WAIT_S)
+    return min(ends, default=None)
+
+
+def blocked_by_damage(condition: dict[str, Any] | None, attempts: Iterable[Attempt]) -> bool:
+    """Whether a store could not be collected because what one of its snapshots names can't be read.
+    condition: SnapshotsPruned as it stands."""
+    said = (condition or {}).get("status") == "False" and (condition or {}).get("reason") == DAMAGED
+    return said or any(a.problem is not None and a.problem[0] == DAMAGED for a in attempts)
+
+
+def pruned(
+    problem: tuple[str, str] | None, *, under_way: bool, old: dict[str, Any] | None
+) -> Condition:
+    """The condition SnapshotsPruned. old: as it stands; what it says of a failure stands until the
+    removal is done."""
+    if problem is None and under_way and (old or {}).get("status") == "False":
+        assert old is not None, "it has a status"
+        problem = (str(old["reason"]), str(old["message"]))
+    if problem is None:
+        return Condition("SnapshotsPruned", True, "Pruned", "no more is kept than is wanted")
+    return Condition("SnapshotsPruned", False, *problem)
+
+
+def next_step(
+    removal: Removal,
+    attempt: Attempt | None,
+    seen: JobSeen,
+    group: Observed,
+    newest_pod: str = "",
+) -> Step:
+    """newest_pod: where the newest snapshot was taken: jobs of one replica don't meet."""
+    now = group.now
+    if attempt is not None and attempt.done is not None:
+        return Step(attempt, done=attempt.done)
+    if attempt is not None and attempt.retry_at is None:
+        if isinstance(seen, Job):
+            if seen.state == "Succeeded":
+                return Step(replace(attempt, done=seen), done=seen)
+            if seen.state == "Failed":
+                return failed(attempt, now, seen.reason or "Failed", seen.message)
+            return Step(attempt, problem=attempt.problem)
+        if seen is NoJob.SILENT:
+            return failed(attempt, now, "SourceUnreachable", "its replica does not answer")
+        # The replica was restarted: begin again.
+    if attempt is not None and attempt.retry_at is not None and now < attempt.retry_at:
+        return Step(attempt, problem=attempt.problem)
+    found = sources.candidates(group)
+    if removal.pod:
+        found = [r for r in found if names.pod(group.partition.name, r.ordinal) == removal.pod]
+    source = sources.choose(found, partition=group.partition.name, base=newest_pod)
+    if source is None:
+        who = removal.pod or "a replica"
+        return Step(attempt, problem=("WaitingForReplica", f"{who} is needed and does not serve"))
+    failures = attempt.failures if attempt is not None else 0
+    problem = attempt.problem if attempt is not None else None
+    job_id = f"prune-{removal.digest}-{int(now.timestamp())}"
+    again = Attempt(job_id, source.ordinal, failures, problem=problem)
+    return Step(again, start=True, problem=problem)
+
+
+def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> Step:
+    if reason == DAMAGED:
+        message += (
+            "; until it is gone nothing in its store can be collected: damaged snapshots "
+            "(VerifyFailed) that are not pinned are removed, too; others remove by hand"
+        )
+    pause = RETRY_S[min(attempt.failures, len(RETRY_S) - 1)]
+    again = Attempt(
+        attempt.job_id,
+        attempt.ordinal,
+        attempt.failures + 1,
+        now + dt.timedelta(seconds=pause),
+        (reason, message),
+    )
+    return Step(again, problem=again.problem)

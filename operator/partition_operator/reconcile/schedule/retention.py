@@ -1,0 +1,67 @@
+"""Which stored snapshots go. Pure.
+
+Good ones (stored, and not found damaged) are kept by count and by age, and never fewer than
+min_successful of them. One that is being verified stays and does not count: until it is proven it
+takes no proven one's place. Failed ones, and those that a verification found damaged, are kept for
+reading, the newest FAILED_KEPT_MAX. Pinned ones, and those that are used, stay and don't count. Of
+one whose removal has begun something may be gone already: it always goes.
+"""
+
+import datetime as dt
+from collections.abc import Iterable
+
+from partition_operator.api.snapshot import GOOD, Retention, Snapshot, State
+from partition_operator.reconcile.seen.snapshot import age_of
+
+FAILED_KEPT_MAX = 3
+
+
+def expired(
+    snapshots: Iterable[Snapshot],
+    retention: Retention,
+    now: dt.datetime,
+    held: frozenset[str] = frozenset(),
+    *,
+    proven: bool = False,
+    damage: bool = False,
+) -> list[Snapshot]:
+    """Those to remove, oldest first. held: names that something uses just now. proven: snapshots
+    are verified, so the newest verified one stays. damage: a damaged one keeps a store from being
+    collected; where a removal has begun, none of those is kept for reading."""
+    newest_first = sorted(snapshots, key=age_of, reverse=True)
+    gone = begun(newest_first)
+    free = [
+        s
+        for s in newest_first
+        if s.ended and not s.pinned and s.name not in held and s not in gone and not s.verifying
+    ]
+    good = [s for s in free if s.state in GOOD and not s.lost]
+    bad = [s for s in free if s not in good]
+    places = {s.stored_in() for s in gone} if damage else set()
+    damaged = [s for s in bad if s.state == State.VERIFY_FAILED and s.stored_in() in places]
+    gone += damaged
+    gone += [s for s in bad if s not in damaged][FAILED_KEPT_MAX:]
+    last = next((s for s in good if proven and s.state == State.VERIFIED), None)
+    for rank, snapshot in enumerate(good):
+        if rank < retention.min_successful or snapshot is last:
+            continue
+        over = retention.count is not None and rank >= retention.count
+        old = retention.max_age is not None and age_of(snapshot)[0] < now - retention.max_age
+        if over or old:
+            gone.append(snapshot)
+    return sorted(gone, key=age_of)
+
+
+def begun(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
+    """Those whose removal has begun, which is finished whatever the spec or a pin says now."""
+    return sorted((s for s in snapshots if s.state == State.REMOVING), key=age_of)
+
+
+def next_expiry(
+    snapshots: Iterable[Snapshot], retention: Retention, now: dt.datetime
+) -> dt.datetime | None:
+    """When age alone may next make one go."""
+    if retention.max_age is None:
+        return None
+    ends = [age_of(s)[0] + retention.max_age for s in snapshots if s.state in GOOD and not s.pinned]
+    return min((end for end in ends if end > now), default=None)

@@ -1,0 +1,27 @@
+"""What the operator sees of a restore, at one moment."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from partition_operator.api.destination import Refusal
+from partition_operator.api.snapshot import Snapshot
+from partition_operator.reconcile.seen.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreSeen:
+    """snapshot: what snapshotRef names; None where it is not there. refusal: what is wrong with the
+    store's Secret. authority: whether it holds a CA. running: names of the pods whose volume may
+    hold the snapshot; volumes: UIDs of the claims that may, by name, None where not looked at. pod:
+    the one that restores; progress: of what runs in it, None where it did not say; taken: what has
+    its name is somebody else's. claimed: a claim of volume 0's name exists, whoever made it."""
+
+    snapshot: Snapshot | None = None
+    refusal: Refusal | None = None
+    authority: bool = False
+    running: frozenset[str] = frozenset()
+    volumes: dict[str, str] | None = None
+    pod: dict[str, Any] | None = None
+    progress: Progress | None = None
+    taken: bool = False
+    claimed: bool = False

@@ -1,0 +1,87 @@
+"""What the operator sees of one PartitionSnapshot, at one moment."""
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from partition_operator.api.destination import Refusal
+from partition_operator.api.snapshot import STORED, Snapshot, State
+from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as the replica that runs it says. state: Queued, Running, Succeeded or Failed."""
+
+    state: str
+    phase: str = ""
+    percent: int = 0
+    lsn: int = 0
+    term: int = 0
+    keys: int = 0
+    files: int = 0
+    size_bytes: int = 0
+    transferred_bytes: int = 0
+    digest: str = ""
+    reason: str = ""
+    message: str = ""
+    retriable: bool = False
+    snapshots_removed: int = 0
+    objects_removed: int = 0
+    bytes_removed: int = 0
+
+
+class NoJob(Enum):
+    """Why there is no job to look at."""
+
+    NONE = "none was started"
+    UNKNOWN = "the replica does not know it"
+    SILENT = "the replica does not answer"
+
+
+JobSeen = Job | NoJob
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotView:
+    """group: the Partition, its pods and replicas; None where it does not exist. others: the other
+    snapshots of the Partition. volumes: UIDs of claims by name. refusal: what is wrong with the
+    destination's Secret. authority: whether it holds a CA. pod: the one that verifies; progress: of
+    what runs in it, None where it did not say; taken: what has its name is somebody else's.
+    refused: why the API server did not take the pod, until it is tried again."""
+
+    snapshot: Snapshot
+    now: dt.datetime
+    group: Observed | None
+    others: tuple[Snapshot, ...] = ()
+    volumes: dict[str, str] | None = None
+    refusal: Refusal | None = None
+    authority: bool = False
+    job: JobSeen = NoJob.NONE
+    pod: dict[str, Any] | None = None
+    progress: Progress | None = None
+    taken: bool = False
+    refused: str = ""
+
+    @property
+    def replaced(self) -> bool:
+        """The Partition of this name is another group than the one that it was begun with."""
+        if self.group is None:
+            return False
+        now, before = self.group.partition.status.get("clusterID", ""), self.snapshot.cluster_id
+        return bool(before and now) and now != before
+
+
+def age_of(snapshot: Snapshot) -> tuple[dt.datetime, str]:
+    """What snapshots are ordered by: when they were taken, then their names."""
+    return snapshot.started or snapshot.created, snapshot.name
+
+
+def volume_lost(snapshot: Snapshot, volumes: dict[str, str] | None) -> bool:
+    """Whether it is on a volume that is gone, or was made anew."""
+    recorded = (snapshot.status.get("destination") or {}).get("volume")
+    if volumes is None or not recorded or snapshot.state not in STORED | {State.REMOVING}:
+        return False
+    return bool(volumes.get(recorded["claim"]) != recorded["claimUID"])

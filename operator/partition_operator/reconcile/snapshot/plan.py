@@ -1,0 +1,398 @@
+"""The next step of one PartitionSnapshot. Pure.
+
+Queued → Running → Succeeded or Failed, then its verification (verification.py). Everything that
+the next look needs stands in status, and is written before it is acted on: an operator that starts
+again goes on. A job's ID is `<uid>/<attempt>`; asking a replica for the same one again is harmless.
+"""
+
+import datetime as dt
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.destination import (
+    Destination,
+    ObjectStore,
+    VolumeDestination,
+    describe,
+    store_prefix,
+)
+from partition_operator.api.snapshot import (
+    Snapshot,
+    SnapshotsSpec,
+    State,
+    Verify,
+    parse_snapshots_spec,
+)
+from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.seen.progress import stepped
+from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView, volume_lost
+from partition_operator.reconcile.snapshot import sources, verification
+from partition_operator.reconcile.snapshot.actions import (
+    CancelJob,
+    Label,
+    SnapshotAction,
+    StartTake,
+)
+from partition_operator.reconcile.snapshot.status import Draft
+
+PARTITION_GRACE = dt.timedelta(minutes=5)
+"""So long a Partition may come after its snapshot: both may be in one file, or in two that a tool
+applies one after the other."""
+SOURCE_WAIT = dt.timedelta(hours=1)
+"""So long a snapshot waits for a replica that can take it."""
+SOURCE_SILENT = dt.timedelta(seconds=60)
+"""So long a source may be silent before the next attempt."""
+JOB_STALLED = dt.timedelta(hours=6)
+"""A running job whose percentage and phase do not move for so long is given up. A replica ends a
+process of its own that says nothing new much sooner (snapshot_job_stall_s); one percent of a large
+snapshot through a thin line takes hours, and is no stall."""
+ATTEMPTS_MAX = 5
+BACKOFF_S = (5, 15, 60, 300)
+PROGRESS_EVERY = dt.timedelta(minutes=1)
+"""Progress is written when it has come to the next step, or moved and is so old: few writes, and no
+move is overlooked."""
+QUEUED = "Queued"
+"""The phase of a job that waits for its replica's other jobs: that is no stall."""
+POLL_S = 2.0
+WAIT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPlan:
+    """status: what to write, before the action. pause_s: when to look again, None where there is
+    nothing to wait for."""
+
+    status: dict[str, Any]
+    action: SnapshotAction | None = None
+    events: list[Event] = field(default_factory=list)
+    partition_events: list[Event] = field(default_factory=list)
+    pause_s: float | None = None
+
+
+def plan(view: SnapshotView, image: str) -> SnapshotPlan:
+    """`image`: of the pod that verifies."""
+    snapshot = view.snapshot
+    draft = Draft(snapshot, view.now)
+    if not snapshot.ended:
+        return _under_way(view, draft)
+    action = verification.next_step(view, draft, image)
+    _availability(view, draft)
+    pause = POLL_S if snapshot.verifying or action is not None else None
+    if snapshot.verifying and action is None and (view.taken or view.refused):
+        pause = verification.TAKEN_POLL_S
+    return _plan(draft, action, pause)
+
+
+def _under_way(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+    if view.replaced:
+        name = view.snapshot.partition
+        return _failed(
+            draft,
+            "PartitionReplaced",
+            f"Partition {name} was deleted and made anew meanwhile: it is another group now; make "
+            "a new PartitionSnapshot of that",
+        )
+    if view.group is not None and view.group.partition.status.get("bootstrapped"):
+        # From the first look on it is this group that is asked for, not what comes in its place.
+        draft.set(clusterID=view.group.partition.status["clusterID"])
+    leader = view.group.leader if view.group is not None else None
+    if leader is not None and not draft.get("leastLSN"):
+        # What was acknowledged before the object was made is in it, whoever takes it.
+        draft.set(leastLSN=str(leader.committed))
+    labels = view.snapshot.body["metadata"].get("labels") or {}
+    if labels.get(names.LABEL_PARTITION) != view.snapshot.partition:
+        draft.queued("Accepted", "it has been seen")
+        return _plan(draft, Label(view.snapshot.partition), POLL_S)
+    if view.snapshot.state == State.RUNNING:
+        return _running(view, draft)
+    return _queued(view, draft)
+
+
+# --- before it runs ---------------------------------------------------------------------------
+
+
+def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+    snapshot, group = view.snapshot, view.group
+    if group is None:
+        return _without_partition(view, draft)
+    why = sources.why_none(group)
+    ahead = _ahead(view)
+    again = parse_stamp(draft.get("nextAttemptTime"))
+    try:
+        destination = resolve(snapshot, group.partition.body)
+        effective_verify(snapshot, group.partition.body)
+    except InvalidSpec as error:
+        return _failed(draft, "InvalidSpec", str(error))
+    if destination is None:
+        return _failed(
+            draft,
+            "NoDestination",
+            "set spec.destination, or spec.snapshots.destination of the Partition, and make a new "
+            "PartitionSnapshot",
+        )
+    if view.refusal is not None:
+        return _failed(draft, view.refusal.reason, view.refusal.message)
+    if ahead is not None:
+        return _wait(draft, "WaitingForTurn", f"{ahead.name} comes first", WAIT_S)
+    if again is not None and view.now < again:
+        condition = next(c for c in draft.body()["conditions"] if c["type"] == "Queued")
+        pause = (again - view.now).total_seconds()
+        return _wait(draft, "Retrying", condition["message"], pause)
+    if why:
+        return _without_source(view, draft, why)
+    return _start(view, draft, destination)
+
+
+def _without_partition(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+    name = view.snapshot.partition
+    until = view.snapshot.created + PARTITION_GRACE
+    if view.now < until:
+        message = f"Partition {name} does not exist yet: it is waited for until {stamp(until)}"
+        return _wait_for_others(draft, "WaitingForPartition", message, WAIT_S)
+    return _failed(
+        draft,
+        "PartitionNotFound",
+        f"Partition {name} does not exist in this namespace: create it, or name another one, and "
+        "make a new PartitionSnapshot",
+    )
+
+
+def _without_source(view: SnapshotView, draft: Draft, why: str) -> SnapshotPlan:
+    since = parse_stamp(draft.get("waitingSince")) or view.now
+    if view.now - since >= SOURCE_WAIT:
+        hours = int(SOURCE_WAIT.total_seconds() // 3600)
+        message = f"no replica could take it within {hours} hour: {why}; status of the Partition "
+        return _failed(draft, "NoSource", message + "says what it waits for")
+    draft.set(waitingSince=stamp(since))
+    until = stamp(since + SOURCE_WAIT)
+    message = f"waiting until {until} for a replica that can take it: {why}"
+    return _wait_for_others(draft, "WaitingForSource", message, 2.0)
+
+
+def _ahead(view: SnapshotView) -> Snapshot | None:
+    """The first of those that come before it: one snapshot of a Partition runs at a time."""
+    mine = (view.snapshot.created, view.snapshot.name)
+    waiting = [o for o in view.others if not o.ended and (o.created, o.name) < mine]
+    return min(waiting, key=lambda o: (o.created, o.name), default=None)
+
+
+def _start(view: SnapshotView, draft: Draft, destination: Destination) -> SnapshotPlan:
+    snapshot, group = view.snapshot, view.group
+    assert group is not None, "there is a source"
+    last = draft.get("sourcePod") or ""
+    in_volume = isinstance(destination, VolumeDestination)
+    newest = sources.newest_stored(view.others, destination, group.partition.status["clusterID"])
+    source = sources.choose(
+        sources.with_all_of(sources.candidates(group), int(draft.get("leastLSN") or 0)),
+        partition=snapshot.partition,
+        base=sources.base_pod(newest),
+        # A volume's may be whole already; in a store any replica finds what is there.
+        keep=last if in_volume else "",
+        avoid="" if in_volume else last,
+    )
+    assert source is not None, "there is a source"
+    pod = names.pod(snapshot.partition, source.ordinal)
+    attempt = int(draft.get("attempts") or 0) + 1
+    job_id = f"{snapshot.uid}/{attempt}"
+    tried = [p for p in dict.fromkeys([*(draft.get("triedPods") or []), last]) if p and p != pod]
+    draft.set(
+        attempts=attempt,
+        attemptTime=stamp(view.now),
+        nextAttemptTime=None,
+        waitingSince=None,
+        silentSince=None,
+        progressTime=stamp(view.now),
+        jobID=job_id,
+        sourcePod=pod,
+        triedPods=tried or None,
+        snapshotID=snapshot.name,
+        clusterID=group.partition.status["clusterID"],
+        destination=_recorded(destination, snapshot.partition, source.ordinal, view),
+        location=describe(destination, pod),
+        startTime=draft.get("startTime") or stamp(view.now),
+        percent=0,
+        phase="Starting",
+        full=(snapshot.full or sources.needs_full(newest)) or None,
+    )
+    draft.running(f"{pod} takes it")
+    if attempt == 1:
+        draft.event("Normal", "SnapshotStarted", f"{pod} takes it into {describe(destination)}")
+    action = StartTake(source.ordinal, job_id, destination, bool(draft.get("full")))
+    return _plan(draft, action, POLL_S)
+
+
+def resolve(snapshot: Snapshot, partition_body: dict[str, Any]) -> Destination | None:
+    """Where it goes: its own destination or the Partition's, with the prefix of the group's store.
+    None where neither says. Raises InvalidSpec."""
+    found = snapshot.destination()
+    if found is None:
+        spec = parse_snapshots_spec(partition_body.get("spec") or {})
+        found = spec.destination if spec else None
+    if isinstance(found, ObjectStore):
+        cluster_id = (partition_body.get("status") or {}).get("clusterID", "")
+        prefix = store_prefix(found.prefix, snapshot.namespace, snapshot.partition, cluster_id)
+        return ObjectStore(
+            bucket=found.bucket,
+            secret=found.secret,
+            endpoint=found.endpoint,
+            region=found.region,
+            prefix=prefix,
+            allow_http=found.allow_http,
+            virtual_hosted_style=found.virtual_hosted_style,
+        )
+    return found
+
+
+def _recorded(
+    destination: Destination, partition: str, ordinal: int, view: SnapshotView
+) -> dict[str, Any]:
+    if isinstance(destination, ObjectStore):
+        return {"objectStore": destination.body()}
+    claim = names.claim(partition, ordinal)
+    return {"volume": {"claim": claim, "claimUID": (view.volumes or {}).get(claim, "")}}
+
+
+def effective_verify(snapshot: Snapshot, partition_body: dict[str, Any]) -> Verify:
+    """Its own, or the Partition's, or Checksum. Raises InvalidSpec."""
+    own = snapshot.verify()
+    if own is not None:
+        return own
+    spec: SnapshotsSpec | None = parse_snapshots_spec(partition_body.get("spec") or {})
+    return spec.verify if spec else Verify.CHECKSUM
+
+
+# --- while it runs ----------------------------------------------------------------------------
+
+
+def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+    job, now = view.job, view.now
+    if view.group is None:
+        name = view.snapshot.partition
+        return _failed(draft, "PartitionDeleted", f"Partition {name} was deleted meanwhile")
+    if isinstance(job, Job):
+        draft.set(silentSince=None)
+        if job.state == "Succeeded":
+            return _succeeded(view, draft, job)
+        if job.state == "Failed":
+            return _next_attempt(
+                view, draft, job.reason or "Failed", job.message, retriable=job.retriable
+            )
+        return _progress(view, draft, job)
+    if job is NoJob.UNKNOWN:
+        begun = parse_stamp(draft.get("attemptTime")) or now
+        if draft.get("phase") == "Starting" and now - begun < SOURCE_SILENT:
+            # It was never asked, or never answered: the same ID is the same job.
+            destination = view.snapshot.stored_in()
+            assert destination is not None, "it was recorded with the attempt"
+            job_id, full = str(draft.get("jobID")), bool(draft.get("full"))
+            return _plan(draft, StartTake(_ordinal(view), job_id, destination, full), POLL_S)
+        message = f"{draft.get('sourcePod')} was restarted meanwhile"
+        return _next_attempt(view, draft, "SourceRestarted", message, retriable=True)
+    since = parse_stamp(draft.get("silentSince")) or now
+    if now - since >= SOURCE_SILENT:
+        seconds = int(SOURCE_SILENT.total_seconds())
+        message = f"{draft.get('sourcePod')} has not answered for {seconds} s"
+        return _next_attempt(view, draft, "SourceUnreachable", message, retriable=True)
+    draft.set(silentSince=stamp(since))
+    return _plan(draft, None, POLL_S)
+
+
+def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
+    percent, known = max(job.percent, 0), int(draft.get("percent") or 0)
+    phase = QUEUED if job.state == "Queued" else job.phase or job.state
+    since = parse_stamp(draft.get("progressTime")) or view.now
+    step = stepped(percent) != stepped(known) or phase != draft.get("phase")
+    if step or (percent != known and view.now - since >= PROGRESS_EVERY):
+        draft.set(percent=percent, phase=phase, progressTime=stamp(view.now))
+    elif percent == known and phase != QUEUED and view.now - since >= JOB_STALLED:
+        hours = int(JOB_STALLED.total_seconds() // 3600)
+        message = f"{draft.get('sourcePod')} made no progress for {hours} hours"
+        job_id = str(draft.get("jobID"))
+        found = _next_attempt(view, draft, "Stalled", message, retriable=True)
+        # Before another attempt: two at once would write the same.
+        return replace(found, action=CancelJob(_ordinal(view), job_id))
+    draft.running(f"{draft.get('sourcePod')} takes it: {phase}, {draft.get('percent')} %")
+    return _plan(draft, None, POLL_S)
+
+
+def _next_attempt(
+    view: SnapshotView, draft: Draft, reason: str, message: str, *, retriable: bool
+) -> SnapshotPlan:
+    attempts = int(draft.get("attempts") or 0)
+    if not retriable:
+        return _failed(draft, reason, message)
+    if attempts >= ATTEMPTS_MAX:
+        return _failed(draft, reason, f"{message}; given up after {attempts} attempts")
+    pause = BACKOFF_S[min(attempts, len(BACKOFF_S)) - 1]
+    again = view.now + dt.timedelta(seconds=pause)
+    text = f"attempt {attempts} of {ATTEMPTS_MAX} failed: {reason}: {message}"
+    draft.set(nextAttemptTime=stamp(again), silentSince=None, percent=0)
+    draft.queued("Retrying", f"{text}; again at {stamp(again)}")
+    draft.event("Warning", "SnapshotRetrying", text)
+    return _plan(draft, None, float(pause))
+
+
+def _succeeded(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
+    assert view.group is not None, "it runs"
+    draft.set(
+        lsn=str(job.lsn),
+        term=str(job.term),
+        keys=job.keys,
+        files=job.files,
+        sizeBytes=job.size_bytes,
+        transferredBytes=job.transferred_bytes,
+        digest=job.digest,
+        completionTime=stamp(view.now),
+    )
+    message = (
+        f"LSN {job.lsn}: {job.keys} keys, {job.files} files, {job.size_bytes} bytes, of which "
+        f"{job.transferred_bytes} were transferred"
+    )
+    draft.succeeded(message)
+    draft.condition("Available", True, "Stored", f"in {draft.get('location')}")
+    draft.event("Normal", "SnapshotSucceeded", f"{message}, from {draft.get('sourcePod')}")
+    try:
+        method = effective_verify(view.snapshot, view.group.partition.body)
+    except InvalidSpec:
+        method = Verify.CHECKSUM
+    verification.begin(draft, method)
+    return _plan(draft, None, POLL_S)
+
+
+# --- afterwards -------------------------------------------------------------------------------
+
+
+def _availability(view: SnapshotView, draft: Draft) -> None:
+    if not view.snapshot.lost and volume_lost(view.snapshot, view.volumes):
+        claim = view.snapshot.status["destination"]["volume"]["claim"]
+        message = f"PersistentVolumeClaim {claim}, on which it lay, is gone, and it with that"
+        draft.condition("Available", False, "VolumeLost", message)
+        draft.event("Warning", "VolumeLost", message)
+
+
+def _ordinal(view: SnapshotView) -> int:
+    return int(str(view.snapshot.status["sourcePod"]).rpartition("-")[2])
+
+
+def _wait(draft: Draft, reason: str, message: str, pause_s: float) -> SnapshotPlan:
+    draft.queued(reason, message)
+    return _plan(draft, None, pause_s)
+
+
+def _wait_for_others(draft: Draft, reason: str, message: str, pause_s: float) -> SnapshotPlan:
+    """For what no snapshot brings about: an event says it once."""
+    if draft.reason("Queued") != reason:
+        draft.event("Normal", "SnapshotWaiting", f"{reason}: {message}")
+    return _wait(draft, reason, message, pause_s)
+
+
+def _failed(draft: Draft, reason: str, message: str) -> SnapshotPlan:
+    draft.failed(reason, message)
+    return _plan(draft, None, None)
+
+
+def _plan(draft: Draft, action: SnapshotAction | None, pause_s: float | None) -> SnapshotPlan:
+    return SnapshotPlan(draft.body(), action, draft.events, draft.partition_events, pause_s)

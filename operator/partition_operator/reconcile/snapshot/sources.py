@@ -1,0 +1,98 @@
+"""Which replica takes or reads a snapshot. Pure."""
+
+from collections.abc import Iterable
+
+from partition_operator.api import names
+from partition_operator.api.destination import Destination
+from partition_operator.api.snapshot import GOOD, STORED, Snapshot, State
+from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
+from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.reconcile.seen.snapshot import age_of
+
+
+def candidates(group: Observed) -> list[Replica]:
+    """Replicas of the group that answer and are caught up: followers first, then the leader."""
+    leader = group.leader
+    if leader is None:
+        return []
+    active = {m.member_id for m in leader.members if m.recently_active}
+    followers = [
+        replica
+        for replica in group.replicas
+        if replica.ordinal != leader.ordinal
+        and replica.cluster_id == leader.cluster_id
+        and replica.role == "follower"
+        and replica.member_id in active
+        and leader.committed - replica.applied <= PROMOTE_LAG_MAX
+        and _has_pod(group, replica.ordinal)
+    ]
+    return [*sorted(followers, key=lambda r: r.ordinal), leader]
+
+
+def with_all_of(found: list[Replica], committed: int) -> list[Replica]:
+    """Of the candidates those whose state has everything up to `committed`; the leader's has."""
+    return [r for r in found[:-1] if r.applied >= committed] + found[-1:]
+
+
+def why_none(group: Observed | None) -> str:
+    """What is missing for a source, in words; "" where there is one."""
+    if group is None:
+        return "the Partition does not exist"
+    partition = group.partition
+    state = partition.status.get("state") or "not looked at yet"
+    look = f"Partition {partition.name} is {state} (kubectl describe says why)"
+    if not partition.status.get("bootstrapped"):
+        return f"the group does not exist yet; {look}"
+    if not candidates(group):
+        return f"no replica leads; {look}"
+    return ""
+
+
+def choose(
+    found: list[Replica], *, partition: str, base: str = "", keep: str = "", avoid: str = ""
+) -> Replica | None:
+    """Of the candidates. base: the pod that an incremental one is cheapest on. keep: the pod that
+    must go on, where it can. avoid: the pod that failed last. Followers come before the leader."""
+    if not found:
+        return None
+    leader = found[-1]
+
+    def rank(replica: Replica) -> tuple[bool, bool, bool, bool, int]:
+        pod = names.pod(partition, replica.ordinal)
+        return (
+            pod != keep,
+            pod == avoid,
+            replica.ordinal == leader.ordinal,
+            pod != base,
+            replica.ordinal,
+        )
+
+    return min(found, key=rank)
+
+
+def newest_stored(
+    others: Iterable[Snapshot], destination: Destination, cluster_id: str
+) -> Snapshot | None:
+    """The newest snapshot of the group in the same place, good or not."""
+    same = [
+        s
+        for s in others
+        if s.state in STORED and s.cluster_id == cluster_id and s.stored_in() == destination
+    ]
+    return max(same, key=age_of, default=None)
+
+
+def base_pod(newest: Snapshot | None) -> str:
+    """The pod on which the next one is incremental; "" for none."""
+    good = newest is not None and newest.state in GOOD
+    return str(newest.status.get("sourcePod", "")) if newest is not None and good else ""
+
+
+def needs_full(newest: Snapshot | None) -> bool:
+    """What was found damaged is no base: the next one is written anew."""
+    return newest is not None and newest.state == State.VERIFY_FAILED
+
+
+def _has_pod(group: Observed, ordinal: int) -> bool:
+    pod = group.pod(ordinal)
+    return pod is not None and bool(pod.ip) and not pod.deleting

@@ -1,0 +1,265 @@
+"""How a stored snapshot is proven: its checksums by a job on a replica, or a restore in a
+throw-away pod. Pure. What it finds is a condition; it never touches the snapshot.
+
+What could not be done (a store that does not answer, a pod that finds no node) leaves the condition
+Unknown: that says nothing about the snapshot.
+"""
+
+import datetime as dt
+from typing import Any
+
+from partition_operator.api import names
+from partition_operator.api.destination import Destination
+from partition_operator.api.snapshot import State, Verify
+from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.reconcile.seen.progress import Progress, stepped
+from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView
+from partition_operator.reconcile.snapshot import sources
+from partition_operator.reconcile.snapshot.actions import (
+    CreatePod,
+    DeletePod,
+    SnapshotAction,
+    StartVerify,
+)
+from partition_operator.reconcile.snapshot.status import Draft
+from partition_operator.resources import snapshot_pods
+from partition_operator.resources.snapshot_pods import Outcome
+
+ATTEMPTS_MAX = 3
+BACKOFF_S = (10, 60)
+GIVEN_UP = dt.timedelta(hours=12)
+"""After so long a verification ends without a result, whatever it waits for."""
+PENDING = dt.timedelta(minutes=15)
+"""A pod that is not started within this counts as a failed attempt."""
+SILENT = dt.timedelta(seconds=60)
+TAKEN_POLL_S = 30.0
+"""How often it is looked whether the pod's name has become free."""
+
+
+def begin(draft: Draft, method: Verify) -> None:
+    """Records what is to be done, in the status that says it is stored."""
+    if method == Verify.NONE:
+        draft.condition("Verified", None, "NotRequested", "verify is None")
+        return
+    draft.set(verification={"method": str(method), "attempts": 0})
+    draft.condition("Verified", None, "Waiting", f"{method} begins soon")
+
+
+def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | None:
+    """The one step; where it has ended, the pod that is left goes."""
+    if not view.snapshot.verifying:
+        if view.pod is not None and "deletionTimestamp" not in view.pod["metadata"]:
+            return _delete(view.pod)
+        return None
+    record = dict(draft.get("verification"))
+    stored = view.snapshot.completed or view.now
+    if view.now - stored >= GIVEN_UP:
+        _inconclusive(view, draft, record, "TimedOut", "it took too long")
+        return None
+    if view.refusal is not None:
+        _inconclusive(view, draft, record, view.refusal.reason, view.refusal.message)
+        return None
+    again = parse_stamp(record.get("nextAttemptTime"))
+    if again is not None and view.now < again:
+        # The failed attempt's pod makes room for the next one's.
+        return _delete(view.pod)
+    if record["method"] == Verify.RESTORE:
+        return _restore(view, draft, record, image)
+    return _checksum(view, draft, record)
+
+
+# --- by a job on a replica --------------------------------------------------------------------
+
+
+def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> SnapshotAction | None:
+    if view.group is None or view.replaced:
+        # No replica of its group will ever read it.
+        _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
+        return None
+    if not record.get("jobID") or record.get("nextAttemptTime"):
+        return _start_job(view, draft, record)
+    job = view.job
+    if isinstance(job, Job):
+        if job.state == "Succeeded":
+            _verified(view, draft, record, "every object and digest is as it was written")
+        elif job.state == "Failed":
+            _failed_attempt(view, draft, record, job.reason, job.message, retriable=job.retriable)
+        else:
+            if record.pop("silentSince", None) is not None:
+                draft.set(verification=record)
+            far = Progress(job.phase or job.state, stepped(job.percent))
+            text = f"{record['pod']} reads all of it: {far}"
+            draft.condition("Verified", None, "Verifying", text)
+        return None
+    if job is NoJob.UNKNOWN and not record.get("restarted"):
+        # Not asked yet, or the replica was restarted: the same ID, once.
+        record["restarted"] = True
+        draft.set(verification=record)
+        return StartVerify(_ordinal(record["pod"]), record["jobID"], _stored(view))
+    since = parse_stamp(record.get("silentSince")) or view.now
+    record["silentSince"] = stamp(since)
+    draft.set(verification=record)
+    if job is NoJob.UNKNOWN or view.now - since >= SILENT:
+        message = f"{record['pod']} does not answer or was restarted"
+        _failed_attempt(view, draft, record, "SourceUnreachable", message, retriable=True)
+    return None
+
+
+def _start_job(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> SnapshotAction | None:
+    assert view.group is not None, "it was looked for before"
+    found = sources.candidates(view.group)
+    status = view.snapshot.status
+    if "volume" in status["destination"]:
+        pod = status["sourcePod"]
+        found = [r for r in found if names.pod(view.snapshot.partition, r.ordinal) == pod]
+    source = sources.choose(
+        found,
+        partition=view.snapshot.partition,
+        base=status.get("sourcePod", ""),
+        avoid=record.get("pod", ""),
+    )
+    if source is None:
+        draft.condition("Verified", None, "WaitingForReplica", "no replica can read it now")
+        return None
+    attempt = record["attempts"] + 1
+    pod = names.pod(view.snapshot.partition, source.ordinal)
+    record = {
+        "method": record["method"],
+        "attempts": attempt,
+        "jobID": f"{view.snapshot.uid}/verify-{attempt}",
+        "pod": pod,
+    }
+    draft.set(verification=record)
+    draft.condition("Verified", None, "Verifying", f"{pod} reads all of it")
+    return StartVerify(source.ordinal, record["jobID"], _stored(view))
+
+
+# --- by a restore in a pod --------------------------------------------------------------------
+
+
+def _restore(
+    view: SnapshotView, draft: Draft, record: dict[str, Any], image: str
+) -> SnapshotAction | None:
+    if view.taken:
+        name = names.verify_pod(view.snapshot.name)
+        text = f"pod {name} is somebody else's: delete it, or make a snapshot of another name"
+        draft.condition("Verified", None, "Conflict", text)
+        return None
+    if record.get("nextAttemptTime") or record["attempts"] == 0:
+        if view.pod is not None:
+            return _delete(view.pod)
+        record = {
+            "method": record["method"],
+            "attempts": record["attempts"] + 1,
+            "pod": names.verify_pod(view.snapshot.name),
+        }
+        draft.set(verification=record)
+        draft.condition("Verified", None, "Verifying", f"pod {record['pod']} restores it")
+    attempt = record["attempts"]
+    if view.pod is None:
+        if view.group is None:
+            _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
+            return None
+        if view.refused:
+            _pod_refused(view, draft, record["pod"])
+            return None
+        group, snapshot = view.group, view.snapshot
+        running = frozenset(names.pod(group.partition.name, p.ordinal) for p in group.pods)
+        source = snapshot_pods.source_of(snapshot, running, authority=view.authority)
+        body = snapshot_pods.build_verify(snapshot, group.partition, source, image, attempt)
+        return CreatePod(body)
+    if snapshot_pods.attempt_of(view.pod) != attempt:
+        return _delete(view.pod)
+    outcome = snapshot_pods.outcome(view.pod, view.now, PENDING)
+    if outcome is None:
+        if view.progress is not None:
+            text = f"pod {record['pod']} restores it: {view.progress}"
+            draft.condition("Verified", None, "Verifying", text)
+        return None
+    if outcome.succeeded:
+        digest = outcome.report.get("digest", "")
+        _verified(view, draft, record, f"restored in a throw-away pod, equal digest {digest}")
+        return None
+    _failed_outcome(view, draft, record, outcome)
+    return None
+
+
+def _pod_refused(view: SnapshotView, draft: Draft, pod: str) -> None:
+    """Said once for the same words; it is tried again until the verification is given up."""
+    again = "it is tried again, at least once a minute"
+    text = f"the API server refuses pod {pod}: {view.refused} ({again})"
+    conditions = view.snapshot.status.get("conditions") or []
+    if not any(c["type"] == "Verified" and c["message"] == text for c in conditions):
+        draft.event("Warning", "PodRefused", text)
+    draft.condition("Verified", None, "PodRefused", text)
+
+
+def _failed_outcome(
+    view: SnapshotView, draft: Draft, record: dict[str, Any], outcome: Outcome
+) -> None:
+    _failed_attempt(
+        view, draft, record, outcome.reason, outcome.message, retriable=outcome.retriable
+    )
+
+
+def _delete(pod: dict[str, Any] | None) -> SnapshotAction | None:
+    if pod is None or "deletionTimestamp" in pod["metadata"]:
+        return None
+    return DeletePod(pod["metadata"]["name"], pod["metadata"]["uid"])
+
+
+# --- its ends ---------------------------------------------------------------------------------
+
+DAMAGED = frozenset({"SnapshotDamaged", "SnapshotNotFound", "UnsupportedFormat", "VolumeDamaged"})
+"""Reasons that say something of the snapshot; others say that it could not be read."""
+
+
+def _failed_attempt(
+    view: SnapshotView,
+    draft: Draft,
+    record: dict[str, Any],
+    reason: str,
+    message: str,
+    *,
+    retriable: bool,
+) -> None:
+    if not retriable and reason in DAMAGED:
+        text = f"{message}; keep another one, and take a new one with spec.full: true"
+        draft.set(verification=record | {"completionTime": stamp(view.now)})
+        draft.set(state=str(State.VERIFY_FAILED), message=f"{reason}: {text}")
+        draft.condition("Verified", False, reason, text)
+        draft.event("Warning", "VerifyFailed", f"{reason}: {text}", both=True)
+        return
+    if not retriable or record["attempts"] >= ATTEMPTS_MAX:
+        _inconclusive(view, draft, record, reason or "Failed", message)
+        return
+    pause = BACKOFF_S[min(record["attempts"], len(BACKOFF_S)) - 1]
+    again = stamp(view.now + dt.timedelta(seconds=pause))
+    draft.set(verification=record | {"nextAttemptTime": again})
+    draft.condition("Verified", None, "Retrying", f"{reason}: {message}; again at {again}")
+
+
+def _inconclusive(
+    view: SnapshotView, draft: Draft, record: dict[str, Any], reason: str, message: str
+) -> None:
+    draft.set(verification=record | {"completionTime": stamp(view.now)})
+    draft.condition("Verified", None, reason, message)
+    text = f"it could not be verified, which says nothing about it: {reason}: {message}"
+    draft.event("Warning", "VerifyFailed", text, both=True)
+
+
+def _verified(view: SnapshotView, draft: Draft, record: dict[str, Any], message: str) -> None:
+    draft.set(verification=record | {"completionTime": stamp(view.now)})
+    draft.set(state=str(State.VERIFIED))
+    draft.condition("Verified", True, str(record["method"]), message)
+    draft.event("Normal", "SnapshotVerified", f"{record['method']}: {message}")
+
+
+def _stored(view: SnapshotView) -> Destination:
+    found = view.snapshot.stored_in()
+    assert found is not None, "it is stored"
+    return found
+
+
+def _ordinal(pod: str) -> int:
+    return int(pod.rpartition("-")[2])

@@ -1,0 +1,221 @@
+"""Carries one action out: the action's fields in, a call of a client, a line in the log."""
+
+import datetime as dt
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from partition_operator import failpoints
+from partition_operator.api import names
+from partition_operator.api.partition import Partition
+from partition_operator.clients.authority import AuthorityKeeper
+from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.clients.observer import Writes
+from partition_operator.clients.replica import Replicas
+from partition_operator.errors import Conflict, ReplicaUnreachable, text_of
+from partition_operator.reconcile.partition import actions
+from partition_operator.reconcile.partition.writes import target
+from partition_operator.reconcile.seen import last_write
+from partition_operator.reconcile.seen.partition import Observed, Pod
+from partition_operator.resources import trust
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes
+from partition_operator.resources.common import fingerprint, is_foreign, is_leaving, metadata
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Raises OperatorError; an action that failed half-way is simply planned again."""
+
+    kube: Kube
+    replicas: Replicas
+    authority: AuthorityKeeper
+    writes: Writes
+    """What became of the last write of each object, shared with the observer."""
+    lifetimes: Lifetimes = LIFETIMES
+
+    async def execute(self, observed: Observed, action: actions.Action) -> None:
+        """An object that the API server refuses is remembered, and raises nothing: the plan says so
+        and goes on with what does not need it."""
+        partition = observed.partition
+        logger.info("%s/%s: %s", *partition.key, _describe(action))
+        found = target(action, partition.name)
+        now = dt.datetime.now(dt.UTC)
+        try:
+            left = await self._execute(observed, partition, action)
+        except ApiError as error:
+            if found is None or not error.refused:
+                raise
+            logger.warning("%s/%s: refused: %s", *partition.key, text_of(error))
+            self._remember(partition, found[0], found[1], now, refusal=error.words)
+            return
+        if found is not None:
+            mark = fingerprint(left) if left is not None else ""
+            self._remember(partition, found[0], found[1], now, left=mark)
+        failpoints.reach(_failpoint(action))
+
+    def _remember(
+        self,
+        partition: Partition,
+        key: last_write.Key,
+        wanted: str,
+        now: dt.datetime,
+        *,
+        left: str = "",
+        refusal: str = "",
+    ) -> None:
+        known = self.writes.setdefault(partition.key, {})
+        last = known.get(key)
+        if refusal:
+            known[key] = last_write.refused(last, wanted, refusal, now)
+        else:
+            known[key] = last_write.taken(last, wanted, left, now)
+
+    async def _execute(
+        self, observed: Observed, partition: Partition, action: actions.Action
+    ) -> Body | None:
+        """Returns an object that was written whole, as the API server left it."""
+        match action:
+            case actions.Apply(body):
+                name = body["metadata"]["name"]
+                live = await self.kube.get(body["kind"], partition.namespace, name)
+                return await self._apply(partition, body, live)
+            case actions.IssueCertificate(secret, role):
+                return await self._renew(partition, secret, role, trust.Step.ISSUE)
+            case actions.TrustAuthority(secret, role):
+                return await self._renew(partition, secret, role, trust.Step.TRUST)
+            case actions.CreatePod(body) | actions.CreateClaim(body):
+                await self._create(body)
+            case actions.PutBack(kind, name, uid, labels, owned):
+                await self._mark(partition, kind, name, uid, {"labels": labels}, owned=owned)
+            case actions.RecordRestored(record):
+                status = {"restored": record, "restore": None}
+                await self._merge_status(partition, status)
+            case actions.Delete(kind, name, uid):
+                await self.kube.delete(kind, partition.namespace, name, uid)
+            case actions.DeleteUnchanged(kind, name, uid, version):
+                await self.kube.delete_unchanged(kind, partition.namespace, name, uid, version)
+            case actions.RecordCluster(cluster_id):
+                await self._record(partition, cluster_id, bootstrapped=False)
+            case actions.RecordBootstrapped(cluster_id):
+                await self._record(partition, cluster_id, bootstrapped=True)
+            case actions.MarkClaim(ordinal, cluster_id):
+                name = names.claim(partition.name, ordinal)
+                uid = next((c.uid for c in observed.claims if c.ordinal == ordinal), "")
+                mark = {"annotations": {names.ANNOTATION_CLUSTER_ID: cluster_id}}
+                await self._mark(partition, "PersistentVolumeClaim", name, uid, mark)
+            case _:
+                await self._command(observed, partition, action)
+        return None
+
+    async def _apply(self, partition: Partition, body: Body, live: Body | None) -> Body:
+        """live: what has the name, read right before: what was observed may be seconds old. Raises
+        Conflict if somebody else has written since, or if it is somebody else's."""
+        kind, name = body["kind"], body["metadata"]["name"]
+        if live is not None and (is_foreign(live, partition) or is_leaving(live, partition)):
+            raise Conflict(f"{kind} {name} is not this Partition's (any more)")
+        return await self.kube.apply(body, live)
+
+    async def _create(self, body: Body) -> None:
+        try:
+            await self.kube.create(body)
+        except ApiError as error:
+            # The next look says whose the one that exists is.
+            if not error.exists:
+                raise
+
+    async def _mark(
+        self,
+        partition: Partition,
+        kind: str,
+        name: str,
+        uid: str,
+        change: Body,
+        *,
+        owned: bool = False,
+    ) -> None:
+        """Changes metadata of the object that was seen. Raises Conflict if it is another one."""
+        live = await self.kube.get(kind, partition.namespace, name)
+        if live is None or live["metadata"]["uid"] != uid:
+            raise Conflict(f"{kind} {name} is not the one that was seen (uid {uid})")
+        if owned:
+            # A merge patch replaces lists.
+            owners = live["metadata"].get("ownerReferences") or []
+            # Without ours, if it does not control the object: a uid stands there once.
+            others = [owner for owner in owners if owner.get("uid") != partition.uid]
+            change |= {"ownerReferences": [*others, *metadata(partition, name)["ownerReferences"]]}
+        await self.kube.merge(kind, live, {"metadata": change})
+
+    async def _renew(self, partition: Partition, secret: str, role: str, step: trust.Step) -> Body:
+        live = await self.kube.get("Secret", partition.namespace, secret)
+        now = dt.datetime.now(dt.UTC)
+        body = trust.renewed(
+            partition, secret, role, live, self.authority.value, now, self.lifetimes, step=step
+        )
+        return await self._apply(partition, body, live)
+
+    async def _command(
+        self, observed: Observed, partition: Partition, action: actions.Action
+    ) -> None:
+        replicas = self.replicas
+        match action:
+            case actions.Bootstrap(ordinal, cluster_id, unreplicated):
+                pod = _pod(observed, ordinal)
+                await replicas.bootstrap(partition, pod, cluster_id, unreplicated=unreplicated)
+            case actions.EnableReplication(ordinal):
+                await replicas.enable_replication(partition, _pod(observed, ordinal))
+            case actions.Join(ordinal, cluster_id):
+                await replicas.join(partition, _pod(observed, ordinal), cluster_id)
+            case actions.AddLearner(leader, member_id, address, _):
+                pod = _pod(observed, leader)
+                await replicas.add_learner(partition, pod, member_id, address)
+            case actions.PromoteLearner(leader, member_id, _):
+                await replicas.promote_learner(partition, _pod(observed, leader), member_id)
+            case actions.RemoveMember(leader, member_id, _):
+                await replicas.remove_member(partition, _pod(observed, leader), member_id)
+            case actions.TransferLeadership(leader, member_id):
+                await replicas.transfer_leadership(partition, _pod(observed, leader), member_id)
+            case _:
+                raise AssertionError(f"no way to execute {action}")
+
+    async def _record(self, partition: Partition, cluster_id: str, *, bootstrapped: bool) -> None:
+        status = {"clusterID": cluster_id, "bootstrapped": bootstrapped}
+        await self._merge_status(partition, status)
+
+    async def _merge_status(self, partition: Partition, status: dict[str, Any]) -> None:
+        """At the resource version that was seen: two writers can't both write."""
+        body = {
+            "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},
+            "status": status,
+        }
+        await self.kube.merge_status(partition.namespace, partition.name, body)
+
+
+def _pod(observed: Observed, ordinal: int) -> Pod:
+    pod = observed.pod(ordinal)
+    if pod is None or not pod.ip:
+        raise ReplicaUnreachable(f"{names.pod(observed.partition.name, ordinal)} has no address")
+    return pod
+
+
+def _describe(action: actions.Action) -> str:
+    match action:
+        case actions.Apply(body):
+            return f"apply {body['kind']} {body['metadata']['name']}"
+        case actions.CreatePod(body) | actions.CreateClaim(body):
+            return f"create {body['kind']} {body['metadata']['name']}"
+        case _:
+            return repr(action)
+
+
+def _failpoint(action: actions.Action) -> str:
+    match action:
+        case actions.Apply(body):
+            return f"Apply.{body['kind']}"
+        case actions.Delete(kind, _, _):
+            return f"Delete.{kind}"
+        case actions.CreatePod(body) | actions.CreateClaim(body):
+            return f"Create.{body['kind']}"
+        case _:
+            return type(action).__name__

@@ -1,0 +1,192 @@
+"""A Partition's turn: one safe step at a time, each from a fresh look.
+
+Level-triggered: an event only says which Partition to look at again (turns/queue.py); everything is
+looked at anew once a minute.
+"""
+
+import datetime as dt
+import logging
+import random
+import time
+from dataclasses import replace
+
+from partition_operator import failpoints
+from partition_operator.api import names
+from partition_operator.api.partition import Partition
+from partition_operator.clients.kube import Kube
+from partition_operator.clients.observer import Observer
+from partition_operator.clients.recorder import Recorder
+from partition_operator.config import Config
+from partition_operator.errors import ReplicaRefused, text_of
+from partition_operator.reconcile.partition import ownership
+from partition_operator.reconcile.partition.actions import (
+    EnableReplication,
+    RecordBootstrapped,
+    RecordCluster,
+    RecordRestored,
+)
+from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.turns.executor import Executor
+from partition_operator.turns.queue import Entry, Key
+
+logger = logging.getLogger(__name__)
+
+STEPS_MAX = 50
+"""Steps of one Partition in a row, then others get their turn."""
+WAITING_POLL_S = 10.0
+"""How often it is looked whether what a restore waits for is there: no event says so."""
+
+
+class Reconciler:
+    """Works on keys of kind PARTITION."""
+
+    def __init__(
+        self,
+        config: Config,
+        kube: Kube,
+        observer: Observer,
+        executor: Executor,
+        recorder: Recorder,
+    ) -> None:
+        self._config = config
+        self._kube = kube
+        self._observer = observer
+        self._executor = executor
+        self._recorder = recorder
+        self._refusals: dict[Key, str] = {}
+        """Why a backfill was not begun, by Partition."""
+        self.foreign: set[Key] = set()
+        """Partitions that are seen and left to another operator."""
+        self._told: set[Key] = set()
+        """Those of `foreign` whose event is written."""
+        self.reconciled = 0
+
+    async def turn(self, key: Key, entry: Entry) -> float | None:
+        """Looks, and acts where there is something to do; returns when to look again."""
+        config = self._config
+        resync = time.monotonic() - entry.looked_at > config.resync_s * random.uniform(0.8, 1.2)  # noqa: S311
+        quiet = not entry.asked and not resync and entry.settled
+        if quiet and isinstance(entry.seen, Observed) and await self._unchanged(entry.seen):
+            return config.poll_s
+        for _ in range(STEPS_MAX):
+            self.reconciled += 1
+            entry.looked_at = time.monotonic()
+            partition = await self._observer.partition(key.namespace, key.name)
+            if partition is None:
+                await self._observer.forget(key.namespace, key.name)
+                self._refusals.pop(key, None)
+                self._not_foreign(key)
+                return None
+            if partition.deleting:
+                return config.resync_s
+            if await self._left_alone(key, partition):
+                # Or its replicas would be asked for changes in the next turn.
+                entry.seen = None
+                return config.resync_s
+            if ownership.has_to_be_claimed(partition, config.namespace):
+                await self._claim(partition)
+                continue
+            observed = await self._observer.observe(partition)
+            observed = replace(observed, refused=self._refusals.get(key, ""))
+            step = plan(observed, config.image, backfill_stalled_s=config.backfill_stalled_s)
+            if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
+                # Those write status themselves, at the version that was seen.
+                await self._write_status(observed, step)
+            entry.seen, entry.settled = observed, step.settled
+            if step.action is None:
+                return self._pause(step)
+            try:
+                await self._executor.execute(observed, step.action)
+            except ReplicaRefused as error:
+                # Its state is not what we saw: look again, a little later.
+                logger.info("%s: %s", key, text_of(error))
+                if isinstance(step.action, EnableReplication) and error.reason == "DISK_FULL":
+                    # The first words stay: the numbers in them change all the time.
+                    self._refusals.setdefault(key, str(error))
+                return config.poll_progressing_s
+            if isinstance(step.action, EnableReplication):
+                self._refusals.pop(key, None)
+                # It goes on by itself: asked again at once it would be told again.
+                return config.poll_backfill_s
+        return config.poll_progressing_s
+
+    async def _left_alone(self, key: Key, partition: Partition) -> bool:
+        """Whether another operator manages it. Each process posts one event of that, and tries in
+        later turns until it is written. Nothing else of the Partition is looked at then, neither
+        its replicas nor its Secrets."""
+        mine = self._config.namespace
+        if not ownership.is_foreign(partition, mine):
+            self._not_foreign(key)
+            return False
+        await self._observer.forget(key.namespace, key.name)
+        event = ownership.said(partition, mine)
+        if key not in self.foreign:
+            self.foreign.add(key)
+            logger.warning("%s: %s", key, event.message)
+        # There may be more of them than events are allowed: the rest follows in later turns.
+        if key not in self._told and await self._recorder.offer(
+            partition, event, dt.datetime.now(dt.UTC)
+        ):
+            self._told.add(key)
+        return True
+
+    def _not_foreign(self, key: Key) -> None:
+        self.foreign.discard(key)
+        self._told.discard(key)
+
+    async def _claim(self, partition: Partition) -> None:
+        """At the resource version that was seen: of two operators one succeeds. Raises Conflict."""
+        body = {
+            "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},
+            "status": {"operator": self._config.namespace},
+        }
+        await self._kube.merge_status(partition.namespace, partition.name, body)
+
+    def _pause(self, step: Plan) -> float:
+        """Until the next look, where there is nothing to do."""
+        config = self._config
+        if step.settled:
+            pause = config.poll_s
+        elif step.waiting:
+            pause = WAITING_POLL_S
+        else:
+            pause = config.poll_backfill_s if step.hurried else config.poll_progressing_s
+        return pause if step.retry_s is None else min(pause, step.retry_s)
+
+    async def _unchanged(self, seen: Observed) -> bool:
+        """Asks the replicas alone: leader changes and lag are no Kubernetes events."""
+        replicas = await self._observer.replicas(seen.partition, seen.pods)
+        return _view(replicas) == _view(seen.replicas)
+
+    async def _write_status(self, observed: Observed, step: Plan) -> None:
+        """Writes status and events where anything in it changed."""
+        partition = observed.partition
+        if partition.status == step.status:
+            return
+        await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
+        failpoints.reach("status.written")
+        for event in step.events:
+            await self._recorder.post(partition, event, observed.now)
+
+
+def _view(replicas: tuple[Replica, ...]) -> object:
+    """What of the replicas matters to a plan; what only counts up does not."""
+    return [
+        (
+            r.ordinal,
+            r.cluster_id,
+            r.member_id,
+            r.role,
+            r.term,
+            r.serving,
+            r.changing,
+            r.disk_full,
+            r.unreplicated,
+            r.backfill,
+            [(m.member_id, m.voter, m.recently_active, m.progress) for m in r.members]
+            if r.role == "leader"
+            else None,
+        )
+        for r in replicas
+    ]

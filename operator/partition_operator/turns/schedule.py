@@ -1,0 +1,325 @@
+"""The turn of a Partition's snapshots as a whole: its schedule, what retention removes, and what
+the Partition's status says of them."""
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from partition_operator import failpoints
+from partition_operator.api import names
+from partition_operator.api.destination import Credentials, Refusal
+from partition_operator.api.partition import SNAPSHOT_CONDITIONS
+from partition_operator.api.snapshot import Snapshot, State, Verify
+from partition_operator.clients.kube import ApiError, Kube
+from partition_operator.clients.recorder import Recorder
+from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.clients.snapshot_observer import SnapshotObserver
+from partition_operator.config import Config
+from partition_operator.errors import ReplicaRefused, text_of
+from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.partition.ownership import is_foreign
+from partition_operator.reconcile.schedule import removal as removing
+from partition_operator.reconcile.schedule.policy import (
+    PolicyPlan,
+    PolicyView,
+    plan,
+    refused,
+)
+from partition_operator.reconcile.schedule.removal import Attempt, Removal, Step
+from partition_operator.reconcile.schedule.retention import begun, expired, next_expiry
+from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, volume_lost
+from partition_operator.reconcile.snapshot.status import written
+from partition_operator.turns.queue import SNAPSHOT, Entry, Key
+
+logger = logging.getLogger(__name__)
+
+STEPS_MAX = 10
+PAUSE_MIN_S = 0.05
+REFUSED_POLL_S = 30.0
+"""How often a run that the API server refuses is tried again."""
+NONE: JobSeen = NoJob.NONE
+
+
+class ScheduleReconciler:
+    """Works on keys of kind SCHEDULE. enqueue: asks for another object's turn."""
+
+    def __init__(
+        self,
+        config: Config,
+        kube: Kube,
+        observer: SnapshotObserver,
+        jobs: SnapshotJobs,
+        recorder: Recorder,
+        enqueue: Callable[[str, str, str], None],
+    ) -> None:
+        self._config = config
+        self._kube = kube
+        self._observer = observer
+        self._jobs = jobs
+        self._recorder = recorder
+        self._enqueue = enqueue
+        self._attempts: dict[Key, dict[str, Attempt]] = {}
+        """Removals under way, by their digests; those of before a restart are made again."""
+
+    async def turn(self, key: Key, entry: Entry) -> float | None:
+        taken: frozenset[str] = frozenset()
+        for _ in range(STEPS_MAX):
+            view = await self._observer.policy(key.namespace, key.name)
+            if view is None:
+                self._attempts.pop(key, None)
+                # They outlive their Partition, but not the volume that they lay on.
+                snapshots = await self._observer.snapshots(key.namespace, key.name)
+                await self._look_at_lost(key, snapshots)
+                return None
+            theirs = is_foreign(view.partition, self._config.namespace)
+            if view.partition.deleting or theirs:
+                return self._config.resync_s
+            view = replace(view, taken=taken)
+            step = plan(view)
+            if step.create is not None:
+                name = step.create["metadata"]["name"]
+                try:
+                    if not await self._create(step.create, view):
+                        taken |= {name}
+                    continue
+                except ApiError as error:
+                    if not error.refused:
+                        raise
+                    step = refused(step, error.words, view.now, REFUSED_POLL_S)
+            removed, problem = await self._retain(key, view, step)
+            await self._write(view, step, problem, under_way=bool(self._attempts.get(key)))
+            if removed:
+                continue
+            pause = self._pause(key, view, step)
+            if pause > PAUSE_MIN_S:
+                return pause
+            await asyncio.sleep(PAUSE_MIN_S)
+        return 1.0
+
+    def _pause(self, key: Key, view: PolicyView, step: PolicyPlan) -> float:
+        ends = [step.look_at]
+        if step.spec is not None:
+            ends.append(next_expiry(view.snapshots, step.spec.retention, view.now))
+        now = dt.datetime.now(dt.UTC)
+        pauses = [(end - now).total_seconds() for end in ends if end is not None]
+        prune = removing.pause_s((self._attempts.get(key) or {}).values(), now)
+        if prune is not None:
+            pauses.append(prune)
+        return min([*pauses, self._config.resync_s])
+
+    async def _create(self, body: dict[str, Any], view: PolicyView) -> bool:
+        """False where something else has the run's name."""
+        meta = body["metadata"]
+        logger.info("%s/%s: its snapshot %s is due", *view.partition.key, meta["name"])
+        try:
+            await self._kube.create(body)
+        except ApiError as error:
+            if not error.exists:
+                raise
+            return False
+        failpoints.reach("schedule.Create")
+        return True
+
+    # --- retention ----------------------------------------------------------------------------
+
+    async def _retain(
+        self, key: Key, view: PolicyView, step: PolicyPlan
+    ) -> tuple[bool, tuple[str, str] | None]:
+        """(whether anything went, what keeps the rest from going)."""
+        await self._look_at_lost(key, view.snapshots)
+        attempts = self._attempts.setdefault(key, {})
+        gone = await self._expired(view, step, attempts)
+        wanted = removing.removals(gone, view.group)
+        for digest in set(attempts) - {removal.digest for removal in wanted}:
+            del attempts[digest]
+        waits: set[str] = set()
+        marked: set[str] = set()
+        problem = None
+        numbers = {"snapshots": 0, "objects": 0, "bytes": 0}
+        for removal in wanted:
+            found = await self._remove(view, removal, attempts, marked)
+            problem = problem or found.problem
+            if found.done is None:
+                waits |= set(removal.snapshot_ids)
+            else:
+                numbers["objects"] += found.done.objects_removed
+                numbers["bytes"] += found.done.bytes_removed
+        named = {s for removal in wanted for s in removal.snapshot_ids}
+        ready = [
+            s
+            for s in gone
+            if s.name not in waits and (s.name in named or not removing.may_be_stored(s))
+        ]
+        refused = await self._delete(ready)
+        if refused:
+            problem = problem or ("DeleteRefused", "; ".join(refused.values()))
+            waits |= set(refused)
+            ready = [s for s in ready if s.name not in refused]
+        if ready:
+            what = ", ".join(s.name for s in ready)
+            size = f"{numbers['objects']} objects, {numbers['bytes']} bytes"
+            event = Event("Normal", "SnapshotPruned", f"removed {what}: {size}")
+            await self._recorder.post(view.partition, event, view.now)
+            for removal in wanted:
+                if not set(removal.snapshot_ids) & waits:
+                    attempts.pop(removal.digest, None)
+        return bool(ready), problem
+
+    async def _delete(self, snapshots: Iterable[Snapshot]) -> dict[str, str]:
+        """Returns the API server's words by name for those that it refuses to delete."""
+        refused: dict[str, str] = {}
+        for snapshot in snapshots:
+            name = snapshot.name
+            try:
+                await self._kube.delete(names.SNAPSHOT_KIND, snapshot.namespace, name, snapshot.uid)
+            except ApiError as error:
+                if not error.refused:
+                    raise
+                logger.warning("%s/%s: refused: %s", snapshot.namespace, name, text_of(error))
+                refused[name] = f"the API server refuses to delete {name}: {error.words}"
+                continue
+            failpoints.reach("schedule.Delete")
+        return refused
+
+    async def _look_at_lost(self, key: Key, snapshots: Iterable[Snapshot]) -> None:
+        """Snapshots whose volume is gone say so themselves, in their own turn."""
+        if not any("volume" in (s.status.get("destination") or {}) for s in snapshots):
+            return
+        claims = {snapshot.claim for snapshot in snapshots}
+        volumes = await self._observer.volumes(key.namespace, key.name, claims)
+        for snapshot in snapshots:
+            if not snapshot.lost and volume_lost(snapshot, volumes):
+                self._enqueue(SNAPSHOT, snapshot.namespace, snapshot.name)
+
+    async def _expired(
+        self, view: PolicyView, step: PolicyPlan, attempts: dict[str, Attempt]
+    ) -> list[Snapshot]:
+        cluster = view.partition.status.get("clusterID", "")
+        # Those of an earlier Partition of this name are in another store: they stay.
+        ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
+        if step.spec is None:
+            return begun(ours)
+        retention, proven = step.spec.retention, step.spec.verify != Verify.NONE
+        damage = removing.blocked_by_damage(_condition(view, "SnapshotsPruned"), attempts.values())
+        gone = expired(ours, retention, view.now, proven=proven, damage=damage)
+        if not gone:
+            return []
+        held = await self._observer.restored_from(view.partition.namespace)
+        return expired(ours, retention, view.now, held, proven=proven, damage=damage)
+
+    async def _remove(
+        self,
+        view: PolicyView,
+        removal: Removal,
+        attempts: dict[str, Attempt],
+        marked: set[str],
+    ) -> Step:
+        known, job = attempts.get(removal.digest), NONE
+        if known is not None and known.running:
+            job = await self._observer.job(view.group, known.ordinal, known.job_id)
+        newest = max(view.snapshots, key=lambda s: (s.created, s.name), default=None)
+        pod = str(newest.status.get("sourcePod", "")) if newest is not None else ""
+        step = removing.next_step(removal, known, job, view.group, pod)
+        if step.start and step.attempt is not None:
+            step = await self._start(view, removal, step, step.attempt, marked)
+        if step.attempt is not None:
+            attempts[removal.digest] = step.attempt
+        return step
+
+    async def _start(
+        self,
+        view: PolicyView,
+        removal: Removal,
+        step: Step,
+        attempt: Attempt,
+        marked: set[str],
+    ) -> Step:
+        found = await self._observer.secret(view.partition.namespace, removal.destination)
+        if isinstance(found, Refusal):
+            return Step(None, problem=(found.reason, found.message))
+        credentials = found if isinstance(found, Credentials) else None
+        pod = view.group.pod(attempt.ordinal)
+        assert pod is not None, "it was chosen among those that have one"
+        await self._mark(view, removal, marked)
+        logger.info("%s/%s: remove %s", *view.partition.key, ", ".join(removal.snapshot_ids))
+        try:
+            await self._jobs.prune(
+                view.partition,
+                pod,
+                attempt.job_id,
+                snapshot_ids=removal.snapshot_ids,
+                destination=removal.destination,
+                credentials=credentials,
+            )
+        except ReplicaRefused as error:
+            return removing.failed(attempt, view.now, "SourceRefused", str(error))
+        failpoints.reach("schedule.StartPrune")
+        return step
+
+    async def _mark(self, view: PolicyView, removal: Removal, marked: set[str]) -> None:
+        """marked: names of those that have been in this turn. Raises Conflict where one was changed
+        since it was seen, such as pinned: nothing of it has gone, and it is decided anew."""
+        for snapshot in view.snapshots:
+            named = snapshot.status.get("snapshotID") in removal.snapshot_ids
+            before = snapshot.state == State.REMOVING or snapshot.name in marked
+            if named and snapshot.ended and not before:
+                status = removing.marked(snapshot, view.now)
+                await self._kube.apply_status(snapshot.body, status)
+                marked.add(snapshot.name)
+                failpoints.reach("schedule.Removing")
+
+    # --- status -------------------------------------------------------------------------------
+
+    async def _write(
+        self,
+        view: PolicyView,
+        step: PolicyPlan,
+        problem: tuple[str, str] | None,
+        *,
+        under_way: bool,
+    ) -> None:
+        """Our part of the Partition's status, and events, where anything changed."""
+        partition = view.partition
+        status = partition.body.get("status") or {}
+        old = {
+            c["type"]: c for c in status.get("conditions") or [] if c["type"] in SNAPSHOT_CONDITIONS
+        }
+        found, events = list(step.conditions), list(step.events)
+        if step.spec is not None:
+            last = old.get("SnapshotsPruned")
+            pruned = removing.pruned(problem, under_way=under_way, old=last)
+            if pruned.status is False and (last or {}).get("status") != "False":
+                text = f"{pruned.reason}: {pruned.message}"
+                events.append(Event("Warning", "PruneFailed", text))
+            found.append(pruned)
+        for condition in step.conditions:
+            last = old.get(condition.type, {})
+            changed = (last.get("reason"), last.get("message")) != (
+                condition.reason,
+                condition.message,
+            )
+            if condition.type == "SnapshotScheduleValid" and condition.status is False and changed:
+                events.append(Event("Warning", condition.reason, condition.message))
+        conditions = [written(c, old.get(c.type), view.now, partition.generation) for c in found]
+        if (partition.snapshot_status, old) != (
+            step.snapshots,
+            {c["type"]: c for c in conditions},
+        ):
+            body: dict[str, Any] = {"conditions": conditions} if conditions else {}
+            if step.snapshots:
+                body["snapshots"] = step.snapshots
+            await self._kube.apply_status(
+                partition.body | {"kind": names.KIND}, body, manager=names.SNAPSHOT_MANAGER
+            )
+            failpoints.reach("schedule.status.written")
+        for event in events:
+            await self._recorder.post(partition, event, view.now)
+
+
+def _condition(view: PolicyView, kind: str) -> dict[str, Any] | None:
+    """As it stands in the Partition's status."""
+    found: list[dict[str, Any]] = (view.partition.body.get("status") or {}).get("conditions") or []
+    return next((c for c in found if c["type"] == kind), None)

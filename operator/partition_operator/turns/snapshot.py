@@ -1,0 +1,217 @@
+"""A PartitionSnapshot's turn: look, write what is seen, act, and look again."""
+
+import logging
+from dataclasses import replace
+
+from partition_operator import failpoints
+from partition_operator.api import names
+from partition_operator.api.destination import Credentials
+from partition_operator.api.snapshot import State
+from partition_operator.clients.kube import ApiError, Kube
+from partition_operator.clients.recorder import Recorder
+from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.clients.snapshot_observer import SnapshotObserver
+from partition_operator.config import Config
+from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable, text_of
+from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.partition.ownership import is_foreign
+from partition_operator.reconcile.seen import last_write
+from partition_operator.reconcile.seen.last_write import Write
+from partition_operator.reconcile.seen.partition import Observed, Pod
+from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView
+from partition_operator.reconcile.snapshot.actions import (
+    CancelJob,
+    CreatePod,
+    DeletePod,
+    Label,
+    SnapshotAction,
+    StartTake,
+    StartVerify,
+)
+from partition_operator.reconcile.snapshot.plan import SnapshotPlan, plan
+from partition_operator.resources.common import content_hash
+from partition_operator.turns.queue import Entry, Key
+
+logger = logging.getLogger(__name__)
+
+STEPS_MAX = 10
+"""Steps of one snapshot in a row, then others get their turn."""
+RETRIABLE_REFUSALS = frozenset(
+    {"OVERLOADED", "STOPPING", "NO_LEADER", "NOT_LEADER", "NOT_BOOTSTRAPPED", "DISK_FULL"}
+)
+"""With these (types.proto, Reason) a replica refuses a job that it, or another one, may take
+later."""
+
+
+class SnapshotReconciler:
+    """Works on keys of kind SNAPSHOT."""
+
+    def __init__(
+        self,
+        config: Config,
+        kube: Kube,
+        observer: SnapshotObserver,
+        jobs: SnapshotJobs,
+        recorder: Recorder,
+    ) -> None:
+        self._config = config
+        self._kube = kube
+        self._observer = observer
+        self._jobs = jobs
+        self._recorder = recorder
+        self._pods: dict[Key, Write] = {}
+        """Verifying pods that the API server refused."""
+
+    async def turn(self, key: Key, entry: Entry) -> float | None:
+        refused: tuple[str, Job] | None = None
+        for _ in range(STEPS_MAX):
+            found = await self._observer.view(key.namespace, key.name)
+            if found is None:
+                self._pods.pop(key, None)
+                await self._gone(entry.seen)
+                return None
+            view, credentials = found
+            group = view.group
+            if group is not None and is_foreign(group.partition, self._config.namespace):
+                # Its Partition's turn says so.
+                return self._config.resync_s
+            pod = self._pods.get(key)
+            if pod is not None and last_write.held(pod, pod.wanted, view.now):
+                view = replace(view, refused=pod.refusal)
+            if refused is not None and view.job is NoJob.UNKNOWN:
+                view = replace(view, job=refused[1])
+            step = plan(view, self._config.image)
+            await self._write(view, step)
+            entry.seen = view
+            if step.action is None:
+                return step.pause_s
+            try:
+                await self._execute(view, step.action, credentials)
+            except ReplicaRefused as error:
+                logger.info("%s: %s", key, text_of(error))
+                refused = (key.name, _refusal(error))
+            except ApiError as error:
+                if not error.refused:
+                    raise
+                if not isinstance(step.action, CreatePod):
+                    # Nothing else can be done before it; the queue tries it again.
+                    event = Event("Warning", "ObjectRefused", error.words)
+                    await self._recorder.post(view.snapshot, event, view.now)
+                    raise
+                logger.warning("%s: refused: %s", key, text_of(error))
+                wanted = content_hash(step.action.body)
+                self._pods[key] = last_write.refused(pod, wanted, error.words, view.now)
+            else:
+                if isinstance(step.action, CreatePod):
+                    self._pods.pop(key, None)
+        return 1.0
+
+    async def _write(self, view: SnapshotView, step: SnapshotPlan) -> None:
+        """Status and events, where anything changed."""
+        snapshot = view.snapshot
+        if snapshot.status != step.status:
+            await self._kube.apply_status(snapshot.body, step.status)
+            failpoints.reach("snapshot.status.written")
+        for event in step.events:
+            await self._recorder.post(snapshot, event, view.now)
+        if view.group is not None:
+            for event in step.partition_events:
+                await self._recorder.post(view.group.partition, event, view.now)
+
+    async def _execute(
+        self, view: SnapshotView, action: SnapshotAction, credentials: Credentials | None
+    ) -> None:
+        """Raises ReplicaRefused, and what is tried again."""
+        snapshot = view.snapshot
+        logger.info("%s/%s: %s", snapshot.namespace, snapshot.name, _describe(action))
+        match action:
+            case Label(partition):
+                # By it its Partition's are found; others belong to whoever applied the object.
+                body = {"metadata": {"labels": {names.LABEL_PARTITION: partition}}}
+                await self._kube.merge(names.SNAPSHOT_KIND, snapshot.body, body)
+            case CreatePod(body):
+                try:
+                    await self._kube.create(body)
+                except ApiError as error:
+                    # The next look says whose the one that exists is.
+                    if not error.exists:
+                        raise
+            case DeletePod(name, uid):
+                await self._kube.delete("Pod", snapshot.namespace, name, uid)
+            case CancelJob(ordinal, job_id):
+                await self._cancel(view, ordinal, job_id)
+            case StartTake() | StartVerify():
+                await self._start(view, action, credentials)
+        failpoints.reach(f"snapshot.{type(action).__name__}")
+
+    async def _start(
+        self, view: SnapshotView, action: StartTake | StartVerify, credentials: Credentials | None
+    ) -> None:
+        snapshot, group = view.snapshot, view.group
+        assert group is not None, "a job runs on a replica of it"
+        pod = _pod(group, action.ordinal)
+        if isinstance(action, StartTake):
+            await self._jobs.take(
+                group.partition,
+                pod,
+                action.job_id,
+                snapshot_id=snapshot.name,
+                uid=snapshot.uid,
+                destination=action.destination,
+                credentials=credentials,
+                full=action.full,
+            )
+        else:
+            await self._jobs.verify(
+                group.partition,
+                pod,
+                action.job_id,
+                snapshot_id=snapshot.status["snapshotID"],
+                destination=action.destination,
+                credentials=credentials,
+            )
+
+    async def _gone(self, seen: object) -> None:
+        """Ends the job of a snapshot that was deleted while it ran; what it has stored is collected
+        with the next removal."""
+        if not isinstance(seen, SnapshotView) or seen.group is None:
+            return
+        status = seen.snapshot.status
+        if seen.snapshot.state != State.RUNNING or not status.get("jobID"):
+            return
+        ordinal = int(str(status["sourcePod"]).rpartition("-")[2])
+        await self._cancel(seen, ordinal, str(status["jobID"]))
+
+    async def _cancel(self, view: SnapshotView, ordinal: int, job_id: str) -> None:
+        """As well as it goes: a replica that does not answer ends its job by its own limits."""
+        pod = view.group.pod(ordinal) if view.group is not None else None
+        try:
+            if view.group is not None and pod is not None and pod.ip:
+                await self._jobs.cancel(view.group.partition, pod, job_id)
+        except OperatorError as error:
+            logger.info("%s: not cancelled: %s", view.snapshot.name, text_of(error))
+
+
+def _pod(group: Observed, ordinal: int) -> Pod:
+    pod = group.pod(ordinal)
+    if pod is None or not pod.ip:
+        raise ReplicaUnreachable(f"{names.pod(group.partition.name, ordinal)} has no address")
+    return pod
+
+
+def _refusal(error: ReplicaRefused) -> Job:
+    """A start that was refused counts as a job that failed."""
+    return Job(
+        state="Failed",
+        reason="SourceBusy" if error.reason in RETRIABLE_REFUSALS else "SourceRefused",
+        message=str(error),
+        retriable=error.reason in RETRIABLE_REFUSALS,
+    )
+
+
+def _describe(action: SnapshotAction) -> str:
+    match action:
+        case CreatePod(body):
+            return f"create pod {body['metadata']['name']}"
+        case _:
+            return repr(action)

@@ -1,0 +1,64 @@
+"""A state written as a snapshot of the seed: a plain tar, `kv-state` first, then `fs/`."""
+
+import tarfile
+from collections.abc import Callable, Iterator
+
+from partition_replica.core.model import Node
+from partition_replica.offline.seed.base_format import KEYS, TREE, encode_pair
+from partition_replica.offline.seed.layout import DIRECTORY_MODE, FILE_MODE
+from partition_replica.storage.state import LmdbState
+
+PAGE_KEYS, PAGE_BYTES = 1024, 4 * 1024**2
+PAGE_PATHS = 1024
+_BLOCK_BYTES = 512
+
+Content = Callable[[Node], Iterator[bytes]]
+"""A file's content, in chunks."""
+
+
+def write_snapshot(state: LmdbState, content: Content) -> Iterator[bytes]:
+    """The snapshot of a state that nobody changes meanwhile, in parts."""
+    # A member's size stands in front of it, so the keys are read twice.
+    size = sum(len(encode_pair(*pair)) for pair in _pairs(state))
+    yield _header(KEYS.encode(), Node(False, FILE_MODE, size))
+    for pair in _pairs(state):
+        yield encode_pair(*pair)
+    yield _padding(size)
+    yield _header(TREE.encode(), Node(True, DIRECTORY_MODE))
+    for path, node in _nodes(state):
+        yield _header(TREE.encode() + b"/" + path, node)
+        if not node.directory:
+            yield from content(node)
+            yield _padding(node.size)
+    yield bytes(2 * _BLOCK_BYTES)
+
+
+def _header(name: bytes, node: Node) -> bytes:
+    info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
+    info.mode, info.size = node.mode, node.size
+    info.type = tarfile.DIRTYPE if node.directory else tarfile.REGTYPE
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % _BLOCK_BYTES)
+
+
+def _pairs(state: LmdbState) -> Iterator[tuple[bytes, bytes]]:
+    start = b""
+    while True:
+        items, start, _ = state.list_values(start, b"", PAGE_KEYS, PAGE_BYTES)
+        yield from items
+        if not start:
+            return
+
+
+def _nodes(state: LmdbState) -> Iterator[tuple[bytes, Node]]:
+    """In byte order, so that a directory comes before what it holds."""
+    after = b""
+    while True:
+        items, _ = state.list_nodes(b"", after, True, PAGE_PATHS)
+        if not items:
+            return
+        yield from items
+        after = items[-1][0]

@@ -1,0 +1,1 @@
+"""Commands on stored snapshots: publish, restore, verify, list, prune."""

@@ -1,0 +1,184 @@
+"""`partition-replica snapshot`: publish, restore, verify, ls, prune. A replica runs publish, verify
+and prune as processes of its own (--job, see `snapshot_child`); the others are for people, and for
+the pods that the operator starts."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from partition_snapshots import failpoints as stored_failpoints
+from partition_snapshots.destination import add_arguments
+from partition_snapshots.limits import SnapshotLimits
+
+from partition_replica.core.snapshot_progress import progress_of
+from partition_replica.errors import Cancelled, InvalidArgument
+from partition_replica.offline.bars import progress_bar
+from partition_replica.offline.rendering import positions_text
+from partition_replica.offline.snapshots import reports
+from partition_replica.offline.snapshots.actions import ACTIONS, Report
+from partition_replica.offline.snapshots.child import Parent
+from partition_replica.storage.failpoints import reach
+from partition_replica.transport.progress import served_progress
+
+
+def add_command(commands: Any) -> None:
+    """Adds `snapshot` to `partition-replica`'s parser."""
+    parser = commands.add_parser("snapshot", help="stored snapshots, in a directory or a bucket")
+    actions = parser.add_subparsers(dest="action", required=True)
+    made = actions.add_parser("publish", help="stores a snapshot of a stopped replica's state")
+    made.add_argument("--data", type=Path, required=True, help="the volume")
+    made.add_argument("--uid", default="", help="of who asks; default: the snapshot's ID")
+    made.add_argument("--partition", default="", help="namespace/name, for the manifest")
+    made.add_argument("--full", action="store_true", help="everything anew")
+    made.add_argument("--cluster-id", default="", help=argparse.SUPPRESS)  # of a running replica
+    back = actions.add_parser("restore", help="makes a new volume of a stored snapshot")
+    back.add_argument("--data", type=Path, required=True, help="the new volume")
+    back.add_argument("--cluster-id", required=True, help="of the new cluster, a UUID")
+    back.add_argument("--unreplicated", action="store_true", help="a plain log, without Raft")
+    proof = actions.add_parser("verify", help="reads all of a snapshot and compares every digest")
+    proof.add_argument("--restore", action="store_true", help="restores it, too, and verifies that")
+    proof.add_argument("--scratch", type=Path, help="where a restored volume may be (TMPDIR)")
+    listing = actions.add_parser("ls", help="which snapshots a store holds")
+    listing.set_defaults(snapshot=None)
+    prune = actions.add_parser("prune", help="removes snapshots, and what no other one names")
+    for command in (made, prune):
+        # Who asks, and does one thing at a time with a store: what a dead process of the same one
+        # left there is removed at once.
+        command.add_argument("--owner", default="", help=argparse.SUPPRESS)
+    for command in (back, proof):
+        command.add_argument(
+            "--listen",
+            default=os.environ.get("PARTITION_PROGRESS_LISTEN", ""),
+            metavar="HOST:PORT",
+            help="serves GET /progress there, as JSON, while it works; or by the variable "
+            "PARTITION_PROGRESS_LISTEN",
+        )
+    for command in (made, back, proof):
+        command.add_argument("--snapshot", required=True, help="its ID")
+    prune.add_argument("--snapshot", action="append", required=True, help="an ID; may come again")
+    for command in actions.choices.values():
+        add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print JSON")
+        command.add_argument("--report", type=Path, help="a file for the report, as JSON")
+        command.add_argument(
+            "--limit",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="overrides a limit: " + ", ".join(f.name for f in fields(SnapshotLimits)),
+        )
+        command.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs one of the commands; returns the exit code (`snapshot_reports`)."""
+    stored_failpoints.hook = reach
+    with progress_bar(options.json or options.job) as bar:
+        report, code = asyncio.run(_run(options, bar))
+    if options.report is not None:
+        reports.write(options.report, report)
+    if not options.job:
+        _show(options, report)
+    return code
+
+
+class _Watched:
+    """A Listener at a terminal, and for those who ask; `said` never falls."""
+
+    def __init__(self, kind: str, show: Callable[[str, int, int], None]) -> None:
+        self._kind = kind
+        self._show = show
+        self.said = progress_of(kind, "", 0, 0)
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """On any thread."""
+        name, percent = progress_of(self._kind, phase, done, total)
+        self.said = (name, max(percent, self.said[1]))
+        self._show(phase, done, total)
+
+
+def _kind(options: argparse.Namespace) -> str:
+    if options.action == "publish":
+        return "take"
+    if options.action == "verify" and options.restore:
+        return "prove"
+    return "verify" if options.action == "ls" else str(options.action)
+
+
+def _served(listen: str, watched: _Watched) -> AbstractAsyncContextManager[None]:
+    return served_progress(listen, lambda: watched.said) if listen else nullcontext()
+
+
+async def _run(
+    options: argparse.Namespace, bar: Callable[[str, int, int], None]
+) -> tuple[Report, int]:
+    parent = Parent() if options.job else None
+    watched = _Watched(_kind(options), bar)
+    report: Report
+    try:
+        limits = _limits(options.limit)
+        action = ACTIONS[options.action](options, limits, parent or watched)
+        task = asyncio.ensure_future(action)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        async with _served(getattr(options, "listen", ""), watched):
+            report, code = {"state": "succeeded"} | await task, reports.EXIT_DONE
+    except (Exception, asyncio.CancelledError) as error:
+        cause: BaseException = error
+        if isinstance(error, asyncio.CancelledError):
+            cause = Cancelled("it was told to end; nothing half-done is left")
+        failure = reports.failure(cause)
+        report, code = failure.report(), failure.exit_code
+        if isinstance(options.snapshot, str):
+            report["snapshotID"] = options.snapshot
+    if parent is not None:
+        parent.report(report)
+    return report, code
+
+
+def _limits(overrides: list[str]) -> SnapshotLimits:
+    values: dict[str, Any] = {}
+    kinds = {name: type(value) for name, value in asdict(SnapshotLimits()).items()}
+    for override in overrides:
+        name, _, text = override.partition("=")
+        try:
+            values[name] = kinds[name](text)
+        except KeyError as error:
+            raise InvalidArgument(f"--limit {name}: known are {', '.join(kinds)}") from error
+        except ValueError as error:
+            raise InvalidArgument(f"--limit {override}: not a {kinds[name].__name__}") from error
+    try:
+        return replace(SnapshotLimits(), **values)
+    except ValueError as error:
+        raise InvalidArgument(f"--limit: {error}") from error
+
+
+def _show(options: argparse.Namespace, report: Report) -> None:
+    if options.json:
+        sys.stdout.write(json.dumps(report) + "\n")
+    elif report["state"] == "failed":
+        sys.stderr.write(f"partition-replica: {report['reason']}: {report['message']}\n")
+    elif "snapshots" in report:
+        sys.stdout.write(_table(report["snapshots"]) + "\n")
+    else:
+        sys.stdout.write(positions_text(report) + "\n")
+
+
+def _table(listed: list[Report]) -> str:
+    lines = [f"{'SNAPSHOT':<32} {'LSN':>12} {'KEYS':>10} {'FILES':>10} {'BYTES':>14}  CREATED"]
+    for one in listed:
+        if "reason" in one:
+            lines.append(f"{one['snapshotID']:<32} {one['reason']}: {one['message']}")
+        else:
+            lines.append(
+                f"{one['snapshotID']:<32} {one['lsn']:>12} {one['keys']:>10} {one['files']:>10} "
+                f"{one['sizeBytes']:>14}  {one['createdAt']}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Commands on the volume of a stopped replica: inspect, verify, replication on and off."""

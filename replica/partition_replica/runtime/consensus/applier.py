@@ -1,0 +1,178 @@
+"""Applies committed entries in order, on a thread of its own, and keeps at most so many in memory:
+what does not fit is read from the log again when its turn comes."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Applied, LogEntry
+from partition_replica.engine.port import member_changes
+from partition_replica.ids import LSN, Digest
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.volume import Volume
+
+T = TypeVar("T")
+
+
+class Applier:
+    """`change(entry)` applies a configuration change to the engine and saves it, before the state
+    applies it; `done` gets what each entry did, on the event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        change: Callable[[LogEntry], Awaitable[None]],
+        done: Callable[[list[Applied]], None],
+    ) -> None:
+        self._volume = volume
+        self._limits = limits
+        self._metrics = metrics
+        self._change = change
+        self._done = done
+        self._queue: deque[LogEntry] = deque()
+        self._queued_bytes = 0
+        self._target = self._told = volume.state.applied.index
+        self._switch: Callable[[], Awaitable[None]] | None = None
+        self._paused = False
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="applier")
+
+    @property
+    def target(self) -> LSN:
+        """The last committed LSN that it was given."""
+        return self._target
+
+    @property
+    def told(self) -> LSN:
+        """What the engine knows to be applied; the state itself may be a batch further."""
+        return self._told
+
+    @property
+    def paused(self) -> bool:
+        """A snapshot is on its way to the log: the state is about to be replaced."""
+        return self._paused
+
+    @property
+    def queued_bytes(self) -> int:
+        return self._queued_bytes
+
+    @property
+    def lag(self) -> int:
+        """Entries committed and not applied."""
+        return self._target - self._volume.state.applied.index
+
+    def add(self, entries: list[LogEntry]) -> None:
+        """Committed entries, behind those before."""
+        for entry in entries:
+            contiguous = not self._queue or self._queue[-1].index + 1 == entry.index
+            full = self._queued_bytes + len(entry.data) > self._limits.apply_queue_bytes_max
+            # Behind a gap nothing is kept: the gap is read from the log first.
+            if contiguous and not full and (self._queue or entry.index == self._target + 1):
+                self._queue.append(entry)
+                self._queued_bytes += len(entry.data)
+            self._target = entry.index
+        self._wake.set()
+
+    def pause(self) -> None:
+        """Applies nothing more until `switch`: a snapshot is on its way to the log."""
+        self._paused = True
+        self._queue.clear()
+        self._queued_bytes = 0
+
+    def switch(self, body: Callable[[], Awaitable[None]], index: LSN) -> None:
+        """Runs `body`, which replaces the state by one at `index`, when nothing is applied."""
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._target = index
+        self._switch = body
+        self._wake.set()
+
+    async def call(self, body: Callable[[], T]) -> T:
+        """Runs `body` on the applier's thread, between batches."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, body)
+
+    async def run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while await self._step():
+                pass
+
+    def close(self) -> None:
+        """Waits for what is being applied."""
+        self._thread.shutdown(wait=True)
+
+    async def _step(self) -> bool:
+        if self._switch is not None:
+            body, self._switch = self._switch, None
+            await body()
+            self._told = self._volume.state.applied.index
+            self._paused = False
+            return True
+        if self._paused:
+            return False
+        batch = self._next_batch()
+        if not batch:
+            return False
+        if batch[0].kind:
+            await self._change(batch[0])
+        results, released = await self.call(lambda: self._apply(batch))
+        if not self._paused:
+            self._done(results)
+            self._told = batch[-1].index
+        if released:
+            collected = await self.call(lambda: self._volume.collect(released))
+            self._metrics.blobs_collected.inc(collected)
+        return True
+
+    def _next_batch(self) -> list[LogEntry]:
+        """Normal entries up to the limits, or one configuration change."""
+        applied = self._volume.state.applied.index
+        if self._queue and self._queue[0].index != applied + 1:
+            # The queue begins behind a gap that was too large to keep.
+            gap_end = self._queue[0].index
+        else:
+            gap_end = LSN(self._target + 1)
+        if not self._queue or self._queue[0].index != applied + 1:
+            if applied >= self._target:
+                return []
+            found = self._volume.log.read(
+                LSN(applied + 1), gap_end, self._limits.apply_batch_bytes_max
+            )
+            return _until_change(found[: self._limits.apply_batch_max])
+        batch: list[LogEntry] = []
+        size = 0
+        while self._queue and len(batch) < self._limits.apply_batch_max:
+            entry = self._queue[0]
+            size += len(entry.data)
+            if batch and (entry.kind or size > self._limits.apply_batch_bytes_max):
+                break
+            self._queue.popleft()
+            self._queued_bytes -= len(entry.data)
+            batch.append(entry)
+            if entry.kind:
+                break
+        return batch
+
+    def _apply(self, batch: list[LogEntry]) -> tuple[list[Applied], list[Digest]]:
+        reach("state.apply.before")
+        with self._metrics.applies.time():
+            outcome = self._volume.state.apply(batch, member_changes(batch[0]))
+        reach("state.apply.after")
+        self._metrics.applied_entries.inc(len(batch))
+        return outcome
+
+
+def _until_change(entries: list[LogEntry]) -> list[LogEntry]:
+    """One configuration change, or the normal entries before the first."""
+    for position, entry in enumerate(entries):
+        if entry.kind:
+            return entries[: max(position, 1)]
+    return entries

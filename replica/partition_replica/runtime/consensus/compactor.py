@@ -1,0 +1,91 @@
+"""Keeps the log short: compacts what is applied, durably, and needed by nobody, then deletes it in
+small transactions, with the blobs that nothing names any more.
+
+Order: the state is synced; the engine forgets; the boundary moves, durably; rows go. A crash in
+between leaves rows that the next start deletes.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from partition_replica.core.compaction import APPLIED
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Position
+from partition_replica.errors import PruneFailed
+from partition_replica.ids import LSN, Digest
+from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.runtime.consensus.raft_loop import RaftLoop
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+class Compactor:
+    """`run_once` is called again and again; on the event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        loop: RaftLoop,
+        applier: Applier,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        collect: Callable[[list[Digest]], Awaitable[None]],
+    ) -> None:
+        self._volume = volume
+        self._loop = loop
+        self._applier = applier
+        self._limits = limits
+        self._metrics = metrics
+        self._collect = collect
+
+    async def run_once(self) -> int:
+        """Compacts as far as positions and retention allow; returns how many entries went."""
+        log = self._volume.log
+        state = self._volume.state
+        if not self._applier.paused and state.applied.index > log.positions.get(APPLIED, 0):
+            durable = await self._applier.call(lambda: self._volume.state.sync())
+            await self._loop.call_writer(lambda: self._acknowledge(durable.index))
+        step = self._limits.log_compaction_step_entries
+        # On the writer: the log's lock is held while it commits, and nobody else may wait for that.
+        target = await self._loop.call_writer(lambda: log.compaction_target(step))
+        # What was applied a moment ago the engine may not know yet: then the next run takes it.
+        told = self._applier.told
+        if target is not None and target <= told and not self._applier.paused:
+            boundary = Position(target, log.term(target))
+            self._loop.compact(boundary)
+            await self._loop.call_writer(lambda: log.compact(target))
+            logger.debug("log compacted to %d", target)
+        return await self._prune()
+
+    def _acknowledge(self, applied: LSN) -> None:
+        # A snapshot may have come in between, and lie further ahead.
+        log = self._volume.log
+        if applied > log.positions.get(APPLIED, 0):
+            log.acknowledge(APPLIED, applied)
+
+    async def _prune(self) -> int:
+        log = self._volume.log
+        pruned = 0
+        while True:
+            try:
+                count, released = await self._loop.call_writer(
+                    lambda: log.prune(self._limits.log_prune_rows)
+                )
+            except PruneFailed as error:
+                self._metrics.prunes_failed.inc()
+                logger.error("%s", error)
+                return pruned
+            if not count:
+                break
+            pruned += count
+            self._metrics.pruned_entries.inc(count)
+            if released:
+                await self._collect(released)
+        if pruned:
+            first = log.first_stored
+            while await self._applier.call(lambda: self._volume.state.forget_unapplied(first)):
+                pass
+        return pruned

@@ -1,0 +1,472 @@
+"""The Raft loop: feeds the engine and does what its Readys ask, in the order that is safe.
+
+Order (Raft thesis 10.2.1, and partition_raft's docstring): a leader's messages leave while its own
+disk works, unless term or vote changed; everything else leaves when it is durable. A leader may
+have several Readys on their way to the disk; everybody else waits for the disk before the engine
+is fed again.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import (
+    Configuration,
+    HardState,
+    LogBatch,
+    LogEntry,
+    Position,
+    SnapshotSwitch,
+)
+from partition_replica.core.ports import PeerTransport
+from partition_replica.engine.port import (
+    ChangeKind,
+    ConfChangeRefused,
+    Engine,
+    EngineStatus,
+    InvalidMessage,
+    Message,
+    MessageKind,
+    PeerNotFound,
+    ProposalDropped,
+    SnapshotHeader,
+    Work,
+)
+from partition_replica.errors import (
+    MembershipRefused,
+    NoLeader,
+    Overloaded,
+    not_leading,
+)
+from partition_replica.ids import LSN, Digest, Term
+from partition_replica.runtime.consensus.admission import Admission
+from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.runtime.consensus.log_writer import LogWriter
+from partition_replica.runtime.consensus.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.waits import ReadIndexes
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TICKS_A_ROUND_MAX = 1
+"""A loop that was held up does not catch up on ticks: elections would start for no reason."""
+
+WORK_A_ROUND_MAX = 16
+"""Readys handled before the event loop gets its turn: a restart may find a long log to apply."""
+
+COMMIT_FLUSH_S = 1.0
+"""A commit index that only rose is saved with the next entries, or after this."""
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A Ready on its way: `messages` leave when it and all before it are durable."""
+
+    number: int
+    on_disk: bool
+    messages: list[Message]
+    snapshot: SnapshotHeader | None = None
+
+
+@dataclass(slots=True)
+class Change:
+    """A configuration change that waits for the engine; the future's result is its (LSN, term)."""
+
+    changes: list[tuple[ChangeKind, int]]
+    context: bytes
+    future: "asyncio.Future[tuple[LSN, Term]]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What the loop calls as things happen. All on the event loop, none may raise."""
+
+    role_changed: Callable[[str, int], None]
+    send_snapshot: Callable[[Message], None]
+    staged_snapshot: Callable[[SnapshotHeader], int]
+    snapshot_installed: Callable[[SnapshotHeader], None]
+    released: Callable[[list[Digest]], None]
+    address: Callable[[int], str] = lambda _: ""
+    """Where a member is reached; "" if that is not known."""
+
+
+class RaftLoop:
+    """One member's loop. All methods run on the event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        engine: Engine,
+        transport: PeerTransport,
+        limits: Limits,
+        metrics: Metrics,
+        hooks: Hooks,
+        *,
+        proposals: Proposals,
+        reads: ReadIndexes,
+        tick_s: float,
+        wall_ms: Callable[[], int],
+        failed: Callable[[BaseException], None],
+        log_writer: type[LogWriter] = LogWriter,
+    ) -> None:
+        self._engine = engine
+        self._volume = volume
+        self._transport = transport
+        self._limits = limits
+        self._metrics = metrics
+        self._hooks = hooks
+        self._proposals = proposals
+        self._reads = reads
+        self._tick_s = tick_s
+        self._wall_ms = wall_ms
+        loop = asyncio.get_running_loop()
+        self._now = loop.time
+        self._writer = log_writer(
+            volume.log,
+            loop,
+            metrics,
+            persisted=self._persisted,
+            failed=failed,
+        )
+        self._inbox: deque[tuple[Message, int]] = deque()
+        self._inbox_bytes = 0
+        self._admission = Admission(volume, proposals)
+        self._heard: dict[int, float] = {}
+        self._led_at = self._now()
+        self._held_number = 0
+        self._retired_number = 0
+        self._changes: deque[Change] = deque()
+        self._in_flight: deque[_InFlight] = deque()
+        self._on_disk = 0
+        self._durable_number = 0
+        self._unsaved_commit: HardState | None = None
+        self._unsaved_since = 0.0
+        self._ticks = 0
+        self._wake = asyncio.Event()
+        self.applier: Applier | None = None
+        self.role = "follower"
+        self.leader = 0
+        self.after_round: list[Callable[[], None]] = []
+
+    # --- what comes in ------------------------------------------------------------------------
+
+    def receive(self, message: Message, size: int) -> None:
+        """A peer's message of `size` bytes, its blobs here already. Over the limits it is dropped:
+        the inbox fills exactly while a follower waits for its disk."""
+        limits = self._limits
+        self._heard[message.sender] = self._now()
+        full = len(self._inbox) >= limits.inbox_messages_max
+        if full or self._inbox_bytes + size > limits.inbox_bytes_max:
+            self._metrics.messages_dropped.labels("inbox_full").inc()
+            return
+        self._inbox.append((message, size))
+        self._inbox_bytes += size
+        self._wake.set()
+
+    def heard_from(self, member: int, within_s: float) -> bool:
+        """Whether a member sent anything lately. raft-rs's own mark is reset by each election."""
+        return self._now() - self._heard.get(member, float("-inf")) <= within_s
+
+    def leaderless_s(self) -> float:
+        """For how long nobody has led, as far as this member knows: since it led itself, or last
+        heard of its leader. A learner keeps the leader that it knew for ever, so the engine's word
+        is not enough."""
+        now = self._now()
+        if self.role == "leader":
+            self._led_at = now
+        elif self.leader:
+            self._led_at = max(self._led_at, self._heard.get(self.leader, 0.0))
+        return now - self._led_at
+
+    def propose(self, pending: Pending) -> None:
+        self._proposals.add(pending)
+        self._wake.set()
+
+    def change(self, change: Change) -> None:
+        self._changes.append(change)
+        self._wake.set()
+
+    # --- the engine, for the parts around the loop ----------------------------------------------
+
+    def status(self) -> EngineStatus:
+        """The engine's own view, at this moment."""
+        return self._engine.status()
+
+    def configuration(self) -> Configuration:
+        """As the engine knows it: committed or proposed changes may be ahead of the saved one."""
+        return self._engine.configuration()
+
+    def campaign(self) -> None:
+        self._engine.campaign()
+        self.wake()
+
+    def transfer_leader(self, member: int) -> None:
+        self._engine.transfer_leader(member)
+        self.wake()
+
+    def apply_change(self, entry: LogEntry) -> Configuration:
+        return self._engine.apply_change(entry)
+
+    def applied_to(self, index: LSN) -> None:
+        self._engine.applied_to(index)
+
+    def may_serve(self, applied: Position) -> bool:
+        return self._engine.may_serve(applied)
+
+    def report_snapshot(self, member: int, succeeded: bool) -> None:
+        self._engine.report_snapshot(member, succeeded)
+
+    def compact(self, boundary: Position) -> None:
+        self._engine.compact(boundary)
+
+    def report_unreachable(self, member: int) -> None:
+        self._engine.report_unreachable(member)
+        self._wake.set()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def propose_nothing(self) -> None:
+        """Proposes an entry without operations, as a new leader does; nobody waits for it."""
+        self._engine.propose([b""])
+        self._wake.set()
+
+    async def call_writer(self, body: Callable[[], T]) -> T:
+        """Runs `body` on the log's writer, between commits (`LogWriter.call`)."""
+        return await self._writer.call(body)
+
+    @property
+    def last_proposed(self) -> LSN:
+        """The engine's last entry, durable or not."""
+        return LSN(self._engine.status().last_index)
+
+    async def run(self) -> None:
+        ticker = asyncio.create_task(self._tick())
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                self._round()
+        finally:
+            ticker.cancel()
+
+    def close(self) -> None:
+        """Saves what is unsaved and ends the writer. The loop's task is cancelled before."""
+        if self._unsaved_commit is not None:
+            self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
+            self._unsaved_commit = None
+        self._writer.close()
+
+    # --- a round ------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._tick_s)
+            self._ticks = min(self._ticks + 1, TICKS_A_ROUND_MAX)
+            self._wake.set()
+
+    def _round(self) -> None:
+        self._retire()
+        if self.role != "leader" and self._on_disk:
+            return
+        self._feed()
+        for _ in range(WORK_A_ROUND_MAX):
+            work = self._engine.take_work()
+            if work is None:
+                break
+            self._handle(work)
+            if self.role != "leader" and self._on_disk:
+                break
+        else:
+            self._wake.set()
+        self._flush_commit()
+        for body in self.after_round:
+            body()
+        self.after_round.clear()
+
+    def _feed(self) -> None:
+        for _ in range(self._ticks):
+            self._engine.tick()
+        self._ticks = 0
+        for _ in range(len(self._inbox)):
+            message, size = self._inbox.popleft()
+            self._inbox_bytes -= size
+            try:
+                self._engine.step(message)
+            except PeerNotFound:
+                self._metrics.messages_dropped.labels("not_a_member").inc()
+            except InvalidMessage as error:
+                self._metrics.messages_dropped.labels("invalid").inc()
+                logger.warning("message of member %x refused: %s", message.sender, error)
+        if self.role == "leader":
+            self._feed_changes()
+            self._feed_proposals()
+            if self._reads.wanted and self._engine.committed_in_term():
+                self._engine.read_index(self._reads.start())
+
+    def _feed_changes(self) -> None:
+        while self._changes:
+            change = self._changes.popleft()
+            if change.future.done():
+                continue
+            try:
+                change.future.set_result(
+                    self._engine.propose_change(change.changes, change.context)
+                )
+            except (ConfChangeRefused, ProposalDropped) as error:
+                change.future.set_exception(MembershipRefused(str(error)))
+
+    def _feed_proposals(self) -> None:
+        while batch := self._proposals.take():
+            wall_ms, elapsed_ms = self._wall_ms(), self._admission.begin_batch(self._now())
+            batch = [pending for pending in batch if self._admission.admit(pending)]
+            if not batch:
+                continue
+            for pending in batch:
+                pending.body.time_ms, pending.body.term = wall_ms, self._admission.term
+                # The first entry of the batch carries what passed for all of them.
+                pending.body.elapsed_ms, elapsed_ms = elapsed_ms, 0
+            reach("propose.before")
+            try:
+                first, term = self._engine.propose(
+                    [pending.body.SerializeToString() for pending in batch]
+                )
+            except ProposalDropped:
+                self._drop(batch)
+                return
+            self._proposals.proposed(first, term, batch)
+            self._admission.proposed()
+
+    def _drop(self, batch: list[Pending]) -> None:
+        status = self._engine.status()
+        for pending in batch:
+            if status.role != "leader" or status.lead_transferee:
+                pending.fail(NoLeader("leadership is being handed over: retry with back-off"))
+            else:
+                pending.fail(
+                    Overloaded(
+                        f"more than {self._limits.uncommitted_bytes_max} bytes are proposed and "
+                        "not committed: retry with back-off"
+                    )
+                )
+
+    # --- a Ready ------------------------------------------------------------------------------
+
+    def _handle(self, work: Work) -> None:
+        if work.role is not None:
+            self._role_changed(work.role, work.leader)
+        item = _InFlight(work.number, False, work.persisted_messages, work.snapshot)
+        if work.hold_messages:
+            self._held_number = work.number
+        if self._held_number > self._retired_number:
+            # Its term or vote, or that of a Ready before it, is not durable yet.
+            item.messages = work.messages + work.persisted_messages
+        else:
+            self._send(work.messages)
+
+        batch = LogBatch(entries=work.entries)
+        if work.snapshot is not None:
+            # What the applier still has is older than the snapshot; a configuration change among
+            # it must not reach the engine, which has the snapshot's configuration by now.
+            assert self.applier is not None, "assembled before it runs"
+            self.applier.pause()
+            generation = self._hooks.staged_snapshot(work.snapshot)
+            batch.snapshot = SnapshotSwitch(
+                work.snapshot.position, work.snapshot.configuration, generation
+            )
+        if work.hard_state is not None:
+            self._unsaved_commit = work.hard_state
+            self._unsaved_since = self._unsaved_since or self._now()
+        if work.must_sync or work.entries or work.snapshot is not None:
+            batch.hard_state, self._unsaved_commit = self._unsaved_commit, None
+            self._unsaved_since = 0.0
+        if not batch.empty:
+            item.on_disk = True
+            self._on_disk += 1
+            self._writer.write(work.number, batch)
+        self._in_flight.append(item)
+        self._retire()
+
+        for entry in work.committed:
+            self._proposals.committed(entry)
+        if work.committed:
+            assert self.applier is not None, "assembled before it runs"
+            self.applier.add(work.committed)
+        for index, context in work.read_states:
+            self._reads.confirmed(index, context)
+
+    def _flush_commit(self) -> None:
+        """Saves a commit index that nothing else carried for a while: it costs nothing to lose,
+        and keeps what a restart has to re-learn short."""
+        if self._unsaved_commit is None or self._on_disk:
+            return
+        if self._now() - self._unsaved_since >= COMMIT_FLUSH_S:
+            reach("hard_state.before")
+            self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
+            self._unsaved_commit = None
+            self._unsaved_since = 0.0
+
+    def _persisted(self, number: int, released: list[Digest]) -> None:
+        self._durable_number = max(self._durable_number, number)
+        if released:
+            self._hooks.released(released)
+        self._wake.set()
+
+    def _retire(self) -> None:
+        """Tells the engine what is durable, and sends what waited for it."""
+        retired: list[_InFlight] = []
+        while self._in_flight:
+            item = self._in_flight[0]
+            if item.on_disk and item.number > self._durable_number:
+                break
+            self._in_flight.popleft()
+            self._on_disk -= item.on_disk
+            retired.append(item)
+        if not retired:
+            return
+        self._retired_number = retired[-1].number
+        reach("advance.before")
+        self._engine.persisted(self._retired_number)
+        for item in retired:
+            self._send(item.messages)
+            if item.snapshot is not None:
+                # The state is switched a little later; the log has nothing below any more, and an
+                # engine that campaigns meanwhile looks through what is committed and not applied.
+                self._engine.applied_to(item.snapshot.position.index)
+                self._hooks.snapshot_installed(item.snapshot)
+        self._wake.set()
+
+    def _send(self, messages: list[Message]) -> None:
+        by_member: dict[int, list[bytes]] = {}
+        for message in messages:
+            if message.kind == MessageKind.SNAPSHOT:
+                self._hooks.send_snapshot(message)
+            else:
+                by_member.setdefault(message.to, []).append(message.encode())
+        for member, encoded in by_member.items():
+            self._transport.send(member, encoded)
+
+    def _role_changed(self, role: str, leader: int) -> None:
+        was_leader = self.role == "leader"
+        self.role, self.leader = role, leader
+        if role == "leader":
+            self._admission.lead(self._engine.status().term, self._now())
+        if was_leader and role != "leader":
+            hint = leader, self._hooks.address(leader)
+            self._proposals.leadership_lost(hint)
+            self._reads.fail()
+            while self._changes:
+                change = self._changes.popleft()
+                if not change.future.done():
+                    change.future.set_exception(not_leading("leadership was lost", hint))
+        self._hooks.role_changed(role, leader)

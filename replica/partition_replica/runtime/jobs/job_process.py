@@ -1,0 +1,209 @@
+"""A snapshot job's own process: `partition-replica snapshot … --job`, which reads and sends while
+this one goes on applying. How the two talk: offline/snapshots/child.py."""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from partition_replica.core.limits import Limits
+from partition_replica.storage.threads import finish
+
+logger = logging.getLogger(__name__)
+
+LINE_BYTES_MAX = 64 * 1024
+"""Of what the process says; a report has at most 4000."""
+
+_CREDENTIALS = "AWS_"
+"""Of variables that are ours, or the node's, and not the store's: the process gets the job's."""
+
+
+class JobFailed(Exception):
+    """reason: a CamelCase word that callers may compare. retriable: the same job may succeed later
+    without anybody changing anything."""
+
+    def __init__(self, reason: str, message: str, *, retriable: bool) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retriable = retriable
+
+
+class SnapshotProcess:
+    """One run. `told(phase, done, total)` hears how far it is; `capture` is asked for the state at
+    most once, and its answer passed on."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        told: Callable[[str, int, int], None],
+        capture: Callable[[], Awaitable[dict[str, Any]]],
+        command: tuple[str, ...] = ("snapshot",),
+        stall_s: float | None = None,
+    ) -> None:
+        """command: what of `partition-replica` is run; stall_s: after how long without progress it
+        is ended, in seconds, where that is not a snapshot job's."""
+        self.returncode: int | None = None
+        self._command = command
+        self._stall_s = limits.snapshot_job_stall_s if stall_s is None else stall_s
+        self._limits = limits
+        self._told = told
+        self._capture = capture
+
+    async def run(self, arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
+        """The report of a command that succeeded. The process is gone when this returns or raises,
+        cancelled, too. Raises JobFailed, and what `capture` raises."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(_CREDENTIALS)}
+        process = await self._start(arguments, inherited | environment)
+        report, ending = None, False
+        try:
+            report = await self._talk(process)
+            ending = True  # it has reported, or closed its output
+        except (ConnectionError, _NotOurs) as error:
+            # It died while it was told something, or said what is no line of ours.
+            logger.warning("the snapshot process broke off: %s", error)
+        finally:
+            await self._end(process, ending)
+            self.returncode = process.returncode
+        if report is None:
+            raise JobFailed(
+                "ProcessDied",
+                f"the snapshot process ended with {process.returncode} and without a report: see "
+                "the replica's log; it may succeed when it is tried again",
+                retriable=True,
+            )
+        if report["state"] != "succeeded":
+            raise JobFailed(report["reason"], report["message"], retriable=report["retriable"])
+        return report
+
+    async def _start(
+        self, arguments: list[str], environment: dict[str, str]
+    ) -> asyncio.subprocess.Process:
+        """Raises JobFailed where there is no process more to have: nothing else is wrong then."""
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "partition_replica",
+                *self._command,
+                *arguments,
+                "--job",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=environment,
+                limit=LINE_BYTES_MAX,
+            )
+        )
+        try:
+            return await finish(starting)
+        except asyncio.CancelledError:
+            if not starting.cancelled() and starting.exception() is None:
+                await self._end(starting.result(), ending=False)
+            raise
+        except OSError as error:
+            raise JobFailed(
+                "ProcessNotStarted",
+                f"the snapshot process could not be started ({error}): try again when the node has "
+                "processes, memory and files to give",
+                retriable=True,
+            ) from error
+        except ValueError as error:  # a zero byte; not shown, for it may be in a secret
+            raise JobFailed(
+                "InvalidArgument",
+                "the snapshot process could not be started: the job or its destination holds a "
+                "zero byte",
+                retriable=False,
+            ) from error
+
+    async def _talk(self, process: asyncio.subprocess.Process) -> dict[str, Any] | None:
+        """Its report; None where it ends without one."""
+        assert process.stdout is not None
+        assert process.stdin is not None
+        loop = asyncio.get_running_loop()
+        last: tuple[str, int, int] | None = None
+        deadline = loop.time() + self._stall_s
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    line = await process.stdout.readline()
+            except TimeoutError as error:
+                raise JobFailed(
+                    "Stalled",
+                    f"no progress for {self._stall_s:.0f} s, at {last}: it is "
+                    "ended, and may succeed when it is tried again",
+                    retriable=True,
+                ) from error
+            except ValueError as error:
+                raise _NotOurs("a line is too long") from error
+            if not line.endswith(b"\n"):
+                return None
+            message = _parse(line)
+            if "report" in message:
+                report: dict[str, Any] = message["report"]
+                return report
+            if "need" in message:
+                captured = await self._capture()
+                process.stdin.write(json.dumps(captured).encode() + b"\n")
+                await process.stdin.drain()
+            else:
+                found = (message["phase"], message["done"], message["total"])
+                if found == last:
+                    continue
+                last = found
+                self._told(*found)
+            deadline = loop.time() + self._stall_s
+
+    async def _end(self, process: asyncio.subprocess.Process, ending: bool) -> None:
+        """Returns when it is gone: by itself where it does already, else told to, then killed."""
+        await finish(self._ended(process, ending))
+
+    async def _ended(self, process: asyncio.subprocess.Process, ending: bool) -> None:
+        try:
+            if process.returncode is None and not ending:
+                process.terminate()
+            async with asyncio.timeout(self._limits.snapshot_job_end_s):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        except ProcessLookupError:
+            await process.wait()
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+class _NotOurs(Exception):
+    """A line that no process of ours says."""
+
+
+_REPORTED: dict[str, type] = {"state": str}
+_FAILED: dict[str, type] = {"reason": str, "message": str, "retriable": bool}
+_PROGRESS: dict[str, type] = {"phase": str, "done": int, "total": int}
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """What a line says: a report, a need, or progress. Raises _NotOurs."""
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        raise _NotOurs(f"it is not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise _NotOurs("it is no JSON object")
+    if "report" in message:
+        report = message["report"]
+        _check(report, _REPORTED)
+        if report["state"] != "succeeded":
+            _check(report, _FAILED)
+    elif "need" not in message:
+        _check(message, _PROGRESS)
+    return message
+
+
+def _check(found: Any, kinds: dict[str, type]) -> None:
+    for name, kind in kinds.items():
+        if not isinstance(found, dict) or not isinstance(found.get(name), kind):
+            raise _NotOurs(f"it has no {name}, or one that is no {kind.__name__}")

@@ -1,0 +1,89 @@
+"""Consumers: named positions in this replica's log, which keep what they have not read."""
+
+from collections.abc import Callable
+
+from partition_replica.core import compaction
+from partition_replica.errors import InvalidArgument, NotFound
+from partition_replica.ids import LSN
+from partition_replica.runtime.member import Member
+from partition_replica.runtime.serving.reads import check_stored
+from partition_replica.storage.volume import Volume
+
+
+class Consumers:
+    """Writes run on the log's writer, in their turn; each returns (position, low-water mark)."""
+
+    def __init__(self, volume: Volume, running: Callable[[], Member]) -> None:
+        self._volume = volume
+        self._running = running
+
+    async def register(self, name: str, lsn: int) -> tuple[int, int]:
+        """`lsn` 0: everything that is stored. Does nothing where the name is registered at this
+        LSN: the answer to an earlier try was lost. Raises InvalidArgument, Compacted, NoLeader."""
+        log = self._volume.log
+        self._check_applied(lsn)
+
+        def body() -> int:
+            position = lsn or log.first_stored - 1
+            self._check_stored(position)
+            if name in compaction.RESERVED or log.positions.get(name) != position:
+                log.register(name, LSN(position))
+            return position
+
+        return await self._call(name, body)
+
+    async def acknowledge(self, name: str, lsn: int) -> tuple[int, int]:
+        """Raises NotFound, InvalidArgument, and Compacted where entries behind `lsn` are gone: the
+        consumer is told at once, and not only when it reads."""
+        self._check_applied(lsn)
+
+        def body() -> int:
+            log = self._volume.log
+            if name in compaction.RESERVED:
+                raise KeyError(name)
+            if lsn >= log.positions[name]:
+                self._check_stored(lsn)
+            log.acknowledge(name, LSN(lsn))
+            return lsn
+
+        return await self._call(name, body)
+
+    async def remove(self, name: str) -> None:
+        """Raises NotFound."""
+
+        def body() -> int:
+            self._volume.log.unregister(name)
+            return 0
+
+        await self._call(name, body)
+
+    def list(self) -> tuple[list[tuple[str, int]], int]:
+        first = self._volume.log.first_stored
+        positions = self._volume.log.positions  # once: the mark is that of these
+        found = [(n, int(at)) for n, at in positions.items() if n not in compaction.RESERVED]
+        return sorted(found), compaction.promised_mark(compaction.low_water_mark(positions), first)
+
+    @property
+    def low_water_mark(self) -> int:
+        """The lowest LSN that consumers can count on."""
+        log = self._volume.log
+        return compaction.promised_mark(log.low_water_mark, log.first_stored)
+
+    def _check_stored(self, position: int) -> None:
+        check_stored(position + 1, self._volume.log.first_stored, self._volume.state.applied.index)
+
+    def _check_applied(self, lsn: int) -> None:
+        applied = self._volume.state.applied.index
+        if lsn > applied:
+            raise InvalidArgument(f"LSN {lsn} is not applied here: allowed are 0 to {applied}")
+
+    async def _call(self, name: str, body: Callable[[], int]) -> tuple[int, int]:
+        def work() -> tuple[int, int]:
+            return body(), self.low_water_mark
+
+        try:
+            return await self._running().loop.call_writer(work)
+        except KeyError as error:
+            raise NotFound(f"there is no consumer {name!r} at this replica") from error
+        except ValueError as error:
+            raise InvalidArgument(str(error)) from error

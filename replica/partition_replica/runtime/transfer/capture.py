@@ -1,0 +1,196 @@
+"""A consistent copy of the running state, for whoever sends or stores it.
+
+A read transaction is begun on the applier's thread, between two batches: that pins the state as it
+is in microseconds. LMDB then copies it on another thread, without the GIL, while entries are
+applied. Which blobs it names is read from the copy; until they are held nothing is collected, and
+what lost its last name meanwhile is looked at again afterwards (`BlobStore.postpone`).
+
+A process that ends in the middle leaves a directory in staging/, which the next start empties.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Configuration, Position
+from partition_replica.errors import Damaged, DiskFull, Overloaded
+from partition_replica.ids import Digest
+from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.state_copy import CopiedFile, FrozenState, give_way, inspect_copy
+from partition_replica.storage.threads import finish, run_to_end
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+HELD_AT_ONCE = 2048
+
+RETRY_S = 0.2
+"""How soon after a copy that was not possible another one is tried."""
+
+Copy = Callable[[FrozenState, Path], CopiedFile]
+
+
+def copy_state(frozen: FrozenState, directory: Path) -> CopiedFile:
+    """How a state is copied, where nobody wants it slower. Not durably: it is not used again by
+    another process, and who reads it checks it, by its digest or row by row."""
+    return frozen.copy(directory, durably=False)
+
+
+@dataclass(slots=True)
+class Captured:
+    """The state at a position, in `directory`/data.mdb (`file`), the taker's to remove, which a
+    power failure may take; and the blobs that it names, with their sizes, which stay until
+    `release`."""
+
+    position: Position
+    time_ms: int
+    configuration: Configuration
+    directory: Path
+    file: CopiedFile
+    blobs: list[tuple[Digest, int]]
+    _store: BlobStore
+    _released: bool = False
+
+    def release(self) -> None:
+        """Lets go of the blobs. Again does nothing."""
+        if not self._released:
+            self._released = True
+            self._store.unhold(digest for digest, _ in self.blobs)
+
+
+class StateCapture:
+    """One copy at a time; who comes meanwhile waits. On the event loop."""
+
+    def __init__(
+        self, volume: Volume, applier: Applier, limits: Limits, *, copy: Copy = copy_state
+    ) -> None:
+        """`copy` is for tests, which hold it up."""
+        self._volume = volume
+        self._applier = applier
+        self._limits = limits
+        self._copy = copy
+        self._one = asyncio.Lock()
+
+    async def take(self, directory: Path) -> Captured | None:
+        """Copies the state to `directory`, which must not exist.
+
+        None where no copy is possible now: between the saving of a configuration and the applying
+        of its entry, while the state is being replaced, and without room on the volume. Ask again
+        later. Raises StorageFailed, Damaged; nothing is left of a copy that failed or was
+        cancelled.
+        """
+        async with self._one:
+            begun = await self._begun()
+            if begun is None:
+                return None
+            frozen, configuration = begun
+            try:
+                return await self._take(frozen, configuration, directory)
+            except BaseException as error:
+                await run_to_end(lambda: shutil.rmtree(directory, ignore_errors=True))
+                if isinstance(error, DiskFull):
+                    logger.warning("no copy of the state: %s", error)
+                    return None
+                raise
+            finally:
+                frozen.close()
+                self._volume.blobs.resume()
+
+    async def _begun(self) -> tuple[FrozenState, Configuration] | None:
+        """`_begin`, undone where we are cancelled meanwhile."""
+
+        def undo(begun: tuple[FrozenState, Configuration] | None) -> None:
+            if begun is not None:
+                begun[0].close()
+                self._volume.blobs.resume()
+
+        return await finish(self._applier.call(self._begin), undo)
+
+    def _begin(self) -> tuple[FrozenState, Configuration] | None:
+        """On the applier's thread, so that nothing is applied or collected meanwhile."""
+        state = self._volume.state
+        as_of, configuration = self._volume.log.configuration
+        if as_of > state.applied.index or self._applier.paused:
+            return None
+        free, _ = self._volume.free_bytes()
+        needed = state.size_bytes() + self._limits.disk_reserve_bytes // 2
+        if free < needed:
+            logger.warning(
+                "no copy of the state: it needs %d bytes free of the volume, %d are", needed, free
+            )
+            return None
+        self._volume.blobs.postpone()
+        try:
+            return state.freeze(), configuration
+        except BaseException:
+            self._volume.blobs.resume()
+            raise
+
+    async def _take(
+        self, frozen: FrozenState, configuration: Configuration, directory: Path
+    ) -> Captured:
+        blobs: list[tuple[Digest, int]] = []
+
+        def work() -> CopiedFile:
+            try:
+                file = self._copy(frozen, directory)
+            finally:
+                frozen.close()  # LMDB keeps pages for it until here
+            reach("snapshot.copied")
+            position, named = inspect_copy(directory, beside=True)
+            if position != frozen.position:
+                raise Damaged(f"a copy of the state at {frozen.position} is at {position}")
+            for start in range(0, len(named), HELD_AT_ONCE):
+                some = named[start : start + HELD_AT_ONCE]
+                self._volume.blobs.hold(digest for digest, _ in some)
+                blobs.extend(some)
+                give_way()
+            return file
+
+        try:
+            file = await run_to_end(work)
+        except BaseException:
+            self._volume.blobs.unhold(digest for digest, _ in blobs)
+            raise
+        return Captured(
+            frozen.position,
+            frozen.time_ms,
+            configuration,
+            directory,
+            file,
+            blobs,
+            self._volume.blobs,
+        )
+
+
+async def capture_in_time(
+    capture: Callable[[], StateCapture], directory: Path, within_s: float
+) -> Captured:
+    """Copies the state to `directory` as soon as that is possible. `capture` gives that of the
+    member that runs, which another one replaces when replication is switched on. Raises Overloaded
+    if it is not possible within `within_s`, and what `StateCapture.take` and `capture` raise."""
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                using = capture()
+                try:
+                    captured = await using.take(directory)
+                except RuntimeError:
+                    # The threads of a member that is replaced take no more work.
+                    if capture() is using:
+                        raise
+                    captured = None
+                if captured is not None:
+                    return captured
+                await asyncio.sleep(RETRY_S)
+    except TimeoutError as error:
+        raise Overloaded(
+            f"the state could not be copied within {within_s} s: its configuration changes, it is "
+            "being replaced by a state transfer, or the volume lacks room; try again later"
+        ) from error

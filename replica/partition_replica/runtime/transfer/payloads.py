@@ -1,0 +1,441 @@
+"""Payloads above the inline limit: disseminated first, ordered after.
+
+The leader takes an upload, passes it on, and lets the append that names it be proposed when a
+quorum of voters holds it durably. A follower that lacks a blob which an append names fetches it
+before the engine sees the append, so that a durable log row's blobs are always durable here.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from functools import partial
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Configuration
+from partition_replica.core.payloads import blob_digests
+from partition_replica.core.ports import PeerFailed, PeerTransport
+from partition_replica.engine.port import Message, MessageKind, from_entry
+from partition_replica.errors import (
+    Damaged,
+    DiskFull,
+    Fatal,
+    Overloaded,
+    PayloadMismatch,
+    PayloadMissing,
+    PayloadQuorum,
+)
+from partition_replica.ids import Digest
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.blobs import BlobGroup, BlobWriter
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.threads import run_to_end
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+PUSHES_A_MEMBER_MAX = 4
+FETCHES_MAX = 4
+
+
+@dataclass(slots=True)
+class _Broken:
+    """A fetch that broke off, good to go on with until then."""
+
+    writer: BlobWriter
+    until: float
+
+
+class Payloads:
+    """All methods run on the event loop; the disk's work runs on threads."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        transport: PeerTransport,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        own_member: int,
+        configuration: Callable[[], Configuration],
+        disk_full: Callable[[], bool],
+        deliver: Callable[[Message, int], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._volume = volume
+        self._transport = transport
+        self._limits = limits
+        self._metrics = metrics
+        self._own_member = own_member
+        self._configuration = configuration
+        self._disk_full = disk_full
+        self._deliver = deliver
+        self._failed = failed
+        self._holders: dict[Digest, set[int]] = {}
+        self._pushes: dict[tuple[Digest, int], asyncio.Task[bool]] = {}
+        self._push_slots: dict[int, asyncio.Semaphore] = {}
+        self._fetches: dict[Digest, asyncio.Task[None]] = {}
+        self._broken: dict[Digest, _Broken] = {}
+        self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
+        self._grouped: dict[Digest, asyncio.Task[None]] = {}
+        self._group_slots = asyncio.Semaphore(FETCHES_MAX)
+        self._uploads = 0
+        self._held = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- in -----------------------------------------------------------------------------------
+
+    async def receive(self, digest: Digest, size: int, chunks: AsyncIterator[bytes]) -> bool:
+        """Takes a payload's content and pins it; True where it was here already.
+
+        Returns when it is durable. Raises PayloadMismatch, Overloaded, DiskFull; nothing is kept.
+        """
+        if self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
+            return True
+        if self._disk_full():
+            raise DiskFull("the volume is below its reserve: no payload is taken")
+        if self._uploads >= self._limits.uploads_max:
+            raise Overloaded(f"{self._uploads} payloads are under way: retry with back-off")
+        self._uploads += 1
+        try:
+            self._volume.blobs.pin(digest, self._limits.pin_lease_s)
+            writer = self._volume.blobs.writer(digest, size)
+            try:
+                async for chunk in chunks:
+                    if self._disk_full():
+                        raise DiskFull("the volume fell below its reserve during the upload")
+                    await run_to_end(partial(writer.write, chunk))
+                    self._metrics.payload_bytes.labels("in").inc(len(chunk))
+                await run_to_end(writer.finish)
+                reach("blob.adopted")
+            finally:
+                writer.abort()
+        finally:
+            self._uploads -= 1
+        return False
+
+    # --- the leader ---------------------------------------------------------------------------
+
+    async def ensure_quorum(self, digests: list[Digest]) -> None:
+        """Returns when a quorum of voters holds each durably.
+
+        Raises PayloadMissing where this replica itself lacks one, PayloadQuorum where too few
+        could be reached.
+        """
+        pin = self._volume.blobs.pin_present
+        missing = [d for d in digests if not pin(d, self._limits.pin_lease_s)]
+        if missing:
+            raise PayloadMissing(
+                f"{len(missing)} payloads are not here: upload them (UploadPayload), then send the "
+                "same sequence again",
+                [bytes(d) for d in missing],
+            )
+        for digest in digests:
+            await self._disseminate(digest)
+
+    def holders(self, digest: Digest) -> list[int]:
+        return sorted(self._holders.get(digest, set()) | {self._own_member})
+
+    def forget_holders(self) -> None:
+        """At a change of leader, and for what is no longer pinned: asked again when needed."""
+        self._holders.clear()
+
+    def forget(self, digests: list[Digest]) -> None:
+        for digest in digests:
+            self._holders.pop(digest, None)
+
+    async def _disseminate(self, digest: Digest) -> None:
+        configuration = self._configuration()
+        holders = self._holders.setdefault(digest, set())
+        if configuration.is_quorum(holders | {self._own_member}):
+            return
+        pushes = {
+            self._push(digest, member)
+            for member in configuration.members
+            if member != self._own_member and member not in holders
+        }
+        while pushes:
+            _, pushes = await asyncio.wait(pushes, return_when=asyncio.FIRST_COMPLETED)
+            if self._configuration().is_quorum(holders | {self._own_member}):
+                return
+        raise PayloadQuorum(
+            f"payload {digest.hex()} is on members {self.holders(digest)} only, which is no "
+            "quorum, and the others can't be reached: retry with back-off"
+        )
+
+    def _push(self, digest: Digest, member: int) -> "asyncio.Task[bool]":
+        """One push a digest and member at a time; those who come meanwhile share it."""
+        key = (digest, member)
+        task = self._pushes.get(key)
+        if task is None:
+            task = asyncio.create_task(self._push_once(digest, member))
+            self._pushes[key] = task
+            task.add_done_callback(lambda _: self._pushes.pop(key, None))
+        return task
+
+    async def _push_once(self, digest: Digest, member: int) -> bool:
+        slots = self._push_slots.setdefault(member, asyncio.Semaphore(PUSHES_A_MEMBER_MAX))
+        async with slots:
+            size = self._volume.blobs.size(digest)
+            if size is None:
+                return False
+            try:
+                await self._transport.push_payload(
+                    member, digest, self._volume.blobs.path(digest), size
+                )
+            except PeerFailed as error:
+                logger.info("payload %s not passed on to %x: %s", digest.hex(), member, error)
+                return False
+        self._holders.setdefault(digest, set()).add(member)
+        self._metrics.payload_bytes.labels("out").inc(size)
+        return True
+
+    # --- the follower -------------------------------------------------------------------------
+
+    def admit(self, message: Message, size: int) -> None:
+        """Hands a peer's message to the engine; an append whose blobs are not all here waits for
+        them, or is dropped where too many wait: Raft sends it again."""
+        if message.kind != MessageKind.APPEND or not message.entry_count:
+            self._deliver(message, size)
+            return
+        if self._disk_full():
+            self._metrics.messages_dropped.labels("disk_full").inc()
+            return
+        try:
+            missing = self._missing(message)
+        except Damaged as error:
+            # A peer's bytes, not ours: nothing of it is kept.
+            logger.warning("message of member %x refused: %s", message.sender, error)
+            self._metrics.messages_dropped.labels("invalid").inc()
+            return
+        if not missing:
+            self._deliver(message, size)
+        elif self._held >= self._limits.held_appends_max:
+            self._metrics.messages_dropped.labels("held_full").inc()
+        else:
+            self._held += 1
+            task = asyncio.create_task(self._fetch_and_deliver(message, size, missing))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(self._ended)
+
+    def _missing(self, message: Message) -> list[Digest]:
+        return [
+            digest
+            for entry in message.entries
+            for digest in blob_digests(from_entry(entry))
+            if not self._volume.blobs.pin_present(digest, self._limits.pin_lease_s)
+        ]
+
+    async def _fetch_and_deliver(self, message: Message, size: int, missing: list[Digest]) -> None:
+        try:
+            for digest in missing:
+                await self.fetch(digest, message.sender)
+                if not self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
+                    raise PeerFailed(f"payload {digest.hex()} went while it was waited for")
+            self._deliver(message, size)
+        except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
+            self._metrics.messages_dropped.labels("payload_missing").inc()
+            logger.warning("append of %x dropped, no payload: %s", message.sender, error)
+        finally:
+            self._held -= 1
+
+    async def fetch(self, digest: Digest, member: int) -> None:
+        """Gets a blob from a member, where it is not here; shared by all who want it.
+
+        Raises PeerFailed, PayloadMismatch, Overloaded, DiskFull.
+        """
+        group = self._grouped.get(digest)
+        if group is not None:
+            # A failure of it may be another blob's.
+            with suppress(PeerFailed, PayloadMismatch, DiskFull):
+                await asyncio.shield(group)
+        task = self._fetches.get(digest)
+        if task is None:
+            task = asyncio.create_task(self._fetch(digest, member))
+            self._fetches[digest] = task
+            task.add_done_callback(lambda _: self._fetches.pop(digest, None))
+            task.add_done_callback(self._ended)
+        await asyncio.shield(task)
+
+    async def fetch_together(self, blobs: Sequence[tuple[Digest, int]], member: int) -> None:
+        """Gets blobs (digest, size) in one call, where they are not here: at most
+        PAYLOADS_A_CALL_MAX, each of at most PAYLOAD_BATCHED_BYTES_MAX. What is being fetched
+        already is waited for, and asked for once more where that failed, which may be another
+        member's. Where the call breaks off, what came of it stays.
+
+        Raises as `fetch`.
+        """
+        others: set[asyncio.Task[None]] = set()
+        elsewhere: list[tuple[Digest, int]] = []
+        wanted: list[tuple[Digest, int]] = []
+        for blob in blobs:
+            known = self._fetches.get(blob[0]) or self._grouped.get(blob[0])
+            if known is None:
+                wanted.append(blob)
+            else:
+                others.add(known)
+                elsewhere.append(blob)
+        task: asyncio.Task[None] | None = None
+        if wanted:
+            task = asyncio.create_task(self._fetch_together(wanted, member))
+            self._grouped |= {digest: task for digest, _ in wanted}
+
+            def forget(_: "asyncio.Task[None]") -> None:
+                for digest, _size in wanted:
+                    del self._grouped[digest]
+
+            task.add_done_callback(forget)
+            task.add_done_callback(self._ended)
+        for other in others:
+            with suppress(PeerFailed, PayloadMismatch, Overloaded, DiskFull):
+                await asyncio.shield(other)
+        if task is not None:
+            await asyncio.shield(task)
+        lacking = [blob for blob in elsewhere if not self._volume.blobs.has(blob[0])]
+        if lacking:
+            await self.fetch_together(lacking, member)
+
+    async def _fetch_together(self, wanted: Sequence[tuple[Digest, int]], member: int) -> None:
+        # Not the slots of single ones: appends would wait for whole groups.
+        async with self._group_slots:
+            blobs = self._volume.blobs
+            lacking = await run_to_end(lambda: [blob for blob in wanted if not blobs.has(blob[0])])
+            group = blobs.group()
+            try:
+                if lacking:
+                    await self._receive_together(group, lacking, member)
+            except PeerFailed:
+                await self._adopt_together(group)
+                raise
+            except BaseException:
+                await run_to_end(group.abort)
+                raise
+            await self._adopt_together(group)
+            self._keep([digest for digest, _ in wanted])
+
+    async def _receive_together(
+        self, group: BlobGroup, lacking: Sequence[tuple[Digest, int]], member: int
+    ) -> None:
+        if self._disk_full():
+            raise DiskFull("the volume is below its reserve: no payload is taken")
+        digests = [digest for digest, _ in lacking]
+        done = 0
+        async with aclosing(self._transport.fetch_payloads(member, digests)) as batches:
+            async for contents in batches:
+                if self._disk_full():
+                    raise DiskFull("the volume fell below its reserve while payloads came")
+                if not 0 < len(contents) <= len(lacking) - done:
+                    raise PayloadMismatch(
+                        f"member {member:x} sent {len(contents)} payloads where "
+                        f"{len(lacking) - done} are to come"
+                    )
+                some = lacking[done : done + len(contents)]
+                await run_to_end(partial(_add, group, some, contents))
+                done += len(contents)
+                self._metrics.payload_bytes.labels("in").inc(sum(map(len, contents)))
+        if done < len(lacking):
+            raise PeerFailed(f"member {member:x} sent {done} of {len(lacking)} payloads")
+
+    async def _adopt_together(self, group: BlobGroup) -> None:
+        await run_to_end(group.finish)
+        reach("blob.adopted")
+        # Counted here: it may end after the attempt that asked for them broke off.
+        held = sum(map(self._volume.blobs.held, group.digests))
+        self._metrics.snapshot_payloads.inc(held)
+        self._keep(group.digests)
+
+    def _keep(self, digests: Sequence[Digest]) -> None:
+        """For a lease, and then collected, what nobody holds: those of a snapshot are held, however
+        many there are."""
+        blobs = self._volume.blobs
+        for digest in digests:
+            if not blobs.held(digest):
+                blobs.pin_present(digest, self._limits.pin_lease_s)
+
+    async def _fetch(self, digest: Digest, member: int) -> None:
+        async with self._fetch_slots:
+            blobs = self._volume.blobs
+            if not blobs.has(digest):
+                await self._fetch_new(digest, member)
+                if blobs.held(digest):
+                    # Counted here: it may end after the attempt that asked for it broke off.
+                    self._metrics.snapshot_payloads.inc()
+            self._keep([digest])
+
+    async def _fetch_new(self, digest: Digest, member: int) -> None:
+        """Fetches the content, going on where it broke off: at once as long as that gets it
+        further, else in a later call, from whichever member."""
+        broken = self._broken.pop(digest, None)
+        writer = broken.writer if broken else None
+        try:
+            while True:
+                before = writer.written if writer else 0
+                try:
+                    size, chunks = await self._transport.fetch_payload(member, digest, before)
+                    writer = writer or self._volume.blobs.writer(digest, size)
+                    await self._write(writer, chunks)
+                    return
+                except PeerFailed:
+                    if writer is None or writer.written == before:
+                        raise
+        except (PeerFailed, asyncio.CancelledError):
+            if writer is not None:
+                self._keep_broken(digest, writer)
+            raise
+        except BaseException:
+            if writer is not None:
+                writer.abort()
+            raise
+
+    async def _write(self, writer: BlobWriter, chunks: AsyncIterator[bytes]) -> None:
+        if self._disk_full():
+            raise DiskFull("the volume is below its reserve: no payload is taken")
+        async for chunk in chunks:
+            if self._disk_full():
+                raise DiskFull("the volume fell below its reserve while a payload came")
+            await run_to_end(partial(writer.write, chunk))
+            self._metrics.payload_bytes.labels("in").inc(len(chunk))
+        await run_to_end(writer.finish)
+        reach("blob.adopted")
+
+    def _keep_broken(self, digest: Digest, writer: BlobWriter) -> None:
+        if writer.closed or writer.failed:
+            writer.abort()
+            return
+        now = asyncio.get_running_loop().time()
+        self._broken[digest] = _Broken(writer, now + self._limits.snapshot_partial_keep_s)
+        while len(self._broken) > FETCHES_MAX:
+            self._broken.pop(next(iter(self._broken))).writer.abort()
+
+    @property
+    def fetching(self) -> int:
+        """Payloads that are being fetched."""
+        return len(self._fetches) + len(self._grouped)
+
+    def expire(self) -> None:
+        """Forgets the part of a payload that broke off a while ago."""
+        now = asyncio.get_running_loop().time()
+        for digest in [d for d, broken in self._broken.items() if broken.until <= now]:
+            self._broken.pop(digest).writer.abort()
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """A failed fsync ends the process, whoever waits for the task or doesn't."""
+        if not task.cancelled() and isinstance(error := task.exception(), Fatal):
+            self._failed(error)
+
+    async def close(self) -> None:
+        fetches = [*self._fetches.values(), *self._grouped.values()]
+        tasks = {*self._pushes.values(), *fetches, *self._tasks}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for broken in self._broken.values():
+            broken.writer.abort()
+        self._broken.clear()
+
+
+def _add(group: BlobGroup, blobs: Sequence[tuple[Digest, int]], contents: Sequence[bytes]) -> None:
+    for (digest, size), content in zip(blobs, contents, strict=True):
+        group.add(digest, size, content)

@@ -1,0 +1,402 @@
+"""The follower's part of a snapshot between members (`snapshots` has the leader's).
+
+Everything of it is made durable before its message reaches the engine. A transfer may break off at
+any byte and goes on from there: the part of the state file that came is kept for a while, and so
+are the payloads that were fetched for it, which are held like those of a state.
+"""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+from partition_proto.v1 import peer_pb2 as peer
+
+from partition_replica.core.limits import (
+    PAYLOAD_BATCHED_BYTES_MAX,
+    PAYLOADS_A_CALL_MAX,
+    Limits,
+)
+from partition_replica.core.model import Position
+from partition_replica.core.ports import PeerFailed
+from partition_replica.engine.port import InvalidMessage, Message, MessageKind, SnapshotHeader
+from partition_replica.errors import (
+    Damaged,
+    DiskFull,
+    Overloaded,
+    PayloadMismatch,
+    StorageFailed,
+)
+from partition_replica.ids import LSN, Digest, Term
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.payloads import FETCHES_MAX, Payloads
+from partition_replica.storage.codec import STATE_FORMATS_READ
+from partition_replica.storage.environment import DATA_FILE
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.staging import StagedFile
+from partition_replica.storage.state_copy import inspect_copy
+from partition_replica.storage.threads import ahead, both, run_to_end
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+INCOMING = "incoming"
+
+
+@dataclass(slots=True)
+class _Offered:
+    """What a header offers. `manifest` names the state file by its sender's ID of the snapshot,
+    position, size and digest: the same one is the same bytes."""
+
+    message: Message
+    position: Position
+    manifest: bytes
+    size: int
+    digest: bytes
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A snapshot that is not whole yet. `blobs`: what it names, with sizes, held, once the state
+    file is here."""
+
+    manifest: bytes
+    file: StagedFile
+    blobs: list[tuple[Digest, int]] | None = None
+
+
+@dataclass(slots=True)
+class _Staged:
+    generation: int
+    blobs: list[Digest]
+    installed: "asyncio.Future[None]"
+    adopted: bool = False
+
+
+class SnapshotReceiver:
+    """One snapshot at a time. On the event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        payloads: Payloads,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        disk_full: Callable[[], bool],
+        step: Callable[[Message, Callable[[], None]], None],
+    ) -> None:
+        """`step(message, after)`: hands a message to the engine; `after` is called when the round
+        in which it was stepped is over."""
+        self._volume = volume
+        self._payloads = payloads
+        self._limits = limits
+        self._metrics = metrics
+        self._disk_full = disk_full
+        self._step = step
+        self._now = asyncio.get_running_loop().time
+        self._partial: _Partial | None = None
+        self._kept: list[Digest] = []  # held, of a snapshot that another one took the place of
+        self._until = 0.0  # what broke off is kept
+        self._staged: dict[bytes, _Staged] = {}
+        self._removals: set[asyncio.Task[None]] = set()
+        self._busy = False
+        self._last_generation = volume.log.identity.state_generation
+
+    def offset(self, header: peer.SnapshotHeader) -> int:
+        """How much of the state file is here. Raises Overloaded, PayloadMismatch."""
+        self._check_free()
+        return self._received(_decode(header))
+
+    async def install(self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]) -> int:
+        """Stages a snapshot durably, steps its message, waits until it is in force; returns how
+        many payloads were fetched. A message that the engine ignores is no error: the member is
+        further already.
+
+        Raises PayloadMismatch and DiskFull, after which nothing of it is kept; Overloaded; and
+        PeerFailed or whatever ends `chunks`, after which an attempt with the same header goes on,
+        unless the disk failed meanwhile.
+        """
+        self._check_free()
+        offered = _decode(header)
+        if header.offset and header.offset != self._received(offered):
+            raise Overloaded(
+                f"the snapshot is here up to {self._received(offered)}, not {header.offset}: ask "
+                "where to go on"
+            )
+        self._busy = True
+        try:
+            fetched = await self._install(offered, header.offset, chunks)
+        except BaseException as error:
+            self._metrics.snapshots.labels("in", "failed").inc()
+            # A failure that met another one, or a cancellation, was told to nobody.
+            broken = self._partial is not None and self._partial.file.broken
+            if broken or isinstance(error, PayloadMismatch | DiskFull):
+                await self._give_up()
+            self._until = self._now() + self._limits.snapshot_partial_keep_s
+            raise
+        finally:
+            # What was handed to the engine stays ours until it is in force or ignored, even where
+            # the caller went away: `_settled`.
+            self._busy = bool(self._staged)
+        self._metrics.snapshots.labels("in", "ok").inc()
+        return fetched
+
+    def staged(self, header: SnapshotHeader) -> int:
+        """The generation of the state that goes with what the engine took. Only data that is
+        staged is ever given to the engine, so a miss is a programmer's error."""
+        staged = self._staged[header.manifest]
+        staged.adopted = True
+        return staged.generation
+
+    def installed(self, header: SnapshotHeader) -> None:
+        """The state switched to it."""
+        reach("snapshot.switched")
+        self._settled(header.manifest)
+
+    async def close(self) -> None:
+        """Lets go of what broke off. An attempt under way keeps what it has; a start removes it."""
+        if not self._busy:
+            await self._give_up()
+        await self._removed()
+
+    async def expire(self) -> None:
+        """Gives up what broke off and nobody went on with."""
+        left = self._partial is not None or bool(self._kept)
+        if left and not self._busy and self._now() >= self._until:
+            logger.info("a snapshot that broke off is given up: nobody went on with it")
+            await self._give_up()
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _check_free(self) -> None:
+        if self._busy:
+            raise Overloaded("another snapshot is being installed: retry later")
+
+    def _received(self, offered: _Offered) -> int:
+        known = self._partial
+        return known.file.received if known and known.manifest == offered.manifest else 0
+
+    def _settled(self, key: bytes) -> None:
+        """A staged snapshot is in force, or was ignored."""
+        staged = self._staged.pop(key)
+        self._volume.blobs.unhold(staged.blobs, unneeded=not staged.adopted)
+        if not staged.installed.done():
+            staged.installed.set_result(None)
+        self._busy = False
+
+    async def _give_up(self) -> None:
+        """Lets go of everything that came: the next collection takes what nothing names."""
+        known, self._partial = self._partial, None
+        kept, self._kept = self._kept, []
+        try:
+            if known is not None:
+                kept += _digests(known.blobs)
+                await run_to_end(known.file.remove)
+        finally:
+            self._volume.blobs.unhold(kept, unneeded=True)
+
+    async def _install(self, offered: _Offered, offset: int, chunks: AsyncIterator[bytes]) -> int:
+        known = await self._begin(offered, offset)
+        if not known.file.complete:
+            await self._receive_file(known.file, chunks)
+        fetched, _ = await both(
+            self._list_and_fetch(known, offered), run_to_end(known.file.make_durable)
+        )
+        reach("snapshot.staged")
+        await self._adopt(known, offered)
+        return fetched
+
+    async def _begin(self, offered: _Offered, offset: int) -> _Partial:
+        """The partial one to go on with: an earlier attempt's, or a new one."""
+        known = self._partial
+        if known is not None and known.manifest == offered.manifest and offset:
+            self._metrics.snapshot_state_bytes.labels("resumed").inc(offset)
+            return known
+        self._check_room(offered.size, "a snapshot's state")
+        if known is not None:
+            # Its payloads stay until it is known which of them the new one names.
+            self._kept += _digests(known.blobs)
+            self._partial = None
+            await run_to_end(known.file.remove)
+        directory = self._volume.staging / INCOMING
+
+        def make() -> _Partial:
+            # Here at once, so that nothing is forgotten where we are cancelled meanwhile.
+            file = StagedFile(directory, DATA_FILE, offered.size, offered.digest)
+            self._partial = _Partial(offered.manifest, file)
+            return self._partial
+
+        return await run_to_end(make)
+
+    def _check_room(self, size: int, what: str) -> None:
+        free, _ = self._volume.free_bytes()
+        if self._disk_full() or free < size + self._limits.disk_reserve_bytes // 2:
+            raise DiskFull(
+                f"{what}, {size} bytes, would go into the volume's reserve, {free} bytes are free: "
+                "make room or grow the volume"
+            )
+
+    async def _receive_file(self, file: StagedFile, chunks: AsyncIterator[bytes]) -> None:
+        async def while_there_is_room() -> AsyncGenerator[bytes, None]:
+            async for chunk in chunks:
+                if self._disk_full():
+                    raise DiskFull("the volume fell below its reserve during the snapshot")
+                yield chunk
+
+        async with aclosing(while_there_is_room()) as checked:
+            await ahead(checked, partial(self._append, file))
+        if file.lacks:
+            # A server can't tell a connection that was lost from a stream that was ended: nothing
+            # is wrong with what came.
+            raise PeerFailed(f"the snapshot broke off: {file.lacks} bytes of its state are to come")
+        file.check()
+
+    def _append(self, file: StagedFile, chunk: bytes) -> None:
+        """Counted here: what is written stays, though whoever sent it has gone away meanwhile."""
+        file.append(chunk)
+        self._metrics.snapshot_state_bytes.labels("in").inc(len(chunk))
+        reach("snapshot.received_part")
+
+    async def _list_and_fetch(self, known: _Partial, offered: _Offered) -> int:
+        if known.blobs is None:
+            await self._list_blobs(known, offered)
+        return await self._fetch_missing(known.blobs or [], offered.message.sender)
+
+    async def _list_blobs(self, known: _Partial, offered: _Offered) -> None:
+        """Holds what the state names, and lets go of what an earlier snapshot did."""
+
+        def work() -> Position:
+            position, blobs = inspect_copy(known.file.directory, beside=True)
+            if position == offered.position:
+                self._volume.blobs.hold(_digests(blobs))
+                known.blobs = blobs
+            return position
+
+        try:
+            position = await run_to_end(work)
+        except (Damaged, StorageFailed) as error:  # the sender's state, not ours, and only read
+            raise PayloadMismatch(f"the snapshot's state is damaged: {error}") from error
+        if position != offered.position:
+            raise PayloadMismatch(f"the state is at {position}, its header at {offered.position}")
+        kept, self._kept = self._kept, []
+        self._volume.blobs.unhold(kept, unneeded=True)
+
+    async def _fetch_missing(self, blobs: list[tuple[Digest, int]], sender: int) -> int:
+        has = self._volume.blobs.has
+        lacking = await run_to_end(lambda: [found for found in blobs if not has(found[0])])
+        if not lacking:
+            return 0
+        self._check_room(sum(size for _, size in lacking), "a snapshot's payloads")
+        groups = _groups(lacking, self._limits.fetch_group_bytes_max)
+
+        async def fetch() -> None:
+            for group in groups:
+                if group[0][1] > PAYLOAD_BATCHED_BYTES_MAX:
+                    await self._payloads.fetch(group[0][0], sender)
+                else:
+                    await self._payloads.fetch_together(group, sender)
+                reach("snapshot.blob_fetched")
+
+        tasks = [asyncio.ensure_future(fetch()) for _ in range(FETCHES_MAX)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return len(lacking)
+
+    async def _adopt(self, whole: _Partial, offered: _Offered) -> None:
+        # Never used twice: an earlier one may still be on its way to the log.
+        self._last_generation += 1
+        generation = self._last_generation
+        key = offered.manifest
+        path = self._volume.state_path(generation)
+        try:
+            await run_to_end(partial(self._volume.adopt_state, whole.file.directory, generation))
+        except asyncio.CancelledError:
+            self._partial = None
+            self._volume.blobs.unhold(_digests(whole.blobs), unneeded=True)
+            await _remove(path)  # the directory is not in staging/ any more
+            raise
+        reach("snapshot.adopted")
+        self._partial = None
+        installed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._staged[key] = _Staged(generation, _digests(whole.blobs), installed)
+
+        def after() -> None:
+            staged = self._staged.get(key)
+            if staged is not None and not staged.adopted:
+                # The engine is further already and ignored it.
+                self._settled(key)
+                removal = asyncio.create_task(_remove(path))
+                self._removals.add(removal)
+                removal.add_done_callback(self._removals.discard)
+
+        self._step(offered.message, after)
+        await installed
+        await self._removed()
+
+    async def _removed(self) -> None:
+        """Returns when the states that the engine ignored are gone."""
+        if self._removals:
+            await asyncio.wait(self._removals)
+
+
+async def _remove(path: Path) -> None:
+    """A state may have gigabytes, which take a file system some time."""
+    await run_to_end(partial(shutil.rmtree, path, ignore_errors=True))
+
+
+def _groups(blobs: list[tuple[Digest, int]], bytes_max: int) -> Iterator[list[tuple[Digest, int]]]:
+    """(digest, size)s as they are fetched: large ones alone, small ones together."""
+    group: list[tuple[Digest, int]] = []
+    total = 0
+    for blob in blobs:
+        if blob[1] > PAYLOAD_BATCHED_BYTES_MAX:
+            yield [blob]
+            continue
+        total += blob[1]
+        if group and (total > bytes_max or len(group) == PAYLOADS_A_CALL_MAX):
+            yield group
+            group, total = [], blob[1]
+        group.append(blob)
+    if group:
+        yield group
+
+
+def _digests(blobs: list[tuple[Digest, int]] | None) -> list[Digest]:
+    return [digest for digest, _ in blobs or []]
+
+
+def _decode(header: peer.SnapshotHeader) -> _Offered:
+    """Raises PayloadMismatch, InvalidMessage."""
+    try:
+        message = Message.decode(header.message)
+    except InvalidMessage as error:
+        raise PayloadMismatch("the header's message is none") from error
+    snapshot = message.snapshot
+    if snapshot is None or message.kind != MessageKind.SNAPSHOT:
+        raise PayloadMismatch("the header's message carries no snapshot")
+    if message.sender != header.sender:
+        raise PayloadMismatch("the header and its message name different senders")
+    try:
+        manifest = peer.SnapshotManifest.FromString(snapshot.data)
+    except DecodeError as error:
+        raise PayloadMismatch("the header's snapshot carries no manifest") from error
+    if manifest.format_version not in STATE_FORMATS_READ:
+        raise PayloadMismatch(
+            f"the snapshot has format {manifest.format_version}; this version reads "
+            f"{STATE_FORMATS_READ[0]} to {STATE_FORMATS_READ[-1]}: upgrade this replica first"
+        )
+    if (manifest.size, manifest.digest) != (header.size, header.digest):
+        raise PayloadMismatch("the header and its snapshot's manifest name different state files")
+    if (manifest.index, manifest.term) != (snapshot.index, snapshot.term):
+        raise PayloadMismatch("the snapshot and its manifest name different positions")
+    position = Position(LSN(snapshot.index), Term(snapshot.term))
+    return _Offered(message, position, snapshot.data, header.size, header.digest)

@@ -1,0 +1,271 @@
+"""Snapshots between members: a newcomer, or a follower behind the boundary, is sent one.
+
+The sender captures the state (`capture`) and sends its file; the receiver (`snapshot_receiver`)
+fetches the payloads that it lacks, which the sender holds. The log's transaction that adopts a
+snapshot switches generation, boundary, hard state and configuration.
+"""
+
+import asyncio
+import itertools
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from partition_proto.v1 import peer_pb2 as peer
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.ports import PeerFailed, PeerTransport
+from partition_replica.engine.port import Message, SnapshotHeader
+from partition_replica.ids import LSN
+from partition_replica.runtime.consensus.log_holds import LogHolds
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.capture import RETRY_S, Captured, StateCapture
+from partition_replica.storage.codec import STATE_FORMAT_VERSION
+from partition_replica.storage.environment import DATA_FILE
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.threads import run_to_end
+from partition_replica.storage.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+TRAIL_ENTRIES_MAX = 50_000
+"""A snapshot that lies further behind than this is made anew instead of sent again, unless a part
+of it is there already."""
+
+BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""How long after its nth failure in a row a member is sent a snapshot again."""
+
+
+@dataclass(slots=True, eq=False)
+class _Prepared:
+    """A snapshot made for followers. offered: the engine had its header; begun: members that have a
+    part of it."""
+
+    captured: Captured
+    header: SnapshotHeader
+    last_used: float
+    senders: int = 0
+    offered: bool = False
+    begun: set[int] = field(default_factory=set)
+
+    @property
+    def index(self) -> LSN:
+        return self.header.position.index
+
+
+def describe(captured: Captured) -> SnapshotHeader:
+    """The header of what is sent of a captured state."""
+    manifest = peer.SnapshotManifest(
+        format_version=STATE_FORMAT_VERSION,
+        index=captured.position.index,
+        term=captured.position.term,
+        snapshot_id=captured.directory.name,
+        size=captured.file.size,
+        digest=captured.file.digest,
+    )
+    return SnapshotHeader(captured.position, captured.configuration, manifest.SerializeToString())
+
+
+class SnapshotSender:
+    """The leader's part. `source` is what the engine asks; `send` what its messages ask. On the
+    event loop."""
+
+    def __init__(
+        self,
+        volume: Volume,
+        capture: StateCapture,
+        transport: PeerTransport,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        holds: LogHolds,
+        report: Callable[[int, bool], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._volume = volume
+        self._capture = capture
+        self._transport = transport
+        self._limits = limits
+        self._metrics = metrics
+        self._holds = holds
+        self._report = report
+        self._failed = failed
+        self._now = asyncio.get_running_loop().time
+        self._slots = asyncio.Semaphore(limits.snapshot_sends_max)
+        self._serial = itertools.count(1)
+        self._current: _Prepared | None = None
+        self._older: set[_Prepared] = set()  # still being sent
+        self._preparing: asyncio.Task[None] | None = None
+        self._beginning: LSN | None = None  # what is being made will not be older
+        self._not_before = 0.0
+        self._failures: dict[int, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def source(self, request_index: int, to: int) -> SnapshotHeader | None:
+        """The snapshot for member `to`, or None while one is being made: asked again later."""
+        current = self._current
+        if current is not None and self._fits(current, request_index, to):
+            current.last_used = self._now()
+            current.offered = True
+            return current.header
+        if self._preparing is None and self._now() >= self._not_before:
+            self._preparing = asyncio.create_task(self._prepare())
+            self._preparing.add_done_callback(self._prepared)
+        return None
+
+    def _fits(self, snapshot: _Prepared, request_index: int, to: int) -> bool:
+        # What lies behind it must still be in the log, and not be much: or the part of it that
+        # came is sent again for nothing.
+        # One that nobody was offered yet is as recent as any can be: so much is written meanwhile.
+        log = self._volume.log
+        recent = (
+            log.last.index - snapshot.index <= TRAIL_ENTRIES_MAX
+            or to in snapshot.begun
+            or not snapshot.offered
+        )
+        # A member that the snapshot's configuration doesn't name would ignore it.
+        named = to in snapshot.header.configuration.members
+        return recent and named and snapshot.index >= max(request_index, log.boundary.index)
+
+    def send(self, message: Message) -> None:
+        """Sends what a MsgSnapshot names; the engine hears how it ended."""
+        self._spawn(self._send(message))
+
+    def expire(self) -> None:
+        """Lets go of the log behind a snapshot that nobody has needed for a moment, and drops one
+        that nobody has needed for a while."""
+        current = self._current
+        if current is not None and not current.senders:
+            unused_s = self._now() - current.last_used
+            if unused_s > self._limits.snapshot_keep_s:
+                self._current = None
+                self._drop(current)
+        self._hold_log()
+
+    async def close(self) -> None:
+        """Ends what is under way, and lets go of everything."""
+        tasks = [*self._tasks, *([self._preparing] if self._preparing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        left, self._current = self._current, None
+        if left is not None:
+            self._drop(left)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._holds.let_go(self)
+
+    def _hold_log(self) -> None:
+        """Holds the log behind every snapshot that a member is about to have."""
+        needed = [snapshot.index for snapshot in self._older]
+        if self._beginning is not None:
+            needed.append(self._beginning)
+        current = self._current
+        if current is not None:
+            limits = self._limits
+            hold_s = limits.snapshot_keep_s if current.begun else limits.snapshot_hold_s
+            if current.senders or self._now() - current.last_used <= hold_s:
+                needed.append(current.index)
+        if needed:
+            self._holds.hold(self, min(needed))
+        else:
+            self._holds.let_go(self)
+
+    async def _prepare(self) -> None:
+        # From before the copy on: compaction goes on beside it, however long it takes.
+        self._beginning = self._volume.state.applied.index
+        self._hold_log()
+        directory = self._volume.staging / f"outgoing-{next(self._serial)}"
+        captured = await self._capture.take(directory)
+        if captured is None:
+            self._not_before = self._now() + RETRY_S
+            return
+        old, self._current = self._current, _Prepared(captured, describe(captured), self._now())
+        if old is not None and old.senders:
+            self._older.add(old)
+        elif old is not None:
+            self._drop(old)
+        logger.info(
+            "snapshot made at %d: %d bytes, %d blobs",
+            captured.position.index,
+            captured.file.size,
+            len(captured.blobs),
+        )
+
+    def _prepared(self, task: "asyncio.Task[None]") -> None:
+        self._preparing = self._beginning = None
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._failed(error)
+        self._hold_log()
+
+    async def _send(self, message: Message) -> None:
+        header = message.snapshot
+        current = self._current
+        if header is None or current is None or current.header.manifest != header.data:
+            self._report(message.to, False)
+            return
+        current.senders += 1
+        self._hold_log()
+        succeeded = False
+        try:
+            async with self._slots:
+                current.begun.add(message.to)
+                fetched = await self._transport.install_snapshot(
+                    message.to,
+                    message.encode(),
+                    current.captured.directory / DATA_FILE,
+                    current.captured.file.size,
+                    current.captured.file.digest,
+                )
+            succeeded = True
+            logger.info(
+                "member %x installed a snapshot at %d, %d payloads fetched",
+                message.to,
+                header.index,
+                fetched,
+            )
+        except PeerFailed as error:
+            logger.warning("snapshot for member %x failed: %s", message.to, error)
+            if error.refused and current is self._current:
+                self._current = None  # as it is, it would be refused again
+            failures = self._failures.get(message.to, 0)
+            self._failures[message.to] = failures + 1
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+        finally:
+            self._sent(current, message.to, succeeded)
+
+    def _sent(self, snapshot: _Prepared, to: int, succeeded: bool) -> None:
+        snapshot.senders -= 1
+        snapshot.last_used = self._now()
+        if succeeded:
+            snapshot.begun.discard(to)
+            self._failures.pop(to, None)
+        if snapshot is not self._current:
+            self._older.add(snapshot)
+            if not snapshot.senders:
+                self._older.discard(snapshot)
+                self._drop(snapshot)
+        self._hold_log()
+        self._metrics.snapshots.labels("out", "ok" if succeeded else "failed").inc()
+        self._report(to, succeeded)
+
+    def _drop(self, snapshot: _Prepared) -> None:
+        self._spawn(run_to_end(lambda: _remove(snapshot.captured)))
+
+    def _spawn(self, body: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.create_task(body)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _remove(captured: Captured) -> None:
+    captured.release()
+    shutil.rmtree(captured.directory, ignore_errors=True)
+
+
+def count_sent(metrics: Metrics, count: int) -> None:
+    """A part of a state file was sent."""
+    metrics.snapshot_state_bytes.labels("out").inc(count)
+    reach("snapshot.sent_part")
