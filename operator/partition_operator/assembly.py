@@ -10,10 +10,10 @@ from contextlib import suppress
 
 from aiohttp import web
 from partition_proto.v1 import replica_admin_pb2 as admin
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from partition_operator import __version__
+from partition_operator import __version__, metrics
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.lease import LeaseHolder
@@ -51,25 +51,8 @@ class Process:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._stop = asyncio.Event()
-        self._reconciler: Reconciler | None = None
         self._queue: WorkQueue | None = None
-        self._registry = CollectorRegistry()
-        self._leading = Gauge(
-            "partition_operator_leading", "1 where this process leads", registry=self._registry
-        )
-        self._numbers = {
-            name: Gauge(f"partition_operator_{name}", text, registry=self._registry)
-            for name, text in (
-                ("queued", "Objects that wait to be looked at"),
-                ("reconciled_total", "Looks at a Partition"),
-                ("failed_total", "Looks that failed and are tried again"),
-                ("events_dropped_total", "Events over the limit a minute"),
-                ("foreign", "Partitions that are seen and left to another operator"),
-                ("watches_down", "Namespaces, or the cluster, that can't be watched now"),
-            )
-        }
-        self._recorder: Recorder | None = None
-        self._watches: Watches | None = None
+        self._metrics = metrics.Metrics()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -94,7 +77,7 @@ class Process:
             return
         await acquiring
         logger.info("leading, lease token %d", lease.transitions)
-        self._leading.set(1)
+        self._metrics.read(metrics.LEADING, lambda: 1)
         renewing = asyncio.create_task(lease.renew())
         try:
             await self._work(kube, lease, renewing)
@@ -116,9 +99,9 @@ class Process:
         writes: Writes = {}
         replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
         observer = Observer(kube, replicas, authority, writes, config.lifetimes)
-        recorder = self._recorder = Recorder(kube, config.events_a_minute_max)
+        recorder = Recorder(kube, config.events_a_minute_max)
         executor = Executor(kube, replicas, authority, writes, config.lifetimes)
-        reconciler = self._reconciler = Reconciler(config, kube, observer, executor, recorder)
+        reconciler = Reconciler(config, kube, observer, executor, recorder)
         queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobs(replicas)
         seer = SnapshotObserver(kube, observer, jobs, config.namespace)
@@ -128,8 +111,15 @@ class Process:
             {PARTITION: reconciler.turn, SNAPSHOT: snapshots.turn, SCHEDULE: schedules.turn}
         )
         working = asyncio.create_task(queue.run())
-        watches = self._watches = Watches(queue, kube.probe, config.identity, config.watch)
+        watches = Watches(queue, kube.probe, config.identity, config.watch)
         watching = asyncio.create_task(watches.run())
+        read = self._metrics.read
+        read(metrics.QUEUED, lambda: queue.queued)
+        read(metrics.RECONCILED, lambda: reconciler.reconciled)
+        read(metrics.FAILED, lambda: queue.failed)
+        read(metrics.EVENTS_DROPPED, lambda: recorder.dropped)
+        read(metrics.FOREIGN, lambda: len(reconciler.foreign))
+        read(metrics.WATCHES_DOWN, lambda: watches.down)
         stopping = asyncio.create_task(self._stop.wait())
         everything = {working, watching, renewing, stopping}
         await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +140,7 @@ class Process:
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/metrics", self._scrape)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, None, self._config.http_port).start()
@@ -167,16 +157,6 @@ class Process:
         # A standby is ready, too: `helm --wait` would hang otherwise.
         return web.Response(text="ok\n")
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        if self._reconciler is not None:
-            self._numbers["reconciled_total"].set(self._reconciler.reconciled)
-            self._numbers["foreign"].set(len(self._reconciler.foreign))
-        if self._queue is not None:
-            self._numbers["queued"].set(self._queue.queued)
-            self._numbers["failed_total"].set(self._queue.failed)
-        if self._watches is not None:
-            self._numbers["watches_down"].set(self._watches.down)
-        if self._recorder is not None:
-            self._numbers["events_dropped_total"].set(self._recorder.dropped)
-        body = generate_latest(self._registry)
+    async def _scrape(self, _: web.Request) -> web.Response:
+        body = generate_latest(self._metrics.registry)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,62 @@
+"""A metric whose name ends with `_total` is a counter, and every counter's name ends so."""
+
+import re
+
+import pytest
+from partition_operator import metrics as operator_metrics
+from partition_replica.runtime.metrics import Metrics as ReplicaMetrics
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dev.cluster.layout import ROOT
+
+NAME = re.compile(r"\b(?:logstore|partition_operator)_[a-z_]+_total\b")
+READ = ("operator", "replica", "snapshots", "client", "dev", "docs", "charts", "manifests", "tests")
+KINDS = {".py", ".md", ".yaml", ".yml", ".tpl", ".json", ".txt"}
+
+
+def registries() -> list[CollectorRegistry]:
+    return [operator_metrics.Metrics().registry, ReplicaMetrics().registry]
+
+
+def counters() -> set[str]:
+    """Their names as they are scraped."""
+    return {
+        f"{metric.name}_total"
+        for registry in registries()
+        for metric in registry.collect()
+        if metric.type == "counter"
+    }
+
+
+@pytest.mark.parametrize("registry", registries())
+def test_what_is_scraped_as_total_is_a_counter(registry: CollectorRegistry) -> None:
+    families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+    assert families
+    for family in families:
+        for sample in family.samples:
+            if family.type == "counter":
+                assert sample.name.endswith(("_total", "_created")), sample.name
+            else:
+                assert not sample.name.endswith("_total"), f"{sample.name} is a {family.type}"
+
+
+def test_no_other_metric_is_named_total_anywhere() -> None:
+    found: dict[str, str] = {}
+    for folder in READ:
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in KINDS and path.is_file():
+                found |= dict.fromkeys(NAME.findall(path.read_text()), str(path))
+    assert "partition_operator_reconciled_total" in found
+    unknown = {name: path for name, path in found.items() if name not in counters()}
+    assert unknown == {}
+
+
+def test_a_scrape_reads_the_parts_numbers() -> None:
+    found = operator_metrics.Metrics()
+    numbers = [3, 5]
+    found.read(operator_metrics.RECONCILED, lambda: numbers[0])
+    assert found.registry.get_sample_value("partition_operator_reconciled_total") == 3
+    numbers[0] = 7
+    assert found.registry.get_sample_value("partition_operator_reconciled_total") == 7
+    assert found.registry.get_sample_value("partition_operator_leading") == 0, "no reader yet"
