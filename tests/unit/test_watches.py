@@ -8,7 +8,6 @@ from typing import Any
 
 import kopf
 import pytest
-from kopf._cogs.structs.references import Resource
 from partition_operator.clients.kube import ApiError
 from partition_operator.handlers import watches
 from partition_operator.handlers.watches import Watches
@@ -140,11 +139,11 @@ def test_only_objects_with_our_labels_are_asked_for(kind: tuple[str, str, str]) 
     settings = kopf.OperatorSettings()
     apply_settings(settings, namespaced=False)
     group, version, plural = kind
-    found = settings.watching.label_selectors.collect(Resource(group, version, plural))
+    found = settings.watching.label_selectors.collect(kopf.Resource(group, version, plural))
     assert list(found) == [
         "logstore.dev/partition,app.kubernetes.io/component in (replica,restore,verify)"
     ]
-    ours = Resource("logstore.dev", "v1alpha1", "partitions")
+    ours = kopf.Resource("logstore.dev", "v1alpha1", "partitions")
     assert not list(settings.watching.label_selectors.collect(ours))
 
 

@@ -12,10 +12,9 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import kopf
-from kopf._core.engines.peering import Identity
 
 from partition_operator.errors import OperatorError, text_of
 from partition_operator.handlers.watching import build_registry
@@ -52,7 +51,7 @@ class Watches:
         self._queue = queue
         self._probe = probe
         # kopf's own guess asks for a user name, which a random UID does not have.
-        self._identity = Identity(identity)
+        self._identity = identity
         self._scopes = tuple(dict.fromkeys(namespaces)) or (EVERYWHERE,)
         self._up: set[str] = set()
         self._stopping = threading.Event()
@@ -142,7 +141,8 @@ class Watches:
             try:
                 await kopf.operator(
                     registry=build_registry(queue, namespaced=bool(namespaces)),
-                    identity=self._identity,
+                    # kopf's type of an identity is a str with a name in a private module.
+                    identity=cast(Any, self._identity),
                     # No peering: the Lease decides who works.
                     standalone=True,
                     clusterwide=not namespaces,
