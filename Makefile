@@ -9,7 +9,7 @@ RUN := $(UV) run --no-sync
 TEST_WORKERS ?= 2
 export PATH := $(CACHE)/uv/bin:$(PATH)
 
-.PHONY: help setup demo demo-down test check e2e bench generate cluster cluster-down site
+.PHONY: help setup demo demo-down test check format lock-check e2e bench generate cluster cluster-down site
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ $(CACHE)/uv/bin/uv:
 	@$(PYTHON) -m venv $(CACHE)/uv
 	@$(CACHE)/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9
 
-demo: setup ## the whole line once, on a local cluster or the one of CONTEXT=
+demo: setup ## the whole line once, on a local cluster or the one of CONTEXT= (docs/try_it.md)
 	@$(RUN) python -m dev.demo up
 
 demo-down: setup ## removes what the demo made
@@ -35,11 +35,20 @@ test: setup check ## checks and all tests; without root, all but those on a clus
 
 check: setup ## lint, types, layers, generated files
 	@$(RUN) ruff check .
+	@$(RUN) ruff format --quiet --check .
 	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
 	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection
 	@PYTHONPATH=client:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check
 	@$(RUN) python -m dev.generate --check
+
+format: setup ## formats Python and Rust, mends what the linter can
+	@$(RUN) ruff check --quiet --fix .
+	@$(RUN) ruff format --quiet .
+	@cargo fmt --manifest-path raft/Cargo.toml
+
+lock-check: $(UV) ## whether uv.lock agrees with every pyproject.toml
+	@$(UV) lock --check --quiet
 
 e2e: setup ## the tests on a cluster, at length: ten idle minutes, twenty kills, large data
 	@IDLE_SECONDS=600 LEADER_KILLS=20 BACKFILL_ENTRIES=200000 BACKFILL_BYTES=1073741824 \
