@@ -1,6 +1,7 @@
 """`make demo`: the whole line once, on a real cluster, with what it costs and what survives.
 
-python -m dev.demo up [--context NAME]    installs, loads, kills, verifies, sums up
+python -m dev.demo up [--context NAME [--image REPOSITORY:TAG]]
+                                          installs, loads, kills, verifies, sums up
 python -m dev.demo down [--context NAME]  removes what it made
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from partition_client.tree import digest_directory, digest_tree, put_tree
 
+from dev import local_image
 from dev.access import Access, Kubectl, size_of, source_tree
 from dev.cluster import host
 from dev.cluster.layout import ROOT, Layout
@@ -102,17 +104,39 @@ class Demo:
 
     def _cluster(self) -> Kubectl:
         if self.context:
-            if not self.image:
-                raise SystemExit(
-                    "demo: with CONTEXT name the image too, IMAGE=repository:tag, which that "
-                    "cluster can pull"
-                )
             say(f"Using the cluster of context {self.context}.")
+            self._image_for_context()
             return Kubectl(context=self.context)
         with step("Starting a local Kubernetes with three nodes", "15 min cold, 30 s warm"):
             self.layout = host.up()
         self.image = host.image()
         return Kubectl(kubeconfig=self.layout.kubeconfig)
+
+    def _image_for_context(self) -> None:
+        """Clusters of kind and k3d get the image from this machine; others pull it."""
+        loader = local_image.loader_of(self.context)
+        if loader is None and not self.image:
+            raise SystemExit(
+                f"demo: {self.context} is not a context of kind or k3d, so name an image that its "
+                "cluster can pull: IMAGE=repository:tag"
+            )
+        wanted = ["kubectl", "helm", "go"]
+        if loader is not None:
+            wanted += ["docker", loader.tool]
+        if missing := local_image.missing_tools(wanted):
+            raise SystemExit(
+                f"demo: not found: {', '.join(missing)}. Install them (docs/try_it.md)"
+            )
+        if loader is None:
+            return
+        if not self.image:
+            with step("Building the image with Docker", "5 min cold, 30 s warm"):
+                self.image = local_image.build()
+        elif not local_image.is_local(self.image):
+            say(f"   Docker does not have {self.image} here: the cluster pulls it")
+            return
+        with step(f"Loading {self.image} into the nodes with {loader.tool}", "1 min"):
+            local_image.run(loader.command(self.image))
 
     async def _use(self, kubectl: Kubectl, access: Access) -> None:
         root = source_tree()
@@ -193,7 +217,7 @@ Go on by hand:
   k describe partition {PARTITION}
   k exec {PARTITION}-0 -- python3 -m partition_client --endpoints \
 {PARTITION}-0.{PARTITION}-replicas.{DEMO}.svc:7000 --tls-dir /etc/partition/tls status
-Remove it all: make demo-down""")
+Remove it all: make demo-down{f" CONTEXT={self.context}" if self.context else ""}""")
 
 
 def progress(files: int) -> "object":
