@@ -3,7 +3,10 @@
 import re
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from partition_operator import metrics as operator_metrics
+from partition_operator.__main__ import parse
+from partition_operator.assembly import Process
 from partition_replica.runtime.metrics import Metrics as ReplicaMetrics
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -60,3 +63,15 @@ def test_a_scrape_reads_the_parts_numbers() -> None:
     numbers[0] = 7
     assert found.registry.get_sample_value("partition_operator_reconciled_total") == 7
     assert found.registry.get_sample_value("partition_operator_leading") == 0, "no reader yet"
+
+
+async def test_a_standby_serves_every_metric() -> None:
+    config = parse({"PARTITION_OPERATOR_NAMESPACE": "ns", "PARTITION_OPERATOR_IMAGE": "image:1"})
+    response = await Process(config)._scrape(make_mocked_request("GET", "/metrics"))
+    assert isinstance(response.body, bytes)
+    families = {
+        family.name: family for family in text_string_to_metric_families(response.text or "")
+    }
+    assert len(families) == len(operator_metrics.ALL)
+    assert families["partition_operator_reconciled"].type == "counter"
+    assert families["partition_operator_leading"].samples[0].value == 0
