@@ -37,8 +37,8 @@ check: setup ## lint, types, layers, generated files
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --quiet --check .
 	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
-	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection
-	@PYTHONPATH=client:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
+	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection common/partition_common
+	@PYTHONPATH=client:common:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check
 	@$(RUN) python -m dev.generate --check
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from partition_common import backoff
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
-from partition_client.calls import BACKOFF_S, refusal
+from partition_client.calls import refusal
 from partition_client.errors import (
     RETRIED,
     ClientError,
@@ -214,7 +215,7 @@ class AppendStream:
                 self._leave_session()
             failures = 0 if answered else failures + 1
             if failures:
-                await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S)) - 1])
+                await asyncio.sleep(backoff.CALL.after(failures))
 
     async def _stream(self, address: str) -> bool:
         """Serves one stream until it has to be given up; True where it answered anything."""
@@ -418,7 +419,7 @@ class AppendStream:
         self._send_again(pending)
 
     async def _send_later(self, pending: Pending) -> None:
-        pause = BACKOFF_S[min(pending.pauses, len(BACKOFF_S) - 1)]
+        pause = backoff.CALL.after(pending.pauses + 1)
         pending.pauses += 1
         await asyncio.sleep(pause)
         self._send_again(pending)

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
+from partition_common import backoff
 
 from partition_client.endpoints import check_endpoint
 from partition_client.errors import (
@@ -23,7 +24,6 @@ from partition_client.errors import (
 )
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
 
-BACKOFF_S = (0.02, 0.05, 0.1, 0.2, 0.4)
 CALL_TIMEOUT_S = 10.0
 """A call that has no answer after so long is tried again, at another replica if one leads."""
 
@@ -116,7 +116,7 @@ class Tries:
                 return self._last
 
     async def _pause(self) -> None:
-        pause = BACKOFF_S[min(self._pauses, len(BACKOFF_S) - 1)]
+        pause = backoff.CALL.after(self._pauses + 1)
         self._pauses += 1
         if pause > self._deadline.remaining():
             raise DeadlineExceeded(

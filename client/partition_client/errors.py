@@ -18,9 +18,8 @@ ClientError
 """
 
 import grpc
+from partition_common import error_details
 from partition_proto.v1 import types_pb2 as types
-
-DETAIL_KEY = "logstore-error-bin"
 
 RETRIED = frozenset(
     {
@@ -145,8 +144,5 @@ def from_detail(detail: types.ErrorDetail) -> ClientError:
 
 
 def detail_of(error: grpc.aio.AioRpcError) -> types.ErrorDetail | None:
-    """What a replica said beside the status; None where the error is the network's."""
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAIL_KEY:
-            return types.ErrorDetail.FromString(value if isinstance(value, bytes) else b"")
-    return None
+    """What a replica said beside the status; None if the error is the network's."""
+    return error_details.find(error.trailing_metadata())

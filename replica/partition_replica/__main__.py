@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
+from partition_common import limit_flags
 from partition_proto.connection import pem
 from partition_snapshots.process import leave
 
@@ -18,8 +19,6 @@ from partition_replica.config import Config, TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.offline import arguments as arguments_of
 from partition_replica.offline.volume.commands import COMMANDS, add_commands, run
-
-LIMIT_MAX = 2**63 - 1
 
 EXIT_TLS_FILES = 78
 """EX_CONFIG: `serve` ends with it before it touches the volume."""
@@ -96,22 +95,11 @@ def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
     )
 
 
-def _limits(parser: argparse.ArgumentParser, overrides: list[str]) -> Limits:
-    kinds: dict[str, type[int] | type[float]] = {
-        f.name: float if f.type in (float, "float") else int for f in fields(Limits)
-    }
-    values: dict[str, float] = {}
-    for override in overrides:
-        name, _, text = override.partition("=")
-        if name not in kinds:
-            parser.error(f"--limit {name}: known are {', '.join(kinds)}")
-        try:
-            values[name] = kinds[name](text)
-        except ValueError:
-            parser.error(f"--limit {override}: not a {kinds[name].__name__}")
-        if not 0 < values[name] <= LIMIT_MAX:  # nor nan
-            parser.error(f"--limit {override}: must be a number above 0, at most {LIMIT_MAX}")
-    return replace(Limits(), **values)  # type: ignore[arg-type]
+def _limits(parser: argparse.ArgumentParser, flags: list[str]) -> Limits:
+    try:
+        return limit_flags.override(Limits(), flags)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import grpc
 import pytest
 from partition_client.appends import AppendStream, Pending, Session
 from partition_client.errors import (
-    DETAIL_KEY,
     ClientError,
     DeadlineExceeded,
     DiskFull,
@@ -19,6 +18,7 @@ from partition_client.errors import (
     RequestRefused,
 )
 from partition_client.routing import Routing
+from partition_common import error_details
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
@@ -36,7 +36,7 @@ def call_error(
 ) -> grpc.aio.AioRpcError:
     trailing = grpc.aio.Metadata()
     if detail is not None:
-        trailing.add(DETAIL_KEY, detail.SerializeToString())
+        trailing.add(error_details.KEY, detail.SerializeToString())
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "said so")
 
 

@@ -9,8 +9,8 @@ import pytest
 from partition_client import AsyncClient
 from partition_client.calls import Calls, Deadline
 from partition_client.diagnosis import Diagnosis
-from partition_client.errors import DETAIL_KEY
 from partition_client.routing import Answer, Routing
+from partition_common import error_details
 from partition_proto.connection import handshake
 from partition_proto.connection.channel import Plain
 from partition_proto.v1 import log_store_pb2 as api
@@ -92,7 +92,7 @@ async def test_a_hint_does_not_lead_back_to_the_address_that_gave_it(
     await found.find_leader()
     trailing = grpc.aio.Metadata()
     detail = types.ErrorDetail(reason=types.REASON_NOT_LEADER, leader=ONE_LEADS)
-    trailing.add(DETAIL_KEY, detail.SerializeToString())
+    trailing.add(error_details.KEY, detail.SerializeToString())
     error = grpc.aio.AioRpcError(
         grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailing, "not the leader"
     )

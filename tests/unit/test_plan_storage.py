@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from partition_common import backoff
 from partition_operator.api import names
 from partition_operator.api.partition import parse
 from partition_operator.clients.observer import _claim
@@ -122,11 +123,11 @@ def test_a_deletion_that_is_refused_is_said_and_tried_later() -> None:
         record = last_write.refused(None, found[1], "denied by a webhook", observed.now)
         held = replace(observed, writes={found[0]: record})
         assert look(held).action is None
-        assert look(held).retry_s == last_write.REFUSED_S[0]
+        assert look(held).retry_s == backoff.WRITE_REFUSED.after(1)
         told = condition(look(held), "ObjectsApplied")
         assert (told["status"], told["reason"]) == ("False", "ObjectRefused")
         assert f"{kind} {name}: denied by a webhook" in told["message"]
-        due = replace(held, now=observed.now + dt.timedelta(seconds=last_write.REFUSED_S[0]))
+        due = replace(held, now=observed.now + dt.timedelta(seconds=backoff.WRITE_REFUSED.after(1)))
         assert look(due).action == action
         observed = without_set(observed)
 

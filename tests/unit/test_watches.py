@@ -8,6 +8,8 @@ from typing import Any
 
 import kopf
 import pytest
+from partition_common import backoff
+from partition_common.backoff import Backoff
 from partition_operator.clients.kube import ApiError
 from partition_operator.handlers import watches
 from partition_operator.handlers.watches import Watches
@@ -72,7 +74,7 @@ class Cluster:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     found = Cluster()
     monkeypatch.setattr(kopf, "operator", found.kopf)
-    monkeypatch.setattr(watches, "BACKOFF_S", (0.02,))
+    monkeypatch.setattr(backoff, "WATCH", Backoff(0.02))
     return found
 
 
@@ -189,7 +191,7 @@ async def test_a_watch_whose_kopf_fails_is_started_again(
     async def probe(_: str) -> None: ...
 
     monkeypatch.setattr(watches, "build_registry", registry)
-    monkeypatch.setattr(watches, "BACKOFF_S", (0.01,))
+    monkeypatch.setattr(backoff, "WATCH", Backoff(0.01))
     found = Watches(WorkQueue(1, nobody), probe, "me", ("ns",))
     task = asyncio.create_task(found.run())
 

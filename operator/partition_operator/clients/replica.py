@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from partition_common import error_details
 from partition_proto.connection import handshake
 from partition_proto.connection.channel import RenewedChannel, credentials_of
 from partition_proto.connection.pem import Pem
@@ -30,7 +31,6 @@ from partition_operator.resources.certificates import (
     issue,
 )
 
-DETAIL_KEY = "logstore-error-bin"
 COMMAND_TIMEOUT_S = 20.0
 
 OPTIONS: list[tuple[str, int | str]] = [
@@ -210,7 +210,7 @@ class Replicas:
         try:
             return await getattr(stub, method)(request, timeout=COMMAND_TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
-            detail = _detail(error)
+            detail = error_details.find(error.trailing_metadata())
             if detail is None:
                 raise ReplicaUnreachable(
                     f"{method} of {name}: {error.code().name} {error.details()}"
@@ -253,13 +253,6 @@ class Replicas:
         found = await asyncio.to_thread(handshake.refusal, address, pem, host)
         why = "" if found is None else f"{found.reason}: {found.message}"
         self._refusals[name] = _Looked(now, why)
-
-
-def _detail(error: grpc.aio.AioRpcError) -> types.ErrorDetail | None:
-    for key, value in error.trailing_metadata() or ():
-        if key == DETAIL_KEY and isinstance(value, bytes):
-            return types.ErrorDetail.FromString(value)
-    return None
 
 
 def _replica(ordinal: int, answer: api.GetStatusResponse) -> Replica:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import kopf
+from partition_common import backoff
 
 from partition_operator.errors import OperatorError, text_of
 from partition_operator.handlers.watching import build_registry
@@ -23,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 EVERYWHERE = ""
 """In place of a namespace: the whole cluster is watched."""
-BACKOFF_S = (1.0, 2.0, 5.0, 10.0, 30.0)
-"""Between attempts to watch. There is no end to them: the namespace may be made again."""
 STOP_S = 15.0
 """How long the threads may take to end."""
 
@@ -91,7 +90,7 @@ class Watches:
                     logger.info("watching %s again", _where(scope))
                 failures = 0
                 await self._watch(scope, executor)
-            pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            pause = backoff.WATCH.after(failures + 1)
             failures += 1
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # spreads retries
 

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from partition_common import backoff
+
 from partition_operator.errors import Deposed, OperatorError, text_of
 
 logger = logging.getLogger(__name__)
-
-BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
 
 class Key(NamedTuple):
@@ -155,7 +155,7 @@ class WorkQueue:
 
     def _failed(self, key: Key, entry: Entry, error: Exception) -> float:
         self.failed += 1
-        pause = BACKOFF_S[min(entry.failures, len(BACKOFF_S) - 1)]
+        pause = backoff.TURN.after(entry.failures + 1)
         entry.failures += 1
         entry.seen = None
         logger.log(

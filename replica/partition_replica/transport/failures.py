@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+from partition_common import error_details
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.ports import PeerFailed
@@ -22,8 +23,6 @@ from partition_replica.errors import (
     WrongHistory,
 )
 from partition_replica.transport.requests import check_request, checked
-
-DETAIL_KEY = "logstore-error-bin"
 
 CODES = {
     "NOT_LEADER": grpc.StatusCode.UNAVAILABLE,
@@ -93,9 +92,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReplicaError
     if isinstance(error, Fatal):
         raise error
     found = detail(error)
-    await context.abort(
-        CODES[error.reason], found.message, ((DETAIL_KEY, found.SerializeToString()),)
-    )
+    await context.abort(CODES[error.reason], found.message, error_details.attach(found))
 
 
 def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

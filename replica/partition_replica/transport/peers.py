@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from partition_common import backoff
 from partition_proto.connection import handshake
 from partition_proto.connection.channel import FromFiles, Plain
 from partition_proto.connection.renewed import Heard
@@ -29,7 +30,6 @@ from partition_replica.transport.chunks import file_chunks
 
 logger = logging.getLogger(__name__)
 
-RECONNECT_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 PUSH_TIMEOUT_S = 3600.0
 SNAPSHOT_TIMEOUT_S = 6 * 3600.0
 OFFSET_TIMEOUT_S = 10.0
@@ -104,7 +104,7 @@ class _Peer:
             self._peers.unreachable(self.member)
             self._queue.clear()
             self._queued_bytes = 0
-            await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S)) - 1])
+            await asyncio.sleep(backoff.PEER_CONNECTION.after(failures))
 
     def _look_for_refusal(self, error: Exception, failures: int) -> None:
         """Names what does not get better by trying: a certificate that one side does not accept."""

@@ -11,6 +11,8 @@ import datetime as dt
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from partition_common import backoff
+
 from partition_operator.api import names
 from partition_operator.api.bootstrap import RestoreFrom
 from partition_operator.api.partition import UNREPLICATED
@@ -33,8 +35,6 @@ from partition_operator.reconcile.seen.snapshot import volume_lost
 from partition_operator.resources import services, snapshot_pods
 from partition_operator.resources.snapshot_pods import Outcome, Source
 
-BACKOFF_S = (5, 15, 60, 300)
-"""Between attempts that may succeed by themselves; there is no end to those."""
 NEVER = dt.timedelta.max
 PENDING = dt.timedelta(minutes=15)
 """A pod that has not started within this is made anew: where it must run may have changed."""
@@ -240,7 +240,7 @@ def _pod(
     if not outcome.retriable:
         return _failed(observed, outcome)
     attempt = snapshot_pods.attempt_of(pod)
-    pause = BACKOFF_S[min(max(attempt, 1), len(BACKOFF_S)) - 1]
+    pause = backoff.RESTORE.after(attempt)
     again = _finished(pod) + dt.timedelta(seconds=pause)
     message = f"attempt {attempt} failed: {outcome.reason}: {outcome.message}; again"
     if observed.now < again:

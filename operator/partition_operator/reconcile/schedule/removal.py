@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from partition_common import backoff
+
 from partition_operator.api import names
 from partition_operator.api.destination import Destination, VolumeDestination, describe
 from partition_operator.api.snapshot import Snapshot, State
@@ -22,7 +24,6 @@ from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
 from partition_operator.reconcile.snapshot import sources
 
-RETRY_S = (10, 30, 120, 600)
 BATCH_MAX = 50
 """Snapshots of one job."""
 POLL_S, WAIT_S = 1.0, 10.0
@@ -194,7 +195,7 @@ def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> Ste
             "; until it is gone nothing in its store can be collected: damaged snapshots "
             "(VerifyFailed) that are not pinned are removed, too; others remove by hand"
         )
-    pause = RETRY_S[min(attempt.failures, len(RETRY_S) - 1)]
+    pause = backoff.SNAPSHOT_DELETION.after(attempt.failures + 1)
     again = Attempt(
         attempt.job_id,
         attempt.ordinal,

@@ -7,15 +7,13 @@ the object since. Both are bounded, so that neither a quota nor a webhook makes 
 import datetime as dt
 from dataclasses import dataclass
 
+from partition_common import backoff
+
 Key = tuple[str, str]
 """Kind and name of an object."""
 
-REFUSED_S = (2, 5, 15, 60)
-"""Between tries of a write that the API server refuses; there is no end to those."""
 AT_ONCE_MAX = 3
 """The same content is written so often without a pause."""
-UNDONE_S = (10, 30, 60, 300)
-"""Then between writes of a content that somebody else undoes."""
 CALM = dt.timedelta(minutes=15)
 """Content that stood for so long was not undone by a machine: the count starts anew."""
 WORDS_MAX = 1000
@@ -48,7 +46,7 @@ def taken(last: Write | None, wanted: str, left: str, now: dt.datetime) -> Write
     over = tries - AT_ONCE_MAX
     if over <= 0:
         return Write(wanted, now, tries, left=left)
-    pause = UNDONE_S[min(over, len(UNDONE_S)) - 1]
+    pause = backoff.WRITE_UNDONE.after(over)
     return Write(wanted, now, tries, now + dt.timedelta(seconds=pause), left=left)
 
 
@@ -56,7 +54,7 @@ def refused(last: Write | None, wanted: str, words: str, now: dt.datetime) -> Wr
     """The record of a write that the API server refused."""
     again = last is not None and last.wanted == wanted and last.refusal
     tries = last.tries + 1 if last is not None and again else 1
-    pause = REFUSED_S[min(tries, len(REFUSED_S)) - 1]
+    pause = backoff.WRITE_REFUSED.after(tries)
     words = words if len(words) <= WORDS_MAX else words[:WORDS_MAX] + " …"
     return Write(wanted, now, tries, now + dt.timedelta(seconds=pause), refusal=words)
 

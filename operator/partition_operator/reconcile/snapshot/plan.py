@@ -9,6 +9,8 @@ import datetime as dt
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from partition_common import backoff
+
 from partition_operator.api import names
 from partition_operator.api.destination import (
     Destination,
@@ -50,7 +52,6 @@ JOB_STALLED = dt.timedelta(hours=6)
 process of its own that says nothing new much sooner (snapshot_job_stall_s); one percent of a large
 snapshot through a thin line takes hours, and is no stall."""
 ATTEMPTS_MAX = 5
-BACKOFF_S = (5, 15, 60, 300)
 PROGRESS_EVERY = dt.timedelta(minutes=1)
 """Progress is written when it has come to the next step, or moved and is so old: few writes, and no
 move is overlooked."""
@@ -326,7 +327,7 @@ def _next_attempt(
         return _failed(draft, reason, message)
     if attempts >= ATTEMPTS_MAX:
         return _failed(draft, reason, f"{message}; given up after {attempts} attempts")
-    pause = BACKOFF_S[min(attempts, len(BACKOFF_S)) - 1]
+    pause = backoff.SNAPSHOT.after(attempts)
     again = view.now + dt.timedelta(seconds=pause)
     text = f"attempt {attempts} of {ATTEMPTS_MAX} failed: {reason}: {message}"
     draft.set(nextAttemptTime=stamp(again), silentSince=None, percent=0)

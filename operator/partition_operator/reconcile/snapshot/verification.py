@@ -8,6 +8,8 @@ Unknown: that says nothing about the snapshot.
 import datetime as dt
 from typing import Any
 
+from partition_common import backoff
+
 from partition_operator.api import names
 from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import State, Verify
@@ -26,7 +28,6 @@ from partition_operator.resources import snapshot_pods
 from partition_operator.resources.snapshot_pods import Outcome
 
 ATTEMPTS_MAX = 3
-BACKOFF_S = (10, 60)
 GIVEN_UP = dt.timedelta(hours=12)
 """After so long a verification ends without a result, whatever it waits for."""
 PENDING = dt.timedelta(minutes=15)
@@ -233,7 +234,7 @@ def _failed_attempt(
     if not retriable or record["attempts"] >= ATTEMPTS_MAX:
         _inconclusive(view, draft, record, reason or "Failed", message)
         return
-    pause = BACKOFF_S[min(record["attempts"], len(BACKOFF_S)) - 1]
+    pause = backoff.VERIFICATION.after(record["attempts"])
     again = stamp(view.now + dt.timedelta(seconds=pause))
     draft.set(verification=record | {"nextAttemptTime": again})
     draft.condition("Verified", None, "Retrying", f"{reason}: {message}; again at {again}")

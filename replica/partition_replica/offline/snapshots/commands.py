@@ -10,10 +10,11 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from partition_common import limit_flags
 from partition_snapshots import failpoints as stored_failpoints
 from partition_snapshots.destination import add_arguments
 from partition_snapshots.limits import SnapshotLimits
@@ -143,21 +144,11 @@ async def _run(
     return report, code
 
 
-def _limits(overrides: list[str]) -> SnapshotLimits:
-    values: dict[str, Any] = {}
-    kinds = {name: type(value) for name, value in asdict(SnapshotLimits()).items()}
-    for override in overrides:
-        name, _, text = override.partition("=")
-        try:
-            values[name] = kinds[name](text)
-        except KeyError as error:
-            raise InvalidArgument(f"--limit {name}: known are {', '.join(kinds)}") from error
-        except ValueError as error:
-            raise InvalidArgument(f"--limit {override}: not a {kinds[name].__name__}") from error
+def _limits(flags: list[str]) -> SnapshotLimits:
     try:
-        return replace(SnapshotLimits(), **values)
+        return limit_flags.override(SnapshotLimits(), flags, positive=False)
     except ValueError as error:
-        raise InvalidArgument(f"--limit: {error}") from error
+        raise InvalidArgument(str(error)) from error
 
 
 def _show(options: argparse.Namespace, report: Report) -> None:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from partition_common import backoff
 from partition_proto.v1 import peer_pb2 as peer
 
 from partition_replica.core.limits import Limits
@@ -32,9 +33,6 @@ logger = logging.getLogger(__name__)
 TRAIL_ENTRIES_MAX = 50_000
 """A snapshot that lies further behind than this is made anew instead of sent again, unless a part
 of it is there already."""
-
-BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""How long after its nth failure in a row a member is sent a snapshot again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -232,7 +230,7 @@ class SnapshotSender:
                 self._current = None  # as it is, it would be refused again
             failures = self._failures.get(message.to, 0)
             self._failures[message.to] = failures + 1
-            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            await asyncio.sleep(backoff.STATE_TRANSFER.after(failures + 1))
         finally:
             self._sent(current, message.to, succeeded)
 

@@ -1,0 +1,22 @@
+"""How a replica says what went wrong: an ErrorDetail in the trailing metadata of a gRPC call."""
+
+from collections.abc import Iterable
+
+from partition_proto.v1 import types_pb2 as types
+
+KEY = "logstore-error-bin"
+"""gRPC carries values of keys that end in -bin as bytes."""
+
+
+def attach(detail: types.ErrorDetail) -> tuple[tuple[str, bytes], ...]:
+    """Trailing metadata that carries `detail`."""
+    return ((KEY, detail.SerializeToString()),)
+
+
+def find(metadata: Iterable[tuple[str, str | bytes]] | None) -> types.ErrorDetail | None:
+    """The detail in a call's trailing metadata; None if the error is the network's or gRPC's.
+    Raises google.protobuf.message.DecodeError for bytes that are no ErrorDetail."""
+    for key, value in metadata or ():
+        if key == KEY and isinstance(value, bytes):
+            return types.ErrorDetail.FromString(value)
+    return None

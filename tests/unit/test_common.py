@@ -1,0 +1,68 @@
+"""What operator, replica and client have in common."""
+
+from dataclasses import dataclass
+
+import pytest
+from google.protobuf.message import DecodeError
+from partition_common import backoff, error_details, limit_flags
+from partition_common.backoff import Backoff
+from partition_proto.v1 import types_pb2 as types
+
+
+def test_a_backoff_grows_with_each_failure_and_then_stays() -> None:
+    pauses = Backoff(1.0, 2.0, 5.0)
+    assert [pauses.after(failures) for failures in (-1, 0, 1, 2, 3, 4, 1000)] == [
+        *(1.0, 1.0, 1.0),
+        *(2.0, 5.0, 5.0, 5.0),
+    ]
+    with pytest.raises(ValueError, match="at least one pause"):
+        Backoff()
+
+
+def test_every_backoff_of_the_project_grows() -> None:
+    tables = [found for found in vars(backoff).values() if isinstance(found, Backoff)]
+    assert len(tables) >= 10
+    for table in tables:
+        pauses = [table.after(failures) for failures in range(1, 20)]
+        assert pauses == sorted(pauses)
+        assert pauses[0] < pauses[-1]
+
+
+def test_an_error_detail_is_found_in_what_carries_it() -> None:
+    detail = types.ErrorDetail(reason=types.REASON_DISK_FULL, message="full")
+    carried = error_details.attach(detail)
+    assert error_details.find([("grpc-status", "8"), *carried]) == detail
+    assert error_details.find(None) is None
+    assert error_details.find([("grpc-status", "8"), (error_details.KEY, "text")]) is None
+    with pytest.raises(DecodeError):
+        error_details.find([(error_details.KEY, b"\xff")])
+
+
+@dataclass(frozen=True)
+class Some:
+    count: int = 3
+    share: float = 0.5
+
+
+def test_flags_override_limits_by_name() -> None:
+    assert limit_flags.override(Some(), []) == Some()
+    assert limit_flags.override(Some(), ["count=4", "share=1", "count=5"]) == Some(5, 1.0)
+    assert limit_flags.override(Some(), ["count=0"], positive=False) == Some(0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("other=1", "--limit other: known are count, share"),
+        ("count", "--limit count: not a int"),
+        ("count=1.5", "--limit count=1.5: not a int"),
+        ("share=much", "--limit share=much: not a float"),
+        ("count=0", "--limit count=0: must be a number above 0, at most 9223372036854775807"),
+        ("share=nan", "--limit share=nan: must be a number above 0, at most 9223372036854775807"),
+        (f"count={2**63}", f"--limit count={2**63}: must be a number above 0"),
+    ],
+)
+def test_a_flag_that_sets_no_limit_is_refused_by_name(flag: str, said: str) -> None:
+    with pytest.raises(ValueError, match="--limit") as caught:
+        limit_flags.override(Some(), [flag])
+    assert str(caught.value).startswith(said)
