@@ -30,7 +30,9 @@ from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import ReplicaError
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.staging import StagedFile
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import Volume
 
@@ -71,6 +73,14 @@ class Promise:
     entry: LogEntry
     since: int
     until: int = 1 << 60
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A state, as its sender sends it."""
+
+    position: Position
+    content: bytes
 
 
 class Life:
@@ -151,7 +161,7 @@ class Life:
         _, released = volume.log.prune(1000)
         self._collect(released)
 
-    def install(self, source: LmdbState, *names: str) -> None:
+    def install(self, sent: Sent, *names: str) -> None:
         """A snapshot from another replica, whose blobs are fetched first."""
         volume = self.volume
         volume.blobs.hold([digest(name) for name in names])
@@ -161,14 +171,19 @@ class Life:
         group.finish()
         # Behind it, so that its syncs are not those of the state.
         incoming = volume.staging / "incoming"
-        position = source.copy(incoming)
+        whole = hashlib.sha256(sent.content).digest()
+        file = StagedFile(incoming, DATA_FILE, len(sent.content), whole)
+        for start in range(0, len(sent.content), 5000):
+            file.append(sent.content[start : start + 5000])
+        file.check()
+        file.make_durable()
         generation = volume.log.identity.state_generation + 1
         volume.adopt_state(incoming, generation)
         now = len(self.recorder.operations)
         for promise in self.promises:
             promise.until = min(promise.until, now)
         configuration = Configuration((volume.log.identity.member_id, 77))
-        switch = SnapshotSwitch(position, configuration, generation)
+        switch = SnapshotSwitch(sent.position, configuration, generation)
         old = volume.state
         dropped = [found for found, _ in old.blobs()]
         released = volume.log.commit(LogBatch(snapshot=switch))
@@ -325,13 +340,13 @@ def blobs_come_and_go(life: Life) -> None:
     life.apply()
 
 
-def a_snapshot_arrives(life: Life, source: LmdbState) -> None:
+def a_snapshot_arrives(life: Life, sent: Sent) -> None:
     """For a member with a log and a state of its own, twice."""
     life.bootstrap()
     life.upload("mine")
     life.commit(life.propose([link(b"mine")], "mine"), commit=True)
     life.apply()
-    life.install(source, "theirs", "theirs too")
+    life.install(sent, "theirs", "theirs too")
     assert not life.volume.blobs.path(digest("mine")).exists()
     life.term = 5
     life.upload("later")
@@ -353,6 +368,14 @@ def another_state(folder: Path) -> LmdbState:
     return source
 
 
+def sent_by(folder: Path) -> Sent:
+    """The state of that replica, sent."""
+    source = another_state(folder)
+    position = source.copy(folder / "copy")
+    source.close()
+    return Sent(position, (folder / "copy" / DATA_FILE).read_bytes())
+
+
 def test_blobs_come_and_go(live: Callable[..., Life], disk: Path) -> None:
     life = live(blobs_come_and_go)
     found = replay(life, disk / "left")
@@ -361,9 +384,8 @@ def test_blobs_come_and_go(live: Callable[..., Life], disk: Path) -> None:
 
 
 def test_a_snapshot_arrives(live: Callable[..., Life], disk: Path) -> None:
-    source = another_state(disk / "source")
-    life = live(lambda life: a_snapshot_arrives(life, source))
-    source.close()
+    sent = sent_by(disk / "source")
+    life = live(lambda life: a_snapshot_arrives(life, sent))
     found = replay(life, disk / "left")
     print(f"{found.moments} moments, {found.states} states")
     assert found.states > found.moments > 60
@@ -472,9 +494,8 @@ def test_an_fsync_left_out_is_found(
 def test_an_fsync_of_a_snapshot_left_out_is_found(
     live: Callable[..., Life], disk: Path, omitted: str
 ) -> None:
-    source = another_state(disk / "source")
-    life = live(lambda life: a_snapshot_arrives(life, source), omitted)
-    source.close()
+    sent = sent_by(disk / "source")
+    life = live(lambda life: a_snapshot_arrives(life, sent), omitted)
     with pytest.raises(Violated, match=r"outside of the log|2/data.mdb"):
         replay(life, disk / "left")
 
@@ -486,9 +507,8 @@ def test_an_fsync_of_a_snapshot_left_out_is_found(
 def test_a_sync_of_blobs_that_came_together_left_out_is_found(
     live: Callable[..., Life], disk: Path, omitted: str, what: str
 ) -> None:
-    source = another_state(disk / "source")
-    life = live(lambda life: a_snapshot_arrives(life, source), omitted)
-    source.close()
+    sent = sent_by(disk / "source")
+    life = live(lambda life: a_snapshot_arrives(life, sent), omitted)
     with pytest.raises(Violated, match=what):
         replay(life, disk / "left")
 
