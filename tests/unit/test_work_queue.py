@@ -1,0 +1,179 @@
+"""The operator's queue: no event is lost, one object is worked on by one worker at a time, and what
+fails holds up nothing but itself."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from partition_operator.errors import Deposed, OperatorError
+from partition_operator.turns.queue import Entry, Key, Turn, WorkQueue
+
+from tests.support.local_group import eventually
+
+LONG_S = 600.0
+"""A pause that no test waits for."""
+
+
+async def nobody(_: int) -> None:
+    raise AssertionError("nobody is deposed here")
+
+
+@asynccontextmanager
+async def running(queue: WorkQueue, turn: Turn) -> AsyncIterator[None]:
+    queue.serve({"Partition": turn})
+    task = asyncio.create_task(queue.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+        await queue.close()
+
+
+class Work:
+    """A turn that lasts until it is let go. `begun`: names, in order; `most`: turns of one object
+    at the same time."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.most = 0
+        self.go: dict[str, asyncio.Event] = {}
+        self._now: dict[str, int] = {}
+
+    async def turn(self, key: Key, _: Entry) -> float | None:
+        name = key.name
+        self.begun.append(name)
+        self._now[name] = self._now.get(name, 0) + 1
+        self.most = max(self.most, self._now[name])
+        try:
+            if name in self.go:
+                await self.go[name].wait()
+        finally:
+            self._now[name] -= 1
+        return LONG_S
+
+    async def times(self, name: str, count: int) -> None:
+        async def same() -> bool:
+            return self.begun.count(name) >= count
+
+        await eventually(same, f"{count} turns of {name}", 10)
+
+
+async def test_what_changes_during_a_turn_is_looked_at_right_after_it() -> None:
+    """Not after the pause that the turn asks for: it did not see the change."""
+    queue, work = WorkQueue(2, nobody), Work()
+    work.go["a"] = asyncio.Event()
+    async with running(queue, work.turn):
+        queue.enqueue("Partition", "ns", "a")
+        await work.times("a", 1)
+        for _ in range(5):
+            queue.enqueue("Partition", "ns", "a")
+        work.go["a"].set()
+        await work.times("a", 2)
+    assert work.begun.count("a") == 2  # five events are one look
+
+
+async def test_what_is_forgotten_and_comes_back_during_its_last_turn_is_looked_at() -> None:
+    queue = WorkQueue(1, nobody)
+    go, turns = asyncio.Event(), 0
+
+    async def turn(_: Key, __: Entry) -> float | None:
+        nonlocal turns
+        turns += 1
+        await go.wait()
+        return None  # it does not exist
+
+    async def again() -> bool:
+        return turns == 2
+
+    async def begun() -> bool:
+        return turns == 1
+
+    async with running(queue, turn):
+        queue.enqueue("Partition", "ns", "a")
+        await eventually(begun, "the first turn")
+        queue.enqueue("Partition", "ns", "a")
+        go.set()
+        await eventually(again, "the second turn", 10)
+
+
+async def test_one_object_has_one_turn_at_a_time_and_holds_up_no_other() -> None:
+    queue, work = WorkQueue(4, nobody), Work()
+    work.go["slow"] = asyncio.Event()
+    async with running(queue, work.turn):
+        queue.enqueue("Partition", "ns", "slow")
+        await work.times("slow", 1)
+        for number in range(20):
+            queue.enqueue("Partition", "ns", "slow")
+            queue.enqueue("Partition", "ns", f"other-{number}")
+            await work.times(f"other-{number}", 1)
+        assert work.begun.count("slow") == 1
+        work.go["slow"].set()
+        await work.times("slow", 2)
+    assert work.most == 1
+
+
+async def test_as_many_turns_at_once_as_there_are_workers() -> None:
+    queue, work = WorkQueue(3, nobody), Work()
+    for number in range(6):
+        work.go[f"p{number}"] = asyncio.Event()
+    async with running(queue, work.turn):
+        for name in work.go:
+            queue.enqueue("Partition", "ns", name)
+        for name in ("p0", "p1", "p2"):
+            await work.times(name, 1)
+        assert len(work.begun) == 3
+        work.go["p1"].set()
+        await work.times("p3", 1)
+        assert len(work.begun) == 4
+        for event in work.go.values():
+            event.set()
+        await work.times("p5", 1)
+
+
+async def test_a_turn_that_fails_is_tried_again_and_holds_up_no_other() -> None:
+    queue, tries = WorkQueue(1, nobody), 0
+    seen: list[str] = []
+
+    async def turn(key: Key, _: Entry) -> float | None:
+        nonlocal tries
+        seen.append(key.name)
+        if key.name == "bad":
+            tries += 1
+            if tries < 3:
+                raise RuntimeError("a defect") if tries == 1 else OperatorError("refused")
+        return LONG_S
+
+    async def done() -> bool:
+        return tries == 3 and "good" in seen
+
+    async with running(queue, turn):
+        queue.enqueue("Partition", "ns", "bad")
+        queue.enqueue("Partition", "ns", "good")
+        await eventually(done, "both are done", 20)
+    assert queue.failed == 2
+
+
+async def test_a_token_that_a_replica_finds_too_low_is_raised_before_the_next_try() -> None:
+    raised: list[int] = []
+
+    async def raise_above(seen: int) -> None:
+        raised.append(seen)
+
+    queue = WorkQueue(1, raise_above)
+    tries = 0
+
+    async def turn(_: Key, __: Entry) -> float | None:
+        nonlocal tries
+        tries += 1
+        if not raised:
+            raise Deposed("replica part-0 obeys another one", 41)
+        return LONG_S
+
+    async def done() -> bool:
+        return tries == 2
+
+    async with running(queue, turn):
+        queue.enqueue("Partition", "ns", "a")
+        await eventually(done, "it is tried again", 20)
+    assert raised == [41]
