@@ -166,6 +166,15 @@ def test_scaling_down_removes_the_highest_first_and_keeps_its_pod_until_then() -
     assert change(running(four)) is None, "nobody who could lead answers"
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_a_leader_that_goes_hands_over_to_the_voter_that_is_furthest(ahead: int) -> None:
+    """Any other one would have to be sent what it lacks first, while nobody takes appends."""
+    known = [replace(member(n), matched=900 if n == ahead else 500) for n in range(3)]
+    leaving = replica(3, "leader", member_id=103, members=(*known, member(3)), last_index=900)
+    heirs = [replica(n, "follower") for n in range(3)]
+    assert change(running(leaving, *heirs)) == actions.TransferLeadership(3, 100 + ahead)
+
+
 def test_scaling_down_never_takes_the_quorum() -> None:
     away = [replace(member(n), recently_active=False) for n in (0, 1)]
     members = (*away, member(2), member(3), member(4))
@@ -193,6 +202,11 @@ def test_a_member_is_replaced_only_when_its_volume_is_gone_and_the_rest_has_a_qu
     weak = (member(0), replace(member(1), recently_active=False), silent, newcomer)
     held = change(running(replica(0, "leader", members=weak), fresh))
     assert held is None
+    # Its successor has to hold the log before its place goes.
+    for matched, last_index in ((0, 10), (10, 11 + membership.PROMOTE_LAG_MAX)):
+        learning = (*seen[:3], replace(newcomer, matched=matched))
+        leader = replica(0, "leader", members=learning, last_index=last_index)
+        assert change(running(leader, replica(1, "follower"), fresh)) is None
     # The pod is only away: nobody else answers at its address, so nothing is removed.
     away = replica(0, "leader", members=(member(0), member(1), silent))
     assert change(running(away, replica(1, "follower"))) is None
