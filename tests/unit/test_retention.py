@@ -2,6 +2,7 @@
 
 import datetime as dt
 import random
+from dataclasses import replace
 
 import pytest
 from partition_operator.api.snapshot import (
@@ -69,6 +70,15 @@ def test_by_age_but_never_below_the_least() -> None:
         "s0",
     ]
     assert names(expired(old, Retention(count=1, min_successful=2), NOW)) == ["s3", "s2"]
+
+
+def test_the_age_of_one_that_waited_counts_from_its_start() -> None:
+    """Its object was made long before: its Partition could not be captured until then."""
+    waited = stored("waited", NOW - DAY * 0.5)
+    old = replace(waited, created=NOW - DAY * 9)
+    assert names(expired([old, *daily(3)], Retention(count=2), NOW)) == ["s2", "s1"]
+    assert names(expired([old, *daily(3)], Retention(max_age=DAY * 2.5), NOW)) == ["s2"]
+    assert next_expiry([old], Retention(max_age=DAY), NOW) == NOW + DAY * 0.5
 
 
 def test_pinned_and_used_ones_stay_and_do_not_count() -> None:
