@@ -330,6 +330,35 @@ async def test_a_refusal_that_holds_for_every_try_is_definite(
         await task
 
 
+async def test_nothing_is_acknowledged_that_has_no_answer(
+    leader: Leader, stream: AppendStream
+) -> None:
+    """The leader forgets results below the mark: a retry of one of them would be refused."""
+    leader.answer = lambda request: (
+        None if request.proposal.sequence == 2 else leader.succeed(request)
+    )
+    await stream.append(put(0))
+    waiting = asyncio.ensure_future(stream.append(put(1)))
+    while len(leader.requests) < 2:
+        await asyncio.sleep(0)
+    for number in range(2, 6):
+        await stream.append(put(number))
+    assert [(r.proposal.sequence, r.proposal.acknowledged_below) for r in leader.requests] == [
+        (1, 1),
+        (2, 2),
+        (3, 2),
+        (4, 2),
+        (5, 2),
+        (6, 2),
+    ]
+    leader.answer = leader.succeed
+    leader.streams[0].end()
+    await waiting
+    assert leader.requests[-1].retry
+    await stream.append(put(6))
+    assert leader.requests[-1].proposal.acknowledged_below == 7
+
+
 async def test_an_append_that_meets_a_defect_holds_nobody_up(
     leader: Leader, stream: AppendStream
 ) -> None:
