@@ -183,7 +183,11 @@ async def test_the_time_of_the_caller_is_not_the_replicas() -> None:
     assert found == [2, 3, 4, 5]
 
 
-async def test_a_silent_stream_goes_on_at_the_next_leader(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sent", [0, 4])
+async def test_a_silent_stream_goes_on_at_the_next_leader(
+    monkeypatch: pytest.MonkeyPatch, sent: int
+) -> None:
+    """Behind the bytes that came."""
     monkeypatch.setattr(calls, "STREAM_IDLE_S", 0.2)
     second = StandInReplica()
     second.serving_as = "follower"
@@ -191,8 +195,11 @@ async def test_a_silent_stream_goes_on_at_the_next_leader(monkeypatch: pytest.Mo
     class Stuck(Mute):
         async def ReadFile(self, request: Any, context: Any) -> AsyncIterator[Any]:
             self.serving_as, second.serving_as = "follower", "leader"
+            async for response in StandInReplica.ReadFile(self, request, context):
+                response.data = response.data[:sent]
+                if sent:
+                    yield response
             await self._nothing()
-            yield
 
     first = Stuck()
     for replica in (first, second):
