@@ -1,7 +1,7 @@
 """What callers of one replica are told, whatever happens to it: a whole replica in one process."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import replica_admin_pb2_grpc
 from partition_replica.core.model import LogBatch
 from partition_replica.errors import (
+    DiskFull,
     InvalidArgument,
     MembershipRefused,
     NoLeader,
@@ -20,12 +21,13 @@ from partition_replica.errors import (
     WrongCluster,
 )
 from partition_replica.ids import LSN
+from partition_replica.runtime import disk
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.failures import Failures
 
 from tests.support.local_group import eventually
 from tests.support.one_replica import CLUSTER, OneReplica, serving
-from tests.support.proposals import set_key
+from tests.support.proposals import delete_key, mkdir, remove, set_key
 
 # --- proposals --------------------------------------------------------------------------------
 
@@ -378,3 +380,44 @@ async def test_another_cluster_and_another_member_are_refused(tmp_path: Path) ->
     )
     assert sum(isinstance(error, WrongCluster) for error in found) == 4
     await unbootstrapped.stop()
+
+
+# --- a full volume ------------------------------------------------------------------------------
+
+
+async def test_a_full_volume_takes_removals_from_anybody_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a client that comes now, too: whoever filled it may be gone."""
+    monkeypatch.setattr(disk, "AGE_MAX_S", 0.0)
+    async with serving(tmp_path / "data") as one:
+        await one.set(b"old")
+        await one.append(mkdir(b"directory"))
+        free, total = one.volume.free_bytes()
+        monkeypatch.setattr(one.volume, "free_bytes", lambda: (1000, total))
+
+        one.session, _ = await one.replica.open_session(0)
+        one._sequence = 0
+        for refused in (
+            [set_key(b"new", b"v")],
+            [mkdir(b"another")],
+            [delete_key(b"old"), set_key(b"new", b"v")],
+        ):
+            with pytest.raises(DiskFull, match="1000 bytes free"):
+                await one.append(*refused)
+        with pytest.raises(DiskFull):
+            await one.replica.upload(b"d" * 32, 100_000, no_chunks())
+        assert one.keys() == [b"old"]
+        await one.append(delete_key(b"old"), remove(b"directory"))
+        assert one.keys() == []
+        await one.replica.close_session(one.session)
+
+        monkeypatch.setattr(one.volume, "free_bytes", lambda: (free, total))
+        await one.serve()
+        await one.set(b"new")
+        assert one.keys() == [b"new"]
+
+
+async def no_chunks() -> AsyncIterator[bytes]:
+    return
+    yield
