@@ -146,7 +146,7 @@ class LmdbState:
             position = Position(entries[-1].index, entries[-1].term)
             view.finish(position)
         self._applied = applied_row(position, view.time_ms, view.clock_ms)
-        released = [digest for digest in view.released if not self.names_blob(digest)]
+        released = [digest for digest in sorted(view.released) if not self.names_blob(digest)]
         return results, released
 
     def sync(self) -> Position:

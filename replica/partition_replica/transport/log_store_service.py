@@ -77,7 +77,8 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         # Bounded by the room: there is an answer for each request that is under way.
         answers: asyncio.Queue[tuple[api.AppendResponse, int] | None] = asyncio.Queue()
         room = Room(limits.append_requests_max, limits.append_bytes_max, self._appends)
-        running: set[asyncio.Task[None]] = set()
+        # Not a set, whose order no simulation could repeat.
+        running: dict[asyncio.Task[None], None] = {}
 
         async def answer(item: api.AppendRequest, size: int, history: str) -> None:
             try:
@@ -106,8 +107,8 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                         answers.put_nowait((self._overloaded(item.request_id), 0))
                         continue
                     task = asyncio.create_task(answer(item, size, history))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
+                    running[task] = None
+                    task.add_done_callback(running.pop)
                 if running:
                     await asyncio.wait(running)
             finally:
@@ -124,7 +125,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                 await reader  # what ended the requests is the call's end, too
             finally:
                 reader.cancel()
-                for task in running:
+                for task in list(running):
                     task.cancel()
                 room.close()
 
