@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from partition_replica.errors import GoElsewhere, NoLeader, NotBootstrapped, NotLeader, RetryLater
@@ -12,6 +12,7 @@ from tests.simulation.loop import Process
 from tests.simulation.network import Network, Unreachable
 from tests.simulation.node import Node
 from tests.simulation.trace import Trace
+from tests.simulation.workload import DIGESTS
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
@@ -27,23 +28,38 @@ AGAIN = (Unreachable, RetryLater, GoElsewhere, NotBootstrapped)
 class Caller:
     """Somebody outside of the group, who asks one node after another."""
 
-    def __init__(self, name: str, process: Process, cluster: "Cluster") -> None:
+    def __init__(
+        self, name: str, process: Process, cluster: "Cluster", *, names_histories: bool = False
+    ) -> None:
         self.name = name
+        self.names_histories = names_histories
         self.process = process
         self.rng = process.rng
         self.cluster = cluster
         self.network: Network = cluster.network
-        self.checks: Checks = cluster.checks
         self.trace: Trace = cluster.trace
         self.target: Node | None = None
+
+    @property
+    def checks(self) -> Checks:
+        """Of the group's history now."""
+        return self.cluster.checks
+
+    def reachable(self) -> list[Node]:
+        """Who may be asked. Who names no history has nothing to tell a replica apart by that a
+        restore left behind."""
+        return [
+            node
+            for node in self.cluster.nodes
+            if not node.retired and (self.names_histories or not node.left_behind)
+        ]
 
     async def ask(
         self, serve: Callable[[Node], Coroutine[Any, Any, T]], timeout_s: float | None = None
     ) -> T:
         """Of the node that is thought to lead. Raises what it says, and Unreachable."""
-        nodes = [node for node in self.cluster.nodes if not node.retired]
         if self.target is None or self.target.retired:
-            self.target = self.rng.choice(nodes)
+            self.target = self.rng.choice(self.reachable())
         target = self.target
         timeout_s = timeout_s or self.rng.uniform(*TIMEOUT_S)
         try:
@@ -59,6 +75,30 @@ class Caller:
             if isinstance(error, TimeoutError):
                 raise Unreachable("no answer in time") from error
             raise
+
+    async def upload(self, digests: Iterable[bytes]) -> None:
+        """Some of `workload.DIGESTS`, until one is not taken."""
+        for digest in digests:
+            content = DIGESTS[digest]
+
+            async def serve(
+                node: Node, digest: bytes = digest, content: bytes = content
+            ) -> list[int]:
+                assert node.replica is not None, "a call reaches a replica that runs"
+                return await node.replica.upload(digest, len(content), self._chunks(content))
+
+            try:
+                await self.ask(serve)
+            except AGAIN:
+                await self.back_off()
+                return
+            self.trace.count("uploads")
+
+    async def _chunks(self, content: bytes) -> AsyncIterator[bytes]:
+        chunk_bytes = self.cluster.settings.limits.chunk_bytes
+        for start in range(0, len(content), chunk_bytes):
+            await asyncio.sleep(self.network.latency())
+            yield content[start : start + chunk_bytes]
 
     async def back_off(self) -> None:
         await asyncio.sleep(self.rng.uniform(*BACKOFF_S))

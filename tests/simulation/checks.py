@@ -12,6 +12,9 @@
 - `snapshot`: what a snapshot on its way names is on the sender's disk until it has arrived.
 - `hello`: no replica is taken for one that was rolled back.
 - `fatal`, `start`, `exception`: no replica ends itself, refuses to start, or fails unseen.
+- `history`: nobody is served in another history than the one named (clients.py, consumers.py,
+  wire.py), and no session is used in a history that it was not opened in.
+- `tail`: who follows the log is given the entries of one history, in order (tails.py).
 - `client`, `final`, `liveness`: in clients.py and history.py, and at the end of a run.
 """
 
@@ -23,8 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import partition_raft as raft
-from partition_replica.core.model import Configuration, LogBatch, LogEntry
+from partition_replica.core.model import Configuration, LogBatch, LogEntry, Position
 from partition_replica.ids import DIGEST_BYTES, Digest
+from partition_replica.storage.memory import MemoryView
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.state_tables import TABLES
 from partition_replica.storage.volume import Volume
@@ -90,14 +94,56 @@ class StoredLog:
         return index <= self.last
 
 
-class Checks:
-    """Told by everybody; `failed` is done once something does not hold."""
+class Verdict:
+    """The first violation of a run. `failure` is done once there is one."""
 
     def __init__(self, loop: VirtualLoop, trace: Trace) -> None:
-        self._loop = loop
         self._trace = trace
         self.failed: Violation | None = None
         self.failure = loop.create_future()
+
+    def violated(self, check: str, text: str, cause: BaseException | None = None) -> None:
+        if self.failed is not None:
+            return
+        self._trace.remark("checks", f"VIOLATION {check}: {text}")
+        self.failed = Violation(check, text)
+        self.failed.__cause__ = cause
+        self.failure.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a restored history begins: behind `position` of the history `before`."""
+
+    before: "Checks"
+    position: Position
+
+
+class Checks:
+    """Of one history of the group, told by everybody. `history` is its ID; `number` its place among
+    the histories of a run, for the trace, because IDs differ from run to run."""
+
+    def __init__(
+        self,
+        verdict: Verdict,
+        trace: Trace,
+        *,
+        history: str,
+        cluster: str,
+        number: int = 1,
+        origin: Origin | None = None,
+    ) -> None:
+        self._verdict = verdict
+        self._trace = trace
+        self.history = history
+        self.cluster = cluster
+        self.number = number
+        self.origin = origin
+        self.start = 1 if origin is None else int(origin.position.index)
+        """The LSN that the history begins behind."""
+        self.over = False
+        self.base: MemoryView | None = None
+        """The state that it begins with, where that is a restored one."""
         self.logs: dict[int, StoredLog] = {}
         self.committed: dict[int, LogEntry] = {}
         self.acknowledged: dict[int, tuple[str, int, int]] = {}
@@ -114,12 +160,13 @@ class Checks:
         self._outgoing: dict[str, list[set[Digest]]] = {}
 
     def violated(self, check: str, text: str, cause: BaseException | None = None) -> None:
-        if self.failed is not None:
-            return
-        self._trace.remark("checks", f"VIOLATION {check}: {text}")
-        self.failed = Violation(check, text)
-        self.failed.__cause__ = cause
-        self.failure.set_result(None)
+        self._verdict.violated(check, text, cause)
+
+    def founded(self, member: int) -> None:
+        """A restore made the first member's volume: its log goes on behind the origin."""
+        assert self.origin is not None, "a restored history has one"
+        index, term = self.origin.position.index, self.origin.position.term
+        self.logs[member] = StoredLog(boundary=(index, term), last=index)
 
     # --- the wire -----------------------------------------------------------------------------
 

@@ -4,18 +4,19 @@ it must find there.
 A proposal is sent again under the same sequence until it is answered. A refusal is taken at its
 word: if every try was refused, it had no effect. If its session is gone while a try is in doubt,
 both are possible, until something is written over it.
+
+Most name the history that they know with each append. A restore ends their session, they are told,
+and from then on they expect what the restored state holds. Some name none, as clients of an earlier
+version: they must find their session gone.
 """
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import Applied
 from partition_replica.errors import (
     NotFound,
@@ -25,58 +26,53 @@ from partition_replica.errors import (
     SequenceAcknowledged,
     SequenceReused,
     SessionExpired,
+    WrongHistory,
 )
 from partition_replica.runtime.replica import Replica
 
 from tests.simulation.callers import AGAIN, Caller
+from tests.simulation.checks import Checks
 from tests.simulation.loop import Process
 from tests.simulation.network import Unreachable
 from tests.simulation.node import Node
+from tests.simulation.workload import Expected, Item, Operation, Workload, restored
 from tests.support import proposals
 
 if TYPE_CHECKING:
     from tests.simulation.cluster import Cluster
 
-Item = tuple[str, bytes]
-"""("key", key) or ("path", path)."""
+T = TypeVar("T")
 
 SESSION_TTL_MS = 10_000
 IDLE_S = (11.0, 16.0)
-CONTENTS = 10
-"""Different large contents, which all clients share: what one removes another writes again."""
 
 
-def large_content(number: int) -> bytes:
-    size = PAYLOAD_INLINE_BYTES_MAX + 1 + number
-    return (b"content %d " % number * (size // 8))[:size]
+class HistoryLeft(Exception):
+    """An append was refused because the group has another history. `unknown`: an earlier try of it
+    may have taken effect in the old one."""
 
-
-_LARGE = [large_content(number) for number in range(CONTENTS)]
-DIGESTS = {hashlib.sha256(content).digest(): content for content in _LARGE}
-
-
-@dataclass
-class Operation:
-    """A proposal before it has a sequence. `effect`: what it leaves where."""
-
-    kind: str
-    operations: list[types.Operation]
-    effect: dict[Item, bytes | None]
-    payloads: list[types.Payload] = field(default_factory=list)
-    preconditions: list[types.Precondition] = field(default_factory=list)
-    holds: bool = True
-    """Whether the preconditions hold."""
+    def __init__(self, unknown: bool) -> None:
+        super().__init__()
+        self.unknown = unknown
 
 
 class Client(Caller):
-    """One application."""
+    """One application. names_histories: it names the history that it knows."""
 
-    def __init__(self, name: str, process: Process, cluster: "Cluster") -> None:
-        super().__init__(name, process, cluster)
-        self.expected: dict[Item, set[bytes | None]] = {}
+    def __init__(
+        self, name: str, process: Process, cluster: "Cluster", *, names_histories: bool = False
+    ) -> None:
+        super().__init__(name, process, cluster, names_histories=names_histories)
+        self.expected = Expected(name)
+        self.workload = Workload(name, process.rng, self._known)
         self.answers = 0
-        self.counter = 0
-        self._serial = 0
+        self._line = cluster.checks
+        """The history that its session, or its last one, belongs to."""
+        self._asked = self._line
+        """The history of the replica that was asked last."""
+        self._history = ""
+        """What it names; "" is any."""
+        self._left: list[str] = []
         self._session = 0
         self._sequence = 0
         self._below = 1
@@ -103,115 +99,49 @@ class Client(Caller):
             elif kind < 0.25:
                 await self._read_replaced()
             else:
-                await self._write(self._draw())
-        await self._write(self._set_key())
-
-    # --- what it writes -----------------------------------------------------------------------
-
-    def _draw(self) -> Operation:
-        choices = [
-            (6, self._set_key),
-            (2, self._delete_key),
-            (3, self._count_up),
-            (2, self._put_small),
-            (6, self._put_large),
-            (6, self._remove_file),
-            (2, self._copy_file),
-            (3, self._replace),
-        ]
-        weights = [weight for weight, _ in choices]
-        return self.rng.choices([make for _, make in choices], weights)[0]()
-
-    def _key(self) -> bytes:
-        return b"%s/%d" % (self.name.encode(), self.rng.randrange(4))
-
-    def _path(self) -> bytes:
-        return b"%s-%d" % (self.name.encode(), self.rng.randrange(4))
-
-    def _set_key(self) -> Operation:
-        self._serial += 1
-        key, value = self._key(), b"%d" % self._serial
-        return Operation("set", [proposals.set_key(key, value)], {("key", key): value})
-
-    def _delete_key(self) -> Operation:
-        key = self._key()
-        return Operation("delete", [proposals.delete_key(key)], {("key", key): None})
-
-    @property
-    def counter_key(self) -> bytes:
-        return b"%s/counter" % self.name.encode()
-
-    def _count_up(self) -> Operation:
-        """Only where it is known what stands there: it must be found, whatever happened since."""
-        key = self.counter_key
-        known = self._known(("key", key))
-        if known is None:
-            return self._set_key()
-        (now,) = known
-        self.counter += 1
-        value = b"%d" % self.counter
-        precondition = (
-            types.Precondition(key_absent=key)
-            if now is None
-            else types.Precondition(key_equals=types.KeyEquals(key=key, value=now))
-        )
-        return Operation(
-            "count",
-            [proposals.set_key(key, value)],
-            {("key", key): value},
-            preconditions=[precondition],
-        )
-
-    def _put(self, kind: str, content: bytes, path: bytes = b"") -> Operation:
-        path = path or self._path()
-        payload = proposals.payload(content)
-        return Operation(
-            kind,
-            [proposals.remove(path), proposals.link(path)],
-            {("path", path): payload.digest},
-            payloads=[payload],
-        )
-
-    def _put_small(self) -> Operation:
-        return self._put("small", b"small %d" % self.rng.randrange(CONTENTS))
-
-    def _put_large(self) -> Operation:
-        return self._put("large", self.rng.choice(_LARGE))
-
-    @property
-    def replaced_path(self) -> bytes:
-        """A file that is written over and over, and never removed."""
-        return b"%s-replaced" % self.name.encode()
-
-    def _replace(self) -> Operation:
-        content = self.rng.choice([b"small %d" % self.rng.randrange(CONTENTS), *_LARGE[:2]])
-        return self._put("replace", content, self.replaced_path)
-
-    def _remove_file(self) -> Operation:
-        path = self._path()
-        return Operation("remove", [proposals.remove(path)], {("path", path): None})
-
-    def _copy_file(self) -> Operation:
-        source, target = self._path(), self._path()
-        known = self._known(("path", source))
-        if known in (None, {None}) or source == target:
-            return self._set_key()
-        return Operation(
-            "copy",
-            [proposals.remove(target), proposals.copy(source, target)],
-            {("path", target): next(iter(known or ()))},
-        )
+                await self._write(self.workload.draw())
+        await self._write(self.workload.set_key())
 
     def _known(self, item: Item) -> set[bytes | None] | None:
-        """What stands there, where only one thing can."""
-        found = self.expected.get(item, {None})
-        return found if len(found) == 1 else None
+        return self.expected.known(self._line, item)
+
+    # --- histories ----------------------------------------------------------------------------
+
+    def _check_history(self, node: Node) -> None:
+        """As the service does first of all. Raises WrongHistory."""
+        self._asked = node.checks
+        if self._history:
+            _replica(node).check_history(self._history, leading=True)
+
+    def _learn(self, error: WrongHistory) -> bool:
+        """False where a replica that was left behind tells of a history that is over."""
+        if error.history in self._left:
+            self.trace.count("histories told of that are over")
+            self.target = None
+            return False
+        self._left.append(self._history)
+        self._history, self._session = error.history, 0
+        self._line = self.cluster.history_of(error.history)
+        self.trace.event(self.name, "learns of", f"history {self._line.number}")
+        self.trace.count("clients told of a new history")
+        return True
+
+    def _check_served(self, what: str, lsn: int = 0) -> None:
+        """Served by another history than the session's: only what both have, the result of an entry
+        up to `lsn`, and only for who names none."""
+        if self._asked is self._line or (not self._history and 0 < lsn <= self._asked.start):
+            return
+        self.checks.violated(
+            "history",
+            f"{self.name} {what} by history {self._asked.number}, and not told of it: its session "
+            f"{self._session} is of history {self._line.number}",
+        )
 
     # --- writing ------------------------------------------------------------------------------
 
     async def _write_by_a_wrong_precondition(self) -> None:
         """It must have no effect, and be refused, whatever happens meanwhile."""
-        key = self._key()
+        key = self.workload.key()
         wrong = types.Precondition(key_equals=types.KeyEquals(key=key, value=b"never"))
         operation = Operation(
             "nothing", [proposals.set_key(key, b"wrong")], {}, preconditions=[wrong], holds=False
@@ -219,8 +149,11 @@ class Client(Caller):
         await self._write(operation)
 
     async def _write(self, operation: Operation) -> None:
+        line = self._line
         if not self._session:
             await self._open_session()
+        if self._line is not line:
+            return  # what it drew may rely on what the old history held
         self._sequence += 1
         session, sequence = self._session, self._sequence
         proposal = proposals.proposal(
@@ -238,10 +171,12 @@ class Client(Caller):
             self._lost_session()  # every try was refused: it had no effect
             return
         except OutcomeUnknown:
-            self._lost_session()
             self.trace.count("outcomes that nobody knows")
-            for item, value in operation.effect.items():
-                self.expected[item] = self.expected.get(item, {None}) | {value}
+            self.expected.unknown(self._line, operation.effect)
+            self._lost_session()
+            return
+        except HistoryLeft as left:
+            self.trace.count(f"appends {'in doubt' if left.unknown else 'refused'} by a restore")
             return
         except PreconditionFailed:
             if operation.holds:
@@ -260,6 +195,11 @@ class Client(Caller):
         self.trace.event(self.name, "lost its session", f"{self._session}")
         self.trace.count("sessions lost")
         self._session = 0
+        if self._asked is not self._line:
+            if self._history:
+                self._check_served("is refused")
+            self.trace.count("sessions that a restore ended")
+            return
         idle_s = self.process.loop.time() - self._active_at
         if idle_s * 1000 < SESSION_TTL_MS:
             self.checks.violated(
@@ -271,15 +211,15 @@ class Client(Caller):
         if applied.result is not None:
             lsn, term = applied.result.lsn, applied.result.term
         self.trace.event(self.name, "answered", f"{self._session}:{self._sequence} at {lsn}")
+        self._check_served("is acknowledged", lsn)
         self.trace.count("acknowledged writes")
         self.answers += 1
         if applied.kind == "duplicate":
             self.trace.count("retries that had taken effect")
-        self.checks.acknowledge(lsn, term, (self.name, self._session, self._sequence))
+        self._line.acknowledge(lsn, term, (self.name, self._session, self._sequence))
         if self.rng.random() < 0.7:
             self._below = self._sequence + 1
-        for item, value in operation.effect.items():
-            self.expected[item] = {value}
+        self.expected.written(self._line, operation.effect)
 
     async def _misuse_a_sequence(self) -> None:
         """Sends another content under a sequence that was used: it must have no effect, and nobody
@@ -288,13 +228,21 @@ class Client(Caller):
             return
         sequence = self.rng.randint(1, self._sequence)
         misuse = proposals.proposal(
-            self._session, sequence, [proposals.set_key(self._key(), b"misuse")], below=sequence
+            self._session,
+            sequence,
+            [proposals.set_key(self.workload.key(), b"misuse")],
+            below=sequence,
         )
         retry, wait_applied = self.rng.random() < 0.5, self.rng.random() < 0.5
+
+        async def serve(node: Node) -> Applied:
+            self._check_history(node)
+            return await _replica(node).append(misuse, retry=retry, wait_applied=wait_applied)
+
         try:
-            applied = await self.ask(
-                lambda node: _replica(node).append(misuse, retry=retry, wait_applied=wait_applied)
-            )
+            applied = await self.ask(serve)
+        except WrongHistory as error:
+            self._learn(error)
         except (SequenceAcknowledged, SequenceReused):
             self.trace.count("misused sequences refused")
         except (SessionExpired, *AGAIN):
@@ -305,15 +253,27 @@ class Client(Caller):
             )
 
     async def _open_session(self) -> None:
+        async def serve(node: Node) -> tuple[int, str]:
+            self._check_history(node)
+            session, _ = await _replica(node).open_session(SESSION_TTL_MS)
+            return session, _replica(node).history()
+
         while True:
             self._active_at = self.process.loop.time()
             try:
-                self._session, _ = await self.ask(
-                    lambda node: _replica(node).open_session(SESSION_TTL_MS)
-                )
+                self._session, history = await self.ask(serve)
+            except WrongHistory as error:
+                self._learn(error)
+                await self.back_off()
+                continue
             except AGAIN:
                 await self.back_off()
                 continue
+            if self._history:
+                self._check_served("is given a session")
+            self._line = self.cluster.history_of(history)
+            if self.names_histories:
+                self._history = history
             self._sequence, self._below = 0, 1
             self.trace.count("sessions opened")
             return
@@ -328,6 +288,7 @@ class Client(Caller):
             async def serve(
                 node: Node, retry: bool = retry, wait_applied: bool = wait_applied
             ) -> Applied:
+                self._check_history(node)
                 copy = types.Proposal.FromString(proposal.SerializeToString())
                 return await _replica(node).append(copy, retry=retry, wait_applied=wait_applied)
 
@@ -336,7 +297,11 @@ class Client(Caller):
                 self._active_at = sent_at
                 return applied
             except PayloadMissing as error:
-                await self._upload(error.digests)
+                await self.upload(error.digests)
+            except WrongHistory as error:
+                if self._learn(error):
+                    raise HistoryLeft(doubts > 0) from error
+                await self.back_off()
             except SessionExpired as error:
                 if retry:
                     self.checks.violated("client", f"{self.name}'s retry was refused by {error!r}")
@@ -353,93 +318,88 @@ class Client(Caller):
                 await self.back_off()
             self.trace.count("retries")
 
-    async def _upload(self, digests: list[bytes]) -> None:
-        for digest in digests:
-            content = DIGESTS[digest]
-
-            async def serve(
-                node: Node, digest: bytes = digest, content: bytes = content
-            ) -> list[int]:
-                return await _replica(node).upload(digest, len(content), self._chunks(content))
-
-            try:
-                await self.ask(serve)
-            except AGAIN:
-                await self.back_off()
-                return
-            self.trace.count("uploads")
-
-    async def _chunks(self, content: bytes) -> AsyncIterator[bytes]:
-        chunk_bytes = self.cluster.settings.limits.chunk_bytes
-        for start in range(0, len(content), chunk_bytes):
-            await asyncio.sleep(self.network.latency())
-            yield content[start : start + chunk_bytes]
-
     # --- reading ------------------------------------------------------------------------------
 
     async def _read(self) -> None:
         """Linearizably: of its own what it knows, of others' counters nothing older than what they
         knew when the read began."""
         other = self.rng.choice(self.cluster.clients)
-        key = self.counter_key if other is self else other.counter_key
-        known = other._known(("key", key))
-        least = int(next(iter(known or {None})) or b"0")
+        item = ("key", other.workload.counter_key)
+        view = View(other, item)
 
-        async def serve(node: Node) -> bytes | None:
+        async def serve(node: Node) -> tuple[bytes | None, Checks]:
             state = await _replica(node).read_point(linearizable=True)
-            return state.get_value(key)[0]
+            return state.get_value(item[1])[0], node.checks
 
         try:
-            value = await self.ask(serve)
+            value, line = await self._ask_latest(serve)
         except AGAIN:
             return
-        self.trace.event(self.name, "reads", f"{key!r}: {value!r}")
+        self.trace.event(self.name, "reads", f"{item[1]!r}: {value!r}")
         self.trace.count("linearizable reads")
+        known = view.of(line)
+        least = int(next(iter(known)) or b"0") if len(known) == 1 else 0
         if int(value or b"0") < least:
-            self.checks.violated("client", f"{self.name} reads {key!r}: {value!r}, after {least}")
+            self.checks.violated(
+                "client", f"{self.name} reads {item[1]!r}: {value!r}, after {least}"
+            )
         if other is self:
-            if value not in self.expected.get(("key", key), {None}):
+            if value not in self.expected.at(line, item):
                 self.checks.violated(
-                    "client", f"{self.name} reads {key!r}: {value!r}, which is not it"
+                    "client", f"{self.name} reads {item[1]!r}: {value!r}, which is not it"
                 )
             # What was unknown is known now: it must not change any more by itself.
-            self.expected["key", key] = {value}
+            self.expected.written(line, {item: value})
+
+    async def _ask_latest(
+        self, serve: Callable[[Node], Coroutine[Any, Any, tuple[T, Checks]]]
+    ) -> tuple[T, Checks]:
+        """Reads name no history. But nothing is read from one that was over before the client
+        learnt of the group's history."""
+        least = self._line
+        found, line = await self.ask(serve)
+        if line.number < least.number:
+            self.checks.violated(
+                "history",
+                f"{self.name} knows history {least.number} and reads from {line.number}",
+            )
+        return found, line
 
     async def _read_replaced(self) -> None:
         """The file that another client writes over all the time: once it was there, it is there at
         every moment, whole."""
         other = self.rng.choice(self.cluster.clients)
-        known = other.expected.get(("path", other.replaced_path), {None})
+        path = other.workload.replaced_path
+        view = View(other, ("path", path))
         try:
-            digest = await self._ask_for_file(other.replaced_path)
+            digest, line = await self._ask_for_file(path)
         except AGAIN:
             return
         self.trace.count("files read under replacement")
-        if digest is None and None not in known:
-            self.checks.violated("client", f"{self.name} does not find {other.replaced_path!r}")
+        if digest is None and None not in view.of(line):
+            self.checks.violated("client", f"{self.name} does not find {path!r}")
 
     async def _read_file(self) -> None:
         """One of its own, linearizably, with its content."""
-        path = self._path()
-        possible = self.expected.get(("path", path), {None})
+        path = self.workload.path()
         try:
-            digest = await self._ask_for_file(path)
+            digest, line = await self._ask_for_file(path)
         except AGAIN:
             return
         self.trace.event(self.name, "reads", f"{path!r}")
         self.trace.count("files read")
-        if digest not in possible:
+        if digest not in self.expected.at(line, ("path", path)):
             self.checks.violated("client", f"{self.name} reads {path!r}: {digest!r} is not it")
 
-    async def _ask_for_file(self, path: bytes) -> bytes | None:
+    async def _ask_for_file(self, path: bytes) -> tuple[bytes | None, Checks]:
         """The digest of a file whose content was read, or None if there is no file."""
 
-        async def serve(node: Node) -> bytes | None:
+        async def serve(node: Node) -> tuple[bytes | None, Checks]:
             replica = _replica(node)
             try:
                 opened = await replica.open_file(path, 0, linearizable=True)
             except NotFound:
-                return None
+                return None, node.checks
             content = opened.content
             try:
                 if isinstance(content, Path):
@@ -449,16 +409,41 @@ class Client(Caller):
             digest = opened.node.digest
             if hashlib.sha256(content).digest() != digest:
                 self.checks.violated("client", f"the content of {path!r} at {node.name} is another")
-            return digest
+            return digest, node.checks
 
-        return await self.ask(serve)
+        return await self._ask_latest(serve)
 
     async def _close_session(self) -> None:
         session, self._session = self._session, 0
+
+        async def serve(node: Node) -> None:
+            self._check_history(node)
+            await _replica(node).close_session(session)
+
         if session:
-            with suppress(*AGAIN):
-                await self.ask(lambda node: _replica(node).close_session(session))
-                self.trace.count("sessions closed")
+            try:
+                await self.ask(serve)
+            except WrongHistory as error:
+                self._learn(error)
+            except AGAIN:
+                return
+            self.trace.count("sessions closed")
+
+
+class View:
+    """What may stand at another client's item when a read of it begins."""
+
+    def __init__(self, other: Client, item: Item) -> None:
+        self._other = other
+        self._item = item
+        self._found = {
+            line.number: other.expected.at(line, item) for line in other.cluster.histories
+        }
+
+    def of(self, line: Checks) -> set[bytes | None]:
+        """In a history that began meanwhile: what was restored."""
+        found = self._found.get(line.number)
+        return found or restored(line, self._other.name).get(self._item, {None})
 
 
 def _replica(node: Node) -> Replica:

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from partition_replica.core.model import VerifyReport
-from partition_replica.errors import Compacted, InvalidArgument, NotFound, ReplicaError
+from partition_replica.errors import (
+    Compacted,
+    InvalidArgument,
+    NotFound,
+    ReplicaError,
+    WrongHistory,
+)
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.verification import Verification
 from partition_replica.storage.volume import Volume
@@ -30,10 +36,12 @@ VERIFY_EVERY_S = 6.0
 
 
 class Consumer(Caller):
-    """Reads everything at one replica, until that is gone or it comes too late; then at another."""
+    """Reads everything at one replica, until that is gone or it comes too late; then at another. It
+    names the history that it reads, and is to be told where that is over."""
 
     def __init__(self, name: str, cluster: "Cluster") -> None:
-        super().__init__(name, make_process(cluster, name), cluster)
+        super().__init__(name, make_process(cluster, name), cluster, names_histories=True)
+        self._line = cluster.checks
         self._node: Node | None = None
         self._position = 0
         self._late = 0
@@ -49,13 +57,22 @@ class Consumer(Caller):
                 if error.applied + 1 < error.first_index:
                     self.checks.violated("consumer", f"{self.name} can't go on: {error}", error)
                 self._late = max(error.applied, self._position)
+            except WrongHistory as error:
+                self._learn(error)
             except (Unreachable, TimeoutError, ReplicaError):
                 if self._node is not None and (self._node.retired or self.rng.random() < 0.1):
                     self._node = None
 
+    def _learn(self, error: WrongHistory) -> None:
+        """It begins anew, unless a replica that was left behind says so."""
+        line, self._node = self.cluster.history_of(error.history), None
+        if line.number > self._line.number:
+            self._line = line
+            self.trace.count("consumers told of a new history")
+
     async def _round(self) -> None:
         if self._node is None:
-            node = self.rng.choice([n for n in self.cluster.nodes if not n.retired])
+            node = self.rng.choice(self.reachable())
             self._late = 0
             self._position = await self._at(node, self._register)
             self._node = node
@@ -71,7 +88,23 @@ class Consumer(Caller):
             self.trace.count("entries that consumers read", read)
 
     async def _at(self, node: Node, serve: Serve) -> int:
-        call = self.network.call((self.name, self.process), node, serve)
+        line = self._line
+
+        async def of_the_history(node: Node) -> int:
+            """As the service does first of all."""
+            assert node.replica is not None
+            if self.cluster.settings.restores:  # other seeds run as before there were histories
+                node.replica.check_history(line.history)
+            found = await serve(node)
+            if node.checks is not line:
+                self.checks.violated(
+                    "history",
+                    f"{self.name} reads history {line.number} and is served by {node.name} of "
+                    f"history {node.checks.number}",
+                )
+            return found
+
+        call = self.network.call((self.name, self.process), node, of_the_history)
         return await asyncio.wait_for(call, 3.0)
 
     async def _register(self, node: Node) -> int:
@@ -88,7 +121,7 @@ class Consumer(Caller):
         for expected, entry in enumerate(entries, self._position + 1):
             if entry.index != expected:
                 self.checks.violated("consumer", f"{expected} was to come, {entry.index} came")
-            known = self.checks.committed.get(entry.index)
+            known = node.checks.committed.get(entry.index)
             if known is not None and known != entry:
                 self.checks.violated("consumer", f"{node.name} gives another entry {entry.index}")
         return after - 1

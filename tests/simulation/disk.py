@@ -116,6 +116,10 @@ class Disks(files.Disk):
         disk.adopt_tree()
         return disk
 
+    def path(self, name: str) -> Path:
+        """Where a disk of that name is, or will be."""
+        return self._base / name
+
     def drop(self, name: str) -> None:
         disk = self._volumes.pop(name, None)
         if disk is None:

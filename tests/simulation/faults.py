@@ -55,7 +55,7 @@ class Faults:
         loop.call_exactly_at(loop.time() + self._rng.uniform(*RESTART_S), self._restart, node)
 
     def _restart(self, node: Node) -> None:
-        if node.process is not None or node.retired:
+        if node.process is not None or node.retired or node.ended:
             return
         node.start()
         if node.up and not self._cluster.quiescing and self._rng.random() < AGAIN:

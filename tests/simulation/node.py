@@ -19,6 +19,8 @@ from partition_replica.runtime.replica import Replica
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.volume import Volume
+from partition_replica.transport.failures import Failures
+from partition_replica.transport.log_store_service import LogStoreService
 
 from tests.simulation.disk import Disks, VolumeDisk
 from tests.simulation.loop import PROCESS, Process, SimulatedCrash, VirtualLoop
@@ -158,12 +160,17 @@ class Node:
     replica: Replica | None = None
     volume: Volume | None = None
     joined: bool = False
+    ended: bool = False
+    """A restore stopped it for good; its volume goes when the restored one is there."""
+    left_behind: bool = False
+    """A restore missed it: it runs on, at an address that is its own."""
     retired: bool = False
     _disk: VolumeDisk | None = None
     _directory: str = ""
     _lock: VolumeLock | None = None
     _operations_left: int = 0
     _crashed: Callable[[], None] = field(default=lambda: None)
+    _service: tuple[Process, LogStoreService] | None = None
 
     @property
     def address(self) -> str:
@@ -177,14 +184,34 @@ class Node:
     def running(self) -> Member | None:
         return self.replica.member if self.replica is not None else None
 
+    @property
+    def service(self) -> LogStoreService:
+        """What clients call of the process that runs."""
+        process, replica = self.process, self.replica
+        assert process is not None and replica is not None, "a call reaches a replica that runs"
+        if self._service is None or self._service[0] is not process:
+            failures = Failures(lambda _: None, lambda error: self.end_by(process, error))
+            service = LogStoreService(replica, self.settings.limits, failures)
+            self._service = (process, service)
+        return self._service[1]
+
     # --- life ---------------------------------------------------------------------------------
+
+    def directory(self, start: int) -> str:
+        """Of its disk from a start on: names come again after a restore."""
+        return f"{self.name}-{start}" if self.checks.number == 1 else f"{self.member}-{start}"
+
+    def restored(self, directory: str) -> None:
+        """A restore made its volume there, durably."""
+        self._directory = directory
+        self._disk = self.disks.add(directory)
 
     def start(self) -> None:
         """Opens the volume and starts its replica, as a process of its own."""
         assert self.process is None, "one process at a time"
         self.starts += 1
         if self._disk is None:
-            self._directory = f"{self.name}-{self.starts}"
+            self._directory = self.directory(self.starts)
             self._disk = self.disks.add(self._directory)
         rng = random.Random(f"{self.rng.random()}")
         self.process = ReplicaProcess(self.loop, f"{self.name}.{self.starts}", rng)
@@ -286,7 +313,7 @@ class Node:
         power = self.rng.random() < self.settings.power_loss
         self.trace.event(self.name, "crash", "power" if power else "process")
         self.trace.count("power losses" if power else "process crashes")
-        directory = f"{self.name}-{self.starts + 1}"
+        directory = self.directory(self.starts + 1)
         target = disk.root.with_name(directory)
         if power:
             disk.lose_power(target, self.rng)

@@ -3,6 +3,7 @@ change at a time, as the product's operator does, and any of them may fail or go
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from partition_replica.core.model import Configuration
@@ -36,7 +37,14 @@ class Operator(Caller):
         await self._bootstrap(self.cluster.nodes[0])
         while not self.cluster.quiescing:
             await asyncio.sleep(self.rng.uniform(*ROUND_S))
+            if self.cluster.restores.due:
+                await self._restore()
             await self.step()
+
+    async def _restore(self) -> None:
+        """The group in place: everything is deleted, and made anew of a snapshot."""
+        self.target = await self.cluster.restores.restore()
+        self._as_of, self.configuration, self._leaving = 0, Configuration(), 0
 
     async def step(self) -> None:
         """Looks, and does one thing."""
@@ -60,7 +68,7 @@ class Operator(Caller):
             await self._change("remove", self._leaving)
             return
         self._leaving = 0
-        waiting = [n for n in self.cluster.nodes if n.member not in members and not n.retired]
+        waiting = [n for n in self.cluster.current if n.member not in members and not n.retired]
         if waiting:
             await self._add(waiting[0])
         elif len(self.configuration.voters) < voters:
@@ -75,19 +83,19 @@ class Operator(Caller):
             await self._transfer(self.rng.choice(self.configuration.voters))
 
     def _new_volume(self) -> None:
-        if len(self.cluster.nodes) < VOLUMES_MAX:
+        if len(self.cluster.current) < VOLUMES_MAX:
             self.cluster.add_node().start()
 
     def _retire_removed(self, members: frozenset[int]) -> None:
         """The pod of a member that is out goes, with its volume."""
-        for node in self.cluster.nodes:
+        for node in self.cluster.current:
             if node.member in members:
                 node.joined = True
             elif node.joined and not node.retired:
                 node.retire()
 
     async def _add(self, node: Node) -> None:
-        await self._at(node, _join)
+        await self._at(node, partial(_join, node.checks.cluster))
         await self._change("add", node.member)
 
     async def _change(self, kind: str, member: int) -> None:
@@ -146,6 +154,6 @@ async def _bootstrap(node: Node) -> None:
     await node.replica.administration.bootstrap(CLUSTER, unreplicated=False)
 
 
-async def _join(node: Node) -> None:
+async def _join(cluster: str, node: Node) -> None:
     assert node.replica is not None
-    await node.replica.administration.join(CLUSTER)
+    await node.replica.administration.join(cluster)

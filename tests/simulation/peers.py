@@ -199,7 +199,7 @@ class SimulatedPeers:
         except NotBootstrapped:
             return
         except WrongCluster as error:
-            if not self._node.retired:
+            if not self._node.retired and not self._node.left_behind:
                 # No volume is ever rolled back here.
                 self._node.checks.violated(
                     "hello", f"{target.name} refuses {self._node.name}: {error}", error

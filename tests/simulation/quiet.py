@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from partition_replica.core.limits import Limits
 
+from tests.simulation import restores
 from tests.simulation.cluster import MEMORY_DIRECTORY, Cluster
 from tests.simulation.disk import Disks
 from tests.simulation.loop import VirtualLoop, run
@@ -38,6 +39,7 @@ def quietly(
         ):
             disks = Disks(Path(directory))
             disks.attach(patch)
+            restores.attach(patch)
             cluster = Cluster(seed, loop, disks, Trace(loop.time, echo=False))
             try:
                 run(loop, _run(cluster, body, voters))
@@ -46,8 +48,8 @@ def quietly(
     finally:
         logging.disable(level)
         gc.collect()
-    if cluster.checks.failed is not None:
-        raise cluster.checks.failed
+    if cluster.verdict.failed is not None:
+        raise cluster.verdict.failed
 
 
 async def _run(
@@ -67,8 +69,8 @@ async def _run(
             await asyncio.sleep(0.1)
             await operator.step()
     life = asyncio.ensure_future(body(cluster))
-    await asyncio.wait([life, cluster.checks.failure], return_when=asyncio.FIRST_COMPLETED)
-    if cluster.checks.failed is None:
+    await asyncio.wait([life, cluster.verdict.failure], return_when=asyncio.FIRST_COMPLETED)
+    if cluster.verdict.failed is None:
         life.result()
     life.cancel()
 

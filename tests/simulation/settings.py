@@ -2,7 +2,7 @@
 and disks, how often what fails."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from partition_replica.core.limits import Limits
 
@@ -10,7 +10,8 @@ from partition_replica.core.limits import Limits
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Probabilities are of one message or call; times in seconds of the simulation. voters: how
-    many the operator wants at least; patience: the chance that it lets a learner wait."""
+    many the operator wants at least; patience: the chance that it lets a learner wait. restores: in
+    place, of a snapshot; pipelines, tails: clients of those kinds."""
 
     limits: Limits
     latency_s: tuple[float, float]
@@ -26,6 +27,9 @@ class Settings:
     faults_every_s: float
     power_loss: float
     active_s: float = 30.0
+    restores: int = 0
+    pipelines: int = 0
+    tails: int = 0
 
 
 def draw_settings(rng: random.Random, active_s: float) -> Settings:
@@ -45,6 +49,17 @@ def draw_settings(rng: random.Random, active_s: float) -> Settings:
         faults_every_s=rng.choice([0.7, 1.5, 3.0, 5.0]),
         power_loss=rng.choice([0.3, 0.7, 1.0]),
         active_s=active_s,
+    )
+
+
+def draw_more(rng: random.Random, settings: Settings) -> Settings:
+    """What came later, of a stream of its own: a seed that draws none of it runs as before."""
+    restores = rng.choice([0, 0, 0, 1, 1, 2])
+    return replace(
+        settings,
+        restores=restores,
+        pipelines=rng.choice([0, 0, 0, 1, 1, 2]),
+        tails=rng.randint(1, 2) if restores else 0,
     )
 
 
