@@ -120,6 +120,10 @@ class AppendStream:
         self._session_gone = False
         self._history = ""
         self._left: deque[str] = deque(maxlen=HISTORIES_LEFT_MAX)
+        """Histories that the group has left: a session was opened in a later one."""
+        self._passed: deque[str] = deque(maxlen=HISTORIES_LEFT_MAX)
+        """Histories that a replica contradicted, and no session was opened since. That replica may
+        itself have been left behind."""
         self._last_failure = ""
         self._next_sequence = 1
         self._new: deque[Pending] = deque()
@@ -193,9 +197,7 @@ class AppendStream:
                 address = await self._routing.find_leader()
                 if address:
                     if self._session is None:
-                        self._session = await self._open_session(address, self._history)
-                        self._history = self._session.history
-                        self._next_sequence = 1
+                        self._session_opened(await self._open_session(address, self._history))
                     answered = await self._stream(address)
                 else:
                     self._last_failure = self._routing.explain()
@@ -377,6 +379,12 @@ class AppendStream:
                 self._new.appendleft(pending)
         self._again.clear()
 
+    def _session_opened(self, session: Session) -> None:
+        """A quorum has committed it, so its history is the group's."""
+        self._session, self._history, self._next_sequence = session, session.history, 1
+        self._left.extend(passed for passed in self._passed if passed != session.history)
+        self._passed.clear()
+
     def _history_changed(self, error: types.ErrorDetail) -> None:
         """The group was restored, or made anew: nothing that was sent before can be asked about.
         Everybody who waits hears of it, and the next append opens a session in the new history."""
@@ -384,7 +392,7 @@ class AppendStream:
             self._routing.forget_leader()  # a replica that was left behind, not the group
             return
         if self._history:
-            self._left.append(self._history)
+            self._passed.append(self._history)
         self._history, self._session, self._session_gone = error.history_id, None, False
         for pending in (*self._new, *self._unanswered.values()):
             if pending.doubts:

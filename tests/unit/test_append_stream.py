@@ -244,6 +244,33 @@ async def test_a_replica_that_was_left_behind_changes_no_history(
     assert leader.opened == ["", "h2"], "the session in the new history is kept"
 
 
+async def test_a_leader_that_was_left_behind_cannot_keep_a_client_in_its_history(
+    leader: Leader, stream: AppendStream
+) -> None:
+    """It serves until it steps down and tells of its old history, in which it opens no session."""
+    await stream.append(put())
+    leader.answer = lambda _: leader.refuse(types.REASON_WRONG_HISTORY, history_id="h0")
+    with pytest.raises(HistoryChanged):
+        await stream.append(put())
+    back = call_error(
+        grpc.StatusCode.FAILED_PRECONDITION, refusal(types.REASON_WRONG_HISTORY, history_id="h1")
+    )
+
+    async def open_session(address: str, history: str) -> Session:
+        leader.opened.append(history)
+        if history == "h0":
+            raise back
+        return Session(200, "h1")
+
+    stream._open_session = open_session
+    leader.answer = leader.succeed
+    with pytest.raises(HistoryChanged):
+        await stream.append(put())
+    async with asyncio.timeout(20):
+        await stream.append(put())
+    assert leader.opened == ["", "h0", "h1"]
+
+
 async def test_a_restore_between_two_sessions_is_told(leader: Leader, stream: AppendStream) -> None:
     """The session expired before the group was restored: OpenSession is what is refused."""
     await stream.append(put())
