@@ -1,6 +1,7 @@
 """Fixtures for all; and the rule that in CI nothing is skipped."""
 
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,31 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if CI and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, which CI does not allow: {report.longrepr}"
+
+
+class Suites:
+    """How long the tests of each suite took, setup and teardown included."""
+
+    def __init__(self) -> None:
+        self._took: Counter[str] = Counter()
+        self._tests: dict[str, set[str]] = defaultdict(set)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        suite = "/".join(report.nodeid.split("/")[:2])
+        self._took[suite] += report.duration
+        self._tests[suite].add(report.nodeid)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        parts = [
+            f"{suite} {seconds / 60:.1f} min ({len(self._tests[suite])})"
+            for suite, seconds in self._took.most_common()
+        ]
+        terminalreporter.write_line("suites: " + ", ".join(parts))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the workers' reports come here
+        config.pluginmanager.register(Suites(), "suites")
 
 
 SHARED = ("tests/e2e/", "tests/apiserver/")
