@@ -15,7 +15,7 @@ ClusterID = NewType("ClusterID", str)
 """A group's UUID, drawn at bootstrap; empty for a volume that belongs to none."""
 
 SessionID = NewType("SessionID", int)
-"""The LSN of the entry that opened the session."""
+"""Random, drawn by the leader that opened the session; never used again."""
 
 Digest = NewType("Digest", bytes)
 """SHA-256 of a payload's content, 32 bytes."""
