@@ -1,6 +1,6 @@
 """How much of a log may go. Pure; `runtime.compactor` and `storage` do it.
 
-Words (docs/ARCHITECTURE.md, Positions): *low-water mark*, the lowest LSN that positions require;
+Words (docs/log.md, Positions): *low-water mark*, the lowest LSN that positions require;
 *boundary*, the LSN up to which Raft's log is compacted; *trail*, entries kept below the mark for
 slow followers, so that they need no snapshot: no longer than so many entries, and so many bytes.
 """
