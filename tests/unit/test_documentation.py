@@ -8,7 +8,10 @@ from partition_replica.runtime.metrics import Metrics
 
 from dev.cluster.layout import ROOT
 
-OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+OPERATIONS = "\n".join(
+    page.read_text()
+    for page in [ROOT / "docs" / "operations.md", *sorted((ROOT / "docs" / "operations").iterdir())]
+)
 
 
 def sources(package: str) -> str:
@@ -35,9 +38,18 @@ def test_every_metric_of_the_operator_is_documented() -> None:
     assert counted == set(re.findall(r"`(partition_operator_[a-z_]+)`", OPERATIONS))
 
 
+def anchors(page: Path) -> set[str]:
+    """Those of its headings, as a forge makes them."""
+    headings = re.findall(r"(?m)^#+ (.+)$", page.read_text())
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_lead_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     assert len(pages) > 10
     for page in pages:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
-            assert (page.parent / Path(target)).exists(), f"{page.name}: {target}"
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", page.read_text()):
+            file = page.parent / Path(target) if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                assert anchor in anchors(file), f"{page.name}: {target}#{anchor}"

@@ -31,7 +31,8 @@ def test_the_only_replicas_volume_is_lost() -> None:
     ready = condition(step, "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "VolumeLost")
     assert step.status["state"] == "VolumeLost"
-    for words in ("volume of part-0 is new", "data-part-0", "restore a snapshot", "operations.md"):
+    page = "operations/volumes.md"
+    for words in ("volume of part-0 is new", "data-part-0", "restore a snapshot", page):
         assert words in ready["message"]
     assert {"VolumeLost", "QuorumLost"} <= set(reasons(step))
 

@@ -71,7 +71,7 @@ def _describe(observed: Observed, loss: Loss) -> str:
     return (
         f"{what}{survivors}. No leader can be elected. If the old PersistentVolumes still exist, "
         f"bind them to {claims} again; otherwise restore a snapshot into a new Partition "
-        "(docs/operations.md, Most volumes are lost)"
+        "(docs/operations/volumes.md, Most volumes are lost)"
     )
 
 

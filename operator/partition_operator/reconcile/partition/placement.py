@@ -74,7 +74,7 @@ def why_stuck(name: str, node: str, ends: str, now: dt.datetime) -> str:
         f"{name} should have ended at {stamp(end)}, and node {node} does not confirm it. If "
         f"the node is off, and only then: kubectl taint nodes {node} "
         "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete pod "
-        f"{name} --force --grace-period=0 (docs/operations.md, A node is lost)"
+        f"{name} --force --grace-period=0 (docs/operations/nodes.md, A node is lost)"
     )
 
 
@@ -87,5 +87,5 @@ def _way_out(observed: Observed, node: str, ordinals: list[int]) -> str:
     name = names.pod(observed.partition.name, ordinals[-1])
     return (
         f"To move one to another node that has room: kubectl cordon {node}, kubectl delete pod "
-        f"{name}, and uncordon when it is Ready (docs/operations.md, Draining nodes)"
+        f"{name}, and uncordon when it is Ready (docs/operations/nodes.md, Draining nodes)"
     )
