@@ -33,13 +33,14 @@ test: setup check ## checks and all tests; without root, all but those on a clus
 	@$(RUN) python -m dev.object_store build
 	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
 
-check: setup ## lint, types, layers, generated files
+check: setup ## lint, types, layers, prose, generated files
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --quiet --check .
 	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
 	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection common/partition_common
 	@PYTHONPATH=client:common:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check
+	@$(RUN) python -m dev.prose
 	@$(RUN) python -m dev.generate --check
 
 format: setup ## formats Python and Rust, mends what the linter can
