@@ -293,10 +293,9 @@ impl Node {
             message.from = n.raw.raft.id;
             message.set_entries(
                 data.into_iter()
-                    .map(|bytes| {
-                        let mut entry = eraftpb::Entry::default();
-                        entry.data = bytes.into();
-                        entry
+                    .map(|bytes| eraftpb::Entry {
+                        data: bytes.into(),
+                        ..Default::default()
                     })
                     .collect::<Vec<_>>()
                     .into(),

@@ -46,11 +46,12 @@ impl HardState {
     }
 
     pub fn to_raft(&self) -> eraftpb::HardState {
-        let mut hs = eraftpb::HardState::default();
-        hs.term = self.term;
-        hs.vote = self.vote;
-        hs.commit = self.commit;
-        hs
+        eraftpb::HardState {
+            term: self.term,
+            vote: self.vote,
+            commit: self.commit,
+            ..Default::default()
+        }
     }
 }
 
@@ -142,11 +143,13 @@ impl Entry {
     #[new]
     #[pyo3(signature = (index, term, data=vec![], kind=0, context=vec![]))]
     fn new(index: u64, term: u64, data: Vec<u8>, kind: i32, context: Vec<u8>) -> PyResult<Self> {
-        let mut inner = eraftpb::Entry::default();
-        inner.index = index;
-        inner.term = term;
-        inner.data = data.into();
-        inner.context = context.into();
+        let mut inner = eraftpb::Entry {
+            index,
+            term,
+            data: data.into(),
+            context: context.into(),
+            ..Default::default()
+        };
         inner.set_entry_type(entry_type(kind)?);
         Ok(Entry { inner })
     }
@@ -237,8 +240,10 @@ impl Snapshot {
     }
 
     pub fn to_raft(&self) -> eraftpb::Snapshot {
-        let mut snapshot = eraftpb::Snapshot::default();
-        snapshot.data = self.data.clone().into();
+        let mut snapshot = eraftpb::Snapshot {
+            data: self.data.clone().into(),
+            ..Default::default()
+        };
         let metadata = snapshot.mut_metadata();
         metadata.index = self.index;
         metadata.term = self.term;
@@ -439,8 +444,10 @@ pub fn conf_change(changes: &[(i32, u64)], joint: bool) -> PyResult<eraftpb::Con
                 "member 0 does not exist: IDs are 1 and above",
             ));
         }
-        let mut single = eraftpb::ConfChangeSingle::default();
-        single.node_id = node_id;
+        let mut single = eraftpb::ConfChangeSingle {
+            node_id,
+            ..Default::default()
+        };
         single.set_change_type(match kind {
             0 => eraftpb::ConfChangeType::AddNode,
             1 => eraftpb::ConfChangeType::RemoveNode,
