@@ -191,33 +191,37 @@ class AppendStream:
             while not self._new and not self._unanswered:
                 self._wake.clear()
                 await self._wake.wait()
-            answered = False
-            address = ""
-            try:
-                address = await self._routing.find_leader()
-                if address:
-                    if self._session is None:
-                        self._session_opened(await self._open_session(address, self._history))
-                    answered = await self._stream(address)
-                else:
-                    self._last_failure = self._routing.explain()
-            except grpc.aio.AioRpcError as error:
-                self._call_failed(address, error)
-            except asyncio.InvalidStateError:
-                # InvalidStateError: a write to a call that is over already.
-                self._routing.forget_leader()
-            except asyncio.CancelledError:
-                if _being_cancelled():
-                    raise
-                # Of the call, not of this task: a write while its silent stream was given up.
-                self._routing.forget_leader()
-            except ClientError as error:
-                self._fail_all(error)
+            answered = await self._serve()
             if self._session_gone:
                 self._leave_session()
             failures = 0 if answered else failures + 1
             if failures:
                 await asyncio.sleep(backoff.CALL.after(failures))
+
+    async def _serve(self) -> bool:
+        """Looks for the leader and serves one stream to it, if there is a leader. Returns whether
+        it answered anything; False after an error, which is dealt with."""
+        address = ""
+        try:
+            address = await self._routing.find_leader()
+            if address:
+                if self._session is None:
+                    self._session_opened(await self._open_session(address, self._history))
+                return await self._stream(address)
+            self._last_failure = self._routing.explain()
+        except grpc.aio.AioRpcError as error:
+            self._call_failed(address, error)
+        except asyncio.InvalidStateError:
+            # InvalidStateError: a write to a call that is over already.
+            self._routing.forget_leader()
+        except asyncio.CancelledError:
+            if _being_cancelled():
+                raise
+            # Of the call, not of this task: a write while its silent stream was given up.
+            self._routing.forget_leader()
+        except ClientError as error:
+            self._fail_all(error)
+        return False
 
     async def _stream(self, address: str) -> bool:
         """Serves one stream until it has to be given up; True where it answered anything."""

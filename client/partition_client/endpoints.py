@@ -26,7 +26,7 @@ def check_endpoints(endpoints: list[str]) -> list[str]:
     return list(dict.fromkeys(check_endpoint(endpoint) for endpoint in endpoints))
 
 
-def _fault(endpoint: str) -> str:
+def _fault(endpoint: str) -> str:  # noqa: PLR0911  # one return per fault
     """What is wrong with an endpoint, or ""."""
     if not endpoint:
         return "is empty"

@@ -25,6 +25,9 @@ from rich.table import Table
 
 from partition_client.terminal import named, print_out, say
 
+KIBI = 1024
+"""Bytes of a KiB, KiB of a MiB and so on."""
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `snapshot` with its own commands."""
@@ -129,9 +132,9 @@ def _time(time_ms: int) -> str:
 
 def _size(size: float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
+        if size < KIBI:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
+        size /= KIBI
     return f"{size:.1f} TiB"
 
 

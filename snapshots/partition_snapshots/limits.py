@@ -7,6 +7,9 @@ MIB = 1 << 20
 SEGMENT_BYTES_MAX = 4 * MIB
 """Of the format: no segment and no blob list is larger, so a reader knows what one can take."""
 
+SEGMENT_BYTES_MIN = 64
+"""The smallest segment that a setting may ask for."""
+
 KEY_BYTES_MAX = 65_000
 """Of the format: no row has a longer key."""
 
@@ -92,8 +95,10 @@ class SnapshotLimits:
     """Objects that one request deletes; 1000 is what S3 allows."""
 
     def __post_init__(self) -> None:
-        if not 64 <= self.segment_bytes <= SEGMENT_BYTES_MAX:
-            raise ValueError(f"segment_bytes must be between 64 and {SEGMENT_BYTES_MAX}")
+        if not SEGMENT_BYTES_MIN <= self.segment_bytes <= SEGMENT_BYTES_MAX:
+            raise ValueError(
+                f"segment_bytes must be between {SEGMENT_BYTES_MIN} and {SEGMENT_BYTES_MAX}"
+            )
         if not 1 <= self.runs_max <= RUNS_MAX:
             raise ValueError(f"runs_max must be between 1 and {RUNS_MAX}")
         for name in POSITIVE:

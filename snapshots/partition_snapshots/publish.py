@@ -10,6 +10,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -55,7 +56,7 @@ REPORT_S = 0.2
 """Progress is reported at most so often, in seconds, beside each phase's end."""
 
 
-async def publish(
+async def publish(  # noqa: PLR0913  # the parts of a snapshot, then a keyword for each option
     store: Store,
     source: SnapshotSource,
     rows: Callable[[], Iterator[Row]],
@@ -127,29 +128,19 @@ class _Report:
             self.now(phase, done, total)
 
 
+@dataclass(slots=True)
 class _Publication:
     """One publish under its marker."""
 
-    def __init__(
-        self,
-        store: Store,
-        source: SnapshotSource,
-        limits: SnapshotLimits,
-        marker: Marker,
-        report: _Report,
-        local: LocalBase | None,
-        full: bool,
-        owner: str,
-    ) -> None:
-        self._store = store
-        self._source = source
-        self._limits = limits
-        self._marker = marker
-        self._report = report
-        self._local = local
-        self._full = full
-        self._owner = owner
-        self._sent = Sent()
+    store: Store
+    source: SnapshotSource
+    limits: SnapshotLimits
+    marker: Marker
+    report: _Report
+    local: LocalBase | None
+    full: bool
+    owner: str
+    sent: Sent = field(default_factory=Sent)
 
     async def run(
         self,
@@ -157,45 +148,43 @@ class _Publication:
         blobs: Iterable[tuple[bytes, int]],
         blob_path: Callable[[bytes], Path],
     ) -> Published:
-        lists = _blob_lists(blobs, self._limits)
+        lists = _blob_lists(blobs, self.limits)
         writer = StateWriter(
-            self._store,
+            self.store,
             rows,
-            self._limits,
-            self._local,
-            self._sent,
-            lambda done: self._report.seldom("state", done, 0),
-            rewrite=self._full,
+            self.limits,
+            self.local,
+            self.sent,
+            lambda done: self.report.seldom("state", done, 0),
+            rewrite=self.full,
         )
-        self._report.now("state", 0, 0)
+        self.report.now("state", 0, 0)
         state = await writer.write(await self._base())
         await self._send_blobs(lists, blob_path)
         for name, data in lists.lists:
             await writer.put_object(name, data)
-        await self._store.flush()
-        self._report.now("checking", 0, 0)
+        await self.store.flush()
+        self.report.now("checking", 0, 0)
         await self._recheck(state, lists, blob_path)
-        manifest = _manifest(self._source, state, lists)
-        self._report.now("manifest", 0, 0)
+        manifest = _manifest(self.source, state, lists)
+        self.report.now("manifest", 0, 0)
         existing = await self._write_manifest(manifest, state, lists)
-        await self._marker.end()
-        await remove_markers(self._store, self._source.snapshot_id)
+        await self.marker.end()
+        await remove_markers(self.store, self.source.snapshot_id)
         if existing is not None:
-            return Published(existing, self._sent.transferred_bytes, 0, existed=True)
-        if self._local is not None:
-            self._local.commit(manifest)
+            return Published(existing, self.sent.transferred_bytes, 0, existed=True)
+        if self.local is not None:
+            self.local.commit(manifest)
             failpoints.reach("snapshot.base.saved")
         return Published(
-            manifest, self._sent.transferred_bytes, self._sent.objects_written, existed=False
+            manifest, self.sent.transferred_bytes, self.sent.objects_written, existed=False
         )
 
     async def _base(self) -> Base | None:
-        if self._full:
+        if self.full:
             return None
-        source = StoreSegments(self._store, asyncio.get_running_loop())
-        return await find_base(
-            self._store, self._source.cluster_id, self._local, source, self._limits
-        )
+        source = StoreSegments(self.store, asyncio.get_running_loop())
+        return await find_base(self.store, self.source.cluster_id, self.local, source, self.limits)
 
     async def _send_blobs(self, lists: BlobLists, blob_path: Callable[[bytes], Path]) -> None:
         """Sends what is missing, and counts what is there."""
@@ -204,13 +193,13 @@ class _Publication:
         def count(size: int) -> None:
             nonlocal done
             done += size
-            self._report.seldom("blobs", done, lists.total)
+            self.report.seldom("blobs", done, lists.total)
 
         async def needed() -> AsyncGenerator[Needed, None]:
-            found = missing(self._store, lists.blobs(), self._limits.streams_max)
+            found = missing(self.store, lists.blobs(), self.limits.streams_max)
             async with aclosing(found) as objects:
                 async for need, lacks in objects:
-                    if lacks or self._full:
+                    if lacks or self.full:
                         yield need
                     else:
                         count(need[1])
@@ -218,10 +207,10 @@ class _Publication:
         async def send(need: Needed) -> None:
             await self._send_blob(need, blob_path, count)
 
-        self._report.now("blobs", 0, lists.total)
+        self.report.now("blobs", 0, lists.total)
         async with aclosing(needed()) as objects:
-            await for_each(objects, send, self._limits.streams_max)
-        self._report.now("blobs", done, lists.total)
+            await for_each(objects, send, self.limits.streams_max)
+        self.report.now("blobs", done, lists.total)
 
     async def _send_blob(
         self, need: Needed, blob_path: Callable[[bytes], Path], told: Told = untold
@@ -230,10 +219,10 @@ class _Publication:
         failpoints.reach("snapshot.object.before")
         path = blob_path(bytes.fromhex(digest))
         # A full snapshot relies on nothing: not on the content of a file that is only linked.
-        sent = await self._store.put_file(object_name(digest), path, size, told, self._full)
+        sent = await self.store.put_file(object_name(digest), path, size, told, self.full)
         failpoints.reach("snapshot.object.after")
-        self._sent.transferred_bytes += sent
-        self._sent.objects_written += 1
+        self.sent.transferred_bytes += sent
+        self.sent.objects_written += 1
 
     async def _lacking(self, state: State, lists: BlobLists) -> list[Needed]:
         """Everything that the manifest would name and the store doesn't hold."""
@@ -242,11 +231,11 @@ class _Publication:
         lacking = []
         done = 0
         for needs in (lists.blobs(), sorted(others)):
-            found = missing(self._store, needs, self._limits.streams_max)
+            found = missing(self.store, needs, self.limits.streams_max)
             async with aclosing(found) as objects:
                 async for need, lacks in objects:
                     done += need[1]
-                    self._report.seldom("checking", done, 0)
+                    self.report.seldom("checking", done, 0)
                     if lacks:
                         lacking.append(need)
         return lacking
@@ -256,7 +245,7 @@ class _Publication:
     ) -> None:
         """Returns when everything is there. Raises StoreUnavailable where things vanish."""
         lacking: list[Needed] = []
-        for _ in range(self._limits.recheck_rounds):
+        for _ in range(self.limits.recheck_rounds):
             lacking = await self._lacking(state, lists)
             if not lacking:
                 return
@@ -265,9 +254,9 @@ class _Publication:
                 break
             for need in lacking:
                 await self._send_blob(need, blob_path)
-            await self._store.flush()
+            await self.store.flush()
         raise StoreUnavailable(
-            f"{self._store.description}: {len(lacking)} objects vanished after they were sent, "
+            f"{self.store.description}: {len(lacking)} objects vanished after they were sent, "
             f"{lacking[0][0]} first: see who else deletes there, and publish again"
         )
 
@@ -276,32 +265,32 @@ class _Publication:
     ) -> Manifest | None:
         """The snapshot exists when this returns; another try's manifest, where that came first."""
         name = manifest_name(manifest.snapshot_id)
-        await self._marker.check()
+        await self.marker.check()
         failpoints.reach("snapshot.manifest.before")
-        created = await self._store.put_bytes(name, encode_manifest(manifest), create=True)
+        created = await self.store.put_bytes(name, encode_manifest(manifest), create=True)
         failpoints.reach("snapshot.manifest.after")
         if not created:
-            existing = await existing_of(self._store, self._source, self._limits)
+            existing = await existing_of(self.store, self.source, self.limits)
             if existing is None:
                 raise StoreBusy(
                     f"snapshot {manifest.snapshot_id} was deleted while it was published"
                 )
             if existing != manifest:
                 # Whoever wrote it looked at what was there before this process's marker stood.
-                await self._prove(self._marker)
+                await self._prove(self.marker)
                 return existing
         try:
-            await self._marker.check()
+            await self.marker.check()
         except (StoreBusy, StoreUnavailable):
             # This process stood still between its last look and the manifest, for longer than
             # markers count: a collection may have come in between, and may go on.
-            marker = upload_marker(self._store, manifest.snapshot_id, self._owner, self._limits)
+            marker = upload_marker(self.store, manifest.snapshot_id, self.owner, self.limits)
             try:
                 async with held(marker):
                     await self._prove(marker)
                     await marker.end()
             except BaseException:
-                await take_back(self._store, name)
+                await take_back(self.store, name)
                 raise
         return None
 
@@ -309,12 +298,12 @@ class _Publication:
         """Returns when nobody collects that came before the manifest, and everything is there. Else
         the manifest is gone; raises StoreBusy."""
         await wait_for_collection(
-            self._store, marker, self._limits, lambda: self._report.now("waiting", 0, 0)
+            self.store, marker, self.limits, lambda: self.report.now("waiting", 0, 0)
         )
-        self._report.now("checking", 0, 0)
-        if await existing_whole(self._store, self._source, self._limits) is None:
+        self.report.now("checking", 0, 0)
+        if await existing_whole(self.store, self.source, self.limits) is None:
             raise StoreBusy(
-                f"{self._store.description}: snapshot {self._source.snapshot_id} was deleted, or "
+                f"{self.store.description}: snapshot {self.source.snapshot_id} was deleted, or "
                 "a collection removed objects of it while its publisher stood still; publish again"
             )
 

@@ -53,7 +53,9 @@ def code_of(error: Exception) -> str:
     return found[1] if found else ""
 
 
-def translated(error: Exception, what: str, store: str) -> SnapshotError:
+def translated(  # noqa: PLR0911  # one return for each kind of answer
+    error: Exception, what: str, store: str
+) -> SnapshotError:
     """The store's error for one of obstore's."""
     text = str(error)
     code = code_of(error)

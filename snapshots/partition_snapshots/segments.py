@@ -30,6 +30,12 @@ BATCH_ROWS = 1024
 
 BLOB = struct.Struct(">32sQ")
 
+ROW_CHECKSUM_BYTES = 4
+"""In front of each of a replica's rows."""
+
+VARINT_MASK, VARINT_MORE = 0x7F, 0x80
+"""Of a byte of a varint: the bits of its number, and the mark of every byte but the last one."""
+
 _TABLES = frozenset(TABLE_NUMBERS.values())
 
 
@@ -180,13 +186,13 @@ def payload_blob(row: Row) -> tuple[bytes, int] | None:
     inlined field 3. Raises SnapshotDamaged."""
     _, digest, value = row
     fields = {1: 0, 2: 0, 3: 0}
-    position = 4
+    position = ROW_CHECKSUM_BYTES
     while position < len(value):
         tag, position = _varint(value, position)
         if tag & 7 or tag >> 3 not in fields:
             raise SnapshotDamaged(f"payload row {digest.hex()} has a field that it can't have")
         fields[tag >> 3], position = _varint(value, position)
-    if len(value) < 4 or len(digest) != DIGEST_BYTES:
+    if len(value) < ROW_CHECKSUM_BYTES or len(digest) != DIGEST_BYTES:
         raise SnapshotDamaged(f"payload row {digest.hex()} is none")
     return None if fields[3] else (digest, fields[2])
 
@@ -198,7 +204,7 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
             break
         byte = data[position]
         position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
+        value |= (byte & VARINT_MASK) << shift
+        if byte < VARINT_MORE:
             return value & (1 << 64) - 1, position
     raise SnapshotDamaged("a payload row ends inside a number")

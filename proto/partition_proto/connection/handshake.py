@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from partition_proto.connection import pem
 
 TIMEOUT_S = 1.5
+PORT_MAX = 65535
 AGAIN_S = 0.1
 """A refusal counts if a second handshake meets it, too: a server that ends closes connections."""
 
@@ -67,7 +68,7 @@ def _try(address: str, found: pem.Pem | None, server_name: str, timeout_s: float
 def split(address: str) -> tuple[str, int]:
     """Host and port of a gRPC target; port 0 if it names none."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
-    return host.strip("[]"), int(port) if port.isdecimal() and int(port) < 65536 else 0
+    return host.strip("[]"), int(port) if port.isdecimal() and int(port) <= PORT_MAX else 0
 
 
 def _try_plain(connection: socket.socket, address: str) -> Refusal | None:
@@ -105,8 +106,6 @@ def _try_tls(
                 return None
     except ssl.SSLCertVerificationError as error:
         return _server_refused(error, address, server_name)
-    except TimeoutError:
-        return None
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"):
             return Refusal(
@@ -115,7 +114,8 @@ def _try_tls(
             )
         if "ALERT" not in (error.reason or ""):
             return None
-    except (OSError, ValueError):  # the latter of a server name that can't be one
+    # OSError is a timeout, too; ValueError is of a server name that can't be one.
+    except (OSError, ValueError):
         return None
     # gRPC's servers close without an alert when they do not accept the caller's certificate.
     return _own_refused(found, address)
