@@ -5,6 +5,7 @@ one that must not exist yet, or the one of a uid at the version that was looked 
 """
 
 import json
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -59,15 +60,16 @@ class ApiError(OperatorError):
     def exists(self) -> bool:
         """Whether an object was not created because something has its name. Other errors have the
         same status, such as a quota that somebody else changed at the same moment."""
-        return self.status == 409 and self.reason == "AlreadyExists"
+        return self.status == HTTPStatus.CONFLICT and self.reason == "AlreadyExists"
 
     @property
     def refused(self) -> bool:
         """Whether it does not take this object, rather than not being able to answer. A webhook
         that does not answer is reported as an internal error."""
-        if self.status == 409:
+        if self.status == HTTPStatus.CONFLICT:
             return not self.exists
-        return self.status in REFUSED or (self.status == 500 and "webhook" in self.words)
+        failed = self.status == HTTPStatus.INTERNAL_SERVER_ERROR
+        return self.status in REFUSED or (failed and "webhook" in self.words)
 
 
 class Kube:
@@ -101,7 +103,7 @@ class Kube:
         try:
             return await self._request("GET", _path(kind, namespace, name))
         except ApiError as error:
-            if error.status == 404:
+            if error.status == HTTPStatus.NOT_FOUND:
                 return None
             raise
 
@@ -150,7 +152,7 @@ class Kube:
             try:
                 await self._request("GET", path, query={"limit": "1"})
             except ApiError as error:
-                if error.status != 404:
+                if error.status != HTTPStatus.NOT_FOUND:
                     raise
                 crd = f"{plural}.{names.GROUP}"
                 raise ApiError(
@@ -243,7 +245,7 @@ class Kube:
             data: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ApiError(0, f"{method} {path}: no answer: {error!r}") from error
-        if response.status >= 400:
+        if response.status >= HTTPStatus.BAD_REQUEST:
             raise _error(method, path, response.status, data)
         return cast("Body", json.loads(data)) if data else {}
 
@@ -263,6 +265,6 @@ def _error(method: str, path: str, status: int, data: bytes) -> OperatorError:
     except (ValueError, AttributeError):
         message, reason = data[:200].decode(errors="replace"), ""
     text = f"{method} {path.partition('?')[0]}: {status} {message}"
-    if status == 409 and method == "PATCH":
+    if status == HTTPStatus.CONFLICT and method == "PATCH":
         return Conflict(text)
     return ApiError(status, text, message, reason)

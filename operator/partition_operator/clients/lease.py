@@ -9,6 +9,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any
 
 from partition_operator.clients.kube import ApiError, Body, Kube
@@ -104,7 +105,7 @@ class LeaseHolder:
             try:
                 await self._kube.create(self._body(self.transitions))
             except ApiError as error:
-                if error.status == 409:
+                if error.status == HTTPStatus.CONFLICT:
                     return False
                 raise
             return True
@@ -121,7 +122,7 @@ class LeaseHolder:
         try:
             await self._kube.replace(body)
         except ApiError as error:
-            if error.status == 409:
+            if error.status == HTTPStatus.CONFLICT:
                 return False
             raise
         self.transitions = transitions

@@ -1,6 +1,7 @@
 """How far a pod that restores is, as it says itself."""
 
 import json
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -26,7 +27,7 @@ async def ask_progress(pod: dict[str, Any] | None) -> Progress | None:
             aiohttp.ClientSession(timeout=TIMEOUT, trust_env=False) as session,
             session.get(url, allow_redirects=False) as response,
         ):
-            if response.status != 200:
+            if response.status != HTTPStatus.OK:
                 return None
             return parse_progress(json.loads(await _read(response.content)))
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError):

@@ -4,6 +4,7 @@ from partition_proto.v1 import replica_admin_pb2 as admin
 
 from partition_operator.api.destination import Credentials, Destination, ObjectStore
 from partition_operator.api.partition import Partition
+from partition_operator.api.snapshot import Snapshot
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.seen.partition import Pod
@@ -31,15 +32,14 @@ class SnapshotJobs:
         pod: Pod,
         job_id: str,
         *,
-        snapshot_id: str,
-        uid: str,
+        snapshot: Snapshot,
         destination: Destination,
         credentials: Credentials | None,
         full: bool,
     ) -> None:
         request = admin.TakeSnapshot(
-            snapshot_id=snapshot_id,
-            uid=uid,
+            snapshot_id=snapshot.name,
+            uid=snapshot.uid,
             destination=_destination(destination, credentials),
             full=full,
             partition=f"{partition.namespace}/{partition.name}",

@@ -14,7 +14,7 @@ def quorum(voters: int) -> int:
 
 def build(partition: Partition, voters: int) -> dict[str, Any] | None:
     """None for a single voter: a budget would make its node impossible to drain."""
-    if voters < 2:
+    if voters <= 1:
         return None
     return {
         "apiVersion": "policy/v1",

@@ -154,7 +154,7 @@ def _step(
     return Step.NOTHING
 
 
-def renewed(
+def renewed(  # noqa: PLR0913  # a Secret, an authority, a time and a step
     partition: Partition,
     name: str,
     role: str,

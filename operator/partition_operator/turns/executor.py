@@ -72,7 +72,7 @@ class Executor:
         else:
             known[key] = last_write.taken(last, wanted, left, now)
 
-    async def _execute(
+    async def _execute(  # noqa: C901  # a flat match over actions
         self, observed: Observed, partition: Partition, action: actions.Action
     ) -> Body | None:
         """Returns an object that was written whole, as the API server left it."""

@@ -20,6 +20,7 @@ from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused, text_of
 from partition_operator.reconcile.partition import ownership
 from partition_operator.reconcile.partition.actions import (
+    Action,
     EnableReplication,
     RecordBootstrapped,
     RecordCluster,
@@ -69,6 +70,11 @@ class Reconciler:
         quiet = not entry.asked and not resync and entry.settled
         if quiet and isinstance(entry.seen, Observed) and await self._unchanged(entry.seen):
             return config.poll_s
+        return await self._steps(key, entry)
+
+    async def _steps(self, key: Key, entry: Entry) -> float | None:
+        """Takes steps until there is nothing to do, or it is another Partition's turn."""
+        config = self._config
         for _ in range(STEPS_MAX):
             self.reconciled += 1
             entry.looked_at = time.monotonic()
@@ -96,20 +102,27 @@ class Reconciler:
             entry.seen, entry.settled = observed, step.settled
             if step.action is None:
                 return self._pause(step)
-            try:
-                await self._executor.execute(observed, step.action)
-            except ReplicaRefused as error:
-                # Its state is not what we saw: look again, a little later.
-                logger.info("%s: %s", key, text_of(error))
-                if isinstance(step.action, EnableReplication) and error.reason == "DISK_FULL":
-                    # The first words stay: the numbers in them change all the time.
-                    self._refusals.setdefault(key, str(error))
-                return config.poll_progressing_s
-            if isinstance(step.action, EnableReplication):
-                self._refusals.pop(key, None)
-                # It goes on by itself: asked again at once it would be told again.
-                return config.poll_backfill_s
+            pause = await self._carry_out(key, observed, step.action)
+            if pause is not None:
+                return pause
         return config.poll_progressing_s
+
+    async def _carry_out(self, key: Key, observed: Observed, action: Action) -> float | None:
+        """Returns when to look again; None if the next step may follow at once."""
+        try:
+            await self._executor.execute(observed, action)
+        except ReplicaRefused as error:
+            # Its state is not what we saw: look again, a little later.
+            logger.info("%s: %s", key, text_of(error))
+            if isinstance(action, EnableReplication) and error.reason == "DISK_FULL":
+                # The first words stay: the numbers in them change all the time.
+                self._refusals.setdefault(key, str(error))
+            return self._config.poll_progressing_s
+        if isinstance(action, EnableReplication):
+            self._refusals.pop(key, None)
+            # It goes on by itself: asked again at once it would be told again.
+            return self._config.poll_backfill_s
+        return None
 
     async def _left_alone(self, key: Key, partition: Partition) -> bool:
         """Whether another operator manages it. Each process posts one event of that, and tries in

@@ -18,6 +18,9 @@ from partition_operator.errors import Deposed, OperatorError, text_of
 
 logger = logging.getLogger(__name__)
 
+FAILURES_WARNED = 3
+"""Failures of one key in a row from which on the log warns."""
+
 
 class Key(NamedTuple):
     """kind: which turn works on it; a Partition has one of its own for its snapshots' schedule."""
@@ -159,7 +162,7 @@ class WorkQueue:
         entry.failures += 1
         entry.seen = None
         logger.log(
-            logging.INFO if entry.failures < 3 else logging.WARNING,
+            logging.INFO if entry.failures < FAILURES_WARNED else logging.WARNING,
             "%s: %s; again in %.1f s",
             key,
             text_of(error),

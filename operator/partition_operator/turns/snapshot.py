@@ -63,7 +63,7 @@ class SnapshotReconciler:
         """Verifying pods that the API server refused."""
 
     async def turn(self, key: Key, entry: Entry) -> float | None:
-        refused: tuple[str, Job] | None = None
+        refused: Job | None = None
         for _ in range(STEPS_MAX):
             found = await self._observer.view(key.namespace, key.name)
             if found is None:
@@ -75,11 +75,7 @@ class SnapshotReconciler:
             if group is not None and is_foreign(group.partition, self._config.namespace):
                 # Its Partition's turn says so.
                 return self._config.resync_s
-            pod = self._pods.get(key)
-            if pod is not None and last_write.held(pod, pod.wanted, view.now):
-                view = replace(view, refused=pod.refusal)
-            if refused is not None and view.job is NoJob.UNKNOWN:
-                view = replace(view, job=refused[1])
+            view = self._with_refusals(key, view, refused)
             step = plan(view, self._config.image)
             await self._write(view, step)
             entry.seen = view
@@ -89,22 +85,39 @@ class SnapshotReconciler:
                 await self._execute(view, step.action, credentials)
             except ReplicaRefused as error:
                 logger.info("%s: %s", key, text_of(error))
-                refused = (key.name, _refusal(error))
+                refused = _refusal(error)
             except ApiError as error:
-                if not error.refused:
+                if not await self._goes_on(key, view, step.action, error):
                     raise
-                if not isinstance(step.action, CreatePod):
-                    # Nothing else can be done before it; the queue tries it again.
-                    event = Event("Warning", "ObjectRefused", error.words)
-                    await self._recorder.post(view.snapshot, event, view.now)
-                    raise
-                logger.warning("%s: refused: %s", key, text_of(error))
-                wanted = content_hash(step.action.body)
-                self._pods[key] = last_write.refused(pod, wanted, error.words, view.now)
             else:
                 if isinstance(step.action, CreatePod):
                     self._pods.pop(key, None)
         return 1.0
+
+    def _with_refusals(self, key: Key, view: SnapshotView, job: Job | None) -> SnapshotView:
+        """With the pod that waits for its next try, and the job that a replica refused to start."""
+        pod = self._pods.get(key)
+        if pod is not None and last_write.held(pod, pod.wanted, view.now):
+            view = replace(view, refused=pod.refusal)
+        if job is not None and view.job is NoJob.UNKNOWN:
+            view = replace(view, job=job)
+        return view
+
+    async def _goes_on(
+        self, key: Key, view: SnapshotView, action: SnapshotAction, error: ApiError
+    ) -> bool:
+        """Whether the turn goes on after an error: the plan deals with a pod that is refused."""
+        if not error.refused:
+            return False
+        if not isinstance(action, CreatePod):
+            # Nothing else can be done before it; the queue tries it again.
+            event = Event("Warning", "ObjectRefused", error.words)
+            await self._recorder.post(view.snapshot, event, view.now)
+            return False
+        logger.warning("%s: refused: %s", key, text_of(error))
+        last, wanted = self._pods.get(key), content_hash(action.body)
+        self._pods[key] = last_write.refused(last, wanted, error.words, view.now)
+        return True
 
     async def _write(self, view: SnapshotView, step: SnapshotPlan) -> None:
         """Status and events, where anything changed."""
@@ -155,8 +168,7 @@ class SnapshotReconciler:
                 group.partition,
                 pod,
                 action.job_id,
-                snapshot_id=snapshot.name,
-                uid=snapshot.uid,
+                snapshot=snapshot,
                 destination=action.destination,
                 credentials=credentials,
                 full=action.full,

@@ -220,15 +220,20 @@ def _doing(observed: Observed, spec: PartitionSpec, bootstrapped: bool) -> str:
     leader = observed.leader
     if leader is None:
         return "waiting for the replicas to elect a leader"
+    return _group_doing(observed, leader, spec.replicas)
+
+
+def _group_doing(observed: Observed, leader: Replica, wanted: int) -> str:
+    """The same, of a group that has a leader."""
     for member in leader.members:
         pod = names.pod(observed.partition.name, observed.ordinal_of(member.address))
         if not member.voter:
             return f"{pod} is catching up, {lag(leader, member)} entries behind"
         if not member.recently_active:
             return f"{pod} is not reached by the leader"
-    if len(leader.members) < spec.replicas:
+    if len(leader.members) < wanted:
         return "adding members"
-    if len(leader.members) > spec.replicas:
+    if len(leader.members) > wanted:
         return "removing members"
     return "waiting for pods to be ready"
 
@@ -368,29 +373,26 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
     return found
 
 
-def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
-    same = old is not None and (old["status"], old["reason"]) == (new["status"], new["reason"])
+def _is_news(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:
+    if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
+        return True
     # Of these the message names what is wrong, so another message is news.
-    news = new["type"] == "Accepted" or new["reason"] in ("VolumeLost", "PodStuck")
-    if same and not news:
-        return None
-    if same and old is not None and old["message"] == new["message"]:
+    told = new["type"] == "Accepted" or new["reason"] in ("VolumeLost", "PodStuck")
+    return bool(told and old["message"] != new["message"])
+
+
+def _condition_event(  # noqa: PLR0911  # a flat match over conditions
+    old: dict[str, Any] | None, new: dict[str, Any]
+) -> Event | None:
+    if not _is_news(old, new):
         return None
     match new["type"], new["status"], new["reason"]:
         case "Accepted", "False", reason:
             return Event("Warning", reason, new["message"])
         case "Bootstrapped", "True", _:
             return Event("Normal", "Bootstrapped", new["message"])
-        case "QuorumAvailable", "False", _ if old is not None and old["status"] == "True":
-            return Event("Warning", "QuorumLost", new["message"])
-        case "QuorumAvailable", "True", "NoSpare":
-            return Event("Warning", "QuorumAtRisk", new["message"])
-        case "QuorumAvailable", "True", "Quorum" | "NotReplicated" if (
-            old is not None
-            and (old["status"] == "False" or old["reason"] == "NoSpare")
-            and old["message"] != NO_GROUP
-        ):
-            return Event("Normal", "QuorumAvailable", new["message"])
+        case "QuorumAvailable", _, _:
+            return _quorum_event(old, new)
         case "CertificatesReady" | "StorageReady", _, _:
             return _need_event(old, new)
         case ("Ready", "False", "VolumeLost") | (placement.PLACED, "False", _):
@@ -399,6 +401,21 @@ def _condition_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event |
             return _backfill_event(old, new)
         case "Ready", "True", "Ready":
             return Event("Normal", "Ready", new["message"])
+    return None
+
+
+def _quorum_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
+    match new["status"], new["reason"]:
+        case "False", _ if old is not None and old["status"] == "True":
+            return Event("Warning", "QuorumLost", new["message"])
+        case "True", "NoSpare":
+            return Event("Warning", "QuorumAtRisk", new["message"])
+        case "True", "Quorum" | "NotReplicated" if (
+            old is not None
+            and (old["status"] == "False" or old["reason"] == "NoSpare")
+            and old["message"] != NO_GROUP
+        ):
+            return Event("Normal", "QuorumAvailable", new["message"])
     return None
 
 

@@ -75,7 +75,7 @@ def differences(
             continue
         found.append((key, Apply(asked)))
     budget = observed.objects.get(("PodDisruptionBudget", partition.name))
-    if voters < 2 and budget is not None and not is_foreign(budget, partition):
+    if voters <= 1 and budget is not None and not is_foreign(budget, partition):
         key = ("PodDisruptionBudget", partition.name)
         found.append((key, Delete(*key, budget["metadata"]["uid"])))
     keys = tuple(dict.fromkeys(key for key, _ in found))

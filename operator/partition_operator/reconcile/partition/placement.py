@@ -35,7 +35,7 @@ def look(observed: Observed, wanted: int) -> Placement:
     """PodsPlaced, of the `wanted` first replicas. It changes nothing about Ready."""
     if found := stuck(observed):
         return Placement(False, "PodStuck", _why(observed, found[0]))
-    if wanted < 2:
+    if wanted <= 1:
         return Placement(True, "Single", "one replica")
     nodes: dict[str, list[int]] = defaultdict(list)
     for ordinal in range(wanted):

@@ -59,7 +59,7 @@ class _Step:
     mending: bool = False
 
 
-def plan(
+def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     observed: Observed,
     image: str,
     draw: Callable[[], str] = lambda: str(uuid.uuid4()),

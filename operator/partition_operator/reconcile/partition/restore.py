@@ -16,7 +16,7 @@ from partition_common import backoff
 from partition_operator.api import names
 from partition_operator.api.bootstrap import RestoreFrom
 from partition_operator.api.partition import UNREPLICATED
-from partition_operator.api.snapshot import STORED, State
+from partition_operator.api.snapshot import STORED, Snapshot, State
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.reconcile.partition import placement
 from partition_operator.reconcile.partition.actions import (
@@ -127,7 +127,7 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
 def _next(
     observed: Observed, source: RestoreFrom, seen: RestoreSeen, cluster_id: str, image: str
 ) -> Restoring:
-    partition, spec = observed.partition, observed.partition.spec()
+    partition = observed.partition
     claim = next((c for c in observed.claims if c.ordinal == 0), None)
     claim_name = names.claim(partition.name, 0)
     if claim.cluster_id != cluster_id if claim is not None else seen.claimed:
@@ -144,10 +144,18 @@ def _next(
         return _pod(observed, seen.pod, found, seen.progress)
     if isinstance(found, Restoring):
         return found
+    return _begin(observed, found, cluster_id, image, claimed=claim is not None)
+
+
+def _begin(
+    observed: Observed, found: Source, cluster_id: str, image: str, *, claimed: bool
+) -> Restoring:
+    """What the restoring pod needs, then the pod. claimed: the claim of its volume exists."""
+    partition, spec = observed.partition, observed.partition.spec()
     account = ("ServiceAccount", names.client_service(partition.name))
     if account not in observed.objects:
         return _restoring("preparing", Apply(services.build_account(partition)))
-    if claim is None:
+    if not claimed:
         body = snapshot_pods.build_claim(partition, spec, cluster_id)
         return _restoring("preparing", CreateClaim(body))
     attempt = int((partition.status.get("restore") or {}).get("attempts", 0)) + 1
@@ -178,6 +186,16 @@ def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
             "name is wrong, delete this Partition and make it with the right one (`kubectl get "
             "partitionsnapshots`)",
         )
+    if unusable := _unusable(snapshot, seen):
+        return unusable
+    if seen.refusal is not None:
+        return _waiting(seen.refusal.reason, seen.refusal.message)
+    return snapshot_pods.source_of(snapshot, seen.running, authority=seen.authority)
+
+
+def _unusable(snapshot: Snapshot, seen: RestoreSeen) -> Restoring | None:
+    """Why a PartitionSnapshot can't be read, or not yet; None if it can."""
+    name = snapshot.name
     if snapshot.state == State.FAILED:
         return _waiting(
             "SnapshotFailed",
@@ -198,9 +216,7 @@ def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
             f"the volume on which PartitionSnapshot {name} lay is gone: delete this Partition and "
             "make it with another one",
         )
-    if seen.refusal is not None:
-        return _waiting(seen.refusal.reason, seen.refusal.message)
-    return snapshot_pods.source_of(snapshot, seen.running, authority=seen.authority)
+    return None
 
 
 def _pod(
@@ -219,19 +235,8 @@ def _pod(
         stuck = placement.why_stuck(name, node, ends, observed.now)
         return _restoring(stuck or f"waiting for pod {name} to end", retrying=True)
     outcome = snapshot_pods.outcome(pod, observed.now, NEVER)
-    if outcome is None and (why := _outdated(observed, pod, found)):
-        return _restoring(f"pod {name} is made anew: {why}", _delete(pod), retrying=True)
     if outcome is None:
-        running = (pod.get("status") or {}).get("phase") == "Running"
-        record = observed.partition.status.get("restore") or {}
-        if running and record.get("attempts") == snapshot_pods.attempt_of(pod):
-            progress = progress or parse_progress(record)
-        far = f": {progress}" if progress is not None else ""
-        return _restoring(
-            f"pod {name} restores volume 0{far}"
-            if running
-            else f"waiting for pod {name}: {snapshot_pods.waiting_for(pod)}"
-        )
+        return _under_way(observed, pod, found, progress)
     if outcome.succeeded:
         record = {key: outcome.report[key] for key in KEPT if key in outcome.report}
         for key in ("lsn", "term"):
@@ -239,6 +244,29 @@ def _pod(
         return _restoring(f"pod {name} has restored volume 0", RecordRestored(record))
     if not outcome.retriable:
         return _failed(observed, outcome)
+    return _again(observed, pod, outcome)
+
+
+def _under_way(
+    observed: Observed,
+    pod: dict[str, Any],
+    found: Source | Restoring,
+    progress: Progress | None,
+) -> Restoring:
+    name = pod["metadata"]["name"]
+    if why := _outdated(observed, pod, found):
+        return _restoring(f"pod {name} is made anew: {why}", _delete(pod), retrying=True)
+    if (pod.get("status") or {}).get("phase") != "Running":
+        return _restoring(f"waiting for pod {name}: {snapshot_pods.waiting_for(pod)}")
+    record = observed.partition.status.get("restore") or {}
+    if record.get("attempts") == snapshot_pods.attempt_of(pod):
+        progress = progress or parse_progress(record)
+    far = f": {progress}" if progress is not None else ""
+    return _restoring(f"pod {name} restores volume 0{far}")
+
+
+def _again(observed: Observed, pod: dict[str, Any], outcome: Outcome) -> Restoring:
+    """The next attempt, after a pause: the failed pod is deleted at its end."""
     attempt = snapshot_pods.attempt_of(pod)
     pause = backoff.RESTORE.after(attempt)
     again = _finished(pod) + dt.timedelta(seconds=pause)

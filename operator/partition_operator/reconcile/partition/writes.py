@@ -40,7 +40,9 @@ class Pending:
         return Pending((*self.keys, found[0]), self.altered)
 
 
-def target(action: Action, partition: str) -> tuple[Key, str] | None:
+def target(  # noqa: PLR0911  # a flat match over actions
+    action: Action, partition: str
+) -> tuple[Key, str] | None:
     """The object that an action writes, and the hash of the content; None for other actions."""
     match action:
         case actions.Apply(body) | actions.CreatePod(body) | actions.CreateClaim(body):

@@ -41,6 +41,7 @@ MOMENT = dt.timedelta(seconds=1)
 CHANGE_STEP = dt.timedelta(days=7)
 """No zone changes its clock back and forth within so long."""
 
+FIELDS = 5
 ALLOWED = (
     "five fields are allowed, minute hour day-of-month month day-of-week, such as '0 3 * * *' for "
     "every night at three"
@@ -53,8 +54,8 @@ class Schedule:
     def __init__(self, expression: str, time_zone: str) -> None:
         """Raises InvalidSchedule or UnknownTimeZone, saying what is allowed."""
         fields = len(expression.split())
-        if fields != 5:
-            hint = "; seconds are not supported" if fields == 6 else ""
+        if fields != FIELDS:
+            hint = "; seconds are not supported" if fields == FIELDS + 1 else ""
             raise InvalidSchedule(
                 f"spec.snapshots.schedule {expression!r} has {fields} fields{hint}: {ALLOWED}"
             )

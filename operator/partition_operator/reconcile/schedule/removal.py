@@ -160,21 +160,36 @@ def next_step(
     newest_pod: str = "",
 ) -> Step:
     """newest_pod: where the newest snapshot was taken: jobs of one replica don't meet."""
-    now = group.now
-    if attempt is not None and attempt.done is not None:
+    if attempt is not None:
+        known = _of_attempt(attempt, seen, group.now)
+        if known is not None:
+            return known
+    return _begin(removal, attempt, group, newest_pod)
+
+
+def _of_attempt(attempt: Attempt, seen: JobSeen, now: dt.datetime) -> Step | None:
+    """The step for an attempt that ended, runs or waits; None if the next one is due."""
+    if attempt.done is not None:
         return Step(attempt, done=attempt.done)
-    if attempt is not None and attempt.retry_at is None:
-        if isinstance(seen, Job):
-            if seen.state == "Succeeded":
-                return Step(replace(attempt, done=seen), done=seen)
-            if seen.state == "Failed":
-                return failed(attempt, now, seen.reason or "Failed", seen.message)
-            return Step(attempt, problem=attempt.problem)
-        if seen is NoJob.SILENT:
-            return failed(attempt, now, "SourceUnreachable", "its replica does not answer")
-        # The replica was restarted: begin again.
-    if attempt is not None and attempt.retry_at is not None and now < attempt.retry_at:
-        return Step(attempt, problem=attempt.problem)
+    if attempt.retry_at is not None:
+        return Step(attempt, problem=attempt.problem) if now < attempt.retry_at else None
+    if isinstance(seen, Job):
+        return _of_job(attempt, seen, now)
+    if seen is NoJob.SILENT:
+        return failed(attempt, now, "SourceUnreachable", "its replica does not answer")
+    return None  # the replica was restarted: begin again
+
+
+def _of_job(attempt: Attempt, job: Job, now: dt.datetime) -> Step:
+    if job.state == "Succeeded":
+        return Step(replace(attempt, done=job), done=job)
+    if job.state == "Failed":
+        return failed(attempt, now, job.reason or "Failed", job.message)
+    return Step(attempt, problem=attempt.problem)
+
+
+def _begin(removal: Removal, attempt: Attempt | None, group: Observed, newest_pod: str) -> Step:
+    """Starts an attempt, if a replica can work on it. attempt: the last one."""
     found = sources.candidates(group)
     if removal.pod:
         found = [r for r in found if names.pod(group.partition.name, r.ordinal) == removal.pod]
@@ -184,7 +199,7 @@ def next_step(
         return Step(attempt, problem=("WaitingForReplica", f"{who} is needed and does not serve"))
     failures = attempt.failures if attempt is not None else 0
     problem = attempt.problem if attempt is not None else None
-    job_id = f"prune-{removal.digest}-{int(now.timestamp())}"
+    job_id = f"prune-{removal.digest}-{int(group.now.timestamp())}"
     again = Attempt(job_id, source.ordinal, failures, problem=problem)
     return Step(again, start=True, problem=problem)
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 PHASE_CHARACTERS_MAX = 40
+PERCENT_MAX = 99
+"""Of something under way: at 100 it has ended."""
 PERCENT_STEP = 5
 """Progress is written into status at most once a step: few writes."""
 
@@ -26,7 +28,7 @@ def parse_progress(said: Any) -> Progress | None:
     phase, percent = said.get("phase"), said.get("percent")
     if not isinstance(phase, str) or not phase.isalpha() or len(phase) > PHASE_CHARACTERS_MAX:
         return None
-    if type(percent) is not int or not 0 <= percent <= 99:
+    if type(percent) is not int or not 0 <= percent <= PERCENT_MAX:
         return None
     return Progress(phase, stepped(percent))
 

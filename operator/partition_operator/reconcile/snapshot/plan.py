@@ -29,6 +29,7 @@ from partition_operator.api.snapshot import (
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.progress import stepped
 from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView, volume_lost
 from partition_operator.reconcile.snapshot import sources, verification
@@ -119,9 +120,6 @@ def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     snapshot, group = view.snapshot, view.group
     if group is None:
         return _without_partition(view, draft)
-    why = sources.why_none(group)
-    ahead = _ahead(view)
-    again = parse_stamp(draft.get("nextAttemptTime"))
     try:
         destination = resolve(snapshot, group.partition.body)
         effective_verify(snapshot, group.partition.body)
@@ -136,13 +134,22 @@ def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
         )
     if view.refusal is not None:
         return _failed(draft, view.refusal.reason, view.refusal.message)
+    return _start_in_turn(view, draft, group, destination)
+
+
+def _start_in_turn(
+    view: SnapshotView, draft: Draft, group: Observed, destination: Destination
+) -> SnapshotPlan:
+    """Starts it, after those ahead of it and the pause of a retry, if a replica can take it."""
+    ahead = _ahead(view)
     if ahead is not None:
         return _wait(draft, "WaitingForTurn", f"{ahead.name} comes first", WAIT_S)
+    again = parse_stamp(draft.get("nextAttemptTime"))
     if again is not None and view.now < again:
         condition = next(c for c in draft.body()["conditions"] if c["type"] == "Queued")
         pause = (again - view.now).total_seconds()
         return _wait(draft, "Retrying", condition["message"], pause)
-    if why:
+    if why := sources.why_none(group):
         return _without_source(view, draft, why)
     return _start(view, draft, destination)
 
@@ -275,23 +282,9 @@ def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
         return _failed(draft, "PartitionDeleted", f"Partition {name} was deleted meanwhile")
     if isinstance(job, Job):
         draft.set(silentSince=None)
-        if job.state == "Succeeded":
-            return _succeeded(view, draft, job)
-        if job.state == "Failed":
-            return _next_attempt(
-                view, draft, job.reason or "Failed", job.message, retriable=job.retriable
-            )
-        return _progress(view, draft, job)
+        return _by_job(view, draft, job)
     if job is NoJob.UNKNOWN:
-        begun = parse_stamp(draft.get("attemptTime")) or now
-        if draft.get("phase") == "Starting" and now - begun < SOURCE_SILENT:
-            # It was never asked, or never answered: the same ID is the same job.
-            destination = view.snapshot.stored_in()
-            assert destination is not None, "it was recorded with the attempt"
-            job_id, full = str(draft.get("jobID")), bool(draft.get("full"))
-            return _plan(draft, StartTake(_ordinal(view), job_id, destination, full), POLL_S)
-        message = f"{draft.get('sourcePod')} was restarted meanwhile"
-        return _next_attempt(view, draft, "SourceRestarted", message, retriable=True)
+        return _unknown(view, draft)
     since = parse_stamp(draft.get("silentSince")) or now
     if now - since >= SOURCE_SILENT:
         seconds = int(SOURCE_SILENT.total_seconds())
@@ -299,6 +292,29 @@ def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
         return _next_attempt(view, draft, "SourceUnreachable", message, retriable=True)
     draft.set(silentSince=stamp(since))
     return _plan(draft, None, POLL_S)
+
+
+def _by_job(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
+    if job.state == "Succeeded":
+        return _succeeded(view, draft, job)
+    if job.state == "Failed":
+        return _next_attempt(
+            view, draft, job.reason or "Failed", job.message, retriable=job.retriable
+        )
+    return _progress(view, draft, job)
+
+
+def _unknown(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+    """The replica answers and does not know the job."""
+    begun = parse_stamp(draft.get("attemptTime")) or view.now
+    if draft.get("phase") == "Starting" and view.now - begun < SOURCE_SILENT:
+        # It was never asked, or never answered: the same ID is the same job.
+        destination = view.snapshot.stored_in()
+        assert destination is not None, "it was recorded with the attempt"
+        job_id, full = str(draft.get("jobID")), bool(draft.get("full"))
+        return _plan(draft, StartTake(_ordinal(view), job_id, destination, full), POLL_S)
+    message = f"{draft.get('sourcePod')} was restarted meanwhile"
+    return _next_attempt(view, draft, "SourceRestarted", message, retriable=True)
 
 
 def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:

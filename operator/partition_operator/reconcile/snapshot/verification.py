@@ -49,9 +49,7 @@ def begin(draft: Draft, method: Verify) -> None:
 def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | None:
     """The one step; where it has ended, the pod that is left goes."""
     if not view.snapshot.verifying:
-        if view.pod is not None and "deletionTimestamp" not in view.pod["metadata"]:
-            return _delete(view.pod)
-        return None
+        return _delete(view.pod)
     record = dict(draft.get("verification"))
     stored = view.snapshot.completed or view.now
     if view.now - stored >= GIVEN_UP:
@@ -156,33 +154,46 @@ def _restore(
         }
         draft.set(verification=record)
         draft.condition("Verified", None, "Verifying", f"pod {record['pod']} restores it")
-    attempt = record["attempts"]
     if view.pod is None:
-        if view.group is None:
-            _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
-            return None
-        if view.refused:
-            _pod_refused(view, draft, record["pod"])
-            return None
-        group, snapshot = view.group, view.snapshot
-        running = frozenset(names.pod(group.partition.name, p.ordinal) for p in group.pods)
-        source = snapshot_pods.source_of(snapshot, running, authority=view.authority)
-        body = snapshot_pods.build_verify(snapshot, group.partition, source, image, attempt)
-        return CreatePod(body)
-    if snapshot_pods.attempt_of(view.pod) != attempt:
+        return _create(view, draft, record, image)
+    if snapshot_pods.attempt_of(view.pod) != record["attempts"]:
         return _delete(view.pod)
-    outcome = snapshot_pods.outcome(view.pod, view.now, PENDING)
+    _look_at(view, draft, record, snapshot_pods.outcome(view.pod, view.now, PENDING))
+    return None
+
+
+def _create(
+    view: SnapshotView, draft: Draft, record: dict[str, Any], image: str
+) -> SnapshotAction | None:
+    """The pod of the attempt that is recorded."""
+    if view.group is None:
+        _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
+        return None
+    if view.refused:
+        _pod_refused(view, draft, record["pod"])
+        return None
+    group, snapshot = view.group, view.snapshot
+    running = frozenset(names.pod(group.partition.name, p.ordinal) for p in group.pods)
+    source = snapshot_pods.source_of(snapshot, running, authority=view.authority)
+    attempt = record["attempts"]
+    return CreatePod(snapshot_pods.build_verify(snapshot, group.partition, source, image, attempt))
+
+
+def _look_at(
+    view: SnapshotView, draft: Draft, record: dict[str, Any], outcome: Outcome | None
+) -> None:
+    """outcome: of the attempt's pod, None while it runs."""
     if outcome is None:
         if view.progress is not None:
             text = f"pod {record['pod']} restores it: {view.progress}"
             draft.condition("Verified", None, "Verifying", text)
-        return None
-    if outcome.succeeded:
+    elif outcome.succeeded:
         digest = outcome.report.get("digest", "")
         _verified(view, draft, record, f"restored in a throw-away pod, equal digest {digest}")
-        return None
-    _failed_outcome(view, draft, record, outcome)
-    return None
+    else:
+        _failed_attempt(
+            view, draft, record, outcome.reason, outcome.message, retriable=outcome.retriable
+        )
 
 
 def _pod_refused(view: SnapshotView, draft: Draft, pod: str) -> None:
@@ -193,14 +204,6 @@ def _pod_refused(view: SnapshotView, draft: Draft, pod: str) -> None:
     if not any(c["type"] == "Verified" and c["message"] == text for c in conditions):
         draft.event("Warning", "PodRefused", text)
     draft.condition("Verified", None, "PodRefused", text)
-
-
-def _failed_outcome(
-    view: SnapshotView, draft: Draft, record: dict[str, Any], outcome: Outcome
-) -> None:
-    _failed_attempt(
-        view, draft, record, outcome.reason, outcome.message, retriable=outcome.retriable
-    )
 
 
 def _delete(pod: dict[str, Any] | None) -> SnapshotAction | None:
