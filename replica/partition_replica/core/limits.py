@@ -17,6 +17,9 @@ PATH_BYTES_MAX = 4_095
 PATH_COMPONENT_BYTES_MAX = 255
 """The longest name between two '/' that may be created: what Linux' file systems take."""
 
+MODE_MAX = 0o777
+"""A file's or a directory's permissions: no set-user-ID, set-group-ID or sticky bit."""
+
 VALUE_BYTES_MAX = 512 * 1024
 PAYLOAD_INLINE_BYTES_MAX = 64 * 1024
 """Larger payloads are blobs, beside the log instead of in it."""

@@ -62,7 +62,7 @@ def passes_full_disk(body: types.EntryBody) -> bool:
 
 def check_payload(payload: types.Payload, what: str) -> None:
     check_digest(payload.digest, what)
-    if payload.mode > 0o777:
+    if payload.mode > limits.MODE_MAX:
         raise InvalidArgument(f"{what} has mode {payload.mode:#o}; allowed are 0 to 0777")
     if payload.size > limits.PAYLOAD_BYTES_MAX:
         raise InvalidArgument(
@@ -131,7 +131,7 @@ def check_operation(operation: types.Operation, number: int, payload_count: int)
             _check_link(operation.create_hard_link, what, payload_count)
         case "create_directory":
             check_path(operation.create_directory.path, f"{what}: path")
-            if operation.create_directory.mode > 0o777:
+            if operation.create_directory.mode > limits.MODE_MAX:
                 raise InvalidArgument(
                     f"{what}: mode {operation.create_directory.mode:#o}; allowed are 0 to 0777"
                 )

@@ -42,7 +42,7 @@ COLLECTED_AT_ONCE = 256
 class Member:
     """A running member. Made on the event loop; `close` ends it."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
         config: Config,
         volume: Volume,

@@ -68,7 +68,7 @@ def draw_session() -> int:
 class Replica:
     """Implements core.services.ReplicaService."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
         config: Config,
         volume: Volume,

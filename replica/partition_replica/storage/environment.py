@@ -40,6 +40,9 @@ _NODE = struct.Struct("<H H H H")  # low and high half of the size, flags, size 
 _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _OVERFLOWN = 0x01, 0x01
 
+PAGE_BYTES_MIN, PAGE_BYTES_MAX = 256, 65536
+"""Of a data file: a meta page that says something else is damaged."""
+
 UNWRITTEN_PAGES_MAX = 1 << 18
 """Pages behind the end of a file that may be free: more than a transaction can hold."""
 
@@ -209,7 +212,7 @@ class _Meta:
         if (magic, version) != (_MAGIC, _VERSION):
             raise _cut(path, "has a meta page that is none")
         self.page_bytes, _, self.free_root = _DATABASE.unpack_from(page, _META.size)
-        if not 256 <= self.page_bytes <= 65536:
+        if not PAGE_BYTES_MIN <= self.page_bytes <= PAGE_BYTES_MAX:
             raise _cut(path, f"has pages of {self.page_bytes} bytes")
         self.last_page, self.transaction = _META_END.unpack_from(
             page, _META.size + 2 * _DATABASE.size

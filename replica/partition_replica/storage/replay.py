@@ -210,12 +210,12 @@ def _start(log: LogReader) -> Position | None:
     if log.first_stored == 1:
         return Position(LSN(0), Term(0))
     bootstrap = Position(LSN(1), Term(1))
-    if log.first_stored == 2 and log.boundary == bootstrap:
+    if log.first_stored == bootstrap.index + 1 and log.boundary == bootstrap:
         return bootstrap
     return None
 
 
-def _left(
+def _left(  # noqa: PLR0911  # a flat match over operations
     operation: types.Operation, payloads: Sequence[types.Payload]
 ) -> tuple[bytes, bytes, object]:
     """(key, b"", its value or None) or (b"", path, its node, None or ANY_FILE)."""

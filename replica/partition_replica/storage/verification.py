@@ -21,7 +21,7 @@ from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged, RequestRefused, StorageFailed
 from partition_replica.ids import DIGEST_BYTES, LSN, Digest, Term
 from partition_replica.storage import codec
-from partition_replica.storage.environment import lmdb_failures, reading
+from partition_replica.storage.environment import Transaction, lmdb_failures, reading
 from partition_replica.storage.key_table import KeyTable
 from partition_replica.storage.log.reading import LogReader
 from partition_replica.storage.replay import Replay
@@ -33,6 +33,9 @@ BYTES_A_TRANSACTION = 4 * 1024**2
 
 READ_BYTES = 1024 * 1024
 PROGRESS_BYTES = 64 * READ_BYTES
+
+COUNTS_PENDING_MAX = 4096
+"""Digests whose counts are in memory before they go into the scratch directory."""
 
 Progress = Callable[[str, int, int], None]
 """(step, done, total): "log", "state", "blobs" or "replay"; total 0 where it is not known."""
@@ -229,45 +232,48 @@ class Verification:
 
     def _check_tree(self) -> None:
         """Parents are directories; payloads are referenced as often as their rows say."""
-        environment, tables = self._state.environment, self._state.tables
         counts = Counts(self._scratch / "counts")
-        with environment.begin() as txn:
-            for path, row in self._keyed_rows(tables.nodes, "paths"):
-                node = self._message("tree", path, row, rows.NodeRow)
-                if node is None:
-                    continue
-                parent = path.rpartition(b"/")[0]
-                if parent:
-                    above = tables.nodes.get_any(txn, parent)
-                    if above is None or not _is_directory(parent, above):
-                        self.report.find(f"path {shown(path)} lies in no directory")
-                if not node.directory and len(node.digest) != DIGEST_BYTES:
-                    self.report.find(
-                        f"path {shown(path)} names a payload by {len(node.digest)} bytes"
-                    )
-                elif not node.directory:
-                    counts.add(node.digest)
-                    if txn.get(node.digest, db=tables.payload) is None:
-                        self.report.find(
-                            f"path {shown(path)}: payload {node.digest.hex()} has no row"
-                        )
+        with self._state.environment.begin() as txn:
+            self._check_nodes(txn, counts)
             counts.flush()
-            for digest, row in self._rows(environment, tables.payload, "payloads"):
-                payload = self._message("payload", digest, row, rows.PayloadRow)
-                if payload is None:
-                    continue
-                named = counts.get(digest)
-                if named != payload.references:
-                    self.report.find(
-                        f"payload {digest.hex()} is named by {named} paths, its row says "
-                        f"{payload.references}"
-                    )
-                content = txn.get(digest, db=tables.content)
-                if payload.inlined and (
-                    content is None or len(content) - codec.CHECKSUM_BYTES != payload.size
-                ):
-                    self.report.find(f"the content of payload {digest.hex()} is missing or cut")
+            self._check_payloads(txn, counts)
         counts.close()
+
+    def _check_nodes(self, txn: Transaction, counts: "Counts") -> None:
+        tables = self._state.tables
+        for path, row in self._keyed_rows(tables.nodes, "paths"):
+            node = self._message("tree", path, row, rows.NodeRow)
+            if node is None:
+                continue
+            parent = path.rpartition(b"/")[0]
+            if parent:
+                above = tables.nodes.get_any(txn, parent)
+                if above is None or not _is_directory(parent, above):
+                    self.report.find(f"path {shown(path)} lies in no directory")
+            if not node.directory and len(node.digest) != DIGEST_BYTES:
+                self.report.find(f"path {shown(path)} names a payload by {len(node.digest)} bytes")
+            elif not node.directory:
+                counts.add(node.digest)
+                if txn.get(node.digest, db=tables.payload) is None:
+                    self.report.find(f"path {shown(path)}: payload {node.digest.hex()} has no row")
+
+    def _check_payloads(self, txn: Transaction, counts: "Counts") -> None:
+        environment, tables = self._state.environment, self._state.tables
+        for digest, row in self._rows(environment, tables.payload, "payloads"):
+            payload = self._message("payload", digest, row, rows.PayloadRow)
+            if payload is None:
+                continue
+            named = counts.get(digest)
+            if named != payload.references:
+                self.report.find(
+                    f"payload {digest.hex()} is named by {named} paths, its row says "
+                    f"{payload.references}"
+                )
+            content = txn.get(digest, db=tables.content)
+            if payload.inlined and (
+                content is None or len(content) - codec.CHECKSUM_BYTES != payload.size
+            ):
+                self.report.find(f"the content of payload {digest.hex()} is missing or cut")
 
     # --- blobs --------------------------------------------------------------------------------
 
@@ -426,7 +432,7 @@ class Counts:
 
     def add(self, digest: bytes) -> None:
         self._pending[digest] = self._pending.get(digest, 0) + 1
-        if len(self._pending) >= 4096:
+        if len(self._pending) >= COUNTS_PENDING_MAX:
             self.flush()
 
     def flush(self) -> None:

@@ -166,7 +166,7 @@ class _Peer:
 class Peers:
     """Implements core.ports.PeerTransport."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
         own_member: int,
         limits: Limits,

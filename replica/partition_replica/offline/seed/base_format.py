@@ -29,6 +29,11 @@ PAIR_BYTES_MAX = limits.KEY_BYTES_MAX + limits.VALUE_BYTES_MAX + 16
 _NAME = re.compile(r"([0-9]{16,19})-([0-9]{16,19})-([0-9]{16,19})\.snap")
 _VARINT_BYTES_MAX = 5
 """Of a pair's length: more than PAIR_BYTES_MAX needs."""
+_VARINT_BITS = 7
+"""Of the number in each byte of a varint."""
+_VARINT_MASK = 0x7F
+_VARINT_MORE = 0x80
+"""Set in every byte but the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,9 @@ def encode_pair(key: bytes, value: bytes) -> bytes:
     message = seed.KeyValue(key=key, value=value or None).SerializeToString(deterministic=True)
     length = bytearray()
     size = len(message)
-    while size > 0x7F:
-        length.append(size & 0x7F | 0x80)
-        size >>= 7
+    while size > _VARINT_MASK:
+        length.append(size & _VARINT_MASK | _VARINT_MORE)
+        size >>= _VARINT_BITS
     length.append(size)
     return bytes(length) + message
 
@@ -111,8 +116,8 @@ def _read_length(read: Callable[[int], bytes], where: str) -> int | None:
             if not shift:
                 return None
             raise ImportRefused(f"{where} ends in its length: the file is cut; use another copy")
-        size |= (byte[0] & 0x7F) << (7 * shift)
-        if byte[0] < 0x80:
+        size |= (byte[0] & _VARINT_MASK) << (_VARINT_BITS * shift)
+        if byte[0] < _VARINT_MORE:
             return size
     raise ImportRefused(
         f"{where} has a length of more than {_VARINT_BYTES_MAX} bytes: the file is damaged, or no "

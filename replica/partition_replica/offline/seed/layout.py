@@ -42,6 +42,8 @@ _GO_MODE_DIRECTORY = 0x80000000
 _GO_MODE_BITS = _GO_MODE_DIRECTORY | 0o777
 _ENTRY_NAME = re.compile(rf"[0-9a-z]{{{_LSN_DIGITS}}}")
 _PAYLOAD_NAME = re.compile(r"[1-9a-z][0-9a-z]{0,3}")
+_ENTRY_TYPE_MAX = 2
+"""Of raftpb.EntryType: ConfChangeV2."""
 _CARRIED_OVERHEAD_BYTES = 16
 """More than what a payload's data costs beside its own bytes: tags and lengths."""
 
@@ -140,7 +142,7 @@ def parse_raft(lsn: LSN, content: bytes) -> RaftFile:
             raise ImportRefused(
                 f"{where} lacks its {name}; type, term and index are always written: {copy}"
             )
-    if entry.type > 2:
+    if entry.type > _ENTRY_TYPE_MAX:
         raise ImportRefused(
             f"{where} has type {entry.type}; allowed are 0 (normal), 1 and 2 (configuration "
             f"changes): {copy}"

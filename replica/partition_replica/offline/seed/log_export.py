@@ -223,7 +223,8 @@ class _Export:
         entries = self._root / "log"
         with self._syncs:
             make_directory(entries)
-            if first == 2 and self._log.boundary == BOOTSTRAP and not self._log.base:
+            bootstrapped = first == BOOTSTRAP.index + 1 and self._log.boundary == BOOTSTRAP
+            if bootstrapped and not self._log.base:
                 # So that the log is whole, and imports without a base.
                 self._write(entries, LSN(1), EntryFiles(layout.make_empty_raft(BOOTSTRAP)))
                 self._report = replace(self._report, first=1)

@@ -90,7 +90,7 @@ class ImportReport:
     adjusted: list[str]
 
 
-def import_log(
+def import_log(  # noqa: PLR0913  # one keyword for each option of the command
     source: Path,
     data: Path,
     *,

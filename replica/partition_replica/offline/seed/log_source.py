@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from partition_replica.core.limits import MODE_MAX
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import LSN
 from partition_replica.offline.seed import layout
@@ -195,7 +196,7 @@ def _look_at(lsn: LSN, directory: int, name: str) -> SourcePayload:
     layout.check_file_size(lsn, name, found.st_size)
     permissions = _permissions(found)
     return SourcePayload(
-        found.st_size, permissions & 0o777, permissions > 0o777, identity_of(found)
+        found.st_size, permissions & MODE_MAX, permissions > MODE_MAX, identity_of(found)
     )
 
 

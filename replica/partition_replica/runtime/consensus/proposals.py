@@ -57,7 +57,7 @@ class Pending:
             self.fail(error)
 
 
-def refusal(applied: Applied) -> ReplicaError | None:
+def refusal(applied: Applied) -> ReplicaError | None:  # noqa: PLR0911  # a flat match over kinds
     """What a proposal that was applied is refused with; None if it has an answer."""
     match applied.kind:
         case "session_expired":

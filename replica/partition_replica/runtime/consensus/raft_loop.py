@@ -103,7 +103,7 @@ class Hooks:
 class RaftLoop:
     """One member's loop. All methods run on the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
         volume: Volume,
         engine: Engine,
@@ -374,6 +374,24 @@ class RaftLoop:
         else:
             self._send(work.messages)
 
+        batch = self._batch(work)
+        if not batch.empty:
+            item.on_disk = True
+            self._on_disk += 1
+            self._writer.write(work.number, batch)
+        self._in_flight.append(item)
+        self._retire()
+
+        for entry in work.committed:
+            self._proposals.committed(entry)
+        if work.committed:
+            assert self.applier is not None, "assembled before it runs"
+            self.applier.add(work.committed)
+        for index, context in work.read_states:
+            self._reads.confirmed(index, context)
+
+    def _batch(self, work: Work) -> LogBatch:
+        """What a Ready writes to disk. Pauses the applier if that is a snapshot."""
         batch = LogBatch(entries=work.entries)
         if work.snapshot is not None:
             # What the applier still has is older than the snapshot; a configuration change among
@@ -390,20 +408,7 @@ class RaftLoop:
         if work.must_sync or work.entries or work.snapshot is not None:
             batch.hard_state, self._unsaved_commit = self._unsaved_commit, None
             self._unsaved_since = 0.0
-        if not batch.empty:
-            item.on_disk = True
-            self._on_disk += 1
-            self._writer.write(work.number, batch)
-        self._in_flight.append(item)
-        self._retire()
-
-        for entry in work.committed:
-            self._proposals.committed(entry)
-        if work.committed:
-            assert self.applier is not None, "assembled before it runs"
-            self.applier.add(work.committed)
-        for index, context in work.read_states:
-            self._reads.confirmed(index, context)
+        return batch
 
     def _flush_commit(self) -> None:
         """Saves a commit index that nothing else carried for a while: it costs nothing to lose,

@@ -197,7 +197,9 @@ class SnapshotJobs:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
-    def _outcome(self, task: "asyncio.Task[api.SnapshotJob]") -> api.SnapshotJob | JobFailed:
+    def _outcome(  # noqa: PLR0911  # one return for each kind of failure
+        self, task: "asyncio.Task[api.SnapshotJob]"
+    ) -> api.SnapshotJob | JobFailed:
         """Of a task that is done: its figures. Raises what must end the process."""
         try:
             return task.result()

@@ -50,7 +50,7 @@ class _Broken:
 class Payloads:
     """All methods run on the event loop; the disk's work runs on threads."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
         volume: Volume,
         transport: PeerTransport,

@@ -69,7 +69,7 @@ class SnapshotSender:
     """The leader's part. `source` is what the engine asks; `send` what its messages ask. On the
     event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
         volume: Volume,
         capture: StateCapture,
