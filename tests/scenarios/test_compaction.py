@@ -122,7 +122,9 @@ async def test_a_short_log_survives_restarts_and_elections(group: LocalGroup) ->
         await assert_equal(group)
 
 
-async def test_a_reader_that_came_too_late_goes_on_from_a_pinned_state(group: LocalGroup) -> None:
+async def test_a_reader_that_came_too_late_goes_on_from_a_pinned_state(  # noqa: C901  # one scenario from start to end
+    group: LocalGroup,
+) -> None:
     """At a follower, whose log is short, while everything is overwritten."""
     for replica in group.replicas:
         replica.arguments += SHORT_LOG

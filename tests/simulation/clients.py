@@ -278,7 +278,7 @@ class Client(Caller):
             self.trace.count("sessions opened")
             return
 
-    async def _send(self, proposal: types.Proposal) -> Applied:
+    async def _send(self, proposal: types.Proposal) -> Applied:  # noqa: C901  # one branch for each answer
         doubts = 0
         sent_at = self.process.loop.time()  # a later try may be answered without a new entry
         while True:

@@ -66,7 +66,7 @@ class History:
             if value.isdigit():
                 self.values.setdefault((key, value), []).append(index)
 
-    def check_acknowledged(self) -> None:
+    def check_acknowledged(self) -> None:  # noqa: C901  # one rule after the other
         for (session, sequence), lsns in self.effects.items():
             if len(lsns) > 1:
                 self._checks.violated(

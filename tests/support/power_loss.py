@@ -353,7 +353,7 @@ class Model:
         for operation in operations:
             self._play(operation)
 
-    def _play(self, operation: Operation) -> None:
+    def _play(self, operation: Operation) -> None:  # noqa: C901  # a flat match over operations
         name = operation.path.rpartition("/")[2]
         node = operation.node
         match operation.kind:
