@@ -9,7 +9,7 @@ RUN := $(UV) run --no-sync
 TEST_WORKERS ?= 2
 export PATH := $(CACHE)/uv/bin:$(PATH)
 
-.PHONY: help setup demo demo-down test check format lock-check e2e bench generate cluster cluster-down site
+.PHONY: help setup demo demo-down test check check-generated format lock-check e2e bench generate cluster cluster-down site
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,19 +28,24 @@ demo: setup ## the whole line once, on a local cluster or the one of CONTEXT= (d
 demo-down: setup ## removes what the demo made
 	@$(RUN) python -m dev.demo down
 
-test: setup check ## checks and all tests; without root, all but those on a cluster
+test: setup check check-generated ## checks and all tests; without root, all but those on a cluster
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
 	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
 
-check: setup ## lint, types, layers, prose, generated files
+# Clippy checks in Cargo's dev profile, below the same raft/target as the release build of the module.
+# Maturin configures pyo3 by its environment, so in one profile each would undo the other's build.
+check: setup ## lint, format, types, layers, prose; builds nothing but the Rust module
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --quiet --check .
 	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
 	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection common/partition_common
 	@PYTHONPATH=client:common:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check
+	@cargo clippy --manifest-path raft/Cargo.toml --quiet --locked --all-targets -- -D warnings
 	@$(RUN) python -m dev.prose
+
+check-generated: setup ## generated code and manifests are current; builds Helm once
 	@$(RUN) python -m dev.generate --check
 
 format: setup ## formats Python and Rust, mends what the linter can
