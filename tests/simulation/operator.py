@@ -30,7 +30,7 @@ class Operator(Caller):
     def __init__(self, cluster: "Cluster") -> None:
         super().__init__("operator", make_process(cluster, "operator"), cluster)
         self.configuration = Configuration()
-        self._as_of = 0
+        self._as_of = (0, 0)
         self._leaving = 0
 
     async def run(self) -> None:
@@ -44,7 +44,7 @@ class Operator(Caller):
     async def _restore(self) -> None:
         """The group in place: everything is deleted, and made anew of a snapshot."""
         self.target = await self.cluster.restores.restore()
-        self._as_of, self.configuration, self._leaving = 0, Configuration(), 0
+        self._as_of, self.configuration, self._leaving = (0, 0), Configuration(), 0
 
     async def step(self) -> None:
         """Looks, and does one thing."""
@@ -143,10 +143,15 @@ class Operator(Caller):
             raise Unreachable("no answer in time") from error
 
 
-async def _look(node: Node) -> tuple[int, Configuration, int]:
+async def _look(node: Node) -> tuple[tuple[int, int], Configuration, int]:
+    """What a leader knows that has applied every configuration of the leaders before it. It is as
+    of (term, LSN): a member that was caught up by a state transfer has its configuration as of the
+    transfer, so LSNs of two leaders can't be compared."""
     assert node.replica is not None and node.volume is not None
-    node.replica.leading()
-    return *node.volume.log.configuration, node.member
+    leading = node.replica.leading()
+    leading.check_serving()
+    as_of, configuration = node.volume.log.configuration
+    return (leading.loop.status().term, as_of), configuration, node.member
 
 
 async def _bootstrap(node: Node) -> None:
