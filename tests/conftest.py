@@ -9,8 +9,11 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.support import certificates
-from tests.support.local_group import PARTITION, LocalGroup
+# Before its modules are imported: their assertions say as much as those of a test.
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support import certificates  # noqa: E402
+from tests.support.local_group import PARTITION, LocalGroup  # noqa: E402
 
 CI = os.environ.get("CI") == "true"
 

@@ -17,12 +17,12 @@ from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
 
-from tests.apiserver.test_replication_switch import SWITCHING
 from tests.support.api_server import ApiServer
 from tests.support.certificates import write
 from tests.support.local_group import eventually
 from tests.support.operator_process import Operator
 from tests.support.stand_in_nodes import StandInNodes
+from tests.support.switch_stage import SWITCHING
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(600)]
 

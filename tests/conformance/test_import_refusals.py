@@ -2,15 +2,12 @@
 leaves nothing behind."""
 
 import functools
-import hashlib
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import lmdb
 import pytest
-from partition_proto.v1 import seed_pb2 as seed
 from partition_replica.core.model import HardState
 from partition_replica.errors import Damaged, ImportRefused, StorageFailed
 from partition_replica.ids import LSN, MemberID, Term
@@ -22,9 +19,9 @@ from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.log.tables import LATER, NAMES
 from partition_replica.storage.state_copy import inspect_copy
 
+from tests.support.seed_damage import BLOB, DAMAGE
 from tests.support.seed_logs import (
     CLUSTER,
-    LARGE,
     Change,
     at,
     check,
@@ -37,50 +34,15 @@ from tests.support.seed_logs import (
     raft_entry,
     raft_of,
     replaced,
-    s_copy,
-    s_link,
-    s_mkdir,
     s_set,
     seed_log,
-    symlink,
     take,
     tree,
     write,
 )
 
-BLOB = hashlib.sha256(LARGE).hexdigest()
-
 LOCK = {"lock": (0o600, b"")}
 """Stays in a directory that was there: somebody may wait for it."""
-
-DAMAGE: list[tuple[str, Change, str]] = [
-    ("a hole", drop(at(5)), r"entry 5 .* is missing"),
-    ("no MANIFEST", drop(at(4, "MANIFEST")), r"entry 4 .*MANIFEST\) is missing"),
-    ("a MANIFEST cut inside", cut(at(4, "MANIFEST"), 5), r"entry 4 .*MANIFEST\) does not decode"),
-    ("a MANIFEST cut to nothing", cut(at(4, "MANIFEST"), 0), r"entry 4 .*/1\) is linked by no"),
-    ("a payload gone", drop(at(4, "1")), r"entry 4 .*/1\) is missing"),
-    ("a payload gone in front", drop(at(5, "1")), r"entry 5 .*/1\) is missing"),
-    ("RAFT of nothing", cut(at(3, "RAFT"), 0), r"entry 3 .*RAFT\) has 0 bytes"),
-    ("RAFT cut", cut(at(3, "RAFT"), 3), r"entry 3 .*RAFT\)"),
-    ("another's RAFT", raft_of(3, raft_entry(4, 1)), r"entry 3 .*has index 4"),
-    (
-        "a falling term",
-        raft_of(8, raft_entry(8, 1)),
-        r"entry 8 .*has term 1, .*2; terms never fall",
-    ),
-    ("term 0", raft_of(3, raft_entry(3, 0)), r"entry 3 .*term 0"),
-    ("a link out", symlink(at(4, "1"), "/etc/passwd"), r"entry 4 .*symbolic link"),
-    ("an entry as link", symlink(at(5), "../other"), r"entry 5 .*symbolic link"),
-    ("a path out", replaced(9, [s_set(b"k", b"v"), s_mkdir(b"../up")], []), r"entry 9.*\.\."),
-    ("an absolute path", replaced(9, [s_link(b"/etc/f")], [b"x"]), r"entry 9.*absolute"),
-    ("a source out", replaced(9, [s_copy(b"a/../../b", b"c")], []), r"entry 9.*\.\."),
-    ("a payload by path", replaced(9, [s_link(b"f", b"../1")], [b"x"]), r"entry 9.*'\.\./1'"),
-    ("a key too long", replaced(9, [s_set(b"k" * 65_001, b"v")], []), r"entry 9.*65001 bytes"),
-    ("nothing known", replaced(9, [seed.Operation()], []), r"entry 9.*unknown"),
-    ("a stranger's file", lambda log: write(log / "notes", b""), r"'notes'"),
-    ("a stranger inside", lambda log: write(at(4, "x.tmp")(log), b""), r"entry 4 .*'x.tmp'"),
-    ("a pipe", lambda log: os.mkfifo(at(4, "2")(log)), r"entry 4 .*pipe"),
-]
 
 
 @pytest.mark.parametrize(

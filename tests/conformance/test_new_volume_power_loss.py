@@ -14,7 +14,8 @@ from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state import LmdbState
 
-from tests.conformance.test_power_loss import (
+from tests.support.power_loss import Model, Recorder
+from tests.support.replica_life import (
     CLUSTER,
     SEED,
     Life,
@@ -24,8 +25,7 @@ from tests.conformance.test_power_loss import (
     digest,
     replay,
 )
-from tests.conformance.test_power_loss import disk as disk  # a fixture
-from tests.support.power_loss import Model, Recorder
+from tests.support.replica_life import disk as disk  # a fixture
 from tests.support.seed_logs import LARGE, Member, kv_state, put_entry, put_snap, s_set, take
 
 NAMES = ("theirs", "theirs too")

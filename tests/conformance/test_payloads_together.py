@@ -22,15 +22,8 @@ from partition_replica.storage.files import disk
 from partition_replica.storage.staging import StagedFile
 from partition_snapshots import files
 
-from tests.conformance.test_snapshot_receiver import (
-    LIMITS,
-    SENDER,
-    Network,
-    Receiver,
-    Sender,
-    assert_equal,
-)
 from tests.support.local_group import eventually
+from tests.support.snapshot_members import LIMITS, SENDER, Network, Receiver, Sender, assert_equal
 
 FILES = 7
 

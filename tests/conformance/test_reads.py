@@ -5,21 +5,19 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from partition_proto.v1 import types_pb2 as types
-from partition_replica.core.model import LogEntry, OpenedFile
+from partition_replica.core.model import LogEntry
 from partition_replica.errors import Compacted, Damaged, InvalidArgument, NoLeader, NotFound
 from partition_replica.ids import LSN, Digest, Term
-from partition_replica.runtime.serving.reads import Reads
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.volume import Volume
 
-from tests.support.proposals import link, mkdir, payload, remove
+from tests.support.proposals import link, mkdir, remove
+from tests.support.volume_reads import apply, content, meanwhile, reads, store
 
 SECONDS = 1.5
 SMALL, LARGE = 2_000, 65_537
@@ -35,58 +33,6 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
     yield opened
     sys.setswitchinterval(interval)
     opened.close()
-
-
-def reads(volume: Volume) -> Reads:
-    return Reads(volume, lambda: SimpleNamespace(), lambda _: NoLeader("no"))  # type: ignore[arg-type, return-value]
-
-
-def apply(volume: Volume, *operations: types.Operation, files: list[bytes] | None = None) -> None:
-    """What the applier does with an entry, its collection included."""
-    payloads = [payload(content) for content in files or []]
-    imported = types.ImportedEntry(operations=operations, payloads=payloads)
-    body = types.EntryBody(imported=imported)
-    index = LSN(volume.state.applied.index + 1)
-    entry = LogEntry(index, Term(1), 0, body.SerializeToString())
-    _, released = volume.state.apply([entry], {})
-    volume.collect(released)
-
-
-def store(volume: Volume, content: bytes) -> None:
-    digest = Digest(hashlib.sha256(content).digest())
-    writer = volume.blobs.writer(digest, len(content))
-    writer.write(content)
-    writer.finish()
-
-
-@contextmanager
-def meanwhile(body: Any) -> Iterator[None]:
-    """Runs `body` over and over on a thread; what it raises is raised here."""
-    stop, failures = threading.Event(), []
-
-    def run() -> None:
-        try:
-            while not stop.is_set():
-                body()
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert failures == []
-
-
-def content(opened: OpenedFile, found: Reads) -> bytes:
-    try:
-        got = opened.content
-        return got if isinstance(got, bytes) else got.read_bytes()
-    finally:
-        found.close_file(opened)
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])

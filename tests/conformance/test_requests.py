@@ -1,11 +1,9 @@
 """What a request may not leave open: a number that no enum names, an alternative that is not
 chosen, a member or a lease that is not there. Every service refuses it before anything is done."""
 
-from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
 from google.protobuf.message import Message
 from partition_proto.v1 import (
@@ -18,66 +16,15 @@ from partition_proto.v1 import (
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import peer_pb2 as peer
 from partition_proto.v1 import replica_admin_pb2 as admin
-from partition_replica.core.limits import Limits
 from partition_replica.core.snapshot_jobs import check_request as check_job
 from partition_replica.errors import InvalidArgument
 from partition_replica.runtime.administration import Administration
-from partition_replica.transport.admin_service import ReplicaAdminService
-from partition_replica.transport.failures import Failures
-from partition_replica.transport.inspection_service import InspectionGrpcService
-from partition_replica.transport.log_store_service import LogStoreService
-from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.requests import check_request
+
+from tests.support.untouched_services import Refused, Untouched, call, stream
 
 DESCRIPTIONS = (log_store_pb2, replica_admin_pb2, peer_pb2, inspection_pb2)
 LEASE = admin.LeaseToken(transitions=1, holder="operator")
-
-
-class Refused(Exception):
-    """The call was aborted."""
-
-
-class Context:
-    async def abort(self, code: grpc.StatusCode, text: str, _: object = None) -> None:
-        raise Refused(f"{code.name}: {text}")
-
-
-class Untouched:
-    """Whoever asks it for anything fails the test."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"{name} was asked for")
-
-
-def failures() -> Failures:
-    return Failures(lambda _: None, lambda error: pytest.fail(str(error)))
-
-
-def service(name: str) -> Any:
-    untouched: Any = Untouched()
-    match name:
-        case "LogStore":
-            return LogStoreService(untouched, Limits(), failures())
-        case "ReplicaAdmin":
-            return ReplicaAdminService(untouched, untouched, failures())
-        case "Peer":
-            return PeerService(untouched, Limits(), failures())
-        case _:
-            return InspectionGrpcService(untouched, failures())
-
-
-async def call(name: str, method: str, request: Any) -> None:
-    found = getattr(service(name), method)(request, Context())
-    if hasattr(found, "__aiter__"):
-        async for _ in found:
-            pass
-    else:
-        await found
-
-
-async def stream(messages: list[Any]) -> AsyncIterator[Any]:
-    for message in messages:
-        yield message
 
 
 def enums(kind: Any) -> list[Any]:

@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 from partition_snapshots import failpoints
-from partition_snapshots.collect import collect, delete_snapshots
+from partition_snapshots.collect import delete_snapshots
 from partition_snapshots.destination import DirectoryDestination
-from partition_snapshots.publish import publish
-from partition_snapshots.read import list_snapshots
 from partition_snapshots.store import Store
-from partition_snapshots.verify import verify
 
 from dev.cluster.layout import ROOT
 from tests.support.object_store import (
@@ -25,11 +22,9 @@ from tests.support.object_store import (
     Died,
     Mortal,
     Place,
-    listed_objects,
-    named_objects,
-    read_rows,
 )
-from tests.support.snapshot_process import EXIT_CODE, OWNER, make_partition
+from tests.support.snapshot_process import EXIT_CODE, OWNER
+from tests.support.snapshot_steps import check_clean, do_delete, do_publish
 
 PUBLISH = {
     "snapshot.upload.begun",
@@ -47,41 +42,6 @@ DELETE = {
     "snapshot.collect.before",
     "snapshot.collect.after",
 }
-
-
-async def check_clean(place: Place, volume: Path, steps: dict[str, int]) -> None:
-    """Just these snapshots are there, whole, and nothing else is."""
-    store = place.open()
-    await collect(store, QUICK, owner=OWNER)
-    found = await list_snapshots(store)
-    assert sorted(one.snapshot_id for one in found) == sorted(steps)
-    for name, step in steps.items():
-        await verify(store, name, QUICK)
-        assert await read_rows(store, name) == list(make_partition(volume, step).rows())
-    assert await listed_objects(store) == await named_objects(store)
-    kinds = Counter(name.split("/")[0] for name in place.names())
-    assert set(kinds) <= {"format.json", "objects", "snapshots"}
-    assert kinds["objects"] == len(await listed_objects(store))
-    await store.close()
-
-
-async def do_publish(store: Store, tmp_path: Path, step: int) -> None:
-    partition = make_partition(tmp_path / "volume", step)
-    await publish(
-        store,
-        partition.source(f"s{step}"),
-        partition.rows,
-        partition.blobs(),
-        partition.blob_path,
-        base_directory=tmp_path / "base",
-        owner=OWNER,
-        limits=QUICK,
-    )
-
-
-async def do_delete(store: Store, _: Path, step: int) -> None:
-    await delete_snapshots(store, [f"s{step}"], QUICK, owner=OWNER)
-
 
 Act = Callable[[Store, Path, int], Awaitable[None]]
 CASES: dict[str, tuple[Act, int, int, set[str], dict[str, int]]] = {

@@ -4,10 +4,8 @@ full of what others left. Against a real one."""
 import asyncio
 import hashlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from partition_snapshots.publish import publish
 from partition_snapshots.read import list_snapshots
 from partition_snapshots.s3_uploads import abort_uploads
 from partition_snapshots.store import object_name
-from partition_snapshots.verify import verify
 
 from dev.object_store import ObjectStoreServer
 from tests.support import certificates
@@ -36,73 +33,21 @@ from tests.support.object_store import (
     QUICK,
     Partition,
     Place,
-    listed_objects,
-    named_objects,
     read_rows,
     s3_destination,
     varint,
 )
-
-PARTS = replace(
-    QUICK, part_bytes=5 * MIB, retry_timeout_s=20.0, retries=200, connect_timeout_s=10.0
+from tests.support.s3_uploads import (
+    BIG,
+    PARTS,
+    big_partition,
+    check_clean,
+    parts,
+    place_on,
+    publishing,
+    until,
 )
-BIG = 40 * MIB
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[ObjectStoreServer]:
-    server = ObjectStoreServer(tmp_path / "server")
-    server.make_bucket(BUCKET)
-    with server:
-        yield server
-
-
-def place_on(server: ObjectStoreServer) -> Place:
-    return Place(s3_destination(server, "p"), server.buckets / BUCKET / "p", server)
-
-
-def big_partition(tmp_path: Path) -> Partition:
-    partition = Partition.random(tmp_path / "volume", 3, keys=20, small=3, large=2)
-    partition.put_blob(b"big", os.urandom(BIG))
-    return partition
-
-
-def parts(server: ObjectStoreServer) -> list[Path]:
-    """Parts of multipart uploads under way, as the server keeps them."""
-    return [path for path in server.buckets.rglob(".sgwtmp/multipart/*/*/*") if path.is_file()]
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    for _ in range(3000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"never: {what}")
-
-
-def publishing(place: Place, partition: Partition, name: str) -> Awaitable[object]:
-    return asyncio.ensure_future(
-        publish(
-            place.open(PARTS),
-            partition.source(name),
-            partition.rows,
-            partition.blobs(),
-            partition.blob_path,
-            owner="a",
-            limits=PARTS,
-        )
-    )
-
-
-async def check_clean(place: Place, *names: str) -> None:
-    store = place.open(PARTS)
-    await collect(store, PARTS, owner="a")
-    assert sorted(m.snapshot_id for m in await list_snapshots(store)) == sorted(names)
-    for name in names:
-        await verify(store, name, PARTS)
-    assert await listed_objects(store) == await named_objects(store)
-    assert place.server is not None
-    assert parts(place.server) == []
+from tests.support.s3_uploads import own_server as own_server  # a fixture
 
 
 async def test_a_server_that_dies_during_an_upload_and_comes_back(

@@ -15,7 +15,7 @@ from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer import state_sender as snapshots
 from partition_replica.runtime.transfer.state_sender import SnapshotSender
 
-from tests.conformance.test_capture import LIMITS, HeldUp, Subject, capturing
+from tests.support.captures import LIMITS, HeldUp, Subject, capturing
 from tests.support.local_group import eventually
 from tests.support.proposals import opening, set_key
 

@@ -3,70 +3,16 @@
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from dev.access import Access, Kubectl
+from dev.access import Kubectl
 from dev.cluster import host
 from dev.cluster.layout import STATE, Layout
-from dev.demo import wait_ready
 from dev.install import install
 from dev.object_store import ObjectStoreServer
-
-BUCKET = "backups"
-
-PARTITION = """\
-apiVersion: logstore.dev/v1alpha1
-kind: Partition
-metadata:
-  name: {name}
-spec:
-  replicas: {replicas}
-  storage:
-    size: {size}
-{more}
-"""
-
-
-@dataclass
-class Cluster:
-    """A running cluster: kubectl against it, and the image that it holds."""
-
-    layout: Layout
-    kubectl: Kubectl
-    image: str
-
-
-@dataclass
-class Namespace:
-    """A namespace of one test; Pod Security enforces `restricted`."""
-
-    cluster: Cluster
-    name: str
-
-    def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
-        return self.cluster.kubectl("-n", self.name, *words, stdin=stdin, check=check)
-
-    def json(self, *words: str) -> dict:  # type: ignore[type-arg]
-        found: dict = self.cluster.kubectl.json("-n", self.name, *words)  # type: ignore[type-arg]
-        return found
-
-    def apply(self, name: str, *, replicas: int = 3, size: str = "512Mi", more: str = "") -> None:
-        text = PARTITION.format(name=name, replicas=replicas, size=size, more=more)
-        self.kubectl("apply", "-f", "-", stdin=text)
-
-    def ready(self, name: str, within_s: float = 120) -> dict:  # type: ignore[type-arg]
-        wait_ready(self.cluster.kubectl, self.name, name, within_s)
-        return self.json("get", "partition", name)
-
-    def access(self, name: str, replicas: int = 3) -> Access:
-        return Access(self.cluster.kubectl, self.name, name, replicas, direct=True)
-
-    def events(self, name: str) -> list[str]:
-        found = self.json("get", "events", "--field-selector", f"involvedObject.name={name}")
-        return [event["reason"] for event in found["items"]]
+from tests.support.cluster import BUCKET, Cluster, Namespace
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,7 @@ import pytest
 from partition_client.client import Source, create_directory
 
 from dev.load import Writers
-from tests.e2e.conftest import Namespace
-from tests.e2e.test_partition import assert_equal
+from tests.support.cluster import Namespace, assert_equal
 from tests.support.local_group import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1200)]

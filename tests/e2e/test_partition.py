@@ -12,23 +12,18 @@ from typing import Any
 import pytest
 from partition_client import DiskFull
 from partition_client.client import Source, create_directory
-from partition_client.tree import digest_tree
 
 from dev.cluster.layout import STATE
 from dev.demo import kill_container
 from dev.install import install, uninstall
 from dev.load import Writers
-from tests.e2e.conftest import Cluster, Namespace
+from tests.support.cluster import Cluster, Namespace, assert_equal, condition
 from tests.support.local_group import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 LEADER_KILLS = int(os.environ.get("LEADER_KILLS", "5"))
 IDLE_SECONDS = int(os.environ.get("IDLE_SECONDS", "60"))
-
-
-def condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
-    return next(c for c in found["status"]["conditions"] if c["type"] == kind)
 
 
 def test_three_replicas_on_three_nodes(namespace: Namespace) -> None:
@@ -126,23 +121,6 @@ async def test_the_leader_killed_again_and_again(namespace: Namespace, tmp_path:
         f"\n{LEADER_KILLS} kills of the leader: next acknowledged write after "
         f"median {statistics.median(pauses):.2f} s, worst {max(pauses):.2f} s"
     )
-
-
-async def assert_equal(endpoints: list[str], client: Any) -> None:
-    """Every replica has applied the same, and streams the same bytes."""
-
-    async def settled() -> bool:
-        # To the end of the log: what was acknowledged is in it, and may be applied nowhere yet.
-        found = list((await client.statuses()).values())
-        ends = {end for s in found if s for end in (s.applied, s.committed, s.last_index)}
-        return None not in found and len(ends) == 1
-
-    await eventually(settled, "all replicas have applied the same")
-    contents = []
-    for endpoint in endpoints:
-        keys = [item async for item in client.list_keys(stale_from=endpoint)]
-        contents.append((keys, await digest_tree(client, b"", stale_from=endpoint)))
-    assert contents[0] == contents[1] == contents[2]
 
 
 async def test_a_full_volume_refuses_writes_and_recovers(namespace: Namespace) -> None:

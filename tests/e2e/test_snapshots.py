@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from partition_client import AsyncClient
 from partition_client.client import Source, create_directory
-from partition_client.tree import digest_tree
 
 from dev.load import Writers
 from dev.object_store import ObjectStoreServer
-from tests.e2e.conftest import BUCKET, Namespace
+from tests.support.cluster import BUCKET, Namespace, content
 from tests.support.local_group import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
@@ -51,11 +50,6 @@ def make_partition(namespace: Namespace, name: str, **spec: Any) -> None:
         "spec": {"replicas": 3, "storage": {"size": "512Mi"}} | spec,
     }
     namespace.kubectl("apply", "-f", "-", stdin=json.dumps(body))
-
-
-async def content(client: AsyncClient) -> tuple[dict[bytes, bytes], str]:
-    keys = {key: value async for key, value in client.list_keys()}
-    return keys, await digest_tree(client, b"")
 
 
 async def test_scheduled_under_load_and_restored_beside_and_from_the_store_alone(

@@ -1,10 +1,8 @@
 """Decoders of stored snapshots: bytes of a store that anybody may have written to. Each answers, or
 raises what it says; the same bytes get the same answer; memory is bounded by the input's size."""
 
-import json
 import tracemalloc
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -12,68 +10,20 @@ from hypothesis import strategies as st
 from partition_snapshots.digest import encode_rows
 from partition_snapshots.errors import SnapshotDamaged, UnsupportedFormat
 from partition_snapshots.manifests import (
-    _checksum,
     decode_format,
     decode_manifest,
     encode_format,
-    encode_manifest,
 )
 from partition_snapshots.s3_uploads import parse_uploads
 from partition_snapshots.segments import (
-    BLOB,
-    BLOB_LIST_HEADER,
     SEGMENT_HEADER,
     decode_blob_list,
     decode_segment,
     payload_blob,
 )
 
-from tests.fuzz.inputs import EDGES, WIRE, damaged, fuzzing, outcome
-from tests.unit.test_snapshot_rows import manifest
-
-ROWS = st.lists(
-    st.tuples(st.integers(0, 255), st.binary(max_size=20), st.binary(max_size=20)), max_size=20
-)
-SEGMENTS = st.one_of(
-    ROWS.map(lambda rows: SEGMENT_HEADER + encode_rows(sorted(rows))),
-    ROWS.map(lambda rows: SEGMENT_HEADER + encode_rows(rows)),
-    st.binary(max_size=100).map(lambda data: SEGMENT_HEADER + data),
-)
-BLOB_LISTS = st.lists(
-    st.builds(BLOB.pack, st.binary(min_size=32, max_size=32), st.integers(0, (1 << 64) - 1)),
-    max_size=8,
-).map(lambda entries: BLOB_LIST_HEADER + b"".join(sorted(entries)))
-VALUES = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.sampled_from(EDGES),
-        st.integers(),
-        st.floats(),
-        st.text(max_size=10),
-        st.sampled_from(["../x", "ab" * 32, "AB" * 32, "\ud800"]),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@st.composite
-def manifests(draw: st.DrawFn) -> bytes:
-    """A manifest with some fields replaced by anything, and a checksum that is right."""
-    fields: dict[str, Any] = json.loads(encode_manifest(manifest()))
-    for _ in range(draw(st.integers(1, 3))):
-        at = fields
-        inner = draw(st.sampled_from([None, "blobs", "state", "configuration"]))
-        if inner is not None and isinstance(fields.get(inner), dict):
-            at = fields[inner]
-        at[draw(st.sampled_from(sorted(at)))] = draw(VALUES)
-    if draw(st.booleans()):
-        fields["checksum"] = _checksum(fields)
-    return json.dumps(fields).encode()
-
+from tests.support.fuzz.inputs import WIRE, damaged, fuzzing, outcome
+from tests.support.fuzz.snapshots import BLOB_LISTS, SEGMENTS, manifests
 
 DECODERS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[bytes], object]]] = {
     "full segment": (SEGMENTS, lambda data: list(decode_segment(data, full=True))),

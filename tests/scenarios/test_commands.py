@@ -17,8 +17,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec
 
-from tests.scenarios.test_group import assert_equal
-from tests.support.local_group import LocalGroup, LocalReplica, eventually
+from tests.support.local_group import LocalGroup, LocalReplica, assert_equal, eventually
 from tests.support.proposals import body, opening, proposal, set_key
 from tests.support.stored import make_volume
 

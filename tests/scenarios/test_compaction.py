@@ -9,8 +9,7 @@ import pytest
 from partition_client import RequestRefused
 from partition_client.client import Source
 
-from tests.scenarios.test_group import assert_equal
-from tests.support.local_group import LocalGroup, LocalReplica, eventually
+from tests.support.local_group import LocalGroup, LocalReplica, assert_equal, eventually
 
 SHORT_LOG = ("--limit", "log_trail_entries=20", "--limit", "log_compaction_step_entries=5")
 

@@ -8,17 +8,16 @@ from partition_client import ClientError, DeadlineExceeded, OutcomeUnknown
 from partition_client.client import Source
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
 
-from tests.conformance.test_snapshot_restore import WHILE_RESTORING
-from tests.scenarios.test_group import assert_equal
-from tests.scenarios.test_snapshots_between_members import WHILE_CATCHING_UP
-from tests.scenarios.test_stored_snapshots import (
+from tests.support import log_script
+from tests.support.crash_points import (
     WHILE_A_JOB_RUNS,
+    WHILE_BACKFILLING,
+    WHILE_CATCHING_UP,
     WHILE_PRUNING,
     WHILE_PUBLISHING,
+    WHILE_RESTORING,
 )
-from tests.scenarios.test_unreplicated import WHILE_BACKFILLING
-from tests.support import log_script
-from tests.support.local_group import LocalGroup
+from tests.support.local_group import LocalGroup, assert_equal
 from tests.support.seed_logs import WHILE_IMPORTING, WHILE_WRITING_A_BASE, verify
 
 WHILE_WRITING = {

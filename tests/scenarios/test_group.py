@@ -20,24 +20,10 @@ from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
 
-from tests.support.local_group import LocalGroup, LocalReplica, eventually, free_port
+from tests.support.local_group import LocalGroup, LocalReplica, assert_equal, eventually, free_port
 from tests.support.proposals import proposal, set_key
 
 LARGE = os.urandom(300_000)
-
-
-async def contents(group: LocalGroup, replica: LocalReplica) -> dict[bytes, bytes]:
-    """Keys, and a digest of the tree's bytes, of what one replica has applied."""
-    async with group.client() as client:
-        found = {k: v async for k, v in client.list_keys(stale_from=replica.address)}
-        found[b"<tree>"] = (await digest_tree(client, b"", stale_from=replica.address)).encode()
-        return found
-
-
-async def assert_equal(group: LocalGroup) -> None:
-    await group.settled()
-    found = [await contents(group, replica) for replica in group.replicas if replica.running]
-    assert all(other == found[0] for other in found[1:])
 
 
 async def test_write_read_and_what_each_replica_holds(group: LocalGroup) -> None:

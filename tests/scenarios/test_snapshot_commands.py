@@ -16,8 +16,8 @@ from partition_snapshots.read import load, manifest_name
 from partition_snapshots.store import object_name
 
 from dev.cluster.layout import ROOT
-from tests.conformance.conftest import directory_place, place, s3_place, s3_server
 from tests.support.object_store import QUICK, Partition, Place
+from tests.support.store_places import directory_place, place, s3_place, s3_server
 
 __all__ = ["directory_place", "place", "s3_place", "s3_server"]  # fixtures
 

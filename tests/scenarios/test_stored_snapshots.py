@@ -3,28 +3,22 @@ an S3 server; what is restored of them is what the log said at their LSN. Cut of
 are taken again. How jobs are started, cancelled and refused: test_snapshot_jobs."""
 
 import os
-import random
-from pathlib import Path
 
 import grpc
 import pytest
-from partition_client import AsyncClient
 from partition_client.client import Source
 from partition_client.errors import detail_of
 from partition_client.tree import digest_tree, put_tree
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
-from partition_snapshots import failpoints as stored_failpoints
 
 from dev.object_store import ObjectStoreServer
-from tests.scenarios.test_group import assert_equal
-from tests.scenarios.test_unreplicated import enable
-from tests.support import certificates
+from tests.support.crash_points import WHILE_A_JOB_RUNS, WHILE_PRUNING, WHILE_PUBLISHING
 from tests.support.local_group import (
-    PARTITION,
     LocalGroup,
-    LocalReplica,
+    assert_equal,
+    enable,
     eventually,
     free_port,
 )
@@ -33,12 +27,16 @@ from tests.support.seed_logs import check
 from tests.support.snapshot_jobs import (
     QUICKLY_STALE,
     VOLUME,
+    Journal,
     assert_no_orphan,
     children,
     dies,
     ended,
+    follower_of,
     get,
     in_bucket,
+    make_tree,
+    new_group,
     one,
     outcome,
     pruning,
@@ -52,61 +50,7 @@ from tests.support.snapshot_jobs import (
     taking,
     verifying,
 )
-from tests.support.writing import Writing, keys
-
-WHILE_PRUNING = (
-    "snapshot.delete.before",
-    "snapshot.delete.after",
-    "snapshot.collect.before",
-    "snapshot.collect.after",
-)
-WHILE_PUBLISHING = tuple(sorted(stored_failpoints.POINTS - {*WHILE_PRUNING}))
-"""In the job's process."""
-
-WHILE_A_JOB_RUNS = ("snapshot.copied", "snapshot.job.captured", "snapshot.job.reported")
-"""In the replica's."""
-
-
-def new_group(root: Path, size: int = 3) -> LocalGroup:
-    root.mkdir()
-    tls, folders = certificates.make(root / "pki", PARTITION, size)
-    return LocalGroup(root, size=size, tls=tls, tls_directories=folders)
-
-
-def make_tree(root: Path, seed: int, files: int = 60) -> Path:
-    dice = random.Random(seed)
-    for number in range(files):
-        path = root / f"dir{number % 7}" / f"file{number}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(dice.randbytes(dice.choice([0, 10, 5_000, 64 * 1024, 70_000, 200_000])))
-        path.chmod(dice.choice([0o600, 0o644, 0o755]))
-    return root
-
-
-class Journal(Writing):
-    """Writers of keys, and what was acknowledged at which LSN."""
-
-    def __init__(self, client: AsyncClient, count: int = 3) -> None:
-        self.lines: list[tuple[int, bytes, bytes | None]] = []
-        super().__init__(client, count)
-
-    async def write(self, client: AsyncClient, number: int, sequence: int) -> None:
-        # Keys are written again, and some are removed: a state, not a log, is compared.
-        key = b"w%d/%03d" % (number, sequence % 150)
-        value = None if sequence % 7 == 6 else os.urandom(20)
-        done = await (client.delete_key(key) if value is None else client.set_key(key, value))
-        self.lines.append((done.lsn, key, value))
-
-    def at(self, lsn: int) -> dict[bytes, bytes]:
-        """The keys as of an LSN."""
-        found = {key: value for at, key, value in sorted(self.lines) if at <= lsn}
-        return {key: value for key, value in found.items() if value is not None}
-
-
-async def follower_of(group: LocalGroup) -> LocalReplica:
-    leader = await group.leader()
-    return next(r for r in group.replicas if r is not leader and r.running)
-
+from tests.support.writing import keys
 
 # --- there and back ---------------------------------------------------------------------------
 

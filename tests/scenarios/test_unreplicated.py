@@ -14,37 +14,11 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.offline.volume import replication
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
-from tests.scenarios.test_group import assert_equal
-from tests.support.local_group import LocalGroup, eventually
+from tests.support.crash_points import WHILE_BACKFILLING
+from tests.support.local_group import LocalGroup, assert_equal, enable, eventually
 from tests.support.writing import Writers, keys
 
 SMALL_STEPS = ("--limit", "backfill_rows=50")
-
-WHILE_BACKFILLING = (
-    "backfill.begun",
-    "backfill.step.before:3",
-    "backfill.step.after:3",
-    "backfill.drained",
-    "backfill.state_term_set",
-    "backfill.finish.before",
-    "backfill.finish.after",
-)
-
-
-async def enable(group: LocalGroup) -> None:
-    """Asks for replication until the replica says that it is on."""
-    request = admin.EnableReplicationRequest(lease=group.lease)
-
-    async def enabled() -> bool:
-        try:
-            found = await group.admin(group.replicas[0]).EnableReplication(request, timeout=5)
-        except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
-                raise
-            return False
-        return bool(found.replicated)
-
-    await eventually(enabled, "replication is on")
 
 
 async def test_one_replica_serves_a_plain_log(group: LocalGroup) -> None:

@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import grpc
-from partition_client import AsyncClient
+from partition_client import (
+    AsyncClient,
+)
 from partition_client.channels import Tls, open_channel
+from partition_client.tree import digest_tree
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin_api
@@ -331,3 +334,33 @@ def describe(status: api.GetStatusResponse | None) -> str:
         if status is None
         else json.dumps({"role": status.role, "term": status.term, "applied": status.applied})
     )
+
+
+async def enable(group: LocalGroup) -> None:
+    """Asks for replication until the replica says that it is on."""
+    request = admin_api.EnableReplicationRequest(lease=group.lease)
+
+    async def enabled() -> bool:
+        try:
+            found = await group.admin(group.replicas[0]).EnableReplication(request, timeout=5)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+        return bool(found.replicated)
+
+    await eventually(enabled, "replication is on")
+
+
+async def contents(group: LocalGroup, replica: LocalReplica) -> dict[bytes, bytes]:
+    """Keys, and a digest of the tree's bytes, of what one replica has applied."""
+    async with group.client() as client:
+        found = {k: v async for k, v in client.list_keys(stale_from=replica.address)}
+        found[b"<tree>"] = (await digest_tree(client, b"", stale_from=replica.address)).encode()
+        return found
+
+
+async def assert_equal(group: LocalGroup) -> None:
+    await group.settled()
+    found = [await contents(group, replica) for replica in group.replicas if replica.running]
+    assert all(other == found[0] for other in found[1:])

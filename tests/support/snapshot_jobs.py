@@ -3,12 +3,14 @@
 import asyncio
 import itertools
 import os
+import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
+from partition_client import AsyncClient
 from partition_client.client import Source
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_snapshots.destination import (
@@ -22,8 +24,15 @@ from partition_snapshots.model import Manifest
 from partition_snapshots.read import SnapshotReader, list_snapshots
 
 from dev.object_store import ObjectStoreServer
-from tests.support.local_group import LocalGroup, LocalReplica, eventually
+from tests.support import certificates
+from tests.support.local_group import (
+    PARTITION,
+    LocalGroup,
+    LocalReplica,
+    eventually,
+)
 from tests.support.object_store import BUCKET
+from tests.support.writing import Writing
 
 VOLUME = admin.SnapshotDestination(volume=admin.VolumeDestination())
 QUICKLY_STALE = ("--limit", "snapshot_marker_stale_s=2")
@@ -243,3 +252,44 @@ async def assert_no_orphan(destination: Destination) -> None:
             named
         )
         assert [name for name in names if not name.startswith("objects/")] == []
+
+
+def new_group(root: Path, size: int = 3) -> LocalGroup:
+    root.mkdir()
+    tls, folders = certificates.make(root / "pki", PARTITION, size)
+    return LocalGroup(root, size=size, tls=tls, tls_directories=folders)
+
+
+def make_tree(root: Path, seed: int, files: int = 60) -> Path:
+    dice = random.Random(seed)
+    for number in range(files):
+        path = root / f"dir{number % 7}" / f"file{number}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dice.randbytes(dice.choice([0, 10, 5_000, 64 * 1024, 70_000, 200_000])))
+        path.chmod(dice.choice([0o600, 0o644, 0o755]))
+    return root
+
+
+class Journal(Writing):
+    """Writers of keys, and what was acknowledged at which LSN."""
+
+    def __init__(self, client: AsyncClient, count: int = 3) -> None:
+        self.lines: list[tuple[int, bytes, bytes | None]] = []
+        super().__init__(client, count)
+
+    async def write(self, client: AsyncClient, number: int, sequence: int) -> None:
+        # Keys are written again, and some are removed: a state, not a log, is compared.
+        key = b"w%d/%03d" % (number, sequence % 150)
+        value = None if sequence % 7 == 6 else os.urandom(20)
+        done = await (client.delete_key(key) if value is None else client.set_key(key, value))
+        self.lines.append((done.lsn, key, value))
+
+    def at(self, lsn: int) -> dict[bytes, bytes]:
+        """The keys as of an LSN."""
+        found = {key: value for at, key, value in sorted(self.lines) if at <= lsn}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+async def follower_of(group: LocalGroup) -> LocalReplica:
+    leader = await group.leader()
+    return next(r for r in group.replicas if r is not leader and r.running)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.__main__ import parse
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry, Position
@@ -169,3 +170,20 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 DAMAGE: dict[str, Change] = {"flipped": flip, "cut": cut, "gone": drop}
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Stored:
+    return Stored(tmp_path)
+
+
+@pytest.fixture
+def published(stored: Stored) -> Stored:
+    stored.publish(make_volume(stored.root / "source"))
+    return stored
+
+
+def modes(data: Path) -> dict[bytes, int]:
+    with open_stopped(data) as volume:
+        found, _ = volume.state.list_nodes(b"", b"", True, 10**6)
+        return {path: node.mode for path, node in found}

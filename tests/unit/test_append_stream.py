@@ -1,8 +1,6 @@
 """The client's append stream against a scripted leader: what it makes of each answer."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable
 from typing import Any, cast
 
 import grpc
@@ -17,127 +15,13 @@ from partition_client.errors import (
     PreconditionFailed,
     RequestRefused,
 )
-from partition_client.routing import Routing
-from partition_common import error_details
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
+from tests.support.append_streams import Answer, Leader, Stream, call_error, outcomes, put, refusal
+from tests.support.append_streams import leader as leader  # a fixture
+from tests.support.append_streams import stream as stream  # a fixture
 from tests.support.proposals import set_key
-
-Answer = api.AppendResponse | None
-
-
-def refusal(reason: types.Reason.ValueType, **more: Any) -> types.ErrorDetail:
-    return types.ErrorDetail(reason=reason, message="said so", **more)
-
-
-def call_error(
-    code: grpc.StatusCode, detail: types.ErrorDetail | None = None
-) -> grpc.aio.AioRpcError:
-    trailing = grpc.aio.Metadata()
-    if detail is not None:
-        trailing.add(error_details.KEY, detail.SerializeToString())
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "said so")
-
-
-class Stream:
-    """One call of Append, as grpc.aio has it."""
-
-    def __init__(self, leader: "Leader") -> None:
-        self._leader = leader
-        self._answers: asyncio.Queue[Any] = asyncio.Queue()
-
-    async def write(self, request: api.AppendRequest) -> None:
-        self._leader.requests.append(request)
-        answer = self._leader.answer(request)
-        if answer is not None:
-            answer.request_id = request.request_id
-            self._answers.put_nowait(answer)
-
-    async def read(self) -> Any:
-        found = await self._answers.get()
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def put(self, answer: api.AppendResponse) -> None:
-        self._answers.put_nowait(answer)
-
-    def fail(self, error: Exception) -> None:
-        self._answers.put_nowait(error)
-
-    def end(self) -> None:
-        self._answers.put_nowait(grpc.aio.EOF)
-
-    def cancel(self) -> None:
-        self._leader.streams.remove(self)
-
-
-class Leader:
-    """Answers each append by `answer`, and opens sessions 101, 102 and so on."""
-
-    def __init__(self) -> None:
-        self.requests: list[api.AppendRequest] = []
-        self.streams: list[Stream] = []
-        self.opened: list[str] = []
-        self.hints: list[tuple[int, str]] = []
-        self.history = "h1"
-        self.leader = "leader:1"
-        self.open_error: Exception | None = None
-        self.answer: Callable[[api.AppendRequest], Answer] = self.succeed
-
-    def succeed(self, request: api.AppendRequest) -> Answer:
-        return api.AppendResponse(lsn=len(self.requests), term=1)
-
-    def refuse(self, reason: types.Reason.ValueType, **more: Any) -> Answer:
-        return api.AppendResponse(error=refusal(reason, **more))
-
-    def Append(self) -> Stream:  # as gRPC names it
-        self.streams.append(Stream(self))
-        return self.streams[-1]
-
-    async def open_session(self, address: str, history: str) -> Session:
-        self.opened.append(history)
-        if self.open_error is not None:
-            raise self.open_error
-        return Session(100 + len(self.opened), self.history)
-
-    # --- as Routing ---
-
-    async def find_leader(self) -> str:
-        return "leader:1"
-
-    def stub(self, address: str) -> "Leader":
-        return self
-
-    def forget_leader(self) -> None: ...
-
-    def hint(self, leader: types.LeaderHint, *, told_by: str) -> None:
-        self.hints.append((leader.member_id, told_by))
-
-
-@pytest.fixture
-async def leader() -> Leader:
-    return Leader()
-
-
-@pytest.fixture
-async def stream(leader: Leader) -> AsyncGenerator[AppendStream, None]:
-    found = AppendStream(cast("Routing", leader), leader.open_session)
-    yield found
-    await found.close()
-
-
-def put(number: int = 0, *, deadline_s: float = 20.0) -> Pending:
-    proposal = types.Proposal(operations=[set_key(b"%d" % number, b"v")])
-    return Pending(proposal, False, asyncio.get_running_loop().time() + deadline_s)
-
-
-async def outcomes(stream: AppendStream, count: int) -> Counter[str]:
-    found = await asyncio.gather(
-        *(stream.append(put(n)) for n in range(count)), return_exceptions=True
-    )
-    return Counter(type(one).__name__ for one in found)
 
 
 async def test_a_burst_after_the_session_expired_is_written_once(

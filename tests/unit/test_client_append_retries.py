@@ -13,8 +13,8 @@ from partition_client.routing import Routing
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
+from tests.support.append_streams import Answer, Leader, Stream, call_error, put, refusal
 from tests.support.stand_in_replica import StandInReplica
-from tests.unit.test_append_stream import Answer, Leader, Stream, call_error, put, refusal
 
 WITHIN_S = 20.0
 """Far above what anything here takes, for a machine under load."""

@@ -13,51 +13,14 @@ from typing import Any, TypeVar
 import pytest
 from partition_client import Client, ClientError
 from partition_client import sync as sync_module
-from partition_proto.v1 import log_store_pb2 as api
 
+from tests.support.slow_closing import Interrupted, Slow, Wanted
 from tests.support.stand_in_replica import StandInReplica
 
 WITHIN_S = 60.0
 """For what a hang would make endless, on a machine under load."""
 
 T = TypeVar("T")
-
-
-class Slow(StandInReplica):
-    """Closes a session once it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = asyncio.Event()
-        self.go_on = asyncio.Event()
-
-    async def CloseSession(self, request: Any, context: Any) -> api.CloseSessionResponse:
-        self._count("CloseSession")
-        self.asked.set()
-        await self.go_on.wait()
-        return api.CloseSessionResponse()
-
-
-class Interrupted(Exception):
-    """Stands for KeyboardInterrupt, which would end the loop, too."""
-
-
-class Wanted:
-    """A lock that tells when a second thread wants it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._wants = 0
-        self.twice = threading.Event()
-
-    def __enter__(self) -> None:
-        self._wants += 1
-        if self._wants == 2:
-            self.twice.set()
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from partition_snapshots.errors import SnapshotDamaged, SourceDamaged, Unsupport
 from partition_snapshots.limits import SEGMENT_BYTES_MAX, SnapshotLimits
 from partition_snapshots.manifests import decode_manifest, encode_manifest
 from partition_snapshots.merge import batched, combine, difference, overlay
-from partition_snapshots.model import Configuration, Manifest, ObjectName, Row, Run
+from partition_snapshots.model import Row
 from partition_snapshots.segments import (
     HEADER_BYTES,
     SEGMENT_HEADER,
@@ -23,6 +23,8 @@ from partition_snapshots.segments import (
     encode_run,
     payload_blob,
 )
+
+from tests.support.manifests import manifest
 
 PLACES = st.tuples(st.integers(1, 6), st.binary(max_size=3))
 STATES = st.dictionaries(PLACES, st.binary(max_size=8), max_size=40)
@@ -187,31 +189,6 @@ def test_payload_rows(message: bytes, blob: tuple[bytes, int] | None) -> None:
 def test_payload_rows_that_are_none(message: bytes) -> None:
     with pytest.raises(SnapshotDamaged):
         payload_blob((3, b"d" * 32, b"\0\0\0\0" + message))
-
-
-def manifest() -> Manifest:
-    name = ObjectName("ab" * 32, 100, 3)
-    return Manifest(
-        snapshot_id="one",
-        uid="u",
-        partition="shop/orders",
-        cluster_id="c",
-        lsn=7,
-        term=2,
-        time_ms=1,
-        clock_ms=1_000,
-        configuration=Configuration(("a1", "b2"), ("c3",)),
-        keys=3,
-        files=1,
-        writer="test 1",
-        created_at="2026-01-01T00:00:00+00:00",
-        blob_count=1,
-        blob_bytes=9,
-        blob_lists=(name,),
-        runs=(Run((name, name)), Run((name,))),
-        digest="cd" * 32,
-        size_bytes=409,
-    )
 
 
 def test_a_manifest_reads_back() -> None:

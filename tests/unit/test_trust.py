@@ -4,7 +4,6 @@ handshakes between all who may still have the former Secrets and all who have th
 import base64
 import datetime as dt
 import itertools
-import ssl
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from partition_operator.__main__ import parse
-from partition_operator.api.partition import Partition
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError
 from partition_operator.clients.replica import PartitionCertificate
@@ -32,65 +30,16 @@ from partition_operator.resources.trust import Authority, Step
 from partition_proto.connection import pem
 
 from tests.support.certificates import KnownAuthority
-
-NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
-LIFETIMES = Lifetimes()
-PARTITION = Partition("shop", "cart", "uid", 1, deleting=False, body={})
-ROLES = {"cart-replica-tls": "replica", "cart-client-tls": "client"}
-
-Secrets = dict[str, dict[str, Any] | None]
-
-
-def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
-    """Takes one step, in place, as the operator does; returns what all Secrets needed."""
-    found = trust.steps(secrets, authority, now)
-    for name, step in found.items():
-        if step in (Step.ISSUE, Step.TRUST):
-            secrets[name] = trust.renewed(
-                PARTITION, name, ROLES[name], secrets[name], authority, now, step=step
-            )
-            break
-    return list(found.values())
-
-
-def settle(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
-    """Steps until there is nothing to do at this time."""
-    for _ in range(10):
-        steps = act(secrets, authority, now)
-        if not {Step.ISSUE, Step.TRUST} & set(steps):
-            return steps
-    raise AssertionError("it goes on for ever")
-
-
-def content(secret: dict[str, Any] | None) -> pem.Pem:
-    assert secret is not None
-    data = {key: base64.b64decode(value) for key, value in secret["data"].items()}
-    return pem.Pem(data["tls.crt"], data["tls.key"], data["ca.crt"])
-
-
-def talk(server: pem.Pem, client: pem.Pem) -> bool:
-    """Whether a mutual handshake succeeds. At the real time, so for certificates of today."""
-    near = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    far = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    far.verify_mode = ssl.CERT_REQUIRED
-    for context, own in ((near, client), (far, server)):
-        context.load_verify_locations(cadata=own.authority.decode())
-        pem.load_chain(context, own)
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    sides = [
-        near.wrap_bio(to_client, to_server, server_hostname="localhost"),
-        far.wrap_bio(to_server, to_client, server_side=True),
-    ]
-    for _ in range(6):
-        for side in sides:
-            try:
-                side.do_handshake()
-                side.read()
-            except ssl.SSLWantReadError:
-                continue
-            except ssl.SSLError:
-                return False
-    return True
+from tests.support.trust_steps import (
+    LIFETIMES,
+    NOW,
+    PARTITION,
+    ROLES,
+    Secrets,
+    content,
+    settle,
+    talk,
+)
 
 
 def test_a_change_parts_nobody_who_is_a_step_behind() -> None:

@@ -1,7 +1,7 @@
 """Inputs made to be expensive, and what decoding them costs.
 
-`python -m tests.fuzz.bombs` decodes each in a child, whose address space may grow by no more than
-the size of the input allows, and prints a line for each: decoder, bomb, outcome.
+`python -m tests.support.fuzz.bombs` decodes each in a child, whose address space may grow by no
+more than the size of the input allows, and prints a line for each: decoder, bomb, outcome.
 """
 
 import ctypes
@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz.decoders import DECODERS, Decoder
-from tests.fuzz.inputs import delimited, field, outcome, varint
+from tests.support.fuzz.decoders import DECODERS, Decoder
+from tests.support.fuzz.inputs import delimited, field, outcome, varint
 
 SIZE = 1024**2
 BYTES_A_BYTE_MAX = 64

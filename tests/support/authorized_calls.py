@@ -1,0 +1,49 @@
+"""A call through the authorizer, as the owner of a certificate makes it."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+from partition_replica.transport.authorization import Authorizer
+
+PARTITION = "shop/orders"
+
+
+class Denied(Exception):
+    pass
+
+
+class Context:
+    def __init__(self, identity: str) -> None:
+        self._identity = identity
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        names = [self._identity.encode()] if self._identity else []
+        return {"x509_subject_alternative_name": [b"localhost", *names]}
+
+    async def abort(self, code: grpc.StatusCode, text: str) -> None:
+        assert code == grpc.StatusCode.PERMISSION_DENIED
+        raise Denied(text)
+
+
+async def let_in(service: str, method: str, identity: str, *, streams: bool = False) -> bool:
+    async def single(request: Any, context: Any) -> str:
+        return "served"
+
+    async def several(request: Any, context: Any) -> Any:
+        yield "served"
+
+    make = grpc.unary_stream_rpc_method_handler if streams else grpc.unary_unary_rpc_method_handler
+    handler: Any = make(several if streams else single)
+
+    async def continuation(_: Any) -> Any:
+        return handler
+
+    details: Any = SimpleNamespace(method=f"/{service}/{method}")
+    guarded = await Authorizer(PARTITION).intercept_service(continuation, details)
+    try:
+        if streams:
+            return [m async for m in guarded.unary_stream(None, Context(identity))] == ["served"]
+        return bool(await guarded.unary_unary(None, Context(identity)) == "served")
+    except Denied:
+        return False

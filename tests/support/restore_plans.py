@@ -1,0 +1,104 @@
+"""Observations of a Partition that is restored from a snapshot, as its plan takes them."""
+
+import datetime as dt
+import json
+from dataclasses import replace
+from typing import Any
+
+from partition_operator.api.partition import Partition, parse
+from partition_operator.api.times import stamp
+from partition_operator.reconcile.partition.actions import (
+    Apply,
+    CreatePod,
+)
+from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.seen.partition import Claim, Observed
+from partition_operator.reconcile.seen.restore import RestoreSeen
+
+from tests.support.snapshot_objects import NOW, stored
+
+OURS = "22222222-2222-4222-8222-222222222222"
+SOURCE = stored("snap", NOW - dt.timedelta(hours=1))
+ON_VOLUME = {"volume": {"claim": "data-part-1", "claimUID": "u1"}}
+REPORT = {
+    "state": "succeeded",
+    "snapshotID": "snap",
+    "lsn": 2**60,
+    "term": 3,
+    "digest": "abc",
+    "keys": 1,
+    "files": 2,
+    "clusterID": "old",
+}
+
+
+def partition(status: dict[str, Any] | None = None, **spec: Any) -> Partition:
+    bootstrap = spec.pop("bootstrap", {"snapshotRef": {"name": "snap"}})
+    return parse(
+        {
+            "metadata": {
+                "name": "copy",
+                "namespace": "ns",
+                "uid": "u",
+                "generation": 1,
+                "creationTimestamp": stamp(NOW),
+                "resourceVersion": "7",
+            },
+            "spec": {"replicas": 3, "storage": {"size": "1Gi"}, "bootstrap": bootstrap} | spec,
+            "status": {"clusterID": OURS, "bootstrapped": False} | (status or {}),
+        }
+    )
+
+
+def see(found: Partition, **more: Any) -> Observed:
+    values: dict[str, Any] = {
+        "partition": found,
+        "now": NOW,
+        "objects": {},
+        "pods": (),
+        "claims": (),
+        "replicas": (),
+        "certificates_good": {"copy-replica-tls": True, "copy-client-tls": True},
+        "restore": RestoreSeen(snapshot=SOURCE),
+    }
+    return Observed(**(values | more))
+
+
+def next_plan(observed: Observed) -> Plan:
+    return plan(observed, "image:1", draw=lambda: OURS)
+
+
+def condition(step: Plan, kind: str = "Restored") -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in step.status["conditions"] if c["type"] == kind)
+    return found
+
+
+def account(observed: Observed) -> Observed:
+    step = next_plan(observed)
+    assert isinstance(step.action, Apply)
+    assert step.action.body["kind"] == "ServiceAccount"
+    return replace(observed, objects={("ServiceAccount", "copy"): step.action.body})
+
+
+def ready_for_pod(observed: Observed) -> Observed:
+    return replace(account(observed), claims=(Claim(0, stamp(NOW), OURS),))
+
+
+def with_pod(observed: Observed, **status: Any) -> Observed:
+    """As if the pod that the plan asks for had this status."""
+    step = next_plan(observed)
+    assert isinstance(step.action, CreatePod)
+    body = step.action.body
+    meta = body["metadata"] | {"creationTimestamp": stamp(NOW), "uid": "pod-uid"}
+    assert observed.restore is not None
+    pod = body | {"metadata": meta, "status": status}
+    return replace(observed, restore=replace(observed.restore, pod=pod))
+
+
+def ended(code: int, report: dict[str, Any] | None = None) -> dict[str, Any]:
+    message = "" if report is None else json.dumps(report)
+    state = {"terminated": {"exitCode": code, "message": message, "finishedAt": stamp(NOW)}}
+    return {
+        "phase": "Failed" if code else "Succeeded",
+        "containerStatuses": [{"name": "restore", "state": state}],
+    }
