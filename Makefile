@@ -9,7 +9,7 @@ RUN := $(UV) run --no-sync
 TEST_WORKERS ?= 2
 export PATH := $(CACHE)/uv/bin:$(PATH)
 
-.PHONY: help setup demo demo-down test check check-generated format lock-check e2e bench generate cluster cluster-down site
+.PHONY: help setup demo demo-down test coverage check check-generated format lock-check e2e bench generate cluster cluster-down site
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,13 @@ test: setup check check-generated ## checks and all tests; without root, all but
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
 	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
+
+coverage: setup ## lines and branches that the unit and conformance tests run, by package
+	@$(RUN) python -m dev.object_store build
+	@$(RUN) coverage erase
+	@failed=0; $(RUN) coverage run -m pytest -q -n $(TEST_WORKERS) tests/unit tests/conformance \
+	    || failed=1; \
+	  $(RUN) coverage combine --quiet && $(RUN) python -m dev.coverage_by_package && exit $$failed
 
 # Clippy checks in Cargo's dev profile, below the same raft/target as the release build of the module.
 # Maturin configures pyo3 by its environment, so in one profile each would undo the other's build.
