@@ -20,6 +20,7 @@ class Disk:
         self._uncertain: dict[Path, set[str]] = {}
         self._removed: dict[Path, bytes] = {}
         self._seen: set[frozenset[Path]] = set()
+        self._copying = False
         self.moments: list[Path] = []
         self._mkdir, self._link, self._rename = os.mkdir, os.link, os.rename
         self._unlink, self._fsync = os.unlink, os.fsync
@@ -74,6 +75,8 @@ class Disk:
 
     def _moment(self) -> None:
         with self._lock:
+            if self._copying:
+                return  # a call of the copy itself
             manifests = self._store / "snapshots"
             listed = manifests.is_dir() and any(manifests.iterdir())
             if not listed and not self._removed:
@@ -89,14 +92,23 @@ class Disk:
             if state in self._seen:
                 return
             self._seen.add(state)
-            target = self._left / str(len(self.moments))
-            shutil.copytree(self._store, target)
-            for path in gone:
-                found = target / path.relative_to(self._store)
-                if found.is_dir():
-                    shutil.rmtree(found)
-                else:
-                    found.unlink(missing_ok=True)
-            for path, content in self._removed.items():
-                (target / path.relative_to(self._store)).write_bytes(content)
+            self._copying = True
+            try:
+                target = self._keep(gone)
+            finally:
+                self._copying = False
             self.moments.append(target)
+
+    def _keep(self, gone: list[Path]) -> Path:
+        """Copies the store as it would be left, without the names in `gone`."""
+        target = self._left / str(len(self.moments))
+        shutil.copytree(self._store, target)
+        for path in gone:
+            found = target / path.relative_to(self._store)
+            if found.is_dir():
+                shutil.rmtree(found)
+            else:
+                found.unlink(missing_ok=True)
+        for path, content in self._removed.items():
+            (target / path.relative_to(self._store)).write_bytes(content)
+        return target
