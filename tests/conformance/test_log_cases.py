@@ -265,10 +265,10 @@ def test_the_mark_is_the_lowest_position(subject: Subject) -> None:
     for name, lsn in steps:
         subject.log.register(name, LSN(lsn))
         assert subject.log.low_water_mark == lsn + 1
-    subject.log.hold_snapshot(LSN(1))
+    subject.log.hold([LSN(1)])
     assert subject.log.low_water_mark == 2
     assert subject.log.positions == {"applied": 5, **dict(steps), "snapshot": 1}
-    subject.log.hold_snapshot(None)
+    subject.log.hold([])
     for name, lsn, mark in (("three", 5, 4), ("two", 5, 5), ("one", 5, 6)):
         subject.log.acknowledge(name, LSN(lsn))
         assert subject.log.low_water_mark == mark

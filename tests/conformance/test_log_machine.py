@@ -153,10 +153,10 @@ class LogMachine(RuleBasedStateMachine):
         lsn = self.at(offset)
         self.both(lambda subject: subject.log.acknowledge(name, lsn))
 
-    @rule(offset=st.none() | STEP)
-    def hold(self, offset: int | None) -> None:
-        lsn = None if offset is None else self.at(offset)
-        self.both(lambda subject: subject.log.hold_snapshot(lsn))
+    @rule(offsets=st.lists(STEP, max_size=3))
+    def hold(self, offsets: list[int]) -> None:
+        lsns = [self.at(offset) for offset in offsets]
+        self.both(lambda subject: subject.log.hold(lsns))
 
     @rule(blob=st.sampled_from(BLOBS), size=st.integers(0, 100))
     def weigh(self, blob: types.Payload, size: int) -> None:

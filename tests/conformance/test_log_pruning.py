@@ -94,9 +94,9 @@ def test_a_trail_has_no_more_bytes_than_it_may(tmp_path: Path) -> None:
         assert subject.log.compaction_target(100) == 1
         subject.log.acknowledge("applied", LSN(20))
         assert subject.log.compaction_target(100) == 11
-        subject.log.hold_snapshot(LSN(15))
+        subject.log.hold([LSN(15)])
         assert subject.log.compaction_target(100) == 6
-        subject.log.hold_snapshot(None)
+        subject.log.hold([])
         subject.log.compact(LSN(11))
         assert subject.log.compaction_target(1) is None
         subject.reopen(20)
@@ -143,13 +143,29 @@ def test_a_lost_consumer_does_not_hold_the_log_for_ever(tmp_path: Path) -> None:
         subject.log.close()
 
 
+def test_a_hold_that_is_too_far_behind_takes_no_other_with_it(tmp_path: Path) -> None:
+    for folder in (None, tmp_path / "log"):
+        subject = Subject(folder, Retention(consumer_lag_entries_max=4))
+        subject.log.bootstrap_plain(CLUSTER)
+        subject.initialize(0)
+        subject.log.append(None, [b"x"] * 10)
+        subject.log.hold([LSN(1), LSN(7), LSN(8)])
+        assert subject.log.positions["snapshot"] == 1
+        subject.apply(10)
+        assert subject.indexes() == [8, 9, 10]
+        subject.log.hold([LSN(1), LSN(8)])
+        subject.trim()
+        assert subject.indexes() == [9, 10]
+        subject.log.close()
+
+
 def test_a_snapshot_under_way_holds_the_log(subject: Subject) -> None:
     subject.log.commit(LogBatch([entry(1, i) for i in range(1, 11)], hard(1, 0, 10)))
     subject.initialize(0)
-    subject.log.hold_snapshot(LSN(4))
+    subject.log.hold([LSN(4)])
     subject.apply(9)
     assert subject.bounds() == (5, 10)
-    subject.log.hold_snapshot(None)
+    subject.log.hold([])
     subject.trim()
     assert subject.bounds() == (10, 10)
 

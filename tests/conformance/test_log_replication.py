@@ -142,7 +142,7 @@ def test_holding_for_a_snapshot_waits_for_no_commit(tmp_path: Path) -> None:
     subject = Subject(tmp_path / "log")
     subject.plain(3)
     subject.initialize(0)
-    holding = threading.Thread(target=subject.log.hold_snapshot, args=(LSN(2),), daemon=True)
+    holding = threading.Thread(target=subject.log.hold, args=([LSN(2)],), daemon=True)
     with subject.log._writing:  # type: ignore[attr-defined]
         holding.start()
         holding.join(10)

@@ -6,7 +6,7 @@ slow followers, so that they need no snapshot: no longer than so many entries, a
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from partition_replica.ids import LSN, Digest
@@ -15,7 +15,8 @@ APPLIED = "applied"
 """The position of the state machine: what is durable there. Always registered."""
 
 SNAPSHOT = "snapshot"
-"""Held where a snapshot is on its way to a follower: the log behind it is still needed."""
+"""The lowest LSN that is held in memory: for a snapshot on its way to a follower, or a pinned
+state. The log behind it is still needed."""
 
 RESERVED = frozenset({APPLIED, SNAPSHOT, "committed"})
 
@@ -46,18 +47,27 @@ def promised_mark(mark: LSN, first_stored: LSN) -> LSN:
     return max(mark, first_stored)
 
 
+def with_held(positions: Mapping[str, LSN], held: Collection[LSN]) -> dict[str, LSN]:
+    """The positions, with the lowest LSN that is `held` in memory, if any is."""
+    return {**positions, SNAPSHOT: min(held)} if held else dict(positions)
+
+
 def holding(
-    positions: Mapping[str, LSN], last: LSN, consumer_lag_entries_max: int
+    positions: Mapping[str, LSN],
+    held: Collection[LSN],
+    last: LSN,
+    consumer_lag_entries_max: int,
 ) -> dict[str, LSN]:
-    """The positions that hold the log: all of them, but for consumers, and snapshots on their way,
-    that are more than `consumer_lag_entries_max` entries behind its end. Those meet Compacted,
-    read the state, and go on from there; otherwise one that is gone for good would fill the
-    volume."""
-    return {
+    """What holds the log: all `positions`, and what is `held` in memory. A consumer or a hold that
+    is more than `consumer_lag_entries_max` entries behind the log's end does not count; the others
+    do. A consumer that is left behind meets Compacted, reads the state, and goes on from there. If
+    it counted, one that is gone for good would fill the volume."""
+    near = {
         name: lsn
         for name, lsn in positions.items()
         if name == APPLIED or last - lsn <= consumer_lag_entries_max
     }
+    return with_held(near, [lsn for lsn in held if last - lsn <= consumer_lag_entries_max])
 
 
 def compaction_target(

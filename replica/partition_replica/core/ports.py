@@ -2,7 +2,7 @@
 storage ports; the LMDB ones must not be told from it by anything but durability. `services` is the
 other side: what the outside asks of the runtime."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -266,7 +266,8 @@ class LogStorage(Protocol):
 
     @property
     def positions(self) -> dict[str, LSN]:
-        """A copy: "applied", "snapshot" where held, and the consumers'. Consumers' are durable."""
+        """A copy: "applied", the consumers', which are durable, and as "snapshot" the lowest LSN
+        that is held."""
         ...
 
     @property
@@ -303,8 +304,9 @@ class LogStorage(Protocol):
         at `lsn`, the last one that names it, as long as that is stored. In memory."""
         ...
 
-    def hold_snapshot(self, lsn: LSN | None) -> None:
-        """Holds the log behind a snapshot at `lsn` that is being sent; None lets go. In memory."""
+    def hold(self, lsns: Collection[LSN]) -> None:
+        """Holds the log behind each of these LSNs, instead of those before; none lets go. In
+        memory. One that is further behind than consumers may be does not count; the others do."""
         ...
 
     def compact(self, index: LSN) -> None:

@@ -2,7 +2,7 @@
 tests run it beside LMDB, and hypothesis takes it as the model, so nothing is shared with
 `storage.log`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from partition_replica.core import compaction
@@ -43,6 +43,7 @@ class MemoryLog:
         self._hard_state_saved = False
         self._rows: dict[int, LogEntry] = {}
         self._positions: dict[str, LSN] = {}
+        self._holds: list[LSN] = []
         self._weights: dict[Digest, tuple[LSN, int]] = {}
         self._termed = 0
         self._blob_digests = blob_digests
@@ -66,18 +67,21 @@ class MemoryLog:
 
     @property
     def positions(self) -> dict[str, LSN]:
-        return dict(self._positions)
+        positions = dict(self._positions)
+        if self._holds:
+            positions[SNAPSHOT] = min(self._holds)
+        return positions
 
     @property
     def low_water_mark(self) -> LSN:
-        return compaction.low_water_mark(self._positions)
+        return compaction.low_water_mark(self.positions)
 
     def reopen(self) -> None:
         """What a restart does: what is in memory only is gone."""
         self.status = InitStatus.UNKNOWN
         self._consumer = None
         self._positions.pop(APPLIED, None)
-        self._positions.pop(SNAPSHOT, None)
+        self._holds.clear()
         self._weights.clear()
 
     def initialize(
@@ -229,7 +233,7 @@ class MemoryLog:
             raise ValueError("truncation during a backfill")
         if lsn > self.last.index:
             return []
-        if lsn <= max([self.boundary.index, *self._positions.values()]):
+        if lsn <= max([self.boundary.index, *self.positions.values()]):
             raise ValueError("truncation of what was applied or acknowledged")
         before = dict(self._rows)
         self._rows = {i: row for i, row in self._rows.items() if i < lsn}
@@ -338,12 +342,11 @@ class MemoryLog:
             for name, lsn in self._positions.items()
             if name == APPLIED or self.last.index - lsn <= lag_max
         ]
+        holding += [lsn for lsn in self._holds if self.last.index - lsn <= lag_max]
         return min(holding, default=0)
 
-    def hold_snapshot(self, lsn: LSN | None) -> None:
-        self._positions.pop(SNAPSHOT, None)
-        if lsn is not None:
-            self._positions[SNAPSHOT] = lsn
+    def hold(self, lsns: Collection[LSN]) -> None:
+        self._holds = list(lsns)
 
     def compact(self, index: LSN) -> None:
         if index <= self.boundary.index:
@@ -357,7 +360,7 @@ class MemoryLog:
         if self.retention.keep_all:
             return 0, []
         before = dict(self._rows)
-        until = min(self.boundary.index, self._held()) if self._positions else 0
+        until = min(self.boundary.index, self._held()) if self.positions else 0
         gone = sorted(index for index in self._rows if index <= until)[:rows_max]
         for index in gone:
             del self._rows[index]

@@ -5,17 +5,17 @@ from partition_replica.ids import LSN
 
 
 class LogHolds:
-    """LSNs that several holders need, as the one that the log knows. In memory: after a restart
-    nothing is held. A hold further behind than the limit for consumers no longer counts
+    """LSNs that several holders need. In memory: after a restart nothing is held. An LSN further
+    behind than the limit for consumers no longer counts; the others do
     (`core.compaction.holding`)."""
 
     def __init__(self, log: LogStorage) -> None:
         self._log = log
-        self._held: dict[object, LSN] = {}
+        self._held: dict[object, tuple[LSN, ...]] = {}
 
-    def hold(self, holder: object, lsn: LSN) -> None:
-        """Keeps the entries behind `lsn` for `holder`, instead of what it held before."""
-        self._held[holder] = lsn
+    def hold(self, holder: object, *lsns: LSN) -> None:
+        """Keeps the entries behind each of `lsns` for `holder`, instead of what it held before."""
+        self._held[holder] = lsns
         self._pass_on()
 
     def let_go(self, holder: object) -> None:
@@ -24,4 +24,4 @@ class LogHolds:
         self._pass_on()
 
     def _pass_on(self) -> None:
-        self._log.hold_snapshot(min(self._held.values(), default=None))
+        self._log.hold({lsn for lsns in self._held.values() for lsn in lsns})

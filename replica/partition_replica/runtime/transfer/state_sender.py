@@ -164,10 +164,7 @@ class SnapshotSender:
             hold_s = limits.snapshot_keep_s if current.begun else limits.snapshot_hold_s
             if current.senders or self._now() - current.last_used <= hold_s:
                 needed.append(current.index)
-        if needed:
-            self._holds.hold(self, min(needed))
-        else:
-            self._holds.let_go(self)
+        self._holds.hold(self, *needed)
 
     async def _prepare(self) -> None:
         # From before the copy on: compaction goes on beside it, however long it takes.

@@ -75,7 +75,7 @@ class LogReader:
         self._consumer: Callable[[LSN, LSN], None] | None = None
         self._status = InitStatus.UNKNOWN
         self._positions: dict[str, LSN] = {}
-        self._snapshot_held: LSN | None = None
+        self._held: tuple[LSN, ...] = ()
         self._trail = Trail(self.retention.trail_bytes)
         self._weighed: deque[tuple[LSN, Digest, int]] = deque(maxlen=WEIGHED_MAX)
         try:

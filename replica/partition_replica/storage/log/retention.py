@@ -1,13 +1,13 @@
 """Positions, and what goes because no position needs it: boundary, pruning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core import compaction
-from partition_replica.core.compaction import APPLIED, SNAPSHOT
+from partition_replica.core.compaction import APPLIED
 from partition_replica.core.model import InitStatus, Position
 from partition_replica.core.ports import never
 from partition_replica.errors import Cancelled, Damaged, PruneFailed
@@ -71,10 +71,7 @@ class RetainedLog(LogReader):
 
     @property
     def positions(self) -> dict[str, LSN]:
-        positions = dict(self._positions)
-        if (held := self._snapshot_held) is not None:
-            positions[SNAPSHOT] = held
-        return positions
+        return compaction.with_held(self._positions.copy(), self._held)
 
     @property
     def consumer_count(self) -> int:
@@ -129,8 +126,8 @@ class RetainedLog(LogReader):
                 "entry"
             )
 
-    def hold_snapshot(self, lsn: LSN | None) -> None:
-        self._snapshot_held = lsn  # without the lock, which a commit may hold for long
+    def hold(self, lsns: Collection[LSN]) -> None:
+        self._held = tuple(lsns)  # without the lock, which a commit may hold for long
 
     def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
         self._weighed.append((lsn, digest, size))  # counted under the lock, later
@@ -150,7 +147,7 @@ class RetainedLog(LogReader):
 
     def _holding(self) -> dict[str, LSN]:
         lag_max = self.retention.consumer_lag_entries_max
-        return compaction.holding(self.positions, self._last.index, lag_max)
+        return compaction.holding(self._positions, self._held, self._last.index, lag_max)
 
     def _count_weighed(self) -> None:
         while self._weighed:
