@@ -289,7 +289,7 @@ class Serving:
 
         return SimpleNamespace(run=run, returncode=self.returncode)
 
-    async def take(self, directory: Path) -> Any:
+    async def take(self, directory: Path, check: Callable[[], None]) -> Any:
         if self.damage is not None:
             raise self.damage
         self.volume.state.copy(directory)

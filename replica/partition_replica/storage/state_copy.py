@@ -15,7 +15,7 @@ from pathlib import Path
 import lmdb
 
 from partition_replica.core.model import Position
-from partition_replica.errors import StorageFailed
+from partition_replica.errors import Cancelled, StorageFailed
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.storage.environment import (
     DATA_FILE,
@@ -66,10 +66,15 @@ class FrozenState:
         self.time_ms = time_ms
         self.clock_ms = clock_ms
         self._closed: Callable[[], None] | None = closed
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """A copy under way writes nothing more, and raises Cancelled. From any thread."""
+        self._given_up = True
 
     def copy(self, directory: Path, *, durably: bool = True) -> CopiedFile:
         """Writes `directory`/data.mdb, compacted; LMDB does it without the GIL. Raises DiskFull,
-        StorageFailed, Damaged; what is there then is the caller's to remove."""
+        StorageFailed, Damaged, Cancelled; what is there then is the caller's to remove."""
         # Nothing of the volume is in doubt where there is no room: only the copy is short.
         what = "a copy of the state"
         found = hashlib.sha256()
@@ -81,6 +86,8 @@ class FrozenState:
                 threads = ThreadPoolExecutor(2, "state-copy")
                 with threads, self._compacted(threads) as parts:
                     for part in parts:
+                        if self._given_up:
+                            raise Cancelled("the copy of the state was given up")
                         hashed = _begin(threads, partial(found.update, part))
                         write_file(file, part, what)
                         hashed.result()

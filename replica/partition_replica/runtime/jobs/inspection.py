@@ -101,6 +101,7 @@ class Inspection:
                     lambda: self._running().capture,
                     scratch / "state",
                     self._limits.snapshot_capture_wait_s,
+                    self._check_room,
                 )
             except Damaged as error:  # it is looked for; who serves it meets it, or not
                 return _nothing_but(str(error))

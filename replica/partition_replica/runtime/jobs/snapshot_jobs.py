@@ -33,16 +33,13 @@ from partition_replica.errors import (
 from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.transfer.capture import Captured
+from partition_replica.runtime.transfer.capture import Captured, capture_in_time
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import fatal_on_failure, full_disk_refuses
 from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import SNAPSHOTS, Volume
 
 logger = logging.getLogger(__name__)
-
-CAPTURE_RETRY_S = 0.5
-"""Between two tries to copy the state, where it can't be copied now."""
 
 _ENDED = (api.SNAPSHOT_JOB_STATE_SUCCEEDED, api.SNAPSHOT_JOB_STATE_FAILED)
 _FIGURES = {
@@ -323,28 +320,15 @@ class SnapshotJobs:
     async def _capture(self, job: _Job, directory: Path) -> dict[str, Any]:
         """Copies the state, as soon as that is possible."""
         job.status.phase = "Copying"
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._limits.snapshot_capture_wait_s
-        while True:
-            member = self._running()
-            self._check_room()
-            try:
-                captured = await member.capture.take(directory / "state")
-            except RuntimeError:
-                # Its threads end where replication is switched on, and another member begins.
-                if self._running() is member:
-                    raise
-                captured = None
-            if captured is not None:
-                break
-            if loop.time() > deadline:
-                raise JobFailed(
-                    "NoCopy",
-                    f"the state could not be copied within {self._limits.snapshot_capture_wait_s} "
-                    "s: its configuration changes, or it is being replaced by a snapshot",
-                    retriable=True,
-                )
-            await asyncio.sleep(CAPTURE_RETRY_S)
+        try:
+            captured = await capture_in_time(
+                lambda: self._running().capture,
+                directory / "state",
+                self._limits.snapshot_capture_wait_s,
+                self._check_room,
+            )
+        except Overloaded as error:
+            raise JobFailed("NoCopy", str(error), retriable=True) from error
         job.captured = captured
         job.status.lsn, job.status.term = captured.position.index, captured.position.term
         job.status.time_ms = captured.time_ms

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, Position
-from partition_replica.errors import Damaged, DiskFull, Overloaded
+from partition_replica.errors import Damaged, DiskFull, Fatal, Overloaded, ReplicaError
 from partition_replica.ids import Digest
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.storage.blobs import BlobStore
@@ -77,15 +77,19 @@ class StateCapture:
         self._copy = copy
         self._one = asyncio.Lock()
 
-    async def take(self, directory: Path) -> Captured | None:
+    async def take(
+        self, directory: Path, check: Callable[[], None] = lambda: None
+    ) -> Captured | None:
         """Copies the state to `directory`, which must not exist.
 
         None where no copy is possible now: between the saving of a configuration and the applying
         of its entry, while the state is being replaced, and without room on the volume. Ask again
         later. Raises StorageFailed, Damaged; nothing is left of a copy that failed or was
-        cancelled.
+        cancelled. `check` is called when it is this copy's turn, so that no other copy takes the
+        room that it finds; what it raises is raised.
         """
         async with self._one:
+            check()
             begun = await self._begun()
             if begun is None:
                 return None
@@ -154,7 +158,7 @@ class StateCapture:
             return file
 
         try:
-            file = await run_to_end(work)
+            file = await _run(work, frozen)
         except BaseException:
             self._volume.blobs.unhold(digest for digest, _ in blobs)
             raise
@@ -169,28 +173,50 @@ class StateCapture:
         )
 
 
+async def _run(work: Callable[[], CopiedFile], frozen: FrozenState) -> CopiedFile:
+    """Runs a copy of `frozen` on a thread. Cancelled, it gives the copy up, and waits for its end.
+    Raises a Fatal all the same."""
+    copying = asyncio.get_running_loop().run_in_executor(None, work)
+    try:
+        await asyncio.wait([copying])
+    except asyncio.CancelledError:
+        frozen.give_up()
+        try:
+            await finish(copying)
+        except ReplicaError as error:
+            if isinstance(error, Fatal):
+                raise
+        raise
+    return copying.result()
+
+
 async def capture_in_time(
-    capture: Callable[[], StateCapture], directory: Path, within_s: float
+    capture: Callable[[], StateCapture],
+    directory: Path,
+    within_s: float,
+    check: Callable[[], None] = lambda: None,
 ) -> Captured:
     """Copies the state to `directory` as soon as that is possible. `capture` gives that of the
     member that runs, which another one replaces when replication is switched on. Raises Overloaded
-    if it is not possible within `within_s`, and what `StateCapture.take` and `capture` raise."""
-    try:
-        async with asyncio.timeout(within_s):
-            while True:
-                using = capture()
-                try:
-                    captured = await using.take(directory)
-                except RuntimeError:
-                    # The threads of a member that is replaced take no more work.
-                    if capture() is using:
-                        raise
-                    captured = None
-                if captured is not None:
-                    return captured
-                await asyncio.sleep(RETRY_S)
-    except TimeoutError as error:
-        raise Overloaded(
-            f"the state could not be copied within {within_s} s: its configuration changes, it is "
-            "being replaced by a state transfer, or the volume lacks room; try again later"
-        ) from error
+    if the state could not be copied for `within_s`, and what `StateCapture.take`, `capture` and
+    `check` raise. Neither the turns of other copies nor the copy itself count: they take as long as
+    the state is large, and the caller knows how long it waits."""
+    waited_s = 0.0
+    while True:
+        using = capture()
+        try:
+            captured = await using.take(directory, check)
+        except RuntimeError:
+            # The threads of a member that is replaced take no more work.
+            if capture() is using:
+                raise
+            captured = None
+        if captured is not None:
+            return captured
+        if waited_s >= within_s:
+            raise Overloaded(
+                f"the state could not be copied within {within_s} s: its configuration changes, it "
+                "is being replaced by a state transfer, or the volume lacks room; try again later"
+            )
+        await asyncio.sleep(RETRY_S)
+        waited_s += RETRY_S
