@@ -26,6 +26,7 @@ from partition_client.calls import (
     unary,
 )
 from partition_client.channels import Tls
+from partition_client.endpoints import check_endpoint
 from partition_client.errors import (
     ClientError,
     NotFound,
@@ -339,16 +340,55 @@ class AsyncClient:
         self, *, stale_from: str = "", history: str = ""
     ) -> AbstractAsyncContextManager[PinnedState]:
         """The whole state at one LSN, of the leader or of `stale_from`, for as long as the block
-        lasts: `async with client.state() as state`. Begin a `tail` behind it inside of the block:
-        the replica keeps the log for it.
+        lasts: `async with client.state() as state`. The replica keeps the log behind it until the
+        block ends. To go on from there, register a consumer at `state.lsn` and `state.address`
+        inside of the block, or read up to the present inside of it (docs/client.md).
 
-        The replica makes a copy of its state first, which has to be there within the client's
-        deadline. `history`: the group must have this one; by default any. Raises HistoryChanged,
-        DiskFull if the replica lacks room for the copy, and DeadlineExceeded.
+        The replica makes a copy of its state first. Entering the block waits for it as long as the
+        client's deadline, also for a replica that has died meanwhile. `history`: the group must
+        have this one; by default any. Raises HistoryChanged, DiskFull if the replica lacks room for
+        the copy, and DeadlineExceeded.
         """
         self.owner.check()
-        deadline = Deadline(self._deadline_s)
-        return pinned_state(self._routing, self._calls, deadline, stale_from, history)
+        return pinned_state(self._routing, self._calls, self._deadline_s, stale_from, history)
+
+    # --- consumers ----------------------------------------------------------------------------
+
+    async def register_consumer(
+        self, name: str, lsn: int, *, replica: str, history: str = ""
+    ) -> api.ConsumerResponse:
+        """Registers a consumer that has everything up to `lsn`, 0 for one that wants all that is
+        stored. The log of `replica`, host:port, then keeps what follows, also when that replica
+        restarts: read it with `tail(lsn + 1, stale_from=replica)`, and acknowledge it.
+
+        `history`: the one that `lsn` belongs to. The same again does nothing. Raises
+        HistoryChanged, and RequestRefused: INVALID_ARGUMENT if the name is registered at another
+        LSN, COMPACTED if what follows is gone.
+        """
+        request = api.RegisterConsumerRequest(name=name, lsn=lsn, history_id=history)
+        found: api.ConsumerResponse = await self._call_at(replica, "RegisterConsumer", request)
+        return found
+
+    async def acknowledge_consumer(
+        self, name: str, lsn: int, *, replica: str, history: str = ""
+    ) -> api.ConsumerResponse:
+        """The consumer has everything up to `lsn`: `replica` no longer keeps that for it. Raises
+        NotFound, HistoryChanged, and RequestRefused: INVALID_ARGUMENT for an LSN that falls,
+        COMPACTED if what follows is gone."""
+        request = api.AcknowledgeConsumerRequest(name=name, lsn=lsn, history_id=history)
+        found: api.ConsumerResponse = await self._call_at(replica, "AcknowledgeConsumer", request)
+        return found
+
+    async def remove_consumer(self, name: str, *, replica: str, history: str = "") -> None:
+        """Raises NotFound, also if an earlier try removed it and its answer was lost."""
+        request = api.RemoveConsumerRequest(name=name, history_id=history)
+        await self._call_at(replica, "RemoveConsumer", request)
+
+    async def list_consumers(self, *, replica: str) -> api.ListConsumersResponse:
+        """The consumers that are registered at `replica`, and the lowest LSN that any needs."""
+        request = api.ListConsumersRequest()
+        found: api.ListConsumersResponse = await self._call_at(replica, "ListConsumers", request)
+        return found
 
     async def history(self) -> str:
         """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you
@@ -438,6 +478,10 @@ class AsyncClient:
             return await unary(getattr(stub, method), request, deadline)
 
         return await self._calls.retry(call, deadline, stale_from)
+
+    async def _call_at(self, replica: str, method: str, request: Any) -> Any:
+        """A position belongs to one replica, so the leader is not asked instead of none."""
+        return await self._call(method, request, check_endpoint(replica))
 
 
 def link_payload(number: int, path: bytes) -> types.Operation:

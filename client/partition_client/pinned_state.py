@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ from partition_client.calls import CALL_TIMEOUT_S, Calls, Deadline, Silent, Trie
 from partition_client.errors import (
     RETRIED,
     ClientError,
+    HistoryChanged,
     StateLost,
     TreeMismatch,
     detail_of,
@@ -21,11 +22,15 @@ from partition_client.errors import (
 )
 from partition_client.routing import Routing
 
+TREE_PAGE = 500
+"""Entries of the tree that are asked for at once."""
+
 
 class PinnedState:
-    """What `AsyncClient.state` gives. One read at a time: an iteration ends before the next read
-    begins. Its methods raise StateLost if the replica has given the state up, can't be reached or
-    does not answer, and DiskFull if it gave the state up for want of room.
+    """What `AsyncClient.state` gives. Reads may be nested, as `read_file` while `tree` is iterated.
+    Two tasks must not read at the same time. Its methods raise StateLost if the replica has given
+    the state up, can't be reached or does not answer, and behind the block; and DiskFull if the
+    replica gave the state up for want of room.
 
     lsn: everything up to here is in it; go on with `tail(lsn + 1, history=history)`.
     term: of the entry at lsn, 0 if that was written without Raft.
@@ -38,13 +43,27 @@ class PinnedState:
         self.history = ""
         self._call = call
         self._deadline = deadline
+        self._busy = False
         self._ended: ClientError | None = None
 
     async def open(self, request: api.OpenState) -> None:
-        """Waits for the copy that the replica makes. Raises AioRpcError and Silent."""
-        await self._write(api.ReadStateRequest(open=request))
+        """Waits for the copy that the replica makes. Raises AioRpcError, Silent, HistoryChanged."""
+        await self._write(api.ReadStateRequest(open=request), self._deadline.remaining())
         found = (await self._read(self._deadline.remaining())).opened
         self.lsn, self.term, self.history = found.lsn, found.term, found.history_id
+        if request.history_id not in ("", self.history):
+            raise HistoryChanged(
+                f"the state that {self.address} read is of the history {self.history}, not "
+                f"{request.history_id}: the group was restored or made anew",
+                "WRONG_HISTORY",
+                self.history,
+            )
+
+    def end(self) -> None:
+        """The block is over."""
+        if self._ended is None:
+            self._ended = StateLost(f"the block of the state at {self.lsn} is over: begin anew")
+        self._call.cancel()
 
     async def keys(
         self, start: bytes = b"", end: bytes = b""
@@ -64,24 +83,36 @@ class PinnedState:
         self, path: bytes = b"", *, recursive: bool = True
     ) -> AsyncIterator[api.TreeEntry]:
         """Entries below a directory, in byte order. Raises NotFound."""
-        request = api.ListTreeRequest(path=path, recursive=recursive)
-        async for answer in self._answers(api.ReadStateRequest(tree=request)):
-            for entry in answer.tree.entries:
+        after = b""
+        while True:
+            request = api.ListTreeRequest(
+                path=path, recursive=recursive, after=after, limit=TREE_PAGE
+            )
+            # The whole page before any of it is given away, so that other reads may come between.
+            page: list[api.TreeEntry] = []
+            async for answer in self._answers(api.ReadStateRequest(tree=request)):
+                page.extend(answer.tree.entries)
+            for entry in page:
                 yield entry
+            if len(page) < TREE_PAGE:
+                return
+            after = page[-1].path
 
     async def read_file(self, path: bytes, write: Callable[[bytes], object]) -> api.TreeEntry:
         """Streams a file's content to `write`, and checks its digest. Raises NotFound, and
-        TreeMismatch if the bytes don't match: what was written is to be thrown away then."""
+        TreeMismatch if the bytes don't match: what was written is to be thrown away then. If
+        `write` raises, nothing more can be read of this state."""
         request = api.ReadFileRequest(path=path)
         digest = hashlib.sha256()
         entry = api.TreeEntry()
         received = 0
-        async for answer in self._answers(api.ReadStateRequest(file=request)):
-            if answer.file.HasField("entry"):
-                entry = answer.file.entry
-            digest.update(answer.file.data)
-            received += len(answer.file.data)
-            write(answer.file.data)
+        async with aclosing(self._answers(api.ReadStateRequest(file=request))) as answers:
+            async for answer in answers:
+                if answer.file.HasField("entry"):
+                    entry = answer.file.entry
+                digest.update(answer.file.data)
+                received += len(answer.file.data)
+                write(answer.file.data)
         if digest.digest() != entry.digest or received != entry.size:
             raise TreeMismatch(f"{path!r}: the bytes received don't match their digest", "TREE")
         return entry
@@ -91,35 +122,36 @@ class PinnedState:
     ) -> AsyncGenerator[api.ReadStateResponse, None]:
         if self._ended is not None:
             raise self._ended
-        self._ended = StateLost(
-            "another read of this state is under way, or was not read to its end: begin a read "
-            "when the one before has ended"
-        )
+        if self._busy:
+            raise StateLost(
+                "another read of this state is under way, or was not read to its end: begin a read "
+                "when the one before has ended"
+            )
+        self._busy = True
         self._deadline.progress()
         try:
-            await self._write(request)
+            await self._write(request, self._deadline.limit(CALL_TIMEOUT_S))
             last = False
             while not last:
                 answer = await self._read(self._deadline.limit(CALL_TIMEOUT_S))
                 last = answer.last
+                if answer.HasField("error"):
+                    self._busy = False
+                    raise from_detail(answer.error)
                 yield answer
                 self._deadline.progress()
         except (grpc.aio.AioRpcError, Silent) as error:
-            self._ended = self._failure(error)
+            self._ended = self._ended or self._failure(error)
             raise self._ended from error
-        self._ended = None
+        self._busy = False
 
-    async def _write(self, request: api.ReadStateRequest) -> None:
+    async def _write(self, request: api.ReadStateRequest, within_s: float) -> None:
         # A write to a call that is over says nothing; the read behind it says how the call ended.
         with suppress(asyncio.InvalidStateError):
-            await self._call.write(request)
+            await _within(self._call.write(request), within_s)
 
     async def _read(self, within_s: float) -> api.ReadStateResponse:
-        try:
-            async with asyncio.timeout(within_s):
-                answer = await self._call.read()
-        except TimeoutError as error:
-            raise Silent(f"no answer within {within_s:.1f} s") from error
+        answer = await _within(self._call.read(), within_s)
         if answer is grpc.aio.EOF:
             raise Silent("the replica ended the stream")
         found: api.ReadStateResponse = answer
@@ -137,19 +169,34 @@ class PinnedState:
         return StateLost(f"the state at {self.lsn} is lost, begin anew: {why}")
 
 
+async def _within(step: Awaitable[Any], seconds: float) -> Any:
+    """A step of a call. Raises Silent if it takes longer, or if the call was ended here."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await step
+    except TimeoutError as error:
+        raise Silent(f"no answer within {seconds:.1f} s") from error
+    except asyncio.CancelledError:
+        # gRPC raises it in whoever waits for a call that is cancelled, too.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Silent("the client was closed, or the block of the state is over") from None
+
+
 @asynccontextmanager
 async def pinned_state(
-    routing: Routing, calls: Calls, deadline: Deadline, stale_from: str, history: str
+    routing: Routing, calls: Calls, deadline_s: float, stale_from: str, history: str
 ) -> AsyncIterator[PinnedState]:
     """See AsyncClient.state."""
+    deadline = Deadline(deadline_s)
     tries = Tries(routing, deadline, stale_from)
     consistency = api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
     request = api.OpenState(consistency=consistency, history_id=history)
     while True:
         target = await tries.next()
-        call = routing.stub(target).ReadState()
+        state = PinnedState(target, routing.stub(target).ReadState(), deadline)
         try:
-            state = PinnedState(target, call, deadline)
             try:
                 await state.open(request)
             except (grpc.aio.AioRpcError, Silent) as error:
@@ -158,4 +205,4 @@ async def pinned_state(
             yield state
             return
         finally:
-            call.cancel()
+            state.end()

@@ -250,6 +250,14 @@ class Damaged(Fatal):
     """Stored data fails its checksum or contradicts itself; the message names the row."""
 
 
+def wrong_history(asked: str, own: str) -> WrongHistory:
+    return WrongHistory(
+        f"the group's history is {own}, not {asked}: it was restored, or made anew; acknowledged "
+        "writes may be gone: open a new session, and read from the state on",
+        own,
+    )
+
+
 def not_leading(why: str, leader: tuple[int, str]) -> NotLeader | NoLeader:
     """What a replica that does not lead answers: where the leader is, or NoLeader if it knows of no
     leader or of no address. `leader` is (member ID, address) as far as known."""

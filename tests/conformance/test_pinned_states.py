@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from partition_client import AsyncClient
 from partition_client.client import Source
 from partition_client.errors import (
     DeadlineExceeded,
-    DiskFull,
     HistoryChanged,
     NotFound,
     RequestRefused,
@@ -23,59 +20,13 @@ from partition_client.errors import (
 from partition_client.pinned_state import PinnedState
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
-from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX, Limits
-from partition_replica.transport.failures import Failures
-from partition_replica.transport.log_store_service import LogStoreService
+from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX
 
-from tests.support.local_group import eventually
-from tests.support.one_replica import OneReplica, serving
 from tests.support.proposals import mkdir, set_key
+from tests.support.served_replica import Served, served
 
-WITHIN_S = 30.0
 LARGE = os.urandom(3 * PAYLOAD_INLINE_BYTES_MAX)
-QUICK = replace(Limits(), log_compaction_step_entries=1, pinned_states_max=2, pin_lease_s=2.0)
-
-
-class Served:
-    """A replica behind gRPC, with a client of it."""
-
-    def __init__(self, one: OneReplica, address: str, client: AsyncClient) -> None:
-        self.one = one
-        self.address = address
-        self.client = client
-
-    @property
-    def copies(self) -> list[str]:
-        return os.listdir(self.one.volume.staging)
-
-    @property
-    def pinned(self) -> float:
-        found = self.one.metrics.registry.get_sample_value("logstore_pinned_states")
-        assert found is not None
-        return found
-
-    async def eventually(self, condition: Any, what: str) -> None:
-        async def ask() -> bool:
-            return bool(condition())
-
-        await eventually(ask, what, WITHIN_S)
-
-
-@asynccontextmanager
-async def served(data: Path, limits: Limits = QUICK) -> AsyncIterator[Served]:
-    async with serving(data, limits=limits) as one:
-        server = grpc.aio.server()
-        failures = Failures(lambda _: None, one.failures.append)
-        service = LogStoreService(one.replica, limits, failures)
-        log_store_pb2_grpc.add_LogStoreServicer_to_server(service, server)
-        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-        await server.start()
-        client = AsyncClient([address], deadline_s=WITHIN_S, follow_hints=False)
-        try:
-            yield Served(one, address, client)
-        finally:
-            await client.close()
-            await server.stop(None)
 
 
 @pytest.fixture
@@ -123,27 +74,12 @@ async def test_a_pinned_state_is_of_one_lsn_while_everything_is_replaced(here: S
         assert here.pinned == 1
     async with here.client.state() as state:
         assert await everything(state) == after
-    await here.eventually(lambda: not here.copies, "the copies are gone")
-    assert here.pinned == 0
+    await here.eventually(lambda: here.pinned == 0, "the places are given back")
+    assert here.copies == []
     # What only the first state named went with it.
     await here.eventually(
         lambda: len(list(here.one.volume.blobs.digests())) == 1, "one blob is left"
     )
-
-
-async def test_the_log_goes_on_where_the_state_ends_for_as_long_as_it_is_pinned(
-    here: Served,
-) -> None:
-    await here.client.set_key(b"k", b"0")
-    log = here.one.volume.log
-    async with here.client.state() as state:
-        for number in range(20):
-            await here.client.set_key(b"k", b"%d" % number)
-        await here.eventually(lambda: log.first_stored == state.lsn + 1, "compacted up to it")
-        lsns = [entry.lsn async for entry in here.client.tail(state.lsn + 1, history=state.history)]
-        assert lsns[:20] == list(range(state.lsn + 1, state.lsn + 21))
-    await here.client.set_key(b"k", b"last")
-    await here.eventually(lambda: log.first_stored > state.lsn + 1, "compacted further")
 
 
 async def test_a_state_is_read_in_pages(here: Served) -> None:
@@ -169,61 +105,6 @@ async def test_one_state_too_many_is_refused_until_another_one_ends(here: Served
     await hurried.close()
 
 
-async def test_a_state_of_which_nothing_is_read_is_given_up(tmp_path: Path) -> None:
-    limits = replace(QUICK, pinned_state_idle_s=0.3)
-    async with served(tmp_path / "data", limits) as here:
-        async with here.client.state() as state:
-            await here.eventually(lambda: not here.copies, "the copy is gone")
-            assert here.pinned == 0
-            with pytest.raises(StateLost, match=r"begin anew: .*OVERLOADED: nothing was asked"):
-                await everything(state)
-
-
-async def test_a_reader_that_takes_no_answers_loses_its_state(tmp_path: Path) -> None:
-    limits = replace(QUICK, pinned_state_idle_s=0.5)
-    async with served(tmp_path / "data", limits) as here:
-        await here.client.put_file(b"f", Source.of_bytes(LARGE * 100))
-        async with grpc.aio.insecure_channel(here.address) as channel:
-            call = log_store_pb2_grpc.LogStoreStub(channel).ReadState()
-            await call.write(api.ReadStateRequest(open=api.OpenState()))
-            await call.read()
-            file = api.ReadStateRequest(file=api.ReadFileRequest(path=b"f"))
-            for _ in range(100):
-                await call.write(file)
-            await here.eventually(lambda: not here.copies, "the copy is gone")
-            call.cancel()
-
-
-async def test_a_state_is_given_up_for_room(here: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = here.one.volume.free_bytes()
-    async with here.client.state() as state:
-        monkeypatch.setattr(here.one.volume, "free_bytes", lambda: (1000, free[1]))
-        await here.eventually(lambda: not here.copies, "the copy is gone")
-        with pytest.raises(DiskFull, match="fell below its reserve"):
-            await everything(state)
-    with pytest.raises(DiskFull, match="reading the whole state takes a copy of it"):
-        async with here.client.state():
-            pass
-
-
-async def test_what_is_asked_wrongly_is_refused(here: Served) -> None:
-    with pytest.raises(HistoryChanged):
-        async with here.client.state(history="another"):
-            pass
-    async with here.client.state() as state:
-        with pytest.raises(NotFound, match="b'none' is no file"):
-            await state.read_file(b"none", lambda _: None)
-        with pytest.raises(NotFound):  # the stream ended with it
-            await everything(state)
-    async with here.client.state() as state:
-        await here.one.append(mkdir(b"d"), mkdir(b"e"))
-    async with here.client.state() as state:
-        async for _ in state.tree():
-            with pytest.raises(StateLost, match="another read of this state"):
-                await everything(state)
-            break
-
-
 KEYS = api.ReadStateRequest(keys=api.ListKeysRequest())
 OPEN = api.ReadStateRequest(open=api.OpenState())
 
@@ -233,8 +114,6 @@ OPEN = api.ReadStateRequest(open=api.OpenState())
     [
         ([], "the first request of a stream is `open`"),
         ([KEYS], "the first request of a stream is `open`"),
-        ([OPEN, OPEN], "a stream reads one state"),
-        ([OPEN, api.ReadStateRequest()], "one of keys, tree and file"),
     ],
 )
 async def test_a_stream_begins_with_open_and_goes_on_with_reads(
@@ -248,14 +127,6 @@ async def test_a_stream_begins_with_open_and_goes_on_with_reads(
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert words in str(caught.value.details())
     await here.eventually(lambda: not here.copies, "no copy is left")
-
-
-async def test_readers_are_told_when_the_replica_stops(tmp_path: Path) -> None:
-    async with served(tmp_path / "data") as here, here.client.state() as state:
-        await here.one.replica.stop()
-        assert here.copies == []
-        with pytest.raises(StateLost, match="STOPPING"):
-            await everything(state)
 
 
 async def test_a_reader_that_goes_away_leaves_nothing(here: Served) -> None:
@@ -273,7 +144,100 @@ async def test_a_reader_that_goes_away_leaves_nothing(here: Served) -> None:
     await here.eventually(lambda: not here.copies, "the copy is gone")
 
 
-async def test_a_refusal_is_no_lost_state(here: Served) -> None:
+async def test_reads_may_be_nested(here: Served) -> None:
+    """More than a page of files, each read while the tree is gone through."""
+    for start in range(0, 1100, 100):
+        names = [b"f%04d" % number for number in range(start, start + 100)]
+        await here.one.append(*(mkdir(name) for name in names))
+    await here.client.put_file(b"f0500", Source.of_bytes(b"x"))
+    await here.client.put_file(b"f1099", Source.of_bytes(b"y"))
+    found: list[bytes] = []
+    seen = 0
     async with here.client.state() as state:
+        async for entry in state.tree():
+            seen += 1
+            if not entry.directory:
+                await state.read_file(entry.path, found.append)
+        async for _ in state.keys():
+            pass
+    assert seen == 1100
+    assert b"".join(found) == b"xy"
+
+
+async def test_what_is_not_there_or_asked_wrongly_leaves_the_state(here: Served) -> None:
+    with pytest.raises(HistoryChanged):
+        async with here.client.state(history="another"):
+            pass
+    await here.client.put_file(b"f", Source.of_bytes(b"x"))
+    async with here.client.state() as state:
+        before = await everything(state)
+        with pytest.raises(NotFound, match="b'none' is no file"):
+            await state.read_file(b"none", lambda _: None)
+        with pytest.raises(NotFound, match="b'f' is no directory"):
+            await anext(aiter(state.tree(b"f")))
         with pytest.raises(RequestRefused, match="INVALID_ARGUMENT"):
             await state.read_file(b"a//b", lambda _: None)
+        assert await everything(state) == before
+
+
+async def test_one_read_at_a_time(here: Served) -> None:
+    await here.client.put_file(b"f", Source.of_bytes(LARGE * 20))
+    async with here.client.state() as state:
+
+        def write(_: bytes) -> None:
+            raise OSError("no room")
+
+        with pytest.raises(OSError, match="no room"):
+            await state.read_file(b"f", write)
+        with pytest.raises(StateLost, match="another read of this state"):
+            await everything(state)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (OPEN, "a stream reads one state"),
+        (api.ReadStateRequest(), "one of keys, tree and file"),
+        (
+            api.ReadStateRequest(tree=api.ListTreeRequest(path=b"d", after=b"e")),
+            "does not lie below",
+        ),
+    ],
+)
+async def test_a_wrong_request_is_answered_and_the_next_one_served(
+    here: Served, wrong: api.ReadStateRequest, words: str
+) -> None:
+    async with grpc.aio.insecure_channel(here.address) as channel:
+        call = log_store_pb2_grpc.LogStoreStub(channel).ReadState(iter([OPEN, wrong, KEYS]))
+        _, refused, served = [answer async for answer in call]
+    assert refused.last
+    assert refused.error.reason == types.REASON_INVALID_ARGUMENT
+    assert words in refused.error.message
+    assert (served.WhichOneof("answer"), served.last) == ("keys", True)
+
+
+async def test_a_listing_goes_on_behind_a_path_up_to_a_limit(here: Served) -> None:
+    """Of the running state and of a pinned one."""
+    await here.one.append(*map(mkdir, [b"a", b"a/x", b"a/x/y", b"a/z", b"b"]))
+    many = [b"b/%04d" % number for number in range(1200)]
+    await here.one.append(*map(mkdir, many))
+
+    async def listed(channel: grpc.aio.Channel, **options: Any) -> list[bytes]:
+        request = api.ListTreeRequest(**options)
+        stub = log_store_pb2_grpc.LogStoreStub(channel)
+        one = [entry.path async for page in stub.ListTree(request) for entry in page.entries]
+        call = stub.ReadState(iter([OPEN, api.ReadStateRequest(tree=request)]))
+        other = [entry.path async for page in call for entry in page.tree.entries]
+        assert one == other
+        return one
+
+    async with grpc.aio.insecure_channel(here.address) as channel:
+        for limit, count in ((0, 1200), (500, 500), (501, 501), (1000, 1000), (2000, 1200)):
+            assert await listed(channel, path=b"b", limit=limit) == many[:count]
+        assert await listed(channel, path=b"b", after=b"b/0009", limit=2) == many[10:12]
+        assert await listed(channel, path=b"b", after=many[-1]) == []
+        assert await listed(channel, path=b"a", after=b"a/x/q") == [b"a/z"]
+        assert await listed(channel, path=b"a", after=b"a/x", recursive=True) == [b"a/x/y", b"a/z"]
+        assert await listed(channel, after=b"a/none", limit=1) == [b"b"]
+        with pytest.raises(grpc.aio.AioRpcError, match="does not lie below"):
+            await listed(channel, path=b"a", after=b"b")

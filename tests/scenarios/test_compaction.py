@@ -5,9 +5,13 @@ import itertools
 import os
 from contextlib import aclosing
 
+import grpc
 import pytest
-from partition_client import RequestRefused
+from partition_client import AsyncClient, RequestRefused
 from partition_client.client import Source
+from partition_client.errors import detail_of
+from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import types_pb2 as types
 
 from tests.support.local_group import LocalGroup, LocalReplica, assert_equal, eventually
 
@@ -173,3 +177,24 @@ async def test_a_reader_that_came_too_late_goes_on_from_a_pinned_state(  # noqa:
                             break
             there = {key: value async for key, value in client.list_keys()}
         assert found == there
+
+
+async def test_the_state_of_the_leader_is_found_through_a_follower(group: LocalGroup) -> None:
+    async with group:
+        await group.bootstrap()
+        leader = await group.leader()
+        follower = next(r for r in group.replicas if r is not leader)
+        call = group.stub(follower).ReadState(iter([api.ReadStateRequest(open=api.OpenState())]))
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call.read()
+        detail = detail_of(raised.value)
+        assert detail is not None
+        assert detail.reason == types.REASON_NOT_LEADER
+        assert detail.leader.address == leader.address
+        tls = group.tls["client"] if group.tls else None
+        async with AsyncClient([follower.address], tls) as client:
+            await client.set_key(b"k", b"v")
+            client._routing.leader = follower.address  # as if it had led a moment ago
+            async with client.state() as state:
+                assert state.address == leader.address
+                assert [pair async for pair in state.keys()] == [(b"k", b"v")]

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.config import Config
+from partition_replica.core.compaction import Retention
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied
 from partition_replica.engine.factory import make_engine
@@ -35,7 +36,9 @@ class OneReplica:
         self.config = Config(
             data, "", "", "here:1", "tests/one", None, tick_s=0.01, limits=limits or Limits()
         )
-        self.volume = Volume(data, lock, pins_max=10)
+        lag_max = self.config.limits.consumer_lag_entries_max
+        retention = Retention(consumer_lag_entries_max=lag_max)
+        self.volume = Volume(data, lock, pins_max=10, retention=retention)
         self.replica = Replica(
             self.config,
             self.volume,

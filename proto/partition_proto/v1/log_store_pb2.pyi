@@ -235,14 +235,18 @@ class TreeEntry(_message.Message):
     def __init__(self, path: _Optional[bytes] = ..., directory: _Optional[bool] = ..., mode: _Optional[int] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
 
 class ListTreeRequest(_message.Message):
-    __slots__ = ("path", "recursive", "consistency")
+    __slots__ = ("path", "recursive", "consistency", "after", "limit")
     PATH_FIELD_NUMBER: _ClassVar[int]
     RECURSIVE_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     path: bytes
     recursive: bool
     consistency: Consistency
-    def __init__(self, path: _Optional[bytes] = ..., recursive: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+    after: bytes
+    limit: int
+    def __init__(self, path: _Optional[bytes] = ..., recursive: _Optional[bool] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., after: _Optional[bytes] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class ListTreeResponse(_message.Message):
     __slots__ = ("entries", "applied")
@@ -303,18 +307,20 @@ class ReadStateRequest(_message.Message):
     def __init__(self, open: _Optional[_Union[OpenState, _Mapping]] = ..., keys: _Optional[_Union[ListKeysRequest, _Mapping]] = ..., tree: _Optional[_Union[ListTreeRequest, _Mapping]] = ..., file: _Optional[_Union[ReadFileRequest, _Mapping]] = ...) -> None: ...
 
 class ReadStateResponse(_message.Message):
-    __slots__ = ("opened", "keys", "tree", "file", "last")
+    __slots__ = ("opened", "keys", "tree", "file", "error", "last")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     TREE_FIELD_NUMBER: _ClassVar[int]
     FILE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
     opened: OpenedState
     keys: ListKeysResponse
     tree: ListTreeResponse
     file: ReadFileResponse
+    error: _types_pb2.ErrorDetail
     last: bool
-    def __init__(self, opened: _Optional[_Union[OpenedState, _Mapping]] = ..., keys: _Optional[_Union[ListKeysResponse, _Mapping]] = ..., tree: _Optional[_Union[ListTreeResponse, _Mapping]] = ..., file: _Optional[_Union[ReadFileResponse, _Mapping]] = ..., last: _Optional[bool] = ...) -> None: ...
+    def __init__(self, opened: _Optional[_Union[OpenedState, _Mapping]] = ..., keys: _Optional[_Union[ListKeysResponse, _Mapping]] = ..., tree: _Optional[_Union[ListTreeResponse, _Mapping]] = ..., file: _Optional[_Union[ReadFileResponse, _Mapping]] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ..., last: _Optional[bool] = ...) -> None: ...
 
 class UploadPayloadRequest(_message.Message):
     __slots__ = ("payload", "chunk")

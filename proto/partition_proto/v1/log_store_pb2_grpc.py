@@ -220,15 +220,30 @@ class LogStoreServicer:
 
     def ReadState(self, request_iterator, context):
         """The whole state at one LSN: for a reader that begins, or that met COMPACTED or WRONG_HISTORY.
-        The first request is `open`, which pins the state; its answer says the LSN. The requests behind
-        it read from that state: pages of keys, directories, files. One request is served at a time, in
-        their order. The state lasts as long as the stream. So do the entries behind its LSN in this
-        replica's log, unless they are more than a consumer may lag: Read or RegisterConsumer before the
-        stream is closed, and go on at lsn + 1.
+        The first request is `open`, which pins the state; its answer says the LSN. It comes once the
+        replica has made a copy of its state, which takes as long as the state is large. The requests
+        behind it read from that state: pages of keys, directories, files. One request is served at a
+        time, in their order. NOT_FOUND and INVALID_ARGUMENT of such a request are its answer (`error`),
+        and the stream goes on; every other error ends the stream.
 
-        OVERLOADED: 4 states are pinned at this replica, or nothing was asked, or no answer taken, for
-        300 seconds. DISK_FULL: there is no room for the copy that the replica makes, or not any more.
-        A stream that breaks has to begin anew, at a later LSN.
+        The state lasts as long as the stream, and so do the entries behind its LSN in this replica's
+        log. To go on at lsn + 1, do one of these at the same replica before you close the stream:
+
+        - RegisterConsumer at lsn. The consumer keeps the log, also when the stream is gone. If its name
+        is registered already, AcknowledgeConsumer at lsn.
+        - Read up to the present. A Read keeps no log, so a Read that is merely begun is not enough. Nor
+        does it count as use of the state: ask for something on the stream every 300 seconds.
+
+        The entries go earlier if they become more than a consumer may lag, or if a state transfer
+        replaces the state of this replica, a follower: then Read meets COMPACTED.
+
+        OVERLOADED, at the start: 4 states are pinned at this replica, or 1,024 streams are open, or the
+        state could not be copied for 60 seconds, because the configuration changes or a state transfer
+        replaces the state. Later: nothing was asked, or no answer taken, for 300 seconds, or the state
+        was pinned for an hour. A stream whose first request does not come within 60 seconds ends with
+        it, too. DISK_FULL, at once: there is no room for the copy. Later: the volume fell below its
+        reserve; the state that was pinned last goes first. A reader that takes no answers is cut off
+        5 seconds after its state was given up. A stream that breaks has to begin anew, at a later LSN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

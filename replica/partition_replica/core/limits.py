@@ -123,7 +123,8 @@ class Limits:
     """Snapshot jobs that have ended and can be asked about; then the oldest is forgotten."""
 
     snapshot_capture_wait_s: float = 60.0
-    """How long a snapshot job waits until the state can be copied."""
+    """How long a snapshot job, a verification or a reader of the whole state waits while the state
+    can't be copied. The copy itself does not count."""
 
     snapshot_job_stall_s: float = 480.0
     """A snapshot job that makes no progress for so long is ended. More than what the store's own
@@ -169,6 +170,10 @@ class Limits:
 
     pinned_state_idle_s: float = 300.0
     """A pinned state of which nothing is asked, or no answer taken, for so long is given up."""
+
+    pinned_state_age_max_s: float = 3600.0
+    """A pinned state is given up after so long, however busy its reader is: its copy, the payloads
+    that it names and the log behind it fill the volume."""
 
     reads_waiting_max: int = 4096
     """Linearizable reads that wait for a read index, and as many that wait until it is applied."""

@@ -55,7 +55,12 @@ class PinnedState(Protocol):
         ...
 
     def used(self) -> None:
-        """The reader asked for something, or took it: the state is kept a while longer."""
+        """The reader asked for something, or took it: the state is kept a while longer. Raises as
+        `reader`."""
+        ...
+
+    async def over(self) -> None:
+        """Returns when the state was given up."""
         ...
 
 
@@ -119,9 +124,12 @@ class ReplicaService(Protocol):
 
     def close_file(self, opened: OpenedFile) -> None: ...
 
-    def pinned_state(self, *, linearizable: bool) -> AbstractAsyncContextManager[PinnedState]:
+    def pinned_state(
+        self, *, linearizable: bool, history: str
+    ) -> AbstractAsyncContextManager[PinnedState]:
         """The state as it is now, pinned until the end of the with-statement. Raises Overloaded for
-        one too many and DiskFull."""
+        one too many, or if it can't be copied now, DiskFull, NotBootstrapped without a state, and
+        WrongHistory if the state is of another history than `history` ("" is any)."""
         ...
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:

@@ -28,6 +28,11 @@ class DiskWatch:
         """Free bytes below which writes are refused."""
         return disk_reserve(self._reserve_bytes, self.total_bytes)
 
+    def below_reserve(self) -> bool:
+        """Whether less than the reserve is free now, whatever was refused before."""
+        self.full()
+        return self.free_bytes < self.reserve_bytes
+
     def full(self) -> bool:
         """Whether writes are to be refused. At most AGE_MAX_S old."""
         now = time.monotonic()

@@ -38,8 +38,8 @@ from partition_replica.errors import (
     NotLeader,
     Stopping,
     WrongCluster,
-    WrongHistory,
     not_leading,
+    wrong_history,
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.administration import Administration
@@ -112,7 +112,9 @@ class Replica:
             disk=self._disk,
             reads=self._reads,
             running=self.running,
+            history=self.history,
             holds=self._holds,
+            failed=failed,
         )
         self.inspection = Inspection(volume, config.limits, self._disk, self.running)
         self.snapshot_jobs = SnapshotJobs(
@@ -233,11 +235,7 @@ class Replica:
         if not own:
             raise NotBootstrapped("this replica waits for its first state: ask another one")
         if history != own:
-            raise WrongHistory(
-                f"the group's history is {own}, not {history}: it was restored, or made anew; "
-                "acknowledged writes may be gone: open a new session, and read from the state on",
-                own,
-            )
+            raise wrong_history(history, own)
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
         return await self._appends.open_session(time_to_live_ms)
@@ -269,8 +267,10 @@ class Replica:
     def close_file(self, opened: OpenedFile) -> None:
         self._reads.close_file(opened)
 
-    def pinned_state(self, *, linearizable: bool) -> AbstractAsyncContextManager[PinnedState]:
-        return self._pinned_states.open(linearizable=linearizable)
+    def pinned_state(
+        self, *, linearizable: bool, history: str
+    ) -> AbstractAsyncContextManager[PinnedState]:
+        return self._pinned_states.open(linearizable=linearizable, history=history)
 
     def status(self) -> ReplicaStatus:
         self._disk.full()

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from partition_proto.v1 import log_store_pb2 as api
@@ -16,19 +18,18 @@ from partition_replica.core.limits import (
     Limits,
 )
 from partition_replica.core.model import LogEntry, Unapplied
-from partition_replica.core.paths import check_path
 from partition_replica.core.services import ReplicaService
 from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
 from partition_replica.ids import LSN
 from partition_replica.transport.chunks import in_time, payload_chunks
-from partition_replica.transport.failures import Failures, detail, stream, unary
+from partition_replica.transport.failures import Failures, abort, detail, stream, unary
 from partition_replica.transport.state_reading import (
+    TreeListing,
     file_messages,
     keys_page,
     linearizable,
     read_state,
-    tree_page,
 )
 from partition_replica.transport.streams import Held, Room, Streams
 
@@ -201,20 +202,15 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     def ListTree(
         self, request: api.ListTreeRequest, context: Any
     ) -> AsyncGenerator[api.ListTreeResponse, None]:
-        if request.path:
-            check_path(request.path)
-        return self._streams.through("ListTree", self._list_tree(request))
+        listing, asked = TreeListing(request), linearizable(request.consistency)
+        return self._streams.through("ListTree", self._list_tree(listing, asked))
 
     async def _list_tree(
-        self, request: api.ListTreeRequest
+        self, listing: TreeListing, asked: bool
     ) -> AsyncGenerator[api.ListTreeResponse, None]:
-        state = await self._replica.read_point(linearizable=linearizable(request.consistency))
-        page, after = tree_page(state, request, b"")
-        yield page
-        while after is not None:
-            state = await self._replica.read_point(linearizable=False)
-            page, after = tree_page(state, request, after)
-            yield page
+        yield listing.page(await self._replica.read_point(linearizable=asked))
+        while not listing.done:
+            yield listing.page(await self._replica.read_point(linearizable=False))
 
     @stream
     def ReadFile(
@@ -229,8 +225,9 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             request.path, request.offset, linearizable=linearizable(request.consistency)
         )
         try:
-            async for message in file_messages(opened, request, self._limits):
-                yield message
+            async with aclosing(file_messages(opened, request, self._limits)) as messages:
+                async for message in messages:
+                    yield message
         finally:
             self._replica.close_file(opened)
 
@@ -238,7 +235,10 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     def ReadState(
         self, request: AsyncIterator[api.ReadStateRequest], context: Any
     ) -> AsyncGenerator[api.ReadStateResponse, None]:
-        return self._streams.through("ReadState", read_state(self._replica, self._limits, request))
+        messages = read_state(
+            self._replica, self._limits, request, self.failures.refused, partial(abort, context)
+        )
+        return self._streams.through("ReadState", messages)
 
     @unary
     async def UploadPayload(

@@ -1,19 +1,24 @@
 """What is read of a state, as messages: of the running one page by page, or of a pinned one."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 
 from partition_proto.v1 import log_store_pb2 as api
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Node, OpenedFile
-from partition_replica.core.paths import check_path
+from partition_replica.core.paths import check_path, shown
 from partition_replica.core.services import PinnedState, ReplicaService, StateReader
-from partition_replica.errors import InvalidArgument
-from partition_replica.transport.chunks import file_chunks
+from partition_replica.errors import InvalidArgument, NotFound, ReplicaError
+from partition_replica.transport.chunks import file_chunks, in_time
+from partition_replica.transport.failures import detail
 
 TREE_PAGE = 500
 """Entries of the tree in one message."""
+
+CUT_OFF_S = 5.0
+"""How long a reader whose state was given up may take to hear of that. Then its call is cut off."""
 
 
 def linearizable(consistency: int) -> bool:
@@ -34,17 +39,38 @@ def keys_page(
     )
 
 
-def tree_page(
-    state: StateReader, request: api.ListTreeRequest, after: bytes
-) -> tuple[api.ListTreeResponse, bytes | None]:
-    """The entries behind the path `after`, and the path to go on behind; None at the end. Raises
-    NotFound."""
-    items, applied = state.list_nodes(request.path, after, request.recursive, TREE_PAGE)
-    page = api.ListTreeResponse(
-        entries=[_tree_entry(path, node) for path, node in items], applied=applied
-    )
-    # Behind a nested directory's own contents too, if they are not wanted.
-    return page, items[-1][0] if len(items) == TREE_PAGE else None
+class TreeListing:
+    """A listing of the tree, page by page: `done` behind the last one."""
+
+    def __init__(self, request: api.ListTreeRequest) -> None:
+        """Raises InvalidArgument."""
+        below = request.path + b"/" if request.path else b""
+        if request.path:
+            check_path(request.path)
+        if request.after and not request.after.startswith(below):
+            raise InvalidArgument(
+                f"after {shown(request.after)} does not lie below {shown(request.path)}: it is the "
+                "path of the last entry that the caller has, or empty"
+            )
+        self._request = request
+        self._after = request.after
+        self._left = request.limit or None
+        self.done = False
+
+    def page(self, state: StateReader) -> api.ListTreeResponse:
+        """Raises NotFound."""
+        count = TREE_PAGE if self._left is None else min(self._left, TREE_PAGE)
+        request = self._request
+        items, applied = state.list_nodes(request.path, self._after, request.recursive, count)
+        if self._left is not None:
+            self._left -= len(items)
+        self.done = len(items) < count or self._left == 0
+        if items:
+            # Behind a nested directory's own contents, too, if they are not wanted.
+            self._after = items[-1][0]
+        return api.ListTreeResponse(
+            entries=[_tree_entry(path, node) for path, node in items], applied=applied
+        )
 
 
 async def file_messages(
@@ -64,24 +90,97 @@ async def file_messages(
 
 
 async def read_state(
-    replica: ReplicaService, limits: Limits, requests: AsyncIterator[api.ReadStateRequest]
+    replica: ReplicaService,
+    limits: Limits,
+    requests: AsyncIterator[api.ReadStateRequest],
+    refused: Callable[[ReplicaError], None],
+    end: Callable[[ReplicaError], Awaitable[None]],
 ) -> AsyncGenerator[api.ReadStateResponse, None]:
-    """Serves one ReadState stream."""
-    first = await anext(requests, None)
+    """Serves one ReadState stream. `refused` is told of errors that are answers. `end` ends the
+    call, whatever it waits for."""
+    async with aclosing(in_time(requests, limits.stream_stall_s)) as in_its_time:
+        first = await anext(in_its_time, None)
     if first is None or first.WhichOneof("request") != "open":
         raise InvalidArgument("the first request of a stream is `open`, which pins the state")
-    replica.check_history(first.open.history_id)
-    async with replica.pinned_state(linearizable=linearizable(first.open.consistency)) as state:
+    leading, history = linearizable(first.open.consistency), first.open.history_id
+    replica.check_history(history, leading=leading)
+    async with (
+        replica.pinned_state(linearizable=leading, history=history) as state,
+        _cut_off_behind(state, end),
+    ):
         opened = api.OpenedState(
             lsn=state.position.index, term=state.position.term, history_id=state.history
         )
         yield api.ReadStateResponse(opened=opened, last=True)
-        async for request in requests:
+        while (request := await _next(requests, state)) is not None:
+            try:
+                async with aclosing(_answers(replica, limits, state, request)) as answers:
+                    async for answer in answers:
+                        yield answer
+                        state.used()  # gRPC comes back for more when the answer is on its way
+            except (NotFound, InvalidArgument) as error:
+                refused(error)
+                yield api.ReadStateResponse(error=detail(error), last=True)
+
+
+_CUTTING: set["asyncio.Task[None]"] = set()
+
+
+def _cut(task: "asyncio.Task[None]") -> None:
+    _CUTTING.discard(task)
+    if not task.cancelled():
+        task.exception()  # gRPC raises one for a call that is ended
+
+
+@asynccontextmanager
+async def _cut_off_behind(
+    state: PinnedState, end: Callable[[ReplicaError], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """Ends the call of this task a moment after the state was given up. A reader that takes no
+    answers keeps it waiting in gRPC, where it hears of nothing, and one of few places taken."""
+    call = asyncio.current_task()
+    assert call is not None
+
+    begun = False
+
+    async def cut_off() -> None:
+        nonlocal begun
+        await state.over()
+        await asyncio.sleep(CUT_OFF_S)
+        begun = True
+        call.cancel()  # gRPC says nothing of that to the reader
+        try:
             state.used()
-            async with aclosing(_answers(replica, limits, state, request)) as answers:
-                async for answer in answers:
-                    yield answer
-                    state.used()  # gRPC comes back for more when the answer is on its way
+        except ReplicaError as error:
+            await end(error)  # it hears of it when it reads on
+
+    cutting = asyncio.create_task(cut_off())
+    _CUTTING.add(cutting)
+    cutting.add_done_callback(_cut)
+    try:
+        yield
+    finally:
+        if not begun:
+            cutting.cancel()
+
+
+async def _next(
+    requests: AsyncIterator[api.ReadStateRequest], state: PinnedState
+) -> api.ReadStateRequest | None:
+    """The next request, None behind the last one. Raises what ended the state meanwhile."""
+
+    async def ask() -> api.ReadStateRequest | None:
+        return await anext(requests, None)
+
+    asked, over = asyncio.create_task(ask()), asyncio.create_task(state.over())
+    try:
+        await asyncio.wait({asked, over}, return_when=asyncio.FIRST_COMPLETED)
+        state.used()
+        return asked.result()
+    finally:
+        asked.cancel()
+        over.cancel()
+        await asyncio.gather(asked, over, return_exceptions=True)
 
 
 async def _answers(
@@ -92,21 +191,20 @@ async def _answers(
             page = keys_page(state.reader(), request.keys, limits)
             yield api.ReadStateResponse(keys=page, last=True)
         case "tree":
-            if request.tree.path:
-                check_path(request.tree.path)
-            after: bytes | None = b""
-            while after is not None:
-                tree, after = tree_page(state.reader(), request.tree, after)
-                yield api.ReadStateResponse(tree=tree, last=after is None)
+            listing = TreeListing(request.tree)
+            while not listing.done:
+                tree = listing.page(state.reader())
+                yield api.ReadStateResponse(tree=tree, last=listing.done)
         case "file":
             check_path(request.file.path)
             opened = state.open_file(request.file.path, request.file.offset)
             try:
                 before: api.ReadFileResponse | None = None
-                async for message in file_messages(opened, request.file, limits):
-                    if before is not None:
-                        yield api.ReadStateResponse(file=before)
-                    before = message
+                async with aclosing(file_messages(opened, request.file, limits)) as messages:
+                    async for message in messages:
+                        if before is not None:
+                            yield api.ReadStateResponse(file=before)
+                        before = message
                 yield api.ReadStateResponse(file=before, last=True)
             finally:
                 replica.close_file(opened)

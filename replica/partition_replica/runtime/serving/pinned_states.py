@@ -4,8 +4,8 @@ Pages of the running state don't make a state: each shows another LSN. So the st
 (`capture`), and the reader reads from the copy for as long as it needs. The payloads that the copy
 names stay, and so do the log's entries behind it, from which the reader goes on.
 
-A copy takes room on the volume. It is given up if its reader asks for nothing for too long, or if
-the volume falls below its reserve.
+A copy takes room on the volume. It is given up if its reader asks for nothing for too long or keeps
+it for too long, or if the volume falls below its reserve: then the newest one goes first.
 """
 
 import asyncio
@@ -14,12 +14,21 @@ import logging
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import OpenedFile, Position
 from partition_replica.core.services import StateReader
-from partition_replica.errors import DiskFull, Overloaded, ReplicaError, Stopping
+from partition_replica.errors import (
+    DiskFull,
+    Fatal,
+    NotBootstrapped,
+    Overloaded,
+    ReplicaError,
+    Stopping,
+    wrong_history,
+)
 from partition_replica.runtime.consensus.log_holds import LogHolds
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
@@ -27,7 +36,7 @@ from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.serving.reads import Reads, open_file
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.threads import run_to_end
+from partition_replica.storage.threads import finish, run_to_end
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -35,19 +44,24 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 """How often it is looked whether a copy has to be given up."""
 
+LOOK_AGAIN_S = 0.2
+"""How soon after one copy is gone it is looked whether that was enough."""
+
 
 class PinnedState:
     """Implements core.services.PinnedState. On the event loop."""
 
     def __init__(self, captured: Captured, state: LmdbState, history: str, volume: Volume) -> None:
-        """Owns `captured` and `state` until `_end`."""
+        """Owns `captured` and `state` until `end`."""
         self.position: Position = captured.position
         self.history = history
         self._captured = captured
         self._state = state
         self._volume = volume
         self._ended: ReplicaError | None = None
-        self.used()
+        self._over = asyncio.Event()
+        self._removing: asyncio.Future[None] | None = None
+        self._pinned_at = self._used_at = asyncio.get_running_loop().time()
 
     def reader(self) -> StateReader:
         self._check()
@@ -58,24 +72,51 @@ class PinnedState:
         return open_file(self._state, self._volume.blobs, path, offset)
 
     def used(self) -> None:
+        self._check()
         self._used_at = asyncio.get_running_loop().time()
+
+    async def over(self) -> None:
+        await self._over.wait()
 
     @property
     def unused_s(self) -> float:
         return asyncio.get_running_loop().time() - self._used_at
 
+    @property
+    def age_s(self) -> float:
+        return asyncio.get_running_loop().time() - self._pinned_at
+
     async def end(self, why: ReplicaError) -> None:
-        """Whoever reads on gets `why`. Removes the copy. Again does nothing."""
-        if self._ended is None:
+        """Whoever reads on gets `why`. Returns when the copy is removed, the second time, too."""
+        if self._removing is None:
             self._ended = why
-            self._state.close()
-            self._captured.release()
-            directory = self._captured.directory
-            await run_to_end(lambda: shutil.rmtree(directory, ignore_errors=True))
+            self._over.set()
+            self._removing = asyncio.get_running_loop().run_in_executor(None, self._remove)
+        await finish(self._removing)
+
+    def _remove(self) -> None:
+        """On a thread: there may be a million blobs to let go of."""
+        self._state.close()
+        _remove(self._captured)
 
     def _check(self) -> None:
         if self._ended is not None:
             raise self._ended
+
+
+def _remove(captured: Captured) -> None:
+    captured.release()
+    shutil.rmtree(captured.directory, ignore_errors=True)
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """One of the few. why: what its reader gets if it is given up while the copy is made."""
+
+    serial: int
+    pinning: "asyncio.Task[PinnedState] | None" = None
+    pinned: PinnedState | None = None
+    why: ReplicaError | None = None
 
 
 class PinnedStates:
@@ -90,108 +131,180 @@ class PinnedStates:
         disk: DiskWatch,
         reads: Reads,
         running: Callable[[], Member],
+        history: Callable[[], str],
         holds: LogHolds,
+        failed: Callable[[BaseException], None],
     ) -> None:
+        """`history` is "" while this replica has none of its group's state. `failed` gets what must
+        end the process."""
         self._volume = volume
         self._limits = limits
         self._metrics = metrics
         self._disk = disk
         self._reads = reads
         self._running = running
+        self._history = history
         self._holds = holds
+        self._failed = failed
         self._serial = itertools.count(1)
-        self._open: dict[int, PinnedState | None] = {}
+        self._places: dict[int, _Place] = {}
+        """Oldest first."""
+        self._watching: asyncio.Task[None] | None = None
         self._closing = False
 
     @asynccontextmanager
-    async def open(self, *, linearizable: bool) -> AsyncIterator[PinnedState]:
+    async def open(self, *, linearizable: bool, history: str) -> AsyncIterator[PinnedState]:
         """See core.services.ReplicaService."""
-        if len(self._open) >= self._limits.pinned_states_max:
+        if self._closing:
+            raise _stopping()
+        if len(self._places) >= self._limits.pinned_states_max:
             raise Overloaded(
                 f"{self._limits.pinned_states_max} states are pinned here, the most that may be: "
                 "retry with back-off, or read the state of another replica"
             )
-        serial = next(self._serial)
-        self._set(serial, None)
-        watch: asyncio.Task[None] | None = None
+        place = _Place(next(self._serial))
+        self._places[place.serial] = place
+        self._count()
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+            self._watching.add_done_callback(self._watch_ended)
         try:
-            pinned = await self._pin(serial, linearizable)
-            self._set(serial, pinned)
-            watch = asyncio.create_task(self._watch(serial, pinned))
-            yield pinned
+            # A task of its own, which `close` and the watch end, too.
+            place.pinning = asyncio.create_task(self._pin(place, linearizable, history))
+            yield await self._pinned(place, place.pinning)
         finally:
-            if watch is not None:
-                watch.cancel()
-            await self._end(serial, Stopping("this reading of the state is over"))
+            await self._end(place, Stopping("this reading of the state is over"))
 
     async def close(self) -> None:
-        """Ends all: their readers get Stopping."""
+        """Ends all, those that are being copied, too: their readers get Stopping. Nothing works on
+        the volume when this returns."""
         self._closing = True
-        for serial in list(self._open):
-            await self._end(serial, Stopping("this replica is stopping: go to another"))
+        places = list(self._places.values())  # with the one that the watch is ending
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        await asyncio.gather(*(self._end(place, _stopping()) for place in places))
 
-    async def _pin(self, serial: int, linearizable: bool) -> PinnedState:
+    async def _pinned(self, place: _Place, pinning: "asyncio.Task[PinnedState]") -> PinnedState:
+        """What `pinning` gives. A caller that is cancelled waits for the task's end first."""
+        try:
+            await asyncio.wait([pinning])
+        except asyncio.CancelledError:
+            await _end_task(pinning)
+            raise
+        if pinning.cancelled():
+            raise place.why or _stopping()
+        return pinning.result()
+
+    async def _pin(self, place: _Place, linearizable: bool, history: str) -> PinnedState:
         await self._reads.point(linearizable=linearizable)
-        self._check_room()
+        self._check()
         # From before the copy on: compaction goes on beside it, however long it takes.
-        self._holds.hold(serial, self._volume.state.applied.index)
+        self._holds.hold(place, self._volume.state.applied.index)
         captured = await capture_in_time(
             lambda: self._running().capture,
-            self._volume.staging / f"pinned-{serial}",
+            self._volume.staging / f"pinned-{place.serial}",
             self._limits.snapshot_capture_wait_s,
+            self._check,
         )
         try:
             state = await run_to_end(
                 partial(LmdbState, captured.directory, read_only=True), LmdbState.close
             )
         except BaseException:
-            captured.release()
-            await run_to_end(lambda: shutil.rmtree(captured.directory, ignore_errors=True))
+            await run_to_end(partial(_remove, captured))
             raise
-        history = state.history or str(self._volume.log.identity.cluster_id)
-        pinned = PinnedState(captured, state, history, self._volume)
-        if self._closing:
-            await pinned.end(Stopping("this replica is stopping: go to another"))
-        self._holds.hold(serial, captured.position.index)
-        return pinned
+        # The copy's own: the group's may be another one by now.
+        own = state.history or str(self._volume.log.identity.cluster_id)
+        place.pinned = PinnedState(captured, state, own, self._volume)
+        self._holds.hold(place, captured.position.index)
+        if history not in ("", own):
+            raise wrong_history(history, own)
+        return place.pinned
 
-    def _check_room(self) -> None:
+    def _check(self) -> None:
+        """Whether a copy may begin now."""
+        if not self._history():
+            raise NotBootstrapped("this replica waits for its first state: ask another one")
         self._disk.full()
+        free, _ = self._volume.free_bytes()  # now: a copy may just have ended
         needed = self._volume.state.size_bytes() + self._disk.reserve_bytes
-        if self._disk.free_bytes < needed:
+        if free < needed:
             raise DiskFull(
                 f"reading the whole state takes a copy of it, up to {needed} bytes with what is "
-                f"reserved, and {self._disk.free_bytes} are free: make room, or read the state of "
+                f"reserved, and {free} are free: make room, or read the state of "
                 "another replica"
             )
 
-    async def _watch(self, serial: int, pinned: PinnedState) -> None:
-        idle_s = self._limits.pinned_state_idle_s
-        while True:
-            await asyncio.sleep(min(LOOK_EVERY_S, idle_s))
-            if self._disk.full():
-                why: ReplicaError = DiskFull(
+    async def _watch(self) -> None:
+        """While any is open."""
+        limits = self._limits
+        while self._places:
+            await asyncio.sleep(
+                min(LOOK_EVERY_S, limits.pinned_state_idle_s, limits.pinned_state_age_max_s)
+            )
+            for place in list(self._places.values()):
+                if (outdated := self._outdated(place)) is not None:
+                    await self._give_up(place, outdated)
+            while self._places and self._disk.below_reserve():
+                why = DiskFull(
                     "the volume fell below its reserve, so the copy of the state was given up: "
                     "make room, or read the state of another replica"
                 )
-            elif pinned.unused_s > idle_s:
-                why = Overloaded(
-                    f"nothing was asked, or no answer was taken, for {idle_s} s, so the copy of "
-                    "the state was given up: begin anew"
-                )
-            else:
-                continue
-            logger.warning("the state pinned at %d ended: %s", pinned.position.index, why)
-            await self._end(serial, why)
-            return
+                # The oldest reader is the nearest to its end.
+                await self._give_up(next(reversed(self._places.values())), why)
+                await asyncio.sleep(LOOK_AGAIN_S)
+        self._watching = None
 
-    async def _end(self, serial: int, why: ReplicaError) -> None:
-        pinned = self._open.pop(serial, None)
-        self._metrics.pinned_states.set(len(self._open))
-        self._holds.let_go(serial)
-        if pinned is not None:
-            await pinned.end(why)
+    def _outdated(self, place: _Place) -> Overloaded | None:
+        limits = self._limits
+        if place.pinned is None:
+            return None
+        if place.pinned.unused_s > limits.pinned_state_idle_s:
+            return Overloaded(
+                f"nothing was asked, or no answer was taken, for {limits.pinned_state_idle_s} s, "
+                "so the copy of the state was given up: begin anew"
+            )
+        if place.pinned.age_s > limits.pinned_state_age_max_s:
+            return Overloaded(
+                f"the state was pinned for {limits.pinned_state_age_max_s} s, the longest that may "
+                "be, so the copy of the state was given up: begin anew, and read faster"
+            )
+        return None
 
-    def _set(self, serial: int, pinned: PinnedState | None) -> None:
-        self._open[serial] = pinned
-        self._metrics.pinned_states.set(len(self._open))
+    async def _give_up(self, place: _Place, why: ReplicaError) -> None:
+        logger.warning("pinned state %d ends: %s", place.serial, why)
+        await self._end(place, why)
+
+    def _watch_ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(error)
+
+    async def _end(self, place: _Place, why: ReplicaError) -> None:
+        """Gives the place back when the copy is gone. Again waits for that, too."""
+        try:
+            place.why = place.why or why
+            if place.pinning is not None:
+                await _end_task(place.pinning)
+            if place.pinned is not None:
+                await place.pinned.end(why)
+        finally:
+            self._holds.let_go(place)
+            self._places.pop(place.serial, None)
+            self._count()
+
+    def _count(self) -> None:
+        self._metrics.pinned_states.set(len(self._places))
+
+
+async def _end_task(task: "asyncio.Task[PinnedState]") -> None:
+    """Cancels a task, and returns when it has ended. Raises a Fatal of its."""
+    if not task.done():
+        task.cancel()
+        await finish(asyncio.wait([task]))
+    if not task.cancelled() and isinstance(error := task.exception(), Fatal):
+        raise error
+
+
+def _stopping() -> Stopping:
+    return Stopping("this replica is stopping: go to another")

@@ -1,0 +1,79 @@
+"""A whole replica of the test's own process, behind gRPC, with a client of it."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+from partition_client import AsyncClient
+from partition_proto.v1 import log_store_pb2_grpc
+from partition_replica.core.limits import Limits
+from partition_replica.transport.channels import SERVER_OPTIONS
+from partition_replica.transport.failures import Failures
+from partition_replica.transport.log_store_service import LogStoreService
+from partition_replica.transport.streams import Streams
+
+from tests.support.local_group import eventually
+from tests.support.one_replica import OneReplica, serving
+
+WITHIN_S = 30.0
+QUICK = replace(Limits(), log_compaction_step_entries=1, pinned_states_max=2, pin_lease_s=2.0)
+"""Limits that are reached at once."""
+
+
+class Served:
+    """`streams`: how many are open, by method."""
+
+    def __init__(self, one: OneReplica, address: str, client: AsyncClient) -> None:
+        self.one = one
+        self.address = address
+        self.client = client
+        self.streams: dict[str, int] = {}
+
+    @property
+    def copies(self) -> list[str]:
+        return os.listdir(self.one.volume.staging)
+
+    @property
+    def pinned(self) -> float:
+        found = self.one.metrics.registry.get_sample_value("logstore_pinned_states")
+        assert found is not None
+        return found
+
+    async def eventually(self, condition: Callable[[], object], what: str) -> None:
+        async def ask() -> bool:
+            return bool(condition())
+
+        await eventually(ask, what, WITHIN_S)
+
+
+@asynccontextmanager
+async def served(
+    data: Path, limits: Limits = QUICK, *, unreplicated: bool = False
+) -> AsyncIterator[Served]:
+    async with serving(data, limits=limits, unreplicated=unreplicated) as one:
+        async with serving_clients(one, limits) as here:
+            yield here
+
+
+@asynccontextmanager
+async def serving_clients(one: OneReplica, limits: Limits) -> AsyncIterator[Served]:
+    """Of a replica that runs."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    failures = Failures(lambda _: None, one.failures.append)
+    streams = Streams(
+        limits.client_streams_max, lambda method, count: here.streams.update({method: count})
+    )
+    service = LogStoreService(one.replica, limits, failures, streams)
+    log_store_pb2_grpc.add_LogStoreServicer_to_server(service, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    client = AsyncClient([address], deadline_s=WITHIN_S, follow_hints=False)
+    here = Served(one, address, client)
+    try:
+        yield here
+    finally:
+        await client.close()
+        await server.stop(None)

@@ -1,0 +1,148 @@
+"""A pinned state as the client has it: what its caller gets when it is over, however that came."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from partition_client import ClientError, HistoryChanged, StateLost
+from partition_client.calls import Deadline, Silent
+from partition_client.pinned_state import PinnedState
+from partition_proto.v1 import log_store_pb2 as api
+
+from tests.support.stand_in_replica import StandInReplica
+
+
+class Pinning(StandInReplica):
+    """Opens after `open_s`, and answers requests for keys while `answers` is set."""
+
+    def __init__(self, *, open_s: float = 0.0) -> None:
+        super().__init__()
+        self.open_s = open_s
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked = asyncio.Event()
+        self.opened = 0
+
+    async def ReadState(
+        self, request: AsyncIterator[api.ReadStateRequest], context: Any
+    ) -> AsyncIterator[api.ReadStateResponse]:
+        self.opened += 1
+        first = True
+        async for _ in request:
+            if first:
+                await asyncio.sleep(self.open_s)
+                opened = api.OpenedState(lsn=7, term=3, history_id="now")
+                yield api.ReadStateResponse(opened=opened, last=True)
+                first = False
+                continue
+            self.asked.set()
+            await self.answers.wait()
+            yield api.ReadStateResponse(keys=api.ListKeysResponse(), last=True)
+
+
+async def read(state: PinnedState) -> None:
+    async for _ in state.keys():
+        raise AssertionError("there are no keys")
+
+
+async def test_behind_its_block_a_state_is_lost() -> None:
+    async with Pinning().client() as client:
+        async with client.state() as state:
+            await read(state)
+        for _ in range(2):
+            with pytest.raises(StateLost, match="the block of the state at 7 is over"):
+                await read(state)
+            with pytest.raises(StateLost, match="is over"):
+                await state.read_file(b"f", lambda _: None)
+
+
+async def test_a_read_under_way_ends_with_the_block() -> None:
+    replica = Pinning()
+    async with replica.client() as client:
+        async with client.state() as state:
+            replica.answers.clear()
+            reading = asyncio.create_task(read(state))
+            await replica.asked.wait()
+        with pytest.raises(StateLost, match="is over"):
+            await reading
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+async def test_a_closed_clients_state_is_lost(under_way: bool) -> None:
+    replica = Pinning()
+    async with replica.client() as client:
+        async with client.state() as state:
+            if under_way:
+                replica.answers.clear()
+                reading = asyncio.create_task(read(state))
+                await replica.asked.wait()
+            await client.close()
+            if not under_way:
+                reading = asyncio.create_task(read(state))
+            with pytest.raises(StateLost):
+                await reading
+            with pytest.raises(StateLost):
+                await read(state)
+
+
+async def test_a_client_that_is_closed_while_it_opens_a_state_says_so() -> None:
+    replica = Pinning(open_s=60.0)
+    async with replica.client() as client:
+
+        async def enter() -> None:
+            async with client.state():
+                raise AssertionError("it never opens")
+
+        opening = asyncio.create_task(enter())
+        while not replica.opened:
+            await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises(ClientError):
+            await opening
+
+
+async def test_a_reader_that_is_cancelled_is_cancelled() -> None:
+    replica = Pinning()
+    async with replica.client() as client, client.state() as state:
+        replica.answers.clear()
+        reading = asyncio.create_task(read(state))
+        await replica.asked.wait()
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        with pytest.raises(StateLost):
+            await read(state)
+
+
+async def test_a_state_of_another_history_is_none() -> None:
+    async with Pinning().client() as client:
+        with pytest.raises(HistoryChanged) as raised:
+            async with client.state(history="before"):
+                raise AssertionError("it is another one")
+        assert raised.value.history == "now"
+        async with client.state(history="now") as state:
+            assert state.history == "now"
+
+
+async def test_the_deadline_counts_from_entering() -> None:
+    async with Pinning(open_s=0.4).client(deadline_s=0.8) as client:
+        waiting = client.state()
+        await asyncio.sleep(0.6)
+        async with waiting as state:
+            await read(state)
+
+
+async def test_the_deadline_holds_for_what_is_written() -> None:
+    """A write waits for as long as the replica reads nothing."""
+
+    class Stuck:
+        async def write(self, request: api.ReadStateRequest) -> None:
+            await asyncio.Event().wait()
+
+    state = PinnedState("here:1", Stuck(), Deadline(0.2))
+    async with asyncio.timeout(20):
+        with pytest.raises(Silent, match=r"within 0\.2 s"):
+            await state.open(api.OpenState())
+        with pytest.raises(StateLost, match="no answer within"):
+            await read(state)
