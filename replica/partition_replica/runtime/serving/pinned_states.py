@@ -122,7 +122,7 @@ class _Place:
 class PinnedStates:
     """All of one replica. On the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # explicit assembly
         self,
         volume: Volume,
         limits: Limits,
