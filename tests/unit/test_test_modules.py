@@ -14,7 +14,6 @@ TESTS = ROOT / "tests"
 LINES_MAX = 500
 FIRST_TEST_LINE_MAX = 80
 BEGIN_LATE = {
-    "conformance/test_pinned_states.py",
     "simulation/test_strangers.py",
 }
 """Their helpers have not been moved yet. Do not add to these."""
