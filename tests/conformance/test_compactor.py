@@ -37,8 +37,9 @@ class World:
         volume: Any = SimpleNamespace(
             log=self.log, state=SimpleNamespace(applied=at, sync=lambda: at)
         )
-        engine = SimpleNamespace(compact=lambda b: self.done.append(("engine", b.index)))
-        loop: Any = SimpleNamespace(call_writer=call, engine=engine)
+        loop: Any = SimpleNamespace(
+            call_writer=call, compact=lambda b: self.done.append(("engine", b.index))
+        )
         self.applier: Any = SimpleNamespace(call=call, told=LSN(told), paused=paused)
         self.compactor = Compactor(
             volume, loop, self.applier, Limits(), Metrics(), collect=lambda _: call(lambda: None)

@@ -33,9 +33,7 @@ def administration(
     status = SimpleNamespace(last_index=last, progress=[progress])
     member = SimpleNamespace(
         configuration=Configuration((MemberID(7),), (MemberID(LEARNER),)),
-        loop=SimpleNamespace(
-            heard_from=lambda *_: heard, engine=SimpleNamespace(status=lambda: status)
-        ),
+        loop=SimpleNamespace(heard_from=lambda *_: heard, status=lambda: status),
     )
     config = SimpleNamespace(limits=Limits(), tick_s=0.1, election_ticks=10)
     log = SimpleNamespace(boundary=Position(LSN(boundary), Term(1)))

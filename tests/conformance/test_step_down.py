@@ -23,11 +23,12 @@ def member(
         SimpleNamespace(id=LEARNER, matched=10, recent_active=True),
     ]
     status = SimpleNamespace(progress=progress, lead_transferee=transferee)
-    engine = SimpleNamespace(status=lambda: status, transfer_leader=asked.append)
     found: Any = Member.__new__(Member)
     found._own = OWN
     found._volume = SimpleNamespace(log=SimpleNamespace(configuration=(1, configuration)))
-    found.loop = SimpleNamespace(role=role, engine=engine, wake=lambda: None)
+    found.loop = SimpleNamespace(
+        role=role, status=lambda: status, transfer_leader=asked.append, wake=lambda: None
+    )
     return found, asked
 
 
