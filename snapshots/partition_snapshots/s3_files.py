@@ -35,6 +35,11 @@ class Progress:
         self._sent(size)
 
 
+WAIT = b""
+"""Given before an error that makes obstore abort an upload: before it takes anything, obstore waits
+for the part under way. A store may keep a part that arrives after the abort."""
+
+
 class FileReader:
     """Reads a file in parts on threads, and checks it before the last is given. `taken` is told of
     each part when the next one is asked for: it is sent then, but for what the client has under
@@ -64,19 +69,20 @@ class FileReader:
                     part = await run_to_end(self._step, file, left, found)
                     left -= len(part)
                     if self._stopped:
-                        # Before it takes anything obstore waits for the part under way: a store may
-                        # keep one that arrives after the upload is aborted.
-                        yield b""
+                        yield WAIT
                         raise _Stopped
                     if not left and (file.read(1) or found.hexdigest() != self._digest):
+                        yield WAIT
                         raise self._damaged("has other content than its name says")
                     if left and not part:
+                        yield WAIT
                         raise self._damaged(f"ends {left} bytes early")
                     yield part
                     if not left:
                         return
                     self._taken(len(part))
         except OSError as error:
+            yield WAIT
             raise self._damaged(error.strerror or str(error)) from error
 
     def _step(self, file: Any, left: int, found: Any) -> bytes:
