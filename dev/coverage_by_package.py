@@ -38,8 +38,7 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
-def main() -> int:
-    """The exit code."""
+def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(sys.argv[1]) if sys.argv[1:] else Path(folder) / "coverage.json"
         measured = Coverage()
@@ -52,8 +51,7 @@ def main() -> int:
             f"{row or 'all':36} {f'{lines}/{of_lines}':>13} {percent(lines, of_lines):>6}"
             f" {f'{branches}/{of_branches}':>11} {percent(branches, of_branches):>6}"
         )
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

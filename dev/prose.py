@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from dev.cluster.layout import ROOT
+
 NOT_READ = {"CHANGELOG.md"}
 QUOTE_PHRASES = {"docs/glossary.md", "docs/adr/0010-one-word-for-one-thing.md"}
 """They name the words that are not to be used."""

@@ -14,7 +14,12 @@ from pathlib import Path
 from dev.cluster.layout import ROOT
 
 PROJECTS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots")
-MODULES = ("client/partition_client", "operator/partition_operator", "replica/partition_replica")
+MODULES = (
+    "client/partition_client",
+    "common/partition_common",
+    "operator/partition_operator",
+    "replica/partition_replica",
+)
 CHART = "charts/partition-operator"
 TAG = re.compile(r"v(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)")
 

@@ -156,3 +156,22 @@ def test_a_secret_that_goes_or_is_somebody_elses_is_not_renewed(whose: str) -> N
         observed, objects={("Secret", SECRETS[1]): live}, certificates_good={SECRETS[0]: True}
     )
     assert plan(seen, "image:1").action is None
+
+
+@pytest.mark.parametrize("how", ["issue", "trust"])
+def test_an_object_that_never_goes_does_not_stop_renewals(how: str) -> None:
+    """Its finalizer's program may be gone for good. The certificates would end meanwhile."""
+    seen = see(Certificates(untrusting=frozenset(SECRETS[1:]) if how == "trust" else frozenset()))
+    service = ("Service", seen.partition.name)
+    meta = metadata(seen.partition, seen.partition.name, "x") | {"deletionTimestamp": "x"}
+    good = {SECRETS[0]: True, SECRETS[1]: how == "trust"}
+    stuck = replace(seen, objects={service: {"metadata": meta}}, certificates_good=good)
+    step = plan(stuck, "image:1")
+    kind = TrustAuthority if how == "trust" else IssueCertificate
+    assert step.action == kind(SECRETS[1], "client")
+    assert condition(step, "Progressing")[1] == "ObjectsLeaving"
+    step = plan(
+        replace(stuck, certificates=Certificates(), certificates_good=dict.fromkeys(SECRETS, True)),
+        "image:1",
+    )
+    assert (step.action, step.settled, step.waiting) == (None, False, True)

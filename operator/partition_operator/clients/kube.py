@@ -99,7 +99,7 @@ class Kube:
         await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: str, namespace: str, name: str) -> Body | None:
-        """None where there is none."""
+        """Returns None if the object does not exist. Raises ApiError."""
         try:
             return await self._request("GET", _path(kind, namespace, name))
         except ApiError as error:

@@ -21,7 +21,7 @@ from partition_operator.reconcile.seen.partition import Certificates, Claim, Obs
 from partition_operator.reconcile.seen.restore import RestoreSeen
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
-from partition_operator.resources.common import controller, is_foreign
+from partition_operator.resources.common import controller, is_foreign, is_owner
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Observer:
         return None if body is None else parse(body)
 
     async def forget(self, namespace: str, name: str) -> None:
-        """Of a Partition that is gone, or that another operator manages."""
+        """Drops what is kept for a Partition that is gone, or that another operator manages."""
         await self._replicas.forget((namespace, name), set())
         self._writes.pop((namespace, name), None)
 
@@ -273,7 +273,7 @@ def _is_replica(partition: Partition, item: Body) -> bool:
     controller has it. The StatefulSet lets go of a pod that its selector does not find, and takes
     it again when the labels are back."""
     owner = controller(item)
-    if owner is not None and (owner["kind"], owner["name"]) != ("StatefulSet", partition.name):
+    if owner is not None and not is_owner(owner, "apps", "StatefulSet", partition.name):
         return False
     claim = f"{names.VOLUME}-{item['metadata']['name']}"
     volumes = (item.get("spec") or {}).get("volumes") or []

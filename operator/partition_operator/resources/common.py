@@ -97,6 +97,12 @@ def controller(live: dict[str, Any]) -> dict[str, Any] | None:
     return next((owner for owner in owners if owner.get("controller")), None)
 
 
+def is_owner(owner: dict[str, Any], group: str, kind: str, name: str) -> bool:
+    """Whether an owner reference names this object. Two API groups may have a kind of one name."""
+    found = str(owner.get("apiVersion", "")).partition("/")[0]
+    return (found, owner["kind"], owner["name"]) == (group, kind, name)
+
+
 def is_foreign(live: dict[str, Any], partition: Partition) -> bool:
     """Whether an object is somebody else's.
 
@@ -107,10 +113,8 @@ def is_foreign(live: dict[str, Any], partition: Partition) -> bool:
     """
     owner = controller(live)
     if owner is not None:
-        # Another API group may have a kind of this name, too.
-        group = str(owner.get("apiVersion", "")).partition("/")[0]
-        earlier = (names.GROUP, names.KIND, partition.name)
-        return owner["uid"] != partition.uid and (group, owner["kind"], owner["name"]) != earlier
+        earlier = is_owner(owner, names.GROUP, names.KIND, partition.name)
+        return owner["uid"] != partition.uid and not earlier
     labels = live["metadata"].get("labels") or {}
     marks = {
         names.LABEL_PARTITION: partition.name,

@@ -1,2 +1,2 @@
-"""Turns: a key comes from the queue, one look at the cluster, one step. A module for each kind of
-key, and the executor of a Partition's steps."""
+"""Turns: the queue gives a key, its turn looks at the cluster and takes one step. There is a module
+for the queue, one for each kind of key, and one for the executor of a Partition's steps."""

@@ -120,7 +120,7 @@ class Reconciler:
             return self._config.poll_progressing_s
         if isinstance(action, EnableReplication):
             self._refusals.pop(key, None)
-            # It goes on by itself: asked again at once it would be told again.
+            # The replica continues on its own. Asked again at once, the plan would tell it again.
             return self._config.poll_backfill_s
         return None
 

@@ -11,7 +11,7 @@ from typing import Any
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials, Refusal
-from partition_operator.api.partition import SNAPSHOT_CONDITIONS
+from partition_operator.api.partition import SNAPSHOT_CONDITIONS, Partition
 from partition_operator.api.snapshot import Snapshot, State, Verify
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
@@ -74,8 +74,7 @@ class ScheduleReconciler:
                 snapshots = await self._observer.snapshots(key.namespace, key.name)
                 await self._look_at_lost(key, snapshots)
                 return None
-            theirs = is_foreign(view.partition, self._config.namespace)
-            if view.partition.deleting or theirs:
+            if self._left_alone(key, view.partition):
                 return self._config.resync_s
             view = replace(view, taken=taken)
             step = plan(view)
@@ -98,6 +97,14 @@ class ScheduleReconciler:
                 return pause
             await asyncio.sleep(PAUSE_MIN_S)
         return 1.0
+
+    def _left_alone(self, key: Key, partition: Partition) -> bool:
+        """Whether nothing is done for it: it is being deleted, or another operator manages it. What
+        was under way is then not acted on any more."""
+        if is_foreign(partition, self._config.namespace):
+            self._attempts.pop(key, None)
+            return True
+        return partition.deleting
 
     def _pause(self, key: Key, view: PolicyView, step: PolicyPlan) -> float:
         ends = [step.look_at]

@@ -73,7 +73,9 @@ class SnapshotReconciler:
             view, credentials = found
             group = view.group
             if group is not None and is_foreign(group.partition, self._config.namespace):
-                # Its Partition's turn says so.
+                # Its Partition's turn says so. What was seen before is not acted on any more.
+                entry.seen = None
+                self._pods.pop(key, None)
                 return self._config.resync_s
             view = self._with_refusals(key, view, refused)
             step = plan(view, self._config.image)

@@ -107,7 +107,7 @@ def refused(reason: str, message: str) -> list[Condition]:
 def leaving(found: list[Condition], objects: str) -> list[Condition]:
     """The conditions while objects of ours are being deleted, which may take for ever."""
     message = (
-        f"nothing else is done until these objects are gone: {objects}; if one stays, its "
+        f"only certificates are renewed until these objects are gone: {objects}; if one stays, its "
         "metadata.finalizers name the programs that have to release it: see that they run, or "
         "remove the finalizers of programs that are gone for good"
     )

@@ -78,10 +78,13 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     conflict = _conflict(observed)
     if conflict and not bootstrapped:
         return _refused(observed, "Conflict", conflict)
-    # It is said in every status; its action has its turn further down.
+    # Every status below shows it, unless the spec is refused. Its action has its turn further down.
     restoring = restore.step(observed, cluster_id, image) if cluster_id else None
     if leaving := objects.leaving(observed):
-        step = _Step(None, conflict=conflict, leaving=leaving)
+        # An object may stay for ever, and the certificates would end meanwhile.
+        due, pending = objects.renewals(observed) if bootstrapped else ([], Pending())
+        action = writes.first_free(observed, due)
+        step = _Step(action, pending, conflict=conflict, leaving=leaving)
         return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
     if not cluster_id:
         return _without_cluster(observed, image, draw)
@@ -251,7 +254,7 @@ def _plan(
     final = resting is not None and resting.final
     settled = action is None and retry_s is None and (final or status["state"] == "Ready")
     settled = settled and not step.leaving
-    waiting = (resting is not None and resting.waiting) or bool(step.conflict)
+    waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
     if retry_s is not None:
         # Nothing else goes on, so nothing is seen earlier by looking more often.
         complete = any(c.type == "Progressing" and not c.status for c in found)

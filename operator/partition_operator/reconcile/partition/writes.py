@@ -137,7 +137,7 @@ def applied(observed: Observed, pending: Pending) -> Condition:
     undone = [
         key
         for key, write in sorted(observed.writes.items())
-        if write.undone and observed.now - write.at < CALM
+        if write.undone and write.at <= observed.now < write.at + CALM
     ]
     if undone:
         message = (
