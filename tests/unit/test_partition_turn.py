@@ -77,9 +77,9 @@ def secret(found: Partition, authority: Authority, version: str) -> dict[str, An
 
 async def test_a_certificate_is_written_at_the_version_that_was_looked_at() -> None:
     """What is kept of the Secret, such as the authorities that are trusted, is of that version."""
-    now = dt.datetime.now(dt.UTC)
-    authority, kube = Authority(make_authority(now)), Paper()
     observed = group(1)
+    now = observed.now
+    authority, kube = Authority(make_authority(now)), Paper()
     mine = executor(kube, authority)
     key = ("Secret", SECRET)
     kube.found[key] = secret(observed.partition, authority, "5")
@@ -163,7 +163,7 @@ class World:
     async def forget(self, namespace: str, name: str) -> None:
         self.log.append("forget")
 
-    async def offer(self, subject: object, event: Event, now: dt.datetime) -> bool:
+    async def offer(self, subject: object, event: Event) -> bool:
         self.log.append(event.reason if self.room else "no room")
         return self.room
 
@@ -212,18 +212,17 @@ class Events(Kube):
 async def test_events_that_can_wait_leave_room_for_the_others() -> None:
     kube, clock = Events(), [0.0]
     recorder = Recorder(kube, 4, lambda: clock[0])
-    subject, now = partition(), dt.datetime.now(dt.UTC)
+    subject = partition()
     found = [
-        await recorder.offer(subject, Event("Warning", "Later", f"later {n}"), now)
-        for n in range(3)
+        await recorder.offer(subject, Event("Warning", "Later", f"later {n}")) for n in range(3)
     ]
     assert found == [True, True, False]
     for n in range(3):
-        await recorder.post(subject, Event("Warning", "Now", f"now {n}"), now)
+        await recorder.post(subject, Event("Warning", "Now", f"now {n}"))
     assert kube.made == ["later 0", "later 1", "now 0", "now 1"]
     assert recorder.dropped == 1, "what is offered again is not lost"
     clock[0] = 61.0
     kube.error = ApiError(403, "no")
-    assert not await recorder.offer(subject, Event("Warning", "Later", "later 2"), now)
+    assert not await recorder.offer(subject, Event("Warning", "Later", "later 2"))
     kube.error = None
-    assert await recorder.offer(subject, Event("Warning", "Later", "later 2"), now)
+    assert await recorder.offer(subject, Event("Warning", "Later", "later 2"))

@@ -68,7 +68,7 @@ class World:
     async def cancel(self, seen: object, pod: object, job_id: str) -> None:
         self.log.append(f"cancel {job_id}")
 
-    async def post(self, thing: object, event: Event, now: object) -> None:
+    async def post(self, thing: object, event: Event) -> None:
         self.events.append((event.reason, event.message))
 
 

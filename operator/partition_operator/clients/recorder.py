@@ -47,23 +47,23 @@ class Recorder:
         self._posted: deque[float] = deque()
         self.dropped = 0
 
-    async def post(self, subject: Subject, event: Event, now: dt.datetime) -> None:
+    async def post(self, subject: Subject, event: Event) -> None:
         if not self._allowed(self._a_minute_max):
             self.dropped += 1
             logger.warning("event dropped, too many: %s %s", event.reason, event.message)
             return
-        await self._try(subject, event, now)
+        await self._try(subject, event)
 
-    async def offer(self, subject: Subject, event: Event, now: dt.datetime) -> bool:
+    async def offer(self, subject: Subject, event: Event) -> bool:
         """Posts an event that can wait: it leaves half of the limit to the others. Returns whether
         it was written; if not, offer it again later."""
         if not self._allowed((self._a_minute_max + 1) // 2):
             return False
-        return await self._try(subject, event, now)
+        return await self._try(subject, event)
 
-    async def _try(self, subject: Subject, event: Event, now: dt.datetime) -> bool:
+    async def _try(self, subject: Subject, event: Event) -> bool:
         try:
-            await self._post(subject, event, now)
+            await self._post(subject, event)
         except OperatorError as error:
             logger.warning("event %s not written: %s", event.reason, text_of(error))
             return False
@@ -78,11 +78,11 @@ class Recorder:
         self._posted.append(now)
         return True
 
-    async def _post(self, subject: Subject, event: Event, now: dt.datetime) -> None:
+    async def _post(self, subject: Subject, event: Event) -> None:
         text = f"{subject.uid} {event.kind} {event.reason} {event.message}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         name = f"{subject.name}.{digest}"
-        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         live = await self._kube.get("Event", subject.namespace, name)
         if live is not None:
             change: Body = {"count": live.get("count", 1) + 1, "lastTimestamp": stamp}

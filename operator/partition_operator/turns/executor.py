@@ -41,7 +41,7 @@ class Executor:
         partition = observed.partition
         logger.info("%s/%s: %s", *partition.key, _describe(action))
         found = target(action, partition.name)
-        now = dt.datetime.now(dt.UTC)
+        now = observed.now
         try:
             left = await self._execute(observed, partition, action)
         except ApiError as error:
@@ -82,9 +82,9 @@ class Executor:
                 live = await self.kube.get(body["kind"], partition.namespace, name)
                 return await self._apply(partition, body, live)
             case actions.IssueCertificate(secret, role):
-                return await self._renew(partition, secret, role, trust.Step.ISSUE)
+                return await self._renew(observed, secret, role, trust.Step.ISSUE)
             case actions.TrustAuthority(secret, role):
-                return await self._renew(partition, secret, role, trust.Step.TRUST)
+                return await self._renew(observed, secret, role, trust.Step.TRUST)
             case actions.CreatePod(body) | actions.CreateClaim(body):
                 await self._create(body)
             case actions.PutBack(kind, name, uid, labels, owned):
@@ -147,11 +147,18 @@ class Executor:
             change |= {"ownerReferences": [*others, *metadata(partition, name)["ownerReferences"]]}
         await self.kube.merge(kind, live, {"metadata": change})
 
-    async def _renew(self, partition: Partition, secret: str, role: str, step: trust.Step) -> Body:
+    async def _renew(self, observed: Observed, secret: str, role: str, step: trust.Step) -> Body:
+        partition = observed.partition
         live = await self.kube.get("Secret", partition.namespace, secret)
-        now = dt.datetime.now(dt.UTC)
         body = trust.renewed(
-            partition, secret, role, live, self.authority.value, now, self.lifetimes, step=step
+            partition,
+            secret,
+            role,
+            live,
+            self.authority.value,
+            observed.now,
+            self.lifetimes,
+            step=step,
         )
         return await self._apply(partition, body, live)
 

@@ -4,7 +4,6 @@ Level-triggered: an event only says which Partition to look at again (turns/queu
 looked at anew once a minute.
 """
 
-import datetime as dt
 import logging
 import random
 import time
@@ -138,9 +137,7 @@ class Reconciler:
             self.foreign.add(key)
             logger.warning("%s: %s", key, event.message)
         # There may be more of them than events are allowed: the rest follows in later turns.
-        if key not in self._told and await self._recorder.offer(
-            partition, event, dt.datetime.now(dt.UTC)
-        ):
+        if key not in self._told and await self._recorder.offer(partition, event):
             self._told.add(key)
         return True
 
@@ -180,7 +177,7 @@ class Reconciler:
         await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
         failpoints.reach("status.written")
         for event in step.events:
-            await self._recorder.post(partition, event, observed.now)
+            await self._recorder.post(partition, event)
 
 
 def _view(replicas: tuple[Replica, ...]) -> object:

@@ -2,7 +2,6 @@
 the Partition's status says of them."""
 
 import asyncio
-import datetime as dt
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -110,7 +109,8 @@ class ScheduleReconciler:
         ends = [step.look_at]
         if step.spec is not None:
             ends.append(next_expiry(view.snapshots, step.spec.retention, view.now))
-        now = dt.datetime.now(dt.UTC)
+        # By the clock that the plan was made by: another one may be behind or ahead of it.
+        now = view.now
         pauses = [(end - now).total_seconds() for end in ends if end is not None]
         prune = removing.pause_s((self._attempts.get(key) or {}).values(), now)
         if prune is not None:
@@ -169,7 +169,7 @@ class ScheduleReconciler:
             what = ", ".join(s.name for s in ready)
             size = f"{numbers['objects']} objects, {numbers['bytes']} bytes"
             event = Event("Normal", "SnapshotPruned", f"removed {what}: {size}")
-            await self._recorder.post(view.partition, event, view.now)
+            await self._recorder.post(view.partition, event)
             for removal in wanted:
                 if not set(removal.snapshot_ids) & waits:
                     attempts.pop(removal.digest, None)
@@ -323,7 +323,7 @@ class ScheduleReconciler:
             )
             failpoints.reach("schedule.status.written")
         for event in events:
-            await self._recorder.post(partition, event, view.now)
+            await self._recorder.post(partition, event)
 
 
 def _condition(view: PolicyView, kind: str) -> dict[str, Any] | None:

@@ -114,7 +114,7 @@ class SnapshotReconciler:
         if not isinstance(action, CreatePod):
             # Nothing else can be done before it; the queue tries it again.
             event = Event("Warning", "ObjectRefused", error.words)
-            await self._recorder.post(view.snapshot, event, view.now)
+            await self._recorder.post(view.snapshot, event)
             return False
         logger.warning("%s: refused: %s", key, text_of(error))
         last, wanted = self._pods.get(key), content_hash(action.body)
@@ -128,10 +128,10 @@ class SnapshotReconciler:
             await self._kube.apply_status(snapshot.body, step.status)
             failpoints.reach("snapshot.status.written")
         for event in step.events:
-            await self._recorder.post(snapshot, event, view.now)
+            await self._recorder.post(snapshot, event)
         if view.group is not None:
             for event in step.partition_events:
-                await self._recorder.post(view.group.partition, event, view.now)
+                await self._recorder.post(view.group.partition, event)
 
     async def _execute(
         self, view: SnapshotView, action: SnapshotAction, credentials: Credentials | None
