@@ -5,6 +5,8 @@
 # The base needs Python of the minor version that make site ran with.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
+# The official images come without the bytecode of Python's own library, and a container can't write it.
+RUN python -c "import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path('stdlib'), quiet=2)"
 COPY dist/site /opt/partition
 ENV PYTHONPATH=/opt/partition \
     PATH=/opt/partition/bin:/usr/local/bin:/usr/bin:/bin \

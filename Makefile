@@ -8,6 +8,9 @@ RUN := $(UV) run --no-sync
 # end for want of a processor.
 TEST_WORKERS ?= 2
 export PATH := $(CACHE)/uv/bin:$(PATH)
+# A replica is a process of a second's life in many tests. Without bytecode it compiles its sources
+# again each time, which takes as long as all the rest of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo demo-down test coverage check check-generated format lock-check e2e bench generate cluster cluster-down site
 
@@ -15,7 +18,7 @@ help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(UV) ## everything Python needs, from uv.lock
-	@$(UV) sync --locked --quiet
+	@$(UV) sync --locked --quiet --compile-bytecode
 
 $(CACHE)/uv/bin/uv:
 	@echo "installing uv into .cache"
