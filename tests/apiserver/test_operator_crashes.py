@@ -1,17 +1,13 @@
 """The operator ends by kill -9's equal right after each step took effect, and carries on when it is
 started again. Real API server and etcd, real replicas on loopback; every failpoint is tried."""
 
-import asyncio
 import base64
 import datetime as dt
-import sys
-import uuid
 from pathlib import Path
-from typing import Any
 
 import pytest
 from partition_client.channels import Tls, open_channel
-from partition_operator.failpoints import EXIT_CODE, REGISTERED
+from partition_operator.failpoints import REGISTERED
 from partition_operator.resources.certificates import KeyPair, identity, issue
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
@@ -19,10 +15,7 @@ from partition_proto.v1 import replica_admin_pb2 as admin
 
 from tests.support.api_server import ApiServer
 from tests.support.certificates import write
-from tests.support.local_group import eventually
-from tests.support.operator_process import Operator
-from tests.support.stand_in_nodes import StandInNodes
-from tests.support.switch_stage import SWITCHING
+from tests.support.switch_stage import SWITCHING, Stage, stage
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(600)]
 
@@ -56,69 +49,64 @@ def test_every_failpoint_is_tried() -> None:
     assert {*GROWING, *SHRINKING, *SWITCHING} == REGISTERED
 
 
-@pytest.mark.parametrize("failpoint", [*GROWING, *SHRINKING])
-async def test_carries_on(server: ApiServer, tmp_path: Path, failpoint: str) -> None:
-    namespace = f"t-{uuid.uuid4().hex[:8]}"
-    server.kubectl("create", "namespace", namespace)
-    operator = Operator(server, namespace, tmp_path / "operator.log")
-
-    async def partition() -> dict[str, Any]:
-        return await asyncio.to_thread(
-            server.kubectl.json, "-n", namespace, "get", "partition", "part"
-        )
-
-    async def ready(wanted: int) -> bool:
-        operator.revive()
-        status = (await partition()).get("status", {})
-        return status.get("state") == "Ready" and status.get("ready") == f"{wanted}/{wanted}"
-
-    async def died() -> bool:
-        operator.revive(failpoint)
-        assert operator.process is not None
-        return operator.process.poll() is not None
-
-    try:
-        async with StandInNodes(server.kubectl, namespace, tmp_path / "nodes"):
-            server.kubectl("-n", namespace, "apply", "-f", "-", stdin=PARTITION)
-            if failpoint in SHRINKING:
-                operator.start()
-                await eventually(lambda: ready(3), "it is ready", 120)
-                if failpoint == "TransferLeadership":
-                    await move_leader(server, namespace, tmp_path)
-                operator.stop()
-                server.kubectl("-n", namespace, "scale", "partition", "part", "--replicas=1")
-            operator.start(failpoint)
-            await eventually(died, f"the operator reaches {failpoint}", 120)
-            assert operator.process is not None
-            assert operator.process.returncode == EXIT_CODE
-            before = (await partition()).get("status", {}).get("clusterID", "")
-            operator.start()
-            size = 1 if failpoint in SHRINKING else 3
-            await eventually(lambda: ready(size), f"it is ready after {failpoint}", 120)
-            status = (await partition())["status"]
-            assert len(status["members"]) == size
-            assert {m["role"] for m in status["members"]} == {"voter"}
-            assert before in ("", status["clusterID"])
-            claims = server.kubectl.json("-n", namespace, "get", "pvc")["items"]
-            ids = {c["metadata"]["annotations"]["logstore.dev/cluster-id"] for c in claims}
-            assert ids == {status["clusterID"]}
-    except BaseException:
-        print((tmp_path / "operator.log").read_text()[-6000:], file=sys.stderr)
-        raise
-    finally:
-        operator.stop()
+async def test_a_group_grows_although_the_operator_ends_at_each_step(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    async with stage(server, tmp_path) as found:
+        found.kubectl("apply", "-f", "-", stdin=PARTITION)
+        await ended_at_each(found, GROWING)
+        found.operator.start()
+        await found.ready("Raft", 3)
+        await check(found, 3)
 
 
-async def move_leader(server: ApiServer, namespace: str, folder: Path) -> None:
+async def test_a_group_shrinks_although_the_operator_ends_at_each_step(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    async with stage(server, tmp_path) as found:
+        found.kubectl("apply", "-f", "-", stdin=PARTITION)
+        found.operator.start()
+        await found.ready("Raft", 3)
+        await move_leader(found)
+        found.operator.stop()
+        found.kubectl("scale", "partition", "part", "--replicas=1")
+        await ended_at_each(found, SHRINKING)
+        found.operator.start()
+        await found.ready("Raft", 1)
+        await check(found, 1)
+
+
+async def ended_at_each(found: Stage, failpoints: tuple[str, ...]) -> None:
+    """The operator ends at each, in whatever order it reaches them. A cluster that has an ID keeps
+    it."""
+    left, cluster = list(failpoints), ""
+    while left:
+        found.operator.start(*left)
+        left.remove(await found.operator.ended_at(*left))
+        seen = (await found.status()).get("clusterID", "")
+        assert cluster in ("", seen)
+        cluster = seen
+
+
+async def check(found: Stage, size: int) -> None:
+    status = await found.status()
+    assert [m["role"] for m in status["members"]] == ["voter"] * size
+    claims = found.server.kubectl.json("-n", found.namespace, "get", "pvc")["items"]
+    ids = {c["metadata"]["annotations"]["logstore.dev/cluster-id"] for c in claims}
+    assert ids == {status["clusterID"]}
+
+
+async def move_leader(found: Stage) -> None:
     """Gives leadership to a replica that scaling down removes, as a deposed operator would not:
     with a certificate of the operator's and a token of the current lease."""
+    server, namespace = found.server, found.namespace
     secret = server.kubectl.json("-n", namespace, "get", "secret", "partition-operator-ca")
     authority = KeyPair(*(base64.b64decode(secret["data"][k]) for k in ("tls.crt", "tls.key")))
     pair = issue(authority, identity(namespace, "part", "operator"), [], dt.datetime.now(dt.UTC))
     pods = server.kubectl.json("-n", namespace, "get", "pods")["items"]
     lease = server.kubectl.json("-n", namespace, "get", "lease", "partition-operator")
     token = admin.LeaseToken(transitions=lease["spec"]["leaseTransitions"], holder="test")
-    files = write(folder / "certificate", pair, authority)
+    files = write(found.folder / "certificate", pair, authority)
     statuses = {}
     for pod in pods:
         name = pod["metadata"]["name"]

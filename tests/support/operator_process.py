@@ -7,10 +7,10 @@ import uuid
 from pathlib import Path
 
 from partition_operator.assembly import EXIT_DEPOSED
-from partition_operator.failpoints import ENVIRONMENT
+from partition_operator.failpoints import ENVIRONMENT, EXIT_CODE
 
 from tests.support.api_server import ApiServer
-from tests.support.local_group import free_port
+from tests.support.local_group import eventually, free_port
 
 UNHURRIED = {"PARTITION_OPERATOR_LEASE_SECONDS": "60"}
 """For an operator that nobody takes over from: a busy machine does not cost it its lease."""
@@ -32,9 +32,10 @@ class Operator:
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, failpoint: str = "") -> None:
+    def start(self, *failpoints: str) -> None:
+        """failpoints: the process ends at the first of them that it reaches."""
         environment = self._environment | {
-            ENVIRONMENT: failpoint,
+            ENVIRONMENT: ",".join(failpoints),
             "PARTITION_OPERATOR_HTTP_PORT": str(free_port()),
             # Each process is a new holder of the lease, as a new pod is.
             "PARTITION_OPERATOR_IDENTITY": uuid.uuid4().hex,
@@ -47,10 +48,24 @@ class Operator:
                 env=environment,
             )
 
-    def revive(self, failpoint: str = "") -> None:
+    def revive(self, *failpoints: str) -> None:
         """Starts it again where it lost its lease on a busy machine, as a Deployment does."""
         if self.process is not None and self.process.poll() == EXIT_DEPOSED:
-            self.start(failpoint)
+            self.start(*failpoints)
+
+    async def ended_at(self, *failpoints: str) -> str:
+        """The failpoint at which the process that was started with these has ended."""
+
+        async def ended() -> bool:
+            self.revive(*failpoints)
+            assert self.process is not None
+            return self.process.poll() is not None
+
+        await eventually(ended, f"the operator reaches one of {failpoints}", 120)
+        assert self.process is not None
+        assert self.process.returncode == EXIT_CODE
+        last = self._log.read_text().splitlines()[-1]
+        return next(name for name in failpoints if last == f"failpoint {name} reached: ending")
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:

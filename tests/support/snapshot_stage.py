@@ -17,8 +17,6 @@ import pytest
 from partition_client import AsyncClient, Tls
 from partition_client.client import Source, create_directory
 from partition_client.tree import digest_tree
-from partition_operator.assembly import EXIT_DEPOSED
-from partition_operator.failpoints import EXIT_CODE
 from partition_snapshots.destination import open_store
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.read import list_snapshots
@@ -119,21 +117,8 @@ class Stage:
         """The operator ends at each in turn; then one goes on to the end."""
         for failpoint in failpoints:
             self.operator.start(failpoint)
-            await self.died_at(failpoint)
+            await self.operator.ended_at(failpoint)
         self.operator.start()
-
-    async def died_at(self, failpoint: str) -> None:
-        async def died() -> bool:
-            process = self.operator.process
-            assert process is not None
-            if process.poll() == EXIT_DEPOSED:
-                self.operator.start(failpoint)
-                return False
-            return process.poll() is not None
-
-        await eventually(died, f"the operator reaches {failpoint}", 120)
-        assert self.operator.process is not None
-        assert self.operator.process.returncode == EXIT_CODE
 
     def events(self, name: str) -> list[tuple[str, str]]:
         found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]

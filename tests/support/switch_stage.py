@@ -14,7 +14,6 @@ from typing import Any
 
 from partition_client import AsyncClient, Tls
 from partition_client.tree import digest_tree
-from partition_operator.failpoints import EXIT_CODE
 
 from dev.load import Writers
 from tests.support.api_server import ApiServer
@@ -107,14 +106,7 @@ class Stage:
         return bool(await asyncio.to_thread(self.server.kubectl, *words, check=False))
 
     async def died_at(self, failpoint: str) -> None:
-        process = self.operator.process
-        assert process is not None
-
-        async def died() -> bool:
-            return process.poll() is not None
-
-        await eventually(died, f"the operator reaches {failpoint}", 120)
-        assert process.returncode == EXIT_CODE
+        assert await self.operator.ended_at(failpoint) == failpoint
 
     def switch_on(self) -> None:
         patch = json.dumps({"spec": {"replication": {"mode": "Raft"}}})
