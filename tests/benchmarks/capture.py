@@ -59,7 +59,13 @@ class Load:
         self.volume = volume
         self.limits = Limits()
         self.applier = Applier(
-            volume, self.limits, Metrics(), change=self._change, done=self._applied
+            volume.log,
+            volume.states,
+            volume.garbage,
+            self.limits,
+            Metrics(),
+            change=self._change,
+            done=self._applied,
         )
 
     async def run(self) -> None:

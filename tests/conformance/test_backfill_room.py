@@ -51,9 +51,9 @@ class Room:
 def test_what_would_fall_below_the_reserve_is_not_begun(volume: Volume) -> None:
     needed = volume.log.backfill_bytes()
     assert needed > COUNT * 40
-    check_room(volume, Room(10**6 + needed))  # type: ignore[arg-type]
+    check_room(volume.log, Room(10**6 + needed))  # type: ignore[arg-type]
     with pytest.raises(DiskFull, match=f"takes up to {needed} bytes"):
-        check_room(volume, Room(10**6 + needed - 1))  # type: ignore[arg-type]
+        check_room(volume.log, Room(10**6 + needed - 1))  # type: ignore[arg-type]
 
 
 def test_metadata_takes_no_more_than_is_said(volume: Volume) -> None:
@@ -110,7 +110,8 @@ async def test_steps_wait_for_room(volume: Volume, monkeypatch: pytest.MonkeyPat
     )
     await asyncio.wait_for(
         Backfiller(
-            volume,
+            volume.log,
+            volume.states,
             Limits(backfill_rows=50),
             Metrics(),
             disk=room,  # type: ignore[arg-type]

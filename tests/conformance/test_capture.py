@@ -211,9 +211,9 @@ async def test_a_state_that_is_replaced_is_copied_to_its_end(subject: Subject) -
     staged = subject.volume.staging / "incoming"
     await subject.applier.call(lambda: old.copy(staged))
     generation = subject.volume.log.identity.state_generation + 1
-    subject.volume.adopt_state(staged, generation)
-    fresh = LmdbState(subject.volume.state_path(generation))
-    subject.volume.state = fresh
+    subject.volume.states.place(staged, generation)
+    fresh = LmdbState(subject.volume.states.path(generation))
+    subject.volume.states.replace(fresh)
     await subject.applier.call(old.close)
     slow.go.set()
     captured = await taking

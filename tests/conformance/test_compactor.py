@@ -34,15 +34,20 @@ class World:
             compact=lambda index: self.done.append(("log", index)),
             prune=lambda _: (0, []),
         )
-        volume: Any = SimpleNamespace(
-            log=self.log, state=SimpleNamespace(applied=at, sync=lambda: at)
-        )
+        state = SimpleNamespace(applied=at, sync=lambda: at)
+        states: Any = SimpleNamespace(current=state)
         loop: Any = SimpleNamespace(
             call_writer=call, compact=lambda b: self.done.append(("engine", b.index))
         )
         self.applier: Any = SimpleNamespace(call=call, told=LSN(told), paused=paused)
         self.compactor = Compactor(
-            volume, loop, self.applier, Limits(), Metrics(), collect=lambda _: call(lambda: None)
+            self.log,
+            states,
+            loop,
+            self.applier,
+            Limits(),
+            Metrics(),
+            collect=lambda _: call(lambda: None),
         )
 
 

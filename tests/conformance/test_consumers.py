@@ -51,9 +51,9 @@ class Here:
         async def call_writer(body: Callable[[], Any]) -> Any:
             return body()
 
-        volume: Any = SimpleNamespace(log=self.log, state=State())
+        states: Any = SimpleNamespace(current=State())
         member: Any = SimpleNamespace(loop=SimpleNamespace(call_writer=call_writer))
-        return Consumers(volume, lambda: member)
+        return Consumers(self.log, states, lambda: member)
 
     def adopt(self) -> None:
         """The log's part of a state transfer."""
@@ -142,5 +142,5 @@ async def test_a_mark_is_that_of_the_positions_beside_it(here: Here) -> None:
         def positions(self) -> dict[str, LSN]:
             return positions
 
-    here.consumers._volume = SimpleNamespace(log=Moving())  # type: ignore[assignment]
+    here.consumers._log = Moving()  # type: ignore[assignment]
     assert here.consumers.list() == ([("reader", 4)], 2)

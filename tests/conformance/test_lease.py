@@ -4,7 +4,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from partition_replica.core.payloads import blob_digests
@@ -37,7 +36,7 @@ def log(tmp_path: Path) -> Iterator[HeldLog]:
 
 @pytest.fixture
 def administration(log: HeldLog) -> Administration:
-    return Administration(None, SimpleNamespace(log=log), None)  # type: ignore[arg-type]
+    return Administration(None, log, None, None)  # type: ignore[arg-type]
 
 
 async def test_tokens_that_come_together(log: HeldLog, administration: Administration) -> None:

@@ -39,7 +39,8 @@ def administration(
     log = SimpleNamespace(boundary=Position(LSN(boundary), Term(1)))
     found: Any = Administration(
         config,  # type: ignore[arg-type]
-        SimpleNamespace(log=log),  # type: ignore[arg-type]
+        log,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
         SimpleNamespace(leading=lambda: member),  # type: ignore[arg-type]
     )
 

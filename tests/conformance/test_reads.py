@@ -78,9 +78,9 @@ def test_a_blob_is_not_collected_between_its_name_and_its_hold(
 
     monkeypatch.setattr(volume.state, "get_file", and_replace)
     opened = reads(volume).open_here(b"file", 0)
-    assert volume.collect(volume.blobs.take_deferred()) == 0
+    assert volume.garbage.collect(volume.blobs.take_deferred()) == 0
     assert content(opened, reads(volume)) == old
-    assert volume.collect(volume.blobs.take_deferred()) == 1
+    assert volume.garbage.collect(volume.blobs.take_deferred()) == 1
 
 
 def test_a_directory_that_is_removed_is_never_an_empty_one(volume: Volume) -> None:

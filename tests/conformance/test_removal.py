@@ -28,7 +28,8 @@ def administration(voters: int, heard: set[int]) -> Administration:
     log = SimpleNamespace(identity=SimpleNamespace(member_id=OWN))
     found: Any = Administration(
         config,  # type: ignore[arg-type]
-        SimpleNamespace(log=log),  # type: ignore[arg-type]
+        log,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
         SimpleNamespace(leading=lambda: member),  # type: ignore[arg-type]
     )
 

@@ -365,7 +365,7 @@ class Checks:
         if volume is None or not process.alive or node.process is not process:
             return
         self._trace.event(node.name, "collects", digest.hex()[:12])
-        if volume.names_blob(digest):
+        if volume.garbage.names_blob(digest):
             self.violated("blob", f"{node.name} collects {digest.hex()[:12]}, which is named")
         if any(digest in blobs for blobs in self._outgoing.get(process.name, [])):
             self.violated(

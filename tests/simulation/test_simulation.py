@@ -94,7 +94,7 @@ def test_finds_a_boundary_ahead_of_the_durable_state(monkeypatch: pytest.MonkeyP
         """Takes what is applied for what is durable."""
 
         async def run_once(self) -> int:
-            log, applied = self._volume.log, self._volume.state.applied.index
+            log, applied = self._log, self._states.current.applied.index
             if not self._applier.paused and applied > log.positions.get(APPLIED, 0):
                 await self._loop.call_writer(lambda: self._acknowledge(applied))
             return await super().run_once()

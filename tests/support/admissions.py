@@ -21,7 +21,7 @@ class Leader:
     def __init__(self, folder: Path) -> None:
         self.state = LmdbState(folder)
         self.proposals = Proposals(Limits())
-        self.admission = Admission(cast("Any", SimpleNamespace(state=self.state)), self.proposals)
+        self.admission = Admission(cast("Any", SimpleNamespace(current=self.state)), self.proposals)
         self.last = self.proposed = 0
         session = types.OpenSession(session_id=SESSION, time_to_live_ms=10_000)
         self.apply(types.EntryBody(open_session=session, elapsed_ms=0))

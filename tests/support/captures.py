@@ -38,7 +38,15 @@ class Subject:
         member = self.volume.log.identity.member_id
         self.volume.state.start(Position(LSN(1), Term(1)), {int(member): "here:1"})
         self.volume.log.bootstrap(ClusterID("c"), Configuration((member,)))
-        self.applier = Applier(self.volume, LIMITS, Metrics(), change=self._change, done=self._done)
+        self.applier = Applier(
+            self.volume.log,
+            self.volume.states,
+            self.volume.garbage,
+            LIMITS,
+            Metrics(),
+            change=self._change,
+            done=self._done,
+        )
         self.running = asyncio.create_task(self.applier.run())
         self.last = self.applied = 1
 
@@ -64,7 +72,7 @@ class Subject:
 
     async def collect_deferred(self) -> int:
         candidates = list(self.volume.blobs.take_deferred())
-        return await self.applier.call(lambda: self.volume.collect(candidates))
+        return await self.applier.call(lambda: self.volume.garbage.collect(candidates))
 
     def propose(self, *operations: types.Operation, large: bytes = b"") -> types.EntryBody:
         payloads = []

@@ -173,17 +173,15 @@ class Life:
         file.check()
         file.make_durable()
         generation = volume.log.identity.state_generation + 1
-        volume.adopt_state(incoming, generation)
+        volume.states.place(incoming, generation)
         now = len(self.recorder.operations)
         for promise in self.promises:
             promise.until = min(promise.until, now)
         configuration = Configuration((volume.log.identity.member_id, 77))
         switch = SnapshotSwitch(sent.position, configuration, generation)
-        old = volume.state
-        dropped = [found for found, _ in old.blobs()]
+        dropped = [found for found, _ in volume.state.blobs()]
         released = volume.log.commit(LogBatch(snapshot=switch))
-        volume.state = volume.open_adopted_state()
-        volume.drop_state(old)
+        volume.states.drop(volume.states.replace(volume.states.open_named()))
         volume.blobs.unhold([digest(name) for name in names])
         self._collect([*released, *dropped])
 
@@ -191,7 +189,7 @@ class Life:
         """What is released has outlived its lease, too."""
         for found in released:
             self.volume.blobs._pins.pop(found, None)
-        self.volume.collect(released)
+        self.volume.garbage.collect(released)
 
 
 class Violated(Exception):

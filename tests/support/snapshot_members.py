@@ -227,8 +227,8 @@ class Receiver:
         if self.engine_takes:
             header = self.installing.engine_header
             generation = self.receiver.staged(header)
-            fresh = LmdbState(self.volume.state_path(generation))
-            old, self.volume.state = self.volume.state, fresh
+            fresh = LmdbState(self.volume.states.path(generation))
+            old = self.volume.states.replace(fresh)
             old.close()
             self.receiver.installed(header)
         after()
@@ -257,7 +257,7 @@ class Receiver:
         """But for what the state in force names."""
         assert list(self.volume.staging.iterdir()) == []
         assert self.volume.blobs.held_count == 0
-        self.volume.collect(self.volume.blobs.take_deferred())
+        self.volume.garbage.collect(self.volume.blobs.take_deferred())
         named = {digest for digest, _ in self.volume.state.blobs()}
         assert set(self.volume.blobs.digests()) == named
 

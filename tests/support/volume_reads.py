@@ -29,7 +29,7 @@ def apply(volume: Volume, *operations: types.Operation, files: list[bytes] | Non
     index = LSN(volume.state.applied.index + 1)
     entry = LogEntry(index, Term(1), 0, body.SerializeToString())
     _, released = volume.state.apply([entry], {})
-    volume.collect(released)
+    volume.garbage.collect(released)
 
 
 def store(volume: Volume, content: bytes) -> None:

@@ -1,8 +1,5 @@
 """When a volume counts as full: below its reserve, and then until there is more than that again."""
 
-from types import SimpleNamespace
-from typing import Any, cast
-
 import pytest
 from partition_replica.runtime import disk
 from partition_replica.runtime.disk import DiskWatch
@@ -17,8 +14,7 @@ def test_writes_are_taken_again_only_when_there_is_room_to_spare(
     """Around the reserve each removal would let one write in, which fills the volume again."""
     monkeypatch.setattr(disk, "AGE_MAX_S", 0.0)
     free = [TOTAL]
-    volume = SimpleNamespace(free_bytes=lambda: (free[0], TOTAL))
-    watch = DiskWatch(cast("Any", volume), RESERVE)
+    watch = DiskWatch(lambda: (free[0], TOTAL), RESERVE)
     seen = []
     for now in (RESERVE, RESERVE - 1, RESERVE, RESERVE * 1.2, RESERVE - 1, RESERVE * 1.3, RESERVE):
         free[0] = int(now)

@@ -55,7 +55,8 @@ async def test_an_installed_snapshot_counts_as_applied_before_the_next_tick() ->
 
     installed: list[SnapshotHeader] = []
     raft_loop = RaftLoop(
-        cast("Any", SimpleNamespace(log=None)),
+        cast("Any", None),
+        cast("Any", None),
         cast("Any", engine),
         cast("Any", None),
         Limits(),

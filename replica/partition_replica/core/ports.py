@@ -90,27 +90,13 @@ class StateView(Protocol):
     def clock_ms(self, value: int) -> None: ...
 
 
-class LogStorage(Protocol):
-    """The seed's ReplicaLogStore: a log, its Raft state, and the positions of those who use it.
-
-    An entry is at an LSN, from 1; `boundary` is the (index, term) up to which Raft's log is
-    compacted, so [boundary + 1, last] is what Raft may ask for (etcd/raft, storage.go). Rows at or
-    below the boundary may still be stored, for consumers, from `first_stored` on.
-
-    A log is *replicated* (Raft writes it: `commit` with terms from 1) or *plain* (identity
-    .unreplicated: `append`, or `commit` of entries with term 0; what is durable is committed).
-
-    Reads may come from any thread and own what they return. Writes may, too, and happen one at a
-    time; each is one transaction that is durable when the call returns, or has not happened when it
-    raises. Everything but the constructor, the properties and `close` raises Stopping once it is
-    closed, Damaged for rows that are not what was written, StorageFailed where a write or fsync
-    fails: after that nothing of the object may be used.
-    """
-
-    # --- what is known without reading ---
+class LogView(Protocol):
+    """What is known of a log without reading it. Each property may be read from any thread; two of
+    them that are read after each other may be of two moments."""
 
     @property
     def identity(self) -> Identity: ...
+
     @property
     def status(self) -> InitStatus:
         """UNKNOWN until `initialize` returned."""
@@ -127,6 +113,11 @@ class LogStorage(Protocol):
         ...
 
     @property
+    def base(self) -> LSN:
+        """Up to where the state was imported instead of applied; 0 for all others."""
+        ...
+
+    @property
     def last(self) -> Position:
         """The last *entry*, or the boundary: its term is not the hard state's."""
         ...
@@ -138,6 +129,7 @@ class LogStorage(Protocol):
 
     @property
     def hard_state(self) -> HardState: ...
+
     @property
     def configuration(self) -> tuple[LSN, Configuration]:
         """(index of the entry it is as of, configuration). With the hard state it is
@@ -154,29 +146,9 @@ class LogStorage(Protocol):
         """The highest operator's token seen."""
         ...
 
-    # --- life ---
 
-    def initialize(
-        self, applied: LSN, cancelled: Callable[[], bool] = never, *, prune: bool = True
-    ) -> InitStatus:
-        """Registers the position `applied`, prunes what no position needs (unless that is left to
-        a caller that has no time now), and notifies the consumer once if anything is committed.
-
-        Raises Damaged for an `applied` outside of [boundary, last], Cancelled where `cancelled()`
-        became true; the status stays UNKNOWN then, and the same object can be initialised again.
-        """
-        ...
-
-    def subscribe(self, consumer: Callable[[LSN, LSN], None]) -> None:
-        """`consumer(low-water mark, committed)` is called, on the writing thread, after each
-        durable rise of `committed`; never for an append that commits nothing."""
-        ...
-
-    def close(self) -> None:
-        """Waits for a write or prune step under way. Closing twice is fine."""
-        ...
-
-    # --- reads ---
+class EntryReader(LogView, Protocol):
+    """Reads entries, from any thread. What it returns is the caller's."""
 
     def entries(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
         """raft.Storage's Entries: [lo, hi), from lo on: at least one entry if there is any, then
@@ -203,15 +175,9 @@ class LogStorage(Protocol):
         term: a member would then claim a newer log than it has."""
         ...
 
-    def names_blob(self, digest: Digest) -> bool:
-        """Whether a stored entry names it."""
-        ...
 
-    def last_naming(self, digest: Digest) -> LSN | None:
-        """The last stored entry that names a blob."""
-        ...
-
-    # --- writes ---
+class EntryWriter(Protocol):
+    """Writes what Raft decides."""
 
     def commit(self, batch: LogBatch) -> list[Digest]:
         """Writes a batch in one durable transaction: all of it or nothing.
@@ -225,6 +191,14 @@ class LogStorage(Protocol):
         """
         ...
 
+    def save_configuration(self, index: LSN, configuration: Configuration) -> None:
+        """As of the entry at `index`. Raises ValueError for one older than the saved."""
+        ...
+
+
+class StandaloneLog(Protocol):
+    """Writes to a log without Raft."""
+
     def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
         """Compare-and-append to a plain log: the bodies become entries from `expected` on, or from
         wherever the log ends where it is None. Returns the first one's LSN. Raises ValueError, with
@@ -237,13 +211,9 @@ class LogStorage(Protocol):
         a backfill is under way. Returns the digests that went."""
         ...
 
-    def save_configuration(self, index: LSN, configuration: Configuration) -> None:
-        """As of the entry at `index`. Raises ValueError for one older than the saved."""
-        ...
 
-    def save_lease(self, transitions: int, holder: str) -> None:
-        """Remembers an operator's token. Raises ValueError for one below the highest seen."""
-        ...
+class LogFormation(EntryReader, Protocol):
+    """Makes a new volume part of a group, and knows which operator commands it."""
 
     def bootstrap(
         self, cluster: ClusterID, configuration: Configuration, start: Position = FIRST
@@ -262,12 +232,23 @@ class LogStorage(Protocol):
         """Ties a new volume to a cluster, as a member that waits for a snapshot."""
         ...
 
-    # --- positions, compaction ---
+    def save_lease(self, transitions: int, holder: str) -> None:
+        """Remembers an operator's token. Raises ValueError for one below the highest seen."""
+        ...
+
+
+class Positions(LogView, Protocol):
+    """Who still needs which entries: consumers, durably, and holds, in memory."""
 
     @property
     def positions(self) -> dict[str, LSN]:
         """A copy: "applied", the consumers', which are durable, and as "snapshot" the lowest LSN
         that is held."""
+        ...
+
+    @property
+    def consumer_count(self) -> int:
+        """Consumers registered."""
         ...
 
     @property
@@ -291,22 +272,21 @@ class LogStorage(Protocol):
         for an unknown name, ValueError for an LSN that falls or passes the last entry."""
         ...
 
+    def hold(self, lsns: Collection[LSN]) -> None:
+        """Holds the log behind each of these LSNs, instead of those before; none lets go. In
+        memory. One that is further behind than consumers may be does not count; the others do."""
+        ...
+
+
+class CompactableLog(EntryReader, Positions, Protocol):
+    """Drops entries that nobody needs any more."""
+
     def compaction_target(self, step_entries: int) -> LSN | None:
         """Up to where `compact` may go now by positions and retention: so that at most
         trail_entries stay below the low-water mark, and at most trail_bytes of data and of weighed
         blobs. None where nothing goes, or where bytes are no reason and fewer than step_entries
         would go. Bytes are measured a part of the log a call: what it says may be too low at first,
         and is right when it is asked again."""
-        ...
-
-    def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
-        """Counts a blob of `size` bytes, which nothing but the log names any more, with the entry
-        at `lsn`, the last one that names it, as long as that is stored. In memory."""
-        ...
-
-    def hold(self, lsns: Collection[LSN]) -> None:
-        """Holds the log behind each of these LSNs, instead of those before; none lets go. In
-        memory. One that is further behind than consumers may be does not count; the others do."""
         ...
 
     def compact(self, index: LSN) -> None:
@@ -321,7 +301,30 @@ class LogStorage(Protocol):
         which is where a full disk shows, raises StorageFailed like any other."""
         ...
 
-    # --- replication on and off ---
+
+class PayloadNames(Protocol):
+    """Which payloads stored entries name."""
+
+    def names_blob(self, digest: Digest) -> bool:
+        """Whether a stored entry names it."""
+        ...
+
+    def last_naming(self, digest: Digest) -> LSN | None:
+        """The last stored entry that names a blob."""
+        ...
+
+    def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
+        """Counts a blob of `size` bytes, which nothing but the log names any more, with the entry
+        at `lsn`, the last one that names it, as long as that is stored. In memory."""
+        ...
+
+
+class ReplicationSwitch(LogView, Protocol):
+    """Gives a log Raft's metadata, and takes them away."""
+
+    def backfill_bytes(self) -> int:
+        """What the metadata of every stored entry would take, at most."""
+        ...
 
     def begin_backfill(self) -> Backfill:
         """Begins to give Raft metadata to a plain log, durably, or says how far an earlier one is.
@@ -356,6 +359,52 @@ class LogStorage(Protocol):
     def stop_replication(self) -> None:
         """Makes Raft's log a plain one: everything in it counts as committed. Only for a sole
         voter; raises ValueError for any other configuration, and for changes not in it yet."""
+        ...
+
+
+class LogStorage(
+    EntryWriter,
+    StandaloneLog,
+    LogFormation,
+    CompactableLog,
+    PayloadNames,
+    ReplicationSwitch,
+    Protocol,
+):
+    """The seed's ReplicaLogStore: a log, its Raft state, and the positions of those who use it.
+
+    An entry is at an LSN, from 1; `boundary` is the (index, term) up to which Raft's log is
+    compacted, so [boundary + 1, last] is what Raft may ask for (etcd/raft, storage.go). Rows at or
+    below the boundary may still be stored, for consumers, from `first_stored` on.
+
+    A log is *replicated* (Raft writes it: `commit` with terms from 1) or *plain* (identity
+    .unreplicated: `append`, or `commit` of entries with term 0; what is durable is committed).
+
+    Reads may come from any thread and own what they return. Writes may, too, and happen one at a
+    time; each is one transaction that is durable when the call returns, or has not happened when it
+    raises. Everything but the constructor, the properties and `close` raises Stopping once it is
+    closed, Damaged for rows that are not what was written, StorageFailed where a write or fsync
+    fails: after that nothing of the object may be used.
+    """
+
+    def initialize(
+        self, applied: LSN, cancelled: Callable[[], bool] = never, *, prune: bool = True
+    ) -> InitStatus:
+        """Registers the position `applied`, prunes what no position needs (unless that is left to
+        a caller that has no time now), and notifies the consumer once if anything is committed.
+
+        Raises Damaged for an `applied` outside of [boundary, last], Cancelled where `cancelled()`
+        became true; the status stays UNKNOWN then, and the same object can be initialised again.
+        """
+        ...
+
+    def subscribe(self, consumer: Callable[[LSN, LSN], None]) -> None:
+        """`consumer(low-water mark, committed)` is called, on the writing thread, after each
+        durable rise of `committed`; never for an append that commits nothing."""
+        ...
+
+    def close(self) -> None:
+        """Waits for a write or prune step under way. Closing twice is fine."""
         ...
 
 

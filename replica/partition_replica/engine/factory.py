@@ -1,6 +1,6 @@
 """Which engine a log has."""
 
-from partition_replica.core.ports import LogStorage
+from partition_replica.core.ports import EntryReader
 from partition_replica.engine.plain import PlainEngine
 from partition_replica.engine.port import Engine, EngineSettings, SnapshotSource
 from partition_replica.engine.raft import RaftEngine
@@ -8,7 +8,7 @@ from partition_replica.ids import LSN
 
 
 def make_engine(
-    log: LogStorage, applied: LSN, settings: EngineSettings, source: SnapshotSource
+    log: EntryReader, applied: LSN, settings: EngineSettings, source: SnapshotSource
 ) -> Engine:
     """Raft's for a replicated log, a plain one for a log without Raft. Raises
     partition_raft.InvalidConfig if the log contradicts itself."""

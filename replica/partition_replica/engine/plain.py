@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import partition_raft as raft
 
 from partition_replica.core.model import Configuration, LogEntry, Position
-from partition_replica.core.ports import LogStorage
+from partition_replica.core.ports import EntryReader
 from partition_replica.engine.port import Work
 from partition_replica.ids import LSN, MemberID, Term
 
@@ -37,7 +37,7 @@ class PlainEngine:
     """Implements engine.port.Engine. Made anew at each start from what is durable."""
 
     def __init__(
-        self, member: MemberID, log: LogStorage, applied: LSN, *, uncommitted_bytes_max: int
+        self, member: MemberID, log: EntryReader, applied: LSN, *, uncommitted_bytes_max: int
     ) -> None:
         self._member = member
         self._log = log

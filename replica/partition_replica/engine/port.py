@@ -16,7 +16,7 @@ from partition_raft import (
 )
 
 from partition_replica.core.model import Configuration, HardState, LogEntry, Position
-from partition_replica.core.ports import LogStorage
+from partition_replica.core.ports import EntryReader
 from partition_replica.engine.entries import from_entry, member_changes
 from partition_replica.ids import LSN, Term
 
@@ -158,6 +158,6 @@ SnapshotSource = Callable[[int, int], SnapshotHeader | None]
 """(index that is asked for, member it is for) gives the snapshot's header, or None until there is
 one."""
 
-MakeEngine = Callable[[LogStorage, LSN, EngineSettings, SnapshotSource], Engine]
+MakeEngine = Callable[[EntryReader, LSN, EngineSettings, SnapshotSource], Engine]
 """Makes the engine of the log's member from what is durable: (log, applied LSN, settings, source of
 snapshots)."""

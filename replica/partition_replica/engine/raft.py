@@ -11,7 +11,7 @@ from partition_replica.core.model import (
     LogEntry,
     Position,
 )
-from partition_replica.core.ports import LogStorage
+from partition_replica.core.ports import EntryReader
 from partition_replica.engine.entries import from_entry, to_entry
 from partition_replica.engine.port import EngineSettings, EngineStatus, SnapshotHeader, Work
 from partition_replica.errors import Compacted
@@ -26,7 +26,7 @@ class RaftEngine:
     def __init__(
         self,
         member: MemberID,
-        log: LogStorage,
+        log: EntryReader,
         applied: LSN,
         settings: EngineSettings,
         snapshot_source: Callable[[int, int], SnapshotHeader | None],
@@ -151,7 +151,7 @@ class _ColdStorage:
     """What the engine asks of the log where its mirror doesn't reach."""
 
     def __init__(
-        self, log: LogStorage, snapshot_source: Callable[[int, int], SnapshotHeader | None]
+        self, log: EntryReader, snapshot_source: Callable[[int, int], SnapshotHeader | None]
     ) -> None:
         self._log = log
         self._snapshot_source = snapshot_source

@@ -12,6 +12,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.config import Config
 from partition_replica.core.addresses import is_address
 from partition_replica.core.model import Configuration, Position
+from partition_replica.core.ports import LogFormation
 from partition_replica.engine.port import ChangeKind
 from partition_replica.errors import (
     Deposed,
@@ -27,8 +28,8 @@ from partition_replica.ids import LSN, ClusterID, Term
 from partition_replica.runtime.consensus.raft_loop import Change
 from partition_replica.runtime.member import Member
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.threads import run_to_end
-from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +53,19 @@ class Presence(Protocol):
 class Administration:
     """Implements core.services.AdministrationService."""
 
-    def __init__(self, config: Config, volume: Volume, replica: Presence) -> None:
+    def __init__(
+        self, config: Config, log: LogFormation, states: StateGenerations, replica: Presence
+    ) -> None:
         self._config = config
-        self._volume = volume
+        self._log = log
+        self._states = states
         self._replica = replica
         self._starting = asyncio.Lock()
         self._lease = asyncio.Lock()
 
     async def check_lease(self, transitions: int, holder: str) -> None:
         """Refuses an operator that was deposed; remembers a newer one durably before obeying."""
-        log = self._volume.log
+        log = self._log
         async with self._lease:  # one at a time: none is checked against a token that is passed
             self._check_lease(transitions, holder)
             if transitions > log.lease_transitions:
@@ -70,7 +74,7 @@ class Administration:
             self._check_lease(transitions, holder)
 
     def _check_lease(self, transitions: int, holder: str) -> None:
-        seen = self._volume.log.lease_transitions
+        seen = self._log.lease_transitions
         if transitions < seen:
             raise Deposed(
                 f"lease token {transitions} of {holder} is below {seen}: another operator leads",
@@ -86,11 +90,11 @@ class Administration:
 
     async def _bootstrap(self, cluster: str, unreplicated: bool) -> int:
         async with self._starting:
-            identity = self._volume.log.identity
+            identity = self._log.identity
             if identity.cluster_id:
                 self._replica.same_cluster(cluster)
                 self._replica.start()
-                log = self._volume.log
+                log = self._log
                 if identity.unreplicated and not unreplicated:
                     raise MembershipRefused(
                         "this volume is bootstrapped and unreplicated, and a bootstrap does not "
@@ -103,9 +107,9 @@ class Administration:
                 return identity.member_id
             configuration = Configuration(voters=(identity.member_id,))
             members = {int(identity.member_id): self._config.advertise}
-            if self._volume.state.applied.index:
-                self._volume.reset_state()
-            log, state = self._volume.log, self._volume.state
+            if self._states.current.applied.index:
+                self._states.reset()
+            log, state = self._log, self._states.current
             start = Position(LSN(0), Term(0)) if unreplicated else Position(LSN(1), Term(1))
             await asyncio.to_thread(state.start, start, members)
             reach("bootstrap.state_started")
@@ -122,14 +126,14 @@ class Administration:
 
     async def _join(self, cluster: str) -> int:
         async with self._starting:
-            identity = self._volume.log.identity
+            identity = self._log.identity
             if identity.cluster_id:
                 self._replica.same_cluster(cluster)
                 self._replica.start()
                 return identity.member_id
-            if self._volume.state.applied.index:
-                self._volume.reset_state()
-            await asyncio.to_thread(self._volume.log.join, ClusterID(cluster))
+            if self._states.current.applied.index:
+                self._states.reset()
+            await asyncio.to_thread(self._log.join, ClusterID(cluster))
             logger.info("joined cluster %s as member %x", cluster, identity.member_id)
             self._replica.start()
         return identity.member_id
@@ -164,7 +168,7 @@ class Administration:
         matched = progress.matched if progress is not None else 0
         lag = status.last_index - matched
         # As the engine decides it: its next entries are compacted, so a snapshot comes first.
-        boundary = self._volume.log.boundary.index
+        boundary = self._log.boundary.index
         if progress is None or progress.state == "snapshot" or progress.next_index <= boundary:
             raise MembershipRefused(
                 f"learner {member_id:x} needs a snapshot first: as a voter it could acknowledge "
@@ -182,7 +186,7 @@ class Administration:
         _check_member(member_id)
         if member_id not in member.configuration.members:
             return 0
-        if member_id == self._volume.log.identity.member_id:
+        if member_id == self._log.identity.member_id:
             raise MembershipRefused("the leader does not remove itself: hand leadership over first")
         self._check_rest(member, member_id)
         return await self._change(member, ChangeKind.REMOVE, member_id, "")
@@ -190,7 +194,7 @@ class Administration:
     def _check_rest(self, member: Member, leaving: int) -> None:
         """Refuses to remove a voter where the rest would be without a quorum."""
         active_s = 2 * self._config.tick_s * self._config.election_ticks
-        own = self._volume.log.identity.member_id
+        own = self._log.identity.member_id
         voters = member.configuration.voters
         rest = [voter for voter in voters if voter != leaving]
         active = [v for v in rest if v == own or member.loop.heard_from(v, active_s)]
@@ -216,14 +220,14 @@ class Administration:
                 f"the change of member {member_id:x} was not applied within "
                 f"{MEMBERSHIP_TIMEOUT_S} s; it may still be: read the status"
             ) from error
-        if self._volume.log.term(index) != term:
+        if self._log.term(index) != term:
             raise not_leading("leadership was lost and the change with it", member.leader)
         return index
 
     async def transfer(self, member: Member, member_id: int, timeout_s: float) -> tuple[int, str]:
         if member.loop.role != "leader":
             raise self._replica.not_leader(member)
-        own = self._volume.log.identity.member_id
+        own = self._log.identity.member_id
         if not member_id:
             found = member.successor()
             if found is None:

@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Backfill
+from partition_replica.core.ports import ReplicationSwitch
 from partition_replica.errors import DiskFull
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.volume import Volume
+from partition_replica.storage.generations import StateGenerations
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +28,9 @@ FULL_S = 1.0
 """How often the disk is looked at while it is too full to go on."""
 
 
-def check_room(volume: Volume, disk: DiskWatch) -> None:
+def check_room(log: ReplicationSwitch, disk: DiskWatch) -> None:
     """Raises DiskFull where a backfill would take a volume below its reserve."""
     disk.full()
-    log = volume.log
     needed = log.backfill_bytes()
     if disk.free_bytes - needed < disk.reserve_bytes:
         raise DiskFull(
@@ -46,9 +46,10 @@ class Backfiller:
     `hold` refuses new proposals; `replace` ends the member that runs and starts one anew.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
-        volume: Volume,
+        log: ReplicationSwitch,
+        states: StateGenerations,
         limits: Limits,
         metrics: Metrics,
         *,
@@ -57,7 +58,8 @@ class Backfiller:
         hold: Callable[[], None],
         replace: Callable[[Callable[[], None]], Awaitable[None]],
     ) -> None:
-        self._volume = volume
+        self._log = log
+        self._states = states
         self._limits = limits
         self._metrics = metrics
         self._disk = disk
@@ -68,7 +70,7 @@ class Backfiller:
 
     async def run(self) -> None:
         """Returns when Raft's member runs. Whatever it raises must end the process."""
-        log = self._volume.log
+        log = self._log
         call = self._member.loop.call_writer
         progress = await call(log.begin_backfill)
         logger.info(
@@ -116,7 +118,7 @@ class Backfiller:
         """Waits until everything that was proposed is durable and applied."""
         while True:
             await self._member.loop.call_writer(_nothing)
-            last = self._volume.log.last.index
+            last = self._log.last.index
             await self._member.waits.reach(last)
             await asyncio.sleep(0)  # the loop's turn: to hand on what is queued
             if not self._member.proposals.queued and last == self._member.loop.last_proposed:
@@ -124,7 +126,7 @@ class Backfiller:
 
     def _switch(self) -> None:
         """Off the event loop, with nobody else at the volume."""
-        log, state = self._volume.log, self._volume.state
+        log, state = self._log, self._states.current
         applied = log.backfilled_position(state.sync().index)
         state.set_term(applied.term)
         reach("backfill.state_term_set")

@@ -91,7 +91,8 @@ class Member:
             lambda request_index, to: self.sender.source(request_index, to),
         )
         self.loop = RaftLoop(
-            volume,
+            volume.log,
+            volume.states,
             engine,
             transport,
             limits,
@@ -112,7 +113,13 @@ class Member:
             log_writer=log_writer,
         )
         self.applier = Applier(
-            volume, limits, metrics, change=self._apply_change, done=self._applied
+            volume.log,
+            volume.states,
+            volume.garbage,
+            limits,
+            metrics,
+            change=self._apply_change,
+            done=self._applied,
         )
         self.loop.applier = self.applier
         self.payloads = Payloads(
@@ -141,7 +148,13 @@ class Member:
             volume, self.payloads, limits, metrics, disk_full=disk.full, step=self._step_snapshot
         )
         self._compactor = Compactor(
-            volume, self.loop, self.applier, limits, metrics, collect=self._collect
+            volume.log,
+            volume.states,
+            self.loop,
+            self.applier,
+            limits,
+            metrics,
+            collect=self._collect,
         )
         transport.set_addresses(self.addresses)
         self._tasks = [
@@ -303,7 +316,7 @@ class Member:
     async def _collect(self, digests: Iterable[Digest]) -> None:
         """Between batches of the applier, a few at a time."""
         candidates = iter(digests)
-        collect, more = self._volume.collect, True
+        collect, more = self._volume.garbage.collect, True
 
         def some() -> tuple[int, bool]:
             found = list(itertools.islice(candidates, COLLECTED_AT_ONCE))
@@ -327,9 +340,9 @@ class Member:
         async def switch() -> None:
             # The applier's thread alone reads a state beside the event loop: opened and closed
             # there, swapped here, nobody reads one that is closed.
-            fresh = await self.applier.call(self._volume.open_adopted_state)
-            old, self._volume.state = self._volume.state, fresh
-            await self.applier.call(lambda: self._volume.drop_state(old))
+            fresh = await self.applier.call(self._volume.states.open_named)
+            old = self._volume.states.replace(fresh)
+            await self.applier.call(lambda: self._volume.states.drop(old))
             index = header.position.index
             self.loop.applied_to(index)
             self._members_changed()

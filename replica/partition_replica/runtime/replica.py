@@ -91,11 +91,12 @@ class Replica:
         self._wall_ms = wall_ms
         self._failed = failed
         self._log_writer = log_writer
-        self._disk = DiskWatch(volume, config.limits.disk_reserve_bytes)
+        self._disk = DiskWatch(volume.free_bytes, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
-        self.consumers = Consumers(volume, self.running)
+        self.consumers = Consumers(volume.log, volume.states, self.running)
         self._appends = Appends(
-            volume,
+            volume.states,
+            volume.blobs,
             config.limits,
             self._disk,
             metrics,
@@ -123,7 +124,7 @@ class Replica:
         self._stopping = False
         self._held = False
         self._backfill: asyncio.Task[None] | None = None
-        self.administration = Administration(config, volume, self)
+        self.administration = Administration(config, volume.log, volume.states, self)
         self.incarnation = secrets.randbits(62) + 1
 
     # --- life ---------------------------------------------------------------------------------
@@ -154,9 +155,10 @@ class Replica:
             return True
         if self._backfill is None:
             if self._volume.log.backfill is None:
-                check_room(self._volume, self._disk)
+                check_room(self._volume.log, self._disk)
             backfiller = Backfiller(
-                self._volume,
+                self._volume.log,
+                self._volume.states,
                 self._config.limits,
                 self._metrics,
                 disk=self._disk,

@@ -73,6 +73,14 @@ class MemoryLog:
         return positions
 
     @property
+    def consumer_count(self) -> int:
+        return len(set(self.positions) - compaction.RESERVED)
+
+    @property
+    def base(self) -> LSN:
+        return LSN(0)
+
+    @property
     def low_water_mark(self) -> LSN:
         return compaction.low_water_mark(self.positions)
 
@@ -365,6 +373,9 @@ class MemoryLog:
         for index in gone:
             del self._rows[index]
         return len(gone), self._released(before)
+
+    def backfill_bytes(self) -> int:
+        return 0
 
     def begin_backfill(self) -> Backfill:
         self._check_open()

@@ -22,8 +22,8 @@ from partition_replica.runtime.consensus.proposals import (
     refusal,
     sequence_of,
 )
+from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class Admission:
     """One replica's, while it leads. On the event loop. A batch counts when `proposed` is called:
     the engine may drop one."""
 
-    def __init__(self, volume: Volume, proposals: Proposals) -> None:
-        self._volume = volume
+    def __init__(self, states: StateGenerations, proposals: Proposals) -> None:
+        self._states = states
         self._proposals = proposals
         self._sessions: dict[int, _Proposed] = {}
         self._batch_sessions: dict[int, _Proposed] = {}
@@ -74,7 +74,7 @@ class Admission:
     def begin_batch(self, now_s: float) -> int:
         """How many milliseconds passed since the last entry, for the first entry of this batch."""
         if self._clock_ms is None:
-            self._clock_ms = self._volume.state.clock_ms
+            self._clock_ms = self._states.current.clock_ms
         self._batch_sessions.clear()
         self._batch_sequences.clear()
         self._now_ms = int(now_s * 1000)
@@ -106,7 +106,7 @@ class Admission:
     def _admit_proposal(self, pending: Pending) -> bool:
         proposal = pending.body.proposal
         session = SessionID(proposal.session_id)
-        row, earlier = self._volume.state.get_session(session, proposal.sequence)
+        row, earlier = self._states.current.get_session(session, proposal.sequence)
         known = self._batch_sessions.get(session) or self._sessions.get(session, NOTHING)
         mark = max(row.acknowledged_below if row else 0, known.acknowledged_below)
         verdict = judge(proposal.sequence, pending.body.content_digest, mark, earlier)
@@ -145,7 +145,7 @@ class Admission:
         """Sessions whose rows say all of it, once there are more than can be open."""
         if len(self._sessions) <= 2 * SESSIONS_MAX:
             return
-        state = self._volume.state
+        state = self._states.current
         self._sessions = {
             session: known
             for session, known in self._sessions.items()

@@ -9,11 +9,13 @@ from typing import TypeVar
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
+from partition_replica.core.ports import EntryReader
 from partition_replica.engine.port import member_changes
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.volume import Volume
+from partition_replica.storage.garbage import GarbageCollector
+from partition_replica.storage.generations import StateGenerations
 
 T = TypeVar("T")
 
@@ -24,21 +26,25 @@ class Applier:
 
     def __init__(
         self,
-        volume: Volume,
+        log: EntryReader,
+        states: StateGenerations,
+        garbage: GarbageCollector,
         limits: Limits,
         metrics: Metrics,
         *,
         change: Callable[[LogEntry], Awaitable[None]],
         done: Callable[[list[Applied]], None],
     ) -> None:
-        self._volume = volume
+        self._log = log
+        self._states = states
+        self._garbage = garbage
         self._limits = limits
         self._metrics = metrics
         self._change = change
         self._done = done
         self._queue: deque[LogEntry] = deque()
         self._queued_bytes = 0
-        self._target = self._told = volume.state.applied.index
+        self._target = self._told = states.current.applied.index
         self._switch: Callable[[], Awaitable[None]] | None = None
         self._paused = False
         self._wake = asyncio.Event()
@@ -66,7 +72,7 @@ class Applier:
     @property
     def lag(self) -> int:
         """Entries committed and not applied."""
-        return self._target - self._volume.state.applied.index
+        return self._target - self._states.current.applied.index
 
     def add(self, entries: list[LogEntry]) -> None:
         """Committed entries, behind those before."""
@@ -113,7 +119,7 @@ class Applier:
         if self._switch is not None:
             body, self._switch = self._switch, None
             await body()
-            self._told = self._volume.state.applied.index
+            self._told = self._states.current.applied.index
             self._paused = False
             return True
         if self._paused:
@@ -128,13 +134,13 @@ class Applier:
             self._done(results)
             self._told = batch[-1].index
         if released:
-            collected = await self.call(lambda: self._volume.collect(released))
+            collected = await self.call(lambda: self._garbage.collect(released))
             self._metrics.blobs_collected.inc(collected)
         return True
 
     def _next_batch(self) -> list[LogEntry]:
         """Normal entries up to the limits, or one configuration change."""
-        applied = self._volume.state.applied.index
+        applied = self._states.current.applied.index
         if self._queue and self._queue[0].index != applied + 1:
             # The queue begins behind a gap that was too large to keep.
             gap_end = self._queue[0].index
@@ -143,9 +149,7 @@ class Applier:
         if not self._queue or self._queue[0].index != applied + 1:
             if applied >= self._target:
                 return []
-            found = self._volume.log.read(
-                LSN(applied + 1), gap_end, self._limits.apply_batch_bytes_max
-            )
+            found = self._log.read(LSN(applied + 1), gap_end, self._limits.apply_batch_bytes_max)
             return _until_change(found[: self._limits.apply_batch_max])
         batch: list[LogEntry] = []
         size = 0
@@ -164,7 +168,7 @@ class Applier:
     def _apply(self, batch: list[LogEntry]) -> tuple[list[Applied], list[Digest]]:
         reach("state.apply.before")
         with self._metrics.applies.time():
-            outcome = self._volume.state.apply(batch, member_changes(batch[0]))
+            outcome = self._states.current.apply(batch, member_changes(batch[0]))
         reach("state.apply.after")
         self._metrics.applied_entries.inc(len(batch))
         return outcome

@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable
 from partition_replica.core.compaction import APPLIED
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Position
+from partition_replica.core.ports import CompactableLog
 from partition_replica.errors import PruneFailed
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.volume import Volume
+from partition_replica.storage.generations import StateGenerations
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class Compactor:
 
     def __init__(
         self,
-        volume: Volume,
+        log: CompactableLog,
+        states: StateGenerations,
         loop: RaftLoop,
         applier: Applier,
         limits: Limits,
@@ -34,7 +36,8 @@ class Compactor:
         *,
         collect: Callable[[list[Digest]], Awaitable[None]],
     ) -> None:
-        self._volume = volume
+        self._log = log
+        self._states = states
         self._loop = loop
         self._applier = applier
         self._limits = limits
@@ -43,10 +46,9 @@ class Compactor:
 
     async def run_once(self) -> int:
         """Compacts as far as positions and retention allow; returns how many entries went."""
-        log = self._volume.log
-        state = self._volume.state
+        log, state = self._log, self._states.current
         if not self._applier.paused and state.applied.index > log.positions.get(APPLIED, 0):
-            durable = await self._applier.call(lambda: self._volume.state.sync())
+            durable = await self._applier.call(lambda: self._states.current.sync())
             await self._loop.call_writer(lambda: self._acknowledge(durable.index))
         step = self._limits.log_compaction_step_entries
         # On the writer: the log's lock is held while it commits, and nobody else may wait for that.
@@ -62,12 +64,12 @@ class Compactor:
 
     def _acknowledge(self, applied: LSN) -> None:
         # A snapshot may have come in between, and lie further ahead.
-        log = self._volume.log
+        log = self._log
         if applied > log.positions.get(APPLIED, 0):
             log.acknowledge(APPLIED, applied)
 
     async def _prune(self) -> int:
-        log = self._volume.log
+        log = self._log
         pruned = 0
         while True:
             try:
@@ -86,6 +88,6 @@ class Compactor:
                 await self._collect(released)
         if pruned:
             first = log.first_stored
-            while await self._applier.call(lambda: self._volume.state.forget_unapplied(first)):
+            while await self._applier.call(lambda: self._states.current.forget_unapplied(first)):
                 pass
         return pruned

@@ -1,6 +1,6 @@
 """Who else needs the log: its rows stay behind every LSN that is held here."""
 
-from partition_replica.core.ports import LogStorage
+from partition_replica.core.ports import Positions
 from partition_replica.ids import LSN
 
 
@@ -9,7 +9,7 @@ class LogHolds:
     behind than the limit for consumers no longer counts; the others do
     (`core.compaction.holding`)."""
 
-    def __init__(self, log: LogStorage) -> None:
+    def __init__(self, log: Positions) -> None:
         self._log = log
         self._held: dict[object, tuple[LSN, ...]] = {}
 

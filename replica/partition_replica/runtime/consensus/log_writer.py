@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from partition_replica.core.model import LogBatch
+from partition_replica.core.ports import EntryWriter
 from partition_replica.errors import Fatal, ReplicaError
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.log import LmdbLog
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class LogWriter:
 
     def __init__(
         self,
-        log: LmdbLog,
+        log: EntryWriter,
         loop: asyncio.AbstractEventLoop,
         metrics: Metrics,
         *,

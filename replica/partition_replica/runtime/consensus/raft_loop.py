@@ -22,7 +22,7 @@ from partition_replica.core.model import (
     Position,
     SnapshotSwitch,
 )
-from partition_replica.core.ports import PeerTransport
+from partition_replica.core.ports import EntryWriter, PeerTransport
 from partition_replica.engine.port import (
     ChangeKind,
     ConfChangeRefused,
@@ -50,7 +50,7 @@ from partition_replica.runtime.consensus.proposals import Pending, Proposals
 from partition_replica.runtime.consensus.waits import ReadIndexes
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.volume import Volume
+from partition_replica.storage.generations import StateGenerations
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ class RaftLoop:
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
-        volume: Volume,
+        log: EntryWriter,
+        states: StateGenerations,
         engine: Engine,
         transport: PeerTransport,
         limits: Limits,
@@ -120,7 +121,6 @@ class RaftLoop:
         log_writer: type[LogWriter] = LogWriter,
     ) -> None:
         self._engine = engine
-        self._volume = volume
         self._transport = transport
         self._limits = limits
         self._metrics = metrics
@@ -132,7 +132,7 @@ class RaftLoop:
         loop = asyncio.get_running_loop()
         self._now = loop.time
         self._writer = log_writer(
-            volume.log,
+            log,
             loop,
             metrics,
             persisted=self._persisted,
@@ -140,7 +140,7 @@ class RaftLoop:
         )
         self._inbox: deque[tuple[Message, int]] = deque()
         self._inbox_bytes = 0
-        self._admission = Admission(volume, proposals)
+        self._admission = Admission(states, proposals)
         self._heard: dict[int, float] = {}
         self._led_at = self._now()
         self._held_number = 0

@@ -33,15 +33,17 @@ from partition_replica.runtime.consensus.proposals import Pending
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.volume import Volume
+from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.generations import StateGenerations
 
 
 class Appends:
     """The write half of a replica. On the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
-        volume: Volume,
+        states: StateGenerations,
+        blobs: BlobStore,
         limits: Limits,
         disk: DiskWatch,
         metrics: Metrics,
@@ -52,7 +54,8 @@ class Appends:
     ) -> None:
         """leading: the member, or NotLeader and the like. held: whether nothing is proposed now,
         because replication is being switched on. draw_session: see Replica."""
-        self._volume = volume
+        self._states = states
+        self._blobs = blobs
         self._limits = limits
         self._disk = disk
         self._metrics = metrics
@@ -102,7 +105,7 @@ class Appends:
         ]
         if retry or large:
             # Before anything is asked for that an answer does not need: payloads, room on the disk.
-            known = answer_of(self._volume.state, body)
+            known = answer_of(self._states.current, body)
             if known is not None:
                 return known
         if large:
@@ -148,7 +151,7 @@ class Appends:
         for number, payload in enumerate(proposal.payloads, 1):
             if payload.size <= PAYLOAD_INLINE_BYTES_MAX:
                 continue
-            size = self._volume.blobs.size(Digest(payload.digest))
+            size = self._blobs.size(Digest(payload.digest))
             if size is None:
                 raise PayloadMissing("a payload went while it was disseminated", [payload.digest])
             if size != payload.size:

@@ -3,24 +3,28 @@
 from collections.abc import Callable
 
 from partition_replica.core import compaction
+from partition_replica.core.ports import Positions
 from partition_replica.errors import InvalidArgument, NotFound
 from partition_replica.ids import LSN
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.serving.reads import check_stored
-from partition_replica.storage.volume import Volume
+from partition_replica.storage.generations import StateGenerations
 
 
 class Consumers:
     """Writes run on the log's writer, in their turn; each returns (position, low-water mark)."""
 
-    def __init__(self, volume: Volume, running: Callable[[], Member]) -> None:
-        self._volume = volume
+    def __init__(
+        self, log: Positions, states: StateGenerations, running: Callable[[], Member]
+    ) -> None:
+        self._log = log
+        self._states = states
         self._running = running
 
     async def register(self, name: str, lsn: int) -> tuple[int, int]:
         """`lsn` 0: everything that is stored. Does nothing where the name is registered at this
         LSN: the answer to an earlier try was lost. Raises InvalidArgument, Compacted, NoLeader."""
-        log = self._volume.log
+        log = self._log
         self._check_applied(lsn)
 
         def body() -> int:
@@ -38,7 +42,7 @@ class Consumers:
         self._check_applied(lsn)
 
         def body() -> int:
-            log = self._volume.log
+            log = self._log
             if name in compaction.RESERVED:
                 raise KeyError(name)
             if lsn >= log.positions[name]:
@@ -52,28 +56,28 @@ class Consumers:
         """Raises NotFound."""
 
         def body() -> int:
-            self._volume.log.unregister(name)
+            self._log.unregister(name)
             return 0
 
         await self._call(name, body)
 
     def list(self) -> tuple[list[tuple[str, int]], int]:
-        first = self._volume.log.first_stored
-        positions = self._volume.log.positions  # once: the mark is that of these
+        first = self._log.first_stored
+        positions = self._log.positions  # once: the mark is that of these
         found = [(n, int(at)) for n, at in positions.items() if n not in compaction.RESERVED]
         return sorted(found), compaction.promised_mark(compaction.low_water_mark(positions), first)
 
     @property
     def low_water_mark(self) -> int:
         """The lowest LSN that consumers can count on."""
-        log = self._volume.log
+        log = self._log
         return compaction.promised_mark(log.low_water_mark, log.first_stored)
 
     def _check_stored(self, position: int) -> None:
-        check_stored(position + 1, self._volume.log.first_stored, self._volume.state.applied.index)
+        check_stored(position + 1, self._log.first_stored, self._states.current.applied.index)
 
     def _check_applied(self, lsn: int) -> None:
-        applied = self._volume.state.applied.index
+        applied = self._states.current.applied.index
         if lsn > applied:
             raise InvalidArgument(f"LSN {lsn} is not applied here: allowed are 0 to {applied}")
 

@@ -316,9 +316,9 @@ class SnapshotReceiver:
         self._last_generation += 1
         generation = self._last_generation
         key = offered.manifest
-        path = self._volume.state_path(generation)
+        path = self._volume.states.path(generation)
         try:
-            await run_to_end(partial(self._volume.adopt_state, whole.file.directory, generation))
+            await run_to_end(partial(self._volume.states.place, whole.file.directory, generation))
         except asyncio.CancelledError:
             self._partial = None
             self._volume.blobs.unhold(_digests(whole.blobs), unneeded=True)
