@@ -83,7 +83,7 @@ async def test_no_capture_between_a_configuration_and_its_entry(subject: Subject
 
 
 async def test_no_capture_without_room(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject.volume, "free_bytes", lambda: (1000, 10**9))
+    monkeypatch.setattr(subject.volume.space, "free_bytes", lambda: (1000, 10**9))
     assert await capturing(subject, copy_state).take(subject.volume.staging / "captured") is None
     assert list(subject.volume.staging.iterdir()) == []
 

@@ -394,7 +394,7 @@ async def test_a_full_volume_takes_removals_from_anybody_and_nothing_else(
         await one.set(b"old")
         await one.append(mkdir(b"directory"))
         free, total = one.volume.free_bytes()
-        monkeypatch.setattr(one.volume, "free_bytes", lambda: (1000, total))
+        monkeypatch.setattr(one.volume.space, "free_bytes", lambda: (1000, total))
 
         one.session, _ = await one.replica.open_session(0)
         one._sequence = 0
@@ -412,7 +412,7 @@ async def test_a_full_volume_takes_removals_from_anybody_and_nothing_else(
         assert one.keys() == []
         await one.replica.close_session(one.session)
 
-        monkeypatch.setattr(one.volume, "free_bytes", lambda: (free, total))
+        monkeypatch.setattr(one.volume.space, "free_bytes", lambda: (free, total))
         await one.serve()
         await one.set(b"new")
         assert one.keys() == [b"new"]

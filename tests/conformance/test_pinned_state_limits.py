@@ -48,7 +48,7 @@ def hold_up(here: Served) -> HeldUp:
 
 def disk_with(here: Served, monkeypatch: pytest.MonkeyPatch, free: Callable[[], int]) -> None:
     total = here.one.volume.free_bytes()[1]
-    monkeypatch.setattr(here.one.volume, "free_bytes", lambda: (free(), total))
+    monkeypatch.setattr(here.one.volume.space, "free_bytes", lambda: (free(), total))
     monkeypatch.setattr(pinned_states, "LOOK_EVERY_S", 0.1)
 
 

@@ -1,5 +1,8 @@
 """When a volume counts as full: below its reserve, and then until there is more than that again."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from partition_replica.runtime import disk
 from partition_replica.runtime.disk import DiskWatch
@@ -14,7 +17,7 @@ def test_writes_are_taken_again_only_when_there_is_room_to_spare(
     """Around the reserve each removal would let one write in, which fills the volume again."""
     monkeypatch.setattr(disk, "AGE_MAX_S", 0.0)
     free = [TOTAL]
-    watch = DiskWatch(lambda: (free[0], TOTAL), RESERVE)
+    watch = DiskWatch(cast("Any", SimpleNamespace(free_bytes=lambda: (free[0], TOTAL))), RESERVE)
     seen = []
     for now in (RESERVE, RESERVE - 1, RESERVE, RESERVE * 1.2, RESERVE - 1, RESERVE * 1.3, RESERVE):
         free[0] = int(now)

@@ -3,9 +3,9 @@ so that deletes and pruning, which need pages, still work."""
 
 import logging
 import time
-from collections.abc import Callable
 
 from partition_replica.core.limits import disk_reserve
+from partition_replica.storage.files import VolumeSpace
 
 logger = logging.getLogger(__name__)
 
@@ -15,9 +15,9 @@ HYSTERESIS = 1.25
 
 
 class DiskWatch:
-    def __init__(self, free_bytes: Callable[[], tuple[int, int]], reserve_bytes: int) -> None:
-        """free_bytes: (free, total) of the volume; reserve_bytes: as configured, 0 for a share."""
-        self._look = free_bytes
+    def __init__(self, space: VolumeSpace, reserve_bytes: int) -> None:
+        """reserve_bytes: as configured, 0 for a share of the volume."""
+        self._space = space
         self._reserve_bytes = reserve_bytes
         self._full = False
         self._read_at = float("-inf")
@@ -40,7 +40,7 @@ class DiskWatch:
         if now - self._read_at < AGE_MAX_S:
             return self._full
         self._read_at = now
-        self.free_bytes, self.total_bytes = self._look()
+        self.free_bytes, self.total_bytes = self._space.free_bytes()
         reserved = self.reserve_bytes
         limit = reserved * (HYSTERESIS if self._full else 1.0)
         full = self.free_bytes < limit

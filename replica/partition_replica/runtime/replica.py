@@ -91,7 +91,7 @@ class Replica:
         self._wall_ms = wall_ms
         self._failed = failed
         self._log_writer = log_writer
-        self._disk = DiskWatch(volume.free_bytes, config.limits.disk_reserve_bytes)
+        self._disk = DiskWatch(volume.space, config.limits.disk_reserve_bytes)
         self.member: Member | None = None
         self.consumers = Consumers(volume.log, volume.states, self.running)
         self._appends = Appends(

@@ -9,7 +9,6 @@ snapshots/      stored snapshots, of package partition_snapshots; snapshot-base/
                 in an object store consists of. Nothing here reads, collects or removes them
 """
 
-import os
 import secrets
 import shutil
 import time
@@ -23,6 +22,7 @@ from partition_replica.ids import MemberID
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import (
     VolumeLock,
+    VolumeSpace,
     fatal_on_failure,
     sync_directory,
 )
@@ -56,6 +56,7 @@ class Volume:
         """
         self.root = root
         self.staging = root / "staging"
+        self.space = VolumeSpace(root)
         self._lock = lock
         self._check_log_is_there()
         self.blobs = BlobStore(root / "blobs", self.staging, pins_max=pins_max, clock=clock)
@@ -97,9 +98,7 @@ class Volume:
         sync_directory(states)
 
     def free_bytes(self) -> tuple[int, int]:
-        """(free for us, total) of the file system."""
-        usage = os.statvfs(self.root)
-        return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
+        return self.space.free_bytes()
 
     def close(self) -> None:
         self.states.close()
