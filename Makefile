@@ -12,7 +12,7 @@ export PATH := $(CACHE)/uv/bin:$(PATH)
 # again each time, which takes as long as all the rest of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-down test coverage check check-generated format lock-check e2e bench generate cluster cluster-down site
+.PHONY: help setup demo demo-down test test-long coverage check check-generated format lock-check e2e bench generate cluster cluster-down site
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,14 @@ test: setup check check-generated ## checks and all tests; without root, all but
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
 	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
+
+test-long: setup ## what repeats more than a change needs: seeds, examples, disk states, crashes
+	@$(RUN) python -m dev.object_store build
+	@SIMULATION_SEEDS=1000 FUZZ_EXAMPLES=500 SNAPSHOT_EXAMPLES=60 POWER_LOSS_STATES=100 DAMAGE_FLIPS=1000 \
+	  $(RUN) pytest -q -n $(TEST_WORKERS) --timeout 1800 --durations=15 tests/simulation tests/fuzz \
+	  tests/conformance/test_log_machine.py tests/conformance/test_snapshot_machine.py \
+	  tests/conformance/test_import_export.py tests/conformance/test_power_loss.py \
+	  tests/conformance/test_damage.py
 
 coverage: setup ## lines and branches that the unit and conformance tests run, by package
 	@$(RUN) python -m dev.object_store build
@@ -66,7 +74,7 @@ format: setup ## formats Python and Rust, mends what the linter can
 lock-check: $(UV) ## whether uv.lock agrees with every pyproject.toml
 	@$(UV) lock --check --quiet
 
-e2e: setup ## the tests on a cluster, at length: ten idle minutes, twenty kills, large data
+e2e: test-long ## test-long, then the cluster's tests at length: ten idle minutes, twenty kills, large data
 	@IDLE_SECONDS=600 LEADER_KILLS=20 BACKFILL_ENTRIES=200000 BACKFILL_BYTES=1073741824 \
 	  $(RUN) pytest -q -m "" --durations=15 tests/e2e
 

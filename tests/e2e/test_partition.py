@@ -286,7 +286,15 @@ async def test_an_idle_partition_causes_no_writes(namespace: Namespace) -> None:
     assert {resource for _, resource in written} == {"leases"}, written
 
 
-@pytest.mark.parametrize("failpoint", ["Bootstrap", "AddLearner", "PromoteLearner"])
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "Bootstrap",
+        # With processes instead of pods tests/apiserver tries these each time.
+        pytest.param("AddLearner", marks=pytest.mark.long),
+        pytest.param("PromoteLearner", marks=pytest.mark.long),
+    ],
+)
 async def test_an_operator_killed_in_the_middle_carries_on(
     cluster: Cluster, namespace: Namespace, failpoint: str
 ) -> None:
