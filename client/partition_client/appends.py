@@ -19,11 +19,13 @@ from partition_client.errors import (
     DeadlineExceeded,
     OutcomeUnknown,
     RequestRefused,
+    client_closed,
     detail_of,
     from_detail,
     reason_name,
 )
 from partition_client.routing import Routing
+from partition_client.waiting import being_cancelled
 
 StreamCall = Any
 """grpc.aio's StreamStreamCall; generic in its stubs only."""
@@ -151,7 +153,7 @@ class AppendStream:
             # The wait for a slot counts, too.
             async with asyncio.timeout_at(pending.deadline) as pending.timeout, self._slots:
                 if self._closed:
-                    raise ClientError("the client is closed")
+                    raise client_closed()
                 if self._task is None:
                     self._task = asyncio.create_task(self._run())
                     self._task.add_done_callback(self._ended)
@@ -175,7 +177,7 @@ class AppendStream:
         """Ends the stream; returns the session that is left open, if any, to the first caller.
         Appends that still wait get ClientError."""
         self._closed = True
-        self._fail_all(ClientError("the client is closed"))
+        self._fail_all(client_closed())
         tasks = [task for task in (self._task, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -215,7 +217,7 @@ class AppendStream:
             # InvalidStateError: a write to a call that is over already.
             self._routing.forget_leader()
         except asyncio.CancelledError:
-            if _being_cancelled():
+            if being_cancelled():
                 raise
             # Of the call, not of this task: a write while its silent stream was given up.
             self._routing.forget_leader()
@@ -471,13 +473,6 @@ class AppendStream:
         pending.resend = task = asyncio.create_task(body)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _being_cancelled() -> bool:
-    """Whether somebody cancels the current task. Apart, because a task in a variable of its own
-    coroutine keeps the call, and with it gRPC's threads, until the next collection of garbage."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 def _session_gone_unknown() -> OutcomeUnknown:

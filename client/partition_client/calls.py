@@ -23,6 +23,7 @@ from partition_client.errors import (
     from_detail,
 )
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
+from partition_client.waiting import CANCELLED_HERE, Silent, being_cancelled, within
 
 CALL_TIMEOUT_S = 10.0
 """A call that has no answer after so long is tried again, at another replica if one leads."""
@@ -45,10 +46,6 @@ RETRIED_CODES = frozenset(
 )
 
 T = TypeVar("T")
-
-
-class Silent(Exception):
-    """A try got no answer in its time."""
 
 
 class Deadline:
@@ -104,8 +101,9 @@ class Tries:
 
     async def next(self) -> str:
         """An address, after a pause unless it is the first. Raises DeadlineExceeded with the last
-        reason, and ClientError if no replica will ever do."""
+        reason, and ClientError if no replica will ever do or the client is closed."""
         while True:
+            self._routing.check_open()
             if not self._first:
                 await self._pause()
             self._first = False
@@ -155,9 +153,11 @@ class Calls:
         *,
         fixed: bool,
     ) -> None:
-        """Takes note of a failed try. Raises what no retry mends. fixed: no other replica is asked;
-        a leader that TLS does not reach any more is looked for again before that is said."""
+        """Takes note of a failed try. Raises what no retry mends, and ClientError if the client is
+        closed, which ends its calls. fixed: no other replica is asked; a leader that TLS does not
+        reach any more is looked for again before that is said."""
         if isinstance(error, Silent):
+            self._routing.check_open()
             self._routing.heard(target, str(error))
             self._routing.lost(target)
             return
@@ -167,6 +167,7 @@ class Calls:
             refused = await self._routing.refusal(target, error, within_s) or refused
         if refused is not None:
             raise refused from error
+        self._routing.check_open()
         self._routing.heard(target, f"{error.code().name}: {error.details()}")
         detail = detail_of(error)
         if detail is not None and detail.HasField("leader"):
@@ -178,29 +179,27 @@ class Calls:
 async def unary(method: Any, request: Any, deadline: Deadline) -> Any:
     """One try of a call that has one answer."""
     limit = deadline.limit(CALL_TIMEOUT_S)
-    try:
-        # Twice: gRPC tells the replica; asyncio holds if gRPC's threads don't run.
-        async with asyncio.timeout(limit):
-            return await method(request, timeout=limit)
-    except TimeoutError as error:
-        raise Silent(f"no answer within {limit:.1f} s") from error
+    # Twice: gRPC tells the replica; asyncio holds if gRPC's threads don't run.
+    return await within(method(request, timeout=limit), limit)
 
 
 async def messages(
     call: Any, deadline: Deadline, alive: Callable[[], Awaitable[bool]] | None = None
 ) -> AsyncGenerator[Any, None]:
-    """A stream's messages; each moves the deadline. Raises Silent if none comes in time, unless
-    `alive` is given and says that the replica is there and has nothing to say."""
+    """A stream's messages; each moves the deadline. Raises Silent if the client ended the call, or
+    if no message comes in time. `alive`, if given, may say that the replica is there and has
+    nothing to say; then the wait goes on."""
     watch = _Watch(call, deadline, alive)
     try:
         while True:
             watch.wait_begins()
             try:
                 message = await call.read()
-            except (asyncio.CancelledError, grpc.aio.AioRpcError):
-                task = asyncio.current_task()
-                if watch.silence and not (task and task.cancelling()):
-                    raise Silent(watch.silence) from None
+            except (asyncio.CancelledError, grpc.aio.AioRpcError) as error:
+                if being_cancelled():
+                    raise
+                if watch.silence or isinstance(error, asyncio.CancelledError):
+                    raise Silent(watch.silence or CANCELLED_HERE) from None
                 raise
             watch.wait_ends()
             if message is grpc.aio.EOF:
@@ -265,7 +264,8 @@ class _Watch:
 
 
 async def moving(call: Awaitable[T], deadline: Deadline) -> T:
-    """Awaits a call that moves the deadline by itself. Raises Silent once the deadline passes."""
+    """Awaits a call that moves the deadline by itself. Raises Silent once the deadline passes, or
+    if the client ended the call."""
 
     async def answer() -> T:
         return await call
@@ -276,6 +276,8 @@ async def moving(call: Awaitable[T], deadline: Deadline) -> T:
             if not deadline.remaining():
                 raise Silent(f"no progress within {deadline.seconds:g} s")
             await asyncio.wait({task}, timeout=deadline.remaining())
+        if task.cancelled():
+            raise Silent(CANCELLED_HERE)
         return task.result()
     finally:
         task.cancel()

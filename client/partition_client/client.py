@@ -18,7 +18,6 @@ from partition_client.calls import (
     CALL_TIMEOUT_S,
     Calls,
     Deadline,
-    Silent,
     Tries,
     check_seconds,
     messages,
@@ -37,6 +36,7 @@ from partition_client.errors import (
 )
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
+from partition_client.waiting import Silent
 
 INLINE_BYTES_MAX = 64 * 1024
 CHUNK_BYTES = 512 * 1024

@@ -107,6 +107,11 @@ class TlsFilesInvalid(RequestRefused):
         super().__init__(message, "TLS_FILES")
 
 
+def client_closed() -> ClientError:
+    """For every call of a closed client, and for those that `close` ends."""
+    return ClientError("the client is closed")
+
+
 def reason_name(detail: types.ErrorDetail) -> str:
     """The wire's Reason without prefix; its number if a later version made it."""
     if detail.reason not in types.Reason.values():

@@ -2,14 +2,14 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 from partition_proto.v1 import log_store_pb2 as api
 
-from partition_client.calls import CALL_TIMEOUT_S, Calls, Deadline, Silent, Tries, describe
+from partition_client.calls import CALL_TIMEOUT_S, Calls, Deadline, Tries, describe
 from partition_client.errors import (
     RETRIED,
     ClientError,
@@ -21,6 +21,7 @@ from partition_client.errors import (
     reason_name,
 )
 from partition_client.routing import Routing
+from partition_client.waiting import Silent, within
 
 TREE_PAGE = 500
 """Entries of the tree that are asked for at once."""
@@ -148,10 +149,10 @@ class PinnedState:
     async def _write(self, request: api.ReadStateRequest, within_s: float) -> None:
         # A write to a call that is over says nothing; the read behind it says how the call ended.
         with suppress(asyncio.InvalidStateError):
-            await _within(self._call.write(request), within_s)
+            await within(self._call.write(request), within_s)
 
     async def _read(self, within_s: float) -> api.ReadStateResponse:
-        answer = await _within(self._call.read(), within_s)
+        answer = await within(self._call.read(), within_s)
         if answer is grpc.aio.EOF:
             raise Silent("the replica ended the stream")
         found: api.ReadStateResponse = answer
@@ -167,21 +168,6 @@ class PinnedState:
         else:
             return from_detail(detail)
         return StateLost(f"the state at {self.lsn} is lost, begin anew: {why}")
-
-
-async def _within(step: Awaitable[Any], seconds: float) -> Any:
-    """A step of a call. Raises Silent if it takes longer, or if the call was ended here."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await step
-    except TimeoutError as error:
-        raise Silent(f"no answer within {seconds:.1f} s") from error
-    except asyncio.CancelledError:
-        # gRPC raises it in whoever waits for a call that is cancelled, too.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise Silent("the client was closed, or the block of the state is over") from None
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from partition_client.channels import Tls
 from partition_client.client import Appended, AsyncClient, Source
-from partition_client.errors import ClientError
+from partition_client.errors import ClientError, client_closed
 
 CLOSED_POLL_S = 0.01
 """How often a thread looks whether another one has closed the client."""
@@ -122,13 +122,13 @@ class Client:
             # check and the submission.
             with self._lock:
                 if self._closers:
-                    raise ClientError("the client is closed")
+                    raise client_closed()
                 done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
                 with suppress(RuntimeError):  # the loop is closed
                     self._submit(body, done)
                 # A signal's handler, which the lock lets in, may have closed the client since.
                 if self._stopped and done.empty():
-                    raise ClientError("the client is closed")
+                    raise client_closed()
         except ClientError:
             body.close()  # it was never begun
             raise

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 from partition_client import ClientError, HistoryChanged, StateLost
-from partition_client.calls import Deadline, Silent
+from partition_client.calls import Deadline
 from partition_client.pinned_state import PinnedState
+from partition_client.waiting import Silent
 from partition_proto.v1 import log_store_pb2 as api
 
 from tests.support.stand_in_replica import StandInReplica
