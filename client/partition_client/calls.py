@@ -1,11 +1,12 @@
 """How a call is tried: under one deadline, again for what a retry mends, and not for the rest.
 
-A deadline is the caller's. It passes `seconds` after the call began; while a stream moves,
-`seconds` after its last message, so that a transfer may take as long as it needs and a silent one
-may not. The limits here can only shorten a single try, never lengthen the caller's deadline.
+A deadline is the caller's. It passes `allowed_s` seconds after the call began. While a stream
+moves, it counts from its last message, so that a transfer may take as long as it needs and a silent
+one may not. The limits here can only shorten a single try, never lengthen the caller's deadline.
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
@@ -24,6 +25,8 @@ from partition_client.errors import (
 )
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
 from partition_client.waiting import CANCELLED_HERE, Silent, being_cancelled, within
+
+logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
 """A call that has no answer after so long is tried again, at another replica if one leads."""
@@ -51,13 +54,13 @@ T = TypeVar("T")
 class Deadline:
     """When the caller of a call gives up."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = check_seconds(seconds)
+    def __init__(self, allowed_s: float) -> None:
+        self.allowed_s = check_seconds(allowed_s)
         self.progress()
 
     def progress(self) -> None:
         """Something came or went: the deadline counts from now."""
-        self.at = asyncio.get_running_loop().time() + self.seconds
+        self.at = asyncio.get_running_loop().time() + self.allowed_s
 
     def remaining(self) -> float:
         return max(0.0, self.at - asyncio.get_running_loop().time())
@@ -118,7 +121,7 @@ class Tries:
         self._pauses += 1
         if pause > self._deadline.remaining():
             raise DeadlineExceeded(
-                f"no answer within {self._deadline.seconds:g} s: "
+                f"no answer within {self._deadline.allowed_s:g} s: "
                 f"{self._routing.explain(self._last)}"
             )
         await asyncio.sleep(pause)
@@ -227,6 +230,7 @@ class _Watch:
         self._since: float | None = None
         self.silence = ""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     def wait_begins(self) -> None:
         self._since = asyncio.get_running_loop().time()
@@ -236,6 +240,13 @@ class _Watch:
 
     def stop(self) -> None:
         self._task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A stream that nobody watches could wait for ever, so it ends with the watch."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the watch of a stream failed", exc_info=error)
+            self.silence = f"the watch of the stream failed: {error!r}"
+            self._call.cancel()
 
     async def _answers(self) -> bool:
         """Whether the replica is there and has nothing to say."""
@@ -249,7 +260,7 @@ class _Watch:
         while True:
             since = self._since
             # If nobody waits, the next wait ends no sooner than one that begins now.
-            left = self._deadline.seconds if since is None else self._deadline.at - since
+            left = self._deadline.allowed_s if since is None else self._deadline.at - since
             limit = min(STREAM_IDLE_S, left * self._part)
             pause = limit if since is None else since + limit - now()
             if pause > 0:
@@ -274,7 +285,7 @@ async def moving(call: Awaitable[T], deadline: Deadline) -> T:
     try:
         while not task.done():
             if not deadline.remaining():
-                raise Silent(f"no progress within {deadline.seconds:g} s")
+                raise Silent(f"no progress within {deadline.allowed_s:g} s")
             await asyncio.wait({task}, timeout=deadline.remaining())
         if task.cancelled():
             raise Silent(CANCELLED_HERE)

@@ -139,13 +139,18 @@ class AsyncClient:
         if not self.owner.here:
             return
         async with self._close_lock:  # a second close would cut the channels off the first
-            session = await self._appends.close()
-            if session is not None and self._routing.leader:
-                request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
-                with suppress(grpc.aio.AioRpcError, ClientError):  # it expires by itself
-                    stub = self._routing.stub(self._routing.leader)
-                    await stub.CloseSession(request, timeout=1.0)
-            await self._routing.close()
+            try:
+                await self._close_session()
+            finally:
+                await self._routing.close()
+
+    async def _close_session(self) -> None:
+        session = await self._appends.close()
+        if session is not None and self._routing.leader:
+            request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
+            with suppress(grpc.aio.AioRpcError, ClientError):  # it expires by itself
+                stub = self._routing.stub(self._routing.leader)
+                await stub.CloseSession(request, timeout=1.0)
 
     # --- writes -------------------------------------------------------------------------------
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from partition_client import AsyncClient, ClientError
+from partition_client import AsyncClient, ClientError, calls
 from partition_client.routing import Routing
 from partition_client.waiting import Silent, being_cancelled, within
 
 from tests.support.mute_replicas import USES, Mute, Speechless, Use
+from tests.support.slow_closing import Slow
+from tests.support.stand_in_replica import StandInReplica
 
 WITHIN_S = 20.0
 """Far above what anything here takes, for a machine under load."""
@@ -101,6 +103,44 @@ async def test_every_endpoint_is_asked_before_a_failure_is_raised(
         with pytest.raises(ClientError, match="the client is closed"):
             await finding
     assert "never retrieved" not in caplog.text
+
+
+async def test_a_close_that_is_cancelled_closes_the_client() -> None:
+    replica = Slow()
+    async with replica.client(deadline_s=WITHIN_S) as client, asyncio.timeout(WITHIN_S):
+        await client.set_key(b"k", b"v")
+        closing = asyncio.create_task(client.close())
+        await replica.asked.wait()
+        closing.cancel()
+        await asyncio.wait({closing})
+        with pytest.raises(ClientError, match="the client is closed"):
+            await client.get_key(b"k")
+        replica.go_on.set()
+
+
+async def test_a_stream_whose_watch_fails_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would wait for ever, because a tail has no deadline while its replica answers."""
+    monkeypatch.setattr(calls, "STREAM_IDLE_S", 0.05)
+    replica = StandInReplica()
+    async with replica.client(deadline_s=WITHIN_S) as client, asyncio.timeout(WITHIN_S):
+        tail = aiter(client.tail(follow=True))
+        replica.advance()
+        assert (await anext(tail)).lsn == 2
+        real = client._routing.status
+
+        async def fail(*_: object) -> None:
+            monkeypatch.setattr(client._routing, "status", real)
+            raise RuntimeError("planted")
+
+        monkeypatch.setattr(client._routing, "status", fail)
+        following = asyncio.ensure_future(anext(tail))
+        while replica.calls["Read"] < 2:
+            await asyncio.sleep(0.001)
+        replica.advance()
+        assert (await following).lsn == 3
+    assert "planted" in caplog.text
 
 
 # --- waiting ----------------------------------------------------------------------------------
