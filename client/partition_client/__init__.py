@@ -29,6 +29,8 @@ from partition_client.errors import (
     TlsRefused,
     TreeMismatch,
 )
+from partition_client.pinned_state import PinnedState
+from partition_client.sources import Source
 from partition_client.sync import Client
 
 __version__ = "0.1.0"
@@ -45,8 +47,10 @@ __all__ = [
     "InvalidEndpoint",
     "NotFound",
     "OutcomeUnknown",
+    "PinnedState",
     "PreconditionFailed",
     "RequestRefused",
+    "Source",
     "SourceFailed",
     "StateLost",
     "Tls",

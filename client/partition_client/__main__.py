@@ -24,9 +24,10 @@ from rich.progress import (
 
 from partition_client import snapshots
 from partition_client.channels import Tls
-from partition_client.client import AsyncClient, Source
+from partition_client.client import AsyncClient
 from partition_client.errors import ClientError, InvalidEndpoint, NotFound
 from partition_client.paths import file_path, prefix_end, tree_path
+from partition_client.sources import Source
 from partition_client.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PIPE,
@@ -281,7 +282,7 @@ async def log(client: AsyncClient, options: argparse.Namespace) -> int:
     start = options.from_lsn
     if options.lines is not None:
         # Of the replica that is tailed: others have applied more, or compacted more.
-        tailed = await client.status(options.stale_from)
+        tailed = await client.status(stale_from=options.stale_from)
         start = max(start, tailed.applied - options.lines + 1, tailed.first_index)
     entries = client.tail(
         start, follow=options.follow, stale_from=options.stale_from, history=options.history

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import grpc
 from partition_common import backoff
+from partition_proto.v1 import log_store_pb2 as api
 
 from partition_client.endpoints import check_endpoint
 from partition_client.errors import (
@@ -75,6 +76,11 @@ def check_seconds(seconds: float) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"deadline: {seconds} is not allowed; give seconds, more than 0")
     return seconds
+
+
+def consistency(stale_from: str) -> api.Consistency:
+    """Of a read from the leader, or from the replica that the caller names."""
+    return api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
 
 
 def refusal(address: str, error: grpc.aio.AioRpcError) -> ClientError | None:

@@ -1,12 +1,9 @@
 """The asynchronous client."""
 
 import asyncio
-import hashlib
-import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,26 +17,24 @@ from partition_client.calls import (
     Deadline,
     Tries,
     check_seconds,
+    consistency,
     messages,
-    moving,
     unary,
 )
 from partition_client.channels import Tls
+from partition_client.content import Content
 from partition_client.endpoints import check_endpoint
 from partition_client.errors import (
     ClientError,
     NotFound,
-    SourceFailed,
     TreeMismatch,
-    detail_of,
     not_written,
 )
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
+from partition_client.sources import INLINE_BYTES_MAX, Source, upload_source
 from partition_client.waiting import Silent
 
-INLINE_BYTES_MAX = 64 * 1024
-CHUNK_BYTES = 512 * 1024
 DIRECTORY_MODE = 0o755
 
 
@@ -51,52 +46,6 @@ class Appended:
     lsn: int
     term: int
     outcomes: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A payload's content: bytes, or a file of `size` bytes whose SHA-256 is `digest`."""
-
-    digest: bytes
-    size: int
-    mode: int
-    content: bytes | Path
-
-    @classmethod
-    def of_bytes(cls, content: bytes, mode: int = 0o644) -> "Source":
-        return cls(hashlib.sha256(content).digest(), len(content), mode, content)
-
-    @classmethod
-    def of_file(cls, path: Path) -> "Source":
-        """Reads the file once for its digest; small ones are kept. Raises OSError with the file's
-        name, and SourceFailed for a large one that can't be read again to send it, as a pipe."""
-        mode = path.stat().st_mode
-        digest, size = hashlib.sha256(), 0
-        try:
-            with path.open("rb") as file:
-                first = file.read(INLINE_BYTES_MAX + 1)
-                if len(first) <= INLINE_BYTES_MAX:
-                    return cls.of_bytes(first, mode & 0o777)
-                if not stat.S_ISREG(mode):
-                    raise SourceFailed(
-                        f"{path} is no regular file and has more than {INLINE_BYTES_MAX} bytes; "
-                        "copy it to a file, and put that"
-                    )
-                block = first
-                while block:
-                    digest.update(block)
-                    size += len(block)
-                    block = file.read(1 << 20)
-        except OSError as error:
-            error.filename = error.filename or str(path)
-            raise
-        return cls(digest.digest(), size, mode & 0o777, path)
-
-    def payload(self) -> types.Payload:
-        payload = types.Payload(digest=self.digest, size=self.size, mode=self.mode)
-        if self.size <= INLINE_BYTES_MAX and isinstance(self.content, bytes):
-            payload.data = self.content
-        return payload
 
 
 class AsyncClient:
@@ -171,12 +120,12 @@ class AsyncClient:
         """
         self.owner.check()
         sources = sources or []
-        seconds = self._deadline_s if deadline_s is None else deadline_s
+        allowed_s = self._deadline_s if deadline_s is None else deadline_s
         large = {s.digest: s for s in sources if s.size > INLINE_BYTES_MAX}
 
         async def upload(digests: list[bytes]) -> None:
             for digest in digests:
-                await self._upload(large[digest], Deadline(seconds))
+                await upload_source(self._calls, large[digest], Deadline(allowed_s))
 
         if large:
             await upload(list(large))
@@ -186,7 +135,7 @@ class AsyncClient:
             operations=operations,
         )
         response = await self._appends.append(
-            Pending(proposal, wait_applied, Deadline(seconds).at, upload if large else None)
+            Pending(proposal, wait_applied, Deadline(allowed_s).at, upload if large else None)
         )
         return Appended(response.lsn, response.term, tuple(response.outcomes))
 
@@ -224,7 +173,7 @@ class AsyncClient:
 
     async def get_key(self, key: bytes, *, stale_from: str = "") -> bytes | None:
         """The value, or None. Linearizable, unless `stale_from` names an endpoint to ask."""
-        request = api.GetKeyRequest(key=key, consistency=_consistency(stale_from))
+        request = api.GetKeyRequest(key=key, consistency=consistency(stale_from))
         response: api.GetKeyResponse = await self._call("GetKey", request, stale_from)
         return response.value if response.found else None
 
@@ -233,9 +182,7 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[bytes, bytes]]:
         """Keys of [start, end) with values. Each page may be of another LSN: see `state`."""
         while True:
-            request = api.ListKeysRequest(
-                start=start, end=end, consistency=_consistency(stale_from)
-            )
+            request = api.ListKeysRequest(start=start, end=end, consistency=consistency(stale_from))
             response: api.ListKeysResponse = await self._call("ListKeys", request, stale_from)
             for item in response.items:
                 yield item.key, item.value
@@ -250,7 +197,7 @@ class AsyncClient:
         self.owner.check()
         deadline = Deadline(self._deadline_s)
         request = api.ListTreeRequest(
-            path=path, recursive=recursive, consistency=_consistency(stale_from)
+            path=path, recursive=recursive, consistency=consistency(stale_from)
         )
 
         async def read(stub: Any) -> list[api.TreeEntry]:
@@ -267,37 +214,23 @@ class AsyncClient:
     ) -> api.TreeEntry:
         """Streams a file's content to `write`, and checks its digest.
 
-        Goes on where a stream breaks. Raises NotFound, and TreeMismatch where the file changed
-        meanwhile or the bytes don't match: what was written then is to be thrown away.
+        Resumes a stream that breaks. Raises NotFound, and TreeMismatch if the file changed
+        meanwhile or the bytes don't match: throw away what was written then.
         """
         self.owner.check()
         deadline = Deadline(self._deadline_s)
-        digest = hashlib.sha256()
-        entry: api.TreeEntry | None = None
-        received = 0
+        content = Content(path, write)
 
-        async def read(stub: Any) -> api.TreeEntry:
-            nonlocal entry, received
+        async def read(stub: Any) -> None:
             request = api.ReadFileRequest(
-                path=path, offset=received, consistency=_consistency(stale_from)
+                path=path, offset=content.received, consistency=consistency(stale_from)
             )
             async with aclosing(messages(stub.ReadFile(request), deadline)) as stream:
                 async for response in stream:
-                    if response.HasField("entry"):
-                        if entry is not None and entry.digest != response.entry.digest:
-                            raise TreeMismatch(f"{path!r} changed while it was read", "TREE")
-                        entry = response.entry
-                    digest.update(response.data)
-                    received += len(response.data)
-                    write(response.data)
-            if entry is None:
-                raise NotFound(f"{path!r}: the replica sent nothing", "NOT_FOUND")
-            return entry
+                    content.take(response)
 
-        found = await self._calls.retry(read, deadline, stale_from)
-        if digest.digest() != found.digest or received != found.size:
-            raise TreeMismatch(f"{path!r}: the bytes received don't match their digest", "TREE")
-        return found
+        await self._calls.retry(read, deadline, stale_from)
+        return content.whole()
 
     async def tail(
         self,
@@ -329,7 +262,7 @@ class AsyncClient:
 
             try:
                 if known is None:
-                    known = await self._history_of(target, deadline)
+                    known = (await _status(self._routing.stub(target), deadline)).history_id
                 request = api.ReadRequest(from_lsn=position, follow=follow, history_id=known)
                 call = self._routing.stub(target).Read(request)
                 quiet = alive if follow else None
@@ -396,19 +329,12 @@ class AsyncClient:
         return found
 
     async def history(self) -> str:
-        """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you
-        keep, and give both to `tail`: the same LSN of another history is another entry."""
-        self.owner.check()
-        deadline = Deadline(self._deadline_s)
-        tries = Tries(self._routing, deadline)
-        while True:
-            target = await tries.next()
-            try:
-                return await self._history_of(target, deadline)
-            except (grpc.aio.AioRpcError, Silent) as error:
-                await self._calls.failed(target, error, deadline, fixed=False)
+        """The ID of the group's history, as its leader tells it; "" from a leader of an earlier
+        version, which has none. Keep it beside an LSN that you keep, and give both to `tail`: the
+        same LSN of another history is another entry."""
+        return (await self.status()).history_id
 
-    async def status(self, stale_from: str = "") -> api.GetStatusResponse:
+    async def status(self, *, stale_from: str = "") -> api.GetStatusResponse:
         """The status of the replica that a `tail` reads from: the leader, or `stale_from`. Waits
         for it until the deadline."""
         self.owner.check()
@@ -439,10 +365,6 @@ class AsyncClient:
 
     # --- inside -------------------------------------------------------------------------------
 
-    async def _history_of(self, target: str, deadline: Deadline) -> str:
-        """As a replica tells it; "" from one of an earlier version, which has none."""
-        return (await _status(self._routing.stub(target), deadline)).history_id
-
     async def _open_session(self, address: str, history: str) -> Session:
         request = api.OpenSessionRequest(time_to_live_ms=self._session_ttl_ms, history_id=history)
         try:
@@ -453,27 +375,6 @@ class AsyncClient:
             self._routing.heard(address, f"OpenSession: {error.code().name}: {error.details()}")
             raise
         return Session(int(response.session_id), response.history_id)
-
-    async def _upload(self, source: Source, deadline: Deadline) -> None:
-        async def upload(stub: Any) -> None:
-            failures: list[OSError] = []
-            requests = _upload_requests(source, failures, deadline)
-            try:
-                await moving(stub.UploadPayload(requests), deadline)
-            except grpc.aio.AioRpcError as error:
-                if failures:
-                    raise SourceFailed(
-                        f"{source.content!s} can't be read any more: {failures[0].strerror}"
-                    ) from failures[0]
-                detail = detail_of(error)
-                changed = detail is not None and detail.reason == types.REASON_PAYLOAD_MISMATCH
-                if changed and isinstance(source.content, Path):
-                    raise SourceFailed(
-                        f"{source.content} changed while it was sent; put it again"
-                    ) from error
-                raise
-
-        await self._calls.retry(upload, deadline)
 
     async def _call(self, method: str, request: Any, stale_from: str) -> Any:
         self.owner.check()
@@ -510,27 +411,3 @@ async def _status(stub: Any, deadline: Deadline) -> api.GetStatusResponse:
     if found.role in ("unbootstrapped", "joining"):
         raise Silent("it waits for its first state")
     return found
-
-
-def _consistency(stale_from: str) -> api.Consistency:
-    return api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
-
-
-async def _upload_requests(
-    source: Source, failures: list[OSError], deadline: Deadline
-) -> AsyncIterator[api.UploadPayloadRequest]:
-    """An error in a request iterator would cancel the caller's task: it is kept aside, and the
-    upload, cut short, is refused. Each chunk that gRPC takes moves the deadline."""
-    yield api.UploadPayloadRequest(payload=types.Payload(digest=source.digest, size=source.size))
-    if isinstance(source.content, bytes):
-        for start in range(0, len(source.content), CHUNK_BYTES):
-            yield api.UploadPayloadRequest(chunk=source.content[start : start + CHUNK_BYTES])
-            deadline.progress()
-        return
-    try:
-        with source.content.open("rb") as file:
-            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                yield api.UploadPayloadRequest(chunk=chunk)
-                deadline.progress()
-    except OSError as error:
-        failures.append(error)

@@ -15,8 +15,9 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from partition_client.channels import Tls
-from partition_client.client import Appended, AsyncClient, Source
+from partition_client.client import Appended, AsyncClient
 from partition_client.errors import ClientError, client_closed
+from partition_client.sources import Source
 
 CLOSED_POLL_S = 0.01
 """How often a thread looks whether another one has closed the client."""

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import AsyncClient, NotFound, RequestRefused
-from partition_client.client import Source
+from partition_client import AsyncClient, NotFound, RequestRefused, Source
 from partition_client.errors import DeadlineExceeded, HistoryChanged, InvalidEndpoint
 from partition_client.pinned_state import PinnedState
 from partition_replica.errors import NotBootstrapped, WrongHistory

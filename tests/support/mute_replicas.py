@@ -12,8 +12,8 @@ import pytest
 from partition_client import (
     AsyncClient,
     DeadlineExceeded,
+    Source,
 )
-from partition_client.client import Source
 from partition_client.tree import digest_tree, get_tree, put_tree
 from partition_proto.v1 import log_store_pb2 as api
 

@@ -37,6 +37,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         self._advanced = asyncio.Event()
         self.serving_as = "leader"
         self.term = TERM
+        self.history = ""
         self.failures = Failures(lambda _: None, lambda _: None)
 
     @asynccontextmanager
@@ -97,6 +98,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
             serving=self.serving_as == "leader",
             applied=self.lsn,
             first_index=2,
+            history_id=self.history,
         )
         if response.serving:
             response.leader.member_id, response.leader.address = MEMBER, self.address
