@@ -4,7 +4,9 @@ retries so that each takes effect once.
     async with AsyncClient(["host:7000"], tls=Tls(...)) as client:
         await client.set_key(b"greeting", b"hello")
 
-`Client` is the same for code without an event loop. `partitionctl` is both at the command line.
+`Client` is for code without an event loop and has the calls for keys and files alone. Everything
+else, such as `tail`, `state` and consumers, needs `AsyncClient`. docs/client.md lists what differs.
+`partitionctl` is a client at the command line.
 """
 
 from partition_client import fork_handlers  # first: it decides how gRPC is imported

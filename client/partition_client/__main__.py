@@ -48,6 +48,8 @@ from partition_client.terminal import (
 from partition_client.tree import TreeSummary as Summary
 from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree
 
+STALE_FROM = "ask this replica, host:port of its own, for what it has applied"
+
 
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
@@ -95,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     put.add_argument("--file", type=Path, help="put this file into the tree at NAME instead")
     get = command("get", "print a key's value, or with --file a file of the tree", "name")
     get.add_argument("--file", action="store_true")
-    get.add_argument("--stale-from", default="", help="ask this replica for what it has applied")
+    get.add_argument("--stale-from", default="", help=STALE_FROM)
     ls = command("ls", "list the tree, or with --keys the keys that begin with PATH")
     ls.add_argument("path", nargs="?", default="")
     ls.add_argument("--keys", action="store_true")
@@ -108,12 +110,12 @@ def parser() -> argparse.ArgumentParser:
         "get-tree", "write the tree, or what is --under it, to a directory", "directory"
     )
     get_dir.add_argument("--under", default="")
-    get_dir.add_argument("--stale-from", default="")
+    get_dir.add_argument("--stale-from", default="", help=STALE_FROM)
     digest = command(
         "digest-tree", "SHA-256 of every path, mode and byte as a replica streams them"
     )
     digest.add_argument("--under", default="")
-    digest.add_argument("--stale-from", default="")
+    digest.add_argument("--stale-from", default="", help=STALE_FROM)
     digest.add_argument("--local", type=Path, help="of a local directory instead")
     log = command("log", "the log")
     log.add_argument("action", choices=["tail"])
@@ -121,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("-f", "--follow", action="store_true")
     log.add_argument("--history", default="", help="the history that --from belongs to")
     log.add_argument("-n", "--lines", metavar="N", type=count, help="the last N entries only")
-    log.add_argument("--stale-from", default="", help="ask this replica for what it has applied")
+    log.add_argument("--stale-from", default="", help=STALE_FROM)
     command("status", "every replica's state")
     snapshots.add_commands(commands)
     return main

@@ -55,6 +55,10 @@ class AsyncClient:
     deadline_s: how long a call waits, with its retries; a transfer, since its last progress.
     follow_hints: dial addresses that replicas name; False where only the endpoints can be reached.
     use_proxy: go through the proxy that the environment names (https_proxy, http_proxy).
+
+    `stale_from` and `replica` of the methods name one replica by its own address, host:port, such
+    as example-0.example-replicas.default.svc:7000. Don't give a Service's address: a Service may
+    reach another replica at the next connection, which has applied less or lacks the consumer.
     """
 
     def __init__(
@@ -172,7 +176,8 @@ class AsyncClient:
     # --- reads --------------------------------------------------------------------------------
 
     async def get_key(self, key: bytes, *, stale_from: str = "") -> bytes | None:
-        """The value, or None. Linearizable, unless `stale_from` names an endpoint to ask."""
+        """The value, or None if the key is absent. Linearizable, unless `stale_from` names a
+        replica to ask for what it has applied."""
         request = api.GetKeyRequest(key=key, consistency=consistency(stale_from))
         response: api.GetKeyResponse = await self._call("GetKey", request, stale_from)
         return response.value if response.found else None
@@ -243,6 +248,7 @@ class AsyncClient:
         """Applied entries from an LSN on, 0 for the first there is; goes on if a stream breaks.
 
         `follow` waits for more, as long as a replica leads, or the one of `stale_from` answers.
+        `stale_from`: read from this replica alone, by its own address.
         `history` is the one that from_lsn belongs to (see `history`); by default the one that the
         first replica tells. Raises HistoryChanged if the group has another one, because it was
         restored: read the state, and go on from there. Raises DeadlineExceeded once no replica
@@ -279,13 +285,18 @@ class AsyncClient:
     ) -> AbstractAsyncContextManager[PinnedState]:
         """The whole state at one LSN, of the leader or of `stale_from`, for as long as the block
         lasts: `async with client.state() as state`. The replica keeps the log behind it until the
-        block ends. To go on from there, register a consumer at `state.lsn` and `state.address`
-        inside of the block, or read up to the present inside of it (docs/client.md).
+        block ends. To go on from there, register or acknowledge a consumer at `state.lsn` and
+        `state.address` inside of the block, or read up to the present inside of it
+        (docs/client.md). Both need a replica's own address: give the client those as endpoints, or
+        name one as `stale_from`. With a Service as the endpoint, `state.address` may be the
+        Service's.
 
-        The replica makes a copy of its state first. Entering the block waits for it as long as the
-        client's deadline, also for a replica that has died meanwhile. `history`: the group must
-        have this one; by default any. Raises HistoryChanged, DiskFull if the replica lacks room for
-        the copy, and DeadlineExceeded.
+        The replica makes a copy of its state first. Entering the block waits for the copy until the
+        client's deadline, even if the replica dies meanwhile. Each read in the block waits at most
+        CALL_TIMEOUT_S (10 s) for the replica. `history`: the group must have this one; by default
+        any. Raises HistoryChanged, DiskFull if the replica lacks room for the copy,
+        DeadlineExceeded, and RequestRefused with the reason UNIMPLEMENTED from a replica of an
+        earlier version, which has no states to read.
         """
         self.owner.check()
         return pinned_state(self._routing, self._calls, self._deadline_s, stale_from, history)
@@ -296,12 +307,14 @@ class AsyncClient:
         self, name: str, lsn: int, *, replica: str, history: str = ""
     ) -> api.ConsumerResponse:
         """Registers a consumer that has everything up to `lsn`, 0 for one that wants all that is
-        stored. The log of `replica`, host:port, then keeps what follows, also when that replica
-        restarts: read it with `tail(lsn + 1, stale_from=replica)`, and acknowledge it.
+        stored. The log of `replica` then keeps what follows, also when that replica restarts: read
+        it with `tail(lsn + 1, stale_from=replica)`, and acknowledge it.
 
-        `history`: the one that `lsn` belongs to. The same again does nothing. Raises
-        HistoryChanged, and RequestRefused: INVALID_ARGUMENT if the name is registered at another
-        LSN, COMPACTED if what follows is gone.
+        `replica`: host:port of the replica itself, not of a Service. `history`: the one that `lsn`
+        belongs to. The same again does nothing. Raises HistoryChanged, and RequestRefused:
+        INVALID_ARGUMENT if the name is registered at another LSN, COMPACTED if what follows is
+        gone. A reader that begins anew, after a restart of its program or a StateLost, may find its
+        name registered: call `acknowledge_consumer` first, and register after NotFound.
         """
         request = api.RegisterConsumerRequest(name=name, lsn=lsn, history_id=history)
         found: api.ConsumerResponse = await self._call_at(replica, "RegisterConsumer", request)
@@ -386,7 +399,8 @@ class AsyncClient:
         return await self._calls.retry(call, deadline, stale_from)
 
     async def _call_at(self, replica: str, method: str, request: Any) -> Any:
-        """A position belongs to one replica, so the leader is not asked instead of none."""
+        """Calls the replica that the caller names. Raises InvalidEndpoint for "", which means the
+        leader elsewhere: a consumer's position belongs to one replica."""
         return await self._call(method, request, check_endpoint(replica))
 
 

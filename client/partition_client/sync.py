@@ -1,8 +1,9 @@
 """The client for code without an event loop: the asynchronous one on a thread of its own.
 
-The handler of a signal may use a client, too. It interrupts its own thread between any two steps,
-and no lock keeps it out. So a thread waits only in calls that a handler can't find half done: a
-wait of `threading`'s or of a concurrent future holds a lock of its own for a moment.
+A signal's handler may use a client that its own thread is using. It runs between any two steps of
+that thread, and a lock can't keep it out. Waits of `threading` and of concurrent futures hold an
+inner lock for a moment. If a handler came in that moment, it would wait for that lock for ever. So
+threads wait here by `SimpleQueue.get` and `time.sleep` alone, which a handler may interrupt.
 """
 
 import asyncio
@@ -33,7 +34,12 @@ class _Closer:
 
 
 class Client:
-    """As AsyncClient; may be shared by threads, whose appends then share one stream."""
+    """Keys and files of a partition, for code without an event loop. Threads may share it; their
+    appends then share one stream. The handler of a signal may use it.
+
+    It takes the options of AsyncClient and raises the same errors. It has the methods below alone.
+    Its reads are linearizable; only AsyncClient has `stale_from`.
+    """
 
     def __init__(self, endpoints: list[str], tls: Tls | None = None, **options: Any) -> None:
         """Raises as AsyncClient does."""
@@ -111,6 +117,9 @@ class Client:
         return bytes(content)
 
     def list_keys(self, start: bytes = b"", end: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys of [start, end) with values, in byte order. Reads all of them into memory first;
+        parts may be of different LSNs."""
+
         async def read() -> list[tuple[bytes, bytes]]:
             return [item async for item in self._client.list_keys(start, end)]
 
