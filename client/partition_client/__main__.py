@@ -22,7 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from partition_client import snapshots
+from partition_client import consumers, snapshots
 from partition_client.channels import Tls
 from partition_client.client import AsyncClient
 from partition_client.errors import ClientError, InvalidEndpoint, NotFound
@@ -125,6 +125,7 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("-n", "--lines", metavar="N", type=count, help="the last N entries only")
     log.add_argument("--stale-from", default="", help=STALE_FROM)
     command("status", "every replica's state")
+    consumers.add_commands(commands)
     snapshots.add_commands(commands)
     return main
 
@@ -435,6 +436,7 @@ COMMANDS: dict[str, Callable[[AsyncClient, argparse.Namespace], Awaitable[int]]]
     "digest-tree": digest_of_tree,
     "log": log,
     "status": status,
+    "consumer": consumers.run,
 }
 
 

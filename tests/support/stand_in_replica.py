@@ -38,6 +38,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         self.serving_as = "leader"
         self.term = TERM
         self.history = ""
+        self.consumers: dict[str, int] = {}
         self.failures = Failures(lambda _: None, lambda _: None)
 
     @asynccontextmanager
@@ -187,6 +188,17 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
             await abort(context, PayloadMismatch("the content's digest differs"))
         self.uploads[digest] = bytes(content)
         return api.UploadPayloadResponse(holders=[MEMBER])
+
+    @unary
+    async def ListConsumers(self, request: api.ListConsumersRequest, context: Any) -> Any:
+        found = [api.Consumer(name=name, lsn=lsn) for name, lsn in self.consumers.items()]
+        return api.ListConsumersResponse(consumers=found)
+
+    @unary
+    async def RemoveConsumer(self, request: api.RemoveConsumerRequest, context: Any) -> Any:
+        if self.consumers.pop(request.name, None) is None:
+            raise NotFound(f"there is no consumer {request.name!r} at this replica")
+        return api.RemoveConsumerResponse()
 
     async def Read(self, request: api.ReadRequest, context: Any) -> AsyncIterator[api.ReadResponse]:
         self._count("Read")
