@@ -11,15 +11,21 @@ from partition_client.errors import ClientError, DeadlineExceeded, OutcomeUnknow
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
-from tests.support.append_streams import Answer, Leader, Stream, call_error, put, refusal
+from tests.support.append_streams import (
+    ONE_LEADS,
+    Answer,
+    Leader,
+    Stream,
+    call_error,
+    put,
+    refusal,
+)
 from tests.support.append_streams import leader as leader  # a fixture
 from tests.support.append_streams import stream as stream  # a fixture
 from tests.support.stand_in_replica import StandInReplica
 
 WITHIN_S = 20.0
 """Far above what anything here takes, for a machine under load."""
-
-ONE_LEADS = types.LeaderHint(member_id=1, address="one:1")
 
 
 async def until(condition: Callable[[], object]) -> None:
