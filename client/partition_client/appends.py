@@ -244,7 +244,9 @@ class AppendStream:
                 while self._again and self._writable(reader):
                     await self._write(call, self._again.popleft())
                 while self._new and self._in_window() and self._writable(reader):
-                    await self._write(call, self._number_next())
+                    pending = self._number(self._new[0])
+                    self._new.popleft()
+                    await self._write(call, pending)
                 if self._again and self._writable(reader):
                     continue
                 wake = asyncio.ensure_future(self._wake.wait())
@@ -266,10 +268,8 @@ class AppendStream:
         oldest = next(iter(self._unanswered), self._next_sequence)
         return self._next_sequence < oldest + WINDOW
 
-    def _number_next(self) -> Pending:
-        """Numbers the first of the new appends, and moves it to those without an answer."""
+    def _number(self, pending: Pending) -> Pending:
         assert self._session is not None, "opened before the stream"
-        pending = self._new.popleft()
         pending.proposal.session_id = self._session.id
         pending.proposal.sequence = self._next_sequence
         self._next_sequence += 1
@@ -466,8 +466,7 @@ class AppendStream:
         self._unanswered.clear()
 
     def _forget(self, pending: Pending) -> None:
-        """After its future is done. An append that is forgotten and not done would wait until its
-        deadline, because `_fail_all` no longer finds it."""
+        """Only once its future is done, because `_fail_all` no longer finds it."""
         if pending in self._new:
             self._new.remove(pending)
         if self._unanswered.get(pending.proposal.sequence) is pending:
@@ -485,8 +484,7 @@ class AppendStream:
         task.add_done_callback(partial(self._resend_ended, pending))
 
     def _resend_ended(self, pending: Pending, task: asyncio.Task[None]) -> None:
-        """Its body deals with the failures that it expects. After any other one nobody would send
-        the append again, so its caller hears of it."""
+        """After a failure that its body does not expect, nobody would send the append again."""
         self._tasks.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None or pending.future.done():
