@@ -4,7 +4,9 @@ retries so that each takes effect once.
     async with AsyncClient(["host:7000"], tls=Tls(...)) as client:
         await client.set_key(b"greeting", b"hello")
 
-`Client` is the same for code without an event loop. `partitionctl` is both at the command line.
+`Client` is for code without an event loop and has the calls for keys and files alone. Everything
+else, such as `tail`, `state` and consumers, needs `AsyncClient`. docs/client.md lists what differs.
+`partitionctl` is a client at the command line.
 """
 
 from partition_client import fork_handlers  # first: it decides how gRPC is imported
@@ -29,6 +31,8 @@ from partition_client.errors import (
     TlsRefused,
     TreeMismatch,
 )
+from partition_client.pinned_state import PinnedState
+from partition_client.sources import Source
 from partition_client.sync import Client
 
 __version__ = "0.1.0"
@@ -45,8 +49,10 @@ __all__ = [
     "InvalidEndpoint",
     "NotFound",
     "OutcomeUnknown",
+    "PinnedState",
     "PreconditionFailed",
     "RequestRefused",
+    "Source",
     "SourceFailed",
     "StateLost",
     "Tls",

@@ -22,11 +22,12 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from partition_client import snapshots
+from partition_client import consumers, snapshots
 from partition_client.channels import Tls
-from partition_client.client import AsyncClient, Source
+from partition_client.client import AsyncClient
 from partition_client.errors import ClientError, InvalidEndpoint, NotFound
 from partition_client.paths import file_path, prefix_end, tree_path
+from partition_client.sources import Source
 from partition_client.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PIPE,
@@ -46,6 +47,8 @@ from partition_client.terminal import (
 )
 from partition_client.tree import TreeSummary as Summary
 from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree
+
+STALE_FROM = "ask this replica, host:port of its own, for what it has applied"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     put.add_argument("--file", type=Path, help="put this file into the tree at NAME instead")
     get = command("get", "print a key's value, or with --file a file of the tree", "name")
     get.add_argument("--file", action="store_true")
-    get.add_argument("--stale-from", default="", help="ask this replica for what it has applied")
+    get.add_argument("--stale-from", default="", help=STALE_FROM)
     ls = command("ls", "list the tree, or with --keys the keys that begin with PATH")
     ls.add_argument("path", nargs="?", default="")
     ls.add_argument("--keys", action="store_true")
@@ -107,12 +110,12 @@ def parser() -> argparse.ArgumentParser:
         "get-tree", "write the tree, or what is --under it, to a directory", "directory"
     )
     get_dir.add_argument("--under", default="")
-    get_dir.add_argument("--stale-from", default="")
+    get_dir.add_argument("--stale-from", default="", help=STALE_FROM)
     digest = command(
         "digest-tree", "SHA-256 of every path, mode and byte as a replica streams them"
     )
     digest.add_argument("--under", default="")
-    digest.add_argument("--stale-from", default="")
+    digest.add_argument("--stale-from", default="", help=STALE_FROM)
     digest.add_argument("--local", type=Path, help="of a local directory instead")
     log = command("log", "the log")
     log.add_argument("action", choices=["tail"])
@@ -120,8 +123,9 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("-f", "--follow", action="store_true")
     log.add_argument("--history", default="", help="the history that --from belongs to")
     log.add_argument("-n", "--lines", metavar="N", type=count, help="the last N entries only")
-    log.add_argument("--stale-from", default="", help="ask this replica for what it has applied")
+    log.add_argument("--stale-from", default="", help=STALE_FROM)
     command("status", "every replica's state")
+    consumers.add_commands(commands)
     snapshots.add_commands(commands)
     return main
 
@@ -281,7 +285,7 @@ async def log(client: AsyncClient, options: argparse.Namespace) -> int:
     start = options.from_lsn
     if options.lines is not None:
         # Of the replica that is tailed: others have applied more, or compacted more.
-        tailed = await client.status(options.stale_from)
+        tailed = await client.status(stale_from=options.stale_from)
         start = max(start, tailed.applied - options.lines + 1, tailed.first_index)
     entries = client.tail(
         start, follow=options.follow, stale_from=options.stale_from, history=options.history
@@ -432,6 +436,7 @@ COMMANDS: dict[str, Callable[[AsyncClient, argparse.Namespace], Awaitable[int]]]
     "digest-tree": digest_of_tree,
     "log": log,
     "status": status,
+    "consumer": consumers.run,
 }
 
 

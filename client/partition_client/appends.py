@@ -2,9 +2,11 @@
 has no answer when it breaks is sent again under the same sequence, so it takes effect once."""
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -19,11 +21,15 @@ from partition_client.errors import (
     DeadlineExceeded,
     OutcomeUnknown,
     RequestRefused,
+    client_closed,
     detail_of,
     from_detail,
     reason_name,
 )
 from partition_client.routing import Routing
+from partition_client.waiting import being_cancelled
+
+logger = logging.getLogger(__name__)
 
 StreamCall = Any
 """grpc.aio's StreamStreamCall; generic in its stubs only."""
@@ -84,11 +90,11 @@ class Pending:
     future: "asyncio.Future[api.AppendResponse]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    seconds: float = field(init=False)
+    allowed_s: float = field(init=False)
     """How long the append may take, counted from the last progress of an upload."""
 
     def __post_init__(self) -> None:
-        self.seconds = self.deadline - asyncio.get_running_loop().time()
+        self.allowed_s = self.deadline - asyncio.get_running_loop().time()
 
     def move_deadline(self, deadline: float | None) -> None:
         """None: no deadline. Does nothing once the append has ended, because its timeout may be
@@ -122,8 +128,8 @@ class AppendStream:
         self._left: deque[str] = deque(maxlen=HISTORIES_LEFT_MAX)
         """Histories that the group has left: a session was opened in a later one."""
         self._passed: deque[str] = deque(maxlen=HISTORIES_LEFT_MAX)
-        """Histories that a replica contradicted, and no session was opened since. That replica may
-        itself have been left behind."""
+        """Histories that a replica said are over. They count as left once a session is opened in a
+        later one: until then the replica that said so may itself be one that was left behind."""
         self._last_failure = ""
         self._next_sequence = 1
         self._new: deque[Pending] = deque()
@@ -151,7 +157,7 @@ class AppendStream:
             # The wait for a slot counts, too.
             async with asyncio.timeout_at(pending.deadline) as pending.timeout, self._slots:
                 if self._closed:
-                    raise ClientError("the client is closed")
+                    raise client_closed()
                 if self._task is None:
                     self._task = asyncio.create_task(self._run())
                     self._task.add_done_callback(self._ended)
@@ -175,7 +181,7 @@ class AppendStream:
         """Ends the stream; returns the session that is left open, if any, to the first caller.
         Appends that still wait get ClientError."""
         self._closed = True
-        self._fail_all(ClientError("the client is closed"))
+        self._fail_all(client_closed())
         tasks = [task for task in (self._task, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
@@ -215,7 +221,7 @@ class AppendStream:
             # InvalidStateError: a write to a call that is over already.
             self._routing.forget_leader()
         except asyncio.CancelledError:
-            if _being_cancelled():
+            if being_cancelled():
                 raise
             # Of the call, not of this task: a write while its silent stream was given up.
             self._routing.forget_leader()
@@ -238,12 +244,16 @@ class AppendStream:
                 while self._again and self._writable(reader):
                     await self._write(call, self._again.popleft())
                 while self._new and self._in_window() and self._writable(reader):
-                    await self._write(call, self._number(self._new.popleft()))
+                    pending = self._number(self._new[0])
+                    self._new.popleft()
+                    await self._write(call, pending)
                 if self._again and self._writable(reader):
                     continue
                 wake = asyncio.ensure_future(self._wake.wait())
-                await asyncio.wait({wake, reader}, return_when=asyncio.FIRST_COMPLETED)
-                wake.cancel()
+                try:
+                    await asyncio.wait({wake, reader}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    wake.cancel()
             return await reader
         finally:
             call.cancel()
@@ -308,9 +318,9 @@ class AppendStream:
                     return answered
             else:
                 answered = True
-                self._forget(pending)
                 if not pending.future.done():
                     pending.future.set_result(response)
+                self._forget(pending)
             if self._session_gone and not self._by_request:
                 return answered
 
@@ -356,11 +366,11 @@ class AppendStream:
             else:
                 self._routing.forget_leader()
             return False
-        self._forget(pending)
         if reason in DEFINITE:
             pending.fail(from_detail(error))
         else:
             pending.refuse(from_detail(error))
+        self._forget(pending)
         return True
 
     def _session_expired(self, pending: Pending) -> None:
@@ -368,8 +378,8 @@ class AppendStream:
         whether that append took effect."""
         self._session_gone = True
         if pending.doubts:
-            self._forget(pending)
             pending.fail(_session_gone_unknown())
+            self._forget(pending)
 
     def _leave_session(self) -> None:
         """The next append opens a new session. What was refused had no effect, and is numbered anew
@@ -427,7 +437,7 @@ class AppendStream:
             pending.refuse(ClientError(f"a payload can't be read any more: {error}"))
         finally:
             if moves:
-                pending.move_deadline(asyncio.get_running_loop().time() + pending.seconds)
+                pending.move_deadline(asyncio.get_running_loop().time() + pending.allowed_s)
         self._send_again(pending)
 
     async def _send_later(self, pending: Pending) -> None:
@@ -456,6 +466,7 @@ class AppendStream:
         self._unanswered.clear()
 
     def _forget(self, pending: Pending) -> None:
+        """Only once its future is done, because `_fail_all` no longer finds it."""
         if pending in self._new:
             self._new.remove(pending)
         if self._unanswered.get(pending.proposal.sequence) is pending:
@@ -470,14 +481,17 @@ class AppendStream:
             return
         pending.resend = task = asyncio.create_task(body)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._resend_ended, pending))
 
-
-def _being_cancelled() -> bool:
-    """Whether somebody cancels the current task. Apart, because a task in a variable of its own
-    coroutine keeps the call, and with it gRPC's threads, until the next collection of garbage."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+    def _resend_ended(self, pending: Pending, task: asyncio.Task[None]) -> None:
+        """After a failure that its body does not expect, nobody would send the append again."""
+        self._tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None or pending.future.done():
+            return
+        logger.error("an append could not be sent again", exc_info=error)
+        pending.refuse(ClientError(f"the append could not be sent again: {error!r}"))
+        self._forget(pending)
 
 
 def _session_gone_unknown() -> OutcomeUnknown:

@@ -1,17 +1,19 @@
 """How a call is tried: under one deadline, again for what a retry mends, and not for the rest.
 
-A deadline is the caller's. It passes `seconds` after the call began; while a stream moves,
-`seconds` after its last message, so that a transfer may take as long as it needs and a silent one
-may not. The limits here can only shorten a single try, never lengthen the caller's deadline.
+A deadline is the caller's. It passes `allowed_s` seconds after the call began. While a stream
+moves, it counts from its last message, so that a transfer may take as long as it needs and a silent
+one may not. The limits here can only shorten a single try, never lengthen the caller's deadline.
 """
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import grpc
 from partition_common import backoff
+from partition_proto.v1 import log_store_pb2 as api
 
 from partition_client.endpoints import check_endpoint
 from partition_client.errors import (
@@ -23,6 +25,9 @@ from partition_client.errors import (
     from_detail,
 )
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
+from partition_client.waiting import CANCELLED_HERE, Silent, being_cancelled, within
+
+logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
 """A call that has no answer after so long is tried again, at another replica if one leads."""
@@ -47,20 +52,16 @@ RETRIED_CODES = frozenset(
 T = TypeVar("T")
 
 
-class Silent(Exception):
-    """A try got no answer in its time."""
-
-
 class Deadline:
     """When the caller of a call gives up."""
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = check_seconds(seconds)
+    def __init__(self, allowed_s: float) -> None:
+        self.allowed_s = check_seconds(allowed_s)
         self.progress()
 
     def progress(self) -> None:
         """Something came or went: the deadline counts from now."""
-        self.at = asyncio.get_running_loop().time() + self.seconds
+        self.at = asyncio.get_running_loop().time() + self.allowed_s
 
     def remaining(self) -> float:
         return max(0.0, self.at - asyncio.get_running_loop().time())
@@ -75,6 +76,11 @@ def check_seconds(seconds: float) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"deadline: {seconds} is not allowed; give seconds, more than 0")
     return seconds
+
+
+def consistency(stale_from: str) -> api.Consistency:
+    """Of a read from the leader, or from the replica that the caller names."""
+    return api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
 
 
 def refusal(address: str, error: grpc.aio.AioRpcError) -> ClientError | None:
@@ -104,8 +110,9 @@ class Tries:
 
     async def next(self) -> str:
         """An address, after a pause unless it is the first. Raises DeadlineExceeded with the last
-        reason, and ClientError if no replica will ever do."""
+        reason, and ClientError if no replica will ever do or the client is closed."""
         while True:
+            self._routing.check_open()
             if not self._first:
                 await self._pause()
             self._first = False
@@ -120,7 +127,7 @@ class Tries:
         self._pauses += 1
         if pause > self._deadline.remaining():
             raise DeadlineExceeded(
-                f"no answer within {self._deadline.seconds:g} s: "
+                f"no answer within {self._deadline.allowed_s:g} s: "
                 f"{self._routing.explain(self._last)}"
             )
         await asyncio.sleep(pause)
@@ -155,9 +162,11 @@ class Calls:
         *,
         fixed: bool,
     ) -> None:
-        """Takes note of a failed try. Raises what no retry mends. fixed: no other replica is asked;
-        a leader that TLS does not reach any more is looked for again before that is said."""
+        """Takes note of a failed try. Raises what no retry mends, and ClientError if the client is
+        closed, which ends its calls. fixed: no other replica is asked; a leader that TLS does not
+        reach any more is looked for again before that is said."""
         if isinstance(error, Silent):
+            self._routing.check_open()
             self._routing.heard(target, str(error))
             self._routing.lost(target)
             return
@@ -167,6 +176,7 @@ class Calls:
             refused = await self._routing.refusal(target, error, within_s) or refused
         if refused is not None:
             raise refused from error
+        self._routing.check_open()
         self._routing.heard(target, f"{error.code().name}: {error.details()}")
         detail = detail_of(error)
         if detail is not None and detail.HasField("leader"):
@@ -178,29 +188,27 @@ class Calls:
 async def unary(method: Any, request: Any, deadline: Deadline) -> Any:
     """One try of a call that has one answer."""
     limit = deadline.limit(CALL_TIMEOUT_S)
-    try:
-        # Twice: gRPC tells the replica; asyncio holds if gRPC's threads don't run.
-        async with asyncio.timeout(limit):
-            return await method(request, timeout=limit)
-    except TimeoutError as error:
-        raise Silent(f"no answer within {limit:.1f} s") from error
+    # Twice: gRPC tells the replica; asyncio holds if gRPC's threads don't run.
+    return await within(method(request, timeout=limit), limit)
 
 
 async def messages(
     call: Any, deadline: Deadline, alive: Callable[[], Awaitable[bool]] | None = None
 ) -> AsyncGenerator[Any, None]:
-    """A stream's messages; each moves the deadline. Raises Silent if none comes in time, unless
-    `alive` is given and says that the replica is there and has nothing to say."""
+    """A stream's messages; each moves the deadline. Raises Silent if the client ended the call, or
+    if no message comes in time. `alive`, if given, may say that the replica is there and has
+    nothing to say; then the wait goes on."""
     watch = _Watch(call, deadline, alive)
     try:
         while True:
             watch.wait_begins()
             try:
                 message = await call.read()
-            except (asyncio.CancelledError, grpc.aio.AioRpcError):
-                task = asyncio.current_task()
-                if watch.silence and not (task and task.cancelling()):
-                    raise Silent(watch.silence) from None
+            except (asyncio.CancelledError, grpc.aio.AioRpcError) as error:
+                if being_cancelled():
+                    raise
+                if watch.silence or isinstance(error, asyncio.CancelledError):
+                    raise Silent(watch.silence or CANCELLED_HERE) from None
                 raise
             watch.wait_ends()
             if message is grpc.aio.EOF:
@@ -228,6 +236,7 @@ class _Watch:
         self._since: float | None = None
         self.silence = ""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     def wait_begins(self) -> None:
         self._since = asyncio.get_running_loop().time()
@@ -237,6 +246,13 @@ class _Watch:
 
     def stop(self) -> None:
         self._task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A stream that nobody watches could wait for ever, so it ends with the watch."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("the watch of a stream failed", exc_info=error)
+            self.silence = f"the watch of the stream failed: {error!r}"
+            self._call.cancel()
 
     async def _answers(self) -> bool:
         """Whether the replica is there and has nothing to say."""
@@ -250,7 +266,7 @@ class _Watch:
         while True:
             since = self._since
             # If nobody waits, the next wait ends no sooner than one that begins now.
-            left = self._deadline.seconds if since is None else self._deadline.at - since
+            left = self._deadline.allowed_s if since is None else self._deadline.at - since
             limit = min(STREAM_IDLE_S, left * self._part)
             pause = limit if since is None else since + limit - now()
             if pause > 0:
@@ -265,7 +281,8 @@ class _Watch:
 
 
 async def moving(call: Awaitable[T], deadline: Deadline) -> T:
-    """Awaits a call that moves the deadline by itself. Raises Silent once the deadline passes."""
+    """Awaits a call that moves the deadline by itself. Raises Silent once the deadline passes, or
+    if the client ended the call."""
 
     async def answer() -> T:
         return await call
@@ -274,8 +291,10 @@ async def moving(call: Awaitable[T], deadline: Deadline) -> T:
     try:
         while not task.done():
             if not deadline.remaining():
-                raise Silent(f"no progress within {deadline.seconds:g} s")
+                raise Silent(f"no progress within {deadline.allowed_s:g} s")
             await asyncio.wait({task}, timeout=deadline.remaining())
+        if task.cancelled():
+            raise Silent(CANCELLED_HERE)
         return task.result()
     finally:
         task.cancel()

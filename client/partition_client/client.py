@@ -1,12 +1,9 @@
 """The asynchronous client."""
 
 import asyncio
-import hashlib
-import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,28 +15,26 @@ from partition_client.calls import (
     CALL_TIMEOUT_S,
     Calls,
     Deadline,
-    Silent,
     Tries,
     check_seconds,
+    consistency,
     messages,
-    moving,
     unary,
 )
 from partition_client.channels import Tls
+from partition_client.content import Content
 from partition_client.endpoints import check_endpoint
 from partition_client.errors import (
     ClientError,
     NotFound,
-    SourceFailed,
     TreeMismatch,
-    detail_of,
     not_written,
 )
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
+from partition_client.sources import INLINE_BYTES_MAX, Source, upload_source
+from partition_client.waiting import Silent
 
-INLINE_BYTES_MAX = 64 * 1024
-CHUNK_BYTES = 512 * 1024
 DIRECTORY_MODE = 0o755
 
 
@@ -53,52 +48,6 @@ class Appended:
     outcomes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A payload's content: bytes, or a file of `size` bytes whose SHA-256 is `digest`."""
-
-    digest: bytes
-    size: int
-    mode: int
-    content: bytes | Path
-
-    @classmethod
-    def of_bytes(cls, content: bytes, mode: int = 0o644) -> "Source":
-        return cls(hashlib.sha256(content).digest(), len(content), mode, content)
-
-    @classmethod
-    def of_file(cls, path: Path) -> "Source":
-        """Reads the file once for its digest; small ones are kept. Raises OSError with the file's
-        name, and SourceFailed for a large one that can't be read again to send it, as a pipe."""
-        mode = path.stat().st_mode
-        digest, size = hashlib.sha256(), 0
-        try:
-            with path.open("rb") as file:
-                first = file.read(INLINE_BYTES_MAX + 1)
-                if len(first) <= INLINE_BYTES_MAX:
-                    return cls.of_bytes(first, mode & 0o777)
-                if not stat.S_ISREG(mode):
-                    raise SourceFailed(
-                        f"{path} is no regular file and has more than {INLINE_BYTES_MAX} bytes; "
-                        "copy it to a file, and put that"
-                    )
-                block = first
-                while block:
-                    digest.update(block)
-                    size += len(block)
-                    block = file.read(1 << 20)
-        except OSError as error:
-            error.filename = error.filename or str(path)
-            raise
-        return cls(digest.digest(), size, mode & 0o777, path)
-
-    def payload(self) -> types.Payload:
-        payload = types.Payload(digest=self.digest, size=self.size, mode=self.mode)
-        if self.size <= INLINE_BYTES_MAX and isinstance(self.content, bytes):
-            payload.data = self.content
-        return payload
-
-
 class AsyncClient:
     """A client of one partition. Use as an async context manager, on one event loop.
 
@@ -106,6 +55,10 @@ class AsyncClient:
     deadline_s: how long a call waits, with its retries; a transfer, since its last progress.
     follow_hints: dial addresses that replicas name; False where only the endpoints can be reached.
     use_proxy: go through the proxy that the environment names (https_proxy, http_proxy).
+
+    `stale_from` and `replica` of the methods name one replica by its own address, host:port, such
+    as example-0.example-replicas.default.svc:7000. Don't give a Service's address: a Service may
+    reach another replica at the next connection, which has applied less or lacks the consumer.
     """
 
     def __init__(
@@ -139,13 +92,18 @@ class AsyncClient:
         if not self.owner.here:
             return
         async with self._close_lock:  # a second close would cut the channels off the first
-            session = await self._appends.close()
-            if session is not None and self._routing.leader:
-                request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
-                with suppress(grpc.aio.AioRpcError, ClientError):  # it expires by itself
-                    stub = self._routing.stub(self._routing.leader)
-                    await stub.CloseSession(request, timeout=1.0)
-            await self._routing.close()
+            try:
+                await self._close_session()
+            finally:
+                await self._routing.close()
+
+    async def _close_session(self) -> None:
+        session = await self._appends.close()
+        if session is not None and self._routing.leader:
+            request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
+            with suppress(grpc.aio.AioRpcError, ClientError):  # it expires by itself
+                stub = self._routing.stub(self._routing.leader)
+                await stub.CloseSession(request, timeout=1.0)
 
     # --- writes -------------------------------------------------------------------------------
 
@@ -166,12 +124,12 @@ class AsyncClient:
         """
         self.owner.check()
         sources = sources or []
-        seconds = self._deadline_s if deadline_s is None else deadline_s
+        allowed_s = self._deadline_s if deadline_s is None else deadline_s
         large = {s.digest: s for s in sources if s.size > INLINE_BYTES_MAX}
 
         async def upload(digests: list[bytes]) -> None:
             for digest in digests:
-                await self._upload(large[digest], Deadline(seconds))
+                await upload_source(self._calls, large[digest], Deadline(allowed_s))
 
         if large:
             await upload(list(large))
@@ -181,7 +139,7 @@ class AsyncClient:
             operations=operations,
         )
         response = await self._appends.append(
-            Pending(proposal, wait_applied, Deadline(seconds).at, upload if large else None)
+            Pending(proposal, wait_applied, Deadline(allowed_s).at, upload if large else None)
         )
         return Appended(response.lsn, response.term, tuple(response.outcomes))
 
@@ -218,8 +176,9 @@ class AsyncClient:
     # --- reads --------------------------------------------------------------------------------
 
     async def get_key(self, key: bytes, *, stale_from: str = "") -> bytes | None:
-        """The value, or None. Linearizable, unless `stale_from` names an endpoint to ask."""
-        request = api.GetKeyRequest(key=key, consistency=_consistency(stale_from))
+        """The value, or None if the key is absent. Linearizable, unless `stale_from` names a
+        replica to ask for what it has applied."""
+        request = api.GetKeyRequest(key=key, consistency=consistency(stale_from))
         response: api.GetKeyResponse = await self._call("GetKey", request, stale_from)
         return response.value if response.found else None
 
@@ -228,9 +187,7 @@ class AsyncClient:
     ) -> AsyncIterator[tuple[bytes, bytes]]:
         """Keys of [start, end) with values. Each page may be of another LSN: see `state`."""
         while True:
-            request = api.ListKeysRequest(
-                start=start, end=end, consistency=_consistency(stale_from)
-            )
+            request = api.ListKeysRequest(start=start, end=end, consistency=consistency(stale_from))
             response: api.ListKeysResponse = await self._call("ListKeys", request, stale_from)
             for item in response.items:
                 yield item.key, item.value
@@ -245,7 +202,7 @@ class AsyncClient:
         self.owner.check()
         deadline = Deadline(self._deadline_s)
         request = api.ListTreeRequest(
-            path=path, recursive=recursive, consistency=_consistency(stale_from)
+            path=path, recursive=recursive, consistency=consistency(stale_from)
         )
 
         async def read(stub: Any) -> list[api.TreeEntry]:
@@ -262,37 +219,23 @@ class AsyncClient:
     ) -> api.TreeEntry:
         """Streams a file's content to `write`, and checks its digest.
 
-        Goes on where a stream breaks. Raises NotFound, and TreeMismatch where the file changed
-        meanwhile or the bytes don't match: what was written then is to be thrown away.
+        Resumes a stream that breaks. Raises NotFound, and TreeMismatch if the file changed
+        meanwhile or the bytes don't match: throw away what was written then.
         """
         self.owner.check()
         deadline = Deadline(self._deadline_s)
-        digest = hashlib.sha256()
-        entry: api.TreeEntry | None = None
-        received = 0
+        content = Content(path, write)
 
-        async def read(stub: Any) -> api.TreeEntry:
-            nonlocal entry, received
+        async def read(stub: Any) -> None:
             request = api.ReadFileRequest(
-                path=path, offset=received, consistency=_consistency(stale_from)
+                path=path, offset=content.received, consistency=consistency(stale_from)
             )
             async with aclosing(messages(stub.ReadFile(request), deadline)) as stream:
                 async for response in stream:
-                    if response.HasField("entry"):
-                        if entry is not None and entry.digest != response.entry.digest:
-                            raise TreeMismatch(f"{path!r} changed while it was read", "TREE")
-                        entry = response.entry
-                    digest.update(response.data)
-                    received += len(response.data)
-                    write(response.data)
-            if entry is None:
-                raise NotFound(f"{path!r}: the replica sent nothing", "NOT_FOUND")
-            return entry
+                    content.take(response)
 
-        found = await self._calls.retry(read, deadline, stale_from)
-        if digest.digest() != found.digest or received != found.size:
-            raise TreeMismatch(f"{path!r}: the bytes received don't match their digest", "TREE")
-        return found
+        await self._calls.retry(read, deadline, stale_from)
+        return content.whole()
 
     async def tail(
         self,
@@ -305,6 +248,7 @@ class AsyncClient:
         """Applied entries from an LSN on, 0 for the first there is; goes on if a stream breaks.
 
         `follow` waits for more, as long as a replica leads, or the one of `stale_from` answers.
+        `stale_from`: read from this replica alone, by its own address.
         `history` is the one that from_lsn belongs to (see `history`); by default the one that the
         first replica tells. Raises HistoryChanged if the group has another one, because it was
         restored: read the state, and go on from there. Raises DeadlineExceeded once no replica
@@ -324,7 +268,7 @@ class AsyncClient:
 
             try:
                 if known is None:
-                    known = await self._history_of(target, deadline)
+                    known = (await _status(self._routing.stub(target), deadline)).history_id
                 request = api.ReadRequest(from_lsn=position, follow=follow, history_id=known)
                 call = self._routing.stub(target).Read(request)
                 quiet = alive if follow else None
@@ -341,13 +285,18 @@ class AsyncClient:
     ) -> AbstractAsyncContextManager[PinnedState]:
         """The whole state at one LSN, of the leader or of `stale_from`, for as long as the block
         lasts: `async with client.state() as state`. The replica keeps the log behind it until the
-        block ends. To go on from there, register a consumer at `state.lsn` and `state.address`
-        inside of the block, or read up to the present inside of it (docs/client.md).
+        block ends. To go on from there, register or acknowledge a consumer at `state.lsn` and
+        `state.address` inside of the block, or read up to the present inside of it
+        (docs/client.md). Both need a replica's own address: give the client those as endpoints, or
+        name one as `stale_from`. With a Service as the endpoint, `state.address` may be the
+        Service's.
 
-        The replica makes a copy of its state first. Entering the block waits for it as long as the
-        client's deadline, also for a replica that has died meanwhile. `history`: the group must
-        have this one; by default any. Raises HistoryChanged, DiskFull if the replica lacks room for
-        the copy, and DeadlineExceeded.
+        The replica makes a copy of its state first. Entering the block waits for the copy until the
+        client's deadline, even if the replica dies meanwhile. Each read in the block waits at most
+        CALL_TIMEOUT_S (10 s) for the replica. `history`: the group must have this one; by default
+        any. Raises HistoryChanged, DiskFull if the replica lacks room for the copy,
+        DeadlineExceeded, and RequestRefused with the reason UNIMPLEMENTED from a replica of an
+        earlier version, which has no states to read.
         """
         self.owner.check()
         return pinned_state(self._routing, self._calls, self._deadline_s, stale_from, history)
@@ -358,12 +307,14 @@ class AsyncClient:
         self, name: str, lsn: int, *, replica: str, history: str = ""
     ) -> api.ConsumerResponse:
         """Registers a consumer that has everything up to `lsn`, 0 for one that wants all that is
-        stored. The log of `replica`, host:port, then keeps what follows, also when that replica
-        restarts: read it with `tail(lsn + 1, stale_from=replica)`, and acknowledge it.
+        stored. The log of `replica` then keeps what follows, also when that replica restarts: read
+        it with `tail(lsn + 1, stale_from=replica)`, and acknowledge it.
 
-        `history`: the one that `lsn` belongs to. The same again does nothing. Raises
-        HistoryChanged, and RequestRefused: INVALID_ARGUMENT if the name is registered at another
-        LSN, COMPACTED if what follows is gone.
+        `replica`: host:port of the replica itself, not of a Service. `history`: the one that `lsn`
+        belongs to. The same again does nothing. Raises HistoryChanged, and RequestRefused:
+        INVALID_ARGUMENT if the name is registered at another LSN, COMPACTED if what follows is
+        gone. A reader that begins anew, after a restart of its program or a StateLost, may find its
+        name registered: call `acknowledge_consumer` first, and register after NotFound.
         """
         request = api.RegisterConsumerRequest(name=name, lsn=lsn, history_id=history)
         found: api.ConsumerResponse = await self._call_at(replica, "RegisterConsumer", request)
@@ -391,19 +342,12 @@ class AsyncClient:
         return found
 
     async def history(self) -> str:
-        """The ID of the group's history, as its leader tells it. Keep it beside an LSN that you
-        keep, and give both to `tail`: the same LSN of another history is another entry."""
-        self.owner.check()
-        deadline = Deadline(self._deadline_s)
-        tries = Tries(self._routing, deadline)
-        while True:
-            target = await tries.next()
-            try:
-                return await self._history_of(target, deadline)
-            except (grpc.aio.AioRpcError, Silent) as error:
-                await self._calls.failed(target, error, deadline, fixed=False)
+        """The ID of the group's history, as its leader tells it; "" from a leader of an earlier
+        version, which has none. Keep it beside an LSN that you keep, and give both to `tail`: the
+        same LSN of another history is another entry."""
+        return (await self.status()).history_id
 
-    async def status(self, stale_from: str = "") -> api.GetStatusResponse:
+    async def status(self, *, stale_from: str = "") -> api.GetStatusResponse:
         """The status of the replica that a `tail` reads from: the leader, or `stale_from`. Waits
         for it until the deadline."""
         self.owner.check()
@@ -434,10 +378,6 @@ class AsyncClient:
 
     # --- inside -------------------------------------------------------------------------------
 
-    async def _history_of(self, target: str, deadline: Deadline) -> str:
-        """As a replica tells it; "" from one of an earlier version, which has none."""
-        return (await _status(self._routing.stub(target), deadline)).history_id
-
     async def _open_session(self, address: str, history: str) -> Session:
         request = api.OpenSessionRequest(time_to_live_ms=self._session_ttl_ms, history_id=history)
         try:
@@ -449,27 +389,6 @@ class AsyncClient:
             raise
         return Session(int(response.session_id), response.history_id)
 
-    async def _upload(self, source: Source, deadline: Deadline) -> None:
-        async def upload(stub: Any) -> None:
-            failures: list[OSError] = []
-            requests = _upload_requests(source, failures, deadline)
-            try:
-                await moving(stub.UploadPayload(requests), deadline)
-            except grpc.aio.AioRpcError as error:
-                if failures:
-                    raise SourceFailed(
-                        f"{source.content!s} can't be read any more: {failures[0].strerror}"
-                    ) from failures[0]
-                detail = detail_of(error)
-                changed = detail is not None and detail.reason == types.REASON_PAYLOAD_MISMATCH
-                if changed and isinstance(source.content, Path):
-                    raise SourceFailed(
-                        f"{source.content} changed while it was sent; put it again"
-                    ) from error
-                raise
-
-        await self._calls.retry(upload, deadline)
-
     async def _call(self, method: str, request: Any, stale_from: str) -> Any:
         self.owner.check()
         deadline = Deadline(self._deadline_s)
@@ -480,7 +399,8 @@ class AsyncClient:
         return await self._calls.retry(call, deadline, stale_from)
 
     async def _call_at(self, replica: str, method: str, request: Any) -> Any:
-        """A position belongs to one replica, so the leader is not asked instead of none."""
+        """Calls the replica that the caller names. Raises InvalidEndpoint for "", which means the
+        leader elsewhere: a consumer's position belongs to one replica."""
         return await self._call(method, request, check_endpoint(replica))
 
 
@@ -505,27 +425,3 @@ async def _status(stub: Any, deadline: Deadline) -> api.GetStatusResponse:
     if found.role in ("unbootstrapped", "joining"):
         raise Silent("it waits for its first state")
     return found
-
-
-def _consistency(stale_from: str) -> api.Consistency:
-    return api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
-
-
-async def _upload_requests(
-    source: Source, failures: list[OSError], deadline: Deadline
-) -> AsyncIterator[api.UploadPayloadRequest]:
-    """An error in a request iterator would cancel the caller's task: it is kept aside, and the
-    upload, cut short, is refused. Each chunk that gRPC takes moves the deadline."""
-    yield api.UploadPayloadRequest(payload=types.Payload(digest=source.digest, size=source.size))
-    if isinstance(source.content, bytes):
-        for start in range(0, len(source.content), CHUNK_BYTES):
-            yield api.UploadPayloadRequest(chunk=source.content[start : start + CHUNK_BYTES])
-            deadline.progress()
-        return
-    try:
-        with source.content.open("rb") as file:
-            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                yield api.UploadPayloadRequest(chunk=chunk)
-                deadline.progress()
-    except OSError as error:
-        failures.append(error)

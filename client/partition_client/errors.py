@@ -3,10 +3,10 @@
 ClientError
 ├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
 ├── OutcomeUnknown       it may have taken effect, and nobody can tell: read before a retry
-├── DiskFull             the leader's volume is below its reserve; nothing was written
+├── DiskFull             a replica's volume is below its reserve: make room, then try again
 ├── ForkedProcess        the client, or an open one of the parent, was inherited by a fork
 ├── InvalidEndpoint      an endpoint is not host:port; also a ValueError
-├── StateLost            a pinned state is gone: begin anew, at a later LSN
+├── StateLost            a pinned state is gone, and the message says why: begin anew
 ├── SourceFailed         a local file can't be read any more, or changed while it was sent
 └── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
     ├── NotFound
@@ -52,7 +52,9 @@ class OutcomeUnknown(ClientError):
 
 
 class DiskFull(ClientError):
-    pass
+    """The volume of the leader is below its reserve and nothing was written, or that of the replica
+    which reads a state has no room for the copy. Remove files or keys, which a full volume still
+    takes, or follow docs/operations/full_disk.md. A state may be read from another replica."""
 
 
 class ForkedProcess(ClientError):
@@ -107,6 +109,11 @@ class TlsFilesInvalid(RequestRefused):
         super().__init__(message, "TLS_FILES")
 
 
+def client_closed() -> ClientError:
+    """For every call of a closed client, and for those that `close` ends."""
+    return ClientError("the client is closed")
+
+
 def reason_name(detail: types.ErrorDetail) -> str:
     """The wire's Reason without prefix; its number if a later version made it."""
     if detail.reason not in types.Reason.values():
@@ -132,7 +139,9 @@ def from_detail(detail: types.ErrorDetail) -> ClientError:
     reason = reason_name(detail)
     match detail.reason:
         case types.REASON_DISK_FULL:
-            return DiskFull(detail.message)
+            return DiskFull(
+                f"{detail.message} (remove files or keys; docs/operations/full_disk.md says more)"
+            )
         case types.REASON_NOT_FOUND:
             return NotFound(detail.message, reason)
         case types.REASON_PRECONDITION_FAILED:

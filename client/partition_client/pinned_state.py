@@ -1,40 +1,47 @@
 """The whole state of a partition at one LSN, read from one replica over one stream."""
 
 import asyncio
-import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
 from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import types_pb2 as types
 
-from partition_client.calls import CALL_TIMEOUT_S, Calls, Deadline, Silent, Tries, describe
+from partition_client.calls import CALL_TIMEOUT_S, Calls, Deadline, Tries, consistency, describe
+from partition_client.content import Content
 from partition_client.errors import (
-    RETRIED,
     ClientError,
     HistoryChanged,
     StateLost,
-    TreeMismatch,
     detail_of,
     from_detail,
     reason_name,
 )
 from partition_client.routing import Routing
+from partition_client.waiting import Silent, within
 
 TREE_PAGE = 500
 """Entries of the tree that are asked for at once."""
 
 
 class PinnedState:
-    """What `AsyncClient.state` gives. Reads may be nested, as `read_file` while `tree` is iterated.
-    Two tasks must not read at the same time. Its methods raise StateLost if the replica has given
-    the state up, can't be reached or does not answer, and behind the block; and DiskFull if the
-    replica gave the state up for want of room.
+    """What `AsyncClient.state` gives. One task reads it at a time. Within the loop over `tree` or
+    `keys` that task may call `read_file`.
 
-    lsn: everything up to here is in it; go on with `tail(lsn + 1, history=history)`.
+    Once the state is gone, every method raises the same error. It is DiskFull if the replica gave
+    the state up for want of room, and StateLost in every other case. StateLost says why: the
+    replica restarted, or has given the state up, or did not answer within CALL_TIMEOUT_S (10 s); a
+    read was cancelled or left before its end; the client is closed, or the block is over.
+
+    lsn: the state has everything up to here. Read what follows with
+        `tail(lsn + 1, stale_from=address, history=history)`: this replica keeps the log behind the
+        state, another one may not have it any more.
     term: of the entry at lsn, 0 if that was written without Raft.
-    address: of the replica that it is read from.
+    history: the ID of the history that lsn belongs to.
+    address: of the replica that the state is read from, as the client dials it. If the client was
+        given a Service's address, this is that address: see `AsyncClient.state`.
     """
 
     def __init__(self, address: str, call: Any, deadline: Deadline) -> None:
@@ -100,22 +107,14 @@ class PinnedState:
 
     async def read_file(self, path: bytes, write: Callable[[bytes], object]) -> api.TreeEntry:
         """Streams a file's content to `write`, and checks its digest. Raises NotFound, and
-        TreeMismatch if the bytes don't match: what was written is to be thrown away then. If
-        `write` raises, nothing more can be read of this state."""
+        TreeMismatch if the bytes don't match: throw away what was written then. If `write` raises
+        before all bytes came, the state is lost."""
         request = api.ReadFileRequest(path=path)
-        digest = hashlib.sha256()
-        entry = api.TreeEntry()
-        received = 0
+        content = Content(path, write)
         async with aclosing(self._answers(api.ReadStateRequest(file=request))) as answers:
             async for answer in answers:
-                if answer.file.HasField("entry"):
-                    entry = answer.file.entry
-                digest.update(answer.file.data)
-                received += len(answer.file.data)
-                write(answer.file.data)
-        if digest.digest() != entry.digest or received != entry.size:
-            raise TreeMismatch(f"{path!r}: the bytes received don't match their digest", "TREE")
-        return entry
+                content.take(answer.file)
+        return content.whole()
 
     async def _answers(
         self, request: api.ReadStateRequest
@@ -124,34 +123,36 @@ class PinnedState:
             raise self._ended
         if self._busy:
             raise StateLost(
-                "another read of this state is under way, or was not read to its end: begin a read "
-                "when the one before has ended"
+                "another read of this state is under way: begin a read when the one before has "
+                "ended"
             )
-        self._busy = True
+        self._busy, whole = True, False
         self._deadline.progress()
         try:
             await self._write(request, self._deadline.limit(CALL_TIMEOUT_S))
-            last = False
-            while not last:
+            while not whole:
                 answer = await self._read(self._deadline.limit(CALL_TIMEOUT_S))
-                last = answer.last
+                whole = answer.last or answer.HasField("error")
                 if answer.HasField("error"):
-                    self._busy = False
                     raise from_detail(answer.error)
                 yield answer
                 self._deadline.progress()
         except (grpc.aio.AioRpcError, Silent) as error:
             self._ended = self._ended or self._failure(error)
             raise self._ended from error
-        self._busy = False
+        finally:
+            self._busy = False
+            if not whole and self._ended is None:
+                # The rest of the answers would be taken for those of the next read.
+                self._ended = self._lost("a read was cancelled or left before its end")
 
     async def _write(self, request: api.ReadStateRequest, within_s: float) -> None:
         # A write to a call that is over says nothing; the read behind it says how the call ended.
         with suppress(asyncio.InvalidStateError):
-            await _within(self._call.write(request), within_s)
+            await within(self._call.write(request), within_s)
 
     async def _read(self, within_s: float) -> api.ReadStateResponse:
-        answer = await _within(self._call.read(), within_s)
+        answer = await within(self._call.read(), within_s)
         if answer is grpc.aio.EOF:
             raise Silent("the replica ended the stream")
         found: api.ReadStateResponse = answer
@@ -159,29 +160,16 @@ class PinnedState:
 
     def _failure(self, error: grpc.aio.AioRpcError | Silent) -> ClientError:
         if isinstance(error, Silent):
-            why = f"{self.address}: {error}"
-        elif (detail := detail_of(error)) is None:
-            why = describe(self.address, error)
-        elif detail.reason in RETRIED:
-            why = f"{self.address}: {reason_name(detail)}: {detail.message}"
-        else:
+            return self._lost(f"{self.address}: {error}")
+        detail = detail_of(error)
+        if detail is None:
+            return self._lost(describe(self.address, error))
+        if detail.reason == types.REASON_DISK_FULL:
             return from_detail(detail)
+        return self._lost(f"{self.address}: {reason_name(detail)}: {detail.message}")
+
+    def _lost(self, why: str) -> StateLost:
         return StateLost(f"the state at {self.lsn} is lost, begin anew: {why}")
-
-
-async def _within(step: Awaitable[Any], seconds: float) -> Any:
-    """A step of a call. Raises Silent if it takes longer, or if the call was ended here."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await step
-    except TimeoutError as error:
-        raise Silent(f"no answer within {seconds:.1f} s") from error
-    except asyncio.CancelledError:
-        # gRPC raises it in whoever waits for a call that is cancelled, too.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise Silent("the client was closed, or the block of the state is over") from None
 
 
 @asynccontextmanager
@@ -191,8 +179,7 @@ async def pinned_state(
     """See AsyncClient.state."""
     deadline = Deadline(deadline_s)
     tries = Tries(routing, deadline, stale_from)
-    consistency = api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
-    request = api.OpenState(consistency=consistency, history_id=history)
+    request = api.OpenState(consistency=consistency(stale_from), history_id=history)
     while True:
         target = await tries.next()
         state = PinnedState(target, routing.stub(target).ReadState(), deadline)

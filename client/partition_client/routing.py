@@ -16,8 +16,15 @@ from partition_proto.v1 import types_pb2 as types
 from partition_client.channels import Tls, credentials, open_channel
 from partition_client.diagnosis import Diagnosis
 from partition_client.endpoints import check_endpoints
-from partition_client.errors import ClientError, RequestRefused, TlsFilesInvalid, TlsRefused
+from partition_client.errors import (
+    ClientError,
+    RequestRefused,
+    TlsFilesInvalid,
+    TlsRefused,
+    client_closed,
+)
 from partition_client.processes import Owner
+from partition_client.waiting import Silent, within
 
 STATUS_TIMEOUT_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
@@ -60,10 +67,14 @@ class Routing:
         self.leader = ""
         self._closed = False
 
+    def check_open(self) -> None:
+        """Raises ClientError once the client is closed."""
+        if self._closed:
+            raise client_closed()
+
     def stub(self, address: str) -> log_store_pb2_grpc.LogStoreStub:
         """Raises ClientError once the client is closed, TlsFilesInvalid."""
-        if self._closed:
-            raise ClientError("the client is closed")
+        self.check_open()
         channel = self._channels.get(address)
         if channel is None:
             try:
@@ -167,7 +178,8 @@ class Routing:
         finally:
             for task in waiting:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            # Those that are done, too: asyncio logs a failure that nobody takes.
+            await asyncio.gather(*tasks, return_exceptions=True)
         return found
 
     async def status(
@@ -195,14 +207,14 @@ class Routing:
         return await self._diagnosis.of(address, error, within_s)
 
     async def _ask(self, endpoint: str, timeout_s: float) -> Answer:
-        """A replica's status; None if it does not answer now, an error if it never will."""
+        """A replica's status; None if it does not answer now, an error if it never will. Raises
+        ClientError if the client is closed."""
         loop = asyncio.get_running_loop()
         ends = loop.time() + timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                response: api.GetStatusResponse = await self.stub(endpoint).GetStatus(
-                    api.GetStatusRequest(), timeout=timeout_s
-                )
+            response: api.GetStatusResponse = await within(
+                self.stub(endpoint).GetStatus(api.GetStatusRequest(), timeout=timeout_s), timeout_s
+            )
         except grpc.aio.AioRpcError as error:
             left_s = max(0.0, ends - loop.time())
             if (refused := await self.refusal(endpoint, error, left_s)) is not None:
@@ -214,8 +226,8 @@ class Routing:
             if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
                 self.heard(endpoint, f"{error.code().name}: {error.details()}")
                 return None
-        except TimeoutError:
-            pass
+        except Silent:
+            self.check_open()
         else:
             self.heard(endpoint, f"it is {response.role}")
             return response

@@ -1,8 +1,9 @@
 """The client for code without an event loop: the asynchronous one on a thread of its own.
 
-The handler of a signal may use a client, too. It interrupts its own thread between any two steps,
-and no lock keeps it out. So a thread waits only in calls that a handler can't find half done: a
-wait of `threading`'s or of a concurrent future holds a lock of its own for a moment.
+A signal's handler may use a client that its own thread is using. It runs between any two steps of
+that thread, and a lock can't keep it out. Waits of `threading` and of concurrent futures hold an
+inner lock for a moment. If a handler came in that moment, it would wait for that lock for ever. So
+threads wait here by `SimpleQueue.get` and `time.sleep` alone, which a handler may interrupt.
 """
 
 import asyncio
@@ -15,8 +16,9 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from partition_client.channels import Tls
-from partition_client.client import Appended, AsyncClient, Source
-from partition_client.errors import ClientError
+from partition_client.client import Appended, AsyncClient
+from partition_client.errors import ClientError, client_closed
+from partition_client.sources import Source
 
 CLOSED_POLL_S = 0.01
 """How often a thread looks whether another one has closed the client."""
@@ -32,7 +34,12 @@ class _Closer:
 
 
 class Client:
-    """As AsyncClient; may be shared by threads, whose appends then share one stream."""
+    """Keys and files of a partition, for code without an event loop. Threads may share it; their
+    appends then share one stream. The handler of a signal may use it.
+
+    It takes the options of AsyncClient and raises the same errors. It has the methods below alone.
+    Its reads are linearizable; only AsyncClient has `stale_from`.
+    """
 
     def __init__(self, endpoints: list[str], tls: Tls | None = None, **options: Any) -> None:
         """Raises as AsyncClient does."""
@@ -110,6 +117,9 @@ class Client:
         return bytes(content)
 
     def list_keys(self, start: bytes = b"", end: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys of [start, end) with values, in byte order. Reads all of them into memory first;
+        parts may be of different LSNs."""
+
         async def read() -> list[tuple[bytes, bytes]]:
             return [item async for item in self._client.list_keys(start, end)]
 
@@ -122,13 +132,13 @@ class Client:
             # check and the submission.
             with self._lock:
                 if self._closers:
-                    raise ClientError("the client is closed")
+                    raise client_closed()
                 done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
                 with suppress(RuntimeError):  # the loop is closed
                     self._submit(body, done)
                 # A signal's handler, which the lock lets in, may have closed the client since.
                 if self._stopped and done.empty():
-                    raise ClientError("the client is closed")
+                    raise client_closed()
         except ClientError:
             body.close()  # it was never begun
             raise

@@ -13,15 +13,14 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_client.client import (
     DIRECTORY_MODE,
-    INLINE_BYTES_MAX,
     AsyncClient,
-    Source,
     create_directory,
     link_payload,
     remove_entry,
 )
 from partition_client.errors import NotFound, TreeMismatch, not_written
 from partition_client.paths import ancestors, below, parent, relative, tree_path
+from partition_client.sources import INLINE_BYTES_MAX, Source
 
 BATCH_BYTES_MAX = 512 * 1024
 BATCH_FILES_MAX = 256

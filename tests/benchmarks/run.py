@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from partition_client.client import Source
+from partition_client import Source
 
 from tests.benchmarks import log_store, snapshots
 from tests.support.local_group import LocalGroup

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from partition_client.client import Source
+from partition_client import Source
 from partition_client.errors import DiskFull, StateLost
 from partition_client.pinned_state import PinnedState
 from partition_proto.v1 import log_store_pb2 as api

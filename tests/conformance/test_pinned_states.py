@@ -8,8 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from partition_client import AsyncClient
-from partition_client.client import Source
+from partition_client import AsyncClient, Source
 from partition_client.errors import (
     DeadlineExceeded,
     HistoryChanged,
@@ -180,7 +179,7 @@ async def test_what_is_not_there_or_asked_wrongly_leaves_the_state(here: Served)
         assert await everything(state) == before
 
 
-async def test_one_read_at_a_time(here: Served) -> None:
+async def test_a_state_is_lost_if_a_read_of_it_is_left(here: Served) -> None:
     await here.client.put_file(b"f", Source.of_bytes(LARGE * 20))
     async with here.client.state() as state:
 
@@ -189,7 +188,7 @@ async def test_one_read_at_a_time(here: Served) -> None:
 
         with pytest.raises(OSError, match="no room"):
             await state.read_file(b"f", write)
-        with pytest.raises(StateLost, match="another read of this state"):
+        with pytest.raises(StateLost, match="left before its end"):
             await everything(state)
 
 

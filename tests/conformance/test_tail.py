@@ -2,20 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 from partition_client import AsyncClient
 from partition_proto.v1 import log_store_pb2 as api
-from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
+from tests.support.stand_in_replica import StandInReplica
 
-class Replica(log_store_pb2_grpc.LogStoreServicer):
+
+class Replica(StandInReplica):
     """Has entries up to `last`; then it says that it has no leader, or waits where it leads."""
 
     def __init__(self, member: int, last: int) -> None:
+        super().__init__()
         self.member = member
         self.last = last
         self.leads = True
@@ -37,20 +39,10 @@ class Replica(log_store_pb2_grpc.LogStoreServicer):
         await context.abort(grpc.StatusCode.UNAVAILABLE, "no leader", details)
 
 
-@asynccontextmanager
-async def served(replica: Replica) -> AsyncIterator[str]:
-    server = grpc.aio.server()
-    log_store_pb2_grpc.add_LogStoreServicer_to_server(replica, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-
-
 async def test_a_tail_moves_from_a_replica_that_has_lost_its_leader() -> None:
     cut_off, leading = Replica(1, 3), Replica(2, 5)
     leading.leads = False
-    async with served(cut_off) as first, served(leading) as second:
+    async with cut_off.serving() as first, leading.serving() as second:
         client = AsyncClient([first, second])
         found = []
         async with aclosing(client.tail(1, follow=True)) as tail:  # type: ignore[type-var]

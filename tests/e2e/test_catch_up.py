@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
-from partition_client.client import Source, create_directory
+from partition_client import Source
+from partition_client.client import create_directory
 
 from dev.load import Writers
 from tests.support.cluster import Namespace, assert_equal

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import DiskFull
-from partition_client.client import Source, create_directory
+from partition_client import DiskFull, Source
+from partition_client.client import create_directory
 
 from dev.cluster.layout import STATE
 from dev.demo import kill_container

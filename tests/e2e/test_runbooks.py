@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from partition_client import AsyncClient
-from partition_client.client import Source
+from partition_client import AsyncClient, Source
 
 from dev.cluster.layout import ROOT
 from dev.object_store import ObjectStoreServer

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import AsyncClient
-from partition_client.client import Source, create_directory
+from partition_client import AsyncClient, Source
+from partition_client.client import create_directory
 
 from dev.load import Writers
 from dev.object_store import ObjectStoreServer

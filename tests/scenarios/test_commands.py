@@ -11,8 +11,7 @@ from typing import Any
 
 import lmdb
 import pytest
-from partition_client import PreconditionFailed
-from partition_client.client import Source
+from partition_client import PreconditionFailed, Source
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec

@@ -7,8 +7,7 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from partition_client import AsyncClient, RequestRefused
-from partition_client.client import Source
+from partition_client import AsyncClient, RequestRefused, Source
 from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types

@@ -4,8 +4,7 @@ nothing acknowledged is lost, and the replicas are equal."""
 import os
 
 import pytest
-from partition_client import ClientError, DeadlineExceeded, OutcomeUnknown
-from partition_client.client import Source
+from partition_client import ClientError, DeadlineExceeded, OutcomeUnknown, Source
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
 
 from tests.support import log_script

@@ -9,10 +9,17 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from partition_client import Client, NotFound, PreconditionFailed, RequestRefused, TreeMismatch
+from partition_client import (
+    Client,
+    NotFound,
+    PreconditionFailed,
+    RequestRefused,
+    Source,
+    TreeMismatch,
+)
 from partition_client.appends import Pending
 from partition_client.channels import open_channel
-from partition_client.client import Source, create_directory, link_payload
+from partition_client.client import create_directory, link_payload
 from partition_client.errors import detail_of
 from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree
 from partition_proto.v1 import log_store_pb2 as api

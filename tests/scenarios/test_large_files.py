@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from partition_client.client import Source
+from partition_client import Source
 from partition_replica.storage.blobs import blob_path
 
 from tests.support import certificates

@@ -73,6 +73,13 @@ async def test_every_command(group: LocalGroup, tmp_path: Path) -> None:
         assert len((await ok(group, "log", "tail", "-n", "3")).splitlines()) == 3
         rows = [json.loads(x) for x in (await ok(group, "--json", "status")).splitlines()]
         assert sorted(row["role"] for row in rows) == ["follower", "follower", "leader"]
+        here = group.replicas[1].address
+        async with group.client() as client:
+            await client.register_consumer("reader", 0, replica=here)
+        found = [json.loads(x) for x in (await ok(group, "--json", "consumer", "ls")).splitlines()]
+        assert [(row["replica"], row["name"]) for row in found] == [(here, "reader")]
+        await ok(group, "consumer", "rm", "reader", "--replica", here)
+        assert await ok(group, "--json", "consumer", "ls") == ""
 
 
 async def test_errors_are_one_line_and_an_exit_code(group: LocalGroup, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 
 import grpc
 import pytest
-from partition_client.client import Source
+from partition_client import Source
 from partition_client.errors import detail_of
 from partition_client.tree import digest_tree, put_tree
 from partition_proto.v1 import replica_admin_pb2 as admin

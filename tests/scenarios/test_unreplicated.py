@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from partition_client.client import Source
+from partition_client import Source
 from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import replica_admin_pb2 as admin

@@ -17,6 +17,8 @@ from tests.support.proposals import set_key
 
 Answer = api.AppendResponse | None
 
+ONE_LEADS = types.LeaderHint(member_id=1, address="one:1")
+
 
 def refusal(reason: types.Reason.ValueType, **more: Any) -> types.ErrorDetail:
     return types.ErrorDetail(reason=reason, message="said so", **more)

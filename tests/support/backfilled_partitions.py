@@ -17,9 +17,8 @@ from typing import Any
 
 import grpc
 import yaml
-from partition_client import AsyncClient
+from partition_client import AsyncClient, Source
 from partition_client.channels import open_channel
-from partition_client.client import Source
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 

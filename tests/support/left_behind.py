@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from partition_client import AsyncClient
-from partition_client.client import Source
+from partition_client import AsyncClient, Source
 from partition_replica.offline.stopped import open_stopped
 
 from tests.support.captures import all_rows

@@ -12,8 +12,8 @@ import pytest
 from partition_client import (
     AsyncClient,
     DeadlineExceeded,
+    Source,
 )
-from partition_client.client import Source
 from partition_client.tree import digest_tree, get_tree, put_tree
 from partition_proto.v1 import log_store_pb2 as api
 
@@ -73,9 +73,14 @@ async def mute_listener() -> AsyncIterator[str]:
 
 
 class Mute(StandInReplica):
-    """Says that it leads, and answers nothing else."""
+    """Says that it leads, and answers nothing else. `asked`: a call waits for its answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
 
     async def _nothing(self) -> None:
+        self.asked.set()
         await asyncio.Event().wait()
 
     async def OpenSession(self, request: Any, context: Any) -> Any:
@@ -102,6 +107,13 @@ class Mute(StandInReplica):
         yield api.ReadResponse(lsn=2, term=1)
         # Only the first call: it leads no more, as far as it knows.
         self.serving_as = "follower"
+        await self._nothing()
+
+
+class Speechless(Mute):
+    """Does not even say whether it leads."""
+
+    async def GetStatus(self, request: Any, context: Any) -> Any:
         await self._nothing()
 
 

@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-from partition_client import AsyncClient
-from partition_client.client import Source
+from partition_client import AsyncClient, Source
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_snapshots.destination import (
     Destination,

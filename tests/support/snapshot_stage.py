@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import AsyncClient, Tls
-from partition_client.client import Source, create_directory
+from partition_client import AsyncClient, Source, Tls
+from partition_client.client import create_directory
 from partition_client.tree import digest_tree
 from partition_snapshots.destination import open_store
 from partition_snapshots.limits import SnapshotLimits

@@ -37,6 +37,8 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         self._advanced = asyncio.Event()
         self.serving_as = "leader"
         self.term = TERM
+        self.history = ""
+        self.consumers: dict[str, int] = {}
         self.failures = Failures(lambda _: None, lambda _: None)
 
     @asynccontextmanager
@@ -97,6 +99,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
             serving=self.serving_as == "leader",
             applied=self.lsn,
             first_index=2,
+            history_id=self.history,
         )
         if response.serving:
             response.leader.member_id, response.leader.address = MEMBER, self.address
@@ -185,6 +188,17 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
             await abort(context, PayloadMismatch("the content's digest differs"))
         self.uploads[digest] = bytes(content)
         return api.UploadPayloadResponse(holders=[MEMBER])
+
+    @unary
+    async def ListConsumers(self, request: api.ListConsumersRequest, context: Any) -> Any:
+        found = [api.Consumer(name=name, lsn=lsn) for name, lsn in self.consumers.items()]
+        return api.ListConsumersResponse(consumers=found)
+
+    @unary
+    async def RemoveConsumer(self, request: api.RemoveConsumerRequest, context: Any) -> Any:
+        if self.consumers.pop(request.name, None) is None:
+            raise NotFound(f"there is no consumer {request.name!r} at this replica")
+        return api.RemoveConsumerResponse()
 
     async def Read(self, request: api.ReadRequest, context: Any) -> AsyncIterator[api.ReadResponse]:
         self._count("Read")

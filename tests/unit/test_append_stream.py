@@ -185,7 +185,7 @@ async def test_a_restore_between_two_sessions_is_told(leader: Leader, stream: Ap
     [
         (refusal(types.REASON_INVALID_ARGUMENT), RequestRefused, "INVALID_ARGUMENT"),
         (refusal(types.REASON_SESSIONS_FULL), RequestRefused, "SESSIONS_FULL"),
-        (refusal(types.REASON_DISK_FULL), DiskFull, "said so"),
+        (refusal(types.REASON_DISK_FULL), DiskFull, r"said so \(remove files or keys"),
         (refusal(types.REASON_WRONG_CLUSTER), RequestRefused, "WRONG_CLUSTER"),
         (refusal(cast("Any", 999)), RequestRefused, "999"),
         (None, RequestRefused, "said so"),

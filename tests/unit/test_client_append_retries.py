@@ -1,37 +1,31 @@
 """Appends that wait, upload again or outlive their stream go out once, with their deadline."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from typing import cast
+from collections.abc import Callable
 
 import grpc
 import pytest
 from partition_client import appends
 from partition_client.appends import UPLOADS_MAX, AppendStream
-from partition_client.errors import DeadlineExceeded
-from partition_client.routing import Routing
+from partition_client.errors import ClientError, DeadlineExceeded, OutcomeUnknown
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
-from tests.support.append_streams import Answer, Leader, Stream, call_error, put, refusal
+from tests.support.append_streams import (
+    ONE_LEADS,
+    Answer,
+    Leader,
+    Stream,
+    call_error,
+    put,
+    refusal,
+)
+from tests.support.append_streams import leader as leader  # a fixture
+from tests.support.append_streams import stream as stream  # a fixture
 from tests.support.stand_in_replica import StandInReplica
 
 WITHIN_S = 20.0
 """Far above what anything here takes, for a machine under load."""
-
-ONE_LEADS = types.LeaderHint(member_id=1, address="one:1")
-
-
-@pytest.fixture
-async def leader() -> Leader:
-    return Leader()
-
-
-@pytest.fixture
-async def stream(leader: Leader) -> AsyncGenerator[AppendStream, None]:
-    found = AppendStream(cast("Routing", leader), leader.open_session)
-    yield found
-    await found.close()
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -161,6 +155,85 @@ async def test_an_append_whose_caller_has_gone_uploads_nothing(
     await stream.append(put())
     assert not stream._tasks
     assert uploads == []
+
+
+# --- failures that nobody expects -------------------------------------------------------------
+
+
+async def test_an_upload_that_fails_unexpectedly_is_said_and_logged(
+    leader: Leader, stream: AppendStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def upload(_: list[bytes]) -> None:
+        raise KeyError("planted")
+
+    pending = put()
+    pending.upload = upload
+    leader.answer = missing_once(leader)
+    with pytest.raises(ClientError, match=r"not be sent again: KeyError\('planted'\)") as caught:
+        await stream.append(pending)
+    assert not isinstance(caught.value, OutcomeUnknown)
+    assert "planted" in caplog.text
+    await stream.append(put())
+
+
+@pytest.mark.parametrize(
+    ("reason", "wanted"),
+    [
+        (types.REASON_OVERLOADED, ClientError),
+        (types.REASON_OUTCOME_UNKNOWN, OutcomeUnknown),
+    ],
+)
+@pytest.mark.parametrize("error", [RuntimeError("planted"), asyncio.CancelledError("planted")])
+async def test_an_append_that_can_not_be_sent_again_ends(
+    leader: Leader,
+    stream: AppendStream,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: types.Reason.ValueType,
+    wanted: type[ClientError],
+    error: BaseException,
+) -> None:
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(stream, "_send_again", fail)
+    leader.answer = lambda _: leader.refuse(reason)
+    with pytest.raises(ClientError, match="the append could not be sent again") as caught:
+        await stream.append(put(deadline_s=WITHIN_S))
+    assert type(caught.value) is wanted
+    assert not stream._unanswered
+
+
+@pytest.mark.parametrize(
+    "reason", [types.REASON_INVALID_ARGUMENT, types.REASON_PRECONDITION_FAILED]
+)
+async def test_an_answer_that_can_not_be_taken_ends_every_append(
+    leader: Leader,
+    stream: AppendStream,
+    monkeypatch: pytest.MonkeyPatch,
+    reason: types.Reason.ValueType,
+) -> None:
+    """Also the one that it belongs to, which would else wait until its deadline."""
+
+    def fail(_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(appends, "from_detail", fail)
+    leader.answer = lambda request: None if key(request) == b"0" else leader.refuse(reason)
+    tasks = [asyncio.ensure_future(stream.append(put(number))) for number in range(2)]
+    for task in tasks:
+        with pytest.raises(ClientError, match="append stream failed: RuntimeError"):
+            await task
+
+
+async def test_a_stream_that_ends_leaves_no_task(leader: Leader, stream: AppendStream) -> None:
+    before = asyncio.all_tasks()
+    leader.answer = lambda _: None
+    task = asyncio.ensure_future(stream.append(put()))
+    await until(lambda: leader.requests)
+    await stream.close()
+    with pytest.raises(ClientError, match="the client is closed"):
+        await task
+    await until(lambda: asyncio.all_tasks() <= before)
 
 
 # --- sent once --------------------------------------------------------------------------------

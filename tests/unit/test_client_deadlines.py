@@ -17,11 +17,11 @@ from partition_client import (
     DiskFull,
     InvalidEndpoint,
     RequestRefused,
+    Source,
     SourceFailed,
     TreeMismatch,
     calls,
 )
-from partition_client.client import Source
 from partition_proto.v1 import log_store_pb2 as api
 from partition_replica.errors import DiskFull as ReplicaDiskFull
 from partition_replica.errors import InvalidArgument, ReplicaError
@@ -190,6 +190,16 @@ async def test_of_two_leaders_the_later_one_is_asked(newer: int) -> None:
             # The first connection takes longer than the later leader is waited for.
             await client.statuses()
             assert await client.get_key(b"k") == b"new"
+
+
+async def test_a_history_and_a_status_are_those_of_the_leader_that_serves() -> None:
+    old, new = StandInReplica(), StandInReplica()
+    old.serving_as, old.history, new.history = "follower", "old", "new"
+    async with old.serving() as one, new.serving() as two:
+        async with AsyncClient([one, two], deadline_s=10.0) as client:
+            assert await client.history() == "new"
+            assert (await client.status()).history_id == "new"
+            assert (await client.status(stale_from=one)).history_id == "old"
 
 
 # --- what no retry mends ----------------------------------------------------------------------

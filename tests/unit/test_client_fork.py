@@ -59,7 +59,7 @@ async def run(body: str) -> list[str]:
 async def test_an_inherited_client_says_so_in_every_method() -> None:
     lines = await run(
         """
-        from partition_client.client import Source
+        from partition_client import Source
 
         client = Client([address], deadline_s=10.0)
         client.set_key(b"k", b"v")
@@ -90,7 +90,7 @@ async def test_an_inherited_client_says_so_in_every_method() -> None:
 async def test_an_inherited_asynchronous_client_says_so_in_every_method() -> None:
     lines = await run(
         """
-        from partition_client.client import Source
+        from partition_client import Source
 
         async def all_of(items):
             return [item async for item in items]

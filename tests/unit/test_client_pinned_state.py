@@ -5,16 +5,27 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from partition_client import ClientError, HistoryChanged, StateLost
-from partition_client.calls import Deadline, Silent
-from partition_client.pinned_state import PinnedState
+from partition_client import (
+    ClientError,
+    DiskFull,
+    HistoryChanged,
+    PinnedState,
+    RequestRefused,
+    StateLost,
+)
+from partition_client.calls import Deadline
+from partition_client.waiting import Silent
 from partition_proto.v1 import log_store_pb2 as api
+from partition_replica.errors import DiskFull as ReplicaDiskFull
+from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError, WrongHistory
+from partition_replica.transport.failures import abort
 
 from tests.support.stand_in_replica import StandInReplica
 
 
 class Pinning(StandInReplica):
-    """Opens after `open_s`, and answers requests for keys while `answers` is set."""
+    """Opens after `open_s`, and answers requests for keys and files while `answers` is set. Once it
+    has an `error`, it ends the stream with that instead."""
 
     def __init__(self, *, open_s: float = 0.0) -> None:
         super().__init__()
@@ -23,13 +34,14 @@ class Pinning(StandInReplica):
         self.answers.set()
         self.asked = asyncio.Event()
         self.opened = 0
+        self.error: ReplicaError | None = None
 
     async def ReadState(
         self, request: AsyncIterator[api.ReadStateRequest], context: Any
     ) -> AsyncIterator[api.ReadStateResponse]:
         self.opened += 1
         first = True
-        async for _ in request:
+        async for item in request:
             if first:
                 await asyncio.sleep(self.open_s)
                 opened = api.OpenedState(lsn=7, term=3, history_id="now")
@@ -38,7 +50,14 @@ class Pinning(StandInReplica):
                 continue
             self.asked.set()
             await self.answers.wait()
-            yield api.ReadStateResponse(keys=api.ListKeysResponse(), last=True)
+            if self.error is not None:
+                await abort(context, self.error)
+            if item.HasField("file"):
+                entry = api.TreeEntry(path=item.file.path, size=2)
+                yield api.ReadStateResponse(file=api.ReadFileResponse(entry=entry, data=b"1"))
+                yield api.ReadStateResponse(file=api.ReadFileResponse(data=b"2"), last=True)
+            else:
+                yield api.ReadStateResponse(keys=api.ListKeysResponse(), last=True)
 
 
 async def read(state: PinnedState) -> None:
@@ -111,8 +130,65 @@ async def test_a_reader_that_is_cancelled_is_cancelled() -> None:
         reading.cancel()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        with pytest.raises(StateLost):
+        for _ in range(2):
+            with pytest.raises(StateLost, match="a read was cancelled or left before its end"):
+                await read(state)
+
+
+async def test_a_read_that_is_left_before_its_end_ends_the_state() -> None:
+    """The rest of its answers would be taken for those of the next read."""
+
+    def full(_: bytes) -> None:
+        raise OSError("the local disk is full")
+
+    async with Pinning().client() as client, client.state() as state:
+        with pytest.raises(OSError, match="local disk"):
+            await state.read_file(b"f", full)
+        with pytest.raises(StateLost, match="a read was cancelled or left before its end"):
             await read(state)
+
+
+async def test_a_second_read_at_the_same_time_is_refused() -> None:
+    """The first one goes on."""
+    replica = Pinning()
+    async with replica.client() as client, client.state() as state:
+        replica.answers.clear()
+        reading = asyncio.create_task(read(state))
+        await replica.asked.wait()
+        with pytest.raises(StateLost, match="another read of this state is under way"):
+            await read(state)
+        replica.answers.set()
+        await reading
+        await read(state)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted", "why"),
+    [
+        (ReplicaDiskFull("no room"), DiskFull, "no room"),
+        (WrongHistory("restored", "h2"), StateLost, "begin anew: .*WRONG_HISTORY: restored"),
+        (InvalidArgument("open it"), StateLost, "begin anew: .*INVALID_ARGUMENT: open it"),
+        (Overloaded("for 300 s"), StateLost, "begin anew: .*OVERLOADED: for 300 s"),
+    ],
+)
+async def test_a_state_that_the_replica_gave_up_says_why(
+    error: ReplicaError, wanted: type[ClientError], why: str
+) -> None:
+    replica = Pinning()
+    async with replica.client() as client, client.state() as state:
+        replica.error = error
+        for _ in range(2):
+            with pytest.raises(ClientError, match=why) as caught:
+                await read(state)
+            assert type(caught.value) is wanted
+
+
+async def test_an_older_replica_that_has_no_states_is_named() -> None:
+    async with StandInReplica().client(deadline_s=60.0) as client, asyncio.timeout(20):
+        with pytest.raises(RequestRefused, match="UNIMPLEMENTED") as caught:
+            async with client.state():
+                raise AssertionError("it has none")
+        assert caught.value.reason == "UNIMPLEMENTED"
 
 
 async def test_a_state_of_another_history_is_none() -> None:

@@ -10,7 +10,6 @@ from partition_client import AsyncClient
 from partition_client.calls import Calls, Deadline
 from partition_client.diagnosis import Diagnosis
 from partition_client.routing import Answer, Routing
-from partition_common import error_details
 from partition_proto.connection import handshake
 from partition_proto.connection.channel import Plain
 from partition_proto.v1 import log_store_pb2 as api
@@ -18,10 +17,10 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.errors import NotLeader
 from partition_replica.transport.failures import unary
 
+from tests.support.append_streams import ONE_LEADS, call_error, refusal
 from tests.support.stand_in_replica import MEMBER, StandInReplica
 
 WITHIN_S = 20.0
-ONE_LEADS = types.LeaderHint(member_id=1, address="one:1")
 ONE = api.GetStatusResponse(member_id=1, role="leader", term=1, serving=True)
 TWO = api.GetStatusResponse(member_id=2, role="follower", term=1, leader=ONE_LEADS)
 
@@ -90,12 +89,8 @@ async def test_a_hint_does_not_lead_back_to_the_address_that_gave_it(
 ) -> None:
     found = routing(monkeypatch, {"svc:1": ONE}, follow_hints=follow_hints)
     await found.find_leader()
-    trailing = grpc.aio.Metadata()
-    detail = types.ErrorDetail(reason=types.REASON_NOT_LEADER, leader=ONE_LEADS)
-    trailing.add(error_details.KEY, detail.SerializeToString())
-    error = grpc.aio.AioRpcError(
-        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), trailing, "not the leader"
-    )
+    detail = refusal(types.REASON_NOT_LEADER, leader=ONE_LEADS)
+    error = call_error(grpc.StatusCode.UNAVAILABLE, detail)
     await Calls(found).failed(told_by, error, Deadline(1.0), fixed=False)
     assert found.leader == leader
 
@@ -156,16 +151,14 @@ async def test_the_result_of_a_slow_trial_is_found_by_the_next_caller(
     monkeypatch.setattr("partition_client.diagnosis.KEPT_S", WITHIN_S)
     trials, go_on = [], threading.Event()
 
-    def refusal(address: str, *_: object) -> handshake.Refusal:
+    def tls_refusal(address: str, *_: object) -> handshake.Refusal:
         trials.append(address)
         go_on.wait(WITHIN_S)
         return handshake.Refusal("TLS_PORT", "it speaks TLS")
 
-    monkeypatch.setattr(handshake, "refusal", refusal)
+    monkeypatch.setattr(handshake, "refusal", tls_refusal)
     diagnosis = Diagnosis(Plain(), "", direct=True)
-    error = grpc.aio.AioRpcError(
-        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "no"
-    )
+    error = call_error(grpc.StatusCode.UNAVAILABLE)
     assert await diagnosis.of("a:1", error, 0.01) is None
     later = 2 * WITHIN_S
     go_on.set()

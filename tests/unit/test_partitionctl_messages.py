@@ -90,6 +90,10 @@ async def run(
         ("--endpoints localhost:1,\xa0localhost:2 get k", 2, "contains a blank"),
         ("--endpoints localhost:1,\udcff:2 get k", 2, "no host name has"),
         ("--server-name x get k", 2, "--server-name needs --tls-dir"),
+        ("consumer ls --replica svc", 2, "'svc' has no port"),
+        ("consumer rm none", 1, "there is no consumer 'none' at 127.0.0.1:"),
+        ("consumer rm none --replica https://x:1", 2, "'https://x:1' is a URL"),
+        ("--endpoints a:1,b:1 consumer rm none", 2, "name it with --replica HOST:PORT"),
     ],
 )
 async def test_a_mistake_is_one_line(
@@ -124,6 +128,8 @@ async def test_a_mistake_is_one_line(
         ("log tail --from 18446744073709551616", "is no number from 0"),
         ("log tail -n -5", "'-5' is no number from 0"),
         ("log tail -n x", "'x' is no number from 0"),
+        ("consumer", "the following arguments are required: action"),
+        ("consumer rm", "the following arguments are required: name"),
         ("put k a b", "unrecognized arguments: b\n"),
         ("put k -x", "unrecognized arguments: -x; a value that begins with - follows --"),
     ],
@@ -253,6 +259,68 @@ async def test_status_says_why_a_replica_does_not_answer(
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["role"] for row in rows] == ["leader", "unreachable"]
     assert rows[1]["error"].startswith("UNAVAILABLE: ")
+
+
+# --- consumers --------------------------------------------------------------------------------
+
+
+async def test_consumers_are_listed_with_how_far_they_are_behind(
+    replica: StandInReplica, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = await run(replica, capsys, "consumer", "ls")
+    assert (code, out, err) == (0, f"no consumers at {replica.address}\n", "")
+    assert await run(replica, capsys, "--json", "consumer", "ls") == (0, "", "")
+    replica.lsn, replica.consumers = 30, {"near": 30, "far": 10}
+    wanted = [
+        {"replica": replica.address, "name": "far", "lsn": 10, "behind": 20},
+        {"replica": replica.address, "name": "near", "lsn": 30, "behind": 0},
+    ]
+    for words in (("--json", "consumer", "ls"), ("consumer", "ls", "--json")):
+        code, out, err = await run(replica, capsys, *words)
+        assert (code, err) == (0, "")
+        assert [json.loads(line) for line in out.splitlines()] == wanted
+    code, out, err = await run(replica, capsys, "consumer", "ls")
+    assert [line.split() for line in out.splitlines()] == [
+        ["REPLICA", "LSN", "BEHIND", "NAME"],
+        [replica.address, "10", "20", "far"],
+        [replica.address, "30", "0", "near"],
+    ]
+
+
+async def test_consumers_are_those_of_every_endpoint_or_of_one_replica(
+    replica: StandInReplica, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follower = StandInReplica()
+    follower.serving_as, follower.consumers = "follower", {"there": 1}
+    replica.consumers = {"here": 1}
+    async with follower.serving() as other:
+        both = ("--endpoints", f"{replica.address},{other}", "--json", "consumer")
+        for words, wanted in (
+            (("ls",), ["here", "there"]),
+            (("ls", "--replica", other), ["there"]),
+        ):
+            code, out, _ = await run(replica, capsys, *both, *words)
+            assert code == 0
+            assert [json.loads(line)["name"] for line in out.splitlines()] == wanted
+        code, out, err = await run(replica, capsys, *both, "rm", "there", "--replica", other)
+        assert (code, json.loads(out)) == (0, {"replica": other, "name": "there"}), err
+    assert (replica.consumers, follower.consumers) == ({"here": 1}, {})
+    code, out, err = await run(replica, capsys, "consumer", "rm", "here")
+    assert (code, out, err) == (0, f"removed here at {replica.address}\n", "")
+    assert replica.consumers == {}
+
+
+async def test_a_list_of_consumers_that_is_not_whole_says_so(
+    replica: StandInReplica, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replica.consumers = {"here": 1}
+    endpoints = f"{replica.address},127.0.0.1:1"
+    words = ("--endpoints", endpoints, "--deadline", "0.5", "--json", "consumer", "ls")
+    code, out, err = await run(replica, capsys, *words)
+    assert code == 1
+    assert [json.loads(line)["name"] for line in out.splitlines()] == ["here"]
+    assert "127.0.0.1:1: UNAVAILABLE" in err
+    assert len(err.splitlines()) == 1
 
 
 # --- stored snapshots -------------------------------------------------------------------------
