@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import lmdb
 import pytest
 from partition_replica.errors import Damaged, DiskFull, StorageFailed
-from partition_replica.ids import LSN
+from partition_replica.ids import LSN, Digest
+from partition_replica.runtime.transfer import capture as capture_module
 from partition_replica.runtime.transfer.capture import copy_state
 from partition_replica.storage.files import disk
 from partition_replica.storage.state import LmdbState
@@ -196,6 +198,45 @@ async def test_a_capture_that_fails_leaves_nothing(subject: Subject, cancel: boo
     assert subject.volume.blobs.held_count == 0
     assert await subject.collect_deferred() == 1
     assert not subject.volume.blobs.has(dropped)
+
+
+@pytest.mark.parametrize(("moment", "held"), [("copied", 0), ("held", 1)])
+async def test_a_capture_that_is_cancelled_ends_soon(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, moment: str, held: int
+) -> None:
+    """It lists no more payloads, and holds no more of those that it has listed."""
+    for number in range(3):
+        await subject.put_file(b"f%d" % number, os.urandom(100_000))
+    monkeypatch.setattr(capture_module, "HELD_AT_ONCE", 1)
+    reached, go = threading.Event(), threading.Event()
+    hold, holds = subject.volume.blobs.hold, 0
+
+    def wait(at: str) -> None:
+        if at == moment:
+            reached.set()
+            assert go.wait(60)
+
+    def copy(frozen: FrozenState, directory: Path) -> CopiedFile:
+        made = copy_state(frozen, directory)
+        wait("copied")
+        return made
+
+    def counted(digests: Iterable[Digest]) -> None:
+        nonlocal holds
+        hold(digests)
+        holds += 1
+        wait("held")
+
+    monkeypatch.setattr(subject.volume.blobs, "hold", counted)
+    taking = asyncio.create_task(capturing(subject, copy).take(subject.volume.staging / "captured"))
+    await asyncio.to_thread(reached.wait)
+    await cancel_again_and_again(taking)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    assert holds == held
+    assert subject.volume.blobs.held_count == 0
+    assert list(subject.volume.staging.iterdir()) == []
 
 
 async def test_a_state_that_is_replaced_is_copied_to_its_end(subject: Subject) -> None:

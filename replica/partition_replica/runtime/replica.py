@@ -188,24 +188,43 @@ class Replica:
             self._failed(error)
 
     async def stop(self) -> None:
-        """Hands leadership over, where it leads and somebody can take it; then stops."""
+        """Hands leadership over if this member leads and another voter can take it. Ends everything
+        else meanwhile, and the member last. Raises the first error of a part that did not end
+        cleanly, once all have ended."""
         self._stopping = True
-        await self.inspection.close()
-        await self._pinned_states.close()
-        await self.snapshot_jobs.close()
-        if self._backfill is not None:
-            if self._held:
-                await asyncio.wait([self._backfill])  # a moment; half of it would be a restart
-            else:
-                self._backfill.cancel()
-        if self.member is None:
+        ended = await asyncio.gather(
+            # First: clients wait for the next leader, and the other parts may take long to end.
+            self._hand_over(),
+            self.inspection.close(),
+            self._pinned_states.close(),
+            self.snapshot_jobs.close(),
+            self._end_backfill(),
+            return_exceptions=True,
+        )
+        if self.member is not None:
+            await self.member.close()
+        for result in ended:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _hand_over(self) -> None:
+        member = self.member
+        if member is None or member.loop.role != "leader":
             return
-        if self.member.loop.role == "leader" and len(self.member.configuration.voters) > 1:
-            try:
-                await self.administration.transfer(self.member, 0, self._config.shutdown_s / 2)
-            except (NotLeader, NoLeader, MembershipRefused) as error:
-                logger.warning("leadership was not handed over before the stop: %s", error)
-        await self.member.close()
+        if len(member.configuration.voters) < 2:  # noqa: PLR2004  # itself, and another one
+            return
+        try:
+            await self.administration.transfer(member, 0, self._config.shutdown_s / 2)
+        except (NotLeader, NoLeader, MembershipRefused) as error:
+            logger.warning("leadership was not handed over before the stop: %s", error)
+
+    async def _end_backfill(self) -> None:
+        if self._backfill is None:
+            return
+        if self._held:
+            await asyncio.wait([self._backfill])  # a moment; half of it would be a restart
+        else:
+            self._backfill.cancel()
 
     @property
     def ready(self) -> bool:

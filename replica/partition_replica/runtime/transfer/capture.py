@@ -17,7 +17,7 @@ from pathlib import Path
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, Position
-from partition_replica.errors import Damaged, DiskFull, Fatal, Overloaded, ReplicaError
+from partition_replica.errors import Damaged, DiskFull, Overloaded
 from partition_replica.ids import Digest
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.storage.blobs import BlobStore
@@ -141,26 +141,31 @@ class StateCapture:
     ) -> Captured:
         blobs: list[tuple[Digest, int]] = []
 
+        def pause() -> None:
+            frozen.check_wanted()
+            give_way()
+
         def work() -> CopiedFile:
             try:
                 file = self._copy(frozen, directory)
             finally:
                 frozen.close()  # LMDB keeps pages for it until here
             reach("snapshot.copied")
-            position, named = inspect_copy(directory, beside=True)
+            position, named = inspect_copy(directory, pause=pause)
             if position != frozen.position:
                 raise Damaged(f"a copy of the state at {frozen.position} is at {position}")
             for start in range(0, len(named), HELD_AT_ONCE):
+                pause()
                 some = named[start : start + HELD_AT_ONCE]
                 self._volume.blobs.hold(digest for digest, _ in some)
                 blobs.extend(some)
-                give_way()
             return file
 
         try:
-            file = await _run(work, frozen)
+            file = await run_to_end(work, give_up=frozen.give_up)
         except BaseException:
-            self._volume.blobs.unhold(digest for digest, _ in blobs)
+            # On a thread: there may be a million of them.
+            await run_to_end(lambda: self._volume.blobs.unhold(digest for digest, _ in blobs))
             raise
         return Captured(
             frozen.position,
@@ -171,23 +176,6 @@ class StateCapture:
             blobs,
             self._volume.blobs,
         )
-
-
-async def _run(work: Callable[[], CopiedFile], frozen: FrozenState) -> CopiedFile:
-    """Runs a copy of `frozen` on a thread. Cancelled, it gives the copy up, and waits for its end.
-    Raises a Fatal all the same."""
-    copying = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        await asyncio.wait([copying])
-    except asyncio.CancelledError:
-        frozen.give_up()
-        try:
-            await finish(copying)
-        except ReplicaError as error:
-            if isinstance(error, Fatal):
-                raise
-        raise
-    return copying.result()
 
 
 async def capture_in_time(

@@ -8,6 +8,7 @@ are the payloads that were fetched for it, which are held like those of a state.
 import asyncio
 import logging
 import shutil
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from partition_replica.core.model import Position
 from partition_replica.core.ports import PeerFailed
 from partition_replica.engine.port import InvalidMessage, Message, MessageKind, SnapshotHeader
 from partition_replica.errors import (
+    Cancelled,
     Damaged,
     DiskFull,
     Overloaded,
@@ -39,7 +41,7 @@ from partition_replica.storage.codec import STATE_FORMATS_READ
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.staging import StagedFile
-from partition_replica.storage.state_copy import inspect_copy
+from partition_replica.storage.state_copy import give_way, inspect_copy
 from partition_replica.storage.threads import ahead, both, run_to_end
 from partition_replica.storage.volume import Volume
 
@@ -270,16 +272,22 @@ class SnapshotReceiver:
 
     async def _list_blobs(self, known: _Partial, offered: _Offered) -> None:
         """Holds what the state names, and lets go of what an earlier snapshot did."""
+        unwanted = threading.Event()
+
+        def pause() -> None:
+            if unwanted.is_set():
+                raise Cancelled("the state transfer was given up")
+            give_way()
 
         def work() -> Position:
-            position, blobs = inspect_copy(known.file.directory, beside=True)
+            position, blobs = inspect_copy(known.file.directory, pause=pause)
             if position == offered.position:
                 self._volume.blobs.hold(_digests(blobs))
                 known.blobs = blobs
             return position
 
         try:
-            position = await run_to_end(work)
+            position = await run_to_end(work, give_up=unwanted.set)
         except (Damaged, StorageFailed) as error:  # the sender's state, not ours, and only read
             raise PayloadMismatch(f"the snapshot's state is damaged: {error}") from error
         if position != offered.position:
