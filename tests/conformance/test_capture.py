@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +13,11 @@ from typing import Any
 
 import lmdb
 import pytest
-from partition_replica.errors import Damaged, DiskFull, StorageFailed
+from partition_replica.core.limits import Limits
+from partition_replica.errors import Damaged, DiskFull, Overloaded, StorageFailed
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.transfer import capture as capture_module
-from partition_replica.runtime.transfer.capture import copy_state
+from partition_replica.runtime.transfer.capture import StateCapture, capture_in_time, copy_state
 from partition_replica.storage.files import disk
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.state_copy import CopiedFile, FrozenState
@@ -88,6 +90,36 @@ async def test_no_capture_without_room(subject: Subject, monkeypatch: pytest.Mon
     monkeypatch.setattr(subject.volume, "free_bytes", lambda: (1000, 10**9))
     assert await capturing(subject, copy_state).take(subject.volume.staging / "captured") is None
     assert list(subject.volume.staging.iterdir()) == []
+
+
+async def test_copies_that_fail_count_as_waiting(subject: Subject) -> None:
+    """Each may take minutes: a caller that may wait for one is not to wait for hundreds."""
+    tries = 0
+
+    def fail(frozen: FrozenState, directory: Path) -> CopiedFile:
+        nonlocal tries
+        tries += 1
+        time.sleep(0.5)  # it works for longer than its caller may wait
+        raise DiskFull("no")
+
+    capture = capturing(subject, fail)
+    with pytest.raises(Overloaded, match=r"could not be copied within 0\.4 s"):
+        await capture_in_time(lambda: capture, subject.volume.staging / "captured", 0.4)
+    assert tries == 1
+
+
+async def test_the_reserve_of_a_small_volume_is_a_part_of_it(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth, of which a copy for others may take half, however much is to be reserved."""
+    capture = StateCapture(subject.volume, subject.applier, Limits(disk_reserve_bytes=2**60))
+    total = 10**9
+    size, target = subject.volume.state.size_bytes(), subject.volume.staging / "captured"
+    for short, possible in ((1, False), (0, True)):
+        free = size + total // 20 - short
+        monkeypatch.setattr(subject.volume, "free_bytes", lambda found=free: (found, total))
+        captured = await capture.take(target)
+        assert (captured is not None) == possible
 
 
 async def cancel_again_and_again(task: "asyncio.Task[Any]") -> None:

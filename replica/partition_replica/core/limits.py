@@ -53,9 +53,13 @@ SESSION_TTL_MS_MAX = 86_400_000
 # --- settings ---------------------------------------------------------------------------------
 
 
-def disk_reserve(wanted_bytes: int, total_bytes: int) -> int:
-    """What is kept free of a volume: one smaller than ten reserves keeps a tenth of itself."""
-    return min(wanted_bytes, total_bytes // 10)
+def disk_reserve(wanted_bytes: int, total_bytes: int, *, own_work: bool = False) -> int:
+    """Bytes that stay free of a volume of `total_bytes`: `wanted_bytes`, or a tenth of the volume
+    if that is less. own_work: half as many. Copies for other members, state transfers and stored
+    snapshots may go that far into the reserve: they go on while writes of clients are refused, and
+    deletes and pruning, which the reserve is for, have the other half."""
+    reserved = min(wanted_bytes, total_bytes // 10)
+    return reserved // 2 if own_work else reserved
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class Replica:
             return True
         if self._backfill is None:
             if self._volume.log.backfill is None:
-                check_room(self._volume, self._disk)
+                check_room(self._volume, self._config.limits)
             backfiller = Backfiller(
                 self._volume,
                 self._config.limits,

@@ -14,9 +14,11 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from partition_replica.core.compaction import Retention
+from partition_replica.core.limits import Limits, disk_reserve
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged
 from partition_replica.ids import Digest, MemberID
@@ -34,6 +36,18 @@ IMPORT = "import"
 """Below staging/, while a log is imported or a snapshot restored."""
 
 SNAPSHOTS, SNAPSHOT_BASE = "snapshots", "snapshot-base"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """needed_bytes: what a piece of work takes at most, with what must stay free beside it."""
+
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def enough(self) -> bool:
+        return self.free_bytes >= self.needed_bytes
 
 
 class Volume:
@@ -71,6 +85,11 @@ class Volume:
         # What may go goes later, beside everything else: a start does not wait for it.
         self.log.initialize(self.state.sync().index, prune=False)
         self.blobs_collected = self._collect_at_start()
+
+    def history_of(self, state: LmdbState) -> str:
+        """The ID of the history that a state of this volume belongs to: a restore gave the state
+        its own, else the cluster's ID counts."""
+        return state.history or str(self.log.identity.cluster_id)
 
     def state_path(self, generation: int) -> Path:
         return self._states / str(generation)
@@ -153,6 +172,12 @@ class Volume:
         """(free for us, total) of the file system."""
         usage = os.statvfs(self.root)
         return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
+
+    def room_for(self, size: int, limits: Limits, *, own_work: bool = False) -> Room:
+        """Whether `size` bytes more have room now, beside what stays free (`disk_reserve`)."""
+        free, total = self.free_bytes()
+        reserved = disk_reserve(limits.disk_reserve_bytes, total, own_work=own_work)
+        return Room(size + reserved, free)
 
     def close(self) -> None:
         self.state.close()

@@ -107,18 +107,15 @@ class Inspection:
                 return _nothing_but(str(error))
             return await self._run(scratch, told)
         finally:
-            if captured is not None:
-                captured.release()
-            await run_to_end(lambda: shutil.rmtree(scratch, ignore_errors=True))
+            await run_to_end(partial(_remove, captured, scratch))
 
     def _check_room(self) -> None:
-        self._disk.full()
         # The copy, and what a replay of the log builds beside it.
-        needed = 2 * self._volume.state.size_bytes() + self._disk.reserve_bytes
-        if self._disk.free_bytes < needed:
+        room = self._volume.room_for(2 * self._volume.state.size_bytes(), self._limits)
+        if not room.enough:
             raise DiskFull(
-                f"verifying takes up to {needed} bytes with what is reserved, "
-                f"{self._disk.free_bytes} are free: make room, or verify with the replica stopped "
+                f"verifying takes up to {room.needed_bytes} bytes with what is reserved, "
+                f"{room.free_bytes} are free: make room, or verify with the replica stopped "
                 "(--scratch)"
             )
 
@@ -146,6 +143,12 @@ class Inspection:
             # What it read with, where it could not give it back itself.
             await run_to_end(self._volume.log.environment.reader_check)
         return VerifyReport(**json.loads((scratch / "report.json").read_bytes()))
+
+
+def _remove(captured: Captured | None, scratch: Path) -> None:
+    if captured is not None:
+        captured.remove()
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _nothing_but(finding: str) -> VerifyReport:

@@ -10,6 +10,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +267,8 @@ class SnapshotJobs:
             reach("snapshot.job.reported")
             return _figures(report)
         finally:
-            if job.captured is not None:
-                job.captured.release()
-                job.captured = None
-            await run_to_end(lambda: shutil.rmtree(directory, ignore_errors=True))
+            captured, job.captured = job.captured, None
+            await run_to_end(partial(_remove, captured, directory))
 
     def _command(self, job: _Job, directory: Path) -> tuple[list[str], dict[str, str]]:
         """(arguments, environment) of the job's process. Raises InvalidDestination."""
@@ -342,14 +341,14 @@ class SnapshotJobs:
     def _check_room(self) -> None:
         """For a copy of the state, and for its rows as the destination has them or as the next
         snapshot's base."""
-        free, _ = self._volume.free_bytes()
         size = self._volume.state.size_bytes()
-        needed = 2 * size + self._limits.disk_reserve_bytes // 2
-        if free < needed:
+        room = self._volume.room_for(2 * size, self._limits, own_work=True)
+        if not room.enough:
             raise JobFailed(
                 "VolumeFull",
-                f"a snapshot takes up to {needed} bytes of the volume while it is made (the state "
-                f"has {size}), {free} are free: make room, or grow the volume",
+                f"a snapshot takes up to {room.needed_bytes} bytes of the volume while it is made "
+                f"(the state has {size}), {room.free_bytes} are free: make room, or grow the "
+                "volume",
                 retriable=False,
             )
 
@@ -366,6 +365,12 @@ def _figures(report: dict[str, Any]) -> api.SnapshotJob:
             "ProcessDied", f"the snapshot process reports what is none: {error}", retriable=True
         ) from error
     return found
+def _remove(captured: Captured | None, directory: Path) -> None:
+    if captured is not None:
+        captured.remove()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 
 
 def _make(directory: Path) -> None:

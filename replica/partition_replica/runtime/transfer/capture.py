@@ -44,9 +44,9 @@ def copy_state(frozen: FrozenState, directory: Path) -> CopiedFile:
 
 @dataclass(slots=True)
 class Captured:
-    """The state at a position, in `directory`/data.mdb (`file`), the taker's to remove, which a
-    power failure may take; and the blobs that it names, with their sizes, which stay until
-    `release`."""
+    """The state at a position, copied to `directory`/data.mdb (`file`), which a power failure may
+    take; and the blobs that it names, with their sizes, which stay on the volume meanwhile. Both
+    are the taker's, until `remove`."""
 
     position: Position
     time_ms: int
@@ -57,8 +57,14 @@ class Captured:
     _store: BlobStore
     _released: bool = False
 
+    def remove(self) -> None:
+        """Removes the copy, and lets go of the blobs. On a thread: a state may have gigabytes, and
+        a million blobs."""
+        self.release()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def release(self) -> None:
-        """Lets go of the blobs. Again does nothing."""
+        """Lets go of the blobs. Again does nothing. On a thread."""
         if not self._released:
             self._released = True
             self._store.unhold(digest for digest, _ in self.blobs)
@@ -122,11 +128,12 @@ class StateCapture:
         as_of, configuration = self._volume.log.configuration
         if as_of > state.applied.index or self._applier.paused:
             return None
-        free, _ = self._volume.free_bytes()
-        needed = state.size_bytes() + self._limits.disk_reserve_bytes // 2
-        if free < needed:
+        room = self._volume.room_for(state.size_bytes(), self._limits, own_work=True)
+        if not room.enough:
             logger.warning(
-                "no copy of the state: it needs %d bytes free of the volume, %d are", needed, free
+                "no copy of the state: it needs %d bytes free of the volume, %d are",
+                room.needed_bytes,
+                room.free_bytes,
             )
             return None
         self._volume.blobs.postpone()
@@ -187,13 +194,22 @@ async def capture_in_time(
     """Copies the state to `directory` as soon as that is possible. `capture` gives that of the
     member that runs, which another one replaces when replication is switched on. Raises Overloaded
     if the state could not be copied for `within_s`, and what `StateCapture.take`, `capture` and
-    `check` raise. Neither the turns of other copies nor the copy itself count: they take as long as
-    the state is large, and the caller knows how long it waits."""
+    `check` raise. Neither the turns of other copies nor the copy that succeeds count: they take as
+    long as the state is large, and the caller knows how long it waits. Copies that fail do count:
+    they are tries like those that can't even begin."""
+    now = asyncio.get_running_loop().time
     waited_s = 0.0
+    turn_at: float | None = None
+
+    def turn() -> None:
+        nonlocal turn_at
+        turn_at = now()
+        check()
+
     while True:
-        using = capture()
+        using, turn_at = capture(), None
         try:
-            captured = await using.take(directory, check)
+            captured = await using.take(directory, turn)
         except RuntimeError:
             # The threads of a member that is replaced take no more work.
             if capture() is using:
@@ -201,6 +217,8 @@ async def capture_in_time(
             captured = None
         if captured is not None:
             return captured
+        if turn_at is not None:
+            waited_s += now() - turn_at
         if waited_s >= within_s:
             raise Overloaded(
                 f"the state could not be copied within {within_s} s: its configuration changes, it "

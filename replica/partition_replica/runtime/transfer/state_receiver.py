@@ -237,11 +237,11 @@ class SnapshotReceiver:
         return await run_to_end(make)
 
     def _check_room(self, size: int, what: str) -> None:
-        free, _ = self._volume.free_bytes()
-        if self._disk_full() or free < size + self._limits.disk_reserve_bytes // 2:
+        room = self._volume.room_for(size, self._limits, own_work=True)
+        if self._disk_full() or not room.enough:
             raise DiskFull(
-                f"{what}, {size} bytes, would go into the volume's reserve, {free} bytes are free: "
-                "make room or grow the volume"
+                f"{what}, {size} bytes, would go into the volume's reserve, {room.free_bytes} "
+                "bytes are free: make room or grow the volume"
             )
 
     async def _receive_file(self, file: StagedFile, chunks: AsyncIterator[bytes]) -> None:

@@ -8,7 +8,6 @@ snapshot switches generation, boundary, hard state and configuration.
 import asyncio
 import itertools
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -247,17 +246,12 @@ class SnapshotSender:
         self._report(to, succeeded)
 
     def _drop(self, snapshot: _Prepared) -> None:
-        self._spawn(run_to_end(lambda: _remove(snapshot.captured)))
+        self._spawn(run_to_end(snapshot.captured.remove))
 
     def _spawn(self, body: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.create_task(body)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _remove(captured: Captured) -> None:
-    captured.release()
-    shutil.rmtree(captured.directory, ignore_errors=True)
 
 
 def count_sent(metrics: Metrics, count: int) -> None:
