@@ -164,6 +164,7 @@ async def test_a_reader_that_takes_no_answers_is_cut_off(
             await here.eventually(lambda: not here.copies, "the copy is gone")
             await here.eventually(lambda: not here.streams["ReadState"], "the stream is over")
             assert sent < 16 * 1024**2, "of 375 MiB that were asked for"
+            await here.eventually(lambda: here.refused == ["OVERLOADED"], "it is counted, once")
             await here.eventually(lambda: not here.one.volume.blobs.held_count, "no blob is held")
             # What is on its way already it may still take.
             with pytest.raises(grpc.aio.AioRpcError, match="no answer was taken"):
@@ -177,6 +178,36 @@ async def test_a_stream_that_asks_for_nothing_at_all_gives_its_place_back(tmp_pa
         await call.wait_for_connection()
         assert await code_of(call) is grpc.StatusCode.RESOURCE_EXHAUSTED
         await here.eventually(lambda: not here.streams["ReadState"], "its place is free")
+
+
+async def test_a_slow_end_of_one_state_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(QUICK, pinned_state_idle_s=0.3)
+    async with served(tmp_path / "data", limits) as here:
+        go, kept = threading.Event(), asyncio.Event()
+        remove = Captured.remove
+
+        def slowly(captured: Captured) -> None:
+            if captured.directory.name == "pinned-1":
+                assert go.wait(60)
+            remove(captured)
+
+        monkeypatch.setattr(Captured, "remove", slowly)
+
+        async def hold() -> None:
+            async with here.one.replica.pinned_state(linearizable=True, history=""):
+                await kept.wait()
+
+        first = asyncio.create_task(hold())
+        await here.eventually(lambda: here.copies, "the first is pinned")
+        second = asyncio.create_task(hold())
+        await here.eventually(lambda: here.copies == ["pinned-1"], "the second is gone")
+        await here.eventually(lambda: here.pinned == 1, "its place is free")
+        go.set()
+        await here.eventually(lambda: not here.copies, "the first is gone")
+        kept.set()
+        await asyncio.gather(first, second)
 
 
 # --- room ---------------------------------------------------------------------------------------

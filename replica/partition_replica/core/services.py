@@ -20,6 +20,7 @@ from partition_replica.core.model import (
     Unapplied,
     VerifyReport,
 )
+from partition_replica.errors import ReplicaError
 from partition_replica.ids import LSN
 
 
@@ -59,8 +60,8 @@ class PinnedState(Protocol):
         `reader`."""
         ...
 
-    async def over(self) -> None:
-        """Returns when the state was given up."""
+    async def over(self) -> ReplicaError:
+        """Waits until the state is given up, and returns what `reader` raises from then on."""
         ...
 
 
@@ -85,8 +86,9 @@ class ReplicaService(Protocol):
         ...
 
     def check_history(self, history: str, *, leading: bool = False) -> None:
-        """Raises WrongHistory if `history` is another one; "" is any. leading: only a leader that
-        serves may tell; others raise NotLeader or NoLeader."""
+        """Raises WrongHistory if `history` is another one ("" is any), and NoLeader while it is
+        not known here. leading: only a leader that serves may tell; others raise NotLeader or
+        NoLeader."""
         ...
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
@@ -128,7 +130,7 @@ class ReplicaService(Protocol):
         self, *, linearizable: bool, history: str
     ) -> AbstractAsyncContextManager[PinnedState]:
         """The state as it is now, pinned until the end of the with-statement. Raises Overloaded for
-        one too many, or if it can't be copied now, DiskFull, NotBootstrapped without a state, and
+        one too many, or if it can't be copied now, DiskFull, NoLeader without a state, and
         WrongHistory if the state is of another history than `history` ("" is any)."""
         ...
 

@@ -38,6 +38,7 @@ from partition_replica.errors import (
     NotLeader,
     Stopping,
     WrongCluster,
+    no_state_yet,
     not_leading,
     wrong_history,
 )
@@ -112,7 +113,7 @@ class Replica:
             disk=self._disk,
             reads=self._reads,
             running=self.running,
-            history=self.history,
+            check_state=self.check_state,
             holds=self._holds,
             failed=failed,
         )
@@ -240,19 +241,24 @@ class Replica:
             return ""
         if state.applied.index < log.boundary.index:
             return ""  # the log has adopted a snapshot whose state is about to be opened
-        return state.history or str(log.identity.cluster_id)
+        return self._volume.history_of(state)
+
+    def check_state(self) -> str:
+        """The history's ID. Raises NoLeader while this replica has none of its group's state."""
+        own = self.history()
+        if not own:
+            raise no_state_yet()
+        return own
 
     def check_history(self, history: str, *, leading: bool = False) -> None:
-        """Raises WrongHistory, and NotBootstrapped if the history is not known yet. leading: raises
+        """Raises WrongHistory, and NoLeader if the history is not known yet. leading: raises
         NotLeader or NoLeader unless this is a leader that serves, so that a replica that was left
         behind cannot tell a client of its old history."""
         if leading:
             self.leading().check_serving()
         if not history:
             return
-        own = self.history()
-        if not own:
-            raise NotBootstrapped("this replica waits for its first state: ask another one")
+        own = self.check_state()
         if history != own:
             raise wrong_history(history, own)
 

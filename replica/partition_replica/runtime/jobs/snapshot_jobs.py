@@ -25,11 +25,11 @@ from partition_replica.errors import (
     DiskFull,
     Fatal,
     GoElsewhere,
-    NotBootstrapped,
     NotFound,
     Overloaded,
     ReplicaError,
     RetryLater,
+    no_state_yet,
 )
 from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
 from partition_replica.runtime.member import Member
@@ -111,9 +111,7 @@ class SnapshotJobs:
             return _copy(known.status)
         member = self._running()
         if kind == "take" and not member.configuration.members:
-            raise NotBootstrapped(
-                "this replica waits for its group's first snapshot: ask another one"
-            )
+            raise no_state_yet()
         if len(self._queue) >= self._limits.snapshot_jobs_queued_max:
             raise Overloaded(
                 f"{len(self._queue)} snapshot jobs wait here, the most that may: retry later, or "
@@ -365,12 +363,12 @@ def _figures(report: dict[str, Any]) -> api.SnapshotJob:
             "ProcessDied", f"the snapshot process reports what is none: {error}", retriable=True
         ) from error
     return found
+
+
 def _remove(captured: Captured | None, directory: Path) -> None:
     if captured is not None:
         captured.remove()
     shutil.rmtree(directory, ignore_errors=True)
-
-
 
 
 def _make(directory: Path) -> None:

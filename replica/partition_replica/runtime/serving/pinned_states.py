@@ -11,7 +11,6 @@ it for too long, or if the volume falls below its reserve: then the newest one g
 import asyncio
 import itertools
 import logging
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from partition_replica.core.services import StateReader
 from partition_replica.errors import (
     DiskFull,
     Fatal,
-    NotBootstrapped,
     Overloaded,
     ReplicaError,
     Stopping,
@@ -46,6 +44,9 @@ LOOK_EVERY_S = 1.0
 
 LOOK_AGAIN_S = 0.2
 """How soon after one copy is gone it is looked whether that was enough."""
+
+ROOM_WAIT_S = 30.0
+"""How long the removal of one copy may take before the next one is given up for room, too."""
 
 
 class PinnedState:
@@ -75,8 +76,10 @@ class PinnedState:
         self._check()
         self._used_at = asyncio.get_running_loop().time()
 
-    async def over(self) -> None:
+    async def over(self) -> ReplicaError:
         await self._over.wait()
+        assert self._ended is not None, "set before"
+        return self._ended
 
     @property
     def unused_s(self) -> float:
@@ -97,21 +100,16 @@ class PinnedState:
     def _remove(self) -> None:
         """On a thread: there may be a million blobs to let go of."""
         self._state.close()
-        _remove(self._captured)
+        self._captured.remove()
 
     def _check(self) -> None:
         if self._ended is not None:
             raise self._ended
 
 
-def _remove(captured: Captured) -> None:
-    captured.release()
-    shutil.rmtree(captured.directory, ignore_errors=True)
-
-
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One of the few. why: what its reader gets if it is given up while the copy is made."""
+    """One of the few. why: what its reader gets once it is ended; the first reason counts."""
 
     serial: int
     pinning: "asyncio.Task[PinnedState] | None" = None
@@ -131,25 +129,27 @@ class PinnedStates:
         disk: DiskWatch,
         reads: Reads,
         running: Callable[[], Member],
-        history: Callable[[], str],
+        check_state: Callable[[], object],
         holds: LogHolds,
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`history` is "" while this replica has none of its group's state. `failed` gets what must
-        end the process."""
+        """`check_state` raises NoLeader while this replica has none of its group's state. `failed`
+        gets what must end the process."""
         self._volume = volume
         self._limits = limits
         self._metrics = metrics
         self._disk = disk
         self._reads = reads
         self._running = running
-        self._history = history
+        self._check_state = check_state
         self._holds = holds
         self._failed = failed
         self._serial = itertools.count(1)
         self._places: dict[int, _Place] = {}
         """Oldest first."""
         self._watching: asyncio.Task[None] | None = None
+        self._making_room: asyncio.Task[None] | None = None
+        self._ends: set[asyncio.Task[None]] = set()
         self._closing = False
 
     @asynccontextmanager
@@ -166,8 +166,7 @@ class PinnedStates:
         self._places[place.serial] = place
         self._count()
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
-            self._watching.add_done_callback(self._watch_ended)
+            self._watching = self._spawn(self._watch())
         try:
             # A task of its own, which `close` and the watch end, too.
             place.pinning = asyncio.create_task(self._pin(place, linearizable, history))
@@ -179,14 +178,17 @@ class PinnedStates:
         """Ends all, those that are being copied, too: their readers get Stopping. Nothing works on
         the volume when this returns."""
         self._closing = True
-        places = list(self._places.values())  # with the one that the watch is ending
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-        await asyncio.gather(*(self._end(place, _stopping()) for place in places))
+        looking = [task for task in (self._watching, self._making_room) if task is not None]
+        for task in looking:
+            task.cancel()
+        if looking:
+            await asyncio.wait(looking)
+        ends = [self._end(place, _stopping()) for place in self._places.values()]
+        await asyncio.gather(*ends, *self._ends)
 
     async def _pinned(self, place: _Place, pinning: "asyncio.Task[PinnedState]") -> PinnedState:
-        """What `pinning` gives. A caller that is cancelled waits for the task's end first."""
+        """What `pinning` gives, or why its place was ended. A caller that is cancelled waits for
+        the task's end first."""
         try:
             await asyncio.wait([pinning])
         except asyncio.CancelledError:
@@ -212,10 +214,10 @@ class PinnedStates:
                 partial(LmdbState, captured.directory, read_only=True), LmdbState.close
             )
         except BaseException:
-            await run_to_end(partial(_remove, captured))
+            await run_to_end(captured.remove)
             raise
         # The copy's own: the group's may be another one by now.
-        own = state.history or str(self._volume.log.identity.cluster_id)
+        own = self._volume.history_of(state)
         place.pinned = PinnedState(captured, state, own, self._volume)
         self._holds.hold(place, captured.position.index)
         if history not in ("", own):
@@ -224,16 +226,13 @@ class PinnedStates:
 
     def _check(self) -> None:
         """Whether a copy may begin now."""
-        if not self._history():
-            raise NotBootstrapped("this replica waits for its first state: ask another one")
-        self._disk.full()
-        free, _ = self._volume.free_bytes()  # now: a copy may just have ended
-        needed = self._volume.state.size_bytes() + self._disk.reserve_bytes
-        if free < needed:
+        self._check_state()
+        room = self._volume.room_for(self._volume.state.size_bytes(), self._limits)
+        if not room.enough:
             raise DiskFull(
-                f"reading the whole state takes a copy of it, up to {needed} bytes with what is "
-                f"reserved, and {free} are free: make room, or read the state of "
-                "another replica"
+                f"reading the whole state takes a copy of it, up to {room.needed_bytes} bytes with "
+                f"what is reserved, and {room.free_bytes} are free: make room, or read the state "
+                "of another replica"
             )
 
     async def _watch(self) -> None:
@@ -243,18 +242,31 @@ class PinnedStates:
             await asyncio.sleep(
                 min(LOOK_EVERY_S, limits.pinned_state_idle_s, limits.pinned_state_age_max_s)
             )
-            for place in list(self._places.values()):
-                if (outdated := self._outdated(place)) is not None:
-                    await self._give_up(place, outdated)
-            while self._places and self._disk.below_reserve():
-                why = DiskFull(
-                    "the volume fell below its reserve, so the copy of the state was given up: "
-                    "make room, or read the state of another replica"
-                )
-                # The oldest reader is the nearest to its end.
-                await self._give_up(next(reversed(self._places.values())), why)
-                await asyncio.sleep(LOOK_AGAIN_S)
+            for place in self._places.values():
+                if place.why is None and (outdated := self._outdated(place)) is not None:
+                    self._give_up(place, outdated)
+            if self._making_room is None and self._disk.below_reserve():
+                self._making_room = self._spawn(self._make_room())
         self._watching = None
+
+    async def _make_room(self) -> None:
+        """Gives up one copy after another until the volume is above its reserve."""
+        why = DiskFull(
+            "the volume fell below its reserve, so the copy of the state was given up: make room, "
+            "or read the state of another replica"
+        )
+        if self._ends:  # they may make enough
+            await asyncio.wait(set(self._ends), timeout=ROOM_WAIT_S)
+            await asyncio.sleep(LOOK_AGAIN_S)
+        while self._disk.below_reserve():
+            left = [place for place in self._places.values() if place.why is None]
+            if not left:
+                break
+            # The oldest reader is the nearest to its end.
+            ending = self._give_up(left[-1], why)
+            await asyncio.wait([ending], timeout=ROOM_WAIT_S)
+            await asyncio.sleep(LOOK_AGAIN_S)
+        self._making_room = None
 
     def _outdated(self, place: _Place) -> Overloaded | None:
         limits = self._limits
@@ -272,18 +284,29 @@ class PinnedStates:
             )
         return None
 
-    async def _give_up(self, place: _Place, why: ReplicaError) -> None:
+    def _give_up(self, place: _Place, why: ReplicaError) -> "asyncio.Task[None]":
+        """Begins to end a place. Not waited for: the end of a copy under way takes its time, and
+        the others' ends must not wait for it."""
         logger.warning("pinned state %d ends: %s", place.serial, why)
-        await self._end(place, why)
+        place.why = why
+        ending = self._spawn(self._end(place, why))
+        self._ends.add(ending)
+        ending.add_done_callback(self._ends.discard)
+        return ending
 
-    def _watch_ended(self, task: "asyncio.Task[None]") -> None:
+    def _spawn(self, body: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
+        task = asyncio.create_task(body)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
     async def _end(self, place: _Place, why: ReplicaError) -> None:
         """Gives the place back when the copy is gone. Again waits for that, too."""
+        why = place.why = place.why or why
         try:
-            place.why = place.why or why
             if place.pinning is not None:
                 await _end_task(place.pinning)
             if place.pinned is not None:
