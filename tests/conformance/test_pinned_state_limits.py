@@ -185,7 +185,7 @@ async def test_a_slow_end_of_one_state_holds_up_no_other(
 ) -> None:
     limits = replace(QUICK, pinned_state_idle_s=0.3)
     async with served(tmp_path / "data", limits) as here:
-        go, kept = threading.Event(), asyncio.Event()
+        go, kept, opened = threading.Event(), asyncio.Event(), 0
         remove = Captured.remove
 
         def slowly(captured: Captured) -> None:
@@ -196,12 +196,15 @@ async def test_a_slow_end_of_one_state_holds_up_no_other(
         monkeypatch.setattr(Captured, "remove", slowly)
 
         async def hold() -> None:
+            nonlocal opened
             async with here.one.replica.pinned_state(linearizable=True, history=""):
+                opened += 1
                 await kept.wait()
 
         first = asyncio.create_task(hold())
-        await here.eventually(lambda: here.copies, "the first is pinned")
+        await here.eventually(lambda: opened == 1, "the first is pinned")
         second = asyncio.create_task(hold())
+        await here.eventually(lambda: opened == 2, "the second is pinned")
         await here.eventually(lambda: here.copies == ["pinned-1"], "the second is gone")
         await here.eventually(lambda: here.pinned == 1, "its place is free")
         go.set()
