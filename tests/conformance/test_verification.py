@@ -27,7 +27,7 @@ from partition_replica.core.model import (
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Compacted, Damaged, DiskFull, Stopping, StorageFailed
 from partition_replica.ids import LSN, MemberID, Term
-from partition_replica.offline.volume import commands
+from partition_replica.offline import commands
 from partition_replica.runtime.jobs import inspection
 from partition_replica.runtime.jobs.inspection import Inspection
 from partition_replica.runtime.jobs.job_process import JobFailed
