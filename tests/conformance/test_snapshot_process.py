@@ -16,9 +16,8 @@ from partition_replica.config import Config
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
 from partition_replica.errors import StorageFailed
-from partition_replica.runtime.jobs import job_process as snapshot_process
-from partition_replica.runtime.jobs import snapshot_jobs
-from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.jobs import job_process, snapshot_jobs
+from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
 from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobs
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.files import VolumeLock
@@ -37,7 +36,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
         path = tmp_path / "process"
         path.write_text(f"#!/bin/sh\ncd {tmp_path}\n{body}\n")
         path.chmod(0o700)
-        monkeypatch.setattr(snapshot_process, "sys", SimpleNamespace(executable=str(path)))
+        monkeypatch.setattr(job_process, "sys", SimpleNamespace(executable=str(path)))
 
     return write
 
@@ -46,8 +45,8 @@ async def no_capture() -> dict[str, Any]:
     raise AssertionError("it is not asked for")
 
 
-def process(told: Callable[[str, int, int], None] = lambda *_: None) -> SnapshotProcess:
-    return SnapshotProcess(LIMITS, told=told, capture=no_capture)
+def process(told: Callable[[str, int, int], None] = lambda *_: None) -> JobProcess:
+    return JobProcess(LIMITS, told=told, capture=no_capture)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ async def test_one_that_can_not_be_started(monkeypatch: pytest.MonkeyPatch, tmp_
         await process().run(["a\0b"], {})
     assert (zero.value.reason, zero.value.retriable) == ("InvalidArgument", False)
     nothing = SimpleNamespace(executable=str(tmp_path / "none"))
-    monkeypatch.setattr(snapshot_process, "sys", nothing)
+    monkeypatch.setattr(job_process, "sys", nothing)
     with pytest.raises(JobFailed) as missing:
         await process().run([], {})
     assert (missing.value.reason, missing.value.retriable) == ("ProcessNotStarted", True)
@@ -130,7 +129,7 @@ class Jobs:
         self.arguments: list[str] = []
         self.outcome: Any = {}
         self.asks = False
-        monkeypatch.setattr(snapshot_jobs, "SnapshotProcess", self._make)
+        monkeypatch.setattr(snapshot_jobs, "JobProcess", self._make)
         config = Config(root, "here:1", "here:2", "here:1", "ns/p", None, limits=LIMITS)
         member = SimpleNamespace(
             configuration=Configuration((self.volume.log.identity.member_id,)),

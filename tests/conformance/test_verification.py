@@ -281,7 +281,7 @@ class Serving:
             self.room,  # type: ignore[arg-type]
             lambda: member,  # type: ignore[arg-type,return-value]
         )
-        monkeypatch.setattr(inspection, "SnapshotProcess", self.make)
+        monkeypatch.setattr(inspection, "JobProcess", self.make)
 
     def make(self, limits: Limits, *, told: Progress, **_: object) -> Any:
         async def run(arguments: list[str], environment: dict[str, str]) -> None:

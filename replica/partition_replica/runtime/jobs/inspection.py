@@ -20,7 +20,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import VerifyReport
 from partition_replica.errors import Damaged, DiskFull, Overloaded, Stopping
 from partition_replica.runtime.disk import DiskWatch
-from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
 from partition_replica.storage.threads import run_to_end
@@ -131,7 +131,7 @@ class Inspection:
                 )
             told(step, done, total)
 
-        process = SnapshotProcess(
+        process = JobProcess(
             self._limits, told=heard, capture=_nothing, command=("verify",), stall_s=STALL_S
         )
         where = ["--data", str(self._volume.root), "--scratch", str(scratch)]

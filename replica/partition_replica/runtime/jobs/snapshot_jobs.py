@@ -31,7 +31,7 @@ from partition_replica.errors import (
     RetryLater,
     no_state_yet,
 )
-from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
@@ -255,9 +255,7 @@ class SnapshotJobs:
             job.status.phase, percent = progress_of(job.kind, phase, done, total)
             job.status.percent = max(job.status.percent, percent)
 
-        process = SnapshotProcess(
-            self._limits, told=told, capture=lambda: self._capture(job, directory)
-        )
+        process = JobProcess(self._limits, told=told, capture=lambda: self._capture(job, directory))
         try:
             await run_to_end(lambda: _make(directory))
             arguments, environment = self._command(job, directory)
@@ -360,7 +358,7 @@ def _figures(report: dict[str, Any]) -> api.SnapshotJob:
                 setattr(found, name, report[reported])
     except (TypeError, ValueError) as error:
         raise JobFailed(
-            "ProcessDied", f"the snapshot process reports what is none: {error}", retriable=True
+            "ProcessDied", f"the job's process reports no figures of ours: {error}", retriable=True
         ) from error
     return found
 
