@@ -134,7 +134,7 @@ class Member:
             limits,
             metrics,
             holds=holds,
-            report=self._report_snapshot,
+            report=self.loop.report_snapshot,
             failed=failed,
         )
         self.receiver = SnapshotReceiver(
@@ -246,7 +246,6 @@ class Member:
                 self._step_down_if_removed()
         self.waits.advance(last.index)
         self._update_serving()
-        self.loop.wake()
 
     def successor(self) -> int | None:
         """The other voter that is best led by: heard of, and the furthest. None without one."""
@@ -313,10 +312,6 @@ class Member:
             collected, more = await self.applier.call(some)
             self._metrics.blobs_collected.inc(collected)
 
-    def _report_snapshot(self, member: int, succeeded: bool) -> None:
-        self.loop.report_snapshot(member, succeeded)
-        self.loop.wake()
-
     def _step_snapshot(self, message: Message, after: Callable[[], None]) -> None:
         self.loop.receive(message, 0)
         self.loop.after_round.append(after)
@@ -335,7 +330,6 @@ class Member:
             self._members_changed()
             self.waits.advance(index)
             self.receiver.installed(header)
-            self.loop.wake()
 
         self.applier.switch(switch, header.position.index)
 
