@@ -16,7 +16,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
 from partition_replica.core.payloads import blob_digests
 from partition_replica.core.ports import PeerFailed, PeerTransport
-from partition_replica.engine.port import Message, MessageKind, from_entry
+from partition_replica.engine.entries import from_entry
+from partition_replica.engine.port import Message, MessageKind
 from partition_replica.errors import (
     Damaged,
     DiskFull,
