@@ -140,6 +140,7 @@ def open_file(state: LmdbState, blobs: BlobStore, path: bytes, offset: int) -> O
 
 
 def close_file(blobs: BlobStore, opened: OpenedFile) -> None:
-    """Lets go of its blob."""
+    """Lets go of its blob, as `open_file` held it: in memory, so on the event loop. The file itself
+    is opened and closed by its reader (`transport.chunks`)."""
     if isinstance(opened.content, Path):
         blobs.unhold([Digest(opened.node.digest)])
