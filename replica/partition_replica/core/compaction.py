@@ -1,4 +1,4 @@
-"""How much of a log may go. Pure; `runtime.compactor` and `storage` do it.
+"""How much of a log may go. Pure: `runtime.consensus.compactor` and `storage` do it.
 
 Words (docs/log.md, Positions): *low-water mark*, the lowest LSN that positions require;
 *boundary*, the LSN up to which Raft's log is compacted; *trail*, entries kept below the mark for

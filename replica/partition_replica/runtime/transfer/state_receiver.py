@@ -1,8 +1,8 @@
-"""The follower's part of a snapshot between members (`snapshots` has the leader's).
+"""The follower's part of a state transfer (`state_sender` has the leader's).
 
-Everything of it is made durable before its message reaches the engine. A transfer may break off at
-any byte and goes on from there: the part of the state file that came is kept for a while, and so
-are the payloads that were fetched for it, which are held like those of a state.
+Everything that was received is durable before its message reaches the engine. A transfer may break
+off at any byte and goes on from there: the part of the state file that came is kept for a while,
+and so are the payloads that were fetched for it, which are held like those of a state.
 """
 
 import asyncio

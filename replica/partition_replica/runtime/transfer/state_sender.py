@@ -1,8 +1,8 @@
-"""Snapshots between members: a newcomer, or a follower behind the boundary, is sent one.
+"""The leader's part of a state transfer: to a newcomer, or to a follower behind the boundary.
 
-The sender captures the state (`capture`) and sends its file; the receiver (`snapshot_receiver`)
-fetches the payloads that it lacks, which the sender holds. The log's transaction that adopts a
-snapshot switches generation, boundary, hard state and configuration.
+The sender captures the state (`capture`) and sends its file. The receiver (`state_receiver`)
+fetches the payloads that it lacks, which the sender holds. One transaction of the receiver's log
+installs the state: it switches generation, boundary, hard state and configuration.
 """
 
 import asyncio
