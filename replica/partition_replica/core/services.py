@@ -147,7 +147,7 @@ class ReplicaService(Protocol):
     def check_peer(
         self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
     ) -> None:
-        """Raises WrongCluster, NotBootstrapped. to_member 0: whoever is of the cluster."""
+        """Raises WrongCluster, NotBootstrapped. to_member 0: any member of the cluster."""
         ...
 
     def greet(self, member: int, address: str) -> None: ...
@@ -165,11 +165,11 @@ class ReplicaService(Protocol):
 
 
 class InspectionService(Protocol):
-    """What those who look after a volume call."""
+    """What `partition-replica verify` calls of a running replica."""
 
     def verify(self) -> AsyncIterator[tuple[str, int, int] | VerifyReport]:
-        """Progress (step, done, total), then the report. Raises Overloaded while another one runs,
-        DiskFull where there is no room for a copy of the state, NotBootstrapped."""
+        """Yields progress (step, done, total), then the report. Raises Overloaded while another
+        verification runs, DiskFull if a copy of the state has no room, NotBootstrapped."""
         ...
 
 

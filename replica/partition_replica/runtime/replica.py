@@ -148,8 +148,8 @@ class Replica:
                 self.enable_replication()  # it was begun, and is completed
 
     def enable_replication(self) -> bool:
-        """Begins to switch replication on, where it is off; True where it is on. A backfill under
-        way goes on."""
+        """Begins to switch replication on. Returns True if it is on already, else False: a backfill
+        is under way."""
         member = self.running()
         if not self._volume.log.identity.unreplicated:
             return True

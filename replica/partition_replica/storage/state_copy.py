@@ -80,7 +80,7 @@ class FrozenState:
     def copy(self, directory: Path, *, durably: bool = True) -> CopiedFile:
         """Writes `directory`/data.mdb, compacted; LMDB does it without the GIL. Raises DiskFull,
         StorageFailed, Damaged, Cancelled; what is there then is the caller's to remove."""
-        # Nothing of the volume is in doubt where there is no room: only the copy is short.
+        # A full disk puts nothing of the volume in doubt: only the copy is incomplete.
         what = "a copy of the state"
         found = hashlib.sha256()
         size = 0
@@ -139,7 +139,7 @@ class FrozenState:
         compacting.result()
 
     def close(self) -> None:
-        """Lets go of the pages. Closing twice is fine."""
+        """Releases the pages. Closing twice is fine."""
         closed, self._closed = self._closed, None
         if closed is not None:
             self._txn.abort()

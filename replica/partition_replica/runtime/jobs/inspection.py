@@ -68,7 +68,7 @@ class Inspection:
             latest[:] = [(step, done, total)]
             changed.set()
 
-        # A task of its own, so that it ends, and lets go of everything, whoever waits for it.
+        # A task of its own: it ends and releases everything, also if its caller has gone away.
         work = asyncio.create_task(self._verify(told))
         self._work = work
         work.add_done_callback(self._ended)
@@ -103,7 +103,7 @@ class Inspection:
                     self._limits.snapshot_capture_wait_s,
                     self._check_room,
                 )
-            except Damaged as error:  # it is looked for; who serves it meets it, or not
+            except Damaged as error:  # a finding; the replica itself may never read that row
                 return _nothing_but(str(error))
             return await self._run(scratch, told)
         finally:
@@ -140,7 +140,7 @@ class Inspection:
         except JobFailed as error:
             return _broken_off(error, process.returncode, last)
         finally:
-            # What it read with, where it could not give it back itself.
+            # A process that was killed leaves its place among LMDB's readers.
             await run_to_end(self._volume.log.environment.reader_check)
         return VerifyReport(**json.loads((scratch / "report.json").read_bytes()))
 
@@ -159,7 +159,7 @@ def _nothing_but(finding: str) -> VerifyReport:
 
 
 def _broken_off(error: JobFailed, returncode: int | None, last: list[Step]) -> VerifyReport:
-    """Of a process that did not say how it ended."""
+    """The report for a process that ended without its own."""
     report = VerifyReport()
     where = f"step {last[0][0]} at {last[0][1]}" if last else "the beginning"
     if returncode is not None and -returncode in MEANINGLESS:

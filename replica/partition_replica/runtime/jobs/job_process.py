@@ -54,8 +54,8 @@ class JobProcess:
         self._capture = capture
 
     async def run(self, arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-        """The report of a command that succeeded. The process is gone when this returns or raises,
-        cancelled, too. Raises JobFailed, and what `capture` raises."""
+        """Returns the report of a command that succeeded. Raises JobFailed, and what `capture`
+        raises. The process has ended when this returns, raises or is cancelled."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_CREDENTIALS)}
         process = await self._start(arguments, inherited | environment)
         report, ending = None, False
@@ -82,7 +82,8 @@ class JobProcess:
     async def _start(
         self, arguments: list[str], environment: dict[str, str]
     ) -> asyncio.subprocess.Process:
-        """Raises JobFailed where there is no process more to have: nothing else is wrong then."""
+        """Raises JobFailed if the process can't be started: for want of memory, processes or files
+        of the node, or because an argument can't be passed on."""
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 sys.executable,
@@ -119,7 +120,7 @@ class JobProcess:
             ) from error
 
     async def _talk(self, process: asyncio.subprocess.Process) -> dict[str, Any] | None:
-        """Its report; None where it ends without one."""
+        """Returns the process's report, or None if it ends without one."""
         assert process.stdout is not None
         assert process.stdin is not None
         loop = asyncio.get_running_loop()
@@ -157,7 +158,8 @@ class JobProcess:
             deadline = loop.time() + self._stall_s
 
     async def _end(self, process: asyncio.subprocess.Process, ending: bool) -> None:
-        """Returns when it is gone: by itself where it does already, else told to, then killed."""
+        """Returns when the process has ended: on its own if it is `ending`, else by SIGTERM. It is
+        killed if that takes too long."""
         await finish(self._ended(process, ending))
 
     async def _ended(self, process: asyncio.subprocess.Process, ending: bool) -> None:

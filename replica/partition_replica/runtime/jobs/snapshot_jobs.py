@@ -75,8 +75,8 @@ class _Job:
 class SnapshotJobs:
     """Implements core.services.SnapshotJobService. On the event loop.
 
-    `running` raises where there is no member to take a snapshot of; `failed` gets what must end
-    the process.
+    `running` raises if there is no member to take a snapshot of. `failed` gets the errors that must
+    end this process.
     """
 
     def __init__(
@@ -278,7 +278,7 @@ class SnapshotJobs:
         to += ["--limit", f"marker_stale_s={self._limits.snapshot_marker_stale_s}"]
         if job.kind == "verify":
             return ["verify", "--snapshot", wanted.snapshot_id, *to], environment
-        # Jobs run one at a time: what an earlier process of ours left there is nobody's any more.
+        # Jobs run one at a time: an upload or marker of this owner is left of a process that ended.
         to += ["--owner", f"{self._volume.log.identity.member_id:x}"]
         if job.kind == "prune":
             named = [part for found in wanted.snapshot_ids for part in ("--snapshot", found)]
@@ -350,7 +350,7 @@ class SnapshotJobs:
 
 
 def _figures(report: dict[str, Any]) -> api.SnapshotJob:
-    """Raises JobFailed where it is none of ours."""
+    """The figures of a job's report. Raises JobFailed if one has another type."""
     found = api.SnapshotJob()
     try:
         for name, reported in _FIGURES.items():

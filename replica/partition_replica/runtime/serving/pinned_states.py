@@ -90,7 +90,8 @@ class PinnedState:
         return asyncio.get_running_loop().time() - self._pinned_at
 
     async def end(self, why: ReplicaError) -> None:
-        """Whoever reads on gets `why`. Returns when the copy is removed, the second time, too."""
+        """The reader gets `why` from now on. Returns when the copy is removed, also if it was ended
+        before."""
         if self._removing is None:
             self._ended = why
             self._over.set()
@@ -98,7 +99,7 @@ class PinnedState:
         await finish(self._removing)
 
     def _remove(self) -> None:
-        """On a thread: there may be a million blobs to let go of."""
+        """On a thread: there may be a million blobs to release."""
         self._state.close()
         self._captured.remove()
 
@@ -170,13 +171,13 @@ class PinnedStates:
         try:
             # A task of its own, which `close` and the watch end, too.
             place.pinning = asyncio.create_task(self._pin(place, linearizable, history))
-            yield await self._pinned(place, place.pinning)
+            yield await self._wait_pinned(place, place.pinning)
         finally:
             await self._end(place, Stopping("this reading of the state is over"))
 
     async def close(self) -> None:
-        """Ends all, those that are being copied, too: their readers get Stopping. Nothing works on
-        the volume when this returns."""
+        """Ends all pinned states, those that are being copied, too: their readers get Stopping. No
+        thread of theirs works on the volume when this returns."""
         self._closing = True
         looking = [task for task in (self._watching, self._making_room) if task is not None]
         for task in looking:
@@ -186,7 +187,9 @@ class PinnedStates:
         ends = [self._end(place, _stopping()) for place in self._places.values()]
         await asyncio.gather(*ends, *self._ends)
 
-    async def _pinned(self, place: _Place, pinning: "asyncio.Task[PinnedState]") -> PinnedState:
+    async def _wait_pinned(
+        self, place: _Place, pinning: "asyncio.Task[PinnedState]"
+    ) -> PinnedState:
         """What `pinning` gives, or why its place was ended. A caller that is cancelled waits for
         the task's end first."""
         try:
@@ -236,7 +239,7 @@ class PinnedStates:
             )
 
     async def _watch(self) -> None:
-        """While any is open."""
+        """Ends the states that are outdated or take the volume's room, while any is open."""
         limits = self._limits
         while self._places:
             await asyncio.sleep(
@@ -288,7 +291,6 @@ class PinnedStates:
         """Begins to end a place. Not waited for: the end of a copy under way takes its time, and
         the others' ends must not wait for it."""
         logger.warning("pinned state %d ends: %s", place.serial, why)
-        place.why = why
         ending = self._spawn(self._end(place, why))
         self._ends.add(ending)
         ending.add_done_callback(self._ends.discard)
@@ -304,7 +306,8 @@ class PinnedStates:
             self._failed(error)
 
     async def _end(self, place: _Place, why: ReplicaError) -> None:
-        """Gives the place back when the copy is gone. Again waits for that, too."""
+        """Ends a place, and gives it back when its copy is gone. A second call waits for that,
+        too; the reason of the first one counts."""
         why = place.why = place.why or why
         try:
             if place.pinning is not None:

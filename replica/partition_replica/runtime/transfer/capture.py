@@ -1,9 +1,9 @@
-"""A consistent copy of the running state, for whoever sends or stores it.
+"""A consistent copy of the running state, which is then sent, stored, verified or read.
 
-A read transaction is begun on the applier's thread, between two batches: that pins the state as it
-is in microseconds. LMDB then copies it on another thread, without the GIL, while entries are
-applied. Which blobs it names is read from the copy; until they are held nothing is collected, and
-what lost its last name meanwhile is looked at again afterwards (`BlobStore.postpone`).
+The applier's thread begins a read transaction between two batches: that pins the state as it is, in
+microseconds. LMDB then copies it on another thread, without the GIL, while entries are applied. The
+blobs that the state names are read from the copy. Until they are held, no blob is collected; those
+that lost their last name meanwhile are looked at again afterwards (`BlobStore.postpone`).
 
 A process that ends in the middle leaves a directory in staging/, which the next start empties.
 """
@@ -37,8 +37,8 @@ Copy = Callable[[FrozenState, Path], CopiedFile]
 
 
 def copy_state(frozen: FrozenState, directory: Path) -> CopiedFile:
-    """How a state is copied, where nobody wants it slower. Not durably: it is not used again by
-    another process, and who reads it checks it, by its digest or row by row."""
+    """Copies a state as fast as the disk takes it. Not durably: no later process uses the copy, and
+    its reader checks it, by its digest or row by row."""
     return frozen.copy(directory, durably=False)
 
 
@@ -71,7 +71,7 @@ class Captured:
 
 
 class StateCapture:
-    """One copy at a time; who comes meanwhile waits. On the event loop."""
+    """One copy at a time; other callers wait for their turn. On the event loop."""
 
     def __init__(
         self, volume: Volume, applier: Applier, limits: Limits, *, copy: Copy = copy_state
@@ -88,11 +88,11 @@ class StateCapture:
     ) -> Captured | None:
         """Copies the state to `directory`, which must not exist.
 
-        None where no copy is possible now: between the saving of a configuration and the applying
-        of its entry, while the state is being replaced, and without room on the volume. Ask again
-        later. Raises StorageFailed, Damaged; nothing is left of a copy that failed or was
-        cancelled. `check` is called when it is this copy's turn, so that no other copy takes the
-        room that it finds; what it raises is raised.
+        Returns None if no copy is possible now: between the saving of a configuration and the
+        applying of its entry, while the state is being replaced, and without room on the volume.
+        Ask again later. Raises StorageFailed, Damaged, and what `check` raises; nothing is left of
+        a copy that failed or was cancelled. `check` is called when it is this copy's turn, so that
+        no other copy takes the room that it finds.
         """
         async with self._one:
             check()
@@ -191,12 +191,14 @@ async def capture_in_time(
     within_s: float,
     check: Callable[[], None] = lambda: None,
 ) -> Captured:
-    """Copies the state to `directory` as soon as that is possible. `capture` gives that of the
-    member that runs, which another one replaces when replication is switched on. Raises Overloaded
-    if the state could not be copied for `within_s`, and what `StateCapture.take`, `capture` and
-    `check` raise. Neither the turns of other copies nor the copy that succeeds count: they take as
-    long as the state is large, and the caller knows how long it waits. Copies that fail do count:
-    they are tries like those that can't even begin."""
+    """Copies the state to `directory` as soon as that is possible.
+
+    `capture` returns the StateCapture of the member that runs: switching replication on replaces
+    the member. Raises Overloaded if the state could not be copied for `within_s` seconds, and what
+    `StateCapture.take`, `capture` and `check` raise. The copies of others and the copy that
+    succeeds do not count: they take as long as the state is large, and the caller decides how long
+    it waits for that. Copies that fail count.
+    """
     now = asyncio.get_running_loop().time
     waited_s = 0.0
     turn_at: float | None = None

@@ -136,7 +136,8 @@ class SnapshotReceiver:
             fetched = await self._install(offered, header.offset, chunks)
         except BaseException as error:
             self._metrics.snapshots.labels("in", "failed").inc()
-            # A failure that met another one, or a cancellation, was told to nobody.
+            # A write may have failed without anybody hearing of it: beside another failure, or
+            # while the caller was cancelled.
             broken = self._partial is not None and self._partial.file.broken
             if broken or isinstance(error, PayloadMismatch | DiskFull):
                 await self._give_up()
@@ -162,16 +163,17 @@ class SnapshotReceiver:
         self._settled(header.manifest)
 
     async def close(self) -> None:
-        """Lets go of what broke off. An attempt under way keeps what it has; a start removes it."""
+        """Removes what came of an interrupted transfer. An attempt under way keeps what it has; the
+        next start of the process removes that."""
         if not self._busy:
             await self._give_up()
         await self._removed()
 
     async def expire(self) -> None:
-        """Gives up what broke off and nobody went on with."""
+        """Gives up an interrupted transfer that was not resumed in time."""
         left = self._partial is not None or bool(self._kept)
         if left and not self._busy and self._now() >= self._until:
-            logger.info("a snapshot that broke off is given up: nobody went on with it")
+            logger.info("an interrupted state transfer is given up: it was not resumed in time")
             await self._give_up()
 
     # --- inside -------------------------------------------------------------------------------
@@ -193,7 +195,8 @@ class SnapshotReceiver:
         self._busy = False
 
     async def _give_up(self) -> None:
-        """Lets go of everything that came: the next collection takes what nothing names."""
+        """Releases everything that was received. The next collection takes the payloads that
+        nothing else names."""
         known, self._partial = self._partial, None
         kept, self._kept = self._kept, []
         try:
@@ -260,7 +263,7 @@ class SnapshotReceiver:
         file.check()
 
     def _append(self, file: StagedFile, chunk: bytes) -> None:
-        """Counted here: what is written stays, though whoever sent it has gone away meanwhile."""
+        """Counted here: a part that is written stays, also if its sender has gone away."""
         file.append(chunk)
         self._metrics.snapshot_state_bytes.labels("in").inc(len(chunk))
         reach("snapshot.received_part")
@@ -271,7 +274,7 @@ class SnapshotReceiver:
         return await self._fetch_missing(known.blobs or [], offered.message.sender)
 
     async def _list_blobs(self, known: _Partial, offered: _Offered) -> None:
-        """Holds what the state names, and lets go of what an earlier snapshot did."""
+        """Holds the payloads that the state names, and releases those of an earlier transfer."""
         unwanted = threading.Event()
 
         def pause() -> None:
@@ -387,10 +390,12 @@ def _decode(header: peer.SnapshotHeader) -> _Offered:
     try:
         message = Message.decode(header.message)
     except InvalidMessage as error:
-        raise PayloadMismatch("the header's message is none") from error
+        raise PayloadMismatch(
+            "the snapshot header does not contain a valid Raft message"
+        ) from error
     snapshot = message.snapshot
     if snapshot is None or message.kind != MessageKind.SNAPSHOT:
-        raise PayloadMismatch("the header's message carries no snapshot")
+        raise PayloadMismatch("the snapshot header's message is not a snapshot")
     if message.sender != header.sender:
         raise PayloadMismatch("the header and its message name different senders")
     try:

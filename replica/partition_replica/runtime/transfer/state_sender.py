@@ -130,8 +130,8 @@ class SnapshotSender:
         self._spawn(self._send(message))
 
     def expire(self) -> None:
-        """Lets go of the log behind a snapshot that nobody has needed for a moment, and drops one
-        that nobody has needed for a while."""
+        """Releases the log behind a copy that has not been used for `snapshot_hold_s`, and removes
+        a copy that has not been used for `snapshot_keep_s`."""
         current = self._current
         if current is not None and not current.senders:
             unused_s = self._now() - current.last_used
@@ -141,7 +141,7 @@ class SnapshotSender:
         self._hold_log()
 
     async def close(self) -> None:
-        """Ends what is under way, and lets go of everything."""
+        """Ends the transfers under way, and releases everything."""
         tasks = [*self._tasks, *([self._preparing] if self._preparing else [])]
         for task in tasks:
             task.cancel()
