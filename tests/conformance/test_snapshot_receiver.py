@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,7 +64,7 @@ async def test_a_state_file_goes_on_at_any_byte(sender: Sender, receiver: Receiv
 async def test_one_that_is_cancelled_lists_no_more_payloads(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reached, go = threading.Event(), threading.Event()
+    reached, go, unwanted = threading.Event(), threading.Event(), threading.Event()
     held: list[object] = []
 
     def wait() -> None:
@@ -71,12 +72,13 @@ async def test_one_that_is_cancelled_lists_no_more_payloads(
         assert go.wait(60)
 
     monkeypatch.setattr(state_receiver, "give_way", wait)
+    monkeypatch.setattr(state_receiver, "threading", SimpleNamespace(Event=lambda: unwanted))
     monkeypatch.setattr(state_copy, "iterate_blobs", _pausing_twice)
     monkeypatch.setattr(receiver.volume.blobs, "hold", held.append)
     installing = asyncio.create_task(receiver.install(sender.snapshot()))
     await asyncio.to_thread(reached.wait)
     installing.cancel()
-    await asyncio.sleep(0)
+    assert await asyncio.to_thread(unwanted.wait, 20), "it is told to give up"
     go.set()
     with pytest.raises(asyncio.CancelledError):
         await installing
