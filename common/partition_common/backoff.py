@@ -1,29 +1,32 @@
-"""Every backoff of the project: how long to wait before something that failed is tried again."""
+"""Every backoff of the project: how long to wait before something that failed is tried again. All
+pauses are in seconds."""
 
 
 class Backoff:
-    """Pauses that grow with the failures in a row. There is no end to the tries: the last pause
-    repeats."""
+    """Pauses that grow with the failures in a row. The last pause repeats for ever: how many tries
+    there are is the caller's to decide."""
 
     def __init__(self, *pauses_s: float) -> None:
-        """`pauses_s`: seconds after the first failure, the second, and so on."""
+        """`pauses_s`: seconds after the first failure, the second, and so on. Raises ValueError for
+        no pause at all."""
         if not pauses_s:
             raise ValueError("a backoff has at least one pause")
         self._pauses_s = pauses_s
 
     def after(self, failures: int) -> float:
-        """Seconds to wait after so many failures in a row; fewer than 1 count as 1."""
+        """Returns the seconds to wait after so many failures in a row; fewer than 1 count as 1."""
         return self._pauses_s[min(max(failures, 1), len(self._pauses_s)) - 1]
 
 
 CALL = Backoff(0.02, 0.05, 0.1, 0.2, 0.4)
-"""The client's calls and appends."""
+"""Calls and appends of the client, to the same or another replica."""
 
 PEER_CONNECTION = Backoff(0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 """A replica's connection to another member."""
 
 STATE_TRANSFER = Backoff(0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""A state transfer to a member that failed."""
+"""A failed state transfer to one member. The first repeat comes at once: a transfer goes on where
+it broke off."""
 
 TURN = Backoff(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """A turn of the operator that raised an error."""
@@ -32,19 +35,19 @@ WATCH = Backoff(1.0, 2.0, 5.0, 10.0, 30.0)
 """A watch of the operator that ended with an error."""
 
 WRITE_REFUSED = Backoff(2, 5, 15, 60)
-"""A write that the API server refuses."""
+"""A write of the operator that the API server refuses."""
 
 WRITE_UNDONE = Backoff(10, 30, 60, 300)
-"""A write that somebody else undoes."""
+"""A write of the operator that another program undoes."""
 
 RESTORE = Backoff(5, 15, 60, 300)
-"""A restore into a new volume that may succeed by itself."""
+"""A failed restore into a new volume, if it may succeed when it is repeated."""
 
 SNAPSHOT = Backoff(5, 15, 60, 300)
-"""Taking a snapshot."""
+"""A snapshot job that failed to take a snapshot."""
 
 VERIFICATION = Backoff(10, 60)
-"""Verifying a stored snapshot."""
+"""A snapshot job that failed to verify a stored snapshot."""
 
 SNAPSHOT_DELETION = Backoff(10, 30, 120, 600)
-"""Deleting an expired snapshot from its store."""
+"""A snapshot job that failed to delete an expired snapshot from its store."""

@@ -1,4 +1,5 @@
-"""How a replica says what went wrong: an ErrorDetail in the trailing metadata of a gRPC call."""
+"""How a replica tells programs what went wrong: by an ErrorDetail, a message of types.proto, in the
+trailing metadata of a gRPC call."""
 
 from collections.abc import Iterable
 
@@ -9,13 +10,14 @@ KEY = "logstore-error-bin"
 
 
 def attach(detail: types.ErrorDetail) -> tuple[tuple[str, bytes], ...]:
-    """Trailing metadata that carries `detail`."""
+    """Returns trailing metadata that carries `detail`, as (key, value) pairs."""
     return ((KEY, detail.SerializeToString()),)
 
 
 def find(metadata: Iterable[tuple[str, str | bytes]] | None) -> types.ErrorDetail | None:
-    """The detail in a call's trailing metadata; None if the error is the network's or gRPC's.
-    Raises google.protobuf.message.DecodeError for bytes that are no ErrorDetail."""
+    """Returns the detail in a call's trailing metadata, or None if there is none: the error is the
+    network's or gRPC's then. Raises google.protobuf.message.DecodeError for bytes that are no
+    ErrorDetail."""
     for key, value in metadata or ():
         if key == KEY and isinstance(value, bytes):
             return types.ErrorDetail.FromString(value)

@@ -1,4 +1,4 @@
-"""Limits as flags: `--limit NAME=VALUE`, any number of times."""
+"""Limits of a program as flags of its command line: `--limit NAME=VALUE`, any number of times."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -12,13 +12,21 @@ else:
     L = TypeVar("L")
 
 LIMIT_MAX = 2**63 - 1
-"""The largest number that every user of a limit can hold."""
+"""The largest value of a limit: whatever a program hands a limit to can hold it, a C library or
+a protobuf field of 64 bits, too."""
+
+
+_KINDS = {int: "a whole number", float: "a number"}
 
 
 def override(limits: L, flags: Sequence[str], *, positive: bool = True) -> L:
-    """`limits` with the fields that `flags` name set to their values. A field's type, int or float,
-    is that of its default. positive: a value is above 0 and at most LIMIT_MAX; else the limits' own
-    class checks it. Raises ValueError that names the flag and what is allowed."""
+    """Returns `limits` with the values of `flags`, each NAME=VALUE; the last one of a name counts.
+
+    A value has the type that the field has in `limits`, int or float, and is at most LIMIT_MAX.
+    positive: it is above 0; else it is 0 or above, and the class of `limits` may refuse more.
+
+    Raises ValueError, which begins with "--limit", names the flag, and says what is allowed.
+    """
     kinds = {field.name: type(getattr(limits, field.name)) for field in fields(limits)}
     values: dict[str, float] = {}
     for flag in flags:
@@ -28,8 +36,13 @@ def override(limits: L, flags: Sequence[str], *, positive: bool = True) -> L:
         try:
             value = kinds[name](text)
         except ValueError as error:
-            raise ValueError(f"--limit {flag}: not a {kinds[name].__name__}") from error
-        if positive and not 0 < value <= LIMIT_MAX:  # nor nan
-            raise ValueError(f"--limit {flag}: must be a number above 0, at most {LIMIT_MAX}")
+            raise ValueError(f"--limit {flag}: must be {_KINDS[kinds[name]]}") from error
+        in_range = 0 < value <= LIMIT_MAX if positive else 0 <= value <= LIMIT_MAX  # nor nan
+        if not in_range:
+            lowest = "above 0" if positive else "of 0 or above"
+            raise ValueError(f"--limit {flag}: must be a number {lowest}, at most {LIMIT_MAX}")
         values[name] = value
-    return replace(limits, **values)
+    try:
+        return replace(limits, **values)
+    except ValueError as error:  # the class's own check
+        raise ValueError(f"--limit {' '.join(flags)}: {error}") from error

@@ -18,7 +18,7 @@ from partition_replica.assembly import Process, end_process
 from partition_replica.config import Config, TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.offline import arguments as arguments_of
-from partition_replica.offline.volume.commands import COMMANDS, add_commands, run
+from partition_replica.offline.commands import COMMANDS, add_commands, run
 
 EXIT_TLS_FILES = 78
 """EX_CONFIG: `serve` ends with it before it touches the volume."""

@@ -116,12 +116,7 @@ class Process:
     async def _serve(self, lock: VolumeLock) -> None:
         config = self._config
         limits = config.limits
-        retention = Retention(
-            trail_entries=limits.log_trail_entries,
-            trail_bytes=limits.log_trail_bytes,
-            consumer_lag_entries_max=limits.consumer_lag_entries_max,
-            keep_all=config.keep_all_entries,
-        )
+        retention = Retention.of(limits, keep_all=config.keep_all_entries)
         volume = Volume(config.data, lock, pins_max=limits.pins_max, retention=retention)
         own = int(volume.log.identity.member_id)
         logger.info(

@@ -258,6 +258,15 @@ def wrong_history(asked: str, own: str) -> WrongHistory:
     )
 
 
+def no_state_yet() -> NoLeader:
+    """What a member answers that has none of its group's state: it joins, or installs a state
+    transfer. Not NotBootstrapped: another replica can answer now, and this one soon."""
+    return NoLeader(
+        "this replica waits for its first state, or is about to open another one: retry with "
+        "back-off, or ask another replica"
+    )
+
+
 def not_leading(why: str, leader: tuple[int, str]) -> NotLeader | NoLeader:
     """What a replica that does not lead answers: where the leader is, or NoLeader if it knows of no
     leader or of no address. `leader` is (member ID, address) as far as known."""

@@ -22,11 +22,11 @@ from partition_replica.core.model import Applied, Configuration, LogEntry, Posit
 from partition_replica.ids import LSN, ClusterID, Term
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.transfer.capture import StateCapture
 from partition_replica.storage import codec
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.volume import Volume
 
+from tests.support.captures import state_capture
 from tests.support.proposals import body, opening, proposal, set_key
 
 CLUSTER = ClusterID("00000000-0000-4000-8000-000000000000")
@@ -147,7 +147,7 @@ async def measure(
     volume.log.bootstrap(CLUSTER, Configuration((member,)))
     fill(volume, keys, files, value_bytes)
     load = Load(volume, value_bytes)
-    capture = StateCapture(volume, load.applier, load.limits)
+    capture = state_capture(volume, load.applier, load.limits)
     running = asyncio.create_task(load.run())
     try:
         await asyncio.sleep(1.0)  # caches warm, the first pages copied

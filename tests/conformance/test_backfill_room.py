@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from partition_replica.offline.volume import replication
 from partition_replica.runtime import backfill
 from partition_replica.runtime.backfill import Backfiller, check_room
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.volume import Volume
 
 from tests.support.proposals import body, opening, proposal, set_key
@@ -38,8 +40,7 @@ def volume(tmp_path: Path) -> Iterator[Volume]:
 class Room:
     """A disk that is as full as a test says; `asked` counts."""
 
-    def __init__(self, free_bytes: int = 10**12) -> None:
-        self.free_bytes, self.reserve_bytes = free_bytes, 10**6
+    def __init__(self) -> None:
         self.fullness = iter(())
         self.asked = 0
 
@@ -48,12 +49,17 @@ class Room:
         return next(self.fullness, False)
 
 
-def test_what_would_fall_below_the_reserve_is_not_begun(volume: Volume) -> None:
+def test_what_would_fall_below_the_reserve_is_not_begun(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
     needed = volume.log.backfill_bytes()
     assert needed > COUNT * 40
-    check_room(volume.log, Room(10**6 + needed))  # type: ignore[arg-type]
-    with pytest.raises(DiskFull, match=f"takes up to {needed} bytes"):
-        check_room(volume.log, Room(10**6 + needed - 1))  # type: ignore[arg-type]
+    limits = replace(Limits(), disk_reserve_bytes=10**6)
+    monkeypatch.setattr(volume.space, "free_bytes", lambda: (10**6 + needed, 10**9))
+    check_room(volume.log, volume.space, limits)
+    monkeypatch.setattr(volume.space, "free_bytes", lambda: (10**6 + needed - 1, 10**9))
+    with pytest.raises(DiskFull, match=f"takes up to {10**6 + needed} bytes"):
+        check_room(volume.log, volume.space, limits)
 
 
 def test_metadata_takes_no_more_than_is_said(volume: Volume) -> None:
@@ -71,7 +77,7 @@ def test_the_command_refuses_before_it_begins(
 ) -> None:
     data = plain(tmp_path / "data")
     with monkeypatch.context() as patched:
-        patched.setattr(Volume, "free_bytes", lambda _: (10**6, 10**7))
+        patched.setattr(VolumeSpace, "free_bytes", lambda _: (10**6, 10**7))
         with pytest.raises(DiskFull):
             replication.enable(data, 100, lambda _: None)
     volume = open_volume(data)

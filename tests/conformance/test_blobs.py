@@ -5,7 +5,6 @@ import hashlib
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -105,7 +104,7 @@ async def test_an_upload_whose_caller_goes_away_is_adopted_whole_or_taken_back(
     """Its leader died while the disk worked: nothing may be pulled away below the disk's thread,
     and the blob must not stay "arriving" for ever."""
     payloads = Payloads(
-        cast("Any", SimpleNamespace(blobs=store)),
+        store,
         cast("Any", None),
         Limits(),
         Metrics(),

@@ -5,20 +5,24 @@ import errno
 import hashlib
 import os
 import threading
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import lmdb
 import pytest
-from partition_replica.errors import Damaged, DiskFull, StorageFailed
-from partition_replica.ids import LSN
-from partition_replica.runtime.transfer.capture import copy_state
+from partition_replica.core.limits import Limits
+from partition_replica.errors import Damaged, DiskFull, Overloaded, StorageFailed
+from partition_replica.ids import LSN, Digest
+from partition_replica.runtime.transfer import capture as capture_module
+from partition_replica.runtime.transfer.capture import capture_in_time, copy_state
 from partition_replica.storage.files import disk
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.state_copy import CopiedFile, FrozenState
 
-from tests.support.captures import HeldUp, Subject, all_rows, capturing
+from tests.support.captures import HeldUp, Subject, all_rows, capturing, state_capture
 from tests.support.captures import subject as subject  # a fixture
 from tests.support.proposals import remove, set_key
 
@@ -86,6 +90,36 @@ async def test_no_capture_without_room(subject: Subject, monkeypatch: pytest.Mon
     monkeypatch.setattr(subject.volume.space, "free_bytes", lambda: (1000, 10**9))
     assert await capturing(subject, copy_state).take(subject.volume.staging / "captured") is None
     assert list(subject.volume.staging.iterdir()) == []
+
+
+async def test_copies_that_fail_count_as_waiting(subject: Subject) -> None:
+    """Each may take minutes: a caller that may wait for one is not to wait for hundreds."""
+    tries = 0
+
+    def fail(frozen: FrozenState, directory: Path) -> CopiedFile:
+        nonlocal tries
+        tries += 1
+        time.sleep(0.5)  # it works for longer than its caller may wait
+        raise DiskFull("no")
+
+    capture = capturing(subject, fail)
+    with pytest.raises(Overloaded, match=r"could not be copied within 0\.4 s"):
+        await capture_in_time(lambda: capture, subject.volume.staging / "captured", 0.4)
+    assert tries == 1
+
+
+async def test_the_reserve_of_a_small_volume_is_a_part_of_it(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenth, of which a copy for others may take half, however much is to be reserved."""
+    capture = state_capture(subject.volume, subject.applier, Limits(disk_reserve_bytes=2**60))
+    total = 10**9
+    size, target = subject.volume.state.size_bytes(), subject.volume.staging / "captured"
+    for short, possible in ((1, False), (0, True)):
+        free = size + total // 20 - short
+        monkeypatch.setattr(subject.volume.space, "free_bytes", lambda found=free: (found, total))
+        captured = await capture.take(target)
+        assert (captured is not None) == possible
 
 
 async def cancel_again_and_again(task: "asyncio.Task[Any]") -> None:
@@ -196,6 +230,45 @@ async def test_a_capture_that_fails_leaves_nothing(subject: Subject, cancel: boo
     assert subject.volume.blobs.held_count == 0
     assert await subject.collect_deferred() == 1
     assert not subject.volume.blobs.has(dropped)
+
+
+@pytest.mark.parametrize(("moment", "held"), [("copied", 0), ("held", 1)])
+async def test_a_capture_that_is_cancelled_ends_soon(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, moment: str, held: int
+) -> None:
+    """It lists no more payloads, and holds no more of those that it has listed."""
+    for number in range(3):
+        await subject.put_file(b"f%d" % number, os.urandom(100_000))
+    monkeypatch.setattr(capture_module, "HELD_AT_ONCE", 1)
+    reached, go = threading.Event(), threading.Event()
+    hold, holds = subject.volume.blobs.hold, 0
+
+    def wait(at: str) -> None:
+        if at == moment:
+            reached.set()
+            assert go.wait(60)
+
+    def copy(frozen: FrozenState, directory: Path) -> CopiedFile:
+        made = copy_state(frozen, directory)
+        wait("copied")
+        return made
+
+    def counted(digests: Iterable[Digest]) -> None:
+        nonlocal holds
+        hold(digests)
+        holds += 1
+        wait("held")
+
+    monkeypatch.setattr(subject.volume.blobs, "hold", counted)
+    taking = asyncio.create_task(capturing(subject, copy).take(subject.volume.staging / "captured"))
+    await asyncio.to_thread(reached.wait)
+    await cancel_again_and_again(taking)
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await taking
+    assert holds == held
+    assert subject.volume.blobs.held_count == 0
+    assert list(subject.volume.staging.iterdir()) == []
 
 
 async def test_a_state_that_is_replaced_is_copied_to_its_end(subject: Subject) -> None:

@@ -47,7 +47,7 @@ def hold_up(here: Served) -> HeldUp:
 
 
 def disk_with(here: Served, monkeypatch: pytest.MonkeyPatch, free: Callable[[], int]) -> None:
-    total = here.one.volume.free_bytes()[1]
+    total = here.one.volume.space.free_bytes()[1]
     monkeypatch.setattr(here.one.volume.space, "free_bytes", lambda: (free(), total))
     monkeypatch.setattr(pinned_states, "LOOK_EVERY_S", 0.1)
 
@@ -164,6 +164,7 @@ async def test_a_reader_that_takes_no_answers_is_cut_off(
             await here.eventually(lambda: not here.copies, "the copy is gone")
             await here.eventually(lambda: not here.streams["ReadState"], "the stream is over")
             assert sent < 16 * 1024**2, "of 375 MiB that were asked for"
+            await here.eventually(lambda: here.refused == ["OVERLOADED"], "it is counted, once")
             await here.eventually(lambda: not here.one.volume.blobs.held_count, "no blob is held")
             # What is on its way already it may still take.
             with pytest.raises(grpc.aio.AioRpcError, match="no answer was taken"):
@@ -179,6 +180,39 @@ async def test_a_stream_that_asks_for_nothing_at_all_gives_its_place_back(tmp_pa
         await here.eventually(lambda: not here.streams["ReadState"], "its place is free")
 
 
+async def test_a_slow_end_of_one_state_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = replace(QUICK, pinned_state_idle_s=0.3)
+    async with served(tmp_path / "data", limits) as here:
+        go, kept, opened = threading.Event(), asyncio.Event(), 0
+        remove = Captured.remove
+
+        def slowly(captured: Captured) -> None:
+            if captured.directory.name == "pinned-1":
+                assert go.wait(60)
+            remove(captured)
+
+        monkeypatch.setattr(Captured, "remove", slowly)
+
+        async def hold() -> None:
+            nonlocal opened
+            async with here.one.replica.pinned_state(linearizable=True, history=""):
+                opened += 1
+                await kept.wait()
+
+        first = asyncio.create_task(hold())
+        await here.eventually(lambda: opened == 1, "the first is pinned")
+        second = asyncio.create_task(hold())
+        await here.eventually(lambda: opened == 2, "the second is pinned")
+        await here.eventually(lambda: here.copies == ["pinned-1"], "the second is gone")
+        await here.eventually(lambda: here.pinned == 1, "its place is free")
+        go.set()
+        await here.eventually(lambda: not here.copies, "the first is gone")
+        kept.set()
+        await asyncio.gather(first, second)
+
+
 # --- room ---------------------------------------------------------------------------------------
 
 
@@ -187,7 +221,7 @@ async def test_the_newest_state_is_given_up_first(
 ) -> None:
     async with served(tmp_path / "data") as here:
         await here.one.set(b"k")
-        free = here.one.volume.free_bytes()[0]
+        free = here.one.volume.space.free_bytes()[0]
         async with here.client.state() as old, here.client.state() as new:
             disk_with(here, monkeypatch, lambda: 1000 if len(here.copies) > 1 else free)
             await here.eventually(lambda: len(here.copies) == 1, "a copy is gone")
@@ -210,7 +244,7 @@ async def test_a_copy_that_takes_the_room_is_given_up(
     """While it is made, and it writes nothing more then."""
     async with served(tmp_path / "data") as here:
         await here.one.set(b"k", os.urandom(500_000))
-        free = here.one.volume.free_bytes()[0]
+        free = here.one.volume.space.free_bytes()[0]
         slow = hold_up(here)
         disk_with(here, monkeypatch, lambda: 1000 if slow.begun.is_set() else free)
         directories: list[Path] = []

@@ -11,12 +11,22 @@ import pytest
 from partition_client import AsyncClient, NotFound, RequestRefused, Source
 from partition_client.errors import DeadlineExceeded, HistoryChanged, InvalidEndpoint
 from partition_client.pinned_state import PinnedState
-from partition_replica.errors import NotBootstrapped, WrongHistory
+from partition_proto.v1 import replica_admin_pb2 as admin
+from partition_replica.errors import NoLeader, WrongHistory
 from partition_replica.runtime.replica import Replica
 
 from dev.cluster.layout import ROOT
 from tests.support.one_replica import CLUSTER, OneReplica
 from tests.support.served_replica import QUICK, Served, served, serving_clients
+
+TAKE = admin.StartSnapshotJobRequest(
+    job_id="job",
+    take=admin.TakeSnapshot(
+        snapshot_id="s",
+        uid="s",
+        destination=admin.SnapshotDestination(volume=admin.VolumeDestination()),
+    ),
+)
 
 
 async def lsns_behind(client: AsyncClient, state: PinnedState) -> list[int]:
@@ -43,7 +53,12 @@ async def test_a_joining_replica_has_no_state_to_pin(tmp_path: Path) -> None:
     try:
         await one.replica.administration.join(CLUSTER)
         async with serving_clients(one, QUICK) as here:
-            with pytest.raises(NotBootstrapped, match="waits for its first state"):
+            # Not NotBootstrapped, which is final: the state comes, and others have one.
+            with pytest.raises(NoLeader, match="waits for its first state"):
+                one.replica.check_history("any")
+            with pytest.raises(NoLeader, match="waits for its first state"):
+                one.replica.snapshot_jobs.start(TAKE)
+            with pytest.raises(NoLeader, match="waits for its first state"):
                 async with one.replica.pinned_state(linearizable=False, history=""):
                     pass
             hurried = AsyncClient([here.address], deadline_s=0.5, follow_hints=False)

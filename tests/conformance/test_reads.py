@@ -146,7 +146,7 @@ def test_entries_while_a_snapshot_takes_the_state_s_place() -> None:
     state and go on" nor "there is nothing" is true."""
     state = SimpleNamespace(applied=SimpleNamespace(index=100))
     log = SimpleNamespace(first_stored=201)
-    volume: Any = SimpleNamespace(state=state, log=log)
+    volume: Any = SimpleNamespace(log=log, states=SimpleNamespace(current=state), blobs=None)
     for lsn in (0, 50, 101, 201):
         with pytest.raises(NoLeader, match="snapshot is being installed"):
             reads(volume).entries(lsn, 1000)

@@ -13,11 +13,11 @@ import pytest
 from partition_replica.core.model import HardState, Position
 from partition_replica.errors import ImportRefused, InvalidArgument, StorageFailed
 from partition_replica.ids import LSN, MemberID, Term
+from partition_replica.offline import commands
 from partition_replica.offline.seed import log_import
 from partition_replica.offline.seed.layout import encode_hard_state, entry_name
 from partition_replica.offline.seed.log_survey import BaseTree
 from partition_replica.offline.stopped import open_stopped
-from partition_replica.offline.volume import commands
 from partition_replica.storage import files
 
 from tests.support.one_replica import OneReplica

@@ -16,9 +16,8 @@ from partition_replica.config import Config
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
 from partition_replica.errors import StorageFailed
-from partition_replica.runtime.jobs import job_process as snapshot_process
-from partition_replica.runtime.jobs import snapshot_jobs
-from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.jobs import job_process, snapshot_jobs
+from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
 from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobs
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.files import VolumeLock
@@ -37,7 +36,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
         path = tmp_path / "process"
         path.write_text(f"#!/bin/sh\ncd {tmp_path}\n{body}\n")
         path.chmod(0o700)
-        monkeypatch.setattr(snapshot_process, "sys", SimpleNamespace(executable=str(path)))
+        monkeypatch.setattr(job_process, "sys", SimpleNamespace(executable=str(path)))
 
     return write
 
@@ -46,8 +45,8 @@ async def no_capture() -> dict[str, Any]:
     raise AssertionError("it is not asked for")
 
 
-def process(told: Callable[[str, int, int], None] = lambda *_: None) -> SnapshotProcess:
-    return SnapshotProcess(LIMITS, told=told, capture=no_capture)
+def process(told: Callable[[str, int, int], None] = lambda *_: None) -> JobProcess:
+    return JobProcess(LIMITS, told=told, capture=no_capture)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ async def test_one_that_can_not_be_started(monkeypatch: pytest.MonkeyPatch, tmp_
         await process().run(["a\0b"], {})
     assert (zero.value.reason, zero.value.retriable) == ("InvalidArgument", False)
     nothing = SimpleNamespace(executable=str(tmp_path / "none"))
-    monkeypatch.setattr(snapshot_process, "sys", nothing)
+    monkeypatch.setattr(job_process, "sys", nothing)
     with pytest.raises(JobFailed) as missing:
         await process().run([], {})
     assert (missing.value.reason, missing.value.retriable) == ("ProcessNotStarted", True)
@@ -120,7 +119,7 @@ read line < stays""")
 
 
 class Jobs:
-    """The jobs of a replica whose processes are `run`."""
+    """The jobs of a replica whose processes are `run`. asks: they ask for a copy of the state."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lock = VolumeLock(root)
@@ -129,9 +128,13 @@ class Jobs:
         self.failed: list[BaseException] = []
         self.arguments: list[str] = []
         self.outcome: Any = {}
-        monkeypatch.setattr(snapshot_jobs, "SnapshotProcess", self._make)
+        self.asks = False
+        monkeypatch.setattr(snapshot_jobs, "JobProcess", self._make)
         config = Config(root, "here:1", "here:2", "here:1", "ns/p", None, limits=LIMITS)
-        member = SimpleNamespace(configuration=Configuration((self.volume.log.identity.member_id,)))
+        member = SimpleNamespace(
+            configuration=Configuration((self.volume.log.identity.member_id,)),
+            capture=SimpleNamespace(take=self._take),
+        )
         self.jobs = SnapshotJobs(
             config,
             self.volume,
@@ -142,15 +145,21 @@ class Jobs:
         )
         self._serial = 0
 
-    def _make(self, *_: object, **__: object) -> Any:
+    def _make(self, *_: object, capture: Callable[[], Any], **__: object) -> Any:
         async def run(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
             self.arguments = arguments
+            if self.asks:
+                await capture()
             if isinstance(self.outcome, BaseException):
                 raise self.outcome
             found: dict[str, Any] = self.outcome
             return found
 
         return SimpleNamespace(run=run)
+
+    async def _take(self, directory: Path, check: Callable[[], None]) -> None:
+        check()
+        raise StorageFailed("nothing is copied here")
 
     async def run(self, **kinds: Any) -> api.SnapshotJob:
         self._serial += 1
@@ -200,6 +209,21 @@ async def test_a_failed_fsync_ends_the_replica(jobs: Jobs) -> None:
     jobs.outcome = StorageFailed("fsync")
     await jobs.run(verify=VERIFY)
     assert jobs.failed == [jobs.outcome]
+    jobs.volume.close()
+
+
+async def test_a_volume_without_room_is_said_before_anything_is_copied(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the state's copy and rows, half of what a volume keeps free has to stay."""
+    jobs.asks = True
+    needed = 2 * jobs.volume.state.size_bytes() + 10**9 // 20
+    monkeypatch.setattr(jobs.volume.space, "free_bytes", lambda: (needed - 1, 10**9))
+    found = await jobs.run(take=api.TakeSnapshot(snapshot_id="s1", uid="u", destination=HERE))
+    assert (found.reason, found.retriable) == ("VolumeFull", False)
+    assert f"takes up to {needed} bytes" in found.message
+    assert list(jobs.volume.staging.iterdir()) == []
+    assert jobs.failed == []
     jobs.volume.close()
 
 

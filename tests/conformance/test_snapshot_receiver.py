@@ -7,10 +7,11 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,8 +20,11 @@ from partition_replica.core.model import Position
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import DiskFull, Overloaded, PayloadMismatch
 from partition_replica.ids import LSN, Term
+from partition_replica.runtime.transfer import state_receiver
+from partition_replica.storage import state_copy
 from partition_replica.storage.files import disk
 from partition_replica.storage.staging import StagedFile
+from partition_replica.storage.state_tables import iterate_blobs
 
 from tests.support.proposals import body, proposal, remove
 from tests.support.snapshot_members import (
@@ -55,6 +59,37 @@ async def test_a_state_file_goes_on_at_any_byte(sender: Sender, receiver: Receiv
     assert receiver.counted("in") == size
     assert receiver.counted("resumed") == sum(breaks)
     await receiver.assert_nothing_left()
+
+
+async def test_one_that_is_cancelled_lists_no_more_payloads(
+    sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go, unwanted = threading.Event(), threading.Event(), threading.Event()
+    held: list[object] = []
+
+    def wait() -> None:
+        reached.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(state_receiver, "give_way", wait)
+    monkeypatch.setattr(state_receiver, "threading", SimpleNamespace(Event=lambda: unwanted))
+    monkeypatch.setattr(state_copy, "iterate_blobs", _pausing_twice)
+    monkeypatch.setattr(receiver.volume.blobs, "hold", held.append)
+    installing = asyncio.create_task(receiver.install(sender.snapshot()))
+    await asyncio.to_thread(reached.wait)
+    installing.cancel()
+    assert await asyncio.to_thread(unwanted.wait, 20), "it is told to give up"
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await installing
+    assert held == []
+    await receiver.receiver.close()
+    await receiver.assert_nothing_left()
+
+
+def _pausing_twice(txn: Any, tables: Any, pause: Callable[[], None]) -> Any:
+    pause()
+    yield from iterate_blobs(txn, tables, pause)
 
 
 @pytest.mark.parametrize("at", [0, 1, 20_000])

@@ -55,7 +55,8 @@ async def sending(tmp_path: Path) -> AsyncIterator[Sending]:
     await subject.apply(opening())
     copy = HeldUp()
     sender = SnapshotSender(
-        subject.volume,
+        subject.volume.log,
+        subject.volume.staging,
         capturing(subject, copy),
         None,  # type: ignore[arg-type]  # nothing is sent
         replace(LIMITS, snapshot_hold_s=1000.0),

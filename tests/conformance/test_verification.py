@@ -27,7 +27,7 @@ from partition_replica.core.model import (
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Compacted, Damaged, DiskFull, Stopping, StorageFailed
 from partition_replica.ids import LSN, MemberID, Term
-from partition_replica.offline.volume import commands
+from partition_replica.offline import commands
 from partition_replica.runtime.jobs import inspection
 from partition_replica.runtime.jobs.inspection import Inspection
 from partition_replica.runtime.jobs.job_process import JobFailed
@@ -256,7 +256,7 @@ class Room:
     """A disk that is as full as a test says."""
 
     def __init__(self) -> None:
-        self.free_bytes, self.reserve_bytes, self.is_full = 10**12, 10**6, False
+        self.free_bytes, self.is_full = 10**12, False
 
     def full(self) -> bool:
         return self.is_full
@@ -268,6 +268,7 @@ class Serving:
     def __init__(self, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.volume = fill(data, 5)
         self.room = Room()
+        monkeypatch.setattr(self.volume.space, "free_bytes", lambda: (self.room.free_bytes, 10**13))
         self.released = 0
         self.damage: Exception | None = None
         self.started = asyncio.Event()
@@ -280,7 +281,7 @@ class Serving:
             self.room,  # type: ignore[arg-type]
             lambda: member,  # type: ignore[arg-type,return-value]
         )
-        monkeypatch.setattr(inspection, "SnapshotProcess", self.make)
+        monkeypatch.setattr(inspection, "JobProcess", self.make)
 
     def make(self, limits: Limits, *, told: Progress, **_: object) -> Any:
         async def run(arguments: list[str], environment: dict[str, str]) -> None:
@@ -293,9 +294,9 @@ class Serving:
         if self.damage is not None:
             raise self.damage
         self.volume.state.copy(directory)
-        return SimpleNamespace(release=self.release)
+        return SimpleNamespace(remove=self.remove)
 
-    def release(self) -> None:
+    def remove(self) -> None:
         self.released += 1
 
     async def hang(self, told: Progress, scratch: Path) -> None:

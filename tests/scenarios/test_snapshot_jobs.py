@@ -229,24 +229,6 @@ async def test_who_may_ask(group: LocalGroup) -> None:
             assert detail.reason == types.REASON_DEPOSED
 
 
-async def test_a_volume_without_room_is_said_before_anything_is_copied(group: LocalGroup) -> None:
-    async with group:
-        only = await one(group)
-        only.kill()
-        only.arguments += ("--limit", f"disk_reserve_bytes={2**60}")
-        await group.start(only)
-        await eventually(lambda: leads(group), "it leads")
-        found = await outcome(group, only, taking(group, "s1"))
-        assert (found.reason, found.retriable) == ("VolumeFull", False)
-        assert "make room" in found.message
-        assert staged(only) == []
-
-
-async def leads(group: LocalGroup) -> bool:
-    status = await group.status(group.replicas[0])
-    return status is not None and status.role == "leader"
-
-
 async def test_a_store_with_an_authority_of_its_own(group: LocalGroup, tmp_path: Path) -> None:
     folder = tmp_path / "pki" / "tls-0"
     certificate, key = folder / "tls.crt", folder / "tls.key"

@@ -241,16 +241,11 @@ class Node:
             # The product draws a member's ID from the system's randomness.
             LmdbLog(root / "log", MemberID(self.member), blob_digests).close()
         limits = self.settings.limits
-        retention = Retention(
-            trail_entries=limits.log_trail_entries,
-            trail_bytes=limits.log_trail_bytes,
-            consumer_lag_entries_max=limits.consumer_lag_entries_max,
-        )
         volume = Volume(
             root,
             self._lock,
             pins_max=limits.pins_max,
-            retention=retention,
+            retention=Retention.of(limits),
             clock=self.loop.time,
         )
         config = Config(

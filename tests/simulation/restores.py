@@ -142,7 +142,7 @@ class Restores:
         return True
 
     async def _publish(self, node: Node) -> Stored | None:
-        """As runtime/snapshot_jobs.py and the process that it starts."""
+        """As runtime/jobs/snapshot_jobs.py and the process that it starts."""
         assert node.replica is not None and node.volume is not None
         member, volume = node.replica.running(), node.volume
         if not node.replica.history():

@@ -130,4 +130,12 @@ def all_rows(state: LmdbState) -> dict[str, list[tuple[bytes, bytes]]]:
 
 
 def capturing(subject: Subject, copy: Copy) -> StateCapture:
-    return StateCapture(subject.volume, subject.applier, LIMITS, copy=copy)
+    return state_capture(subject.volume, subject.applier, LIMITS, copy=copy)
+
+
+def state_capture(
+    volume: Volume, applier: Applier, limits: Limits, *, copy: Copy = copy_state
+) -> StateCapture:
+    return StateCapture(
+        volume.log, volume.states, volume.blobs, volume.space, applier, limits, copy=copy
+    )

@@ -69,7 +69,9 @@ class Replica:
         self.state.apply(self.log, {})
         self.stored = SimpleNamespace(first_stored=1, base=LSN(0), read=self.read)
         self.reads = Reads(
-            SimpleNamespace(state=self.state, log=self.stored),  # type: ignore[arg-type]
+            self.stored,  # type: ignore[arg-type]
+            SimpleNamespace(current=self.state),  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
             lambda: SimpleNamespace(),  # type: ignore[arg-type, return-value]
             lambda _: Exception(),  # type: ignore[arg-type, return-value]
         )

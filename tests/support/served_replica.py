@@ -24,13 +24,14 @@ QUICK = replace(Limits(), log_compaction_step_entries=1, pinned_states_max=2, pi
 
 
 class Served:
-    """`streams`: how many are open, by method."""
+    """`streams`: how many are open, by method. `refused`: the reasons of what was refused."""
 
     def __init__(self, one: OneReplica, address: str, client: AsyncClient) -> None:
         self.one = one
         self.address = address
         self.client = client
         self.streams: dict[str, int] = {}
+        self.refused: list[str] = []
 
     @property
     def copies(self) -> list[str]:
@@ -62,7 +63,7 @@ async def served(
 async def serving_clients(one: OneReplica, limits: Limits) -> AsyncIterator[Served]:
     """Of a replica that runs."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    failures = Failures(lambda _: None, one.failures.append)
+    failures = Failures(lambda reason: here.refused.append(reason), one.failures.append)
     streams = Streams(
         limits.client_streams_max, lambda method, count: here.streams.update({method: count})
     )

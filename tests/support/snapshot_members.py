@@ -191,7 +191,7 @@ class Receiver:
         self.installing: Snapshot | None = None
         self.metrics = Metrics()
         self.payloads = Payloads(
-            self.volume,
+            self.volume.blobs,
             network,  # type: ignore[arg-type]
             limits,
             self.metrics,
@@ -202,7 +202,10 @@ class Receiver:
             failed=self._failed,
         )
         self.receiver = SnapshotReceiver(
-            self.volume,
+            self.volume.states,
+            self.volume.blobs,
+            self.volume.space,
+            self.volume.staging,
             self.payloads,
             limits,
             self.metrics,

@@ -18,7 +18,13 @@ from tests.support.proposals import payload
 
 
 def reads(volume: Volume) -> Reads:
-    return Reads(volume, lambda: SimpleNamespace(), lambda _: NoLeader("no"))  # type: ignore[arg-type, return-value]
+    return Reads(
+        volume.log,
+        volume.states,
+        volume.blobs,
+        lambda: SimpleNamespace(),  # type: ignore[arg-type, return-value]
+        lambda _: NoLeader("no"),
+    )
 
 
 def apply(volume: Volume, *operations: types.Operation, files: list[bytes] | None = None) -> None:

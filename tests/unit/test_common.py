@@ -44,6 +44,13 @@ class Some:
     share: float = 0.5
 
 
+@dataclass(frozen=True)
+class Checked(Some):
+    def __post_init__(self) -> None:
+        if self.count > 6:
+            raise ValueError("count must be at most 6")
+
+
 def test_flags_override_limits_by_name() -> None:
     assert limit_flags.override(Some(), []) == Some()
     assert limit_flags.override(Some(), ["count=4", "share=1", "count=5"]) == Some(5, 1.0)
@@ -54,9 +61,9 @@ def test_flags_override_limits_by_name() -> None:
     ("flag", "said"),
     [
         ("other=1", "--limit other: known are count, share"),
-        ("count", "--limit count: not a int"),
-        ("count=1.5", "--limit count=1.5: not a int"),
-        ("share=much", "--limit share=much: not a float"),
+        ("count", "--limit count: must be a whole number"),
+        ("count=1.5", "--limit count=1.5: must be a whole number"),
+        ("share=much", "--limit share=much: must be a number"),
         ("count=0", "--limit count=0: must be a number above 0, at most 9223372036854775807"),
         ("share=nan", "--limit share=nan: must be a number above 0, at most 9223372036854775807"),
         (f"count={2**63}", f"--limit count={2**63}: must be a number above 0"),
@@ -65,4 +72,20 @@ def test_flags_override_limits_by_name() -> None:
 def test_a_flag_that_sets_no_limit_is_refused_by_name(flag: str, said: str) -> None:
     with pytest.raises(ValueError, match="--limit") as caught:
         limit_flags.override(Some(), [flag])
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("share=nan", "--limit share=nan: must be a number of 0 or above, at most"),
+        ("share=inf", "--limit share=inf: must be a number of 0 or above, at most"),
+        ("count=-1", "--limit count=-1: must be a number of 0 or above, at most"),
+        ("count=7", "--limit count=7: count must be at most 6"),
+    ],
+)
+def test_limits_that_may_be_0_name_the_flag_too(flag: str, said: str) -> None:
+    """Also if their own class refuses a value, which knows nothing of flags."""
+    with pytest.raises(ValueError, match="--limit") as caught:
+        limit_flags.override(Checked(), [flag], positive=False)
     assert str(caught.value).startswith(said)

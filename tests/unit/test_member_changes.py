@@ -4,7 +4,7 @@ import partition_raft as raft
 import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.model import LogEntry
-from partition_replica.engine.port import member_changes
+from partition_replica.engine.entries import member_changes
 from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Term
 

@@ -1,9 +1,11 @@
-"""The order in which the loop tells its engine things."""
+"""When, and in which order, the loop tells its engine things."""
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, LogBatch, Position
 from partition_replica.engine.port import SnapshotHeader, Work
@@ -21,11 +23,13 @@ class RecordingEngine:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.asked = 0
         self._work: list[Work] = [
             Work(1, None, 0, None, [], HEADER, [], [], [], [], must_sync=True, hold_messages=False)
         ]
 
     def take_work(self) -> Work | None:
+        self.asked += 1
         return self._work.pop() if self._work else None
 
     def persisted(self, number: int) -> None:
@@ -36,6 +40,39 @@ class RecordingEngine:
 
     def tick(self) -> None:
         self.told.append("tick")
+
+    def report_snapshot(self, member: int, succeeded: bool) -> None:
+        self.told.append(f"snapshot {member} {succeeded}")
+
+
+def loop_of(
+    engine: RecordingEngine,
+    log_writer: Callable[..., Any],
+    installed: list[SnapshotHeader],
+    *,
+    tick_s: float,
+) -> RaftLoop:
+    return RaftLoop(
+        cast("Any", None),
+        cast("Any", None),
+        cast("Any", engine),
+        cast("Any", None),
+        Limits(),
+        Metrics(),
+        Hooks(
+            role_changed=lambda *_: None,
+            send_snapshot=lambda *_: None,
+            staged_snapshot=lambda _: 2,
+            snapshot_installed=installed.append,
+            released=lambda _: None,
+        ),
+        proposals=cast("Any", None),
+        reads=cast("Any", SimpleNamespace(wanted=False)),
+        tick_s=tick_s,
+        wall_ms=lambda: 0,
+        failed=lambda _: None,
+        log_writer=cast("Any", log_writer),
+    )
 
 
 async def test_an_installed_snapshot_counts_as_applied_before_the_next_tick() -> None:
@@ -54,27 +91,7 @@ async def test_an_installed_snapshot_counts_as_applied_before_the_next_tick() ->
         return SimpleNamespace(write=write, close=lambda: None)
 
     installed: list[SnapshotHeader] = []
-    raft_loop = RaftLoop(
-        cast("Any", None),
-        cast("Any", None),
-        cast("Any", engine),
-        cast("Any", None),
-        Limits(),
-        Metrics(),
-        Hooks(
-            role_changed=lambda *_: None,
-            send_snapshot=lambda *_: None,
-            staged_snapshot=lambda _: 2,
-            snapshot_installed=installed.append,
-            released=lambda _: None,
-        ),
-        proposals=cast("Any", None),
-        reads=cast("Any", SimpleNamespace(wanted=False)),
-        tick_s=0.01,
-        wall_ms=lambda: 0,
-        failed=lambda _: None,
-        log_writer=log_writer,
-    )
+    raft_loop = loop_of(engine, log_writer, installed, tick_s=0.01)
     raft_loop.applier = cast("Any", SimpleNamespace(pause=lambda: None))
     task = asyncio.create_task(raft_loop.run())
     raft_loop.wake()
@@ -88,3 +105,26 @@ async def test_an_installed_snapshot_counts_as_applied_before_the_next_tick() ->
     first = engine.told.index("persisted 1")
     assert engine.told[first : first + 2] == ["persisted 1", "applied to 369"]
     assert installed == [HEADER]
+
+
+@pytest.mark.parametrize("told", ["snapshot 2 True", "applied to 7"])
+async def test_what_the_engine_is_told_is_acted_on_at_once(told: str) -> None:
+    """Not at the next tick, which may be long in coming."""
+    engine = RecordingEngine()
+    engine._work.clear()
+    writer = SimpleNamespace(write=None, close=lambda: None)
+    raft_loop = loop_of(engine, lambda *_, **__: writer, [], tick_s=3600)
+    task = asyncio.create_task(raft_loop.run())
+    await asyncio.sleep(0)
+    assert engine.asked == 0
+    if told.startswith("snapshot"):
+        raft_loop.report_snapshot(2, True)
+    else:
+        raft_loop.applied_to(LSN(7))
+
+    async def asked() -> bool:
+        return engine.asked > 0
+
+    await eventually(asked, "the loop asks the engine for work", 20)
+    assert engine.told == [told]
+    task.cancel()

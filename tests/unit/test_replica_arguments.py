@@ -11,7 +11,7 @@ from shlex import quote
 import pytest
 from partition_replica.__main__ import parse
 from partition_replica.config import Config
-from partition_replica.offline.volume import commands
+from partition_replica.offline import commands
 
 SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
 
@@ -104,7 +104,7 @@ def test_a_fault_of_the_system_is_one_line(
 )
 def test_an_output_that_fails(redirect: str, code: int, said: str) -> None:
     program = (
-        "from partition_replica.offline.volume import commands\n"
+        "from partition_replica.offline import commands\n"
         "from partition_replica.__main__ import main\n"
         "commands._COMMANDS['inspect'] = lambda _: print('x' * 1000000) or 0\n"
         "main()\n"

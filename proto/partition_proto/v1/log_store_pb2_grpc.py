@@ -220,14 +220,17 @@ class LogStoreServicer:
 
     def ReadState(self, request_iterator, context):
         """The whole state at one LSN: for a reader that begins, or that met COMPACTED or WRONG_HISTORY.
-        The first request is `open`, which pins the state; its answer says the LSN. It comes once the
-        replica has made a copy of its state, which takes as long as the state is large. The requests
-        behind it read from that state: pages of keys, directories, files. One request is served at a
-        time, in their order. NOT_FOUND and INVALID_ARGUMENT of such a request are its answer (`error`),
-        and the stream goes on; every other error ends the stream.
 
-        The state lasts as long as the stream, and so do the entries behind its LSN in this replica's
-        log. To go on at lsn + 1, do one of these at the same replica before you close the stream:
+        The first request is `open`. The replica copies its state, which takes as long as the state is
+        large, and answers with the LSN of the copy: the state is pinned. All later requests read from
+        that copy: pages of keys, directories, files. The replica serves one request at a time, in their
+        order. If such a request meets NOT_FOUND or INVALID_ARGUMENT, that is its answer (`error`), and
+        the stream goes on. Every other error ends the stream. A reader whose stream ended begins anew,
+        at a later LSN.
+
+        The pinned state lasts as long as the stream, and so do the entries behind its LSN in this
+        replica's log. To go on at lsn + 1, do one of these at the same replica before you close the
+        stream:
 
         - RegisterConsumer at lsn. The consumer keeps the log, also when the stream is gone. If its name
         is registered already, AcknowledgeConsumer at lsn.
@@ -235,15 +238,26 @@ class LogStoreServicer:
         does it count as use of the state: ask for something on the stream every 300 seconds.
 
         The entries go earlier if they become more than a consumer may lag, or if a state transfer
-        replaces the state of this replica, a follower: then Read meets COMPACTED.
+        replaces the state of this replica, a follower. Then Read meets COMPACTED.
 
-        OVERLOADED, at the start: 4 states are pinned at this replica, or 1,024 streams are open, or the
-        state could not be copied for 60 seconds, because the configuration changes or a state transfer
-        replaces the state. Later: nothing was asked, or no answer taken, for 300 seconds, or the state
-        was pinned for an hour. A stream whose first request does not come within 60 seconds ends with
-        it, too. DISK_FULL, at once: there is no room for the copy. Later: the volume fell below its
-        reserve; the state that was pinned last goes first. A reader that takes no answers is cut off
-        5 seconds after its state was given up. A stream that breaks has to begin anew, at a later LSN.
+        Errors in place of the answer to `open`:
+
+        NO_LEADER    this replica has no state now: it waits for its first one, or opens another one
+        OVERLOADED   4 states are pinned at this replica; 1,024 streams are open; the state could not
+        be copied for 60 seconds, because the configuration changes, a state transfer
+        replaces the state, or copies failed; or `open` did not come within 60 seconds
+        DISK_FULL    the volume has no room for the copy
+
+        Errors that end a pinned state:
+
+        OVERLOADED   nothing was asked, or no answer taken, for 300 seconds; or the state was pinned
+        for an hour
+        DISK_FULL    the volume fell below its reserve; the state that was pinned last goes first
+        STOPPING     the replica stops
+
+        A reader that takes no answers is cut off 5 seconds after its state was given up.
+
+        The numbers are defaults: a replica's --limit changes them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

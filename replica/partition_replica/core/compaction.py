@@ -1,4 +1,4 @@
-"""How much of a log may go. Pure; `runtime.compactor` and `storage` do it.
+"""How much of a log may go. Pure: `runtime.consensus.compactor` and `storage` do it.
 
 Words (docs/log.md, Positions): *low-water mark*, the lowest LSN that positions require;
 *boundary*, the LSN up to which Raft's log is compacted; *trail*, entries kept below the mark for
@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from partition_replica.core.limits import Limits
 from partition_replica.ids import LSN, Digest
 
 APPLIED = "applied"
@@ -175,3 +176,13 @@ class Retention:
     consumer_lag_entries_max: int = 1 << 62
     keep_all: bool = False
     trail_bytes: int = 1 << 62
+
+    @staticmethod
+    def of(limits: Limits, *, keep_all: bool = False) -> "Retention":
+        """A replica's with these limits."""
+        return Retention(
+            trail_entries=limits.log_trail_entries,
+            consumer_lag_entries_max=limits.consumer_lag_entries_max,
+            keep_all=keep_all,
+            trail_bytes=limits.log_trail_bytes,
+        )

@@ -20,6 +20,7 @@ from partition_replica.core.model import (
     Unapplied,
     VerifyReport,
 )
+from partition_replica.errors import ReplicaError
 from partition_replica.ids import LSN
 
 
@@ -59,8 +60,8 @@ class PinnedState(Protocol):
         `reader`."""
         ...
 
-    async def over(self) -> None:
-        """Returns when the state was given up."""
+    async def over(self) -> ReplicaError:
+        """Waits until the state is given up, and returns what `reader` raises from then on."""
         ...
 
 
@@ -85,8 +86,9 @@ class ReplicaService(Protocol):
         ...
 
     def check_history(self, history: str, *, leading: bool = False) -> None:
-        """Raises WrongHistory if `history` is another one; "" is any. leading: only a leader that
-        serves may tell; others raise NotLeader or NoLeader."""
+        """Raises WrongHistory if `history` is another one ("" is any), and NoLeader while it is
+        not known here. leading: only a leader that serves may tell; others raise NotLeader or
+        NoLeader."""
         ...
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
@@ -128,7 +130,7 @@ class ReplicaService(Protocol):
         self, *, linearizable: bool, history: str
     ) -> AbstractAsyncContextManager[PinnedState]:
         """The state as it is now, pinned until the end of the with-statement. Raises Overloaded for
-        one too many, or if it can't be copied now, DiskFull, NotBootstrapped without a state, and
+        one too many, or if it can't be copied now, DiskFull, NoLeader without a state, and
         WrongHistory if the state is of another history than `history` ("" is any)."""
         ...
 
@@ -145,7 +147,7 @@ class ReplicaService(Protocol):
     def check_peer(
         self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
     ) -> None:
-        """Raises WrongCluster, NotBootstrapped. to_member 0: whoever is of the cluster."""
+        """Raises WrongCluster, NotBootstrapped. to_member 0: any member of the cluster."""
         ...
 
     def greet(self, member: int, address: str) -> None: ...
@@ -163,11 +165,11 @@ class ReplicaService(Protocol):
 
 
 class InspectionService(Protocol):
-    """What those who look after a volume call."""
+    """What `partition-replica verify` calls of a running replica."""
 
     def verify(self) -> AsyncIterator[tuple[str, int, int] | VerifyReport]:
-        """Progress (step, done, total), then the report. Raises Overloaded while another one runs,
-        DiskFull where there is no room for a copy of the state, NotBootstrapped."""
+        """Yields progress (step, done, total), then the report. Raises Overloaded while another
+        verification runs, DiskFull if a copy of the state has no room, NotBootstrapped."""
         ...
 
 

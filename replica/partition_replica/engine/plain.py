@@ -8,11 +8,17 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import partition_raft as raft
-
 from partition_replica.core.model import Configuration, LogEntry, Position
 from partition_replica.core.ports import EntryReader
-from partition_replica.engine.port import Work
+from partition_replica.engine.port import (
+    ChangeKind,
+    ConfChangeRefused,
+    Message,
+    PeerNotFound,
+    PeerProgress,
+    ProposalDropped,
+    Work,
+)
 from partition_replica.ids import LSN, MemberID, Term
 
 REPLAY_BYTES_MAX = 4 * 1024**2
@@ -29,7 +35,7 @@ class PlainStatus:
     role: str = "leader"
     term: int = 0
     lead_transferee: int | None = None
-    progress: Sequence[raft.PeerProgress] = ()
+    progress: Sequence[PeerProgress] = ()
     mirror_bytes: int = 0
 
 
@@ -57,13 +63,13 @@ class PlainEngine:
 
     def tick(self) -> None: ...
     def campaign(self) -> None: ...
-    def step(self, message: raft.Message) -> None:
-        raise raft.PeerNotFound(f"member {message.sender:x}: this partition is not replicated")
+    def step(self, message: Message) -> None:
+        raise PeerNotFound(f"member {message.sender:x}: this partition is not replicated")
 
     def propose(self, data: list[bytes]) -> tuple[LSN, Term]:
         size = sum(map(len, data))
         if self._uncommitted_bytes and self._uncommitted_bytes + size > self._uncommitted_bytes_max:
-            raise raft.ProposalDropped("too much is proposed and not durable")
+            raise ProposalDropped("too much is proposed and not durable")
         self._uncommitted_bytes += size
         first = LSN(self._last + 1)
         for offset, body in enumerate(data):
@@ -72,9 +78,9 @@ class PlainEngine:
         return first, Term(0)
 
     def propose_change(
-        self, changes: list[tuple[raft.ChangeKind, int]], context: bytes
+        self, changes: list[tuple[ChangeKind, int]], context: bytes
     ) -> tuple[LSN, Term]:
-        raise raft.ConfChangeRefused(
+        raise ConfChangeRefused(
             "this partition is not replicated: switch replication on first (EnableReplication)"
         )
 

@@ -1,4 +1,7 @@
-"""What the runtime asks of an engine: Raft's (`raft`), or none (`plain`)."""
+"""What the runtime asks of an engine: Raft's (`raft`), or none (`plain`).
+
+The runtime and both engines have these types from here, also those that are partition_raft's own.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +20,6 @@ from partition_raft import (
 
 from partition_replica.core.model import Configuration, HardState, LogEntry, Position
 from partition_replica.core.ports import EntryReader
-from partition_replica.engine.entries import from_entry, member_changes
 from partition_replica.ids import LSN, Term
 
 __all__ = [
@@ -36,8 +38,6 @@ __all__ = [
     "SnapshotHeader",
     "SnapshotSource",
     "Work",
-    "from_entry",
-    "member_changes",
 ]
 
 
@@ -49,6 +49,11 @@ class SnapshotHeader:
     position: Position
     configuration: Configuration
     manifest: bytes
+
+
+SnapshotSource = Callable[[int, int], SnapshotHeader | None]
+"""(index that is asked for, member it is for) gives the snapshot's header, or None until there is
+one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,10 +158,6 @@ class Engine(Protocol):
     def status(self) -> EngineStatus: ...
     def configuration(self) -> Configuration: ...
 
-
-SnapshotSource = Callable[[int, int], SnapshotHeader | None]
-"""(index that is asked for, member it is for) gives the snapshot's header, or None until there is
-one."""
 
 MakeEngine = Callable[[EntryReader, LSN, EngineSettings, SnapshotSource], Engine]
 """Makes the engine of the log's member from what is durable: (log, applied LSN, settings, source of

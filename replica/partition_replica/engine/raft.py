@@ -1,7 +1,6 @@
 """One member's engine. Step by step as partition_raft's package docstring says."""
 
 import logging
-from collections.abc import Callable
 
 import partition_raft as raft
 
@@ -13,7 +12,13 @@ from partition_replica.core.model import (
 )
 from partition_replica.core.ports import EntryReader
 from partition_replica.engine.entries import from_entry, to_entry
-from partition_replica.engine.port import EngineSettings, EngineStatus, SnapshotHeader, Work
+from partition_replica.engine.port import (
+    EngineSettings,
+    EngineStatus,
+    SnapshotHeader,
+    SnapshotSource,
+    Work,
+)
 from partition_replica.errors import Compacted
 from partition_replica.ids import LSN, MemberID, Term
 
@@ -29,7 +34,7 @@ class RaftEngine:
         log: EntryReader,
         applied: LSN,
         settings: EngineSettings,
-        snapshot_source: Callable[[int, int], SnapshotHeader | None],
+        snapshot_source: SnapshotSource,
     ) -> None:
         """Raises partition_raft.InvalidConfig where what is on disk contradicts itself."""
         boundary, last, hard_state = log.boundary, log.last, log.hard_state
@@ -150,9 +155,7 @@ class RaftEngine:
 class _ColdStorage:
     """What the engine asks of the log where its mirror doesn't reach."""
 
-    def __init__(
-        self, log: EntryReader, snapshot_source: Callable[[int, int], SnapshotHeader | None]
-    ) -> None:
+    def __init__(self, log: EntryReader, snapshot_source: SnapshotSource) -> None:
         self._log = log
         self._snapshot_source = snapshot_source
 

@@ -19,6 +19,7 @@ from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.generations import StateGenerations
+from partition_replica.storage.space import VolumeSpace
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +29,14 @@ FULL_S = 1.0
 """How often the disk is looked at while it is too full to go on."""
 
 
-def check_room(log: ReplicationSwitch, disk: DiskWatch) -> None:
-    """Raises DiskFull where a backfill would take a volume below its reserve."""
-    disk.full()
-    needed = log.backfill_bytes()
-    if disk.free_bytes - needed < disk.reserve_bytes:
+def check_room(log: ReplicationSwitch, space: VolumeSpace, limits: Limits) -> None:
+    """Raises DiskFull if a backfill would take a volume below its reserve."""
+    room = space.room_for(log.backfill_bytes(), limits)
+    if not room.enough:
         raise DiskFull(
-            f"a backfill of entries {log.first_stored} to {log.last.index} takes up to {needed} "
-            f"bytes, and {disk.reserve_bytes} are reserved; {disk.free_bytes} are free: make room "
-            "or grow the volume"
+            f"a backfill of entries {log.first_stored} to {log.last.index} takes up to "
+            f"{room.needed_bytes} bytes with what is reserved; {room.free_bytes} are free: make "
+            "room or grow the volume"
         )
 
 

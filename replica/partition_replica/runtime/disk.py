@@ -5,7 +5,7 @@ import logging
 import time
 
 from partition_replica.core.limits import disk_reserve
-from partition_replica.storage.files import VolumeSpace
+from partition_replica.storage.space import VolumeSpace
 
 logger = logging.getLogger(__name__)
 

@@ -123,7 +123,7 @@ class Member:
         )
         self.loop.applier = self.applier
         self.payloads = Payloads(
-            volume,
+            volume.blobs,
             transport,
             limits,
             metrics,
@@ -133,19 +133,30 @@ class Member:
             deliver=self.loop.receive,
             failed=failed,
         )
-        self.capture = StateCapture(volume, self.applier, limits)
+        self.capture = StateCapture(
+            volume.log, volume.states, volume.blobs, volume.space, self.applier, limits
+        )
         self.sender = SnapshotSender(
-            volume,
+            volume.log,
+            volume.staging,
             self.capture,
             transport,
             limits,
             metrics,
             holds=holds,
-            report=self._report_snapshot,
+            report=self.loop.report_snapshot,
             failed=failed,
         )
         self.receiver = SnapshotReceiver(
-            volume, self.payloads, limits, metrics, disk_full=disk.full, step=self._step_snapshot
+            volume.states,
+            volume.blobs,
+            volume.space,
+            volume.staging,
+            self.payloads,
+            limits,
+            metrics,
+            disk_full=disk.full,
+            step=self._step_snapshot,
         )
         self._compactor = Compactor(
             volume.log,
@@ -259,7 +270,6 @@ class Member:
                 self._step_down_if_removed()
         self.waits.advance(last.index)
         self._update_serving()
-        self.loop.wake()
 
     def successor(self) -> int | None:
         """The other voter that is best led by: heard of, and the furthest. None without one."""
@@ -326,10 +336,6 @@ class Member:
             collected, more = await self.applier.call(some)
             self._metrics.blobs_collected.inc(collected)
 
-    def _report_snapshot(self, member: int, succeeded: bool) -> None:
-        self.loop.report_snapshot(member, succeeded)
-        self.loop.wake()
-
     def _step_snapshot(self, message: Message, after: Callable[[], None]) -> None:
         self.loop.receive(message, 0)
         self.loop.after_round.append(after)
@@ -348,7 +354,6 @@ class Member:
             self._members_changed()
             self.waits.advance(index)
             self.receiver.installed(header)
-            self.loop.wake()
 
         self.applier.switch(switch, header.position.index)
 

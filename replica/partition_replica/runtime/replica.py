@@ -38,6 +38,7 @@ from partition_replica.errors import (
     NotLeader,
     Stopping,
     WrongCluster,
+    no_state_yet,
     not_leading,
     wrong_history,
 )
@@ -104,16 +105,19 @@ class Replica:
             held=lambda: self._held,
             draw_session=draw_session,
         )
-        self._reads = Reads(volume, self.running, self.not_leader)
+        self._reads = Reads(volume.log, volume.states, volume.blobs, self.running, self.not_leader)
         self._holds = LogHolds(volume.log)
         self._pinned_states = PinnedStates(
-            volume,
+            volume.states,
+            volume.blobs,
+            volume.space,
+            volume.staging,
             config.limits,
             metrics,
             disk=self._disk,
             reads=self._reads,
             running=self.running,
-            history=self.history,
+            check_state=self.check_state,
             holds=self._holds,
             failed=failed,
         )
@@ -148,14 +152,14 @@ class Replica:
                 self.enable_replication()  # it was begun, and is completed
 
     def enable_replication(self) -> bool:
-        """Begins to switch replication on, where it is off; True where it is on. A backfill under
-        way goes on."""
+        """Begins to switch replication on. Returns True if it is on already, else False: a backfill
+        is under way."""
         member = self.running()
         if not self._volume.log.identity.unreplicated:
             return True
         if self._backfill is None:
             if self._volume.log.backfill is None:
-                check_room(self._volume.log, self._disk)
+                check_room(self._volume.log, self._volume.space, self._config.limits)
             backfiller = Backfiller(
                 self._volume.log,
                 self._volume.states,
@@ -190,24 +194,43 @@ class Replica:
             self._failed(error)
 
     async def stop(self) -> None:
-        """Hands leadership over, where it leads and somebody can take it; then stops."""
+        """Hands leadership over if this member leads and another voter can take it. Ends everything
+        else meanwhile, and the member last. Raises the first error of a part that did not end
+        cleanly, once all have ended."""
         self._stopping = True
-        await self.inspection.close()
-        await self._pinned_states.close()
-        await self.snapshot_jobs.close()
-        if self._backfill is not None:
-            if self._held:
-                await asyncio.wait([self._backfill])  # a moment; half of it would be a restart
-            else:
-                self._backfill.cancel()
-        if self.member is None:
+        ended = await asyncio.gather(
+            # First: clients wait for the next leader, and the other parts may take long to end.
+            self._hand_over(),
+            self.inspection.close(),
+            self._pinned_states.close(),
+            self.snapshot_jobs.close(),
+            self._end_backfill(),
+            return_exceptions=True,
+        )
+        if self.member is not None:
+            await self.member.close()
+        for result in ended:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _hand_over(self) -> None:
+        member = self.member
+        if member is None or member.loop.role != "leader":
             return
-        if self.member.loop.role == "leader" and len(self.member.configuration.voters) > 1:
-            try:
-                await self.administration.transfer(self.member, 0, self._config.shutdown_s / 2)
-            except (NotLeader, NoLeader, MembershipRefused) as error:
-                logger.warning("leadership was not handed over before the stop: %s", error)
-        await self.member.close()
+        if len(member.configuration.voters) < 2:  # noqa: PLR2004  # itself, and another one
+            return
+        try:
+            await self.administration.transfer(member, 0, self._config.shutdown_s / 2)
+        except (NotLeader, NoLeader, MembershipRefused) as error:
+            logger.warning("leadership was not handed over before the stop: %s", error)
+
+    async def _end_backfill(self) -> None:
+        if self._backfill is None:
+            return
+        if self._held:
+            await asyncio.wait([self._backfill])  # a moment; half of it would be a restart
+        else:
+            self._backfill.cancel()
 
     @property
     def ready(self) -> bool:
@@ -223,19 +246,24 @@ class Replica:
             return ""
         if state.applied.index < log.boundary.index:
             return ""  # the log has adopted a snapshot whose state is about to be opened
-        return state.history or str(log.identity.cluster_id)
+        return self._volume.states.history_of(state)
+
+    def check_state(self) -> str:
+        """The history's ID. Raises NoLeader while this replica has none of its group's state."""
+        own = self.history()
+        if not own:
+            raise no_state_yet()
+        return own
 
     def check_history(self, history: str, *, leading: bool = False) -> None:
-        """Raises WrongHistory, and NotBootstrapped if the history is not known yet. leading: raises
+        """Raises WrongHistory, and NoLeader if the history is not known yet. leading: raises
         NotLeader or NoLeader unless this is a leader that serves, so that a replica that was left
         behind cannot tell a client of its old history."""
         if leading:
             self.leading().check_serving()
         if not history:
             return
-        own = self.history()
-        if not own:
-            raise NotBootstrapped("this replica waits for its first state: ask another one")
+        own = self.check_state()
         if history != own:
             raise wrong_history(history, own)
 

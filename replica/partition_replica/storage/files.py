@@ -17,18 +17,6 @@ from partition_replica.errors import DiskFull, StorageFailed
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class VolumeSpace:
-    """How much room the file system of a volume has."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def free_bytes(self) -> tuple[int, int]:
-        """(free for us, total), as of now."""
-        usage = os.statvfs(self._root)
-        return usage.f_bavail * usage.f_frsize, usage.f_blocks * usage.f_frsize
-
-
 class Disk:
     """The calls that change the disk, outside of LMDB: in one place, so that a test can record them
     and take away what a power failure may take (tests/support/power_loss.py)."""

@@ -23,6 +23,7 @@ class StateGenerations:
         self._root = root
         self._identity = identity
         self._current: LmdbState | None = None
+        self._last = 0
 
     def open(self) -> None:
         """Opens or makes the generation in force; others are removed. Raises Damaged,
@@ -36,8 +37,19 @@ class StateGenerations:
         assert self._current is not None, "open() is first"
         return self._current
 
+    def history_of(self, state: LmdbState) -> str:
+        """The ID of the history that a state of this volume belongs to: a restore gave the state
+        its own, else the cluster's ID counts."""
+        return state.history or str(self._identity().cluster_id)
+
     def path(self, generation: int) -> Path:
         return self._root / str(generation)
+
+    def new(self) -> int:
+        """A number that no generation has had since the process began: one that was placed may
+        still be on its way to the log."""
+        self._last = max(self._last, self._identity().state_generation) + 1
+        return self._last
 
     def place(self, staged: Path, generation: int) -> None:
         """Moves a staged state to where its generation lies, durably; not yet in force."""

@@ -72,10 +72,15 @@ class FrozenState:
         """A copy under way writes nothing more, and raises Cancelled. From any thread."""
         self._given_up = True
 
+    def check_wanted(self) -> None:
+        """Raises Cancelled if the state was given up. For work on its copy, too."""
+        if self._given_up:
+            raise Cancelled("the copy of the state was given up")
+
     def copy(self, directory: Path, *, durably: bool = True) -> CopiedFile:
         """Writes `directory`/data.mdb, compacted; LMDB does it without the GIL. Raises DiskFull,
         StorageFailed, Damaged, Cancelled; what is there then is the caller's to remove."""
-        # Nothing of the volume is in doubt where there is no room: only the copy is short.
+        # A full disk puts nothing of the volume in doubt: only the copy is incomplete.
         what = "a copy of the state"
         found = hashlib.sha256()
         size = 0
@@ -86,8 +91,7 @@ class FrozenState:
                 threads = ThreadPoolExecutor(2, "state-copy")
                 with threads, self._compacted(threads) as parts:
                     for part in parts:
-                        if self._given_up:
-                            raise Cancelled("the copy of the state was given up")
+                        self.check_wanted()
                         hashed = _begin(threads, partial(found.update, part))
                         write_file(file, part, what)
                         hashed.result()
@@ -135,7 +139,7 @@ class FrozenState:
         compacting.result()
 
     def close(self) -> None:
-        """Lets go of the pages. Closing twice is fine."""
+        """Releases the pages. Closing twice is fine."""
         closed, self._closed = self._closed, None
         if closed is not None:
             self._txn.abort()
@@ -164,10 +168,11 @@ def _parts(pipe: io.FileIO) -> Iterator[memoryview]:
 
 
 def inspect_copy(
-    directory: Path, *, beside: bool = False
+    directory: Path, *, pause: Callable[[], None] | None = None
 ) -> tuple[Position, list[tuple[Digest, int]]]:
-    """What a copied state is: its position, and the (digest, size) of the blobs it names. beside:
-    other threads work meanwhile; they are given way to after every few rows.
+    """What a copied state is: its position, and the (digest, size) of the blobs it names. `pause`
+    is called before each few rows: it gives way to other threads (`give_way`), and what it raises
+    ends the reading.
 
     Raises Damaged, StorageFailed.
     """
@@ -176,7 +181,7 @@ def inspect_copy(
         tables = Tables(environment, create=False)
         applied = read_applied(environment, tables)
         with reading(environment, "a copied state") as txn:
-            blobs = list(iterate_blobs(txn, tables, give_way if beside else None))
+            blobs = list(iterate_blobs(txn, tables, pause))
     finally:
         environment.close()
     return Position(LSN(applied.index), Term(applied.term)), blobs

@@ -270,7 +270,7 @@ LISTED_ROWS = 128
 def iterate_blobs(
     txn: Transaction, tables: Tables, pause: Callable[[], None] | None = None
 ) -> Iterator[tuple[Digest, int]]:
-    for number, (key, row) in enumerate(txn.cursor(tables.payload), 1):
+    for number, (key, row) in enumerate(txn.cursor(tables.payload)):
         if pause is not None and not number % LISTED_ROWS:
             pause()
         payload = codec.unseal_message("payload", key, row, rows.PayloadRow)

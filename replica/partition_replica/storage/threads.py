@@ -11,14 +11,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-async def finish(work: Awaitable[T], undo: Callable[[T], None] | None = None) -> T:
-    """The result of `work`, which is not cancelled with whoever waits: that one, cancelled however
-    often, waits for its end and is cancelled then, once. What it would have got is given to `undo`.
-    A Fatal is raised all the same: a failed fsync must end the process."""
+async def finish(
+    work: Awaitable[T],
+    undo: Callable[[T], None] | None = None,
+    *,
+    give_up: Callable[[], None] | None = None,
+) -> T:
+    """Returns the result of `work`. A caller that is cancelled, however often, still waits for its
+    end, and is cancelled then, once: `give_up` is called at once, to hasten the end, and `undo`
+    gets the result. A Fatal is raised all the same: a failed fsync must end the process."""
     future = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        if give_up is not None:
+            give_up()
         while not future.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([future])
@@ -31,11 +38,17 @@ async def finish(work: Awaitable[T], undo: Callable[[T], None] | None = None) ->
         raise
 
 
-async def run_to_end(body: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+async def run_to_end(
+    body: Callable[[], T],
+    undo: Callable[[T], None] | None = None,
+    *,
+    give_up: Callable[[], None] | None = None,
+) -> T:
     """Runs `body` on a thread. Cancelled, it waits for the body's end first: a thread can't be
     stopped, and what it works on must not be taken away below it. Otherwise as `finish`."""
     # Not to_thread: that is a task, which the loop's end cancels while the thread works on.
-    return await finish(asyncio.get_running_loop().run_in_executor(None, body), undo)
+    working = asyncio.get_running_loop().run_in_executor(None, body)
+    return await finish(working, undo, give_up=give_up)
 
 
 async def ahead(items: AsyncIterator[T], work: Callable[[T], None]) -> None:

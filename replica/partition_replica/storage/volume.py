@@ -22,13 +22,13 @@ from partition_replica.ids import MemberID
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import (
     VolumeLock,
-    VolumeSpace,
     fatal_on_failure,
     sync_directory,
 )
 from partition_replica.storage.garbage import GarbageCollector
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state import LmdbState
 
 IMPORT = "import"
@@ -96,9 +96,6 @@ class Volume:
             for child in states.iterdir():
                 shutil.rmtree(child)
         sync_directory(states)
-
-    def free_bytes(self) -> tuple[int, int]:
-        return self.space.free_bytes()
 
     def close(self) -> None:
         self.states.close()

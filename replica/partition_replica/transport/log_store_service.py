@@ -25,11 +25,11 @@ from partition_replica.ids import LSN
 from partition_replica.transport.chunks import in_time, payload_chunks
 from partition_replica.transport.failures import Failures, abort, detail, stream, unary
 from partition_replica.transport.state_reading import (
+    StateReadings,
     TreeListing,
     file_messages,
     keys_page,
     linearizable,
-    read_state,
 )
 from partition_replica.transport.streams import Held, Room, Streams
 
@@ -52,6 +52,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         self._limits = limits
         self.failures = failures
         self._streams = streams or Streams(limits.client_streams_max)
+        self._states = StateReadings(replica, limits, failures.refused)
         self._appends = appends or Held(limits.append_bytes_total_max)
 
     @unary
@@ -235,9 +236,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     def ReadState(
         self, request: AsyncIterator[api.ReadStateRequest], context: Any
     ) -> AsyncGenerator[api.ReadStateResponse, None]:
-        messages = read_state(
-            self._replica, self._limits, request, self.failures.refused, partial(abort, context)
-        )
+        messages = self._states.read(request, partial(abort, context))
         return self._streams.through("ReadState", messages)
 
     @unary

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 
 from partition_proto.v1 import log_store_pb2 as api
 
@@ -89,85 +89,98 @@ async def file_messages(
             yield api.ReadFileResponse(data=chunk)
 
 
-async def read_state(
-    replica: ReplicaService,
-    limits: Limits,
-    requests: AsyncIterator[api.ReadStateRequest],
-    refused: Callable[[ReplicaError], None],
-    end: Callable[[ReplicaError], Awaitable[None]],
-) -> AsyncGenerator[api.ReadStateResponse, None]:
-    """Serves one ReadState stream. `refused` is told of errors that are answers. `end` ends the
-    call, whatever it waits for."""
-    async with aclosing(in_time(requests, limits.stream_stall_s)) as in_its_time:
-        first = await anext(in_its_time, None)
-    if first is None or first.WhichOneof("request") != "open":
-        raise InvalidArgument("the first request of a stream is `open`, which pins the state")
-    leading, history = linearizable(first.open.consistency), first.open.history_id
-    replica.check_history(history, leading=leading)
-    async with (
-        replica.pinned_state(linearizable=leading, history=history) as state,
-        _cut_off_behind(state, end),
-    ):
-        opened = api.OpenedState(
-            lsn=state.position.index, term=state.position.term, history_id=state.history
-        )
-        yield api.ReadStateResponse(opened=opened, last=True)
-        while (request := await _next(requests, state)) is not None:
-            try:
-                async with aclosing(_answers(replica, limits, state, request)) as answers:
+class StateReadings:
+    """Serves ReadState: each stream reads one pinned state."""
+
+    def __init__(
+        self,
+        replica: ReplicaService,
+        limits: Limits,
+        refused: Callable[[ReplicaError], None],
+    ) -> None:
+        """`refused` is told of errors that a reader gets and that don't leave `read` as errors."""
+        self._replica = replica
+        self._limits = limits
+        self._refused = refused
+        self._cutting: set[asyncio.Task[None]] = set()
+
+    async def read(
+        self,
+        requests: AsyncIterator[api.ReadStateRequest],
+        end: Callable[[ReplicaError], Awaitable[None]],
+    ) -> AsyncGenerator[api.ReadStateResponse, None]:
+        """Serves one stream. `end` ends its call with an error, whatever the call waits for."""
+        async with aclosing(in_time(requests, self._limits.stream_stall_s)) as in_its_time:
+            first = await anext(in_its_time, None)
+        if first is None or first.WhichOneof("request") != "open":
+            raise InvalidArgument("the first request of a stream is `open`, which pins the state")
+        leading, history = linearizable(first.open.consistency), first.open.history_id
+        self._replica.check_history(history, leading=leading)
+        async with (
+            self._replica.pinned_state(linearizable=leading, history=history) as state,
+            self._cut_off_behind(state, end),
+        ):
+            opened = api.OpenedState(
+                lsn=state.position.index, term=state.position.term, history_id=state.history
+            )
+            yield api.ReadStateResponse(opened=opened, last=True)
+            while (request := await _next(requests, state)) is not None:
+                async with aclosing(self._answers(state, request)) as answers:
                     async for answer in answers:
                         yield answer
                         state.used()  # gRPC comes back for more when the answer is on its way
-            except (NotFound, InvalidArgument) as error:
-                refused(error)
-                yield api.ReadStateResponse(error=detail(error), last=True)
 
-
-_CUTTING: set["asyncio.Task[None]"] = set()
-
-
-def _cut(task: "asyncio.Task[None]") -> None:
-    _CUTTING.discard(task)
-    if not task.cancelled():
-        task.exception()  # gRPC raises one for a call that is ended
-
-
-@asynccontextmanager
-async def _cut_off_behind(
-    state: PinnedState, end: Callable[[ReplicaError], Awaitable[None]]
-) -> AsyncIterator[None]:
-    """Ends the call of this task a moment after the state was given up. A reader that takes no
-    answers keeps it waiting in gRPC, where it hears of nothing, and one of few places taken."""
-    call = asyncio.current_task()
-    assert call is not None
-
-    begun = False
-
-    async def cut_off() -> None:
-        nonlocal begun
-        await state.over()
-        await asyncio.sleep(CUT_OFF_S)
-        begun = True
-        call.cancel()  # gRPC says nothing of that to the reader
+    async def _answers(
+        self, state: PinnedState, request: api.ReadStateRequest
+    ) -> AsyncGenerator[api.ReadStateResponse, None]:
+        """A request that is refused is answered, too: the stream goes on."""
+        answers = _answers(self._replica, self._limits, state, request)
         try:
-            state.used()
-        except ReplicaError as error:
-            await end(error)  # it hears of it when it reads on
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
+        except (NotFound, InvalidArgument) as error:
+            self._refused(error)
+            yield api.ReadStateResponse(error=detail(error), last=True)
 
-    cutting = asyncio.create_task(cut_off())
-    _CUTTING.add(cutting)
-    cutting.add_done_callback(_cut)
-    try:
-        yield
-    finally:
-        if not begun:
-            cutting.cancel()
+    @asynccontextmanager
+    async def _cut_off_behind(
+        self, state: PinnedState, end: Callable[[ReplicaError], Awaitable[None]]
+    ) -> AsyncIterator[None]:
+        """Ends the call of this task a moment after the state was given up. A reader that takes no
+        answers keeps the call waiting in gRPC, where it does not hear of that, and keeps one of few
+        places."""
+        call = asyncio.current_task()
+        assert call is not None
+
+        begun = False
+
+        async def cut_off() -> None:
+            nonlocal begun
+            error = await state.over()
+            await asyncio.sleep(CUT_OFF_S)
+            begun = True
+            call.cancel()  # gRPC tells the reader nothing of that
+            self._refused(error)
+            with suppress(Exception):  # gRPC raises one for a call that is ended
+                await end(error)  # the reader hears of it when it reads on
+
+        # It may outlive the call, until the reader has read on.
+        cutting = asyncio.create_task(cut_off())
+        self._cutting.add(cutting)
+        cutting.add_done_callback(self._cutting.discard)
+        try:
+            yield
+        finally:
+            if not begun:
+                cutting.cancel()
 
 
 async def _next(
     requests: AsyncIterator[api.ReadStateRequest], state: PinnedState
 ) -> api.ReadStateRequest | None:
-    """The next request, None behind the last one. Raises what ended the state meanwhile."""
+    """The next request, or None behind the last one. Raises the error that the state was given up
+    with meanwhile."""
 
     async def ask() -> api.ReadStateRequest | None:
         return await anext(requests, None)

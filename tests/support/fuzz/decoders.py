@@ -13,7 +13,7 @@ from partition_replica.core.model import LogEntry
 from partition_replica.core.paths import check_path
 from partition_replica.core.payloads import blob_digests
 from partition_replica.core.validation import check_proposal
-from partition_replica.engine.port import member_changes
+from partition_replica.engine.entries import member_changes
 from partition_replica.errors import Damaged, ImportRefused, InvalidArgument, PayloadMismatch
 from partition_replica.ids import LSN, Term
 from partition_replica.offline.seed import base_format as seed_base

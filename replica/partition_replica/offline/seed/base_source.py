@@ -1,5 +1,5 @@
 """The state that a pruned log of the seed goes on from, read with suspicion: a snapshot of the
-seed, or a directory tree beside a file of keys. `core.seed_base` has the names and encodings.
+seed, or a directory tree beside a file of keys. `base_format` has the names and encodings.
 
 Both are read twice, as the log is: once to check everything, once to write. What a hostile archive
 could make large is bounded: unpacked bytes by the room that the volume has, a header and a pair of

@@ -1,6 +1,6 @@
 """`partition-replica snapshot`: publish, restore, verify, ls, prune. A replica runs publish, verify
-and prune as processes of its own (--job, see `snapshot_child`); the others are for people, and for
-the pods that the operator starts."""
+and prune as processes of its own (--job, see `child`); the others are for people, and for the pods
+that the operator starts."""
 
 import argparse
 import asyncio
@@ -80,7 +80,7 @@ def add_command(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Runs one of the commands; returns the exit code (`snapshot_reports`)."""
+    """Runs one of the commands; returns the exit code (see `reports`)."""
     stored_failpoints.hook = reach
     with progress_bar(options.json or options.job) as bar:
         report, code = asyncio.run(_run(options, bar))

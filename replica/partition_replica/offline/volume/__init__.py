@@ -1,1 +1,2 @@
-"""Commands on the volume of a stopped replica: inspect, verify, replication on and off."""
+"""What the commands do with one volume: verify it, switch its replication on or off, or ask the
+replica that serves it."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from partition_replica.core.limits import Limits, disk_reserve
+from partition_replica.core.limits import Limits
 from partition_replica.core.model import Backfill
 from partition_replica.errors import DiskFull, InvalidArgument, MembershipRefused
 from partition_replica.ids import LSN
@@ -64,13 +64,12 @@ def enable(root: Path, rows: int, progress: Callable[[Backfill], None]) -> Backf
 
 
 def _check_room(volume: Volume) -> None:
-    """Raises DiskFull. What is reserved is for a replica that serves; half of it will do here."""
-    free, total = volume.free_bytes()
-    needed = volume.log.backfill_bytes() + disk_reserve(Limits().disk_reserve_bytes, total) // 2
-    if free < needed:
+    """Raises DiskFull."""
+    room = volume.space.room_for(volume.log.backfill_bytes(), Limits(), own_work=True)
+    if not room.enough:
         raise DiskFull(
-            f"the backfill takes up to {needed} bytes with what is reserved, {free} are free: make "
-            "room or grow the volume"
+            f"the backfill takes up to {room.needed_bytes} bytes with what is reserved, "
+            f"{room.free_bytes} are free: make room or grow the volume"
         )
 
 

@@ -1,5 +1,5 @@
 """Verifying a running replica's volume, as the replica runs it: a process of its own, which pages
-that LMDB can't make sense of may end by a signal. How the two talk: snapshot_child.py."""
+that LMDB can't make sense of may end by a signal. How the two talk: offline/snapshots/child.py."""
 
 import asyncio
 import json

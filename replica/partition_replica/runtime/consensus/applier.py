@@ -10,7 +10,7 @@ from typing import TypeVar
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.core.ports import EntryReader
-from partition_replica.engine.port import member_changes
+from partition_replica.engine.entries import member_changes
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach

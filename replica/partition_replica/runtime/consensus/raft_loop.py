@@ -218,13 +218,17 @@ class RaftLoop:
         return self._engine.apply_change(entry)
 
     def applied_to(self, index: LSN) -> None:
+        """The state has applied everything up to `index`."""
         self._engine.applied_to(index)
+        self._wake.set()
 
     def may_serve(self, applied: Position) -> bool:
         return self._engine.may_serve(applied)
 
     def report_snapshot(self, member: int, succeeded: bool) -> None:
+        """How a state transfer to `member` ended: the engine sends it entries again."""
         self._engine.report_snapshot(member, succeeded)
+        self._wake.set()
 
     def compact(self, boundary: Position) -> None:
         self._engine.compact(boundary)

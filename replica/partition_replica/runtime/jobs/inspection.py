@@ -20,7 +20,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import VerifyReport
 from partition_replica.errors import Damaged, DiskFull, Overloaded, Stopping
 from partition_replica.runtime.disk import DiskWatch
-from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
 from partition_replica.storage.threads import run_to_end
@@ -68,7 +68,7 @@ class Inspection:
             latest[:] = [(step, done, total)]
             changed.set()
 
-        # A task of its own, so that it ends, and lets go of everything, whoever waits for it.
+        # A task of its own: it ends and releases everything, also if its caller has gone away.
         work = asyncio.create_task(self._verify(told))
         self._work = work
         work.add_done_callback(self._ended)
@@ -103,22 +103,19 @@ class Inspection:
                     self._limits.snapshot_capture_wait_s,
                     self._check_room,
                 )
-            except Damaged as error:  # it is looked for; who serves it meets it, or not
+            except Damaged as error:  # a finding; the replica itself may never read that row
                 return _nothing_but(str(error))
             return await self._run(scratch, told)
         finally:
-            if captured is not None:
-                captured.release()
-            await run_to_end(lambda: shutil.rmtree(scratch, ignore_errors=True))
+            await run_to_end(partial(_remove, captured, scratch))
 
     def _check_room(self) -> None:
-        self._disk.full()
         # The copy, and what a replay of the log builds beside it.
-        needed = 2 * self._volume.state.size_bytes() + self._disk.reserve_bytes
-        if self._disk.free_bytes < needed:
+        room = self._volume.space.room_for(2 * self._volume.state.size_bytes(), self._limits)
+        if not room.enough:
             raise DiskFull(
-                f"verifying takes up to {needed} bytes with what is reserved, "
-                f"{self._disk.free_bytes} are free: make room, or verify with the replica stopped "
+                f"verifying takes up to {room.needed_bytes} bytes with what is reserved, "
+                f"{room.free_bytes} are free: make room, or verify with the replica stopped "
                 "(--scratch)"
             )
 
@@ -134,7 +131,7 @@ class Inspection:
                 )
             told(step, done, total)
 
-        process = SnapshotProcess(
+        process = JobProcess(
             self._limits, told=heard, capture=_nothing, command=("verify",), stall_s=STALL_S
         )
         where = ["--data", str(self._volume.root), "--scratch", str(scratch)]
@@ -143,9 +140,15 @@ class Inspection:
         except JobFailed as error:
             return _broken_off(error, process.returncode, last)
         finally:
-            # What it read with, where it could not give it back itself.
+            # A process that was killed leaves its place among LMDB's readers.
             await run_to_end(self._volume.log.environment.reader_check)
         return VerifyReport(**json.loads((scratch / "report.json").read_bytes()))
+
+
+def _remove(captured: Captured | None, scratch: Path) -> None:
+    if captured is not None:
+        captured.remove()
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _nothing_but(finding: str) -> VerifyReport:
@@ -156,7 +159,7 @@ def _nothing_but(finding: str) -> VerifyReport:
 
 
 def _broken_off(error: JobFailed, returncode: int | None, last: list[Step]) -> VerifyReport:
-    """Of a process that did not say how it ended."""
+    """The report for a process that ended without its own."""
     report = VerifyReport()
     where = f"step {last[0][0]} at {last[0][1]}" if last else "the beginning"
     if returncode is not None and -returncode in MEANINGLESS:

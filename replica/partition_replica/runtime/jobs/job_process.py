@@ -1,5 +1,5 @@
-"""A snapshot job's own process: `partition-replica snapshot … --job`, which reads and sends while
-this one goes on applying. How the two talk: offline/snapshots/child.py."""
+"""The process of one job: `partition-replica snapshot … --job` or `verify … --job`. It reads and
+sends while this process goes on applying. How the two talk: offline/snapshots/child.py."""
 
 import asyncio
 import json
@@ -31,9 +31,9 @@ class JobFailed(Exception):
         self.retriable = retriable
 
 
-class SnapshotProcess:
-    """One run. `told(phase, done, total)` hears how far it is; `capture` is asked for the state at
-    most once, and its answer passed on."""
+class JobProcess:
+    """One run of a job. `told(phase, done, total)` hears how far it is. `capture` is asked for a
+    copy of the state at most once, and its answer is passed on to the process."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class SnapshotProcess:
         command: tuple[str, ...] = ("snapshot",),
         stall_s: float | None = None,
     ) -> None:
-        """command: what of `partition-replica` is run; stall_s: after how long without progress it
-        is ended, in seconds, where that is not a snapshot job's."""
+        """command: which command of `partition-replica` is run. stall_s: seconds without progress
+        after which the process is ended; None is `snapshot_job_stall_s`."""
         self.returncode: int | None = None
         self._command = command
         self._stall_s = limits.snapshot_job_stall_s if stall_s is None else stall_s
@@ -54,8 +54,8 @@ class SnapshotProcess:
         self._capture = capture
 
     async def run(self, arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-        """The report of a command that succeeded. The process is gone when this returns or raises,
-        cancelled, too. Raises JobFailed, and what `capture` raises."""
+        """Returns the report of a command that succeeded. Raises JobFailed, and what `capture`
+        raises. The process has ended when this returns, raises or is cancelled."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_CREDENTIALS)}
         process = await self._start(arguments, inherited | environment)
         report, ending = None, False
@@ -64,14 +64,14 @@ class SnapshotProcess:
             ending = True  # it has reported, or closed its output
         except (ConnectionError, _NotOurs) as error:
             # It died while it was told something, or said what is no line of ours.
-            logger.warning("the snapshot process broke off: %s", error)
+            logger.warning("the job's process broke off: %s", error)
         finally:
             await self._end(process, ending)
             self.returncode = process.returncode
         if report is None:
             raise JobFailed(
                 "ProcessDied",
-                f"the snapshot process ended with {process.returncode} and without a report: see "
+                f"the job's process ended with {process.returncode} and without a report: see "
                 "the replica's log; it may succeed when it is tried again",
                 retriable=True,
             )
@@ -82,7 +82,8 @@ class SnapshotProcess:
     async def _start(
         self, arguments: list[str], environment: dict[str, str]
     ) -> asyncio.subprocess.Process:
-        """Raises JobFailed where there is no process more to have: nothing else is wrong then."""
+        """Raises JobFailed if the process can't be started: for want of memory, processes or files
+        of the node, or because an argument can't be passed on."""
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 sys.executable,
@@ -106,20 +107,20 @@ class SnapshotProcess:
         except OSError as error:
             raise JobFailed(
                 "ProcessNotStarted",
-                f"the snapshot process could not be started ({error}): try again when the node has "
+                f"the job's process could not be started ({error}): try again when the node has "
                 "processes, memory and files to give",
                 retriable=True,
             ) from error
         except ValueError as error:  # a zero byte; not shown, for it may be in a secret
             raise JobFailed(
                 "InvalidArgument",
-                "the snapshot process could not be started: the job or its destination holds a "
+                "the job's process could not be started: the job or its destination holds a "
                 "zero byte",
                 retriable=False,
             ) from error
 
     async def _talk(self, process: asyncio.subprocess.Process) -> dict[str, Any] | None:
-        """Its report; None where it ends without one."""
+        """Returns the process's report, or None if it ends without one."""
         assert process.stdout is not None
         assert process.stdin is not None
         loop = asyncio.get_running_loop()
@@ -157,7 +158,8 @@ class SnapshotProcess:
             deadline = loop.time() + self._stall_s
 
     async def _end(self, process: asyncio.subprocess.Process, ending: bool) -> None:
-        """Returns when it is gone: by itself where it does already, else told to, then killed."""
+        """Returns when the process has ended: on its own if it is `ending`, else by SIGTERM. It is
+        killed if that takes too long."""
         await finish(self._ended(process, ending))
 
     async def _ended(self, process: asyncio.subprocess.Process, ending: bool) -> None:

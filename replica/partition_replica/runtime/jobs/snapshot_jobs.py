@@ -10,6 +10,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,13 @@ from partition_replica.errors import (
     DiskFull,
     Fatal,
     GoElsewhere,
-    NotBootstrapped,
     NotFound,
     Overloaded,
     ReplicaError,
     RetryLater,
+    no_state_yet,
 )
-from partition_replica.runtime.jobs.job_process import JobFailed, SnapshotProcess
+from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
@@ -74,8 +75,8 @@ class _Job:
 class SnapshotJobs:
     """Implements core.services.SnapshotJobService. On the event loop.
 
-    `running` raises where there is no member to take a snapshot of; `failed` gets what must end
-    the process.
+    `running` raises if there is no member to take a snapshot of. `failed` gets the errors that must
+    end this process.
     """
 
     def __init__(
@@ -110,9 +111,7 @@ class SnapshotJobs:
             return _copy(known.status)
         member = self._running()
         if kind == "take" and not member.configuration.members:
-            raise NotBootstrapped(
-                "this replica waits for its group's first snapshot: ask another one"
-            )
+            raise no_state_yet()
         if len(self._queue) >= self._limits.snapshot_jobs_queued_max:
             raise Overloaded(
                 f"{len(self._queue)} snapshot jobs wait here, the most that may: retry later, or "
@@ -256,9 +255,7 @@ class SnapshotJobs:
             job.status.phase, percent = progress_of(job.kind, phase, done, total)
             job.status.percent = max(job.status.percent, percent)
 
-        process = SnapshotProcess(
-            self._limits, told=told, capture=lambda: self._capture(job, directory)
-        )
+        process = JobProcess(self._limits, told=told, capture=lambda: self._capture(job, directory))
         try:
             await run_to_end(lambda: _make(directory))
             arguments, environment = self._command(job, directory)
@@ -266,10 +263,8 @@ class SnapshotJobs:
             reach("snapshot.job.reported")
             return _figures(report)
         finally:
-            if job.captured is not None:
-                job.captured.release()
-                job.captured = None
-            await run_to_end(lambda: shutil.rmtree(directory, ignore_errors=True))
+            captured, job.captured = job.captured, None
+            await run_to_end(partial(_remove, captured, directory))
 
     def _command(self, job: _Job, directory: Path) -> tuple[list[str], dict[str, str]]:
         """(arguments, environment) of the job's process. Raises InvalidDestination."""
@@ -283,7 +278,7 @@ class SnapshotJobs:
         to += ["--limit", f"marker_stale_s={self._limits.snapshot_marker_stale_s}"]
         if job.kind == "verify":
             return ["verify", "--snapshot", wanted.snapshot_id, *to], environment
-        # Jobs run one at a time: what an earlier process of ours left there is nobody's any more.
+        # Jobs run one at a time: an upload or marker of this owner is left of a process that ended.
         to += ["--owner", f"{self._volume.log.identity.member_id:x}"]
         if job.kind == "prune":
             named = [part for found in wanted.snapshot_ids for part in ("--snapshot", found)]
@@ -342,20 +337,20 @@ class SnapshotJobs:
     def _check_room(self) -> None:
         """For a copy of the state, and for its rows as the destination has them or as the next
         snapshot's base."""
-        free, _ = self._volume.free_bytes()
         size = self._volume.state.size_bytes()
-        needed = 2 * size + self._limits.disk_reserve_bytes // 2
-        if free < needed:
+        room = self._volume.space.room_for(2 * size, self._limits, own_work=True)
+        if not room.enough:
             raise JobFailed(
                 "VolumeFull",
-                f"a snapshot takes up to {needed} bytes of the volume while it is made (the state "
-                f"has {size}), {free} are free: make room, or grow the volume",
+                f"a snapshot takes up to {room.needed_bytes} bytes of the volume while it is made "
+                f"(the state has {size}), {room.free_bytes} are free: make room, or grow the "
+                "volume",
                 retriable=False,
             )
 
 
 def _figures(report: dict[str, Any]) -> api.SnapshotJob:
-    """Raises JobFailed where it is none of ours."""
+    """The figures of a job's report. Raises JobFailed if one has another type."""
     found = api.SnapshotJob()
     try:
         for name, reported in _FIGURES.items():
@@ -363,9 +358,15 @@ def _figures(report: dict[str, Any]) -> api.SnapshotJob:
                 setattr(found, name, report[reported])
     except (TypeError, ValueError) as error:
         raise JobFailed(
-            "ProcessDied", f"the snapshot process reports what is none: {error}", retriable=True
+            "ProcessDied", f"the job's process reports no figures of ours: {error}", retriable=True
         ) from error
     return found
+
+
+def _remove(captured: Captured | None, directory: Path) -> None:
+    if captured is not None:
+        captured.remove()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _make(directory: Path) -> None:

@@ -11,11 +11,11 @@ it for too long, or if the volume falls below its reserve: then the newest one g
 import asyncio
 import itertools
 import logging
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import OpenedFile, Position
@@ -23,7 +23,6 @@ from partition_replica.core.services import StateReader
 from partition_replica.errors import (
     DiskFull,
     Fatal,
-    NotBootstrapped,
     Overloaded,
     ReplicaError,
     Stopping,
@@ -35,9 +34,11 @@ from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.serving.reads import Reads, open_file
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
+from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.generations import StateGenerations
+from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.threads import finish, run_to_end
-from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +48,22 @@ LOOK_EVERY_S = 1.0
 LOOK_AGAIN_S = 0.2
 """How soon after one copy is gone it is looked whether that was enough."""
 
+ROOM_WAIT_S = 30.0
+"""How long the removal of one copy may take before the next one is given up for room, too."""
+
 
 class PinnedState:
     """Implements core.services.PinnedState. On the event loop."""
 
-    def __init__(self, captured: Captured, state: LmdbState, history: str, volume: Volume) -> None:
+    def __init__(
+        self, captured: Captured, state: LmdbState, history: str, blobs: BlobStore
+    ) -> None:
         """Owns `captured` and `state` until `end`."""
         self.position: Position = captured.position
         self.history = history
         self._captured = captured
         self._state = state
-        self._volume = volume
+        self._blobs = blobs
         self._ended: ReplicaError | None = None
         self._over = asyncio.Event()
         self._removing: asyncio.Future[None] | None = None
@@ -69,14 +75,16 @@ class PinnedState:
 
     def open_file(self, path: bytes, offset: int) -> OpenedFile:
         self._check()
-        return open_file(self._state, self._volume.blobs, path, offset)
+        return open_file(self._state, self._blobs, path, offset)
 
     def used(self) -> None:
         self._check()
         self._used_at = asyncio.get_running_loop().time()
 
-    async def over(self) -> None:
+    async def over(self) -> ReplicaError:
         await self._over.wait()
+        assert self._ended is not None, "set before"
+        return self._ended
 
     @property
     def unused_s(self) -> float:
@@ -87,7 +95,8 @@ class PinnedState:
         return asyncio.get_running_loop().time() - self._pinned_at
 
     async def end(self, why: ReplicaError) -> None:
-        """Whoever reads on gets `why`. Returns when the copy is removed, the second time, too."""
+        """The reader gets `why` from now on. Returns when the copy is removed, also if it was ended
+        before."""
         if self._removing is None:
             self._ended = why
             self._over.set()
@@ -95,23 +104,18 @@ class PinnedState:
         await finish(self._removing)
 
     def _remove(self) -> None:
-        """On a thread: there may be a million blobs to let go of."""
+        """On a thread: there may be a million blobs to release."""
         self._state.close()
-        _remove(self._captured)
+        self._captured.remove()
 
     def _check(self) -> None:
         if self._ended is not None:
             raise self._ended
 
 
-def _remove(captured: Captured) -> None:
-    captured.release()
-    shutil.rmtree(captured.directory, ignore_errors=True)
-
-
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One of the few. why: what its reader gets if it is given up while the copy is made."""
+    """One of the few. why: what its reader gets once it is ended; the first reason counts."""
 
     serial: int
     pinning: "asyncio.Task[PinnedState] | None" = None
@@ -124,32 +128,40 @@ class PinnedStates:
 
     def __init__(  # noqa: PLR0913  # explicit assembly
         self,
-        volume: Volume,
+        states: StateGenerations,
+        blobs: BlobStore,
+        space: VolumeSpace,
+        staging: Path,
         limits: Limits,
         metrics: Metrics,
         *,
         disk: DiskWatch,
         reads: Reads,
         running: Callable[[], Member],
-        history: Callable[[], str],
+        check_state: Callable[[], object],
         holds: LogHolds,
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`history` is "" while this replica has none of its group's state. `failed` gets what must
-        end the process."""
-        self._volume = volume
+        """`check_state` raises NoLeader while this replica has none of its group's state. `failed`
+        gets what must end the process."""
+        self._states = states
+        self._blobs = blobs
+        self._space = space
+        self._staging = staging
         self._limits = limits
         self._metrics = metrics
         self._disk = disk
         self._reads = reads
         self._running = running
-        self._history = history
+        self._check_state = check_state
         self._holds = holds
         self._failed = failed
         self._serial = itertools.count(1)
         self._places: dict[int, _Place] = {}
         """Oldest first."""
         self._watching: asyncio.Task[None] | None = None
+        self._making_room: asyncio.Task[None] | None = None
+        self._ends: set[asyncio.Task[None]] = set()
         self._closing = False
 
     @asynccontextmanager
@@ -166,27 +178,31 @@ class PinnedStates:
         self._places[place.serial] = place
         self._count()
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
-            self._watching.add_done_callback(self._watch_ended)
+            self._watching = self._spawn(self._watch())
         try:
             # A task of its own, which `close` and the watch end, too.
             place.pinning = asyncio.create_task(self._pin(place, linearizable, history))
-            yield await self._pinned(place, place.pinning)
+            yield await self._wait_pinned(place, place.pinning)
         finally:
             await self._end(place, Stopping("this reading of the state is over"))
 
     async def close(self) -> None:
-        """Ends all, those that are being copied, too: their readers get Stopping. Nothing works on
-        the volume when this returns."""
+        """Ends all pinned states, those that are being copied, too: their readers get Stopping. No
+        thread of theirs works on the volume when this returns."""
         self._closing = True
-        places = list(self._places.values())  # with the one that the watch is ending
-        if self._watching is not None:
-            self._watching.cancel()
-            await asyncio.wait([self._watching])
-        await asyncio.gather(*(self._end(place, _stopping()) for place in places))
+        looking = [task for task in (self._watching, self._making_room) if task is not None]
+        for task in looking:
+            task.cancel()
+        if looking:
+            await asyncio.wait(looking)
+        ends = [self._end(place, _stopping()) for place in self._places.values()]
+        await asyncio.gather(*ends, *self._ends)
 
-    async def _pinned(self, place: _Place, pinning: "asyncio.Task[PinnedState]") -> PinnedState:
-        """What `pinning` gives. A caller that is cancelled waits for the task's end first."""
+    async def _wait_pinned(
+        self, place: _Place, pinning: "asyncio.Task[PinnedState]"
+    ) -> PinnedState:
+        """What `pinning` gives, or why its place was ended. A caller that is cancelled waits for
+        the task's end first."""
         try:
             await asyncio.wait([pinning])
         except asyncio.CancelledError:
@@ -200,10 +216,10 @@ class PinnedStates:
         await self._reads.point(linearizable=linearizable)
         self._check()
         # From before the copy on: compaction goes on beside it, however long it takes.
-        self._holds.hold(place, self._volume.state.applied.index)
+        self._holds.hold(place, self._states.current.applied.index)
         captured = await capture_in_time(
             lambda: self._running().capture,
-            self._volume.staging / f"pinned-{place.serial}",
+            self._staging / f"pinned-{place.serial}",
             self._limits.snapshot_capture_wait_s,
             self._check,
         )
@@ -212,11 +228,11 @@ class PinnedStates:
                 partial(LmdbState, captured.directory, read_only=True), LmdbState.close
             )
         except BaseException:
-            await run_to_end(partial(_remove, captured))
+            await run_to_end(captured.remove)
             raise
         # The copy's own: the group's may be another one by now.
-        own = state.history or str(self._volume.log.identity.cluster_id)
-        place.pinned = PinnedState(captured, state, own, self._volume)
+        own = self._states.history_of(state)
+        place.pinned = PinnedState(captured, state, own, self._blobs)
         self._holds.hold(place, captured.position.index)
         if history not in ("", own):
             raise wrong_history(history, own)
@@ -224,37 +240,47 @@ class PinnedStates:
 
     def _check(self) -> None:
         """Whether a copy may begin now."""
-        if not self._history():
-            raise NotBootstrapped("this replica waits for its first state: ask another one")
-        self._disk.full()
-        free, _ = self._volume.free_bytes()  # now: a copy may just have ended
-        needed = self._volume.state.size_bytes() + self._disk.reserve_bytes
-        if free < needed:
+        self._check_state()
+        room = self._space.room_for(self._states.current.size_bytes(), self._limits)
+        if not room.enough:
             raise DiskFull(
-                f"reading the whole state takes a copy of it, up to {needed} bytes with what is "
-                f"reserved, and {free} are free: make room, or read the state of "
-                "another replica"
+                f"reading the whole state takes a copy of it, up to {room.needed_bytes} bytes with "
+                f"what is reserved, and {room.free_bytes} are free: make room, or read the state "
+                "of another replica"
             )
 
     async def _watch(self) -> None:
-        """While any is open."""
+        """Ends the states that are outdated or take the volume's room, while any is open."""
         limits = self._limits
         while self._places:
             await asyncio.sleep(
                 min(LOOK_EVERY_S, limits.pinned_state_idle_s, limits.pinned_state_age_max_s)
             )
-            for place in list(self._places.values()):
-                if (outdated := self._outdated(place)) is not None:
-                    await self._give_up(place, outdated)
-            while self._places and self._disk.below_reserve():
-                why = DiskFull(
-                    "the volume fell below its reserve, so the copy of the state was given up: "
-                    "make room, or read the state of another replica"
-                )
-                # The oldest reader is the nearest to its end.
-                await self._give_up(next(reversed(self._places.values())), why)
-                await asyncio.sleep(LOOK_AGAIN_S)
+            for place in self._places.values():
+                if place.why is None and (outdated := self._outdated(place)) is not None:
+                    self._give_up(place, outdated)
+            if self._making_room is None and self._disk.below_reserve():
+                self._making_room = self._spawn(self._make_room())
         self._watching = None
+
+    async def _make_room(self) -> None:
+        """Gives up one copy after another until the volume is above its reserve."""
+        why = DiskFull(
+            "the volume fell below its reserve, so the copy of the state was given up: make room, "
+            "or read the state of another replica"
+        )
+        if self._ends:  # they may make enough
+            await asyncio.wait(set(self._ends), timeout=ROOM_WAIT_S)
+            await asyncio.sleep(LOOK_AGAIN_S)
+        while self._disk.below_reserve():
+            left = [place for place in self._places.values() if place.why is None]
+            if not left:
+                break
+            # The oldest reader is the nearest to its end.
+            ending = self._give_up(left[-1], why)
+            await asyncio.wait([ending], timeout=ROOM_WAIT_S)
+            await asyncio.sleep(LOOK_AGAIN_S)
+        self._making_room = None
 
     def _outdated(self, place: _Place) -> Overloaded | None:
         limits = self._limits
@@ -272,18 +298,29 @@ class PinnedStates:
             )
         return None
 
-    async def _give_up(self, place: _Place, why: ReplicaError) -> None:
+    def _give_up(self, place: _Place, why: ReplicaError) -> "asyncio.Task[None]":
+        """Begins to end a place. Not waited for: the end of a copy under way takes its time, and
+        the others' ends must not wait for it."""
         logger.warning("pinned state %d ends: %s", place.serial, why)
-        await self._end(place, why)
+        ending = self._spawn(self._end(place, why))
+        self._ends.add(ending)
+        ending.add_done_callback(self._ends.discard)
+        return ending
 
-    def _watch_ended(self, task: "asyncio.Task[None]") -> None:
+    def _spawn(self, body: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
+        task = asyncio.create_task(body)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed(error)
 
     async def _end(self, place: _Place, why: ReplicaError) -> None:
-        """Gives the place back when the copy is gone. Again waits for that, too."""
+        """Ends a place, and gives it back when its copy is gone. A second call waits for that,
+        too; the reason of the first one counts."""
+        why = place.why = place.why or why
         try:
-            place.why = place.why or why
             if place.pinning is not None:
                 await _end_task(place.pinning)
             if place.pinned is not None:

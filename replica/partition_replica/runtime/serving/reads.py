@@ -9,6 +9,7 @@ from pathlib import Path
 
 from partition_replica.core.model import LogEntry, OpenedFile, Unapplied
 from partition_replica.core.paths import check_path, shown
+from partition_replica.core.ports import EntryReader
 from partition_replica.core.services import StateReader
 from partition_replica.errors import (
     Compacted,
@@ -21,8 +22,8 @@ from partition_replica.errors import (
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.member import Member
 from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.volume import Volume
 
 READ_INDEX_TIMEOUT_S = 5.0
 
@@ -48,11 +49,15 @@ class Reads:
 
     def __init__(
         self,
-        volume: Volume,
+        log: EntryReader,
+        states: StateGenerations,
+        blobs: BlobStore,
         running: Callable[[], Member],
         not_leader: Callable[[Member], ReplicaError],
     ) -> None:
-        self._volume = volume
+        self._log = log
+        self._states = states
+        self._blobs = blobs
         self._running = running
         self._not_leader = not_leader
 
@@ -64,31 +69,31 @@ class Reads:
             member.check_serving()
             index = await member.read_index(READ_INDEX_TIMEOUT_S)
             await member.waits.reach_for_caller(index)
-        return self._volume.state
+        return self._states.current
 
     def entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         self._running()
         # The state's position first: the log is never behind it, and may move meanwhile.
-        applied = self._volume.state.applied.index
-        first = self._volume.log.first_stored
+        applied = self._states.current.applied.index
+        first = self._log.first_stored
         lo = lo or first
         check_stored(lo, first, applied)
         if lo > applied:
             return [], lo
-        found = self._volume.log.read(LSN(lo), LSN(applied + 1), bytes_max)
+        found = self._log.read(LSN(lo), LSN(applied + 1), bytes_max)
         return found, lo + len(found)
 
     def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied | None]:
         if not entries:
             return {}
         first, last = entries[0].index, entries[-1].index
-        found: dict[LSN, Unapplied | None] = {**self._volume.state.unapplied_between(first, last)}
+        found: dict[LSN, Unapplied | None] = {**self._states.current.unapplied_between(first, last)}
         # Up to an import's base nothing was applied here, so nobody noted anything.
-        base = self._volume.log.base
+        base = self._log.base
         found |= {entry.index: None for entry in entries if entry.index <= base}
         # Notes go after their entries: where these are stored still, no note was missing.
-        applied = self._volume.state.applied.index
-        check_stored(first, self._volume.log.first_stored, applied)
+        applied = self._states.current.applied.index
+        check_stored(first, self._log.first_stored, applied)
         return found
 
     async def advanced(self) -> None:
@@ -107,10 +112,10 @@ class Reads:
 
     def open_here(self, path: bytes, offset: int) -> OpenedFile:
         """As the state is now."""
-        return open_file(self._volume.state, self._volume.blobs, path, offset)
+        return open_file(self._states.current, self._blobs, path, offset)
 
     def close_file(self, opened: OpenedFile) -> None:
-        close_file(self._volume.blobs, opened)
+        close_file(self._blobs, opened)
 
 
 def open_file(state: LmdbState, blobs: BlobStore, path: bytes, offset: int) -> OpenedFile:
@@ -140,6 +145,7 @@ def open_file(state: LmdbState, blobs: BlobStore, path: bytes, offset: int) -> O
 
 
 def close_file(blobs: BlobStore, opened: OpenedFile) -> None:
-    """Lets go of its blob."""
+    """Lets go of its blob, as `open_file` held it: in memory, so on the event loop. The file itself
+    is opened and closed by its reader (`transport.chunks`)."""
     if isinstance(opened.content, Path):
         blobs.unhold([Digest(opened.node.digest)])

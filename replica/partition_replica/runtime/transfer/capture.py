@@ -1,9 +1,9 @@
-"""A consistent copy of the running state, for whoever sends or stores it.
+"""A consistent copy of the running state, which is then sent, stored, verified or read.
 
-A read transaction is begun on the applier's thread, between two batches: that pins the state as it
-is in microseconds. LMDB then copies it on another thread, without the GIL, while entries are
-applied. Which blobs it names is read from the copy; until they are held nothing is collected, and
-what lost its last name meanwhile is looked at again afterwards (`BlobStore.postpone`).
+The applier's thread begins a read transaction between two batches: that pins the state as it is, in
+microseconds. LMDB then copies it on another thread, without the GIL, while entries are applied. The
+blobs that the state names are read from the copy. Until they are held, no blob is collected; those
+that lost their last name meanwhile are looked at again afterwards (`BlobStore.postpone`).
 
 A process that ends in the middle leaves a directory in staging/, which the next start empties.
 """
@@ -17,14 +17,16 @@ from pathlib import Path
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, Position
-from partition_replica.errors import Damaged, DiskFull, Fatal, Overloaded, ReplicaError
-from partition_replica.ids import Digest
+from partition_replica.core.ports import LogView
+from partition_replica.errors import Damaged, DiskFull, Overloaded
+from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.generations import StateGenerations
+from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state_copy import CopiedFile, FrozenState, give_way, inspect_copy
 from partition_replica.storage.threads import finish, run_to_end
-from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +39,16 @@ Copy = Callable[[FrozenState, Path], CopiedFile]
 
 
 def copy_state(frozen: FrozenState, directory: Path) -> CopiedFile:
-    """How a state is copied, where nobody wants it slower. Not durably: it is not used again by
-    another process, and who reads it checks it, by its digest or row by row."""
+    """Copies a state as fast as the disk takes it. Not durably: no later process uses the copy, and
+    its reader checks it, by its digest or row by row."""
     return frozen.copy(directory, durably=False)
 
 
 @dataclass(slots=True)
 class Captured:
-    """The state at a position, in `directory`/data.mdb (`file`), the taker's to remove, which a
-    power failure may take; and the blobs that it names, with their sizes, which stay until
-    `release`."""
+    """The state at a position, copied to `directory`/data.mdb (`file`), which a power failure may
+    take; and the blobs that it names, with their sizes, which stay on the volume meanwhile. Both
+    are the taker's, until `remove`."""
 
     position: Position
     time_ms: int
@@ -57,36 +59,58 @@ class Captured:
     _store: BlobStore
     _released: bool = False
 
+    def remove(self) -> None:
+        """Removes the copy, and lets go of the blobs. On a thread: a state may have gigabytes, and
+        a million blobs."""
+        self.release()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def release(self) -> None:
-        """Lets go of the blobs. Again does nothing."""
+        """Lets go of the blobs. Again does nothing. On a thread."""
         if not self._released:
             self._released = True
             self._store.unhold(digest for digest, _ in self.blobs)
 
 
 class StateCapture:
-    """One copy at a time; who comes meanwhile waits. On the event loop."""
+    """One copy at a time; other callers wait for their turn. On the event loop."""
 
     def __init__(
-        self, volume: Volume, applier: Applier, limits: Limits, *, copy: Copy = copy_state
+        self,
+        log: LogView,
+        states: StateGenerations,
+        blobs: BlobStore,
+        space: VolumeSpace,
+        applier: Applier,
+        limits: Limits,
+        *,
+        copy: Copy = copy_state,
     ) -> None:
         """`copy` is for tests, which hold it up."""
-        self._volume = volume
+        self._log = log
+        self._states = states
+        self._blobs = blobs
+        self._space = space
         self._applier = applier
         self._limits = limits
         self._copy = copy
         self._one = asyncio.Lock()
+
+    @property
+    def applied(self) -> LSN:
+        """What a copy that is begun now has at least."""
+        return self._states.current.applied.index
 
     async def take(
         self, directory: Path, check: Callable[[], None] = lambda: None
     ) -> Captured | None:
         """Copies the state to `directory`, which must not exist.
 
-        None where no copy is possible now: between the saving of a configuration and the applying
-        of its entry, while the state is being replaced, and without room on the volume. Ask again
-        later. Raises StorageFailed, Damaged; nothing is left of a copy that failed or was
-        cancelled. `check` is called when it is this copy's turn, so that no other copy takes the
-        room that it finds; what it raises is raised.
+        Returns None if no copy is possible now: between the saving of a configuration and the
+        applying of its entry, while the state is being replaced, and without room on the volume.
+        Ask again later. Raises StorageFailed, Damaged, and what `check` raises; nothing is left of
+        a copy that failed or was cancelled. `check` is called when it is this copy's turn, so that
+        no other copy takes the room that it finds.
         """
         async with self._one:
             check()
@@ -104,7 +128,7 @@ class StateCapture:
                 raise
             finally:
                 frozen.close()
-                self._volume.blobs.resume()
+                self._blobs.resume()
 
     async def _begun(self) -> tuple[FrozenState, Configuration] | None:
         """`_begin`, undone where we are cancelled meanwhile."""
@@ -112,28 +136,29 @@ class StateCapture:
         def undo(begun: tuple[FrozenState, Configuration] | None) -> None:
             if begun is not None:
                 begun[0].close()
-                self._volume.blobs.resume()
+                self._blobs.resume()
 
         return await finish(self._applier.call(self._begin), undo)
 
     def _begin(self) -> tuple[FrozenState, Configuration] | None:
         """On the applier's thread, so that nothing is applied or collected meanwhile."""
-        state = self._volume.state
-        as_of, configuration = self._volume.log.configuration
+        state = self._states.current
+        as_of, configuration = self._log.configuration
         if as_of > state.applied.index or self._applier.paused:
             return None
-        free, _ = self._volume.free_bytes()
-        needed = state.size_bytes() + self._limits.disk_reserve_bytes // 2
-        if free < needed:
+        room = self._space.room_for(state.size_bytes(), self._limits, own_work=True)
+        if not room.enough:
             logger.warning(
-                "no copy of the state: it needs %d bytes free of the volume, %d are", needed, free
+                "no copy of the state: it needs %d bytes free of the volume, %d are",
+                room.needed_bytes,
+                room.free_bytes,
             )
             return None
-        self._volume.blobs.postpone()
+        self._blobs.postpone()
         try:
             return state.freeze(), configuration
         except BaseException:
-            self._volume.blobs.resume()
+            self._blobs.resume()
             raise
 
     async def _take(
@@ -141,26 +166,31 @@ class StateCapture:
     ) -> Captured:
         blobs: list[tuple[Digest, int]] = []
 
+        def pause() -> None:
+            frozen.check_wanted()
+            give_way()
+
         def work() -> CopiedFile:
             try:
                 file = self._copy(frozen, directory)
             finally:
                 frozen.close()  # LMDB keeps pages for it until here
             reach("snapshot.copied")
-            position, named = inspect_copy(directory, beside=True)
+            position, named = inspect_copy(directory, pause=pause)
             if position != frozen.position:
                 raise Damaged(f"a copy of the state at {frozen.position} is at {position}")
             for start in range(0, len(named), HELD_AT_ONCE):
+                pause()
                 some = named[start : start + HELD_AT_ONCE]
-                self._volume.blobs.hold(digest for digest, _ in some)
+                self._blobs.hold(digest for digest, _ in some)
                 blobs.extend(some)
-                give_way()
             return file
 
         try:
-            file = await _run(work, frozen)
+            file = await run_to_end(work, give_up=frozen.give_up)
         except BaseException:
-            self._volume.blobs.unhold(digest for digest, _ in blobs)
+            # On a thread: there may be a million of them.
+            await run_to_end(lambda: self._blobs.unhold(digest for digest, _ in blobs))
             raise
         return Captured(
             frozen.position,
@@ -169,25 +199,8 @@ class StateCapture:
             directory,
             file,
             blobs,
-            self._volume.blobs,
+            self._blobs,
         )
-
-
-async def _run(work: Callable[[], CopiedFile], frozen: FrozenState) -> CopiedFile:
-    """Runs a copy of `frozen` on a thread. Cancelled, it gives the copy up, and waits for its end.
-    Raises a Fatal all the same."""
-    copying = asyncio.get_running_loop().run_in_executor(None, work)
-    try:
-        await asyncio.wait([copying])
-    except asyncio.CancelledError:
-        frozen.give_up()
-        try:
-            await finish(copying)
-        except ReplicaError as error:
-            if isinstance(error, Fatal):
-                raise
-        raise
-    return copying.result()
 
 
 async def capture_in_time(
@@ -196,16 +209,27 @@ async def capture_in_time(
     within_s: float,
     check: Callable[[], None] = lambda: None,
 ) -> Captured:
-    """Copies the state to `directory` as soon as that is possible. `capture` gives that of the
-    member that runs, which another one replaces when replication is switched on. Raises Overloaded
-    if the state could not be copied for `within_s`, and what `StateCapture.take`, `capture` and
-    `check` raise. Neither the turns of other copies nor the copy itself count: they take as long as
-    the state is large, and the caller knows how long it waits."""
+    """Copies the state to `directory` as soon as that is possible.
+
+    `capture` returns the StateCapture of the member that runs: switching replication on replaces
+    the member. Raises Overloaded if the state could not be copied for `within_s` seconds, and what
+    `StateCapture.take`, `capture` and `check` raise. The copies of others and the copy that
+    succeeds do not count: they take as long as the state is large, and the caller decides how long
+    it waits for that. Copies that fail count.
+    """
+    now = asyncio.get_running_loop().time
     waited_s = 0.0
+    turn_at: float | None = None
+
+    def turn() -> None:
+        nonlocal turn_at
+        turn_at = now()
+        check()
+
     while True:
-        using = capture()
+        using, turn_at = capture(), None
         try:
-            captured = await using.take(directory, check)
+            captured = await using.take(directory, turn)
         except RuntimeError:
             # The threads of a member that is replaced take no more work.
             if capture() is using:
@@ -213,6 +237,8 @@ async def capture_in_time(
             captured = None
         if captured is not None:
             return captured
+        if turn_at is not None:
+            waited_s += now() - turn_at
         if waited_s >= within_s:
             raise Overloaded(
                 f"the state could not be copied within {within_s} s: its configuration changes, it "

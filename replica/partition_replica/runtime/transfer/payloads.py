@@ -16,7 +16,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
 from partition_replica.core.payloads import blob_digests
 from partition_replica.core.ports import PeerFailed, PeerTransport
-from partition_replica.engine.port import Message, MessageKind, from_entry
+from partition_replica.engine.entries import from_entry
+from partition_replica.engine.port import Message, MessageKind
 from partition_replica.errors import (
     Damaged,
     DiskFull,
@@ -28,10 +29,9 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage.blobs import BlobGroup, BlobWriter
+from partition_replica.storage.blobs import BlobGroup, BlobStore, BlobWriter
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.threads import run_to_end
-from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Payloads:
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
-        volume: Volume,
+        blobs: BlobStore,
         transport: PeerTransport,
         limits: Limits,
         metrics: Metrics,
@@ -63,7 +63,7 @@ class Payloads:
         deliver: Callable[[Message, int], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        self._volume = volume
+        self._blobs = blobs
         self._transport = transport
         self._limits = limits
         self._metrics = metrics
@@ -91,7 +91,7 @@ class Payloads:
 
         Returns when it is durable. Raises PayloadMismatch, Overloaded, DiskFull; nothing is kept.
         """
-        if self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
+        if self._blobs.pin_present(digest, self._limits.pin_lease_s):
             return True
         if self._disk_full():
             raise DiskFull("the volume is below its reserve: no payload is taken")
@@ -99,8 +99,8 @@ class Payloads:
             raise Overloaded(f"{self._uploads} payloads are under way: retry with back-off")
         self._uploads += 1
         try:
-            self._volume.blobs.pin(digest, self._limits.pin_lease_s)
-            writer = self._volume.blobs.writer(digest, size)
+            self._blobs.pin(digest, self._limits.pin_lease_s)
+            writer = self._blobs.writer(digest, size)
             try:
                 async for chunk in chunks:
                     if self._disk_full():
@@ -123,7 +123,7 @@ class Payloads:
         Raises PayloadMissing where this replica itself lacks one, PayloadQuorum where too few
         could be reached.
         """
-        pin = self._volume.blobs.pin_present
+        pin = self._blobs.pin_present
         missing = [d for d in digests if not pin(d, self._limits.pin_lease_s)]
         if missing:
             raise PayloadMissing(
@@ -177,13 +177,11 @@ class Payloads:
     async def _push_once(self, digest: Digest, member: int) -> bool:
         slots = self._push_slots.setdefault(member, asyncio.Semaphore(PUSHES_A_MEMBER_MAX))
         async with slots:
-            size = self._volume.blobs.size(digest)
+            size = self._blobs.size(digest)
             if size is None:
                 return False
             try:
-                await self._transport.push_payload(
-                    member, digest, self._volume.blobs.path(digest), size
-                )
+                await self._transport.push_payload(member, digest, self._blobs.path(digest), size)
             except PeerFailed as error:
                 logger.info("payload %s not passed on to %x: %s", digest.hex(), member, error)
                 return False
@@ -225,14 +223,14 @@ class Payloads:
             digest
             for entry in message.entries
             for digest in blob_digests(from_entry(entry))
-            if not self._volume.blobs.pin_present(digest, self._limits.pin_lease_s)
+            if not self._blobs.pin_present(digest, self._limits.pin_lease_s)
         ]
 
     async def _fetch_and_deliver(self, message: Message, size: int, missing: list[Digest]) -> None:
         try:
             for digest in missing:
                 await self.fetch(digest, message.sender)
-                if not self._volume.blobs.pin_present(digest, self._limits.pin_lease_s):
+                if not self._blobs.pin_present(digest, self._limits.pin_lease_s):
                     raise PeerFailed(f"payload {digest.hex()} went while it was waited for")
             self._deliver(message, size)
         except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
@@ -293,14 +291,14 @@ class Payloads:
                 await asyncio.shield(other)
         if task is not None:
             await asyncio.shield(task)
-        lacking = [blob for blob in elsewhere if not self._volume.blobs.has(blob[0])]
+        lacking = [blob for blob in elsewhere if not self._blobs.has(blob[0])]
         if lacking:
             await self.fetch_together(lacking, member)
 
     async def _fetch_together(self, wanted: Sequence[tuple[Digest, int]], member: int) -> None:
         # Not the slots of single ones: appends would wait for whole groups.
         async with self._group_slots:
-            blobs = self._volume.blobs
+            blobs = self._blobs
             lacking = await run_to_end(lambda: [blob for blob in wanted if not blobs.has(blob[0])])
             group = blobs.group()
             try:
@@ -342,21 +340,21 @@ class Payloads:
         await run_to_end(group.finish)
         reach("blob.adopted")
         # Counted here: it may end after the attempt that asked for them broke off.
-        held = sum(map(self._volume.blobs.held, group.digests))
+        held = sum(map(self._blobs.held, group.digests))
         self._metrics.snapshot_payloads.inc(held)
         self._keep(group.digests)
 
     def _keep(self, digests: Sequence[Digest]) -> None:
         """For a lease, and then collected, what nobody holds: those of a snapshot are held, however
         many there are."""
-        blobs = self._volume.blobs
+        blobs = self._blobs
         for digest in digests:
             if not blobs.held(digest):
                 blobs.pin_present(digest, self._limits.pin_lease_s)
 
     async def _fetch(self, digest: Digest, member: int) -> None:
         async with self._fetch_slots:
-            blobs = self._volume.blobs
+            blobs = self._blobs
             if not blobs.has(digest):
                 await self._fetch_new(digest, member)
                 if blobs.held(digest):
@@ -374,7 +372,7 @@ class Payloads:
                 before = writer.written if writer else 0
                 try:
                     size, chunks = await self._transport.fetch_payload(member, digest, before)
-                    writer = writer or self._volume.blobs.writer(digest, size)
+                    writer = writer or self._blobs.writer(digest, size)
                     await self._write(writer, chunks)
                     return
                 except PeerFailed:

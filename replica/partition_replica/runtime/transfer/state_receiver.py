@@ -1,13 +1,14 @@
-"""The follower's part of a snapshot between members (`snapshots` has the leader's).
+"""The follower's part of a state transfer (`state_sender` has the leader's).
 
-Everything of it is made durable before its message reaches the engine. A transfer may break off at
-any byte and goes on from there: the part of the state file that came is kept for a while, and so
-are the payloads that were fetched for it, which are held like those of a state.
+Everything that was received is durable before its message reaches the engine. A transfer may break
+off at any byte and goes on from there: the part of the state file that came is kept for a while,
+and so are the payloads that were fetched for it, which are held like those of a state.
 """
 
 import asyncio
 import logging
 import shutil
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from partition_replica.core.model import Position
 from partition_replica.core.ports import PeerFailed
 from partition_replica.engine.port import InvalidMessage, Message, MessageKind, SnapshotHeader
 from partition_replica.errors import (
+    Cancelled,
     Damaged,
     DiskFull,
     Overloaded,
@@ -35,13 +37,15 @@ from partition_replica.errors import (
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.payloads import FETCHES_MAX, Payloads
+from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.codec import STATE_FORMATS_READ
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.generations import StateGenerations
+from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.staging import StagedFile
-from partition_replica.storage.state_copy import inspect_copy
+from partition_replica.storage.state_copy import give_way, inspect_copy
 from partition_replica.storage.threads import ahead, both, run_to_end
-from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +85,12 @@ class _Staged:
 class SnapshotReceiver:
     """One snapshot at a time. On the event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
-        volume: Volume,
+        states: StateGenerations,
+        blobs: BlobStore,
+        space: VolumeSpace,
+        staging: Path,
         payloads: Payloads,
         limits: Limits,
         metrics: Metrics,
@@ -93,7 +100,10 @@ class SnapshotReceiver:
     ) -> None:
         """`step(message, after)`: hands a message to the engine; `after` is called when the round
         in which it was stepped is over."""
-        self._volume = volume
+        self._states = states
+        self._blobs = blobs
+        self._space = space
+        self._staging = staging
         self._payloads = payloads
         self._limits = limits
         self._metrics = metrics
@@ -106,7 +116,6 @@ class SnapshotReceiver:
         self._staged: dict[bytes, _Staged] = {}
         self._removals: set[asyncio.Task[None]] = set()
         self._busy = False
-        self._last_generation = volume.log.identity.state_generation
 
     def offset(self, header: peer.SnapshotHeader) -> int:
         """How much of the state file is here. Raises Overloaded, PayloadMismatch."""
@@ -134,7 +143,8 @@ class SnapshotReceiver:
             fetched = await self._install(offered, header.offset, chunks)
         except BaseException as error:
             self._metrics.snapshots.labels("in", "failed").inc()
-            # A failure that met another one, or a cancellation, was told to nobody.
+            # A write may have failed without anybody hearing of it: beside another failure, or
+            # while the caller was cancelled.
             broken = self._partial is not None and self._partial.file.broken
             if broken or isinstance(error, PayloadMismatch | DiskFull):
                 await self._give_up()
@@ -160,16 +170,17 @@ class SnapshotReceiver:
         self._settled(header.manifest)
 
     async def close(self) -> None:
-        """Lets go of what broke off. An attempt under way keeps what it has; a start removes it."""
+        """Removes what came of an interrupted transfer. An attempt under way keeps what it has; the
+        next start of the process removes that."""
         if not self._busy:
             await self._give_up()
         await self._removed()
 
     async def expire(self) -> None:
-        """Gives up what broke off and nobody went on with."""
+        """Gives up an interrupted transfer that was not resumed in time."""
         left = self._partial is not None or bool(self._kept)
         if left and not self._busy and self._now() >= self._until:
-            logger.info("a snapshot that broke off is given up: nobody went on with it")
+            logger.info("an interrupted state transfer is given up: it was not resumed in time")
             await self._give_up()
 
     # --- inside -------------------------------------------------------------------------------
@@ -185,13 +196,14 @@ class SnapshotReceiver:
     def _settled(self, key: bytes) -> None:
         """A staged snapshot is in force, or was ignored."""
         staged = self._staged.pop(key)
-        self._volume.blobs.unhold(staged.blobs, unneeded=not staged.adopted)
+        self._blobs.unhold(staged.blobs, unneeded=not staged.adopted)
         if not staged.installed.done():
             staged.installed.set_result(None)
         self._busy = False
 
     async def _give_up(self) -> None:
-        """Lets go of everything that came: the next collection takes what nothing names."""
+        """Releases everything that was received. The next collection takes the payloads that
+        nothing else names."""
         known, self._partial = self._partial, None
         kept, self._kept = self._kept, []
         try:
@@ -199,7 +211,7 @@ class SnapshotReceiver:
                 kept += _digests(known.blobs)
                 await run_to_end(known.file.remove)
         finally:
-            self._volume.blobs.unhold(kept, unneeded=True)
+            self._blobs.unhold(kept, unneeded=True)
 
     async def _install(self, offered: _Offered, offset: int, chunks: AsyncIterator[bytes]) -> int:
         known = await self._begin(offered, offset)
@@ -224,7 +236,7 @@ class SnapshotReceiver:
             self._kept += _digests(known.blobs)
             self._partial = None
             await run_to_end(known.file.remove)
-        directory = self._volume.staging / INCOMING
+        directory = self._staging / INCOMING
 
         def make() -> _Partial:
             # Here at once, so that nothing is forgotten where we are cancelled meanwhile.
@@ -235,11 +247,11 @@ class SnapshotReceiver:
         return await run_to_end(make)
 
     def _check_room(self, size: int, what: str) -> None:
-        free, _ = self._volume.free_bytes()
-        if self._disk_full() or free < size + self._limits.disk_reserve_bytes // 2:
+        room = self._space.room_for(size, self._limits, own_work=True)
+        if self._disk_full() or not room.enough:
             raise DiskFull(
-                f"{what}, {size} bytes, would go into the volume's reserve, {free} bytes are free: "
-                "make room or grow the volume"
+                f"{what}, {size} bytes, would go into the volume's reserve, {room.free_bytes} "
+                "bytes are free: make room or grow the volume"
             )
 
     async def _receive_file(self, file: StagedFile, chunks: AsyncIterator[bytes]) -> None:
@@ -258,7 +270,7 @@ class SnapshotReceiver:
         file.check()
 
     def _append(self, file: StagedFile, chunk: bytes) -> None:
-        """Counted here: what is written stays, though whoever sent it has gone away meanwhile."""
+        """Counted here: a part that is written stays, also if its sender has gone away."""
         file.append(chunk)
         self._metrics.snapshot_state_bytes.labels("in").inc(len(chunk))
         reach("snapshot.received_part")
@@ -269,26 +281,32 @@ class SnapshotReceiver:
         return await self._fetch_missing(known.blobs or [], offered.message.sender)
 
     async def _list_blobs(self, known: _Partial, offered: _Offered) -> None:
-        """Holds what the state names, and lets go of what an earlier snapshot did."""
+        """Holds the payloads that the state names, and releases those of an earlier transfer."""
+        unwanted = threading.Event()
+
+        def pause() -> None:
+            if unwanted.is_set():
+                raise Cancelled("the state transfer was given up")
+            give_way()
 
         def work() -> Position:
-            position, blobs = inspect_copy(known.file.directory, beside=True)
+            position, blobs = inspect_copy(known.file.directory, pause=pause)
             if position == offered.position:
-                self._volume.blobs.hold(_digests(blobs))
+                self._blobs.hold(_digests(blobs))
                 known.blobs = blobs
             return position
 
         try:
-            position = await run_to_end(work)
+            position = await run_to_end(work, give_up=unwanted.set)
         except (Damaged, StorageFailed) as error:  # the sender's state, not ours, and only read
             raise PayloadMismatch(f"the snapshot's state is damaged: {error}") from error
         if position != offered.position:
             raise PayloadMismatch(f"the state is at {position}, its header at {offered.position}")
         kept, self._kept = self._kept, []
-        self._volume.blobs.unhold(kept, unneeded=True)
+        self._blobs.unhold(kept, unneeded=True)
 
     async def _fetch_missing(self, blobs: list[tuple[Digest, int]], sender: int) -> int:
-        has = self._volume.blobs.has
+        has = self._blobs.has
         lacking = await run_to_end(lambda: [found for found in blobs if not has(found[0])])
         if not lacking:
             return 0
@@ -312,16 +330,14 @@ class SnapshotReceiver:
         return len(lacking)
 
     async def _adopt(self, whole: _Partial, offered: _Offered) -> None:
-        # Never used twice: an earlier one may still be on its way to the log.
-        self._last_generation += 1
-        generation = self._last_generation
+        generation = self._states.new()
         key = offered.manifest
-        path = self._volume.states.path(generation)
+        path = self._states.path(generation)
         try:
-            await run_to_end(partial(self._volume.states.place, whole.file.directory, generation))
+            await run_to_end(partial(self._states.place, whole.file.directory, generation))
         except asyncio.CancelledError:
             self._partial = None
-            self._volume.blobs.unhold(_digests(whole.blobs), unneeded=True)
+            self._blobs.unhold(_digests(whole.blobs), unneeded=True)
             await _remove(path)  # the directory is not in staging/ any more
             raise
         reach("snapshot.adopted")
@@ -379,10 +395,12 @@ def _decode(header: peer.SnapshotHeader) -> _Offered:
     try:
         message = Message.decode(header.message)
     except InvalidMessage as error:
-        raise PayloadMismatch("the header's message is none") from error
+        raise PayloadMismatch(
+            "the snapshot header does not contain a valid Raft message"
+        ) from error
     snapshot = message.snapshot
     if snapshot is None or message.kind != MessageKind.SNAPSHOT:
-        raise PayloadMismatch("the header's message carries no snapshot")
+        raise PayloadMismatch("the snapshot header's message is not a snapshot")
     if message.sender != header.sender:
         raise PayloadMismatch("the header and its message name different senders")
     try:

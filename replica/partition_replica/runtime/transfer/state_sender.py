@@ -1,22 +1,22 @@
-"""Snapshots between members: a newcomer, or a follower behind the boundary, is sent one.
+"""The leader's part of a state transfer: to a newcomer, or to a follower behind the boundary.
 
-The sender captures the state (`capture`) and sends its file; the receiver (`snapshot_receiver`)
-fetches the payloads that it lacks, which the sender holds. The log's transaction that adopts a
-snapshot switches generation, boundary, hard state and configuration.
+The sender captures the state (`capture`) and sends its file. The receiver (`state_receiver`)
+fetches the payloads that it lacks, which the sender holds. One transaction of the receiver's log
+installs the state: it switches generation, boundary, hard state and configuration.
 """
 
 import asyncio
 import itertools
 import logging
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from partition_common import backoff
 from partition_proto.v1 import peer_pb2 as peer
 
 from partition_replica.core.limits import Limits
-from partition_replica.core.ports import PeerFailed, PeerTransport
+from partition_replica.core.ports import LogView, PeerFailed, PeerTransport
 from partition_replica.engine.port import Message, SnapshotHeader
 from partition_replica.ids import LSN
 from partition_replica.runtime.consensus.log_holds import LogHolds
@@ -26,7 +26,6 @@ from partition_replica.storage.codec import STATE_FORMAT_VERSION
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.threads import run_to_end
-from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,8 @@ class SnapshotSender:
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
-        volume: Volume,
+        log: LogView,
+        staging: Path,
         capture: StateCapture,
         transport: PeerTransport,
         limits: Limits,
@@ -81,7 +81,8 @@ class SnapshotSender:
         report: Callable[[int, bool], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        self._volume = volume
+        self._log = log
+        self._staging = staging
         self._capture = capture
         self._transport = transport
         self._limits = limits
@@ -116,7 +117,7 @@ class SnapshotSender:
         # What lies behind it must still be in the log, and not be much: or the part of it that
         # came is sent again for nothing.
         # One that nobody was offered yet is as recent as any can be: so much is written meanwhile.
-        log = self._volume.log
+        log = self._log
         recent = (
             log.last.index - snapshot.index <= TRAIL_ENTRIES_MAX
             or to in snapshot.begun
@@ -131,8 +132,8 @@ class SnapshotSender:
         self._spawn(self._send(message))
 
     def expire(self) -> None:
-        """Lets go of the log behind a snapshot that nobody has needed for a moment, and drops one
-        that nobody has needed for a while."""
+        """Releases the log behind a copy that has not been used for `snapshot_hold_s`, and removes
+        a copy that has not been used for `snapshot_keep_s`."""
         current = self._current
         if current is not None and not current.senders:
             unused_s = self._now() - current.last_used
@@ -142,7 +143,7 @@ class SnapshotSender:
         self._hold_log()
 
     async def close(self) -> None:
-        """Ends what is under way, and lets go of everything."""
+        """Ends the transfers under way, and releases everything."""
         tasks = [*self._tasks, *([self._preparing] if self._preparing else [])]
         for task in tasks:
             task.cancel()
@@ -168,9 +169,9 @@ class SnapshotSender:
 
     async def _prepare(self) -> None:
         # From before the copy on: compaction goes on beside it, however long it takes.
-        self._beginning = self._volume.state.applied.index
+        self._beginning = self._capture.applied
         self._hold_log()
-        directory = self._volume.staging / f"outgoing-{next(self._serial)}"
+        directory = self._staging / f"outgoing-{next(self._serial)}"
         captured = await self._capture.take(directory)
         if captured is None:
             self._not_before = self._now() + RETRY_S
@@ -247,17 +248,12 @@ class SnapshotSender:
         self._report(to, succeeded)
 
     def _drop(self, snapshot: _Prepared) -> None:
-        self._spawn(run_to_end(lambda: _remove(snapshot.captured)))
+        self._spawn(run_to_end(snapshot.captured.remove))
 
     def _spawn(self, body: "asyncio._CoroutineLike[None]") -> None:
         task = asyncio.create_task(body)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _remove(captured: Captured) -> None:
-    captured.release()
-    shutil.rmtree(captured.directory, ignore_errors=True)
 
 
 def count_sent(metrics: Metrics, count: int) -> None:

@@ -1,7 +1,14 @@
-"""The commands on a volume: inspect, verify, replication, log. What each prints, and its exit code:
-0 done, 1 refused or findings, 2 wrong use, 70 the volume is damaged, 74 reading or writing failed:
-the scratch directory, the target, the volume or the output has no room, or its disk fails, 141 the
-reader of the output went away. `snapshot` has exit codes of its own (`snapshot_reports`)."""
+"""`partition-replica`'s commands: inspect, verify, replication, log. This module has their flags,
+what they print, and their exit codes; `snapshots.commands` has those of `snapshot`.
+
+0    done
+1    refused, or there are findings
+2    wrong use
+70   the volume is damaged
+74   reading or writing failed: the scratch directory, the target, the volume or the output has no
+     room, or its disk fails
+141  the reader of the output went away
+"""
 
 import argparse
 import json
