@@ -26,6 +26,7 @@ from partition_replica import __version__
 from partition_replica.config import Config
 from partition_replica.core.compaction import Retention
 from partition_replica.engine.factory import make_engine
+from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
 from partition_replica.runtime.transfer.state_sender import count_sent
@@ -153,13 +154,13 @@ class Process:
             config.limits,
             config.tls,
             hello=hello,
-            unreachable=lambda member: replica.unreachable(member),
+            unreachable=lambda member: replica.peer_requests.unreachable(member),
             dropped=lambda n: self._metrics.messages_dropped.labels("peer_queue_full").inc(n),
             snapshot_sent=lambda n: count_sent(self._metrics, n),
             refused=lambda reason: self._metrics.peers_refused.labels(reason).inc(),
             files_heard=lambda problem: heard("peers", problem),
         )
-        replica = Replica(
+        replica = build_replica(
             config,
             volume,
             peers,
@@ -201,7 +202,7 @@ class Process:
 
         log_store_pb2_grpc.add_LogStoreServicer_to_server(
             LogStoreService(
-                replica,
+                replica.applications,
                 limits,
                 failures,
                 Streams(limits.client_streams_max, opened),
@@ -213,7 +214,10 @@ class Process:
             ReplicaAdminService(replica.administration, replica.snapshot_jobs, failures), server
         )
         peer_pb2_grpc.add_PeerServicer_to_server(
-            PeerService(replica, limits, failures, Streams(limits.peer_streams_max, opened)), server
+            PeerService(
+                replica.peer_requests, limits, failures, Streams(limits.peer_streams_max, opened)
+            ),
+            server,
         )
         inspection_pb2_grpc.add_InspectionServicer_to_server(
             InspectionGrpcService(replica.inspection, failures), server

@@ -20,7 +20,7 @@ from partition_proto.v1 import storage_pb2 as rows
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, Configuration, LogEntry, Position
 from partition_replica.ids import LSN, ClusterID, Term
-from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.runtime.consensus.applier import Applier, ApplyHooks
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage import codec
 from partition_replica.storage.files import VolumeLock
@@ -64,9 +64,8 @@ class Load:
             volume.garbage,
             self.limits,
             Metrics(),
-            change=self._change,
-            done=self._applied,
         )
+        self.applier.start(ApplyHooks(change=self._change, done=self._applied))
 
     async def run(self) -> None:
         running = asyncio.create_task(self.applier.run())

@@ -36,7 +36,7 @@ def log(tmp_path: Path) -> Iterator[HeldLog]:
 
 @pytest.fixture
 def administration(log: HeldLog) -> Administration:
-    return Administration(None, log, None, None)  # type: ignore[arg-type]
+    return Administration(None, log, None, None, None)  # type: ignore[arg-type]
 
 
 async def test_tokens_that_come_together(log: HeldLog, administration: Administration) -> None:

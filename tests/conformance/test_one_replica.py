@@ -47,7 +47,10 @@ async def test_twenty_concurrent_appends_have_their_own_lsns(tmp_path: Path) -> 
     async with serving(tmp_path / "data") as one:
         proposals = [one.proposal(set_key(b"k%02d" % n, b"%d" % n)) for n in range(20)]
         answers = await asyncio.gather(
-            *(one.replica.append(found, retry=False, wait_applied=True) for found in proposals)
+            *(
+                one.replica.applications.append(found, retry=False, wait_applied=True)
+                for found in proposals
+            )
         )
         lsns = [int(applied.index) for applied in answers]
         assert len(set(lsns)) == 20
@@ -60,12 +63,14 @@ async def test_a_caller_that_goes_away_leaves_nothing_waiting(tmp_path: Path) ->
     """By its own time-out, or because it is cancelled; its entry may be there, and a retry of its
     sequence is told where."""
     async with serving(tmp_path / "data") as one:
-        member = one.replica.running()
+        member = one.replica.current.running()
         first, second = one.proposal(set_key(b"a", b"1")), one.proposal(set_key(b"b", b"1"))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1e-9):
-                await one.replica.append(first, retry=False, wait_applied=True)
-        task = asyncio.create_task(one.replica.append(second, retry=False, wait_applied=True))
+                await one.replica.applications.append(first, retry=False, wait_applied=True)
+        task = asyncio.create_task(
+            one.replica.applications.append(second, retry=False, wait_applied=True)
+        )
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -76,7 +81,7 @@ async def test_a_caller_that_goes_away_leaves_nothing_waiting(tmp_path: Path) ->
 
         await eventually(idle, "nothing waits")
         for found in (first, second):
-            again = await one.replica.append(found, retry=True, wait_applied=True)
+            again = await one.replica.applications.append(found, retry=True, wait_applied=True)
             assert again.index <= one.volume.log.last.index
         assert one.keys() == [b"a", b"b"]
 
@@ -89,7 +94,7 @@ def fails(*_: Any, **__: Any) -> Any:
 
 
 def at_propose(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(one.replica.running().loop._engine, "propose", fails)
+    patch.setattr(one.replica.current.running().loop._engine, "propose", fails)
 
 
 def at_insert(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
@@ -119,7 +124,7 @@ def at_apply(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
 
 
 def at_advance(one: OneReplica, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(one.replica.running().loop._engine, "applied_to", fails)
+    patch.setattr(one.replica.current.running().loop._engine, "applied_to", fails)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,9 @@ async def test_a_caller_is_told_of_success_only_for_what_survives(
         arm(one, patch)
         found = one.proposal(set_key(b"b", b"v"))
         before = one.replica.status().applied
-        task = asyncio.create_task(one.replica.append(found, retry=False, wait_applied=False))
+        task = asyncio.create_task(
+            one.replica.applications.append(found, retry=False, wait_applied=False)
+        )
 
         async def ended() -> bool:
             return bool(one.failures)
@@ -162,7 +169,7 @@ async def test_a_caller_is_told_of_success_only_for_what_survives(
         # As the process that ends leaves it: nobody is told anything more.
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await one.replica.running().close()
+        await one.replica.current.running().close()
     one.volume.close()
     async with serving(tmp_path / "data") as again:
         last = await again.set(b"c")
@@ -183,7 +190,9 @@ async def test_crashes_in_turn_lose_nothing_that_was_acknowledged(
         with monkeypatch.context() as patch:
             arm(one, patch)
             found = one.proposal(set_key(b"b%d" % number, b"v"))
-            task = asyncio.create_task(one.replica.append(found, retry=False, wait_applied=False))
+            task = asyncio.create_task(
+                one.replica.applications.append(found, retry=False, wait_applied=False)
+            )
 
             async def ended(failures: list[BaseException] = one.failures) -> bool:
                 return bool(failures)
@@ -193,7 +202,7 @@ async def test_crashes_in_turn_lose_nothing_that_was_acknowledged(
                 kept.append(b"b%d" % number)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await one.replica.running().close()
+            await one.replica.current.running().close()
         one.volume.close()
     async with serving(tmp_path / "data") as again:
         await again.set(b"c")
@@ -225,7 +234,7 @@ async def test_leadership_is_handed_over_before_anything_slow_has_ended(
         configuration=Configuration((MemberID(1), MemberID(2))),
         close=close_member,
     )
-    one.replica.member = leading
+    one.replica.current.member = leading
     await asyncio.wait_for(one.stop(), 20)
     assert closed.is_set()
 
@@ -235,7 +244,7 @@ async def test_a_part_that_does_not_end_leaves_no_other_running(
 ) -> None:
     one = OneReplica(tmp_path / "data")
     await one.lead()
-    member = one.replica.running()
+    member = one.replica.current.running()
 
     async def fail() -> None:
         raise StorageFailed("no")
@@ -250,7 +259,7 @@ async def test_a_part_that_does_not_end_leaves_no_other_running(
 async def test_one_that_was_never_started_stops(tmp_path: Path) -> None:
     one = OneReplica(tmp_path / "data")
     with pytest.raises(NotBootstrapped):
-        one.replica.running()
+        one.replica.current.running()
     status = one.replica.status()
     assert (status.role, status.term, status.leader, status.last_index) == (
         "unbootstrapped",
@@ -278,7 +287,7 @@ async def test_one_without_a_quorum_is_not_ready_and_stops(tmp_path: Path) -> No
     await one.replica.administration.join(CLUSTER)
     assert not one.replica.ready
     with pytest.raises(NoLeader, match="no leader is known"):
-        one.replica.leading()
+        one.replica.current.leading()
     async with asyncio.timeout(30):
         await one.stop()
     assert one.failures == []
@@ -292,7 +301,7 @@ async def test_the_status_is_the_engines(tmp_path: Path) -> None:
             "here:1",
             one.volume.log.last.index,
         )
-        engine = one.replica.running().loop.status()
+        engine = one.replica.current.running().loop.status()
         assert (before.term, before.committed) == (engine.term, engine.commit)
         last = before.last_index
         writes = [asyncio.create_task(one.set(b"k%d" % n)) for n in range(5)]
@@ -309,7 +318,7 @@ async def test_the_status_is_the_engines(tmp_path: Path) -> None:
 async def test_everybody_who_waits_hears_of_a_leader(tmp_path: Path) -> None:
     one = OneReplica(tmp_path / "data")
     await one.replica.administration.join(CLUSTER)
-    member = one.replica.running()
+    member = one.replica.current.running()
     waiting = [asyncio.create_task(member.leader_changed()) for _ in range(3)]
     await asyncio.sleep(0)
     member._role_changed("follower", 5)  # never blocks, whoever listens
@@ -408,16 +417,16 @@ async def test_of_concurrent_members_with_one_id_one_is_added(tmp_path: Path) ->
 async def test_another_cluster_and_another_member_are_refused(tmp_path: Path) -> None:
     async with serving(tmp_path / "data") as one:
         own = one.volume.log.identity.member_id
-        one.replica.check_peer(CLUSTER, own)
+        one.replica.peer_requests.check_peer(CLUSTER, own)
         for cluster, member in (("another", own), ("", own), (CLUSTER, own + 1)):
             with pytest.raises(WrongCluster):
-                one.replica.check_peer(cluster, member)
+                one.replica.peer_requests.check_peer(cluster, member)
         with pytest.raises(WrongCluster):
             await one.replica.administration.join("another")
         assert await one.replica.administration.join(CLUSTER) == own
     unbootstrapped = OneReplica(tmp_path / "other")
     with pytest.raises(NotBootstrapped):
-        unbootstrapped.replica.check_peer(CLUSTER, 0)
+        unbootstrapped.replica.peer_requests.check_peer(CLUSTER, 0)
     found = await asyncio.gather(
         *(unbootstrapped.replica.administration.join(f"c{n}") for n in range(5)),
         return_exceptions=True,
@@ -440,7 +449,7 @@ async def test_a_full_volume_takes_removals_from_anybody_and_nothing_else(
         free, total = one.volume.space.free_bytes()
         monkeypatch.setattr(one.volume.space, "free_bytes", lambda: (1000, total))
 
-        one.session, _ = await one.replica.open_session(0)
+        one.session, _ = await one.replica.applications.open_session(0)
         one._sequence = 0
         for refused in (
             [set_key(b"new", b"v")],
@@ -450,11 +459,11 @@ async def test_a_full_volume_takes_removals_from_anybody_and_nothing_else(
             with pytest.raises(DiskFull, match="1000 bytes free"):
                 await one.append(*refused)
         with pytest.raises(DiskFull):
-            await one.replica.upload(b"d" * 32, 100_000, no_chunks())
+            await one.replica.applications.upload(b"d" * 32, 100_000, no_chunks())
         assert one.keys() == [b"old"]
         await one.append(delete_key(b"old"), remove(b"directory"))
         assert one.keys() == []
-        await one.replica.close_session(one.session)
+        await one.replica.applications.close_session(one.session)
 
         monkeypatch.setattr(one.volume.space, "free_bytes", lambda: (free, total))
         await one.serve()

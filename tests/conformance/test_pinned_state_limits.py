@@ -197,7 +197,7 @@ async def test_a_slow_end_of_one_state_holds_up_no_other(
 
         async def hold() -> None:
             nonlocal opened
-            async with here.one.replica.pinned_state(linearizable=True, history=""):
+            async with here.one.replica.applications.pinned_state(linearizable=True, history=""):
                 opened += 1
                 await kept.wait()
 
@@ -392,7 +392,7 @@ async def test_a_long_copy_is_no_long_wait(tmp_path: Path) -> None:
         replica, log = here.one.replica, here.one.volume.log
 
         async def pin() -> int:
-            async with replica.pinned_state(linearizable=True, history="") as state:
+            async with replica.applications.pinned_state(linearizable=True, history="") as state:
                 return state.position.index
 
         both = [asyncio.create_task(pin()) for _ in range(2)]

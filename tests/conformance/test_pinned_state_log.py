@@ -13,7 +13,7 @@ from partition_client.errors import DeadlineExceeded, HistoryChanged, InvalidEnd
 from partition_client.pinned_state import PinnedState
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_replica.errors import NoLeader, WrongHistory
-from partition_replica.runtime.replica import Replica
+from partition_replica.runtime.serving.applications import Applications
 
 from dev.cluster.layout import ROOT
 from tests.support.one_replica import CLUSTER, OneReplica
@@ -55,11 +55,11 @@ async def test_a_joining_replica_has_no_state_to_pin(tmp_path: Path) -> None:
         async with serving_clients(one, QUICK) as here:
             # Not NotBootstrapped, which is final: the state comes, and others have one.
             with pytest.raises(NoLeader, match="waits for its first state"):
-                one.replica.check_history("any")
+                one.replica.applications.check_history("any")
             with pytest.raises(NoLeader, match="waits for its first state"):
                 one.replica.snapshot_jobs.start(TAKE)
             with pytest.raises(NoLeader, match="waits for its first state"):
-                async with one.replica.pinned_state(linearizable=False, history=""):
+                async with one.replica.applications.pinned_state(linearizable=False, history=""):
                     pass
             hurried = AsyncClient([here.address], deadline_s=0.5, follow_hints=False)
             with pytest.raises(DeadlineExceeded, match="waits for its first state"):
@@ -77,11 +77,13 @@ async def test_the_copys_own_history_counts(
     """The group's may become another one between the request and the copy."""
     async with served(tmp_path / "data") as here:
         with pytest.raises(WrongHistory) as raised:
-            async with here.one.replica.pinned_state(linearizable=False, history="another"):
+            async with here.one.replica.applications.pinned_state(
+                linearizable=False, history="another"
+            ):
                 pass
         assert raised.value.history == await here.client.history()
         assert (here.copies, here.pinned) == ([], 0)
-        monkeypatch.setattr(Replica, "check_history", lambda *_, **__: None)
+        monkeypatch.setattr(Applications, "check_history", lambda *_, **__: None)
         with pytest.raises(HistoryChanged):
             async with here.client.state(history="another"):
                 pass

@@ -42,6 +42,7 @@ def administration(
         log,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         SimpleNamespace(leading=lambda: member),  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
     )
 
     async def change(*_: object) -> int:

@@ -31,6 +31,7 @@ def administration(voters: int, heard: set[int]) -> Administration:
         log,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         SimpleNamespace(leading=lambda: member),  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
     )
 
     async def change(*_: object) -> int:

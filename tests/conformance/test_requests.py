@@ -131,7 +131,7 @@ def test_a_job_says_what_and_where(job: admin.StartSnapshotJobRequest, why: str)
 def administration() -> Administration:
     untouched: Any = Untouched()
     leading: Any = SimpleNamespace(leading=lambda: untouched)
-    return Administration(untouched, untouched, untouched, leading)
+    return Administration(untouched, untouched, untouched, leading, untouched)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,6 @@ async def sending(tmp_path: Path) -> AsyncIterator[Sending]:
         replace(LIMITS, snapshot_hold_s=1000.0),
         Metrics(),
         holds=LogHolds(subject.volume.log),
-        report=lambda _member, _succeeded: None,
         failed=failed,
     )
     yield Sending(subject, sender, copy)

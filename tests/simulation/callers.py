@@ -85,7 +85,9 @@ class Caller:
                 node: Node, digest: bytes = digest, content: bytes = content
             ) -> list[int]:
                 assert node.replica is not None, "a call reaches a replica that runs"
-                return await node.replica.upload(digest, len(content), self._chunks(content))
+                return await node.replica.applications.upload(
+                    digest, len(content), self._chunks(content)
+                )
 
             try:
                 await self.ask(serve)

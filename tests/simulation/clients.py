@@ -111,7 +111,7 @@ class Client(Caller):
         """As the service does first of all. Raises WrongHistory."""
         self._asked = node.checks
         if self._history:
-            _replica(node).check_history(self._history, leading=True)
+            _replica(node).applications.check_history(self._history, leading=True)
 
     def _learn(self, error: WrongHistory) -> bool:
         """False where a replica that was left behind tells of a history that is over."""
@@ -237,7 +237,9 @@ class Client(Caller):
 
         async def serve(node: Node) -> Applied:
             self._check_history(node)
-            return await _replica(node).append(misuse, retry=retry, wait_applied=wait_applied)
+            return await _replica(node).applications.append(
+                misuse, retry=retry, wait_applied=wait_applied
+            )
 
         try:
             applied = await self.ask(serve)
@@ -255,8 +257,8 @@ class Client(Caller):
     async def _open_session(self) -> None:
         async def serve(node: Node) -> tuple[int, str]:
             self._check_history(node)
-            session, _ = await _replica(node).open_session(SESSION_TTL_MS)
-            return session, _replica(node).history()
+            session, _ = await _replica(node).applications.open_session(SESSION_TTL_MS)
+            return session, _replica(node).applications.history()
 
         while True:
             self._active_at = self.process.loop.time()
@@ -290,7 +292,9 @@ class Client(Caller):
             ) -> Applied:
                 self._check_history(node)
                 copy = types.Proposal.FromString(proposal.SerializeToString())
-                return await _replica(node).append(copy, retry=retry, wait_applied=wait_applied)
+                return await _replica(node).applications.append(
+                    copy, retry=retry, wait_applied=wait_applied
+                )
 
             try:
                 applied = await self.ask(serve)
@@ -328,7 +332,7 @@ class Client(Caller):
         view = View(other, item)
 
         async def serve(node: Node) -> tuple[bytes | None, Checks]:
-            state = await _replica(node).read_point(linearizable=True)
+            state = await _replica(node).applications.read_point(linearizable=True)
             return state.get_value(item[1])[0], node.checks
 
         try:
@@ -397,7 +401,7 @@ class Client(Caller):
         async def serve(node: Node) -> tuple[bytes | None, Checks]:
             replica = _replica(node)
             try:
-                opened = await replica.open_file(path, 0, linearizable=True)
+                opened = await replica.applications.open_file(path, 0, linearizable=True)
             except NotFound:
                 return None, node.checks
             content = opened.content
@@ -405,7 +409,7 @@ class Client(Caller):
                 if isinstance(content, Path):
                     content = await asyncio.to_thread(content.read_bytes)
             finally:
-                replica.close_file(opened)
+                replica.applications.close_file(opened)
             digest = opened.node.digest
             if hashlib.sha256(content).digest() != digest:
                 self.checks.violated("client", f"the content of {path!r} at {node.name} is another")
@@ -418,7 +422,7 @@ class Client(Caller):
 
         async def serve(node: Node) -> None:
             self._check_history(node)
-            await _replica(node).close_session(session)
+            await _replica(node).applications.close_session(session)
 
         if session:
             try:

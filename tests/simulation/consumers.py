@@ -94,7 +94,7 @@ class Consumer(Caller):
             """As the service does first of all."""
             assert node.replica is not None
             if self.cluster.settings.restores:  # other seeds run as before there were histories
-                node.replica.check_history(line.history)
+                node.replica.applications.check_history(line.history)
             found = await serve(node)
             if node.checks is not line:
                 self.checks.violated(
@@ -109,15 +109,15 @@ class Consumer(Caller):
 
     async def _register(self, node: Node) -> int:
         assert node.replica is not None
-        for name, position in node.replica.consumers.list()[0]:
+        for name, position in node.replica.applications.consumers.list()[0]:
             if name == self.name:
                 return position
-        return (await node.replica.consumers.register(self.name, 0))[0]
+        return (await node.replica.applications.consumers.register(self.name, 0))[0]
 
     async def _read(self, node: Node) -> int:
         """Up to where it has read."""
         assert node.replica is not None
-        entries, after = node.replica.committed_entries(self._position + 1, READ_BYTES)
+        entries, after = node.replica.applications.committed_entries(self._position + 1, READ_BYTES)
         for expected, entry in enumerate(entries, self._position + 1):
             if entry.index != expected:
                 self.checks.violated("consumer", f"{expected} was to come, {entry.index} came")
@@ -129,7 +129,9 @@ class Consumer(Caller):
     async def _acknowledge(self, node: Node) -> int:
         assert node.replica is not None
         try:
-            return (await node.replica.consumers.acknowledge(self.name, self._position))[0]
+            return (
+                await node.replica.applications.consumers.acknowledge(self.name, self._position)
+            )[0]
         except (InvalidArgument, NotFound) as error:
             # What was read was applied there, and a registration is durable.
             self.checks.violated("consumer", f"{node.name} at {self._position}: {error}", error)
@@ -153,7 +155,7 @@ class Inspector(Caller):
 
     async def _verify(self, node: Node) -> None:
         assert node.replica is not None and node.volume is not None
-        member, volume = node.replica.running(), node.volume
+        member, volume = node.replica.current.running(), node.volume
         directory = volume.staging / f"inspected-{next(self._serial)}"
         captured = await member.capture.take(directory)
         if captured is None:

@@ -12,6 +12,7 @@ from partition_replica.core.model import LogBatch
 from partition_replica.core.payloads import blob_digests
 from partition_replica.engine.factory import make_engine
 from partition_replica.ids import Digest, MemberID
+from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.consensus.log_writer import LogWriter, _Call
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
@@ -41,7 +42,7 @@ class SimulatedLogWriter(LogWriter):
     """The log's writer without its thread: takes what waits a moment after it came, and is heard of
     a moment after that."""
 
-    def _start(self) -> None:
+    def start(self) -> None:
         process = PROCESS.get()
         assert process is not None, "a replica is a process"
         self._process = process
@@ -191,7 +192,7 @@ class Node:
         assert process is not None and replica is not None, "a call reaches a replica that runs"
         if self._service is None or self._service[0] is not process:
             failures = Failures(lambda _: None, lambda error: self.end_by(process, error))
-            service = LogStoreService(replica, self.settings.limits, failures)
+            service = LogStoreService(replica.applications, self.settings.limits, failures)
             self._service = (process, service)
         return self._service[1]
 
@@ -262,7 +263,7 @@ class Node:
         )
         process = self.process
         peers = SimulatedPeers(self, process, self.network, volume)
-        replica = Replica(
+        replica = build_replica(
             config,
             volume,
             peers,

@@ -148,7 +148,7 @@ async def _look(node: Node) -> tuple[tuple[int, int], Configuration, int]:
     of (term, LSN): a member that was caught up by a state transfer has its configuration as of the
     transfer, so LSNs of two leaders can't be compared."""
     assert node.replica is not None and node.volume is not None
-    leading = node.replica.leading()
+    leading = node.replica.current.leading()
     leading.check_serving()
     as_of, configuration = node.volume.log.configuration
     return (leading.loop.status().term, as_of), configuration, node.member

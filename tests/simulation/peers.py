@@ -95,8 +95,8 @@ class SimulatedPeers:
     async def push_payload(self, member: int, digest: Digest, file: Path, size: int) -> None:
         async def serve(target: "Node") -> bool:
             replica = _replica(target)
-            replica.check_peer(self._cluster, 0)
-            return await replica.take_payload(digest, size, self._chunks(file))
+            replica.peer_requests.check_peer(self._cluster, 0)
+            return await replica.peer_requests.take_payload(digest, size, self._chunks(file))
 
         await self._call(member, serve)
         self._node.trace.count("payloads pushed")
@@ -106,8 +106,8 @@ class SimulatedPeers:
     ) -> tuple[int, AsyncIterator[bytes]]:
         async def serve(target: "Node") -> tuple[int, bytes]:
             replica = _replica(target)
-            replica.check_peer(self._cluster, 0)
-            path, size = replica.payload_file(digest)
+            replica.peer_requests.check_peer(self._cluster, 0)
+            path, size = replica.peer_requests.payload_file(digest)
             try:
                 return size, await asyncio.to_thread(path.read_bytes)
             except FileNotFoundError as error:
@@ -128,8 +128,8 @@ class SimulatedPeers:
     ) -> AsyncGenerator[list[bytes], None]:
         async def serve(target: "Node") -> list[bytes]:
             replica = _replica(target)
-            replica.check_peer(self._cluster, 0)
-            batches = file_batches(replica.payload_file, digests)
+            replica.peer_requests.check_peer(self._cluster, 0)
+            batches = file_batches(replica.peer_requests.payload_file, digests)
             return [content async for batch in batches for content in batch]
 
         contents = await self._call(member, serve)
@@ -151,11 +151,11 @@ class SimulatedPeers:
         )
 
         async def ask(target: "Node") -> int:
-            return _replica(target).snapshot_offset(header)
+            return _replica(target).peer_requests.snapshot_offset(header)
 
         async def serve(target: "Node") -> int:
             chunks = self._chunks(file, header.offset)
-            return await _replica(target).install_snapshot(header, chunks)
+            return await _replica(target).peer_requests.install_snapshot(header, chunks)
 
         with self._node.checks.snapshot_under_way(self._node, file):
             header.offset = await self._call(member, ask)
@@ -194,7 +194,11 @@ class SimulatedPeers:
             return
         try:
             connection.process.run(
-                target.replica.check_peer, self._cluster, member, self._node.member, last_index
+                target.replica.peer_requests.check_peer,
+                self._cluster,
+                member,
+                self._node.member,
+                last_index,
             )
         except NotBootstrapped:
             return
@@ -205,7 +209,9 @@ class SimulatedPeers:
                     "hello", f"{target.name} refuses {self._node.name}: {error}", error
                 )
             return
-        connection.process.run(target.replica.greet, self._node.member, self._node.address)
+        connection.process.run(
+            target.replica.peer_requests.greet, self._node.member, self._node.address
+        )
         self._network.deliver(
             target.name, self._node.name, partial(self._greeted, connection, member)
         )
@@ -238,14 +244,16 @@ class SimulatedPeers:
     def _refused(self, member: int) -> None:
         self._not_before[member] = self._process.loop.time() + RECONNECT_S
         if self._process.alive and self.replica is not None:
-            self._process.run(self.replica.unreachable, member)
+            self._process.run(self.replica.peer_requests.unreachable, member)
 
     def _transmit(self, connection: _Connection, message: bytes) -> None:
         target = connection.target
 
         def arrive() -> None:
             if connection.process.alive and target.replica is not None:
-                connection.process.run(target.replica.receive, message, self._node.member)
+                connection.process.run(
+                    target.replica.peer_requests.receive, message, self._node.member
+                )
 
         self._network.deliver(self._node.name, target.name, arrive)
 

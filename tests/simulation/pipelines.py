@@ -200,7 +200,7 @@ class Pipeline(Caller):
 
         async def serve(node: Node) -> tuple[bytes | None, Checks]:
             assert node.replica is not None
-            state = await node.replica.read_point(linearizable=True)
+            state = await node.replica.applications.read_point(linearizable=True)
             return state.get_value(item[1])[0], node.checks
 
         try:

@@ -144,8 +144,8 @@ class Restores:
     async def _publish(self, node: Node) -> Stored | None:
         """As runtime/jobs/snapshot_jobs.py and the process that it starts."""
         assert node.replica is not None and node.volume is not None
-        member, volume = node.replica.running(), node.volume
-        if not node.replica.history():
+        member, volume = node.replica.current.running(), node.volume
+        if not node.replica.applications.history():
             return None  # it waits for its first state
         self._serial += 1
         snapshot = f"s{self._serial}"

@@ -23,15 +23,15 @@ async def write(node: Node, value: bytes) -> None:
     assert replica is not None and process is not None
 
     async def serve() -> None:
-        session, _ = await replica.open_session(SESSION_TTL_MS)
+        session, _ = await replica.applications.open_session(SESSION_TTL_MS)
         proposal = proposals.proposal(session, 1, [proposals.set_key(KEY, value)])
-        await replica.append(proposal, retry=False, wait_applied=False)
+        await replica.applications.append(proposal, retry=False, wait_applied=False)
 
     await process.spawn(serve())
 
 
 async def read(replica: Replica) -> bytes | None:
-    state = await replica.read_point(linearizable=True)
+    state = await replica.applications.read_point(linearizable=True)
     return state.get_value(KEY)[0]
 
 

@@ -47,7 +47,7 @@ async def upload(node: Node) -> None:
         yield CONTENT
 
     assert node.replica is not None
-    await node.replica.upload(DIGEST, len(CONTENT), chunks())
+    await node.replica.applications.upload(DIGEST, len(CONTENT), chunks())
 
 
 async def append(node: Node, session: int) -> None:
@@ -55,7 +55,7 @@ async def append(node: Node, session: int) -> None:
     proposal = proposals.proposal(
         session, 1, [proposals.link(b"large")], [proposals.payload(CONTENT)]
     )
-    await node.replica.append(
+    await node.replica.applications.append(
         types.Proposal.FromString(proposal.SerializeToString()), retry=False, wait_applied=True
     )
 
@@ -78,7 +78,7 @@ def test_an_append_is_not_proposed_before_a_quorum_holds_its_payload(
         node = await leader(cluster)
         process, others = node.process, [n for n in cluster.nodes if n is not node]
         assert node.replica is not None and process is not None and node.running is not None
-        session, _ = await process.spawn(node.replica.open_session(SESSION_TTL_MS))
+        session, _ = await process.spawn(node.replica.applications.open_session(SESSION_TTL_MS))
         pushes.lost = {other.member for other in others}
         with pytest.raises(PayloadQuorum):
             await process.spawn(upload(node))
@@ -107,7 +107,7 @@ def test_a_payload_is_on_a_quorum_at_the_moment_its_entry_is_first_stored(
         node = await leader(cluster)
         process = node.process
         assert node.replica is not None and process is not None
-        session, _ = await process.spawn(node.replica.open_session(SESSION_TTL_MS))
+        session, _ = await process.spawn(node.replica.applications.open_session(SESSION_TTL_MS))
 
         async def watch() -> None:
             while not naming(cluster):

@@ -24,9 +24,9 @@ async def follow(node: Node) -> None:
     async def serve() -> None:
         position = 0
         while True:
-            entries, position = replica.committed_entries(position, 1 << 20)
+            entries, position = replica.applications.committed_entries(position, 1 << 20)
             if not entries:
-                await replica.advanced()
+                await replica.applications.advanced()
 
     await process.spawn(serve())
 

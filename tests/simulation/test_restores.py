@@ -9,7 +9,7 @@ from partition_client.appends import AppendStream, Pending
 from partition_replica.core.model import ProposalResult
 from partition_replica.ids import SessionID
 from partition_replica.offline.snapshots import restore as snapshot_restore
-from partition_replica.runtime.replica import Replica
+from partition_replica.runtime.serving.applications import Applications
 from partition_replica.storage.memory import MemoryView
 from partition_replica.storage.state_tables import LmdbView
 
@@ -19,18 +19,18 @@ from tests.simulation.test_simulation import find
 
 pytestmark = pytest.mark.timeout(900)
 
-check_history = Replica.check_history
+check_history = Applications.check_history
 
 
 def _plant(monkeypatch: pytest.MonkeyPatch, *, leading: bool) -> None:
     """Replicas compare no histories: of appends and session calls, or of all other calls."""
 
-    def careless(replica: Replica, history: str, **options: Any) -> None:
+    def careless(applications: Applications, history: str, **options: Any) -> None:
         if options.get("leading", False) is leading:
             history = ""
-        check_history(replica, history, **options)
+        check_history(applications, history, **options)
 
-    monkeypatch.setattr(Replica, "check_history", careless)
+    monkeypatch.setattr(Applications, "check_history", careless)
 
 
 def test_finds_appends_of_another_history(monkeypatch: pytest.MonkeyPatch) -> None:

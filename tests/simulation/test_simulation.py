@@ -20,7 +20,7 @@ from partition_replica.core.sessions import Verdict
 from partition_replica.engine.port import Work
 from partition_replica.engine.raft import RaftEngine
 from partition_replica.ids import Digest
-from partition_replica.runtime import member
+from partition_replica.runtime import assembly
 from partition_replica.runtime.consensus import admission
 from partition_replica.runtime.consensus.compactor import Compactor
 from partition_replica.storage.blobs import BlobStore
@@ -99,7 +99,7 @@ def test_finds_a_boundary_ahead_of_the_durable_state(monkeypatch: pytest.MonkeyP
                 await self._loop.call_writer(lambda: self._acknowledge(applied))
             return await super().run_once()
 
-    monkeypatch.setattr(member, "Compactor", Hasty)
+    monkeypatch.setattr(assembly, "Compactor", Hasty)
     found = find()
     assert found.check == "start"
     assert "the state is at" in found.text

@@ -90,7 +90,7 @@ async def call(node: Node, method: str, caller: Caller) -> None:
     replica, process = node.replica, node.process
     assert replica is not None and process is not None
     fatal: list[BaseException] = []
-    service = PeerService(replica, Limits(), Failures(lambda _: None, fatal.append))
+    service = PeerService(replica.peer_requests, Limits(), Failures(lambda _: None, fatal.append))
 
     async def serve() -> None:
         found = getattr(service, method)(CALLS[method](caller), Context())
@@ -112,7 +112,7 @@ def traces(node: Node) -> tuple[Any, ...]:
     blobs = node.volume.blobs
     staged = sorted(path.name for path in node.volume.staging.iterdir())
     heard = [m for m in node.running.loop._heard if m not in (101, 102, 103)]
-    learned = node.replica._transport._learned  # type: ignore[union-attr]
+    learned = node.replica.peer_requests._transport._learned  # type: ignore[union-attr]
     return list(blobs.digests()), blobs.pinned, staged, heard, dict(learned)
 
 

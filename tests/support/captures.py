@@ -12,7 +12,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, Configuration, LogEntry, Position
 from partition_replica.ids import LSN, ClusterID, Digest, Term
-from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.runtime.consensus.applier import Applier, ApplyHooks
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.capture import Copy, StateCapture, copy_state
 from partition_replica.storage.files import VolumeLock
@@ -44,9 +44,8 @@ class Subject:
             self.volume.garbage,
             LIMITS,
             Metrics(),
-            change=self._change,
-            done=self._done,
         )
+        self.applier.start(ApplyHooks(change=self._change, done=self._done))
         self.running = asyncio.create_task(self.applier.run())
         self.last = self.applied = 1
 

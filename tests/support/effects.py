@@ -72,8 +72,7 @@ class Replica:
             self.stored,  # type: ignore[arg-type]
             SimpleNamespace(current=self.state),  # type: ignore[arg-type]
             None,  # type: ignore[arg-type]
-            lambda: SimpleNamespace(),  # type: ignore[arg-type, return-value]
-            lambda _: Exception(),  # type: ignore[arg-type, return-value]
+            SimpleNamespace(running=SimpleNamespace),  # type: ignore[arg-type]
         )
         self.committed_entries = self.reads.entries
         self.check_history = lambda _: None

@@ -13,8 +13,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied
 from partition_replica.engine.factory import make_engine
 from partition_replica.ids import LSN
+from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.runtime.replica import Replica
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.volume import Volume
 
@@ -39,7 +39,7 @@ class OneReplica:
         lag_max = self.config.limits.consumer_lag_entries_max
         retention = Retention(consumer_lag_entries_max=lag_max)
         self.volume = Volume(data, lock, pins_max=10, retention=retention)
-        self.replica = Replica(
+        self.replica = build_replica(
             self.config,
             self.volume,
             # Whom it sends to never answers.
@@ -64,7 +64,7 @@ class OneReplica:
             return self.replica.status().serving
 
         await eventually(serving, "it leads")
-        self.session, _ = await self.replica.open_session(0)
+        self.session, _ = await self.replica.applications.open_session(0)
         self._sequence = 0
 
     def proposal(self, *operations: types.Operation) -> types.Proposal:
@@ -74,7 +74,7 @@ class OneReplica:
     async def append(self, *operations: types.Operation) -> Applied:
         """Returns when it is applied."""
         found = self.proposal(*operations)
-        return await self.replica.append(found, retry=False, wait_applied=True)
+        return await self.replica.applications.append(found, retry=False, wait_applied=True)
 
     async def set(self, key: bytes, value: bytes = b"v") -> Applied:
         return await self.append(set_key(key, value))

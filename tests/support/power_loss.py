@@ -1,7 +1,7 @@
 """What a disk may have kept of a volume when the power failed.
 
 `Recorder` notes every call that changes the volume's disk, in order: those of `storage.files.Disk`,
-the generation moves of `storage.volume`, and the commits of LMDB. `Model` plays a beginning of that
+the moves of `storage.generations`, and the commits of LMDB. `Model` plays a beginning of that
 record and yields states that a disk could have kept:
 
 - The content of a file is certain from its last fsync on. What was written since may be there or
@@ -20,7 +20,6 @@ Harsher than file systems are: ext4 and XFS keep the order of names, and commit 
 """
 
 import itertools
-import os
 import random
 import re
 import shutil
@@ -31,7 +30,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from partition_replica.storage import environment, files, state, volume
+from partition_replica.storage import environment, files, generations, state, volume
 from partition_replica.storage.log import reading
 from partition_snapshots.files import FileSystem
 
@@ -81,16 +80,16 @@ class Recorder(files.Disk):
         self._environments: list[Any] = []
 
     def attach(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Puts it between the storage and the disk. `volume` calls the operating system itself:
-        what it uses of `os` and `shutil` is replaced there, and anything else would fail."""
+        """Puts it between the storage and the disk. These modules call the operating
+        system themselves: what they use of `os` and `shutil` is replaced, anything else fails."""
         monkeypatch.setattr(files, "disk", self)
         for module in (reading, state):
             monkeypatch.setattr(module, "open_environment", self.open_environment)
-        names = SimpleNamespace(replace=self.replace, statvfs=os.statvfs)
+        names = SimpleNamespace(replace=self.replace)
         trees = SimpleNamespace(rmtree=self._rmtree)
-        for name, shim in (("os", names), ("shutil", trees)):
-            if hasattr(volume, name):
-                monkeypatch.setattr(volume, name, shim)
+        monkeypatch.setattr(generations, "os", names)
+        for module in (generations, volume):
+            monkeypatch.setattr(module, "shutil", trees)
 
     def close(self) -> None:
         """Closes what a killed process left open."""

@@ -67,7 +67,7 @@ async def serving_clients(one: OneReplica, limits: Limits) -> AsyncIterator[Serv
     streams = Streams(
         limits.client_streams_max, lambda method, count: here.streams.update({method: count})
     )
-    service = LogStoreService(one.replica, limits, failures, streams)
+    service = LogStoreService(one.replica.applications, limits, failures, streams)
     log_store_pb2_grpc.add_LogStoreServicer_to_server(service, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()

@@ -20,7 +20,7 @@ from partition_replica.storage.memory_log import MemoryLog
 class HeldWriter(LogWriter):
     """Takes what is queued when it is told to."""
 
-    def _start(self) -> None: ...
+    def start(self) -> None: ...
 
     def work(self) -> None:
         self._step()

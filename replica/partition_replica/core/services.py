@@ -52,7 +52,7 @@ class PinnedState(Protocol):
         ...
 
     def open_file(self, path: bytes, offset: int) -> OpenedFile:
-        """Until `ReplicaService.close_file`. Raises as `reader`, NotFound, InvalidArgument."""
+        """Until `ApplicationService.close_file`. Raises as `reader`, NotFound, InvalidArgument."""
         ...
 
     def used(self) -> None:
@@ -77,9 +77,8 @@ class ConsumerService(Protocol):
         ...
 
 
-class ReplicaService(Protocol):
-    """What the services of the transport call: a replica, seen from outside. Runs on the event
-    loop. Raises what errors.py draws."""
+class ApplicationService(Protocol):
+    """What a replica does for applications. Runs on the event loop. Raises what errors.py draws."""
 
     def history(self) -> str:
         """The ID of the group's history; "" while it is not known here."""
@@ -143,7 +142,12 @@ class ReplicaService(Protocol):
     @property
     def consumers(self) -> ConsumerService: ...
 
-    # For the other members.
+
+class PeerRequestService(Protocol):
+    """What a replica does for the other members. Runs on the event loop."""
+
+    def status(self) -> ReplicaStatus: ...
+
     def check_peer(
         self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
     ) -> None:

@@ -20,12 +20,12 @@ from partition_replica.errors import (
     MembershipRefused,
     NoLeader,
     NotFound,
-    NotLeader,
     WrongCluster,
     not_leading,
 )
 from partition_replica.ids import LSN, ClusterID, Term
 from partition_replica.runtime.consensus.raft_loop import Change
+from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.member import Member
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.generations import StateGenerations
@@ -37,28 +37,28 @@ MEMBERSHIP_TIMEOUT_S = 15.0
 TRANSFER_TIMEOUT_S = 10.0
 
 
-class Presence(Protocol):
+class Lifecycle(Protocol):
     """What this needs of the replica."""
 
-    @property
-    def member(self) -> Member | None: ...
     def start(self) -> None: ...
     def enable_replication(self) -> bool: ...
-    def running(self) -> Member: ...
-    def leading(self) -> Member: ...
-    def not_leader(self, member: Member) -> NotLeader | NoLeader: ...
-    def same_cluster(self, cluster: str) -> None: ...
 
 
 class Administration:
     """Implements core.services.AdministrationService."""
 
     def __init__(
-        self, config: Config, log: LogFormation, states: StateGenerations, replica: Presence
+        self,
+        config: Config,
+        log: LogFormation,
+        states: StateGenerations,
+        current: CurrentMember,
+        replica: Lifecycle,
     ) -> None:
         self._config = config
         self._log = log
         self._states = states
+        self._current = current
         self._replica = replica
         self._starting = asyncio.Lock()
         self._lease = asyncio.Lock()
@@ -92,7 +92,7 @@ class Administration:
         async with self._starting:
             identity = self._log.identity
             if identity.cluster_id:
-                self._replica.same_cluster(cluster)
+                self._current.check_cluster(cluster)
                 self._replica.start()
                 log = self._log
                 if identity.unreplicated and not unreplicated:
@@ -128,7 +128,7 @@ class Administration:
         async with self._starting:
             identity = self._log.identity
             if identity.cluster_id:
-                self._replica.same_cluster(cluster)
+                self._current.check_cluster(cluster)
                 self._replica.start()
                 return identity.member_id
             if self._states.current.applied.index:
@@ -139,7 +139,7 @@ class Administration:
         return identity.member_id
 
     async def add_learner(self, member_id: int, address: str) -> int:
-        member = self._replica.leading()
+        member = self._current.leading()
         _check_member(member_id)
         if not is_address(address):
             raise InvalidArgument(
@@ -151,7 +151,7 @@ class Administration:
         return await self._change(member, ChangeKind.ADD_LEARNER, member_id, address)
 
     async def promote_learner(self, member_id: int) -> int:
-        member = self._replica.leading()
+        member = self._current.leading()
         _check_member(member_id)
         if member_id in member.configuration.voters:
             return 0
@@ -182,7 +182,7 @@ class Administration:
         return await self._change(member, ChangeKind.ADD_VOTER, member_id, "")
 
     async def remove_member(self, member_id: int) -> int:
-        member = self._replica.leading()
+        member = self._current.leading()
         _check_member(member_id)
         if member_id not in member.configuration.members:
             return 0
@@ -205,7 +205,7 @@ class Administration:
             )
 
     async def transfer_leadership(self, member_id: int) -> tuple[int, str]:
-        return await self.transfer(self._replica.running(), member_id, TRANSFER_TIMEOUT_S)
+        return await self.transfer(self._current.running(), member_id, TRANSFER_TIMEOUT_S)
 
     async def _change(self, member: Member, kind: ChangeKind, member_id: int, address: str) -> int:
         context = types.MemberChange(member_id=member_id, address=address).SerializeToString()
@@ -226,7 +226,7 @@ class Administration:
 
     async def transfer(self, member: Member, member_id: int, timeout_s: float) -> tuple[int, str]:
         if member.loop.role != "leader":
-            raise self._replica.not_leader(member)
+            raise self._current.not_leader(member)
         own = self._log.identity.member_id
         if not member_id:
             found = member.successor()

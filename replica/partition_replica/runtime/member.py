@@ -1,24 +1,24 @@
 """What exists once a volume belongs to a cluster: engine, loop, applier, payloads, snapshots."""
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from partition_replica.config import Config
 from partition_replica.core.compaction import promised_mark
 from partition_replica.core.model import Applied, Configuration, LogEntry
 from partition_replica.core.ports import PeerTransport
-from partition_replica.engine.port import EngineSettings, MakeEngine, Message, SnapshotHeader
+from partition_replica.engine.port import SnapshotHeader
 from partition_replica.errors import NoLeader
 from partition_replica.ids import LSN, Digest
-from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.runtime.consensus.applier import Applier, ApplyHooks
+from partition_replica.runtime.consensus.collection import Collection
 from partition_replica.runtime.consensus.compactor import Compactor
-from partition_replica.runtime.consensus.log_holds import LogHolds
-from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.consensus.proposals import Proposals
-from partition_replica.runtime.consensus.raft_loop import Hooks, RaftLoop
+from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
+from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.waits import AppliedWaits, ReadIndexes
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.metrics import Metrics
@@ -35,28 +35,39 @@ COMPACTION_S = 1.0
 LEADERLESS_ELECTIONS = 2
 """Election times without a leader after which a member ends the streams that follow its log."""
 
-COLLECTED_AT_ONCE = 256
-"""Blobs looked at between two batches of the applier: some ten milliseconds."""
+
+@dataclass(frozen=True, slots=True)
+class MemberParts:
+    """What a member is made of, not started (`runtime.assembly`)."""
+
+    roster: Roster
+    waits: AppliedWaits
+    proposals: Proposals
+    read_indexes: ReadIndexes
+    loop: RaftLoop
+    applier: Applier
+    collection: Collection
+    payloads: Payloads
+    capture: StateCapture
+    sender: SnapshotSender
+    receiver: SnapshotReceiver
+    compactor: Compactor
 
 
 class Member:
-    """A running member. Made on the event loop; `close` ends it."""
+    """One member of the group, from `start` to `close`. On the event loop."""
 
-    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
+    def __init__(
         self,
         config: Config,
         volume: Volume,
         transport: PeerTransport,
         metrics: Metrics,
+        parts: MemberParts,
         *,
         disk: DiskWatch,
-        holds: LogHolds,
-        make_engine: MakeEngine,
-        wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
-        log_writer: type[LogWriter] = LogWriter,
     ) -> None:
-        limits = config.limits
         self._config = config
         self._volume = volume
         self._transport = transport
@@ -64,110 +75,45 @@ class Member:
         self._disk = disk
         self._failed = failed
         self._own = int(volume.log.identity.member_id)
-        self._leader_changed = asyncio.Event()
-        alone = volume.log.configuration[1].voters == (self._own,)
-        if alone and volume.state.members().get(self._own) != config.advertise:
-            # An imported volume's, or one that moved: newcomers learn it with their snapshot.
-            volume.state.save_member(self._own, config.advertise)
-        self.addresses: dict[int, str] = volume.state.members()
+        self._roster = parts.roster
+        self._read_indexes = parts.read_indexes
+        self._collection = parts.collection
+        self._compactor = parts.compactor
+        self.waits = parts.waits
+        self.proposals = parts.proposals
+        self.loop = parts.loop
+        self.applier = parts.applier
+        self.payloads = parts.payloads
+        self.capture = parts.capture
+        self.sender = parts.sender
+        self.receiver = parts.receiver
         self.serving = False
+        self._leader_changed = asyncio.Event()
         self._closing = False
         self._election_s = config.tick_s * config.election_ticks
-        self.waits = AppliedWaits(limits.reads_waiting_max)
-        self.waits.applied = volume.state.applied.index
-        self.proposals = Proposals(limits, leader=lambda: self.leader)
-        self._reads = ReadIndexes(limits.reads_waiting_max)
-        engine = make_engine(
-            volume.log,
-            volume.state.applied.index,
-            EngineSettings(
-                election_tick=config.election_ticks,
-                heartbeat_tick=config.heartbeat_ticks,
-                election_timeout_ticks=config.election_timeout_ticks,
-                uncommitted_bytes_max=limits.uncommitted_bytes_max,
-                mirror_bytes_max=limits.mirror_bytes_max,
-            ),
-            # Asked from the first step on; the sender is made by then.
-            lambda request_index, to: self.sender.source(request_index, to),
-        )
-        self.loop = RaftLoop(
-            volume.log,
-            volume.states,
-            engine,
-            transport,
-            limits,
-            metrics,
-            Hooks(
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Takes part in the group from here on, until `close`. Raises StorageFailed."""
+        state = self._volume.state
+        alone = self.configuration.voters == (self._own,)
+        if alone and state.members().get(self._own) != self._config.advertise:
+            # An imported volume's, or one that moved: newcomers learn it with their snapshot.
+            state.save_member(self._own, self._config.advertise)
+        self._roster.addresses = state.members()
+        self.sender.start(self.loop.report_snapshot)
+        self.applier.start(ApplyHooks(change=self._apply_change, done=self._applied))
+        self.loop.start(
+            self.applier,
+            LoopHooks(
                 role_changed=self._role_changed,
-                send_snapshot=lambda message: self.sender.send(message),
-                staged_snapshot=lambda header: self.receiver.staged(header),
+                send_snapshot=self.sender.send,
+                staged_snapshot=self.receiver.staged,
                 snapshot_installed=self._snapshot_durable,
                 released=self._released,
-                address=lambda member: self.addresses.get(member, ""),
             ),
-            proposals=self.proposals,
-            reads=self._reads,
-            tick_s=config.tick_s,
-            wall_ms=wall_ms,
-            failed=failed,
-            log_writer=log_writer,
         )
-        self.applier = Applier(
-            volume.log,
-            volume.states,
-            volume.garbage,
-            limits,
-            metrics,
-            change=self._apply_change,
-            done=self._applied,
-        )
-        self.loop.applier = self.applier
-        self.payloads = Payloads(
-            volume.blobs,
-            transport,
-            limits,
-            metrics,
-            own_member=self._own,
-            configuration=lambda: self.configuration,
-            disk_full=disk.full,
-            deliver=self.loop.receive,
-            failed=failed,
-        )
-        self.capture = StateCapture(
-            volume.log, volume.states, volume.blobs, volume.space, self.applier, limits
-        )
-        self.sender = SnapshotSender(
-            volume.log,
-            volume.staging,
-            self.capture,
-            transport,
-            limits,
-            metrics,
-            holds=holds,
-            report=self.loop.report_snapshot,
-            failed=failed,
-        )
-        self.receiver = SnapshotReceiver(
-            volume.states,
-            volume.blobs,
-            volume.space,
-            volume.staging,
-            self.payloads,
-            limits,
-            metrics,
-            disk_full=disk.full,
-            step=self._step_snapshot,
-        )
-        self._compactor = Compactor(
-            volume.log,
-            volume.states,
-            self.loop,
-            self.applier,
-            limits,
-            metrics,
-            collect=self._collect,
-        )
-        transport.set_addresses(self.addresses)
+        self._transport.set_addresses(self.addresses)
         self._tasks = [
             self._spawn(self.loop.run()),
             self._spawn(self.applier.run()),
@@ -175,7 +121,7 @@ class Member:
             self._spawn(self._compaction()),
             self._spawn(self._watch_leader()),
         ]
-        if self.configuration.voters == (self._own,):
+        if alone:
             # Nobody else can lead: there is no time-out to wait for.
             self.loop.campaign()
         self.loop.wake()
@@ -190,8 +136,12 @@ class Member:
     @property
     def leader(self) -> tuple[int, str]:
         """(member ID, address) as far as known here."""
-        leader = self.loop.leader
-        return leader, self.addresses.get(leader, "") if leader else ""
+        return self._roster.leading
+
+    @property
+    def addresses(self) -> dict[int, str]:
+        """By member ID, as of the applied configuration."""
+        return self._roster.addresses
 
     @property
     def changing(self) -> bool:
@@ -210,7 +160,7 @@ class Member:
 
     async def read_index(self, timeout_s: float) -> LSN:
         self.loop.wake()
-        request = asyncio.ensure_future(self._reads.get(timeout_s))
+        request = asyncio.ensure_future(self._read_indexes.get(timeout_s))
         await asyncio.sleep(0)
         self.loop.wake()
         return await request
@@ -308,37 +258,20 @@ class Member:
         self.serving = self.loop.may_serve(self._volume.state.applied)
 
     def _members_changed(self) -> None:
-        self.addresses = self._volume.state.members()
+        self._roster.addresses = self._volume.state.members()
         self._transport.set_addresses(self.addresses)
 
     def _released(self, digests: list[Digest]) -> None:
         if self._closing:
             return  # collected when the next member begins
-        task = asyncio.create_task(self._collect(digests))
+        task = asyncio.create_task(self._collection.collect(digests))
         task.add_done_callback(self._task_ended)
         self._tasks.append(task)
 
     def collect_unnamed(self) -> None:
         """Begins to collect every blob that nothing names. A start of the process does so; this is
         for what a member before this one released while it was closed."""
-        self._tasks.append(self._spawn(self._collect(self._volume.blobs.digests())))
-
-    async def _collect(self, digests: Iterable[Digest]) -> None:
-        """Between batches of the applier, a few at a time."""
-        candidates = iter(digests)
-        collect, more = self._volume.garbage.collect, True
-
-        def some() -> tuple[int, bool]:
-            found = list(itertools.islice(candidates, COLLECTED_AT_ONCE))
-            return (collect(found), True) if found else (0, False)
-
-        while more:
-            collected, more = await self.applier.call(some)
-            self._metrics.blobs_collected.inc(collected)
-
-    def _step_snapshot(self, message: Message, after: Callable[[], None]) -> None:
-        self.loop.receive(message, 0)
-        self.loop.after_round.append(after)
+        self._tasks.append(self._spawn(self._collection.collect(self._volume.blobs.digests())))
 
     def _snapshot_durable(self, header: SnapshotHeader) -> None:
         """The log adopted a snapshot: switch the state to it when nothing is being applied."""
@@ -379,8 +312,8 @@ class Member:
             expired = self._volume.blobs.expired_pins()
             if expired:
                 self.payloads.forget(expired)
-                await self._collect(expired)
-            await self._collect(self._volume.blobs.take_deferred())
+                await self._collection.collect(expired)
+            await self._collection.collect(self._volume.blobs.take_deferred())
             self._tasks = [task for task in self._tasks if not task.done()]
             self._step_down_if_removed()
             self._gauges()

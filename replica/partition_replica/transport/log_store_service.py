@@ -18,7 +18,7 @@ from partition_replica.core.limits import (
     Limits,
 )
 from partition_replica.core.model import LogEntry, Unapplied
-from partition_replica.core.services import ReplicaService
+from partition_replica.core.services import ApplicationService
 from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
 from partition_replica.ids import LSN
@@ -41,7 +41,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
 
     def __init__(
         self,
-        replica: ReplicaService,
+        replica: ApplicationService,
         limits: Limits,
         failures: Failures,
         streams: Streams | None = None,

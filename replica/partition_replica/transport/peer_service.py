@@ -7,7 +7,7 @@ from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
 
 from partition_replica.core.limits import PAYLOAD_BYTES_MAX, PAYLOADS_A_CALL_MAX, Limits
-from partition_replica.core.services import ReplicaService
+from partition_replica.core.services import PeerRequestService
 from partition_replica.errors import InvalidArgument
 from partition_replica.transport.chunks import (
     file_batches,
@@ -24,7 +24,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
 
     def __init__(
         self,
-        replica: ReplicaService,
+        replica: PeerRequestService,
         limits: Limits,
         failures: Failures,
         streams: Streams | None = None,

@@ -9,7 +9,7 @@ from partition_proto.v1 import log_store_pb2 as api
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Node, OpenedFile
 from partition_replica.core.paths import check_path, shown
-from partition_replica.core.services import PinnedState, ReplicaService, StateReader
+from partition_replica.core.services import ApplicationService, PinnedState, StateReader
 from partition_replica.errors import InvalidArgument, NotFound, ReplicaError
 from partition_replica.transport.chunks import file_chunks, in_time
 from partition_replica.transport.failures import detail
@@ -94,7 +94,7 @@ class StateReadings:
 
     def __init__(
         self,
-        replica: ReplicaService,
+        replica: ApplicationService,
         limits: Limits,
         refused: Callable[[ReplicaError], None],
     ) -> None:
@@ -197,7 +197,7 @@ async def _next(
 
 
 async def _answers(
-    replica: ReplicaService, limits: Limits, state: PinnedState, request: api.ReadStateRequest
+    replica: ApplicationService, limits: Limits, state: PinnedState, request: api.ReadStateRequest
 ) -> AsyncGenerator[api.ReadStateResponse, None]:
     match request.WhichOneof("request"):
         case "keys":

@@ -5,6 +5,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
 from partition_replica.core.limits import Limits
@@ -20,9 +21,17 @@ from partition_replica.storage.generations import StateGenerations
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class ApplyHooks:
+    """change: applies a configuration change to the engine and saves it, before the state applies
+    it. done: gets what each entry did. Both on the event loop."""
+
+    change: Callable[[LogEntry], Awaitable[None]]
+    done: Callable[[list[Applied]], None]
+
+
 class Applier:
-    """`change(entry)` applies a configuration change to the engine and saves it, before the state
-    applies it; `done` gets what each entry did, on the event loop."""
+    """On the event loop; what is applied is applied on a thread of its own."""
 
     def __init__(
         self,
@@ -31,17 +40,13 @@ class Applier:
         garbage: GarbageCollector,
         limits: Limits,
         metrics: Metrics,
-        *,
-        change: Callable[[LogEntry], Awaitable[None]],
-        done: Callable[[list[Applied]], None],
     ) -> None:
         self._log = log
         self._states = states
         self._garbage = garbage
         self._limits = limits
         self._metrics = metrics
-        self._change = change
-        self._done = done
+        self._hooks: ApplyHooks | None = None
         self._queue: deque[LogEntry] = deque()
         self._queued_bytes = 0
         self._target = self._told = states.current.applied.index
@@ -104,6 +109,10 @@ class Applier:
         """Runs `body` on the applier's thread, between batches."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, body)
 
+    def start(self, hooks: ApplyHooks) -> None:
+        """Before `run`."""
+        self._hooks = hooks
+
     async def run(self) -> None:
         while True:
             await self._wake.wait()
@@ -124,14 +133,15 @@ class Applier:
             return True
         if self._paused:
             return False
+        assert self._hooks is not None, "start() is first"
         batch = self._next_batch()
         if not batch:
             return False
         if batch[0].kind:
-            await self._change(batch[0])
+            await self._hooks.change(batch[0])
         results, released = await self.call(lambda: self._apply(batch))
         if not self._paused:
-            self._done(results)
+            self._hooks.done(results)
             self._told = batch[-1].index
         if released:
             collected = await self.call(lambda: self._garbage.collect(released))

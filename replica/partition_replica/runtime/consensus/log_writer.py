@@ -52,9 +52,8 @@ class LogWriter:
         self._failed = failed
         self._queue: queue.SimpleQueue[_Write | _Call | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
-        self._start()
 
-    def _start(self) -> None:
+    def start(self) -> None:
         """Begins to take what is queued; a simulation, which has no threads, does it otherwise."""
         self._thread.start()
 

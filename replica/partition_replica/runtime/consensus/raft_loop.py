@@ -47,6 +47,7 @@ from partition_replica.runtime.consensus.admission import Admission
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.consensus.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.waits import ReadIndexes
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
@@ -88,7 +89,7 @@ class Change:
 
 
 @dataclass(slots=True)
-class Hooks:
+class LoopHooks:
     """What the loop calls as things happen. All on the event loop, none may raise."""
 
     role_changed: Callable[[str, int], None]
@@ -96,8 +97,6 @@ class Hooks:
     staged_snapshot: Callable[[SnapshotHeader], int]
     snapshot_installed: Callable[[SnapshotHeader], None]
     released: Callable[[list[Digest]], None]
-    address: Callable[[int], str] = lambda _: ""
-    """Where a member is reached; "" if that is not known."""
 
 
 class RaftLoop:
@@ -111,8 +110,8 @@ class RaftLoop:
         transport: PeerTransport,
         limits: Limits,
         metrics: Metrics,
-        hooks: Hooks,
         *,
+        roster: Roster,
         proposals: Proposals,
         reads: ReadIndexes,
         tick_s: float,
@@ -124,7 +123,7 @@ class RaftLoop:
         self._transport = transport
         self._limits = limits
         self._metrics = metrics
-        self._hooks = hooks
+        self._roster = roster
         self._proposals = proposals
         self._reads = reads
         self._tick_s = tick_s
@@ -153,10 +152,29 @@ class RaftLoop:
         self._unsaved_since = 0.0
         self._ticks = 0
         self._wake = asyncio.Event()
-        self.applier: Applier | None = None
+        self._started: tuple[Applier, LoopHooks] | None = None
         self.role = "follower"
-        self.leader = 0
-        self.after_round: list[Callable[[], None]] = []
+        self._after_round: list[Callable[[], None]] = []
+
+    def start(self, applier: Applier, hooks: LoopHooks) -> None:
+        """Before `run`. Hands what is committed to `applier`, and calls `hooks`."""
+        self._started = applier, hooks
+        self._writer.start()
+
+    @property
+    def _applier(self) -> Applier:
+        assert self._started is not None, "start() is first"
+        return self._started[0]
+
+    @property
+    def _hooks(self) -> LoopHooks:
+        assert self._started is not None, "start() is first"
+        return self._started[1]
+
+    @property
+    def leader(self) -> int:
+        """Its member ID; 0 while none is known."""
+        return self._roster.leader
 
     # --- what comes in ------------------------------------------------------------------------
 
@@ -172,6 +190,11 @@ class RaftLoop:
         self._inbox.append((message, size))
         self._inbox_bytes += size
         self._wake.set()
+
+    def receive_then(self, message: Message, after: Callable[[], None]) -> None:
+        """`receive`; `after` is called when the round in which the engine got it is over."""
+        self.receive(message, 0)
+        self._after_round.append(after)
 
     def heard_from(self, member: int, within_s: float) -> bool:
         """Whether a member sent anything lately. raft-rs's own mark is reset by each election."""
@@ -294,9 +317,9 @@ class RaftLoop:
         else:
             self._wake.set()
         self._flush_commit()
-        for body in self.after_round:
+        for body in self._after_round:
             body()
-        self.after_round.clear()
+        self._after_round.clear()
 
     def _feed(self) -> None:
         for _ in range(self._ticks):
@@ -389,8 +412,7 @@ class RaftLoop:
         for entry in work.committed:
             self._proposals.committed(entry)
         if work.committed:
-            assert self.applier is not None, "assembled before it runs"
-            self.applier.add(work.committed)
+            self._applier.add(work.committed)
         for index, context in work.read_states:
             self._reads.confirmed(index, context)
 
@@ -400,8 +422,7 @@ class RaftLoop:
         if work.snapshot is not None:
             # What the applier still has is older than the snapshot; a configuration change among
             # it must not reach the engine, which has the snapshot's configuration by now.
-            assert self.applier is not None, "assembled before it runs"
-            self.applier.pause()
+            self._applier.pause()
             generation = self._hooks.staged_snapshot(work.snapshot)
             batch.snapshot = SnapshotSwitch(
                 work.snapshot.position, work.snapshot.configuration, generation
@@ -467,11 +488,11 @@ class RaftLoop:
 
     def _role_changed(self, role: str, leader: int) -> None:
         was_leader = self.role == "leader"
-        self.role, self.leader = role, leader
+        self.role, self._roster.leader = role, leader
         if role == "leader":
             self._admission.lead(self._engine.status().term, self._now())
         if was_leader and role != "leader":
-            hint = leader, self._hooks.address(leader)
+            hint = self._roster.leading
             self._proposals.leadership_lost(hint)
             self._reads.fail()
             while self._changes:

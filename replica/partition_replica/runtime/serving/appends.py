@@ -30,6 +30,7 @@ from partition_replica.errors import (
 from partition_replica.ids import Digest
 from partition_replica.runtime.consensus.admission import answer_of
 from partition_replica.runtime.consensus.proposals import Pending
+from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
@@ -40,7 +41,7 @@ from partition_replica.storage.generations import StateGenerations
 class Appends:
     """The write half of a replica. On the event loop."""
 
-    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
+    def __init__(  # takes its parts from the assembly
         self,
         states: StateGenerations,
         blobs: BlobStore,
@@ -48,31 +49,28 @@ class Appends:
         disk: DiskWatch,
         metrics: Metrics,
         *,
-        leading: Callable[[], Member],
-        held: Callable[[], bool],
+        current: CurrentMember,
         draw_session: Callable[[], int],
     ) -> None:
-        """leading: the member, or NotLeader and the like. held: whether nothing is proposed now,
-        because replication is being switched on. draw_session: see Replica."""
+        """draw_session: see `runtime.assembly`."""
         self._states = states
         self._blobs = blobs
         self._limits = limits
         self._disk = disk
         self._metrics = metrics
-        self._leading = leading
-        self._held = held
+        self._current = current
         self._draw_session = draw_session
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
         time_to_live_ms = session_time_to_live_ms(time_to_live_ms)
-        member = self._leading()
+        member = self._current.leading()
         session = self._draw_session()
         opening = types.OpenSession(time_to_live_ms=time_to_live_ms, session_id=session)
         await self._propose(member, types.EntryBody(open_session=opening), wait_applied=True)
         return session, time_to_live_ms
 
     async def close_session(self, session: int) -> None:
-        member = self._leading()
+        member = self._current.leading()
         body = types.EntryBody(close_session=types.CloseSession(session_id=session))
         await self._propose(member, body, wait_applied=True)
 
@@ -93,7 +91,7 @@ class Appends:
     async def _append(
         self, proposal: types.Proposal, *, retry: bool, wait_applied: bool
     ) -> Applied:
-        member = self._leading()
+        member = self._current.leading()
         # Before anything is refused: a leader before this one may have written an earlier try.
         member.check_serving()
         check_proposal(proposal)
@@ -115,7 +113,7 @@ class Appends:
         return await self._propose(member, body, wait_applied=wait_applied)
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
-        member = self._leading()
+        member = self._current.leading()
         check_digest(digest, "the payload")
         if not PAYLOAD_INLINE_BYTES_MAX < size <= PAYLOAD_BYTES_MAX:
             raise InvalidArgument(
@@ -131,7 +129,7 @@ class Appends:
         self, member: Member, body: types.EntryBody, *, wait_applied: bool
     ) -> Applied:
         member.check_serving()  # again: payloads may have been waited for
-        if self._held():
+        if self._current.held:
             raise NoLeader("replication is being switched on: retry in a moment")
         if self._disk.full() and not passes_full_disk(body):
             raise DiskFull(

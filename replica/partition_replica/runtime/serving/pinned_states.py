@@ -166,7 +166,7 @@ class PinnedStates:
 
     @asynccontextmanager
     async def open(self, *, linearizable: bool, history: str) -> AsyncIterator[PinnedState]:
-        """See core.services.ReplicaService."""
+        """See core.services.ApplicationService."""
         if self._closing:
             raise _stopping()
         if len(self._places) >= self._limits.pinned_states_max:

@@ -4,7 +4,7 @@ A read takes everything that it needs in one transaction of the state. The appli
 of its own, so two transactions may see two states, whatever the event loop does in between.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from partition_replica.core.model import LogEntry, OpenedFile, Unapplied
@@ -17,10 +17,9 @@ from partition_replica.errors import (
     InvalidArgument,
     NoLeader,
     NotFound,
-    ReplicaError,
 )
 from partition_replica.ids import LSN, Digest
-from partition_replica.runtime.member import Member
+from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.state import LmdbState
@@ -52,27 +51,25 @@ class Reads:
         log: EntryReader,
         states: StateGenerations,
         blobs: BlobStore,
-        running: Callable[[], Member],
-        not_leader: Callable[[Member], ReplicaError],
+        current: CurrentMember,
     ) -> None:
         self._log = log
         self._states = states
         self._blobs = blobs
-        self._running = running
-        self._not_leader = not_leader
+        self._current = current
 
     async def point(self, *, linearizable: bool) -> StateReader:
-        member = self._running()
+        member = self._current.running()
         if linearizable:
             if member.loop.role != "leader":
-                raise self._not_leader(member)
+                raise self._current.not_leader(member)
             member.check_serving()
             index = await member.read_index(READ_INDEX_TIMEOUT_S)
             await member.waits.reach_for_caller(index)
         return self._states.current
 
     def entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
-        self._running()
+        self._current.running()
         # The state's position first: the log is never behind it, and may move meanwhile.
         applied = self._states.current.applied.index
         first = self._log.first_stored
@@ -97,7 +94,7 @@ class Reads:
         return found
 
     async def advanced(self) -> None:
-        member = self._running()
+        member = self._current.running()
         if without_s := member.leaderless_s:
             raise NoLeader(
                 f"no leader was heard of for {without_s:.1f} s, so nothing new comes here: follow "

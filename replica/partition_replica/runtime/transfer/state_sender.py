@@ -78,7 +78,6 @@ class SnapshotSender:
         metrics: Metrics,
         *,
         holds: LogHolds,
-        report: Callable[[int, bool], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         self._log = log
@@ -88,7 +87,7 @@ class SnapshotSender:
         self._limits = limits
         self._metrics = metrics
         self._holds = holds
-        self._report = report
+        self._report_to: Callable[[int, bool], None] | None = None
         self._failed = failed
         self._now = asyncio.get_running_loop().time
         self._slots = asyncio.Semaphore(limits.snapshot_sends_max)
@@ -100,6 +99,10 @@ class SnapshotSender:
         self._not_before = 0.0
         self._failures: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self, report: Callable[[int, bool], None]) -> None:
+        """Before `send`. report(member, succeeded): the engine is told how a transfer ended."""
+        self._report_to = report
 
     def source(self, request_index: int, to: int) -> SnapshotHeader | None:
         """The snapshot for member `to`, or None while one is being made: asked again later."""
@@ -246,6 +249,10 @@ class SnapshotSender:
         self._hold_log()
         self._metrics.snapshots.labels("out", "ok" if succeeded else "failed").inc()
         self._report(to, succeeded)
+
+    def _report(self, member: int, succeeded: bool) -> None:
+        assert self._report_to is not None, "start() is first"
+        self._report_to(member, succeeded)
 
     def _drop(self, snapshot: _Prepared) -> None:
         self._spawn(run_to_end(snapshot.captured.remove))

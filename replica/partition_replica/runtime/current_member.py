@@ -1,0 +1,53 @@
+"""The member that runs in this process, or why none does."""
+
+from partition_replica.core.ports import LogView
+from partition_replica.errors import (
+    NoLeader,
+    NotBootstrapped,
+    NotLeader,
+    Stopping,
+    WrongCluster,
+    not_leading,
+)
+from partition_replica.runtime.member import Member
+
+
+class CurrentMember:
+    """What the parts of a replica ask before they do anything. On the event loop."""
+
+    def __init__(self, log: LogView) -> None:
+        self._log = log
+        self.member: Member | None = None
+        self.stopping = False
+        self.held = False
+        """Nothing is proposed: replication is being enabled, and the member is replaced."""
+
+    def running(self) -> Member:
+        """Raises Stopping, NoLeader while the member is being replaced, and NotBootstrapped."""
+        if self.stopping:
+            raise Stopping("this replica is stopping: go to another")
+        if self.member is None and self.held:
+            raise NoLeader("replication is being switched on: retry in a moment")
+        if self.member is None:
+            raise NotBootstrapped("this volume belongs to no cluster yet: the operator bootstraps")
+        return self.member
+
+    def leading(self) -> Member:
+        """The member, if it leads. Raises NotLeader or NoLeader too."""
+        member = self.running()
+        if member.loop.role != "leader":
+            raise self.not_leader(member)
+        return member
+
+    def not_leader(self, member: Member) -> NotLeader | NoLeader:
+        """What a member that does not lead answers: where the leader is, if it knows one."""
+        return not_leading("this replica does not lead", member.leader)
+
+    def check_cluster(self, cluster: str) -> None:
+        """Raises WrongCluster unless this volume belongs to `cluster`."""
+        own = self._log.identity.cluster_id
+        if cluster != own:
+            raise WrongCluster(
+                f"this volume belongs to cluster {own}, not {cluster or '(none)'}: it is not "
+                "adopted silently; use a new volume, or adopt this one explicitly"
+            )

@@ -1,0 +1,118 @@
+"""What a replica does for the other members: messages, payloads, state transfers."""
+
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from partition_proto.v1 import peer_pb2 as peer
+
+from partition_replica.core.model import ReplicaStatus
+from partition_replica.core.ports import LogView, PeerTransport
+from partition_replica.core.validation import check_digest
+from partition_replica.engine.port import InvalidMessage, Message
+from partition_replica.errors import NotBootstrapped, NotFound, WrongCluster
+from partition_replica.ids import Digest
+from partition_replica.runtime.current_member import CurrentMember
+from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.serving.status import Status
+from partition_replica.storage.blobs import BlobStore
+
+logger = logging.getLogger(__name__)
+
+
+class PeerRequests:
+    """Implements core.services.PeerRequestService. On the event loop."""
+
+    def __init__(
+        self,
+        log: LogView,
+        blobs: BlobStore,
+        transport: PeerTransport,
+        metrics: Metrics,
+        current: CurrentMember,
+        status: Status,
+    ) -> None:
+        self._log = log
+        self._blobs = blobs
+        self._transport = transport
+        self._metrics = metrics
+        self._current = current
+        self._status = status
+
+    def status(self) -> ReplicaStatus:
+        return self._status.read()
+
+    def check_peer(
+        self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
+    ) -> None:
+        identity = self._log.identity
+        if not identity.cluster_id:
+            raise NotBootstrapped("this volume belongs to no cluster yet")
+        self._current.check_cluster(cluster)
+        if to_member and to_member != identity.member_id:
+            raise WrongCluster(
+                f"member {to_member:x} was meant; this is {identity.member_id:x}: "
+                "another volume answers at that address now"
+            )
+        self._check_not_rolled_back(sender, last_index)
+
+    def _check_not_rolled_back(self, sender: int, last_index: int) -> None:
+        """A member whose log ends below what it once acknowledged to this leader lost durable
+        entries: its volume was rolled back or is a clone."""
+        member = self._current.member
+        if member is None or not sender or member.loop.role != "leader":
+            return
+        for progress in member.loop.status().progress:
+            if progress.id == sender and progress.matched > last_index:
+                raise WrongCluster(
+                    f"member {sender:x} has a log up to {last_index} and once acknowledged "
+                    f"{progress.matched}: its volume was rolled back; delete it, so that the "
+                    "member is rebuilt"
+                )
+
+    def greet(self, member: int, address: str) -> None:
+        self._transport.learn_address(member, address)
+
+    def unreachable(self, member_id: int) -> None:
+        """The stream to a member broke: the engine stops sending it entries until it answers."""
+        member = self._current.member
+        if member is not None:
+            member.loop.report_unreachable(member_id)
+
+    def receive(self, message: bytes, sender: int) -> None:
+        # While it stops, too: handing leadership over needs the others' answers.
+        member = self._current.member
+        if member is None:
+            return
+        try:
+            decoded = Message.decode(message)
+        except InvalidMessage as error:
+            logger.warning("message of member %x refused: %s", sender, error)
+            self._metrics.messages_dropped.labels("invalid").inc()
+            return
+        if decoded.sender != sender or decoded.snapshot is not None:
+            # A snapshot's message comes with its data (InstallSnapshot) or not at all.
+            self._metrics.messages_dropped.labels("invalid").inc()
+            return
+        member.payloads.admit(decoded, len(message))
+
+    async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
+        check_digest(digest, "the payload")
+        return await self._current.running().payloads.receive(Digest(digest), size, chunks)
+
+    def payload_file(self, digest: bytes) -> tuple[Path, int]:
+        check_digest(digest, "the payload")
+        size = self._blobs.size(Digest(digest))
+        if size is None:
+            raise NotFound(f"payload {digest.hex()} is not here")
+        return self._blobs.path(Digest(digest)), size
+
+    async def install_snapshot(
+        self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
+    ) -> int:
+        self.check_peer(header.cluster_id, header.receiver)
+        return await self._current.running().receiver.install(header, chunks)
+
+    def snapshot_offset(self, header: peer.SnapshotHeader) -> int:
+        self.check_peer(header.cluster_id, header.receiver)
+        return self._current.running().receiver.offset(header)

@@ -1,0 +1,77 @@
+"""A Raft loop between stand-ins."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+from partition_replica.core.limits import Limits
+from partition_replica.core.model import Configuration, Position
+from partition_replica.engine.port import SnapshotHeader, Work
+from partition_replica.ids import LSN, Term
+from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
+from partition_replica.runtime.consensus.roster import Roster
+from partition_replica.runtime.metrics import Metrics
+
+HEADER = SnapshotHeader(Position(LSN(369), Term(3)), Configuration(voters=(1,)), b"manifest")
+
+
+class RecordingEngine:
+    """Gives one snapshot to write, and notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.asked = 0
+        self._work: list[Work] = [
+            Work(1, None, 0, None, [], HEADER, [], [], [], [], must_sync=True, hold_messages=False)
+        ]
+
+    def take_work(self) -> Work | None:
+        self.asked += 1
+        return self._work.pop() if self._work else None
+
+    def persisted(self, number: int) -> None:
+        self.told.append(f"persisted {number}")
+
+    def applied_to(self, index: LSN) -> None:
+        self.told.append(f"applied to {index}")
+
+    def tick(self) -> None:
+        self.told.append("tick")
+
+    def report_snapshot(self, member: int, succeeded: bool) -> None:
+        self.told.append(f"snapshot {member} {succeeded}")
+
+
+def loop_of(
+    engine: RecordingEngine,
+    log_writer: Callable[..., Any],
+    installed: list[SnapshotHeader],
+    *,
+    tick_s: float,
+) -> RaftLoop:
+    raft_loop = RaftLoop(
+        cast("Any", None),
+        cast("Any", None),
+        cast("Any", engine),
+        cast("Any", None),
+        Limits(),
+        Metrics(),
+        roster=Roster(),
+        proposals=cast("Any", None),
+        reads=cast("Any", SimpleNamespace(wanted=False)),
+        tick_s=tick_s,
+        wall_ms=lambda: 0,
+        failed=lambda _: None,
+        log_writer=cast("Any", log_writer),
+    )
+    raft_loop.start(
+        cast("Any", SimpleNamespace(pause=lambda: None)),
+        LoopHooks(
+            role_changed=lambda *_: None,
+            send_snapshot=lambda *_: None,
+            staged_snapshot=lambda _: 2,
+            snapshot_installed=installed.append,
+            released=lambda _: None,
+        ),
+    )
+    return raft_loop
