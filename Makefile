@@ -70,7 +70,7 @@ e2e: setup ## the tests on a cluster, at length: ten idle minutes, twenty kills,
 bench: setup ## what docs/performance.md quotes
 	@$(RUN) python -m tests.benchmarks.run
 
-generate: setup ## code of the services, manifests from the chart
+generate: setup ## code of the services, manifests from the chart, the operator's types from those
 	@$(RUN) python -m dev.generate
 
 site: setup ## the project and its dependencies as one folder, dist/site, for the Dockerfile

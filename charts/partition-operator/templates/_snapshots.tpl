@@ -21,7 +21,11 @@ credentialsSecretRef:
   type: object
   required: [name]
   properties:
-    name: {type: string, minLength: 1, maxLength: 253}
+    name:
+      description: The name of a Secret with the keys accessKeyId and secretAccessKey.
+      type: string
+      minLength: 1
+      maxLength: 253
 allowHTTP:
   description: Plain HTTP is refused without it.
   type: boolean
@@ -121,7 +125,7 @@ properties:
         format: int32
         minimum: 1
       maxAge:
-        description: Older ones go, such as 720h or 30d.
+        description: A duration above 0 such as 720h or 30d. Older snapshots are removed.
         type: string
         maxLength: 32
         pattern: '^([0-9]{1,7}[smhd]){1,4}$'
@@ -154,7 +158,11 @@ snapshotRef:
   type: object
   required: [name]
   properties:
-    name: {type: string, minLength: 1, maxLength: 253}
+    name:
+      description: The name of a PartitionSnapshot in this namespace.
+      type: string
+      minLength: 1
+      maxLength: 253
 objectStore:
   description: A store in a bucket; the cluster that wrote it need not exist any more.
   type: object

@@ -39,7 +39,7 @@ def wanted(
         services.build_account(partition),
         services.build_headless(partition),
         services.build_client(partition),
-        statefulset.build(partition, spec, pods, spec.image or image),
+        statefulset.build(partition, spec, pods, image),
     ]
     budget = pdb.build(partition, voters)
     return objects if budget is None else [*objects, budget]

@@ -242,15 +242,7 @@ def resolve(snapshot: Snapshot, partition_body: dict[str, Any]) -> Destination |
     if isinstance(found, ObjectStore):
         cluster_id = (partition_body.get("status") or {}).get("clusterID", "")
         prefix = store_prefix(found.prefix, snapshot.namespace, snapshot.partition, cluster_id)
-        return ObjectStore(
-            bucket=found.bucket,
-            secret=found.secret,
-            endpoint=found.endpoint,
-            region=found.region,
-            prefix=prefix,
-            allow_http=found.allow_http,
-            virtual_hosted_style=found.virtual_hosted_style,
-        )
+        return replace(found, prefix=prefix)
     return found
 
 
