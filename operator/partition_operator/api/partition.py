@@ -1,15 +1,17 @@
 """A Partition as the operator reads it. validation.py says what is refused, and why here again."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal, cast
 
 from partition_operator.api import schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
 from partition_operator.api.names import KIND
 from partition_operator.api.rule import Rule
 
-RAFT, UNREPLICATED = "Raft", "None"
+Mode = Literal["None", "Raft"]
 """Of spec.replication.mode."""
+RAFT: Final = "Raft"
+UNREPLICATED: Final = "None"
 
 SNAPSHOT_CONDITIONS = frozenset({"SnapshotScheduleValid", "SnapshotFresh", "SnapshotsPruned"})
 """Of a Partition's status; written by the turn of its snapshots alone."""
@@ -27,7 +29,7 @@ class PartitionSpec:
     storage_class: str | None
     resources: schema.Resources
     adopt: bool
-    mode: str = RAFT
+    mode: Mode = RAFT
     restore: RestoreFrom | None = None
     affinity: dict[str, Any] = field(default_factory=dict)
     tolerations: list[dict[str, Any]] = field(default_factory=list)
@@ -55,13 +57,19 @@ class Partition:
         return KIND
 
     @property
-    def status(self) -> dict[str, Any]:
+    def whole_status(self) -> schema.PartitionStatus:
+        """Of every writer."""
+        return cast(schema.PartitionStatus, self.body.get("status") or {})
+
+    @property
+    def status(self) -> schema.PartitionStatus:
         """What the group's own turn writes; what others write into it is left out."""
-        found: dict[str, Any] = self.body.get("status") or {}
+        found = self.whole_status
         theirs = any(c["type"] in SNAPSHOT_CONDITIONS for c in found.get("conditions") or [])
         if not OTHERS_FIELDS & found.keys() and not theirs:
             return found
-        mine = {key: value for key, value in found.items() if key not in OTHERS_FIELDS}
+        own = {key: value for key, value in found.items() if key not in OTHERS_FIELDS}
+        mine = cast(schema.PartitionStatus, own)
         if theirs:
             mine["conditions"] = [
                 c for c in found["conditions"] if c["type"] not in SNAPSHOT_CONDITIONS
@@ -69,10 +77,9 @@ class Partition:
         return mine
 
     @property
-    def snapshot_status(self) -> dict[str, Any]:
+    def snapshot_status(self) -> schema.SnapshotsStatus:
         """status.snapshots."""
-        found: dict[str, Any] = (self.body.get("status") or {}).get("snapshots") or {}
-        return found
+        return self.whole_status.get("snapshots") or {}
 
     def spec(self) -> PartitionSpec:
         """Raises InvalidSpec."""

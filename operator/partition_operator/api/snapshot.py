@@ -3,7 +3,7 @@
 import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 from partition_operator.api import names, schema, validation
 from partition_operator.api.destination import (
@@ -83,9 +83,8 @@ class Snapshot:
         return names.SNAPSHOT_KIND
 
     @property
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.body.get("status") or {}
-        return found
+    def status(self) -> schema.PartitionSnapshotStatus:
+        return cast(schema.PartitionSnapshotStatus, self.body.get("status") or {})
 
     @property
     def state(self) -> str:

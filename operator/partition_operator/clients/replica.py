@@ -19,6 +19,7 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.api.words import MemberRole
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.errors import AuthorityInvalid, Deposed, ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.seen.partition import Backfill, Member, Pod, Replica
@@ -282,7 +283,7 @@ def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> Member:
     return Member(
         member_id=member.member_id,
         address=member.address,
-        voter=member.role == "voter",
+        voter=member.role == MemberRole.VOTER,
         matched=answer.last_index if alone else member.matched,
         recently_active=alone or member.recently_active,
         progress=member.progress,

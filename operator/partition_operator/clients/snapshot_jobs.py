@@ -5,16 +5,17 @@ from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_operator.api.destination import Credentials, Destination, ObjectStore
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot
+from partition_operator.api.words import JobState
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.seen.partition import Pod
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
 
 _STATES = {
-    admin.SNAPSHOT_JOB_STATE_QUEUED: "Queued",
-    admin.SNAPSHOT_JOB_STATE_RUNNING: "Running",
-    admin.SNAPSHOT_JOB_STATE_SUCCEEDED: "Succeeded",
-    admin.SNAPSHOT_JOB_STATE_FAILED: "Failed",
+    admin.SNAPSHOT_JOB_STATE_QUEUED: JobState.QUEUED,
+    admin.SNAPSHOT_JOB_STATE_RUNNING: JobState.RUNNING,
+    admin.SNAPSHOT_JOB_STATE_SUCCEEDED: JobState.SUCCEEDED,
+    admin.SNAPSHOT_JOB_STATE_FAILED: JobState.FAILED,
 }
 
 NOT_FOUND = "NOT_FOUND"
@@ -133,7 +134,7 @@ def _destination(
 
 def _job(answer: admin.SnapshotJob) -> Job:
     return Job(
-        state=_STATES.get(answer.state, "Running"),
+        state=_STATES.get(answer.state, JobState.RUNNING),
         phase=answer.phase,
         percent=answer.percent,
         lsn=answer.lsn,

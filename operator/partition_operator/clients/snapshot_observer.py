@@ -140,10 +140,10 @@ class SnapshotObserver:
         return await self._jobs.look(group.partition, group.pod(ordinal), job_id)
 
     async def _job(self, snapshot: Snapshot, group: Observed | None) -> JobSeen:
-        record: dict[str, Any] = snapshot.status
-        pod, job_id = record.get("sourcePod"), record.get("jobID")
+        status = snapshot.status
+        pod, job_id = status.get("sourcePod"), status.get("jobID")
         if snapshot.verifying:
-            record = snapshot.status["verification"]
+            record = status["verification"]
             pod, job_id = record.get("pod"), record.get("jobID")
         elif snapshot.state != State.RUNNING:
             return NoJob.NONE

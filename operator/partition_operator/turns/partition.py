@@ -12,6 +12,7 @@ from dataclasses import replace
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.api.words import ReplicaRole
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
@@ -195,7 +196,7 @@ def _view(replicas: tuple[Replica, ...]) -> object:
             r.unreplicated,
             r.backfill,
             [(m.member_id, m.voter, m.recently_active, m.progress) for m in r.members]
-            if r.role == "leader"
+            if r.role == ReplicaRole.LEADER
             else None,
         )
         for r in replicas

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from partition_operator import failpoints
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.destination import Credentials, Refusal
 from partition_operator.api.partition import SNAPSHOT_CONDITIONS, Partition
 from partition_operator.api.snapshot import Snapshot, State, Verify
@@ -18,7 +18,7 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused, text_of
-from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.partition.conditions import Event, written
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.schedule import removal as removing
 from partition_operator.reconcile.schedule.policy import (
@@ -30,7 +30,6 @@ from partition_operator.reconcile.schedule.policy import (
 from partition_operator.reconcile.schedule.removal import Attempt, Removal, Step
 from partition_operator.reconcile.schedule.retention import begun, expired, next_expiry
 from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, volume_lost
-from partition_operator.reconcile.snapshot.status import written
 from partition_operator.turns.queue import SNAPSHOT, Entry, Key
 
 logger = logging.getLogger(__name__)
@@ -290,7 +289,7 @@ class ScheduleReconciler:
     ) -> None:
         """Our part of the Partition's status, and events, where anything changed."""
         partition = view.partition
-        status = partition.body.get("status") or {}
+        status = partition.whole_status
         old = {
             c["type"]: c for c in status.get("conditions") or [] if c["type"] in SNAPSHOT_CONDITIONS
         }
@@ -298,16 +297,14 @@ class ScheduleReconciler:
         if step.spec is not None:
             last = old.get("SnapshotsPruned")
             pruned = removing.pruned(problem, under_way=under_way, old=last)
-            if pruned.status is False and (last or {}).get("status") != "False":
+            if pruned.status is False and (last is None or last["status"] != "False"):
                 text = f"{pruned.reason}: {pruned.message}"
                 events.append(Event("Warning", "PruneFailed", text))
             found.append(pruned)
         for condition in step.conditions:
-            last = old.get(condition.type, {})
-            changed = (last.get("reason"), last.get("message")) != (
-                condition.reason,
-                condition.message,
-            )
+            last = old.get(condition.type)
+            said = None if last is None else (last["reason"], last["message"])
+            changed = said != (condition.reason, condition.message)
             if condition.type == "SnapshotScheduleValid" and condition.status is False and changed:
                 events.append(Event("Warning", condition.reason, condition.message))
         conditions = [written(c, old.get(c.type), view.now, partition.generation) for c in found]
@@ -315,7 +312,7 @@ class ScheduleReconciler:
             step.snapshots,
             {c["type"]: c for c in conditions},
         ):
-            body: dict[str, Any] = {"conditions": conditions} if conditions else {}
+            body: schema.PartitionStatus = {"conditions": conditions} if conditions else {}
             if step.snapshots:
                 body["snapshots"] = step.snapshots
             await self._kube.apply_status(
@@ -326,7 +323,7 @@ class ScheduleReconciler:
             await self._recorder.post(partition, event)
 
 
-def _condition(view: PolicyView, kind: str) -> dict[str, Any] | None:
+def _condition(view: PolicyView, kind: str) -> schema.Condition | None:
     """As it stands in the Partition's status."""
-    found: list[dict[str, Any]] = (view.partition.body.get("status") or {}).get("conditions") or []
+    found = view.partition.whole_status.get("conditions") or []
     return next((c for c in found if c["type"] == kind), None)

@@ -7,6 +7,7 @@ from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials
 from partition_operator.api.snapshot import State
+from partition_operator.api.words import JobState
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
@@ -216,7 +217,7 @@ def _pod(group: Observed, ordinal: int) -> Pod:
 def _refusal(error: ReplicaRefused) -> Job:
     """A start that was refused counts as a job that failed."""
     return Job(
-        state="Failed",
+        state=JobState.FAILED,
         reason="SourceBusy" if error.reason in RETRIABLE_REFUSALS else "SourceRefused",
         message=str(error),
         retriable=error.reason in RETRIABLE_REFUSALS,

@@ -1,30 +1,58 @@
 """Status: conditions, the words of the printer columns, and the events of what changed."""
 
+import datetime as dt
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, cast
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
+from partition_operator.api.times import stamp
+from partition_operator.api.words import (
+    EventKind,
+    MemberRole,
+    PartitionCondition,
+    SnapshotCondition,
+)
 from partition_operator.reconcile.partition import losses, placement, storage
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
-from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.reconcile.seen.partition import Member, Observed, Replica
 from partition_operator.resources.pdb import quorum
 
 NO_GROUP = "the group does not exist yet"
+VALUES: dict[bool | None, Literal["True", "False", "Unknown"]] = {
+    True: "True",
+    False: "False",
+    None: "Unknown",
+}
+KEPT = frozenset(
+    {
+        "replicas",
+        "readyReplicas",
+        "ready",
+        "leader",
+        "mode",
+        "backfill",
+        "members",
+        "restore",
+        "restored",
+        "storage",
+    }
+)
+"""Of the status of a Partition whose spec is refused: it goes on as it was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """kind: Normal or Warning."""
-
-    kind: str
+    kind: EventKind
     reason: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    type: str
+    """status: None for Unknown."""
+
+    type: PartitionCondition | SnapshotCondition
     status: bool | None
     reason: str
     message: str
@@ -117,8 +145,8 @@ def leaving(found: list[Condition], objects: str) -> list[Condition]:
 
 def _quorum(
     leader: Replica | None,
-    voters: list[Any],
-    active: list[Any],
+    voters: list[Member],
+    active: list[Member],
     *,
     bootstrapped: bool,
     wanted: int,
@@ -248,15 +276,15 @@ def status(
     found: list[Condition],
     cluster_id: str,
     bootstrapped: bool,
-) -> dict[str, Any]:
+) -> schema.PartitionStatus:
     """The whole status. Nothing in it moves while nothing happens: an idle Partition is not
     written."""
     partition = observed.partition
     old = {c["type"]: c for c in partition.status.get("conditions", [])}
-    now = observed.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    body: dict[str, Any] = {
+    now = observed.now
+    body: schema.PartitionStatus = {
         "observedGeneration": partition.generation,
-        "conditions": [_condition(c, old.get(c.type), now, partition.generation) for c in found],
+        "conditions": [written(c, old.get(c.type), now, partition.generation) for c in found],
         "state": _state(found),
         "selector": ",".join(f"{k}={v}" for k, v in names.selector(partition.name).items()),
     }
@@ -266,9 +294,10 @@ def status(
         body["clusterID"] = cluster_id
         body["bootstrapped"] = bootstrapped
     if spec is None:
-        kept = ["replicas", "readyReplicas", "ready", "leader", "mode", "backfill", "members"]
-        kept += ["restore", "restored", "storage"]
-        return body | {key: partition.status[key] for key in kept if key in partition.status}
+        known = partition.status
+        return body | cast(
+            schema.PartitionStatus, {key: value for key, value in known.items() if key in KEPT}
+        )
     leader = observed.leader
     ready = sum(p.ready for p in observed.pods)
     body |= {
@@ -286,11 +315,12 @@ def status(
     return body
 
 
-def _condition(
-    condition: Condition, old: dict[str, Any] | None, now: str, generation: int
-) -> dict[str, Any]:
-    value = {True: "True", False: "False", None: "Unknown"}[condition.status]
-    since = old["lastTransitionTime"] if old and old["status"] == value else now
+def written(
+    condition: Condition, old: schema.Condition | None, now: dt.datetime, generation: int
+) -> schema.Condition:
+    """As it stands in status; its time changes with its status alone."""
+    value = VALUES[condition.status]
+    since = old["lastTransitionTime"] if old and old["status"] == value else stamp(now)
     return {
         "type": condition.type,
         "status": value,
@@ -319,15 +349,14 @@ def _lag_word(leader: Replica | None) -> str:
     return "0" if worst <= PROMOTE_LAG_MAX else f"~{10 ** (len(str(worst)) - 1)}"
 
 
-def _members(observed: Observed, leader: Replica | None) -> list[dict[str, Any]]:
+def _members(observed: Observed, leader: Replica | None) -> list[schema.Member]:
     if leader is None:
-        kept: list[dict[str, Any]] = observed.partition.status.get("members", [])
-        return kept
+        return observed.partition.status.get("members", [])
     return [
         {
             "memberID": f"{member.member_id:016x}",
             "pod": names.pod(observed.partition.name, observed.ordinal_of(member.address)),
-            "role": "voter" if member.voter else "learner",
+            "role": MemberRole.VOTER if member.voter else MemberRole.LEARNER,
         }
         for member in leader.members
     ]
@@ -346,7 +375,7 @@ def _critical(observed: Observed, leader: Replica | None) -> list[str]:
     )
 
 
-def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
+def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
     """What the change from one status to the next tells people."""
     before = {c["type"]: c for c in old.get("conditions", [])}
     found = [e for c in new["conditions"] if (e := _condition_event(before.get(c["type"]), c))]
@@ -362,7 +391,7 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
             if was is None:
                 message = f"{member['pod']} is a {member['role']}"
                 found.append(Event("Normal", "MemberAdded", message))
-            elif was["role"] == "learner" and member["role"] == "voter":
+            elif was["role"] == MemberRole.LEARNER and member["role"] == MemberRole.VOTER:
                 message = f"{member['pod']} has caught up and is a voter"
                 found.append(Event("Normal", "LearnerPromoted", message))
         if "members" in new:
@@ -373,7 +402,7 @@ def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
     return found
 
 
-def _is_news(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:
+def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
     if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
         return True
     # Of these the message names what is wrong, so another message is news.
@@ -382,7 +411,7 @@ def _is_news(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:
 
 
 def _condition_event(  # noqa: PLR0911  # a flat match over conditions
-    old: dict[str, Any] | None, new: dict[str, Any]
+    old: schema.Condition | None, new: schema.Condition
 ) -> Event | None:
     if not _is_news(old, new):
         return None
@@ -404,7 +433,7 @@ def _condition_event(  # noqa: PLR0911  # a flat match over conditions
     return None
 
 
-def _quorum_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
+def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     match new["status"], new["reason"]:
         case "False", _ if old is not None and old["status"] == "True":
             return Event("Warning", "QuorumLost", new["message"])
@@ -419,7 +448,7 @@ def _quorum_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | No
     return None
 
 
-def _need_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
+def _need_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     """Of what a group needs to go on."""
     match new["type"], new["status"]:
         case "CertificatesReady", "False":
@@ -433,7 +462,7 @@ def _need_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None
     return None
 
 
-def _backfill_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
+def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     match new["reason"]:
         # Not for one that had stalled and goes on.
         case "Running" if old is None or old["reason"] in ("NotRequested", "Waiting"):

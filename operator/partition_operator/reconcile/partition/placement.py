@@ -4,13 +4,14 @@ node would take the quorum with it. Pure."""
 import datetime as dt
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Final
 
 from partition_operator.api import names
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.reconcile.seen.partition import Observed, Pod
 from partition_operator.resources.pdb import quorum
 
-PLACED = "PodsPlaced"
+PLACED: Final = "PodsPlaced"
 """The condition's type."""
 
 STUCK = dt.timedelta(seconds=60)

@@ -3,9 +3,10 @@
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from partition_operator.api import schema
 from partition_operator.api.partition import UNREPLICATED, PartitionSpec
+from partition_operator.api.words import MemberRole
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition import (
     conditions,
@@ -38,7 +39,7 @@ class Plan:
     that was refused or undone is due again, None if there is none."""
 
     action: Action | None
-    status: dict[str, Any]
+    status: schema.PartitionStatus
     events: list[Event] = field(default_factory=list)
     settled: bool = False
     hurried: bool = False
@@ -220,7 +221,7 @@ def _change(
 
 
 def _last_voters(observed: Observed) -> int:
-    return sum(m["role"] == "voter" for m in observed.partition.status.get("members", []))
+    return sum(m["role"] == MemberRole.VOTER for m in observed.partition.status.get("members", []))
 
 
 def _plan(

@@ -6,19 +6,23 @@ The truth is what replica 0 says of its volume; while it is silent, what the sta
 
 import datetime as dt
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Final, Literal, cast
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.partition import RAFT, UNREPLICATED, PartitionSpec
 from partition_operator.reconcile.partition.actions import Action, EnableReplication
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.partition import Observed
 
-BACKFILLING = "Backfilling"
+BACKFILLING: Final = "Backfilling"
+PresentMode = Literal["None", "Backfilling", "Raft"]
+"""Of status.mode."""
 STALLED_S = 300.0
 PROGRESS_WRITE_S = 5.0
 """Progress is written into status at most so often."""
 
+KEPT_WHILE_SWITCHING = frozenset({"leader", "lag", "quorumCriticalPods"})
+"""Fields of status: while Raft takes over nobody leads for a moment, which is no news."""
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -28,9 +32,9 @@ class Replication:
     backfill: status.backfill, None for none. stalled: it has not moved for too long. switching:
     Raft takes over from the plain log, a moment in which nobody leads, and no outage."""
 
-    mode: str
+    mode: PresentMode
     spec: PartitionSpec
-    backfill: dict[str, Any] | None
+    backfill: schema.Backfill | None
     stalled: bool
     switching: bool
 
@@ -110,7 +114,7 @@ def look(observed: Observed, spec: PartitionSpec, stalled_s: float) -> Replicati
     return Replication(mode, effective(observed, spec), backfill, stalled, switching)
 
 
-def _mode(observed: Observed, spec: PartitionSpec) -> str:
+def _mode(observed: Observed, spec: PartitionSpec) -> PresentMode:
     if unreplicated(observed, spec):
         return UNREPLICATED if spec.mode == UNREPLICATED else BACKFILLING
     # Done is done when the new group serves, and not before.
@@ -127,9 +131,9 @@ def _served(observed: Observed) -> bool:
 # --- progress ---------------------------------------------------------------------------------
 
 
-def _backfill(observed: Observed, mode: str) -> dict[str, Any] | None:
+def _backfill(observed: Observed, mode: PresentMode) -> schema.Backfill | None:
     """status.backfill: written when the range is known, then now and then, then at the end."""
-    old: dict[str, Any] | None = observed.partition.status.get("backfill")
+    old = observed.partition.status.get("backfill")
     if mode == UNREPLICATED:
         return None
     if mode == RAFT:
@@ -138,7 +142,7 @@ def _backfill(observed: Observed, mode: str) -> dict[str, Any] | None:
     if seen is None:
         return old
     first, done, target = seen
-    new = {
+    new: schema.Backfill = {
         "fromLSN": str(first),
         "doneLSN": str(done),
         "targetLSN": str(target),
@@ -161,7 +165,7 @@ def _seen(observed: Observed, *, begun: bool) -> tuple[int, int, int] | None:
     return None if begun else (first.stored_from, first.stored_from - 1, first.last_index)
 
 
-def _since(now: dt.datetime, backfill: dict[str, Any]) -> float:
+def _since(now: dt.datetime, backfill: schema.Backfill) -> float:
     """Seconds since progress was written last."""
     at = dt.datetime.strptime(backfill["progressTime"], TIME).replace(tzinfo=dt.UTC)
     return (now - at).total_seconds()
@@ -170,14 +174,17 @@ def _since(now: dt.datetime, backfill: dict[str, Any]) -> float:
 # --- status -----------------------------------------------------------------------------------
 
 
-def add_to(status: dict[str, Any], observed: Observed, found: Replication) -> dict[str, Any]:
+def add_to(
+    status: schema.PartitionStatus, observed: Observed, found: Replication
+) -> schema.PartitionStatus:
     """The status with what is said of replication."""
-    added: dict[str, Any] = {"mode": found.mode}
+    added: schema.PartitionStatus = {"mode": found.mode}
     if found.backfill is not None:
         added["backfill"] = found.backfill
     if found.switching:
         old = observed.partition.status
-        added |= {key: old[key] for key in ("leader", "lag", "quorumCriticalPods") if key in old}
+        said = {key: value for key, value in old.items() if key in KEPT_WHILE_SWITCHING}
+        added |= cast(schema.PartitionStatus, said)
     return status | added
 
 
@@ -273,7 +280,7 @@ def _complete(observed: Observed, found: Replication) -> Condition | None:
     return Condition("BackfillComplete", False, "Running", message)
 
 
-def _why_stalled(observed: Observed, backfill: dict[str, Any]) -> str:
+def _why_stalled(observed: Observed, backfill: schema.Backfill) -> str:
     pod = names.pod(observed.partition.name, 0)
     at = f"no progress since {backfill['progressTime']}, at {backfill['doneLSN']} of "
     at += f"{backfill['targetLSN']}"

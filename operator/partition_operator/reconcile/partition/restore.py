@@ -9,11 +9,11 @@ one that it had finished.
 
 import datetime as dt
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from partition_common import backoff
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.bootstrap import RestoreFrom
 from partition_operator.api.partition import UNREPLICATED
 from partition_operator.api.snapshot import STORED, Snapshot, State
@@ -53,7 +53,7 @@ class Restoring:
     done: bool = False
     final: bool = False
     waiting: bool = False
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: schema.PartitionStatus = field(default_factory=schema.PartitionStatus)
 
 
 def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
@@ -70,14 +70,14 @@ def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
     return replace(found, fields={"restore": record} if record else {})
 
 
-def _record(old: dict[str, Any], seen: RestoreSeen) -> dict[str, Any]:
+def _record(old: schema.Restore, seen: RestoreSeen) -> schema.Restore:
     """status.restore. An attempt that does not say how far it is stays where it was."""
     attempts = max(
         int(old.get("attempts", 0)), snapshot_pods.attempt_of(seen.pod) if seen.pod else 0
     )
     if not attempts:
         return {}
-    record: dict[str, Any] = {"attempts": attempts}
+    record: schema.Restore = {"attempts": attempts}
     progress = seen.progress
     if progress is None and attempts == old.get("attempts"):
         progress = parse_progress(old)
@@ -96,20 +96,20 @@ def explain(found: list[Condition], restoring: Restoring | None) -> list[Conditi
     return [*(ready if c.type == "Ready" else c for c in found), restoring.condition]
 
 
-def add_to(status: dict[str, Any], restoring: Restoring | None) -> dict[str, Any]:
+def add_to(status: schema.PartitionStatus, restoring: Restoring | None) -> schema.PartitionStatus:
     if restoring is None:
         return status
-    word = {} if restoring.done else {"state": _word(restoring)}
-    return status | restoring.fields | word
+    added = status | restoring.fields
+    return added if restoring.done else added | {"state": _word(restoring)}
 
 
-def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
+def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
     """What changed of the condition Restored."""
     before = next((c for c in old.get("conditions", []) if c["type"] == "Restored"), None)
     after = next((c for c in new["conditions"] if c["type"] == "Restored"), None)
     if after is None:
         return []
-    was = (before or {}).get("reason", "")
+    was = before["reason"] if before is not None else ""
     if before is not None and (before["status"], was) == (after["status"], after["reason"]):
         return []
     if after["status"] == "True":
@@ -238,9 +238,9 @@ def _pod(
     if outcome is None:
         return _under_way(observed, pod, found, progress)
     if outcome.succeeded:
-        record = {key: outcome.report[key] for key in KEPT if key in outcome.report}
-        for key in ("lsn", "term"):
-            record[key] = str(record.get(key, ""))
+        said = {key: outcome.report[key] for key in KEPT if key in outcome.report}
+        numbers = {key: str(said.get(key, "")) for key in ("lsn", "term")}
+        record = cast(schema.Restored, said | numbers)
         return _restoring(f"pod {name} has restored volume 0", RecordRestored(record))
     if not outcome.retriable:
         return _failed(observed, outcome)
@@ -304,7 +304,7 @@ def _failed(observed: Observed, outcome: Outcome) -> Restoring:
     return Restoring(Condition("Restored", False, outcome.reason, message), final=True)
 
 
-def _done(status: dict[str, Any], seen: RestoreSeen) -> Restoring:
+def _done(status: schema.PartitionStatus, seen: RestoreSeen) -> Restoring:
     record = status["restored"]
     message = f"from snapshot {record.get('snapshotID')} at LSN {record.get('lsn')}"
     pod, action = seen.pod, None

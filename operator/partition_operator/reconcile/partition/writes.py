@@ -6,9 +6,9 @@ A write that is refused stops only itself: the steps that do not need it go on.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Final
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.actions import Action
 from partition_operator.reconcile.partition.conditions import Condition, Event
@@ -16,7 +16,7 @@ from partition_operator.reconcile.seen.last_write import CALM, Key, held, pause_
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.resources.common import content_hash
 
-TYPE = "ObjectsApplied"
+TYPE: Final = "ObjectsApplied"
 REFUSED = "ObjectRefused"
 UNDONE = "ChangedByOthers"
 CERTIFICATE = "certificate"
@@ -98,26 +98,29 @@ def explain(found: list[Condition], observed: Observed, pending: Pending) -> lis
     return [*(told if c.type == "Ready" else c for c in found), condition]
 
 
-def add_to(status: dict[str, Any]) -> dict[str, Any]:
+def add_to(status: schema.PartitionStatus) -> schema.PartitionStatus:
     """The STATUS column: what is refused comes before what waits for it."""
     refused = any(c["type"] == "Ready" and c["reason"] == REFUSED for c in status["conditions"])
     return status | {"state": REFUSED} if refused else status
 
 
-def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
+def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
     """What changed of the condition; a refusal in other words is told again."""
     before = next((c for c in old.get("conditions", []) if c["type"] == TYPE), None)
     after = next((c for c in new["conditions"] if c["type"] == TYPE), None)
     if after is None:
         return []
-    kept = ("status", "reason", "message")
-    if before is not None and all(before[key] == after[key] for key in kept):
+    if before is not None and _said(before) == _said(after):
         return []
     if after["status"] == "False":
         return [Event("Warning", after["reason"], after["message"])]
     if before is not None and before["status"] == "False":
         return [Event("Normal", TYPE, after["message"])]
     return []
+
+
+def _said(condition: schema.Condition) -> tuple[str, str, str]:
+    return condition["status"], condition["reason"], condition["message"]
 
 
 def applied(observed: Observed, pending: Pending) -> Condition:

@@ -11,14 +11,14 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from partition_common import backoff
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination, VolumeDestination, describe
 from partition_operator.api.snapshot import Snapshot, State
 from partition_operator.api.times import stamp
+from partition_operator.api.words import JobState
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
@@ -114,7 +114,7 @@ def may_be_stored(snapshot: Snapshot) -> bool:
     return any(c["reason"] in UNCERTAIN for c in failed)
 
 
-def marked(snapshot: Snapshot, now: dt.datetime) -> dict[str, Any]:
+def marked(snapshot: Snapshot, now: dt.datetime) -> schema.PartitionSnapshotStatus:
     """The status that says that its removal has begun: written before anything of it goes."""
     message = f"{snapshot.state} until {stamp(now)}; retention removes it, which can't be undone"
     return snapshot.status | {"state": str(State.REMOVING), "message": message}
@@ -132,21 +132,23 @@ def pause_s(attempts: Iterable[Attempt], now: dt.datetime) -> float | None:
     return min(ends, default=None)
 
 
-def blocked_by_damage(condition: dict[str, Any] | None, attempts: Iterable[Attempt]) -> bool:
+def blocked_by_damage(condition: schema.Condition | None, attempts: Iterable[Attempt]) -> bool:
     """Whether a store could not be collected because what one of its snapshots names can't be read.
     condition: SnapshotsPruned as it stands."""
-    said = (condition or {}).get("status") == "False" and (condition or {}).get("reason") == DAMAGED
+    said = condition is not None and (condition["status"], condition["reason"]) == (
+        "False",
+        DAMAGED,
+    )
     return said or any(a.problem is not None and a.problem[0] == DAMAGED for a in attempts)
 
 
 def pruned(
-    problem: tuple[str, str] | None, *, under_way: bool, old: dict[str, Any] | None
+    problem: tuple[str, str] | None, *, under_way: bool, old: schema.Condition | None
 ) -> Condition:
     """The condition SnapshotsPruned. old: as it stands; what it says of a failure stands until the
     removal is done."""
-    if problem is None and under_way and (old or {}).get("status") == "False":
-        assert old is not None, "it has a status"
-        problem = (str(old["reason"]), str(old["message"]))
+    if problem is None and under_way and old is not None and old["status"] == "False":
+        problem = (old["reason"], old["message"])
     if problem is None:
         return Condition("SnapshotsPruned", True, "Pruned", "no more is kept than is wanted")
     return Condition("SnapshotsPruned", False, *problem)
@@ -181,9 +183,9 @@ def _of_attempt(attempt: Attempt, seen: JobSeen, now: dt.datetime) -> Step | Non
 
 
 def _of_job(attempt: Attempt, job: Job, now: dt.datetime) -> Step:
-    if job.state == "Succeeded":
+    if job.state == JobState.SUCCEEDED:
         return Step(replace(attempt, done=job), done=job)
-    if job.state == "Failed":
+    if job.state == JobState.FAILED:
         return failed(attempt, now, job.reason or "Failed", job.message)
     return Step(attempt, problem=attempt.problem)
 

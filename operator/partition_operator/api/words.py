@@ -1,0 +1,52 @@
+"""Words that status and events use, as closed sets: a misspelt one is found by the type checker.
+
+Reasons of conditions are open: replicas, jobs and pods have words of their own for what failed.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+EventKind = Literal["Normal", "Warning"]
+"""Kubernetes has these two."""
+
+PartitionCondition = Literal[
+    "Accepted",
+    "BackfillComplete",
+    "Bootstrapped",
+    "CertificatesReady",
+    "ObjectsApplied",
+    "PodsPlaced",
+    "Progressing",
+    "QuorumAvailable",
+    "Ready",
+    "Replicated",
+    "Restored",
+    "SnapshotFresh",
+    "SnapshotScheduleValid",
+    "SnapshotsPruned",
+    "StorageReady",
+]
+SnapshotCondition = Literal["Queued", "Running", "Succeeded", "Failed", "Verified", "Available"]
+
+
+class ReplicaRole(StrEnum):
+    """What a replica says that it is, as far as the operator decides by it."""
+
+    LEADER = "leader"
+    FOLLOWER = "follower"
+
+
+class MemberRole(StrEnum):
+    """What a member is in its group's configuration."""
+
+    VOTER = "voter"
+    LEARNER = "learner"
+
+
+class JobState(StrEnum):
+    """How far a job of a replica is."""
+
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
