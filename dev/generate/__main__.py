@@ -1,5 +1,5 @@
 """Generates what is committed and derived: code of the gRPC services, manifests from the chart, the
-operator's types from the CRDs.
+operator's types from the CRDs, and reference pages from the CRDs and the .proto files.
 
 --check writes nothing and fails where a committed file differs.
 """
@@ -9,14 +9,17 @@ import tempfile
 from pathlib import Path
 
 from dev.cluster.layout import ROOT
-from dev.generate import crd_types, manifests, proto
+from dev.generate import crd_reference, crd_types, manifests, proto, proto_reference
 
 
 def write(target: Path) -> None:
     """Everything, below a folder that stands for the checkout."""
     proto.write(target)
     manifests.write(target)
-    crd_types.write(target, manifests.schemas(target))
+    schemas = manifests.schemas(target)
+    crd_types.write(target, schemas)
+    crd_reference.write(target, schemas)
+    proto_reference.write(target)
 
 
 def main() -> None:

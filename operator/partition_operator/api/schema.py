@@ -276,7 +276,9 @@ RULES: dict[str, dict[str, Rule]] = {
     "PartitionSpec": {
         "replicas": Rule(type="integer", default=3, allowed=(1, 3, 5, 7)),
         "replication": Rule(type="object", of="Replication", default={}),
-        "storage": Rule(type="object", of="Storage", required=True),
+        "storage": Rule(
+            type="object", of="Storage", required=True, words="the volumes of the replicas"
+        ),
         "bootstrap": Rule(type="object", of="Bootstrap"),
         "snapshots": Rule(type="object", of="Snapshots"),
         "resources": Rule(type="object", of="Resources"),
@@ -315,7 +317,7 @@ RULES: dict[str, dict[str, Rule]] = {
             type="string",
             required=True,
             max_length=512,
-            words="the store's root in the bucket - the folder that holds format.json",
+            words="the store's root in the bucket, which is the folder that holds format.json",
         ),
         "snapshot": Rule(type="string", default="latest", max_length=63),
         "endpoint": Rule(
@@ -336,7 +338,7 @@ RULES: dict[str, dict[str, Rule]] = {
             type="object",
             of="CredentialsSecretRef",
             required=True,
-            words="a Secret in this namespace with the keys accessKeyId and secretAccessKey, and where needed sessionToken and ca.crt (PEM, trusted beside the system's)",
+            words="a Secret in this namespace with the keys accessKeyId and secretAccessKey",
         ),
         "allowHTTP": Rule(type="boolean"),
         "virtualHostedStyle": Rule(type="boolean"),
@@ -399,7 +401,7 @@ RULES: dict[str, dict[str, Rule]] = {
             type="object",
             of="CredentialsSecretRef",
             required=True,
-            words="a Secret in this namespace with the keys accessKeyId and secretAccessKey, and where needed sessionToken and ca.crt (PEM, trusted beside the system's)",
+            words="a Secret in this namespace with the keys accessKeyId and secretAccessKey",
         ),
         "allowHTTP": Rule(type="boolean"),
         "virtualHostedStyle": Rule(type="boolean"),
@@ -427,14 +429,20 @@ RULES: dict[str, dict[str, Rule]] = {
             type="object",
             of="PartitionRef",
             required=True,
-            words="the Partition, in this namespace",
+            words="the Partition that the snapshot is taken of",
         ),
         "destination": Rule(type="object", of="Destination"),
         "verify": Rule(type="string", allowed=("None", "Checksum", "Restore")),
         "full": Rule(type="boolean"),
     },
     "PartitionRef": {
-        "name": Rule(type="string", required=True, min_length=1, max_length=40),
+        "name": Rule(
+            type="string",
+            required=True,
+            min_length=1,
+            max_length=40,
+            words="the name of a Partition in this namespace",
+        ),
     },
 }
 """By object and field."""
