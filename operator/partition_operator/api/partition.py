@@ -7,6 +7,8 @@ from partition_operator.api import schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
 from partition_operator.api.names import KIND
 from partition_operator.api.rule import Rule
+from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
+from partition_operator.errors import InvalidSpec
 
 Mode = Literal["None", "Raft"]
 """Of spec.replication.mode."""
@@ -39,7 +41,7 @@ class PartitionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One object, at one resource version."""
+    """One object, at one resource version. Its spec is parsed once, here."""
 
     namespace: str
     name: str
@@ -47,6 +49,21 @@ class Partition:
     generation: int
     deleting: bool
     body: dict[str, Any]
+    _spec: PartitionSpec | InvalidSpec = field(init=False, repr=False, compare=False)
+    _snapshots: SnapshotsSpec | InvalidSpec | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Frozen for everybody else.
+        put = object.__setattr__
+        given = self.body.get("spec") or {}
+        try:
+            put(self, "_spec", parse_spec(self.name, given))
+        except InvalidSpec as error:
+            put(self, "_spec", error)
+        try:
+            put(self, "_snapshots", parse_snapshots_spec(given))
+        except InvalidSpec as error:
+            put(self, "_snapshots", error)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -81,9 +98,22 @@ class Partition:
         """status.snapshots."""
         return self.whole_status.get("snapshots") or {}
 
+    @property
+    def asked(self) -> PartitionSpec | None:
+        """None if the spec can't be followed."""
+        return None if isinstance(self._spec, InvalidSpec) else self._spec
+
     def spec(self) -> PartitionSpec:
         """Raises InvalidSpec."""
-        return parse_spec(self.name, self.body.get("spec") or {})
+        if isinstance(self._spec, InvalidSpec):
+            raise InvalidSpec(str(self._spec))
+        return self._spec
+
+    def snapshots(self) -> SnapshotsSpec | None:
+        """spec.snapshots; None if it is absent. Raises InvalidSpec."""
+        if isinstance(self._snapshots, InvalidSpec):
+            raise InvalidSpec(str(self._snapshots))
+        return self._snapshots
 
 
 def parse(body: dict[str, Any]) -> Partition:

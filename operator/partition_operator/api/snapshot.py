@@ -1,7 +1,7 @@
 """A PartitionSnapshot, and `spec.snapshots` of a Partition, as the operator reads them."""
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from partition_operator.api.destination import (
 from partition_operator.api.durations import parse_duration
 from partition_operator.api.rule import Rule
 from partition_operator.api.times import parse_stamp
+from partition_operator.errors import InvalidSpec
 
 
 class Verify(StrEnum):
@@ -68,8 +69,16 @@ class SnapshotsSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotAsked:
+    """`spec` of a PartitionSnapshot, checked. None where the Partition's applies."""
+
+    verify: Verify | None
+    destination: Destination | None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One PartitionSnapshot, at one resource version."""
+    """One PartitionSnapshot, at one resource version. Its spec is parsed once, here."""
 
     namespace: str
     name: str
@@ -77,6 +86,14 @@ class Snapshot:
     generation: int
     created: dt.datetime
     body: dict[str, Any]
+    _asked: SnapshotAsked | InvalidSpec = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Frozen for everybody else.
+        try:
+            object.__setattr__(self, "_asked", parse_snapshot_spec(self.body.get("spec")))
+        except InvalidSpec as error:
+            object.__setattr__(self, "_asked", error)
 
     @property
     def kind(self) -> str:
@@ -152,15 +169,11 @@ class Snapshot:
     def completed(self) -> dt.datetime | None:
         return parse_stamp(self.status.get("completionTime"))
 
-    def verify(self) -> Verify | None:
-        """None where the Partition's applies. Raises InvalidSpec."""
-        text = self._spec().get("verify")
-        return None if text is None else Verify(text)
-
-    def destination(self) -> Destination | None:
-        """As asked for; None where the Partition's applies. Raises InvalidSpec."""
-        body = self._spec().get("destination")
-        return None if body is None else destination_of(body)
+    def asked(self) -> SnapshotAsked:
+        """Raises InvalidSpec."""
+        if isinstance(self._asked, InvalidSpec):
+            raise InvalidSpec(str(self._asked))
+        return self._asked
 
     def stored_in(self) -> Destination | None:
         """Where it was put, as status recorded it, with the whole prefix of the group's store."""
@@ -170,9 +183,6 @@ class Snapshot:
         if "volume" in body:
             return VolumeDestination()
         return parse_stored(body["objectStore"], "status.destination.objectStore")
-
-    def _spec(self) -> schema.PartitionSnapshotSpec:
-        return validation.checked(schema.PartitionSnapshotSpec, self.body.get("spec"), "spec")
 
 
 def parse_snapshot(body: dict[str, Any]) -> Snapshot:
@@ -185,6 +195,16 @@ def parse_snapshot(body: dict[str, Any]) -> Snapshot:
         generation=metadata.get("generation", 0),
         created=created or dt.datetime.fromtimestamp(0, dt.UTC),
         body=body,
+    )
+
+
+def parse_snapshot_spec(body: object) -> SnapshotAsked:
+    """Raises InvalidSpec."""
+    spec = validation.checked(schema.PartitionSnapshotSpec, body, "spec")
+    verify, destination = spec.get("verify"), spec.get("destination")
+    return SnapshotAsked(
+        verify=None if verify is None else Verify(verify),
+        destination=None if destination is None else destination_of(destination),
     )
 
 

@@ -15,7 +15,7 @@ from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
-from partition_operator.errors import InvalidSpec, text_of
+from partition_operator.errors import text_of
 from partition_operator.reconcile.seen.last_write import Key, Write
 from partition_operator.reconcile.seen.partition import Certificates, Claim, Observed, Pod, Replica
 from partition_operator.reconcile.seen.restore import RestoreSeen
@@ -159,10 +159,7 @@ class Observer:
 
     async def _restore(self, partition: Partition) -> RestoreSeen | None:
         """What a restore that has not ended looks at."""
-        try:
-            source = partition.spec().restore
-        except InvalidSpec:
-            return None
+        source = partition.asked.restore if partition.asked is not None else None
         if source is None or partition.status.get("bootstrapped"):
             return None
         namespace, snapshot, store = partition.namespace, None, source.store
@@ -261,11 +258,10 @@ def _foreign(live: Body | None, partition: Partition) -> bool:
 def _size(partition: Partition, live: Body | None) -> int:
     """Up to how many pods and claims are looked for by name."""
     running = int(((live or {}).get("spec") or {}).get("replicas", 0))
-    try:
-        spec = partition.spec()
-        return max(1 if spec.mode == UNREPLICATED else spec.replicas, running)
-    except InvalidSpec:
-        return max(running, int(partition.status.get("replicas", 0)))
+    spec = partition.asked
+    if spec is None:
+        return max(running, partition.status.get("replicas", 0))
+    return max(1 if spec.mode == UNREPLICATED else spec.replicas, running)
 
 
 def _is_replica(partition: Partition, item: Body) -> bool:

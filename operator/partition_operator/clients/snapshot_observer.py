@@ -171,6 +171,6 @@ class SnapshotObserver:
         if group is None:
             return None
         try:
-            return resolve(snapshot, group.partition.body)
+            return resolve(snapshot, group.partition)
         except InvalidSpec:
             return None

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from partition_operator.api import names, schema
 from partition_operator.api.partition import Partition
-from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotsSpec, parse_snapshots_spec
+from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotsSpec
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition.conditions import Condition, Event
@@ -64,7 +64,7 @@ def plan(view: PolicyView) -> PolicyPlan:
     old = view.partition.snapshot_status
     known = _successes(view, old) | _kept(old, "missed", "lastScheduleTime")
     try:
-        spec = parse_snapshots_spec(view.partition.body.get("spec") or {})
+        spec = view.partition.snapshots()
         if spec is None:
             return PolicyPlan(known, [])
         if not spec.schedule:

@@ -7,7 +7,6 @@ again goes on. A job's ID is `<uid>/<attempt>`; asking a replica for the same on
 
 import datetime as dt
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from partition_common import backoff
 
@@ -19,13 +18,8 @@ from partition_operator.api.destination import (
     describe,
     store_prefix,
 )
-from partition_operator.api.snapshot import (
-    Snapshot,
-    SnapshotsSpec,
-    State,
-    Verify,
-    parse_snapshots_spec,
-)
+from partition_operator.api.partition import Partition
+from partition_operator.api.snapshot import Snapshot, State, Verify
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import JobState
 from partition_operator.errors import InvalidSpec
@@ -122,8 +116,8 @@ def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     if group is None:
         return _without_partition(view, draft)
     try:
-        destination = resolve(snapshot, group.partition.body)
-        effective_verify(snapshot, group.partition.body)
+        destination = resolve(snapshot, group.partition)
+        effective_verify(snapshot, group.partition)
     except InvalidSpec as error:
         return _failed(draft, "InvalidSpec", str(error))
     if destination is None:
@@ -235,15 +229,15 @@ def _start(view: SnapshotView, draft: Draft, destination: Destination) -> Snapsh
     return _plan(draft, action, POLL_S)
 
 
-def resolve(snapshot: Snapshot, partition_body: dict[str, Any]) -> Destination | None:
+def resolve(snapshot: Snapshot, partition: Partition) -> Destination | None:
     """Where it goes: its own destination or the Partition's, with the prefix of the group's store.
     None where neither says. Raises InvalidSpec."""
-    found = snapshot.destination()
+    found = snapshot.asked().destination
     if found is None:
-        spec = parse_snapshots_spec(partition_body.get("spec") or {})
-        found = spec.destination if spec else None
+        policy = partition.snapshots()
+        found = policy.destination if policy else None
     if isinstance(found, ObjectStore):
-        cluster_id = (partition_body.get("status") or {}).get("clusterID", "")
+        cluster_id = partition.status.get("clusterID", "")
         prefix = store_prefix(found.prefix, snapshot.namespace, snapshot.partition, cluster_id)
         return replace(found, prefix=prefix)
     return found
@@ -258,13 +252,13 @@ def _recorded(
     return {"volume": {"claim": claim, "claimUID": (view.volumes or {}).get(claim, "")}}
 
 
-def effective_verify(snapshot: Snapshot, partition_body: dict[str, Any]) -> Verify:
+def effective_verify(snapshot: Snapshot, partition: Partition) -> Verify:
     """Its own, or the Partition's, or Checksum. Raises InvalidSpec."""
-    own = snapshot.verify()
+    own = snapshot.asked().verify
     if own is not None:
         return own
-    spec: SnapshotsSpec | None = parse_snapshots_spec(partition_body.get("spec") or {})
-    return spec.verify if spec else Verify.CHECKSUM
+    policy = partition.snapshots()
+    return policy.verify if policy else Verify.CHECKSUM
 
 
 # --- while it runs ----------------------------------------------------------------------------
@@ -370,7 +364,7 @@ def _succeeded(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
     draft.condition("Available", True, "Stored", f"in {draft.fields.get('location')}")
     draft.event("Normal", "SnapshotSucceeded", f"{message}, from {draft.fields.get('sourcePod')}")
     try:
-        method = effective_verify(view.snapshot, view.group.partition.body)
+        method = effective_verify(view.snapshot, view.group.partition)
     except InvalidSpec:
         method = Verify.CHECKSUM
     verification.begin(draft, method)
