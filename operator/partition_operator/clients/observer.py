@@ -16,7 +16,7 @@ from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import text_of
-from partition_operator.reconcile.seen.last_write import Key, Write
+from partition_operator.reconcile.seen.last_write import Key
 from partition_operator.reconcile.seen.partition import Certificates, Claim, Observed, Pod, Replica
 from partition_operator.reconcile.seen.restore import RestoreSeen
 from partition_operator.resources import trust
@@ -24,10 +24,6 @@ from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import controller, is_foreign, is_owner
 
 logger = logging.getLogger(__name__)
-
-Writes = dict[tuple[str, str], dict[Key, Write]]
-"""By Partition, then by object: what became of its last write."""
-
 
 FAILED_CREATE_AGE = dt.timedelta(minutes=20)
 """The StatefulSet's controller tries again at least every 1,000 seconds: an older event is over."""
@@ -41,11 +37,9 @@ class Observer:
         kube: Kube,
         replicas: Replicas,
         authority: AuthorityKeeper,
-        writes: Writes,
         lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
         self._lifetimes = lifetimes
-        self._writes = writes
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
@@ -58,7 +52,6 @@ class Observer:
     async def forget(self, namespace: str, name: str) -> None:
         """Drops what is kept for a Partition that is gone, or that another operator manages."""
         await self._replicas.forget((namespace, name), set())
-        self._writes.pop((namespace, name), None)
 
     async def observe(self, partition: Partition) -> Observed:
         """Everything of a Partition that was read right before. Raises ApiError."""
@@ -105,8 +98,6 @@ class Observer:
             claims,
             replicas,
             good,
-            # A copy: what is written later was not seen.
-            dict(self._writes.get(partition.key, {})),
             strangers=strangers,
             pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
             restore=await self._restore(partition),

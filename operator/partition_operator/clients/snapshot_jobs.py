@@ -78,7 +78,9 @@ class SnapshotJobs:
         await self._start(partition, pod, job_id, prune=request)
 
     async def cancel(self, partition: Partition, pod: Pod, job_id: str) -> None:
-        request = admin.CancelSnapshotJobRequest(lease=self._replicas.lease, job_id=job_id)
+        request = admin.CancelSnapshotJobRequest(
+            lease=self._replicas.token.message(), job_id=job_id
+        )
         await self._replicas.command(partition, pod, "CancelSnapshotJob", request)
 
     async def look(self, partition: Partition, pod: Pod | None, job_id: str) -> JobSeen:
@@ -105,7 +107,11 @@ class SnapshotJobs:
         prune: admin.PruneSnapshots | None = None,
     ) -> None:
         request = admin.StartSnapshotJobRequest(
-            lease=self._replicas.lease, job_id=job_id, take=take, verify=verify, prune=prune
+            lease=self._replicas.token.message(),
+            job_id=job_id,
+            take=take,
+            verify=verify,
+            prune=prune,
         )
         await self._replicas.command(partition, pod, "StartSnapshotJob", request)
 

@@ -63,16 +63,16 @@ class Reconciler:
         """Those of `foreign` whose event is written."""
         self.reconciled = 0
 
-    async def turn(self, key: Key, entry: Entry) -> float | None:
+    async def turn(self, key: Key, entry: Entry[Observed]) -> float | None:
         """Looks, and acts where there is something to do; returns when to look again."""
         config = self._config
         resync = time.monotonic() - entry.looked_at > config.resync_s * random.uniform(0.8, 1.2)  # noqa: S311
         quiet = not entry.asked and not resync and entry.settled
-        if quiet and isinstance(entry.seen, Observed) and await self._unchanged(entry.seen):
+        if quiet and entry.seen is not None and await self._unchanged(entry.seen):
             return config.poll_s
         return await self._steps(key, entry)
 
-    async def _steps(self, key: Key, entry: Entry) -> float | None:
+    async def _steps(self, key: Key, entry: Entry[Observed]) -> float | None:
         """Takes steps until there is nothing to do, or it is another Partition's turn."""
         config = self._config
         for _ in range(STEPS_MAX):
@@ -80,7 +80,7 @@ class Reconciler:
             entry.looked_at = time.monotonic()
             partition = await self._observer.partition(key.namespace, key.name)
             if partition is None:
-                await self._observer.forget(key.namespace, key.name)
+                await self._forget(key)
                 self._refusals.pop(key, None)
                 self._not_foreign(key)
                 return None
@@ -94,7 +94,11 @@ class Reconciler:
                 await self._claim(partition)
                 continue
             observed = await self._observer.observe(partition)
-            observed = replace(observed, refused=self._refusals.get(key, ""))
+            observed = replace(
+                observed,
+                writes=self._executor.writes.of(partition.key),
+                refused=self._refusals.get(key, ""),
+            )
             step = plan(observed, config.image, backfill_stalled_s=config.backfill_stalled_s)
             if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
                 # Those write status themselves, at the version that was seen.
@@ -132,7 +136,7 @@ class Reconciler:
         if not ownership.is_foreign(partition, mine):
             self._not_foreign(key)
             return False
-        await self._observer.forget(key.namespace, key.name)
+        await self._forget(key)
         event = ownership.said(partition, mine)
         if key not in self.foreign:
             self.foreign.add(key)
@@ -141,6 +145,11 @@ class Reconciler:
         if key not in self._told and await self._recorder.offer(partition, event):
             self._told.add(key)
         return True
+
+    async def _forget(self, key: Key) -> None:
+        """Drops what is kept for a Partition that is gone, or that another operator manages."""
+        await self._observer.forget(key.namespace, key.name)
+        self._executor.writes.forget((key.namespace, key.name))
 
     def _not_foreign(self, key: Key) -> None:
         self.foreign.discard(key)

@@ -62,7 +62,7 @@ class ScheduleReconciler:
         self._attempts: dict[Key, dict[str, Attempt]] = {}
         """Removals under way, by their digests; those of before a restart are made again."""
 
-    async def turn(self, key: Key, entry: Entry) -> float | None:
+    async def turn(self, key: Key, entry: Entry[None]) -> float | None:
         taken: frozenset[str] = frozenset()
         for _ in range(STEPS_MAX):
             view = await self._observer.policy(key.namespace, key.name)

@@ -63,7 +63,7 @@ class SnapshotReconciler:
         self._pods: dict[Key, Write] = {}
         """Verifying pods that the API server refused."""
 
-    async def turn(self, key: Key, entry: Entry) -> float | None:
+    async def turn(self, key: Key, entry: Entry[SnapshotView]) -> float | None:
         refused: Job | None = None
         for _ in range(STEPS_MAX):
             found = await self._observer.view(key.namespace, key.name)
@@ -186,10 +186,10 @@ class SnapshotReconciler:
                 credentials=credentials,
             )
 
-    async def _gone(self, seen: object) -> None:
+    async def _gone(self, seen: SnapshotView | None) -> None:
         """Ends the job of a snapshot that was deleted while it ran; what it has stored is collected
         with the next removal."""
-        if not isinstance(seen, SnapshotView) or seen.group is None:
+        if seen is None or seen.group is None:
             return
         status = seen.snapshot.status
         if seen.snapshot.state != State.RUNNING or not status.get("jobID"):
