@@ -103,7 +103,7 @@ class Process:
         reconciler = Reconciler(config, kube, observer, executor, recorder)
         queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobs(replicas)
-        seer = SnapshotObserver(kube, observer, jobs, config.namespace)
+        seer = SnapshotObserver(kube, observer, jobs)
         snapshots = SnapshotReconciler(config, kube, seer, jobs, recorder)
         schedules = ScheduleReconciler(config, kube, seer, jobs, recorder, queue.enqueue)
         queue.serve(

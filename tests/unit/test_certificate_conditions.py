@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.reconcile.partition import conditions, writes
 from partition_operator.reconcile.partition.actions import IssueCertificate, TrustAuthority
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.seen import last_write
 from partition_operator.reconcile.seen.partition import Certificates, Observed, Pod

@@ -5,6 +5,7 @@ import datetime as dt
 from typing import Any, cast
 
 import pytest
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
@@ -16,7 +17,6 @@ from partition_operator.reconcile.partition.actions import (
     IssueCertificate,
     PutBack,
 )
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.seen.last_write import WriteRecords
 from partition_operator.resources import services, trust
 from partition_operator.resources.certificates import make_authority

@@ -4,12 +4,12 @@ the Partition's status says of them."""
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from partition_operator import failpoints
 from partition_operator.api import names, schema
 from partition_operator.api.destination import Credentials, Refusal
+from partition_operator.api.events import Event
 from partition_operator.api.partition import SNAPSHOT_CONDITIONS, Partition
 from partition_operator.api.snapshot import Snapshot, State, Verify
 from partition_operator.clients.kube import ApiError, Kube
@@ -18,7 +18,7 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused, text_of
-from partition_operator.reconcile.partition.conditions import Event, written
+from partition_operator.reconcile.partition.conditions import written
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.schedule import removal as removing
 from partition_operator.reconcile.schedule.policy import (
@@ -65,16 +65,16 @@ class ScheduleReconciler:
     async def turn(self, key: Key, entry: Entry[None]) -> float | None:
         taken: frozenset[str] = frozenset()
         for _ in range(STEPS_MAX):
-            view = await self._observer.policy(key.namespace, key.name)
-            if view is None:
+            partition = await self._observer.partition(key.namespace, key.name)
+            if partition is None:
                 self._attempts.pop(key, None)
                 # They outlive their Partition, but not the volume that they lay on.
                 snapshots = await self._observer.snapshots(key.namespace, key.name)
                 await self._look_at_lost(key, snapshots)
                 return None
-            if self._left_alone(key, view.partition):
+            if self._left_alone(key, partition):
                 return self._config.resync_s
-            view = replace(view, taken=taken)
+            view = await self._look(partition, taken)
             step = plan(view)
             if step.create is not None:
                 name = step.create["metadata"]["name"]
@@ -95,6 +95,15 @@ class ScheduleReconciler:
                 return pause
             await asyncio.sleep(PAUSE_MIN_S)
         return 1.0
+
+    async def _look(self, partition: Partition, taken: frozenset[str]) -> PolicyView:
+        """taken: names of runs that belong to something else."""
+        snapshots = await self._observer.snapshots(*partition.key)
+        asked = (partition.body.get("spec") or {}).get("snapshots")
+        if not asked and not begun(snapshots):
+            # Without a policy, and with none to remove, replicas need not be asked.
+            return PolicyView(self._observer.alone(partition), snapshots, taken)
+        return PolicyView(await self._observer.group(partition), snapshots, taken)
 
     def _left_alone(self, key: Key, partition: Partition) -> bool:
         """Whether nothing is done for it: it is being deleted, or another operator manages it. What

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from partition_operator.api import names, schema
+from partition_operator.api.events import Event
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.times import stamp
 from partition_operator.api.words import (
-    EventKind,
     MemberRole,
     PartitionCondition,
     SnapshotCondition,
@@ -39,13 +39,6 @@ KEPT = frozenset(
     }
 )
 """Of the status of a Partition whose spec is refused: it goes on as it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    kind: EventKind
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)

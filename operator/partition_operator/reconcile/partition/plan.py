@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from partition_operator.api import schema
+from partition_operator.api.events import Event
 from partition_operator.api.partition import UNREPLICATED, PartitionSpec
 from partition_operator.api.words import MemberRole
 from partition_operator.errors import InvalidSpec
@@ -25,7 +26,6 @@ from partition_operator.reconcile.partition.actions import (
     RecordBootstrapped,
     RecordCluster,
 )
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.writes import Pending
 from partition_operator.reconcile.seen.partition import Observed

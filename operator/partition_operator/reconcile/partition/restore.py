@@ -15,6 +15,7 @@ from partition_common import backoff
 
 from partition_operator.api import names, schema
 from partition_operator.api.bootstrap import RestoreFrom
+from partition_operator.api.events import Event
 from partition_operator.api.partition import UNREPLICATED
 from partition_operator.api.snapshot import STORED, Snapshot, State
 from partition_operator.api.times import parse_stamp, stamp
@@ -27,7 +28,7 @@ from partition_operator.reconcile.partition.actions import (
     Delete,
     RecordRestored,
 )
-from partition_operator.reconcile.partition.conditions import Condition, Event
+from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.progress import Progress, parse_progress
 from partition_operator.reconcile.seen.restore import RestoreSeen

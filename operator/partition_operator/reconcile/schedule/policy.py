@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from partition_operator.api import names, schema
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotsSpec
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.partition.conditions import Condition, Event
+from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.schedule import cron as schedules
 from partition_operator.reconcile.schedule.cron import MOMENT, Circumstances, Schedule, decide
 from partition_operator.reconcile.seen.partition import Observed

@@ -18,12 +18,12 @@ from partition_operator.api.destination import (
     describe,
     store_prefix,
 )
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot, State, Verify
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import JobState
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.progress import stepped
 from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView, volume_lost
@@ -241,6 +241,20 @@ def resolve(snapshot: Snapshot, partition: Partition) -> Destination | None:
         prefix = store_prefix(found.prefix, snapshot.namespace, snapshot.partition, cluster_id)
         return replace(found, prefix=prefix)
     return found
+
+
+def place(snapshot: Snapshot, partition: Partition | None) -> Destination | None:
+    """Where it is written or read next: as status recorded it, or as it is asked for; None if
+    neither says."""
+    recorded = snapshot.stored_in()
+    if snapshot.state != State.QUEUED and recorded is not None:
+        return recorded
+    if partition is None:
+        return None
+    try:
+        return resolve(snapshot, partition)
+    except InvalidSpec:
+        return None
 
 
 def _recorded(

@@ -4,10 +4,11 @@ import datetime as dt
 from typing import Unpack, cast
 
 from partition_operator.api import schema
+from partition_operator.api.events import Event
 from partition_operator.api.snapshot import Snapshot, State
 from partition_operator.api.times import stamp
 from partition_operator.api.words import EventKind, SnapshotCondition
-from partition_operator.reconcile.partition.conditions import Condition, Event, written
+from partition_operator.reconcile.partition.conditions import Condition, written
 
 TYPES: tuple[SnapshotCondition, ...] = (
     "Queued",
