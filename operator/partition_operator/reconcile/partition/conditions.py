@@ -1,20 +1,18 @@
-"""Status: conditions, the words of the printer columns, and the events of what changed."""
+"""The conditions of a Partition, from what is seen of its group."""
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from partition_operator.api import names, schema
-from partition_operator.api.events import Event
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.times import stamp
 from partition_operator.api.words import (
-    MemberRole,
     PartitionCondition,
     SnapshotCondition,
 )
 from partition_operator.reconcile.partition import losses, placement, storage
-from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
+from partition_operator.reconcile.partition.membership import lag
 from partition_operator.reconcile.seen.partition import Member, Observed, Replica
 from partition_operator.resources.pdb import quorum
 
@@ -24,21 +22,6 @@ VALUES: dict[bool | None, Literal["True", "False", "Unknown"]] = {
     False: "False",
     None: "Unknown",
 }
-KEPT = frozenset(
-    {
-        "replicas",
-        "readyReplicas",
-        "ready",
-        "leader",
-        "mode",
-        "backfill",
-        "members",
-        "restore",
-        "restored",
-        "storage",
-    }
-)
-"""Of the status of a Partition whose spec is refused: it goes on as it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,51 +246,6 @@ def _pods(observed: Observed, ordinals: list[int]) -> str:
     return ", ".join(names.pod(observed.partition.name, ordinal) for ordinal in ordinals)
 
 
-def status(
-    observed: Observed,
-    spec: PartitionSpec | None,
-    found: list[Condition],
-    cluster_id: str,
-    bootstrapped: bool,
-) -> schema.PartitionStatus:
-    """The whole status. Nothing in it moves while nothing happens: an idle Partition is not
-    written."""
-    partition = observed.partition
-    old = {c["type"]: c for c in partition.status.get("conditions", [])}
-    now = observed.now
-    body: schema.PartitionStatus = {
-        "observedGeneration": partition.generation,
-        "conditions": [written(c, old.get(c.type), now, partition.generation) for c in found],
-        "state": _state(found),
-        "selector": ",".join(f"{k}={v}" for k, v in names.selector(partition.name).items()),
-    }
-    if has := storage.recorded(observed):
-        body["storage"] = has
-    if cluster_id:
-        body["clusterID"] = cluster_id
-        body["bootstrapped"] = bootstrapped
-    if spec is None:
-        known = partition.status
-        return body | cast(
-            schema.PartitionStatus, {key: value for key, value in known.items() if key in KEPT}
-        )
-    leader = observed.leader
-    ready = sum(p.ready for p in observed.pods)
-    body |= {
-        "mode": "Raft",
-        "replicas": len(observed.pods),
-        "readyReplicas": ready,
-        "ready": f"{ready}/{spec.replicas}",
-        "leader": names.pod(partition.name, leader.ordinal) if leader else "",
-        "lag": _lag_word(leader),
-        "members": _members(observed, leader),
-        "quorumCriticalPods": _critical(observed, leader),
-    }
-    if leader is not None:
-        body["term"] = str(leader.term)
-    return body
-
-
 def written(
     condition: Condition, old: schema.Condition | None, now: dt.datetime, generation: int
 ) -> schema.Condition:
@@ -324,7 +262,7 @@ def written(
     }
 
 
-def _state(found: list[Condition]) -> str:
+def word(found: list[Condition]) -> str:
     """One word for the STATUS column."""
     by_type = {condition.type: condition for condition in found}
     if not by_type["Accepted"].status:
@@ -332,136 +270,3 @@ def _state(found: list[Condition]) -> str:
     reason = by_type["Ready"].reason
     bootstrapping = "Bootstrapped" in by_type and not by_type["Bootstrapped"].status
     return "Bootstrapping" if bootstrapping and reason != "VolumeLost" else reason
-
-
-def _lag_word(leader: Replica | None) -> str:
-    """Of the slowest member; rounded, so that it doesn't flicker under load."""
-    if leader is None:
-        return ""
-    worst = max((lag(leader, member) for member in leader.members), default=0)
-    return "0" if worst <= PROMOTE_LAG_MAX else f"~{10 ** (len(str(worst)) - 1)}"
-
-
-def _members(observed: Observed, leader: Replica | None) -> list[schema.Member]:
-    if leader is None:
-        return observed.partition.status.get("members", [])
-    return [
-        {
-            "memberID": f"{member.member_id:016x}",
-            "pod": names.pod(observed.partition.name, observed.ordinal_of(member.address)),
-            "role": MemberRole.VOTER if member.voter else MemberRole.LEARNER,
-        }
-        for member in leader.members
-    ]
-
-
-def _critical(observed: Observed, leader: Replica | None) -> list[str]:
-    """Pods whose loss loses the quorum now."""
-    if leader is None:
-        return []
-    voters = [m for m in leader.members if m.voter]
-    active = [m for m in voters if m.recently_active]
-    if len(active) > quorum(len(voters)):
-        return []
-    return sorted(
-        names.pod(observed.partition.name, observed.ordinal_of(m.address)) for m in active
-    )
-
-
-def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
-    """What the change from one status to the next tells people."""
-    before = {c["type"]: c for c in old.get("conditions", [])}
-    found = [e for c in new["conditions"] if (e := _condition_event(before.get(c["type"]), c))]
-    leader, previous = new.get("leader", ""), old.get("leader", "")
-    if leader and leader != previous and old.get("bootstrapped"):
-        after = f", after {previous}" if previous else ""
-        message = f"{leader} leads in term {new.get('term')}{after}"
-        found.append(Event("Normal", "LeaderChanged", message))
-    roles = {m["memberID"]: m for m in old.get("members", [])}
-    if old.get("members"):
-        for member in new.get("members", []):
-            was = roles.pop(member["memberID"], None)
-            if was is None:
-                message = f"{member['pod']} is a {member['role']}"
-                found.append(Event("Normal", "MemberAdded", message))
-            elif was["role"] == MemberRole.LEARNER and member["role"] == MemberRole.VOTER:
-                message = f"{member['pod']} has caught up and is a voter"
-                found.append(Event("Normal", "LearnerPromoted", message))
-        if "members" in new:
-            found += [
-                Event("Normal", "MemberRemoved", f"{member['pod']} is no member any more")
-                for member in roles.values()
-            ]
-    return found
-
-
-def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
-    if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
-        return True
-    # Of these the message names what is wrong, so another message is news.
-    told = new["type"] == "Accepted" or new["reason"] in ("VolumeLost", "PodStuck")
-    return bool(told and old["message"] != new["message"])
-
-
-def _condition_event(  # noqa: PLR0911  # a flat match over conditions
-    old: schema.Condition | None, new: schema.Condition
-) -> Event | None:
-    if not _is_news(old, new):
-        return None
-    match new["type"], new["status"], new["reason"]:
-        case "Accepted", "False", reason:
-            return Event("Warning", reason, new["message"])
-        case "Bootstrapped", "True", _:
-            return Event("Normal", "Bootstrapped", new["message"])
-        case "QuorumAvailable", _, _:
-            return _quorum_event(old, new)
-        case "CertificatesReady" | "StorageReady", _, _:
-            return _need_event(old, new)
-        case ("Ready", "False", "VolumeLost") | (placement.PLACED, "False", _):
-            return Event("Warning", new["reason"], new["message"])
-        case "BackfillComplete", _, _:
-            return _backfill_event(old, new)
-        case "Ready", "True", "Ready":
-            return Event("Normal", "Ready", new["message"])
-    return None
-
-
-def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
-    match new["status"], new["reason"]:
-        case "False", _ if old is not None and old["status"] == "True":
-            return Event("Warning", "QuorumLost", new["message"])
-        case "True", "NoSpare":
-            return Event("Warning", "QuorumAtRisk", new["message"])
-        case "True", "Quorum" | "NotReplicated" if (
-            old is not None
-            and (old["status"] == "False" or old["reason"] == "NoSpare")
-            and old["message"] != NO_GROUP
-        ):
-            return Event("Normal", "QuorumAvailable", new["message"])
-    return None
-
-
-def _need_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
-    """Of what a group needs to go on."""
-    match new["type"], new["status"]:
-        case "CertificatesReady", "False":
-            return Event("Warning", f"Certificates{new['reason']}", new["message"])
-        case "CertificatesReady", _ if old is not None:
-            return Event("Normal", f"Certificates{new['reason']}", new["message"])
-        case "StorageReady", "False":
-            return Event("Warning", "DiskFull", new["message"])
-        case "StorageReady", _ if old is not None:
-            return Event("Normal", "DiskFreed", new["message"])
-    return None
-
-
-def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
-    match new["reason"]:
-        # Not for one that had stalled and goes on.
-        case "Running" if old is None or old["reason"] in ("NotRequested", "Waiting"):
-            return Event("Normal", "BackfillStarted", new["message"])
-        case "Stalled" | "Refused":
-            return Event("Warning", "BackfillStalled", new["message"])
-        case "Completed":
-            return Event("Normal", "BackfillCompleted", new["message"])
-    return None

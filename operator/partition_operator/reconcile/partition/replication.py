@@ -174,10 +174,8 @@ def _since(now: dt.datetime, backfill: schema.Backfill) -> float:
 # --- status -----------------------------------------------------------------------------------
 
 
-def add_to(
-    status: schema.PartitionStatus, observed: Observed, found: Replication
-) -> schema.PartitionStatus:
-    """The status with what is said of replication."""
+def fields(observed: Observed, found: Replication) -> schema.PartitionStatus:
+    """What status says of replication."""
     added: schema.PartitionStatus = {"mode": found.mode}
     if found.backfill is not None:
         added["backfill"] = found.backfill
@@ -185,7 +183,7 @@ def add_to(
         old = observed.partition.status
         said = {key: value for key, value in old.items() if key in KEPT_WHILE_SWITCHING}
         added |= cast(schema.PartitionStatus, said)
-    return status | added
+    return added
 
 
 def explain(

@@ -9,7 +9,7 @@ one that it had finished.
 
 import datetime as dt
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from partition_common import backoff
 
@@ -36,6 +36,8 @@ from partition_operator.reconcile.seen.snapshot import volume_lost
 from partition_operator.resources import services, snapshot_pods
 from partition_operator.resources.snapshot_pods import Outcome, Source
 
+TYPE: Final = "Restored"
+"""Of the condition."""
 NEVER = dt.timedelta.max
 PENDING = dt.timedelta(minutes=15)
 """A pod that has not started within this is made anew: where it must run may have changed."""
@@ -93,33 +95,29 @@ def explain(found: list[Condition], restoring: Restoring | None) -> list[Conditi
         return found
     if restoring.done:
         return [*found, restoring.condition]
-    ready = Condition("Ready", False, _word(restoring), restoring.condition.message)
+    ready = Condition("Ready", False, word(restoring), restoring.condition.message)
     return [*(ready if c.type == "Ready" else c for c in found), restoring.condition]
 
 
-def add_to(status: schema.PartitionStatus, restoring: Restoring | None) -> schema.PartitionStatus:
-    if restoring is None:
-        return status
-    added = status | restoring.fields
-    return added if restoring.done else added | {"state": _word(restoring)}
+def word(restoring: Restoring | None) -> str:
+    """For the STATUS column; "" while there is nothing to say."""
+    if restoring is None or restoring.done:
+        return ""
+    return "RestoreFailed" if restoring.final else "Restoring"
 
 
-def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
-    """What changed of the condition Restored."""
-    before = next((c for c in old.get("conditions", []) if c["type"] == "Restored"), None)
-    after = next((c for c in new["conditions"] if c["type"] == "Restored"), None)
-    if after is None:
-        return []
-    was = before["reason"] if before is not None else ""
-    if before is not None and (before["status"], was) == (after["status"], after["reason"]):
-        return []
-    if after["status"] == "True":
-        return [Event("Normal", "RestoreCompleted", after["message"])]
-    if after["reason"] == RESTORING:
+def event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:
+    """What a change of the condition Restored tells people. state: the STATUS column."""
+    was = old["reason"] if old is not None else ""
+    if old is not None and (old["status"], was) == (new["status"], new["reason"]):
+        return None
+    if new["status"] == "True":
+        return Event("Normal", "RestoreCompleted", new["message"])
+    if new["reason"] == RESTORING:
         begun = was in (RESTORING, RETRYING)
-        return [] if begun else [Event("Normal", "RestoreStarted", after["message"])]
-    kind = "RestoreFailed" if new.get("state") == "RestoreFailed" else "RestoreWaiting"
-    return [Event("Warning", kind, f"{after['reason']}: {after['message']}")]
+        return None if begun else Event("Normal", "RestoreStarted", new["message"])
+    kind = "RestoreFailed" if state == "RestoreFailed" else "RestoreWaiting"
+    return Event("Warning", kind, f"{new['reason']}: {new['message']}")
 
 
 # --- steps ------------------------------------------------------------------------------------
@@ -274,9 +272,9 @@ def _again(observed: Observed, pod: dict[str, Any], outcome: Outcome) -> Restori
     message = f"attempt {attempt} failed: {outcome.reason}: {outcome.message}; again"
     if observed.now < again:
         return Restoring(
-            Condition("Restored", False, RETRYING, f"{message} at {stamp(again)}"),
+            Condition(TYPE, False, RETRYING, f"{message} at {stamp(again)}"),
         )
-    return Restoring(Condition("Restored", False, RETRYING, message), _delete(pod))
+    return Restoring(Condition(TYPE, False, RETRYING, message), _delete(pod))
 
 
 def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> str:
@@ -302,7 +300,7 @@ def _failed(observed: Observed, outcome: Outcome) -> Restoring:
         f"PersistentVolumeClaim {names.claim(name, 0)}, and make it anew"
     )
     message = f"{outcome.message.rstrip('. ')}; {way_out}"
-    return Restoring(Condition("Restored", False, outcome.reason, message), final=True)
+    return Restoring(Condition(TYPE, False, outcome.reason, message), final=True)
 
 
 def _done(status: schema.PartitionStatus, seen: RestoreSeen) -> Restoring:
@@ -312,7 +310,7 @@ def _done(status: schema.PartitionStatus, seen: RestoreSeen) -> Restoring:
     if pod is not None and "deletionTimestamp" not in pod["metadata"]:
         # It holds the volume no more, but its node would be asked for by the next one.
         action = _delete(pod)
-    condition = Condition("Restored", True, "Restored", message)
+    condition = Condition(TYPE, True, "Restored", message)
     return Restoring(condition, action, done=True, fields={"restored": record})
 
 
@@ -329,13 +327,8 @@ def _finished(pod: dict[str, Any]) -> dt.datetime:
 
 def _restoring(message: str, action: Action | None = None, *, retrying: bool = False) -> Restoring:
     reason = RETRYING if retrying else RESTORING
-    return Restoring(Condition("Restored", False, reason, message), action)
+    return Restoring(Condition(TYPE, False, reason, message), action)
 
 
 def _waiting(reason: str, message: str) -> Restoring:
-    return Restoring(Condition("Restored", False, reason, message), waiting=True)
-
-
-def _word(restoring: Restoring) -> str:
-    """For the STATUS column."""
-    return "RestoreFailed" if restoring.final else "Restoring"
+    return Restoring(Condition(TYPE, False, reason, message), waiting=True)

@@ -99,25 +99,20 @@ def explain(found: list[Condition], observed: Observed, pending: Pending) -> lis
     return [*(told if c.type == "Ready" else c for c in found), condition]
 
 
-def add_to(status: schema.PartitionStatus) -> schema.PartitionStatus:
-    """The STATUS column: what is refused comes before what waits for it."""
-    refused = any(c["type"] == "Ready" and c["reason"] == REFUSED for c in status["conditions"])
-    return status | {"state": REFUSED} if refused else status
+def word(found: list[Condition]) -> str:
+    """For the STATUS column: what is refused comes before what waits for it; "" for nothing."""
+    return REFUSED if any(c.type == "Ready" and c.reason == REFUSED for c in found) else ""
 
 
-def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
-    """What changed of the condition; a refusal in other words is told again."""
-    before = next((c for c in old.get("conditions", []) if c["type"] == TYPE), None)
-    after = next((c for c in new["conditions"] if c["type"] == TYPE), None)
-    if after is None:
-        return []
-    if before is not None and _said(before) == _said(after):
-        return []
-    if after["status"] == "False":
-        return [Event("Warning", after["reason"], after["message"])]
-    if before is not None and before["status"] == "False":
-        return [Event("Normal", TYPE, after["message"])]
-    return []
+def event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    """What a change of the condition tells people; a refusal in other words is told again."""
+    if old is not None and _said(old) == _said(new):
+        return None
+    if new["status"] == "False":
+        return Event("Warning", new["reason"], new["message"])
+    if old is not None and old["status"] == "False":
+        return Event("Normal", TYPE, new["message"])
+    return None
 
 
 def _said(condition: schema.Condition) -> tuple[str, str, str]:
