@@ -1,6 +1,7 @@
 """Words that status and events use, as closed sets: a misspelt one is found by the type checker.
 
 Reasons of conditions are open: replicas, jobs and pods have words of their own for what failed.
+Those that another module compares are in `Reason`.
 """
 
 from enum import StrEnum
@@ -50,3 +51,28 @@ class JobState(StrEnum):
     RUNNING = "Running"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions that are written in one place and compared in another."""
+
+    COMPLETED = "Completed"
+    DEGRADED = "Degraded"
+    NO_LEADER = "NoLeader"
+    NO_SPARE = "NoSpare"
+    NOT_REPLICATED = "NotReplicated"
+    NOT_REQUESTED = "NotRequested"
+    OBJECT_REFUSED = "ObjectRefused"
+    POD_STUCK = "PodStuck"
+    QUORUM = "Quorum"
+    READY = "Ready"
+    REFUSED = "Refused"
+    RESTORING = "Restoring"
+    RETRYING = "Retrying"
+    RUNNING = "Running"
+    SNAPSHOT_DAMAGED = "SnapshotDamaged"
+    SOURCE_RESTARTED = "SourceRestarted"
+    SOURCE_UNREACHABLE = "SourceUnreachable"
+    STALLED = "Stalled"
+    VOLUME_LOST = "VolumeLost"
+    WAITING = "Waiting"

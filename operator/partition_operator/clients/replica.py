@@ -220,8 +220,7 @@ class Replicas:
                 ) from error
             if detail.reason == types.REASON_DEPOSED:
                 raise Deposed(f"{name}: {detail.message}", detail.lease_transitions) from error
-            reason = types.Reason.Name(detail.reason).removeprefix("REASON_")
-            raise ReplicaRefused(reason, f"{method} of {name}: {detail.message}") from error
+            raise ReplicaRefused(detail.reason, f"{method} of {name}: {detail.message}") from error
 
     def _channel(self, partition: Partition, pod: Pod) -> RenewedChannel:
         name = (*partition.key, pod.ip)

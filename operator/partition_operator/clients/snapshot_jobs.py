@@ -1,6 +1,7 @@
 """Snapshot jobs on replicas. Credentials travel in the call alone."""
 
 from partition_proto.v1 import replica_admin_pb2 as admin
+from partition_proto.v1 import types_pb2 as types
 
 from partition_operator.api.destination import Credentials, Destination, ObjectStore
 from partition_operator.api.partition import Partition
@@ -17,8 +18,6 @@ _STATES = {
     admin.SNAPSHOT_JOB_STATE_SUCCEEDED: JobState.SUCCEEDED,
     admin.SNAPSHOT_JOB_STATE_FAILED: JobState.FAILED,
 }
-
-NOT_FOUND = "NOT_FOUND"
 
 
 class SnapshotJobs:
@@ -93,7 +92,7 @@ class SnapshotJobs:
         except ReplicaUnreachable:
             return NoJob.SILENT
         except ReplicaRefused as error:
-            return NoJob.UNKNOWN if error.reason == NOT_FOUND else NoJob.SILENT
+            return NoJob.UNKNOWN if error.reason == types.REASON_NOT_FOUND else NoJob.SILENT
         return _job(answer)
 
     async def _start(

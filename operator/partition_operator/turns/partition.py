@@ -9,6 +9,8 @@ import random
 import time
 from dataclasses import replace
 
+from partition_proto.v1 import types_pb2 as types
+
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
@@ -118,7 +120,7 @@ class Reconciler:
         except ReplicaRefused as error:
             # Its state is not what we saw: look again, a little later.
             logger.info("%s: %s", key, text_of(error))
-            if isinstance(action, EnableReplication) and error.reason == "DISK_FULL":
+            if isinstance(action, EnableReplication) and error.reason == types.REASON_DISK_FULL:
                 # The first words stay: the numbers in them change all the time.
                 self._refusals.setdefault(key, str(error))
             return self._config.poll_progressing_s

@@ -3,6 +3,8 @@
 import logging
 from dataclasses import replace
 
+from partition_proto.v1 import types_pb2 as types
+
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials
@@ -39,9 +41,16 @@ logger = logging.getLogger(__name__)
 STEPS_MAX = 10
 """Steps of one snapshot in a row, then others get their turn."""
 RETRIABLE_REFUSALS = frozenset(
-    {"OVERLOADED", "STOPPING", "NO_LEADER", "NOT_LEADER", "NOT_BOOTSTRAPPED", "DISK_FULL"}
+    {
+        types.REASON_OVERLOADED,
+        types.REASON_STOPPING,
+        types.REASON_NO_LEADER,
+        types.REASON_NOT_LEADER,
+        types.REASON_NOT_BOOTSTRAPPED,
+        types.REASON_DISK_FULL,
+    }
 )
-"""With these (types.proto, Reason) a replica refuses a job that it, or another one, may take
+"""With these a replica refuses a job that it, or another one, may take
 later."""
 
 

@@ -7,10 +7,7 @@ from typing import Literal
 from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.times import stamp
-from partition_operator.api.words import (
-    PartitionCondition,
-    SnapshotCondition,
-)
+from partition_operator.api.words import PartitionCondition, Reason, SnapshotCondition
 from partition_operator.reconcile.partition import losses, placement, storage
 from partition_operator.reconcile.partition.membership import lag
 from partition_operator.reconcile.seen.partition import Member, Observed, Replica
@@ -133,18 +130,18 @@ def _quorum(
         return Condition("QuorumAvailable", None, "NotSeen", not_seen)
     if leader is None:
         message = "no replica leads" if bootstrapped else NO_GROUP
-        return Condition("QuorumAvailable", False, "NoLeader", message)
+        return Condition("QuorumAvailable", False, Reason.NO_LEADER, message)
     spare = len(active) - quorum(len(voters))
     # A group that still grows has no spare yet, which is no news.
     if spare <= 0 and len(voters) >= wanted > 1:
         return Condition(
             "QuorumAvailable",
             True,
-            "NoSpare",
+            Reason.NO_SPARE,
             f"{len(active)} of {len(voters)} voters are active: losing one more loses the quorum",
         )
     return Condition(
-        "QuorumAvailable", True, "Quorum", f"{len(active)} of {len(voters)} voters are active"
+        "QuorumAvailable", True, Reason.QUORUM, f"{len(active)} of {len(voters)} voters are active"
     )
 
 
@@ -154,7 +151,7 @@ def certificates(observed: Observed) -> Condition:
     if seen.problem:
         return Condition("CertificatesReady", False, "AuthorityInvalid", seen.problem)
     if seen.refused:
-        return Condition("CertificatesReady", False, "Refused", _refused(observed))
+        return Condition("CertificatesReady", False, Reason.REFUSED, _refused(observed))
     if seen.changing:
         return Condition(
             "CertificatesReady",
@@ -188,7 +185,7 @@ def _ready(
 ) -> Condition:
     by_type = {condition.type: condition for condition in found}
     if lost := losses.explain(observed, bootstrapped=bool(by_type["Bootstrapped"].status)):
-        return Condition("Ready", False, "VolumeLost", lost)
+        return Condition("Ready", False, Reason.VOLUME_LOST, lost)
     for kind in ("Bootstrapped", "QuorumAvailable"):
         if by_type[kind].status is None:
             return Condition("Ready", None, by_type[kind].reason, by_type[kind].message)
@@ -203,8 +200,8 @@ def _ready(
         return Condition("Ready", False, "DiskFull", by_type["StorageReady"].message)
     if not by_type["Replicated"].status or ready_pods < spec.replicas:
         doing = _doing(observed, spec, True)
-        return Condition("Ready", True, "Degraded", f"serves, but is not complete: {doing}")
-    return Condition("Ready", True, "Ready", "every replica serves")
+        return Condition("Ready", True, Reason.DEGRADED, f"serves, but is not complete: {doing}")
+    return Condition("Ready", True, Reason.READY, "every replica serves")
 
 
 def _doing(observed: Observed, spec: PartitionSpec, bootstrapped: bool) -> str:
@@ -269,4 +266,4 @@ def word(found: list[Condition]) -> str:
         return by_type["Accepted"].reason
     reason = by_type["Ready"].reason
     bootstrapping = "Bootstrapped" in by_type and not by_type["Bootstrapped"].status
-    return "Bootstrapping" if bootstrapping and reason != "VolumeLost" else reason
+    return "Bootstrapping" if bootstrapping and reason != Reason.VOLUME_LOST else reason

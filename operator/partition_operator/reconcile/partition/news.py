@@ -2,7 +2,7 @@
 
 from partition_operator.api import schema
 from partition_operator.api.events import Event
-from partition_operator.api.words import MemberRole
+from partition_operator.api.words import MemberRole, Reason
 from partition_operator.reconcile.partition import placement, restore, writes
 from partition_operator.reconcile.partition.conditions import NO_GROUP
 
@@ -51,7 +51,7 @@ def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
     if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
         return True
     # Of these the message names what is wrong, so another message is news.
-    told = new["type"] == "Accepted" or new["reason"] in ("VolumeLost", "PodStuck")
+    told = new["type"] == "Accepted" or new["reason"] in (Reason.VOLUME_LOST, Reason.POD_STUCK)
     return bool(told and old["message"] != new["message"])
 
 
@@ -69,11 +69,11 @@ def _condition_event(  # noqa: PLR0911  # a flat match over conditions
             return _quorum_event(old, new)
         case "CertificatesReady" | "StorageReady", _, _:
             return _need_event(old, new)
-        case ("Ready", "False", "VolumeLost") | (placement.PLACED, "False", _):
+        case ("Ready", "False", Reason.VOLUME_LOST) | (placement.PLACED, "False", _):
             return Event("Warning", new["reason"], new["message"])
         case "BackfillComplete", _, _:
             return _backfill_event(old, new)
-        case "Ready", "True", "Ready":
+        case "Ready", "True", Reason.READY:
             return Event("Normal", "Ready", new["message"])
     return None
 
@@ -82,11 +82,11 @@ def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event 
     match new["status"], new["reason"]:
         case "False", _ if old is not None and old["status"] == "True":
             return Event("Warning", "QuorumLost", new["message"])
-        case "True", "NoSpare":
+        case "True", Reason.NO_SPARE:
             return Event("Warning", "QuorumAtRisk", new["message"])
-        case "True", "Quorum" | "NotReplicated" if (
+        case "True", Reason.QUORUM | Reason.NOT_REPLICATED if (
             old is not None
-            and (old["status"] == "False" or old["reason"] == "NoSpare")
+            and (old["status"] == "False" or old["reason"] == Reason.NO_SPARE)
             and old["message"] != NO_GROUP
         ):
             return Event("Normal", "QuorumAvailable", new["message"])
@@ -110,10 +110,13 @@ def _need_event(old: schema.Condition | None, new: schema.Condition) -> Event | 
 def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     match new["reason"]:
         # Not for one that had stalled and goes on.
-        case "Running" if old is None or old["reason"] in ("NotRequested", "Waiting"):
+        case Reason.RUNNING if old is None or old["reason"] in (
+            Reason.NOT_REQUESTED,
+            Reason.WAITING,
+        ):
             return Event("Normal", "BackfillStarted", new["message"])
-        case "Stalled" | "Refused":
+        case Reason.STALLED | Reason.REFUSED:
             return Event("Warning", "BackfillStalled", new["message"])
-        case "Completed":
+        case Reason.COMPLETED:
             return Event("Normal", "BackfillCompleted", new["message"])
     return None

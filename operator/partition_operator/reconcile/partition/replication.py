@@ -10,6 +10,7 @@ from typing import Final, Literal, cast
 
 from partition_operator.api import names, schema
 from partition_operator.api.partition import RAFT, UNREPLICATED, PartitionSpec
+from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition.actions import Action, EnableReplication
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.partition import Observed
@@ -21,6 +22,8 @@ STALLED_S = 300.0
 PROGRESS_WRITE_S = 5.0
 """Progress is written into status at most so often."""
 
+SERVING = frozenset({Reason.READY, Reason.DEGRADED, Reason.NO_LEADER})
+"""Reasons of Ready that say nothing against serving without Raft."""
 KEPT_WHILE_SWITCHING = frozenset({"leader", "lag", "quorumCriticalPods"})
 """Fields of status: while Raft takes over nobody leads for a moment, which is no news."""
 TIME = "%Y-%m-%dT%H:%M:%SZ"
@@ -209,7 +212,7 @@ def _quorum(
         return Condition("QuorumAvailable", True, "Switching", message)
     if said.status:
         message = "not replicated: one replica serves, there is no quorum to speak of"
-        return Condition("QuorumAvailable", True, "NotReplicated", message)
+        return Condition("QuorumAvailable", True, Reason.NOT_REPLICATED, message)
     if not bootstrapped:
         return said
     pod = names.pod(observed.partition.name, 0)
@@ -223,7 +226,7 @@ def _replicated(found: Replication) -> Condition:
             "one replica, by spec.replication.mode None: what its volume loses is lost; Raft "
             "replicates it"
         )
-        return Condition("Replicated", False, "NotReplicated", message)
+        return Condition("Replicated", False, Reason.NOT_REPLICATED, message)
     return Condition("Replicated", False, BACKFILLING, "replication is being switched on")
 
 
@@ -242,16 +245,18 @@ def _ready(
     *,
     bootstrapped: bool,
 ) -> Condition:
-    serves = bootstrapped and quorum.status and said.reason in ("Ready", "Degraded", "NoLeader")
+    serves = bootstrapped and quorum.status and said.reason in SERVING
     if not serves:
         return said
     if found.mode == UNREPLICATED and any(pod.ready for pod in observed.pods):
-        return Condition("Ready", True, "Ready", "one replica serves, not replicated")
+        return Condition("Ready", True, Reason.READY, "one replica serves, not replicated")
     if found.mode == UNREPLICATED:
         message = "serves, but is not complete: waiting for its pod to be ready"
-        return Condition("Ready", True, "Degraded", message)
+        return Condition("Ready", True, Reason.DEGRADED, message)
     doing = "has stalled, see BackfillComplete" if found.stalled else "is being switched on"
-    return Condition("Ready", True, "Degraded", f"serves, but is not complete: replication {doing}")
+    return Condition(
+        "Ready", True, Reason.DEGRADED, f"serves, but is not complete: replication {doing}"
+    )
 
 
 def _complete(observed: Observed, found: Replication) -> Condition | None:
@@ -259,23 +264,25 @@ def _complete(observed: Observed, found: Replication) -> Condition | None:
     status, backfill = observed.partition.status, found.backfill
     if found.mode == UNREPLICATED:
         message = "not replicated; setting spec.replication.mode to Raft begins the backfill"
-        return Condition("BackfillComplete", False, "NotRequested", message)
+        return Condition("BackfillComplete", False, Reason.NOT_REQUESTED, message)
     if found.mode == RAFT:
         was = any(c["type"] == "BackfillComplete" for c in status.get("conditions", []))
         upto = f" up to {backfill['targetLSN']}" if backfill else ""
         message = f"entries{upto} have Raft's metadata, and the group is Raft's"
-        return Condition("BackfillComplete", True, "Completed", message) if was else None
+        return Condition("BackfillComplete", True, Reason.COMPLETED, message) if was else None
     if backfill is None:
         pod = names.pod(observed.partition.name, 0)
-        return Condition("BackfillComplete", False, "Waiting", f"{pod} has to answer first")
+        return Condition("BackfillComplete", False, Reason.WAITING, f"{pod} has to answer first")
     first = observed.replica(0)
     if observed.refused and first is not None and first.unreplicated and first.backfill is None:
-        return Condition("BackfillComplete", False, "Refused", observed.refused)
+        return Condition("BackfillComplete", False, Reason.REFUSED, observed.refused)
     span = f"entries {backfill['fromLSN']} to {backfill['targetLSN']}"
     if found.stalled:
-        return Condition("BackfillComplete", False, "Stalled", _why_stalled(observed, backfill))
+        return Condition(
+            "BackfillComplete", False, Reason.STALLED, _why_stalled(observed, backfill)
+        )
     message = f"{span} get Raft's metadata while the partition serves; status.backfill counts"
-    return Condition("BackfillComplete", False, "Running", message)
+    return Condition("BackfillComplete", False, Reason.RUNNING, message)
 
 
 def _why_stalled(observed: Observed, backfill: schema.Backfill) -> str:

@@ -19,6 +19,7 @@ from partition_operator.api.events import Event
 from partition_operator.api.partition import UNREPLICATED
 from partition_operator.api.snapshot import STORED, Snapshot, State
 from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition import placement
 from partition_operator.reconcile.partition.actions import (
     Action,
@@ -41,7 +42,6 @@ TYPE: Final = "Restored"
 NEVER = dt.timedelta.max
 PENDING = dt.timedelta(minutes=15)
 """A pod that has not started within this is made anew: where it must run may have changed."""
-RESTORING, RETRYING = "Restoring", "Retrying"
 KEPT = ("snapshotID", "lsn", "term", "digest", "keys", "files", "sizeBytes")
 """Of the pod's report: what is recorded in status."""
 
@@ -113,8 +113,8 @@ def event(old: schema.Condition | None, new: schema.Condition, state: str) -> Ev
         return None
     if new["status"] == "True":
         return Event("Normal", "RestoreCompleted", new["message"])
-    if new["reason"] == RESTORING:
-        begun = was in (RESTORING, RETRYING)
+    if new["reason"] == Reason.RESTORING:
+        begun = was in (Reason.RESTORING, Reason.RETRYING)
         return None if begun else Event("Normal", "RestoreStarted", new["message"])
     kind = "RestoreFailed" if state == "RestoreFailed" else "RestoreWaiting"
     return Event("Warning", kind, f"{new['reason']}: {new['message']}")
@@ -272,9 +272,9 @@ def _again(observed: Observed, pod: dict[str, Any], outcome: Outcome) -> Restori
     message = f"attempt {attempt} failed: {outcome.reason}: {outcome.message}; again"
     if observed.now < again:
         return Restoring(
-            Condition(TYPE, False, RETRYING, f"{message} at {stamp(again)}"),
+            Condition(TYPE, False, Reason.RETRYING, f"{message} at {stamp(again)}"),
         )
-    return Restoring(Condition(TYPE, False, RETRYING, message), _delete(pod))
+    return Restoring(Condition(TYPE, False, Reason.RETRYING, message), _delete(pod))
 
 
 def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> str:
@@ -326,7 +326,7 @@ def _finished(pod: dict[str, Any]) -> dt.datetime:
 
 
 def _restoring(message: str, action: Action | None = None, *, retrying: bool = False) -> Restoring:
-    reason = RETRYING if retrying else RESTORING
+    reason = Reason.RETRYING if retrying else Reason.RESTORING
     return Restoring(Condition(TYPE, False, reason, message), action)
 
 

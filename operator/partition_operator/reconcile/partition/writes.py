@@ -10,6 +10,7 @@ from typing import Final
 
 from partition_operator.api import names, schema
 from partition_operator.api.events import Event
+from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.actions import Action
 from partition_operator.reconcile.partition.conditions import Condition
@@ -18,7 +19,6 @@ from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.resources.common import content_hash
 
 TYPE: Final = "ObjectsApplied"
-REFUSED = "ObjectRefused"
 UNDONE = "ChangedByOthers"
 CERTIFICATE = "certificate"
 TRUST = "trust"
@@ -88,20 +88,24 @@ def explain(found: list[Condition], observed: Observed, pending: Pending) -> lis
     """The conditions with ObjectsApplied. A Partition is not Ready while the API server refuses
     what its spec asks for, though its replicas may serve."""
     condition = applied(observed, pending)
-    if condition.reason != REFUSED:
+    if condition.reason != Reason.OBJECT_REFUSED:
         return [*found, condition]
     ready = next(c for c in found if c.type == "Ready")
-    if ready.reason == "VolumeLost":
+    if ready.reason == Reason.VOLUME_LOST:
         # No object brings the data back, and what does is said there.
         return [*found, condition]
     serves = f"; meanwhile: {ready.message}" if ready.status else ""
-    told = Condition("Ready", False, REFUSED, condition.message + serves)
+    told = Condition("Ready", False, Reason.OBJECT_REFUSED, condition.message + serves)
     return [*(told if c.type == "Ready" else c for c in found), condition]
 
 
 def word(found: list[Condition]) -> str:
     """For the STATUS column: what is refused comes before what waits for it; "" for nothing."""
-    return REFUSED if any(c.type == "Ready" and c.reason == REFUSED for c in found) else ""
+    return (
+        Reason.OBJECT_REFUSED
+        if any(c.type == "Ready" and c.reason == Reason.OBJECT_REFUSED for c in found)
+        else ""
+    )
 
 
 def event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
@@ -131,7 +135,7 @@ def applied(observed: Observed, pending: Pending) -> Condition:
     if refused:
         text = "; ".join(f"{_name(key)}: {words}" for key, words in refused.items())
         message = f"the API server refuses {text} (it is tried again)"
-        return Condition(TYPE, False, REFUSED, message)
+        return Condition(TYPE, False, Reason.OBJECT_REFUSED, message)
     # For a while after it was written, too: it will be undone again.
     undone = [
         key

@@ -18,7 +18,7 @@ from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination, VolumeDestination, describe
 from partition_operator.api.snapshot import Snapshot, State
 from partition_operator.api.times import stamp
-from partition_operator.api.words import JobState
+from partition_operator.api.words import JobState, Reason
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
@@ -28,10 +28,15 @@ BATCH_MAX = 50
 """Snapshots of one job."""
 POLL_S, WAIT_S = 1.0, 10.0
 """How often a job that runs is looked at, and whether one that is due can be started."""
-DAMAGED = "SnapshotDamaged"
 
 UNCERTAIN = frozenset(
-    {"SourceUnreachable", "SourceRestarted", "Stalled", "StoreUnavailable", "StoreBusy"}
+    {
+        Reason.SOURCE_UNREACHABLE,
+        Reason.SOURCE_RESTARTED,
+        Reason.STALLED,
+        "StoreUnavailable",
+        "StoreBusy",
+    }
 )
 """Reasons of a failed snapshot that may have been stored all the same, unheard. After others
 nothing of it is in the store; what has its name there (SnapshotExists) is somebody else's."""
@@ -137,9 +142,11 @@ def blocked_by_damage(condition: schema.Condition | None, attempts: Iterable[Att
     condition: SnapshotsPruned as it stands."""
     said = condition is not None and (condition["status"], condition["reason"]) == (
         "False",
-        DAMAGED,
+        Reason.SNAPSHOT_DAMAGED,
     )
-    return said or any(a.problem is not None and a.problem[0] == DAMAGED for a in attempts)
+    return said or any(
+        a.problem is not None and a.problem[0] == Reason.SNAPSHOT_DAMAGED for a in attempts
+    )
 
 
 def pruned(
@@ -178,7 +185,7 @@ def _of_attempt(attempt: Attempt, seen: JobSeen, now: dt.datetime) -> Step | Non
     if isinstance(seen, Job):
         return _of_job(attempt, seen, now)
     if seen is NoJob.SILENT:
-        return failed(attempt, now, "SourceUnreachable", "its replica does not answer")
+        return failed(attempt, now, Reason.SOURCE_UNREACHABLE, "its replica does not answer")
     return None  # the replica was restarted: begin again
 
 
@@ -207,7 +214,7 @@ def _begin(removal: Removal, attempt: Attempt | None, group: Observed, newest_po
 
 
 def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> Step:
-    if reason == DAMAGED:
+    if reason == Reason.SNAPSHOT_DAMAGED:
         message += (
             "; until it is gone nothing in its store can be collected: damaged snapshots "
             "(VerifyFailed) that are not pinned are removed, too; others remove by hand"

@@ -22,7 +22,7 @@ from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot, State, Verify
 from partition_operator.api.times import parse_stamp, stamp
-from partition_operator.api.words import JobState
+from partition_operator.api.words import JobState, Reason
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.progress import stepped
@@ -292,7 +292,7 @@ def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     if now - since >= SOURCE_SILENT:
         seconds = int(SOURCE_SILENT.total_seconds())
         message = f"{draft.fields.get('sourcePod')} has not answered for {seconds} s"
-        return _next_attempt(view, draft, "SourceUnreachable", message, retriable=True)
+        return _next_attempt(view, draft, Reason.SOURCE_UNREACHABLE, message, retriable=True)
     draft.set(silentSince=stamp(since))
     return _plan(draft, None, POLL_S)
 
@@ -317,7 +317,7 @@ def _unknown(view: SnapshotView, draft: Draft) -> SnapshotPlan:
         job_id, full = str(draft.fields.get("jobID")), bool(draft.fields.get("full"))
         return _plan(draft, StartTake(_ordinal(view), job_id, destination, full), POLL_S)
     message = f"{draft.fields.get('sourcePod')} was restarted meanwhile"
-    return _next_attempt(view, draft, "SourceRestarted", message, retriable=True)
+    return _next_attempt(view, draft, Reason.SOURCE_RESTARTED, message, retriable=True)
 
 
 def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
@@ -331,7 +331,7 @@ def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
         hours = int(JOB_STALLED.total_seconds() // 3600)
         message = f"{draft.fields.get('sourcePod')} made no progress for {hours} hours"
         job_id = str(draft.fields.get("jobID"))
-        found = _next_attempt(view, draft, "Stalled", message, retriable=True)
+        found = _next_attempt(view, draft, Reason.STALLED, message, retriable=True)
         # Before another attempt: two at once would write the same.
         return replace(found, action=CancelJob(_ordinal(view), job_id))
     draft.running(

@@ -14,7 +14,7 @@ from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import State, Verify
 from partition_operator.api.times import parse_stamp, stamp
-from partition_operator.api.words import JobState
+from partition_operator.api.words import JobState, Reason
 from partition_operator.reconcile.seen.progress import Progress, stepped
 from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView
 from partition_operator.reconcile.snapshot import sources
@@ -103,7 +103,7 @@ def _checksum(
     draft.set(verification=record)
     if job is NoJob.UNKNOWN or view.now - since >= SILENT:
         message = f"{record['pod']} does not answer or was restarted"
-        _failed_attempt(view, draft, record, "SourceUnreachable", message, retriable=True)
+        _failed_attempt(view, draft, record, Reason.SOURCE_UNREACHABLE, message, retriable=True)
     return None
 
 
@@ -219,7 +219,9 @@ def _delete(pod: dict[str, Any] | None) -> SnapshotAction | None:
 
 # --- its ends ---------------------------------------------------------------------------------
 
-DAMAGED = frozenset({"SnapshotDamaged", "SnapshotNotFound", "UnsupportedFormat", "VolumeDamaged"})
+DAMAGED = frozenset(
+    {Reason.SNAPSHOT_DAMAGED, "SnapshotNotFound", "UnsupportedFormat", "VolumeDamaged"}
+)
 """Reasons that say something of the snapshot; others say that it could not be read."""
 
 
