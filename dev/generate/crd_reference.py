@@ -108,7 +108,7 @@ def _rules(schema: Schema) -> list[str]:
     if not rules:
         return []
     words = [f"- {escaped(_message(cel))}" for cel in rules]
-    return ["The API server answers so if a rule is broken:", "", *words]
+    return ["If a rule is broken, the API server answers with its message:", "", *words]
 
 
 def _message(cel: dict[str, str]) -> str:
