@@ -7,18 +7,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from partition_operator import failpoints
-from partition_operator.api import names, schema
+from partition_operator.api import names
 from partition_operator.api.destination import Credentials, Refusal
 from partition_operator.api.events import Event
-from partition_operator.api.partition import SNAPSHOT_CONDITIONS, Partition
-from partition_operator.api.snapshot import Snapshot, State, Verify
+from partition_operator.api.partition import Partition
+from partition_operator.api.snapshot import Snapshot, State
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused, text_of
-from partition_operator.reconcile.partition.conditions import written
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.schedule import removal as removing
 from partition_operator.reconcile.schedule.policy import (
@@ -28,7 +27,8 @@ from partition_operator.reconcile.schedule.policy import (
     refused,
 )
 from partition_operator.reconcile.schedule.removal import Attempt, Removal, Step
-from partition_operator.reconcile.schedule.retention import begun, expired, next_expiry
+from partition_operator.reconcile.schedule.retention import begun, next_expiry
+from partition_operator.reconcile.schedule.status import fold
 from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, volume_lost
 from partition_operator.turns.queue import SNAPSHOT, Entry, Key
 
@@ -212,18 +212,11 @@ class ScheduleReconciler:
     async def _expired(
         self, view: PolicyView, step: PolicyPlan, attempts: dict[str, Attempt]
     ) -> list[Snapshot]:
-        cluster = view.partition.status.get("clusterID", "")
-        # Those of an earlier Partition of this name are in another store: they stay.
-        ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
-        if step.spec is None:
-            return begun(ours)
-        retention, proven = step.spec.retention, step.spec.verify != Verify.NONE
-        damage = removing.blocked_by_damage(_condition(view, "SnapshotsPruned"), attempts.values())
-        gone = expired(ours, retention, view.now, proven=proven, damage=damage)
-        if not gone:
-            return []
+        gone = removing.gone(view, step.spec, attempts.values())
+        if not gone or step.spec is None:
+            return gone
         held = await self._observer.restored_from(view.partition.namespace)
-        return expired(ours, retention, view.now, held, proven=proven, damage=damage)
+        return removing.gone(view, step.spec, attempts.values(), held)
 
     async def _remove(
         self,
@@ -297,42 +290,12 @@ class ScheduleReconciler:
         under_way: bool,
     ) -> None:
         """Our part of the Partition's status, and events, where anything changed."""
+        told = fold(view, step, problem, under_way=under_way)
         partition = view.partition
-        status = partition.whole_status
-        old = {
-            c["type"]: c for c in status.get("conditions") or [] if c["type"] in SNAPSHOT_CONDITIONS
-        }
-        found, events = list(step.conditions), list(step.events)
-        if step.spec is not None:
-            last = old.get("SnapshotsPruned")
-            pruned = removing.pruned(problem, under_way=under_way, old=last)
-            if pruned.status is False and (last is None or last["status"] != "False"):
-                text = f"{pruned.reason}: {pruned.message}"
-                events.append(Event("Warning", "PruneFailed", text))
-            found.append(pruned)
-        for condition in step.conditions:
-            last = old.get(condition.type)
-            said = None if last is None else (last["reason"], last["message"])
-            changed = said != (condition.reason, condition.message)
-            if condition.type == "SnapshotScheduleValid" and condition.status is False and changed:
-                events.append(Event("Warning", condition.reason, condition.message))
-        conditions = [written(c, old.get(c.type), view.now, partition.generation) for c in found]
-        if (partition.snapshot_status, old) != (
-            step.snapshots,
-            {c["type"]: c for c in conditions},
-        ):
-            body: schema.PartitionStatus = {"conditions": conditions} if conditions else {}
-            if step.snapshots:
-                body["snapshots"] = step.snapshots
+        if told.status is not None:
             await self._kube.apply_status(
-                partition.body | {"kind": names.KIND}, body, manager=names.SNAPSHOT_MANAGER
+                partition.body | {"kind": names.KIND}, told.status, manager=names.SNAPSHOT_MANAGER
             )
             failpoints.reach("schedule.status.written")
-        for event in events:
+        for event in told.events:
             await self._recorder.post(partition, event)
-
-
-def _condition(view: PolicyView, kind: str) -> schema.Condition | None:
-    """As it stands in the Partition's status."""
-    found = view.partition.whole_status.get("conditions") or []
-    return next((c for c in found if c["type"] == kind), None)

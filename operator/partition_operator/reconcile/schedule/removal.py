@@ -16,10 +16,12 @@ from partition_common import backoff
 
 from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination, VolumeDestination, describe
-from partition_operator.api.snapshot import Snapshot, State
+from partition_operator.api.snapshot import Snapshot, SnapshotsSpec, State, Verify
 from partition_operator.api.times import stamp
 from partition_operator.api.words import JobState, Reason
 from partition_operator.reconcile.partition.conditions import Condition
+from partition_operator.reconcile.schedule.policy import PolicyView
+from partition_operator.reconcile.schedule.retention import begun, expired
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
 from partition_operator.reconcile.snapshot import sources
@@ -87,11 +89,31 @@ class Step:
     problem: tuple[str, str] | None = None
 
 
-def removals(expired: Iterable[Snapshot], group: Observed) -> list[Removal]:
+def gone(
+    view: PolicyView,
+    spec: SnapshotsSpec | None,
+    attempts: Iterable[Attempt],
+    held: frozenset[str] = frozenset(),
+) -> list[Snapshot]:
+    """The snapshots to remove, oldest first. spec: None removes only what was begun. held: names
+    that something uses just now."""
+    partition = view.partition
+    cluster = partition.status.get("clusterID", "")
+    # Those of an earlier Partition of this name are in another store: they stay.
+    ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
+    if spec is None:
+        return begun(ours)
+    said = partition.whole_status.get("conditions") or []
+    pruned = next((c for c in said if c["type"] == "SnapshotsPruned"), None)
+    damage, proven = blocked_by_damage(pruned, attempts), spec.verify != Verify.NONE
+    return expired(ours, spec.retention, view.now, held, proven=proven, damage=damage)
+
+
+def removals(due: Iterable[Snapshot], group: Observed) -> list[Removal]:
     """The jobs that must have succeeded before these objects may go; some need none."""
     found: dict[tuple[Destination, str], list[str]] = {}
     pods = {names.pod(group.partition.name, pod.ordinal) for pod in group.pods}
-    for snapshot in expired:
+    for snapshot in due:
         destination = snapshot.stored_in()
         if destination is None or not may_be_stored(snapshot):
             continue
