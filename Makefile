@@ -63,7 +63,7 @@ check: setup ## lint, format, types, layers, prose; builds nothing but the Rust 
 	@PYO3_PYTHON=$(CURDIR)/.venv/bin/python cargo clippy --manifest-path raft/Cargo.toml --quiet --locked --all-targets -- -D warnings
 	@$(RUN) python -m dev.prose
 
-check-generated: setup ## generated code and manifests are current; builds Helm once
+check-generated: setup ## generated code, manifests and reference pages are current; builds Helm once
 	@$(RUN) python -m dev.generate --check
 
 format: setup ## formats Python and Rust, mends what the linter can
@@ -81,7 +81,7 @@ e2e: test-long ## test-long, then the cluster's tests at length: ten idle minute
 bench: setup ## what docs/performance.md quotes
 	@$(RUN) python -m tests.benchmarks.run
 
-generate: setup ## code of the services, manifests from the chart
+generate: setup ## code of the services, manifests, the operator's types, reference pages
 	@$(RUN) python -m dev.generate
 
 site: setup ## the project and its dependencies as one folder, dist/site, for the Dockerfile

@@ -9,15 +9,15 @@ import time
 from contextlib import suppress
 
 from aiohttp import web
-from partition_proto.v1 import replica_admin_pb2 as admin
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from partition_operator import __version__, metrics
 from partition_operator.clients.authority import AuthorityKeeper
+from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.lease import LeaseHolder
-from partition_operator.clients.observer import Observer, Writes
+from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
@@ -90,21 +90,20 @@ class Process:
         config = self._config
         authority = AuthorityKeeper(kube, config)
         await authority.open()
-        token = admin.LeaseToken(transitions=lease.transitions, holder=config.identity)
+        token = FencingToken(config.identity, lease.transitions)
 
         async def raise_token(seen: int) -> None:
             await lease.raise_above(seen)
-            token.transitions = lease.transitions
+            token.raise_to(lease.transitions)
 
-        writes: Writes = {}
         replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
-        observer = Observer(kube, replicas, authority, writes, config.lifetimes)
+        observer = Observer(kube, replicas, authority, config.lifetimes)
         recorder = Recorder(kube, config.events_a_minute_max)
-        executor = Executor(kube, replicas, authority, writes, config.lifetimes)
+        executor = Executor(kube, replicas, authority, lifetimes=config.lifetimes)
         reconciler = Reconciler(config, kube, observer, executor, recorder)
         queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobs(replicas)
-        seer = SnapshotObserver(kube, observer, jobs, config.namespace)
+        seer = SnapshotObserver(kube, observer, jobs)
         snapshots = SnapshotReconciler(config, kube, seer, jobs, recorder)
         schedules = ScheduleReconciler(config, kube, seer, jobs, recorder, queue.enqueue)
         queue.serve(

@@ -9,6 +9,8 @@ OperatorError
 └── Deposed            a replica saw a higher lease token: raise ours, or another one leads
 """
 
+from partition_proto.v1 import types_pb2 as types
+
 
 class OperatorError(Exception):
     """Base of what this package raises on purpose."""
@@ -33,7 +35,7 @@ class ReplicaUnreachable(OperatorError):
 
 
 class ReplicaRefused(OperatorError):
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: types.Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 

@@ -13,6 +13,7 @@ from aiohttp import web
 from kubernetes.aio.config import kube_config
 from partition_client.channels import open_channel
 from partition_operator.api.partition import Partition
+from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.replica import Replicas
 from partition_operator.reconcile.seen.partition import Pod
@@ -21,7 +22,6 @@ from partition_operator.resources.trust import Authority
 from partition_proto.connection.pem import BadPem
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
-from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_replica.transport.channels import add_port, peer_channel, peer_credentials
 
 from tests.support.certificates import KnownAuthority, MountedCertificates, mount
@@ -124,8 +124,8 @@ def partition() -> Partition:
 
 
 def replicas(authority: certificates.KeyPair, lifetimes: certificates.Lifetimes) -> Replicas:
-    lease = admin.LeaseToken(transitions=1, holder="tests")
-    return Replicas(KnownAuthority(Authority(authority)), lease, 5.0, lifetimes)
+    token = FencingToken("tests", 1)
+    return Replicas(KnownAuthority(Authority(authority)), token, 5.0, lifetimes)
 
 
 async def test_the_operator_outlives_its_certificates(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ so a test decides what happens between two looks."""
 import asyncio
 import datetime as dt
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kubernetes.aio import client, config
+from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.kube import Body, Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
@@ -19,7 +21,6 @@ from partition_operator.resources.trust import Authority
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.partition import Reconciler
 from partition_operator.turns.queue import PARTITION, Entry, Key
-from partition_proto.v1 import replica_admin_pb2 as admin
 
 from tests.support.api_server import ApiServer
 from tests.support.certificates import KnownAuthority
@@ -46,17 +47,16 @@ class Turns:
         self._user = user
         self.namespace = f"t-{uuid.uuid4().hex[:8]}"
         self.kube: Kube
-        self.writes: dict[Any, Any] = {}
 
     async def __aenter__(self) -> "Turns":
         self.kube = await connect(self._server.kubeconfig)
         await asyncio.to_thread(self._server.kubectl, "create", "namespace", self.namespace)
         authority = KnownAuthority(Authority(make_authority(dt.datetime.now(dt.UTC))))
-        token = admin.LeaseToken(transitions=1, holder="test")
+        token = FencingToken("test", 1)
         self._replicas = Replicas(authority, token, 0.2)
         self._theirs = await connect(self._server.kubeconfig, self._user)
-        self.observer = Observer(self._theirs, self._replicas, authority, self.writes)
-        self.executor = Executor(self._theirs, self._replicas, authority, self.writes)
+        self.observer = Observer(self._theirs, self._replicas, authority)
+        self.executor = Executor(self._theirs, self._replicas, authority)
         self._reconciler = Reconciler(
             Config(self.namespace, "test", "image:1"),
             self._theirs,
@@ -80,7 +80,8 @@ class Turns:
         """A full look alone."""
         found = await self.observer.partition(self.namespace, "part")
         assert found is not None
-        return await self.observer.observe(found)
+        observed = await self.observer.observe(found)
+        return replace(observed, writes=self.executor.writes.of(found.key))
 
     async def make(self, **spec: Any) -> None:
         """Creates the Partition."""

@@ -4,12 +4,12 @@ import datetime as dt
 from typing import Any, cast
 
 from partition_operator.api import names
-from partition_operator.api.partition import parse
+from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.config import Config
 from partition_operator.errors import Conflict
-from partition_operator.reconcile.schedule.policy import PolicyView
+from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen
 from partition_operator.turns.queue import SCHEDULE, Entry, Key
 from partition_operator.turns.schedule import ScheduleReconciler
@@ -51,10 +51,11 @@ class World:
 
     # --- observer
 
-    async def policy(self, namespace: str, name: str) -> PolicyView | None:
-        if self.body is None:
-            return None
-        return PolicyView(group(parse(self.body), self.now), tuple(self.found.values()))
+    async def partition(self, namespace: str, name: str) -> Partition | None:
+        return None if self.body is None else parse(self.body)
+
+    async def group(self, found: Partition) -> Observed:
+        return group(found, self.now)
 
     async def snapshots(self, namespace: str, name: str) -> tuple[Snapshot, ...]:
         return tuple(self.found.values())

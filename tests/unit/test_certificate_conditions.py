@@ -5,10 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
-from partition_operator.reconcile.partition import conditions, writes
+from partition_operator.reconcile.partition import news, writes
 from partition_operator.reconcile.partition.actions import IssueCertificate, TrustAuthority
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.seen import last_write
 from partition_operator.reconcile.seen.partition import Certificates, Observed, Pod
@@ -91,7 +91,7 @@ def test_secrets_are_issued_and_trusted_before_anything_is_applied() -> None:
 
 def test_a_new_partition_tells_no_event_of_its_certificates() -> None:
     step = plan(see(Certificates()), "image:1")
-    assert conditions.events({}, step.status) == step.events
+    assert news.events({}, step.status) == step.events
     assert not [e for e in step.events if e.reason.startswith("Certificates")]
 
 

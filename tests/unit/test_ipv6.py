@@ -7,6 +7,7 @@ import aiohttp
 import grpc
 import pytest
 from partition_operator.api import names
+from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.reconcile.seen.progress import Progress
@@ -21,7 +22,6 @@ from partition_operator.resources.trust import Authority
 from partition_proto.connection import handshake
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
-from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_replica.__main__ import parse
 from partition_replica.config import Config
 from partition_replica.transport.http import serve_http
@@ -66,7 +66,7 @@ async def test_the_operator_dials_either_family(ip: str, monkeypatch: pytest.Mon
     port = server.add_secure_port(names.endpoint(ip, 0), credentials)
     monkeypatch.setattr(names, "GRPC_PORT", port)
     await server.start()
-    replicas = Replicas(KnownAuthority(Authority(authority)), admin.LeaseToken(), 5.0)
+    replicas = Replicas(KnownAuthority(Authority(authority)), FencingToken("test", 0), 5.0)
     try:
         status = await replicas.status(found, pod(0, ip=ip))
         assert status is not None
@@ -82,7 +82,7 @@ async def test_the_reason_of_a_failure_is_looked_for_at_the_same_address(
     asked: list[str] = []
     monkeypatch.setattr(handshake, "refusal", lambda address, *_: asked.append(address))
     authority = Authority(make_authority(dt.datetime.now(dt.UTC)))
-    replicas = Replicas(KnownAuthority(authority), admin.LeaseToken(), 5.0)
+    replicas = Replicas(KnownAuthority(authority), FencingToken("test", 0), 5.0)
     for ip in ("10.0.0.7", "fd00::7"):
         await replicas._look_for_refusal(partition(), pod(0, ip=ip), grpc.StatusCode.UNAVAILABLE)
     await replicas.close()

@@ -5,6 +5,7 @@ import datetime as dt
 from typing import Any, cast
 
 import pytest
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
@@ -16,7 +17,7 @@ from partition_operator.reconcile.partition.actions import (
     IssueCertificate,
     PutBack,
 )
-from partition_operator.reconcile.partition.conditions import Event
+from partition_operator.reconcile.seen.last_write import WriteRecords
 from partition_operator.resources import services, trust
 from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority, renewed
@@ -63,7 +64,7 @@ class Paper(Kube):
 
 
 def executor(kube: Kube, authority: Authority) -> Executor:
-    return Executor(kube, cast("Any", None), KnownAuthority(authority), {})
+    return Executor(kube, cast("Any", None), KnownAuthority(authority))
 
 
 def secret(found: Partition, authority: Authority, version: str) -> dict[str, Any]:
@@ -137,7 +138,7 @@ async def test_only_a_name_that_is_taken_counts_as_made(reason: str) -> None:
     mine = executor(kube, Authority(make_authority(observed.now)))
     pod = {"kind": "Pod", "metadata": {"name": "copy-restore", "namespace": "ns"}}
     await mine.execute(observed, CreatePod(pod))
-    record = mine.writes[observed.partition.key]["Pod", "copy-restore"]
+    record = mine.writes.of(observed.partition.key)["Pod", "copy-restore"]
     assert record.refusal == ("" if reason == "AlreadyExists" else "changed meanwhile")
 
 
@@ -151,6 +152,7 @@ class World:
         self.found = partition(operator=operator)
         self.log: list[str] = []
         self.room = True
+        self.writes = WriteRecords()
 
     def reconciler(self) -> Reconciler:
         any_self = cast("Any", self)

@@ -485,7 +485,7 @@ def test_a_refused_spec_forgets_nothing_of_the_restore() -> None:
         ({"snapshotRef": {"name": ""}}, "the name of a PartitionSnapshot"),
         ({"objectStore": STORE | {"bucket": "B"}}, "bucket"),
         ({"objectStore": STORE | {"path": "../x"}}, "path"),
-        ({"objectStore": STORE | {"snapshot": "A b"}}, "a snapshot's ID, or latest"),
+        ({"objectStore": STORE | {"path": "x", "snapshot": "A b"}}, "a snapshot's ID, or latest"),
     ],
 )
 def test_wrong_sources_are_refused(bootstrap: dict[str, Any], why: str) -> None:

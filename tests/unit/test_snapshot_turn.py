@@ -6,70 +6,18 @@ from typing import Any, cast
 import pytest
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
-from partition_operator.api.snapshot import Snapshot, parse_snapshot
+from partition_operator.api.snapshot import Snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
-from partition_operator.reconcile.partition.conditions import Event
-from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob, SnapshotView
 from partition_operator.reconcile.snapshot import plan as snapshots
-from partition_operator.turns.queue import SNAPSHOT, Entry, Key
+from partition_operator.turns.queue import SCHEDULE, Entry, Key
+from partition_operator.turns.schedule import ScheduleReconciler
 from partition_operator.turns.snapshot import SnapshotReconciler
 
-from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot
+from tests.support.snapshot_objects import NOW, partition, snapshot
 from tests.support.snapshot_plans import succeeded
-
-KEY = Key(SNAPSHOT, "ns", "snap")
-
-
-class World:
-    def __init__(self, found: Snapshot) -> None:
-        self.found = found
-        self.now = NOW
-        self.job: JobSeen = NoJob.NONE
-        self.log: list[str] = []
-        self.merged: list[dict[str, Any]] = []
-        self.refuses: ApiError | None = None
-        self.events: list[tuple[str, str]] = []
-        any_self = cast("Any", self)
-        config = Config("system", "id", "image")
-        self._reconciler = SnapshotReconciler(config, any_self, any_self, any_self, any_self)
-
-    async def turn(self) -> float | None:
-        return await self._reconciler.turn(KEY, Entry())
-
-    async def create(self, body: dict[str, Any]) -> None:
-        if self.refuses is not None:
-            self.log.append("refused")
-            raise self.refuses
-        self.log.append(f"create {body['metadata']['name']}")
-
-    async def view(self, namespace: str, name: str) -> tuple[SnapshotView, None]:
-        seen = group(partition({"destination": OBJECT_STORE}), self.now)
-        return SnapshotView(self.found, self.now, seen, job=self.job), None
-
-    async def apply_status(self, body: dict[str, Any], status: dict[str, Any]) -> None:
-        self.found = parse_snapshot(body | {"status": status})
-        self.log.append(status["state"])
-
-    async def merge(self, kind: str, live: dict[str, Any], body: dict[str, Any]) -> None:
-        assert live["metadata"]["uid"] == self.found.uid
-        if self.refuses is not None:
-            raise self.refuses
-        self.merged.append(body)
-        meta = self.found.body["metadata"]
-        labels = meta["labels"] | body["metadata"]["labels"]
-        self.found = parse_snapshot(self.found.body | {"metadata": meta | {"labels": labels}})
-
-    async def take(self, seen: object, pod: object, job_id: str, **more: Any) -> None:
-        self.log.append(f"take {job_id}")
-        self.job = Job("Running", "Writing", 50)
-
-    async def cancel(self, seen: object, pod: object, job_id: str) -> None:
-        self.log.append(f"cancel {job_id}")
-
-    async def post(self, thing: object, event: Event) -> None:
-        self.events.append((event.reason, event.message))
+from tests.support.snapshot_turns import KEY, World
 
 
 async def test_a_stalled_job_is_cancelled_before_another_attempt() -> None:
@@ -160,10 +108,10 @@ class Kube:
 
 
 async def test_an_older_one_that_nobody_has_labelled_yet_comes_first() -> None:
-    kube = cast("Any", Kube(snapshot(status={"state": "Queued"})))
-    found = await SnapshotObserver(kube, kube, kube, "system").view("ns", "snap")
-    assert found is not None
-    assert [other.name for other in found[0].others] == ["older"]
+    mine = snapshot(status={"state": "Queued"})
+    kube = cast("Any", Kube(mine))
+    found, _ = await SnapshotObserver(kube, kube, kube).view(mine, None, None)
+    assert [other.name for other in found.others] == ["older"]
 
 
 class Foreign:
@@ -183,10 +131,9 @@ class Foreign:
 @pytest.mark.parametrize("state", ["Queued", "Succeeded"])
 async def test_of_another_operators_partition_nothing_else_is_looked_at(state: str) -> None:
     kube = cast("Any", Foreign(snapshot(status={"state": state})))
-    observer = SnapshotObserver(kube, kube, kube, "system")
+    observer = SnapshotObserver(kube, kube, kube)
     config = Config("system", "id", "image")
     reconciler = SnapshotReconciler(config, kube, observer, kube, kube)
     assert await reconciler.turn(KEY, Entry()) == config.resync_s
-    policy = await observer.policy("ns", "part")
-    assert policy is not None
-    assert policy.snapshots == ()
+    schedules = ScheduleReconciler(config, kube, observer, kube, kube, kube)
+    assert await schedules.turn(Key(SCHEDULE, "ns", "part"), Entry()) == config.resync_s

@@ -230,13 +230,13 @@ def test_repair_goes_on_while_an_object_is_refused() -> None:
 
 def test_another_content_is_tried_at_once() -> None:
     observed = running()
-    changed = {"replicas": 3, "storage": {"size": "1Gi"}, "image": "image:bad"}
+    changed = {"replicas": 3, "storage": {"size": "1Gi"}, "affinity": {"bad": {}}}
     asked = parse(observed.partition.body | {"spec": changed})
     observed = refuse(
         replace(observed, partition=asked), plan(replace(observed, partition=asked), "i")
     )
     assert isinstance(plan(observed, "i").action, PromoteLearner)
-    again = parse(asked.body | {"spec": changed | {"image": "image:good"}})
+    again = parse(asked.body | {"spec": changed | {"affinity": {"good": {}}}})
     step = plan(replace(observed, partition=again), "i")
     assert isinstance(step.action, Apply)
 

@@ -1,32 +1,37 @@
 {{/* The fields of an object store, but where in it: the same in three places. */}}
 {{- define "partition-operator.objectStoreFields" -}}
 endpoint:
-  description: A URL such as https://s3.example.org:9000; absent means Amazon S3 in the region.
+  description: A URL such as https://s3.example.org:9000. If it is absent, Amazon S3 in the region.
   type: string
   maxLength: 512
   x-kubernetes-validations:
     - rule: self.matches('^https?://[^/]')
       message: "endpoint: a URL such as https://s3.example.org is allowed"
 bucket:
+  description: The name of the bucket.
   type: string
   maxLength: 63
   x-kubernetes-validations:
     - rule: self.matches('^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$')
       message: "bucket: 3 to 63 lower-case letters, digits, '.' and '-' are allowed"
-region: {type: string, maxLength: 64}
+region: {description: The region of the bucket. If it is absent, us-east-1., type: string, maxLength: 64}
 credentialsSecretRef:
   description: >-
-    A Secret in this namespace with the keys accessKeyId and secretAccessKey, and where needed
-    sessionToken and ca.crt (PEM, trusted beside the system's).
+    A Secret in this namespace with the keys accessKeyId and secretAccessKey. It may also have
+    sessionToken, and ca.crt (PEM, trusted beside the authorities of the system).
   type: object
   required: [name]
   properties:
-    name: {type: string, minLength: 1, maxLength: 253}
+    name:
+      description: The name of a Secret with the keys accessKeyId and secretAccessKey.
+      type: string
+      minLength: 1
+      maxLength: 253
 allowHTTP:
-  description: Plain HTTP is refused without it.
+  description: True allows an endpoint with plain HTTP.
   type: boolean
 virtualHostedStyle:
-  description: The bucket's name in the host instead of the path.
+  description: True puts the name of the bucket into the host instead of the path.
   type: boolean
 {{- end -}}
 
@@ -38,7 +43,7 @@ x-kubernetes-validations:
     message: "endpoint: use https://, or set allowHTTP to true to send data and requests in the clear"
 properties:
   prefix:
-    description: The group's store is <prefix>/<namespace>/<partition>/<cluster ID>.
+    description: A path in the bucket. The group's store is `<prefix>/<namespace>/<partition>/<cluster ID>`.
     type: string
     maxLength: 300
 {{ include "partition-operator.objectStoreFields" . | indent 2 }}
@@ -51,7 +56,7 @@ x-kubernetes-validations:
     message: "destination: one of volume and objectStore is wanted"
 properties:
   volume:
-    description: The volume of the replica that takes the snapshot; files are hard-linked.
+    description: The volume of the replica that takes the snapshot. Files are hard-linked.
     type: object
   objectStore:
     description: An S3-compatible store.
@@ -59,6 +64,7 @@ properties:
 {{- end -}}
 
 {{- define "partition-operator.conditions" -}}
+description: docs/operations/troubleshooting.md says what each condition means.
 type: array
 x-kubernetes-list-type: map
 x-kubernetes-list-map-keys: [type]
@@ -66,17 +72,17 @@ items:
   type: object
   required: [type, status, lastTransitionTime, reason, message]
   properties:
-    type: {type: string}
-    status: {type: string, enum: ['True', 'False', Unknown]}
-    reason: {type: string}
-    message: {type: string}
-    lastTransitionTime: {type: string, format: date-time}
-    observedGeneration: {type: integer, format: int64}
+    type: {description: What the condition is about., type: string}
+    status: {description: Whether it holds., type: string, enum: ['True', 'False', Unknown]}
+    reason: {description: 'Why, in one word.', type: string}
+    message: {description: 'Why, for people.', type: string}
+    lastTransitionTime: {description: When status last changed., type: string, format: date-time}
+    observedGeneration: {description: The generation of the spec that it is of., type: integer, format: int64}
 {{- end -}}
 
 {{/* spec.snapshots of a Partition. */}}
 {{- define "partition-operator.snapshots" -}}
-description: Stored snapshots - where they go, on which schedule, how long they are kept.
+description: Stored snapshots. Where they go, on which schedule, and how long they are kept.
 type: object
 x-kubernetes-validations:
   - rule: "!has(self.schedule) || has(self.destination)"
@@ -84,44 +90,44 @@ x-kubernetes-validations:
 properties:
   schedule:
     description: >-
-      Five cron fields - minute, hour, day of month, month, day of week - such as '0 3 * * *'.
-      Absent, snapshots are taken on demand alone.
+      Five cron fields, such as `0 3 * * *`: minute, hour, day of month, month, day of week. If it
+      is absent, snapshots are only taken on demand.
     type: string
     maxLength: 100
     x-kubernetes-validations:
       - rule: self.matches('^\\s*\\S+(\\s+\\S+){4}\\s*$')
         message: "spec.snapshots.schedule: five fields are allowed, minute hour day-of-month month day-of-week, such as '0 3 * * *'; seconds are not supported"
   timeZone:
-    description: A name of the IANA database.
+    description: The time zone of the schedule, a name of the IANA database.
     type: string
     maxLength: 64
     default: Etc/UTC
   startingDeadlineSeconds:
     description: >-
-      A run that could not start within it is missed. Absent, the newest that is due starts late;
-      older ones are missed in any case.
+      A run that cannot start within so many seconds is missed. If it is absent, the newest due run
+      starts late. Older runs are always missed.
     type: integer
     format: int32
     minimum: 10
   suspend:
-    description: Nothing is scheduled; what was due meanwhile is not made up for.
+    description: True stops the schedule. Runs that are due meanwhile are never started.
     type: boolean
   immediate:
-    description: One snapshot at once, when the schedule is made; where that is suspended, afterwards.
+    description: True takes one snapshot at once when the schedule is made. If the schedule is suspended, it is taken afterwards.
     type: boolean
   retention:
     description: >-
-      Of all snapshots of this Partition but those annotated logstore.dev/pinned "true". Failed ones
-      are kept for reading, the newest three.
+      Which snapshots of this Partition are kept, beside those with the annotation
+      logstore.dev/pinned "true". The newest three failed ones are kept, too.
     type: object
     properties:
       count:
-        description: So many good ones are kept.
+        description: The number of good snapshots that are kept.
         type: integer
         format: int32
         minimum: 1
       maxAge:
-        description: Older ones go, such as 720h or 30d.
+        description: A duration above 0 such as 720h or 30d. Older snapshots are removed.
         type: string
         maxLength: 32
         pattern: '^([0-9]{1,7}[smhd]){1,4}$'
@@ -129,19 +135,20 @@ properties:
           - rule: "self.findAll('[0-9]+[smhd]').map(x, int(x.substring(0, x.size() - 1)) * (x.endsWith('d') ? 86400 : x.endsWith('h') ? 3600 : x.endsWith('m') ? 60 : 1)).sum() <= 3153600000"
             message: "spec.snapshots.retention.maxAge: at most 36500d; leave it out for ever"
       minSuccessful:
-        description: So many good ones stay, however old.
+        description: The number of good snapshots that stay, no matter how old.
         type: integer
         format: int32
         minimum: 0
         default: 1
   verify:
     description: >-
-      How a snapshot is proven once it is stored - None, Checksum (every object is read again), or
-      Restore (it is restored in a throw-away pod and compared).
+      How a stored snapshot is verified. Checksum reads every object again. Restore restores it in a
+      pod that is removed afterwards, and compares the states.
     type: string
     enum: [None, Checksum, Restore]
     default: Checksum
   destination:
+    description: Where snapshots go. A schedule needs it.
 {{ include "partition-operator.destination" . | indent 4 }}
 {{- end -}}
 
@@ -149,14 +156,18 @@ properties:
 {{- define "partition-operator.bootstrapSources" -}}
 snapshotRef:
   description: >-
-    A PartitionSnapshot of this namespace. Keys, files, modes and LSNs continue; the cluster ID is
-    new. It is waited for.
+    A PartitionSnapshot of this namespace, which the operator waits for. Keys, files, modes and LSNs
+    continue. The cluster ID is new.
   type: object
   required: [name]
   properties:
-    name: {type: string, minLength: 1, maxLength: 253}
+    name:
+      description: The name of a PartitionSnapshot in this namespace.
+      type: string
+      minLength: 1
+      maxLength: 253
 objectStore:
-  description: A store in a bucket; the cluster that wrote it need not exist any more.
+  description: A store in a bucket. The cluster that wrote it need not exist any more.
   type: object
   required: [bucket, credentialsSecretRef, path]
   x-kubernetes-validations:
@@ -164,7 +175,7 @@ objectStore:
       message: "endpoint: use https://, or set allowHTTP to true to send data and requests in the clear"
   properties:
     path:
-      description: The store's root in the bucket - the folder that holds format.json.
+      description: The store's root in the bucket, which is the folder that holds format.json.
       type: string
       maxLength: 512
     snapshot:

@@ -1,14 +1,11 @@
 """`spec.bootstrap` of a Partition: what a group begins with, where it does not begin empty."""
 
-import re
 from dataclasses import dataclass
-from typing import Any
 
-from partition_operator.api.destination import ObjectStore, parse_object_store
-from partition_operator.errors import InvalidSpec
+from partition_operator.api import schema
+from partition_operator.api.destination import ObjectStore, restore_store
 
 LATEST = "latest"
-_SNAPSHOT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,26 +18,11 @@ class RestoreFrom:
     snapshot_id: str = LATEST
 
 
-def parse_bootstrap(body: dict[str, Any]) -> RestoreFrom | None:
-    """None where nothing is restored. Raises InvalidSpec."""
-    given = [key for key in ("adopt", "snapshotRef", "objectStore") if body.get(key)]
-    if len(given) > 1:
-        raise InvalidSpec(f"spec.bootstrap: {' and '.join(given)} exclude each other: keep one")
-    if body.get("snapshotRef"):
-        name = str(body["snapshotRef"].get("name", ""))
-        if not name:
-            raise InvalidSpec(
-                "spec.bootstrap.snapshotRef.name: the name of a PartitionSnapshot in this namespace"
-            )
-        return RestoreFrom(snapshot_ref=name)
-    if not body.get("objectStore"):
+def parse_bootstrap(body: schema.Bootstrap) -> RestoreFrom | None:
+    """Of a body that is checked. None where nothing is restored."""
+    if "snapshotRef" in body:
+        return RestoreFrom(snapshot_ref=body["snapshotRef"]["name"])
+    if "objectStore" not in body:
         return None
-    where = "spec.bootstrap.objectStore"
-    store = parse_object_store(body["objectStore"], where, prefix="path")
-    snapshot = str(body["objectStore"].get("snapshot") or LATEST)
-    if not _SNAPSHOT.fullmatch(snapshot):
-        raise InvalidSpec(
-            f"{where}.snapshot {snapshot!r}: a snapshot's ID, or {LATEST}; `partitionctl snapshot "
-            "ls` lists them"
-        )
-    return RestoreFrom(store=store, snapshot_id=snapshot)
+    store = body["objectStore"]
+    return RestoreFrom(store=restore_store(store), snapshot_id=store.get("snapshot") or LATEST)

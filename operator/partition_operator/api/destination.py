@@ -1,25 +1,23 @@
 """Where stored snapshots lie: a replica's volume, or an S3-compatible object store with credentials
-from a Secret. Pure; what is secret is never in a repr."""
+from a Secret. Pure; what is secret is never in a repr.
+
+The rules of an object store's fields come from the CRD (schema.py), and those that it can't say are
+in validation.py. The replica has the same in partition_snapshots.destination, because its commands
+take a store from flags, without a CRD. tests/unit/test_destination_rules.py compares the two.
+"""
 
 import base64
 import binascii
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from partition_operator.errors import InvalidSpec
+from partition_operator.api import schema, validation
+from partition_operator.api.rule import Rule
 
 ACCESS_KEY = "accessKeyId"
 SECRET_KEY = "secretAccessKey"  # noqa: S105  # a name
 SESSION_TOKEN = "sessionToken"  # noqa: S105  # a name
 AUTHORITY = "ca.crt"
-
-PREFIX_MAX = 300
-PATH_MAX = 512
-"""Of a user's prefix, and with the group's own part after it."""
-
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_PREFIX = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,53 +72,41 @@ class Refusal:
     message: str
 
 
-def parse_destination(body: dict[str, Any], where: str) -> Destination:
+def parse_destination(body: object, where: str) -> Destination:
     """`where`: the field, for messages. Raises InvalidSpec."""
-    kinds = sorted(body)
-    if kinds == ["volume"]:
+    return destination_of(validation.checked(schema.Destination, body, where))
+
+
+def destination_of(body: schema.Destination) -> Destination:
+    """Of a body that is checked."""
+    if "objectStore" not in body:
         return VolumeDestination()
-    if kinds == ["objectStore"]:
-        return parse_object_store(body["objectStore"] or {}, f"{where}.objectStore")
-    raise InvalidSpec(f"{where}: one of volume and objectStore is wanted, not {kinds or 'nothing'}")
+    store = body["objectStore"]
+    return _object_store(store, store.get("prefix", ""))
 
 
-def parse_object_store(body: dict[str, Any], where: str, *, prefix: str = "prefix") -> ObjectStore:
-    """`prefix`: the field that holds it. Raises InvalidSpec."""
-    bucket = str(body.get("bucket", ""))
-    if not _BUCKET.fullmatch(bucket):
-        raise InvalidSpec(
-            f"{where}.bucket {bucket!r}: 3 to 63 lower-case letters, digits, '.' and '-'"
-        )
-    endpoint = str(body.get("endpoint", ""))
-    allow_http = bool(body.get("allowHTTP", False))
-    if endpoint and not endpoint.startswith(("https://", "http://")):
-        raise InvalidSpec(f"{where}.endpoint {endpoint!r}: a URL such as https://s3.example.org")
-    if endpoint.startswith("http://") and not allow_http:
-        raise InvalidSpec(
-            f"{where}.endpoint {endpoint!r}: use https://, or set allowHTTP to true to send data "
-            "and requests in the clear"
-        )
-    path = str(body.get(prefix, "")).strip("/")
-    dots = any(part in (".", "..") for part in path.split("/"))
-    if path and (not _PREFIX.fullmatch(path) or dots or len(path) > PATH_MAX):
-        raise InvalidSpec(
-            f"{where}.{prefix} {path!r}: at most {PREFIX_MAX} letters, digits and !_.*'()-, in "
-            "parts separated by '/'"
-        )
-    secret = str((body.get("credentialsSecretRef") or {}).get("name", ""))
-    if not secret:
-        raise InvalidSpec(
-            f"{where}.credentialsSecretRef.name: the name of a Secret with the keys {ACCESS_KEY} "
-            f"and {SECRET_KEY} is wanted"
-        )
+def restore_store(body: schema.RestoreStore) -> ObjectStore:
+    """Of a body that is checked."""
+    return _object_store(body, body["path"])
+
+
+def parse_stored(body: object, where: str) -> ObjectStore:
+    """As status has it, with the whole prefix of a group's store, which is longer than a user's may
+    be. Raises InvalidSpec."""
+    whole = {"prefix": Rule("string", max_length=validation.PATH_MAX)}
+    store = validation.checked(schema.ObjectStore, body, where, instead=whole)
+    return _object_store(store, store.get("prefix", ""))
+
+
+def _object_store(body: schema.ObjectStore | schema.RestoreStore, path: str) -> ObjectStore:
     return ObjectStore(
-        bucket=bucket,
-        secret=secret,
-        endpoint=endpoint,
-        region=str(body.get("region", "")),
-        prefix=path,
-        allow_http=allow_http,
-        virtual_hosted_style=bool(body.get("virtualHostedStyle", False)),
+        bucket=body["bucket"],
+        secret=body["credentialsSecretRef"]["name"],
+        endpoint=body.get("endpoint", ""),
+        region=body.get("region", ""),
+        prefix=path.strip("/"),
+        allow_http=body.get("allowHTTP", False),
+        virtual_hosted_style=body.get("virtualHostedStyle", False),
     )
 
 

@@ -3,9 +3,10 @@
 import datetime as dt
 import re
 
+from partition_operator.api import schema
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-PATTERN = r"^([0-9]{1,7}[smhd]){1,4}$"
-"""What the CRD holds against it, too."""
+PATTERN = schema.RULES["Retention"]["maxAge"].pattern
 
 
 def parse_duration(text: object) -> dt.timedelta | None:

@@ -45,10 +45,6 @@ DATA_PATH = "/var/lib/partition"
 TLS_PATH = "/etc/partition/tls"
 GROUP_ID = 65532
 
-NAME_MAX = 40
-SNAPSHOT_NAME_MAX = 56
-"""Of a PartitionSnapshot: its verifying pod's name still is a host name."""
-
 
 def headless_service(partition: str) -> str:
     return f"{partition}-replicas"

@@ -1,40 +1,25 @@
-"""A Partition as the operator reads it. The CRD's CEL rules refuse most of what is refused here;
-this is for what slips through: another CRD version, a rule that an API server didn't run."""
+"""A Partition as the operator reads it. validation.py says what is refused, and why here again."""
 
-import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal, cast
 
+from partition_operator.api import schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
-from partition_operator.api.names import GROUP, KIND, NAME_MAX
-from partition_operator.api.quantities import parse_quantity
+from partition_operator.api.names import KIND
+from partition_operator.api.rule import Rule
+from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
 from partition_operator.errors import InvalidSpec
 
-REPLICAS_ALLOWED = (1, 3, 5, 7)
-RAFT, UNREPLICATED = "Raft", "None"
+Mode = Literal["None", "Raft"]
 """Of spec.replication.mode."""
+RAFT: Final = "Raft"
+UNREPLICATED: Final = "None"
 
 SNAPSHOT_CONDITIONS = frozenset({"SnapshotScheduleValid", "SnapshotFresh", "SnapshotsPruned"})
 """Of a Partition's status; written by the turn of its snapshots alone."""
 
 OTHERS_FIELDS = frozenset({"snapshots", "operator"})
 """Of a Partition's status: written by the turn of its snapshots, and by a claim (ownership)."""
-
-POD_PREFIXES_RESERVED = (f"{GROUP}/", "statefulset.kubernetes.io/", "apps.kubernetes.io/")
-POD_KEYS_RESERVED = frozenset(
-    {
-        "controller-revision-hash",
-        "app.kubernetes.io/name",
-        "app.kubernetes.io/instance",
-        "app.kubernetes.io/component",
-        "app.kubernetes.io/part-of",
-        "app.kubernetes.io/managed-by",
-    }
-)
-"""Of spec.podTemplate.metadata: by these pods are found. The CRD refuses the same."""
-
-_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-SIZE_MIN = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +29,10 @@ class PartitionSpec:
     replicas: int
     storage_size: str
     storage_class: str | None
-    resources: dict[str, Any]
+    resources: schema.Resources
     adopt: bool
-    mode: str = RAFT
+    mode: Mode = RAFT
     restore: RestoreFrom | None = None
-    image: str | None = None
     affinity: dict[str, Any] = field(default_factory=dict)
     tolerations: list[dict[str, Any]] = field(default_factory=list)
     pod_labels: dict[str, str] = field(default_factory=dict)
@@ -57,7 +41,7 @@ class PartitionSpec:
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One object, at one resource version."""
+    """One object, at one resource version. Its spec is parsed once, here."""
 
     namespace: str
     name: str
@@ -65,6 +49,21 @@ class Partition:
     generation: int
     deleting: bool
     body: dict[str, Any]
+    _spec: PartitionSpec | InvalidSpec = field(init=False, repr=False, compare=False)
+    _snapshots: SnapshotsSpec | InvalidSpec | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Frozen for everybody else.
+        put = object.__setattr__
+        given = self.body.get("spec") or {}
+        try:
+            put(self, "_spec", parse_spec(self.name, given))
+        except InvalidSpec as error:
+            put(self, "_spec", error)
+        try:
+            put(self, "_snapshots", parse_snapshots_spec(given))
+        except InvalidSpec as error:
+            put(self, "_snapshots", error)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -75,13 +74,19 @@ class Partition:
         return KIND
 
     @property
-    def status(self) -> dict[str, Any]:
+    def whole_status(self) -> schema.PartitionStatus:
+        """Of every writer."""
+        return cast(schema.PartitionStatus, self.body.get("status") or {})
+
+    @property
+    def status(self) -> schema.PartitionStatus:
         """What the group's own turn writes; what others write into it is left out."""
-        found: dict[str, Any] = self.body.get("status") or {}
+        found = self.whole_status
         theirs = any(c["type"] in SNAPSHOT_CONDITIONS for c in found.get("conditions") or [])
         if not OTHERS_FIELDS & found.keys() and not theirs:
             return found
-        mine = {key: value for key, value in found.items() if key not in OTHERS_FIELDS}
+        own = {key: value for key, value in found.items() if key not in OTHERS_FIELDS}
+        mine = cast(schema.PartitionStatus, own)
         if theirs:
             mine["conditions"] = [
                 c for c in found["conditions"] if c["type"] not in SNAPSHOT_CONDITIONS
@@ -89,14 +94,26 @@ class Partition:
         return mine
 
     @property
-    def snapshot_status(self) -> dict[str, Any]:
+    def snapshot_status(self) -> schema.SnapshotsStatus:
         """status.snapshots."""
-        found: dict[str, Any] = (self.body.get("status") or {}).get("snapshots") or {}
-        return found
+        return self.whole_status.get("snapshots") or {}
+
+    @property
+    def asked(self) -> PartitionSpec | None:
+        """None if the spec can't be followed."""
+        return None if isinstance(self._spec, InvalidSpec) else self._spec
 
     def spec(self) -> PartitionSpec:
         """Raises InvalidSpec."""
-        return parse_spec(self.name, self.body.get("spec") or {})
+        if isinstance(self._spec, InvalidSpec):
+            raise InvalidSpec(str(self._spec))
+        return self._spec
+
+    def snapshots(self) -> SnapshotsSpec | None:
+        """spec.snapshots; None if it is absent. Raises InvalidSpec."""
+        if isinstance(self._snapshots, InvalidSpec):
+            raise InvalidSpec(str(self._snapshots))
+        return self._snapshots
 
 
 def parse(body: dict[str, Any]) -> Partition:
@@ -111,51 +128,26 @@ def parse(body: dict[str, Any]) -> Partition:
     )
 
 
-def parse_spec(name: str, spec: dict[str, Any]) -> PartitionSpec:
-    """Raises InvalidSpec, saying what is allowed."""
-    if len(name) > NAME_MAX or not _NAME.fullmatch(name):
-        raise InvalidSpec(
-            f"name {name!r}: at most {NAME_MAX} characters, lower-case letters, digits and '-', "
-            "beginning with a letter"
-        )
-    replicas = spec.get("replicas", 3)
-    if replicas not in REPLICAS_ALLOWED:
-        raise InvalidSpec(
-            f"spec.replicas {replicas!r}: an odd number keeps a majority clear; allowed are "
-            + ", ".join(map(str, REPLICAS_ALLOWED))
-        )
-    mode = (spec.get("replication") or {}).get("mode", RAFT)
-    if mode not in (RAFT, UNREPLICATED):
-        raise InvalidSpec(f"spec.replication.mode {mode!r}: allowed are {UNREPLICATED} and {RAFT}")
-    storage = spec.get("storage") or {}
-    size = str(storage.get("size", ""))
-    if (parse_quantity(size) or 0) < SIZE_MIN:
-        raise InvalidSpec(f"spec.storage.size {size!r}: a quantity of at least 64Mi, such as 10Gi")
-    bootstrap = spec.get("bootstrap") or {}
-    pods = (spec.get("podTemplate") or {}).get("metadata") or {}
-    return PartitionSpec(
-        replicas=replicas,
-        mode=mode,
-        storage_size=size,
-        storage_class=storage.get("className"),
-        resources=spec.get("resources") or {},
-        adopt=bool(bootstrap.get("adopt", False)),
-        restore=parse_bootstrap(bootstrap),
-        image=spec.get("image"),
-        affinity=spec.get("affinity") or {},
-        tolerations=spec.get("tolerations") or [],
-        pod_labels=_pod_marks(pods, "labels"),
-        pod_annotations=_pod_marks(pods, "annotations"),
+def parse_spec(name: str, body: object) -> PartitionSpec:
+    """parse_snapshots_spec reads what is in spec.snapshots: a wrong schedule stops nothing else.
+    Raises InvalidSpec, saying what is allowed."""
+    validation.check_name(schema.Partition, name)
+    spec = validation.checked(
+        schema.PartitionSpec, body, "spec", instead={"snapshots": Rule("object")}
     )
-
-
-def _pod_marks(metadata: dict[str, Any], kind: str) -> dict[str, str]:
-    """Labels or annotations of every pod. Raises InvalidSpec for keys that are not to be set."""
-    found = metadata.get(kind) or {}
-    for key, value in found.items():
-        where = f"spec.podTemplate.metadata.{kind} {key!r}"
-        if key in POD_KEYS_RESERVED or key.startswith(POD_PREFIXES_RESERVED):
-            raise InvalidSpec(f"{where}: the operator and Kubernetes set it; use another key")
-        if not isinstance(value, str):
-            raise InvalidSpec(f"{where}: the value {value!r} is no text; put it into quotes")
-    return dict(found)
+    bootstrap = spec.get("bootstrap", schema.Bootstrap())
+    template = spec.get("podTemplate", schema.PodTemplate())
+    marks = template.get("metadata", schema.PodMarks())
+    return PartitionSpec(
+        replicas=spec["replicas"],
+        mode=spec["replication"]["mode"],
+        storage_size=spec["storage"]["size"],
+        storage_class=spec["storage"].get("className"),
+        resources=spec.get("resources", schema.Resources()),
+        adopt=bootstrap.get("adopt", False),
+        restore=parse_bootstrap(bootstrap),
+        affinity=spec.get("affinity", {}),
+        tolerations=spec.get("tolerations", []),
+        pod_labels=dict(marks.get("labels", {})),
+        pod_annotations=dict(marks.get("annotations", {})),
+    )

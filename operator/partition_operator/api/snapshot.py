@@ -1,25 +1,21 @@
 """A PartitionSnapshot, and `spec.snapshots` of a Partition, as the operator reads them."""
 
 import datetime as dt
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from partition_operator.api import names
+from partition_operator.api import names, schema, validation
 from partition_operator.api.destination import (
     Destination,
     VolumeDestination,
-    parse_destination,
-    parse_object_store,
+    destination_of,
+    parse_stored,
 )
 from partition_operator.api.durations import parse_duration
+from partition_operator.api.rule import Rule
 from partition_operator.api.times import parse_stamp
 from partition_operator.errors import InvalidSpec
-
-DEADLINE_MIN_S = 10
-"""Below it a run could be missed by an ordinary pause of the operator."""
-AGE_MAX_D = 36500
-"""Of retention.maxAge: what is longer leaves the calendar. The CRD says the same."""
 
 
 class Verify(StrEnum):
@@ -73,8 +69,16 @@ class SnapshotsSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotAsked:
+    """`spec` of a PartitionSnapshot, checked. None where the Partition's applies."""
+
+    verify: Verify | None
+    destination: Destination | None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One PartitionSnapshot, at one resource version."""
+    """One PartitionSnapshot, at one resource version. Its spec is parsed once, here."""
 
     namespace: str
     name: str
@@ -82,15 +86,22 @@ class Snapshot:
     generation: int
     created: dt.datetime
     body: dict[str, Any]
+    _asked: SnapshotAsked | InvalidSpec = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Frozen for everybody else.
+        try:
+            object.__setattr__(self, "_asked", parse_snapshot_spec(self.body.get("spec")))
+        except InvalidSpec as error:
+            object.__setattr__(self, "_asked", error)
 
     @property
     def kind(self) -> str:
         return names.SNAPSHOT_KIND
 
     @property
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.body.get("status") or {}
-        return found
+    def status(self) -> schema.PartitionSnapshotStatus:
+        return cast(schema.PartitionSnapshotStatus, self.body.get("status") or {})
 
     @property
     def state(self) -> str:
@@ -158,15 +169,11 @@ class Snapshot:
     def completed(self) -> dt.datetime | None:
         return parse_stamp(self.status.get("completionTime"))
 
-    def verify(self) -> Verify | None:
-        """None where the Partition's applies."""
-        text = (self.body.get("spec") or {}).get("verify")
-        return None if text is None else parse_verify(text, "spec.verify")
-
-    def destination(self) -> Destination | None:
-        """As asked for; None where the Partition's applies. Raises InvalidSpec."""
-        body = (self.body.get("spec") or {}).get("destination")
-        return None if body is None else parse_destination(body, "spec.destination")
+    def asked(self) -> SnapshotAsked:
+        """Raises InvalidSpec."""
+        if isinstance(self._asked, InvalidSpec):
+            raise InvalidSpec(str(self._asked))
+        return self._asked
 
     def stored_in(self) -> Destination | None:
         """Where it was put, as status recorded it, with the whole prefix of the group's store."""
@@ -175,7 +182,7 @@ class Snapshot:
             return None
         if "volume" in body:
             return VolumeDestination()
-        return parse_object_store(body["objectStore"], "status.destination.objectStore")
+        return parse_stored(body["objectStore"], "status.destination.objectStore")
 
 
 def parse_snapshot(body: dict[str, Any]) -> Snapshot:
@@ -191,54 +198,38 @@ def parse_snapshot(body: dict[str, Any]) -> Snapshot:
     )
 
 
-def parse_verify(text: object, where: str) -> Verify:
+def parse_snapshot_spec(body: object) -> SnapshotAsked:
     """Raises InvalidSpec."""
-    try:
-        return Verify(str(text))
-    except ValueError:
-        allowed = ", ".join(Verify)
-        raise InvalidSpec(f"{where} {text!r}: allowed are {allowed}") from None
-
-
-def parse_snapshots_spec(partition_spec: dict[str, Any]) -> SnapshotsSpec | None:
-    """None where a Partition has none. Raises InvalidSpec, naming the field."""
-    body = partition_spec.get("snapshots")
-    if body is None:
-        return None
-    schedule = str(body.get("schedule", "")).strip()
-    deadline = body.get("startingDeadlineSeconds")
-    if deadline is not None and deadline < DEADLINE_MIN_S:
-        raise InvalidSpec(
-            f"spec.snapshots.startingDeadlineSeconds {deadline}: at least {DEADLINE_MIN_S}"
-        )
-    destination = body.get("destination")
-    if schedule and not destination:
-        raise InvalidSpec("spec.snapshots.destination: a schedule needs one: volume or objectStore")
-    return SnapshotsSpec(
-        schedule=schedule,
-        time_zone=str(body.get("timeZone") or "Etc/UTC"),
-        deadline=None if deadline is None else dt.timedelta(seconds=deadline),
-        suspend=bool(body.get("suspend", False)),
-        immediate=bool(body.get("immediate", False)),
-        retention=_retention(body.get("retention") or {}),
-        verify=parse_verify(body.get("verify", Verify.CHECKSUM), "spec.snapshots.verify"),
-        destination=parse_destination(destination, "spec.snapshots.destination")
-        if destination
-        else None,
+    spec = validation.checked(schema.PartitionSnapshotSpec, body, "spec")
+    verify, destination = spec.get("verify"), spec.get("destination")
+    return SnapshotAsked(
+        verify=None if verify is None else Verify(verify),
+        destination=None if destination is None else destination_of(destination),
     )
 
 
-def _retention(body: dict[str, Any]) -> Retention:
-    where = "spec.snapshots.retention"
-    count, text = body.get("count"), body.get("maxAge")
-    least = body.get("minSuccessful", 1)
-    if count is not None and count < 1:
-        raise InvalidSpec(f"{where}.count {count}: at least 1")
-    if least < 0:
-        raise InvalidSpec(f"{where}.minSuccessful {least}: at least 0")
-    age = None if text is None else parse_duration(text)
-    if text is not None and not age:
-        raise InvalidSpec(f"{where}.maxAge {text!r}: a duration above 0 such as 720h or 30d")
-    if age is not None and age > dt.timedelta(days=AGE_MAX_D):
-        raise InvalidSpec(f"{where}.maxAge {text!r}: at most {AGE_MAX_D}d; leave it out for ever")
-    return Retention(count, age, least)
+def parse_snapshots_spec(partition_spec: dict[str, Any]) -> SnapshotsSpec | None:
+    """None where a Partition has none. The words of a schedule are read by
+    reconcile/schedule/cron.py, when it is followed. Raises InvalidSpec, naming the field."""
+    given = partition_spec.get("snapshots")
+    if given is None:
+        return None
+    words = {"schedule": Rule("string")}
+    body = validation.checked(schema.Snapshots, given, "spec.snapshots", instead=words)
+    deadline, destination = body.get("startingDeadlineSeconds"), body.get("destination")
+    return SnapshotsSpec(
+        schedule=body.get("schedule", "").strip(),
+        # An empty name is the default, too.
+        time_zone=body["timeZone"] or "Etc/UTC",
+        deadline=None if deadline is None else dt.timedelta(seconds=deadline),
+        suspend=body.get("suspend", False),
+        immediate=body.get("immediate", False),
+        retention=_retention(body.get("retention", schema.Retention())),
+        verify=Verify(body["verify"]),
+        destination=destination_of(destination) if destination else None,
+    )
+
+
+def _retention(body: schema.Retention) -> Retention:
+    age = parse_duration(body.get("maxAge"))
+    return Retention(body.get("count"), age, body.get("minSuccessful", 1))

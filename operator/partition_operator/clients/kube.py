@@ -5,6 +5,7 @@ one that must not exist yet, or the one of a uid at the version that was looked 
 """
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -194,7 +195,7 @@ class Kube:
         return await self._request("PATCH", path, body, query=query, content_type=MERGE)
 
     async def apply_status(
-        self, body: Body, status: Body, *, manager: str = names.FIELD_MANAGER
+        self, body: Body, status: Mapping[str, object], *, manager: str = names.FIELD_MANAGER
     ) -> Body:
         """Of an object that was read as `body`. Raises Conflict where it has changed since: a
         deposed operator's late write must not undo a newer one."""

@@ -15,8 +15,8 @@ from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
-from partition_operator.errors import InvalidSpec, text_of
-from partition_operator.reconcile.seen.last_write import Key, Write
+from partition_operator.errors import text_of
+from partition_operator.reconcile.seen.last_write import Key
 from partition_operator.reconcile.seen.partition import Certificates, Claim, Observed, Pod, Replica
 from partition_operator.reconcile.seen.restore import RestoreSeen
 from partition_operator.resources import trust
@@ -24,10 +24,6 @@ from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import controller, is_foreign, is_owner
 
 logger = logging.getLogger(__name__)
-
-Writes = dict[tuple[str, str], dict[Key, Write]]
-"""By Partition, then by object: what became of its last write."""
-
 
 FAILED_CREATE_AGE = dt.timedelta(minutes=20)
 """The StatefulSet's controller tries again at least every 1,000 seconds: an older event is over."""
@@ -41,11 +37,9 @@ class Observer:
         kube: Kube,
         replicas: Replicas,
         authority: AuthorityKeeper,
-        writes: Writes,
         lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
         self._lifetimes = lifetimes
-        self._writes = writes
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
@@ -58,7 +52,6 @@ class Observer:
     async def forget(self, namespace: str, name: str) -> None:
         """Drops what is kept for a Partition that is gone, or that another operator manages."""
         await self._replicas.forget((namespace, name), set())
-        self._writes.pop((namespace, name), None)
 
     async def observe(self, partition: Partition) -> Observed:
         """Everything of a Partition that was read right before. Raises ApiError."""
@@ -105,8 +98,6 @@ class Observer:
             claims,
             replicas,
             good,
-            # A copy: what is written later was not seen.
-            dict(self._writes.get(partition.key, {})),
             strangers=strangers,
             pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
             restore=await self._restore(partition),
@@ -159,10 +150,7 @@ class Observer:
 
     async def _restore(self, partition: Partition) -> RestoreSeen | None:
         """What a restore that has not ended looks at."""
-        try:
-            source = partition.spec().restore
-        except InvalidSpec:
-            return None
+        source = partition.asked.restore if partition.asked is not None else None
         if source is None or partition.status.get("bootstrapped"):
             return None
         namespace, snapshot, store = partition.namespace, None, source.store
@@ -261,11 +249,10 @@ def _foreign(live: Body | None, partition: Partition) -> bool:
 def _size(partition: Partition, live: Body | None) -> int:
     """Up to how many pods and claims are looked for by name."""
     running = int(((live or {}).get("spec") or {}).get("replicas", 0))
-    try:
-        spec = partition.spec()
-        return max(1 if spec.mode == UNREPLICATED else spec.replicas, running)
-    except InvalidSpec:
-        return max(running, int(partition.status.get("replicas", 0)))
+    spec = partition.asked
+    if spec is None:
+        return max(running, partition.status.get("replicas", 0))
+    return max(1 if spec.mode == UNREPLICATED else spec.replicas, running)
 
 
 def _is_replica(partition: Partition, item: Body) -> bool:

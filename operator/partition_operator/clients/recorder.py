@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from partition_operator.api import names
+from partition_operator.api.events import Event
 from partition_operator.clients.kube import Body, Kube
 from partition_operator.errors import OperatorError, text_of
-from partition_operator.reconcile.partition.conditions import Event
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,9 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.api.words import MemberRole
 from partition_operator.clients.authority import AuthorityKeeper
+from partition_operator.clients.fencing import FencingToken
 from partition_operator.errors import AuthorityInvalid, Deposed, ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.seen.partition import Backfill, Member, Pod, Replica
 from partition_operator.resources import trust
@@ -118,13 +120,12 @@ class Replicas:
     def __init__(
         self,
         authority: AuthorityKeeper,
-        lease: admin.LeaseToken,
+        token: FencingToken,
         timeout_s: float,
         lifetimes: Lifetimes = LIFETIMES,
     ) -> None:
-        """lease: names this operator's turn; a deposed one is refused."""
         self._authority = authority
-        self.lease = lease
+        self.token = token
         self._timeout_s = timeout_s
         self._lifetimes = lifetimes
         self._certificates: dict[tuple[str, str], PartitionCertificate] = {}
@@ -173,34 +174,36 @@ class Replicas:
         self, partition: Partition, pod: Pod, cluster_id: str, *, unreplicated: bool
     ) -> None:
         request = admin.BootstrapRequest(
-            lease=self.lease, cluster_id=cluster_id, unreplicated=unreplicated
+            lease=self.token.message(), cluster_id=cluster_id, unreplicated=unreplicated
         )
         await self.command(partition, pod, "Bootstrap", request)
 
     async def enable_replication(self, partition: Partition, pod: Pod) -> None:
-        request = admin.EnableReplicationRequest(lease=self.lease)
+        request = admin.EnableReplicationRequest(lease=self.token.message())
         await self.command(partition, pod, "EnableReplication", request)
 
     async def join(self, partition: Partition, pod: Pod, cluster_id: str) -> None:
-        request = admin.JoinRequest(lease=self.lease, cluster_id=cluster_id)
+        request = admin.JoinRequest(lease=self.token.message(), cluster_id=cluster_id)
         await self.command(partition, pod, "Join", request)
 
     async def add_learner(
         self, partition: Partition, pod: Pod, member_id: int, address: str
     ) -> None:
-        request = admin.AddLearnerRequest(lease=self.lease, member_id=member_id, address=address)
+        request = admin.AddLearnerRequest(
+            lease=self.token.message(), member_id=member_id, address=address
+        )
         await self.command(partition, pod, "AddLearner", request)
 
     async def promote_learner(self, partition: Partition, pod: Pod, member_id: int) -> None:
-        request = admin.PromoteLearnerRequest(lease=self.lease, member_id=member_id)
+        request = admin.PromoteLearnerRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "PromoteLearner", request)
 
     async def remove_member(self, partition: Partition, pod: Pod, member_id: int) -> None:
-        request = admin.RemoveMemberRequest(lease=self.lease, member_id=member_id)
+        request = admin.RemoveMemberRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "RemoveMember", request)
 
     async def transfer_leadership(self, partition: Partition, pod: Pod, member_id: int) -> None:
-        request = admin.TransferLeadershipRequest(lease=self.lease, member_id=member_id)
+        request = admin.TransferLeadershipRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "TransferLeadership", request)
 
     async def command(self, partition: Partition, pod: Pod, method: str, request: Any) -> Any:
@@ -217,8 +220,7 @@ class Replicas:
                 ) from error
             if detail.reason == types.REASON_DEPOSED:
                 raise Deposed(f"{name}: {detail.message}", detail.lease_transitions) from error
-            reason = types.Reason.Name(detail.reason).removeprefix("REASON_")
-            raise ReplicaRefused(reason, f"{method} of {name}: {detail.message}") from error
+            raise ReplicaRefused(detail.reason, f"{method} of {name}: {detail.message}") from error
 
     def _channel(self, partition: Partition, pod: Pod) -> RenewedChannel:
         name = (*partition.key, pod.ip)
@@ -282,7 +284,7 @@ def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> Member:
     return Member(
         member_id=member.member_id,
         address=member.address,
-        voter=member.role == "voter",
+        voter=member.role == MemberRole.VOTER,
         matched=answer.last_index if alone else member.matched,
         recently_active=alone or member.recently_active,
         progress=member.progress,

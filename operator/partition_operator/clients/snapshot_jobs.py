@@ -1,23 +1,23 @@
 """Snapshot jobs on replicas. Credentials travel in the call alone."""
 
 from partition_proto.v1 import replica_admin_pb2 as admin
+from partition_proto.v1 import types_pb2 as types
 
 from partition_operator.api.destination import Credentials, Destination, ObjectStore
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot
+from partition_operator.api.words import JobState
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaRefused, ReplicaUnreachable
 from partition_operator.reconcile.seen.partition import Pod
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
 
 _STATES = {
-    admin.SNAPSHOT_JOB_STATE_QUEUED: "Queued",
-    admin.SNAPSHOT_JOB_STATE_RUNNING: "Running",
-    admin.SNAPSHOT_JOB_STATE_SUCCEEDED: "Succeeded",
-    admin.SNAPSHOT_JOB_STATE_FAILED: "Failed",
+    admin.SNAPSHOT_JOB_STATE_QUEUED: JobState.QUEUED,
+    admin.SNAPSHOT_JOB_STATE_RUNNING: JobState.RUNNING,
+    admin.SNAPSHOT_JOB_STATE_SUCCEEDED: JobState.SUCCEEDED,
+    admin.SNAPSHOT_JOB_STATE_FAILED: JobState.FAILED,
 }
-
-NOT_FOUND = "NOT_FOUND"
 
 
 class SnapshotJobs:
@@ -77,7 +77,9 @@ class SnapshotJobs:
         await self._start(partition, pod, job_id, prune=request)
 
     async def cancel(self, partition: Partition, pod: Pod, job_id: str) -> None:
-        request = admin.CancelSnapshotJobRequest(lease=self._replicas.lease, job_id=job_id)
+        request = admin.CancelSnapshotJobRequest(
+            lease=self._replicas.token.message(), job_id=job_id
+        )
         await self._replicas.command(partition, pod, "CancelSnapshotJob", request)
 
     async def look(self, partition: Partition, pod: Pod | None, job_id: str) -> JobSeen:
@@ -90,7 +92,7 @@ class SnapshotJobs:
         except ReplicaUnreachable:
             return NoJob.SILENT
         except ReplicaRefused as error:
-            return NoJob.UNKNOWN if error.reason == NOT_FOUND else NoJob.SILENT
+            return NoJob.UNKNOWN if error.reason == types.REASON_NOT_FOUND else NoJob.SILENT
         return _job(answer)
 
     async def _start(
@@ -104,7 +106,11 @@ class SnapshotJobs:
         prune: admin.PruneSnapshots | None = None,
     ) -> None:
         request = admin.StartSnapshotJobRequest(
-            lease=self._replicas.lease, job_id=job_id, take=take, verify=verify, prune=prune
+            lease=self._replicas.token.message(),
+            job_id=job_id,
+            take=take,
+            verify=verify,
+            prune=prune,
         )
         await self._replicas.command(partition, pod, "StartSnapshotJob", request)
 
@@ -133,7 +139,7 @@ def _destination(
 
 def _job(answer: admin.SnapshotJob) -> Job:
     return Job(
-        state=_STATES.get(answer.state, "Running"),
+        state=_STATES.get(answer.state, JobState.RUNNING),
         phase=answer.phase,
         percent=answer.percent,
         lsn=answer.lsn,

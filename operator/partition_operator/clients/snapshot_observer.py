@@ -15,52 +15,58 @@ from partition_operator.api.destination import (
     Refusal,
     credentials,
 )
+from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot, State, parse_snapshot
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
-from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.partition.ownership import is_foreign
-from partition_operator.reconcile.schedule.policy import PolicyView
-from partition_operator.reconcile.schedule.retention import begun
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, SnapshotView
-from partition_operator.reconcile.snapshot.plan import resolve
 from partition_operator.resources.common import controller
 
 
 class SnapshotObserver:
-    """mine: the operator's namespace."""
-
-    def __init__(self, kube: Kube, observer: Observer, jobs: SnapshotJobs, mine: str) -> None:
+    def __init__(self, kube: Kube, observer: Observer, jobs: SnapshotJobs) -> None:
         self._kube = kube
         self._observer = observer
         self._jobs = jobs
-        self._mine = mine
+
+    async def snapshot(self, namespace: str, name: str) -> Snapshot | None:
+        """None if it is gone. Raises ApiError."""
+        body = await self._kube.get(names.SNAPSHOT_KIND, namespace, name)
+        return None if body is None else parse_snapshot(body)
+
+    async def partition(self, namespace: str, name: str) -> Partition | None:
+        """None if it is gone. Raises ApiError."""
+        return await self._observer.partition(namespace, name)
+
+    async def group(self, partition: Partition) -> Observed:
+        """The Partition with its pods and replicas alone. Raises ApiError."""
+        return await self._observer.group(partition)
+
+    def alone(self, partition: Partition) -> Observed:
+        """The Partition, of which nothing else is looked at."""
+        return Observed(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
+
+    async def stored(self, snapshot: Snapshot) -> SnapshotView:
+        """What matters for a snapshot that has ended and is not being verified. Raises ApiError."""
+        now = dt.datetime.now(dt.UTC)
+        volumes = await self.volumes(snapshot.namespace, snapshot.partition, {snapshot.claim})
+        pod, _ = await self._verify_pod(snapshot)
+        return SnapshotView(snapshot, now, None, volumes=volumes, pod=pod)
 
     async def view(
-        self, namespace: str, name: str
-    ) -> tuple[SnapshotView, Credentials | None] | None:
-        """None where the snapshot is gone. If another operator manages its Partition, nothing but
-        the two is looked at."""
-        body = await self._kube.get(names.SNAPSHOT_KIND, namespace, name)
-        if body is None:
-            return None
-        snapshot = parse_snapshot(body)
-        now = dt.datetime.now(dt.UTC)
-        partition = await self._observer.partition(namespace, snapshot.partition)
-        if partition is not None and is_foreign(partition, self._mine):
-            return SnapshotView(snapshot, now, Observed(partition, now, {}, (), (), ())), None
-        if snapshot.ended and not snapshot.verifying:
-            volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim})
-            pod, _ = await self._verify_pod(snapshot)
-            return SnapshotView(snapshot, now, None, volumes=volumes, pod=pod), None
+        self, snapshot: Snapshot, partition: Partition | None, destination: Destination | None
+    ) -> tuple[SnapshotView, Credentials | None]:
+        """Everything that a snapshot depends on. destination: whose Secret is read; None for no
+        Secret. Raises ApiError."""
+        now, namespace = dt.datetime.now(dt.UTC), snapshot.namespace
         group = None if partition is None else await self._observer.group(partition)
         ordinals = [pod.ordinal for pod in group.pods] if group is not None else []
         claims = {names.claim(snapshot.partition, ordinal) for ordinal in ordinals}
         volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim, *claims})
-        found = await self.secret(namespace, self._destination(snapshot, group))
+        found = await self.secret(namespace, destination)
         secret = found if isinstance(found, Credentials) else None
         pod, taken = await self._verify_pod(snapshot)
         view = SnapshotView(
@@ -86,21 +92,6 @@ class SnapshotObserver:
             taken=taken,
         )
         return view, secret
-
-    async def policy(self, namespace: str, name: str) -> PolicyView | None:
-        """None where the Partition is gone. Of one that another operator manages nothing else is
-        looked at."""
-        partition = await self._observer.partition(namespace, name)
-        if partition is None:
-            return None
-        group = Observed(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
-        if is_foreign(partition, self._mine):
-            return PolicyView(group, ())
-        snapshots = await self.snapshots(namespace, name)
-        if (partition.body.get("spec") or {}).get("snapshots") or begun(snapshots):
-            # Of one without them, and with none to remove, replicas need not be asked.
-            group = await self._observer.group(partition)
-        return PolicyView(group, snapshots)
 
     async def snapshots(
         self, namespace: str, partition: str, *, labelled: bool = True
@@ -140,10 +131,10 @@ class SnapshotObserver:
         return await self._jobs.look(group.partition, group.pod(ordinal), job_id)
 
     async def _job(self, snapshot: Snapshot, group: Observed | None) -> JobSeen:
-        record: dict[str, Any] = snapshot.status
-        pod, job_id = record.get("sourcePod"), record.get("jobID")
+        status = snapshot.status
+        pod, job_id = status.get("sourcePod"), status.get("jobID")
         if snapshot.verifying:
-            record = snapshot.status["verification"]
+            record = status["verification"]
             pod, job_id = record.get("pod"), record.get("jobID")
         elif snapshot.state != State.RUNNING:
             return NoJob.NONE
@@ -163,14 +154,3 @@ class SnapshotObserver:
         owner = controller(found)
         ours = owner is not None and owner["uid"] == snapshot.uid
         return (found, False) if ours else (None, True)
-
-    def _destination(self, snapshot: Snapshot, group: Observed | None) -> Destination | None:
-        recorded = snapshot.stored_in()
-        if snapshot.state != State.QUEUED and recorded is not None:
-            return recorded
-        if group is None:
-            return None
-        try:
-            return resolve(snapshot, group.partition.body)
-        except InvalidSpec:
-            return None

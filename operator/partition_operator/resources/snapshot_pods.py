@@ -176,7 +176,7 @@ def _pod(
         "containers": [
             {
                 "name": component,
-                "image": spec.image or image,
+                "image": image,
                 "imagePullPolicy": "IfNotPresent",
                 "command": ["python3", "-m", "partition_replica"],
                 "args": [

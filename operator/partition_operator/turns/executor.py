@@ -1,8 +1,7 @@
 """Carries one action out: the action's fields in, a call of a client, a line in the log."""
 
-import datetime as dt
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from partition_operator import failpoints
@@ -10,12 +9,11 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
-from partition_operator.clients.observer import Writes
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import Conflict, ReplicaUnreachable, text_of
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.writes import target
-from partition_operator.reconcile.seen import last_write
+from partition_operator.reconcile.seen.last_write import WriteRecords
 from partition_operator.reconcile.seen.partition import Observed, Pod
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
@@ -31,8 +29,8 @@ class Executor:
     kube: Kube
     replicas: Replicas
     authority: AuthorityKeeper
-    writes: Writes
-    """What became of the last write of each object, shared with the observer."""
+    writes: WriteRecords = field(default_factory=WriteRecords)
+    """What became of the last write of each object."""
     lifetimes: Lifetimes = LIFETIMES
 
     async def execute(self, observed: Observed, action: actions.Action) -> None:
@@ -48,29 +46,12 @@ class Executor:
             if found is None or not error.refused:
                 raise
             logger.warning("%s/%s: refused: %s", *partition.key, text_of(error))
-            self._remember(partition, found[0], found[1], now, refusal=error.words)
+            self.writes.note_refused(partition.key, *found, error.words, now)
             return
         if found is not None:
             mark = fingerprint(left) if left is not None else ""
-            self._remember(partition, found[0], found[1], now, left=mark)
+            self.writes.note_taken(partition.key, *found, mark, now)
         failpoints.reach(_failpoint(action))
-
-    def _remember(
-        self,
-        partition: Partition,
-        key: last_write.Key,
-        wanted: str,
-        now: dt.datetime,
-        *,
-        left: str = "",
-        refusal: str = "",
-    ) -> None:
-        known = self.writes.setdefault(partition.key, {})
-        last = known.get(key)
-        if refusal:
-            known[key] = last_write.refused(last, wanted, refusal, now)
-        else:
-            known[key] = last_write.taken(last, wanted, left, now)
 
     async def _execute(  # noqa: C901  # a flat match over actions
         self, observed: Observed, partition: Partition, action: actions.Action

@@ -9,9 +9,12 @@ import random
 import time
 from dataclasses import replace
 
+from partition_proto.v1 import types_pb2 as types
+
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.api.words import ReplicaRole
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
@@ -62,16 +65,16 @@ class Reconciler:
         """Those of `foreign` whose event is written."""
         self.reconciled = 0
 
-    async def turn(self, key: Key, entry: Entry) -> float | None:
+    async def turn(self, key: Key, entry: Entry[Observed]) -> float | None:
         """Looks, and acts where there is something to do; returns when to look again."""
         config = self._config
         resync = time.monotonic() - entry.looked_at > config.resync_s * random.uniform(0.8, 1.2)  # noqa: S311
         quiet = not entry.asked and not resync and entry.settled
-        if quiet and isinstance(entry.seen, Observed) and await self._unchanged(entry.seen):
+        if quiet and entry.seen is not None and await self._unchanged(entry.seen):
             return config.poll_s
         return await self._steps(key, entry)
 
-    async def _steps(self, key: Key, entry: Entry) -> float | None:
+    async def _steps(self, key: Key, entry: Entry[Observed]) -> float | None:
         """Takes steps until there is nothing to do, or it is another Partition's turn."""
         config = self._config
         for _ in range(STEPS_MAX):
@@ -79,7 +82,7 @@ class Reconciler:
             entry.looked_at = time.monotonic()
             partition = await self._observer.partition(key.namespace, key.name)
             if partition is None:
-                await self._observer.forget(key.namespace, key.name)
+                await self._forget(key)
                 self._refusals.pop(key, None)
                 self._not_foreign(key)
                 return None
@@ -93,7 +96,11 @@ class Reconciler:
                 await self._claim(partition)
                 continue
             observed = await self._observer.observe(partition)
-            observed = replace(observed, refused=self._refusals.get(key, ""))
+            observed = replace(
+                observed,
+                writes=self._executor.writes.of(partition.key),
+                refused=self._refusals.get(key, ""),
+            )
             step = plan(observed, config.image, backfill_stalled_s=config.backfill_stalled_s)
             if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
                 # Those write status themselves, at the version that was seen.
@@ -113,7 +120,7 @@ class Reconciler:
         except ReplicaRefused as error:
             # Its state is not what we saw: look again, a little later.
             logger.info("%s: %s", key, text_of(error))
-            if isinstance(action, EnableReplication) and error.reason == "DISK_FULL":
+            if isinstance(action, EnableReplication) and error.reason == types.REASON_DISK_FULL:
                 # The first words stay: the numbers in them change all the time.
                 self._refusals.setdefault(key, str(error))
             return self._config.poll_progressing_s
@@ -131,7 +138,7 @@ class Reconciler:
         if not ownership.is_foreign(partition, mine):
             self._not_foreign(key)
             return False
-        await self._observer.forget(key.namespace, key.name)
+        await self._forget(key)
         event = ownership.said(partition, mine)
         if key not in self.foreign:
             self.foreign.add(key)
@@ -140,6 +147,11 @@ class Reconciler:
         if key not in self._told and await self._recorder.offer(partition, event):
             self._told.add(key)
         return True
+
+    async def _forget(self, key: Key) -> None:
+        """Drops what is kept for a Partition that is gone, or that another operator manages."""
+        await self._observer.forget(key.namespace, key.name)
+        self._executor.writes.forget((key.namespace, key.name))
 
     def _not_foreign(self, key: Key) -> None:
         self.foreign.discard(key)
@@ -195,7 +207,7 @@ def _view(replicas: tuple[Replica, ...]) -> object:
             r.unreplicated,
             r.backfill,
             [(m.member_id, m.voter, m.recently_active, m.progress) for m in r.members]
-            if r.role == "leader"
+            if r.role == ReplicaRole.LEADER
             else None,
         )
         for r in replicas

@@ -4,21 +4,20 @@ the Partition's status says of them."""
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials, Refusal
-from partition_operator.api.partition import SNAPSHOT_CONDITIONS, Partition
-from partition_operator.api.snapshot import Snapshot, State, Verify
+from partition_operator.api.events import Event
+from partition_operator.api.partition import Partition
+from partition_operator.api.snapshot import Snapshot, State
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import ReplicaRefused, text_of
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.schedule import removal as removing
 from partition_operator.reconcile.schedule.policy import (
@@ -28,9 +27,9 @@ from partition_operator.reconcile.schedule.policy import (
     refused,
 )
 from partition_operator.reconcile.schedule.removal import Attempt, Removal, Step
-from partition_operator.reconcile.schedule.retention import begun, expired, next_expiry
+from partition_operator.reconcile.schedule.retention import begun, next_expiry
+from partition_operator.reconcile.schedule.status import fold
 from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, volume_lost
-from partition_operator.reconcile.snapshot.status import written
 from partition_operator.turns.queue import SNAPSHOT, Entry, Key
 
 logger = logging.getLogger(__name__)
@@ -63,19 +62,19 @@ class ScheduleReconciler:
         self._attempts: dict[Key, dict[str, Attempt]] = {}
         """Removals under way, by their digests; those of before a restart are made again."""
 
-    async def turn(self, key: Key, entry: Entry) -> float | None:
+    async def turn(self, key: Key, entry: Entry[None]) -> float | None:
         taken: frozenset[str] = frozenset()
         for _ in range(STEPS_MAX):
-            view = await self._observer.policy(key.namespace, key.name)
-            if view is None:
+            partition = await self._observer.partition(key.namespace, key.name)
+            if partition is None:
                 self._attempts.pop(key, None)
                 # They outlive their Partition, but not the volume that they lay on.
                 snapshots = await self._observer.snapshots(key.namespace, key.name)
                 await self._look_at_lost(key, snapshots)
                 return None
-            if self._left_alone(key, view.partition):
+            if self._left_alone(key, partition):
                 return self._config.resync_s
-            view = replace(view, taken=taken)
+            view = await self._look(partition, taken)
             step = plan(view)
             if step.create is not None:
                 name = step.create["metadata"]["name"]
@@ -96,6 +95,15 @@ class ScheduleReconciler:
                 return pause
             await asyncio.sleep(PAUSE_MIN_S)
         return 1.0
+
+    async def _look(self, partition: Partition, taken: frozenset[str]) -> PolicyView:
+        """taken: names of runs that belong to something else."""
+        snapshots = await self._observer.snapshots(*partition.key)
+        asked = (partition.body.get("spec") or {}).get("snapshots")
+        if not asked and not begun(snapshots):
+            # Without a policy, and with none to remove, replicas need not be asked.
+            return PolicyView(self._observer.alone(partition), snapshots, taken)
+        return PolicyView(await self._observer.group(partition), snapshots, taken)
 
     def _left_alone(self, key: Key, partition: Partition) -> bool:
         """Whether nothing is done for it: it is being deleted, or another operator manages it. What
@@ -204,18 +212,11 @@ class ScheduleReconciler:
     async def _expired(
         self, view: PolicyView, step: PolicyPlan, attempts: dict[str, Attempt]
     ) -> list[Snapshot]:
-        cluster = view.partition.status.get("clusterID", "")
-        # Those of an earlier Partition of this name are in another store: they stay.
-        ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
-        if step.spec is None:
-            return begun(ours)
-        retention, proven = step.spec.retention, step.spec.verify != Verify.NONE
-        damage = removing.blocked_by_damage(_condition(view, "SnapshotsPruned"), attempts.values())
-        gone = expired(ours, retention, view.now, proven=proven, damage=damage)
-        if not gone:
-            return []
+        gone = removing.gone(view, step.spec, attempts.values())
+        if not gone or step.spec is None:
+            return gone
         held = await self._observer.restored_from(view.partition.namespace)
-        return expired(ours, retention, view.now, held, proven=proven, damage=damage)
+        return removing.gone(view, step.spec, attempts.values(), held)
 
     async def _remove(
         self,
@@ -289,44 +290,12 @@ class ScheduleReconciler:
         under_way: bool,
     ) -> None:
         """Our part of the Partition's status, and events, where anything changed."""
+        told = fold(view, step, problem, under_way=under_way)
         partition = view.partition
-        status = partition.body.get("status") or {}
-        old = {
-            c["type"]: c for c in status.get("conditions") or [] if c["type"] in SNAPSHOT_CONDITIONS
-        }
-        found, events = list(step.conditions), list(step.events)
-        if step.spec is not None:
-            last = old.get("SnapshotsPruned")
-            pruned = removing.pruned(problem, under_way=under_way, old=last)
-            if pruned.status is False and (last or {}).get("status") != "False":
-                text = f"{pruned.reason}: {pruned.message}"
-                events.append(Event("Warning", "PruneFailed", text))
-            found.append(pruned)
-        for condition in step.conditions:
-            last = old.get(condition.type, {})
-            changed = (last.get("reason"), last.get("message")) != (
-                condition.reason,
-                condition.message,
-            )
-            if condition.type == "SnapshotScheduleValid" and condition.status is False and changed:
-                events.append(Event("Warning", condition.reason, condition.message))
-        conditions = [written(c, old.get(c.type), view.now, partition.generation) for c in found]
-        if (partition.snapshot_status, old) != (
-            step.snapshots,
-            {c["type"]: c for c in conditions},
-        ):
-            body: dict[str, Any] = {"conditions": conditions} if conditions else {}
-            if step.snapshots:
-                body["snapshots"] = step.snapshots
+        if told.status is not None:
             await self._kube.apply_status(
-                partition.body | {"kind": names.KIND}, body, manager=names.SNAPSHOT_MANAGER
+                partition.body | {"kind": names.KIND}, told.status, manager=names.SNAPSHOT_MANAGER
             )
             failpoints.reach("schedule.status.written")
-        for event in events:
+        for event in told.events:
             await self._recorder.post(partition, event)
-
-
-def _condition(view: PolicyView, kind: str) -> dict[str, Any] | None:
-    """As it stands in the Partition's status."""
-    found: list[dict[str, Any]] = (view.partition.body.get("status") or {}).get("conditions") or []
-    return next((c for c in found if c["type"] == kind), None)

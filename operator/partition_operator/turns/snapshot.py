@@ -3,17 +3,21 @@
 import logging
 from dataclasses import replace
 
+from partition_proto.v1 import types_pb2 as types
+
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.destination import Credentials
-from partition_operator.api.snapshot import State
+from partition_operator.api.events import Event
+from partition_operator.api.partition import Partition
+from partition_operator.api.snapshot import Snapshot, State
+from partition_operator.api.words import JobState
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.snapshot_jobs import SnapshotJobs
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import Config
 from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable, text_of
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.seen import last_write
 from partition_operator.reconcile.seen.last_write import Write
@@ -28,7 +32,7 @@ from partition_operator.reconcile.snapshot.actions import (
     StartTake,
     StartVerify,
 )
-from partition_operator.reconcile.snapshot.plan import SnapshotPlan, plan
+from partition_operator.reconcile.snapshot.plan import SnapshotPlan, place, plan
 from partition_operator.resources.common import content_hash
 from partition_operator.turns.queue import Entry, Key
 
@@ -37,9 +41,16 @@ logger = logging.getLogger(__name__)
 STEPS_MAX = 10
 """Steps of one snapshot in a row, then others get their turn."""
 RETRIABLE_REFUSALS = frozenset(
-    {"OVERLOADED", "STOPPING", "NO_LEADER", "NOT_LEADER", "NOT_BOOTSTRAPPED", "DISK_FULL"}
+    {
+        types.REASON_OVERLOADED,
+        types.REASON_STOPPING,
+        types.REASON_NO_LEADER,
+        types.REASON_NOT_LEADER,
+        types.REASON_NOT_BOOTSTRAPPED,
+        types.REASON_DISK_FULL,
+    }
 )
-"""With these (types.proto, Reason) a replica refuses a job that it, or another one, may take
+"""With these a replica refuses a job that it, or another one, may take
 later."""
 
 
@@ -62,21 +73,21 @@ class SnapshotReconciler:
         self._pods: dict[Key, Write] = {}
         """Verifying pods that the API server refused."""
 
-    async def turn(self, key: Key, entry: Entry) -> float | None:
+    async def turn(self, key: Key, entry: Entry[SnapshotView]) -> float | None:
         refused: Job | None = None
         for _ in range(STEPS_MAX):
-            found = await self._observer.view(key.namespace, key.name)
-            if found is None:
+            snapshot = await self._observer.snapshot(key.namespace, key.name)
+            if snapshot is None:
                 self._pods.pop(key, None)
                 await self._gone(entry.seen)
                 return None
-            view, credentials = found
-            group = view.group
-            if group is not None and is_foreign(group.partition, self._config.namespace):
+            partition = await self._observer.partition(key.namespace, snapshot.partition)
+            if partition is not None and is_foreign(partition, self._config.namespace):
                 # Its Partition's turn says so. What was seen before is not acted on any more.
                 entry.seen = None
                 self._pods.pop(key, None)
                 return self._config.resync_s
+            view, credentials = await self._look(snapshot, partition)
             view = self._with_refusals(key, view, refused)
             step = plan(view, self._config.image)
             await self._write(view, step)
@@ -95,6 +106,14 @@ class SnapshotReconciler:
                 if isinstance(step.action, CreatePod):
                     self._pods.pop(key, None)
         return 1.0
+
+    async def _look(
+        self, snapshot: Snapshot, partition: Partition | None
+    ) -> tuple[SnapshotView, Credentials | None]:
+        """Of one that has ended, replicas and Secrets are not asked for."""
+        if snapshot.ended and not snapshot.verifying:
+            return await self._observer.stored(snapshot), None
+        return await self._observer.view(snapshot, partition, place(snapshot, partition))
 
     def _with_refusals(self, key: Key, view: SnapshotView, job: Job | None) -> SnapshotView:
         """With the pod that waits for its next try, and the job that a replica refused to start."""
@@ -185,10 +204,10 @@ class SnapshotReconciler:
                 credentials=credentials,
             )
 
-    async def _gone(self, seen: object) -> None:
+    async def _gone(self, seen: SnapshotView | None) -> None:
         """Ends the job of a snapshot that was deleted while it ran; what it has stored is collected
         with the next removal."""
-        if not isinstance(seen, SnapshotView) or seen.group is None:
+        if seen is None or seen.group is None:
             return
         status = seen.snapshot.status
         if seen.snapshot.state != State.RUNNING or not status.get("jobID"):
@@ -216,7 +235,7 @@ def _pod(group: Observed, ordinal: int) -> Pod:
 def _refusal(error: ReplicaRefused) -> Job:
     """A start that was refused counts as a job that failed."""
     return Job(
-        state="Failed",
+        state=JobState.FAILED,
         reason="SourceBusy" if error.reason in RETRIABLE_REFUSALS else "SourceRefused",
         message=str(error),
         retriable=error.reason in RETRIABLE_REFUSALS,

@@ -105,7 +105,7 @@ class ReplicaAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def AddLearner(self, request, context):
-        """The following three at the leader only; one change at a time (MEMBERSHIP_REFUSED, retry).
+        """At the leader only, as the two that follow; one change at a time (MEMBERSHIP_REFUSED, retry).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -136,7 +136,7 @@ class ReplicaAdminServicer:
     def EnableReplication(self, request, context):
         """Switches replication on for an unreplicated partition: writes Raft's metadata for its log while
         it serves, then makes it the sole voter of a group. Returns at once; GetStatus has the progress.
-        A process that ends meanwhile goes on by itself.
+        A process that ends meanwhile continues once it is started again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from partition_operator.api import schema
+
 
 @dataclass(frozen=True, slots=True)
 class Apply:
@@ -148,7 +150,7 @@ class CreateClaim:
 class RecordRestored:
     """Writes into status what volume 0 was made of: from now on nothing restores it again."""
 
-    record: dict[str, Any]
+    record: schema.Restored
 
 
 Action = (

@@ -1,30 +1,31 @@
-"""Status: conditions, the words of the printer columns, and the events of what changed."""
+"""The conditions of a Partition, from what is seen of its group."""
 
+import datetime as dt
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
+from partition_operator.api.times import stamp
+from partition_operator.api.words import PartitionCondition, Reason, SnapshotCondition
 from partition_operator.reconcile.partition import losses, placement, storage
-from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
-from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.reconcile.partition.membership import lag
+from partition_operator.reconcile.seen.partition import Member, Observed, Replica
 from partition_operator.resources.pdb import quorum
 
 NO_GROUP = "the group does not exist yet"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """kind: Normal or Warning."""
-
-    kind: str
-    reason: str
-    message: str
+VALUES: dict[bool | None, Literal["True", "False", "Unknown"]] = {
+    True: "True",
+    False: "False",
+    None: "Unknown",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    type: str
+    """status: None for Unknown."""
+
+    type: PartitionCondition | SnapshotCondition
     status: bool | None
     reason: str
     message: str
@@ -117,8 +118,8 @@ def leaving(found: list[Condition], objects: str) -> list[Condition]:
 
 def _quorum(
     leader: Replica | None,
-    voters: list[Any],
-    active: list[Any],
+    voters: list[Member],
+    active: list[Member],
     *,
     bootstrapped: bool,
     wanted: int,
@@ -129,18 +130,18 @@ def _quorum(
         return Condition("QuorumAvailable", None, "NotSeen", not_seen)
     if leader is None:
         message = "no replica leads" if bootstrapped else NO_GROUP
-        return Condition("QuorumAvailable", False, "NoLeader", message)
+        return Condition("QuorumAvailable", False, Reason.NO_LEADER, message)
     spare = len(active) - quorum(len(voters))
     # A group that still grows has no spare yet, which is no news.
     if spare <= 0 and len(voters) >= wanted > 1:
         return Condition(
             "QuorumAvailable",
             True,
-            "NoSpare",
+            Reason.NO_SPARE,
             f"{len(active)} of {len(voters)} voters are active: losing one more loses the quorum",
         )
     return Condition(
-        "QuorumAvailable", True, "Quorum", f"{len(active)} of {len(voters)} voters are active"
+        "QuorumAvailable", True, Reason.QUORUM, f"{len(active)} of {len(voters)} voters are active"
     )
 
 
@@ -150,7 +151,7 @@ def certificates(observed: Observed) -> Condition:
     if seen.problem:
         return Condition("CertificatesReady", False, "AuthorityInvalid", seen.problem)
     if seen.refused:
-        return Condition("CertificatesReady", False, "Refused", _refused(observed))
+        return Condition("CertificatesReady", False, Reason.REFUSED, _refused(observed))
     if seen.changing:
         return Condition(
             "CertificatesReady",
@@ -184,7 +185,7 @@ def _ready(
 ) -> Condition:
     by_type = {condition.type: condition for condition in found}
     if lost := losses.explain(observed, bootstrapped=bool(by_type["Bootstrapped"].status)):
-        return Condition("Ready", False, "VolumeLost", lost)
+        return Condition("Ready", False, Reason.VOLUME_LOST, lost)
     for kind in ("Bootstrapped", "QuorumAvailable"):
         if by_type[kind].status is None:
             return Condition("Ready", None, by_type[kind].reason, by_type[kind].message)
@@ -199,8 +200,8 @@ def _ready(
         return Condition("Ready", False, "DiskFull", by_type["StorageReady"].message)
     if not by_type["Replicated"].status or ready_pods < spec.replicas:
         doing = _doing(observed, spec, True)
-        return Condition("Ready", True, "Degraded", f"serves, but is not complete: {doing}")
-    return Condition("Ready", True, "Ready", "every replica serves")
+        return Condition("Ready", True, Reason.DEGRADED, f"serves, but is not complete: {doing}")
+    return Condition("Ready", True, Reason.READY, "every replica serves")
 
 
 def _doing(observed: Observed, spec: PartitionSpec, bootstrapped: bool) -> str:
@@ -242,55 +243,12 @@ def _pods(observed: Observed, ordinals: list[int]) -> str:
     return ", ".join(names.pod(observed.partition.name, ordinal) for ordinal in ordinals)
 
 
-def status(
-    observed: Observed,
-    spec: PartitionSpec | None,
-    found: list[Condition],
-    cluster_id: str,
-    bootstrapped: bool,
-) -> dict[str, Any]:
-    """The whole status. Nothing in it moves while nothing happens: an idle Partition is not
-    written."""
-    partition = observed.partition
-    old = {c["type"]: c for c in partition.status.get("conditions", [])}
-    now = observed.now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    body: dict[str, Any] = {
-        "observedGeneration": partition.generation,
-        "conditions": [_condition(c, old.get(c.type), now, partition.generation) for c in found],
-        "state": _state(found),
-        "selector": ",".join(f"{k}={v}" for k, v in names.selector(partition.name).items()),
-    }
-    if has := storage.recorded(observed):
-        body["storage"] = has
-    if cluster_id:
-        body["clusterID"] = cluster_id
-        body["bootstrapped"] = bootstrapped
-    if spec is None:
-        kept = ["replicas", "readyReplicas", "ready", "leader", "mode", "backfill", "members"]
-        kept += ["restore", "restored", "storage"]
-        return body | {key: partition.status[key] for key in kept if key in partition.status}
-    leader = observed.leader
-    ready = sum(p.ready for p in observed.pods)
-    body |= {
-        "mode": "Raft",
-        "replicas": len(observed.pods),
-        "readyReplicas": ready,
-        "ready": f"{ready}/{spec.replicas}",
-        "leader": names.pod(partition.name, leader.ordinal) if leader else "",
-        "lag": _lag_word(leader),
-        "members": _members(observed, leader),
-        "quorumCriticalPods": _critical(observed, leader),
-    }
-    if leader is not None:
-        body["term"] = str(leader.term)
-    return body
-
-
-def _condition(
-    condition: Condition, old: dict[str, Any] | None, now: str, generation: int
-) -> dict[str, Any]:
-    value = {True: "True", False: "False", None: "Unknown"}[condition.status]
-    since = old["lastTransitionTime"] if old and old["status"] == value else now
+def written(
+    condition: Condition, old: schema.Condition | None, now: dt.datetime, generation: int
+) -> schema.Condition:
+    """As it stands in status; its time changes with its status alone."""
+    value = VALUES[condition.status]
+    since = old["lastTransitionTime"] if old and old["status"] == value else stamp(now)
     return {
         "type": condition.type,
         "status": value,
@@ -301,145 +259,11 @@ def _condition(
     }
 
 
-def _state(found: list[Condition]) -> str:
+def word(found: list[Condition]) -> str:
     """One word for the STATUS column."""
     by_type = {condition.type: condition for condition in found}
     if not by_type["Accepted"].status:
         return by_type["Accepted"].reason
     reason = by_type["Ready"].reason
     bootstrapping = "Bootstrapped" in by_type and not by_type["Bootstrapped"].status
-    return "Bootstrapping" if bootstrapping and reason != "VolumeLost" else reason
-
-
-def _lag_word(leader: Replica | None) -> str:
-    """Of the slowest member; rounded, so that it doesn't flicker under load."""
-    if leader is None:
-        return ""
-    worst = max((lag(leader, member) for member in leader.members), default=0)
-    return "0" if worst <= PROMOTE_LAG_MAX else f"~{10 ** (len(str(worst)) - 1)}"
-
-
-def _members(observed: Observed, leader: Replica | None) -> list[dict[str, Any]]:
-    if leader is None:
-        kept: list[dict[str, Any]] = observed.partition.status.get("members", [])
-        return kept
-    return [
-        {
-            "memberID": f"{member.member_id:016x}",
-            "pod": names.pod(observed.partition.name, observed.ordinal_of(member.address)),
-            "role": "voter" if member.voter else "learner",
-        }
-        for member in leader.members
-    ]
-
-
-def _critical(observed: Observed, leader: Replica | None) -> list[str]:
-    """Pods whose loss loses the quorum now."""
-    if leader is None:
-        return []
-    voters = [m for m in leader.members if m.voter]
-    active = [m for m in voters if m.recently_active]
-    if len(active) > quorum(len(voters)):
-        return []
-    return sorted(
-        names.pod(observed.partition.name, observed.ordinal_of(m.address)) for m in active
-    )
-
-
-def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
-    """What the change from one status to the next tells people."""
-    before = {c["type"]: c for c in old.get("conditions", [])}
-    found = [e for c in new["conditions"] if (e := _condition_event(before.get(c["type"]), c))]
-    leader, previous = new.get("leader", ""), old.get("leader", "")
-    if leader and leader != previous and old.get("bootstrapped"):
-        after = f", after {previous}" if previous else ""
-        message = f"{leader} leads in term {new.get('term')}{after}"
-        found.append(Event("Normal", "LeaderChanged", message))
-    roles = {m["memberID"]: m for m in old.get("members", [])}
-    if old.get("members"):
-        for member in new.get("members", []):
-            was = roles.pop(member["memberID"], None)
-            if was is None:
-                message = f"{member['pod']} is a {member['role']}"
-                found.append(Event("Normal", "MemberAdded", message))
-            elif was["role"] == "learner" and member["role"] == "voter":
-                message = f"{member['pod']} has caught up and is a voter"
-                found.append(Event("Normal", "LearnerPromoted", message))
-        if "members" in new:
-            found += [
-                Event("Normal", "MemberRemoved", f"{member['pod']} is no member any more")
-                for member in roles.values()
-            ]
-    return found
-
-
-def _is_news(old: dict[str, Any] | None, new: dict[str, Any]) -> bool:
-    if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
-        return True
-    # Of these the message names what is wrong, so another message is news.
-    told = new["type"] == "Accepted" or new["reason"] in ("VolumeLost", "PodStuck")
-    return bool(told and old["message"] != new["message"])
-
-
-def _condition_event(  # noqa: PLR0911  # a flat match over conditions
-    old: dict[str, Any] | None, new: dict[str, Any]
-) -> Event | None:
-    if not _is_news(old, new):
-        return None
-    match new["type"], new["status"], new["reason"]:
-        case "Accepted", "False", reason:
-            return Event("Warning", reason, new["message"])
-        case "Bootstrapped", "True", _:
-            return Event("Normal", "Bootstrapped", new["message"])
-        case "QuorumAvailable", _, _:
-            return _quorum_event(old, new)
-        case "CertificatesReady" | "StorageReady", _, _:
-            return _need_event(old, new)
-        case ("Ready", "False", "VolumeLost") | (placement.PLACED, "False", _):
-            return Event("Warning", new["reason"], new["message"])
-        case "BackfillComplete", _, _:
-            return _backfill_event(old, new)
-        case "Ready", "True", "Ready":
-            return Event("Normal", "Ready", new["message"])
-    return None
-
-
-def _quorum_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
-    match new["status"], new["reason"]:
-        case "False", _ if old is not None and old["status"] == "True":
-            return Event("Warning", "QuorumLost", new["message"])
-        case "True", "NoSpare":
-            return Event("Warning", "QuorumAtRisk", new["message"])
-        case "True", "Quorum" | "NotReplicated" if (
-            old is not None
-            and (old["status"] == "False" or old["reason"] == "NoSpare")
-            and old["message"] != NO_GROUP
-        ):
-            return Event("Normal", "QuorumAvailable", new["message"])
-    return None
-
-
-def _need_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
-    """Of what a group needs to go on."""
-    match new["type"], new["status"]:
-        case "CertificatesReady", "False":
-            return Event("Warning", f"Certificates{new['reason']}", new["message"])
-        case "CertificatesReady", _ if old is not None:
-            return Event("Normal", f"Certificates{new['reason']}", new["message"])
-        case "StorageReady", "False":
-            return Event("Warning", "DiskFull", new["message"])
-        case "StorageReady", _ if old is not None:
-            return Event("Normal", "DiskFreed", new["message"])
-    return None
-
-
-def _backfill_event(old: dict[str, Any] | None, new: dict[str, Any]) -> Event | None:
-    match new["reason"]:
-        # Not for one that had stalled and goes on.
-        case "Running" if old is None or old["reason"] in ("NotRequested", "Waiting"):
-            return Event("Normal", "BackfillStarted", new["message"])
-        case "Stalled" | "Refused":
-            return Event("Warning", "BackfillStalled", new["message"])
-        case "Completed":
-            return Event("Normal", "BackfillCompleted", new["message"])
-    return None
+    return "Bootstrapping" if bootstrapping and reason != Reason.VOLUME_LOST else reason

@@ -7,6 +7,7 @@ voter's volume was replaced. A replica that is silent proves nothing: it may com
 from dataclasses import dataclass
 
 from partition_operator.api import names
+from partition_operator.api.words import MemberRole
 from partition_operator.reconcile.seen.partition import Observed, Replica
 from partition_operator.resources.pdb import quorum
 
@@ -80,7 +81,7 @@ def _configurations(observed: Observed) -> list[Voters]:
     recorded: Voters = {}
     for member in observed.partition.status.get("members", []):
         ordinal = member.get("pod", "").removeprefix(f"{observed.partition.name}-")
-        if member.get("role") == "voter" and ordinal.isdigit():
+        if member.get("role") == MemberRole.VOTER and ordinal.isdigit():
             recorded[int(ordinal)] = int(member["memberID"], 16)
     found = [recorded] if recorded else []
     for replica in observed.replicas:

@@ -4,7 +4,6 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import PartitionSpec
-from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition.actions import (
     Action,
     Apply,
@@ -39,7 +38,7 @@ def wanted(
         services.build_account(partition),
         services.build_headless(partition),
         services.build_client(partition),
-        statefulset.build(partition, spec, pods, spec.image or image),
+        statefulset.build(partition, spec, pods, image),
     ]
     budget = pdb.build(partition, voters)
     return objects if budget is None else [*objects, budget]
@@ -142,10 +141,8 @@ def unknown_claims(observed: Observed) -> list[Claim]:
     """Claims with names of ours that carry neither our labels nor a cluster's mark, and whose
     volumes do not say that they are ours. With spec.bootstrap.adopt they are taken over like
     others."""
-    try:
-        adopt = observed.partition.spec().adopt
-    except InvalidSpec:
-        adopt = False
+    asked = observed.partition.asked
+    adopt = asked is not None and asked.adopt
     cluster_id = observed.partition.status.get("clusterID", "")
     ours = {r.ordinal for r in observed.replicas if r.belongs and r.cluster_id == cluster_id}
     return [

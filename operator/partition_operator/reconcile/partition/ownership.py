@@ -7,8 +7,8 @@ over.
 """
 
 from partition_operator.api import names
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
-from partition_operator.reconcile.partition.conditions import Event
 
 
 def owner(partition: Partition) -> str:

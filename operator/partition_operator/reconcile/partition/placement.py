@@ -4,13 +4,15 @@ node would take the quorum with it. Pure."""
 import datetime as dt
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Final
 
 from partition_operator.api import names
 from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.api.words import Reason
 from partition_operator.reconcile.seen.partition import Observed, Pod
 from partition_operator.resources.pdb import quorum
 
-PLACED = "PodsPlaced"
+PLACED: Final = "PodsPlaced"
 """The condition's type."""
 
 STUCK = dt.timedelta(seconds=60)
@@ -34,7 +36,7 @@ def stuck(observed: Observed) -> list[Pod]:
 def look(observed: Observed, wanted: int) -> Placement:
     """PodsPlaced, of the `wanted` first replicas. It changes nothing about Ready."""
     if found := stuck(observed):
-        return Placement(False, "PodStuck", _why(observed, found[0]))
+        return Placement(False, Reason.POD_STUCK, _why(observed, found[0]))
     if wanted <= 1:
         return Placement(True, "Single", "one replica")
     nodes: dict[str, list[int]] = defaultdict(list)

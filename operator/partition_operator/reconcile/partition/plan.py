@@ -3,13 +3,16 @@
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
+from partition_operator.api import schema
+from partition_operator.api.events import Event
 from partition_operator.api.partition import UNREPLICATED, PartitionSpec
+from partition_operator.api.words import MemberRole
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition import (
     conditions,
     membership,
+    news,
     objects,
     replication,
     restore,
@@ -24,8 +27,8 @@ from partition_operator.reconcile.partition.actions import (
     RecordBootstrapped,
     RecordCluster,
 )
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.partition.restore import Restoring
+from partition_operator.reconcile.partition.status import Standing, fold, refused
 from partition_operator.reconcile.partition.writes import Pending
 from partition_operator.reconcile.seen.partition import Observed
 
@@ -38,7 +41,7 @@ class Plan:
     that was refused or undone is due again, None if there is none."""
 
     action: Action | None
-    status: dict[str, Any]
+    status: schema.PartitionStatus
     events: list[Event] = field(default_factory=list)
     settled: bool = False
     hurried: bool = False
@@ -220,7 +223,7 @@ def _change(
 
 
 def _last_voters(observed: Observed) -> int:
-    return sum(m["role"] == "voter" for m in observed.partition.status.get("members", []))
+    return sum(m["role"] == MemberRole.VOTER for m in observed.partition.status.get("members", []))
 
 
 def _plan(
@@ -236,18 +239,10 @@ def _plan(
     held = step.action is not None and writes.is_held(observed, step.action)
     action = None if held else step.action
     seen = replication.look(observed, partition.spec(), backfill_stalled_s)
-    found = conditions.conditions(observed, seen.spec, cluster_id, bootstrapped)
-    found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
-    found = restore.explain(found, restoring)
-    if step.leaving:
-        found = conditions.leaving(found, step.leaving)
-    found = writes.explain(found, observed, pending)
-    if step.conflict:
-        told = conditions.refused("Conflict", step.conflict)
-        found = [*told, *(c for c in found if c.type not in {t.type for t in told})]
-    status = conditions.status(observed, seen.spec, found, cluster_id, bootstrapped)
-    status = restore.add_to(replication.add_to(status, observed, seen), restoring)
-    status = writes.add_to(status)
+    status = fold(
+        observed,
+        Standing(cluster_id, bootstrapped, seen, restoring, pending, step.conflict, step.leaving),
+    )
     retry_s = writes.retry_s(observed, pending)
     # What has to go first goes by itself, even if the restore has failed or waits for somebody.
     resting = None if step.leaving or step.mending else restoring
@@ -257,16 +252,13 @@ def _plan(
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
     if retry_s is not None:
         # Nothing else goes on, so nothing is seen earlier by looking more often.
-        complete = any(c.type == "Progressing" and not c.status for c in found)
+        complete = any(
+            c["type"] == "Progressing" and c["status"] == "False" for c in status["conditions"]
+        )
         waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
-    old = partition.status
-    events = [
-        *conditions.events(old, status),
-        *restore.events(old, status),
-        *writes.events(old, status),
-    ]
-    return Plan(action, status, events, settled, hurried, waiting, retry_s)
+    told = news.events(partition.status, status)
+    return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 
 def _refused(observed: Observed, reason: str, message: str) -> Plan:
@@ -282,11 +274,9 @@ def _refused(observed: Observed, reason: str, message: str) -> Plan:
         # What was refused of other objects stays said: a valid spec asks for them again.
         written = Pending(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
         told += [conditions.certificates(observed), writes.applied(observed, written)]
-    status = conditions.status(observed, None, told, old.get("clusterID", ""), bootstrapped)
-    # What was known of a running group stays: it goes on as it was.
-    known = {c["type"] for c in status["conditions"]}
-    status["conditions"] += [c for c in old.get("conditions", []) if c["type"] not in known]
+    status = refused(observed, told)
     action, retry_s = writes.first_free(observed, found), writes.retry_s(observed, pending)
-    events = [*conditions.events(old, status), *writes.events(old, status)]
     settled = action is None and retry_s is None
-    return Plan(action, status, events, settled, waiting=not settled, retry_s=retry_s)
+    return Plan(
+        action, status, news.events(old, status), settled, waiting=not settled, retry_s=retry_s
+    )

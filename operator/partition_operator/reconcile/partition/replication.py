@@ -6,19 +6,26 @@ The truth is what replica 0 says of its volume; while it is silent, what the sta
 
 import datetime as dt
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Final, Literal, cast
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.partition import RAFT, UNREPLICATED, PartitionSpec
+from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition.actions import Action, EnableReplication
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.partition import Observed
 
-BACKFILLING = "Backfilling"
+BACKFILLING: Final = "Backfilling"
+PresentMode = Literal["None", "Backfilling", "Raft"]
+"""Of status.mode."""
 STALLED_S = 300.0
 PROGRESS_WRITE_S = 5.0
 """Progress is written into status at most so often."""
 
+SERVING = frozenset({Reason.READY, Reason.DEGRADED, Reason.NO_LEADER})
+"""Reasons of Ready that say nothing against serving without Raft."""
+KEPT_WHILE_SWITCHING = frozenset({"leader", "lag", "quorumCriticalPods"})
+"""Fields of status: while Raft takes over nobody leads for a moment, which is no news."""
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -28,9 +35,9 @@ class Replication:
     backfill: status.backfill, None for none. stalled: it has not moved for too long. switching:
     Raft takes over from the plain log, a moment in which nobody leads, and no outage."""
 
-    mode: str
+    mode: PresentMode
     spec: PartitionSpec
-    backfill: dict[str, Any] | None
+    backfill: schema.Backfill | None
     stalled: bool
     switching: bool
 
@@ -110,7 +117,7 @@ def look(observed: Observed, spec: PartitionSpec, stalled_s: float) -> Replicati
     return Replication(mode, effective(observed, spec), backfill, stalled, switching)
 
 
-def _mode(observed: Observed, spec: PartitionSpec) -> str:
+def _mode(observed: Observed, spec: PartitionSpec) -> PresentMode:
     if unreplicated(observed, spec):
         return UNREPLICATED if spec.mode == UNREPLICATED else BACKFILLING
     # Done is done when the new group serves, and not before.
@@ -127,9 +134,9 @@ def _served(observed: Observed) -> bool:
 # --- progress ---------------------------------------------------------------------------------
 
 
-def _backfill(observed: Observed, mode: str) -> dict[str, Any] | None:
+def _backfill(observed: Observed, mode: PresentMode) -> schema.Backfill | None:
     """status.backfill: written when the range is known, then now and then, then at the end."""
-    old: dict[str, Any] | None = observed.partition.status.get("backfill")
+    old = observed.partition.status.get("backfill")
     if mode == UNREPLICATED:
         return None
     if mode == RAFT:
@@ -138,7 +145,7 @@ def _backfill(observed: Observed, mode: str) -> dict[str, Any] | None:
     if seen is None:
         return old
     first, done, target = seen
-    new = {
+    new: schema.Backfill = {
         "fromLSN": str(first),
         "doneLSN": str(done),
         "targetLSN": str(target),
@@ -161,7 +168,7 @@ def _seen(observed: Observed, *, begun: bool) -> tuple[int, int, int] | None:
     return None if begun else (first.stored_from, first.stored_from - 1, first.last_index)
 
 
-def _since(now: dt.datetime, backfill: dict[str, Any]) -> float:
+def _since(now: dt.datetime, backfill: schema.Backfill) -> float:
     """Seconds since progress was written last."""
     at = dt.datetime.strptime(backfill["progressTime"], TIME).replace(tzinfo=dt.UTC)
     return (now - at).total_seconds()
@@ -170,15 +177,16 @@ def _since(now: dt.datetime, backfill: dict[str, Any]) -> float:
 # --- status -----------------------------------------------------------------------------------
 
 
-def add_to(status: dict[str, Any], observed: Observed, found: Replication) -> dict[str, Any]:
-    """The status with what is said of replication."""
-    added: dict[str, Any] = {"mode": found.mode}
+def fields(observed: Observed, found: Replication) -> schema.PartitionStatus:
+    """What status says of replication."""
+    added: schema.PartitionStatus = {"mode": found.mode}
     if found.backfill is not None:
         added["backfill"] = found.backfill
     if found.switching:
         old = observed.partition.status
-        added |= {key: old[key] for key in ("leader", "lag", "quorumCriticalPods") if key in old}
-    return status | added
+        said = {key: value for key, value in old.items() if key in KEPT_WHILE_SWITCHING}
+        added |= cast(schema.PartitionStatus, said)
+    return added
 
 
 def explain(
@@ -204,7 +212,7 @@ def _quorum(
         return Condition("QuorumAvailable", True, "Switching", message)
     if said.status:
         message = "not replicated: one replica serves, there is no quorum to speak of"
-        return Condition("QuorumAvailable", True, "NotReplicated", message)
+        return Condition("QuorumAvailable", True, Reason.NOT_REPLICATED, message)
     if not bootstrapped:
         return said
     pod = names.pod(observed.partition.name, 0)
@@ -218,7 +226,7 @@ def _replicated(found: Replication) -> Condition:
             "one replica, by spec.replication.mode None: what its volume loses is lost; Raft "
             "replicates it"
         )
-        return Condition("Replicated", False, "NotReplicated", message)
+        return Condition("Replicated", False, Reason.NOT_REPLICATED, message)
     return Condition("Replicated", False, BACKFILLING, "replication is being switched on")
 
 
@@ -237,16 +245,18 @@ def _ready(
     *,
     bootstrapped: bool,
 ) -> Condition:
-    serves = bootstrapped and quorum.status and said.reason in ("Ready", "Degraded", "NoLeader")
+    serves = bootstrapped and quorum.status and said.reason in SERVING
     if not serves:
         return said
     if found.mode == UNREPLICATED and any(pod.ready for pod in observed.pods):
-        return Condition("Ready", True, "Ready", "one replica serves, not replicated")
+        return Condition("Ready", True, Reason.READY, "one replica serves, not replicated")
     if found.mode == UNREPLICATED:
         message = "serves, but is not complete: waiting for its pod to be ready"
-        return Condition("Ready", True, "Degraded", message)
+        return Condition("Ready", True, Reason.DEGRADED, message)
     doing = "has stalled, see BackfillComplete" if found.stalled else "is being switched on"
-    return Condition("Ready", True, "Degraded", f"serves, but is not complete: replication {doing}")
+    return Condition(
+        "Ready", True, Reason.DEGRADED, f"serves, but is not complete: replication {doing}"
+    )
 
 
 def _complete(observed: Observed, found: Replication) -> Condition | None:
@@ -254,26 +264,28 @@ def _complete(observed: Observed, found: Replication) -> Condition | None:
     status, backfill = observed.partition.status, found.backfill
     if found.mode == UNREPLICATED:
         message = "not replicated; setting spec.replication.mode to Raft begins the backfill"
-        return Condition("BackfillComplete", False, "NotRequested", message)
+        return Condition("BackfillComplete", False, Reason.NOT_REQUESTED, message)
     if found.mode == RAFT:
         was = any(c["type"] == "BackfillComplete" for c in status.get("conditions", []))
         upto = f" up to {backfill['targetLSN']}" if backfill else ""
         message = f"entries{upto} have Raft's metadata, and the group is Raft's"
-        return Condition("BackfillComplete", True, "Completed", message) if was else None
+        return Condition("BackfillComplete", True, Reason.COMPLETED, message) if was else None
     if backfill is None:
         pod = names.pod(observed.partition.name, 0)
-        return Condition("BackfillComplete", False, "Waiting", f"{pod} has to answer first")
+        return Condition("BackfillComplete", False, Reason.WAITING, f"{pod} has to answer first")
     first = observed.replica(0)
     if observed.refused and first is not None and first.unreplicated and first.backfill is None:
-        return Condition("BackfillComplete", False, "Refused", observed.refused)
+        return Condition("BackfillComplete", False, Reason.REFUSED, observed.refused)
     span = f"entries {backfill['fromLSN']} to {backfill['targetLSN']}"
     if found.stalled:
-        return Condition("BackfillComplete", False, "Stalled", _why_stalled(observed, backfill))
+        return Condition(
+            "BackfillComplete", False, Reason.STALLED, _why_stalled(observed, backfill)
+        )
     message = f"{span} get Raft's metadata while the partition serves; status.backfill counts"
-    return Condition("BackfillComplete", False, "Running", message)
+    return Condition("BackfillComplete", False, Reason.RUNNING, message)
 
 
-def _why_stalled(observed: Observed, backfill: dict[str, Any]) -> str:
+def _why_stalled(observed: Observed, backfill: schema.Backfill) -> str:
     pod = names.pod(observed.partition.name, 0)
     at = f"no progress since {backfill['progressTime']}, at {backfill['doneLSN']} of "
     at += f"{backfill['targetLSN']}"

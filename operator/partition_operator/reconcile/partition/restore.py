@@ -9,15 +9,17 @@ one that it had finished.
 
 import datetime as dt
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final, cast
 
 from partition_common import backoff
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.bootstrap import RestoreFrom
+from partition_operator.api.events import Event
 from partition_operator.api.partition import UNREPLICATED
 from partition_operator.api.snapshot import STORED, Snapshot, State
 from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition import placement
 from partition_operator.reconcile.partition.actions import (
     Action,
@@ -27,7 +29,7 @@ from partition_operator.reconcile.partition.actions import (
     Delete,
     RecordRestored,
 )
-from partition_operator.reconcile.partition.conditions import Condition, Event
+from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.progress import Progress, parse_progress
 from partition_operator.reconcile.seen.restore import RestoreSeen
@@ -35,10 +37,11 @@ from partition_operator.reconcile.seen.snapshot import volume_lost
 from partition_operator.resources import services, snapshot_pods
 from partition_operator.resources.snapshot_pods import Outcome, Source
 
+TYPE: Final = "Restored"
+"""Of the condition."""
 NEVER = dt.timedelta.max
 PENDING = dt.timedelta(minutes=15)
 """A pod that has not started within this is made anew: where it must run may have changed."""
-RESTORING, RETRYING = "Restoring", "Retrying"
 KEPT = ("snapshotID", "lsn", "term", "digest", "keys", "files", "sizeBytes")
 """Of the pod's report: what is recorded in status."""
 
@@ -53,7 +56,7 @@ class Restoring:
     done: bool = False
     final: bool = False
     waiting: bool = False
-    fields: dict[str, Any] = field(default_factory=dict)
+    fields: schema.PartitionStatus = field(default_factory=schema.PartitionStatus)
 
 
 def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
@@ -70,14 +73,14 @@ def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
     return replace(found, fields={"restore": record} if record else {})
 
 
-def _record(old: dict[str, Any], seen: RestoreSeen) -> dict[str, Any]:
+def _record(old: schema.Restore, seen: RestoreSeen) -> schema.Restore:
     """status.restore. An attempt that does not say how far it is stays where it was."""
     attempts = max(
         int(old.get("attempts", 0)), snapshot_pods.attempt_of(seen.pod) if seen.pod else 0
     )
     if not attempts:
         return {}
-    record: dict[str, Any] = {"attempts": attempts}
+    record: schema.Restore = {"attempts": attempts}
     progress = seen.progress
     if progress is None and attempts == old.get("attempts"):
         progress = parse_progress(old)
@@ -92,33 +95,29 @@ def explain(found: list[Condition], restoring: Restoring | None) -> list[Conditi
         return found
     if restoring.done:
         return [*found, restoring.condition]
-    ready = Condition("Ready", False, _word(restoring), restoring.condition.message)
+    ready = Condition("Ready", False, word(restoring), restoring.condition.message)
     return [*(ready if c.type == "Ready" else c for c in found), restoring.condition]
 
 
-def add_to(status: dict[str, Any], restoring: Restoring | None) -> dict[str, Any]:
-    if restoring is None:
-        return status
-    word = {} if restoring.done else {"state": _word(restoring)}
-    return status | restoring.fields | word
+def word(restoring: Restoring | None) -> str:
+    """For the STATUS column; "" while there is nothing to say."""
+    if restoring is None or restoring.done:
+        return ""
+    return "RestoreFailed" if restoring.final else "Restoring"
 
 
-def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
-    """What changed of the condition Restored."""
-    before = next((c for c in old.get("conditions", []) if c["type"] == "Restored"), None)
-    after = next((c for c in new["conditions"] if c["type"] == "Restored"), None)
-    if after is None:
-        return []
-    was = (before or {}).get("reason", "")
-    if before is not None and (before["status"], was) == (after["status"], after["reason"]):
-        return []
-    if after["status"] == "True":
-        return [Event("Normal", "RestoreCompleted", after["message"])]
-    if after["reason"] == RESTORING:
-        begun = was in (RESTORING, RETRYING)
-        return [] if begun else [Event("Normal", "RestoreStarted", after["message"])]
-    kind = "RestoreFailed" if new.get("state") == "RestoreFailed" else "RestoreWaiting"
-    return [Event("Warning", kind, f"{after['reason']}: {after['message']}")]
+def event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:
+    """What a change of the condition Restored tells people. state: the STATUS column."""
+    was = old["reason"] if old is not None else ""
+    if old is not None and (old["status"], was) == (new["status"], new["reason"]):
+        return None
+    if new["status"] == "True":
+        return Event("Normal", "RestoreCompleted", new["message"])
+    if new["reason"] == Reason.RESTORING:
+        begun = was in (Reason.RESTORING, Reason.RETRYING)
+        return None if begun else Event("Normal", "RestoreStarted", new["message"])
+    kind = "RestoreFailed" if state == "RestoreFailed" else "RestoreWaiting"
+    return Event("Warning", kind, f"{new['reason']}: {new['message']}")
 
 
 # --- steps ------------------------------------------------------------------------------------
@@ -238,9 +237,9 @@ def _pod(
     if outcome is None:
         return _under_way(observed, pod, found, progress)
     if outcome.succeeded:
-        record = {key: outcome.report[key] for key in KEPT if key in outcome.report}
-        for key in ("lsn", "term"):
-            record[key] = str(record.get(key, ""))
+        said = {key: outcome.report[key] for key in KEPT if key in outcome.report}
+        numbers = {key: str(said.get(key, "")) for key in ("lsn", "term")}
+        record = cast(schema.Restored, said | numbers)
         return _restoring(f"pod {name} has restored volume 0", RecordRestored(record))
     if not outcome.retriable:
         return _failed(observed, outcome)
@@ -273,9 +272,9 @@ def _again(observed: Observed, pod: dict[str, Any], outcome: Outcome) -> Restori
     message = f"attempt {attempt} failed: {outcome.reason}: {outcome.message}; again"
     if observed.now < again:
         return Restoring(
-            Condition("Restored", False, RETRYING, f"{message} at {stamp(again)}"),
+            Condition(TYPE, False, Reason.RETRYING, f"{message} at {stamp(again)}"),
         )
-    return Restoring(Condition("Restored", False, RETRYING, message), _delete(pod))
+    return Restoring(Condition(TYPE, False, Reason.RETRYING, message), _delete(pod))
 
 
 def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> str:
@@ -301,17 +300,17 @@ def _failed(observed: Observed, outcome: Outcome) -> Restoring:
         f"PersistentVolumeClaim {names.claim(name, 0)}, and make it anew"
     )
     message = f"{outcome.message.rstrip('. ')}; {way_out}"
-    return Restoring(Condition("Restored", False, outcome.reason, message), final=True)
+    return Restoring(Condition(TYPE, False, outcome.reason, message), final=True)
 
 
-def _done(status: dict[str, Any], seen: RestoreSeen) -> Restoring:
+def _done(status: schema.PartitionStatus, seen: RestoreSeen) -> Restoring:
     record = status["restored"]
     message = f"from snapshot {record.get('snapshotID')} at LSN {record.get('lsn')}"
     pod, action = seen.pod, None
     if pod is not None and "deletionTimestamp" not in pod["metadata"]:
         # It holds the volume no more, but its node would be asked for by the next one.
         action = _delete(pod)
-    condition = Condition("Restored", True, "Restored", message)
+    condition = Condition(TYPE, True, "Restored", message)
     return Restoring(condition, action, done=True, fields={"restored": record})
 
 
@@ -327,14 +326,9 @@ def _finished(pod: dict[str, Any]) -> dt.datetime:
 
 
 def _restoring(message: str, action: Action | None = None, *, retrying: bool = False) -> Restoring:
-    reason = RETRYING if retrying else RESTORING
-    return Restoring(Condition("Restored", False, reason, message), action)
+    reason = Reason.RETRYING if retrying else Reason.RESTORING
+    return Restoring(Condition(TYPE, False, reason, message), action)
 
 
 def _waiting(reason: str, message: str) -> Restoring:
-    return Restoring(Condition("Restored", False, reason, message), waiting=True)
-
-
-def _word(restoring: Restoring) -> str:
-    """For the STATUS column."""
-    return "RestoreFailed" if restoring.final else "Restoring"
+    return Restoring(Condition(TYPE, False, reason, message), waiting=True)

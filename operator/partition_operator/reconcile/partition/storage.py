@@ -8,7 +8,7 @@ deleted.
 from dataclasses import dataclass
 from typing import Any
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.reconcile.partition.actions import Action, DeleteUnchanged
@@ -57,18 +57,19 @@ def template_differs(observed: Observed, spec: PartitionSpec) -> bool:
     return not same_class or not _same_size(_size(template), spec.storage_size)
 
 
-def recorded(observed: Observed) -> dict[str, str]:
+def recorded(observed: Observed) -> schema.StorageStatus:
     """status.storage: the size and the class of the bound claims. What was recorded of a group that
     existed stays while its claims are away."""
     bound = [claim for claim in _own(observed) if claim.bound and parse_quantity(claim.size)]
     if not bound:
         status = observed.partition.status
-        kept: dict[str, str] = status.get("storage") or {}
-        return kept if status.get("bootstrapped") else {}
+        return (status.get("storage") or {}) if status.get("bootstrapped") else {}
     largest = max(bound, key=lambda claim: parse_quantity(claim.size) or 0)
-    found = {"size": largest.size}
+    found: schema.StorageStatus = {"size": largest.size}
     classes = [claim.storage_class for claim in bound if claim.storage_class]
-    return found | ({"className": classes[0]} if classes else {})
+    if classes:
+        found["className"] = classes[0]
+    return found
 
 
 def not_followed(observed: Observed, spec: PartitionSpec) -> str:

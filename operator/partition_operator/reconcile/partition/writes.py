@@ -6,18 +6,19 @@ A write that is refused stops only itself: the steps that do not need it go on.
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Final
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
+from partition_operator.api.events import Event
+from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.actions import Action
-from partition_operator.reconcile.partition.conditions import Condition, Event
+from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.last_write import CALM, Key, held, pause_s
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.resources.common import content_hash
 
-TYPE = "ObjectsApplied"
-REFUSED = "ObjectRefused"
+TYPE: Final = "ObjectsApplied"
 UNDONE = "ChangedByOthers"
 CERTIFICATE = "certificate"
 TRUST = "trust"
@@ -87,37 +88,39 @@ def explain(found: list[Condition], observed: Observed, pending: Pending) -> lis
     """The conditions with ObjectsApplied. A Partition is not Ready while the API server refuses
     what its spec asks for, though its replicas may serve."""
     condition = applied(observed, pending)
-    if condition.reason != REFUSED:
+    if condition.reason != Reason.OBJECT_REFUSED:
         return [*found, condition]
     ready = next(c for c in found if c.type == "Ready")
-    if ready.reason == "VolumeLost":
+    if ready.reason == Reason.VOLUME_LOST:
         # No object brings the data back, and what does is said there.
         return [*found, condition]
     serves = f"; meanwhile: {ready.message}" if ready.status else ""
-    told = Condition("Ready", False, REFUSED, condition.message + serves)
+    told = Condition("Ready", False, Reason.OBJECT_REFUSED, condition.message + serves)
     return [*(told if c.type == "Ready" else c for c in found), condition]
 
 
-def add_to(status: dict[str, Any]) -> dict[str, Any]:
-    """The STATUS column: what is refused comes before what waits for it."""
-    refused = any(c["type"] == "Ready" and c["reason"] == REFUSED for c in status["conditions"])
-    return status | {"state": REFUSED} if refused else status
+def word(found: list[Condition]) -> str:
+    """For the STATUS column: what is refused comes before what waits for it; "" for nothing."""
+    return (
+        Reason.OBJECT_REFUSED
+        if any(c.type == "Ready" and c.reason == Reason.OBJECT_REFUSED for c in found)
+        else ""
+    )
 
 
-def events(old: dict[str, Any], new: dict[str, Any]) -> list[Event]:
-    """What changed of the condition; a refusal in other words is told again."""
-    before = next((c for c in old.get("conditions", []) if c["type"] == TYPE), None)
-    after = next((c for c in new["conditions"] if c["type"] == TYPE), None)
-    if after is None:
-        return []
-    kept = ("status", "reason", "message")
-    if before is not None and all(before[key] == after[key] for key in kept):
-        return []
-    if after["status"] == "False":
-        return [Event("Warning", after["reason"], after["message"])]
-    if before is not None and before["status"] == "False":
-        return [Event("Normal", TYPE, after["message"])]
-    return []
+def event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    """What a change of the condition tells people; a refusal in other words is told again."""
+    if old is not None and _said(old) == _said(new):
+        return None
+    if new["status"] == "False":
+        return Event("Warning", new["reason"], new["message"])
+    if old is not None and old["status"] == "False":
+        return Event("Normal", TYPE, new["message"])
+    return None
+
+
+def _said(condition: schema.Condition) -> tuple[str, str, str]:
+    return condition["status"], condition["reason"], condition["message"]
 
 
 def applied(observed: Observed, pending: Pending) -> Condition:
@@ -132,7 +135,7 @@ def applied(observed: Observed, pending: Pending) -> Condition:
     if refused:
         text = "; ".join(f"{_name(key)}: {words}" for key, words in refused.items())
         message = f"the API server refuses {text} (it is tried again)"
-        return Condition(TYPE, False, REFUSED, message)
+        return Condition(TYPE, False, Reason.OBJECT_REFUSED, message)
     # For a while after it was written, too: it will be undone again.
     undone = [
         key

@@ -8,14 +8,15 @@ run that follows them is made.
 
 import datetime as dt
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
+from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
-from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotsSpec, parse_snapshots_spec
+from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotsSpec
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.partition.conditions import Condition, Event
+from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.schedule import cron as schedules
 from partition_operator.reconcile.schedule.cron import MOMENT, Circumstances, Schedule, decide
 from partition_operator.reconcile.seen.partition import Observed
@@ -52,7 +53,7 @@ class PolicyPlan:
     """create: the run's object, to be made before status is written anew. look_at: when something
     changes by time alone."""
 
-    snapshots: dict[str, Any]
+    snapshots: schema.SnapshotsStatus
     conditions: list[Condition]
     events: list[Event] = field(default_factory=list)
     create: dict[str, Any] | None = None
@@ -62,10 +63,9 @@ class PolicyPlan:
 
 def plan(view: PolicyView) -> PolicyPlan:
     old = view.partition.snapshot_status
-    known: dict[str, Any] = _successes(view, old)
-    known |= {key: old[key] for key in ("missed", "lastScheduleTime") if key in old}
+    known = _successes(view, old) | _kept(old, "missed", "lastScheduleTime")
     try:
-        spec = parse_snapshots_spec(view.partition.body.get("spec") or {})
+        spec = view.partition.snapshots()
         if spec is None:
             return PolicyPlan(known, [])
         if not spec.schedule:
@@ -73,9 +73,8 @@ def plan(view: PolicyView) -> PolicyPlan:
         schedule = schedules.parse(spec.schedule, spec.time_zone)
     except InvalidSpec as error:
         reason = type(error).__name__
-        seen = {key: old[key] for key in ("schedule", "immediateAt") if key in old}
         return PolicyPlan(
-            known | seen,
+            known | _kept(old, "schedule", "immediateAt"),
             [
                 Condition("SnapshotScheduleValid", False, reason, str(error)),
                 Condition("SnapshotFresh", None, reason, "no schedule is followed"),
@@ -85,7 +84,7 @@ def plan(view: PolicyView) -> PolicyPlan:
 
 
 def _scheduled(
-    view: PolicyView, spec: SnapshotsSpec, schedule: Schedule, known: dict[str, Any]
+    view: PolicyView, spec: SnapshotsSpec, schedule: Schedule, known: schema.SnapshotsStatus
 ) -> PolicyPlan:
     old, now = view.partition.snapshot_status, view.now
     identity = f"{spec.schedule} {spec.time_zone}"
@@ -96,9 +95,10 @@ def _scheduled(
     if spec.suspend:
         suspended = "spec.snapshots.suspend is true: nothing is scheduled"
         # It waits, too: old["immediateAt"] says that it was asked for.
-        kept = {"immediateAt": old.get("immediateAt", immediate) if immediate else ""}
+        found["suspended"] = True
+        found["immediateAt"] = old.get("immediateAt", immediate) if immediate else ""
         return PolicyPlan(
-            _without_empty(found | {"suspended": True} | kept),
+            _without_empty(found),
             [
                 replace(valid, reason="Suspended", message=suspended),
                 Condition("SnapshotFresh", None, "Suspended", suspended),
@@ -126,7 +126,7 @@ def _scheduled(
         if step.missed >= schedules.MISSED_COUNT_MAX:
             runs = f"at least {step.missed} runs were"
         events.append(Event("Warning", "SnapshotMissed", f"{runs} missed: {step.reason}"))
-    was = {c["type"]: c for c in (view.partition.body.get("status") or {}).get("conditions") or []}
+    was = {c["type"]: c for c in view.partition.whole_status.get("conditions") or []}
     return PolicyPlan(
         found,
         [valid, fresh],
@@ -166,7 +166,7 @@ def _immediate(view: PolicyView, spec: SnapshotsSpec, start: dt.datetime) -> str
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    fields: dict[str, Any]
+    fields: schema.SnapshotsStatus
     create: dict[str, Any] | None = None
     missed: int = 0
     reason: str = ""
@@ -190,7 +190,7 @@ def _next_run(
         ),
         default=None,
     )
-    fields: dict[str, Any] = {"lastScheduleTime": _stamp(last)}
+    fields: schema.SnapshotsStatus = {"lastScheduleTime": _stamp(last)}
     running = [s.name for s in view.snapshots if s.scheduled_at is not None and not s.ended]
     immediate = parse_stamp(old.get("immediateAt"))
     blocked = sources.why_none(view.group)
@@ -275,7 +275,7 @@ def _fresh(
     return Condition("SnapshotFresh", False, "Stale", what), changes
 
 
-def _freshness_events(was: dict[str, Any] | None, fresh: Condition) -> list[Event]:
+def _freshness_events(was: schema.Condition | None, fresh: Condition) -> list[Event]:
     before = was["status"] if was else ""
     if fresh.status is False and before != "False":
         return [Event("Warning", "SnapshotStale", fresh.message)]
@@ -290,12 +290,11 @@ def _newest_good(view: PolicyView) -> Snapshot | None:
     return max(past, key=age_of, default=None)
 
 
-def _successes(view: PolicyView, old: dict[str, Any]) -> dict[str, Any]:
+def _successes(view: PolicyView, old: schema.SnapshotsStatus) -> schema.SnapshotsStatus:
     """Of the newest success; what retention or a user removed stays known."""
     newest = _newest_good(view)
     if newest is None:
-        kept = ("lastSnapshot", "lastSuccessfulTime", "lastSuccessfulLSN")
-        return {key: old[key] for key in kept if key in old}
+        return _kept(old, "lastSnapshot", "lastSuccessfulTime", "lastSuccessfulLSN")
     return {
         "lastSnapshot": newest.name,
         "lastSuccessfulTime": stamp(age_of(newest)[0]),
@@ -307,5 +306,11 @@ def _stamp(moment: dt.datetime | None) -> str:
     return "" if moment is None else stamp(moment)
 
 
-def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value not in ("", None)}
+def _kept(old: schema.SnapshotsStatus, *fields: str) -> schema.SnapshotsStatus:
+    found = {key: value for key, value in old.items() if key in fields}
+    return cast(schema.SnapshotsStatus, found)
+
+
+def _without_empty(fields: schema.SnapshotsStatus) -> schema.SnapshotsStatus:
+    found = {key: value for key, value in fields.items() if value not in ("", None)}
+    return cast(schema.SnapshotsStatus, found)

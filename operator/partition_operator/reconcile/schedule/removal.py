@@ -11,15 +11,17 @@ import datetime as dt
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from partition_common import backoff
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination, VolumeDestination, describe
-from partition_operator.api.snapshot import Snapshot, State
+from partition_operator.api.snapshot import Snapshot, SnapshotsSpec, State, Verify
 from partition_operator.api.times import stamp
+from partition_operator.api.words import JobState, Reason
 from partition_operator.reconcile.partition.conditions import Condition
+from partition_operator.reconcile.schedule.policy import PolicyView
+from partition_operator.reconcile.schedule.retention import begun, expired
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
 from partition_operator.reconcile.snapshot import sources
@@ -28,10 +30,15 @@ BATCH_MAX = 50
 """Snapshots of one job."""
 POLL_S, WAIT_S = 1.0, 10.0
 """How often a job that runs is looked at, and whether one that is due can be started."""
-DAMAGED = "SnapshotDamaged"
 
 UNCERTAIN = frozenset(
-    {"SourceUnreachable", "SourceRestarted", "Stalled", "StoreUnavailable", "StoreBusy"}
+    {
+        Reason.SOURCE_UNREACHABLE,
+        Reason.SOURCE_RESTARTED,
+        Reason.STALLED,
+        "StoreUnavailable",
+        "StoreBusy",
+    }
 )
 """Reasons of a failed snapshot that may have been stored all the same, unheard. After others
 nothing of it is in the store; what has its name there (SnapshotExists) is somebody else's."""
@@ -82,11 +89,31 @@ class Step:
     problem: tuple[str, str] | None = None
 
 
-def removals(expired: Iterable[Snapshot], group: Observed) -> list[Removal]:
+def gone(
+    view: PolicyView,
+    spec: SnapshotsSpec | None,
+    attempts: Iterable[Attempt],
+    held: frozenset[str] = frozenset(),
+) -> list[Snapshot]:
+    """The snapshots to remove, oldest first. spec: None removes only what was begun. held: names
+    that something uses just now."""
+    partition = view.partition
+    cluster = partition.status.get("clusterID", "")
+    # Those of an earlier Partition of this name are in another store: they stay.
+    ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
+    if spec is None:
+        return begun(ours)
+    said = partition.whole_status.get("conditions") or []
+    pruned = next((c for c in said if c["type"] == "SnapshotsPruned"), None)
+    damage, proven = blocked_by_damage(pruned, attempts), spec.verify != Verify.NONE
+    return expired(ours, spec.retention, view.now, held, proven=proven, damage=damage)
+
+
+def removals(due: Iterable[Snapshot], group: Observed) -> list[Removal]:
     """The jobs that must have succeeded before these objects may go; some need none."""
     found: dict[tuple[Destination, str], list[str]] = {}
     pods = {names.pod(group.partition.name, pod.ordinal) for pod in group.pods}
-    for snapshot in expired:
+    for snapshot in due:
         destination = snapshot.stored_in()
         if destination is None or not may_be_stored(snapshot):
             continue
@@ -114,7 +141,7 @@ def may_be_stored(snapshot: Snapshot) -> bool:
     return any(c["reason"] in UNCERTAIN for c in failed)
 
 
-def marked(snapshot: Snapshot, now: dt.datetime) -> dict[str, Any]:
+def marked(snapshot: Snapshot, now: dt.datetime) -> schema.PartitionSnapshotStatus:
     """The status that says that its removal has begun: written before anything of it goes."""
     message = f"{snapshot.state} until {stamp(now)}; retention removes it, which can't be undone"
     return snapshot.status | {"state": str(State.REMOVING), "message": message}
@@ -132,21 +159,25 @@ def pause_s(attempts: Iterable[Attempt], now: dt.datetime) -> float | None:
     return min(ends, default=None)
 
 
-def blocked_by_damage(condition: dict[str, Any] | None, attempts: Iterable[Attempt]) -> bool:
+def blocked_by_damage(condition: schema.Condition | None, attempts: Iterable[Attempt]) -> bool:
     """Whether a store could not be collected because what one of its snapshots names can't be read.
     condition: SnapshotsPruned as it stands."""
-    said = (condition or {}).get("status") == "False" and (condition or {}).get("reason") == DAMAGED
-    return said or any(a.problem is not None and a.problem[0] == DAMAGED for a in attempts)
+    said = condition is not None and (condition["status"], condition["reason"]) == (
+        "False",
+        Reason.SNAPSHOT_DAMAGED,
+    )
+    return said or any(
+        a.problem is not None and a.problem[0] == Reason.SNAPSHOT_DAMAGED for a in attempts
+    )
 
 
 def pruned(
-    problem: tuple[str, str] | None, *, under_way: bool, old: dict[str, Any] | None
+    problem: tuple[str, str] | None, *, under_way: bool, old: schema.Condition | None
 ) -> Condition:
     """The condition SnapshotsPruned. old: as it stands; what it says of a failure stands until the
     removal is done."""
-    if problem is None and under_way and (old or {}).get("status") == "False":
-        assert old is not None, "it has a status"
-        problem = (str(old["reason"]), str(old["message"]))
+    if problem is None and under_way and old is not None and old["status"] == "False":
+        problem = (old["reason"], old["message"])
     if problem is None:
         return Condition("SnapshotsPruned", True, "Pruned", "no more is kept than is wanted")
     return Condition("SnapshotsPruned", False, *problem)
@@ -176,14 +207,14 @@ def _of_attempt(attempt: Attempt, seen: JobSeen, now: dt.datetime) -> Step | Non
     if isinstance(seen, Job):
         return _of_job(attempt, seen, now)
     if seen is NoJob.SILENT:
-        return failed(attempt, now, "SourceUnreachable", "its replica does not answer")
+        return failed(attempt, now, Reason.SOURCE_UNREACHABLE, "its replica does not answer")
     return None  # the replica was restarted: begin again
 
 
 def _of_job(attempt: Attempt, job: Job, now: dt.datetime) -> Step:
-    if job.state == "Succeeded":
+    if job.state == JobState.SUCCEEDED:
         return Step(replace(attempt, done=job), done=job)
-    if job.state == "Failed":
+    if job.state == JobState.FAILED:
         return failed(attempt, now, job.reason or "Failed", job.message)
     return Step(attempt, problem=attempt.problem)
 
@@ -205,7 +236,7 @@ def _begin(removal: Removal, attempt: Attempt | None, group: Observed, newest_po
 
 
 def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> Step:
-    if reason == DAMAGED:
+    if reason == Reason.SNAPSHOT_DAMAGED:
         message += (
             "; until it is gone nothing in its store can be collected: damaged snapshots "
             "(VerifyFailed) that are not pinned are removed, too; others remove by hand"

@@ -59,6 +59,33 @@ def refused(last: Write | None, wanted: str, words: str, now: dt.datetime) -> Wr
     return Write(wanted, now, tries, now + dt.timedelta(seconds=pause), refusal=words)
 
 
+class WriteRecords:
+    """The records of every Partition, kept in memory. One that is lost costs a try more."""
+
+    def __init__(self) -> None:
+        self._by_partition: dict[tuple[str, str], dict[Key, Write]] = {}
+
+    def of(self, partition: tuple[str, str]) -> dict[Key, Write]:
+        """By object. A copy: what is written later was not seen."""
+        return dict(self._by_partition.get(partition, {}))
+
+    def note_taken(
+        self, partition: tuple[str, str], key: Key, wanted: str, left: str, now: dt.datetime
+    ) -> None:
+        known = self._by_partition.setdefault(partition, {})
+        known[key] = taken(known.get(key), wanted, left, now)
+
+    def note_refused(
+        self, partition: tuple[str, str], key: Key, wanted: str, words: str, now: dt.datetime
+    ) -> None:
+        known = self._by_partition.setdefault(partition, {})
+        known[key] = refused(known.get(key), wanted, words, now)
+
+    def forget(self, partition: tuple[str, str]) -> None:
+        """Of a Partition that is gone, or that another operator manages."""
+        self._by_partition.pop(partition, None)
+
+
 def held(last: Write | None, wanted: str, now: dt.datetime) -> bool:
     """Whether this content must not be written yet."""
     return last is not None and last.wanted == wanted and pause_s(last, now) is not None

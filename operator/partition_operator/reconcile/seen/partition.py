@@ -6,6 +6,7 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.api.words import ReplicaRole
 from partition_operator.reconcile.seen.last_write import Key, Write
 from partition_operator.reconcile.seen.restore import RestoreSeen
 
@@ -65,7 +66,7 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """What a replica says of itself."""
+    """What a replica says of itself. role: a word of its own, such as those of ReplicaRole."""
 
     ordinal: int
     cluster_id: str
@@ -132,7 +133,7 @@ class Observed:
     @property
     def leader(self) -> Replica | None:
         """The replica that serves as leader, in the highest term; None where there is none."""
-        leaders = [r for r in self.replicas if r.role == "leader" and r.serving]
+        leaders = [r for r in self.replicas if r.role == ReplicaRole.LEADER and r.serving]
         return max(leaders, key=lambda r: r.term, default=None)
 
     def replica(self, ordinal: int) -> Replica | None:

@@ -7,15 +7,16 @@ from typing import Any
 
 from partition_operator.api.destination import Refusal
 from partition_operator.api.snapshot import STORED, Snapshot, State
+from partition_operator.api.words import JobState
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as the replica that runs it says. state: Queued, Running, Succeeded or Failed."""
+    """A job as the replica that runs it says."""
 
-    state: str
+    state: JobState
     phase: str = ""
     percent: int = 0
     lsn: int = 0

@@ -7,11 +7,10 @@ again goes on. A job's ID is `<uid>/<attempt>`; asking a replica for the same on
 
 import datetime as dt
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from partition_common import backoff
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.destination import (
     Destination,
     ObjectStore,
@@ -19,16 +18,12 @@ from partition_operator.api.destination import (
     describe,
     store_prefix,
 )
-from partition_operator.api.snapshot import (
-    Snapshot,
-    SnapshotsSpec,
-    State,
-    Verify,
-    parse_snapshots_spec,
-)
+from partition_operator.api.events import Event
+from partition_operator.api.partition import Partition
+from partition_operator.api.snapshot import Snapshot, State, Verify
 from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.api.words import JobState, Reason
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.partition.conditions import Event
 from partition_operator.reconcile.seen.partition import Observed
 from partition_operator.reconcile.seen.progress import stepped
 from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView, volume_lost
@@ -67,7 +62,7 @@ class SnapshotPlan:
     """status: what to write, before the action. pause_s: when to look again, None where there is
     nothing to wait for."""
 
-    status: dict[str, Any]
+    status: schema.PartitionSnapshotStatus
     action: SnapshotAction | None = None
     events: list[Event] = field(default_factory=list)
     partition_events: list[Event] = field(default_factory=list)
@@ -101,7 +96,7 @@ def _under_way(view: SnapshotView, draft: Draft) -> SnapshotPlan:
         # From the first look on it is this group that is asked for, not what comes in its place.
         draft.set(clusterID=view.group.partition.status["clusterID"])
     leader = view.group.leader if view.group is not None else None
-    if leader is not None and not draft.get("leastLSN"):
+    if leader is not None and not draft.fields.get("leastLSN"):
         # What was acknowledged before the object was made is in it, whoever takes it.
         draft.set(leastLSN=str(leader.committed))
     labels = view.snapshot.body["metadata"].get("labels") or {}
@@ -121,8 +116,8 @@ def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     if group is None:
         return _without_partition(view, draft)
     try:
-        destination = resolve(snapshot, group.partition.body)
-        effective_verify(snapshot, group.partition.body)
+        destination = resolve(snapshot, group.partition)
+        effective_verify(snapshot, group.partition)
     except InvalidSpec as error:
         return _failed(draft, "InvalidSpec", str(error))
     if destination is None:
@@ -144,7 +139,7 @@ def _start_in_turn(
     ahead = _ahead(view)
     if ahead is not None:
         return _wait(draft, "WaitingForTurn", f"{ahead.name} comes first", WAIT_S)
-    again = parse_stamp(draft.get("nextAttemptTime"))
+    again = parse_stamp(draft.fields.get("nextAttemptTime"))
     if again is not None and view.now < again:
         condition = next(c for c in draft.body()["conditions"] if c["type"] == "Queued")
         pause = (again - view.now).total_seconds()
@@ -169,7 +164,7 @@ def _without_partition(view: SnapshotView, draft: Draft) -> SnapshotPlan:
 
 
 def _without_source(view: SnapshotView, draft: Draft, why: str) -> SnapshotPlan:
-    since = parse_stamp(draft.get("waitingSince")) or view.now
+    since = parse_stamp(draft.fields.get("waitingSince")) or view.now
     if view.now - since >= SOURCE_WAIT:
         hours = int(SOURCE_WAIT.total_seconds() // 3600)
         message = f"no replica could take it within {hours} hour: {why}; status of the Partition "
@@ -190,11 +185,11 @@ def _ahead(view: SnapshotView) -> Snapshot | None:
 def _start(view: SnapshotView, draft: Draft, destination: Destination) -> SnapshotPlan:
     snapshot, group = view.snapshot, view.group
     assert group is not None, "there is a source"
-    last = draft.get("sourcePod") or ""
+    last = draft.fields.get("sourcePod") or ""
     in_volume = isinstance(destination, VolumeDestination)
     newest = sources.newest_stored(view.others, destination, group.partition.status["clusterID"])
     source = sources.choose(
-        sources.with_all_of(sources.candidates(group), int(draft.get("leastLSN") or 0)),
+        sources.with_all_of(sources.candidates(group), int(draft.fields.get("leastLSN") or 0)),
         partition=snapshot.partition,
         base=sources.base_pod(newest),
         # A volume's may be whole already; in a store any replica finds what is there.
@@ -203,73 +198,81 @@ def _start(view: SnapshotView, draft: Draft, destination: Destination) -> Snapsh
     )
     assert source is not None, "there is a source"
     pod = names.pod(snapshot.partition, source.ordinal)
-    attempt = int(draft.get("attempts") or 0) + 1
+    attempt = draft.fields.get("attempts", 0) + 1
     job_id = f"{snapshot.uid}/{attempt}"
-    tried = [p for p in dict.fromkeys([*(draft.get("triedPods") or []), last]) if p and p != pod]
+    tried = [
+        p for p in dict.fromkeys([*(draft.fields.get("triedPods") or []), last]) if p and p != pod
+    ]
     draft.set(
         attempts=attempt,
         attemptTime=stamp(view.now),
-        nextAttemptTime=None,
-        waitingSince=None,
-        silentSince=None,
         progressTime=stamp(view.now),
         jobID=job_id,
         sourcePod=pod,
-        triedPods=tried or None,
         snapshotID=snapshot.name,
         clusterID=group.partition.status["clusterID"],
         destination=_recorded(destination, snapshot.partition, source.ordinal, view),
         location=describe(destination, pod),
-        startTime=draft.get("startTime") or stamp(view.now),
+        startTime=draft.fields.get("startTime") or stamp(view.now),
         percent=0,
         phase="Starting",
-        full=(snapshot.full or sources.needs_full(newest)) or None,
     )
+    draft.drop("nextAttemptTime", "waitingSince", "silentSince", "triedPods", "full")
+    if tried:
+        draft.set(triedPods=tried)
+    if snapshot.full or sources.needs_full(newest):
+        draft.set(full=True)
     draft.running(f"{pod} takes it")
     if attempt == 1:
         draft.event("Normal", "SnapshotStarted", f"{pod} takes it into {describe(destination)}")
-    action = StartTake(source.ordinal, job_id, destination, bool(draft.get("full")))
+    action = StartTake(source.ordinal, job_id, destination, bool(draft.fields.get("full")))
     return _plan(draft, action, POLL_S)
 
 
-def resolve(snapshot: Snapshot, partition_body: dict[str, Any]) -> Destination | None:
+def resolve(snapshot: Snapshot, partition: Partition) -> Destination | None:
     """Where it goes: its own destination or the Partition's, with the prefix of the group's store.
     None where neither says. Raises InvalidSpec."""
-    found = snapshot.destination()
+    found = snapshot.asked().destination
     if found is None:
-        spec = parse_snapshots_spec(partition_body.get("spec") or {})
-        found = spec.destination if spec else None
+        policy = partition.snapshots()
+        found = policy.destination if policy else None
     if isinstance(found, ObjectStore):
-        cluster_id = (partition_body.get("status") or {}).get("clusterID", "")
+        cluster_id = partition.status.get("clusterID", "")
         prefix = store_prefix(found.prefix, snapshot.namespace, snapshot.partition, cluster_id)
-        return ObjectStore(
-            bucket=found.bucket,
-            secret=found.secret,
-            endpoint=found.endpoint,
-            region=found.region,
-            prefix=prefix,
-            allow_http=found.allow_http,
-            virtual_hosted_style=found.virtual_hosted_style,
-        )
+        return replace(found, prefix=prefix)
     return found
+
+
+def place(snapshot: Snapshot, partition: Partition | None) -> Destination | None:
+    """Where it is written or read next: as status recorded it, or as it is asked for; None if
+    neither says."""
+    recorded = snapshot.stored_in()
+    if snapshot.state != State.QUEUED and recorded is not None:
+        return recorded
+    if partition is None:
+        return None
+    try:
+        return resolve(snapshot, partition)
+    except InvalidSpec:
+        return None
 
 
 def _recorded(
     destination: Destination, partition: str, ordinal: int, view: SnapshotView
-) -> dict[str, Any]:
+) -> schema.StoredIn:
     if isinstance(destination, ObjectStore):
         return {"objectStore": destination.body()}
     claim = names.claim(partition, ordinal)
     return {"volume": {"claim": claim, "claimUID": (view.volumes or {}).get(claim, "")}}
 
 
-def effective_verify(snapshot: Snapshot, partition_body: dict[str, Any]) -> Verify:
+def effective_verify(snapshot: Snapshot, partition: Partition) -> Verify:
     """Its own, or the Partition's, or Checksum. Raises InvalidSpec."""
-    own = snapshot.verify()
+    own = snapshot.asked().verify
     if own is not None:
         return own
-    spec: SnapshotsSpec | None = parse_snapshots_spec(partition_body.get("spec") or {})
-    return spec.verify if spec else Verify.CHECKSUM
+    policy = partition.snapshots()
+    return policy.verify if policy else Verify.CHECKSUM
 
 
 # --- while it runs ----------------------------------------------------------------------------
@@ -281,23 +284,23 @@ def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
         name = view.snapshot.partition
         return _failed(draft, "PartitionDeleted", f"Partition {name} was deleted meanwhile")
     if isinstance(job, Job):
-        draft.set(silentSince=None)
+        draft.drop("silentSince")
         return _by_job(view, draft, job)
     if job is NoJob.UNKNOWN:
         return _unknown(view, draft)
-    since = parse_stamp(draft.get("silentSince")) or now
+    since = parse_stamp(draft.fields.get("silentSince")) or now
     if now - since >= SOURCE_SILENT:
         seconds = int(SOURCE_SILENT.total_seconds())
-        message = f"{draft.get('sourcePod')} has not answered for {seconds} s"
-        return _next_attempt(view, draft, "SourceUnreachable", message, retriable=True)
+        message = f"{draft.fields.get('sourcePod')} has not answered for {seconds} s"
+        return _next_attempt(view, draft, Reason.SOURCE_UNREACHABLE, message, retriable=True)
     draft.set(silentSince=stamp(since))
     return _plan(draft, None, POLL_S)
 
 
 def _by_job(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
-    if job.state == "Succeeded":
+    if job.state == JobState.SUCCEEDED:
         return _succeeded(view, draft, job)
-    if job.state == "Failed":
+    if job.state == JobState.FAILED:
         return _next_attempt(
             view, draft, job.reason or "Failed", job.message, retriable=job.retriable
         )
@@ -306,39 +309,41 @@ def _by_job(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
 
 def _unknown(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     """The replica answers and does not know the job."""
-    begun = parse_stamp(draft.get("attemptTime")) or view.now
-    if draft.get("phase") == "Starting" and view.now - begun < SOURCE_SILENT:
+    begun = parse_stamp(draft.fields.get("attemptTime")) or view.now
+    if draft.fields.get("phase") == "Starting" and view.now - begun < SOURCE_SILENT:
         # It was never asked, or never answered: the same ID is the same job.
         destination = view.snapshot.stored_in()
         assert destination is not None, "it was recorded with the attempt"
-        job_id, full = str(draft.get("jobID")), bool(draft.get("full"))
+        job_id, full = str(draft.fields.get("jobID")), bool(draft.fields.get("full"))
         return _plan(draft, StartTake(_ordinal(view), job_id, destination, full), POLL_S)
-    message = f"{draft.get('sourcePod')} was restarted meanwhile"
-    return _next_attempt(view, draft, "SourceRestarted", message, retriable=True)
+    message = f"{draft.fields.get('sourcePod')} was restarted meanwhile"
+    return _next_attempt(view, draft, Reason.SOURCE_RESTARTED, message, retriable=True)
 
 
 def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
-    percent, known = max(job.percent, 0), int(draft.get("percent") or 0)
-    phase = QUEUED if job.state == "Queued" else job.phase or job.state
-    since = parse_stamp(draft.get("progressTime")) or view.now
-    step = stepped(percent) != stepped(known) or phase != draft.get("phase")
+    percent, known = max(job.percent, 0), draft.fields.get("percent", 0)
+    phase = QUEUED if job.state == JobState.QUEUED else job.phase or job.state
+    since = parse_stamp(draft.fields.get("progressTime")) or view.now
+    step = stepped(percent) != stepped(known) or phase != draft.fields.get("phase")
     if step or (percent != known and view.now - since >= PROGRESS_EVERY):
         draft.set(percent=percent, phase=phase, progressTime=stamp(view.now))
     elif percent == known and phase != QUEUED and view.now - since >= JOB_STALLED:
         hours = int(JOB_STALLED.total_seconds() // 3600)
-        message = f"{draft.get('sourcePod')} made no progress for {hours} hours"
-        job_id = str(draft.get("jobID"))
-        found = _next_attempt(view, draft, "Stalled", message, retriable=True)
+        message = f"{draft.fields.get('sourcePod')} made no progress for {hours} hours"
+        job_id = str(draft.fields.get("jobID"))
+        found = _next_attempt(view, draft, Reason.STALLED, message, retriable=True)
         # Before another attempt: two at once would write the same.
         return replace(found, action=CancelJob(_ordinal(view), job_id))
-    draft.running(f"{draft.get('sourcePod')} takes it: {phase}, {draft.get('percent')} %")
+    draft.running(
+        f"{draft.fields.get('sourcePod')} takes it: {phase}, {draft.fields.get('percent')} %"
+    )
     return _plan(draft, None, POLL_S)
 
 
 def _next_attempt(
     view: SnapshotView, draft: Draft, reason: str, message: str, *, retriable: bool
 ) -> SnapshotPlan:
-    attempts = int(draft.get("attempts") or 0)
+    attempts = draft.fields.get("attempts", 0)
     if not retriable:
         return _failed(draft, reason, message)
     if attempts >= ATTEMPTS_MAX:
@@ -346,7 +351,8 @@ def _next_attempt(
     pause = backoff.SNAPSHOT.after(attempts)
     again = view.now + dt.timedelta(seconds=pause)
     text = f"attempt {attempts} of {ATTEMPTS_MAX} failed: {reason}: {message}"
-    draft.set(nextAttemptTime=stamp(again), silentSince=None, percent=0)
+    draft.set(nextAttemptTime=stamp(again), percent=0)
+    draft.drop("silentSince")
     draft.queued("Retrying", f"{text}; again at {stamp(again)}")
     draft.event("Warning", "SnapshotRetrying", text)
     return _plan(draft, None, float(pause))
@@ -369,10 +375,10 @@ def _succeeded(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
         f"{job.transferred_bytes} were transferred"
     )
     draft.succeeded(message)
-    draft.condition("Available", True, "Stored", f"in {draft.get('location')}")
-    draft.event("Normal", "SnapshotSucceeded", f"{message}, from {draft.get('sourcePod')}")
+    draft.condition("Available", True, "Stored", f"in {draft.fields.get('location')}")
+    draft.event("Normal", "SnapshotSucceeded", f"{message}, from {draft.fields.get('sourcePod')}")
     try:
-        method = effective_verify(view.snapshot, view.group.partition.body)
+        method = effective_verify(view.snapshot, view.group.partition)
     except InvalidSpec:
         method = Verify.CHECKSUM
     verification.begin(draft, method)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from partition_operator.api import names
 from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import GOOD, STORED, Snapshot, State
+from partition_operator.api.words import ReplicaRole
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
 from partition_operator.reconcile.seen.partition import Observed, Replica
 from partition_operator.reconcile.seen.snapshot import age_of
@@ -21,7 +22,7 @@ def candidates(group: Observed) -> list[Replica]:
         for replica in group.replicas
         if replica.ordinal != leader.ordinal
         and replica.cluster_id == leader.cluster_id
-        and replica.role == "follower"
+        and replica.role == ReplicaRole.FOLLOWER
         and replica.member_id in active
         and leader.committed - replica.applied <= PROMOTE_LAG_MAX
         and _has_pod(group, replica.ordinal)

@@ -10,10 +10,11 @@ from typing import Any
 
 from partition_common import backoff
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import State, Verify
 from partition_operator.api.times import parse_stamp, stamp
+from partition_operator.api.words import JobState, Reason
 from partition_operator.reconcile.seen.progress import Progress, stepped
 from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView
 from partition_operator.reconcile.snapshot import sources
@@ -50,7 +51,7 @@ def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | 
     """The one step; where it has ended, the pod that is left goes."""
     if not view.snapshot.verifying:
         return _delete(view.pod)
-    record = dict(draft.get("verification"))
+    record = draft.fields["verification"].copy()
     stored = view.snapshot.completed or view.now
     if view.now - stored >= GIVEN_UP:
         _inconclusive(view, draft, record, "TimedOut", "it took too long")
@@ -70,7 +71,9 @@ def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | 
 # --- by a job on a replica --------------------------------------------------------------------
 
 
-def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> SnapshotAction | None:
+def _checksum(
+    view: SnapshotView, draft: Draft, record: schema.Verification
+) -> SnapshotAction | None:
     if view.group is None or view.replaced:
         # No replica of its group will ever read it.
         _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
@@ -79,9 +82,9 @@ def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> Snaps
         return _start_job(view, draft, record)
     job = view.job
     if isinstance(job, Job):
-        if job.state == "Succeeded":
+        if job.state == JobState.SUCCEEDED:
             _verified(view, draft, record, "every object and digest is as it was written")
-        elif job.state == "Failed":
+        elif job.state == JobState.FAILED:
             _failed_attempt(view, draft, record, job.reason, job.message, retriable=job.retriable)
         else:
             if record.pop("silentSince", None) is not None:
@@ -100,11 +103,13 @@ def _checksum(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> Snaps
     draft.set(verification=record)
     if job is NoJob.UNKNOWN or view.now - since >= SILENT:
         message = f"{record['pod']} does not answer or was restarted"
-        _failed_attempt(view, draft, record, "SourceUnreachable", message, retriable=True)
+        _failed_attempt(view, draft, record, Reason.SOURCE_UNREACHABLE, message, retriable=True)
     return None
 
 
-def _start_job(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> SnapshotAction | None:
+def _start_job(
+    view: SnapshotView, draft: Draft, record: schema.Verification
+) -> SnapshotAction | None:
     assert view.group is not None, "it was looked for before"
     found = sources.candidates(view.group)
     status = view.snapshot.status
@@ -137,7 +142,7 @@ def _start_job(view: SnapshotView, draft: Draft, record: dict[str, Any]) -> Snap
 
 
 def _restore(
-    view: SnapshotView, draft: Draft, record: dict[str, Any], image: str
+    view: SnapshotView, draft: Draft, record: schema.Verification, image: str
 ) -> SnapshotAction | None:
     if view.taken:
         name = names.verify_pod(view.snapshot.name)
@@ -163,7 +168,7 @@ def _restore(
 
 
 def _create(
-    view: SnapshotView, draft: Draft, record: dict[str, Any], image: str
+    view: SnapshotView, draft: Draft, record: schema.Verification, image: str
 ) -> SnapshotAction | None:
     """The pod of the attempt that is recorded."""
     if view.group is None:
@@ -180,7 +185,7 @@ def _create(
 
 
 def _look_at(
-    view: SnapshotView, draft: Draft, record: dict[str, Any], outcome: Outcome | None
+    view: SnapshotView, draft: Draft, record: schema.Verification, outcome: Outcome | None
 ) -> None:
     """outcome: of the attempt's pod, None while it runs."""
     if outcome is None:
@@ -214,14 +219,16 @@ def _delete(pod: dict[str, Any] | None) -> SnapshotAction | None:
 
 # --- its ends ---------------------------------------------------------------------------------
 
-DAMAGED = frozenset({"SnapshotDamaged", "SnapshotNotFound", "UnsupportedFormat", "VolumeDamaged"})
+DAMAGED = frozenset(
+    {Reason.SNAPSHOT_DAMAGED, "SnapshotNotFound", "UnsupportedFormat", "VolumeDamaged"}
+)
 """Reasons that say something of the snapshot; others say that it could not be read."""
 
 
 def _failed_attempt(
     view: SnapshotView,
     draft: Draft,
-    record: dict[str, Any],
+    record: schema.Verification,
     reason: str,
     message: str,
     *,
@@ -244,7 +251,7 @@ def _failed_attempt(
 
 
 def _inconclusive(
-    view: SnapshotView, draft: Draft, record: dict[str, Any], reason: str, message: str
+    view: SnapshotView, draft: Draft, record: schema.Verification, reason: str, message: str
 ) -> None:
     draft.set(verification=record | {"completionTime": stamp(view.now)})
     draft.condition("Verified", None, reason, message)
@@ -252,7 +259,7 @@ def _inconclusive(
     draft.event("Warning", "VerifyFailed", text, both=True)
 
 
-def _verified(view: SnapshotView, draft: Draft, record: dict[str, Any], message: str) -> None:
+def _verified(view: SnapshotView, draft: Draft, record: schema.Verification, message: str) -> None:
     draft.set(verification=record | {"completionTime": stamp(view.now)})
     draft.set(state=str(State.VERIFIED))
     draft.condition("Verified", True, str(record["method"]), message)

@@ -1,0 +1,42 @@
+"""Generates what is committed and derived: code of the gRPC services, manifests from the chart, the
+operator's types from the CRDs, and reference pages from the CRDs and the .proto files.
+
+--check writes nothing and fails where a committed file differs.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from dev.cluster.layout import ROOT
+from dev.generate import crd_reference, crd_types, manifests, proto, proto_reference
+
+
+def write(target: Path) -> None:
+    """Everything, below a folder that stands for the checkout."""
+    proto.write(target)
+    manifests.write(target)
+    schemas = manifests.schemas(target)
+    crd_types.write(target, schemas)
+    crd_reference.write(target, schemas)
+    proto_reference.write(target)
+
+
+def main() -> None:
+    if sys.argv[1:] != ["--check"]:
+        write(ROOT)
+        return
+    stale = []
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        write(made)
+        for path in sorted(p for p in made.rglob("*") if p.is_file()):
+            committed = ROOT / path.relative_to(made)
+            if not committed.exists() or committed.read_bytes() != path.read_bytes():
+                stale.append(str(committed.relative_to(ROOT)))
+    if stale:
+        raise SystemExit("stale, run `make generate`: " + ", ".join(stale))
+
+
+if __name__ == "__main__":
+    main()

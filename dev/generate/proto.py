@@ -1,0 +1,27 @@
+"""The Python code of the gRPC services."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from dev.cluster.layout import ROOT
+
+PROTO = ROOT / "proto"
+
+
+def sources() -> list[str]:
+    """Every .proto, relative to PROTO."""
+    return sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
+
+
+def compile_all(*arguments: str) -> None:
+    """Runs protoc over every .proto."""
+    command = [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", *arguments]
+    subprocess.run([*command, *sources()], cwd=PROTO, check=True)
+
+
+def write(target: Path) -> None:
+    """The code of every .proto, below `target`/proto."""
+    folder = target / "proto"
+    folder.mkdir(exist_ok=True)
+    compile_all(*(f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")))

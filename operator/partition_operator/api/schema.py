@@ -1,0 +1,448 @@
+"""What the CRDs say: the types of spec and status, and the rules of single fields.
+
+Generated from charts/partition-operator by `make generate`. docs/reference describes the fields.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from partition_operator.api.rule import Rule
+
+
+class Replication(TypedDict):
+    mode: NotRequired[Literal["None", "Raft"]]
+
+
+class Storage(TypedDict):
+    size: str
+    className: NotRequired[str]
+
+
+class SnapshotRef(TypedDict):
+    name: str
+
+
+class CredentialsSecretRef(TypedDict):
+    name: str
+
+
+class Retention(TypedDict):
+    count: NotRequired[int]
+    maxAge: NotRequired[str]
+    minSuccessful: NotRequired[int]
+
+
+class ObjectStore(TypedDict):
+    prefix: NotRequired[str]
+    endpoint: NotRequired[str]
+    bucket: str
+    region: NotRequired[str]
+    credentialsSecretRef: CredentialsSecretRef
+    allowHTTP: NotRequired[bool]
+    virtualHostedStyle: NotRequired[bool]
+
+
+class Resources(TypedDict):
+    requests: NotRequired[dict[str, int | str]]
+    limits: NotRequired[dict[str, int | str]]
+
+
+class PodMarks(TypedDict):
+    labels: NotRequired[dict[str, str]]
+    annotations: NotRequired[dict[str, str]]
+
+
+class Backfill(TypedDict):
+    fromLSN: NotRequired[str]
+    doneLSN: NotRequired[str]
+    targetLSN: NotRequired[str]
+    percent: NotRequired[int]
+    progressTime: NotRequired[str]
+
+
+class SnapshotsStatus(TypedDict):
+    schedule: NotRequired[str]
+    suspended: NotRequired[bool]
+    since: NotRequired[str]
+    scheduledUntil: NotRequired[str]
+    immediateAt: NotRequired[str]
+    lastScheduleTime: NotRequired[str]
+    nextScheduleTime: NotRequired[str]
+    lastSuccessfulTime: NotRequired[str]
+    lastSuccessfulLSN: NotRequired[str]
+    lastSnapshot: NotRequired[str]
+    missed: NotRequired[int]
+
+
+class Restore(TypedDict):
+    attempts: NotRequired[int]
+    phase: NotRequired[str]
+    percent: NotRequired[int]
+
+
+class Restored(TypedDict):
+    snapshotID: NotRequired[str]
+    lsn: NotRequired[str]
+    term: NotRequired[str]
+    digest: NotRequired[str]
+    keys: NotRequired[int]
+    files: NotRequired[int]
+    sizeBytes: NotRequired[int]
+
+
+class StorageStatus(TypedDict):
+    size: NotRequired[str]
+    className: NotRequired[str]
+
+
+class Member(TypedDict):
+    memberID: str
+    pod: NotRequired[str]
+    role: NotRequired[str]
+
+
+class Condition(TypedDict):
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+    lastTransitionTime: str
+    observedGeneration: NotRequired[int]
+
+
+class PartitionRef(TypedDict):
+    name: str
+
+
+class StoredInVolume(TypedDict):
+    claim: NotRequired[str]
+    claimUID: NotRequired[str]
+
+
+class Verification(TypedDict):
+    method: NotRequired[str]
+    attempts: NotRequired[int]
+    pod: NotRequired[str]
+    jobID: NotRequired[str]
+    restarted: NotRequired[bool]
+    silentSince: NotRequired[str]
+    nextAttemptTime: NotRequired[str]
+    completionTime: NotRequired[str]
+
+
+class RestoreStore(TypedDict):
+    path: str
+    snapshot: NotRequired[str]
+    endpoint: NotRequired[str]
+    bucket: str
+    region: NotRequired[str]
+    credentialsSecretRef: CredentialsSecretRef
+    allowHTTP: NotRequired[bool]
+    virtualHostedStyle: NotRequired[bool]
+
+
+class Destination(TypedDict):
+    volume: NotRequired[dict[str, Any]]
+    objectStore: NotRequired[ObjectStore]
+
+
+class PodTemplate(TypedDict):
+    metadata: NotRequired[PodMarks]
+
+
+class PartitionStatus(TypedDict):
+    observedGeneration: NotRequired[int]
+    state: NotRequired[str]
+    mode: NotRequired[str]
+    backfill: NotRequired[Backfill]
+    snapshots: NotRequired[SnapshotsStatus]
+    restore: NotRequired[Restore]
+    restored: NotRequired[Restored]
+    storage: NotRequired[StorageStatus]
+    operator: NotRequired[str]
+    ready: NotRequired[str]
+    replicas: NotRequired[int]
+    readyReplicas: NotRequired[int]
+    selector: NotRequired[str]
+    leader: NotRequired[str]
+    lag: NotRequired[str]
+    term: NotRequired[str]
+    clusterID: NotRequired[str]
+    bootstrapped: NotRequired[bool]
+    members: NotRequired[list[Member]]
+    quorumCriticalPods: NotRequired[list[str]]
+    conditions: NotRequired[list[Condition]]
+
+
+class PartitionSnapshotSpec(TypedDict):
+    partitionRef: PartitionRef
+    destination: NotRequired[Destination]
+    verify: NotRequired[Literal["None", "Checksum", "Restore"]]
+    full: NotRequired[bool]
+
+
+class StoredIn(TypedDict):
+    volume: NotRequired[StoredInVolume]
+    objectStore: NotRequired[dict[str, Any]]
+
+
+class Bootstrap(TypedDict):
+    adopt: NotRequired[bool]
+    snapshotRef: NotRequired[SnapshotRef]
+    objectStore: NotRequired[RestoreStore]
+
+
+class Snapshots(TypedDict):
+    schedule: NotRequired[str]
+    timeZone: NotRequired[str]
+    startingDeadlineSeconds: NotRequired[int]
+    suspend: NotRequired[bool]
+    immediate: NotRequired[bool]
+    retention: NotRequired[Retention]
+    verify: NotRequired[Literal["None", "Checksum", "Restore"]]
+    destination: NotRequired[Destination]
+
+
+class PartitionSnapshotStatus(TypedDict):
+    observedGeneration: NotRequired[int]
+    state: NotRequired[str]
+    message: NotRequired[str]
+    phase: NotRequired[str]
+    percent: NotRequired[int]
+    snapshotID: NotRequired[str]
+    clusterID: NotRequired[str]
+    leastLSN: NotRequired[str]
+    lsn: NotRequired[str]
+    term: NotRequired[str]
+    keys: NotRequired[int]
+    files: NotRequired[int]
+    sizeBytes: NotRequired[int]
+    transferredBytes: NotRequired[int]
+    digest: NotRequired[str]
+    full: NotRequired[bool]
+    sourcePod: NotRequired[str]
+    triedPods: NotRequired[list[str]]
+    location: NotRequired[str]
+    destination: NotRequired[StoredIn]
+    attempts: NotRequired[int]
+    jobID: NotRequired[str]
+    attemptTime: NotRequired[str]
+    nextAttemptTime: NotRequired[str]
+    progressTime: NotRequired[str]
+    silentSince: NotRequired[str]
+    waitingSince: NotRequired[str]
+    startTime: NotRequired[str]
+    completionTime: NotRequired[str]
+    verification: NotRequired[Verification]
+    conditions: NotRequired[list[Condition]]
+
+
+class PartitionSpec(TypedDict):
+    replicas: NotRequired[int]
+    replication: NotRequired[Replication]
+    storage: Storage
+    bootstrap: NotRequired[Bootstrap]
+    snapshots: NotRequired[Snapshots]
+    resources: NotRequired[Resources]
+    affinity: NotRequired[dict[str, Any]]
+    tolerations: NotRequired[list[dict[str, Any]]]
+    podTemplate: NotRequired[PodTemplate]
+
+
+class PartitionSnapshot(TypedDict):
+    apiVersion: NotRequired[str]
+    kind: NotRequired[str]
+    metadata: NotRequired[dict[str, Any]]
+    spec: PartitionSnapshotSpec
+    status: NotRequired[PartitionSnapshotStatus]
+
+
+class Partition(TypedDict):
+    apiVersion: NotRequired[str]
+    kind: NotRequired[str]
+    metadata: NotRequired[dict[str, Any]]
+    spec: PartitionSpec
+    status: NotRequired[PartitionStatus]
+
+
+RULES: dict[str, dict[str, Rule]] = {
+    "Partition": {
+        "metadata.name": Rule(
+            type="string",
+            max_length=40,
+            pattern="^[a-z]([-a-z0-9]*[a-z0-9])?$",
+            words="lower-case letters, digits and '-' are allowed, beginning with a letter and ending with a letter or digit",
+        ),
+    },
+    "PartitionSpec": {
+        "replicas": Rule(type="integer", default=3, allowed=(1, 3, 5, 7)),
+        "replication": Rule(type="object", of="Replication", default={}),
+        "storage": Rule(
+            type="object", of="Storage", required=True, words="the volumes of the replicas"
+        ),
+        "bootstrap": Rule(type="object", of="Bootstrap"),
+        "snapshots": Rule(type="object", of="Snapshots"),
+        "resources": Rule(type="object", of="Resources"),
+        "affinity": Rule(type="object"),
+        "tolerations": Rule(type="array"),
+        "podTemplate": Rule(type="object", of="PodTemplate"),
+    },
+    "Replication": {
+        "mode": Rule(type="string", default="Raft", allowed=("None", "Raft")),
+    },
+    "Storage": {
+        "size": Rule(
+            type="string",
+            required=True,
+            max_length=32,
+            words="the size of each replica's volume, a quantity of at least 64Mi such as 10Gi",
+        ),
+        "className": Rule(type="string", max_length=253),
+    },
+    "Bootstrap": {
+        "adopt": Rule(type="boolean"),
+        "snapshotRef": Rule(type="object", of="SnapshotRef"),
+        "objectStore": Rule(type="object", of="RestoreStore"),
+    },
+    "SnapshotRef": {
+        "name": Rule(
+            type="string",
+            required=True,
+            min_length=1,
+            max_length=253,
+            words="the name of a PartitionSnapshot in this namespace",
+        ),
+    },
+    "RestoreStore": {
+        "path": Rule(
+            type="string",
+            required=True,
+            max_length=512,
+            words="the store's root in the bucket, which is the folder that holds format.json",
+        ),
+        "snapshot": Rule(type="string", default="latest", max_length=63),
+        "endpoint": Rule(
+            type="string",
+            max_length=512,
+            pattern="^https?://[^/]",
+            words="a URL such as https://s3.example.org is allowed",
+        ),
+        "bucket": Rule(
+            type="string",
+            required=True,
+            max_length=63,
+            pattern="^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+            words="3 to 63 lower-case letters, digits, '.' and '-' are allowed",
+        ),
+        "region": Rule(type="string", max_length=64),
+        "credentialsSecretRef": Rule(
+            type="object",
+            of="CredentialsSecretRef",
+            required=True,
+            words="a Secret in this namespace with the keys accessKeyId and secretAccessKey",
+        ),
+        "allowHTTP": Rule(type="boolean"),
+        "virtualHostedStyle": Rule(type="boolean"),
+    },
+    "CredentialsSecretRef": {
+        "name": Rule(
+            type="string",
+            required=True,
+            min_length=1,
+            max_length=253,
+            words="the name of a Secret with the keys accessKeyId and secretAccessKey",
+        ),
+    },
+    "Snapshots": {
+        "schedule": Rule(
+            type="string",
+            max_length=100,
+            pattern="^\\s*\\S+(\\s+\\S+){4}\\s*$",
+            words="five fields are allowed, minute hour day-of-month month day-of-week, such as '0 3 * * *'; seconds are not supported",
+        ),
+        "timeZone": Rule(type="string", default="Etc/UTC", max_length=64),
+        "startingDeadlineSeconds": Rule(type="integer", minimum=10),
+        "suspend": Rule(type="boolean"),
+        "immediate": Rule(type="boolean"),
+        "retention": Rule(type="object", of="Retention"),
+        "verify": Rule(type="string", default="Checksum", allowed=("None", "Checksum", "Restore")),
+        "destination": Rule(type="object", of="Destination"),
+    },
+    "Retention": {
+        "count": Rule(type="integer", minimum=1),
+        "maxAge": Rule(
+            type="string",
+            max_length=32,
+            pattern="^([0-9]{1,7}[smhd]){1,4}$",
+            words="a duration above 0 such as 720h or 30d",
+        ),
+        "minSuccessful": Rule(type="integer", default=1, minimum=0),
+    },
+    "Destination": {
+        "volume": Rule(type="object"),
+        "objectStore": Rule(type="object", of="ObjectStore"),
+    },
+    "ObjectStore": {
+        "prefix": Rule(type="string", max_length=300),
+        "endpoint": Rule(
+            type="string",
+            max_length=512,
+            pattern="^https?://[^/]",
+            words="a URL such as https://s3.example.org is allowed",
+        ),
+        "bucket": Rule(
+            type="string",
+            required=True,
+            max_length=63,
+            pattern="^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+            words="3 to 63 lower-case letters, digits, '.' and '-' are allowed",
+        ),
+        "region": Rule(type="string", max_length=64),
+        "credentialsSecretRef": Rule(
+            type="object",
+            of="CredentialsSecretRef",
+            required=True,
+            words="a Secret in this namespace with the keys accessKeyId and secretAccessKey",
+        ),
+        "allowHTTP": Rule(type="boolean"),
+        "virtualHostedStyle": Rule(type="boolean"),
+    },
+    "Resources": {
+        "requests": Rule(type="object"),
+        "limits": Rule(type="object"),
+    },
+    "PodTemplate": {
+        "metadata": Rule(type="object", of="PodMarks"),
+    },
+    "PodMarks": {
+        "labels": Rule(type="object", values="string"),
+        "annotations": Rule(type="object", values="string"),
+    },
+    "PartitionSnapshot": {
+        "metadata.name": Rule(
+            type="string",
+            pattern="^[a-z0-9]([-a-z0-9]{0,54}[a-z0-9])?$",
+            words="at most 56 lower-case letters, digits and '-' are allowed, beginning and ending with a letter or digit",
+        ),
+    },
+    "PartitionSnapshotSpec": {
+        "partitionRef": Rule(
+            type="object",
+            of="PartitionRef",
+            required=True,
+            words="the Partition that the snapshot is taken of",
+        ),
+        "destination": Rule(type="object", of="Destination"),
+        "verify": Rule(type="string", allowed=("None", "Checksum", "Restore")),
+        "full": Rule(type="boolean"),
+    },
+    "PartitionRef": {
+        "name": Rule(
+            type="string",
+            required=True,
+            min_length=1,
+            max_length=40,
+            words="the name of a Partition in this namespace",
+        ),
+    },
+}
+"""By object and field."""

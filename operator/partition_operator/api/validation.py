@@ -1,0 +1,248 @@
+"""Whether a spec can be followed. Pure.
+
+The CRDs are the source of the rules, and the API server applies them first. Two kinds of specs come
+here that it has not judged by the present rules: those that an older CRD admitted, and those that
+an API server took without running a rule. So everything is judged again, and an error names the
+field; nothing is guessed for a field of another type or value.
+
+`checked` applies all of them: those of single fields, which are generated (schema.RULES), and those
+that look at several fields or calculate. The latter are below, by hand. If the CRD says the same in
+CEL, a comment quotes the beginning of its message.
+"""
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from partition_operator.api import schema
+from partition_operator.api.durations import parse_duration
+from partition_operator.api.names import GROUP
+from partition_operator.api.quantities import parse_quantity
+from partition_operator.api.rule import Rule
+from partition_operator.errors import InvalidSpec
+
+T = TypeVar("T")
+
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,),
+    "integer": (int,),
+    "boolean": (bool,),
+    "object": (dict,),
+    "array": (list,),
+}
+WANTED = {
+    "string": "is no text; put it into quotes",
+    "integer": "is no whole number",
+    "boolean": "is neither true nor false",
+    "object": "is no object with fields",
+    "array": "is no list",
+}
+
+NO_RULES: Mapping[str, Rule] = {}
+
+SHOWN_MAX = 100
+"""Characters of a value that a message shows."""
+SIZE_MIN = 64 * 2**20
+AGE_MAX_D = 36500
+"""Of retention.maxAge: what is longer leaves the calendar."""
+PATH_MAX = 512
+"""Characters of a store's path in its bucket: a user's prefix, and the group's part after it."""
+
+POD_PREFIXES_RESERVED = (f"{GROUP}/", "statefulset.kubernetes.io/", "apps.kubernetes.io/")
+POD_KEYS_RESERVED = frozenset(
+    {
+        "controller-revision-hash",
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/instance",
+        "app.kubernetes.io/component",
+        "app.kubernetes.io/part-of",
+        "app.kubernetes.io/managed-by",
+    }
+)
+"""Of spec.podTemplate.metadata: by these pods are found."""
+
+_SNAPSHOT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PATHS = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
+
+
+# --- rules of single fields -------------------------------------------------------------------
+
+
+def checked(
+    kind: type[T], body: object, where: str, *, instead: Mapping[str, Rule] = NO_RULES
+) -> T:
+    """The object with the CRD's defaults, as one of the types in schema. where: its path, for
+    messages. instead: by field, what applies in place of the CRD's rules. Raises InvalidSpec."""
+    return cast(T, _object(kind.__name__, body, where, instead))
+
+
+def check_name(kind: type[Any], name: str) -> None:
+    """An object's metadata.name. Raises InvalidSpec."""
+    _check(schema.RULES[kind.__name__]["metadata.name"], name, "metadata.name")
+
+
+def _object(
+    of: str, body: object, where: str, instead: Mapping[str, Rule] = NO_RULES
+) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise _wrong(where, body, WANTED["object"])
+    found = {key: value for key, value in body.items() if value is not None}
+    if of in _CHOICES:
+        _CHOICES[of](found, where)
+    for field, rule in {**schema.RULES[of], **instead}.items():
+        value = found.get(field, rule.default)
+        if value is not None:
+            found[field] = _value(rule, value, f"{where}.{field}")
+        elif rule.required:
+            words = f": {rule.words}" if rule.words else ""
+            raise InvalidSpec(f"{where}.{field} is missing{words}")
+    if of in _RULES:
+        _RULES[of](found, where)
+    return found
+
+
+def _value(rule: Rule, value: object, where: str) -> object:
+    if rule.of and rule.type == "object":
+        return _object(rule.of, value, where)
+    _check(rule, value, where)
+    for key, inner in value.items() if rule.values and isinstance(value, dict) else ():
+        _check(Rule(rule.values), inner, f"{where}.{key}")
+    return value
+
+
+def _check(rule: Rule, value: object, where: str) -> None:
+    if not isinstance(value, TYPES[rule.type]) or isinstance(value, bool) != (
+        rule.type == "boolean"
+    ):
+        raise _wrong(where, value, WANTED[rule.type])
+    if rule.allowed and value not in rule.allowed:
+        *most, last = map(str, rule.allowed)
+        allowed = f"{most[0]} and {last}" if len(most) == 1 else ", ".join([*most, last])
+        raise _wrong(where, value, f"allowed are {allowed}")
+    if isinstance(value, int) and rule.minimum is not None and value < rule.minimum:
+        raise _wrong(where, value, f"at least {rule.minimum}")
+    if isinstance(value, str):
+        _check_text(rule, value, where)
+
+
+def _check_text(rule: Rule, value: str, where: str) -> None:
+    if rule.max_length is not None and len(value) > rule.max_length:
+        raise _wrong(where, value, f"at most {rule.max_length} characters are allowed")
+    if len(value) < rule.min_length or (rule.pattern and not _pattern(rule.pattern).search(value)):
+        raise _wrong(where, value, rule.words)
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    """As the API server reads it: ASCII classes, and `$` ends the whole text."""
+    return re.compile(re.sub(r"\$$", r"\\Z", text), re.ASCII)
+
+
+def _wrong(where: str, value: object, why: str) -> InvalidSpec:
+    return InvalidSpec(f"{where} {repr(value)[:SHOWN_MAX]}: {why}")
+
+
+# --- rules that look at more, or calculate -----------------------------------------------------
+
+
+def _one_destination(destination: dict[str, Any], where: str) -> None:
+    """CEL: "destination: one of volume and objectStore is wanted"."""
+    kinds = sorted(destination)
+    if kinds not in (["volume"], ["objectStore"]):
+        raise InvalidSpec(
+            f"{where}: one of volume and objectStore is wanted, not {kinds or 'nothing'}"
+        )
+
+
+def _one_beginning(bootstrap: dict[str, Any], where: str) -> None:
+    """CEL: "spec.bootstrap: adopt, snapshotRef and objectStore exclude each other"."""
+    given = [key for key in ("adopt", "snapshotRef", "objectStore") if bootstrap.get(key)]
+    if len(given) > 1:
+        raise InvalidSpec(f"{where}: {' and '.join(given)} exclude each other: keep one")
+
+
+def _storage(storage: schema.Storage, where: str) -> None:
+    """CEL: "spec.storage.size: a quantity of at least 64Mi is allowed"."""
+    size = storage["size"]
+    if (parse_quantity(size) or 0) < SIZE_MIN:
+        raise _wrong(f"{where}.size", size, "a quantity of at least 64Mi, such as 10Gi")
+
+
+def _restore_store(store: schema.RestoreStore, where: str) -> None:
+    """The CRD bounds the snapshot's length alone."""
+    _endpoint(store, where)
+    _path(store["path"], f"{where}.path")
+    snapshot = store.get("snapshot")
+    if snapshot and not _SNAPSHOT.fullmatch(snapshot):
+        words = "a snapshot's ID, or latest; `partitionctl snapshot ls` lists them"
+        raise _wrong(f"{where}.snapshot", snapshot, words)
+
+
+def _object_store(store: schema.ObjectStore, where: str) -> None:
+    _endpoint(store, where)
+    _path(store.get("prefix", ""), f"{where}.prefix")
+
+
+def _endpoint(store: schema.ObjectStore | schema.RestoreStore, where: str) -> None:
+    """CEL: "endpoint: use https://, or set allowHTTP to true"."""
+    endpoint = store.get("endpoint", "")
+    if endpoint.startswith("http://") and not store.get("allowHTTP"):
+        words = "use https://, or set allowHTTP to true to send data and requests in the clear"
+        raise _wrong(f"{where}.endpoint", endpoint, words)
+
+
+def _path(text: str, where: str) -> None:
+    """The CRD bounds its length alone. The replica refuses the same characters
+    (partition_snapshots.destination)."""
+    path = text.strip("/")
+    dots = any(part in (".", "..") for part in path.split("/"))
+    if path and (not _PATHS.fullmatch(path) or dots or len(path) > PATH_MAX):
+        words = f"at most {PATH_MAX} letters, digits and !_.*'()-, in parts separated by '/'"
+        raise _wrong(where, path, words)
+
+
+def _snapshots(snapshots: schema.Snapshots, where: str) -> None:
+    """CEL: "spec.snapshots.destination: a schedule needs one"."""
+    if snapshots.get("schedule", "").strip() and not snapshots.get("destination"):
+        raise InvalidSpec(f"{where}.destination: a schedule needs one: volume or objectStore")
+
+
+def _retention(retention: schema.Retention, where: str) -> None:
+    """CEL: "spec.snapshots.retention.maxAge: at most 36500d". It does not say that a duration has
+    to be above 0."""
+    text = retention.get("maxAge")
+    if text is None:
+        return
+    age = parse_duration(text)
+    if not age:
+        raise _wrong(f"{where}.maxAge", text, "a duration above 0 such as 720h or 30d")
+    if age > dt.timedelta(days=AGE_MAX_D):
+        raise _wrong(f"{where}.maxAge", text, f"at most {AGE_MAX_D}d; leave it out for ever")
+
+
+def _pod_marks(marks: dict[str, Any], where: str) -> None:
+    """CEL, of labels: "keys that the operator and Kubernetes set can't be used". Of annotations the
+    CRD refuses those of our group alone; the others would have no effect."""
+    for kind in ("labels", "annotations"):
+        for key in marks.get(kind) or ():
+            if key in POD_KEYS_RESERVED or key.startswith(POD_PREFIXES_RESERVED):
+                words = "the operator and Kubernetes set it; use another key"
+                raise InvalidSpec(f"{where}.{kind} {key!r}: {words}")
+
+
+_CHOICES: dict[str, Callable[[Any, str], None]] = {
+    "Bootstrap": _one_beginning,
+    "Destination": _one_destination,
+}
+"""By object: applied before the rules of its fields, which may be right in what is one too many."""
+_RULES: dict[str, Callable[[Any, str], None]] = {
+    "ObjectStore": _object_store,
+    "PodMarks": _pod_marks,
+    "RestoreStore": _restore_store,
+    "Retention": _retention,
+    "Snapshots": _snapshots,
+    "Storage": _storage,
+}
+"""By object: applied after the rules of its fields."""

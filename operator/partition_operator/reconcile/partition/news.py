@@ -1,0 +1,122 @@
+"""The events of what changed from one status of a Partition to the next. Pure."""
+
+from partition_operator.api import schema
+from partition_operator.api.events import Event
+from partition_operator.api.words import MemberRole, Reason
+from partition_operator.reconcile.partition import placement, restore, writes
+from partition_operator.reconcile.partition.conditions import NO_GROUP
+
+
+def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
+    """What the change from one status to the next tells people."""
+    before = {c["type"]: c for c in old.get("conditions", [])}
+    found = []
+    for condition in new["conditions"]:
+        event = _event(before.get(condition["type"]), condition, new.get("state", ""))
+        if event is not None:
+            found.append(event)
+    leader, previous = new.get("leader", ""), old.get("leader", "")
+    if leader and leader != previous and old.get("bootstrapped"):
+        after = f", after {previous}" if previous else ""
+        message = f"{leader} leads in term {new.get('term')}{after}"
+        found.append(Event("Normal", "LeaderChanged", message))
+    roles = {m["memberID"]: m for m in old.get("members", [])}
+    if old.get("members"):
+        for member in new.get("members", []):
+            was = roles.pop(member["memberID"], None)
+            if was is None:
+                message = f"{member['pod']} is a {member['role']}"
+                found.append(Event("Normal", "MemberAdded", message))
+            elif was["role"] == MemberRole.LEARNER and member["role"] == MemberRole.VOTER:
+                message = f"{member['pod']} has caught up and is a voter"
+                found.append(Event("Normal", "LearnerPromoted", message))
+        if "members" in new:
+            found += [
+                Event("Normal", "MemberRemoved", f"{member['pod']} is no member any more")
+                for member in roles.values()
+            ]
+    return found
+
+
+def _event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:
+    match new["type"]:
+        case restore.TYPE:
+            return restore.event(old, new, state)
+        case writes.TYPE:
+            return writes.event(old, new)
+    return _condition_event(old, new)
+
+
+def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
+    if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
+        return True
+    # Of these the message names what is wrong, so another message is news.
+    told = new["type"] == "Accepted" or new["reason"] in (Reason.VOLUME_LOST, Reason.POD_STUCK)
+    return bool(told and old["message"] != new["message"])
+
+
+def _condition_event(  # noqa: PLR0911  # a flat match over conditions
+    old: schema.Condition | None, new: schema.Condition
+) -> Event | None:
+    if not _is_news(old, new):
+        return None
+    match new["type"], new["status"], new["reason"]:
+        case "Accepted", "False", reason:
+            return Event("Warning", reason, new["message"])
+        case "Bootstrapped", "True", _:
+            return Event("Normal", "Bootstrapped", new["message"])
+        case "QuorumAvailable", _, _:
+            return _quorum_event(old, new)
+        case "CertificatesReady" | "StorageReady", _, _:
+            return _need_event(old, new)
+        case ("Ready", "False", Reason.VOLUME_LOST) | (placement.PLACED, "False", _):
+            return Event("Warning", new["reason"], new["message"])
+        case "BackfillComplete", _, _:
+            return _backfill_event(old, new)
+        case "Ready", "True", Reason.READY:
+            return Event("Normal", "Ready", new["message"])
+    return None
+
+
+def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    match new["status"], new["reason"]:
+        case "False", _ if old is not None and old["status"] == "True":
+            return Event("Warning", "QuorumLost", new["message"])
+        case "True", Reason.NO_SPARE:
+            return Event("Warning", "QuorumAtRisk", new["message"])
+        case "True", Reason.QUORUM | Reason.NOT_REPLICATED if (
+            old is not None
+            and (old["status"] == "False" or old["reason"] == Reason.NO_SPARE)
+            and old["message"] != NO_GROUP
+        ):
+            return Event("Normal", "QuorumAvailable", new["message"])
+    return None
+
+
+def _need_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    """Of what a group needs to go on."""
+    match new["type"], new["status"]:
+        case "CertificatesReady", "False":
+            return Event("Warning", f"Certificates{new['reason']}", new["message"])
+        case "CertificatesReady", _ if old is not None:
+            return Event("Normal", f"Certificates{new['reason']}", new["message"])
+        case "StorageReady", "False":
+            return Event("Warning", "DiskFull", new["message"])
+        case "StorageReady", _ if old is not None:
+            return Event("Normal", "DiskFreed", new["message"])
+    return None
+
+
+def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    match new["reason"]:
+        # Not for one that had stalled and goes on.
+        case Reason.RUNNING if old is None or old["reason"] in (
+            Reason.NOT_REQUESTED,
+            Reason.WAITING,
+        ):
+            return Event("Normal", "BackfillStarted", new["message"])
+        case Reason.STALLED | Reason.REFUSED:
+            return Event("Warning", "BackfillStalled", new["message"])
+        case Reason.COMPLETED:
+            return Event("Normal", "BackfillCompleted", new["message"])
+    return None

@@ -1,0 +1,167 @@
+"""The status of a Partition, folded once from what each concern says. Pure.
+
+Each concern changes the conditions in its turn, may add fields, and may have a word for the STATUS
+column. The order is that of what people have to hear first.
+"""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from partition_operator.api import names, schema
+from partition_operator.api.partition import PartitionSpec
+from partition_operator.api.words import MemberRole
+from partition_operator.reconcile.partition import (
+    conditions,
+    replication,
+    restore,
+    storage,
+    writes,
+)
+from partition_operator.reconcile.partition.conditions import Condition, written
+from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
+from partition_operator.reconcile.partition.replication import Replication
+from partition_operator.reconcile.partition.restore import Restoring
+from partition_operator.reconcile.partition.writes import Pending
+from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.resources.pdb import quorum
+
+KEPT = frozenset(
+    {
+        "replicas",
+        "readyReplicas",
+        "ready",
+        "leader",
+        "mode",
+        "backfill",
+        "members",
+        "restore",
+        "restored",
+        "storage",
+    }
+)
+"""Of the status of a Partition whose spec is refused: it goes on as it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a plan found out. pending: what differs from what is wanted. conflict: what keeps the
+    spec from being followed, leaving: objects that have to be gone first; "" for nothing."""
+
+    cluster_id: str
+    bootstrapped: bool
+    replication: Replication
+    restoring: Restoring | None = None
+    pending: Pending = field(default_factory=Pending)
+    conflict: str = ""
+    leaving: str = ""
+
+
+def fold(observed: Observed, standing: Standing) -> schema.PartitionStatus:
+    """The whole status. Nothing in it moves while nothing happens: an idle Partition is not
+    written."""
+    restoring, found = standing.restoring, _conditions(observed, standing)
+    body = _common(observed, found, standing.cluster_id, bootstrapped=standing.bootstrapped)
+    body |= _group(observed, standing.replication.spec)
+    body |= replication.fields(observed, standing.replication)
+    if restoring is not None:
+        body |= restoring.fields
+    body["state"] = writes.word(found) or restore.word(restoring) or conditions.word(found)
+    return body
+
+
+def refused(observed: Observed, told: list[Condition]) -> schema.PartitionStatus:
+    """The status while the spec is not followed. What was known of a running group stays: it goes
+    on as it was. told: conditions that are judged all the same."""
+    old = observed.partition.status
+    bootstrapped = bool(old.get("bootstrapped"))
+    body = _common(observed, told, old.get("clusterID", ""), bootstrapped=bootstrapped)
+    body |= cast(schema.PartitionStatus, {k: v for k, v in old.items() if k in KEPT})
+    body["state"] = conditions.word(told)
+    known = {condition.type for condition in told}
+    body["conditions"] += [c for c in old.get("conditions", []) if c["type"] not in known]
+    return body
+
+
+def _conditions(observed: Observed, standing: Standing) -> list[Condition]:
+    seen, bootstrapped = standing.replication, standing.bootstrapped
+    found = conditions.conditions(observed, seen.spec, standing.cluster_id, bootstrapped)
+    found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
+    found = restore.explain(found, standing.restoring)
+    if standing.leaving:
+        found = conditions.leaving(found, standing.leaving)
+    found = writes.explain(found, observed, standing.pending)
+    if standing.conflict:
+        told = conditions.refused("Conflict", standing.conflict)
+        found = [*told, *(c for c in found if c.type not in {t.type for t in told})]
+    return found
+
+
+def _common(
+    observed: Observed, found: list[Condition], cluster_id: str, *, bootstrapped: bool
+) -> schema.PartitionStatus:
+    """What is said of every Partition, its spec valid or not."""
+    partition, now = observed.partition, observed.now
+    old = {c["type"]: c for c in partition.status.get("conditions", [])}
+    body: schema.PartitionStatus = {
+        "observedGeneration": partition.generation,
+        "conditions": [written(c, old.get(c.type), now, partition.generation) for c in found],
+        "selector": ",".join(f"{k}={v}" for k, v in names.selector(partition.name).items()),
+    }
+    if has := storage.recorded(observed):
+        body["storage"] = has
+    if cluster_id:
+        body["clusterID"] = cluster_id
+        body["bootstrapped"] = bootstrapped
+    return body
+
+
+def _group(observed: Observed, spec: PartitionSpec) -> schema.PartitionStatus:
+    """What is seen of its pods and members."""
+    leader = observed.leader
+    ready = sum(p.ready for p in observed.pods)
+    body: schema.PartitionStatus = {
+        "replicas": len(observed.pods),
+        "readyReplicas": ready,
+        "ready": f"{ready}/{spec.replicas}",
+        "leader": names.pod(observed.partition.name, leader.ordinal) if leader else "",
+        "lag": _lag_word(leader),
+        "members": _members(observed, leader),
+        "quorumCriticalPods": _critical(observed, leader),
+    }
+    if leader is not None:
+        body["term"] = str(leader.term)
+    return body
+
+
+def _lag_word(leader: Replica | None) -> str:
+    """Of the slowest member; rounded, so that it doesn't flicker under load."""
+    if leader is None:
+        return ""
+    worst = max((lag(leader, member) for member in leader.members), default=0)
+    return "0" if worst <= PROMOTE_LAG_MAX else f"~{10 ** (len(str(worst)) - 1)}"
+
+
+def _members(observed: Observed, leader: Replica | None) -> list[schema.Member]:
+    if leader is None:
+        return observed.partition.status.get("members", [])
+    return [
+        {
+            "memberID": f"{member.member_id:016x}",
+            "pod": names.pod(observed.partition.name, observed.ordinal_of(member.address)),
+            "role": MemberRole.VOTER if member.voter else MemberRole.LEARNER,
+        }
+        for member in leader.members
+    ]
+
+
+def _critical(observed: Observed, leader: Replica | None) -> list[str]:
+    """Pods whose loss loses the quorum now."""
+    if leader is None:
+        return []
+    voters = [m for m in leader.members if m.voter]
+    active = [m for m in voters if m.recently_active]
+    if len(active) > quorum(len(voters)):
+        return []
+    return sorted(
+        names.pod(observed.partition.name, observed.ordinal_of(m.address)) for m in active
+    )

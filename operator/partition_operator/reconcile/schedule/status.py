@@ -1,0 +1,57 @@
+"""What a Partition's status says of its snapshots: the part that this turn writes. Pure."""
+
+from dataclasses import dataclass
+
+from partition_operator.api import schema
+from partition_operator.api.events import Event
+from partition_operator.api.partition import SNAPSHOT_CONDITIONS
+from partition_operator.reconcile.partition.conditions import Condition, written
+from partition_operator.reconcile.schedule import removal
+from partition_operator.reconcile.schedule.policy import PolicyPlan, PolicyView
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """status: what to write, None if nothing changed."""
+
+    status: schema.PartitionStatus | None
+    events: list[Event]
+
+
+def fold(
+    view: PolicyView, step: PolicyPlan, problem: tuple[str, str] | None, *, under_way: bool
+) -> Told:
+    """problem: (reason, message) of what keeps snapshots from being removed. under_way: removals
+    are."""
+    partition = view.partition
+    old = {
+        c["type"]: c
+        for c in partition.whole_status.get("conditions") or []
+        if c["type"] in SNAPSHOT_CONDITIONS
+    }
+    found, events = list(step.conditions), list(step.events)
+    if step.spec is not None:
+        last = old.get("SnapshotsPruned")
+        pruned = removal.pruned(problem, under_way=under_way, old=last)
+        if pruned.status is False and (last is None or last["status"] != "False"):
+            events.append(Event("Warning", "PruneFailed", f"{pruned.reason}: {pruned.message}"))
+        found.append(pruned)
+    events += [
+        Event("Warning", condition.reason, condition.message)
+        for condition in step.conditions
+        if condition.type == "SnapshotScheduleValid"
+        and condition.status is False
+        and _is_news(old.get(condition.type), condition)
+    ]
+    conditions = [written(c, old.get(c.type), view.now, partition.generation) for c in found]
+    wanted = (step.snapshots, {c["type"]: c for c in conditions})
+    if (partition.snapshot_status, old) == wanted:
+        return Told(None, events)
+    body: schema.PartitionStatus = {"conditions": conditions} if conditions else {}
+    if step.snapshots:
+        body["snapshots"] = step.snapshots
+    return Told(body, events)
+
+
+def _is_news(old: schema.Condition | None, new: Condition) -> bool:
+    return old is None or (old["reason"], old["message"]) != (new.reason, new.message)
