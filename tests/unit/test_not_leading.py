@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from partition_proto.v1 import types_pb2 as types
@@ -13,7 +13,8 @@ from partition_replica.errors import NoLeader, NotLeader, ReplicaError, not_lead
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.proposals import Pending, Proposals
 from partition_replica.runtime.consensus.raft_loop import Change, RaftLoop
-from partition_replica.runtime.replica import Replica
+from partition_replica.runtime.consensus.roster import Roster
+from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.transport.failures import detail
 
 KNOWN, NOBODY, NOWHERE = (5, "five:1"), (0, ""), (5, "")
@@ -33,7 +34,7 @@ def check(error: ReplicaError, leader: tuple[int, str]) -> None:
 def test_by_itself(leader: tuple[int, str]) -> None:
     check(not_leading("why", leader), leader)
     member: Any = SimpleNamespace(leader=leader)
-    check(Replica.not_leader(Replica.__new__(Replica), member), leader)
+    check(CurrentMember(cast("Any", None)).not_leader(member), leader)
 
 
 @pytest.mark.parametrize("leader", [KNOWN, NOBODY, NOWHERE])
@@ -59,12 +60,13 @@ async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) ->
     proposals.add(queued)
     change = Change([], b"")
     loop: Any = RaftLoop.__new__(RaftLoop)
-    loop.role, loop.leader = "leader", 1
+    loop.role, loop._roster = "leader", Roster()
+    loop._roster.leader, loop._roster.addresses = 1, {1: "one:1", leader[0]: leader[1]}
     loop._closing_sessions = set()
     loop._proposals = proposals
     loop._reads = SimpleNamespace(fail=lambda: None)
     loop._changes = deque([change])
-    loop._hooks = SimpleNamespace(role_changed=lambda *_: None, address=lambda _: leader[1])
+    loop._started = None, SimpleNamespace(role_changed=lambda *_: None)
     loop._role_changed("follower", leader[0])
     for future in (queued.future, change.future):
         error = future.exception()
