@@ -32,7 +32,7 @@ from partition_client.errors import (
     TreeMismatch,
 )
 from partition_client.pinned_state import PinnedState
-from partition_client.sources import Source
+from partition_client.sources import PayloadSource
 from partition_client.sync import Client
 
 __version__ = "0.1.0"
@@ -49,10 +49,10 @@ __all__ = [
     "InvalidEndpoint",
     "NotFound",
     "OutcomeUnknown",
+    "PayloadSource",
     "PinnedState",
     "PreconditionFailed",
     "RequestRefused",
-    "Source",
     "SourceFailed",
     "StateLost",
     "Tls",

@@ -27,7 +27,7 @@ from partition_client.channels import Tls
 from partition_client.client import AsyncClient
 from partition_client.errors import ClientError, InvalidEndpoint, NotFound
 from partition_client.paths import file_path, prefix_end, tree_path
-from partition_client.sources import Source
+from partition_client.sources import PayloadSource
 from partition_client.terminal import (
     EXIT_INTERRUPTED,
     EXIT_PIPE,
@@ -188,7 +188,7 @@ async def put(client: AsyncClient, options: argparse.Namespace) -> int:
         if options.value is not None:
             raise UsageError("give either a VALUE, for a key, or --file, for a file of the tree")
         path = file_path(name)
-        source = await asyncio.to_thread(Source.of_file, options.file)
+        source = await asyncio.to_thread(PayloadSource.of_file, options.file)
         appended = await client.put_file(path, source)
     elif options.value is None:
         raise UsageError("give a VALUE, - for standard input, or --file FILE")

@@ -64,7 +64,7 @@ cut off from the others."""
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ClientSession:
     """A session that a leader opened, and the history that it belongs to ("": an older replica)."""
 
     id: int
@@ -72,7 +72,7 @@ class Session:
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
+class PendingAppend:
     """One append. `upload` brings payloads that the leader lacks. `doubts`: tries that were sent
     and not refused; while there is one, the append may have taken effect. `failure`: why its last
     try was refused. `resend`: the task that waits or uploads, and then sends the append again."""
@@ -118,11 +118,11 @@ class AppendStream:
     the history that it is given; the history "" is any."""
 
     def __init__(
-        self, routing: Routing, open_session: Callable[[str, str], Awaitable[Session]]
+        self, routing: Routing, open_session: Callable[[str, str], Awaitable[ClientSession]]
     ) -> None:
         self._routing = routing
         self._open_session = open_session
-        self._session: Session | None = None
+        self._session: ClientSession | None = None
         self._session_gone = False
         self._history = ""
         self._left: deque[str] = deque(maxlen=HISTORIES_LEFT_MAX)
@@ -132,11 +132,11 @@ class AppendStream:
         later one: until then the replica that said so may itself be one that was left behind."""
         self._last_failure = ""
         self._next_sequence = 1
-        self._new: deque[Pending] = deque()
-        self._unanswered: dict[int, Pending] = {}
+        self._new: deque[PendingAppend] = deque()
+        self._unanswered: dict[int, PendingAppend] = {}
         """By sequence; put in ascending, so the first is the oldest."""
-        self._again: deque[Pending] = deque()
-        self._by_request: dict[int, Pending] = {}
+        self._again: deque[PendingAppend] = deque()
+        self._by_request: dict[int, PendingAppend] = {}
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._wake = asyncio.Event()
         self._serial = 0
@@ -144,7 +144,7 @@ class AppendStream:
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def append(self, pending: Pending) -> api.AppendResponse:
+    async def append(self, pending: PendingAppend) -> api.AppendResponse:
         """Raises ClientError."""
         size = pending.proposal.ByteSize()
         if size > PROPOSAL_BYTES_MAX:
@@ -177,7 +177,7 @@ class AppendStream:
             if pending.resend is not None:
                 pending.resend.cancel()
 
-    async def close(self) -> Session | None:
+    async def close(self) -> ClientSession | None:
         """Ends the stream; returns the session that is left open, if any, to the first caller.
         Appends that still wait get ClientError."""
         self._closed = True
@@ -268,7 +268,7 @@ class AppendStream:
         oldest = next(iter(self._unanswered), self._next_sequence)
         return self._next_sequence < oldest + WINDOW
 
-    def _number(self, pending: Pending) -> Pending:
+    def _number(self, pending: PendingAppend) -> PendingAppend:
         assert self._session is not None, "opened before the stream"
         pending.proposal.session_id = self._session.id
         pending.proposal.sequence = self._next_sequence
@@ -276,7 +276,7 @@ class AppendStream:
         self._unanswered[pending.proposal.sequence] = pending
         return pending
 
-    async def _write(self, call: StreamCall, pending: Pending) -> None:
+    async def _write(self, call: StreamCall, pending: PendingAppend) -> None:
         if pending.future.done() or pending.resend is not None:
             return
         first = not self._by_request
@@ -339,7 +339,7 @@ class AppendStream:
         else:
             self._routing.forget_leader()
 
-    def _meet(self, address: str, pending: Pending, error: types.ErrorDetail) -> bool:
+    def _meet(self, address: str, pending: PendingAppend, error: types.ErrorDetail) -> bool:
         """Does what an error asks for; False if the stream has to be given up."""
         pending.failure = f"{reason_name(error)}: {error.message}"
         reason, cause = error.reason, error.cause
@@ -373,7 +373,7 @@ class AppendStream:
         self._forget(pending)
         return True
 
-    def _session_expired(self, pending: Pending) -> None:
+    def _session_expired(self, pending: PendingAppend) -> None:
         """The stream goes on until everything that was sent on it is answered: each answer says
         whether that append took effect."""
         self._session_gone = True
@@ -393,7 +393,7 @@ class AppendStream:
                 self._new.appendleft(pending)
         self._again.clear()
 
-    def _session_opened(self, session: Session) -> None:
+    def _session_opened(self, session: ClientSession) -> None:
         """A quorum has committed it, so its history is the group's."""
         self._session, self._history, self._next_sequence = session, session.history, 1
         self._left.extend(passed for passed in self._passed if passed != session.history)
@@ -423,7 +423,7 @@ class AppendStream:
         self._unanswered.clear()
         self._again.clear()
 
-    async def _upload_again(self, pending: Pending, digests: list[bytes]) -> None:
+    async def _upload_again(self, pending: PendingAppend, digests: list[bytes]) -> None:
         pending.uploads += 1
         moves = pending.uploads <= UPLOADS_MAX
         if moves:
@@ -440,13 +440,13 @@ class AppendStream:
                 pending.move_deadline(asyncio.get_running_loop().time() + pending.allowed_s)
         self._send_again(pending)
 
-    async def _send_later(self, pending: Pending) -> None:
+    async def _send_later(self, pending: PendingAppend) -> None:
         pause = backoff.CALL.after(pending.pauses + 1)
         pending.pauses += 1
         await asyncio.sleep(pause)
         self._send_again(pending)
 
-    def _send_again(self, pending: Pending) -> None:
+    def _send_again(self, pending: PendingAppend) -> None:
         pending.resend = None
         # If it waits to be numbered anew, it is sent with the new ones.
         if self._unanswered.get(pending.proposal.sequence) is pending:
@@ -465,7 +465,7 @@ class AppendStream:
         self._new.clear()
         self._unanswered.clear()
 
-    def _forget(self, pending: Pending) -> None:
+    def _forget(self, pending: PendingAppend) -> None:
         """Only once its future is done, because `_fail_all` no longer finds it."""
         if pending in self._new:
             self._new.remove(pending)
@@ -474,7 +474,7 @@ class AppendStream:
             if self._new:
                 self._wake.set()  # the window may have room now
 
-    def _resend(self, pending: Pending, body: Coroutine[None, None, None]) -> None:
+    def _resend(self, pending: PendingAppend, body: Coroutine[None, None, None]) -> None:
         """Until the task ends, the append is not sent; it is cancelled if the append ends first."""
         if pending.future.done():  # its caller has gone, and would not end the task
             body.close()
@@ -483,7 +483,7 @@ class AppendStream:
         self._tasks.add(task)
         task.add_done_callback(partial(self._resend_ended, pending))
 
-    def _resend_ended(self, pending: Pending, task: asyncio.Task[None]) -> None:
+    def _resend_ended(self, pending: PendingAppend, task: asyncio.Task[None]) -> None:
         """After a failure that its body does not expect, nobody would send the append again."""
         self._tasks.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()

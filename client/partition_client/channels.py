@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from partition_proto.connection.channel import Credentials, FromFiles, Plain, RenewedChannel
+from partition_proto.connection.channel import CredentialSource, FromFiles, Insecure, RenewedChannel
 from partition_proto.connection.pem import BadPem, PemFiles
 
 logger = logging.getLogger(__name__)
@@ -44,10 +44,10 @@ class Tls:
         return cls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt", server_name)
 
 
-def credentials(tls: Tls | None) -> FromFiles | Plain:
+def credentials(tls: Tls | None) -> FromFiles | Insecure:
     """Of the files, which are read again when they change; shared by channels to one group."""
     if tls is None:
-        return Plain()
+        return Insecure()
     return FromFiles(PemFiles(tls.certificate, tls.key, tls.authority), _report)
 
 
@@ -63,7 +63,7 @@ def open_channel(
     tls: Tls | None,
     *,
     use_proxy: bool = False,
-    shared: Credentials | None = None,
+    shared: CredentialSource | None = None,
 ) -> RenewedChannel:
     """A channel to one replica. Raises BadPem.
 

@@ -10,7 +10,7 @@ import grpc
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
-from partition_client.appends import AppendStream, Pending, Session
+from partition_client.appends import AppendStream, ClientSession, PendingAppend
 from partition_client.calls import (
     CALL_TIMEOUT_S,
     Calls,
@@ -32,7 +32,7 @@ from partition_client.errors import (
 )
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
-from partition_client.sources import INLINE_BYTES_MAX, Source, upload_source
+from partition_client.sources import INLINE_BYTES_MAX, PayloadSource, upload_source
 from partition_client.waiting import Silent
 
 DIRECTORY_MODE = 0o755
@@ -110,7 +110,7 @@ class AsyncClient:
     async def append(
         self,
         operations: list[types.Operation],
-        sources: list[Source] | None = None,
+        sources: list[PayloadSource] | None = None,
         *,
         preconditions: list[types.Precondition] | None = None,
         wait_applied: bool = False,
@@ -139,7 +139,7 @@ class AsyncClient:
             operations=operations,
         )
         response = await self._appends.append(
-            Pending(proposal, wait_applied, Deadline(allowed_s).at, upload if large else None)
+            PendingAppend(proposal, wait_applied, Deadline(allowed_s).at, upload if large else None)
         )
         return Appended(response.lsn, response.term, tuple(response.outcomes))
 
@@ -149,7 +149,9 @@ class AsyncClient:
     async def delete_key(self, key: bytes) -> Appended:
         return await self.append([types.Operation(delete_key=types.DeleteKey(key=key))])
 
-    async def put_file(self, path: bytes, source: Source, *, replace: bool = True) -> Appended:
+    async def put_file(
+        self, path: bytes, source: PayloadSource, *, replace: bool = True
+    ) -> Appended:
         """Puts a file into the tree; an empty directory in its place is replaced, too. Raises
         TreeMismatch where its directory doesn't exist, a directory with content is in its place,
         or, without `replace`, anything is."""
@@ -378,7 +380,7 @@ class AsyncClient:
 
     # --- inside -------------------------------------------------------------------------------
 
-    async def _open_session(self, address: str, history: str) -> Session:
+    async def _open_session(self, address: str, history: str) -> ClientSession:
         request = api.OpenSessionRequest(time_to_live_ms=self._session_ttl_ms, history_id=history)
         try:
             response = await self._routing.stub(address).OpenSession(
@@ -387,7 +389,7 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             self._routing.heard(address, f"OpenSession: {error.code().name}: {error.details()}")
             raise
-        return Session(int(response.session_id), response.history_id)
+        return ClientSession(int(response.session_id), response.history_id)
 
     async def _call(self, method: str, request: Any, stale_from: str) -> Any:
         self.owner.check()

@@ -7,7 +7,7 @@ import asyncio
 
 import grpc
 from partition_proto.connection import handshake
-from partition_proto.connection.channel import FromFiles, Plain
+from partition_proto.connection.channel import FromFiles, Insecure
 from partition_proto.connection.pem import Pem
 
 from partition_client.errors import TlsRefused, detail_of
@@ -22,12 +22,14 @@ KEPT_S = 1.0
 class Diagnosis:
     """Of the addresses of one group."""
 
-    def __init__(self, credentials: FromFiles | Plain, server_name: str, *, direct: bool) -> None:
+    def __init__(
+        self, credentials: FromFiles | Insecure, server_name: str, *, direct: bool
+    ) -> None:
         """direct: False if a proxy may be in between, which a trial of our own would go past."""
         self._credentials = credentials
         self._server_name = server_name
         self._direct = direct
-        self._trials: dict[str, asyncio.Task[handshake.Refusal | None]] = {}
+        self._trials: dict[str, asyncio.Task[handshake.TlsRefusal | None]] = {}
         self._ended: dict[str, float] = {}
 
     async def of(
@@ -55,7 +57,7 @@ class Diagnosis:
         if self._trials:
             await asyncio.wait(self._trials.values(), timeout=KEPT_S)
 
-    def _trial(self, address: str) -> "asyncio.Task[handshake.Refusal | None]":
+    def _trial(self, address: str) -> "asyncio.Task[handshake.TlsRefusal | None]":
         """One at a time for an address."""
         trial = self._trials.get(address)
         if trial is None or (trial.done() and self._age_s(address) > KEPT_S):
@@ -64,7 +66,7 @@ class Diagnosis:
             self._trials[address] = trial
         return trial
 
-    async def _try(self, address: str, pem: Pem | None) -> handshake.Refusal | None:
+    async def _try(self, address: str, pem: Pem | None) -> handshake.TlsRefusal | None:
         try:
             return await asyncio.to_thread(handshake.refusal, address, pem, self._server_name)
         finally:

@@ -100,7 +100,7 @@ class TreeMismatch(RequestRefused):
 
 
 class TlsRefused(RequestRefused):
-    """`reason`: one of partition_proto.connection.handshake.Refusal, or PERMISSION_DENIED for a
+    """`reason`: one of partition_proto.connection.handshake.TlsRefusal, or PERMISSION_DENIED for a
     certificate of another partition or role."""
 
 

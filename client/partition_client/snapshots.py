@@ -14,7 +14,7 @@ from partition_snapshots.destination import add_arguments, from_arguments, open_
 from partition_snapshots.errors import EXIT_DAMAGED, SnapshotError
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.manifests import summary
-from partition_snapshots.model import LATEST, DamagedManifest, Manifest, Progress
+from partition_snapshots.model import LATEST, DamagedManifest, Manifest, StoreProgress
 from partition_snapshots.read import list_snapshots
 from partition_snapshots.store import Store
 from partition_snapshots.verify import verify
@@ -165,7 +165,7 @@ class _bar:  # noqa: N801  # used as a with-statement's word
         )
         self._task = self._bar.add_task("verify", total=None)
 
-    def __enter__(self) -> Callable[[Progress], None]:
+    def __enter__(self) -> Callable[[StoreProgress], None]:
         self._bar.start()
         return lambda found: self._bar.update(
             self._task, completed=found.done_bytes, total=found.total_bytes

@@ -23,7 +23,7 @@ CHUNK_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PayloadSource:
     """A payload's content: bytes, or a file of `size` bytes whose SHA-256 is `digest`."""
 
     digest: bytes
@@ -32,11 +32,11 @@ class Source:
     content: bytes | Path
 
     @classmethod
-    def of_bytes(cls, content: bytes, mode: int = 0o644) -> "Source":
+    def of_bytes(cls, content: bytes, mode: int = 0o644) -> "PayloadSource":
         return cls(hashlib.sha256(content).digest(), len(content), mode, content)
 
     @classmethod
-    def of_file(cls, path: Path) -> "Source":
+    def of_file(cls, path: Path) -> "PayloadSource":
         """Reads the file once for its digest; small ones are kept. Raises OSError with the file's
         name, and SourceFailed for a large one that can't be read again to send it, as a pipe."""
         mode = path.stat().st_mode
@@ -68,7 +68,7 @@ class Source:
         return payload
 
 
-async def upload_source(calls: Calls, source: Source, deadline: Deadline) -> None:
+async def upload_source(calls: Calls, source: PayloadSource, deadline: Deadline) -> None:
     """Uploads a source's content to the leader. Each chunk moves the deadline. Raises SourceFailed
     if its file can't be read any more or has changed, and ClientError."""
 
@@ -94,7 +94,7 @@ async def upload_source(calls: Calls, source: Source, deadline: Deadline) -> Non
 
 
 async def _upload_requests(
-    source: Source, failures: list[OSError], deadline: Deadline
+    source: PayloadSource, failures: list[OSError], deadline: Deadline
 ) -> AsyncIterator[api.UploadPayloadRequest]:
     """An error in a request iterator would cancel the caller's task: it is kept aside, and the
     upload, cut short, is refused. Each chunk that gRPC takes moves the deadline."""

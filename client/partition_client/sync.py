@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from partition_client.channels import Tls
 from partition_client.client import Appended, AsyncClient
 from partition_client.errors import ClientError, client_closed
-from partition_client.sources import Source
+from partition_client.sources import PayloadSource
 
 CLOSED_POLL_S = 0.01
 """How often a thread looks whether another one has closed the client."""
@@ -107,7 +107,7 @@ class Client:
     def get_key(self, key: bytes) -> bytes | None:
         return self._run(self._client.get_key(key))
 
-    def put_file(self, path: bytes, source: Source, *, replace: bool = True) -> Appended:
+    def put_file(self, path: bytes, source: PayloadSource, *, replace: bool = True) -> Appended:
         return self._run(self._client.put_file(path, source, replace=replace))
 
     def read_file(self, path: bytes) -> bytes:

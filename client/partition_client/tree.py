@@ -20,7 +20,7 @@ from partition_client.client import (
 )
 from partition_client.errors import NotFound, TreeMismatch, not_written
 from partition_client.paths import ancestors, below, parent, relative, tree_path
-from partition_client.sources import INLINE_BYTES_MAX, Source
+from partition_client.sources import INLINE_BYTES_MAX, PayloadSource
 
 BATCH_BYTES_MAX = 512 * 1024
 BATCH_FILES_MAX = 256
@@ -56,7 +56,7 @@ class TreeSummary:
 @dataclass(slots=True)
 class _Batch:
     operations: list[types.Operation] = field(default_factory=list)
-    sources: list[Source] = field(default_factory=list)
+    sources: list[PayloadSource] = field(default_factory=list)
     size: int = 0
 
 
@@ -189,7 +189,7 @@ async def _put_files(
     async with _together() as group:
         batch = _Batch()
         for name, path in files:
-            source = await asyncio.to_thread(Source.of_file, path)
+            source = await asyncio.to_thread(PayloadSource.of_file, path)
             target = batch if source.size <= INLINE_BYTES_MAX else _Batch()
             full = target.size + source.size > BATCH_BYTES_MAX
             if target is batch and (full or len(batch.sources) >= BATCH_FILES_MAX):

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from partition_operator.assembly import Process
-from partition_operator.config import Config, ConfigError
+from partition_operator.assembly import OperatorProcess
+from partition_operator.config import ConfigError, OperatorConfig
 from partition_operator.errors import AuthorityInvalid, text_of
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
@@ -23,7 +23,7 @@ KOPF_RUNNING = "kopf._core.reactor.running"
 module names it; tests/unit/test_kopf.py fails if kopf renames it."""
 
 
-def parse(environment: Mapping[str, str]) -> Config:
+def parse(environment: Mapping[str, str]) -> OperatorConfig:
     """Raises ConfigError, naming the variable."""
 
     def required(name: str) -> str:
@@ -44,7 +44,7 @@ def parse(environment: Mapping[str, str]) -> Config:
 
     lease_s = number("PARTITION_OPERATOR_LEASE_SECONDS", 15)
     watch = environment.get("PARTITION_OPERATOR_WATCH", "")
-    return Config(
+    return OperatorConfig(
         namespace=required("PARTITION_OPERATOR_NAMESPACE"),
         identity=environment.get("PARTITION_OPERATOR_IDENTITY") or socket.gethostname(),
         image=required("PARTITION_OPERATOR_IMAGE"),
@@ -98,7 +98,7 @@ def main() -> None:
         print(f"FATAL: {text_of(error)}", file=sys.stderr)
         sys.exit(2)
     try:
-        asyncio.run(Process(config).run())
+        asyncio.run(OperatorProcess(config).run())
     except AuthorityInvalid as error:
         print(f"FATAL: {text_of(error)}", file=sys.stderr)
         sys.exit(EXIT_AUTHORITY)

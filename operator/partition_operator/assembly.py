@@ -20,9 +20,9 @@ from partition_operator.clients.lease import LeaseHolder
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
-from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.handlers.watches import Watches
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.partition import Reconciler
@@ -45,14 +45,14 @@ def end_process(why: str) -> None:
     os._exit(EXIT_DEPOSED)
 
 
-class Process:
+class OperatorProcess:
     """One operator process: standby until it holds the lease."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: OperatorConfig) -> None:
         self._config = config
         self._stop = asyncio.Event()
         self._queue: WorkQueue | None = None
-        self._metrics = metrics.Metrics()
+        self._metrics = metrics.OperatorMetrics()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -102,7 +102,7 @@ class Process:
         executor = Executor(kube, replicas, authority, lifetimes=config.lifetimes)
         reconciler = Reconciler(config, kube, observer, executor, recorder)
         queue = self._queue = WorkQueue(config.workers, raise_token)
-        jobs = SnapshotJobs(replicas)
+        jobs = SnapshotJobClient(replicas)
         seer = SnapshotObserver(kube, observer, jobs)
         snapshots = SnapshotReconciler(config, kube, seer, jobs, recorder)
         schedules = ScheduleReconciler(config, kube, seer, jobs, recorder, queue.enqueue)

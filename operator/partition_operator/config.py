@@ -7,7 +7,7 @@ from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class OperatorConfig:
     """namespace: the operator's own, for its Lease and authority. watch: namespaces to watch,
     empty for all. image: the replicas', and of pods that restore."""
 

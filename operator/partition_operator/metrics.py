@@ -36,7 +36,7 @@ ALL = (LEADING, QUEUED, RECONCILED, FAILED, EVENTS_DROPPED, FOREIGN, WATCHES_DOW
 PREFIX = "partition_operator_"
 
 
-class Metrics(Collector):
+class OperatorMetrics(Collector):
     """The metrics of one process, in a registry of its own."""
 
     def __init__(self) -> None:

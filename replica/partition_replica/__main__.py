@@ -14,8 +14,8 @@ from partition_proto.connection import pem
 from partition_snapshots.process import leave
 
 from partition_replica import __version__
-from partition_replica.assembly import Process, end_process
-from partition_replica.config import Config, TlsFiles
+from partition_replica.assembly import SidecarProcess, end_process
+from partition_replica.config import ReplicaConfig, TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.offline import arguments as arguments_of
 from partition_replica.offline.commands import COMMANDS, add_commands, run
@@ -24,7 +24,7 @@ EXIT_TLS_FILES = 78
 """EX_CONFIG: `serve` ends with it before it touches the volume."""
 
 
-def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
+def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
     """The configuration to serve with, or the options of a command on a volume. Flags of `serve`
     that have a value of their own may come as PARTITION_<FLAG> instead."""
     parser = argparse.ArgumentParser(prog="partition-replica", description=__doc__)
@@ -81,7 +81,7 @@ def parse(arguments: Sequence[str]) -> Config | argparse.Namespace:
         tls = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
     if "/" not in options.partition:
         parser.error(f"--partition {options.partition!r}: expected namespace/name")
-    return Config(
+    return ReplicaConfig(
         data=Path(options.data),
         listen=options.listen,
         http_listen=options.http_listen,
@@ -121,7 +121,7 @@ def main() -> None:
             print(f"FATAL: {error}", file=sys.stderr, flush=True)
             sys.exit(EXIT_TLS_FILES)
     try:
-        asyncio.run(Process(config).run())
+        asyncio.run(SidecarProcess(config).run())
     except Exception as error:  # the last line of the log must say why it ended
         end_process(error)
 

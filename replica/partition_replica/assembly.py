@@ -23,8 +23,8 @@ from partition_proto.v1 import (
 )
 
 from partition_replica import __version__
-from partition_replica.config import Config
-from partition_replica.core.compaction import Retention
+from partition_replica.config import ReplicaConfig
+from partition_replica.core.compaction import LogRetention
 from partition_replica.engine.factory import make_engine
 from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.metrics import Metrics
@@ -41,7 +41,7 @@ from partition_replica.transport.inspection_service import InspectionGrpcService
 from partition_replica.transport.log_store_service import LogStoreService
 from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
-from partition_replica.transport.streams import Held, Streams
+from partition_replica.transport.streams import StreamBytes, Streams
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +65,10 @@ def end_process(error: BaseException) -> None:
     os._exit(EXIT_FATAL)
 
 
-class Process:
+class SidecarProcess:
     """One replica's process: probes first, then the lock, the volume, the services."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ReplicaConfig) -> None:
         self._config = config
         self._metrics = Metrics()
         self._replica: Replica | None = None
@@ -117,7 +117,7 @@ class Process:
     async def _serve(self, lock: VolumeLock) -> None:
         config = self._config
         limits = config.limits
-        retention = Retention.of(limits, keep_all=config.keep_all_entries)
+        retention = LogRetention.of(limits, keep_all=config.keep_all_entries)
         volume = Volume(config.data, lock, pins_max=limits.pins_max, retention=retention)
         own = int(volume.log.identity.member_id)
         logger.info(
@@ -206,7 +206,7 @@ class Process:
                 limits,
                 failures,
                 Streams(limits.client_streams_max, opened),
-                Held(limits.append_bytes_total_max, self._metrics.append_bytes.set),
+                StreamBytes(limits.append_bytes_total_max, self._metrics.append_bytes.set),
             ),
             server,
         )

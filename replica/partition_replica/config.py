@@ -12,7 +12,7 @@ TlsFiles = PemFiles
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class ReplicaConfig:
     """What a replica is told at its start.
 
     advertise: host:port at which other members and clients reach it. partition:

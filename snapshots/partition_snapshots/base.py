@@ -23,7 +23,7 @@ ID = "id"
 
 
 @dataclass(frozen=True)
-class Base:
+class DeltaBase:
     """Runs to write a delta against; `source` reads a segment of them, on a thread."""
 
     manifest: Manifest
@@ -37,13 +37,13 @@ class LocalBase:
         self._directory = directory
         self._usable = True
 
-    def load(self, limits: SnapshotLimits) -> Base | None:
+    def load(self, limits: SnapshotLimits) -> DeltaBase | None:
         """None where there is none that can be read."""
         try:
             snapshot_id = (self._directory / ID).read_text()[:64]
             with (self._directory / MANIFEST).open("rb") as file:
                 data = file.read(limits.manifest_bytes_max)
-            return Base(decode_manifest(data, snapshot_id), self._segment)
+            return DeltaBase(decode_manifest(data, snapshot_id), self._segment)
         except (OSError, ValueError, SnapshotError):
             return None
 
@@ -114,7 +114,7 @@ async def find_base(
     local: LocalBase | None,
     source: SegmentSource,
     limits: SnapshotLimits,
-) -> Base | None:
+) -> DeltaBase | None:
     """The newest base that the store still holds whole; None for none. Without a local copy, the
     store's newest snapshot. Raises StoreUnavailable, StoreRefused."""
     if local is not None:
@@ -125,7 +125,7 @@ async def find_base(
             for one in await list_snapshots(store, limits)
             if not isinstance(one, DamagedManifest)
         ]
-        base = Base(found[-1], source) if found else None
+        base = DeltaBase(found[-1], source) if found else None
     if base is None or base.manifest.cluster_id != cluster_id or not base.manifest.runs:
         return None
     segments = {(s.digest, s.size) for run in base.manifest.runs for s in run.segments}

@@ -7,7 +7,7 @@ from partition_snapshots import failpoints
 from partition_snapshots.errors import SnapshotDamaged, StoreBusy
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.markers import Marker, collection_marker, forget_earlier, held, others
-from partition_snapshots.model import Collected, DamagedManifest, Manifest, Progress
+from partition_snapshots.model import Collected, DamagedManifest, Manifest, StoreProgress
 from partition_snapshots.read import SnapshotReader, list_snapshots, manifest_name
 from partition_snapshots.store import COLLECTING, OBJECTS, UPLOADS, ObjectInfo, Store
 
@@ -19,7 +19,7 @@ async def delete_snapshots(
     store: Store,
     ids: Iterable[str],
     limits: SnapshotLimits | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[StoreProgress], None] = lambda _: None,
     *,
     owner: str = "",
 ) -> Collected:
@@ -40,7 +40,7 @@ async def delete_snapshots(
 async def collect(
     store: Store,
     limits: SnapshotLimits | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[StoreProgress], None] = lambda _: None,
     *,
     owner: str = "",
 ) -> Collected:
@@ -94,7 +94,7 @@ class _Collection:
         limits: SnapshotLimits,
         marker: Marker,
         manifests: list[Manifest],
-        progress: Callable[[Progress], None],
+        progress: Callable[[StoreProgress], None],
     ) -> None:
         self._store = store
         self._limits = limits
@@ -161,4 +161,4 @@ class _Collection:
         await self._store.delete([info.name for info in batch], self._marker.check_age)
         self._objects += len(batch)
         self._bytes += sum(info.size for info in batch)
-        self._progress(Progress("deleting", self._bytes, 0))
+        self._progress(StoreProgress("deleting", self._bytes, 0))

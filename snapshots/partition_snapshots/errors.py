@@ -10,7 +10,7 @@ SnapshotError
 ├── SnapshotExists      another snapshot has this ID already
 ├── SnapshotDamaged     bytes that are not what was written; says which
 ├── UnsupportedFormat   written by another version
-├── WrongCluster        the store belongs to another cluster
+├── StoreOfOtherCluster the store belongs to another cluster
 └── SourceDamaged       what is to be published is not what it says it is
 
 Messages never hold a secret: they name bucket, endpoint and object, and the store's own code.
@@ -94,7 +94,7 @@ class UnsupportedFormat(SnapshotError):
     exit_code = EXIT_DAMAGED
 
 
-class WrongCluster(SnapshotError):
+class StoreOfOtherCluster(SnapshotError):
     """The store holds snapshots of another cluster."""
 
     reason = "WrongCluster"

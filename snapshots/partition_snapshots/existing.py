@@ -9,8 +9,8 @@ from partition_snapshots.errors import (
     SnapshotError,
     SnapshotExists,
     SnapshotNotFound,
+    StoreOfOtherCluster,
     UnsupportedFormat,
-    WrongCluster,
 )
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.manifests import encode_format
@@ -22,13 +22,13 @@ from partition_snapshots.wanted import lacking
 
 
 async def claim(store: Store, cluster_id: str) -> None:
-    """Makes the store this cluster's. Raises WrongCluster."""
+    """Makes the store this cluster's. Raises StoreOfOtherCluster."""
     found = await store_cluster(store)
     if found is None:
         await store.put_bytes(FORMAT_OBJECT, encode_format(cluster_id), create=True)
         found = await store_cluster(store)
     if found != cluster_id:
-        raise WrongCluster(
+        raise StoreOfOtherCluster(
             f"{store.description} holds snapshots of cluster {found}, not of {cluster_id}: give "
             "each cluster a store of its own"
         )

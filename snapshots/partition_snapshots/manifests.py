@@ -12,9 +12,9 @@ from partition_snapshots.model import (
     FORMAT_VERSION,
     FORMATS_READ,
     STORE_VERSION,
-    Configuration,
     Manifest,
     ObjectName,
+    RecordedConfiguration,
     Run,
 )
 
@@ -118,7 +118,9 @@ def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
         time_ms=fields.number("timeMs"),
         # Snapshots of version 1 lack it: there the time of entries was the sessions' clock.
         clock_ms=fields.number("clockMs" if "clockMs" in content else "timeMs"),
-        configuration=Configuration(configuration.texts("voters"), configuration.texts("learners")),
+        configuration=RecordedConfiguration(
+            configuration.texts("voters"), configuration.texts("learners")
+        ),
         keys=fields.number("keys"),
         files=fields.number("files"),
         writer=fields.text("writer"),

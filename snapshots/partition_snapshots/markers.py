@@ -125,7 +125,7 @@ async def forget_earlier(store: Store, owner: str) -> None:
     await store.delete([*left, COLLECTING + token(owner)])
 
 
-def upload_marker(store: Store, snapshot_id: str, owner: str, limits: SnapshotLimits) -> Marker:
+def take_marker(store: Store, snapshot_id: str, owner: str, limits: SnapshotLimits) -> Marker:
     return Marker(store, f"{UPLOADS}{snapshot_id}.{token(owner)}", limits)
 
 

@@ -51,7 +51,7 @@ def check_new_snapshot_id(snapshot_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class Configuration:
+class RecordedConfiguration:
     """The group's members when the snapshot was taken, as hex strings. Information only."""
 
     voters: tuple[str, ...] = ()
@@ -73,7 +73,7 @@ class SnapshotSource:
     term: int
     time_ms: int
     clock_ms: int
-    configuration: Configuration = field(default_factory=Configuration)
+    configuration: RecordedConfiguration = field(default_factory=RecordedConfiguration)
     keys: int = 0
     files: int = 0
     writer: str = ""
@@ -114,7 +114,7 @@ class Manifest:
     term: int
     time_ms: int
     clock_ms: int
-    configuration: Configuration
+    configuration: RecordedConfiguration
     keys: int
     files: int
     writer: str
@@ -142,7 +142,7 @@ class DamagedManifest:
 
 
 @dataclass(frozen=True)
-class Progress:
+class StoreProgress:
     """`phase` is one word: waiting, state, blobs, checking, manifest; listing, deleting. Bytes are
     of the phase; total_bytes is 0 where it is not known."""
 
@@ -152,7 +152,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Published:
+class TakenSnapshot:
     """`transferred_bytes` is what was really sent or written: hard links cost nothing. `existed`:
     the snapshot was there already, whole."""
 

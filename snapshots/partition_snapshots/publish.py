@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from partition_snapshots import failpoints
-from partition_snapshots.base import Base, LocalBase, find_base
+from partition_snapshots.base import DeltaBase, LocalBase, find_base
 from partition_snapshots.errors import (
     StoreBusy,
     StoreUnavailable,
@@ -33,22 +33,22 @@ from partition_snapshots.markers import (
     Marker,
     forget_earlier,
     held,
-    upload_marker,
+    take_marker,
     wait_for_collection,
 )
 from partition_snapshots.model import (
     Manifest,
     ObjectName,
-    Progress,
-    Published,
     Row,
     SnapshotSource,
+    StoreProgress,
+    TakenSnapshot,
     check_new_snapshot_id,
 )
 from partition_snapshots.parallel import for_each
 from partition_snapshots.read import StoreSegments, manifest_name
 from partition_snapshots.segments import encode_blob_lists
-from partition_snapshots.state_writer import Sent, State, StateWriter
+from partition_snapshots.state_writer import Sent, StateWriter, WrittenState
 from partition_snapshots.store import Store, Told, object_name, untold
 from partition_snapshots.wanted import BlobLists, Needed, missing
 
@@ -67,8 +67,8 @@ async def publish(  # noqa: PLR0913  # the parts of a snapshot, then a keyword f
     full: bool = False,
     owner: str = "",
     limits: SnapshotLimits | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
-) -> Published:
+    progress: Callable[[StoreProgress], None] = lambda _: None,
+) -> TakenSnapshot:
     """Writes a snapshot into a store; when it returns, the snapshot is durable and whole there.
 
     `rows` gives the state's rows from the start, in order, each time it is called (once, or twice
@@ -79,9 +79,9 @@ async def publish(  # noqa: PLR0913  # the parts of a snapshot, then a keyword f
     one thing at a time with the store: what an earlier process of it left is taken over at once;
     without it, after marker_stale_s.
 
-    Raises SnapshotExists, WrongCluster, SourceDamaged, StoreBusy, StoreUnavailable, StoreRefused,
-    StoreFull, and what `rows` raises. After each of them the same call may be made again.
-    """
+    Raises SnapshotExists, StoreOfOtherCluster, SourceDamaged, StoreBusy, StoreUnavailable,
+    StoreRefused, StoreFull, and what `rows` raises. After each of them the same call may be made
+    again."""
     limits = limits or SnapshotLimits()
     check_new_snapshot_id(source.snapshot_id)
     await claim(store, source.cluster_id)
@@ -90,7 +90,7 @@ async def publish(  # noqa: PLR0913  # the parts of a snapshot, then a keyword f
     local = None if base_directory is None else LocalBase(base_directory)
     if local is not None:
         local.prune(limits)
-    marker = upload_marker(store, source.snapshot_id, owner, limits)
+    marker = take_marker(store, source.snapshot_id, owner, limits)
     async with held(marker):
         failpoints.reach("snapshot.upload.begun")
         report = _Report(progress)
@@ -101,9 +101,9 @@ async def publish(  # noqa: PLR0913  # the parts of a snapshot, then a keyword f
             if existing is not None:
                 await marker.end()
                 await remove_markers(store, source.snapshot_id)
-                return Published(existing, 0, 0, existed=True)
+                return TakenSnapshot(existing, 0, 0, existed=True)
             full = True  # what is there can't be relied on
-        publication = _Publication(store, source, limits, marker, report, local, full, owner)
+        publication = _Take(store, source, limits, marker, report, local, full, owner)
         try:
             return await publication.run(rows, blobs, blob_path)
         except BaseException:
@@ -115,13 +115,13 @@ async def publish(  # noqa: PLR0913  # the parts of a snapshot, then a keyword f
 class _Report:
     """Progress, not too often."""
 
-    def __init__(self, progress: Callable[[Progress], None]) -> None:
+    def __init__(self, progress: Callable[[StoreProgress], None]) -> None:
         self._progress = progress
         self._last = 0.0
 
     def now(self, phase: str, done: int, total: int) -> None:
         self._last = time.monotonic()
-        self._progress(Progress(phase, done, total))
+        self._progress(StoreProgress(phase, done, total))
 
     def seldom(self, phase: str, done: int, total: int) -> None:
         if time.monotonic() - self._last >= REPORT_S:
@@ -129,7 +129,7 @@ class _Report:
 
 
 @dataclass(slots=True)
-class _Publication:
+class _Take:
     """One publish under its marker."""
 
     store: Store
@@ -147,7 +147,7 @@ class _Publication:
         rows: Callable[[], Iterator[Row]],
         blobs: Iterable[tuple[bytes, int]],
         blob_path: Callable[[bytes], Path],
-    ) -> Published:
+    ) -> TakenSnapshot:
         lists = _blob_lists(blobs, self.limits)
         writer = StateWriter(
             self.store,
@@ -172,15 +172,15 @@ class _Publication:
         await self.marker.end()
         await remove_markers(self.store, self.source.snapshot_id)
         if existing is not None:
-            return Published(existing, self.sent.transferred_bytes, 0, existed=True)
+            return TakenSnapshot(existing, self.sent.transferred_bytes, 0, existed=True)
         if self.local is not None:
             self.local.commit(manifest)
             failpoints.reach("snapshot.base.saved")
-        return Published(
+        return TakenSnapshot(
             manifest, self.sent.transferred_bytes, self.sent.objects_written, existed=False
         )
 
-    async def _base(self) -> Base | None:
+    async def _base(self) -> DeltaBase | None:
         if self.full:
             return None
         source = StoreSegments(self.store, asyncio.get_running_loop())
@@ -224,7 +224,7 @@ class _Publication:
         self.sent.transferred_bytes += sent
         self.sent.objects_written += 1
 
-    async def _lacking(self, state: State, lists: BlobLists) -> list[Needed]:
+    async def _lacking(self, state: WrittenState, lists: BlobLists) -> list[Needed]:
         """Everything that the manifest would name and the store doesn't hold."""
         others = {(s.digest, s.size) for run in state.runs for s in run.segments}
         others |= {(name.digest, name.size) for name, _ in lists.lists}
@@ -241,7 +241,7 @@ class _Publication:
         return lacking
 
     async def _recheck(
-        self, state: State, lists: BlobLists, blob_path: Callable[[bytes], Path]
+        self, state: WrittenState, lists: BlobLists, blob_path: Callable[[bytes], Path]
     ) -> None:
         """Returns when everything is there. Raises StoreUnavailable where things vanish."""
         lacking: list[Needed] = []
@@ -261,7 +261,7 @@ class _Publication:
         )
 
     async def _write_manifest(
-        self, manifest: Manifest, state: State, lists: BlobLists
+        self, manifest: Manifest, state: WrittenState, lists: BlobLists
     ) -> Manifest | None:
         """The snapshot exists when this returns; another try's manifest, where that came first."""
         name = manifest_name(manifest.snapshot_id)
@@ -284,7 +284,7 @@ class _Publication:
         except (StoreBusy, StoreUnavailable):
             # This process stood still between its last look and the manifest, for longer than
             # markers count: a collection may have come in between, and may go on.
-            marker = upload_marker(self.store, manifest.snapshot_id, self.owner, self.limits)
+            marker = take_marker(self.store, manifest.snapshot_id, self.owner, self.limits)
             try:
                 async with held(marker):
                     await self._prove(marker)
@@ -325,7 +325,7 @@ def _blob_lists(blobs: Iterable[tuple[bytes, int]], limits: SnapshotLimits) -> B
     return BlobLists(lists, count, total)
 
 
-def _manifest(source: SnapshotSource, state: State, lists: BlobLists) -> Manifest:
+def _manifest(source: SnapshotSource, state: WrittenState, lists: BlobLists) -> Manifest:
     return Manifest(
         snapshot_id=source.snapshot_id,
         uid=source.uid,

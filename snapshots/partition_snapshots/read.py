@@ -23,7 +23,7 @@ from partition_snapshots.errors import (
     SnapshotDamaged,
     SnapshotError,
     SnapshotNotFound,
-    WrongCluster,
+    StoreOfOtherCluster,
 )
 from partition_snapshots.files import FileSystem, write_all
 from partition_snapshots.limits import SEGMENT_BYTES_MAX, SnapshotLimits
@@ -110,8 +110,8 @@ async def list_snapshots(
 async def load(store: Store, snapshot_id: str, limits: SnapshotLimits | None = None) -> Manifest:
     """One snapshot's manifest; "latest" is the one with the highest LSN, and refused while any
     manifest there can't be read: an older state would be taken for the newest. Raises
-    SnapshotNotFound, SnapshotDamaged, UnsupportedFormat, WrongCluster (its cluster is not the
-    store's)."""
+    SnapshotNotFound, SnapshotDamaged, UnsupportedFormat, StoreOfOtherCluster (its cluster is not
+    the store's)."""
     limits = limits or SnapshotLimits()
     if snapshot_id != LATEST:
         return await _load(store, snapshot_id, await store_cluster(store), limits)
@@ -137,7 +137,7 @@ async def _load(
     if cluster is None:
         raise SnapshotDamaged(f"{store.description}: {FORMAT_OBJECT} is missing")
     if manifest.cluster_id != cluster:
-        raise WrongCluster(
+        raise StoreOfOtherCluster(
             f"snapshot {snapshot_id} is of cluster {manifest.cluster_id}, its store of {cluster}"
         )
     return manifest

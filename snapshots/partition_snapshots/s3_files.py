@@ -15,7 +15,7 @@ class _Stopped(Exception):
     """Whoever wanted the upload wants it no more."""
 
 
-class Progress:
+class UploadProgress:
     """How much of a file is on its way or sent, and when it last became more."""
 
     def __init__(self, sent: Told) -> None:

@@ -28,7 +28,7 @@ from partition_snapshots.errors import (
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.parallel import ByteBudget
 from partition_snapshots.s3_errors import code_of, translated
-from partition_snapshots.s3_files import FileReader, Progress
+from partition_snapshots.s3_files import FileReader, UploadProgress
 from partition_snapshots.s3_uploads import abort_uploads
 from partition_snapshots.store import OBJECTS, ObjectInfo, Told, always, check_name, untold
 
@@ -78,7 +78,7 @@ class S3Store:
         self,
         what: str,
         attempt: Callable[[], Awaitable[T]],
-        progress: "Progress | None" = None,
+        progress: "UploadProgress | None" = None,
     ) -> T:
         """Runs one operation, again where that may help. The time for that counts from its last
         progress: a large file takes long, and may fail late."""
@@ -140,7 +140,7 @@ class S3Store:
         whole = size <= part
         need = size if whole else part * (self._limits.parts_max + 1)
 
-        progress = Progress(sent)
+        progress = UploadProgress(sent)
 
         async def attempt() -> None:
             progress.begin()

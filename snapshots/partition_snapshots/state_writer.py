@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from partition_snapshots import failpoints
-from partition_snapshots.base import Base, LocalBase, delta_room
+from partition_snapshots.base import DeltaBase, LocalBase, delta_room
 from partition_snapshots.digest import RowDigest
 from partition_snapshots.errors import SnapshotError
 from partition_snapshots.limits import SnapshotLimits
@@ -39,7 +39,7 @@ class Sent:
 
 
 @dataclass(frozen=True)
-class State:
+class WrittenState:
     """The runs as the manifest names them, and the digest of the merged rows."""
 
     runs: tuple[Run, ...]
@@ -63,7 +63,7 @@ class StateWriter:
     rewrite: bool = False
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
-    async def write(self, base: Base | None) -> State:
+    async def write(self, base: DeltaBase | None) -> WrittenState:
         """Raises the store's errors, SourceDamaged, and what `rows` raises."""
         if base is not None:
             room = delta_room(base.manifest, self.limits)
@@ -77,7 +77,7 @@ class StateWriter:
                     pass
         return await self._full()
 
-    async def _full(self) -> State:
+    async def _full(self) -> WrittenState:
         digest = RowDigest()
 
         def segments() -> Iterator[tuple[bytes, int]]:
@@ -90,9 +90,9 @@ class StateWriter:
                 yield data, count
 
         run = await self._put(segments, None)
-        return State((run,) if run.segments else (), digest.hexdigest())
+        return WrittenState((run,) if run.segments else (), digest.hexdigest())
 
-    async def _delta(self, base: Base, room: int) -> State:
+    async def _delta(self, base: DeltaBase, room: int) -> WrittenState:
         digest = RowDigest()
 
         def new_rows() -> Iterator[list[Row]]:
@@ -118,7 +118,7 @@ class StateWriter:
         runs = (*base.manifest.runs, run) if run.segments else base.manifest.runs
         if not run.segments and digest.hexdigest() != base.manifest.digest:
             raise _NoDelta
-        return State(runs, digest.hexdigest())
+        return WrittenState(runs, digest.hexdigest())
 
     async def _put(self, make: Callable[[], Iterator[tuple[bytes, int]]], room: int | None) -> Run:
         """Stores segments as they are made. Raises _NoDelta when they exceed the room."""

@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 from partition_snapshots.errors import SnapshotDamaged, SnapshotError, UnsupportedFormat
 from partition_snapshots.limits import SnapshotLimits
-from partition_snapshots.model import TABLE_NUMBERS, Manifest, Progress
+from partition_snapshots.model import TABLE_NUMBERS, Manifest, StoreProgress
 from partition_snapshots.parallel import for_each
 from partition_snapshots.read import Blob, SnapshotReader, load
 from partition_snapshots.segments import payload_blob
@@ -21,13 +21,13 @@ async def verify(
     store: Store,
     snapshot_id: str,
     limits: SnapshotLimits | None = None,
-    progress: Callable[[Progress], None] = lambda _: None,
+    progress: Callable[[StoreProgress], None] = lambda _: None,
 ) -> Manifest:
     """Reads every byte that a snapshot names: manifest, segments, blob lists and blobs are there
     with the right size and SHA-256, the merged rows have the digest that was published, and the
     blob lists name just the blobs that payload rows name. Raises SnapshotDamaged naming up to
-    PROBLEMS_MAX damages, SnapshotNotFound, UnsupportedFormat, WrongCluster, StoreUnavailable,
-    StoreRefused."""
+    PROBLEMS_MAX damages, SnapshotNotFound, UnsupportedFormat, StoreOfOtherCluster,
+    StoreUnavailable, StoreRefused."""
     limits = limits or SnapshotLimits()
     manifest = await load(store, snapshot_id, limits)
     proof = _Proof(SnapshotReader(store, manifest, limits), manifest, limits, progress)
@@ -50,7 +50,7 @@ class _Proof:
         reader: SnapshotReader,
         manifest: Manifest,
         limits: SnapshotLimits,
-        progress: Callable[[Progress], None],
+        progress: Callable[[StoreProgress], None],
     ) -> None:
         self._reader = reader
         self._manifest = manifest
@@ -115,4 +115,4 @@ class _Proof:
     def _count(self, size: int) -> None:
         self._done += size
         total = self._manifest.size_bytes
-        self._progress(Progress("verifying", min(self._done, total), total))
+        self._progress(StoreProgress("verifying", min(self._done, total), total))

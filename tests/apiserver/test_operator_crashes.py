@@ -27,7 +27,7 @@ GROWING = (
     "Apply.Service",
     "Apply.StatefulSet",
     "Apply.PodDisruptionBudget",
-    "MarkClaim",
+    "AnnotateClaim",
     "Bootstrap",
     "RecordBootstrapped",
     "Join",

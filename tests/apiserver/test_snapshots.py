@@ -27,7 +27,7 @@ TAKING = (
     "snapshot.StartVerify",
 )
 """These, and those below, in the order in which they are reached."""
-PROVING = ("snapshot.CreatePod", "snapshot.DeletePod")
+PROVING = ("snapshot.CreateVerifyPod", "snapshot.DeletePod")
 SCHEDULING = ("schedule.status.written", "schedule.Create")
 PRUNING = ("schedule.Removing", "schedule.StartPrune", "schedule.Delete")
 RESTORING = ("Create.PersistentVolumeClaim", "Create.Pod", "RecordRestored", "Delete.Pod")

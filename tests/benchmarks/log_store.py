@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from partition_replica.core.compaction import Retention
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry, Position
 from partition_replica.core.payloads import blob_digests
@@ -282,7 +282,7 @@ def store_payload(store: BlobStore, log: LmdbLog, made: Payload) -> None:
 
 def measure_long_log(path: Path, report: Report, memory: AnonymousMemory, limits: Limits) -> None:
     path.mkdir()
-    retention = Retention(limits.log_trail_entries, limits.consumer_lag_entries_max)
+    retention = LogRetention(limits.log_trail_entries, limits.consumer_lag_entries_max)
     with memory.phase("writing 1,000,000 entries"):
         seconds = _write_long_log(path, retention)
         report.add(
@@ -298,7 +298,7 @@ def measure_long_log(path: Path, report: Report, memory: AnonymousMemory, limits
         _measure_pruning(path, retention, report)
 
 
-def _write_long_log(path: Path, retention: Retention) -> float:
+def _write_long_log(path: Path, retention: LogRetention) -> float:
     """A volume whose state is applied to the end, and whose log a consumer holds from the start.
     Returns the seconds that the log's commits took."""
     volume = open_volume(path, retention)
@@ -321,7 +321,7 @@ def _write_long_log(path: Path, retention: Retention) -> float:
     return seconds
 
 
-def _measure_reopening(path: Path, retention: Retention, report: Report) -> None:
+def _measure_reopening(path: Path, retention: LogRetention, report: Report) -> None:
     def reopen_log(cold: bool) -> float:
         state = LmdbState(path / "state" / "1")
         applied = state.applied.index
@@ -362,7 +362,7 @@ def _measure_reopening(path: Path, retention: Retention, report: Report) -> None
             )
 
 
-def _measure_reads(path: Path, retention: Retention, report: Report) -> None:
+def _measure_reads(path: Path, retention: LogRetention, report: Report) -> None:
     log = LmdbLog(path / "log", MEMBER, blob_digests, retention=retention)
     first, end = log.boundary.index + 1, log.last.index + 1
     draw = random.Random(1)
@@ -413,7 +413,7 @@ def _report_reads(state: str, rates: "Mapping[str, Rates]", report: Report) -> N
         report.add(names[key], f"{found.median:,.0f} entries/s", note=state)
 
 
-def _measure_pruning(path: Path, retention: Retention, report: Report) -> None:
+def _measure_pruning(path: Path, retention: LogRetention, report: Report) -> None:
     """The consumer goes, so the volume prunes all but the trail when it is opened."""
     log = LmdbLog(path / "log", MEMBER, blob_digests, retention=retention)
     first = log.first_stored
@@ -438,7 +438,7 @@ BACKFILLS = 3
 def measure_backfill(path: Path, report: Report, memory: AnonymousMemory, limits: Limits) -> None:
     with memory.phase("writing 1,000,000 plain entries"):
         log = LmdbLog(path, MEMBER, blob_digests)
-        log.bootstrap_plain(CLUSTER)
+        log.bootstrap_standalone(CLUSTER)
         bodies = [entry_body()] * LONG_LOG_BATCH
         while (missing := LONG_LOG_ENTRIES - log.last.index) > 0:
             log.append(None, bodies[:missing])
@@ -571,7 +571,7 @@ def new_log(path: Path) -> LmdbLog:
     return log
 
 
-def open_volume(path: Path, retention: Retention) -> Volume:
+def open_volume(path: Path, retention: LogRetention) -> Volume:
     lock = VolumeLock(path)
     assert lock.try_acquire()
     return Volume(path, lock, pins_max=1, retention=retention)

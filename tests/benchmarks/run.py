@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from partition_client import Source
+from partition_client import PayloadSource
 
 from tests.benchmarks import log_store, snapshots
 from tests.support.local_group import LocalGroup
@@ -37,7 +37,7 @@ async def group_appends(client: object, writers: int) -> tuple[float, float]:
 
 async def group_files(client: object, size: int, count: int) -> float:
     """MB a second of files through a group, one after the other."""
-    sources = [Source.of_bytes(os.urandom(size)) for _ in range(count)]
+    sources = [PayloadSource.of_bytes(os.urandom(size)) for _ in range(count)]
     began = time.perf_counter()
     for number, source in enumerate(sources):
         await client.put_file(b"f%d-%d" % (size, number), source)  # type: ignore[attr-defined]

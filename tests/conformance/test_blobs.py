@@ -85,7 +85,7 @@ def test_collection_spares_what_is_named_pinned_or_held(store: BlobStore, clock:
     store.hold([DIGEST])
     assert store.expired_pins() == [DIGEST]
     assert store.collect([DIGEST], lambda _: False) == 0
-    store.unhold([DIGEST])
+    store.release_hold([DIGEST])
     assert store.collect([DIGEST, DIGEST], lambda _: False) == 1
     assert not store.pin_present(DIGEST, 10)
 

@@ -16,7 +16,7 @@ from partition_operator.api.partition import Partition
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.replica import Replicas
-from partition_operator.reconcile.seen.partition import Pod
+from partition_operator.reconcile.seen.partition import ObservedPod
 from partition_operator.resources import certificates
 from partition_operator.resources.trust import Authority
 from partition_proto.connection.pem import BadPem
@@ -135,7 +135,7 @@ async def test_the_operator_outlives_its_certificates(tmp_path: Path) -> None:
     authority = certificates.make_authority(now)
     pair = certificates.issue_for(partition(), "replica", authority, now, certificates.Lifetimes())
     folder = mount(tmp_path / "replica", pair, authority.certificate)
-    pod = Pod(0, POD_IP, ready=True, deleting=False)
+    pod = ObservedPod(0, POD_IP, ready=True, deleting=False)
     found = replicas(authority, lifetimes)
     try:
         async with served(folder, f"{POD_IP}:7000"):
@@ -163,7 +163,7 @@ async def test_the_operator_names_a_replica_that_does_not_accept_it(tmp_path: Pa
     lifetimes = certificates.Lifetimes()
     pair = certificates.issue_for(partition(), "replica", ours, now, lifetimes)
     folder = mount(tmp_path / "replica", pair, other.certificate)
-    pod = Pod(0, POD_IP, ready=True, deleting=False)
+    pod = ObservedPod(0, POD_IP, ready=True, deleting=False)
     found = replicas(ours, lifetimes)
     try:
         async with served(folder, f"{POD_IP}:7000"):
@@ -236,7 +236,7 @@ async def test_the_operator_uses_no_proxy(tmp_path: Path, monkeypatch: pytest.Mo
         for name in ("grpc_proxy", "https_proxy", "http_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         found = replicas(authority, lifetimes)
-        pod = Pod(0, POD_IP, ready=True, deleting=False)
+        pod = ObservedPod(0, POD_IP, ready=True, deleting=False)
         assert await found.status(partition(), pod) is not None
         assert proxy.asked == []
         await found.close()

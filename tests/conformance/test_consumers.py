@@ -12,7 +12,7 @@ from partition_replica.core.model import (
     LogBatch,
     LogEntry,
     Position,
-    SnapshotSwitch,
+    StateSwitch,
 )
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Compacted, InvalidArgument, NoLeader, NotFound
@@ -58,7 +58,7 @@ class Here:
     def adopt(self) -> None:
         """The log's part of a state transfer."""
         position = Position(LSN(SNAPSHOT), Term(2))
-        self.log.commit(LogBatch(snapshot=SnapshotSwitch(position, Configuration((OWN,)), 2)))
+        self.log.commit(LogBatch(snapshot=StateSwitch(position, Configuration((OWN,)), 2)))
 
     def restart(self) -> None:
         self.log.close()

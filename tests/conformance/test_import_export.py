@@ -282,7 +282,9 @@ def test_modes_of_payloads_are_the_files_in_the_tree(tmp_path: Path) -> None:
     report = take(source, tmp_path / "data")
     assert "beyond permissions" in "\n".join(report.adjusted)
     with open_stopped(tmp_path / "data") as volume:
-        modes = {path: node.mode for path, node in volume.state.list_nodes(b"", b"", True, 99)[0]}
+        modes = {
+            path: node.mode for path, node in volume.state.list_tree_entries(b"", b"", True, 99)[0]
+        }
     assert (modes[b"f1"], modes[b"f2"], modes[b"fz"], modes[b"f14"]) == (0o400, 0o755, 0o500, 0o400)
     export(tmp_path / "data", tmp_path / "out")
     (directory / "2").chmod(0o755)

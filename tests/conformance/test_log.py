@@ -11,7 +11,7 @@ from partition_replica.core.model import (
     LogBatch,
     LogEntry,
     Position,
-    SnapshotSwitch,
+    StateSwitch,
 )
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Compacted, Damaged, Unavailable
@@ -132,7 +132,7 @@ def test_what_raft_never_asks_is_refused_and_changes_nothing(
 def test_reads(log: LmdbLog) -> None:
     with pytest.raises(Unavailable):
         log.entries(LSN(1), LSN(3), None)
-    switch = SnapshotSwitch(Position(LSN(2), Term(1)), Configuration((7,)), 2)
+    switch = StateSwitch(Position(LSN(2), Term(1)), Configuration((7,)), 2)
     log.commit(LogBatch(snapshot=switch))
     log.commit(LogBatch([entry(t, i, b"x" * 100) for i, t in ((3, 2), (4, 3), (5, 4), (6, 4))]))
     assert [e.index for e in log.entries(LSN(3), LSN(7), None)] == [3, 4, 5, 6]
@@ -154,7 +154,7 @@ def test_a_snapshot_replaces_the_log(log: LmdbLog, tmp_path: Path) -> None:
     named = body(proposal(1, 1, [link(b"a")], [large])).SerializeToString()
     log.commit(LogBatch([entry(1, 1, named), entry(1, 2)], hard(1, 0, 1)))
     assert log.names_blob(large.digest)  # type: ignore[arg-type]
-    switch = SnapshotSwitch(Position(LSN(50), Term(3)), Configuration((1, 2)), 4)
+    switch = StateSwitch(Position(LSN(50), Term(3)), Configuration((1, 2)), 4)
     released = log.commit(LogBatch(snapshot=switch))
     assert released == [large.digest]
     again = reopen(log, tmp_path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import lmdb
 import pytest
-from partition_replica.core.compaction import Retention
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import Configuration, InitStatus, LogBatch, Position
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Compacted, Damaged, PruneFailed, Unavailable
@@ -68,7 +68,7 @@ def test_a_log_that_cannot_be_opened_holds_nothing(tmp_path: Path) -> None:
 
 def test_a_consumer_is_told_once_after_a_restart(subject: Subject) -> None:
     """By the mark of the moment, and not again once everything is applied."""
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     subject.log.append(None, [b"1"])
     subject.log.append(None, [b"2"])
@@ -134,7 +134,7 @@ def test_the_last_term_follows_what_is_written_behind_a_pruned_log(subject: Subj
 def test_pruning(
     subject: Subject, entries: int, applied: int, consumer: int | None, kept: list[int]
 ) -> None:
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     if entries:
         subject.log.append(None, [b"%d" % n for n in range(1, entries + 1)])
@@ -147,7 +147,7 @@ def test_pruning(
 
 
 def test_a_consumer_that_acknowledges_one_by_one(subject: Subject) -> None:
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     subject.log.register("consumer", LSN(0))
     for lsn in (1, 2):
@@ -161,7 +161,7 @@ def test_a_consumer_that_acknowledges_one_by_one(subject: Subject) -> None:
 
 
 def test_appends_go_on_while_a_consumer_is_busy(subject: Subject) -> None:
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     subject.log.register("consumer", LSN(0))
     for lsn in (1, 2, 3):
@@ -282,7 +282,7 @@ def test_the_mark_is_the_lowest_position(subject: Subject) -> None:
 def test_a_registration_reads_on_where_the_log_was_kept_whole(tmp_path: Path) -> None:
     """The switch for debugging keeps entries that every position has passed."""
     for folder in (None, tmp_path / "log"):
-        subject = Subject(folder, Retention(keep_all=True))
+        subject = Subject(folder, LogRetention(keep_all=True))
         subject.plain(3)
         subject.reopen(3)
         assert subject.indexes() == [1, 2, 3]

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from partition_replica.core.compaction import CONSUMERS_MAX, Retention
+from partition_replica.core.compaction import CONSUMERS_MAX, LogRetention
 from partition_replica.core.model import (
     Configuration,
     InitStatus,
@@ -68,11 +68,11 @@ def test_raft_on_off_and_on_again(subject: Subject) -> None:
     subject.log.join(CLUSTER)
     subject.log.commit(LogBatch([entry(1, i) for i in (1, 2, 3)], hard(1, 0, 3)))
     subject.log.save_configuration(LSN(1), Configuration(voters=(MEMBER,)))
-    subject.log.stop_replication()
+    subject.log.disable_replication()
     assert subject.reopen(0) == InitStatus.NEEDS_BACKFILL
     assert subject.log.append(LSN(4), [b"4", b"5"]) == 4
     assert subject.terms() == [1, 1, 1, 0, 0]
-    subject.retention = subject.log.retention = Retention(keep_all=True)  # type: ignore[attr-defined]
+    subject.retention = subject.log.retention = LogRetention(keep_all=True)  # type: ignore[attr-defined]
     subject.reopen(5)
     subject.backfill(5)
     assert subject.reopen(5) == InitStatus.BOOTSTRAPPED
@@ -256,7 +256,7 @@ def test_the_mark_moves_with_what_is_applied(subject: Subject) -> None:
 
 def test_a_plain_logs_consumer_hears_of_appends(subject: Subject) -> None:
     """What is durable is committed there."""
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     subject.log.append(None, [b"1"])
     subject.log.append(None, [b"2", b"3"])

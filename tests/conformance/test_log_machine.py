@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core.compaction import Retention
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import (
     Configuration,
     LogBatch,
     LogEntry,
     Position,
-    SnapshotSwitch,
+    StateSwitch,
 )
 from partition_replica.core.ports import LogStorage
 from partition_replica.errors import ReplicaError
@@ -53,7 +53,7 @@ class LogMachine(RuleBasedStateMachine):
         lag=st.sampled_from([6, 1 << 62]),
     )
     def begin(self, trail: int, trail_bytes: int, lag: int) -> None:
-        retention = Retention(
+        retention = LogRetention(
             trail_entries=trail, trail_bytes=trail_bytes, consumer_lag_entries_max=lag
         )
         self.model = Subject(None, retention)
@@ -124,7 +124,7 @@ class LogMachine(RuleBasedStateMachine):
         if self.model.log.identity.unreplicated:
             return
         last = self.model.log.last
-        switch = SnapshotSwitch(
+        switch = StateSwitch(
             Position(LSN(last.index + ahead), Term(max(1, last.term + term))),
             Configuration(voters=(MEMBER,)),
             self.model.log.identity.state_generation + 1,
@@ -189,13 +189,13 @@ class LogMachine(RuleBasedStateMachine):
             self.both(lambda subject: subject.log.join(CLUSTER))
 
     @rule()
-    def bootstrap_plain(self) -> None:
+    def bootstrap_standalone(self) -> None:
         if not self.model.log.identity.cluster_id and not self.model.log.last.index:
-            self.both(lambda subject: subject.log.bootstrap_plain(CLUSTER))
+            self.both(lambda subject: subject.log.bootstrap_standalone(CLUSTER))
 
     @rule()
-    def stop_replication(self) -> None:
-        self.both(lambda subject: subject.log.stop_replication())
+    def disable_replication(self) -> None:
+        self.both(lambda subject: subject.log.disable_replication())
 
     @rule()
     def begin_backfill(self) -> None:

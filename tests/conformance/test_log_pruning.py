@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from partition_replica.core.compaction import Retention
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import (
     LogBatch,
 )
@@ -31,7 +31,7 @@ def test_a_slow_consumer_holds_the_log_back(subject: Subject) -> None:
 
 def test_a_hundred_concurrent_appends_with_a_consumer_five_behind(tmp_path: Path) -> None:
     subject = Subject(tmp_path / "log")
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     subject.log.register("behind", LSN(0))
     barrier = threading.Barrier(100)
@@ -65,7 +65,7 @@ def test_a_hundred_concurrent_appends_with_a_consumer_five_behind(tmp_path: Path
 
 def test_an_option_keeps_everything(tmp_path: Path) -> None:
     for folder in (None, tmp_path / "log"):
-        subject = Subject(folder, Retention(keep_all=True))
+        subject = Subject(folder, LogRetention(keep_all=True))
         subject.plain(5)
         subject.initialize(5)
         subject.trim()
@@ -75,7 +75,7 @@ def test_an_option_keeps_everything(tmp_path: Path) -> None:
 
 def test_a_trail_stays_for_slow_followers(tmp_path: Path) -> None:
     for folder in (None, tmp_path / "log"):
-        subject = Subject(folder, Retention(trail_entries=3))
+        subject = Subject(folder, LogRetention(trail_entries=3))
         subject.log.commit(LogBatch([entry(1, i) for i in range(1, 11)], hard(1, 0, 10)))
         subject.initialize(8)
         assert (subject.log.low_water_mark, subject.bounds()) == (9, (6, 10))
@@ -87,7 +87,7 @@ def test_a_trail_has_no_more_bytes_than_it_may(tmp_path: Path) -> None:
     """Of entries 1 to 20, ten bytes each, 95 bytes may stay below the mark, and no step is too
     small for that."""
     for folder in (None, tmp_path / "log"):
-        subject = Subject(folder, Retention(trail_entries=15, trail_bytes=95))
+        subject = Subject(folder, LogRetention(trail_entries=15, trail_bytes=95))
         subject.log.commit(LogBatch([entry(1, i, b"x" * 10) for i in range(1, 21)], hard(1, 0, 20)))
         subject.initialize(0)
         subject.log.acknowledge("applied", LSN(10))
@@ -109,7 +109,7 @@ def test_files_that_only_the_log_names_count(tmp_path: Path) -> None:
     named = body(proposal(1, 1, [link(b"a")], [large])).SerializeToString()
     digest = Digest(large.digest)
     for folder in (None, tmp_path / "log"):
-        subject = Subject(folder, Retention(trail_entries=100, trail_bytes=70_000))
+        subject = Subject(folder, LogRetention(trail_entries=100, trail_bytes=70_000))
         bodies = [b"", named, b"", named, b"", b""]
         rows = [entry(1, i, data) for i, data in enumerate(bodies, 1)]
         subject.log.commit(LogBatch(rows, hard(1, 0, 6)))
@@ -128,8 +128,8 @@ def test_files_that_only_the_log_names_count(tmp_path: Path) -> None:
 
 def test_a_lost_consumer_does_not_hold_the_log_for_ever(tmp_path: Path) -> None:
     for folder in (None, tmp_path / "log"):
-        subject = Subject(folder, Retention(consumer_lag_entries_max=4))
-        subject.log.bootstrap_plain(CLUSTER)
+        subject = Subject(folder, LogRetention(consumer_lag_entries_max=4))
+        subject.log.bootstrap_standalone(CLUSTER)
         subject.initialize(0)
         subject.log.register("lost", LSN(0))
         subject.log.append(None, [b"x"] * 4)
@@ -145,8 +145,8 @@ def test_a_lost_consumer_does_not_hold_the_log_for_ever(tmp_path: Path) -> None:
 
 def test_a_hold_that_is_too_far_behind_takes_no_other_with_it(tmp_path: Path) -> None:
     for folder in (None, tmp_path / "log"):
-        subject = Subject(folder, Retention(consumer_lag_entries_max=4))
-        subject.log.bootstrap_plain(CLUSTER)
+        subject = Subject(folder, LogRetention(consumer_lag_entries_max=4))
+        subject.log.bootstrap_standalone(CLUSTER)
         subject.initialize(0)
         subject.log.append(None, [b"x"] * 10)
         subject.log.hold([LSN(1), LSN(7), LSN(8)])
@@ -182,7 +182,7 @@ def test_compaction_stays_below_what_is_applied(subject: Subject) -> None:
 def test_pruned_entries_release_their_blobs(subject: Subject) -> None:
     large = payload(b"z" * 70_000)
     named = body(proposal(1, 1, [link(b"a")], [large])).SerializeToString()
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     subject.log.append(None, [named, b"", named, b""])
     subject.log.acknowledge("applied", LSN(4))

@@ -5,13 +5,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from partition_replica.core.compaction import Retention
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import (
     Configuration,
     InitStatus,
     LogBatch,
     LogEntry,
-    SnapshotSwitch,
+    StateSwitch,
 )
 from partition_replica.errors import Compacted, Damaged
 from partition_replica.ids import LSN, MemberID, Term
@@ -51,7 +51,7 @@ def test_backfilled_terms_never_fall(subject: Subject) -> None:
     rows = [entry(2, 1), entry(5, 2), entry(5, 3)]
     subject.log.commit(LogBatch(rows, hard(8, 3, 1)))
     subject.log.save_configuration(LSN(0), Configuration(voters=(MEMBER,)))
-    subject.log.stop_replication()
+    subject.log.disable_replication()
     assert subject.log.hard_state.commit == 3
     subject.log.append(None, [b"4"])
     subject.initialize(0)
@@ -75,7 +75,7 @@ def test_backfill_needs_something_applied(subject: Subject) -> None:
 
 def with_terms(subject: Subject, terms: list[int]) -> None:
     """A plain log whose entries have these terms, 0 for none, and no hard state, as an import's."""
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     rows = [entry(term, index) for index, term in enumerate(terms, 1)]
     if isinstance(subject.log, LmdbLog):
         with subject.log.environment.begin(write=True) as txn:
@@ -89,7 +89,7 @@ def with_terms(subject: Subject, terms: list[int]) -> None:
 def test_backfilled_terms_do_not_fall_behind_the_boundary(subject: Subject, steps: int) -> None:
     """Which moved there before its entry had a term."""
     with_terms(subject, [5, 5, 0, 0, 0, 7, 0])
-    subject.retention = subject.log.retention = Retention(keep_all=True)  # type: ignore[attr-defined]
+    subject.retention = subject.log.retention = LogRetention(keep_all=True)  # type: ignore[attr-defined]
     subject.initialize(4)
     subject.log.compact(LSN(4))
     assert subject.log.boundary == position(4, 0)
@@ -121,7 +121,7 @@ def test_a_log_is_compacted_while_it_is_backfilled(subject: Subject) -> None:
 
 def test_an_empty_log_is_backfilled_behind_its_first_entry(subject: Subject) -> None:
     """Also one that was begun before: nothing but an entry is missing."""
-    subject.log.bootstrap_plain(CLUSTER)
+    subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
     assert subject.log.begin_backfill().complete
     with pytest.raises(ValueError, match="applied"):
@@ -177,7 +177,7 @@ def test_only_a_sole_voter_stops_replication(
     subject.log.commit(LogBatch([entry(1, 1)], hard(1, 0, 1)))
     subject.log.save_configuration(LSN(1), configuration)
     with pytest.raises(ValueError, match="sole voter"):
-        subject.log.stop_replication()
+        subject.log.disable_replication()
     assert not subject.log.identity.unreplicated
 
 
@@ -186,14 +186,14 @@ def test_a_change_on_its_way_stops_no_replication(subject: Subject) -> None:
     subject.log.commit(LogBatch([entry(1, 1), LogEntry(LSN(2), Term(1), 2, b"")], hard(1, 0, 1)))
     subject.log.save_configuration(LSN(1), Configuration(voters=(MEMBER,)))
     with pytest.raises(ValueError, match=r"changes the configuration|change of"):
-        subject.log.stop_replication()
+        subject.log.disable_replication()
 
 
 def test_a_snapshot_replaces_everything(subject: Subject) -> None:
     subject.log.join(CLUSTER)
     subject.log.commit(LogBatch([entry(1, 1), entry(1, 2)], hard(1, 0, 1)))
     subject.initialize(1)
-    switch = SnapshotSwitch(position(50, 3), Configuration((1, 2)), 4)
+    switch = StateSwitch(position(50, 3), Configuration((1, 2)), 4)
     subject.log.commit(LogBatch(snapshot=switch))
     for _ in range(2):
         assert subject.bounds() == (51, 50)
@@ -240,9 +240,9 @@ def test_a_group_begins_behind_a_restored_state(subject: Subject) -> None:
 
 @pytest.mark.parametrize("term", [0, 6])
 def test_a_plain_log_begins_behind_a_restored_state(subject: Subject, term: int) -> None:
-    subject.log.bootstrap_plain(CLUSTER, position(40, term))
+    subject.log.bootstrap_standalone(CLUSTER, position(40, term))
     with pytest.raises(ValueError, match="new"):
-        subject.log.bootstrap_plain(CLUSTER)
+        subject.log.bootstrap_standalone(CLUSTER)
     for reopened in (False, True):
         if reopened:
             assert subject.reopen(40) == InitStatus.NEEDS_BACKFILL
@@ -265,7 +265,7 @@ def test_a_plain_log_begins_behind_a_restored_state(subject: Subject, term: int)
 def test_a_plain_log_without_entries_behind_a_restored_state_is_backfilled(
     subject: Subject,
 ) -> None:
-    subject.log.bootstrap_plain(CLUSTER, position(40, 0))
+    subject.log.bootstrap_standalone(CLUSTER, position(40, 0))
     subject.reopen(40)
     subject.backfill(40)
     assert subject.reopen(40) == InitStatus.BOOTSTRAPPED

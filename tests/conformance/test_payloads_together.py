@@ -168,9 +168,9 @@ async def test_small_ones_are_asked_for_in_groups(sender: Sender, receiver: Rece
     assert sorted(len(asked) for asked in receiver.network.asked) == [1, 3, 3]
     assert receiver.network.carried == dict(sender.volume.state.blobs())
     assert_equal(receiver, sender)
-    assert receiver.metrics.registry.get_sample_value(
-        "logstore_snapshot_payloads_fetched_total"
-    ) == (FILES + 1)
+    assert receiver.metrics.registry.get_sample_value("logstore_state_transfer_payloads_total") == (
+        FILES + 1
+    )
     await receiver.assert_nothing_left()
 
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import grpc
 import pytest
-from partition_client import Source
+from partition_client import PayloadSource
 from partition_client.errors import DiskFull, StateLost
 from partition_client.pinned_state import PinnedState
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX, Limits
-from partition_replica.core.model import Node, OpenedFile
+from partition_replica.core.model import OpenedFile, TreeEntry
 from partition_replica.errors import Overloaded, Stopping, StorageFailed
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.disk import DiskWatch
@@ -106,7 +106,7 @@ async def test_a_file_that_is_taken_slowly_keeps_its_state(tmp_path: Path) -> No
     """An answer that is taken is a use, too."""
     limits = replace(QUICK, pinned_state_idle_s=2.0)
     async with served(tmp_path / "data", limits) as here:
-        await here.client.put_file(b"f", Source.of_bytes(LARGE * 320))
+        await here.client.put_file(b"f", PayloadSource.of_bytes(LARGE * 320))
         async with raw_call(here) as call:
             await call.write(OPEN)
             await call.read()
@@ -155,7 +155,7 @@ async def test_a_reader_that_takes_no_answers_is_cut_off(
 
     monkeypatch.setattr(state_reading, "file_chunks", counted)
     async with served(tmp_path / "data", limits) as here:
-        await here.client.put_file(b"f", Source.of_bytes(LARGE * 200))
+        await here.client.put_file(b"f", PayloadSource.of_bytes(LARGE * 200))
         async with raw_call(here) as call:
             await call.write(OPEN)
             await call.read()
@@ -420,7 +420,7 @@ async def test_a_file_is_let_go_of_when_nobody_reads_it_any_more(
             events.append("content")
 
     monkeypatch.setattr(state_reading, "file_chunks", endless)
-    node = Node(False, 0o644, 1, Digest(bytes(32)))
+    node = TreeEntry(False, 0o644, 1, Digest(bytes(32)))
     opened = OpenedFile(node, tmp_path, LSN(1))
     state: Any = SimpleNamespace(open_file=lambda *_: opened)
     replica: Any = SimpleNamespace(close_file=lambda _: events.append("file"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import AsyncClient, NotFound, RequestRefused, Source
+from partition_client import AsyncClient, NotFound, PayloadSource, RequestRefused
 from partition_client.errors import DeadlineExceeded, HistoryChanged, InvalidEndpoint
 from partition_client.pinned_state import PinnedState
 from partition_proto.v1 import replica_admin_pb2 as admin
@@ -149,7 +149,7 @@ async def test_a_state_stays_while_replication_is_switched_on(tmp_path: Path) ->
     """Another member takes over: the copy, its payloads and the log behind it stay."""
     large = b"large" * 50_000
     async with served(tmp_path / "data", unreplicated=True) as here:
-        await here.client.put_file(b"f", Source.of_bytes(large))
+        await here.client.put_file(b"f", PayloadSource.of_bytes(large))
         async with here.client.state() as state:
             before = here.one.replica.member
             await here.client.remove_file(b"f")
@@ -233,7 +233,7 @@ async def test_the_documented_example_works(tmp_path: Path) -> None:
     async with served(tmp_path / "data") as here:
         log = here.one.volume.log
         for name in (b"f", b"g"):
-            await here.client.put_file(name, Source.of_bytes(name))
+            await here.client.put_file(name, PayloadSource.of_bytes(name))
         await here.client.set_key(b"a", b"1")
         for last in (b"1", b"2"):  # the second run finds the consumer of the first one
             keys.clear()

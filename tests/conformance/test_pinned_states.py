@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
-from partition_client import AsyncClient, Source
+from partition_client import AsyncClient, PayloadSource
 from partition_client.errors import (
     DeadlineExceeded,
     HistoryChanged,
@@ -52,8 +52,8 @@ async def write(client: AsyncClient, version: int) -> dict[bytes, bytes]:
     for number in range(5):
         await client.set_key(b"k%d" % number, text)
     await client.set_key(b"only %d" % version, text)
-    await client.put_file(b"small", Source.of_bytes(text))
-    await client.put_file(b"large", Source.of_bytes(large))
+    await client.put_file(b"small", PayloadSource.of_bytes(text))
+    await client.put_file(b"large", PayloadSource.of_bytes(large))
     if version:
         await client.delete_key(b"only %d" % (version - 1))
     keys = {b"k%d" % number: text for number in range(5)} | {b"only %d" % version: text}
@@ -148,8 +148,8 @@ async def test_reads_may_be_nested(here: Served) -> None:
     for start in range(0, 1100, 100):
         names = [b"f%04d" % number for number in range(start, start + 100)]
         await here.one.append(*(mkdir(name) for name in names))
-    await here.client.put_file(b"f0500", Source.of_bytes(b"x"))
-    await here.client.put_file(b"f1099", Source.of_bytes(b"y"))
+    await here.client.put_file(b"f0500", PayloadSource.of_bytes(b"x"))
+    await here.client.put_file(b"f1099", PayloadSource.of_bytes(b"y"))
     found: list[bytes] = []
     seen = 0
     async with here.client.state() as state:
@@ -167,7 +167,7 @@ async def test_what_is_not_there_or_asked_wrongly_leaves_the_state(here: Served)
     with pytest.raises(HistoryChanged):
         async with here.client.state(history="another"):
             pass
-    await here.client.put_file(b"f", Source.of_bytes(b"x"))
+    await here.client.put_file(b"f", PayloadSource.of_bytes(b"x"))
     async with here.client.state() as state:
         before = await everything(state)
         with pytest.raises(NotFound, match="b'none' is no file"):
@@ -180,7 +180,7 @@ async def test_what_is_not_there_or_asked_wrongly_leaves_the_state(here: Served)
 
 
 async def test_a_state_is_lost_if_a_read_of_it_is_left(here: Served) -> None:
-    await here.client.put_file(b"f", Source.of_bytes(LARGE * 20))
+    await here.client.put_file(b"f", PayloadSource.of_bytes(LARGE * 20))
     async with here.client.state() as state:
 
         def write(_: bytes) -> None:

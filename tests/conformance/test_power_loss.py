@@ -15,7 +15,7 @@ import pytest
 from partition_replica.core.model import (
     LogBatch,
     Position,
-    SnapshotSwitch,
+    StateSwitch,
 )
 from partition_replica.ids import LSN, Term
 from partition_replica.storage.blobs import BlobStore
@@ -201,7 +201,7 @@ def the_log_switches_first(life: Life) -> None:
     """To a state that is not in its place yet."""
     life.bootstrap()
     position = Position(LSN(9), Term(1))
-    switch = SnapshotSwitch(position, life.volume.log.configuration[1], 2)
+    switch = StateSwitch(position, life.volume.log.configuration[1], 2)
     life.volume.log.commit(LogBatch(snapshot=switch))
 
 

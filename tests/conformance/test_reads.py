@@ -97,7 +97,7 @@ def test_a_directory_that_is_removed_is_never_an_empty_one(volume: Volume) -> No
     with meanwhile(replace):
         while not deadline.is_set():
             try:
-                items, _ = volume.state.list_nodes(b"d", b"", True, 10)
+                items, _ = volume.state.list_tree_entries(b"d", b"", True, 10)
             except NotFound:
                 continue
             assert [path for path, _ in items] == [b"d/f"]

@@ -69,7 +69,7 @@ MODES = {
 
 def modes(data: Path) -> dict[bytes, int]:
     with open_stopped(data) as volume:
-        nodes, _ = volume.state.list_nodes(b"", b"", True, 100)
+        nodes, _ = volume.state.list_tree_entries(b"", b"", True, 100)
         return {path: node.mode for path, node in nodes}
 
 

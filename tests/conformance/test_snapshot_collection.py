@@ -14,7 +14,7 @@ from partition_snapshots.errors import (
     StoreBusy,
     StoreUnavailable,
 )
-from partition_snapshots.model import Collected, Progress
+from partition_snapshots.model import Collected, StoreProgress
 from partition_snapshots.read import list_snapshots, manifest_name
 from partition_snapshots.store import COLLECTING, UPLOADS, Store, object_name
 from partition_snapshots.verify import verify
@@ -163,7 +163,7 @@ async def test_a_publish_waits_for_a_collection(
     phases: list[str] = []
     waits = asyncio.Event()
 
-    def progress(found: Progress) -> None:
+    def progress(found: StoreProgress) -> None:
         phases.append(found.phase)
         if found.phase == "waiting":
             waits.set()
@@ -259,7 +259,7 @@ async def test_a_process_that_stood_still_waits_for_the_collection_that_took_ove
             place.file(marker).parent.mkdir(exist_ok=True)
             place.file(marker).write_bytes(b"{}")
 
-    def progress(found: Progress) -> None:
+    def progress(found: StoreProgress) -> None:
         if found.phase == "waiting" and ends and place.file(marker).exists():
             place.file(victim).unlink()
             place.file(marker).unlink()

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 from partition_proto.v1 import replica_admin_pb2 as api
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
 from partition_replica.errors import StorageFailed
 from partition_replica.runtime.jobs import job_process, snapshot_jobs
 from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
-from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobs
+from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobRunner
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.volume import Volume
@@ -130,12 +130,12 @@ class Jobs:
         self.outcome: Any = {}
         self.asks = False
         monkeypatch.setattr(snapshot_jobs, "JobProcess", self._make)
-        config = Config(root, "here:1", "here:2", "here:1", "ns/p", None, limits=LIMITS)
+        config = ReplicaConfig(root, "here:1", "here:2", "here:1", "ns/p", None, limits=LIMITS)
         member = SimpleNamespace(
             configuration=Configuration((self.volume.log.identity.member_id,)),
             capture=SimpleNamespace(take=self._take),
         )
-        self.jobs = SnapshotJobs(
+        self.jobs = SnapshotJobRunner(
             config,
             self.volume,
             Metrics(),

@@ -224,7 +224,7 @@ async def test_a_full_disk_is_given_back_what_came(
 
 @pytest.mark.usefixtures("one_by_one")
 async def test_what_nobody_goes_on_with_is_given_up(tmp_path: Path, sender: Sender) -> None:
-    limits = replace(LIMITS, snapshot_partial_keep_s=0.0)
+    limits = replace(LIMITS, transfer_partial_keep_s=0.0)
     receiver = Receiver(tmp_path / "receiver", Network(sender), limits)
     snapshot = sender.snapshot()
     calls = iter([None, None, 0, 5000, 0])
@@ -252,10 +252,10 @@ async def test_it_is_kept_until_then(sender: Sender, receiver: Receiver) -> None
 @pytest.mark.usefixtures("one_by_one")
 async def test_another_snapshot_takes_its_place(tmp_path: Path, sender: Sender) -> None:
     """As a new leader's does. What both name is not fetched again."""
-    limits = replace(LIMITS, snapshot_partial_keep_s=0.0)
+    limits = replace(LIMITS, transfer_partial_keep_s=0.0)
     receiver = Receiver(tmp_path / "receiver", Network(sender), limits)
     first = sender.snapshot()
-    gone = sender.volume.state.get_node(b"f0")[0]
+    gone = sender.volume.state.get_tree_entry(b"f0")[0]
     assert gone is not None
     calls = iter([None, None, None, None, 0])
     receiver.network.allow = lambda: next(calls)

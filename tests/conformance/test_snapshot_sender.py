@@ -13,7 +13,7 @@ from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.log_holds import LogHolds
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer import state_sender as snapshots
-from partition_replica.runtime.transfer.state_sender import SnapshotSender
+from partition_replica.runtime.transfer.state_sender import StateSender
 
 from tests.support.captures import LIMITS, HeldUp, Subject, capturing
 from tests.support.local_group import eventually
@@ -25,7 +25,7 @@ HELD = "snapshot"
 @dataclass
 class Sending:
     subject: Subject
-    sender: SnapshotSender
+    sender: StateSender
     copy: HeldUp
 
     @property
@@ -54,12 +54,12 @@ async def sending(tmp_path: Path) -> AsyncIterator[Sending]:
     subject = Subject(tmp_path)
     await subject.apply(opening())
     copy = HeldUp()
-    sender = SnapshotSender(
+    sender = StateSender(
         subject.volume.log,
         subject.volume.staging,
         capturing(subject, copy),
         None,  # type: ignore[arg-type]  # nothing is sent
-        replace(LIMITS, snapshot_hold_s=1000.0),
+        replace(LIMITS, transfer_hold_s=1000.0),
         Metrics(),
         holds=LogHolds(subject.volume.log),
         failed=failed,

@@ -17,9 +17,9 @@ from partition_snapshots.errors import (
     SnapshotExists,
     SnapshotNotFound,
     SourceDamaged,
+    StoreOfOtherCluster,
     StoreRefused,
     StoreUnavailable,
-    WrongCluster,
 )
 from partition_snapshots.files import FileSystem
 from partition_snapshots.manifests import encode_manifest
@@ -27,9 +27,9 @@ from partition_snapshots.model import (
     Collected,
     DamagedManifest,
     Manifest,
-    Progress,
-    Published,
     Row,
+    StoreProgress,
+    TakenSnapshot,
 )
 from partition_snapshots.publish import publish
 from partition_snapshots.read import SnapshotReader, list_snapshots, load, manifest_name
@@ -49,7 +49,7 @@ from tests.support.object_store import (
 async def test_a_snapshot_reads_back(
     store: Store, place: Place, partition: Partition, tmp_path: Path
 ) -> None:
-    seen: list[Progress] = []
+    seen: list[StoreProgress] = []
     published = await put(store, partition, "one", progress=seen.append)
     manifest = published.manifest
     assert not published.existed
@@ -242,7 +242,7 @@ async def test_where_a_sync_of_all_tells_nothing_each_is_synced(
 async def test_the_same_snapshot_again(store: Store, partition: Partition) -> None:
     first = await put(store, partition, "one")
     again = await put(store, partition, "one")
-    assert again == Published(first.manifest, 0, 0, existed=True)
+    assert again == TakenSnapshot(first.manifest, 0, 0, existed=True)
     with pytest.raises(SnapshotExists, match="uid-one"):
         await publish(
             store,
@@ -360,7 +360,7 @@ async def test_a_base_that_was_collected_is_not_used(
 
 async def test_another_cluster_is_refused(store: Store, partition: Partition) -> None:
     await put(store, partition, "one")
-    with pytest.raises(WrongCluster, match="of its own"):
+    with pytest.raises(StoreOfOtherCluster, match="of its own"):
         await publish(
             store,
             partition.source("two", cluster_id="another"),
@@ -378,7 +378,7 @@ async def test_a_manifest_of_another_cluster_is_refused(
     one = (await put(store, partition, "one")).manifest
     moved = replace(one, snapshot_id="moved", cluster_id="another")
     await store.put_bytes(manifest_name("moved"), encode_manifest(moved))
-    with pytest.raises(WrongCluster):
+    with pytest.raises(StoreOfOtherCluster):
         await verify(store, "moved", QUICK)
     found = await list_snapshots(store)
     assert [type(one) for one in found] == [DamagedManifest, Manifest]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core.model import LogEntry, Node
+from partition_replica.core.model import LogEntry, TreeEntry
 from partition_replica.errors import NotFound
 from partition_replica.ids import LSN, Digest, SessionID, Term
 from partition_replica.storage.state import LmdbState
@@ -62,7 +62,7 @@ def test_tree_outcomes_are_total(machine: Machine) -> None:
         [DONE, DONE, NO_PARENT],
     ]
     digest = Digest(content[0].digest)
-    assert machine.nodes() == {b"g": Node(False, 0o600, 3, digest)}
+    assert machine.nodes() == {b"g": TreeEntry(False, 0o600, 3, digest)}
     assert machine.content(digest) == b"one"
     machine.apply(body(proposal(1, 5, [remove(b"g")])))
     assert machine.content(digest) is None
@@ -205,7 +205,7 @@ def compare(real: LmdbState, model: Machine) -> None:
         for recursive in (True, False):
             assert below(real, path, recursive) == expected_below(model, path, recursive)
     for path, node in model.nodes().items():
-        assert real.get_node(path)[0] == node
+        assert real.get_tree_entry(path)[0] == node
     for content in CONTENTS:
         assert real.content(content.digest) == model.content(content.digest)
     assert dict(sessions(real)) == {
@@ -221,12 +221,12 @@ def expected_below(model: Machine, path: bytes, recursive: bool) -> list[bytes]:
 
 def below(state: LmdbState, path: bytes, recursive: bool) -> list[bytes]:
     """The paths that a directory's pages, of two each, list."""
-    if path and not getattr(state.get_node(path)[0], "directory", False):
+    if path and not getattr(state.get_tree_entry(path)[0], "directory", False):
         with pytest.raises(NotFound):
-            state.list_nodes(path, b"", recursive, 2)
+            state.list_tree_entries(path, b"", recursive, 2)
         return []
     found: list[bytes] = []
-    while page := state.list_nodes(path, found[-1] if found else b"", recursive, 2)[0]:
+    while page := state.list_tree_entries(path, found[-1] if found else b"", recursive, 2)[0]:
         found += [name for name, _ in page]
     return found
 

@@ -16,7 +16,7 @@ from partition_proto.v1 import (
 )
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
-from partition_replica.transport.streams import Held, Room, Streams
+from partition_replica.transport.streams import StreamBytes, Streams, StreamWindow
 
 from tests.support.local_group import eventually
 from tests.support.stream_servers import Replica, served
@@ -154,7 +154,7 @@ async def test_appends_of_all_streams_together_are_bounded() -> None:
     replica = Replica()
     replica.gate.clear()
     limits = replace(Limits(), append_bytes_total_max=10_000)
-    async with served(replica, limits, Held(10_000, held.append)) as channel:
+    async with served(replica, limits, StreamBytes(10_000, held.append)) as channel:
         stub = log_store_pb2_grpc.LogStoreStub(channel)
         first, second = stub.Append(), stub.Append()
         message = api.AppendRequest(request_id=1)
@@ -183,8 +183,8 @@ async def test_appends_of_all_streams_together_are_bounded() -> None:
 
 async def test_room_is_by_number_and_by_bytes() -> None:
     now: list[int] = []
-    held = Held(1 << 20, now.append)
-    room = Room(3, 100, held)
+    held = StreamBytes(1 << 20, now.append)
+    room = StreamWindow(3, 100, held)
     await room.take(500)  # larger than everything: alone
     waiting = asyncio.create_task(room.take(10))
     await asyncio.sleep(0)
@@ -209,8 +209,8 @@ async def test_room_is_by_number_and_by_bytes() -> None:
 
 async def test_a_request_that_is_refused_or_answered_takes_no_bytes_from_others() -> None:
     now: list[int] = [0]
-    held = Held(1000, now.append)
-    room, other = Room(3, 1000, held), Room(3, 1000, held)
+    held = StreamBytes(1000, now.append)
+    room, other = StreamWindow(3, 1000, held), StreamWindow(3, 1000, held)
     assert await room.take(800)
     assert not await other.take(300)
     assert now[-1] == 800

@@ -21,7 +21,7 @@ from partition_replica.core.model import (
     LogBatch,
     LogEntry,
     Position,
-    SnapshotSwitch,
+    StateSwitch,
     VerifyReport,
 )
 from partition_replica.core.payloads import blob_digests
@@ -66,7 +66,7 @@ def test_what_goes_while_it_is_read_is_no_finding(
 
     def go() -> None:
         if how == "snapshot":
-            switch = SnapshotSwitch(Position(LSN(100), Term(2)), Configuration((7,)), 2)
+            switch = StateSwitch(Position(LSN(100), Term(2)), Configuration((7,)), 2)
             log.commit(LogBatch(snapshot=switch))
             log.commit(LogBatch([LogEntry(LSN(101), Term(2), 0, b"")]))
             return

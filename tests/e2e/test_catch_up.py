@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from partition_client import Source
+from partition_client import PayloadSource
 from partition_client.client import create_directory
 
 from dev.load import Writers
@@ -32,7 +32,7 @@ async def test_a_follower_that_the_log_was_compacted_past_is_sent_a_snapshot(
     async with namespace.access("part") as access, access.client() as client:
         await client.append([create_directory(b"d")])
         for number in range(20):
-            await client.put_file(b"d/%d" % number, Source.of_bytes(os.urandom(200_000)))
+            await client.put_file(b"d/%d" % number, PayloadSource.of_bytes(os.urandom(200_000)))
         # Its volume is on that node alone, so the pod can't be scheduled again.
         kubectl("cordon", node)
         try:
@@ -48,7 +48,9 @@ async def test_a_follower_that_the_log_was_compacted_past_is_sent_a_snapshot(
             # Some of what the follower has goes, some that it lacks comes.
             for number in range(10):
                 await client.remove_file(b"d/%d" % number)
-                await client.put_file(b"d/new%d" % number, Source.of_bytes(os.urandom(200_000)))
+                await client.put_file(
+                    b"d/new%d" % number, PayloadSource.of_bytes(os.urandom(200_000))
+                )
 
             async def compacted() -> bool:
                 firsts = [s.first_index for s in (await client.statuses()).values() if s]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import DiskFull, Source
+from partition_client import DiskFull, PayloadSource
 from partition_client.client import create_directory
 
 from dev.cluster.layout import STATE
@@ -96,7 +96,7 @@ async def test_the_leader_killed_again_and_again(namespace: Namespace, tmp_path:
             await client.append([create_directory(b"d")])
             for number in range(30):
                 content = os.urandom(1000 if number % 3 else 100_000)
-                await client.put_file(b"d/%d" % number, Source.of_bytes(content))
+                await client.put_file(b"d/%d" % number, PayloadSource.of_bytes(content))
             for kill in range(LEADER_KILLS):
                 writers = Writers(client, 8, tmp_path / f"journal-{kill}", f"k{kill}/")
                 writers.start()
@@ -132,7 +132,7 @@ async def test_a_full_volume_refuses_writes_and_recovers(namespace: Namespace) -
         with pytest.raises(DiskFull, match="below its reserve"):
             for number in range(200):
                 name = b"f%d" % number
-                await client.put_file(name, Source.of_bytes(os.urandom(2_000_000)))
+                await client.put_file(name, PayloadSource.of_bytes(os.urandom(2_000_000)))
                 names.append(name)
         assert len(names) > 10
         assert await client.get_key(b"before") == b"1"
@@ -190,7 +190,7 @@ async def test_scaling_up_and_down_keeps_the_data(namespace: Namespace) -> None:
     namespace.apply("part", replicas=1)
     await asyncio.to_thread(namespace.ready, "part")
     async with namespace.access("part", 1) as access, access.client() as client:
-        await client.put_file(b"file", Source.of_bytes(os.urandom(200_000)))
+        await client.put_file(b"file", PayloadSource.of_bytes(os.urandom(200_000)))
         await client.set_key(b"k", b"v")
         namespace.kubectl("scale", "partition", "part", "--replicas=3")
         await asyncio.to_thread(namespace.ready, "part")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from partition_client import AsyncClient, Source
+from partition_client import AsyncClient, PayloadSource
 
 from dev.cluster.layout import ROOT
 from dev.object_store import ObjectStoreServer
@@ -33,7 +33,7 @@ async def put_something(client: AsyncClient) -> None:
     for number in range(50):
         await client.set_key(b"k/%d" % number, os.urandom(100))
     for number in range(5):
-        await client.put_file(b"f%d" % number, Source.of_bytes(os.urandom(100_000)))
+        await client.put_file(b"f%d" % number, PayloadSource.of_bytes(os.urandom(100_000)))
 
 
 async def test_restoring(desk: Desk) -> None:

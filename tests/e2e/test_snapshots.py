@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import AsyncClient, Source
+from partition_client import AsyncClient, PayloadSource
 from partition_client.client import create_directory
 
 from dev.load import Writers
@@ -62,7 +62,7 @@ async def test_scheduled_under_load_and_restored_beside_and_from_the_store_alone
         await client.append([create_directory(b"d")])
         for number in range(20):
             size = 1000 if number % 3 else 200_000
-            await client.put_file(b"d/%d" % number, Source.of_bytes(os.urandom(size)))
+            await client.put_file(b"d/%d" % number, PayloadSource.of_bytes(os.urandom(size)))
         await three_runs_with_retention_2(namespace, store, client, tmp_path)
         # At rest, so that what is restored can be compared with what is there.
         namespace.kubectl(

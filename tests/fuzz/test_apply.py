@@ -50,7 +50,7 @@ def test_what_passed_validation_applies(bodies: list[types.EntryBody]) -> None:
         try:
             assert state.apply(entries, {})[0] == expected
             assert dict(state.list_values(b"", b"", 10**6, 10**9)[0]) == memory.values
-            assert dict(state.list_nodes(b"", b"", True, 10**6)[0]) == memory.nodes
+            assert dict(state.list_tree_entries(b"", b"", True, 10**6)[0]) == memory.nodes
             assert state.session_count() == len(memory.sessions)
             assert state.time_ms == memory.time_ms
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 import lmdb
 import pytest
-from partition_client import PreconditionFailed, Source
+from partition_client import PayloadSource, PreconditionFailed
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec
@@ -51,9 +51,9 @@ async def fill(group: LocalGroup) -> None:
     async with group.client() as client:
         for number in range(30):
             await client.set_key(b"k%d" % number, b"v%d" % number)
-        await client.put_file(b"small", Source.of_bytes(b"small"))
-        await client.put_file(b"large", Source.of_bytes(os.urandom(200_000)))
-        await client.put_file(b"gone", Source.of_bytes(os.urandom(200_000)))
+        await client.put_file(b"small", PayloadSource.of_bytes(b"small"))
+        await client.put_file(b"large", PayloadSource.of_bytes(os.urandom(200_000)))
+        await client.put_file(b"gone", PayloadSource.of_bytes(os.urandom(200_000)))
         await client.remove_file(b"gone")
         with pytest.raises(PreconditionFailed):
             await client.append([set_key(b"never", b"v")], preconditions=[absent])

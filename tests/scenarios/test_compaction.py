@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import grpc
 import pytest
-from partition_client import AsyncClient, RequestRefused, Source
+from partition_client import AsyncClient, PayloadSource, RequestRefused
 from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
@@ -35,7 +35,7 @@ async def test_a_follower_behind_the_log_is_caught_up_by_a_snapshot(
         leader = await group.leader()
         behind = next(r for r in group.replicas if r is not leader)
         async with group.client() as client:
-            await client.put_file(b"before", Source.of_bytes(os.urandom(100_000)))
+            await client.put_file(b"before", PayloadSource.of_bytes(os.urandom(100_000)))
             await group.settled()
             status = await group.status(behind)
             assert status is not None
@@ -51,7 +51,9 @@ async def test_a_follower_behind_the_log_is_caught_up_by_a_snapshot(
                     await client.set_key(key, value)
                     written[key] = value
                     if number % 50 == 0:
-                        await client.put_file(b"f%d" % number, Source.of_bytes(os.urandom(100_000)))
+                        await client.put_file(
+                            b"f%d" % number, PayloadSource.of_bytes(os.urandom(100_000))
+                        )
                     number += 1
 
             writer = asyncio.create_task(write())
@@ -82,7 +84,7 @@ async def test_a_log_is_compacted_by_bytes(group: LocalGroup) -> None:
     only = group.replicas[0]
     group.replicas = [only]
     # An upload is kept for its lease, whoever names it.
-    only.arguments += ["--limit", f"log_trail_bytes={bytes_max}", "--limit", "pin_lease_s=3"]
+    only.arguments += ["--limit", f"log_trail_bytes={bytes_max}", "--limit", "pin_time_to_live_s=3"]
     async with group:
         await group.bootstrap()
         async with group.client() as client:
@@ -95,7 +97,7 @@ async def test_a_log_is_compacted_by_bytes(group: LocalGroup) -> None:
 
             await eventually(short, "entries go")
             for _ in range(20):
-                await client.put_file(b"overwritten", Source.of_bytes(os.urandom(size)))
+                await client.put_file(b"overwritten", PayloadSource.of_bytes(os.urandom(size)))
 
             async def collected() -> bool:
                 blobs = [path for path in (only.data / "blobs").glob("*/*") if path.is_file()]

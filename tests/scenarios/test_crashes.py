@@ -4,7 +4,7 @@ nothing acknowledged is lost, and the replicas are equal."""
 import os
 
 import pytest
-from partition_client import ClientError, DeadlineExceeded, OutcomeUnknown, Source
+from partition_client import ClientError, DeadlineExceeded, OutcomeUnknown, PayloadSource
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE, REGISTERED
 
 from tests.support import log_script
@@ -80,7 +80,9 @@ async def test_while_writing(group: LocalGroup, failpoint: str, role: str) -> No
                 key, value = b"k%04d" % number, os.urandom(16)
                 await client.set_key(key, value)
                 acknowledged[key] = value
-                await client.put_file(b"large%d" % number, Source.of_bytes(os.urandom(70_000)))
+                await client.put_file(
+                    b"large%d" % number, PayloadSource.of_bytes(os.urandom(70_000))
+                )
             assert victim.wait_exit() == EXIT_CODE
             await client.set_key(b"while-down", b"v")
             await group.start(victim)
@@ -148,7 +150,7 @@ async def test_while_a_snapshot_is_installed(group: LocalGroup, failpoint: str) 
         await group.bootstrap()
         async with group.client() as client:
             for number in range(5):
-                await client.put_file(b"f%d" % number, Source.of_bytes(os.urandom(80_000)))
+                await client.put_file(b"f%d" % number, PayloadSource.of_bytes(os.urandom(80_000)))
                 await client.set_key(b"k%d" % number, b"v")
         group.replicas.append(newcomer)
         await group.start(newcomer, **{ENVIRONMENT: failpoint})

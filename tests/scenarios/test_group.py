@@ -12,12 +12,12 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from partition_client import (
     Client,
     NotFound,
+    PayloadSource,
     PreconditionFailed,
     RequestRefused,
-    Source,
     TreeMismatch,
 )
-from partition_client.appends import Pending
+from partition_client.appends import PendingAppend
 from partition_client.channels import open_channel
 from partition_client.client import create_directory, link_payload
 from partition_client.errors import detail_of
@@ -41,11 +41,11 @@ async def test_write_read_and_what_each_replica_holds(group: LocalGroup) -> None
             assert await client.get_key(b"k") == b"v"
             assert await client.get_key(b"none") is None
             await client.append([create_directory(b"d")])
-            await client.put_file(b"d/small", Source.of_bytes(b"small", 0o600))
-            await client.put_file(b"d/large", Source.of_bytes(LARGE))
-            await client.put_file(b"d/large", Source.of_bytes(LARGE[::-1]))
+            await client.put_file(b"d/small", PayloadSource.of_bytes(b"small", 0o600))
+            await client.put_file(b"d/large", PayloadSource.of_bytes(LARGE))
+            await client.put_file(b"d/large", PayloadSource.of_bytes(LARGE[::-1]))
             with pytest.raises(TreeMismatch, match="PARENT_NOT_FOUND"):
-                await client.put_file(b"nowhere/f", Source.of_bytes(b"x"))
+                await client.put_file(b"nowhere/f", PayloadSource.of_bytes(b"x"))
             with pytest.raises(NotFound):
                 await client.read_file(b"d/none", lambda _: None)
             listed = await client.list_tree(b"d")
@@ -144,7 +144,7 @@ async def test_a_wiped_replica_is_refused_and_a_new_member_catches_up(group: Loc
     async with group:
         await group.bootstrap()
         async with group.client() as client:
-            await client.put_file(b"large", Source.of_bytes(LARGE))
+            await client.put_file(b"large", PayloadSource.of_bytes(LARGE))
             leader = await group.leader()
             victim = next(r for r in group.replicas if r is not leader)
             status = await group.status(victim)
@@ -194,10 +194,10 @@ async def test_bad_input_is_a_named_error_and_writes_nothing(group: LocalGroup) 
             ):
                 with pytest.raises(RequestRefused, match=why):
                     await client.append(operations)
-            lying = Source(hashlib.sha256(b"other").digest(), 5, 0o644, b"12345")
+            lying = PayloadSource(hashlib.sha256(b"other").digest(), 5, 0o644, b"12345")
             with pytest.raises(RequestRefused, match="PAYLOAD_MISMATCH"):
                 await client.append([link_payload(1, b"f")], [lying])
-            large = Source(hashlib.sha256(b"other").digest(), len(LARGE), 0o644, LARGE)
+            large = PayloadSource(hashlib.sha256(b"other").digest(), len(LARGE), 0o644, LARGE)
             with pytest.raises(RequestRefused, match="PAYLOAD_MISMATCH"):
                 await client.append([link_payload(1, b"f")], [large])
             absent = types.Precondition(key_absent=b"k")
@@ -280,7 +280,7 @@ async def test_one_stuck_append_does_not_stop_the_others(group: LocalGroup) -> N
                 await asyncio.sleep(3600)
 
             absent = types.Payload(digest=b"\1" * 32, size=70_000)
-            stuck = Pending(
+            stuck = PendingAppend(
                 types.Proposal(payloads=[absent], operations=[link_payload(1, b"f")]),
                 False,
                 asyncio.get_running_loop().time() + 3600,
@@ -434,7 +434,7 @@ async def test_the_synchronous_client(group: LocalGroup) -> None:
             with Client([r.address for r in group.replicas], tls) as client:
                 client.set_key(b"k", b"v")
                 assert client.get_key(b"k") == b"v"
-                client.put_file(b"f", Source.of_bytes(LARGE))
+                client.put_file(b"f", PayloadSource.of_bytes(LARGE))
                 assert client.read_file(b"f") == LARGE
                 client.delete_key(b"k")
                 assert list(client.list_keys()) == []

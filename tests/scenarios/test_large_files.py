@@ -8,7 +8,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from partition_client import Source
+from partition_client import PayloadSource
 from partition_replica.storage.blobs import blob_path
 
 from tests.support import certificates
@@ -56,7 +56,7 @@ async def test_a_file_larger_than_memory(tmp_path: Path) -> None:
             began = time.monotonic()
             await group.bootstrap()
             async with group.client(deadline_s=WITHIN_S) as client:
-                wanted = Source.of_file(source)
+                wanted = PayloadSource.of_file(source)
                 await client.put_file(b"large", wanted)
                 print(f"written after {time.monotonic() - began:.1f} s")
                 await group.settled()
@@ -77,7 +77,7 @@ async def test_a_file_larger_than_memory(tmp_path: Path) -> None:
                 await eventually(has_it, "the newcomer has the file", WITHIN_S)
                 await group.finish_adding(member)
                 await group.settled()
-            assert newcomer.metric("logstore_snapshot_payloads_fetched_total") == 1
+            assert newcomer.metric("logstore_state_transfer_payloads_total") == 1
             assert blob_digest(newcomer, wanted.digest) == wanted.digest
             print(f"a newcomer has it after {time.monotonic() - began:.1f} s")
             assert all(replica.running for replica in everyone)

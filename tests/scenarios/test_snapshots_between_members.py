@@ -45,9 +45,9 @@ async def test_caught_up_while_clients_write(small_group: LocalGroup, newcomer: 
                     group.replicas.append(behind)
                     await group.add(behind)
                 await caught_up(group, behind, last)
-        fetched = behind.metric("logstore_snapshot_payloads_fetched_total")
+        fetched = behind.metric("logstore_state_transfer_payloads_total")
         assert fetched == (OLD_FILES if newcomer else 0) + NEW_FILES
-        assert behind.metric("logstore_snapshot_state_bytes_total", direction="in") > 500_000
+        assert behind.metric("logstore_state_transfer_bytes_total", direction="in") > 500_000
         await assert_same_bytes(group)
 
 
@@ -86,13 +86,13 @@ async def test_a_broken_connection_costs_only_what_was_on_it(
 
         await eventually(broken, "three breaks")
         await caught_up(group, behind, last)
-        received = behind.metric("logstore_snapshot_state_bytes_total", direction="in")
-        resumed = behind.metric("logstore_snapshot_state_bytes_total", direction="resumed")
+        received = behind.metric("logstore_state_transfer_bytes_total", direction="in")
+        resumed = behind.metric("logstore_state_transfer_bytes_total", direction="resumed")
         if where == "state":
             assert resumed > 0
         made = re.findall(r"snapshot made at \d+: (\d+) bytes", leader.log.read_text())
         assert received == int(made[-1])  # no byte of it twice
-        assert behind.metric("logstore_snapshot_payloads_fetched_total") == NEW_FILES
+        assert behind.metric("logstore_state_transfer_payloads_total") == NEW_FILES
         if where == "payloads":
             carried = behind.metric("logstore_payload_bytes_total", direction="in")
             assert carried == NEW_FILES * FILE_BYTES

@@ -6,7 +6,7 @@ import os
 
 import grpc
 import pytest
-from partition_client import Source
+from partition_client import PayloadSource
 from partition_client.errors import detail_of
 from partition_client.tree import digest_tree, put_tree
 from partition_proto.v1 import replica_admin_pb2 as admin
@@ -129,7 +129,7 @@ async def test_of_a_leader_and_without_raft(group: LocalGroup) -> None:
         await group.admin(only).Bootstrap(request)
         async with group.client() as client:
             await client.set_key(b"k", b"v")
-            await client.put_file(b"f", Source.of_bytes(os.urandom(200_000)))
+            await client.put_file(b"f", PayloadSource.of_bytes(os.urandom(200_000)))
             plain = await succeeded(group, only, taking(group, "plain"))
             assert (plain.term, plain.keys, plain.files) == (0, 1, 1)
             await enable(group)
@@ -171,7 +171,7 @@ async def test_while_a_snapshot_is_published(
         place = store_of(only) if in_volume else seen_from_here(server)
         async with group.client() as client:
             await succeeded(group, only, taking(group, "s0", destination))
-            await client.put_file(b"g", Source.of_bytes(os.urandom(150_000)))
+            await client.put_file(b"g", PayloadSource.of_bytes(os.urandom(150_000)))
             await client.set_key(b"k", b"w")
             only.kill()
             await group.start(only, **{ENVIRONMENT: failpoint})
@@ -217,7 +217,7 @@ async def test_while_snapshots_are_pruned(group: LocalGroup, failpoint: str) -> 
         only = await one(group, *QUICKLY_STALE)
         async with group.client() as client:
             await succeeded(group, only, taking(group, "s0"))
-            await client.put_file(b"f", Source.of_bytes(os.urandom(150_000)))
+            await client.put_file(b"f", PayloadSource.of_bytes(os.urandom(150_000)))
             await succeeded(group, only, taking(group, "s1"))
         only.kill()
         await group.start(only, **{ENVIRONMENT: failpoint})
@@ -247,7 +247,7 @@ async def test_the_store_goes_away_and_comes_back(
         only = await one(group)
         async with group.client() as client:
             for number in range(60):
-                await client.put_file(b"g%d" % number, Source.of_bytes(os.urandom(400_000)))
+                await client.put_file(b"g%d" % number, PayloadSource.of_bytes(os.urandom(400_000)))
         destination = in_bucket(server)
         destination.s3.endpoint = f"http://127.0.0.1:{port}"
         request = taking(group, "s1", destination)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from partition_client import Source
+from partition_client import PayloadSource
 from partition_client.errors import detail_of
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import replica_admin_pb2 as admin
@@ -28,7 +28,7 @@ async def test_one_replica_serves_a_plain_log(group: LocalGroup) -> None:
         await group.bootstrap_unreplicated()
         async with group.client() as client:
             await client.set_key(b"k", b"1")
-            await client.put_file(b"f", Source.of_bytes(os.urandom(200_000)))
+            await client.put_file(b"f", PayloadSource.of_bytes(os.urandom(200_000)))
             status = await group.status(only)
             assert status is not None
             assert (status.unreplicated, status.role, status.term) == (True, "leader", 0)
@@ -50,7 +50,7 @@ async def test_replication_is_switched_on_while_clients_write(group: LocalGroup)
         replicas, group.replicas = group.replicas, group.replicas[:1]
         await group.bootstrap_unreplicated()
         async with group.client() as client:
-            await client.put_file(b"f", Source.of_bytes(os.urandom(200_000)))
+            await client.put_file(b"f", PayloadSource.of_bytes(os.urandom(200_000)))
             writers = Writers(client, 4)
             await writers.past(100)
             await enable(group)

@@ -121,7 +121,7 @@ class History:
                 "final", f"{name} applied {state.applied.index}, others {self.last}"
             )
         values = dict(state.list_values(b"", b"", ITEMS_MAX, 1 << 40)[0])
-        nodes = dict(state.list_nodes(b"", b"", True, ITEMS_MAX)[0])
+        nodes = dict(state.list_tree_entries(b"", b"", True, ITEMS_MAX)[0])
         if values != self.view.values or nodes != self.view.nodes:
             self._checks.violated("final", f"the state of {name} is not that of its log")
 

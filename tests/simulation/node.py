@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from partition_replica.config import Config
-from partition_replica.core.compaction import Retention
+from partition_replica.config import ReplicaConfig
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import LogBatch
 from partition_replica.core.payloads import blob_digests
 from partition_replica.engine.factory import make_engine
@@ -246,10 +246,10 @@ class Node:
             root,
             self._lock,
             pins_max=limits.pins_max,
-            retention=Retention.of(limits),
+            retention=LogRetention.of(limits),
             clock=self.loop.time,
         )
-        config = Config(
+        config = ReplicaConfig(
             data=root,
             listen="",
             http_listen="",

@@ -151,7 +151,7 @@ class SimulatedPeers:
         )
 
         async def ask(target: "Node") -> int:
-            return _replica(target).peer_requests.snapshot_offset(header)
+            return _replica(target).peer_requests.transfer_offset(header)
 
         async def serve(target: "Node") -> int:
             chunks = self._chunks(file, header.offset)

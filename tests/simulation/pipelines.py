@@ -9,7 +9,7 @@ order, and what has no answer when a stream breaks is sent again, some of it beh
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from partition_client.appends import AppendStream, Pending, Session
+from partition_client.appends import AppendStream, ClientSession, PendingAppend
 from partition_client.errors import (
     ClientError,
     HistoryChanged,
@@ -119,10 +119,10 @@ class Pipeline(Caller):
                 await self._write(slot, slot.draw())
         await self._write(slot, slot.workload.set_key())
 
-    async def _open_session(self, address: str, history: str) -> Session:
+    async def _open_session(self, address: str, history: str) -> ClientSession:
         request = api.OpenSessionRequest(time_to_live_ms=SESSION_TTL_MS, history_id=history)
         response = await self.routing.stub(address).OpenSession(request, timeout=STATUS_S * 3)
-        session = Session(int(response.session_id), response.history_id)
+        session = ClientSession(int(response.session_id), response.history_id)
         line = self._sessions[session.id] = self.cluster.history_of(session.history)
         self.trace.event(self.name, "opens", f"{session.id} of history {line.number}")
         self.trace.count("sessions opened for several appends at once")
@@ -135,7 +135,7 @@ class Pipeline(Caller):
             payloads=operation.payloads,
             operations=operation.operations,
         )
-        pending = Pending(proposal, self.rng.random() < 0.3, NEVER, self.upload)
+        pending = PendingAppend(proposal, self.rng.random() < 0.3, NEVER, self.upload)
         self._under_way += 1
         self.trace.count(f"appends sent as one of {self._under_way} under way")
         try:

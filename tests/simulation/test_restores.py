@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from partition_client.appends import AppendStream, Pending
+from partition_client.appends import AppendStream, PendingAppend
 from partition_replica.core.model import ProposalResult
 from partition_replica.ids import SessionID
 from partition_replica.offline.snapshots import restore as snapshot_restore
@@ -76,7 +76,7 @@ def test_finds_results_that_a_later_append_drops(monkeypatch: pytest.MonkeyPatch
 def test_finds_retries_under_another_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     write = AppendStream._write
 
-    async def numbered_anew(stream: AppendStream, call: Any, pending: Pending) -> None:
+    async def numbered_anew(stream: AppendStream, call: Any, pending: PendingAppend) -> None:
         if pending.doubts and not pending.future.done():
             stream._unanswered.pop(pending.proposal.sequence, None)
             stream._number(pending)

@@ -17,7 +17,7 @@ from partition_replica.core import apply
 from partition_replica.core.compaction import APPLIED
 from partition_replica.core.model import ProposalResult
 from partition_replica.core.sessions import Verdict
-from partition_replica.engine.port import Work
+from partition_replica.engine.port import Ready
 from partition_replica.engine.raft import RaftEngine
 from partition_replica.ids import Digest
 from partition_replica.runtime import assembly
@@ -108,13 +108,13 @@ def test_finds_a_boundary_ahead_of_the_durable_state(monkeypatch: pytest.MonkeyP
 def test_finds_messages_that_leave_before_their_term_is_durable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    take_work = RaftEngine.take_work
+    take_ready = RaftEngine.take_ready
 
-    def hasty(engine: RaftEngine) -> Work | None:
-        work = take_work(engine)
+    def hasty(engine: RaftEngine) -> Ready | None:
+        work = take_ready(engine)
         return None if work is None else replace(work, hold_messages=False)
 
-    monkeypatch.setattr(RaftEngine, "take_work", hasty)
+    monkeypatch.setattr(RaftEngine, "take_ready", hasty)
     assert find().check == "durable term"
 
 
@@ -122,11 +122,13 @@ def test_finds_a_blob_collected_under_a_snapshot(monkeypatch: pytest.MonkeyPatch
     def hold(store: BlobStore, digests: Iterable[Digest]) -> None:
         """Holds nothing."""
 
-    def unhold(store: BlobStore, digests: Iterable[Digest], *, unneeded: bool = False) -> None:
+    def release_hold(
+        store: BlobStore, digests: Iterable[Digest], *, unneeded: bool = False
+    ) -> None:
         """Nothing was held."""
 
     monkeypatch.setattr(BlobStore, "hold", hold)
-    monkeypatch.setattr(BlobStore, "unhold", unhold)
+    monkeypatch.setattr(BlobStore, "release_hold", release_hold)
     found = find()
     assert found.check in ("snapshot", "blob")
 

@@ -9,7 +9,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogEntry
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.admission import Admission
-from partition_replica.runtime.consensus.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.storage.state import LmdbState
 
 SESSION = 77
@@ -34,7 +34,7 @@ class Leader:
         for applied in self.state.apply([entry], {})[0]:
             self.proposals.applied(applied)
 
-    def offer(self, now_s: float, *pendings: Pending, dropped: bool = False) -> list[bool]:
+    def offer(self, now_s: float, *pendings: PendingProposal, dropped: bool = False) -> list[bool]:
         """As the loop does with a batch; what is admitted is proposed, not applied, unless the
         engine drops the batch."""
         elapsed = self.admission.begin_batch(now_s)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from partition_client.appends import AppendStream, Pending, Session
+from partition_client.appends import AppendStream, ClientSession, PendingAppend
 from partition_client.routing import Routing
 from partition_common import error_details
 from partition_proto.v1 import log_store_pb2 as api
@@ -89,11 +89,11 @@ class Leader:
         self.streams.append(Stream(self))
         return self.streams[-1]
 
-    async def open_session(self, address: str, history: str) -> Session:
+    async def open_session(self, address: str, history: str) -> ClientSession:
         self.opened.append(history)
         if self.open_error is not None:
             raise self.open_error
-        return Session(100 + len(self.opened), self.history)
+        return ClientSession(100 + len(self.opened), self.history)
 
     # --- as Routing ---
 
@@ -121,9 +121,9 @@ async def stream(leader: Leader) -> AsyncGenerator[AppendStream, None]:
     await found.close()
 
 
-def put(number: int = 0, *, deadline_s: float = 20.0) -> Pending:
+def put(number: int = 0, *, deadline_s: float = 20.0) -> PendingAppend:
     proposal = types.Proposal(operations=[set_key(b"%d" % number, b"v")])
-    return Pending(proposal, False, asyncio.get_running_loop().time() + deadline_s)
+    return PendingAppend(proposal, False, asyncio.get_running_loop().time() + deadline_s)
 
 
 async def outcomes(stream: AppendStream, count: int) -> Counter[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import grpc
 import yaml
-from partition_client import AsyncClient, Source
+from partition_client import AsyncClient, PayloadSource
 from partition_client.channels import open_channel
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
@@ -100,7 +100,7 @@ async def fill(client: AsyncClient) -> None:
     files = max(1, BYTES // FILE_BYTES)
     for number in range(files):
         content = os.urandom(min(BYTES, FILE_BYTES))
-        await client.put_file(b"file-%04d" % number, Source.of_bytes(content))
+        await client.put_file(b"file-%04d" % number, PayloadSource.of_bytes(content))
     for first in range(0, ENTRIES, 20_000):
         await asyncio.gather(*(put(n) for n in range(first, min(first + 20_000, ENTRIES))))
         print(f"{min(first + 20_000, ENTRIES)} of {ENTRIES} entries written", flush=True)

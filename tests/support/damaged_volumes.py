@@ -95,7 +95,7 @@ def read_log(log: LmdbLog) -> list[Any]:
 
 
 def read_state(state: LmdbState) -> list[Any]:
-    nodes = state.list_nodes(b"", b"", True, 10**6)[0]
+    nodes = state.list_tree_entries(b"", b"", True, 10**6)[0]
     with state._environment.begin() as txn:  # sessions read their results, in an apply
         results = [decode_result(k, v) for k, v in txn.cursor(state._tables.result)]
     return [

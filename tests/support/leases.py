@@ -11,7 +11,7 @@ import pytest
 from partition_operator.clients import lease as module
 from partition_operator.clients.kube import ApiError, Body
 from partition_operator.clients.lease import LeaseHolder
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 
 from tests.support.local_group import eventually
 
@@ -78,7 +78,7 @@ def never(why: str) -> None:
 
 
 def holder(kube: Kube, name: str, lost: Callable[[str], None] = never) -> LeaseHolder:
-    config = Config("ns", name, "image", lease_duration_s=DURATION_S, lease_retry_s=RETRY_S)
+    config = OperatorConfig("ns", name, "image", lease_duration_s=DURATION_S, lease_retry_s=RETRY_S)
     return LeaseHolder(cast("Any", kube), config, lost)
 
 

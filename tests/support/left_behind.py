@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from partition_client import AsyncClient, Source
+from partition_client import AsyncClient, PayloadSource
 from partition_replica.offline.stopped import open_stopped
 
 from tests.support.captures import all_rows
@@ -19,9 +19,9 @@ SHORT_LOG = (
     *("--limit", "log_trail_entries=20"),
     *("--limit", "log_compaction_step_entries=5"),
     *("--limit", f"chunk_bytes={CHUNK_BYTES}"),
-    *("--limit", "snapshot_keep_s=10"),
-    *("--limit", "snapshot_hold_s=1"),
-    *("--limit", "snapshot_partial_keep_s=10"),
+    *("--limit", "transfer_keep_s=10"),
+    *("--limit", "transfer_hold_s=1"),
+    *("--limit", "transfer_partial_keep_s=10"),
     *("--limit", f"fetch_group_bytes_max={2 * FILE_BYTES}"),
 )
 KEYS, VALUE_BYTES = 120, 5_000
@@ -40,7 +40,7 @@ async def write(client: AsyncClient, prefix: bytes, files: int) -> None:
         await client.set_key(b"%s/%d" % (prefix, number), os.urandom(VALUE_BYTES))
     for number in range(files):
         name = b"%s-file-%d" % (prefix, number)
-        await client.put_file(name, Source.of_bytes(os.urandom(FILE_BYTES)))
+        await client.put_file(name, PayloadSource.of_bytes(os.urandom(FILE_BYTES)))
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def writing(client: AsyncClient) -> AsyncIterator[None]:
         while not stop.is_set():
             number += 1
             await client.set_key(b"beside/%d" % (number % 50), os.urandom(100))
-            await client.put_file(b"beside", Source.of_bytes(os.urandom(1000)))
+            await client.put_file(b"beside", PayloadSource.of_bytes(os.urandom(1000)))
 
     task = asyncio.create_task(work())
     try:

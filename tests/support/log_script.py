@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from partition_replica.core.model import Configuration, LogBatch, Position, SnapshotSwitch
+from partition_replica.core.model import Configuration, LogBatch, Position, StateSwitch
 from partition_replica.core.ports import LogStorage
 from partition_replica.ids import LSN, Term
 
@@ -27,7 +27,7 @@ def _finish(log: LogStorage) -> None:
 STEPS: list[Step] = [
     lambda log: log.initialize(LSN(0)),
     # A plain log, and what its consumers do.
-    lambda log: log.bootstrap_plain(CLUSTER),
+    lambda log: log.bootstrap_standalone(CLUSTER),
     lambda log: log.append(LSN(1), [b"1", NAMED, b"3"]),
     lambda log: log.append(LSN(4), [b"%d" % n for n in range(4, 12)]),
     lambda log: log.register("consumer", LSN(1)),
@@ -56,7 +56,7 @@ STEPS: list[Step] = [
     lambda log: log.prune(2),
     lambda log: log.prune(100),
     # Off, on again, and a snapshot takes its place.
-    lambda log: log.stop_replication(),
+    lambda log: log.disable_replication(),
     lambda log: log.append(None, [b"plain"]),
     lambda log: log.begin_backfill(),
     lambda log: log.step_backfill(100),
@@ -65,7 +65,7 @@ STEPS: list[Step] = [
         LogBatch(
             [entry(9, 51, NAMED)],
             hard(9, 7, 51),
-            SnapshotSwitch(Position(LSN(50), Term(8)), Configuration(voters=(1, 7)), 2),
+            StateSwitch(Position(LSN(50), Term(8)), Configuration(voters=(1, 7)), 2),
         )
     ),
     lambda log: log.unregister("consumer"),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from partition_replica.core.compaction import Retention
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import HardState, InitStatus, LogEntry
 from partition_replica.core.payloads import blob_digests
 from partition_replica.core.ports import LogStorage
@@ -26,9 +26,9 @@ def hard(term: int, vote: int, commit: int) -> HardState:
 class Subject:
     """A log, and what its consumer was told. `folder` None: the reference."""
 
-    def __init__(self, folder: Path | None, retention: Retention | None = None) -> None:
+    def __init__(self, folder: Path | None, retention: LogRetention | None = None) -> None:
         self.folder = folder
-        self.retention = retention or Retention()
+        self.retention = retention or LogRetention()
         self.told: list[tuple[int, int]] = []
         self.log: LogStorage = self._open()
 
@@ -80,7 +80,7 @@ class Subject:
 
     def plain(self, count: int) -> None:
         """Makes it an unreplicated partition with so many entries."""
-        self.log.bootstrap_plain(CLUSTER)
+        self.log.bootstrap_standalone(CLUSTER)
         self.log.append(LSN(1), [b"%d" % n for n in range(1, count + 1)])
 
     def backfill(self, applied: int, rows: int = 2) -> None:

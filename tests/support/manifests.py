@@ -1,6 +1,6 @@
 """The manifest of a stored snapshot."""
 
-from partition_snapshots.model import Configuration, Manifest, ObjectName, Run
+from partition_snapshots.model import Manifest, ObjectName, RecordedConfiguration, Run
 
 
 def manifest() -> Manifest:
@@ -14,7 +14,7 @@ def manifest() -> Manifest:
         term=2,
         time_ms=1,
         clock_ms=1_000,
-        configuration=Configuration(("a1", "b2"), ("c3",)),
+        configuration=RecordedConfiguration(("a1", "b2"), ("c3",)),
         keys=3,
         files=1,
         writer="test 1",

@@ -12,7 +12,7 @@ import pytest
 from partition_client import (
     AsyncClient,
     DeadlineExceeded,
-    Source,
+    PayloadSource,
 )
 from partition_client.tree import digest_tree, get_tree, put_tree
 from partition_proto.v1 import log_store_pb2 as api
@@ -47,8 +47,8 @@ USES: dict[str, Use] = {
     "tail": lambda client, _: all_of(client.tail()),
     "tail follow": lambda client, _: all_of(client.tail(follow=True)),
     "set_key": lambda client, _: client.set_key(b"k", b"v"),
-    "put_file": lambda client, _: client.put_file(b"f", Source.of_bytes(b"1")),
-    "put_file large": lambda client, _: client.put_file(b"f", Source.of_bytes(LARGE)),
+    "put_file": lambda client, _: client.put_file(b"f", PayloadSource.of_bytes(b"1")),
+    "put_file large": lambda client, _: client.put_file(b"f", PayloadSource.of_bytes(LARGE)),
     "put_tree": lambda client, folder: put_tree(client, source(folder), b""),
     "get_tree": lambda client, folder: get_tree(client, b"", folder / "out"),
     "digest_tree": lambda client, _: digest_tree(client, b""),

@@ -14,10 +14,10 @@ from partition_snapshots.errors import SnapshotError
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.model import (
     TABLE_NUMBERS,
-    Configuration,
-    Published,
+    RecordedConfiguration,
     Row,
     SnapshotSource,
+    TakenSnapshot,
 )
 from partition_snapshots.publish import publish
 from partition_snapshots.read import SnapshotReader, list_snapshots
@@ -143,7 +143,7 @@ class Partition:
             term=3,
             time_ms=1_700_000_000_000,
             clock_ms=1_000,
-            configuration=Configuration(("00000000000000a1",), ()),
+            configuration=RecordedConfiguration(("00000000000000a1",), ()),
             keys=len(self.keys),
             files=len(self.small) + len(self.large),
             writer="test",
@@ -165,7 +165,7 @@ class Partition:
         return made
 
 
-async def put(store: Store, partition: Partition, name: str, **options: Any) -> Published:
+async def put(store: Store, partition: Partition, name: str, **options: Any) -> TakenSnapshot:
     """Publishes the partition as it is, at its next LSN."""
     partition.lsn += 1
     options = {"limits": QUICK} | options

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.config import Config
-from partition_replica.core.compaction import Retention
+from partition_replica.config import ReplicaConfig
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied
 from partition_replica.engine.factory import make_engine
@@ -33,11 +33,11 @@ class OneReplica:
         assert lock.try_acquire()
         self.failures: list[BaseException] = []
         self.metrics = Metrics()
-        self.config = Config(
+        self.config = ReplicaConfig(
             data, "", "", "here:1", "tests/one", None, tick_s=0.01, limits=limits or Limits()
         )
         lag_max = self.config.limits.consumer_lag_entries_max
-        retention = Retention(consumer_lag_entries_max=lag_max)
+        retention = LogRetention(consumer_lag_entries_max=lag_max)
         self.volume = Volume(data, lock, pins_max=10, retention=retention)
         self.replica = build_replica(
             self.config,

@@ -14,13 +14,13 @@ from partition_operator.clients.kube import Body, Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
-from partition_operator.config import Config
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.config import OperatorConfig
+from partition_operator.reconcile.seen.partition import ObservedPartition
 from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.partition import Reconciler
-from partition_operator.turns.queue import PARTITION, Entry, Key
+from partition_operator.turns.queue import PARTITION, Key, QueueItem
 
 from tests.support.api_server import ApiServer
 from tests.support.certificates import KnownAuthority
@@ -58,7 +58,7 @@ class Turns:
         self.observer = Observer(self._theirs, self._replicas, authority)
         self.executor = Executor(self._theirs, self._replicas, authority)
         self._reconciler = Reconciler(
-            Config(self.namespace, "test", "image:1"),
+            OperatorConfig(self.namespace, "test", "image:1"),
             self._theirs,
             self.observer,
             self.executor,
@@ -74,9 +74,9 @@ class Turns:
     async def turn(self) -> float | None:
         """A full look, and everything that can be done now."""
         key = Key(PARTITION, self.namespace, "part")
-        return await self._reconciler.turn(key, Entry(asked=True))
+        return await self._reconciler.turn(key, QueueItem(asked=True))
 
-    async def observe(self) -> Observed:
+    async def observe(self) -> ObservedPartition:
         """A full look alone."""
         found = await self.observer.partition(self.namespace, "part")
         assert found is not None

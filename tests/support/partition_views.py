@@ -8,7 +8,13 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import Claim, Member, Observed, Pod, Replica
+from partition_operator.reconcile.seen.partition import (
+    ObservedClaim,
+    ObservedMember,
+    ObservedPartition,
+    ObservedPod,
+    ObservedReplica,
+)
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 CREATED = "2026-01-01T00:00:05Z"
@@ -34,29 +40,29 @@ def partition(spec: dict[str, Any] | None = None, **status: Any) -> Partition:
     )
 
 
-def claim(ordinal: int, **more: Any) -> Claim:
+def claim(ordinal: int, **more: Any) -> ObservedClaim:
     """Marked, unless cluster_id says otherwise."""
     values: dict[str, Any] = {"ordinal": ordinal, "created": CREATED, "cluster_id": CLUSTER}
-    return Claim(**(values | more))
+    return ObservedClaim(**(values | more))
 
 
-def claims(count: int, cluster_id: str = "", **more: Any) -> tuple[Claim, ...]:
+def claims(count: int, cluster_id: str = "", **more: Any) -> tuple[ObservedClaim, ...]:
     """Not marked, unless cluster_id says otherwise."""
     return tuple(claim(n, cluster_id=cluster_id, **more) for n in range(count))
 
 
-def pod(ordinal: int, **more: Any) -> Pod:
+def pod(ordinal: int, **more: Any) -> ObservedPod:
     """On a node of its own."""
     values: dict[str, Any] = {"ordinal": ordinal, "ip": f"10.0.0.{ordinal}", "ready": True}
     values |= {"deleting": False, "node": f"node-{ordinal}"}
-    return Pod(**(values | more))
+    return ObservedPod(**(values | more))
 
 
-def pods(count: int) -> tuple[Pod, ...]:
+def pods(count: int) -> tuple[ObservedPod, ...]:
     return tuple(pod(n) for n in range(count))
 
 
-def member(ordinal: int, **more: Any) -> Member:
+def member(ordinal: int, **more: Any) -> ObservedMember:
     values: dict[str, Any] = {
         "member_id": 100 + ordinal,
         "address": names.address("part", "ns", ordinal),
@@ -65,10 +71,10 @@ def member(ordinal: int, **more: Any) -> Member:
         "recently_active": True,
         "progress": "replicate",
     }
-    return Member(**(values | more))
+    return ObservedMember(**(values | more))
 
 
-def replica(ordinal: int, role: str, **more: Any) -> Replica:
+def replica(ordinal: int, role: str, **more: Any) -> ObservedReplica:
     values: dict[str, Any] = {
         "ordinal": ordinal,
         "cluster_id": CLUSTER,
@@ -83,17 +89,17 @@ def replica(ordinal: int, role: str, **more: Any) -> Replica:
         "changing": False,
         "disk_full": False,
     }
-    return Replica(**(values | more))
+    return ObservedReplica(**(values | more))
 
 
-def empty(ordinal: int, member_id: int = 900) -> Replica:
+def empty(ordinal: int, member_id: int = 900) -> ObservedReplica:
     """On a new volume, which belongs to no group."""
     return replica(
         ordinal, "unbootstrapped", cluster_id="", member_id=member_id + ordinal, leader_id=0
     )
 
 
-def see(found: Partition, **more: Any) -> Observed:
+def see(found: Partition, **more: Any) -> ObservedPartition:
     values: dict[str, Any] = {
         "partition": found,
         "now": NOW,
@@ -103,10 +109,10 @@ def see(found: Partition, **more: Any) -> Observed:
         "replicas": (),
         "certificates_good": {"part-replica-tls": True, "part-client-tls": True},
     }
-    return Observed(**(values | more))
+    return ObservedPartition(**(values | more))
 
 
-def group(size: int = 3, **more: Any) -> Observed:
+def group(size: int = 3, **more: Any) -> ObservedPartition:
     """A group that serves, replica 0 leads, every object is applied and status is written."""
     members = tuple(member(n) for n in range(size))
     followers = tuple(replica(n, "follower", members=members) for n in range(1, size))
@@ -120,7 +126,7 @@ def group(size: int = 3, **more: Any) -> Observed:
     return after(complete(see(found, **(values | more))))
 
 
-def complete(observed: Observed) -> Observed:
+def complete(observed: ObservedPartition) -> ObservedPartition:
     """With every object applied, as the plan itself asks for them."""
     for _ in range(10):
         step = look(observed)
@@ -132,16 +138,16 @@ def complete(observed: Observed) -> Observed:
     raise AssertionError("the plan applies for ever")
 
 
-def look(observed: Observed) -> Plan:
+def look(observed: ObservedPartition) -> Plan:
     return plan(observed, IMAGE)
 
 
-def draw(observed: Observed) -> Plan:
+def draw(observed: ObservedPartition) -> Plan:
     """Where a cluster's ID may have to be drawn."""
     return plan(observed, IMAGE, draw=lambda: CLUSTER)
 
 
-def after(observed: Observed, seconds: float = 0.0, **more: Any) -> Observed:
+def after(observed: ObservedPartition, seconds: float = 0.0, **more: Any) -> ObservedPartition:
     """The same once the plan's status is written, `seconds` later."""
     body = observed.partition.body | {"status": look(observed).status}
     now = observed.now + dt.timedelta(seconds=seconds)

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, Position
-from partition_replica.engine.port import SnapshotHeader, Work
+from partition_replica.engine.port import Ready, TransferHeader
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.metrics import Metrics
 
-HEADER = SnapshotHeader(Position(LSN(369), Term(3)), Configuration(voters=(1,)), b"manifest")
+HEADER = TransferHeader(Position(LSN(369), Term(3)), Configuration(voters=(1,)), b"manifest")
 
 
 class RecordingEngine:
@@ -21,11 +21,11 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.asked = 0
-        self._work: list[Work] = [
-            Work(1, None, 0, None, [], HEADER, [], [], [], [], must_sync=True, hold_messages=False)
+        self._work: list[Ready] = [
+            Ready(1, None, 0, None, [], HEADER, [], [], [], [], must_sync=True, hold_messages=False)
         ]
 
-    def take_work(self) -> Work | None:
+    def take_ready(self) -> Ready | None:
         self.asked += 1
         return self._work.pop() if self._work else None
 
@@ -45,7 +45,7 @@ class RecordingEngine:
 def loop_of(
     engine: RecordingEngine,
     log_writer: Callable[..., Any],
-    installed: list[SnapshotHeader],
+    installed: list[TransferHeader],
     *,
     tick_s: float,
 ) -> RaftLoop:

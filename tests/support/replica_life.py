@@ -20,7 +20,7 @@ from partition_replica.core.model import (
     LogBatch,
     LogEntry,
     Position,
-    SnapshotSwitch,
+    StateSwitch,
 )
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import ReplicaError
@@ -178,11 +178,11 @@ class Life:
         for promise in self.promises:
             promise.until = min(promise.until, now)
         configuration = Configuration((volume.log.identity.member_id, 77))
-        switch = SnapshotSwitch(sent.position, configuration, generation)
+        switch = StateSwitch(sent.position, configuration, generation)
         dropped = [found for found, _ in volume.state.blobs()]
         released = volume.log.commit(LogBatch(snapshot=switch))
         volume.states.drop(volume.states.replace(volume.states.open_named()))
-        volume.blobs.unhold([digest(name) for name in names])
+        volume.blobs.release_hold([digest(name) for name in names])
         self._collect([*released, *dropped])
 
     def _collect(self, released: list[Digest]) -> None:

@@ -12,8 +12,8 @@ from partition_operator.reconcile.partition.actions import (
     CreatePod,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import Claim, Observed
-from partition_operator.reconcile.seen.restore import RestoreSeen
+from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
+from partition_operator.reconcile.seen.restore import ObservedRestore
 
 from tests.support.snapshot_objects import NOW, stored
 
@@ -50,7 +50,7 @@ def partition(status: dict[str, Any] | None = None, **spec: Any) -> Partition:
     )
 
 
-def see(found: Partition, **more: Any) -> Observed:
+def see(found: Partition, **more: Any) -> ObservedPartition:
     values: dict[str, Any] = {
         "partition": found,
         "now": NOW,
@@ -59,12 +59,12 @@ def see(found: Partition, **more: Any) -> Observed:
         "claims": (),
         "replicas": (),
         "certificates_good": {"copy-replica-tls": True, "copy-client-tls": True},
-        "restore": RestoreSeen(snapshot=SOURCE),
+        "restore": ObservedRestore(snapshot=SOURCE),
     }
-    return Observed(**(values | more))
+    return ObservedPartition(**(values | more))
 
 
-def next_plan(observed: Observed) -> Plan:
+def next_plan(observed: ObservedPartition) -> Plan:
     return plan(observed, "image:1", draw=lambda: OURS)
 
 
@@ -73,18 +73,18 @@ def condition(step: Plan, kind: str = "Restored") -> dict[str, Any]:
     return found
 
 
-def account(observed: Observed) -> Observed:
+def account(observed: ObservedPartition) -> ObservedPartition:
     step = next_plan(observed)
     assert isinstance(step.action, Apply)
     assert step.action.body["kind"] == "ServiceAccount"
     return replace(observed, objects={("ServiceAccount", "copy"): step.action.body})
 
 
-def ready_for_pod(observed: Observed) -> Observed:
-    return replace(account(observed), claims=(Claim(0, stamp(NOW), OURS),))
+def ready_for_pod(observed: ObservedPartition) -> ObservedPartition:
+    return replace(account(observed), claims=(ObservedClaim(0, stamp(NOW), OURS),))
 
 
-def with_pod(observed: Observed, **status: Any) -> Observed:
+def with_pod(observed: ObservedPartition, **status: Any) -> ObservedPartition:
     """As if the pod that the plan asks for had this status."""
     step = next_plan(observed)
     assert isinstance(step.action, CreatePod)

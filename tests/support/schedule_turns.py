@@ -7,11 +7,11 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import Conflict
-from partition_operator.reconcile.seen.partition import Observed
-from partition_operator.reconcile.seen.snapshot import Job, JobSeen
-from partition_operator.turns.queue import SCHEDULE, Entry, Key
+from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.seen.snapshot import ObservedJob, ObservedJobOrNone
+from partition_operator.turns.queue import SCHEDULE, Key, QueueItem
 from partition_operator.turns.schedule import ScheduleReconciler
 
 from tests.support.snapshot_objects import VOLUME, group, partition, stored
@@ -32,8 +32,8 @@ class World:
         self.claims = {"data-part-1": "u1"}
         self.log: list[str] = []
         self.looks = 0
-        self.jobs: dict[str, Job] = {}
-        self.ends = Job("Succeeded")
+        self.jobs: dict[str, ObservedJob] = {}
+        self.ends = ObservedJob("Succeeded")
         self.refuses: ApiError | None = None
         self.keeps: ApiError | None = None
         """Raised where something is to be deleted."""
@@ -42,7 +42,7 @@ class World:
         self.now = NOW
 
     def reconciler(self) -> ScheduleReconciler:
-        config = Config("system", "id", "image")
+        config = OperatorConfig("system", "id", "image")
         any_self = cast("Any", self)
         return ScheduleReconciler(config, any_self, any_self, any_self, any_self, self.enqueue)
 
@@ -54,7 +54,7 @@ class World:
     async def partition(self, namespace: str, name: str) -> Partition | None:
         return None if self.body is None else parse(self.body)
 
-    async def group(self, found: Partition) -> Observed:
+    async def group(self, found: Partition) -> ObservedPartition:
         return group(found, self.now)
 
     async def snapshots(self, namespace: str, name: str) -> tuple[Snapshot, ...]:
@@ -69,7 +69,7 @@ class World:
     async def secret(self, namespace: str, destination: object) -> None:
         return None
 
-    async def job(self, seen: object, ordinal: int, job_id: str) -> JobSeen:
+    async def job(self, seen: object, ordinal: int, job_id: str) -> ObservedJobOrNone:
         self.looks += 1
         return self.jobs[job_id]
 
@@ -122,7 +122,7 @@ def keeping_one(*more: Snapshot) -> World:
 
 async def turns(reconciler: ScheduleReconciler) -> float:
     """One that starts, one that sees how it ended; returns when to look again."""
-    await reconciler.turn(KEY, Entry())
-    pause = await reconciler.turn(KEY, Entry())
+    await reconciler.turn(KEY, QueueItem())
+    pause = await reconciler.turn(KEY, QueueItem())
     assert pause is not None
     return pause

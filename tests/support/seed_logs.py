@@ -179,7 +179,7 @@ def contents(data: Path) -> tuple[dict[bytes, bytes], dict[bytes, bytes | None]]
         state = volume.state
         keys = dict(state.list_values(b"", b"", 10**6, 10**9)[0])
         paths: dict[bytes, bytes | None] = {}
-        for path, node in state.list_nodes(b"", b"", True, 10**6)[0]:
+        for path, node in state.list_tree_entries(b"", b"", True, 10**6)[0]:
             if node.directory:
                 paths[path] = None
             else:

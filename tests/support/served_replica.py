@@ -19,7 +19,9 @@ from tests.support.local_group import eventually
 from tests.support.one_replica import OneReplica, serving
 
 WITHIN_S = 30.0
-QUICK = replace(Limits(), log_compaction_step_entries=1, pinned_states_max=2, pin_lease_s=2.0)
+QUICK = replace(
+    Limits(), log_compaction_step_entries=1, pinned_states_max=2, pin_time_to_live_s=2.0
+)
 """Limits that are reached at once."""
 
 

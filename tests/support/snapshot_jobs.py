@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc
-from partition_client import AsyncClient, Source
+from partition_client import AsyncClient, PayloadSource
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_snapshots.destination import (
     Destination,
@@ -77,7 +77,7 @@ async def one(group: LocalGroup, *arguments: str) -> LocalReplica:
     await group.bootstrap()
     async with group.client() as client:
         await client.set_key(b"k", b"v")
-        await client.put_file(b"f", Source.of_bytes(os.urandom(100_000)))
+        await client.put_file(b"f", PayloadSource.of_bytes(os.urandom(100_000)))
     return only
 
 

@@ -13,12 +13,12 @@ from partition_proto.v1 import peer_pb2 as peer
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, LogEntry, Position
 from partition_replica.core.ports import PeerFailed
-from partition_replica.engine.port import SnapshotHeader
+from partition_replica.engine.port import TransferHeader
 from partition_replica.ids import LSN, ClusterID, Digest, Term
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer import state_receiver as snapshot_receiver
 from partition_replica.runtime.transfer.payloads import Payloads
-from partition_replica.runtime.transfer.state_receiver import SnapshotReceiver
+from partition_replica.runtime.transfer.state_receiver import StateReceiver
 from partition_replica.storage.codec import STATE_FORMAT_VERSION
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.state import LmdbState
@@ -103,9 +103,9 @@ class Snapshot:
         )
 
     @property
-    def engine_header(self) -> SnapshotHeader:
+    def engine_header(self) -> TransferHeader:
         configuration = Configuration((SENDER, RECEIVER))
-        return SnapshotHeader(self.position, configuration, self.manifest.SerializeToString())
+        return TransferHeader(self.position, configuration, self.manifest.SerializeToString())
 
 
 def message(position: Position, data: bytes, kind: int = 7) -> bytes:
@@ -201,7 +201,7 @@ class Receiver:
             deliver=lambda *_: None,
             failed=self._failed,
         )
-        self.receiver = SnapshotReceiver(
+        self.receiver = StateReceiver(
             self.volume.states,
             self.volume.blobs,
             self.volume.space,
@@ -267,7 +267,7 @@ class Receiver:
     def counted(self, direction: str) -> float:
         labels = {"direction": direction}
         found = self.metrics.registry.get_sample_value(
-            "logstore_snapshot_state_bytes_total", labels
+            "logstore_state_transfer_bytes_total", labels
         )
         return found or 0.0
 

@@ -7,7 +7,12 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.seen.partition import Member, Observed, Pod, Replica
+from partition_operator.reconcile.seen.partition import (
+    ObservedMember,
+    ObservedPartition,
+    ObservedPod,
+    ObservedReplica,
+)
 
 NOW = dt.datetime(2026, 3, 1, 12, 0, tzinfo=dt.UTC)
 CLUSTER = "11111111-1111-4111-8111-111111111111"
@@ -48,16 +53,20 @@ def partition(
     )
 
 
-def group(found: Partition, now: dt.datetime = NOW, *, replicas: int = 3, **more: Any) -> Observed:
+def group(
+    found: Partition, now: dt.datetime = NOW, *, replicas: int = 3, **more: Any
+) -> ObservedPartition:
     """Replica 0 leads, the others follow and are caught up. `silent`: ordinals that don't answer;
     leaderless: nobody leads."""
     silent, leaderless = more.get("silent", ()), more.get("leaderless", False)
     members = tuple(
-        Member(100 + n, names.address("part", "ns", n), True, 10, n not in silent, "replicate")
+        ObservedMember(
+            100 + n, names.address("part", "ns", n), True, 10, n not in silent, "replicate"
+        )
         for n in range(replicas)
     )
     seen = tuple(
-        Replica(
+        ObservedReplica(
             ordinal=n,
             cluster_id=CLUSTER,
             member_id=100 + n,
@@ -75,8 +84,8 @@ def group(found: Partition, now: dt.datetime = NOW, *, replicas: int = 3, **more
         for n in range(replicas)
         if n not in silent
     )
-    pods = tuple(Pod(n, f"10.0.0.{n}", True, False) for n in range(replicas))
-    return Observed(found, now, {}, pods, (), seen)
+    pods = tuple(ObservedPod(n, f"10.0.0.{n}", True, False) for n in range(replicas))
+    return ObservedPartition(found, now, {}, pods, (), seen)
 
 
 def snapshot(

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
-from partition_operator.reconcile.seen.snapshot import Job, SnapshotView
+from partition_operator.reconcile.seen.snapshot import ObservedJob, ObservedSnapshot
 from partition_operator.reconcile.snapshot.plan import SnapshotPlan, plan
 
 from tests.support.snapshot_objects import (
@@ -16,7 +16,7 @@ from tests.support.snapshot_objects import (
 )
 
 SECOND = dt.timedelta(seconds=1)
-DONE = Job(
+DONE = ObservedJob(
     "Succeeded",
     lsn=2**60,
     term=7,
@@ -28,7 +28,7 @@ DONE = Job(
 )
 
 
-def view(found: Snapshot, now: dt.datetime = NOW, **more: Any) -> SnapshotView:
+def view(found: Snapshot, now: dt.datetime = NOW, **more: Any) -> ObservedSnapshot:
     spec = more.pop("spec", {"destination": OBJECT_STORE})
     seen = more.pop("group", None) or group(
         partition(spec),
@@ -36,7 +36,7 @@ def view(found: Snapshot, now: dt.datetime = NOW, **more: Any) -> SnapshotView:
         silent=more.pop("silent", ()),
         leaderless=more.pop("leaderless", False),
     )
-    return SnapshotView(
+    return ObservedSnapshot(
         found, now, seen, volumes=more.pop("volumes", {"data-part-1": "u1"}), **more
     )
 
@@ -57,7 +57,9 @@ def started(found: Snapshot | None = None, **more: Any) -> Snapshot:
 
 def run(found: Snapshot, now: dt.datetime = NOW) -> Snapshot:
     """It has been seen to run."""
-    return after(plan(view(found, now, job=Job("Running", "Writing", 50)), "image:1"), found)
+    return after(
+        plan(view(found, now, job=ObservedJob("Running", "Writing", 50)), "image:1"), found
+    )
 
 
 def succeeded(verify: str = "Checksum", **more: Any) -> Snapshot:

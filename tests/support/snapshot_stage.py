@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_client import AsyncClient, Source, Tls
+from partition_client import AsyncClient, PayloadSource, Tls
 from partition_client.client import create_directory
 from partition_client.tree import digest_tree
 from partition_snapshots.destination import open_store
@@ -139,9 +139,11 @@ class Stage:
             if text == "one":
                 await client.append([create_directory(b"d")])
             await client.set_key(b"key-" + text.encode(), text.encode())
-            await client.put_file(b"d/small-" + text.encode(), Source.of_bytes(text.encode()))
+            await client.put_file(
+                b"d/small-" + text.encode(), PayloadSource.of_bytes(text.encode())
+            )
             large = text.encode() * 100_000
-            await client.put_file(b"d/large-" + text.encode(), Source.of_bytes(large))
+            await client.put_file(b"d/large-" + text.encode(), PayloadSource.of_bytes(large))
 
     async def content(self, name: str = "part") -> tuple[dict[bytes, bytes], str]:
         """(keys, digest of the tree)."""

@@ -7,9 +7,14 @@ from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
-from partition_operator.config import Config
-from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob, SnapshotView
-from partition_operator.turns.queue import SNAPSHOT, Entry, Key
+from partition_operator.config import OperatorConfig
+from partition_operator.reconcile.seen.snapshot import (
+    NoJob,
+    ObservedJob,
+    ObservedJobOrNone,
+    ObservedSnapshot,
+)
+from partition_operator.turns.queue import SNAPSHOT, Key, QueueItem
 from partition_operator.turns.snapshot import SnapshotReconciler
 
 from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition
@@ -21,17 +26,17 @@ class World:
     def __init__(self, found: Snapshot) -> None:
         self.found = found
         self.now = NOW
-        self.job: JobSeen = NoJob.NONE
+        self.job: ObservedJobOrNone = NoJob.NONE
         self.log: list[str] = []
         self.merged: list[dict[str, Any]] = []
         self.refuses: ApiError | None = None
         self.events: list[tuple[str, str]] = []
         any_self = cast("Any", self)
-        config = Config("system", "id", "image")
+        config = OperatorConfig("system", "id", "image")
         self._reconciler = SnapshotReconciler(config, any_self, any_self, any_self, any_self)
 
     async def turn(self) -> float | None:
-        return await self._reconciler.turn(KEY, Entry())
+        return await self._reconciler.turn(KEY, QueueItem())
 
     async def create(self, body: dict[str, Any]) -> None:
         if self.refuses is not None:
@@ -47,12 +52,12 @@ class World:
 
     async def view(
         self, found: Snapshot, of: Partition, destination: Destination | None
-    ) -> tuple[SnapshotView, None]:
+    ) -> tuple[ObservedSnapshot, None]:
         assert destination is not None
-        return SnapshotView(found, self.now, group(of, self.now), job=self.job), None
+        return ObservedSnapshot(found, self.now, group(of, self.now), job=self.job), None
 
-    async def stored(self, found: Snapshot) -> SnapshotView:
-        return SnapshotView(found, self.now, None)
+    async def stored(self, found: Snapshot) -> ObservedSnapshot:
+        return ObservedSnapshot(found, self.now, None)
 
     async def apply_status(self, body: dict[str, Any], status: dict[str, Any]) -> None:
         self.found = parse_snapshot(body | {"status": status})
@@ -69,7 +74,7 @@ class World:
 
     async def take(self, seen: object, pod: object, job_id: str, **more: Any) -> None:
         self.log.append(f"take {job_id}")
-        self.job = Job("Running", "Writing", 50)
+        self.job = ObservedJob("Running", "Writing", 50)
 
     async def cancel(self, seen: object, pod: object, job_id: str) -> None:
         self.log.append(f"cancel {job_id}")

@@ -14,7 +14,7 @@ from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.apply import apply_body
-from partition_replica.core.model import Node
+from partition_replica.core.model import TreeEntry
 from partition_replica.core.paths import check_path
 from partition_replica.errors import NotFound, PayloadMismatch, ReplicaError
 from partition_replica.ids import LSN, Digest, Term
@@ -155,7 +155,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         self._count("ListTree")
         if request.path:
             check_path(request.path)
-            node = self.view.get_node(request.path)
+            node = self.view.get_tree_entry(request.path)
             if node is None or not node.directory:
                 raise NotFound(f"{request.path!r} is no directory of the tree")
         start = request.path + b"/" if request.path else b""
@@ -169,7 +169,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         self, request: api.ReadFileRequest, context: Any
     ) -> AsyncIterator[api.ReadFileResponse]:
         check_path(request.path)
-        node = self.view.get_node(request.path)
+        node = self.view.get_tree_entry(request.path)
         if node is None or node.directory:
             raise NotFound(f"{request.path!r} is no file of the tree")
         yield api.ReadFileResponse(entry=_entry(request.path, node))
@@ -217,7 +217,7 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _entry(path: bytes, node: Node) -> api.TreeEntry:
+def _entry(path: bytes, node: TreeEntry) -> api.TreeEntry:
     return api.TreeEntry(
         path=path, directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
     )

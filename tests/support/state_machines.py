@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.apply import apply_body
-from partition_replica.core.model import Applied, LogEntry, Node
+from partition_replica.core.model import Applied, LogEntry, TreeEntry
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.storage.memory import MemoryView
 from partition_replica.storage.state import LmdbState
@@ -39,10 +39,10 @@ class Machine:
             return dict(self.memory.values)
         return dict(self.lmdb.list_values(b"", b"", 10**6, 10**9)[0])
 
-    def nodes(self) -> dict[bytes, Node]:
+    def nodes(self) -> dict[bytes, TreeEntry]:
         if self.lmdb is None:
             return dict(self.memory.nodes)
-        return dict(self.lmdb.list_nodes(b"", b"", True, 10**6)[0])
+        return dict(self.lmdb.list_tree_entries(b"", b"", True, 10**6)[0])
 
     def content(self, digest: bytes) -> bytes | None:
         if self.lmdb is None:

@@ -59,7 +59,7 @@ def make_volume(
         configuration = Configuration((volume.log.identity.member_id,))
         volume.log.bootstrap(CLUSTER, configuration)
     else:
-        volume.log.bootstrap_plain(CLUSTER)
+        volume.log.bootstrap_standalone(CLUSTER)
         term = 0
     append(volume, bodies(start.index + 1) if found is None else found, term)
     volume.close()
@@ -185,5 +185,5 @@ def published(stored: Stored) -> Stored:
 
 def modes(data: Path) -> dict[bytes, int]:
     with open_stopped(data) as volume:
-        found, _ = volume.state.list_nodes(b"", b"", True, 10**6)
+        found, _ = volume.state.list_tree_entries(b"", b"", True, 10**6)
         return {path: node.mode for path, node in found}

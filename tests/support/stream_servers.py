@@ -14,12 +14,12 @@ from partition_proto.v1 import (
 )
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
-from partition_replica.core.model import Applied, LogEntry, Node, OpenedFile, ProposalResult
+from partition_replica.core.model import Applied, LogEntry, OpenedFile, ProposalResult, TreeEntry
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.log_store_service import LogStoreService
 from partition_replica.transport.peer_service import PeerService
-from partition_replica.transport.streams import Held
+from partition_replica.transport.streams import StreamBytes
 
 OUTCOMES = bytes([types.OUTCOME_APPLIED]) * 8192
 """Answers of 8 KiB: a few fill what HTTP/2 sends unasked."""
@@ -56,7 +56,7 @@ class Replica:
     async def open_file(self, path: bytes, offset: int, **_: object) -> OpenedFile:
         assert self.file is not None
         self.opened += 1
-        node = Node(False, 0o644, self.file.stat().st_size, Digest(b"d" * 32))
+        node = TreeEntry(False, 0o644, self.file.stat().st_size, Digest(b"d" * 32))
         return OpenedFile(node, self.file, LSN(7))
 
     def close_file(self, opened: OpenedFile) -> None:
@@ -89,7 +89,9 @@ def failures() -> Failures:
 
 
 @asynccontextmanager
-async def served(replica: Any, limits: Limits, held: Held | None = None) -> AsyncIterator[Any]:
+async def served(
+    replica: Any, limits: Limits, held: StreamBytes | None = None
+) -> AsyncIterator[Any]:
     """A channel to a server that has the services of clients and of members."""
     server = grpc.aio.server()
     log_store_pb2_grpc.add_LogStoreServicer_to_server(

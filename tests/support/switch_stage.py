@@ -25,7 +25,7 @@ SWITCHING = (
     "status.written",
     "EnableReplication",
     "Apply.StatefulSet",
-    "MarkClaim",
+    "AnnotateClaim",
     "Join",
     "AddLearner",
     "PromoteLearner",

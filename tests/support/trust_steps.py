@@ -10,7 +10,7 @@ from partition_operator.resources import trust
 from partition_operator.resources.certificates import (
     Lifetimes,
 )
-from partition_operator.resources.trust import Authority, Step
+from partition_operator.resources.trust import Authority, TrustStep
 from partition_proto.connection import pem
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -21,11 +21,11 @@ ROLES = {"cart-replica-tls": "replica", "cart-client-tls": "client"}
 Secrets = dict[str, dict[str, Any] | None]
 
 
-def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
+def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[TrustStep]:
     """Takes one step, in place, as the operator does; returns what all Secrets needed."""
     found = trust.steps(secrets, authority, now)
     for name, step in found.items():
-        if step in (Step.ISSUE, Step.TRUST):
+        if step in (TrustStep.ISSUE, TrustStep.TRUST):
             secrets[name] = trust.renewed(
                 PARTITION, name, ROLES[name], secrets[name], authority, now, step=step
             )
@@ -33,11 +33,11 @@ def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
     return list(found.values())
 
 
-def settle(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Step]:
+def settle(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[TrustStep]:
     """Steps until there is nothing to do at this time."""
     for _ in range(10):
         steps = act(secrets, authority, now)
-        if not {Step.ISSUE, Step.TRUST} & set(steps):
+        if not {TrustStep.ISSUE, TrustStep.TRUST} & set(steps):
             return steps
     raise AssertionError("it goes on for ever")
 

@@ -15,7 +15,7 @@ from partition_replica.errors import (
     SessionExpired,
 )
 from partition_replica.runtime.consensus.admission import answer_of
-from partition_replica.runtime.consensus.proposals import Pending
+from partition_replica.runtime.consensus.proposals import PendingProposal
 
 from tests.support import proposals
 from tests.support.admissions import SESSION, Leader
@@ -29,15 +29,15 @@ async def leader(tmp_path: Path) -> Leader:
 
 def write(
     sequence: int, value: bytes = b"v", *, below: int = 1, preconditions: list[Any] | None = None
-) -> Pending:
+) -> PendingProposal:
     proposal = proposals.proposal(
         SESSION, sequence, [set_key(b"k", value)], below=below, preconditions=preconditions
     )
     body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal), term=4)
-    return Pending(body, 10, wait_applied=False)
+    return PendingProposal(body, 10, wait_applied=False)
 
 
-async def refused(pending: Pending, error: type[Exception]) -> None:
+async def refused(pending: PendingProposal, error: type[Exception]) -> None:
     with pytest.raises(error):
         await asyncio.wait_for(pending.future, 1)
 
@@ -75,7 +75,7 @@ async def test_a_second_try_is_not_refused_for_what_follows_the_first(leader: Le
     first, late = write(1, b"1"), write(1, b"1")
     assert leader.offer(109.9, first) == [True]
     close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
-    assert leader.offer(110.0, Pending(close, 10, wait_applied=True)) == [True]
+    assert leader.offer(110.0, PendingProposal(close, 10, wait_applied=True)) == [True]
     assert leader.offer(130.0, late) == [False]
     leader.apply(first.body)
     assert (await late.future).kind == "duplicate"
@@ -93,7 +93,9 @@ async def test_followers_are_unknown_when_the_lead_is_lost(leader: Leader) -> No
 async def test_what_the_engine_drops_is_not_counted(leader: Leader) -> None:
     """A close, a mark and a sequence that came into no log."""
     close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
-    leader.offer(100.0, write(9, below=9), Pending(close, 10, wait_applied=True), dropped=True)
+    leader.offer(
+        100.0, write(9, below=9), PendingProposal(close, 10, wait_applied=True), dropped=True
+    )
     again = write(5)
     assert leader.offer(100.0, again) == [True]
     assert not again.wait_applied
@@ -142,7 +144,7 @@ async def test_another_leadership_forgets_what_was_under_way(leader: Leader) -> 
 async def test_nothing_of_a_session_follows_its_close(leader: Leader) -> None:
     close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
     late = write(1)
-    assert leader.offer(100.0, Pending(close, 10, wait_applied=True), late) == [True, False]
+    assert leader.offer(100.0, PendingProposal(close, 10, wait_applied=True), late) == [True, False]
     await refused(late, SessionExpired)
 
 
@@ -166,8 +168,8 @@ async def test_time_counts_from_entry_to_entry_and_none_is_lost(leader: Leader) 
 
 async def test_a_pause_of_days_counts_as_an_hour(leader: Leader) -> None:
     close = types.EntryBody(close_session=types.CloseSession(session_id=1))
-    leader.offer(100.0 + 400_000, Pending(close, 10, wait_applied=True))
+    leader.offer(100.0 + 400_000, PendingProposal(close, 10, wait_applied=True))
     assert close.elapsed_ms == ELAPSED_MS_MAX
     after = types.EntryBody(close_session=types.CloseSession(session_id=1))
-    leader.offer(100.0 + 400_001, Pending(after, 10, wait_applied=True))
+    leader.offer(100.0 + 400_001, PendingProposal(after, 10, wait_applied=True))
     assert after.elapsed_ms == 1_000

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from partition_client.appends import AppendStream, Pending, Session
+from partition_client.appends import AppendStream, ClientSession, PendingAppend
 from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
@@ -140,11 +140,11 @@ async def test_a_leader_that_was_left_behind_cannot_keep_a_client_in_its_history
         grpc.StatusCode.FAILED_PRECONDITION, refusal(types.REASON_WRONG_HISTORY, history_id="h1")
     )
 
-    async def open_session(address: str, history: str) -> Session:
+    async def open_session(address: str, history: str) -> ClientSession:
         leader.opened.append(history)
         if history == "h0":
             raise back
-        return Session(200, "h1")
+        return ClientSession(200, "h1")
 
     stream._open_session = open_session
     leader.answer = leader.succeed
@@ -167,11 +167,11 @@ async def test_a_restore_between_two_sessions_is_told(leader: Leader, stream: Ap
         grpc.StatusCode.FAILED_PRECONDITION, refusal(types.REASON_WRONG_HISTORY, history_id="h2")
     )
 
-    async def open_session(address: str, history: str) -> Session:
+    async def open_session(address: str, history: str) -> ClientSession:
         leader.opened.append(history)
         if history == "h1":
             raise changed
-        return Session(200, "h2")
+        return ClientSession(200, "h2")
 
     stream._open_session = open_session
     with pytest.raises(HistoryChanged):
@@ -388,7 +388,7 @@ async def test_the_wait_for_a_slot_is_within_the_deadline(
 
 async def test_an_append_above_the_limit_is_not_sent(leader: Leader, stream: AppendStream) -> None:
     large = types.Proposal(operations=[set_key(b"k", bytes(600_000))] * 2)
-    pending = Pending(large, False, asyncio.get_running_loop().time() + 5)
+    pending = PendingAppend(large, False, asyncio.get_running_loop().time() + 5)
     with pytest.raises(RequestRefused, match="1048576"):
         await stream.append(pending)
     assert leader.requests == []

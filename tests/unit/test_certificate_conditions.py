@@ -11,7 +11,7 @@ from partition_operator.reconcile.partition import news, writes
 from partition_operator.reconcile.partition.actions import IssueCertificate, TrustAuthority
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.partition import Certificates, Observed, Pod
+from partition_operator.reconcile.seen.partition import Certificates, ObservedPartition, ObservedPod
 from partition_operator.resources.common import metadata
 
 from tests.support.partition_views import OTHER, replica
@@ -21,14 +21,14 @@ CLUSTER = "6f1c2b3a-0000-4000-8000-000000000000"
 SECRETS = ("part-replica-tls", "part-client-tls")
 
 
-def see(certificates: Certificates, old: dict[str, Any] | None = None) -> Observed:
+def see(certificates: Certificates, old: dict[str, Any] | None = None) -> ObservedPartition:
     """A group of three that exists, and none of whose replicas answers."""
     metadata = {"name": "part", "namespace": "shop", "uid": "uid", "generation": 1}
     status = {"clusterID": CLUSTER, "bootstrapped": True} | (old or {})
     spec = {"replicas": 3, "storage": {"size": "1Gi"}}
     body = {"metadata": metadata, "spec": spec, "status": status}
-    pods = tuple(Pod(n, f"10.0.0.{n}", ready=True, deleting=False) for n in range(3))
-    return Observed(
+    pods = tuple(ObservedPod(n, f"10.0.0.{n}", ready=True, deleting=False) for n in range(3))
+    return ObservedPartition(
         Partition("shop", "part", "uid", 1, deleting=False, body=body),
         NOW,
         {},
@@ -98,7 +98,7 @@ def test_a_new_partition_tells_no_event_of_its_certificates() -> None:
 # --- while a spec is refused ------------------------------------------------------------------
 
 
-def refused(observed: Observed, how: str) -> Observed:
+def refused(observed: ObservedPartition, how: str) -> ObservedPartition:
     """The same with an edit that is refused, or a volume of another cluster."""
     body = observed.partition.body
     if how == "VolumesFound":

@@ -16,8 +16,8 @@ from partition_client import (
     DeadlineExceeded,
     DiskFull,
     InvalidEndpoint,
+    PayloadSource,
     RequestRefused,
-    Source,
     SourceFailed,
     TreeMismatch,
     calls,
@@ -316,7 +316,7 @@ async def test_a_file_that_changed_or_went_is_named(tmp_path: Path) -> None:
             (path.unlink, "can't be read any more: No such file"),
         ):
             path.write_bytes(LARGE)
-            found = Source.of_file(path)
+            found = PayloadSource.of_file(path)
             change()
             with pytest.raises(SourceFailed, match=f"{path}.*{why}"):
                 await client.put_file(b"f", found)
@@ -330,7 +330,7 @@ async def test_a_file_that_changes_while_it_is_read_is_named(tmp_path: Path) -> 
         with pytest.raises(TreeMismatch, match="b'f'"):
             await client.read_file(b"f", lambda _: None)
     with pytest.raises(OSError, match=str(tmp_path)):
-        Source.of_file(tmp_path)
+        PayloadSource.of_file(tmp_path)
 
 
 def test_a_pipe_is_taken_as_far_as_it_can_be() -> None:
@@ -338,14 +338,14 @@ def test_a_pipe_is_taken_as_far_as_it_can_be() -> None:
         read, write = os.pipe()
         os.write(write, content)
         os.close(write)
-        assert Source.of_file(Path(f"/dev/fd/{read}")).size == size
+        assert PayloadSource.of_file(Path(f"/dev/fd/{read}")).size == size
         os.close(read)
     # A pipe holds 64 KiB, so the writer needs a thread.
     read, write = os.pipe()
     writer = threading.Thread(target=lambda: os.write(write, LARGE[:70_000]))
     writer.start()
     with pytest.raises(SourceFailed, match="is no regular file"):
-        Source.of_file(Path(f"/dev/fd/{read}"))
+        PayloadSource.of_file(Path(f"/dev/fd/{read}"))
     os.close(read)
     writer.join()
     os.close(write)

@@ -59,11 +59,11 @@ async def run(body: str) -> list[str]:
 async def test_an_inherited_client_says_so_in_every_method() -> None:
     lines = await run(
         """
-        from partition_client import Source
+        from partition_client import PayloadSource
 
         client = Client([address], deadline_s=10.0)
         client.set_key(b"k", b"v")
-        source = Source.of_bytes(b"1")
+        source = PayloadSource.of_bytes(b"1")
         for use in (
             lambda: client.set_key(b"k", b"w"),
             lambda: client.delete_key(b"k"),
@@ -90,7 +90,7 @@ async def test_an_inherited_client_says_so_in_every_method() -> None:
 async def test_an_inherited_asynchronous_client_says_so_in_every_method() -> None:
     lines = await run(
         """
-        from partition_client import Source
+        from partition_client import PayloadSource
 
         async def all_of(items):
             return [item async for item in items]
@@ -102,7 +102,7 @@ async def test_an_inherited_asynchronous_client_says_so_in_every_method() -> Non
 
         loop = asyncio.new_event_loop()
         client = loop.run_until_complete(main())
-        source = Source.of_bytes(b"1")
+        source = PayloadSource.of_bytes(b"1")
         for use in (
             lambda: client.append([]),
             lambda: client.set_key(b"k", b"w"),

@@ -11,7 +11,7 @@ from partition_client.calls import Calls, Deadline
 from partition_client.diagnosis import Diagnosis
 from partition_client.routing import Answer, Routing
 from partition_proto.connection import handshake
-from partition_proto.connection.channel import Plain
+from partition_proto.connection.channel import Insecure
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.errors import NotLeader
@@ -151,13 +151,13 @@ async def test_the_result_of_a_slow_trial_is_found_by_the_next_caller(
     monkeypatch.setattr("partition_client.diagnosis.KEPT_S", WITHIN_S)
     trials, go_on = [], threading.Event()
 
-    def tls_refusal(address: str, *_: object) -> handshake.Refusal:
+    def tls_refusal(address: str, *_: object) -> handshake.TlsRefusal:
         trials.append(address)
         go_on.wait(WITHIN_S)
-        return handshake.Refusal("TLS_PORT", "it speaks TLS")
+        return handshake.TlsRefusal("TLS_PORT", "it speaks TLS")
 
     monkeypatch.setattr(handshake, "refusal", tls_refusal)
-    diagnosis = Diagnosis(Plain(), "", direct=True)
+    diagnosis = Diagnosis(Insecure(), "", direct=True)
     error = call_error(grpc.StatusCode.UNAVAILABLE)
     assert await diagnosis.of("a:1", error, 0.01) is None
     later = 2 * WITHIN_S

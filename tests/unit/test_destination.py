@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 from partition_operator.api.destination import (
-    Credentials,
+    DestinationProblem,
     ObjectStore,
-    Refusal,
+    S3Credentials,
     VolumeDestination,
     credentials,
     parse_destination,
@@ -65,7 +65,7 @@ def test_refusals_say_what_is_allowed(body: dict[str, Any], why: str) -> None:
 
 def test_secrets_are_read_and_never_shown() -> None:
     found = credentials(secret(**GOOD, **{"ca.crt": "PEM", "sessionToken": "t\n"}), "s3")
-    assert isinstance(found, Credentials)
+    assert isinstance(found, S3Credentials)
     assert (found.access_key, found.secret_key) == ("AKIA", "hush-hush")
     assert (found.session_token, found.authority) == ("t", b"PEM")
     assert "hush" not in repr(found)
@@ -83,7 +83,7 @@ def test_secrets_are_read_and_never_shown() -> None:
 )
 def test_what_is_wrong_with_a_secret_is_said_by_key(body: Any, reason: str, what: str) -> None:
     found = credentials(body, "s3")
-    assert isinstance(found, Refusal)
+    assert isinstance(found, DestinationProblem)
     assert found.reason == reason
     assert what in found.message
     assert "s3" in found.message

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from partition_operator.metrics import Metrics as OperatorMetrics
+from partition_operator.metrics import OperatorMetrics
 from partition_replica.runtime.metrics import Metrics
 
 from dev.cluster.layout import ROOT

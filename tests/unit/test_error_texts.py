@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 from partition_operator.clients.kube import ApiError, Body
 from partition_operator.clients.lease import LeaseHolder
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import OperatorError, text_of
-from partition_operator.turns.queue import Entry, Key, WorkQueue
+from partition_operator.turns.queue import Key, QueueItem, WorkQueue
 
 from dev.cluster.layout import ROOT
 
@@ -74,7 +74,7 @@ async def test_the_end_of_the_lease_says_what_led_to_it(
     kube: Kube, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    config = Config("ns", "me", "i", lease_renew_deadline_s=0.3, lease_retry_s=0.05)
+    config = OperatorConfig("ns", "me", "i", lease_renew_deadline_s=0.3, lease_retry_s=0.05)
     ends: list[str] = []
     began = time.monotonic()
     await LeaseHolder(cast("Any", kube), config, ends.append).renew()
@@ -91,7 +91,7 @@ async def test_a_turn_that_fails_without_a_text_is_named(
 ) -> None:
     caplog.set_level(logging.INFO)
 
-    async def turn(key: Key, entry: Entry) -> float | None:
+    async def turn(key: Key, entry: QueueItem) -> float | None:
         raise TimeoutError
 
     async def deposed(seen: int) -> None:
@@ -99,7 +99,7 @@ async def test_a_turn_that_fails_without_a_text_is_named(
 
     queue = WorkQueue(1, deposed)
     queue.serve({"Partition": turn})
-    await queue._work(Key("Partition", "ns", "part"), Entry())
+    await queue._work(Key("Partition", "ns", "part"), QueueItem())
     assert "TimeoutError()" in caplog.text
 
 
@@ -115,7 +115,7 @@ async def test_what_others_put_on_the_lease_stays() -> None:
             written.append(body)
             return body
 
-    holder = LeaseHolder(cast("Any", Marked(None)), Config("ns", "me", "i"), lambda _: None)
+    holder = LeaseHolder(cast("Any", Marked(None)), OperatorConfig("ns", "me", "i"), lambda _: None)
     await holder.acquire()
     (body,) = written
     assert body["metadata"]["labels"] == {"theirs": "1"}

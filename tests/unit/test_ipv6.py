@@ -10,7 +10,7 @@ from partition_operator.api import names
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
-from partition_operator.reconcile.seen.progress import Progress
+from partition_operator.reconcile.seen.progress import JobProgress
 from partition_operator.resources import statefulset
 from partition_operator.resources.certificates import (
     identity,
@@ -23,7 +23,7 @@ from partition_proto.connection import handshake
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_replica.__main__ import parse
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.transport.http import serve_http
 from partition_replica.transport.listening import parse_listen
 from partition_replica.transport.progress import served_progress
@@ -124,7 +124,7 @@ async def test_a_restoring_pod_says_its_progress(monkeypatch: pytest.MonkeyPatch
     # As $(POD_IP):PORT reads with such an IP.
     async with served_progress(f"::1:{port}", lambda: ("Restoring", 50)):
         seen = await ask_progress({"status": {"phase": "Running", "podIP": "::1"}})
-    assert seen == Progress("Restoring", 50)
+    assert seen == JobProgress("Restoring", 50)
 
 
 @pytest.mark.parametrize(
@@ -153,5 +153,5 @@ def test_both_families_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     words = ["serve", "--insecure", "--data=/d", "--advertise=a:1", "--partition=n/p"]
     config = parse(words)
-    assert isinstance(config, Config)
+    assert isinstance(config, ReplicaConfig)
     assert (config.listen, config.http_listen) == ("[::]:7000", "[::]:7080")

@@ -6,7 +6,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from partition_operator import metrics as operator_metrics
 from partition_operator.__main__ import parse
-from partition_operator.assembly import Process
+from partition_operator.assembly import OperatorProcess
 from partition_replica.runtime.metrics import Metrics as ReplicaMetrics
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,7 +19,7 @@ KINDS = {".py", ".md", ".yaml", ".yml", ".tpl", ".json", ".txt"}
 
 
 def registries() -> list[CollectorRegistry]:
-    return [operator_metrics.Metrics().registry, ReplicaMetrics().registry]
+    return [operator_metrics.OperatorMetrics().registry, ReplicaMetrics().registry]
 
 
 def counters() -> set[str]:
@@ -56,7 +56,7 @@ def test_no_other_metric_is_named_total_anywhere() -> None:
 
 
 def test_a_scrape_reads_the_parts_numbers() -> None:
-    found = operator_metrics.Metrics()
+    found = operator_metrics.OperatorMetrics()
     numbers = [3, 5]
     found.read(operator_metrics.RECONCILED, lambda: numbers[0])
     assert found.registry.get_sample_value("partition_operator_reconciled_total") == 3
@@ -67,7 +67,7 @@ def test_a_scrape_reads_the_parts_numbers() -> None:
 
 async def test_a_standby_serves_every_metric() -> None:
     config = parse({"PARTITION_OPERATOR_NAMESPACE": "ns", "PARTITION_OPERATOR_IMAGE": "image:1"})
-    response = await Process(config)._scrape(make_mocked_request("GET", "/metrics"))
+    response = await OperatorProcess(config)._scrape(make_mocked_request("GET", "/metrics"))
     assert isinstance(response.body, bytes)
     families = {
         family.name: family for family in text_string_to_metric_families(response.text or "")

@@ -11,7 +11,7 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.errors import NoLeader, NotLeader, ReplicaError, not_leading
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.consensus.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.consensus.raft_loop import Change, RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.current_member import CurrentMember
@@ -44,7 +44,7 @@ async def test_of_a_proposal_that_another_leader_s_entry_replaced(
 ) -> None:
     """Told when the entry commits to one who waits for that, and at the apply to the others."""
     proposals = Proposals(Limits(), leader=lambda: leader)
-    pending = Pending(types.EntryBody(), 0, wait_applied)
+    pending = PendingProposal(types.EntryBody(), 0, wait_applied)
     proposals.proposed(LSN(7), Term(2), [pending])
     proposals.committed(LogEntry(LSN(7), Term(3), 0, b""))
     proposals.applied(Applied(LSN(7), Term(3), "empty"))
@@ -56,7 +56,7 @@ async def test_of_a_proposal_that_another_leader_s_entry_replaced(
 @pytest.mark.parametrize("leader", [KNOWN, NOBODY, NOWHERE])
 async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) -> None:
     proposals = Proposals(Limits())
-    queued = Pending(types.EntryBody(), 0, False)
+    queued = PendingProposal(types.EntryBody(), 0, False)
     proposals.add(queued)
     change = Change([], b"")
     loop: Any = RaftLoop.__new__(RaftLoop)
@@ -75,7 +75,7 @@ async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) ->
 
 
 async def test_while_leadership_is_handed_over_nobody_is_sent_to_who_hands_it_over() -> None:
-    pending = Pending(types.EntryBody(), 0, False)
+    pending = PendingProposal(types.EntryBody(), 0, False)
     loop: Any = RaftLoop.__new__(RaftLoop)
     status = SimpleNamespace(role="leader", lead_transferee=9)
     loop._engine = SimpleNamespace(status=lambda: status)

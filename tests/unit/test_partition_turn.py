@@ -9,13 +9,13 @@ from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import Conflict
 from partition_operator.reconcile.partition.actions import (
     Apply,
     CreatePod,
     IssueCertificate,
-    PutBack,
+    RepairLabels,
 )
 from partition_operator.reconcile.seen.last_write import WriteRecords
 from partition_operator.resources import services, trust
@@ -23,7 +23,7 @@ from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority, renewed
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.partition import Reconciler
-from partition_operator.turns.queue import PARTITION, Entry, Key
+from partition_operator.turns.queue import PARTITION, Key, QueueItem
 
 from tests.support.certificates import KnownAuthority
 from tests.support.partition_views import group, partition, see
@@ -69,7 +69,7 @@ def executor(kube: Kube, authority: Authority) -> Executor:
 
 def secret(found: Partition, authority: Authority, version: str) -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC)
-    body = renewed(found, SECRET, "client", None, authority, now, step=trust.Step.ISSUE)
+    body = renewed(found, SECRET, "client", None, authority, now, step=trust.TrustStep.ISSUE)
     return body | {"metadata": body["metadata"] | {"uid": "s", "resourceVersion": version}}
 
 
@@ -126,7 +126,7 @@ async def test_an_owner_that_did_not_control_is_not_named_twice() -> None:
     kube.found["Secret", SECRET] = live | {
         "metadata": live["metadata"] | {"ownerReferences": owners}
     }
-    action = PutBack("Secret", SECRET, "s", {"a": "b"}, owned=True)
+    action = RepairLabels("Secret", SECRET, "s", {"a": "b"}, owned=True)
     await executor(kube, authority).execute(observed, action)
     assert kube.writes[0]["metadata"]["ownerReferences"] == [team, ours]
 
@@ -156,7 +156,9 @@ class World:
 
     def reconciler(self) -> Reconciler:
         any_self = cast("Any", self)
-        return Reconciler(Config("mine", "id", "image"), any_self, any_self, any_self, any_self)
+        return Reconciler(
+            OperatorConfig("mine", "id", "image"), any_self, any_self, any_self, any_self
+        )
 
     async def partition(self, namespace: str, name: str) -> Partition:
         self.log.append("read")
@@ -171,10 +173,10 @@ class World:
 
 
 async def test_of_another_operators_partition_nothing_else_is_looked_at() -> None:
-    world, entry = World("other"), Entry(asked=True, seen=see(partition()))
+    world, entry = World("other"), QueueItem(asked=True, seen=see(partition()))
     reconciler = world.reconciler()
     key = Key(PARTITION, "ns", "part")
-    assert await reconciler.turn(key, entry) == Config("mine", "id", "image").resync_s
+    assert await reconciler.turn(key, entry) == OperatorConfig("mine", "id", "image").resync_s
     assert world.log == ["read", "forget", "AnotherOperator"]
     assert entry.seen is None, "or its replicas would be asked in the next turn"
     assert reconciler.foreign == {key}
@@ -187,11 +189,11 @@ async def test_what_there_was_no_room_for_is_said_later() -> None:
     reconciler, key = world.reconciler(), Key(PARTITION, "ns", "part")
     world.room = False
     for _ in range(2):
-        await reconciler.turn(key, Entry(asked=True))
+        await reconciler.turn(key, QueueItem(asked=True))
     assert world.log.count("no room") == 2
     world.room = True
     for _ in range(2):
-        await reconciler.turn(key, Entry(asked=True))
+        await reconciler.turn(key, QueueItem(asked=True))
     assert world.log.count("AnotherOperator") == 1
 
 

@@ -8,11 +8,11 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogBatch, LogEntry
 from partition_replica.core.payloads import blob_digests
-from partition_replica.engine.plain import PlainEngine
+from partition_replica.engine.plain import StandaloneEngine
 from partition_replica.errors import NotLeader
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.runtime.consensus.log_writer import LogWriter
-from partition_replica.runtime.consensus.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.memory_log import MemoryLog
 
@@ -28,8 +28,8 @@ class HeldWriter(LogWriter):
 
 async def test_what_is_committed_together_is_handed_on_once() -> None:
     log = MemoryLog(MemberID(7), blob_digests)
-    log.bootstrap_plain(ClusterID("c"))
-    engine = PlainEngine(MemberID(7), log, LSN(0), uncommitted_bytes_max=1000)
+    log.bootstrap_standalone(ClusterID("c"))
+    engine = StandaloneEngine(MemberID(7), log, LSN(0), uncommitted_bytes_max=1000)
     numbers: list[int] = []
 
     def persisted(number: int, released: list[Digest]) -> None:
@@ -46,14 +46,14 @@ async def test_what_is_committed_together_is_handed_on_once() -> None:
     for turn in range(5):
         for number in range(3):
             engine.propose([b"%d %d" % (turn, number), b"x" * 100])
-            work = engine.take_work()
+            work = engine.take_ready()
             assert work is not None
             assert not work.committed
             writer.write(work.number, LogBatch(entries=work.entries))
         writer.work()
         await asyncio.sleep(0)
         engine.persisted(numbers[-1])
-        found = engine.take_work()
+        found = engine.take_ready()
         assert found is not None
         committed += found.committed
     assert len(numbers) == 5
@@ -64,10 +64,10 @@ async def test_what_is_committed_together_is_handed_on_once() -> None:
         engine.propose([b"x" * 200])
 
 
-def waiting(term: int, *, wait_applied: bool) -> tuple[Proposals, Pending]:
+def waiting(term: int, *, wait_applied: bool) -> tuple[Proposals, PendingProposal]:
     """A proposal at LSN 5 of a term; 0: of a plain log."""
     proposals = Proposals(Limits(), leader=lambda: (2, "two:1"))
-    pending = Pending(types.EntryBody(), 10, wait_applied)
+    pending = PendingProposal(types.EntryBody(), 10, wait_applied)
     proposals.proposed(LSN(5), Term(term), [pending])
     return proposals, pending
 

@@ -10,7 +10,11 @@ from partition_operator.api.partition import parse, parse_spec
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition import actions, membership
 from partition_operator.reconcile.seen.last_write import taken
-from partition_operator.reconcile.seen.partition import Claim, Observed, Replica
+from partition_operator.reconcile.seen.partition import (
+    ObservedClaim,
+    ObservedPartition,
+    ObservedReplica,
+)
 from partition_operator.resources.common import content_hash, covers, fingerprint
 
 from tests.support.partition_views import (
@@ -65,7 +69,7 @@ def test_a_claim_is_marked_before_its_volume_is_touched() -> None:
     observed = complete(
         see(partition(clusterID=CLUSTER), pods=pods(3), claims=claims(3), replicas=(empty(0),))
     )
-    assert look(observed).action == actions.MarkClaim(0, CLUSTER)
+    assert look(observed).action == actions.AnnotateClaim(0, CLUSTER)
     observed = replace(observed, claims=claims(3, CLUSTER))
     assert look(observed).action == actions.Bootstrap(0, CLUSTER)
 
@@ -109,7 +113,7 @@ def test_adoption_takes_the_volumes_cluster_and_never_bootstraps() -> None:
     spec = {"bootstrap": {"adopt": True}}
     step = draw(see(partition(spec), claims=claims(3, OTHER)))
     assert step.action == actions.RecordCluster(OTHER)
-    mixed = (*claims(1, OTHER), Claim(1, "2026-01-01T00:00:05Z", CLUSTER))
+    mixed = (*claims(1, OTHER), ObservedClaim(1, "2026-01-01T00:00:05Z", CLUSTER))
     refused = draw(see(partition(spec), claims=mixed))
     assert refused.action is None
     assert "several clusters" in refused.status["conditions"][0]["message"]
@@ -122,7 +126,7 @@ def test_a_foreign_volume_among_ours_is_refused_by_name() -> None:
     assert "part-1" in step.status["conditions"][0]["message"]
 
 
-def running(*replicas: Replica, wanted: int = 3) -> Observed:
+def running(*replicas: ObservedReplica, wanted: int = 3) -> ObservedPartition:
     return see(
         partition({"replicas": wanted}, clusterID=CLUSTER, bootstrapped=True),
         pods=pods(max(wanted, len(replicas))),
@@ -131,7 +135,7 @@ def running(*replicas: Replica, wanted: int = 3) -> Observed:
     )
 
 
-def change(observed: Observed, wanted: int = 3) -> object:
+def change(observed: ObservedPartition, wanted: int = 3) -> object:
     return membership.next_change(observed, CLUSTER, wanted)
 
 

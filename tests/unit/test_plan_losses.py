@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from partition_operator.reconcile.partition import actions, writes
 from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.partition import Replica
+from partition_operator.reconcile.seen.partition import ObservedReplica
 
 from tests.support.partition_views import (
     CLUSTER,
@@ -84,7 +84,7 @@ def test_it_is_said_again_only_when_another_volume_is_lost() -> None:
         (FOLLOWER, replica(1, "follower"), replica(2, "follower")),
     ],
 )
-def test_what_may_come_back_is_not_lost(replicas: tuple[Replica, ...]) -> None:
+def test_what_may_come_back_is_not_lost(replicas: tuple[ObservedReplica, ...]) -> None:
     step = look(replace(group(3), replicas=replicas))
     assert condition(step, "Ready")["reason"] == "NoLeader"
     assert "VolumeLost" not in reasons(step)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from partition_operator.api import names
 from partition_operator.clients.observer import _pod
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.partition import ObservedPartition
 
 from tests.support.partition_views import (
     after,
@@ -23,12 +23,12 @@ ENDS = "2026-01-01T23:58:00Z"
 """Two minutes before it is looked at."""
 
 
-def on(*nodes: str, size: int = 0) -> Observed:
+def on(*nodes: str, size: int = 0) -> ObservedPartition:
     pods = tuple(pod(n, node=node) for n, node in enumerate(nodes))
     return replace(group(size or len(nodes)), pods=pods)
 
 
-def lost(ends: str = ENDS) -> Observed:
+def lost(ends: str = ENDS) -> ObservedPartition:
     """The node of replica 1 is off; its pod is being deleted."""
     members = tuple(member(n, recently_active=n != 1) for n in range(3))
     replicas = (replica(0, "leader", members=members), replica(2, "follower"))

@@ -10,7 +10,11 @@ from partition_operator.clients.replica import _replica
 from partition_operator.reconcile.partition import actions, losses
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.partition.replication import PROGRESS_WRITE_S
-from partition_operator.reconcile.seen.partition import Backfill, Observed, Replica
+from partition_operator.reconcile.seen.partition import (
+    ObservedBackfill,
+    ObservedPartition,
+    ObservedReplica,
+)
 from partition_proto.v1 import log_store_pb2 as api
 
 from tests.support.partition_views import (
@@ -34,31 +38,31 @@ KNOWN = {"clusterID": CLUSTER, "bootstrapped": True}
 STALLED_S = 60.0
 
 
-def plain(**more: Any) -> Replica:
+def plain(**more: Any) -> ObservedReplica:
     """Replica 0 without Raft, with a log of 10 entries."""
     values: dict[str, Any] = {"unreplicated": True, "term": 0, "members": (member(0),)} | more
     return replica(0, "leader", **values)
 
 
-def look(observed: Observed) -> Plan:
+def look(observed: ObservedPartition) -> Plan:
     return plan(observed, "image:1", backfill_stalled_s=STALLED_S)
 
 
-def after(observed: Observed, seconds: float = 0.0, **more: Any) -> Observed:
+def after(observed: ObservedPartition, seconds: float = 0.0, **more: Any) -> ObservedPartition:
     """The same once the plan's status is written, `seconds` later."""
     body = observed.partition.body | {"status": look(observed).status}
     now = observed.now + dt.timedelta(seconds=seconds)
     return replace(observed, partition=parse(body), now=now, **more)
 
 
-def switched_on(observed: Observed, **more: Any) -> Observed:
+def switched_on(observed: ObservedPartition, **more: Any) -> ObservedPartition:
     """The same with the spec's mode set to Raft."""
     body = observed.partition.body
     spec = body["spec"] | RAFT
     return replace(observed, partition=parse(body | {"spec": spec}), **more)
 
 
-def serving() -> Observed:
+def serving() -> ObservedPartition:
     """A partition of mode None that serves, its status written."""
     observed = see(
         partition(NONE, **KNOWN), pods=pods(1), claims=claims(1, CLUSTER), replicas=(plain(),)
@@ -66,10 +70,10 @@ def serving() -> Observed:
     return after(complete(observed))
 
 
-def backfilling(at: int = 4, target: int = 10) -> Observed:
+def backfilling(at: int = 4, target: int = 10) -> ObservedPartition:
     """In the middle of the backfill, with its status written."""
     asked = after(switched_on(serving()))
-    return after(asked, replicas=(plain(backfill=Backfill(1, at, target)),))
+    return after(asked, replicas=(plain(backfill=ObservedBackfill(1, at, target)),))
 
 
 def by_type(step: Plan) -> dict[str, dict[str, Any]]:
@@ -167,7 +171,7 @@ def test_a_backfill_under_way_is_left_alone_and_its_progress_written_now_and_the
     observed = backfilling(at=4)
     assert look(observed).action is None
     assert observed.partition.status["backfill"]["doneLSN"] == "0", "too soon after the start"
-    moved = replace(observed, replicas=(plain(backfill=Backfill(1, 8, 10)),))
+    moved = replace(observed, replicas=(plain(backfill=ObservedBackfill(1, 8, 10)),))
     soon = replace(moved, now=observed.now + dt.timedelta(seconds=PROGRESS_WRITE_S - 1))
     assert look(soon).status == observed.partition.status
     later = replace(moved, now=observed.now + dt.timedelta(seconds=PROGRESS_WRITE_S))
@@ -184,7 +188,7 @@ def test_a_backfill_under_way_is_left_alone_and_its_progress_written_now_and_the
 
 def test_a_target_that_was_guessed_before_the_start_is_put_right() -> None:
     observed = switched_on(serving())
-    begun = after(observed, 1, replicas=(plain(backfill=Backfill(1, 1, 14)),))
+    begun = after(observed, 1, replicas=(plain(backfill=ObservedBackfill(1, 1, 14)),))
     step = look(begun)
     assert step.status["backfill"]["targetLSN"] == "14"
     assert step.events == []
@@ -207,7 +211,7 @@ def test_a_stall_is_said_once_with_what_to_do_and_taken_back() -> None:
     still = after(stalled, 1000)
     assert look(still).status == still.partition.status
     assert look(still).events == []
-    moving = replace(still, replicas=(plain(backfill=Backfill(1, 9, 10)),))
+    moving = replace(still, replicas=(plain(backfill=ObservedBackfill(1, 9, 10)),))
     going = look(moving)
     assert by_type(going)["BackfillComplete"]["reason"] == "Running"
     assert going.events == []
@@ -217,7 +221,7 @@ def test_a_stall_of_a_silent_or_a_full_replica_names_the_cause() -> None:
     observed = backfilling()
     for found, why in (
         ((), "kubectl describe pod part-0"),
-        ((plain(disk_full=True, backfill=Backfill(1, 4, 10)),), "below its reserve"),
+        ((plain(disk_full=True, backfill=ObservedBackfill(1, 4, 10)),), "below its reserve"),
     ):
         seen = after(replace(observed, replicas=found), STALLED_S * 2)
         seen = after(seen, STALLED_S * 2)
@@ -233,7 +237,7 @@ def test_a_refusal_to_begin_is_said_once_in_the_replicas_words() -> None:
     assert (said["reason"], said["message"]) == ("Refused", refused.refused)
     assert reasons(step) == ["BackfillStalled"]
     assert reasons(look(after(refused))) == []
-    begun = after(refused, replicas=(plain(backfill=Backfill(1, 4, 10)),))
+    begun = after(refused, replicas=(plain(backfill=ObservedBackfill(1, 4, 10)),))
     assert by_type(look(begun))["BackfillComplete"]["reason"] == "Running"
     assert look(begun).events == []
 
@@ -264,7 +268,7 @@ def test_a_replica_killed_meanwhile_is_an_outage_and_nothing_else_changes() -> N
     assert step.status["backfill"] == observed.partition.status["backfill"]
     assert by_type(step)["Ready"]["status"] == "False"
     assert "QuorumLost" in reasons(step)
-    up = after(down, replicas=(plain(serving=False, backfill=Backfill(1, 4, 10)),))
+    up = after(down, replicas=(plain(serving=False, backfill=ObservedBackfill(1, 4, 10)),))
     assert by_type(look(up))["QuorumAvailable"]["status"] == "False", "it has to serve first"
 
 
@@ -364,7 +368,7 @@ def test_a_partition_applied_before_its_import_had_ended_takes_the_volume_over_a
     held = replace(held, claims=claims(1, CLUSTER), replicas=(plain(cluster_id=OTHER),))
     assert look(held).action == actions.RecordCluster(OTHER)
     known = complete(replace(held, partition=partition(spec, clusterID=OTHER)))
-    assert look(known).action == actions.MarkClaim(0, OTHER)
+    assert look(known).action == actions.AnnotateClaim(0, OTHER)
     marked = replace(known, claims=claims(1, OTHER))
     assert look(marked).action == actions.RecordBootstrapped(OTHER)
     # Not without being told to, and not once there is a group.
@@ -420,4 +424,4 @@ def test_what_a_replica_without_raft_says_of_itself_is_read_as_current() -> None
     )
     found = _replica(0, answer)
     assert (found.members[0].matched, found.members[0].recently_active) == (500_000, True)
-    assert (found.backfill, found.stored_from) == (Backfill(3, 9, 12), 3)
+    assert (found.backfill, found.stored_from) == (ObservedBackfill(3, 9, 12), 3)

@@ -11,7 +11,7 @@ from partition_operator.api.partition import parse
 from partition_operator.clients.observer import _claim
 from partition_operator.reconcile.partition import actions, writes
 from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.partition import Claim, Observed
+from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
 
 from tests.support.partition_views import (
     CLUSTER,
@@ -32,13 +32,13 @@ NEW = {"size": "1Gi", "className": "fast"}
 KEY = ("StatefulSet", "part")
 
 
-def made(ordinal: int, storage: dict[str, str], **more: Any) -> Claim:
+def made(ordinal: int, storage: dict[str, str], **more: Any) -> ObservedClaim:
     values = {"size": storage["size"], "storage_class": storage.get("className", "")}
     values |= {"uid": f"u{ordinal}", "version": f"v{ordinal}", "cluster_id": ""}
     return claim(ordinal, **(values | more))
 
 
-def waiting(*claims: Claim) -> Observed:
+def waiting(*claims: ObservedClaim) -> ObservedPartition:
     """A Partition whose objects were made of OLD, and whose spec says NEW by now."""
     found = partition({"replicas": 1, "storage": OLD}, clusterID=CLUSTER, bootstrapped=False)
     before = complete(see(found, pods=(pod(0, ip="", ready=False),)))
@@ -80,7 +80,7 @@ def test_what_has_a_volume_is_never_deleted(change: dict[str, Any]) -> None:
     assert not isinstance(action, actions.DeleteUnchanged)
 
 
-def without_set(observed: Observed) -> Observed:
+def without_set(observed: ObservedPartition) -> ObservedPartition:
     objects = {key: value for key, value in observed.objects.items() if key != KEY}
     return replace(observed, objects=objects)
 

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from partition_operator.api import names
 from partition_operator.clients import pod_progress
-from partition_operator.reconcile.seen.progress import Progress, parse_progress
+from partition_operator.reconcile.seen.progress import JobProgress, parse_progress
 from partition_replica.transport.progress import served_progress
 
 from tests.support.local_group import free_port
@@ -28,9 +28,9 @@ def port(monkeypatch: pytest.MonkeyPatch) -> int:
 async def test_both_sides_understand_each_other(port: int) -> None:
     said = ("Preparing", 0)
     async with served_progress(f"127.0.0.1:{port}", lambda: said):
-        assert await pod_progress.ask_progress(pod()) == Progress("Preparing", 0)
+        assert await pod_progress.ask_progress(pod()) == JobProgress("Preparing", 0)
         said = ("Restoring", 57)
-        assert await pod_progress.ask_progress(pod()) == Progress("Restoring", 55)
+        assert await pod_progress.ask_progress(pod()) == JobProgress("Restoring", 55)
         assert await pod_progress.ask_progress(pod(phase="Succeeded")) is None
     assert await pod_progress.ask_progress(pod()) is None
     assert await pod_progress.ask_progress(None) is None
@@ -42,7 +42,7 @@ async def test_work_goes_on_unseen_where_the_port_is_taken(
     async with served_progress(f"127.0.0.1:{port}", lambda: ("First", 1)):
         async with served_progress(f"127.0.0.1:{port}", lambda: ("Second", 2)):
             assert "progress is not served" in capsys.readouterr().err
-        assert await pod_progress.ask_progress(pod()) == Progress("First", 0)
+        assert await pod_progress.ask_progress(pod()) == JobProgress("First", 0)
     async with served_progress("127.0.0.1:none", lambda: ("Third", 3)):
         assert "progress is not served" in capsys.readouterr().err
 

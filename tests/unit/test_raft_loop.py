@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from partition_replica.core.model import LogBatch
-from partition_replica.engine.port import SnapshotHeader
+from partition_replica.engine.port import TransferHeader
 from partition_replica.ids import LSN
 
 from tests.support.local_group import eventually
@@ -28,7 +28,7 @@ async def test_an_installed_snapshot_counts_as_applied_before_the_next_tick() ->
         persisted.append(hooks["persisted"])
         return SimpleNamespace(start=lambda: None, write=write, close=lambda: None)
 
-    installed: list[SnapshotHeader] = []
+    installed: list[TransferHeader] = []
     raft_loop = loop_of(engine, log_writer, installed, tick_s=0.01)
     task = asyncio.create_task(raft_loop.run())
     raft_loop.wake()

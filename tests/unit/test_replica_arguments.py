@@ -10,7 +10,7 @@ from shlex import quote
 
 import pytest
 from partition_replica.__main__ import parse
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.offline import commands
 
 SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
@@ -29,8 +29,8 @@ SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
         ("serve --advertise h:1 --tick-ms 0", "'0' is no number above 0"),
         ("serve --advertise h:1 --tick-ms -5", "'-5' is no number above 0"),
         ("serve --advertise h:1 --election-ticks 1", "2 ticks or more"),
-        ("serve --advertise h:1 --limit pin_lease_s=nan", "must be a number above 0"),
-        ("serve --advertise h:1 --limit pin_lease_s=inf", "must be a number above 0"),
+        ("serve --advertise h:1 --limit pin_time_to_live_s=nan", "must be a number above 0"),
+        ("serve --advertise h:1 --limit pin_time_to_live_s=inf", "must be a number above 0"),
         (f"serve --advertise h:1 --limit reads_waiting_max={10**400}", "at most 9223372036854775"),
         ("inspect --address h:1 entry -5", "'-5' is no LSN"),
         ("inspect --address h:1 entry 0", "'0' is no LSN"),
@@ -56,7 +56,7 @@ def test_a_flag_that_is_wrong_is_said(
 @pytest.mark.parametrize("advertise", ["h.default.svc:7000", "[fd00::1]:1", "10.0.0.1:65535"])
 def test_addresses_that_are_right(listen: str, advertise: str) -> None:
     found = parse([*SERVE, "--advertise", advertise, "--listen", listen, "--http-listen", listen])
-    assert isinstance(found, Config)
+    assert isinstance(found, ReplicaConfig)
     assert (found.listen, found.http_listen, found.advertise) == (listen, listen, advertise)
 
 

@@ -63,7 +63,7 @@ def test_its_loop_replicates() -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_its_loop_serves_a_standalone_log(count: int) -> None:
     log = MemoryLog(MEMBERS[0], lambda _: [])
-    log.bootstrap_plain(ClusterID("c"))
+    log.bootstrap_standalone(ClusterID("c"))
     log.initialize(LSN(0))
     engine = run(START, log=log, applied=LSN(0))["engine"]
     run_once, applied = run(LOOP)["run_once"], list[LogEntry]()

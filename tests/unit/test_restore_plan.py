@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from partition_operator.api import names
-from partition_operator.api.destination import ObjectStore, Refusal
+from partition_operator.api.destination import DestinationProblem, ObjectStore
 from partition_operator.api.partition import parse, parse_spec
 from partition_operator.api.times import stamp
 from partition_operator.errors import InvalidSpec
@@ -25,9 +25,15 @@ from partition_operator.reconcile.partition.actions import (
 from partition_operator.reconcile.partition.restore import PENDING
 from partition_operator.reconcile.partition.writes import target
 from partition_operator.reconcile.seen.last_write import refused
-from partition_operator.reconcile.seen.partition import Claim, Member, Observed, Pod, Replica
-from partition_operator.reconcile.seen.progress import Progress
-from partition_operator.reconcile.seen.restore import RestoreSeen
+from partition_operator.reconcile.seen.partition import (
+    ObservedClaim,
+    ObservedMember,
+    ObservedPartition,
+    ObservedPod,
+    ObservedReplica,
+)
+from partition_operator.reconcile.seen.progress import JobProgress
+from partition_operator.reconcile.seen.restore import ObservedRestore
 
 from tests.support.restore_plans import (
     ON_VOLUME,
@@ -74,7 +80,7 @@ def test_the_order_of_steps() -> None:
     assert (claim["kind"], claim["metadata"]["name"]) == ("PersistentVolumeClaim", "data-copy-0")
     assert claim["metadata"]["annotations"] == {names.ANNOTATION_CLUSTER_ID: OURS}
     assert claim["metadata"]["labels"] == names.selector("copy")
-    observed = replace(observed, claims=(Claim(0, stamp(NOW), OURS),))
+    observed = replace(observed, claims=(ObservedClaim(0, stamp(NOW), OURS),))
     step = next_plan(observed)
     assert isinstance(step.action, CreatePod)
     assert step.action.body["metadata"]["name"] == "copy-restore"
@@ -92,7 +98,7 @@ def test_the_order_of_steps() -> None:
     assert condition(step)["status"] == "True"
     assert "RestoreCompleted" in [e.reason for e in step.events]
     assert step.status["restored"] == record
-    after = next_plan(replace(done, restore=RestoreSeen(snapshot=SOURCE)))
+    after = next_plan(replace(done, restore=ObservedRestore(snapshot=SOURCE)))
     assert isinstance(after.action, Apply)
     assert after.action.body["kind"] != "StatefulSet", "services first"
 
@@ -124,7 +130,7 @@ def test_status_says_how_far_the_pod_is() -> None:
     assert running.restore is not None
     silent = next_plan(running)
     assert silent.status["restore"] == {"attempts": 1}
-    told = replace(running.restore, progress=Progress("Restoring", 20))
+    told = replace(running.restore, progress=JobProgress("Restoring", 20))
     step = next_plan(replace(running, restore=told))
     assert step.status["restore"] == {"attempts": 1, "phase": "Restoring", "percent": 20}
     assert "restores volume 0: Restoring, 20 %" in condition(step)["message"]
@@ -140,7 +146,7 @@ def test_status_says_how_far_the_pod_is() -> None:
 
 def test_from_a_store_whose_cluster_is_gone() -> None:
     bootstrap = {"objectStore": STORE | {"path": "backups/ns/part/old"}}
-    found = see(partition(bootstrap=bootstrap), restore=RestoreSeen(authority=True))
+    found = see(partition(bootstrap=bootstrap), restore=ObservedRestore(authority=True))
     step = next_plan(ready_for_pod(found))
     assert isinstance(step.action, CreatePod)
     arguments = step.action.body["spec"]["containers"][0]["args"]
@@ -152,19 +158,19 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
 @pytest.mark.parametrize(
     ("seen", "reason", "what"),
     [
-        (RestoreSeen(), "SnapshotNotFound", "it is waited for"),
+        (ObservedRestore(), "SnapshotNotFound", "it is waited for"),
         (
-            RestoreSeen(snapshot=snapshot("snap", status={"state": "Running"})),
+            ObservedRestore(snapshot=snapshot("snap", status={"state": "Running"})),
             "SnapshotNotReady",
             "not succeeded yet",
         ),
         (
-            RestoreSeen(snapshot=snapshot("snap", status={"state": "Failed"})),
+            ObservedRestore(snapshot=snapshot("snap", status={"state": "Failed"})),
             "SnapshotFailed",
             "one that succeeded",
         ),
         (
-            RestoreSeen(
+            ObservedRestore(
                 snapshot=stored(
                     "snap",
                     NOW,
@@ -175,7 +181,7 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
             "is gone",
         ),
         (
-            RestoreSeen(
+            ObservedRestore(
                 snapshot=stored("snap", NOW, destination=ON_VOLUME),
                 volumes={"data-part-1": "made anew"},
             ),
@@ -183,20 +189,27 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
             "is gone",
         ),
         (
-            RestoreSeen(snapshot=stored("snap", NOW, state="Removing")),
+            ObservedRestore(snapshot=stored("snap", NOW, state="Removing")),
             "SnapshotRemoved",
             "make it with another one",
         ),
-        (RestoreSeen(snapshot=SOURCE, taken=True), "Conflict", "pod copy-restore is somebody else"),
         (
-            RestoreSeen(snapshot=SOURCE, refusal=Refusal("SecretKeyMissing", "no secretAccessKey")),
+            ObservedRestore(snapshot=SOURCE, taken=True),
+            "Conflict",
+            "pod copy-restore is somebody else",
+        ),
+        (
+            ObservedRestore(
+                snapshot=SOURCE,
+                refusal=DestinationProblem("SecretKeyMissing", "no secretAccessKey"),
+            ),
             "SecretKeyMissing",
             "no secretAccessKey",
         ),
     ],
 )
 def test_what_is_missing_is_said_once_and_waited_for(
-    seen: RestoreSeen, reason: str, what: str
+    seen: ObservedRestore, reason: str, what: str
 ) -> None:
     observed = see(partition(), restore=seen)
     step = next_plan(observed)
@@ -211,19 +224,21 @@ def test_what_is_missing_is_said_once_and_waited_for(
     body = observed.partition.body | {"status": step.status}
     again = next_plan(replace(observed, partition=parse(body)))
     assert (again.status, again.events) == (step.status, [])
-    there = replace(observed, partition=parse(body), restore=RestoreSeen(snapshot=SOURCE))
+    there = replace(observed, partition=parse(body), restore=ObservedRestore(snapshot=SOURCE))
     assert isinstance(next_plan(there).action, Apply), "it goes on by itself"
 
 
 def test_nothing_is_restored_over_a_volume_of_somebody_else() -> None:
-    for claim in (Claim(0, stamp(NOW), ""), Claim(0, stamp(NOW), "other")):
+    for claim in (ObservedClaim(0, stamp(NOW), ""), ObservedClaim(0, stamp(NOW), "other")):
         step = next_plan(replace(see(partition()), claims=(claim,)))
         assert step.action is None
         assert condition(step)["reason"] == "VolumesFound"
     # One without our labels, which is not listed among ours.
-    step = next_plan(see(partition(), restore=RestoreSeen(snapshot=SOURCE, claimed=True)))
+    step = next_plan(see(partition(), restore=ObservedRestore(snapshot=SOURCE, claimed=True)))
     assert (step.action, condition(step)["reason"]) == (None, "VolumesFound")
-    found = replace(see(partition({"clusterID": ""})), claims=(Claim(0, stamp(NOW), "other"),))
+    found = replace(
+        see(partition({"clusterID": ""})), claims=(ObservedClaim(0, stamp(NOW), "other"),)
+    )
     step = next_plan(found)
     assert step.action is None
     assert condition(step, "Accepted")["reason"] == "VolumesFound"
@@ -268,7 +283,7 @@ def test_what_may_succeed_later_is_tried_again_with_a_pause(status: dict[str, An
     assert step.action == Delete("Pod", "copy-restore", "pod-uid")
     assert step.status["restore"] == {"attempts": 1}
     body = later.partition.body | {"status": step.status}
-    gone = replace(later, partition=parse(body), restore=RestoreSeen(snapshot=SOURCE))
+    gone = replace(later, partition=parse(body), restore=ObservedRestore(snapshot=SOURCE))
     again = next_plan(gone)
     assert isinstance(again.action, CreatePod)
     assert again.action.body["metadata"]["annotations"][names.ANNOTATION_ATTEMPT] == "2"
@@ -321,8 +336,8 @@ def test_a_pod_of_an_earlier_partition_is_waited_for() -> None:
     assert "an earlier Partition" in condition(step)["message"]
 
 
-def from_volume(**more: Any) -> Observed:
-    seen = RestoreSeen(
+def from_volume(**more: Any) -> ObservedPartition:
+    seen = ObservedRestore(
         snapshot=stored("snap", NOW, destination=ON_VOLUME),
         running=frozenset({"part-1"}),
         volumes={"data-part-1": "u1"},
@@ -375,9 +390,9 @@ def test_a_pod_that_can_not_start_any_more_is_made_anew() -> None:
     assert next_plan(replace(running, now=NOW + PENDING, restore=gone)).action is None
 
 
-def replica(cluster: str, *, leads: bool = False) -> Replica:
-    member = Member(100, names.address("copy", "ns", 0), True, 10, True, "replicate")
-    return Replica(
+def replica(cluster: str, *, leads: bool = False) -> ObservedReplica:
+    member = ObservedMember(100, names.address("copy", "ns", 0), True, 10, True, "replicate")
+    return ObservedReplica(
         ordinal=0,
         cluster_id=cluster,
         member_id=100,
@@ -394,13 +409,13 @@ def replica(cluster: str, *, leads: bool = False) -> Replica:
     )
 
 
-def restored(*replicas: Replica) -> Observed:
+def restored(*replicas: ObservedReplica) -> ObservedPartition:
     observed = see(
         partition({"restored": {"snapshotID": "snap", "lsn": "9"}}),
-        claims=(Claim(0, stamp(NOW), OURS),),
-        pods=(Pod(0, "10.0.0.1", True, False),),
+        claims=(ObservedClaim(0, stamp(NOW), OURS),),
+        pods=(ObservedPod(0, "10.0.0.1", True, False),),
         replicas=replicas,
-        restore=RestoreSeen(snapshot=SOURCE),
+        restore=ObservedRestore(snapshot=SOURCE),
     )
     for _ in range(10):
         step = next_plan(observed)
@@ -446,8 +461,8 @@ def test_the_condition_stays_while_something_else_has_to_go_first(why: str) -> N
 def test_the_condition_stays_while_a_claim_is_made_anew() -> None:
     """Its size was mended before anything was restored to it; a snapshot is still waited for."""
     spec = {"storage": {"size": "2Gi"}}
-    small = Claim(0, stamp(NOW), OURS, "c0", size="1Gi", version="v")
-    waiting = RestoreSeen(snapshot=None, claimed=True)
+    small = ObservedClaim(0, stamp(NOW), OURS, "c0", size="1Gi", version="v")
+    waiting = ObservedRestore(snapshot=None, claimed=True)
     step = next_plan(see(partition(**spec), claims=(small,), restore=waiting))
     assert step.action == DeleteUnchanged("PersistentVolumeClaim", "data-copy-0", "c0", "v")
     assert condition(step)["reason"] == "SnapshotNotFound"

@@ -8,8 +8,8 @@ import pytest
 from partition_operator.api.snapshot import (
     GOOD,
     STORED,
-    Retention,
     Snapshot,
+    SnapshotRetention,
     parse_snapshot,
     parse_snapshots_spec,
 )
@@ -30,7 +30,7 @@ from partition_operator.reconcile.schedule.retention import (
     expired,
     next_expiry,
 )
-from partition_operator.reconcile.seen.snapshot import Job, NoJob, age_of
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, age_of
 
 from tests.support.snapshot_objects import (
     NOW,
@@ -55,47 +55,47 @@ def daily(count: int, **more: object) -> list[Snapshot]:
 
 
 def test_by_count_the_oldest_go() -> None:
-    assert names(expired(daily(5), Retention(count=2), NOW)) == ["s4", "s3", "s2"]
+    assert names(expired(daily(5), SnapshotRetention(count=2), NOW)) == ["s4", "s3", "s2"]
 
 
 def test_by_age_but_never_below_the_least() -> None:
     old = daily(4)
-    assert names(expired(old, Retention(max_age=DAY * 2.5), NOW)) == ["s3", "s2"]
-    assert names(expired(old, Retention(max_age=DAY / 2), NOW)) == ["s3", "s2", "s1"]
-    assert names(expired(old, Retention(max_age=DAY / 2, min_successful=3), NOW)) == ["s3"]
-    assert names(expired(old, Retention(max_age=DAY / 2, min_successful=0), NOW)) == [
+    assert names(expired(old, SnapshotRetention(max_age=DAY * 2.5), NOW)) == ["s3", "s2"]
+    assert names(expired(old, SnapshotRetention(max_age=DAY / 2), NOW)) == ["s3", "s2", "s1"]
+    assert names(expired(old, SnapshotRetention(max_age=DAY / 2, min_successful=3), NOW)) == ["s3"]
+    assert names(expired(old, SnapshotRetention(max_age=DAY / 2, min_successful=0), NOW)) == [
         "s3",
         "s2",
         "s1",
         "s0",
     ]
-    assert names(expired(old, Retention(count=1, min_successful=2), NOW)) == ["s3", "s2"]
+    assert names(expired(old, SnapshotRetention(count=1, min_successful=2), NOW)) == ["s3", "s2"]
 
 
 def test_the_age_of_one_that_waited_counts_from_its_start() -> None:
     """Its object was made long before: its Partition could not be captured until then."""
     waited = stored("waited", NOW - DAY * 0.5)
     old = replace(waited, created=NOW - DAY * 9)
-    assert names(expired([old, *daily(3)], Retention(count=2), NOW)) == ["s2", "s1"]
-    assert names(expired([old, *daily(3)], Retention(max_age=DAY * 2.5), NOW)) == ["s2"]
-    assert next_expiry([old], Retention(max_age=DAY), NOW) == NOW + DAY * 0.5
+    assert names(expired([old, *daily(3)], SnapshotRetention(count=2), NOW)) == ["s2", "s1"]
+    assert names(expired([old, *daily(3)], SnapshotRetention(max_age=DAY * 2.5), NOW)) == ["s2"]
+    assert next_expiry([old], SnapshotRetention(max_age=DAY), NOW) == NOW + DAY * 0.5
 
 
 def test_pinned_and_used_ones_stay_and_do_not_count() -> None:
     found = [*daily(3), stored("pinned", NOW - DAY * 90, pinned=True)]
-    assert names(expired(found, Retention(count=1), NOW)) == ["s2", "s1"]
-    assert names(expired(found, Retention(count=1), NOW, frozenset({"s2"}))) == ["s1"]
+    assert names(expired(found, SnapshotRetention(count=1), NOW)) == ["s2", "s1"]
+    assert names(expired(found, SnapshotRetention(count=1), NOW, frozenset({"s2"}))) == ["s1"]
 
 
 def test_damaged_ones_do_not_count_as_success() -> None:
     found = [stored("bad", NOW, state="VerifyFailed"), *daily(2)]
-    assert names(expired(found, Retention(count=1), NOW)) == ["s1"]
+    assert names(expired(found, SnapshotRetention(count=1), NOW)) == ["s1"]
     lost = stored(
         "lost",
         NOW,
         more={"conditions": [{"type": "Available", "status": "False"}]},
     )
-    assert names(expired([lost, *daily(2)], Retention(count=1), NOW)) == ["s1"]
+    assert names(expired([lost, *daily(2)], SnapshotRetention(count=1), NOW)) == ["s1"]
 
 
 def test_of_failed_ones_the_newest_are_kept_for_reading() -> None:
@@ -103,7 +103,7 @@ def test_of_failed_ones_the_newest_are_kept_for_reading() -> None:
         snapshot(f"f{n}", created=NOW - DAY * n, status={"state": "Failed"})
         for n in range(FAILED_KEPT_MAX + 2)
     ]
-    assert names(expired(failed, Retention(), NOW)) == ["f4", "f3"]
+    assert names(expired(failed, SnapshotRetention(), NOW)) == ["f4", "f3"]
 
 
 def test_what_is_under_way_stays() -> None:
@@ -111,31 +111,31 @@ def test_what_is_under_way_stays() -> None:
     proving = stored(
         "v", NOW - DAY * 8, state="Succeeded", more={"verification": {"method": "Checksum"}}
     )
-    assert names(expired([running, proving, *daily(2)], Retention(count=1), NOW)) == ["s1"]
+    assert names(expired([running, proving, *daily(2)], SnapshotRetention(count=1), NOW)) == ["s1"]
 
 
 def test_what_is_being_proven_takes_no_proven_ones_place() -> None:
     proving = {"verification": {"method": "Checksum"}}
     new = stored("new", NOW, state="Succeeded", more=proving)
     old = stored("old", NOW - DAY)
-    assert expired([old, new], Retention(count=1), NOW) == []
-    assert expired([old, new], Retention(max_age=DAY / 2), NOW) == []
-    assert names(expired([old, stored("new", NOW)], Retention(count=1), NOW)) == ["old"]
+    assert expired([old, new], SnapshotRetention(count=1), NOW) == []
+    assert expired([old, new], SnapshotRetention(max_age=DAY / 2), NOW) == []
+    assert names(expired([old, stored("new", NOW)], SnapshotRetention(count=1), NOW)) == ["old"]
 
 
 def test_where_snapshots_are_verified_the_newest_proven_one_stays() -> None:
     found = [stored(f"s{n}", NOW - DAY * n, state="Succeeded") for n in range(3)]
     found += [stored("v3", NOW - DAY * 3), stored("v4", NOW - DAY * 4)]
-    assert names(expired(found, Retention(count=1), NOW, proven=True)) == ["v4", "s2", "s1"]
-    assert names(expired(found, Retention(count=1), NOW)) == ["v4", "v3", "s2", "s1"]
+    assert names(expired(found, SnapshotRetention(count=1), NOW, proven=True)) == ["v4", "s2", "s1"]
+    assert names(expired(found, SnapshotRetention(count=1), NOW)) == ["v4", "v3", "s2", "s1"]
 
 
 def test_a_removal_that_has_begun_is_finished() -> None:
     begun = stored("s", NOW - DAY, state="Removing", pinned=True)
     held = frozenset({"s"})
-    assert names(expired([begun, *daily(1)], Retention(), NOW, held)) == ["s"]
+    assert names(expired([begun, *daily(1)], SnapshotRetention(), NOW, held)) == ["s"]
     other = stored("old", NOW - DAY * 9)
-    assert expired([begun, other], Retention(count=1), NOW) == [begun], "nor does it count"
+    assert expired([begun, other], SnapshotRetention(count=1), NOW) == [begun], "nor does it count"
 
 
 def test_damage_that_blocks_a_store_is_not_kept_for_reading() -> None:
@@ -147,8 +147,8 @@ def test_damage_that_blocks_a_store_is_not_kept_for_reading() -> None:
         stored("begun", NOW - DAY * 9, state="Removing"),
         *daily(1),
     ]
-    assert names(expired(found, Retention(), NOW)) == ["begun"]
-    assert names(expired(found, Retention(), NOW, damage=True)) == ["begun", "bad"]
+    assert names(expired(found, SnapshotRetention(), NOW)) == ["begun"]
+    assert names(expired(found, SnapshotRetention(), NOW, damage=True)) == ["begun", "bad"]
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -160,7 +160,7 @@ def test_against_a_model(seed: int) -> None:
         made = NOW - DAY * dice.uniform(0, 60)
         state = dice.choice(("Verified", "Succeeded", "VerifyFailed", "Failed", "Running"))
         found.append(stored(f"s{n:02}", made, state=state, pinned=dice.random() < 0.1))
-    retention = Retention(
+    retention = SnapshotRetention(
         count=dice.choice((None, 1, 2, 5)),
         max_age=dice.choice((None, DAY, DAY * 20)),
         min_successful=dice.randrange(4),
@@ -181,8 +181,8 @@ def test_against_a_model(seed: int) -> None:
 
 
 def test_age_alone_is_looked_at_in_time() -> None:
-    assert next_expiry(daily(3), Retention(max_age=DAY * 2.5), NOW) == NOW + DAY / 2
-    assert next_expiry(daily(3), Retention(count=1), NOW) is None
+    assert next_expiry(daily(3), SnapshotRetention(max_age=DAY * 2.5), NOW) == NOW + DAY / 2
+    assert next_expiry(daily(3), SnapshotRetention(count=1), NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -248,14 +248,14 @@ def test_a_removal_is_started_watched_and_retried() -> None:
     assert first.start
     assert first.attempt is not None
     assert first.attempt.ordinal == 2, "where the newest was taken"
-    assert next_step(removal, first.attempt, Job("Running"), seen).attempt == first.attempt
-    done = Job("Succeeded", objects_removed=3)
+    assert next_step(removal, first.attempt, ObservedJob("Running"), seen).attempt == first.attempt
+    done = ObservedJob("Succeeded", objects_removed=3)
     ended = next_step(removal, first.attempt, done, seen)
     assert ended.done == done
     assert ended.attempt is not None
     assert not ended.attempt.running, "it is not looked at again"
     assert next_step(removal, ended.attempt, NoJob.NONE, seen).done == done
-    failed = next_step(removal, first.attempt, Job("Failed", reason="StoreBusy"), seen)
+    failed = next_step(removal, first.attempt, ObservedJob("Failed", reason="StoreBusy"), seen)
     assert failed.problem is not None
     assert failed.problem[0] == "StoreBusy"
     waits = next_step(removal, failed.attempt, NoJob.NONE, seen)
@@ -273,7 +273,9 @@ def test_a_removal_is_started_watched_and_retried() -> None:
     assert again.attempt is not None
     assert again.attempt.job_id != first.attempt.job_id, "a failed job stays failed"
     assert again.problem == failed.problem, "until it is done"
-    assert next_step(removal, again.attempt, Job("Running"), later).problem == failed.problem
+    assert (
+        next_step(removal, again.attempt, ObservedJob("Running"), later).problem == failed.problem
+    )
     gone = next_step(removal, Attempt("x", 1), NoJob.UNKNOWN, later)
     assert gone.start, "the replica was restarted"
 
@@ -302,7 +304,7 @@ def test_damage_is_remembered_over_a_restart_and_said() -> None:
     seen = group(partition({"destination": VOLUME}))
     (removal,) = removals([stored("a", NOW)], seen)
     attempt = Attempt("x", 1)
-    bad = Job("Failed", reason="SnapshotDamaged", message="manifest b")
+    bad = ObservedJob("Failed", reason="SnapshotDamaged", message="manifest b")
     step = next_step(removal, attempt, bad, seen)
     assert step.attempt is not None
     assert step.problem is not None

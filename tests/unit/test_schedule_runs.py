@@ -18,7 +18,12 @@ from partition_operator.reconcile.schedule.cron import (
     Schedule,
     decide,
 )
-from partition_operator.reconcile.schedule.policy import FRESH_GRACE, PolicyView, plan, refused
+from partition_operator.reconcile.schedule.policy import (
+    FRESH_GRACE,
+    ObservedSchedule,
+    plan,
+    refused,
+)
 
 from tests.support.due_times import END, MINUTE, START, UTC
 from tests.support.snapshot_objects import NOW, OBJECT_STORE, group, partition, snapshot, stored
@@ -87,10 +92,10 @@ class World:
         self.sourceless_until = START
         self.fresh: list[tuple[dt.datetime, bool]] = []
 
-    def view(self) -> PolicyView:
+    def view(self) -> ObservedSchedule:
         found = parse(self.body)
         seen = group(found, self.now, leaderless=self.now < self.sourceless_until)
-        return PolicyView(seen, tuple(self.snapshots.values()))
+        return ObservedSchedule(seen, tuple(self.snapshots.values()))
 
     def turn(self, *, crash: float) -> dt.datetime:
         """Looks until there is nothing to do; returns when to look again."""
@@ -343,7 +348,7 @@ def fresh(now: dt.datetime, *snapshots: Snapshot, deadline: int | None = None) -
         "scheduledUntil": stamp(now),
     }
     found = partition(spec, status={"snapshots": status})
-    step = plan(PolicyView(group(found, now), snapshots))
+    step = plan(ObservedSchedule(group(found, now), snapshots))
     return next(c.status for c in step.conditions if c.type == "SnapshotFresh")
 
 
@@ -376,7 +381,7 @@ def test_stale_is_an_event_once_and_names_the_failure() -> None:
     failed = snapshot(
         "b", created=at(2), status={"state": "Failed", "message": "StoreRefused: no bucket"}
     )
-    step = plan(PolicyView(group(found, at(2, 30)), (failed,)))
+    step = plan(ObservedSchedule(group(found, at(2, 30)), (failed,)))
     (event,) = step.events
     assert event.reason == "SnapshotStale"
     assert "StoreRefused: no bucket" in event.message
@@ -387,7 +392,7 @@ def test_a_bad_schedule_is_a_condition_and_keeps_what_is_known() -> None:
         {"schedule": "0 0 3 * * *", "destination": OBJECT_STORE},
         status={"snapshots": {"missed": 4, "lastSnapshot": "x"}},
     )
-    step = plan(PolicyView(group(found, NOW), ()))
+    step = plan(ObservedSchedule(group(found, NOW), ()))
     valid = next(c for c in step.conditions if c.type == "SnapshotScheduleValid")
     assert (valid.status, valid.reason) == (False, "InvalidSchedule")
     assert step.create is None

@@ -3,8 +3,8 @@
 import pytest
 from partition_operator.clients.kube import ApiError
 from partition_operator.errors import Conflict
-from partition_operator.reconcile.seen.snapshot import Job
-from partition_operator.turns.queue import SNAPSHOT, Entry
+from partition_operator.reconcile.seen.snapshot import ObservedJob
+from partition_operator.turns.queue import SNAPSHOT, QueueItem
 
 from tests.support.schedule_turns import HOUR, KEY, NOW, ON_VOLUME, World, keeping_one, turns
 from tests.support.snapshot_objects import stored
@@ -20,13 +20,13 @@ async def test_a_snapshot_that_was_changed_meanwhile_is_not_touched() -> None:
     world = keeping_one()
     world.changed = "old"
     with pytest.raises(Conflict):
-        await world.reconciler().turn(KEY, Entry())
+        await world.reconciler().turn(KEY, QueueItem())
     assert world.log == []
 
 
 async def test_a_removal_that_failed_is_finished_whatever_the_spec_says_then() -> None:
     world = keeping_one()
-    world.ends = Job("Failed", reason="StoreBusy", message="someone collects")
+    world.ends = ObservedJob("Failed", reason="StoreBusy", message="someone collects")
     reconciler = world.reconciler()
     pause = await turns(reconciler)
     assert world.log == ["Removing old", "prune old"]
@@ -34,13 +34,13 @@ async def test_a_removal_that_failed_is_finished_whatever_the_spec_says_then() -
     said = world.condition("SnapshotsPruned")
     assert (said["status"], said["reason"]) == ("False", "StoreBusy")
     looks, log = world.looks, list(world.log)
-    await reconciler.turn(KEY, Entry())
+    await reconciler.turn(KEY, QueueItem())
     assert (world.looks, world.log) == (looks, log), "a job that ended is not asked for"
     assert world.condition("SnapshotsPruned") == said, "it does not flap"
     # Raised, and the operator starts again.
     assert world.body is not None
     world.body["spec"]["snapshots"]["retention"]["count"] = 9
-    world.ends = Job("Succeeded")
+    world.ends = ObservedJob("Succeeded")
     await turns(world.reconciler())
     assert world.log[-2:] == ["prune old", "delete old uid-old"]
     assert world.condition("SnapshotsPruned")["status"] == "True"
@@ -64,7 +64,7 @@ async def test_a_run_that_the_api_server_refuses_keeps_nothing_else_from_being_d
     assert "delete older uid-older" in world.log
     world.refuses = ApiError(500, "defect")
     with pytest.raises(ApiError):
-        await reconciler.turn(KEY, Entry())
+        await reconciler.turn(KEY, QueueItem())
 
 
 async def test_a_run_that_meets_a_quotas_conflict_is_not_taken_for_one_that_exists() -> None:
@@ -76,7 +76,7 @@ async def test_a_run_that_meets_a_quotas_conflict_is_not_taken_for_one_that_exis
         await turns(reconciler)
         world.now += HOUR
         world.refuses = ApiError(409, "quota q was changed meanwhile", "", reason)
-        await reconciler.turn(KEY, Entry())
+        await reconciler.turn(KEY, QueueItem())
         assert world.condition("SnapshotScheduleValid")["reason"] == said
 
 
@@ -90,9 +90,9 @@ async def test_a_removal_that_the_api_server_refuses_is_said() -> None:
     assert (said["status"], said["reason"]) == ("False", "DeleteRefused")
     assert "old: kept by a policy" in said["message"]
     world.keeps = None
-    await reconciler.turn(KEY, Entry())
+    await reconciler.turn(KEY, QueueItem())
     assert world.log[-1] == "delete old uid-old"
-    await reconciler.turn(KEY, Entry())
+    await reconciler.turn(KEY, QueueItem())
     assert world.condition("SnapshotsPruned")["status"] == "True"
     world.found["old"] = stored("old", NOW - HOUR * 2, destination=ON_VOLUME)
     world.keeps = ApiError(503, "overloaded")
@@ -103,8 +103,8 @@ async def test_a_removal_that_the_api_server_refuses_is_said() -> None:
 async def test_without_its_partition_a_lost_volume_is_noticed() -> None:
     world = World(None, stored("a", NOW, destination=ON_VOLUME))
     reconciler = world.reconciler()
-    assert await reconciler.turn(KEY, Entry()) is None
+    assert await reconciler.turn(KEY, QueueItem()) is None
     assert world.log == []
     world.claims = {}
-    assert await reconciler.turn(KEY, Entry()) is None
+    assert await reconciler.turn(KEY, QueueItem()) is None
     assert world.log == [f"enqueue {SNAPSHOT} a"]

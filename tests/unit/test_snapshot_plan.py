@@ -6,11 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from partition_operator.api.destination import Refusal, VolumeDestination
+from partition_operator.api.destination import DestinationProblem, VolumeDestination
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
 from partition_operator.reconcile.schedule.removal import marked
-from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView, volume_lost
+from partition_operator.reconcile.seen.snapshot import (
+    NoJob,
+    ObservedJob,
+    ObservedSnapshot,
+    volume_lost,
+)
 from partition_operator.reconcile.snapshot import plan as snapshots
 from partition_operator.reconcile.snapshot.actions import (
     CancelJob,
@@ -113,7 +118,7 @@ def test_a_younger_or_ended_one_is_not_waited_for() -> None:
         (snapshot(), {"spec": {}}, "NoDestination", "set spec.destination"),
         (
             snapshot(),
-            {"refusal": Refusal("SecretNotFound", "Secret s3 does not exist")},
+            {"refusal": DestinationProblem("SecretNotFound", "Secret s3 does not exist")},
             "SecretNotFound",
             "Secret s3 does not exist",
         ),
@@ -154,14 +159,14 @@ def test_bad_input_fails_at_once_and_says_what_to_do(
 
 def test_a_partition_may_come_a_little_later() -> None:
     found = snapshot()
-    early = SnapshotView(found, NOW + SECOND * 240, None)
+    early = ObservedSnapshot(found, NOW + SECOND * 240, None)
     step = plan(early, "image:1")
     assert condition(step, "Queued")["reason"] == "WaitingForPartition"
     assert "Partition part does not exist yet: it is waited for until" in step.status["message"]
     assert [e.reason for e in step.events] == ["SnapshotWaiting"]
-    again = SnapshotView(after(step, found), NOW + SECOND * 250, None)
+    again = ObservedSnapshot(after(step, found), NOW + SECOND * 250, None)
     assert plan(again, "image:1").events == [], "said once"
-    late = SnapshotView(found, NOW + snapshots.PARTITION_GRACE, None)
+    late = ObservedSnapshot(found, NOW + snapshots.PARTITION_GRACE, None)
     assert condition(plan(late, "image:1"), "Failed")["reason"] == "PartitionNotFound"
 
 
@@ -224,13 +229,17 @@ def test_after_a_damaged_one_the_next_is_written_anew() -> None:
 
 def test_progress_is_written_in_steps() -> None:
     found = started()
-    step = plan(view(found, job=Job("Running", "Writing", 13)), "image:1")
+    step = plan(view(found, job=ObservedJob("Running", "Writing", 13)), "image:1")
     assert (step.status["percent"], step.status["phase"]) == (13, "Writing")
     assert step.action is None
     next_found = after(step, found)
-    same = plan(view(next_found, NOW + SECOND * 30, job=Job("Running", "Writing", 14)), "image:1")
+    same = plan(
+        view(next_found, NOW + SECOND * 30, job=ObservedJob("Running", "Writing", 14)), "image:1"
+    )
     assert same.status == step.status, "no write for a percent"
-    later = plan(view(next_found, NOW + SECOND * 60, job=Job("Running", "Writing", 14)), "image:1")
+    later = plan(
+        view(next_found, NOW + SECOND * 60, job=ObservedJob("Running", "Writing", 14)), "image:1"
+    )
     assert later.status["percent"] == 14, "nor is a move overlooked"
 
 
@@ -238,16 +247,18 @@ def test_a_slow_job_that_moves_or_waits_its_turn_is_not_stalled() -> None:
     found, now = run(started()), NOW
     for percent in range(51, 55):
         now += snapshots.JOB_STALLED - SECOND
-        found = after(plan(view(found, now, job=Job("Running", "Writing", percent)), "i"), found)
+        found = after(
+            plan(view(found, now, job=ObservedJob("Running", "Writing", percent)), "i"), found
+        )
         assert (found.state, found.status["percent"]) == ("Running", percent)
-    found = after(plan(view(found, now, job=Job("Queued")), "i"), found)
+    found = after(plan(view(found, now, job=ObservedJob("Queued")), "i"), found)
     now += snapshots.JOB_STALLED * 3
-    waiting = plan(view(found, now, job=Job("Queued")), "i")
+    waiting = plan(view(found, now, job=ObservedJob("Queued")), "i")
     assert waiting.status["state"] == "Running", "other jobs of its replica come first"
-    found = after(plan(view(found, now, job=Job("Running", "Writing", 0)), "i"), found)
+    found = after(plan(view(found, now, job=ObservedJob("Running", "Writing", 0)), "i"), found)
     now += snapshots.JOB_STALLED - SECOND
-    assert plan(view(found, now, job=Job("Running", "Writing", 0)), "i").action is None
-    over = plan(view(found, now + SECOND, job=Job("Running", "Writing", 0)), "i")
+    assert plan(view(found, now, job=ObservedJob("Running", "Writing", 0)), "i").action is None
+    over = plan(view(found, now + SECOND, job=ObservedJob("Running", "Writing", 0)), "i")
     assert over.action == CancelJob(1, "uid-snap/1"), "two at once would write the same"
 
 
@@ -256,7 +267,7 @@ def test_a_partition_made_anew_is_not_snapshotted_in_its_place() -> None:
     queued = started(leaderless=True)
     assert (queued.state, queued.cluster_id) == ("Queued", CLUSTER), "from the first look"
     for found in (queued, run(started())):
-        step = plan(view(found, group=other, job=Job("Running", "Writing", 50)), "image:1")
+        step = plan(view(found, group=other, job=ObservedJob("Running", "Writing", 50)), "image:1")
         assert step.action is None
         assert condition(step, "Failed")["reason"] == "PartitionReplaced"
 
@@ -285,9 +296,13 @@ def test_a_start_that_was_lost_is_made_again_with_the_same_id() -> None:
     ("job", "wait", "reason"),
     [
         (NoJob.UNKNOWN, 0, "SourceRestarted"),
-        (Job("Failed", reason="StoreUnavailable", message="m", retriable=True), 0, "StoreUnavail"),
+        (
+            ObservedJob("Failed", reason="StoreUnavailable", message="m", retriable=True),
+            0,
+            "StoreUnavail",
+        ),
         (NoJob.SILENT, 60, "SourceUnreachable"),
-        (Job("Running", "Writing", 50), 6 * 3600, "Stalled"),
+        (ObservedJob("Running", "Writing", 50), 6 * 3600, "Stalled"),
     ],
 )
 def test_a_source_that_dies_means_another_try_elsewhere(job: Any, wait: int, reason: str) -> None:
@@ -315,7 +330,7 @@ def test_a_source_that_dies_means_another_try_elsewhere(job: Any, wait: int, rea
 
 def test_attempts_end_with_the_last_reason() -> None:
     found, now = started(), NOW
-    lost = Job("Failed", reason="StoreUnavailable", message="no answer", retriable=True)
+    lost = ObservedJob("Failed", reason="StoreUnavailable", message="no answer", retriable=True)
     for attempt in range(1, snapshots.ATTEMPTS_MAX + 1):
         assert found.status["attempts"] == attempt
         step = plan(view(found, now, job=lost), "image:1")
@@ -330,7 +345,7 @@ def test_attempts_end_with_the_last_reason() -> None:
 
 
 def test_what_nobody_can_mend_by_waiting_fails_at_once() -> None:
-    refused = Job("Failed", reason="StoreRefused", message="NoSuchBucket: create it")
+    refused = ObservedJob("Failed", reason="StoreRefused", message="NoSuchBucket: create it")
     step = plan(view(run(started()), job=refused), "image:1")
     assert condition(step, "Failed")["reason"] == "StoreRefused"
     assert step.status["message"] == "StoreRefused: NoSuchBucket: create it"

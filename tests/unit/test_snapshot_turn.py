@@ -9,9 +9,9 @@ from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.clients.snapshot_observer import SnapshotObserver
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.reconcile.snapshot import plan as snapshots
-from partition_operator.turns.queue import SCHEDULE, Entry, Key
+from partition_operator.turns.queue import SCHEDULE, Key, QueueItem
 from partition_operator.turns.schedule import ScheduleReconciler
 from partition_operator.turns.snapshot import SnapshotReconciler
 
@@ -132,8 +132,8 @@ class Foreign:
 async def test_of_another_operators_partition_nothing_else_is_looked_at(state: str) -> None:
     kube = cast("Any", Foreign(snapshot(status={"state": state})))
     observer = SnapshotObserver(kube, kube, kube)
-    config = Config("system", "id", "image")
+    config = OperatorConfig("system", "id", "image")
     reconciler = SnapshotReconciler(config, kube, observer, kube, kube)
-    assert await reconciler.turn(KEY, Entry()) == config.resync_s
+    assert await reconciler.turn(KEY, QueueItem()) == config.resync_s
     schedules = ScheduleReconciler(config, kube, observer, kube, kube, kube)
-    assert await schedules.turn(Key(SCHEDULE, "ns", "part"), Entry()) == config.resync_s
+    assert await schedules.turn(Key(SCHEDULE, "ns", "part"), QueueItem()) == config.resync_s

@@ -15,7 +15,7 @@ from partition_operator.__main__ import parse
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError
 from partition_operator.clients.replica import PartitionCertificate
-from partition_operator.config import Config, ConfigError
+from partition_operator.config import ConfigError, OperatorConfig
 from partition_operator.errors import AuthorityInvalid
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import (
@@ -26,7 +26,7 @@ from partition_operator.resources.certificates import (
     issue,
     make_authority,
 )
-from partition_operator.resources.trust import Authority, Step
+from partition_operator.resources.trust import Authority, TrustStep
 from partition_proto.connection import pem
 
 from tests.support.certificates import KnownAuthority
@@ -45,9 +45,9 @@ from tests.support.trust_steps import (
 def test_a_change_parts_nobody_who_is_a_step_behind() -> None:
     old, new = make_authority(NOW), make_authority(NOW)
     secrets: Secrets = dict.fromkeys(ROLES)
-    assert settle(secrets, Authority(old), NOW) == [Step.NOTHING] * 2
+    assert settle(secrets, Authority(old), NOW) == [TrustStep.NOTHING] * 2
     held = {name: [content(secret)] for name, secret in secrets.items()}
-    seen: list[list[Step]] = []
+    seen: list[list[TrustStep]] = []
     now = NOW
     for _ in range(4):
         # Certificates are not older than the real time, or the handshakes would refuse them.
@@ -60,10 +60,10 @@ def test_a_change_parts_nobody_who_is_a_step_behind() -> None:
             assert talk(server, client), f"after {len(seen)} steps"
         now += LIFETIMES.spread
     assert seen == [
-        [Step.WAIT] * 2,  # both authorities are trusted
-        [Step.WAIT] * 2,  # the certificates are new
-        [Step.NOTHING] * 2,  # the old authority is left out
-        [Step.NOTHING] * 2,
+        [TrustStep.WAIT] * 2,  # both authorities are trusted
+        [TrustStep.WAIT] * 2,  # the certificates are new
+        [TrustStep.NOTHING] * 2,  # the old authority is left out
+        [TrustStep.NOTHING] * 2,
     ]
     for secret in secrets.values():
         assert content(secret).authority == new.certificate
@@ -81,7 +81,7 @@ def test_nothing_waits_for_certificates_that_have_ended() -> None:
     settle(secrets, Authority(make_authority(NOW)), NOW)
     later = NOW + LIFETIMES.certificate
     new = Authority(make_authority(later))
-    assert trust.steps(secrets, new, later) == dict.fromkeys(ROLES, Step.ISSUE)
+    assert trust.steps(secrets, new, later) == dict.fromkeys(ROLES, TrustStep.ISSUE)
     settle(secrets, new, later)
     for name, secret in secrets.items():
         held = trust.read(secret)
@@ -95,15 +95,15 @@ def test_a_certificate_is_renewed_before_it_ends_and_not_earlier() -> None:
     settle(secrets, authority, NOW)
     due = NOW + LIFETIMES.certificate - LIFETIMES.renew_before
     before = due - dt.timedelta(minutes=1)
-    assert trust.steps(secrets, authority, before) == dict.fromkeys(ROLES, Step.NOTHING)
-    assert trust.steps(secrets, authority, due) == dict.fromkeys(ROLES, Step.ISSUE)
-    assert settle(secrets, authority, due) == [Step.NOTHING] * 2
+    assert trust.steps(secrets, authority, before) == dict.fromkeys(ROLES, TrustStep.NOTHING)
+    assert trust.steps(secrets, authority, due) == dict.fromkeys(ROLES, TrustStep.ISSUE)
+    assert settle(secrets, authority, due) == [TrustStep.NOTHING] * 2
 
 
 def test_a_certificate_that_ends_with_its_authority_is_not_issued_again_and_again() -> None:
     authority = Authority(make_authority(NOW, Lifetimes(authority=dt.timedelta(days=30))))
     secrets: Secrets = dict.fromkeys(ROLES)
-    assert settle(secrets, authority, NOW) == [Step.NOTHING] * 2
+    assert settle(secrets, authority, NOW) == [TrustStep.NOTHING] * 2
     held = trust.read(secrets["cart-client-tls"])
     assert held.certificate is not None
     assert held.certificate.not_valid_after_utc == NOW + dt.timedelta(days=30)
@@ -124,9 +124,9 @@ def test_a_secret_that_is_damaged_is_written_anew(key: str) -> None:
         if value is None:
             del damaged["data"][key]
         steps = trust.steps(secrets, authority, NOW)
-        assert steps["cart-client-tls"] in (Step.ISSUE, Step.TRUST)
+        assert steps["cart-client-tls"] in (TrustStep.ISSUE, TrustStep.TRUST)
         copy = dict(secrets)
-        assert settle(copy, authority, NOW) == [Step.NOTHING] * 2
+        assert settle(copy, authority, NOW) == [TrustStep.NOTHING] * 2
         pem.check(content(copy["cart-client-tls"]))
 
 
@@ -152,8 +152,8 @@ def test_a_secret_with_a_key_of_an_unknown_kind_is_written_anew(parts: tuple[str
         whole = base64.b64decode(strange["data"][part])
         strange["data"][part] = base64.b64encode(on_another_curve(whole)).decode()
     assert trust.read(strange).certificate is None
-    assert trust.steps(secrets, authority, NOW)["cart-client-tls"] is Step.ISSUE
-    assert settle(secrets, authority, NOW) == [Step.NOTHING] * 2
+    assert trust.steps(secrets, authority, NOW)["cart-client-tls"] is TrustStep.ISSUE
+    assert settle(secrets, authority, NOW) == [TrustStep.NOTHING] * 2
 
 
 def test_nothing_is_signed_by_an_authority_whose_key_is_of_an_unknown_kind() -> None:
@@ -180,7 +180,7 @@ def test_authorities_that_cannot_be_read_are_trusted_anew() -> None:
     text = "\n".join([head, base64.b64encode(der).decode(), tail, ""])
     strange["data"]["ca.crt"] = base64.b64encode(text.encode()).decode()
     assert trust.read(strange).trusted == ()
-    assert trust.steps(secrets, authority, NOW)["cart-client-tls"] is Step.TRUST
+    assert trust.steps(secrets, authority, NOW)["cart-client-tls"] is TrustStep.TRUST
 
 
 # --- the operator's own -----------------------------------------------------------------------
@@ -270,7 +270,7 @@ class FakeKube:
 
 
 async def opened(kube: FakeKube) -> AuthorityKeeper:
-    config = Config("system", "me", "image:1", authority_look_s=1e-9)
+    config = OperatorConfig("system", "me", "image:1", authority_look_s=1e-9)
     found = AuthorityKeeper(kube, config)  # type: ignore[arg-type]
     await found.open()
     return found

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from partition_operator.api import names
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.seen.progress import Progress
-from partition_operator.reconcile.seen.snapshot import Job, NoJob
+from partition_operator.reconcile.seen.progress import JobProgress
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob
 from partition_operator.reconcile.snapshot import verification
 from partition_operator.reconcile.snapshot.actions import (
-    CreatePod,
+    CreateVerifyPod,
     DeletePod,
     StartVerify,
 )
@@ -41,14 +41,14 @@ def test_checksums_are_compared_by_a_replica() -> None:
     assert isinstance(step.action, StartVerify)
     assert step.action.job_id == "uid-snap/verify-1"
     found = after(step, found)
-    going = plan(view(found, job=Job("Running", "Verifying", 47)), "image:1")
+    going = plan(view(found, job=ObservedJob("Running", "Verifying", 47)), "image:1")
     assert going.action is None
     assert "Verifying, 45 %" in condition(going, "Verified")["message"]
-    good = plan(view(found, job=Job("Succeeded")), "image:1")
+    good = plan(view(found, job=ObservedJob("Succeeded")), "image:1")
     assert good.status["state"] == "Verified"
     assert condition(good, "Verified")["status"] == "True"
     assert [e.reason for e in good.events] == ["SnapshotVerified"]
-    bad = Job("Failed", reason="SnapshotDamaged", message="object 12ab is missing")
+    bad = ObservedJob("Failed", reason="SnapshotDamaged", message="object 12ab is missing")
     damaged = plan(view(found, job=bad), "image:1")
     assert damaged.status["state"] == "VerifyFailed"
     assert condition(damaged, "Verified")["status"] == "False"
@@ -60,7 +60,7 @@ def test_checksums_are_compared_by_a_replica() -> None:
 
 def test_a_verification_that_can_not_be_done_says_nothing_of_the_snapshot() -> None:
     found, now = succeeded(), NOW
-    lost = Job("Failed", reason="StoreUnavailable", message="no answer", retriable=True)
+    lost = ObservedJob("Failed", reason="StoreUnavailable", message="no answer", retriable=True)
     for _ in range(verification.ATTEMPTS_MAX):
         found = after(plan(view(found, now), "image:1"), found)
         step = plan(view(found, now, job=lost), "image:1")
@@ -104,11 +104,11 @@ def test_a_pod_of_somebody_else_is_reported_and_left_alone() -> None:
     assert step.pause_s is not None
     assert step.pause_s >= 10
     free = plan(view(after(step, found)), "image:1")
-    assert isinstance(free.action, CreatePod), "it goes on by itself"
+    assert isinstance(free.action, CreateVerifyPod), "it goes on by itself"
 
 
 def pod_of(step: SnapshotPlan, **status: Any) -> dict[str, Any]:
-    assert isinstance(step.action, CreatePod)
+    assert isinstance(step.action, CreateVerifyPod)
     body = step.action.body
     meta = body["metadata"] | {"creationTimestamp": stamp(NOW), "uid": "pod-uid"}
     return body | {"metadata": meta, "status": status}
@@ -277,7 +277,7 @@ def test_a_refused_pod_is_said_in_the_api_servers_words_once() -> None:
     found = after(step, found)
     again = plan(replace(view(found), refused="exceeded quota: q"), "image:1")
     assert (again.status, again.events) == (step.status, [])
-    assert isinstance(plan(view(found), "image:1").action, CreatePod), "it is tried again"
+    assert isinstance(plan(view(found), "image:1").action, CreateVerifyPod), "it is tried again"
 
 
 def test_a_verifying_pod_carries_the_marks_of_every_pod() -> None:
@@ -296,7 +296,7 @@ def test_a_verifying_pod_says_how_far_it_is() -> None:
     first = plan(view(found), "image:1")
     pod = pod_of(first) | {"status": {"phase": "Running"}}
     found = after(first, found)
-    told = Progress("Restoring", 50)
+    told = JobProgress("Restoring", 50)
     step = plan(replace(view(found, pod=pod), progress=told), "image:1")
     assert "Restoring, 50 %" in condition(step, "Verified")["message"]
     silent = plan(view(after(step, found), pod=pod), "image:1")

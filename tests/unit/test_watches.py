@@ -11,7 +11,7 @@ from partition_common.backoff import Backoff
 from partition_operator.handlers import watches
 from partition_operator.handlers.watches import Watches
 from partition_operator.handlers.watching import COMPONENTS, WATCHED, apply_settings, build_registry
-from partition_operator.turns.queue import PARTITION, Entry, Key, WorkQueue
+from partition_operator.turns.queue import PARTITION, Key, QueueItem, WorkQueue
 
 from tests.support.local_group import eventually
 from tests.support.watched_cluster import Cluster, nobody
@@ -63,7 +63,7 @@ async def test_a_key_that_is_forgotten_before_its_turn_has_none() -> None:
     queue = WorkQueue(1, nobody)
     turns: list[str] = []
 
-    async def turn(key: Key, _: Entry) -> float:
+    async def turn(key: Key, _: QueueItem) -> float:
         turns.append(key.name)
         if key.name == "first":
             queue.forget("gone")

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from partition_operator.errors import Deposed, OperatorError
-from partition_operator.turns.queue import Entry, Key, Turn, WorkQueue
+from partition_operator.turns.queue import Key, QueueItem, Turn, WorkQueue
 
 from tests.support.local_group import eventually
 
@@ -40,7 +40,7 @@ class Work:
         self.go: dict[str, asyncio.Event] = {}
         self._now: dict[str, int] = {}
 
-    async def turn(self, key: Key, _: Entry) -> float | None:
+    async def turn(self, key: Key, _: QueueItem) -> float | None:
         name = key.name
         self.begun.append(name)
         self._now[name] = self._now.get(name, 0) + 1
@@ -77,7 +77,7 @@ async def test_what_is_forgotten_and_comes_back_during_its_last_turn_is_looked_a
     queue = WorkQueue(1, nobody)
     go, turns = asyncio.Event(), 0
 
-    async def turn(_: Key, __: Entry) -> float | None:
+    async def turn(_: Key, __: QueueItem) -> float | None:
         nonlocal turns
         turns += 1
         await go.wait()
@@ -135,7 +135,7 @@ async def test_a_turn_that_fails_is_tried_again_and_holds_up_no_other() -> None:
     queue, tries = WorkQueue(1, nobody), 0
     seen: list[str] = []
 
-    async def turn(key: Key, _: Entry) -> float | None:
+    async def turn(key: Key, _: QueueItem) -> float | None:
         nonlocal tries
         seen.append(key.name)
         if key.name == "bad":
@@ -163,7 +163,7 @@ async def test_a_token_that_a_replica_finds_too_low_is_raised_before_the_next_tr
     queue = WorkQueue(1, raise_above)
     tries = 0
 
-    async def turn(_: Key, __: Entry) -> float | None:
+    async def turn(_: Key, __: QueueItem) -> float | None:
         nonlocal tries
         tries += 1
         if not raised:

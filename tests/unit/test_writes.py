@@ -11,13 +11,13 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition import membership, objects
 from partition_operator.reconcile.partition.actions import (
     AddLearner,
+    AnnotateClaim,
     Apply,
     Bootstrap,
     IssueCertificate,
     Join,
-    MarkClaim,
     PromoteLearner,
-    PutBack,
+    RepairLabels,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.partition.writes import target
@@ -30,7 +30,11 @@ from partition_operator.reconcile.seen.last_write import (
     refused,
     taken,
 )
-from partition_operator.reconcile.seen.partition import Claim, Observed, Pod
+from partition_operator.reconcile.seen.partition import (
+    ObservedClaim,
+    ObservedPartition,
+    ObservedPod,
+)
 from partition_operator.resources.common import (
     covers,
     difference,
@@ -86,7 +90,7 @@ def test_the_owner_decides_and_then_all_of_our_marks(
 def test_no_certificate_is_written_into_a_secret_of_somebody_else(name: str) -> None:
     live = {"kind": "Secret", "metadata": {"name": name, "uid": "x", "labels": {"app": "shop"}}}
     fresh = partition(status={"bootstrapped": False})
-    observed = Observed(fresh, NOW, {("Secret", name): live}, (), (), ())
+    observed = ObservedPartition(fresh, NOW, {("Secret", name): live}, (), (), ())
     step = plan(observed, "image:1")
     assert step.action is None
     assert conditions(step)["Accepted"]["reason"] == "Conflict"
@@ -108,27 +112,27 @@ def test_labels_are_put_back_by_uid() -> None:
         replace(p, labelled=p.ordinal != 1, uid=f"p{p.ordinal}") for p in observed.pods
     )
     step = plan(replace(observed, pods=unlabelled), "image:1")
-    assert step.action == PutBack("Pod", "part-1", "p1", names.labels("part"))
+    assert step.action == RepairLabels("Pod", "part-1", "p1", names.labels("part"))
     claims = tuple(replace(c, labelled=c.ordinal != 2) for c in observed.claims)
     step = plan(replace(observed, claims=claims), "image:1")
     selector = names.selector("part")
-    assert step.action == PutBack("PersistentVolumeClaim", "data-part-2", "c2", selector)
+    assert step.action == RepairLabels("PersistentVolumeClaim", "data-part-2", "c2", selector)
     secret = {"kind": "Secret", "metadata": metadata(partition(), "part-client-tls", "client")}
     secret["metadata"] |= {"uid": "s", "labels": {}}
     step = plan(replace(observed, objects=observed.objects | {key(secret): secret}), "image:1")
     marks = names.labels("part", "client")
-    assert step.action == PutBack("Secret", "part-client-tls", "s", marks)
+    assert step.action == RepairLabels("Secret", "part-client-tls", "s", marks)
     orphan = {
         "kind": "Secret",
         "metadata": {"name": "part-client-tls", "uid": "s", "labels": marks},
     }
     step = plan(replace(observed, objects=observed.objects | {key(orphan): orphan}), "image:1")
-    assert step.action == PutBack("Secret", "part-client-tls", "s", marks, owned=True)
+    assert step.action == RepairLabels("Secret", "part-client-tls", "s", marks, owned=True)
 
 
 @pytest.mark.parametrize("other", [{"blockOwnerDeletion": True}, {"apiVersion": "logstore.dev/v1"}])
 def test_an_owner_reference_of_ours_is_left_as_it_is(other: dict[str, Any]) -> None:
-    """Nothing that PutBack writes would change it."""
+    """Nothing that RepairLabels writes would change it."""
     observed = running()
     secret = {"kind": "Secret", "metadata": metadata(partition(), "part-client-tls", "client")}
     owner = secret["metadata"]["ownerReferences"][0] | other
@@ -167,7 +171,7 @@ def key(body: dict[str, Any]) -> tuple[str, str]:
 
 def test_a_group_does_not_grow_over_a_claim_of_somebody_else() -> None:
     observed = running({"replicas": 5})
-    unknown = Claim(3, "2026-01-02T00:00:00Z", "", "x", labelled=False)
+    unknown = ObservedClaim(3, "2026-01-02T00:00:00Z", "", "x", labelled=False)
     found = applied(replace(observed, objects={}, claims=(*observed.claims, unknown)))
     assert found.objects["StatefulSet", "part"]["spec"]["replicas"] == 3
     step = plan(found, "image:1")
@@ -184,7 +188,7 @@ def test_a_group_does_not_grow_over_a_claim_of_somebody_else() -> None:
 # --- what is refused --------------------------------------------------------------------------
 
 
-def refuse(observed: Observed, step: Plan, at: dt.datetime = NOW) -> Observed:
+def refuse(observed: ObservedPartition, step: Plan, at: dt.datetime = NOW) -> ObservedPartition:
     """As if the API server had refused the step's action."""
     assert step.action is not None
     found = target(step.action, "part")
@@ -243,12 +247,14 @@ def test_another_content_is_tried_at_once() -> None:
 
 def test_a_volume_is_not_touched_while_its_mark_is_refused() -> None:
     fresh = partition(status={"bootstrapped": False})
-    pods = tuple(Pod(n, f"10.0.0.{n}", True, False) for n in range(3))
-    claims = tuple(Claim(n, "2026-01-02T00:00:00Z", "" if n == 0 else CLUSTER) for n in range(3))
-    base = Observed(fresh, NOW, {}, pods, claims, (new(0), new(1)))
+    pods = tuple(ObservedPod(n, f"10.0.0.{n}", True, False) for n in range(3))
+    claims = tuple(
+        ObservedClaim(n, "2026-01-02T00:00:00Z", "" if n == 0 else CLUSTER) for n in range(3)
+    )
+    base = ObservedPartition(fresh, NOW, {}, pods, claims, (new(0), new(1)))
     observed = applied(base)
     step = plan(observed, "image:1")
-    assert step.action == MarkClaim(0, CLUSTER)
+    assert step.action == AnnotateClaim(0, CLUSTER)
     step = plan(refuse(observed, step), "image:1")
     assert step.action is None
     assert "PersistentVolumeClaim data-part-0" in conditions(step)["ObjectsApplied"]["message"]
@@ -259,7 +265,7 @@ def test_a_volume_is_not_touched_while_its_mark_is_refused() -> None:
     claims = (*kept.claims[:2], replace(kept.claims[2], cluster_id=""))
     joining = replace(kept, claims=claims, replicas=(*kept.replicas[:2], new(2)))
     step = plan(joining, "image:1")
-    assert step.action == MarkClaim(2, CLUSTER)
+    assert step.action == AnnotateClaim(2, CLUSTER)
     held_back = refuse(joining, step)
     assert not isinstance(plan(held_back, "image:1").action, Join | AddLearner)
     assert membership.next_change(held_back, CLUSTER, 3) == Join(2, CLUSTER)

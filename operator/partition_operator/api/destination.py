@@ -56,7 +56,7 @@ Destination = VolumeDestination | ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class S3Credentials:
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     session_token: str = field(default="", repr=False)
@@ -65,7 +65,7 @@ class Credentials:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class DestinationProblem:
     """Why something can't be done until somebody changes something; `message` says what."""
 
     reason: str
@@ -115,11 +115,11 @@ def store_prefix(prefix: str, namespace: str, partition: str, cluster_id: str) -
     return "/".join(part for part in (prefix.strip("/"), namespace, partition, cluster_id) if part)
 
 
-def credentials(secret: dict[str, Any] | None, name: str) -> Credentials | Refusal:
+def credentials(secret: dict[str, Any] | None, name: str) -> S3Credentials | DestinationProblem:
     """Reads a Secret; says which key is missing, never what another one holds."""
     wanted = f"keys {ACCESS_KEY} and {SECRET_KEY}, and {SESSION_TOKEN} or {AUTHORITY} where needed"
     if secret is None:
-        return Refusal(
+        return DestinationProblem(
             "SecretNotFound", f"Secret {name} does not exist in this namespace: create it; {wanted}"
         )
     data = secret.get("data") or {}
@@ -128,13 +128,15 @@ def credentials(secret: dict[str, Any] | None, name: str) -> Credentials | Refus
         try:
             values[key] = base64.b64decode(data.get(key) or "", validate=True).decode()
         except (binascii.Error, ValueError):
-            return Refusal("SecretKeyInvalid", f"Secret {name}: {key} is not text; {wanted}")
+            return DestinationProblem(
+                "SecretKeyInvalid", f"Secret {name}: {key} is not text; {wanted}"
+            )
     for key in (ACCESS_KEY, SECRET_KEY):
         if not values[key]:
-            return Refusal(
+            return DestinationProblem(
                 "SecretKeyMissing", f"Secret {name} has no {key}: add it; it needs the {wanted}"
             )
-    return Credentials(
+    return S3Credentials(
         values[ACCESS_KEY].strip(),
         values[SECRET_KEY].strip(),
         values[SESSION_TOKEN].strip(),

@@ -13,7 +13,7 @@ from partition_operator.errors import InvalidSpec
 Mode = Literal["None", "Raft"]
 """Of spec.replication.mode."""
 RAFT: Final = "Raft"
-UNREPLICATED: Final = "None"
+STANDALONE: Final = "None"
 
 SNAPSHOT_CONDITIONS = frozenset({"SnapshotScheduleValid", "SnapshotFresh", "SnapshotsPruned"})
 """Of a Partition's status; written by the turn of its snapshots alone."""

@@ -18,7 +18,7 @@ from partition_operator.api.times import parse_stamp
 from partition_operator.errors import InvalidSpec
 
 
-class Verify(StrEnum):
+class VerifyMethod(StrEnum):
     """How a snapshot is proven after it was taken."""
 
     NONE = "None"
@@ -26,7 +26,7 @@ class Verify(StrEnum):
     RESTORE = "Restore"
 
 
-class State(StrEnum):
+class SnapshotState(StrEnum):
     """status.state: one word. The first two are under way, the others are ends; Removing comes
     after an end, before anything of it is taken out of its store."""
 
@@ -39,13 +39,13 @@ class State(StrEnum):
     REMOVING = "Removing"
 
 
-STORED = frozenset({State.SUCCEEDED, State.VERIFIED, State.VERIFY_FAILED})
+STORED = frozenset({SnapshotState.SUCCEEDED, SnapshotState.VERIFIED, SnapshotState.VERIFY_FAILED})
 """There is something in the destination."""
-GOOD = frozenset({State.SUCCEEDED, State.VERIFIED})
+GOOD = frozenset({SnapshotState.SUCCEEDED, SnapshotState.VERIFIED})
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
+class SnapshotRetention:
     """None: no limit of this kind. min_successful: so many good ones stay, whatever their age."""
 
     count: int | None = None
@@ -63,8 +63,8 @@ class SnapshotsSpec:
     deadline: dt.timedelta | None
     suspend: bool
     immediate: bool
-    retention: Retention
-    verify: Verify
+    retention: SnapshotRetention
+    verify: VerifyMethod
     destination: Destination | None
 
 
@@ -72,7 +72,7 @@ class SnapshotsSpec:
 class SnapshotAsked:
     """`spec` of a PartitionSnapshot, checked. None where the Partition's applies."""
 
-    verify: Verify | None
+    verify: VerifyMethod | None
     destination: Destination | None
 
 
@@ -110,7 +110,7 @@ class Snapshot:
 
     @property
     def ended(self) -> bool:
-        return self.state in STORED or self.state in (State.FAILED, State.REMOVING)
+        return self.state in STORED or self.state in (SnapshotState.FAILED, SnapshotState.REMOVING)
 
     @property
     def partition(self) -> str:
@@ -159,7 +159,11 @@ class Snapshot:
     def verifying(self) -> bool:
         """Stored, and its verification has not ended."""
         found = self.status.get("verification") or {}
-        return self.state == State.SUCCEEDED and bool(found) and not found.get("completionTime")
+        return (
+            self.state == SnapshotState.SUCCEEDED
+            and bool(found)
+            and not found.get("completionTime")
+        )
 
     @property
     def started(self) -> dt.datetime | None:
@@ -203,7 +207,7 @@ def parse_snapshot_spec(body: object) -> SnapshotAsked:
     spec = validation.checked(schema.PartitionSnapshotSpec, body, "spec")
     verify, destination = spec.get("verify"), spec.get("destination")
     return SnapshotAsked(
-        verify=None if verify is None else Verify(verify),
+        verify=None if verify is None else VerifyMethod(verify),
         destination=None if destination is None else destination_of(destination),
     )
 
@@ -225,11 +229,11 @@ def parse_snapshots_spec(partition_spec: dict[str, Any]) -> SnapshotsSpec | None
         suspend=body.get("suspend", False),
         immediate=body.get("immediate", False),
         retention=_retention(body.get("retention", schema.Retention())),
-        verify=Verify(body["verify"]),
+        verify=VerifyMethod(body["verify"]),
         destination=destination_of(destination) if destination else None,
     )
 
 
-def _retention(body: schema.Retention) -> Retention:
+def _retention(body: schema.Retention) -> SnapshotRetention:
     age = parse_duration(body.get("maxAge"))
-    return Retention(body.get("count"), age, body.get("minSuccessful", 1))
+    return SnapshotRetention(body.get("count"), age, body.get("minSuccessful", 1))

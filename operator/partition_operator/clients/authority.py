@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from partition_operator import failpoints
 from partition_operator.clients.kube import ApiError, Body, Kube
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import AuthorityInvalid, text_of
 from partition_operator.resources.certificates import (
     KeyPair,
@@ -30,7 +30,7 @@ class AuthorityKeeper:
     """value: what to issue with. problem: why the Secret is not followed, "" if it is."""
 
     def __init__(
-        self, kube: Kube, config: Config, clock: Callable[[], float] = time.monotonic
+        self, kube: Kube, config: OperatorConfig, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._kube = kube
         self._config = config

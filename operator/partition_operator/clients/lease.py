@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from partition_operator.clients.kube import ApiError, Body, Kube
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import OperatorError, text_of
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ async def _within(seconds: float, asking: Coroutine[Any, Any, bool]) -> bool:
 class LeaseHolder:
     """Acquires, then renews. `lost` is called once when it could not renew: end the process."""
 
-    def __init__(self, kube: Kube, config: Config, lost: Callable[[str], None]) -> None:
+    def __init__(self, kube: Kube, config: OperatorConfig, lost: Callable[[str], None]) -> None:
         self._kube = kube
         self._config = config
         self._lost = lost

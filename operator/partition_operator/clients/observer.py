@@ -7,8 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from partition_operator.api import names
-from partition_operator.api.destination import Credentials, ObjectStore, Refusal, credentials
-from partition_operator.api.partition import UNREPLICATED, Partition, parse
+from partition_operator.api.destination import (
+    DestinationProblem,
+    ObjectStore,
+    S3Credentials,
+    credentials,
+)
+from partition_operator.api.partition import STANDALONE, Partition, parse
 from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.times import parse_stamp
 from partition_operator.clients.authority import AuthorityKeeper
@@ -17,8 +22,14 @@ from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import text_of
 from partition_operator.reconcile.seen.last_write import Key
-from partition_operator.reconcile.seen.partition import Certificates, Claim, Observed, Pod, Replica
-from partition_operator.reconcile.seen.restore import RestoreSeen
+from partition_operator.reconcile.seen.partition import (
+    Certificates,
+    ObservedClaim,
+    ObservedPartition,
+    ObservedPod,
+    ObservedReplica,
+)
+from partition_operator.reconcile.seen.restore import ObservedRestore
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import controller, is_foreign, is_owner
@@ -53,7 +64,7 @@ class Observer:
         """Drops what is kept for a Partition that is gone, or that another operator manages."""
         await self._replicas.forget((namespace, name), set())
 
-    async def observe(self, partition: Partition) -> Observed:
+    async def observe(self, partition: Partition) -> ObservedPartition:
         """Everything of a Partition that was read right before. Raises ApiError."""
         namespace, name = partition.key
         now = dt.datetime.now(dt.UTC)
@@ -88,9 +99,9 @@ class Observer:
             self._replicas.follow(partition.key, own)
         replicas = await self.replicas(partition, pods)
         steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
-        good = {secret: step is not trust.Step.ISSUE for secret, step in steps.items()}
-        changing = (trust.Step.WAIT, trust.Step.TRUST)
-        return Observed(
+        good = {secret: step is not trust.TrustStep.ISSUE for secret, step in steps.items()}
+        changing = (trust.TrustStep.WAIT, trust.TrustStep.TRUST)
+        return ObservedPartition(
             partition,
             now,
             objects,
@@ -102,7 +113,9 @@ class Observer:
             pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
             restore=await self._restore(partition),
             certificates=Certificates(
-                untrusting=frozenset(s for s, step in steps.items() if step is trust.Step.TRUST),
+                untrusting=frozenset(
+                    s for s, step in steps.items() if step is trust.TrustStep.TRUST
+                ),
                 changing=any(step in changing for step in steps.values()),
                 problem=self._authority.problem,
                 refused=self._replicas.refused(partition, pods),
@@ -110,13 +123,15 @@ class Observer:
             ),
         )
 
-    async def group(self, partition: Partition) -> Observed:
+    async def group(self, partition: Partition) -> ObservedPartition:
         """The Partition with its pods and replicas alone."""
         pods, _ = await self._pods(partition, _size(partition, None))
         replicas = await self.replicas(partition, pods)
-        return Observed(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)
+        return ObservedPartition(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)
 
-    async def replicas(self, partition: Partition, pods: tuple[Pod, ...]) -> tuple[Replica, ...]:
+    async def replicas(
+        self, partition: Partition, pods: tuple[ObservedPod, ...]
+    ) -> tuple[ObservedReplica, ...]:
         """Asks every pod that has an address."""
         await self._replicas.forget(partition.key, {pod.ip for pod in pods if pod.ip})
         asked = [pod for pod in pods if pod.ip and not pod.deleting]
@@ -124,7 +139,7 @@ class Observer:
         return tuple(replica for replica in found if replica is not None)
 
     async def _pods_refused(
-        self, live: Body | None, pods: tuple[Pod, ...], now: dt.datetime
+        self, live: Body | None, pods: tuple[ObservedPod, ...], now: dt.datetime
     ) -> str:
         """Of pods that are missing; "" where there is nothing to say. A quota, a LimitRange or a
         webhook refuses them to the StatefulSet's controller, which says so in an event alone."""
@@ -148,7 +163,7 @@ class Observer:
             return ""
         return str(times[newest].get("message", ""))
 
-    async def _restore(self, partition: Partition) -> RestoreSeen | None:
+    async def _restore(self, partition: Partition) -> ObservedRestore | None:
         """What a restore that has not ended looks at."""
         source = partition.asked.restore if partition.asked is not None else None
         if source is None or partition.status.get("bootstrapped"):
@@ -175,10 +190,10 @@ class Observer:
         ours = pod is not None and not is_foreign(pod, partition)
         claim = names.claim(partition.name, 0)
         claimed = await self._kube.get("PersistentVolumeClaim", namespace, claim) is not None
-        return RestoreSeen(
+        return ObservedRestore(
             snapshot=snapshot,
-            refusal=found if isinstance(found, Refusal) else None,
-            authority=isinstance(found, Credentials) and bool(found.authority),
+            refusal=found if isinstance(found, DestinationProblem) else None,
+            authority=isinstance(found, S3Credentials) and bool(found.authority),
             running=running,
             volumes=volumes,
             pod=pod if ours else None,
@@ -211,7 +226,7 @@ class Observer:
 
     async def _pods(
         self, partition: Partition, size: int
-    ) -> tuple[tuple[Pod, ...], tuple[Key, ...]]:
+    ) -> tuple[tuple[ObservedPod, ...], tuple[Key, ...]]:
         """(replicas' pods, pods of somebody else that have their names)."""
         selector = names.selector(partition.name)
         wanted = [names.pod(partition.name, n) for n in range(size)]
@@ -226,7 +241,7 @@ class Observer:
                 strangers.append(("Pod", item["metadata"]["name"]))
         return tuple(sorted(pods, key=lambda p: p.ordinal)), tuple(strangers)
 
-    async def _claims(self, partition: Partition, size: int) -> tuple[Claim, ...]:
+    async def _claims(self, partition: Partition, size: int) -> tuple[ObservedClaim, ...]:
         selector = names.selector(partition.name)
         wanted = [names.claim(partition.name, n) for n in range(size)]
         items = await self._named("PersistentVolumeClaim", partition.namespace, selector, wanted)
@@ -252,7 +267,7 @@ def _size(partition: Partition, live: Body | None) -> int:
     spec = partition.asked
     if spec is None:
         return max(running, partition.status.get("replicas", 0))
-    return max(1 if spec.mode == UNREPLICATED else spec.replicas, running)
+    return max(1 if spec.mode == STANDALONE else spec.replicas, running)
 
 
 def _is_replica(partition: Partition, item: Body) -> bool:
@@ -274,13 +289,13 @@ def _has(metadata: dict[str, Any], selector: dict[str, str]) -> bool:
     return all(labels.get(key) == value for key, value in selector.items())
 
 
-def _pod(partition: Partition, item: Body, selector: dict[str, str]) -> Pod:
+def _pod(partition: Partition, item: Body, selector: dict[str, str]) -> ObservedPod:
     status: dict[str, Any] = item.get("status") or {}
     ready = any(
         c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or []
     )
     metadata = item["metadata"]
-    return Pod(
+    return ObservedPod(
         ordinal=_ordinal(f"{partition.name}-", metadata["name"]),
         ip=status.get("podIP") or "",
         ready=ready,
@@ -292,10 +307,10 @@ def _pod(partition: Partition, item: Body, selector: dict[str, str]) -> Pod:
     )
 
 
-def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Claim:
+def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> ObservedClaim:
     metadata, spec = item["metadata"], item.get("spec") or {}
     requests = (spec.get("resources") or {}).get("requests") or {}
-    return Claim(
+    return ObservedClaim(
         ordinal=_ordinal(f"{names.VOLUME}-{partition.name}-", metadata["name"]),
         created=metadata["creationTimestamp"],
         cluster_id=(metadata.get("annotations") or {}).get(names.ANNOTATION_CLUSTER_ID, ""),

@@ -7,14 +7,14 @@ from typing import Any
 import aiohttp
 
 from partition_operator.api import names
-from partition_operator.reconcile.seen.progress import Progress, parse_progress
+from partition_operator.reconcile.seen.progress import JobProgress, parse_progress
 
 TIMEOUT = aiohttp.ClientTimeout(total=0.5)
 """It is asked at each look; a network policy may swallow the question."""
 BODY_BYTES_MAX = 4096
 
 
-async def ask_progress(pod: dict[str, Any] | None) -> Progress | None:
+async def ask_progress(pod: dict[str, Any] | None) -> JobProgress | None:
     """None for a pod that does not run, or says nothing that makes sense: that is no error, its end
     is what counts. Takes half a second at most."""
     status = (pod or {}).get("status") or {}

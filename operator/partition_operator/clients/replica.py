@@ -23,7 +23,12 @@ from partition_operator.api.words import MemberRole
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.errors import AuthorityInvalid, Deposed, ReplicaRefused, ReplicaUnreachable
-from partition_operator.reconcile.seen.partition import Backfill, Member, Pod, Replica
+from partition_operator.reconcile.seen.partition import (
+    ObservedBackfill,
+    ObservedMember,
+    ObservedPod,
+    ObservedReplica,
+)
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import (
     LIFETIMES,
@@ -55,8 +60,8 @@ class _Looked:
 
 
 class PartitionCertificate:
-    """The operator's certificate for one Partition; implements Credentials of RenewedChannel. It is
-    issued anew before it ends, and when another authority takes over."""
+    """The operator's certificate for one Partition; implements CredentialSource of RenewedChannel.
+    It is issued anew before it ends, and when another authority takes over."""
 
     def __init__(
         self,
@@ -149,12 +154,12 @@ class Replicas:
         accept, and from whom they have their certificates."""
         self._certificate(key).follow(secret)
 
-    def refused(self, partition: Partition, pods: Iterable[Pod]) -> dict[int, str]:
+    def refused(self, partition: Partition, pods: Iterable[ObservedPod]) -> dict[int, str]:
         """By ordinal, why TLS to a pod fails."""
         found = {pod.ordinal: self._refusals.get((*partition.key, pod.ip)) for pod in pods}
         return {n: looked.why for n, looked in found.items() if looked is not None and looked.why}
 
-    async def status(self, partition: Partition, pod: Pod) -> Replica | None:
+    async def status(self, partition: Partition, pod: ObservedPod) -> ObservedReplica | None:
         """What a replica says; None where it does not answer."""
         try:
             stub = log_store_pb2_grpc.LogStoreStub(self._channel(partition, pod))
@@ -171,42 +176,46 @@ class Replicas:
         return _replica(pod.ordinal, answer)
 
     async def bootstrap(
-        self, partition: Partition, pod: Pod, cluster_id: str, *, unreplicated: bool
+        self, partition: Partition, pod: ObservedPod, cluster_id: str, *, unreplicated: bool
     ) -> None:
         request = admin.BootstrapRequest(
             lease=self.token.message(), cluster_id=cluster_id, unreplicated=unreplicated
         )
         await self.command(partition, pod, "Bootstrap", request)
 
-    async def enable_replication(self, partition: Partition, pod: Pod) -> None:
+    async def enable_replication(self, partition: Partition, pod: ObservedPod) -> None:
         request = admin.EnableReplicationRequest(lease=self.token.message())
         await self.command(partition, pod, "EnableReplication", request)
 
-    async def join(self, partition: Partition, pod: Pod, cluster_id: str) -> None:
+    async def join(self, partition: Partition, pod: ObservedPod, cluster_id: str) -> None:
         request = admin.JoinRequest(lease=self.token.message(), cluster_id=cluster_id)
         await self.command(partition, pod, "Join", request)
 
     async def add_learner(
-        self, partition: Partition, pod: Pod, member_id: int, address: str
+        self, partition: Partition, pod: ObservedPod, member_id: int, address: str
     ) -> None:
         request = admin.AddLearnerRequest(
             lease=self.token.message(), member_id=member_id, address=address
         )
         await self.command(partition, pod, "AddLearner", request)
 
-    async def promote_learner(self, partition: Partition, pod: Pod, member_id: int) -> None:
+    async def promote_learner(self, partition: Partition, pod: ObservedPod, member_id: int) -> None:
         request = admin.PromoteLearnerRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "PromoteLearner", request)
 
-    async def remove_member(self, partition: Partition, pod: Pod, member_id: int) -> None:
+    async def remove_member(self, partition: Partition, pod: ObservedPod, member_id: int) -> None:
         request = admin.RemoveMemberRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "RemoveMember", request)
 
-    async def transfer_leadership(self, partition: Partition, pod: Pod, member_id: int) -> None:
+    async def transfer_leadership(
+        self, partition: Partition, pod: ObservedPod, member_id: int
+    ) -> None:
         request = admin.TransferLeadershipRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "TransferLeadership", request)
 
-    async def command(self, partition: Partition, pod: Pod, method: str, request: Any) -> Any:
+    async def command(
+        self, partition: Partition, pod: ObservedPod, method: str, request: Any
+    ) -> Any:
         """Calls a method of ReplicaAdmin. Raises ReplicaUnreachable, ReplicaRefused, Deposed."""
         stub = replica_admin_pb2_grpc.ReplicaAdminStub(self._channel(partition, pod))
         name = names.pod(partition.name, pod.ordinal)
@@ -222,7 +231,7 @@ class Replicas:
                 raise Deposed(f"{name}: {detail.message}", detail.lease_transitions) from error
             raise ReplicaRefused(detail.reason, f"{method} of {name}: {detail.message}") from error
 
-    def _channel(self, partition: Partition, pod: Pod) -> RenewedChannel:
+    def _channel(self, partition: Partition, pod: ObservedPod) -> RenewedChannel:
         name = (*partition.key, pod.ip)
         channel = self._channels.get(name)
         if channel is None:
@@ -241,7 +250,7 @@ class Replicas:
             self._certificates[key] = found
         return found
 
-    async def _look_for_refusal(self, partition: Partition, pod: Pod, code: Any) -> None:
+    async def _look_for_refusal(self, partition: Partition, pod: ObservedPod, code: Any) -> None:
         """Keeps the reason why TLS to a pod fails; it is looked for every few polls at most."""
         if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return
@@ -257,8 +266,8 @@ class Replicas:
         self._refusals[name] = _Looked(now, why)
 
 
-def _replica(ordinal: int, answer: api.GetStatusResponse) -> Replica:
-    return Replica(
+def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
+    return ObservedReplica(
         ordinal=ordinal,
         cluster_id=answer.cluster_id,
         member_id=answer.member_id,
@@ -278,10 +287,10 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> Replica:
     )
 
 
-def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> Member:
+def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> ObservedMember:
     # Without Raft nobody counts progress: the only member has what it says it has.
     alone = answer.unreplicated and member.member_id == answer.member_id
-    return Member(
+    return ObservedMember(
         member_id=member.member_id,
         address=member.address,
         voter=member.role == MemberRole.VOTER,
@@ -291,8 +300,8 @@ def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> Member:
     )
 
 
-def _backfill(answer: api.GetStatusResponse) -> Backfill | None:
+def _backfill(answer: api.GetStatusResponse) -> ObservedBackfill | None:
     if not answer.HasField("backfill"):
         return None
     found = answer.backfill
-    return Backfill(found.from_lsn, found.next_lsn, found.target_lsn)
+    return ObservedBackfill(found.from_lsn, found.next_lsn, found.target_lsn)

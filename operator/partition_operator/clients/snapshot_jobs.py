@@ -3,14 +3,14 @@
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
 
-from partition_operator.api.destination import Credentials, Destination, ObjectStore
+from partition_operator.api.destination import Destination, ObjectStore, S3Credentials
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.api.words import JobState
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaRefused, ReplicaUnreachable
-from partition_operator.reconcile.seen.partition import Pod
-from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
+from partition_operator.reconcile.seen.partition import ObservedPod
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedJobOrNone
 
 _STATES = {
     admin.SNAPSHOT_JOB_STATE_QUEUED: JobState.QUEUED,
@@ -20,7 +20,7 @@ _STATES = {
 }
 
 
-class SnapshotJobs:
+class SnapshotJobClient:
     """Starting raises ReplicaUnreachable, ReplicaRefused, Deposed."""
 
     def __init__(self, replicas: Replicas) -> None:
@@ -29,12 +29,12 @@ class SnapshotJobs:
     async def take(
         self,
         partition: Partition,
-        pod: Pod,
+        pod: ObservedPod,
         job_id: str,
         *,
         snapshot: Snapshot,
         destination: Destination,
-        credentials: Credentials | None,
+        credentials: S3Credentials | None,
         full: bool,
     ) -> None:
         request = admin.TakeSnapshot(
@@ -49,12 +49,12 @@ class SnapshotJobs:
     async def verify(
         self,
         partition: Partition,
-        pod: Pod,
+        pod: ObservedPod,
         job_id: str,
         *,
         snapshot_id: str,
         destination: Destination,
-        credentials: Credentials | None,
+        credentials: S3Credentials | None,
     ) -> None:
         request = admin.VerifySnapshot(
             snapshot_id=snapshot_id, destination=_destination(destination, credentials)
@@ -64,25 +64,27 @@ class SnapshotJobs:
     async def prune(
         self,
         partition: Partition,
-        pod: Pod,
+        pod: ObservedPod,
         job_id: str,
         *,
         snapshot_ids: tuple[str, ...],
         destination: Destination,
-        credentials: Credentials | None,
+        credentials: S3Credentials | None,
     ) -> None:
         request = admin.PruneSnapshots(
             snapshot_ids=snapshot_ids, destination=_destination(destination, credentials)
         )
         await self._start(partition, pod, job_id, prune=request)
 
-    async def cancel(self, partition: Partition, pod: Pod, job_id: str) -> None:
+    async def cancel(self, partition: Partition, pod: ObservedPod, job_id: str) -> None:
         request = admin.CancelSnapshotJobRequest(
             lease=self._replicas.token.message(), job_id=job_id
         )
         await self._replicas.command(partition, pod, "CancelSnapshotJob", request)
 
-    async def look(self, partition: Partition, pod: Pod | None, job_id: str) -> JobSeen:
+    async def look(
+        self, partition: Partition, pod: ObservedPod | None, job_id: str
+    ) -> ObservedJobOrNone:
         """What the replica says of a job."""
         if pod is None or not pod.ip or pod.deleting:
             return NoJob.SILENT
@@ -98,7 +100,7 @@ class SnapshotJobs:
     async def _start(
         self,
         partition: Partition,
-        pod: Pod,
+        pod: ObservedPod,
         job_id: str,
         *,
         take: admin.TakeSnapshot | None = None,
@@ -116,7 +118,7 @@ class SnapshotJobs:
 
 
 def _destination(
-    destination: Destination, credentials: Credentials | None
+    destination: Destination, credentials: S3Credentials | None
 ) -> admin.SnapshotDestination:
     if not isinstance(destination, ObjectStore):
         return admin.SnapshotDestination(volume=admin.VolumeDestination())
@@ -137,8 +139,8 @@ def _destination(
     )
 
 
-def _job(answer: admin.SnapshotJob) -> Job:
-    return Job(
+def _job(answer: admin.SnapshotJob) -> ObservedJob:
+    return ObservedJob(
         state=_STATES.get(answer.state, JobState.RUNNING),
         phase=answer.phase,
         percent=answer.percent,

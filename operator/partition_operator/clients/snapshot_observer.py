@@ -9,25 +9,25 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.destination import (
-    Credentials,
     Destination,
+    DestinationProblem,
     ObjectStore,
-    Refusal,
+    S3Credentials,
     credentials,
 )
 from partition_operator.api.partition import Partition
-from partition_operator.api.snapshot import Snapshot, State, parse_snapshot
+from partition_operator.api.snapshot import Snapshot, SnapshotState, parse_snapshot
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.pod_progress import ask_progress
-from partition_operator.clients.snapshot_jobs import SnapshotJobs
-from partition_operator.reconcile.seen.partition import Observed
-from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, SnapshotView
+from partition_operator.clients.snapshot_jobs import SnapshotJobClient
+from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJobOrNone, ObservedSnapshot
 from partition_operator.resources.common import controller
 
 
 class SnapshotObserver:
-    def __init__(self, kube: Kube, observer: Observer, jobs: SnapshotJobs) -> None:
+    def __init__(self, kube: Kube, observer: Observer, jobs: SnapshotJobClient) -> None:
         self._kube = kube
         self._observer = observer
         self._jobs = jobs
@@ -41,24 +41,24 @@ class SnapshotObserver:
         """None if it is gone. Raises ApiError."""
         return await self._observer.partition(namespace, name)
 
-    async def group(self, partition: Partition) -> Observed:
+    async def group(self, partition: Partition) -> ObservedPartition:
         """The Partition with its pods and replicas alone. Raises ApiError."""
         return await self._observer.group(partition)
 
-    def alone(self, partition: Partition) -> Observed:
+    def alone(self, partition: Partition) -> ObservedPartition:
         """The Partition, of which nothing else is looked at."""
-        return Observed(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
+        return ObservedPartition(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
 
-    async def stored(self, snapshot: Snapshot) -> SnapshotView:
+    async def stored(self, snapshot: Snapshot) -> ObservedSnapshot:
         """What matters for a snapshot that has ended and is not being verified. Raises ApiError."""
         now = dt.datetime.now(dt.UTC)
         volumes = await self.volumes(snapshot.namespace, snapshot.partition, {snapshot.claim})
         pod, _ = await self._verify_pod(snapshot)
-        return SnapshotView(snapshot, now, None, volumes=volumes, pod=pod)
+        return ObservedSnapshot(snapshot, now, None, volumes=volumes, pod=pod)
 
     async def view(
         self, snapshot: Snapshot, partition: Partition | None, destination: Destination | None
-    ) -> tuple[SnapshotView, Credentials | None]:
+    ) -> tuple[ObservedSnapshot, S3Credentials | None]:
         """Everything that a snapshot depends on. destination: whose Secret is read; None for no
         Secret. Raises ApiError."""
         now, namespace = dt.datetime.now(dt.UTC), snapshot.namespace
@@ -67,9 +67,9 @@ class SnapshotObserver:
         claims = {names.claim(snapshot.partition, ordinal) for ordinal in ordinals}
         volumes = await self.volumes(namespace, snapshot.partition, {snapshot.claim, *claims})
         found = await self.secret(namespace, destination)
-        secret = found if isinstance(found, Credentials) else None
+        secret = found if isinstance(found, S3Credentials) else None
         pod, taken = await self._verify_pod(snapshot)
-        view = SnapshotView(
+        view = ObservedSnapshot(
             snapshot=snapshot,
             now=now,
             group=group,
@@ -79,12 +79,12 @@ class SnapshotObserver:
                     # An older one that nobody has labelled yet comes first all the same.
                     namespace,
                     snapshot.partition,
-                    labelled=snapshot.state not in ("", State.QUEUED),
+                    labelled=snapshot.state not in ("", SnapshotState.QUEUED),
                 )
                 if other.uid != snapshot.uid
             ),
             volumes=volumes,
-            refusal=found if isinstance(found, Refusal) else None,
+            refusal=found if isinstance(found, DestinationProblem) else None,
             authority=bool(secret and secret.authority),
             job=await self._job(snapshot, group),
             pod=pod,
@@ -120,23 +120,23 @@ class SnapshotObserver:
 
     async def secret(
         self, namespace: str, destination: Destination | None
-    ) -> Credentials | Refusal | None:
+    ) -> S3Credentials | DestinationProblem | None:
         """Of an object store; None for a volume."""
         if not isinstance(destination, ObjectStore):
             return None
         body = await self._kube.get("Secret", namespace, destination.secret)
         return credentials(body, destination.secret)
 
-    async def job(self, group: Observed, ordinal: int, job_id: str) -> JobSeen:
+    async def job(self, group: ObservedPartition, ordinal: int, job_id: str) -> ObservedJobOrNone:
         return await self._jobs.look(group.partition, group.pod(ordinal), job_id)
 
-    async def _job(self, snapshot: Snapshot, group: Observed | None) -> JobSeen:
+    async def _job(self, snapshot: Snapshot, group: ObservedPartition | None) -> ObservedJobOrNone:
         status = snapshot.status
         pod, job_id = status.get("sourcePod"), status.get("jobID")
         if snapshot.verifying:
             record = status["verification"]
             pod, job_id = record.get("pod"), record.get("jobID")
-        elif snapshot.state != State.RUNNING:
+        elif snapshot.state != SnapshotState.RUNNING:
             return NoJob.NONE
         if group is None or not pod or not job_id:
             return NoJob.NONE

@@ -46,7 +46,7 @@ NOT_RETRIABLE = frozenset({2, 65, 73, 78})
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class SnapshotLocation:
     """Where a pod reads from. claim: the volume that holds the store, "" for an object store.
     beside: the pod that uses this claim and must be on the same node, "" where none runs.
     authority: whether the Secret has a CA certificate."""
@@ -59,7 +59,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PodResult:
     """How a pod ended."""
 
     succeeded: bool
@@ -73,7 +73,7 @@ class Outcome:
 
 
 def build_verify(
-    snapshot: Snapshot, partition: Partition, source: Source, image: str, attempt: int
+    snapshot: Snapshot, partition: Partition, source: SnapshotLocation, image: str, attempt: int
 ) -> dict[str, Any]:
     """Owned by the snapshot; its scratch space is as large as a replica's volume."""
     spec = partition.spec()
@@ -104,7 +104,7 @@ def build_verify(
 def build_restore(
     partition: Partition,
     spec: PartitionSpec,
-    source: Source,
+    source: SnapshotLocation,
     cluster_id: str,
     image: str,
     attempt: int,
@@ -144,13 +144,13 @@ def build_claim(partition: Partition, spec: PartitionSpec, cluster_id: str) -> d
     }
 
 
-def source_of(snapshot: Snapshot, running: frozenset[str], *, authority: bool) -> Source:
+def source_of(snapshot: Snapshot, running: frozenset[str], *, authority: bool) -> SnapshotLocation:
     """Of a stored snapshot, as its status recorded it. running: the names of pods that run."""
     destination = snapshot.stored_in()
     assert destination is not None, "it is stored"
     claim = (snapshot.status["destination"].get("volume") or {}).get("claim", "")
     pod = str(snapshot.status.get("sourcePod", ""))
-    return Source(
+    return SnapshotLocation(
         destination=destination,
         snapshot_id=str(snapshot.status["snapshotID"]),
         claim=claim,
@@ -163,7 +163,7 @@ def _pod(
     name: str,
     partition: Partition,
     spec: PartitionSpec,
-    source: Source,
+    source: SnapshotLocation,
     image: str,
     attempt: int,
     component: str,
@@ -201,7 +201,7 @@ def _pod(
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod}
 
 
-def _arguments(source: Source) -> list[str]:
+def _arguments(source: SnapshotLocation) -> list[str]:
     found = [f"--snapshot={source.snapshot_id}"]
     store = source.destination
     if not isinstance(store, ObjectStore):
@@ -220,7 +220,7 @@ def _arguments(source: Source) -> list[str]:
     return found
 
 
-def _environment(source: Source) -> list[dict[str, Any]]:
+def _environment(source: SnapshotLocation) -> list[dict[str, Any]]:
     """Credentials by reference: they stand in no object of ours."""
     if not isinstance(source.destination, ObjectStore):
         return []
@@ -243,7 +243,7 @@ def _environment(source: Source) -> list[dict[str, Any]]:
     ]
 
 
-def _mounts(source: Source) -> list[dict[str, Any]]:
+def _mounts(source: SnapshotLocation) -> list[dict[str, Any]]:
     if source.claim:
         return [{"name": "source", "mountPath": SOURCE_PATH, "readOnly": True}]
     if source.authority:
@@ -251,7 +251,7 @@ def _mounts(source: Source) -> list[dict[str, Any]]:
     return []
 
 
-def _volumes(source: Source) -> list[dict[str, Any]]:
+def _volumes(source: SnapshotLocation) -> list[dict[str, Any]]:
     if source.claim:
         claim = {"claimName": source.claim}
         return [{"name": "source", "persistentVolumeClaim": claim}]
@@ -262,7 +262,7 @@ def _volumes(source: Source) -> list[dict[str, Any]]:
     return []
 
 
-def _place(body: dict[str, Any], affinity: dict[str, Any], source: Source) -> None:
+def _place(body: dict[str, Any], affinity: dict[str, Any], source: SnapshotLocation) -> None:
     """Where the pod may run: as `affinity` says and, both, beside a pod that uses its source."""
     wanted = dict(affinity)
     if source.beside:
@@ -308,7 +308,7 @@ def attempt_of(pod: dict[str, Any]) -> int:
     return int(text) if text.isdigit() else 0
 
 
-def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> Outcome | None:
+def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> PodResult | None:
     """None while it runs, or waits for less than `pending`.
 
     Our own container decides: a container that was injected beside it may run for ever, and then
@@ -321,7 +321,7 @@ def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> Out
         return _ended(status, terminated or {})
     created = parse_stamp(pod["metadata"].get("creationTimestamp"))
     if phase == "Pending" and created is not None and now - created >= pending:
-        return Outcome(False, "PodNotStarted", waiting_for(pod), True)
+        return PodResult(False, "PodNotStarted", waiting_for(pod), True)
     return None
 
 
@@ -349,13 +349,13 @@ def own_container_state(pod: dict[str, Any]) -> dict[str, Any]:
     return next(found, {})
 
 
-def _ended(status: dict[str, Any], terminated: dict[str, Any]) -> Outcome:
+def _ended(status: dict[str, Any], terminated: dict[str, Any]) -> PodResult:
     report = _report(terminated.get("message", ""))
     if terminated.get("exitCode") == 0 and report.get("state") == "succeeded":
-        return Outcome(True, "Succeeded", "", False, report)
+        return PodResult(True, "Succeeded", "", False, report)
     code = terminated.get("exitCode", 0)
     if report.get("state") == "failed":
-        return Outcome(
+        return PodResult(
             False,
             str(report.get("reason") or "Failed"),
             str(report.get("message") or "no message"),
@@ -364,7 +364,7 @@ def _ended(status: dict[str, Any], terminated: dict[str, Any]) -> Outcome:
         )
     reason = status.get("reason") or terminated.get("reason") or "NoReport"
     message = status.get("message") or f"the container ended with code {code} and left no report"
-    return Outcome(False, str(reason), str(message), code not in NOT_RETRIABLE)
+    return PodResult(False, str(reason), str(message), code not in NOT_RETRIABLE)
 
 
 def _report(message: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Authority:
     previous: KeyPair | None = None
 
 
-class Step(Enum):
+class TrustStep(Enum):
     """What a Secret needs. WAIT: a change is under way, and others have to see it first."""
 
     NOTHING = "Nothing"
@@ -53,7 +53,7 @@ class Step(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class SecretContents:
     """What a Secret holds. certificate: None if it can't be read."""
 
     certificate: x509.Certificate | None
@@ -73,7 +73,7 @@ class Held:
         return authority in self.trusted
 
 
-def read(secret: Secret | None) -> Held:
+def read(secret: Secret | None) -> SecretContents:
     data = (secret or {}).get("data") or {}
     annotations = ((secret or {}).get("metadata") or {}).get("annotations") or {}
     try:
@@ -91,7 +91,7 @@ def read(secret: Secret | None) -> Held:
         changed: dt.datetime | None = dt.datetime.fromisoformat(text).astimezone(dt.UTC)
     except (KeyError, ValueError):
         changed = None
-    return Held(certificate if whole else None, tuple(trusted), changed)
+    return SecretContents(certificate if whole else None, tuple(trusted), changed)
 
 
 def steps(
@@ -99,7 +99,7 @@ def steps(
     authority: Authority,
     now: dt.datetime,
     lifetimes: Lifetimes = LIFETIMES,
-) -> dict[str, Step]:
+) -> dict[str, TrustStep]:
     """By name, for all Secrets of one Partition: their users talk to each other, so each step is
     taken everywhere before the next."""
     current = x509.load_pem_x509_certificate(authority.current.certificate)
@@ -108,7 +108,7 @@ def steps(
     foreign = [h for h in held.values() if h.certificate is not None and not h.signed_by(current)]
     several = [h for h in held.values() if len(h.trusted) > 1]
 
-    def seen(some: Iterable[Held]) -> bool:
+    def seen(some: Iterable[SecretContents]) -> bool:
         return not untrusting and all(
             h.changed is None or now >= h.changed + lifetimes.spread for h in some
         )
@@ -127,31 +127,31 @@ def steps(
 
 
 def _step(
-    held: Held,
+    held: SecretContents,
     current: x509.Certificate,
     now: dt.datetime,
     lifetimes: Lifetimes,
     *,
     may_issue: bool,
     may_leave_out: bool,
-) -> Step:
+) -> TrustStep:
     """may_issue: everybody trusts the current authority. may_leave_out: nobody has a certificate of
     another one any more."""
     certificate = held.certificate
     if certificate is None or certificate.not_valid_after_utc <= now:
-        return Step.ISSUE
+        return TrustStep.ISSUE
     if not held.trusts(current):
-        return Step.TRUST
+        return TrustStep.TRUST
     if not held.signed_by(current):
-        return Step.ISSUE if may_issue else Step.WAIT
+        return TrustStep.ISSUE if may_issue else TrustStep.WAIT
     # One that ends with its authority can't be had any longer.
     longest = min(now + lifetimes.certificate, current.not_valid_after_utc)
     end = certificate.not_valid_after_utc
     if end <= now + lifetimes.renew_before and end < longest - dt.timedelta(seconds=1):
-        return Step.ISSUE
+        return TrustStep.ISSUE
     if len(held.trusted) > 1:
-        return Step.TRUST if may_leave_out else Step.WAIT
-    return Step.NOTHING
+        return TrustStep.TRUST if may_leave_out else TrustStep.WAIT
+    return TrustStep.NOTHING
 
 
 def renewed(  # noqa: PLR0913  # a Secret, an authority, a time and a step
@@ -163,12 +163,12 @@ def renewed(  # noqa: PLR0913  # a Secret, an authority, a time and a step
     now: dt.datetime,
     lifetimes: Lifetimes = LIFETIMES,
     *,
-    step: Step,
+    step: TrustStep,
 ) -> Secret:
     """The Secret after `step`: TRUST changes the authorities alone, ISSUE the certificate, too."""
     current = x509.load_pem_x509_certificate(authority.current.certificate)
     held = read(live)
-    if step is Step.TRUST and held.certificate is not None:
+    if step is TrustStep.TRUST and held.certificate is not None:
         data = (live or {})["data"]
         pair = KeyPair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
         others = () if held.signed_by(current) else _valid(held, current, now)
@@ -215,7 +215,9 @@ def fingerprint(authority: KeyPair) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()[:16]
 
 
-def _valid(held: Held, current: x509.Certificate, now: dt.datetime) -> tuple[x509.Certificate, ...]:
+def _valid(
+    held: SecretContents, current: x509.Certificate, now: dt.datetime
+) -> tuple[x509.Certificate, ...]:
     return tuple(c for c in held.trusted if c != current and c.not_valid_after_utc > now)
 
 

@@ -14,7 +14,7 @@ from partition_operator.errors import Conflict, ReplicaUnreachable, text_of
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.writes import target
 from partition_operator.reconcile.seen.last_write import WriteRecords
-from partition_operator.reconcile.seen.partition import Observed, Pod
+from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedPod
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import fingerprint, is_foreign, is_leaving, metadata
@@ -33,7 +33,7 @@ class Executor:
     """What became of the last write of each object."""
     lifetimes: Lifetimes = LIFETIMES
 
-    async def execute(self, observed: Observed, action: actions.Action) -> None:
+    async def execute(self, observed: ObservedPartition, action: actions.Action) -> None:
         """An object that the API server refuses is remembered, and raises nothing: the plan says so
         and goes on with what does not need it."""
         partition = observed.partition
@@ -54,7 +54,7 @@ class Executor:
         failpoints.reach(_failpoint(action))
 
     async def _execute(  # noqa: C901  # a flat match over actions
-        self, observed: Observed, partition: Partition, action: actions.Action
+        self, observed: ObservedPartition, partition: Partition, action: actions.Action
     ) -> Body | None:
         """Returns an object that was written whole, as the API server left it."""
         match action:
@@ -63,12 +63,12 @@ class Executor:
                 live = await self.kube.get(body["kind"], partition.namespace, name)
                 return await self._apply(partition, body, live)
             case actions.IssueCertificate(secret, role):
-                return await self._renew(observed, secret, role, trust.Step.ISSUE)
+                return await self._renew(observed, secret, role, trust.TrustStep.ISSUE)
             case actions.TrustAuthority(secret, role):
-                return await self._renew(observed, secret, role, trust.Step.TRUST)
+                return await self._renew(observed, secret, role, trust.TrustStep.TRUST)
             case actions.CreatePod(body) | actions.CreateClaim(body):
                 await self._create(body)
-            case actions.PutBack(kind, name, uid, labels, owned):
+            case actions.RepairLabels(kind, name, uid, labels, owned):
                 await self._mark(partition, kind, name, uid, {"labels": labels}, owned=owned)
             case actions.RecordRestored(record):
                 status = {"restored": record, "restore": None}
@@ -81,7 +81,7 @@ class Executor:
                 await self._record(partition, cluster_id, bootstrapped=False)
             case actions.RecordBootstrapped(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=True)
-            case actions.MarkClaim(ordinal, cluster_id):
+            case actions.AnnotateClaim(ordinal, cluster_id):
                 name = names.claim(partition.name, ordinal)
                 uid = next((c.uid for c in observed.claims if c.ordinal == ordinal), "")
                 mark = {"annotations": {names.ANNOTATION_CLUSTER_ID: cluster_id}}
@@ -128,7 +128,9 @@ class Executor:
             change |= {"ownerReferences": [*others, *metadata(partition, name)["ownerReferences"]]}
         await self.kube.merge(kind, live, {"metadata": change})
 
-    async def _renew(self, observed: Observed, secret: str, role: str, step: trust.Step) -> Body:
+    async def _renew(
+        self, observed: ObservedPartition, secret: str, role: str, step: trust.TrustStep
+    ) -> Body:
         partition = observed.partition
         live = await self.kube.get("Secret", partition.namespace, secret)
         body = trust.renewed(
@@ -144,7 +146,7 @@ class Executor:
         return await self._apply(partition, body, live)
 
     async def _command(
-        self, observed: Observed, partition: Partition, action: actions.Action
+        self, observed: ObservedPartition, partition: Partition, action: actions.Action
     ) -> None:
         replicas = self.replicas
         match action:
@@ -180,7 +182,7 @@ class Executor:
         await self.kube.merge_status(partition.namespace, partition.name, body)
 
 
-def _pod(observed: Observed, ordinal: int) -> Pod:
+def _pod(observed: ObservedPartition, ordinal: int) -> ObservedPod:
     pod = observed.pod(ordinal)
     if pod is None or not pod.ip:
         raise ReplicaUnreachable(f"{names.pod(observed.partition.name, ordinal)} has no address")

@@ -18,7 +18,7 @@ from partition_operator.api.words import ReplicaRole
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import ReplicaRefused, text_of
 from partition_operator.reconcile.partition import ownership
 from partition_operator.reconcile.partition.actions import (
@@ -29,9 +29,9 @@ from partition_operator.reconcile.partition.actions import (
     RecordRestored,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
 from partition_operator.turns.executor import Executor
-from partition_operator.turns.queue import Entry, Key
+from partition_operator.turns.queue import Key, QueueItem
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Reconciler:
 
     def __init__(
         self,
-        config: Config,
+        config: OperatorConfig,
         kube: Kube,
         observer: Observer,
         executor: Executor,
@@ -65,7 +65,7 @@ class Reconciler:
         """Those of `foreign` whose event is written."""
         self.reconciled = 0
 
-    async def turn(self, key: Key, entry: Entry[Observed]) -> float | None:
+    async def turn(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
         """Looks, and acts where there is something to do; returns when to look again."""
         config = self._config
         resync = time.monotonic() - entry.looked_at > config.resync_s * random.uniform(0.8, 1.2)  # noqa: S311
@@ -74,7 +74,7 @@ class Reconciler:
             return config.poll_s
         return await self._steps(key, entry)
 
-    async def _steps(self, key: Key, entry: Entry[Observed]) -> float | None:
+    async def _steps(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
         """Takes steps until there is nothing to do, or it is another Partition's turn."""
         config = self._config
         for _ in range(STEPS_MAX):
@@ -113,7 +113,9 @@ class Reconciler:
                 return pause
         return config.poll_progressing_s
 
-    async def _carry_out(self, key: Key, observed: Observed, action: Action) -> float | None:
+    async def _carry_out(
+        self, key: Key, observed: ObservedPartition, action: Action
+    ) -> float | None:
         """Returns when to look again; None if the next step may follow at once."""
         try:
             await self._executor.execute(observed, action)
@@ -176,12 +178,12 @@ class Reconciler:
             pause = config.poll_backfill_s if step.hurried else config.poll_progressing_s
         return pause if step.retry_s is None else min(pause, step.retry_s)
 
-    async def _unchanged(self, seen: Observed) -> bool:
+    async def _unchanged(self, seen: ObservedPartition) -> bool:
         """Asks the replicas alone: leader changes and lag are no Kubernetes events."""
         replicas = await self._observer.replicas(seen.partition, seen.pods)
         return _view(replicas) == _view(seen.replicas)
 
-    async def _write_status(self, observed: Observed, step: Plan) -> None:
+    async def _write_status(self, observed: ObservedPartition, step: Plan) -> None:
         """Writes status and events where anything in it changed."""
         partition = observed.partition
         if partition.status == step.status:
@@ -192,7 +194,7 @@ class Reconciler:
             await self._recorder.post(partition, event)
 
 
-def _view(replicas: tuple[Replica, ...]) -> object:
+def _view(replicas: tuple[ObservedReplica, ...]) -> object:
     """What of the replicas matters to a plan; what only counts up does not."""
     return [
         (

@@ -42,7 +42,7 @@ Memory = TypeVar("Memory")
 
 
 @dataclass(slots=True)
-class Entry(Generic[Memory]):
+class QueueItem(Generic[Memory]):
     """What the queue knows of a key. `seen` and `settled` belong to the turn: what it saw last, and
     whether it was content. Memory: the type of what a turn of this kind sees. `asked`: somebody
     asked for this turn; `again`: since it began."""
@@ -57,7 +57,7 @@ class Entry(Generic[Memory]):
     looked_at: float = field(default_factory=time.monotonic)
 
 
-Turn = Callable[[Key, Entry[Any]], Awaitable[float | None]]
+Turn = Callable[[Key, QueueItem[Any]], Awaitable[float | None]]
 """Looks at an object and acts; returns seconds until the next look, None to forget the key."""
 
 
@@ -68,7 +68,7 @@ class WorkQueue:
         self._workers = workers
         self._deposed = deposed
         self._turns: Mapping[str, Turn] = {}
-        self._entries: dict[Key, Entry[Any]] = {}
+        self._entries: dict[Key, QueueItem[Any]] = {}
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed = 0
@@ -80,7 +80,7 @@ class WorkQueue:
 
     def enqueue(self, kind: str, namespace: str, name: str) -> None:
         """Looks at an object soon; cheap, and safe to call for what does not exist."""
-        entry = self._entries.setdefault(Key(kind, namespace, name), Entry())
+        entry = self._entries.setdefault(Key(kind, namespace, name), QueueItem())
         entry.again = True
         entry.due = min(entry.due, time.monotonic())
         entry.settled = False
@@ -130,7 +130,7 @@ class WorkQueue:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=20)
 
-    async def _work(self, key: Key, entry: Entry[Any]) -> None:
+    async def _work(self, key: Key, entry: QueueItem[Any]) -> None:
         try:
             entry.asked, entry.again = entry.again, False
             pause = await self._turns[key.kind](key, entry)
@@ -151,7 +151,7 @@ class WorkQueue:
         pause = pause or 0.0
         entry.due = time.monotonic() + (0 if entry.again else pause)
 
-    async def _token_too_low(self, key: Key, entry: Entry[Any], error: Deposed) -> float:
+    async def _token_too_low(self, key: Key, entry: QueueItem[Any], error: Deposed) -> float:
         """A replica saw a higher token: either another operator leads, and renewing our lease fails
         soon, or the Lease was made anew since, and we go above."""
         try:
@@ -160,7 +160,7 @@ class WorkQueue:
             logger.warning("%s: token not raised: %s", key, text_of(failure))
         return self._failed(key, entry, error)
 
-    def _failed(self, key: Key, entry: Entry[Any], error: Exception) -> float:
+    def _failed(self, key: Key, entry: QueueItem[Any], error: Exception) -> float:
         self.failed += 1
         pause = backoff.TURN.after(entry.failures + 1)
         entry.failures += 1

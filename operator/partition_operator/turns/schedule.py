@@ -8,29 +8,29 @@ from typing import Any
 
 from partition_operator import failpoints
 from partition_operator.api import names
-from partition_operator.api.destination import Credentials, Refusal
+from partition_operator.api.destination import DestinationProblem, S3Credentials
 from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
-from partition_operator.api.snapshot import Snapshot, State
+from partition_operator.api.snapshot import Snapshot, SnapshotState
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
-from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import ReplicaRefused, text_of
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.schedule import removal as removing
 from partition_operator.reconcile.schedule.policy import (
+    ObservedSchedule,
     PolicyPlan,
-    PolicyView,
     plan,
     refused,
 )
-from partition_operator.reconcile.schedule.removal import Attempt, Removal, Step
+from partition_operator.reconcile.schedule.removal import Attempt, Deletion, DeletionStep
 from partition_operator.reconcile.schedule.retention import begun, next_expiry
 from partition_operator.reconcile.schedule.status import fold
-from partition_operator.reconcile.seen.snapshot import JobSeen, NoJob, volume_lost
-from partition_operator.turns.queue import SNAPSHOT, Entry, Key
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJobOrNone, volume_lost
+from partition_operator.turns.queue import SNAPSHOT, Key, QueueItem
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ STEPS_MAX = 10
 PAUSE_MIN_S = 0.05
 REFUSED_POLL_S = 30.0
 """How often a run that the API server refuses is tried again."""
-NONE: JobSeen = NoJob.NONE
+NONE: ObservedJobOrNone = NoJob.NONE
 
 
 class ScheduleReconciler:
@@ -46,10 +46,10 @@ class ScheduleReconciler:
 
     def __init__(
         self,
-        config: Config,
+        config: OperatorConfig,
         kube: Kube,
         observer: SnapshotObserver,
-        jobs: SnapshotJobs,
+        jobs: SnapshotJobClient,
         recorder: Recorder,
         enqueue: Callable[[str, str, str], None],
     ) -> None:
@@ -62,7 +62,7 @@ class ScheduleReconciler:
         self._attempts: dict[Key, dict[str, Attempt]] = {}
         """Removals under way, by their digests; those of before a restart are made again."""
 
-    async def turn(self, key: Key, entry: Entry[None]) -> float | None:
+    async def turn(self, key: Key, entry: QueueItem[None]) -> float | None:
         taken: frozenset[str] = frozenset()
         for _ in range(STEPS_MAX):
             partition = await self._observer.partition(key.namespace, key.name)
@@ -96,14 +96,14 @@ class ScheduleReconciler:
             await asyncio.sleep(PAUSE_MIN_S)
         return 1.0
 
-    async def _look(self, partition: Partition, taken: frozenset[str]) -> PolicyView:
+    async def _look(self, partition: Partition, taken: frozenset[str]) -> ObservedSchedule:
         """taken: names of runs that belong to something else."""
         snapshots = await self._observer.snapshots(*partition.key)
         asked = (partition.body.get("spec") or {}).get("snapshots")
         if not asked and not begun(snapshots):
             # Without a policy, and with none to remove, replicas need not be asked.
-            return PolicyView(self._observer.alone(partition), snapshots, taken)
-        return PolicyView(await self._observer.group(partition), snapshots, taken)
+            return ObservedSchedule(self._observer.alone(partition), snapshots, taken)
+        return ObservedSchedule(await self._observer.group(partition), snapshots, taken)
 
     def _left_alone(self, key: Key, partition: Partition) -> bool:
         """Whether nothing is done for it: it is being deleted, or another operator manages it. What
@@ -113,7 +113,7 @@ class ScheduleReconciler:
             return True
         return partition.deleting
 
-    def _pause(self, key: Key, view: PolicyView, step: PolicyPlan) -> float:
+    def _pause(self, key: Key, view: ObservedSchedule, step: PolicyPlan) -> float:
         ends = [step.look_at]
         if step.spec is not None:
             ends.append(next_expiry(view.snapshots, step.spec.retention, view.now))
@@ -125,7 +125,7 @@ class ScheduleReconciler:
             pauses.append(prune)
         return min([*pauses, self._config.resync_s])
 
-    async def _create(self, body: dict[str, Any], view: PolicyView) -> bool:
+    async def _create(self, body: dict[str, Any], view: ObservedSchedule) -> bool:
         """False where something else has the run's name."""
         meta = body["metadata"]
         logger.info("%s/%s: its snapshot %s is due", *view.partition.key, meta["name"])
@@ -141,7 +141,7 @@ class ScheduleReconciler:
     # --- retention ----------------------------------------------------------------------------
 
     async def _retain(
-        self, key: Key, view: PolicyView, step: PolicyPlan
+        self, key: Key, view: ObservedSchedule, step: PolicyPlan
     ) -> tuple[bool, tuple[str, str] | None]:
         """(whether anything went, what keeps the rest from going)."""
         await self._look_at_lost(key, view.snapshots)
@@ -210,7 +210,7 @@ class ScheduleReconciler:
                 self._enqueue(SNAPSHOT, snapshot.namespace, snapshot.name)
 
     async def _expired(
-        self, view: PolicyView, step: PolicyPlan, attempts: dict[str, Attempt]
+        self, view: ObservedSchedule, step: PolicyPlan, attempts: dict[str, Attempt]
     ) -> list[Snapshot]:
         gone = removing.gone(view, step.spec, attempts.values())
         if not gone or step.spec is None:
@@ -220,11 +220,11 @@ class ScheduleReconciler:
 
     async def _remove(
         self,
-        view: PolicyView,
-        removal: Removal,
+        view: ObservedSchedule,
+        removal: Deletion,
         attempts: dict[str, Attempt],
         marked: set[str],
-    ) -> Step:
+    ) -> DeletionStep:
         known, job = attempts.get(removal.digest), NONE
         if known is not None and known.running:
             job = await self._observer.job(view.group, known.ordinal, known.job_id)
@@ -239,16 +239,16 @@ class ScheduleReconciler:
 
     async def _start(
         self,
-        view: PolicyView,
-        removal: Removal,
-        step: Step,
+        view: ObservedSchedule,
+        removal: Deletion,
+        step: DeletionStep,
         attempt: Attempt,
         marked: set[str],
-    ) -> Step:
+    ) -> DeletionStep:
         found = await self._observer.secret(view.partition.namespace, removal.destination)
-        if isinstance(found, Refusal):
-            return Step(None, problem=(found.reason, found.message))
-        credentials = found if isinstance(found, Credentials) else None
+        if isinstance(found, DestinationProblem):
+            return DeletionStep(None, problem=(found.reason, found.message))
+        credentials = found if isinstance(found, S3Credentials) else None
         pod = view.group.pod(attempt.ordinal)
         assert pod is not None, "it was chosen among those that have one"
         await self._mark(view, removal, marked)
@@ -267,12 +267,12 @@ class ScheduleReconciler:
         failpoints.reach("schedule.StartPrune")
         return step
 
-    async def _mark(self, view: PolicyView, removal: Removal, marked: set[str]) -> None:
+    async def _mark(self, view: ObservedSchedule, removal: Deletion, marked: set[str]) -> None:
         """marked: names of those that have been in this turn. Raises Conflict where one was changed
         since it was seen, such as pinned: nothing of it has gone, and it is decided anew."""
         for snapshot in view.snapshots:
             named = snapshot.status.get("snapshotID") in removal.snapshot_ids
-            before = snapshot.state == State.REMOVING or snapshot.name in marked
+            before = snapshot.state == SnapshotState.REMOVING or snapshot.name in marked
             if named and snapshot.ended and not before:
                 status = removing.marked(snapshot, view.now)
                 await self._kube.apply_status(snapshot.body, status)
@@ -283,7 +283,7 @@ class ScheduleReconciler:
 
     async def _write(
         self,
-        view: PolicyView,
+        view: ObservedSchedule,
         step: PolicyPlan,
         problem: tuple[str, str] | None,
         *,

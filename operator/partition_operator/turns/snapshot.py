@@ -7,25 +7,25 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_operator import failpoints
 from partition_operator.api import names
-from partition_operator.api.destination import Credentials
+from partition_operator.api.destination import S3Credentials
 from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
-from partition_operator.api.snapshot import Snapshot, State
+from partition_operator.api.snapshot import Snapshot, SnapshotState
 from partition_operator.api.words import JobState
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
-from partition_operator.clients.snapshot_jobs import SnapshotJobs
+from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
-from partition_operator.config import Config
+from partition_operator.config import OperatorConfig
 from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable, text_of
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.seen import last_write
 from partition_operator.reconcile.seen.last_write import Write
-from partition_operator.reconcile.seen.partition import Observed, Pod
-from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView
+from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedPod
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedSnapshot
 from partition_operator.reconcile.snapshot.actions import (
     CancelJob,
-    CreatePod,
+    CreateVerifyPod,
     DeletePod,
     Label,
     SnapshotAction,
@@ -34,7 +34,7 @@ from partition_operator.reconcile.snapshot.actions import (
 )
 from partition_operator.reconcile.snapshot.plan import SnapshotPlan, place, plan
 from partition_operator.resources.common import content_hash
-from partition_operator.turns.queue import Entry, Key
+from partition_operator.turns.queue import Key, QueueItem
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +59,10 @@ class SnapshotReconciler:
 
     def __init__(
         self,
-        config: Config,
+        config: OperatorConfig,
         kube: Kube,
         observer: SnapshotObserver,
-        jobs: SnapshotJobs,
+        jobs: SnapshotJobClient,
         recorder: Recorder,
     ) -> None:
         self._config = config
@@ -73,8 +73,8 @@ class SnapshotReconciler:
         self._pods: dict[Key, Write] = {}
         """Verifying pods that the API server refused."""
 
-    async def turn(self, key: Key, entry: Entry[SnapshotView]) -> float | None:
-        refused: Job | None = None
+    async def turn(self, key: Key, entry: QueueItem[ObservedSnapshot]) -> float | None:
+        refused: ObservedJob | None = None
         for _ in range(STEPS_MAX):
             snapshot = await self._observer.snapshot(key.namespace, key.name)
             if snapshot is None:
@@ -103,19 +103,21 @@ class SnapshotReconciler:
                 if not await self._goes_on(key, view, step.action, error):
                     raise
             else:
-                if isinstance(step.action, CreatePod):
+                if isinstance(step.action, CreateVerifyPod):
                     self._pods.pop(key, None)
         return 1.0
 
     async def _look(
         self, snapshot: Snapshot, partition: Partition | None
-    ) -> tuple[SnapshotView, Credentials | None]:
+    ) -> tuple[ObservedSnapshot, S3Credentials | None]:
         """Of one that has ended, replicas and Secrets are not asked for."""
         if snapshot.ended and not snapshot.verifying:
             return await self._observer.stored(snapshot), None
         return await self._observer.view(snapshot, partition, place(snapshot, partition))
 
-    def _with_refusals(self, key: Key, view: SnapshotView, job: Job | None) -> SnapshotView:
+    def _with_refusals(
+        self, key: Key, view: ObservedSnapshot, job: ObservedJob | None
+    ) -> ObservedSnapshot:
         """With the pod that waits for its next try, and the job that a replica refused to start."""
         pod = self._pods.get(key)
         if pod is not None and last_write.held(pod, pod.wanted, view.now):
@@ -125,12 +127,12 @@ class SnapshotReconciler:
         return view
 
     async def _goes_on(
-        self, key: Key, view: SnapshotView, action: SnapshotAction, error: ApiError
+        self, key: Key, view: ObservedSnapshot, action: SnapshotAction, error: ApiError
     ) -> bool:
         """Whether the turn goes on after an error: the plan deals with a pod that is refused."""
         if not error.refused:
             return False
-        if not isinstance(action, CreatePod):
+        if not isinstance(action, CreateVerifyPod):
             # Nothing else can be done before it; the queue tries it again.
             event = Event("Warning", "ObjectRefused", error.words)
             await self._recorder.post(view.snapshot, event)
@@ -140,7 +142,7 @@ class SnapshotReconciler:
         self._pods[key] = last_write.refused(last, wanted, error.words, view.now)
         return True
 
-    async def _write(self, view: SnapshotView, step: SnapshotPlan) -> None:
+    async def _write(self, view: ObservedSnapshot, step: SnapshotPlan) -> None:
         """Status and events, where anything changed."""
         snapshot = view.snapshot
         if snapshot.status != step.status:
@@ -153,7 +155,7 @@ class SnapshotReconciler:
                 await self._recorder.post(view.group.partition, event)
 
     async def _execute(
-        self, view: SnapshotView, action: SnapshotAction, credentials: Credentials | None
+        self, view: ObservedSnapshot, action: SnapshotAction, credentials: S3Credentials | None
     ) -> None:
         """Raises ReplicaRefused, and what is tried again."""
         snapshot = view.snapshot
@@ -163,7 +165,7 @@ class SnapshotReconciler:
                 # By it its Partition's are found; others belong to whoever applied the object.
                 body = {"metadata": {"labels": {names.LABEL_PARTITION: partition}}}
                 await self._kube.merge(names.SNAPSHOT_KIND, snapshot.body, body)
-            case CreatePod(body):
+            case CreateVerifyPod(body):
                 try:
                     await self._kube.create(body)
                 except ApiError as error:
@@ -179,7 +181,10 @@ class SnapshotReconciler:
         failpoints.reach(f"snapshot.{type(action).__name__}")
 
     async def _start(
-        self, view: SnapshotView, action: StartTake | StartVerify, credentials: Credentials | None
+        self,
+        view: ObservedSnapshot,
+        action: StartTake | StartVerify,
+        credentials: S3Credentials | None,
     ) -> None:
         snapshot, group = view.snapshot, view.group
         assert group is not None, "a job runs on a replica of it"
@@ -204,18 +209,18 @@ class SnapshotReconciler:
                 credentials=credentials,
             )
 
-    async def _gone(self, seen: SnapshotView | None) -> None:
+    async def _gone(self, seen: ObservedSnapshot | None) -> None:
         """Ends the job of a snapshot that was deleted while it ran; what it has stored is collected
         with the next removal."""
         if seen is None or seen.group is None:
             return
         status = seen.snapshot.status
-        if seen.snapshot.state != State.RUNNING or not status.get("jobID"):
+        if seen.snapshot.state != SnapshotState.RUNNING or not status.get("jobID"):
             return
         ordinal = int(str(status["sourcePod"]).rpartition("-")[2])
         await self._cancel(seen, ordinal, str(status["jobID"]))
 
-    async def _cancel(self, view: SnapshotView, ordinal: int, job_id: str) -> None:
+    async def _cancel(self, view: ObservedSnapshot, ordinal: int, job_id: str) -> None:
         """As well as it goes: a replica that does not answer ends its job by its own limits."""
         pod = view.group.pod(ordinal) if view.group is not None else None
         try:
@@ -225,16 +230,16 @@ class SnapshotReconciler:
             logger.info("%s: not cancelled: %s", view.snapshot.name, text_of(error))
 
 
-def _pod(group: Observed, ordinal: int) -> Pod:
+def _pod(group: ObservedPartition, ordinal: int) -> ObservedPod:
     pod = group.pod(ordinal)
     if pod is None or not pod.ip:
         raise ReplicaUnreachable(f"{names.pod(group.partition.name, ordinal)} has no address")
     return pod
 
 
-def _refusal(error: ReplicaRefused) -> Job:
+def _refusal(error: ReplicaRefused) -> ObservedJob:
     """A start that was refused counts as a job that failed."""
-    return Job(
+    return ObservedJob(
         state=JobState.FAILED,
         reason="SourceBusy" if error.reason in RETRIABLE_REFUSALS else "SourceRefused",
         message=str(error),
@@ -244,7 +249,7 @@ def _refusal(error: ReplicaRefused) -> Job:
 
 def _describe(action: SnapshotAction) -> str:
     match action:
-        case CreatePod(body):
+        case CreateVerifyPod(body):
             return f"create pod {body['metadata']['name']}"
         case _:
             return repr(action)

@@ -19,7 +19,7 @@ from partition_proto.connection.renewed import Heard, RenewedPem
 Options = Sequence[tuple[str, int | str]]
 
 
-class Credentials(Protocol):
+class CredentialSource(Protocol):
     """Where a channel's credentials come from; shared by channels to one group."""
 
     def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
@@ -27,7 +27,7 @@ class Credentials(Protocol):
         Raises BadPem if there never were good ones."""
 
 
-class Plain:
+class Insecure:
     """No TLS."""
 
     def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
@@ -79,7 +79,7 @@ class _Generation:
 class RenewedChannel(grpc.aio.Channel):
     """As a channel of gRPC; see above. For one event loop."""
 
-    def __init__(self, address: str, credentials: Credentials, options: Options) -> None:
+    def __init__(self, address: str, credentials: CredentialSource, options: Options) -> None:
         """Raises BadPem if there are no good credentials."""
         self._address = address
         self._credentials = credentials

@@ -24,7 +24,7 @@ _NAMES = (62, 64)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class TlsRefusal:
     """`reason` is one of:
 
     SERVER_CERTIFICATE_EXPIRED, SERVER_CERTIFICATE_NOT_YET_VALID, SERVER_NAME_MISMATCH,
@@ -39,7 +39,7 @@ class Refusal:
 
 def refusal(
     address: str, found: pem.Pem | None, server_name: str = "", timeout_s: float = TIMEOUT_S
-) -> Refusal | None:
+) -> TlsRefusal | None:
     """The reason for which `address` can't be talked to until somebody mends something; None if
     there is none, also if nobody listens. found: None to talk plain text."""
     first = _try(address, found, server_name, timeout_s)
@@ -50,7 +50,9 @@ def refusal(
     return second if second is not None and second.reason == first.reason else None
 
 
-def _try(address: str, found: pem.Pem | None, server_name: str, timeout_s: float) -> Refusal | None:
+def _try(
+    address: str, found: pem.Pem | None, server_name: str, timeout_s: float
+) -> TlsRefusal | None:
     host, port = split(address)
     if not port:
         return None
@@ -71,7 +73,7 @@ def split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port) if port.isdecimal() and int(port) <= PORT_MAX else 0
 
 
-def _try_plain(connection: socket.socket, address: str) -> Refusal | None:
+def _try_plain(connection: socket.socket, address: str) -> TlsRefusal | None:
     """Whether a server that we would talk plain text to wants TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -85,14 +87,14 @@ def _try_plain(connection: socket.socket, address: str) -> Refusal | None:
             return None
     except OSError:
         return None
-    return Refusal(
+    return TlsRefusal(
         "TLS_PORT", f"{address} wants TLS and was called in plain text; give the TLS files"
     )
 
 
 def _try_tls(
     connection: socket.socket, address: str, found: pem.Pem, server_name: str
-) -> Refusal | None:
+) -> TlsRefusal | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     # As gRPC does: an authority that another one issued is trusted by itself.
@@ -108,7 +110,7 @@ def _try_tls(
         return _server_refused(error, address, server_name)
     except ssl.SSLError as error:
         if error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"):
-            return Refusal(
+            return TlsRefusal(
                 "PLAINTEXT_PORT",
                 f"{address} does not speak TLS; talk plain text to it, or start it with TLS",
             )
@@ -121,44 +123,44 @@ def _try_tls(
     return _own_refused(found, address)
 
 
-def _server_refused(error: ssl.SSLCertVerificationError, address: str, name: str) -> Refusal:
+def _server_refused(error: ssl.SSLCertVerificationError, address: str, name: str) -> TlsRefusal:
     if error.verify_code == _EXPIRED:
-        return Refusal(
+        return TlsRefusal(
             "SERVER_CERTIFICATE_EXPIRED", f"the certificate of {address} has expired; renew it"
         )
     if error.verify_code == _NOT_YET_VALID:
-        return Refusal(
+        return TlsRefusal(
             "SERVER_CERTIFICATE_NOT_YET_VALID",
             f"the certificate of {address} is not valid yet; compare the clocks",
         )
     if error.verify_code in _NAMES:
-        return Refusal(
+        return TlsRefusal(
             "SERVER_NAME_MISMATCH",
             f"the certificate of {address} is not for the name {name!r}; dial it by a name of its "
             "certificate, or give that as the server name",
         )
-    return Refusal(
+    return TlsRefusal(
         "SERVER_AUTHORITY",
         f"the certificate of {address} comes from an authority that ca.crt does not hold "
         f"({error.verify_message}); take ca.crt of the same Partition",
     )
 
 
-def _own_refused(found: pem.Pem, address: str) -> Refusal:
+def _own_refused(found: pem.Pem, address: str) -> TlsRefusal:
     own, now = pem.leaf(found), datetime.now(UTC)  # noqa: TID251  # as OpenSSL does
     if own is not None and own.not_after <= now:
-        return Refusal(
+        return TlsRefusal(
             "OWN_CERTIFICATE_EXPIRED",
             f"our own certificate has expired at {own.not_after:%Y-%m-%dT%H:%M:%SZ}, so {address} "
             "refuses it; take the current one of the Secret",
         )
     if own is not None and own.not_before > now:
-        return Refusal(
+        return TlsRefusal(
             "OWN_CERTIFICATE_NOT_YET_VALID",
             f"our own certificate is valid from {own.not_before:%Y-%m-%dT%H:%M:%SZ} only, so "
             f"{address} refuses it; compare the clocks",
         )
-    return Refusal(
+    return TlsRefusal(
         "OWN_CERTIFICATE_REFUSED",
         f"{address} does not accept our certificate, most likely because another authority issued "
         "it; take the current tls.crt, tls.key and ca.crt of the same Partition",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.limits import SESSIONS_MAX
-from partition_replica.core.model import Applied, Node, ProposalResult, Session
+from partition_replica.core.model import Applied, ProposalResult, Session, TreeEntry
 from partition_replica.core.paths import parent
 from partition_replica.core.payloads import is_blob
 from partition_replica.core.ports import StateView
@@ -92,9 +92,9 @@ def _holds(view: StateView, precondition: types.Precondition) -> bool:
         case "key_absent":
             return view.get_value(precondition.key_absent) is None
         case "path_absent":
-            return view.get_node(precondition.path_absent) is None
+            return view.get_tree_entry(precondition.path_absent) is None
         case "path_digest_equals":
-            node = view.get_node(precondition.path_digest_equals.path)
+            node = view.get_tree_entry(precondition.path_digest_equals.path)
             return node is not None and node.digest == precondition.path_digest_equals.digest
         case _:
             return False
@@ -124,7 +124,7 @@ def _apply_operation(
             create = operation.create_directory
             outcome = _destination(view, create.path)
             if outcome == APPLIED:
-                view.put_node(create.path, Node(True, create.mode))
+                view.put_tree_entry(create.path, TreeEntry(True, create.mode))
             return outcome
         case "remove_directory_entry":
             return _remove(view, operation.remove_directory_entry.path)
@@ -142,36 +142,38 @@ def _link(
         payload = payloads[link.payload - 1]
         inlined = None if is_blob(payload) else payload.data
         digest = Digest(payload.digest)
-        view.hold_payload(digest, payload.size, inlined)
-        view.put_node(link.destination_path, Node(False, payload.mode, payload.size, digest))
+        view.add_payload_reference(digest, payload.size, inlined)
+        view.put_tree_entry(
+            link.destination_path, TreeEntry(False, payload.mode, payload.size, digest)
+        )
         return APPLIED
-    source = view.get_node(link.source_path)
+    source = view.get_tree_entry(link.source_path)
     if source is None or source.directory:
         return types.OUTCOME_SOURCE_NOT_FOUND
-    view.hold_payload(source.digest, source.size, None)
-    view.put_node(link.destination_path, source)
+    view.add_payload_reference(source.digest, source.size, None)
+    view.put_tree_entry(link.destination_path, source)
     return APPLIED
 
 
 def _destination(view: StateView, path: bytes) -> types.Outcome:
-    if view.get_node(path) is not None:
+    if view.get_tree_entry(path) is not None:
         return types.OUTCOME_DESTINATION_EXISTS
     directory = parent(path)
     if directory:
-        node = view.get_node(directory)
+        node = view.get_tree_entry(directory)
         if node is None or not node.directory:
             return types.OUTCOME_PARENT_NOT_FOUND
     return APPLIED
 
 
 def _remove(view: StateView, path: bytes) -> types.Outcome:
-    node = view.get_node(path)
+    node = view.get_tree_entry(path)
     if node is None:
         return types.OUTCOME_SOURCE_NOT_FOUND
     if node.directory:
         if view.has_children(path):
             return types.OUTCOME_DIRECTORY_NOT_EMPTY
     else:
-        view.release_payload(node.digest)
-    view.delete_node(path)
+        view.drop_payload_reference(node.digest)
+    view.delete_tree_entry(path)
     return APPLIED

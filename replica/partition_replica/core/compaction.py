@@ -169,7 +169,7 @@ class Trail:
 
 
 @dataclass(frozen=True, slots=True)
-class Retention:
+class LogRetention:
     """What is kept beyond what positions require. keep_all: everything, for debugging."""
 
     trail_entries: int = 0
@@ -178,9 +178,9 @@ class Retention:
     trail_bytes: int = 1 << 62
 
     @staticmethod
-    def of(limits: Limits, *, keep_all: bool = False) -> "Retention":
+    def of(limits: Limits, *, keep_all: bool = False) -> "LogRetention":
         """A replica's with these limits."""
-        return Retention(
+        return LogRetention(
             trail_entries=limits.log_trail_entries,
             consumer_lag_entries_max=limits.consumer_lag_entries_max,
             keep_all=keep_all,

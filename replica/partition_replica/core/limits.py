@@ -141,21 +141,21 @@ class Limits:
     pins_max: int = 100_000
     """Payloads that are pinned; one more is OVERLOADED."""
 
-    pin_lease_s: float = 600.0
+    pin_time_to_live_s: float = 600.0
     """How long a payload that no entry names is kept. Then it is collected."""
 
-    snapshot_keep_s: float = 120.0
+    transfer_keep_s: float = 120.0
     """How long a copy of the state that was made for followers is kept after its last use. Then it
     is removed, and the next follower waits for another one."""
 
-    snapshot_hold_s: float = 10.0
+    transfer_hold_s: float = 10.0
     """How long the log behind such a copy is kept after its last use, if no member has a part of
     the copy yet. Then the log may be compacted, and the copy be useless."""
 
-    snapshot_sends_max: int = 4
+    transfers_max: int = 4
     """State transfers to members at the same time; the others wait."""
 
-    snapshot_partial_keep_s: float = 120.0
+    transfer_partial_keep_s: float = 120.0
     """How long the received part of an interrupted state transfer is kept: of its state file and of
     its payloads. Then the transfer begins anew."""
 

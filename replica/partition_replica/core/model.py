@@ -110,7 +110,7 @@ class LogEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotSwitch:
+class StateSwitch:
     """A staged snapshot that the log adopts: everything of it is durable already."""
 
     position: Position
@@ -124,7 +124,7 @@ class LogBatch:
 
     entries: list[LogEntry] = field(default_factory=list)
     hard_state: HardState | None = None
-    snapshot: SnapshotSwitch | None = None
+    snapshot: StateSwitch | None = None
 
     @property
     def empty(self) -> bool:
@@ -132,7 +132,7 @@ class LogBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class TreeEntry:
     """An entry of the tree. Directories have neither size nor digest."""
 
     directory: bool
@@ -142,7 +142,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Unapplied:
+class Ineffective:
     """What of an entry had no effect: all of it, or what `outcomes` says, a byte (types.Outcome) an
     operation."""
 
@@ -154,7 +154,7 @@ class Unapplied:
 class OpenedFile:
     """A file of the tree as of LSN `applied`, with its content: the bytes, or the blob's file."""
 
-    node: Node
+    node: TreeEntry
     content: bytes | Path
     applied: LSN
 

@@ -14,10 +14,10 @@ from partition_replica.core.model import (
     InitStatus,
     LogBatch,
     LogEntry,
-    Node,
     Position,
     ProposalResult,
     Session,
+    TreeEntry,
 )
 from partition_replica.ids import LSN, ClusterID, Digest, SessionID, Term
 
@@ -39,16 +39,16 @@ class StateView(Protocol):
     def put_value(self, key: bytes, value: bytes) -> None: ...
     def delete_value(self, key: bytes) -> None: ...
 
-    def get_node(self, path: bytes) -> Node | None: ...
-    def put_node(self, path: bytes, node: Node) -> None: ...
-    def delete_node(self, path: bytes) -> None: ...
+    def get_tree_entry(self, path: bytes) -> TreeEntry | None: ...
+    def put_tree_entry(self, path: bytes, node: TreeEntry) -> None: ...
+    def delete_tree_entry(self, path: bytes) -> None: ...
     def has_children(self, path: bytes) -> bool: ...
 
-    def hold_payload(self, digest: Digest, size: int, data: bytes | None) -> None:
+    def add_payload_reference(self, digest: Digest, size: int, data: bytes | None) -> None:
         """One more reference from the tree; `data` for an inlined one that may be new here."""
         ...
 
-    def release_payload(self, digest: Digest) -> None:
+    def drop_payload_reference(self, digest: Digest) -> None:
         """One reference less; the last one forgets the content."""
         ...
 
@@ -222,7 +222,7 @@ class LogFormation(EntryReader, Protocol):
         taken over, which must be durable at `start` before. Raises ValueError for less."""
         ...
 
-    def bootstrap_plain(self, cluster: ClusterID, start: Position = NOTHING) -> None:
+    def bootstrap_standalone(self, cluster: ClusterID, start: Position = NOTHING) -> None:
         """Makes a new volume an unreplicated partition. Its first entry will be LSN 1, or the one
         behind `start`, which its state must be at durably; a term of it stays as a backfill's
         lower bound."""
@@ -356,7 +356,7 @@ class ReplicationSwitch(LogView, Protocol):
         """
         ...
 
-    def stop_replication(self) -> None:
+    def disable_replication(self) -> None:
         """Makes Raft's log a plain one: everything in it counts as committed. Only for a sole
         voter; raises ValueError for any other configuration, and for changes not in it yet."""
         ...

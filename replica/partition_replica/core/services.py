@@ -12,12 +12,12 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import (
     Applied,
+    Ineffective,
     LogEntry,
-    Node,
     OpenedFile,
     Position,
     ReplicaStatus,
-    Unapplied,
+    TreeEntry,
     VerifyReport,
 )
 from partition_replica.errors import ReplicaError
@@ -31,15 +31,15 @@ class StateReader(Protocol):
     def list_values(
         self, start: bytes, end: bytes, count: int, bytes_max: int
     ) -> tuple[list[tuple[bytes, bytes]], bytes, LSN]: ...
-    def get_node(self, path: bytes) -> tuple[Node | None, LSN]: ...
-    def list_nodes(
+    def get_tree_entry(self, path: bytes) -> tuple[TreeEntry | None, LSN]: ...
+    def list_tree_entries(
         self, path: bytes, after: bytes, recursive: bool, count: int
-    ) -> tuple[list[tuple[bytes, Node]], LSN]:
+    ) -> tuple[list[tuple[bytes, TreeEntry]], LSN]:
         """Raises NotFound where `path` is no directory."""
         ...
 
 
-class PinnedState(Protocol):
+class PinnedStateService(Protocol):
     """The state at `position`, which stays as it is while others write. The entries behind it stay
     in the log, too."""
 
@@ -108,7 +108,7 @@ class ApplicationService(Protocol):
         """(applied entries from LSN lo on, the LSN to go on from). Raises Compacted."""
         ...
 
-    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied | None]:
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Ineffective | None]:
         """What of these consecutive entries had no effect, of those that had not all; None where
         that is not known, because the state was imported. Raises Compacted, NoLeader."""
         ...
@@ -127,7 +127,7 @@ class ApplicationService(Protocol):
 
     def pinned_state(
         self, *, linearizable: bool, history: str
-    ) -> AbstractAsyncContextManager[PinnedState]:
+    ) -> AbstractAsyncContextManager[PinnedStateService]:
         """The state as it is now, pinned until the end of the with-statement. Raises Overloaded for
         one too many, or if it can't be copied now, DiskFull, NoLeader without a state, and
         WrongHistory if the state is of another history than `history` ("" is any)."""
@@ -163,7 +163,7 @@ class PeerRequestService(Protocol):
     async def install_snapshot(
         self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
     ) -> int: ...
-    def snapshot_offset(self, header: peer.SnapshotHeader) -> int:
+    def transfer_offset(self, header: peer.SnapshotHeader) -> int:
         """How much of a snapshot's state file is here, of an attempt that broke off."""
         ...
 

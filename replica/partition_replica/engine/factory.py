@@ -1,7 +1,7 @@
 """Which engine a log has."""
 
 from partition_replica.core.ports import EntryReader
-from partition_replica.engine.plain import PlainEngine
+from partition_replica.engine.plain import StandaloneEngine
 from partition_replica.engine.port import Engine, EngineSettings, SnapshotSource
 from partition_replica.engine.raft import RaftEngine
 from partition_replica.ids import LSN
@@ -14,7 +14,7 @@ def make_engine(
     partition_raft.InvalidConfig if the log contradicts itself."""
     member = log.identity.member_id
     if log.identity.unreplicated:
-        return PlainEngine(
+        return StandaloneEngine(
             member, log, applied, uncommitted_bytes_max=settings.uncommitted_bytes_max
         )
     return RaftEngine(member, log, applied, settings, source)

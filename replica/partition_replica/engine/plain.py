@@ -17,7 +17,7 @@ from partition_replica.engine.port import (
     PeerNotFound,
     PeerProgress,
     ProposalDropped,
-    Work,
+    Ready,
 )
 from partition_replica.ids import LSN, MemberID, Term
 
@@ -26,7 +26,7 @@ REPLAY_BYTES_MAX = 4 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
-class PlainStatus:
+class StandaloneStatus:
     """engine.port.EngineStatus."""
 
     id: int
@@ -39,7 +39,7 @@ class PlainStatus:
     mirror_bytes: int = 0
 
 
-class PlainEngine:
+class StandaloneEngine:
     """Implements engine.port.Engine. Made anew at each start from what is durable."""
 
     def __init__(
@@ -88,7 +88,7 @@ class PlainEngine:
         """Of entries that Raft wrote before it was switched off: they are in the configuration."""
         return self.configuration()
 
-    def take_work(self) -> Work | None:
+    def take_ready(self) -> Ready | None:
         role = None if self._announced else "leader"
         replay = self._replay()
         if not (role or replay or self._proposed or self._committed or self._reads):
@@ -102,7 +102,7 @@ class PlainEngine:
         if not replay and self._replayed >= self._handed_on:
             committed, self._committed = self._committed, []
         reads, self._reads = self._reads, []
-        return Work(
+        return Ready(
             number=self._number,
             role=role,
             leader=int(self._member),
@@ -148,8 +148,8 @@ class PlainEngine:
     def may_serve(self, applied: Position) -> bool:
         return applied.index >= self._first_new - 1
 
-    def status(self) -> PlainStatus:
-        return PlainStatus(int(self._member), self._durable, self._last)
+    def status(self) -> StandaloneStatus:
+        return StandaloneStatus(int(self._member), self._durable, self._last)
 
     def configuration(self) -> Configuration:
         return self._log.configuration[1]

@@ -35,14 +35,14 @@ __all__ = [
     "PeerNotFound",
     "PeerProgress",
     "ProposalDropped",
-    "SnapshotHeader",
+    "Ready",
     "SnapshotSource",
-    "Work",
+    "TransferHeader",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotHeader:
+class TransferHeader:
     """What the engine sends for, or took as, a snapshot. `manifest`: an encoded
     SnapshotManifest."""
 
@@ -51,13 +51,13 @@ class SnapshotHeader:
     manifest: bytes
 
 
-SnapshotSource = Callable[[int, int], SnapshotHeader | None]
+SnapshotSource = Callable[[int, int], TransferHeader | None]
 """(index that is asked for, member it is for) gives the snapshot's header, or None until there is
 one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Ready:
     """One Ready, in our types. `hold_messages`: `messages` wait until it is durable, too."""
 
     number: int
@@ -65,7 +65,7 @@ class Work:
     leader: int
     hard_state: HardState | None
     entries: list[LogEntry]
-    snapshot: SnapshotHeader | None
+    snapshot: TransferHeader | None
     messages: list[Message]
     persisted_messages: list[Message]
     committed: list[LogEntry]
@@ -108,7 +108,7 @@ class EngineSettings:
 
 
 class Engine(Protocol):
-    """A synchronous step machine: `take_work` says what to write, send and apply; `persisted` and
+    """A synchronous step machine: `take_ready` says what to write, send and apply; `persisted` and
     `applied_to` say what was done. Nothing of it is durable. Not thread-safe."""
 
     def tick(self) -> None: ...
@@ -129,7 +129,7 @@ class Engine(Protocol):
         ...
 
     def apply_change(self, entry: LogEntry) -> Configuration: ...
-    def take_work(self) -> Work | None:
+    def take_ready(self) -> Ready | None:
         """The next batch, with the engine advanced over it; None where there is nothing."""
         ...
 

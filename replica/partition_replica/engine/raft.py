@@ -15,9 +15,9 @@ from partition_replica.engine.entries import from_entry, to_entry
 from partition_replica.engine.port import (
     EngineSettings,
     EngineStatus,
-    SnapshotHeader,
+    Ready,
     SnapshotSource,
-    Work,
+    TransferHeader,
 )
 from partition_replica.errors import Compacted
 from partition_replica.ids import LSN, MemberID, Term
@@ -94,14 +94,14 @@ class RaftEngine:
     def apply_change(self, entry: LogEntry) -> Configuration:
         return from_conf_state(self._node.apply_conf_change(to_entry(entry)))
 
-    def take_work(self) -> Work | None:
+    def take_ready(self) -> Ready | None:
         """The next batch, with the engine advanced over it; None where there is nothing."""
         if not self._node.has_ready():
             return None
         ready = self._node.ready()
         self._node.advance_append_async()
         soft = ready.soft_state
-        return Work(
+        return Ready(
             number=ready.number,
             role=soft.role if soft else None,
             leader=soft.leader_id if soft else 0,
@@ -210,10 +210,10 @@ def _from_hard_state(state: raft.HardState | None) -> HardState | None:
     return HardState(Term(state.term), MemberID(state.vote), LSN(state.commit))
 
 
-def _from_snapshot(snapshot: raft.Snapshot | None) -> SnapshotHeader | None:
+def _from_snapshot(snapshot: raft.Snapshot | None) -> TransferHeader | None:
     if snapshot is None:
         return None
-    return SnapshotHeader(
+    return TransferHeader(
         Position(LSN(snapshot.index), Term(snapshot.term)),
         from_conf_state(snapshot.conf_state),
         snapshot.data,

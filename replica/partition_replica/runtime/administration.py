@@ -9,7 +9,7 @@ from typing import Protocol
 
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.core.addresses import is_address
 from partition_replica.core.model import Configuration, Position
 from partition_replica.core.ports import LogFormation
@@ -49,7 +49,7 @@ class Administration:
 
     def __init__(
         self,
-        config: Config,
+        config: ReplicaConfig,
         log: LogFormation,
         states: StateGenerations,
         current: CurrentMember,
@@ -114,7 +114,7 @@ class Administration:
             await asyncio.to_thread(state.start, start, members)
             reach("bootstrap.state_started")
             if unreplicated:
-                await asyncio.to_thread(log.bootstrap_plain, ClusterID(cluster))
+                await asyncio.to_thread(log.bootstrap_standalone, ClusterID(cluster))
             else:
                 await asyncio.to_thread(log.bootstrap, ClusterID(cluster), configuration)
             logger.info("bootstrapped cluster %s as member %x", cluster, identity.member_id)

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable
 
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.core.ports import PeerTransport
 from partition_replica.core.sessions import SESSION_ID_MAX
 from partition_replica.engine.port import EngineSettings, MakeEngine
@@ -19,7 +19,7 @@ from partition_replica.runtime.consensus.waits import AppliedWaits, ReadIndexes
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.jobs.inspection import Inspection
-from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobs
+from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobRunner
 from partition_replica.runtime.member import Member, MemberParts
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.peer_requests import PeerRequests
@@ -33,8 +33,8 @@ from partition_replica.runtime.serving.reads import Reads
 from partition_replica.runtime.serving.status import Status
 from partition_replica.runtime.transfer.capture import StateCapture
 from partition_replica.runtime.transfer.payloads import Payloads
-from partition_replica.runtime.transfer.state_receiver import SnapshotReceiver
-from partition_replica.runtime.transfer.state_sender import SnapshotSender
+from partition_replica.runtime.transfer.state_receiver import StateReceiver
+from partition_replica.runtime.transfer.state_sender import StateSender
 from partition_replica.storage.volume import Volume
 
 
@@ -44,7 +44,7 @@ def draw_session() -> int:
 
 
 def build_replica(  # noqa: PLR0913  # everything that a test or the simulation replaces
-    config: Config,
+    config: ReplicaConfig,
     volume: Volume,
     transport: PeerTransport,
     metrics: Metrics,
@@ -100,7 +100,7 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
         peer_requests=PeerRequests(log, blobs, transport, metrics, current, status),
         pinned_states=pinned_states,
         inspection=Inspection(volume, limits, disk, current.running),
-        snapshot_jobs=SnapshotJobs(
+        snapshot_jobs=SnapshotJobRunner(
             config, volume, metrics, running=current.running, wall_ms=wall_ms, failed=failed
         ),
     )
@@ -131,7 +131,7 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
 
 
 def build_member(  # noqa: PLR0913  # everything that a member stands on
-    config: Config,
+    config: ReplicaConfig,
     volume: Volume,
     transport: PeerTransport,
     metrics: Metrics,
@@ -155,7 +155,7 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
     applier = Applier(log, states, volume.garbage, limits, metrics)
     collection = Collection(volume.garbage, applier, metrics)
     capture = StateCapture(log, states, blobs, volume.space, applier, limits)
-    sender = SnapshotSender(
+    sender = StateSender(
         log, volume.staging, capture, transport, limits, metrics, holds=holds, failed=failed
     )
     settings = EngineSettings(
@@ -191,7 +191,7 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
         deliver=loop.receive,
         failed=failed,
     )
-    receiver = SnapshotReceiver(
+    receiver = StateReceiver(
         states,
         blobs,
         volume.space,

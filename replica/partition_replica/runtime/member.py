@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import promised_mark
 from partition_replica.core.model import Applied, Configuration, LogEntry
 from partition_replica.core.ports import PeerTransport
-from partition_replica.engine.port import SnapshotHeader
+from partition_replica.engine.port import TransferHeader
 from partition_replica.errors import NoLeader
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.consensus.applier import Applier, ApplyHooks
@@ -24,8 +24,8 @@ from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.capture import StateCapture
 from partition_replica.runtime.transfer.payloads import Payloads
-from partition_replica.runtime.transfer.state_receiver import SnapshotReceiver
-from partition_replica.runtime.transfer.state_sender import SnapshotSender
+from partition_replica.runtime.transfer.state_receiver import StateReceiver
+from partition_replica.runtime.transfer.state_sender import StateSender
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,8 @@ class MemberParts:
     collection: Collection
     payloads: Payloads
     capture: StateCapture
-    sender: SnapshotSender
-    receiver: SnapshotReceiver
+    sender: StateSender
+    receiver: StateReceiver
     compactor: Compactor
 
 
@@ -59,7 +59,7 @@ class Member:
 
     def __init__(
         self,
-        config: Config,
+        config: ReplicaConfig,
         volume: Volume,
         transport: PeerTransport,
         metrics: Metrics,
@@ -273,7 +273,7 @@ class Member:
         for what a member before this one released while it was closed."""
         self._tasks.append(self._spawn(self._collection.collect(self._volume.blobs.digests())))
 
-    def _snapshot_durable(self, header: SnapshotHeader) -> None:
+    def _snapshot_durable(self, header: TransferHeader) -> None:
         """The log adopted a snapshot: switch the state to it when nothing is being applied."""
 
         async def switch() -> None:

@@ -62,16 +62,19 @@ class Metrics:
             "logstore_blobs_collected", "Blobs unlinked because nothing names them", registry=r
         )
         self.snapshots = Counter(
-            "logstore_snapshots", "Snapshots between members", ["direction", "result"], registry=r
+            "logstore_state_transfers",
+            "Snapshots between members",
+            ["direction", "result"],
+            registry=r,
         )
         self.snapshot_state_bytes = Counter(
-            "logstore_snapshot_state_bytes",
+            "logstore_state_transfer_bytes",
             "Bytes of state files between members: sent, received, not sent again after a break",
             ["direction"],
             registry=r,
         )
         self.snapshot_payloads = Counter(
-            "logstore_snapshot_payloads_fetched", "Payloads fetched for snapshots", registry=r
+            "logstore_state_transfer_payloads", "Payloads fetched for snapshots", registry=r
         )
         self.snapshot_jobs = Counter(
             "logstore_snapshot_jobs", "Snapshot jobs that ended", ["kind", "result"], registry=r

@@ -113,6 +113,6 @@ class PeerRequests:
         self.check_peer(header.cluster_id, header.receiver)
         return await self._current.running().receiver.install(header, chunks)
 
-    def snapshot_offset(self, header: peer.SnapshotHeader) -> int:
+    def transfer_offset(self, header: peer.SnapshotHeader) -> int:
         self.check_peer(header.cluster_id, header.receiver)
         return self._current.running().receiver.offset(header)

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.core.model import ReplicaStatus
 from partition_replica.errors import MembershipRefused, NoLeader, NotLeader
 from partition_replica.runtime.administration import Administration
@@ -18,7 +18,7 @@ from partition_replica.runtime.backfill import Backfiller, check_room
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.jobs.inspection import Inspection
-from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobs
+from partition_replica.runtime.jobs.snapshot_jobs import SnapshotJobRunner
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.peer_requests import PeerRequests
@@ -41,7 +41,7 @@ class ReplicaParts:
     peer_requests: PeerRequests
     pinned_states: PinnedStates
     inspection: Inspection
-    snapshot_jobs: SnapshotJobs
+    snapshot_jobs: SnapshotJobRunner
 
 
 class Replica:
@@ -50,7 +50,7 @@ class Replica:
 
     def __init__(
         self,
-        config: Config,
+        config: ReplicaConfig,
         volume: Volume,
         metrics: Metrics,
         parts: ReplicaParts,

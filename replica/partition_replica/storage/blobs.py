@@ -271,13 +271,13 @@ class BlobStore:
             return True
 
     def hold(self, digests: Iterable[Digest]) -> None:
-        """Keeps blobs, here or to come, until `unhold`: for a snapshot under way."""
+        """Keeps blobs, here or to come, until `release_hold`: for a snapshot under way."""
         for some in _batches(digests, HELD_BATCH):
             with self._lock:
                 for digest in some:
                     self._holds[digest] = self._holds.get(digest, 0) + 1
 
-    def unhold(self, digests: Iterable[Digest], *, unneeded: bool = False) -> None:
+    def release_hold(self, digests: Iterable[Digest], *, unneeded: bool = False) -> None:
         """unneeded: nobody may ever have named them: they are candidates for the collection."""
         for some in _batches(digests, HELD_BATCH):
             with self._lock:
@@ -311,7 +311,7 @@ class BlobStore:
 
     # --- collection ---------------------------------------------------------------------------
 
-    def postpone(self) -> None:
+    def pause_collection(self) -> None:
         """Collects nothing until `resume`: what a copy of the state names is not known yet. May be
         called several times."""
         with self._lock:

@@ -1,7 +1,7 @@
 """The reference: the same state machine tables in dictionaries, without durability. Conformance
 tests run both, with this as the model."""
 
-from partition_replica.core.model import Node, ProposalResult, Session
+from partition_replica.core.model import ProposalResult, Session, TreeEntry
 from partition_replica.ids import Digest, SessionID
 
 
@@ -10,7 +10,7 @@ class MemoryView:
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
-        self.nodes: dict[bytes, Node] = {}
+        self.nodes: dict[bytes, TreeEntry] = {}
         self.payloads: dict[Digest, int] = {}
         self.contents: dict[Digest, bytes] = {}
         self.sessions: dict[SessionID, Session] = {}
@@ -28,24 +28,24 @@ class MemoryView:
     def delete_value(self, key: bytes) -> None:
         self.values.pop(key, None)
 
-    def get_node(self, path: bytes) -> Node | None:
+    def get_tree_entry(self, path: bytes) -> TreeEntry | None:
         return self.nodes.get(path)
 
-    def put_node(self, path: bytes, node: Node) -> None:
+    def put_tree_entry(self, path: bytes, node: TreeEntry) -> None:
         self.nodes[path] = node
 
-    def delete_node(self, path: bytes) -> None:
+    def delete_tree_entry(self, path: bytes) -> None:
         self.nodes.pop(path, None)
 
     def has_children(self, path: bytes) -> bool:
         return any(other.startswith(path + b"/") for other in self.nodes)
 
-    def hold_payload(self, digest: Digest, size: int, data: bytes | None) -> None:
+    def add_payload_reference(self, digest: Digest, size: int, data: bytes | None) -> None:
         if digest not in self.payloads and data is not None:
             self.contents[digest] = data
         self.payloads[digest] = self.payloads.get(digest, 0) + 1
 
-    def release_payload(self, digest: Digest) -> None:
+    def drop_payload_reference(self, digest: Digest) -> None:
         self.payloads[digest] -= 1
         if not self.payloads[digest]:
             del self.payloads[digest]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from partition_replica.core import compaction
-from partition_replica.core.compaction import APPLIED, SNAPSHOT, Retention
+from partition_replica.core.compaction import APPLIED, SNAPSHOT, LogRetention
 from partition_replica.core.model import (
     Backfill,
     Configuration,
@@ -30,9 +30,9 @@ class MemoryLog:
         new_member: MemberID,
         blob_digests: Callable[[LogEntry], list[Digest]],
         *,
-        retention: Retention | None = None,
+        retention: LogRetention | None = None,
     ) -> None:
-        self.retention = retention or Retention()
+        self.retention = retention or LogRetention()
         self.identity = Identity(new_member, ClusterID(""), 1)
         self.status = InitStatus.UNKNOWN
         self.boundary = Position(LSN(0), Term(0))
@@ -270,7 +270,7 @@ class MemoryLog:
         self._begin_behind(start)
         self.status = InitStatus.BOOTSTRAPPED
 
-    def bootstrap_plain(self, cluster: ClusterID, start: Position = NOTHING) -> None:
+    def bootstrap_standalone(self, cluster: ClusterID, start: Position = NOTHING) -> None:
         self._check_new()
         self.identity = replace(self.identity, cluster_id=cluster, unreplicated=True)
         self.configuration = (start.index, Configuration(voters=(self.identity.member_id,)))
@@ -437,7 +437,7 @@ class MemoryLog:
         self._positions[APPLIED] = LSN(max(self._positions.get(APPLIED, 0), applied.index))
         self.status = InitStatus.BOOTSTRAPPED
 
-    def stop_replication(self) -> None:
+    def disable_replication(self) -> None:
         self._check_open()
         index, configuration = self.configuration
         if self.identity.unreplicated or not self.identity.cluster_id:

@@ -12,7 +12,7 @@ from pathlib import Path
 import lmdb
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.model import LogEntry, Node, Position
+from partition_replica.core.model import LogEntry, Position, TreeEntry
 from partition_replica.core.paths import shown
 from partition_replica.core.payloads import decode_body, payloads_of
 from partition_replica.errors import Damaged
@@ -170,7 +170,7 @@ class Replay:
             if seen.first(b"k", key) and self._state.get_value(key)[0] != expected:
                 return f"key {shown(key)} is not in the state as it left it"
         elif path and seen.first(b"p", path):
-            node = self._state.get_node(path)[0]
+            node = self._state.get_tree_entry(path)[0]
             # Of a file that was linked from the tree only that it is a file is known.
             is_file = node is not None and not node.directory
             if not is_file if expected is ANY_FILE else node != expected:
@@ -226,7 +226,7 @@ def _left(  # noqa: PLR0911  # a flat match over operations
             return operation.delete_key.key, b"", None
         case "create_directory":
             create = operation.create_directory
-            return b"", create.path, Node(True, create.mode)
+            return b"", create.path, TreeEntry(True, create.mode)
         case "remove_directory_entry":
             return b"", operation.remove_directory_entry.path, None
         case "create_hard_link":
@@ -234,7 +234,7 @@ def _left(  # noqa: PLR0911  # a flat match over operations
             if link.WhichOneof("source") != "payload":
                 return b"", link.destination_path, ANY_FILE
             payload = payloads[link.payload - 1]
-            node = Node(False, payload.mode, payload.size, Digest(payload.digest))
+            node = TreeEntry(False, payload.mode, payload.size, Digest(payload.digest))
             return b"", link.destination_path, node
     return b"", b"", None
 

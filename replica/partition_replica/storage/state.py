@@ -15,12 +15,12 @@ from partition_replica.core.apply import apply_body
 from partition_replica.core.limits import SESSION_TTL_MS_MAX
 from partition_replica.core.model import (
     Applied,
+    Ineffective,
     LogEntry,
-    Node,
     Position,
     ProposalResult,
     Session,
-    Unapplied,
+    TreeEntry,
 )
 from partition_replica.core.paths import shown
 from partition_replica.core.payloads import decode_body
@@ -211,10 +211,10 @@ class LmdbState:
             None if row is None else codec.unseal_message("unapplied", key, row, rows.UnappliedRow)
         )
 
-    def unapplied_between(self, first: LSN, last: LSN) -> dict[LSN, Unapplied]:
+    def unapplied_between(self, first: LSN, last: LSN) -> dict[LSN, Ineffective]:
         """What of the entries [first, last] had no effect, by LSN; those that had all are not in
         it. Of entries that the log has no more nothing is known."""
-        found: dict[LSN, Unapplied] = {}
+        found: dict[LSN, Ineffective] = {}
         if self._tables.unapplied is None:
             return found
         with reading(self._environment, "the state") as txn:
@@ -224,7 +224,7 @@ class LmdbState:
                 row = codec.unseal_message(
                     "unapplied", bytes(cursor.key()), cursor.value(), rows.UnappliedRow
                 )
-                found[LSN(lsn)] = Unapplied(row.whole, row.outcomes)
+                found[LSN(lsn)] = Ineffective(row.whole, row.outcomes)
                 more = cursor.next()
         return found
 
@@ -310,7 +310,7 @@ class LmdbState:
                 items.append((key, value))
             return items, b"", self._applied_in(txn)
 
-    def get_node(self, path: bytes) -> tuple[Node | None, LSN]:
+    def get_tree_entry(self, path: bytes) -> tuple[TreeEntry | None, LSN]:
         with reading(self._environment, "the state") as txn:
             if len(path) <= SHORT_BYTES:
                 row = txn.get(path, db=self._tables.tree)
@@ -319,7 +319,7 @@ class LmdbState:
             node = None if row is None else decode_node(path, row)
             return node, self._applied_in(txn)
 
-    def get_file(self, path: bytes) -> tuple[Node | None, bytes | None, LSN]:
+    def get_file(self, path: bytes) -> tuple[TreeEntry | None, bytes | None, LSN]:
         """(the file at a path, its content where that is inlined, the LSN) of one moment. No node
         where there is none or a directory; no content where it is a blob."""
         with reading(self._environment, "the state") as txn:
@@ -331,14 +331,14 @@ class LmdbState:
             content = None if row is None else codec.unseal("content", node.digest, row)
             return node, content, self._applied_in(txn)
 
-    def list_nodes(
+    def list_tree_entries(
         self, path: bytes, after: bytes, recursive: bool, count: int
-    ) -> tuple[list[tuple[bytes, Node]], LSN]:
+    ) -> tuple[list[tuple[bytes, TreeEntry]], LSN]:
         """Up to `count` entries below directory `path` (b"" is the root) behind the path `after`
         (b"" from the start), in byte order; only the directory's own where not recursive. Raises
         NotFound where `path` is no directory."""
         prefix = path + b"/" if path else b""
-        items: list[tuple[bytes, Node]] = []
+        items: list[tuple[bytes, TreeEntry]] = []
         with reading(self._environment, "the state") as txn:
             if path:
                 row = self._tables.nodes.get_any(txn, path)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
-from partition_replica.core.model import Applied, Node, Position, ProposalResult, Session
+from partition_replica.core.model import Applied, Position, ProposalResult, Session, TreeEntry
 from partition_replica.core.sessions import WITHOUT_EFFECT
 from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Digest, SessionID, Term
@@ -97,14 +97,14 @@ class LmdbView:
         else:
             self._values.delete(self._txn, key)
 
-    def get_node(self, path: bytes) -> Node | None:
+    def get_tree_entry(self, path: bytes) -> TreeEntry | None:
         if len(path) <= SHORT_BYTES:
             row = self._txn.get(path, db=self._tree)
         else:
             row = self._nodes.get(self._txn, path)
         return None if row is None else decode_node(path, row)
 
-    def put_node(self, path: bytes, node: Node) -> None:
+    def put_tree_entry(self, path: bytes, node: TreeEntry) -> None:
         message = rows.NodeRow(
             directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
         )
@@ -113,7 +113,7 @@ class LmdbView:
         else:
             self._nodes.put(self._txn, path, codec.seal_message(path, message))
 
-    def delete_node(self, path: bytes) -> None:
+    def delete_tree_entry(self, path: bytes) -> None:
         if len(path) <= SHORT_BYTES:
             self._txn.delete(path, db=self._tree)
         else:
@@ -128,7 +128,7 @@ class LmdbView:
         cursor = self._txn.cursor(self._tree)
         return cursor.set_range(prefix) and cursor.key().startswith(prefix)
 
-    def hold_payload(self, digest: Digest, size: int, data: bytes | None) -> None:
+    def add_payload_reference(self, digest: Digest, size: int, data: bytes | None) -> None:
         row = self._payload(digest)
         if row is None:
             row = rows.PayloadRow(size=size, inlined=data is not None)
@@ -137,7 +137,7 @@ class LmdbView:
         row.references += 1
         self._txn.put(digest, codec.seal_message(digest, row), db=self._tables.payload)
 
-    def release_payload(self, digest: Digest) -> None:
+    def drop_payload_reference(self, digest: Digest) -> None:
         row = self._payload(digest)
         if row is None:
             raise Damaged(f"payload {digest.hex()} is named by the tree and has no row")
@@ -312,9 +312,9 @@ def read_history(environment: lmdb.Environment, tables: Tables) -> str:
     return codec.unseal_message("meta", HISTORY, row, rows.HistoryRow).history_id
 
 
-def decode_node(path: bytes, row: bytes) -> Node:
+def decode_node(path: bytes, row: bytes) -> TreeEntry:
     node = codec.unseal_message("tree", path, row, rows.NodeRow)
-    return Node(node.directory, node.mode, node.size, Digest(node.digest))
+    return TreeEntry(node.directory, node.mode, node.size, Digest(node.digest))
 
 
 def decode_session(key: bytes, row: bytes) -> Session:

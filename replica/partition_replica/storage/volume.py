@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from partition_replica.core.compaction import Retention
+from partition_replica.core.compaction import LogRetention
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged
 from partition_replica.ids import MemberID
@@ -47,7 +47,7 @@ class Volume:
         lock: VolumeLock,
         *,
         pins_max: int,
-        retention: Retention | None = None,
+        retention: LogRetention | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Opens or creates it, and collects what no reference names.

@@ -8,9 +8,9 @@ or client.
 import grpc
 from partition_proto.connection import pem
 from partition_proto.connection.channel import (
-    Credentials,
+    CredentialSource,
     FromFiles,
-    Plain,
+    Insecure,
     RenewedChannel,
 )
 from partition_proto.connection.renewed import Heard, RenewedPem
@@ -51,12 +51,12 @@ PEER_OPTIONS = [
 ]
 
 
-def peer_credentials(tls: TlsFiles | None, heard: Heard = lambda _: None) -> FromFiles | Plain:
+def peer_credentials(tls: TlsFiles | None, heard: Heard = lambda _: None) -> FromFiles | Insecure:
     """Of all channels to other members: read again when the files change."""
-    return Plain() if tls is None else FromFiles(tls, heard)
+    return Insecure() if tls is None else FromFiles(tls, heard)
 
 
-def peer_channel(address: str, credentials: Credentials) -> RenewedChannel:
+def peer_channel(address: str, credentials: CredentialSource) -> RenewedChannel:
     """A channel to another member; reconnects by itself, with the certificate of that time. Raises
     BadPem."""
     return RenewedChannel(address, credentials, PEER_OPTIONS)

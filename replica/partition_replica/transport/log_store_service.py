@@ -17,7 +17,7 @@ from partition_replica.core.limits import (
     PROPOSAL_BYTES_MAX,
     Limits,
 )
-from partition_replica.core.model import LogEntry, Unapplied
+from partition_replica.core.model import Ineffective, LogEntry
 from partition_replica.core.services import ApplicationService
 from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
@@ -31,7 +31,7 @@ from partition_replica.transport.state_reading import (
     keys_page,
     linearizable,
 )
-from partition_replica.transport.streams import Held, Room, Streams
+from partition_replica.transport.streams import StreamBytes, Streams, StreamWindow
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         limits: Limits,
         failures: Failures,
         streams: Streams | None = None,
-        appends: Held | None = None,
+        appends: StreamBytes | None = None,
     ) -> None:
         """`appends`: what all append streams hold together."""
         self._replica = replica
@@ -53,7 +53,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         self.failures = failures
         self._streams = streams or Streams(limits.client_streams_max)
         self._states = StateReadings(replica, limits, failures.refused)
-        self._appends = appends or Held(limits.append_bytes_total_max)
+        self._appends = appends or StreamBytes(limits.append_bytes_total_max)
 
     @unary
     async def OpenSession(self, request: api.OpenSessionRequest, context: Any) -> Any:
@@ -78,7 +78,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         limits = self._limits
         # Bounded by the room: there is an answer for each request that is under way.
         answers: asyncio.Queue[tuple[api.AppendResponse, int] | None] = asyncio.Queue()
-        room = Room(limits.append_requests_max, limits.append_bytes_max, self._appends)
+        room = StreamWindow(limits.append_requests_max, limits.append_bytes_max, self._appends)
         # Not a set, whose order no simulation could repeat.
         running: dict[asyncio.Task[None], None] = {}
 
@@ -335,7 +335,9 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         return response
 
 
-def _read_response(entry: LogEntry, unapplied: Mapping[LSN, Unapplied | None]) -> api.ReadResponse:
+def _read_response(
+    entry: LogEntry, unapplied: Mapping[LSN, Ineffective | None]
+) -> api.ReadResponse:
     response = api.ReadResponse(
         lsn=entry.index, term=entry.term, configuration_change=entry.kind != 0
     )

@@ -78,7 +78,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
     @unary
     async def GetSnapshotOffset(self, request: api.SnapshotHeader, context: Any) -> Any:
         _check_header(request)
-        return api.SnapshotOffset(offset=self._replica.snapshot_offset(request))
+        return api.SnapshotOffset(offset=self._replica.transfer_offset(request))
 
     @stream
     async def FetchPayload(

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 from partition_common import backoff
 from partition_proto.connection import handshake
-from partition_proto.connection.channel import FromFiles, Plain
+from partition_proto.connection.channel import FromFiles, Insecure
 from partition_proto.connection.renewed import Heard
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
@@ -47,7 +47,7 @@ class _Peer:
         address: str,
         peers: "Peers",
         limits: Limits,
-        credentials: FromFiles | Plain,
+        credentials: FromFiles | Insecure,
     ) -> None:
         self.member = member
         self.address = address

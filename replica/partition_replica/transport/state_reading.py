@@ -7,9 +7,9 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from partition_proto.v1 import log_store_pb2 as api
 
 from partition_replica.core.limits import Limits
-from partition_replica.core.model import Node, OpenedFile
+from partition_replica.core.model import OpenedFile, TreeEntry
 from partition_replica.core.paths import check_path, shown
-from partition_replica.core.services import ApplicationService, PinnedState, StateReader
+from partition_replica.core.services import ApplicationService, PinnedStateService, StateReader
 from partition_replica.errors import InvalidArgument, NotFound, ReplicaError
 from partition_replica.transport.chunks import file_chunks, in_time
 from partition_replica.transport.failures import detail
@@ -61,7 +61,9 @@ class TreeListing:
         """Raises NotFound."""
         count = TREE_PAGE if self._left is None else min(self._left, TREE_PAGE)
         request = self._request
-        items, applied = state.list_nodes(request.path, self._after, request.recursive, count)
+        items, applied = state.list_tree_entries(
+            request.path, self._after, request.recursive, count
+        )
         if self._left is not None:
             self._left -= len(items)
         self.done = len(items) < count or self._left == 0
@@ -131,7 +133,7 @@ class StateReadings:
                         state.used()  # gRPC comes back for more when the answer is on its way
 
     async def _answers(
-        self, state: PinnedState, request: api.ReadStateRequest
+        self, state: PinnedStateService, request: api.ReadStateRequest
     ) -> AsyncGenerator[api.ReadStateResponse, None]:
         """A request that is refused is answered, too: the stream goes on."""
         answers = _answers(self._replica, self._limits, state, request)
@@ -145,7 +147,7 @@ class StateReadings:
 
     @asynccontextmanager
     async def _cut_off_behind(
-        self, state: PinnedState, end: Callable[[ReplicaError], Awaitable[None]]
+        self, state: PinnedStateService, end: Callable[[ReplicaError], Awaitable[None]]
     ) -> AsyncIterator[None]:
         """Ends the call of this task a moment after the state was given up. A reader that takes no
         answers keeps the call waiting in gRPC, where it does not hear of that, and keeps one of few
@@ -177,7 +179,7 @@ class StateReadings:
 
 
 async def _next(
-    requests: AsyncIterator[api.ReadStateRequest], state: PinnedState
+    requests: AsyncIterator[api.ReadStateRequest], state: PinnedStateService
 ) -> api.ReadStateRequest | None:
     """The next request, or None behind the last one. Raises the error that the state was given up
     with meanwhile."""
@@ -197,7 +199,10 @@ async def _next(
 
 
 async def _answers(
-    replica: ApplicationService, limits: Limits, state: PinnedState, request: api.ReadStateRequest
+    replica: ApplicationService,
+    limits: Limits,
+    state: PinnedStateService,
+    request: api.ReadStateRequest,
 ) -> AsyncGenerator[api.ReadStateResponse, None]:
     match request.WhichOneof("request"):
         case "keys":
@@ -227,7 +232,7 @@ async def _answers(
             raise InvalidArgument("a request is one of keys, tree and file")
 
 
-def _tree_entry(path: bytes, node: Node) -> api.TreeEntry:
+def _tree_entry(path: bytes, node: TreeEntry) -> api.TreeEntry:
     return api.TreeEntry(
         path=path, directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
     )

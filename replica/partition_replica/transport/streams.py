@@ -52,7 +52,7 @@ class Streams:
         self._opened(method, self._open[method])
 
 
-class Held:
+class StreamBytes:
     """Bytes that all streams of a kind hold together."""
 
     def __init__(self, bytes_max: int, changed: Callable[[int], None] = lambda _: None) -> None:
@@ -69,11 +69,11 @@ class Held:
         self._changed(self._bytes)
 
 
-class Room:
+class StreamWindow:
     """What one stream has under way: a request until its answer is made, then the answer until it
     is sent. Whoever does not read its answers is not read from: their number is bounded, too."""
 
-    def __init__(self, requests_max: int, bytes_max: int, held: Held) -> None:
+    def __init__(self, requests_max: int, bytes_max: int, held: StreamBytes) -> None:
         self._requests_max = requests_max
         self._bytes_max = bytes_max
         self._held = held

@@ -58,7 +58,7 @@ class Replica:
             self.seen.append((header.sender, chunk))
         return 0
 
-    def snapshot_offset(self, header: api.SnapshotHeader) -> int:
+    def transfer_offset(self, header: api.SnapshotHeader) -> int:
         return len(header.digest)
 
     def status(self) -> Any:

@@ -23,7 +23,7 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
-class PutBack:
+class RepairLabels:
     """Writes labels, and our ownership if `owned`, on an object of ours that lost them. Its content
     stays. uid: of the object that was seen."""
 
@@ -68,7 +68,7 @@ class RecordCluster:
 
 
 @dataclass(frozen=True, slots=True)
-class MarkClaim:
+class AnnotateClaim:
     """Writes the cluster ID on a PVC, before its volume is touched."""
 
     ordinal: int
@@ -160,11 +160,11 @@ Action = (
     | RecordRestored
     | Delete
     | DeleteUnchanged
-    | PutBack
+    | RepairLabels
     | IssueCertificate
     | TrustAuthority
     | RecordCluster
-    | MarkClaim
+    | AnnotateClaim
     | Bootstrap
     | EnableReplication
     | RecordBootstrapped

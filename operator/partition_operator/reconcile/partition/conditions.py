@@ -10,7 +10,11 @@ from partition_operator.api.times import stamp
 from partition_operator.api.words import PartitionCondition, Reason, SnapshotCondition
 from partition_operator.reconcile.partition import losses, placement, storage
 from partition_operator.reconcile.partition.membership import lag
-from partition_operator.reconcile.seen.partition import Member, Observed, Replica
+from partition_operator.reconcile.seen.partition import (
+    ObservedMember,
+    ObservedPartition,
+    ObservedReplica,
+)
 from partition_operator.resources.pdb import quorum
 
 NO_GROUP = "the group does not exist yet"
@@ -32,7 +36,7 @@ class Condition:
 
 
 def conditions(
-    observed: Observed, spec: PartitionSpec, cluster_id: str, bootstrapped: bool
+    observed: ObservedPartition, spec: PartitionSpec, cluster_id: str, bootstrapped: bool
 ) -> list[Condition]:
     """Every condition, from what is seen; times are added where they are merged."""
     leader = observed.leader
@@ -91,7 +95,7 @@ def conditions(
     return found
 
 
-def _accepted(observed: Observed, spec: PartitionSpec) -> str:
+def _accepted(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """Says what of a valid spec is not followed."""
     why = storage.not_followed(observed, spec)
     return f"the spec is valid; {why}" if why else "the spec is valid"
@@ -117,9 +121,9 @@ def leaving(found: list[Condition], objects: str) -> list[Condition]:
 
 
 def _quorum(
-    leader: Replica | None,
-    voters: list[Member],
-    active: list[Member],
+    leader: ObservedReplica | None,
+    voters: list[ObservedMember],
+    active: list[ObservedMember],
     *,
     bootstrapped: bool,
     wanted: int,
@@ -145,7 +149,7 @@ def _quorum(
     )
 
 
-def certificates(observed: Observed) -> Condition:
+def certificates(observed: ObservedPartition) -> Condition:
     """False as long as anything stands between a certificate and its acceptance."""
     seen = observed.certificates
     if seen.problem:
@@ -171,7 +175,7 @@ def certificates(observed: Observed) -> Condition:
     return Condition("CertificatesReady", True, "Issued", "certificates are issued")
 
 
-def _refused(observed: Observed) -> str:
+def _refused(observed: ObservedPartition) -> str:
     """The replicas that TLS keeps the operator from, and why; "" if there are none."""
     refused = observed.certificates.refused
     return "; ".join(
@@ -181,7 +185,7 @@ def _refused(observed: Observed) -> str:
 
 
 def _ready(
-    found: list[Condition], observed: Observed, spec: PartitionSpec, ready_pods: int
+    found: list[Condition], observed: ObservedPartition, spec: PartitionSpec, ready_pods: int
 ) -> Condition:
     by_type = {condition.type: condition for condition in found}
     if lost := losses.explain(observed, bootstrapped=bool(by_type["Bootstrapped"].status)):
@@ -204,7 +208,7 @@ def _ready(
     return Condition("Ready", True, Reason.READY, "every replica serves")
 
 
-def _doing(observed: Observed, spec: PartitionSpec, bootstrapped: bool) -> str:
+def _doing(observed: ObservedPartition, spec: PartitionSpec, bootstrapped: bool) -> str:
     """The next thing, in words: the first line to read at night."""
     if stuck := placement.stuck(observed):
         pods = _pods(observed, [pod.ordinal for pod in stuck])
@@ -224,7 +228,7 @@ def _doing(observed: Observed, spec: PartitionSpec, bootstrapped: bool) -> str:
     return _group_doing(observed, leader, spec.replicas)
 
 
-def _group_doing(observed: Observed, leader: Replica, wanted: int) -> str:
+def _group_doing(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> str:
     """The same, of a group that has a leader."""
     for member in leader.members:
         pod = names.pod(observed.partition.name, observed.ordinal_of(member.address))
@@ -239,7 +243,7 @@ def _group_doing(observed: Observed, leader: Replica, wanted: int) -> str:
     return "waiting for pods to be ready"
 
 
-def _pods(observed: Observed, ordinals: list[int]) -> str:
+def _pods(observed: ObservedPartition, ordinals: list[int]) -> str:
     return ", ".join(names.pod(observed.partition.name, ordinal) for ordinal in ordinals)
 
 

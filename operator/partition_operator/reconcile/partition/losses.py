@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from partition_operator.api import names
 from partition_operator.api.words import MemberRole
-from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
 from partition_operator.resources.pdb import quorum
 
 Voters = dict[int, int]
@@ -25,7 +25,7 @@ class Loss:
     survivors: tuple[int, ...]
 
 
-def explain(observed: Observed, *, bootstrapped: bool) -> str:
+def explain(observed: ObservedPartition, *, bootstrapped: bool) -> str:
     """Why the group can't come back by itself, and the way out; "" if it can."""
     if bootstrapped:
         loss = quorum_lost_for_good(observed)
@@ -41,7 +41,7 @@ def explain(observed: Observed, *, bootstrapped: bool) -> str:
     )
 
 
-def quorum_lost_for_good(observed: Observed) -> Loss | None:
+def quorum_lost_for_good(observed: ObservedPartition) -> Loss | None:
     """Returns the loss that makes an election impossible, or None if one is still possible.
 
     The last status and the survivors may know different configurations. Every one of them must rule
@@ -54,7 +54,7 @@ def quorum_lost_for_good(observed: Observed) -> Loss | None:
     return hopeless[0] if hopeless and len(hopeless) == len(losses) else None
 
 
-def _describe(observed: Observed, loss: Loss) -> str:
+def _describe(observed: ObservedPartition, loss: Loss) -> str:
     partition = observed.partition.name
     claims = ", ".join(names.claim(partition, n) for n in loss.lost)
     pods = ", ".join(names.pod(partition, n) for n in loss.lost)
@@ -76,7 +76,7 @@ def _describe(observed: Observed, loss: Loss) -> str:
     )
 
 
-def _configurations(observed: Observed) -> list[Voters]:
+def _configurations(observed: ObservedPartition) -> list[Voters]:
     """The voters as the last status and each replica that belongs know them."""
     recorded: Voters = {}
     for member in observed.partition.status.get("members", []):
@@ -93,7 +93,7 @@ def _configurations(observed: Observed) -> list[Voters]:
     return found
 
 
-def _bootstrapped_alone(observed: Observed) -> Voters:
+def _bootstrapped_alone(observed: ObservedPartition) -> Voters:
     """The group was seen and its members were not recorded yet: replica 0 was the only one."""
     first = observed.replica(0)
     if first is None or first.belongs or any(r.belongs for r in observed.replicas):
@@ -101,7 +101,7 @@ def _bootstrapped_alone(observed: Observed) -> Voters:
     return {0: 0}
 
 
-def _loss(observed: Observed, voters: Voters) -> Loss | None:
+def _loss(observed: ObservedPartition, voters: Voters) -> Loss | None:
     lost: list[int] = []
     survivors: list[int] = []
     for ordinal, member_id in sorted(voters.items()):
@@ -114,5 +114,5 @@ def _loss(observed: Observed, voters: Voters) -> Loss | None:
     return Loss(tuple(lost), len(voters), tuple(survivors))
 
 
-def _is(replica: Replica, member_id: int) -> bool:
+def _is(replica: ObservedReplica, member_id: int) -> bool:
     return replica.belongs and replica.member_id == member_id

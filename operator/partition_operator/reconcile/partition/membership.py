@@ -10,13 +10,17 @@ from partition_operator.reconcile.partition.actions import (
     RemoveMember,
     TransferLeadership,
 )
-from partition_operator.reconcile.seen.partition import Member, Observed, Replica
+from partition_operator.reconcile.seen.partition import (
+    ObservedMember,
+    ObservedPartition,
+    ObservedReplica,
+)
 
 PROMOTE_LAG_MAX = 1000
 """As the replica's own limit, which refuses above it."""
 
 
-def next_change(observed: Observed, cluster_id: str, wanted: int) -> Action | None:
+def next_change(observed: ObservedPartition, cluster_id: str, wanted: int) -> Action | None:
     """The next safe step towards `wanted` voters on ordinals 0 to wanted - 1; None where there is
     none now."""
     for replica in observed.replicas:
@@ -34,7 +38,7 @@ def next_change(observed: Observed, cluster_id: str, wanted: int) -> Action | No
     )
 
 
-def pods_wanted(observed: Observed, wanted: int) -> int:
+def pods_wanted(observed: ObservedPartition, wanted: int) -> int:
     """How many pods there must be: a member that is being removed keeps its pod until it is out,
     and without a leader everybody who may be a voter is needed to elect one."""
     leader = observed.leader
@@ -47,28 +51,28 @@ def pods_wanted(observed: Observed, wanted: int) -> int:
     return max([wanted, *(observed.ordinal_of(address) + 1 for address in known)])
 
 
-def lag(leader: Replica, member: Member) -> int:
+def lag(leader: ObservedReplica, member: ObservedMember) -> int:
     """Entries that a member is behind."""
     return max(leader.last_index - member.matched, 0)
 
 
-def _pod(observed: Observed, address: str) -> str:
+def _pod(observed: ObservedPartition, address: str) -> str:
     return names.pod(observed.partition.name, observed.ordinal_of(address))
 
 
-def _rest_has_quorum(leader: Replica, leaving: Member) -> bool:
+def _rest_has_quorum(leader: ObservedReplica, leaving: ObservedMember) -> bool:
     """Whether a majority of the voters that stay is active."""
     rest = [m for m in leader.members if m.voter and m.member_id != leaving.member_id]
     return sum(m.recently_active for m in rest) > len(rest) // 2
 
 
-def _answers(observed: Observed, member: Member) -> bool:
+def _answers(observed: ObservedPartition, member: ObservedMember) -> bool:
     """Whether this very member answers at its address, and the leader hears it."""
     replica = observed.replica(observed.ordinal_of(member.address))
     return member.recently_active and replica is not None and replica.member_id == member.member_id
 
 
-def _replaced(observed: Observed, leader: Replica) -> Action | None:
+def _replaced(observed: ObservedPartition, leader: ObservedReplica) -> Action | None:
     """Removes a member whose volume is gone: another member answers at its address, which proves
     it. A learner at once, which costs no quorum; a voter only while the rest has a quorum, and when
     its successor has caught up."""
@@ -89,7 +93,7 @@ def _replaced(observed: Observed, leader: Replica) -> Action | None:
     return None
 
 
-def _promote(observed: Observed, leader: Replica, wanted: int) -> Action | None:
+def _promote(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> Action | None:
     for member in leader.members:
         ordinal = observed.ordinal_of(member.address)
         caught_up = member.matched > 0 and lag(leader, member) <= PROMOTE_LAG_MAX
@@ -102,7 +106,7 @@ def _promote(observed: Observed, leader: Replica, wanted: int) -> Action | None:
     return None
 
 
-def _add(observed: Observed, leader: Replica, wanted: int) -> Action | None:
+def _add(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> Action | None:
     known = {member.member_id for member in leader.members}
     if any(not member.voter for member in leader.members):
         return None  # one newcomer at a time: each costs the leader a snapshot
@@ -114,7 +118,7 @@ def _add(observed: Observed, leader: Replica, wanted: int) -> Action | None:
     return None
 
 
-def _remove(observed: Observed, leader: Replica, wanted: int) -> Action | None:
+def _remove(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> Action | None:
     """Scaling down: the highest ordinal first, only while the rest has a quorum; the leader hands
     over before it goes."""
     surplus = [m for m in leader.members if observed.ordinal_of(m.address) >= wanted]

@@ -9,12 +9,12 @@ from partition_operator.reconcile.partition.actions import (
     Apply,
     Delete,
     IssueCertificate,
-    PutBack,
+    RepairLabels,
     TrustAuthority,
 )
-from partition_operator.reconcile.partition.writes import Pending
+from partition_operator.reconcile.partition.writes import PendingWrites
 from partition_operator.reconcile.seen.last_write import Key
-from partition_operator.reconcile.seen.partition import Claim, Observed
+from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
 from partition_operator.resources import pdb, services, statefulset
 from partition_operator.resources.common import (
     content_hash,
@@ -30,7 +30,7 @@ from partition_operator.resources.common import (
 
 
 def wanted(
-    observed: Observed, spec: PartitionSpec, pods: int, voters: int, image: str
+    observed: ObservedPartition, spec: PartitionSpec, pods: int, voters: int, image: str
 ) -> list[dict[str, Any]]:
     """In the order in which they are applied."""
     partition = observed.partition
@@ -45,8 +45,8 @@ def wanted(
 
 
 def differences(
-    observed: Observed, spec: PartitionSpec, pods: int, voters: int, image: str
-) -> tuple[list[Action], Pending]:
+    observed: ObservedPartition, spec: PartitionSpec, pods: int, voters: int, image: str
+) -> tuple[list[Action], PendingWrites]:
     """Everything that has to be written, in order; objects of somebody else are left out."""
     partition = observed.partition
     found: list[tuple[Key, Action]] = [*_labels(observed), *_certificates(observed)]
@@ -78,31 +78,31 @@ def differences(
         key = ("PodDisruptionBudget", partition.name)
         found.append((key, Delete(*key, budget["metadata"]["uid"])))
     keys = tuple(dict.fromkeys(key for key, _ in found))
-    return [action for _, action in found], Pending(keys, altered)
+    return [action for _, action in found], PendingWrites(keys, altered)
 
 
-def _labels(observed: Observed) -> list[tuple[Key, Action]]:
+def _labels(observed: ObservedPartition) -> list[tuple[Key, Action]]:
     """Of pods and claims: selectors don't find them without."""
     name = observed.partition.name
     found: list[tuple[Key, Action]] = []
     for pod in observed.pods:
         if not pod.labelled and not pod.deleting:
             key = ("Pod", names.pod(name, pod.ordinal))
-            found.append((key, PutBack(*key, pod.uid, names.labels(name))))
+            found.append((key, RepairLabels(*key, pod.uid, names.labels(name))))
     for claim in observed.claims:
         if not claim.labelled and claim.cluster_id == observed.partition.status.get("clusterID"):
             key = ("PersistentVolumeClaim", names.claim(name, claim.ordinal))
-            found.append((key, PutBack(*key, claim.uid, names.selector(name))))
+            found.append((key, RepairLabels(*key, claim.uid, names.selector(name))))
     return found
 
 
-def renewals(observed: Observed) -> tuple[list[Action], Pending]:
+def renewals(observed: ObservedPartition) -> tuple[list[Action], PendingWrites]:
     """What the Secrets with certificates need, whatever the spec says."""
     found = _certificates(observed)
-    return [action for _, action in found], Pending(tuple(key for key, _ in found))
+    return [action for _, action in found], PendingWrites(tuple(key for key, _ in found))
 
 
-def _certificates(observed: Observed) -> list[tuple[Key, Action]]:
+def _certificates(observed: ObservedPartition) -> list[tuple[Key, Action]]:
     partition = observed.partition
     found: list[tuple[Key, Action]] = []
     for secret, role in (
@@ -119,16 +119,16 @@ def _certificates(observed: Observed) -> list[tuple[Key, Action]]:
         elif secret in observed.certificates.untrusting:
             found.append((key, TrustAuthority(secret, role)))
         elif live is not None:
-            # Only what PutBack writes is compared, or it would be written for ever. It does not
-            # change the owner reference of a Secret that we control.
+            # Only what RepairLabels writes is compared, or it would be written for ever. It does
+            # not change the owner reference of a Secret that we control.
             uid, labels = live["metadata"]["uid"], live["metadata"].get("labels")
             owned = controller(live) is None
             if owned or not covers(labels, marks["labels"]):
-                found.append((key, PutBack(*key, uid, marks["labels"], owned)))
+                found.append((key, RepairLabels(*key, uid, marks["labels"], owned)))
     return found
 
 
-def _pods_possible(observed: Observed, pods: int) -> int:
+def _pods_possible(observed: ObservedPartition, pods: int) -> int:
     """A pod would take a claim of its name, whoever made it: the StatefulSet does not grow so far
     that it meets one of somebody else."""
     met = [claim.ordinal for claim in unknown_claims(observed) if claim.ordinal < pods]
@@ -137,7 +137,7 @@ def _pods_possible(observed: Observed, pods: int) -> int:
     return max(min(met), min(running, pods)) if met else pods
 
 
-def unknown_claims(observed: Observed) -> list[Claim]:
+def unknown_claims(observed: ObservedPartition) -> list[ObservedClaim]:
     """Claims with names of ours that carry neither our labels nor a cluster's mark, and whose
     volumes do not say that they are ours. With spec.bootstrap.adopt they are taken over like
     others."""
@@ -152,7 +152,7 @@ def unknown_claims(observed: Observed) -> list[Claim]:
     ]
 
 
-def in_the_way(observed: Observed) -> str:
+def in_the_way(observed: ObservedPartition) -> str:
     """Names the objects that carry our names and are somebody else's; "" where there are none."""
     foreign = [
         key for key, live in observed.objects.items() if is_foreign(live, observed.partition)
@@ -165,7 +165,7 @@ def in_the_way(observed: Observed) -> str:
     return ", ".join(f"{kind} {name}" for kind, name in found)
 
 
-def leaving(observed: Observed) -> str:
+def leaving(observed: ObservedPartition) -> str:
     """Names the objects of ours that are being deleted, or are to be collected with an earlier
     Partition of this name; "" if there are none."""
     found = sorted(

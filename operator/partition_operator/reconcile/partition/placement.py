@@ -9,7 +9,7 @@ from typing import Final
 from partition_operator.api import names
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import Reason
-from partition_operator.reconcile.seen.partition import Observed, Pod
+from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedPod
 from partition_operator.resources.pdb import quorum
 
 PLACED: Final = "PodsPlaced"
@@ -28,12 +28,12 @@ class Placement:
     message: str
 
 
-def stuck(observed: Observed) -> list[Pod]:
+def stuck(observed: ObservedPartition) -> list[ObservedPod]:
     """The pods whose end nobody confirms."""
     return [pod for pod in observed.pods if _why(observed, pod)]
 
 
-def look(observed: Observed, wanted: int) -> Placement:
+def look(observed: ObservedPartition, wanted: int) -> Placement:
     """PodsPlaced, of the `wanted` first replicas. It changes nothing about Ready."""
     if found := stuck(observed):
         return Placement(False, Reason.POD_STUCK, _why(observed, found[0]))
@@ -80,12 +80,12 @@ def why_stuck(name: str, node: str, ends: str, now: dt.datetime) -> str:
     )
 
 
-def _why(observed: Observed, pod: Pod) -> str:
+def _why(observed: ObservedPartition, pod: ObservedPod) -> str:
     name = names.pod(observed.partition.name, pod.ordinal)
     return why_stuck(name, pod.node, pod.ends, observed.now) if pod.deleting else ""
 
 
-def _way_out(observed: Observed, node: str, ordinals: list[int]) -> str:
+def _way_out(observed: ObservedPartition, node: str, ordinals: list[int]) -> str:
     name = names.pod(observed.partition.name, ordinals[-1])
     return (
         f"To move one to another node that has room: kubectl cordon {node}, kubectl delete pod "

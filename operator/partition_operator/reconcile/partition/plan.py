@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from partition_operator.api import schema
 from partition_operator.api.events import Event
-from partition_operator.api.partition import UNREPLICATED, PartitionSpec
+from partition_operator.api.partition import STANDALONE, PartitionSpec
 from partition_operator.api.words import MemberRole
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition import (
@@ -22,15 +22,15 @@ from partition_operator.reconcile.partition import (
 )
 from partition_operator.reconcile.partition.actions import (
     Action,
+    AnnotateClaim,
     Bootstrap,
-    MarkClaim,
     RecordBootstrapped,
     RecordCluster,
 )
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.status import Standing, fold, refused
-from partition_operator.reconcile.partition.writes import Pending
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.partition.writes import PendingWrites
+from partition_operator.reconcile.seen.partition import ObservedPartition
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,20 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _PlanStep:
     """action: what to do. pending: what differs from what is wanted, done or not. conflict: what
     keeps the spec from being followed while the rest goes on, "" for nothing. leaving: objects that
     have to be gone before anything else is done, "" for none. mending: volumes are made anew."""
 
     action: Action | None
-    pending: Pending = field(default_factory=Pending)
+    pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
     leaving: str = ""
     mending: bool = False
 
 
 def plan(  # noqa: PLR0911  # the order of concerns: one return for each
-    observed: Observed,
+    observed: ObservedPartition,
     image: str,
     draw: Callable[[], str] = lambda: str(uuid.uuid4()),
     backfill_stalled_s: float = replication.STALLED_S,
@@ -85,16 +85,16 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     restoring = restore.step(observed, cluster_id, image) if cluster_id else None
     if leaving := objects.leaving(observed):
         # An object may stay for ever, and the certificates would end meanwhile.
-        due, pending = objects.renewals(observed) if bootstrapped else ([], Pending())
+        due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
         action = writes.first_free(observed, due)
-        step = _Step(action, pending, conflict=conflict, leaving=leaving)
+        step = _PlanStep(action, pending, conflict=conflict, leaving=leaving)
         return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
     if not cluster_id:
         return _without_cluster(observed, image, draw)
 
     foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
     if foreign and (found := volumes.mistaken(observed, cluster_id)):
-        return _plan(observed, _Step(RecordCluster(found)), cluster_id, bootstrapped=False)
+        return _plan(observed, _PlanStep(RecordCluster(found)), cluster_id, bootstrapped=False)
     if foreign:
         return _refused(
             observed,
@@ -106,17 +106,17 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     if why := replication.refusal(observed, asked):
         return _refused(observed, "InvalidSpec", why)
     if mending := storage.mend(observed, asked):
-        step = _Step(mending.action, conflict=conflict, mending=True)
+        step = _PlanStep(mending.action, conflict=conflict, mending=True)
         return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
     if restoring is not None and (not restoring.done or restoring.action is not None):
-        step = _Step(restoring.action)
+        step = _PlanStep(restoring.action)
     else:
         step = _next(observed, image, cluster_id, bootstrapped)
     step = replace(step, conflict=conflict)
     return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
 
 
-def _conflict(observed: Observed) -> str:
+def _conflict(observed: ObservedPartition) -> str:
     """What to say of objects of somebody else that have names of ours; "" for none."""
     way = objects.in_the_way(observed)
     return way and (
@@ -125,7 +125,7 @@ def _conflict(observed: Observed) -> str:
     )
 
 
-def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) -> Plan:
+def _without_cluster(observed: ObservedPartition, image: str, draw: Callable[[], str]) -> Plan:
     """Chooses the group's identity: drawn for new volumes, taken over from found ones."""
     partition = observed.partition
     spec = replication.effective(observed, partition.spec())
@@ -146,15 +146,15 @@ def _without_cluster(observed: Observed, image: str, draw: Callable[[], str]) ->
         # Nobody wrote on the claims whose they are: the volumes say it when their pods run.
         count = max(spec.replicas, max(finding.suspicious) + 1)
         found, pending = objects.differences(observed, spec, count, 0, image)
-        step = _Step(writes.first_free(observed, found), pending)
+        step = _PlanStep(writes.first_free(observed, found), pending)
         return _plan(observed, step, "", bootstrapped=False)
     if why := replication.misplaced(observed):
         return _refused(observed, "VolumesFound", why)
     chosen = next(iter(finding.clusters), "") or draw()
-    return _plan(observed, _Step(RecordCluster(chosen)), "", bootstrapped=False)
+    return _plan(observed, _PlanStep(RecordCluster(chosen)), "", bootstrapped=False)
 
 
-def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
+def _may_bootstrap(observed: ObservedPartition, cluster_id: str) -> bool:
     """Replica 0's volume is new and marked as ours, nothing says that a group ever existed, and
     every volume that is older than the Partition has said that it is empty."""
     first = observed.replica(0)
@@ -171,7 +171,9 @@ def _may_bootstrap(observed: Observed, cluster_id: str) -> bool:
     return any(c.ordinal == 0 and c.cluster_id == cluster_id for c in observed.claims)
 
 
-def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -> _Step:
+def _next(
+    observed: ObservedPartition, image: str, cluster_id: str, bootstrapped: bool
+) -> _PlanStep:
     """What is refused waits for its next try; the steps after it go on where they don't need it."""
     asked = observed.partition.spec()
     spec = replication.effective(observed, asked)
@@ -182,33 +184,33 @@ def _next(observed: Observed, image: str, cluster_id: str, bootstrapped: bool) -
     found, pending = objects.differences(observed, spec, pods, voters, image)
     free = writes.first_free(observed, found)
     if free is not None:
-        return _Step(free, pending)
+        return _PlanStep(free, pending)
     # Before its volume is touched: from then on it is nobody else's.
     unknown = objects.unknown_claims(observed)
     unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
     if not bootstrapped:
         unmarked += volumes.mismarked(observed, cluster_id)
-    marks = [MarkClaim(ordinal, cluster_id) for ordinal in unmarked]
+    marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
     for mark in marks:
         pending = pending.also(mark, observed.partition.name)
     free = writes.first_free(observed, marks)
     if free is not None:
-        return _Step(free, pending)
+        return _PlanStep(free, pending)
     if bootstrapped:
         untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
-        return _Step(_change(observed, asked, spec.replicas, cluster_id, untouched), pending)
+        return _PlanStep(_change(observed, asked, spec.replicas, cluster_id, untouched), pending)
     if marks:
-        return _Step(None, pending)
+        return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
-        return _Step(RecordBootstrapped(cluster_id), pending)
+        return _PlanStep(RecordBootstrapped(cluster_id), pending)
     # A replica that is "joining" was told to wait: it never forms a group.
     may = _may_bootstrap(observed, cluster_id)
-    bootstrap = Bootstrap(0, cluster_id, asked.mode == UNREPLICATED)
-    return _Step(bootstrap if may else None, pending)
+    bootstrap = Bootstrap(0, cluster_id, asked.mode == STANDALONE)
+    return _PlanStep(bootstrap if may else None, pending)
 
 
 def _change(
-    observed: Observed,
+    observed: ObservedPartition,
     asked: PartitionSpec,
     wanted: int,
     cluster_id: str,
@@ -222,13 +224,13 @@ def _change(
     return membership.next_change(replace(observed, replicas=seen), cluster_id, wanted)
 
 
-def _last_voters(observed: Observed) -> int:
+def _last_voters(observed: ObservedPartition) -> int:
     return sum(m["role"] == MemberRole.VOTER for m in observed.partition.status.get("members", []))
 
 
 def _plan(
-    observed: Observed,
-    step: _Step,
+    observed: ObservedPartition,
+    step: _PlanStep,
     cluster_id: str,
     bootstrapped: bool,
     backfill_stalled_s: float = replication.STALLED_S,
@@ -261,18 +263,18 @@ def _plan(
     return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 
-def _refused(observed: Observed, reason: str, message: str) -> Plan:
+def _refused(observed: ObservedPartition, reason: str, message: str) -> Plan:
     """Nothing is changed. A group that exists goes on as it was, so its certificates are renewed
     all the same: they would end."""
     old = observed.partition.status
     bootstrapped = bool(old.get("bootstrapped"))
     told = conditions.refused(reason, message)
     found: list[Action] = []
-    pending = Pending()
+    pending = PendingWrites()
     if bootstrapped:
         found, pending = objects.renewals(observed)
         # What was refused of other objects stays said: a valid spec asks for them again.
-        written = Pending(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
+        written = PendingWrites(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
         told += [conditions.certificates(observed), writes.applied(observed, written)]
     status = refused(observed, told)
     action, retry_s = writes.first_free(observed, found), writes.retry_s(observed, pending)

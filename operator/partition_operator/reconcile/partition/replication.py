@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from partition_operator.api import names, schema
-from partition_operator.api.partition import RAFT, UNREPLICATED, PartitionSpec
+from partition_operator.api.partition import RAFT, STANDALONE, PartitionSpec
 from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition.actions import Action, EnableReplication
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.partition import ObservedPartition
 
 BACKFILLING: Final = "Backfilling"
 PresentMode = Literal["None", "Backfilling", "Raft"]
@@ -42,23 +42,23 @@ class Replication:
     switching: bool
 
 
-def unreplicated(observed: Observed, spec: PartitionSpec) -> bool:
+def unreplicated(observed: ObservedPartition, spec: PartitionSpec) -> bool:
     """Whether the partition's log is a plain one."""
     first = observed.replica(0)
     if first is not None and first.belongs:
         return first.unreplicated
-    return spec.mode == UNREPLICATED or observed.partition.status.get("mode") in (
-        UNREPLICATED,
+    return spec.mode == STANDALONE or observed.partition.status.get("mode") in (
+        STANDALONE,
         BACKFILLING,
     )
 
 
-def effective(observed: Observed, spec: PartitionSpec) -> PartitionSpec:
+def effective(observed: ObservedPartition, spec: PartitionSpec) -> PartitionSpec:
     """The spec to follow now: without Raft there is one replica, whatever spec.replicas says."""
     return replace(spec, replicas=1) if unreplicated(observed, spec) else spec
 
 
-def pods_wanted(observed: Observed, spec: PartitionSpec, pods: int) -> int:
+def pods_wanted(observed: ObservedPartition, spec: PartitionSpec, pods: int) -> int:
     """Pods that run already stay where the group is about to grow to them."""
     if spec.mode == RAFT and unreplicated(observed, spec):
         live = observed.objects.get(("StatefulSet", observed.partition.name))
@@ -66,7 +66,7 @@ def pods_wanted(observed: Observed, spec: PartitionSpec, pods: int) -> int:
     return pods
 
 
-def refusal(observed: Observed, spec: PartitionSpec) -> str:
+def refusal(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """Why the spec's mode can't be followed; "" where it can."""
     first = observed.replica(0)
     if spec.mode == RAFT or first is None or not first.belongs or first.unreplicated:
@@ -78,7 +78,7 @@ def refusal(observed: Observed, spec: PartitionSpec) -> str:
     )
 
 
-def misplaced(observed: Observed) -> str:
+def misplaced(observed: ObservedPartition) -> str:
     """Why volumes without Raft can't be taken over; "" where they can."""
     found = [r.ordinal for r in observed.replicas if r.unreplicated and r.ordinal]
     if not found:
@@ -90,7 +90,7 @@ def misplaced(observed: Observed) -> str:
     )
 
 
-def next_step(observed: Observed, spec: PartitionSpec) -> Action | None:
+def next_step(observed: ObservedPartition, spec: PartitionSpec) -> Action | None:
     """Of an unreplicated partition. The replica completes by itself what was begun, so it is asked
     only where nothing is under way."""
     first = observed.replica(0)
@@ -99,7 +99,7 @@ def next_step(observed: Observed, spec: PartitionSpec) -> Action | None:
     return None if first.backfill is not None else EnableReplication(0)
 
 
-def look(observed: Observed, spec: PartitionSpec, stalled_s: float) -> Replication:
+def look(observed: ObservedPartition, spec: PartitionSpec, stalled_s: float) -> Replication:
     mode = _mode(observed, spec)
     backfill = _backfill(observed, mode)
     stalled = (
@@ -117,16 +117,16 @@ def look(observed: Observed, spec: PartitionSpec, stalled_s: float) -> Replicati
     return Replication(mode, effective(observed, spec), backfill, stalled, switching)
 
 
-def _mode(observed: Observed, spec: PartitionSpec) -> PresentMode:
+def _mode(observed: ObservedPartition, spec: PartitionSpec) -> PresentMode:
     if unreplicated(observed, spec):
-        return UNREPLICATED if spec.mode == UNREPLICATED else BACKFILLING
+        return STANDALONE if spec.mode == STANDALONE else BACKFILLING
     # Done is done when the new group serves, and not before.
     if observed.partition.status.get("mode") == BACKFILLING and observed.leader is None:
         return BACKFILLING
     return RAFT
 
 
-def _served(observed: Observed) -> bool:
+def _served(observed: ObservedPartition) -> bool:
     old = observed.partition.status.get("conditions", [])
     return any(c["type"] == "QuorumAvailable" and c["status"] == "True" for c in old)
 
@@ -134,10 +134,10 @@ def _served(observed: Observed) -> bool:
 # --- progress ---------------------------------------------------------------------------------
 
 
-def _backfill(observed: Observed, mode: PresentMode) -> schema.Backfill | None:
+def _backfill(observed: ObservedPartition, mode: PresentMode) -> schema.Backfill | None:
     """status.backfill: written when the range is known, then now and then, then at the end."""
     old = observed.partition.status.get("backfill")
-    if mode == UNREPLICATED:
+    if mode == STANDALONE:
         return None
     if mode == RAFT:
         return old and old | {"doneLSN": old["targetLSN"], "percent": 100}
@@ -158,7 +158,7 @@ def _backfill(observed: Observed, mode: PresentMode) -> schema.Backfill | None:
     return new if moved and _since(observed.now, old) >= PROGRESS_WRITE_S else old
 
 
-def _seen(observed: Observed, *, begun: bool) -> tuple[int, int, int] | None:
+def _seen(observed: ObservedPartition, *, begun: bool) -> tuple[int, int, int] | None:
     """(from, done, target) as replica 0 says it; what is ahead, before it has begun."""
     first = observed.replica(0)
     if first is None or not first.belongs:
@@ -177,7 +177,7 @@ def _since(now: dt.datetime, backfill: schema.Backfill) -> float:
 # --- status -----------------------------------------------------------------------------------
 
 
-def fields(observed: Observed, found: Replication) -> schema.PartitionStatus:
+def fields(observed: ObservedPartition, found: Replication) -> schema.PartitionStatus:
     """What status says of replication."""
     added: schema.PartitionStatus = {"mode": found.mode}
     if found.backfill is not None:
@@ -190,7 +190,11 @@ def fields(observed: Observed, found: Replication) -> schema.PartitionStatus:
 
 
 def explain(
-    conditions: list[Condition], observed: Observed, found: Replication, *, bootstrapped: bool
+    conditions: list[Condition],
+    observed: ObservedPartition,
+    found: Replication,
+    *,
+    bootstrapped: bool,
 ) -> list[Condition]:
     """The conditions, as they are to be read without Raft, and BackfillComplete."""
     complete = _complete(observed, found)
@@ -205,7 +209,7 @@ def explain(
 
 
 def _quorum(
-    said: Condition, observed: Observed, found: Replication, *, bootstrapped: bool
+    said: Condition, observed: ObservedPartition, found: Replication, *, bootstrapped: bool
 ) -> Condition:
     if found.switching:
         message = "Raft takes over: writes are refused for a moment, and retried by clients"
@@ -221,7 +225,7 @@ def _quorum(
 
 
 def _replicated(found: Replication) -> Condition:
-    if found.mode == UNREPLICATED:
+    if found.mode == STANDALONE:
         message = (
             "one replica, by spec.replication.mode None: what its volume loses is lost; Raft "
             "replicates it"
@@ -231,7 +235,7 @@ def _replicated(found: Replication) -> Condition:
 
 
 def _progressing(found: Replication) -> list[Condition]:
-    if found.mode == UNREPLICATED:
+    if found.mode == STANDALONE:
         return []
     message = "replication is being switched on: status.backfill says how far it is"
     return [Condition("Progressing", True, BACKFILLING, message)]
@@ -240,7 +244,7 @@ def _progressing(found: Replication) -> list[Condition]:
 def _ready(
     said: Condition,
     quorum: Condition,
-    observed: Observed,
+    observed: ObservedPartition,
     found: Replication,
     *,
     bootstrapped: bool,
@@ -248,9 +252,9 @@ def _ready(
     serves = bootstrapped and quorum.status and said.reason in SERVING
     if not serves:
         return said
-    if found.mode == UNREPLICATED and any(pod.ready for pod in observed.pods):
+    if found.mode == STANDALONE and any(pod.ready for pod in observed.pods):
         return Condition("Ready", True, Reason.READY, "one replica serves, not replicated")
-    if found.mode == UNREPLICATED:
+    if found.mode == STANDALONE:
         message = "serves, but is not complete: waiting for its pod to be ready"
         return Condition("Ready", True, Reason.DEGRADED, message)
     doing = "has stalled, see BackfillComplete" if found.stalled else "is being switched on"
@@ -259,10 +263,10 @@ def _ready(
     )
 
 
-def _complete(observed: Observed, found: Replication) -> Condition | None:
+def _complete(observed: ObservedPartition, found: Replication) -> Condition | None:
     """Of partitions that are, or were, unreplicated."""
     status, backfill = observed.partition.status, found.backfill
-    if found.mode == UNREPLICATED:
+    if found.mode == STANDALONE:
         message = "not replicated; setting spec.replication.mode to Raft begins the backfill"
         return Condition("BackfillComplete", False, Reason.NOT_REQUESTED, message)
     if found.mode == RAFT:
@@ -285,7 +289,7 @@ def _complete(observed: Observed, found: Replication) -> Condition | None:
     return Condition("BackfillComplete", False, Reason.RUNNING, message)
 
 
-def _why_stalled(observed: Observed, backfill: schema.Backfill) -> str:
+def _why_stalled(observed: ObservedPartition, backfill: schema.Backfill) -> str:
     pod = names.pod(observed.partition.name, 0)
     at = f"no progress since {backfill['progressTime']}, at {backfill['doneLSN']} of "
     at += f"{backfill['targetLSN']}"

@@ -16,8 +16,8 @@ from partition_common import backoff
 from partition_operator.api import names, schema
 from partition_operator.api.bootstrap import RestoreFrom
 from partition_operator.api.events import Event
-from partition_operator.api.partition import UNREPLICATED
-from partition_operator.api.snapshot import STORED, Snapshot, State
+from partition_operator.api.partition import STANDALONE
+from partition_operator.api.snapshot import STORED, Snapshot, SnapshotState
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import Reason
 from partition_operator.reconcile.partition import placement
@@ -30,12 +30,12 @@ from partition_operator.reconcile.partition.actions import (
     RecordRestored,
 )
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.seen.partition import Observed
-from partition_operator.reconcile.seen.progress import Progress, parse_progress
-from partition_operator.reconcile.seen.restore import RestoreSeen
+from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.seen.progress import JobProgress, parse_progress
+from partition_operator.reconcile.seen.restore import ObservedRestore
 from partition_operator.reconcile.seen.snapshot import volume_lost
 from partition_operator.resources import services, snapshot_pods
-from partition_operator.resources.snapshot_pods import Outcome, Source
+from partition_operator.resources.snapshot_pods import PodResult, SnapshotLocation
 
 TYPE: Final = "Restored"
 """Of the condition."""
@@ -59,13 +59,13 @@ class Restoring:
     fields: schema.PartitionStatus = field(default_factory=schema.PartitionStatus)
 
 
-def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
+def step(observed: ObservedPartition, cluster_id: str, image: str) -> Restoring | None:
     """None where nothing is restored."""
     source = observed.partition.spec().restore
     status = observed.partition.status
     if source is None or (status.get("bootstrapped") and "restored" not in status):
         return None
-    seen = observed.restore or RestoreSeen()
+    seen = observed.restore or ObservedRestore()
     if "restored" in status:
         return _done(status, seen)
     found = _next(observed, source, seen, cluster_id, image)
@@ -73,7 +73,7 @@ def step(observed: Observed, cluster_id: str, image: str) -> Restoring | None:
     return replace(found, fields={"restore": record} if record else {})
 
 
-def _record(old: schema.Restore, seen: RestoreSeen) -> schema.Restore:
+def _record(old: schema.Restore, seen: ObservedRestore) -> schema.Restore:
     """status.restore. An attempt that does not say how far it is stays where it was."""
     attempts = max(
         int(old.get("attempts", 0)), snapshot_pods.attempt_of(seen.pod) if seen.pod else 0
@@ -124,7 +124,11 @@ def event(old: schema.Condition | None, new: schema.Condition, state: str) -> Ev
 
 
 def _next(
-    observed: Observed, source: RestoreFrom, seen: RestoreSeen, cluster_id: str, image: str
+    observed: ObservedPartition,
+    source: RestoreFrom,
+    seen: ObservedRestore,
+    cluster_id: str,
+    image: str,
 ) -> Restoring:
     partition = observed.partition
     claim = next((c for c in observed.claims if c.ordinal == 0), None)
@@ -147,7 +151,12 @@ def _next(
 
 
 def _begin(
-    observed: Observed, found: Source, cluster_id: str, image: str, *, claimed: bool
+    observed: ObservedPartition,
+    found: SnapshotLocation,
+    cluster_id: str,
+    image: str,
+    *,
+    claimed: bool,
 ) -> Restoring:
     """What the restoring pod needs, then the pod. claimed: the claim of its volume exists."""
     partition, spec = observed.partition, observed.partition.spec()
@@ -165,18 +174,18 @@ def _begin(
         cluster_id,
         image,
         attempt,
-        unreplicated=spec.mode == UNREPLICATED,
+        unreplicated=spec.mode == STANDALONE,
     )
     return _restoring(f"pod {names.restore_pod(partition.name)} is made", CreatePod(body))
 
 
-def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
+def _resolve(source: RestoreFrom, seen: ObservedRestore) -> SnapshotLocation | Restoring:
     """Where to read from; or what is waited for."""
     if not source.snapshot_ref:
         assert source.store is not None, "one of both is given"
         if seen.refusal is not None:
             return _waiting(seen.refusal.reason, seen.refusal.message)
-        return Source(source.store, source.snapshot_id, authority=seen.authority)
+        return SnapshotLocation(source.store, source.snapshot_id, authority=seen.authority)
     name, snapshot = source.snapshot_ref, seen.snapshot
     if snapshot is None:
         return _waiting(
@@ -192,16 +201,16 @@ def _resolve(source: RestoreFrom, seen: RestoreSeen) -> Source | Restoring:
     return snapshot_pods.source_of(snapshot, seen.running, authority=seen.authority)
 
 
-def _unusable(snapshot: Snapshot, seen: RestoreSeen) -> Restoring | None:
+def _unusable(snapshot: Snapshot, seen: ObservedRestore) -> Restoring | None:
     """Why a PartitionSnapshot can't be read, or not yet; None if it can."""
     name = snapshot.name
-    if snapshot.state == State.FAILED:
+    if snapshot.state == SnapshotState.FAILED:
         return _waiting(
             "SnapshotFailed",
             f"PartitionSnapshot {name} has failed: delete this Partition and make it with one that "
             "succeeded",
         )
-    if snapshot.state == State.REMOVING:
+    if snapshot.state == SnapshotState.REMOVING:
         return _waiting(
             "SnapshotRemoved",
             f"PartitionSnapshot {name} is being removed by retention: delete this Partition and "
@@ -219,10 +228,10 @@ def _unusable(snapshot: Snapshot, seen: RestoreSeen) -> Restoring | None:
 
 
 def _pod(
-    observed: Observed,
+    observed: ObservedPartition,
     pod: dict[str, Any],
-    found: Source | Restoring,
-    progress: Progress | None,
+    found: SnapshotLocation | Restoring,
+    progress: JobProgress | None,
 ) -> Restoring:
     """found: what a pod that is made now would read from."""
     name = pod["metadata"]["name"]
@@ -247,10 +256,10 @@ def _pod(
 
 
 def _under_way(
-    observed: Observed,
+    observed: ObservedPartition,
     pod: dict[str, Any],
-    found: Source | Restoring,
-    progress: Progress | None,
+    found: SnapshotLocation | Restoring,
+    progress: JobProgress | None,
 ) -> Restoring:
     name = pod["metadata"]["name"]
     if why := _outdated(observed, pod, found):
@@ -264,7 +273,7 @@ def _under_way(
     return _restoring(f"pod {name} restores volume 0{far}")
 
 
-def _again(observed: Observed, pod: dict[str, Any], outcome: Outcome) -> Restoring:
+def _again(observed: ObservedPartition, pod: dict[str, Any], outcome: PodResult) -> Restoring:
     """The next attempt, after a pause: the failed pod is deleted at its end."""
     attempt = snapshot_pods.attempt_of(pod)
     pause = backoff.RESTORE.after(attempt)
@@ -277,7 +286,9 @@ def _again(observed: Observed, pod: dict[str, Any], outcome: Outcome) -> Restori
     return Restoring(Condition(TYPE, False, Reason.RETRYING, message), _delete(pod))
 
 
-def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring) -> str:
+def _outdated(
+    observed: ObservedPartition, pod: dict[str, Any], found: SnapshotLocation | Restoring
+) -> str:
     """Why a pod that has not started never will, or should not; "" where it may."""
     if (pod.get("status") or {}).get("phase", "Pending") != "Pending":
         return ""
@@ -292,7 +303,7 @@ def _outdated(observed: Observed, pod: dict[str, Any], found: Source | Restoring
     return ""
 
 
-def _failed(observed: Observed, outcome: Outcome) -> Restoring:
+def _failed(observed: ObservedPartition, outcome: PodResult) -> Restoring:
     name = observed.partition.name
     way_out = (
         f"to try the same again, when its cause is gone: kubectl delete pod "
@@ -303,7 +314,7 @@ def _failed(observed: Observed, outcome: Outcome) -> Restoring:
     return Restoring(Condition(TYPE, False, outcome.reason, message), final=True)
 
 
-def _done(status: schema.PartitionStatus, seen: RestoreSeen) -> Restoring:
+def _done(status: schema.PartitionStatus, seen: ObservedRestore) -> Restoring:
     record = status["restored"]
     message = f"from snapshot {record.get('snapshotID')} at LSN {record.get('lsn')}"
     pod, action = seen.pod, None

@@ -21,8 +21,8 @@ from partition_operator.reconcile.partition.conditions import Condition, written
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
-from partition_operator.reconcile.partition.writes import Pending
-from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.reconcile.partition.writes import PendingWrites
+from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
 from partition_operator.resources.pdb import quorum
 
 KEPT = frozenset(
@@ -51,12 +51,12 @@ class Standing:
     bootstrapped: bool
     replication: Replication
     restoring: Restoring | None = None
-    pending: Pending = field(default_factory=Pending)
+    pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
     leaving: str = ""
 
 
-def fold(observed: Observed, standing: Standing) -> schema.PartitionStatus:
+def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionStatus:
     """The whole status. Nothing in it moves while nothing happens: an idle Partition is not
     written."""
     restoring, found = standing.restoring, _conditions(observed, standing)
@@ -69,7 +69,7 @@ def fold(observed: Observed, standing: Standing) -> schema.PartitionStatus:
     return body
 
 
-def refused(observed: Observed, told: list[Condition]) -> schema.PartitionStatus:
+def refused(observed: ObservedPartition, told: list[Condition]) -> schema.PartitionStatus:
     """The status while the spec is not followed. What was known of a running group stays: it goes
     on as it was. told: conditions that are judged all the same."""
     old = observed.partition.status
@@ -82,7 +82,7 @@ def refused(observed: Observed, told: list[Condition]) -> schema.PartitionStatus
     return body
 
 
-def _conditions(observed: Observed, standing: Standing) -> list[Condition]:
+def _conditions(observed: ObservedPartition, standing: Standing) -> list[Condition]:
     seen, bootstrapped = standing.replication, standing.bootstrapped
     found = conditions.conditions(observed, seen.spec, standing.cluster_id, bootstrapped)
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
@@ -97,7 +97,7 @@ def _conditions(observed: Observed, standing: Standing) -> list[Condition]:
 
 
 def _common(
-    observed: Observed, found: list[Condition], cluster_id: str, *, bootstrapped: bool
+    observed: ObservedPartition, found: list[Condition], cluster_id: str, *, bootstrapped: bool
 ) -> schema.PartitionStatus:
     """What is said of every Partition, its spec valid or not."""
     partition, now = observed.partition, observed.now
@@ -115,7 +115,7 @@ def _common(
     return body
 
 
-def _group(observed: Observed, spec: PartitionSpec) -> schema.PartitionStatus:
+def _group(observed: ObservedPartition, spec: PartitionSpec) -> schema.PartitionStatus:
     """What is seen of its pods and members."""
     leader = observed.leader
     ready = sum(p.ready for p in observed.pods)
@@ -133,7 +133,7 @@ def _group(observed: Observed, spec: PartitionSpec) -> schema.PartitionStatus:
     return body
 
 
-def _lag_word(leader: Replica | None) -> str:
+def _lag_word(leader: ObservedReplica | None) -> str:
     """Of the slowest member; rounded, so that it doesn't flicker under load."""
     if leader is None:
         return ""
@@ -141,7 +141,7 @@ def _lag_word(leader: Replica | None) -> str:
     return "0" if worst <= PROMOTE_LAG_MAX else f"~{10 ** (len(str(worst)) - 1)}"
 
 
-def _members(observed: Observed, leader: Replica | None) -> list[schema.Member]:
+def _members(observed: ObservedPartition, leader: ObservedReplica | None) -> list[schema.Member]:
     if leader is None:
         return observed.partition.status.get("members", [])
     return [
@@ -154,7 +154,7 @@ def _members(observed: Observed, leader: Replica | None) -> list[schema.Member]:
     ]
 
 
-def _critical(observed: Observed, leader: Replica | None) -> list[str]:
+def _critical(observed: ObservedPartition, leader: ObservedReplica | None) -> list[str]:
     """Pods whose loss loses the quorum now."""
     if leader is None:
         return []

@@ -12,7 +12,7 @@ from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.reconcile.partition.actions import Action, DeleteUnchanged
-from partition_operator.reconcile.seen.partition import Claim, Observed
+from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
 from partition_operator.resources.statefulset import claim_spec
 
 
@@ -23,7 +23,7 @@ class Mend:
     action: Action | None
 
 
-def mend(observed: Observed, spec: PartitionSpec) -> Mend | None:
+def mend(observed: ObservedPartition, spec: PartitionSpec) -> Mend | None:
     """Makes templates and claims anew that differ from the spec, or None if nothing has to be."""
     partition = observed.partition
     if partition.status.get("bootstrapped") or any(claim.bound for claim in observed.claims):
@@ -47,7 +47,7 @@ def mend(observed: Observed, spec: PartitionSpec) -> Mend | None:
     return Mend(None) if old else None
 
 
-def template_differs(observed: Observed, spec: PartitionSpec) -> bool:
+def template_differs(observed: ObservedPartition, spec: PartitionSpec) -> bool:
     """Whether the live StatefulSet would make other claims than the spec asks for."""
     template = _template(observed)
     if template is None:
@@ -57,7 +57,7 @@ def template_differs(observed: Observed, spec: PartitionSpec) -> bool:
     return not same_class or not _same_size(_size(template), spec.storage_size)
 
 
-def recorded(observed: Observed) -> schema.StorageStatus:
+def recorded(observed: ObservedPartition) -> schema.StorageStatus:
     """status.storage: the size and the class of the bound claims. What was recorded of a group that
     existed stays while its claims are away."""
     bound = [claim for claim in _own(observed) if claim.bound and parse_quantity(claim.size)]
@@ -72,7 +72,7 @@ def recorded(observed: Observed) -> schema.StorageStatus:
     return found
 
 
-def not_followed(observed: Observed, spec: PartitionSpec) -> str:
+def not_followed(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """What of a valid spec the volumes don't follow; "" if they do."""
     template = _template(observed)
     if template is not None and not _same_size(_size(template), spec.storage_size):
@@ -89,7 +89,7 @@ def not_followed(observed: Observed, spec: PartitionSpec) -> str:
     return ""
 
 
-def _own(observed: Observed) -> list[Claim]:
+def _own(observed: ObservedPartition) -> list[ObservedClaim]:
     """Without claims that have our names and say nothing of us: what others made is not deleted,
     and its size is not the group's."""
     cluster_id = observed.partition.status.get("clusterID")
@@ -98,7 +98,7 @@ def _own(observed: Observed) -> list[Claim]:
     ]
 
 
-def _template(observed: Observed) -> dict[str, Any] | None:
+def _template(observed: ObservedPartition) -> dict[str, Any] | None:
     live = observed.objects.get(("StatefulSet", observed.partition.name)) or {}
     for template in (live.get("spec") or {}).get("volumeClaimTemplates") or []:
         if template["metadata"]["name"] == names.VOLUME:
@@ -115,7 +115,7 @@ def _same_size(one: str, other: str) -> bool:
     return parse_quantity(one) == parse_quantity(other)
 
 
-def _claim_differs(claim: Claim, spec: PartitionSpec) -> bool:
+def _claim_differs(claim: ObservedClaim, spec: PartitionSpec) -> bool:
     # Without a class in the spec the cluster's default is on the claim, which is not known here.
     other_class = spec.storage_class is not None and claim.storage_class != spec.storage_class
     return bool(claim.size) and (other_class or not _same_size(claim.size, spec.storage_size))

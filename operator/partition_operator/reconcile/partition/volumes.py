@@ -3,7 +3,7 @@ somebody's data is adopted when a user says so, and never by name alone."""
 
 from dataclasses import dataclass
 
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.partition import ObservedPartition
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Finding:
         return not self.clusters and not self.suspicious
 
 
-def inspect(observed: Observed) -> Finding:
+def inspect(observed: ObservedPartition) -> Finding:
     """What marks on claims, their age, and the replicas themselves say."""
     created = observed.partition.body["metadata"].get("creationTimestamp", "")
     marked = {claim.cluster_id for claim in observed.claims if claim.cluster_id}
@@ -37,7 +37,7 @@ def inspect(observed: Observed) -> Finding:
     return Finding(frozenset(marked | held), suspicious)
 
 
-def mistaken(observed: Observed, cluster_id: str) -> str:
+def mistaken(observed: ObservedPartition, cluster_id: str) -> str:
     """The cluster that the volumes belong to, where `cluster_id` was drawn because they had not
     said it yet: nothing was done with it, and they are to be adopted. "" elsewhere."""
     status = observed.partition.status
@@ -49,7 +49,7 @@ def mistaken(observed: Observed, cluster_id: str) -> str:
     return held.pop() if observed.partition.spec().adopt and len(held) == 1 else ""
 
 
-def mismarked(observed: Observed, cluster_id: str) -> list[int]:
+def mismarked(observed: ObservedPartition, cluster_id: str) -> list[int]:
     """Ordinals of claims that carry another cluster's mark, whose volumes say that they are of this
     one, or of none."""
     found = []

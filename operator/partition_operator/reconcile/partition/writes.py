@@ -15,7 +15,7 @@ from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.actions import Action
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.seen.last_write import CALM, Key, held, pause_s
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.partition import ObservedPartition
 from partition_operator.resources.common import content_hash
 
 TYPE: Final = "ObjectsApplied"
@@ -26,19 +26,19 @@ TRUST = "trust"
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingWrites:
     """keys: objects that differ from what is wanted. altered: objects that read back otherwise than
     they were applied, with the path of the difference: something changes them on their way in."""
 
     keys: tuple[Key, ...] = ()
     altered: dict[Key, str] = field(default_factory=dict)
 
-    def also(self, action: Action | None, partition: str) -> "Pending":
+    def also(self, action: Action | None, partition: str) -> "PendingWrites":
         """With what another step wants to write."""
         found = target(action, partition) if action is not None else None
         if found is None or found[0] in self.keys:
             return self
-        return Pending((*self.keys, found[0]), self.altered)
+        return PendingWrites((*self.keys, found[0]), self.altered)
 
 
 def target(  # noqa: PLR0911  # a flat match over actions
@@ -52,28 +52,28 @@ def target(  # noqa: PLR0911  # a flat match over actions
             return ("Secret", secret), CERTIFICATE
         case actions.TrustAuthority(secret, _):
             return ("Secret", secret), TRUST
-        case actions.PutBack(kind, name, _, labels, owned):
+        case actions.RepairLabels(kind, name, _, labels, owned):
             text = f"{sorted(labels.items())} {owned}"
             return (kind, name), hashlib.sha256(text.encode()).hexdigest()
-        case actions.MarkClaim(ordinal, cluster_id):
+        case actions.AnnotateClaim(ordinal, cluster_id):
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), cluster_id
         case actions.Delete(kind, name, uid) | actions.DeleteUnchanged(kind, name, uid, _):
             return (kind, name), f"delete {uid}"
     return None
 
 
-def is_held(observed: Observed, action: Action) -> bool:
+def is_held(observed: ObservedPartition, action: Action) -> bool:
     """Whether an action waits for its next try."""
     found = target(action, observed.partition.name)
     return found is not None and held(observed.writes.get(found[0]), found[1], observed.now)
 
 
-def first_free(observed: Observed, found: Iterable[Action]) -> Action | None:
+def first_free(observed: ObservedPartition, found: Iterable[Action]) -> Action | None:
     """The first of the actions that need not wait."""
     return next((action for action in found if not is_held(observed, action)), None)
 
 
-def retry_s(observed: Observed, pending: Pending) -> float | None:
+def retry_s(observed: ObservedPartition, pending: PendingWrites) -> float | None:
     """Seconds until the next try of something that waits; None if nothing waits."""
     pauses = [
         pause
@@ -84,7 +84,9 @@ def retry_s(observed: Observed, pending: Pending) -> float | None:
     return min(pauses, default=None)
 
 
-def explain(found: list[Condition], observed: Observed, pending: Pending) -> list[Condition]:
+def explain(
+    found: list[Condition], observed: ObservedPartition, pending: PendingWrites
+) -> list[Condition]:
     """The conditions with ObjectsApplied. A Partition is not Ready while the API server refuses
     what its spec asks for, though its replicas may serve."""
     condition = applied(observed, pending)
@@ -123,7 +125,7 @@ def _said(condition: schema.Condition) -> tuple[str, str, str]:
     return condition["status"], condition["reason"], condition["message"]
 
 
-def applied(observed: Observed, pending: Pending) -> Condition:
+def applied(observed: ObservedPartition, pending: PendingWrites) -> Condition:
     """The condition ObjectsApplied."""
     refused = {
         key: write.refusal

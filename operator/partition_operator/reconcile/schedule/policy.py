@@ -19,7 +19,7 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.schedule import cron as schedules
 from partition_operator.reconcile.schedule.cron import MOMENT, Circumstances, Schedule, decide
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.partition import ObservedPartition
 from partition_operator.reconcile.seen.snapshot import age_of
 from partition_operator.reconcile.snapshot import sources
 
@@ -31,11 +31,11 @@ wrong: believed, it would switch the schedule off until then."""
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyView:
+class ObservedSchedule:
     """group: the Partition, its pods and replicas. snapshots: all that name the Partition. taken:
     names of runs that belong to something else."""
 
-    group: Observed
+    group: ObservedPartition
     snapshots: tuple[Snapshot, ...]
     taken: frozenset[str] = frozenset()
 
@@ -61,7 +61,7 @@ class PolicyPlan:
     spec: SnapshotsSpec | None = None
 
 
-def plan(view: PolicyView) -> PolicyPlan:
+def plan(view: ObservedSchedule) -> PolicyPlan:
     old = view.partition.snapshot_status
     known = _successes(view, old) | _kept(old, "missed", "lastScheduleTime")
     try:
@@ -84,7 +84,7 @@ def plan(view: PolicyView) -> PolicyPlan:
 
 
 def _scheduled(
-    view: PolicyView, spec: SnapshotsSpec, schedule: Schedule, known: schema.SnapshotsStatus
+    view: ObservedSchedule, spec: SnapshotsSpec, schedule: Schedule, known: schema.SnapshotsStatus
 ) -> PolicyPlan:
     old, now = view.partition.snapshot_status, view.now
     identity = f"{spec.schedule} {spec.time_zone}"
@@ -146,7 +146,7 @@ def refused(step: PolicyPlan, message: str, now: dt.datetime, pause_s: float) ->
     return replace(step, create=None, conditions=found, look_at=look_at)
 
 
-def _immediate(view: PolicyView, spec: SnapshotsSpec, start: dt.datetime) -> str:
+def _immediate(view: ObservedSchedule, spec: SnapshotsSpec, start: dt.datetime) -> str:
     """When the immediate run is due where a schedule is seen anew: at the first sight, and where it
     has waited since; "" for none. To the second: its deadline counts from it."""
     old = view.partition.snapshot_status
@@ -165,7 +165,7 @@ def _immediate(view: PolicyView, spec: SnapshotsSpec, start: dt.datetime) -> str
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _RunStep:
     fields: schema.SnapshotsStatus
     create: dict[str, Any] | None = None
     missed: int = 0
@@ -174,8 +174,8 @@ class _Step:
 
 
 def _next_run(
-    view: PolicyView, spec: SnapshotsSpec, schedule: Schedule, cursor: dt.datetime
-) -> _Step:
+    view: ObservedSchedule, spec: SnapshotsSpec, schedule: Schedule, cursor: dt.datetime
+) -> _RunStep:
     old, now = view.partition.snapshot_status, view.now
     made = [s.scheduled_at for s in view.snapshots if s.scheduled_at is not None]
     newest = max((due for due in made if due <= now), default=None)
@@ -200,24 +200,24 @@ def _next_run(
             fields |= {"scheduledUntil": stamp(cursor), "immediateAt": stamp(immediate)}
             if spec.deadline is not None and now > immediate + spec.deadline:
                 del fields["immediateAt"]
-                return _Step(fields, None, 1, blocked or "it could not start in time", now)
+                return _RunStep(fields, None, 1, blocked or "it could not start in time", now)
             body = None if blocked else _body(view.partition, immediate)
-            return _Step(fields, body, look_at=now + dt.timedelta(seconds=5) if blocked else now)
+            return _RunStep(fields, body, look_at=now + dt.timedelta(seconds=5) if blocked else now)
     circumstances = Circumstances(cursor, now, blocked, running[0] if running else "")
     decision = decide(schedule, spec.deadline, circumstances)
     if decision.start is None:
         fields["scheduledUntil"] = stamp(decision.cursor)
-        return _Step(fields, None, decision.missed, decision.reason, decision.look_at)
+        return _RunStep(fields, None, decision.missed, decision.reason, decision.look_at)
     if names.scheduled_snapshot(view.partition.name, decision.start) in view.taken:
         fields["scheduledUntil"] = stamp(decision.start)
         why = "a PartitionSnapshot of the run's name belongs to something else"
-        return _Step(fields, None, decision.missed + 1, why, now)
+        return _RunStep(fields, None, decision.missed + 1, why, now)
     if decision.missed:
         # The one to start stays due: it is made at the next look, when these are written down.
         fields["scheduledUntil"] = stamp(decision.start - MOMENT)
-        return _Step(fields, None, decision.missed, decision.reason, now)
+        return _RunStep(fields, None, decision.missed, decision.reason, now)
     fields["scheduledUntil"] = stamp(cursor)
-    return _Step(fields, _body(view.partition, decision.start), look_at=now)
+    return _RunStep(fields, _body(view.partition, decision.start), look_at=now)
 
 
 def _body(partition: Partition, due: dt.datetime) -> dict[str, Any]:
@@ -239,7 +239,7 @@ def _body(partition: Partition, due: dt.datetime) -> dict[str, Any]:
 
 
 def _fresh(
-    view: PolicyView, spec: SnapshotsSpec, schedule: Schedule, since: dt.datetime
+    view: ObservedSchedule, spec: SnapshotsSpec, schedule: Schedule, since: dt.datetime
 ) -> tuple[Condition, dt.datetime | None]:
     """(the condition, when it may change by time alone).
 
@@ -282,7 +282,7 @@ def _freshness_events(was: schema.Condition | None, fresh: Condition) -> list[Ev
     return []
 
 
-def _newest_good(view: PolicyView) -> Snapshot | None:
+def _newest_good(view: ObservedSchedule) -> Snapshot | None:
     cluster = view.partition.status.get("clusterID", "")
     good = [s for s in view.snapshots if s.state in GOOD and s.cluster_id == cluster and not s.lost]
     # One from the future would count as the newest, and as fresh, until then.
@@ -290,7 +290,7 @@ def _newest_good(view: PolicyView) -> Snapshot | None:
     return max(past, key=age_of, default=None)
 
 
-def _successes(view: PolicyView, old: schema.SnapshotsStatus) -> schema.SnapshotsStatus:
+def _successes(view: ObservedSchedule, old: schema.SnapshotsStatus) -> schema.SnapshotsStatus:
     """Of the newest success; what retention or a user removed stays known."""
     newest = _newest_good(view)
     if newest is None:

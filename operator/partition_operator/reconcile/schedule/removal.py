@@ -16,14 +16,14 @@ from partition_common import backoff
 
 from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination, VolumeDestination, describe
-from partition_operator.api.snapshot import Snapshot, SnapshotsSpec, State, Verify
+from partition_operator.api.snapshot import Snapshot, SnapshotsSpec, SnapshotState, VerifyMethod
 from partition_operator.api.times import stamp
 from partition_operator.api.words import JobState, Reason
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.schedule.policy import PolicyView
+from partition_operator.reconcile.schedule.policy import ObservedSchedule
 from partition_operator.reconcile.schedule.retention import begun, expired
-from partition_operator.reconcile.seen.partition import Observed
-from partition_operator.reconcile.seen.snapshot import Job, JobSeen, NoJob
+from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedJobOrNone
 from partition_operator.reconcile.snapshot import sources
 
 BATCH_MAX = 50
@@ -45,7 +45,7 @@ nothing of it is in the store; what has its name there (SnapshotExists) is someb
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
+class Deletion:
     """One job's work. pod: whose volume the store is on, "" for an object store."""
 
     destination: Destination
@@ -70,7 +70,7 @@ class Attempt:
     failures: int = 0
     retry_at: dt.datetime | None = None
     problem: tuple[str, str] | None = None
-    done: Job | None = None
+    done: ObservedJob | None = None
 
     @property
     def running(self) -> bool:
@@ -79,18 +79,18 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class DeletionStep:
     """start: the attempt to start now. done: the job that has done it. problem: (reason, message)
     of what keeps it from being done. attempt: what to remember."""
 
     attempt: Attempt | None = None
     start: bool = False
-    done: Job | None = None
+    done: ObservedJob | None = None
     problem: tuple[str, str] | None = None
 
 
 def gone(
-    view: PolicyView,
+    view: ObservedSchedule,
     spec: SnapshotsSpec | None,
     attempts: Iterable[Attempt],
     held: frozenset[str] = frozenset(),
@@ -105,11 +105,11 @@ def gone(
         return begun(ours)
     said = partition.whole_status.get("conditions") or []
     pruned = next((c for c in said if c["type"] == "SnapshotsPruned"), None)
-    damage, proven = blocked_by_damage(pruned, attempts), spec.verify != Verify.NONE
+    damage, proven = blocked_by_damage(pruned, attempts), spec.verify != VerifyMethod.NONE
     return expired(ours, spec.retention, view.now, held, proven=proven, damage=damage)
 
 
-def removals(due: Iterable[Snapshot], group: Observed) -> list[Removal]:
+def removals(due: Iterable[Snapshot], group: ObservedPartition) -> list[Deletion]:
     """The jobs that must have succeeded before these objects may go; some need none."""
     found: dict[tuple[Destination, str], list[str]] = {}
     pods = {names.pod(group.partition.name, pod.ordinal) for pod in group.pods}
@@ -125,7 +125,7 @@ def removals(due: Iterable[Snapshot], group: Observed) -> list[Removal]:
         for pod in holders:
             found.setdefault((destination, pod), []).append(str(snapshot.status["snapshotID"]))
     return [
-        Removal(destination, pod, tuple(sorted(ids)[:BATCH_MAX]))
+        Deletion(destination, pod, tuple(sorted(ids)[:BATCH_MAX]))
         for (destination, pod), ids in found.items()
     ]
 
@@ -136,7 +136,7 @@ def may_be_stored(snapshot: Snapshot) -> bool:
         return False
     # The condition, not the state: one that failed may be Removing now.
     failed = [c for c in snapshot.status.get("conditions") or [] if c["type"] == "Failed"]
-    if snapshot.state != State.FAILED and not failed:
+    if snapshot.state != SnapshotState.FAILED and not failed:
         return True
     return any(c["reason"] in UNCERTAIN for c in failed)
 
@@ -144,7 +144,7 @@ def may_be_stored(snapshot: Snapshot) -> bool:
 def marked(snapshot: Snapshot, now: dt.datetime) -> schema.PartitionSnapshotStatus:
     """The status that says that its removal has begun: written before anything of it goes."""
     message = f"{snapshot.state} until {stamp(now)}; retention removes it, which can't be undone"
-    return snapshot.status | {"state": str(State.REMOVING), "message": message}
+    return snapshot.status | {"state": str(SnapshotState.REMOVING), "message": message}
 
 
 def pause_s(attempts: Iterable[Attempt], now: dt.datetime) -> float | None:
@@ -184,12 +184,12 @@ def pruned(
 
 
 def next_step(
-    removal: Removal,
+    removal: Deletion,
     attempt: Attempt | None,
-    seen: JobSeen,
-    group: Observed,
+    seen: ObservedJobOrNone,
+    group: ObservedPartition,
     newest_pod: str = "",
-) -> Step:
+) -> DeletionStep:
     """newest_pod: where the newest snapshot was taken: jobs of one replica don't meet."""
     if attempt is not None:
         known = _of_attempt(attempt, seen, group.now)
@@ -198,28 +198,30 @@ def next_step(
     return _begin(removal, attempt, group, newest_pod)
 
 
-def _of_attempt(attempt: Attempt, seen: JobSeen, now: dt.datetime) -> Step | None:
+def _of_attempt(attempt: Attempt, seen: ObservedJobOrNone, now: dt.datetime) -> DeletionStep | None:
     """The step for an attempt that ended, runs or waits; None if the next one is due."""
     if attempt.done is not None:
-        return Step(attempt, done=attempt.done)
+        return DeletionStep(attempt, done=attempt.done)
     if attempt.retry_at is not None:
-        return Step(attempt, problem=attempt.problem) if now < attempt.retry_at else None
-    if isinstance(seen, Job):
+        return DeletionStep(attempt, problem=attempt.problem) if now < attempt.retry_at else None
+    if isinstance(seen, ObservedJob):
         return _of_job(attempt, seen, now)
     if seen is NoJob.SILENT:
         return failed(attempt, now, Reason.SOURCE_UNREACHABLE, "its replica does not answer")
     return None  # the replica was restarted: begin again
 
 
-def _of_job(attempt: Attempt, job: Job, now: dt.datetime) -> Step:
+def _of_job(attempt: Attempt, job: ObservedJob, now: dt.datetime) -> DeletionStep:
     if job.state == JobState.SUCCEEDED:
-        return Step(replace(attempt, done=job), done=job)
+        return DeletionStep(replace(attempt, done=job), done=job)
     if job.state == JobState.FAILED:
         return failed(attempt, now, job.reason or "Failed", job.message)
-    return Step(attempt, problem=attempt.problem)
+    return DeletionStep(attempt, problem=attempt.problem)
 
 
-def _begin(removal: Removal, attempt: Attempt | None, group: Observed, newest_pod: str) -> Step:
+def _begin(
+    removal: Deletion, attempt: Attempt | None, group: ObservedPartition, newest_pod: str
+) -> DeletionStep:
     """Starts an attempt, if a replica can work on it. attempt: the last one."""
     found = sources.candidates(group)
     if removal.pod:
@@ -227,15 +229,17 @@ def _begin(removal: Removal, attempt: Attempt | None, group: Observed, newest_po
     source = sources.choose(found, partition=group.partition.name, base=newest_pod)
     if source is None:
         who = removal.pod or "a replica"
-        return Step(attempt, problem=("WaitingForReplica", f"{who} is needed and does not serve"))
+        return DeletionStep(
+            attempt, problem=("WaitingForReplica", f"{who} is needed and does not serve")
+        )
     failures = attempt.failures if attempt is not None else 0
     problem = attempt.problem if attempt is not None else None
     job_id = f"prune-{removal.digest}-{int(group.now.timestamp())}"
     again = Attempt(job_id, source.ordinal, failures, problem=problem)
-    return Step(again, start=True, problem=problem)
+    return DeletionStep(again, start=True, problem=problem)
 
 
-def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> Step:
+def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> DeletionStep:
     if reason == Reason.SNAPSHOT_DAMAGED:
         message += (
             "; until it is gone nothing in its store can be collected: damaged snapshots "
@@ -249,4 +253,4 @@ def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> Ste
         now + dt.timedelta(seconds=pause),
         (reason, message),
     )
-    return Step(again, problem=again.problem)
+    return DeletionStep(again, problem=again.problem)

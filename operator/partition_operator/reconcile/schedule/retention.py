@@ -10,7 +10,7 @@ one whose removal has begun something may be gone already: it always goes.
 import datetime as dt
 from collections.abc import Iterable
 
-from partition_operator.api.snapshot import GOOD, Retention, Snapshot, State
+from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotRetention, SnapshotState
 from partition_operator.reconcile.seen.snapshot import age_of
 
 FAILED_KEPT_MAX = 3
@@ -18,7 +18,7 @@ FAILED_KEPT_MAX = 3
 
 def expired(
     snapshots: Iterable[Snapshot],
-    retention: Retention,
+    retention: SnapshotRetention,
     now: dt.datetime,
     held: frozenset[str] = frozenset(),
     *,
@@ -38,10 +38,10 @@ def expired(
     good = [s for s in free if s.state in GOOD and not s.lost]
     bad = [s for s in free if s not in good]
     places = {s.stored_in() for s in gone} if damage else set()
-    damaged = [s for s in bad if s.state == State.VERIFY_FAILED and s.stored_in() in places]
+    damaged = [s for s in bad if s.state == SnapshotState.VERIFY_FAILED and s.stored_in() in places]
     gone += damaged
     gone += [s for s in bad if s not in damaged][FAILED_KEPT_MAX:]
-    last = next((s for s in good if proven and s.state == State.VERIFIED), None)
+    last = next((s for s in good if proven and s.state == SnapshotState.VERIFIED), None)
     for rank, snapshot in enumerate(good):
         if rank < retention.min_successful or snapshot is last:
             continue
@@ -54,11 +54,11 @@ def expired(
 
 def begun(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
     """Those whose removal has begun, which is finished whatever the spec or a pin says now."""
-    return sorted((s for s in snapshots if s.state == State.REMOVING), key=age_of)
+    return sorted((s for s in snapshots if s.state == SnapshotState.REMOVING), key=age_of)
 
 
 def next_expiry(
-    snapshots: Iterable[Snapshot], retention: Retention, now: dt.datetime
+    snapshots: Iterable[Snapshot], retention: SnapshotRetention, now: dt.datetime
 ) -> dt.datetime | None:
     """When age alone may next make one go."""
     if retention.max_age is None:

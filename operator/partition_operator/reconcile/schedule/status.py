@@ -7,7 +7,7 @@ from partition_operator.api.events import Event
 from partition_operator.api.partition import SNAPSHOT_CONDITIONS
 from partition_operator.reconcile.partition.conditions import Condition, written
 from partition_operator.reconcile.schedule import removal
-from partition_operator.reconcile.schedule.policy import PolicyPlan, PolicyView
+from partition_operator.reconcile.schedule.policy import ObservedSchedule, PolicyPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Told:
 
 
 def fold(
-    view: PolicyView, step: PolicyPlan, problem: tuple[str, str] | None, *, under_way: bool
+    view: ObservedSchedule, step: PolicyPlan, problem: tuple[str, str] | None, *, under_way: bool
 ) -> Told:
     """problem: (reason, message) of what keeps snapshots from being removed. under_way: removals
     are."""

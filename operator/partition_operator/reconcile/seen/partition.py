@@ -8,11 +8,11 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.api.words import ReplicaRole
 from partition_operator.reconcile.seen.last_write import Key, Write
-from partition_operator.reconcile.seen.restore import RestoreSeen
+from partition_operator.reconcile.seen.restore import ObservedRestore
 
 
 @dataclass(frozen=True, slots=True)
-class Pod:
+class ObservedPod:
     """A replica's pod. ip is "" until it has one. ends: when it has to have ended, of one that is
     being deleted, RFC 3339. labelled: it has our labels; without them it was found by its name."""
 
@@ -27,7 +27,7 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class ObservedClaim:
     """A replica's PVC. cluster_id: what we wrote on it, "" for none. labelled: it has our labels;
     without them it was found by its name. bound: it has a volume. size: as it was asked for."""
 
@@ -44,7 +44,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ObservedMember:
     """A member as the leader sees it."""
 
     member_id: int
@@ -56,7 +56,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Backfill:
+class ObservedBackfill:
     """How far the writing of Raft's metadata is: LSNs, next and target as a replica says them."""
 
     first: int
@@ -65,7 +65,7 @@ class Backfill:
 
 
 @dataclass(frozen=True, slots=True)
-class Replica:
+class ObservedReplica:
     """What a replica says of itself. role: a word of its own, such as those of ReplicaRole."""
 
     ordinal: int
@@ -80,9 +80,9 @@ class Replica:
     serving: bool
     changing: bool
     disk_full: bool
-    members: tuple[Member, ...] = ()
+    members: tuple[ObservedMember, ...] = ()
     unreplicated: bool = False
-    backfill: Backfill | None = None
+    backfill: ObservedBackfill | None = None
     stored_from: int = 1
 
     @property
@@ -106,15 +106,15 @@ class Certificates:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class ObservedPartition:
     """Everything that `plan` looks at. objects: live ones of ours by (kind, name)."""
 
     partition: Partition
     now: dt.datetime
     objects: dict[Key, dict[str, Any]]
-    pods: tuple[Pod, ...]
-    claims: tuple[Claim, ...]
-    replicas: tuple[Replica, ...]
+    pods: tuple[ObservedPod, ...]
+    claims: tuple[ObservedClaim, ...]
+    replicas: tuple[ObservedReplica, ...]
     certificates_good: dict[str, bool] = field(default_factory=dict)
     """By Secret: False if its certificate has to be issued."""
     writes: dict[Key, Write] = field(default_factory=dict)
@@ -124,22 +124,22 @@ class Observed:
     pods_refused: str = ""
     """Why the StatefulSet's controller can't make pods that are missing, as the API server told
     it."""
-    restore: RestoreSeen | None = None
+    restore: ObservedRestore | None = None
     """Of a Partition that begins with a snapshot, until it has."""
     refused: str = ""
     """Why replica 0 refused to begin a backfill, where trying again alone does not help."""
     certificates: Certificates = field(default_factory=Certificates)
 
     @property
-    def leader(self) -> Replica | None:
+    def leader(self) -> ObservedReplica | None:
         """The replica that serves as leader, in the highest term; None where there is none."""
         leaders = [r for r in self.replicas if r.role == ReplicaRole.LEADER and r.serving]
         return max(leaders, key=lambda r: r.term, default=None)
 
-    def replica(self, ordinal: int) -> Replica | None:
+    def replica(self, ordinal: int) -> ObservedReplica | None:
         return next((r for r in self.replicas if r.ordinal == ordinal), None)
 
-    def pod(self, ordinal: int) -> Pod | None:
+    def pod(self, ordinal: int) -> ObservedPod | None:
         return next((p for p in self.pods if p.ordinal == ordinal), None)
 
     def address(self, ordinal: int) -> str:

@@ -11,7 +11,7 @@ PERCENT_STEP = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class JobProgress:
     """percent: of the whole, 0 to 99, in steps."""
 
     phase: str
@@ -21,7 +21,7 @@ class Progress:
         return f"{self.phase}, {self.percent} %"
 
 
-def parse_progress(said: Any) -> Progress | None:
+def parse_progress(said: Any) -> JobProgress | None:
     """What a pod said, or a status keeps of it; None where it makes no sense."""
     if not isinstance(said, dict):
         return None
@@ -30,7 +30,7 @@ def parse_progress(said: Any) -> Progress | None:
         return None
     if type(percent) is not int or not 0 <= percent <= PERCENT_MAX:
         return None
-    return Progress(phase, stepped(percent))
+    return JobProgress(phase, stepped(percent))
 
 
 def stepped(percent: int) -> int:

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from partition_operator.api.destination import Refusal
-from partition_operator.api.snapshot import STORED, Snapshot, State
+from partition_operator.api.destination import DestinationProblem
+from partition_operator.api.snapshot import STORED, Snapshot, SnapshotState
 from partition_operator.api.words import JobState
-from partition_operator.reconcile.seen.partition import Observed
-from partition_operator.reconcile.seen.progress import Progress
+from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.seen.progress import JobProgress
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class ObservedJob:
     """A job as the replica that runs it says."""
 
     state: JobState
@@ -42,11 +42,11 @@ class NoJob(Enum):
     SILENT = "the replica does not answer"
 
 
-JobSeen = Job | NoJob
+ObservedJobOrNone = ObservedJob | NoJob
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotView:
+class ObservedSnapshot:
     """group: the Partition, its pods and replicas; None where it does not exist. others: the other
     snapshots of the Partition. volumes: UIDs of claims by name. refusal: what is wrong with the
     destination's Secret. authority: whether it holds a CA. pod: the one that verifies; progress: of
@@ -55,14 +55,14 @@ class SnapshotView:
 
     snapshot: Snapshot
     now: dt.datetime
-    group: Observed | None
+    group: ObservedPartition | None
     others: tuple[Snapshot, ...] = ()
     volumes: dict[str, str] | None = None
-    refusal: Refusal | None = None
+    refusal: DestinationProblem | None = None
     authority: bool = False
-    job: JobSeen = NoJob.NONE
+    job: ObservedJobOrNone = NoJob.NONE
     pod: dict[str, Any] | None = None
-    progress: Progress | None = None
+    progress: JobProgress | None = None
     taken: bool = False
     refused: str = ""
 
@@ -83,6 +83,6 @@ def age_of(snapshot: Snapshot) -> tuple[dt.datetime, str]:
 def volume_lost(snapshot: Snapshot, volumes: dict[str, str] | None) -> bool:
     """Whether it is on a volume that is gone, or was made anew."""
     recorded = (snapshot.status.get("destination") or {}).get("volume")
-    if volumes is None or not recorded or snapshot.state not in STORED | {State.REMOVING}:
+    if volumes is None or not recorded or snapshot.state not in STORED | {SnapshotState.REMOVING}:
         return False
     return bool(volumes.get(recorded["claim"]) != recorded["claimUID"])

@@ -40,7 +40,7 @@ class CancelJob:
 
 
 @dataclass(frozen=True, slots=True)
-class CreatePod:
+class CreateVerifyPod:
     body: dict[str, Any]
 
 
@@ -52,4 +52,4 @@ class DeletePod:
     uid: str
 
 
-SnapshotAction = Label | StartTake | StartVerify | CancelJob | CreatePod | DeletePod
+SnapshotAction = Label | StartTake | StartVerify | CancelJob | CreateVerifyPod | DeletePod

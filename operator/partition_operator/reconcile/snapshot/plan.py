@@ -20,13 +20,18 @@ from partition_operator.api.destination import (
 )
 from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
-from partition_operator.api.snapshot import Snapshot, State, Verify
+from partition_operator.api.snapshot import Snapshot, SnapshotState, VerifyMethod
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import JobState, Reason
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.seen.partition import Observed
+from partition_operator.reconcile.seen.partition import ObservedPartition
 from partition_operator.reconcile.seen.progress import stepped
-from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView, volume_lost
+from partition_operator.reconcile.seen.snapshot import (
+    NoJob,
+    ObservedJob,
+    ObservedSnapshot,
+    volume_lost,
+)
 from partition_operator.reconcile.snapshot import sources, verification
 from partition_operator.reconcile.snapshot.actions import (
     CancelJob,
@@ -69,7 +74,7 @@ class SnapshotPlan:
     pause_s: float | None = None
 
 
-def plan(view: SnapshotView, image: str) -> SnapshotPlan:
+def plan(view: ObservedSnapshot, image: str) -> SnapshotPlan:
     """`image`: of the pod that verifies."""
     snapshot = view.snapshot
     draft = Draft(snapshot, view.now)
@@ -83,7 +88,7 @@ def plan(view: SnapshotView, image: str) -> SnapshotPlan:
     return _plan(draft, action, pause)
 
 
-def _under_way(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+def _under_way(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
     if view.replaced:
         name = view.snapshot.partition
         return _failed(
@@ -103,7 +108,7 @@ def _under_way(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     if labels.get(names.LABEL_PARTITION) != view.snapshot.partition:
         draft.queued("Accepted", "it has been seen")
         return _plan(draft, Label(view.snapshot.partition), POLL_S)
-    if view.snapshot.state == State.RUNNING:
+    if view.snapshot.state == SnapshotState.RUNNING:
         return _running(view, draft)
     return _queued(view, draft)
 
@@ -111,7 +116,7 @@ def _under_way(view: SnapshotView, draft: Draft) -> SnapshotPlan:
 # --- before it runs ---------------------------------------------------------------------------
 
 
-def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+def _queued(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
     snapshot, group = view.snapshot, view.group
     if group is None:
         return _without_partition(view, draft)
@@ -133,7 +138,7 @@ def _queued(view: SnapshotView, draft: Draft) -> SnapshotPlan:
 
 
 def _start_in_turn(
-    view: SnapshotView, draft: Draft, group: Observed, destination: Destination
+    view: ObservedSnapshot, draft: Draft, group: ObservedPartition, destination: Destination
 ) -> SnapshotPlan:
     """Starts it, after those ahead of it and the pause of a retry, if a replica can take it."""
     ahead = _ahead(view)
@@ -149,7 +154,7 @@ def _start_in_turn(
     return _start(view, draft, destination)
 
 
-def _without_partition(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+def _without_partition(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
     name = view.snapshot.partition
     until = view.snapshot.created + PARTITION_GRACE
     if view.now < until:
@@ -163,7 +168,7 @@ def _without_partition(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     )
 
 
-def _without_source(view: SnapshotView, draft: Draft, why: str) -> SnapshotPlan:
+def _without_source(view: ObservedSnapshot, draft: Draft, why: str) -> SnapshotPlan:
     since = parse_stamp(draft.fields.get("waitingSince")) or view.now
     if view.now - since >= SOURCE_WAIT:
         hours = int(SOURCE_WAIT.total_seconds() // 3600)
@@ -175,14 +180,14 @@ def _without_source(view: SnapshotView, draft: Draft, why: str) -> SnapshotPlan:
     return _wait_for_others(draft, "WaitingForSource", message, 2.0)
 
 
-def _ahead(view: SnapshotView) -> Snapshot | None:
+def _ahead(view: ObservedSnapshot) -> Snapshot | None:
     """The first of those that come before it: one snapshot of a Partition runs at a time."""
     mine = (view.snapshot.created, view.snapshot.name)
     waiting = [o for o in view.others if not o.ended and (o.created, o.name) < mine]
     return min(waiting, key=lambda o: (o.created, o.name), default=None)
 
 
-def _start(view: SnapshotView, draft: Draft, destination: Destination) -> SnapshotPlan:
+def _start(view: ObservedSnapshot, draft: Draft, destination: Destination) -> SnapshotPlan:
     snapshot, group = view.snapshot, view.group
     assert group is not None, "there is a source"
     last = draft.fields.get("sourcePod") or ""
@@ -247,7 +252,7 @@ def place(snapshot: Snapshot, partition: Partition | None) -> Destination | None
     """Where it is written or read next: as status recorded it, or as it is asked for; None if
     neither says."""
     recorded = snapshot.stored_in()
-    if snapshot.state != State.QUEUED and recorded is not None:
+    if snapshot.state != SnapshotState.QUEUED and recorded is not None:
         return recorded
     if partition is None:
         return None
@@ -258,7 +263,7 @@ def place(snapshot: Snapshot, partition: Partition | None) -> Destination | None
 
 
 def _recorded(
-    destination: Destination, partition: str, ordinal: int, view: SnapshotView
+    destination: Destination, partition: str, ordinal: int, view: ObservedSnapshot
 ) -> schema.StoredIn:
     if isinstance(destination, ObjectStore):
         return {"objectStore": destination.body()}
@@ -266,24 +271,24 @@ def _recorded(
     return {"volume": {"claim": claim, "claimUID": (view.volumes or {}).get(claim, "")}}
 
 
-def effective_verify(snapshot: Snapshot, partition: Partition) -> Verify:
+def effective_verify(snapshot: Snapshot, partition: Partition) -> VerifyMethod:
     """Its own, or the Partition's, or Checksum. Raises InvalidSpec."""
     own = snapshot.asked().verify
     if own is not None:
         return own
     policy = partition.snapshots()
-    return policy.verify if policy else Verify.CHECKSUM
+    return policy.verify if policy else VerifyMethod.CHECKSUM
 
 
 # --- while it runs ----------------------------------------------------------------------------
 
 
-def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+def _running(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
     job, now = view.job, view.now
     if view.group is None:
         name = view.snapshot.partition
         return _failed(draft, "PartitionDeleted", f"Partition {name} was deleted meanwhile")
-    if isinstance(job, Job):
+    if isinstance(job, ObservedJob):
         draft.drop("silentSince")
         return _by_job(view, draft, job)
     if job is NoJob.UNKNOWN:
@@ -297,7 +302,7 @@ def _running(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     return _plan(draft, None, POLL_S)
 
 
-def _by_job(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
+def _by_job(view: ObservedSnapshot, draft: Draft, job: ObservedJob) -> SnapshotPlan:
     if job.state == JobState.SUCCEEDED:
         return _succeeded(view, draft, job)
     if job.state == JobState.FAILED:
@@ -307,7 +312,7 @@ def _by_job(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
     return _progress(view, draft, job)
 
 
-def _unknown(view: SnapshotView, draft: Draft) -> SnapshotPlan:
+def _unknown(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
     """The replica answers and does not know the job."""
     begun = parse_stamp(draft.fields.get("attemptTime")) or view.now
     if draft.fields.get("phase") == "Starting" and view.now - begun < SOURCE_SILENT:
@@ -320,7 +325,7 @@ def _unknown(view: SnapshotView, draft: Draft) -> SnapshotPlan:
     return _next_attempt(view, draft, Reason.SOURCE_RESTARTED, message, retriable=True)
 
 
-def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
+def _progress(view: ObservedSnapshot, draft: Draft, job: ObservedJob) -> SnapshotPlan:
     percent, known = max(job.percent, 0), draft.fields.get("percent", 0)
     phase = QUEUED if job.state == JobState.QUEUED else job.phase or job.state
     since = parse_stamp(draft.fields.get("progressTime")) or view.now
@@ -341,7 +346,7 @@ def _progress(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
 
 
 def _next_attempt(
-    view: SnapshotView, draft: Draft, reason: str, message: str, *, retriable: bool
+    view: ObservedSnapshot, draft: Draft, reason: str, message: str, *, retriable: bool
 ) -> SnapshotPlan:
     attempts = draft.fields.get("attempts", 0)
     if not retriable:
@@ -358,7 +363,7 @@ def _next_attempt(
     return _plan(draft, None, float(pause))
 
 
-def _succeeded(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
+def _succeeded(view: ObservedSnapshot, draft: Draft, job: ObservedJob) -> SnapshotPlan:
     assert view.group is not None, "it runs"
     draft.set(
         lsn=str(job.lsn),
@@ -380,7 +385,7 @@ def _succeeded(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
     try:
         method = effective_verify(view.snapshot, view.group.partition)
     except InvalidSpec:
-        method = Verify.CHECKSUM
+        method = VerifyMethod.CHECKSUM
     verification.begin(draft, method)
     return _plan(draft, None, POLL_S)
 
@@ -388,7 +393,7 @@ def _succeeded(view: SnapshotView, draft: Draft, job: Job) -> SnapshotPlan:
 # --- afterwards -------------------------------------------------------------------------------
 
 
-def _availability(view: SnapshotView, draft: Draft) -> None:
+def _availability(view: ObservedSnapshot, draft: Draft) -> None:
     if not view.snapshot.lost and volume_lost(view.snapshot, view.volumes):
         claim = view.snapshot.status["destination"]["volume"]["claim"]
         message = f"PersistentVolumeClaim {claim}, on which it lay, is gone, and it with that"
@@ -396,7 +401,7 @@ def _availability(view: SnapshotView, draft: Draft) -> None:
         draft.event("Warning", "VolumeLost", message)
 
 
-def _ordinal(view: SnapshotView) -> int:
+def _ordinal(view: ObservedSnapshot) -> int:
     return int(str(view.snapshot.status["sourcePod"]).rpartition("-")[2])
 
 

@@ -4,14 +4,14 @@ from collections.abc import Iterable
 
 from partition_operator.api import names
 from partition_operator.api.destination import Destination
-from partition_operator.api.snapshot import GOOD, STORED, Snapshot, State
+from partition_operator.api.snapshot import GOOD, STORED, Snapshot, SnapshotState
 from partition_operator.api.words import ReplicaRole
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
-from partition_operator.reconcile.seen.partition import Observed, Replica
+from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.seen.snapshot import age_of
 
 
-def candidates(group: Observed) -> list[Replica]:
+def candidates(group: ObservedPartition) -> list[ObservedReplica]:
     """Replicas of the group that answer and are caught up: followers first, then the leader."""
     leader = group.leader
     if leader is None:
@@ -30,12 +30,12 @@ def candidates(group: Observed) -> list[Replica]:
     return [*sorted(followers, key=lambda r: r.ordinal), leader]
 
 
-def with_all_of(found: list[Replica], committed: int) -> list[Replica]:
+def with_all_of(found: list[ObservedReplica], committed: int) -> list[ObservedReplica]:
     """Of the candidates those whose state has everything up to `committed`; the leader's has."""
     return [r for r in found[:-1] if r.applied >= committed] + found[-1:]
 
 
-def why_none(group: Observed | None) -> str:
+def why_none(group: ObservedPartition | None) -> str:
     """What is missing for a source, in words; "" where there is one."""
     if group is None:
         return "the Partition does not exist"
@@ -50,15 +50,15 @@ def why_none(group: Observed | None) -> str:
 
 
 def choose(
-    found: list[Replica], *, partition: str, base: str = "", keep: str = "", avoid: str = ""
-) -> Replica | None:
+    found: list[ObservedReplica], *, partition: str, base: str = "", keep: str = "", avoid: str = ""
+) -> ObservedReplica | None:
     """Of the candidates. base: the pod that an incremental one is cheapest on. keep: the pod that
     must go on, where it can. avoid: the pod that failed last. Followers come before the leader."""
     if not found:
         return None
     leader = found[-1]
 
-    def rank(replica: Replica) -> tuple[bool, bool, bool, bool, int]:
+    def rank(replica: ObservedReplica) -> tuple[bool, bool, bool, bool, int]:
         pod = names.pod(partition, replica.ordinal)
         return (
             pod != keep,
@@ -91,9 +91,9 @@ def base_pod(newest: Snapshot | None) -> str:
 
 def needs_full(newest: Snapshot | None) -> bool:
     """What was found damaged is no base: the next one is written anew."""
-    return newest is not None and newest.state == State.VERIFY_FAILED
+    return newest is not None and newest.state == SnapshotState.VERIFY_FAILED
 
 
-def _has_pod(group: Observed, ordinal: int) -> bool:
+def _has_pod(group: ObservedPartition, ordinal: int) -> bool:
     pod = group.pod(ordinal)
     return pod is not None and bool(pod.ip) and not pod.deleting

@@ -5,7 +5,7 @@ from typing import Unpack, cast
 
 from partition_operator.api import schema
 from partition_operator.api.events import Event
-from partition_operator.api.snapshot import Snapshot, State
+from partition_operator.api.snapshot import Snapshot, SnapshotState
 from partition_operator.api.times import stamp
 from partition_operator.api.words import EventKind, SnapshotCondition
 from partition_operator.reconcile.partition.conditions import Condition, written
@@ -58,20 +58,20 @@ class Draft:
         )
 
     def queued(self, reason: str, message: str) -> None:
-        self.set(state=str(State.QUEUED), message=message)
+        self.set(state=str(SnapshotState.QUEUED), message=message)
         self.drop("phase")
         self.condition("Queued", True, reason, message)
         self.condition("Running", False, reason, message)
         self.condition("Succeeded", None, reason, message)
 
     def running(self, message: str) -> None:
-        self.set(state=str(State.RUNNING), message=message)
+        self.set(state=str(SnapshotState.RUNNING), message=message)
         self.condition("Queued", False, "Started", "it has been started")
         self.condition("Running", True, "Running", message)
         self.condition("Succeeded", None, "Running", message)
 
     def succeeded(self, message: str) -> None:
-        self.set(state=str(State.SUCCEEDED), message=message, percent=100)
+        self.set(state=str(SnapshotState.SUCCEEDED), message=message, percent=100)
         self.drop("phase")
         self.condition("Queued", False, "Succeeded", "it has ended")
         self.condition("Running", False, "Succeeded", "it has ended")
@@ -80,7 +80,7 @@ class Draft:
     def failed(self, reason: str, message: str) -> None:
         """An end: status says why, and an event on both objects does."""
         text = f"{reason}: {message}"
-        self.set(state=str(State.FAILED), message=text, completionTime=stamp(self._now))
+        self.set(state=str(SnapshotState.FAILED), message=text, completionTime=stamp(self._now))
         self.drop("phase")
         self.condition("Queued", False, "Failed", "it has ended")
         self.condition("Running", False, "Failed", "it has ended")

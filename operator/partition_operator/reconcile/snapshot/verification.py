@@ -12,21 +12,21 @@ from partition_common import backoff
 
 from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination
-from partition_operator.api.snapshot import State, Verify
+from partition_operator.api.snapshot import SnapshotState, VerifyMethod
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import JobState, Reason
-from partition_operator.reconcile.seen.progress import Progress, stepped
-from partition_operator.reconcile.seen.snapshot import Job, NoJob, SnapshotView
+from partition_operator.reconcile.seen.progress import JobProgress, stepped
+from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedSnapshot
 from partition_operator.reconcile.snapshot import sources
 from partition_operator.reconcile.snapshot.actions import (
-    CreatePod,
+    CreateVerifyPod,
     DeletePod,
     SnapshotAction,
     StartVerify,
 )
 from partition_operator.reconcile.snapshot.status import Draft
 from partition_operator.resources import snapshot_pods
-from partition_operator.resources.snapshot_pods import Outcome
+from partition_operator.resources.snapshot_pods import PodResult
 
 ATTEMPTS_MAX = 3
 GIVEN_UP = dt.timedelta(hours=12)
@@ -38,16 +38,16 @@ TAKEN_POLL_S = 30.0
 """How often it is looked whether the pod's name has become free."""
 
 
-def begin(draft: Draft, method: Verify) -> None:
+def begin(draft: Draft, method: VerifyMethod) -> None:
     """Records what is to be done, in the status that says it is stored."""
-    if method == Verify.NONE:
+    if method == VerifyMethod.NONE:
         draft.condition("Verified", None, "NotRequested", "verify is None")
         return
     draft.set(verification={"method": str(method), "attempts": 0})
     draft.condition("Verified", None, "Waiting", f"{method} begins soon")
 
 
-def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | None:
+def next_step(view: ObservedSnapshot, draft: Draft, image: str) -> SnapshotAction | None:
     """The one step; where it has ended, the pod that is left goes."""
     if not view.snapshot.verifying:
         return _delete(view.pod)
@@ -63,7 +63,7 @@ def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | 
     if again is not None and view.now < again:
         # The failed attempt's pod makes room for the next one's.
         return _delete(view.pod)
-    if record["method"] == Verify.RESTORE:
+    if record["method"] == VerifyMethod.RESTORE:
         return _restore(view, draft, record, image)
     return _checksum(view, draft, record)
 
@@ -72,7 +72,7 @@ def next_step(view: SnapshotView, draft: Draft, image: str) -> SnapshotAction | 
 
 
 def _checksum(
-    view: SnapshotView, draft: Draft, record: schema.Verification
+    view: ObservedSnapshot, draft: Draft, record: schema.Verification
 ) -> SnapshotAction | None:
     if view.group is None or view.replaced:
         # No replica of its group will ever read it.
@@ -81,7 +81,7 @@ def _checksum(
     if not record.get("jobID") or record.get("nextAttemptTime"):
         return _start_job(view, draft, record)
     job = view.job
-    if isinstance(job, Job):
+    if isinstance(job, ObservedJob):
         if job.state == JobState.SUCCEEDED:
             _verified(view, draft, record, "every object and digest is as it was written")
         elif job.state == JobState.FAILED:
@@ -89,7 +89,7 @@ def _checksum(
         else:
             if record.pop("silentSince", None) is not None:
                 draft.set(verification=record)
-            far = Progress(job.phase or job.state, stepped(job.percent))
+            far = JobProgress(job.phase or job.state, stepped(job.percent))
             text = f"{record['pod']} reads all of it: {far}"
             draft.condition("Verified", None, "Verifying", text)
         return None
@@ -108,7 +108,7 @@ def _checksum(
 
 
 def _start_job(
-    view: SnapshotView, draft: Draft, record: schema.Verification
+    view: ObservedSnapshot, draft: Draft, record: schema.Verification
 ) -> SnapshotAction | None:
     assert view.group is not None, "it was looked for before"
     found = sources.candidates(view.group)
@@ -142,7 +142,7 @@ def _start_job(
 
 
 def _restore(
-    view: SnapshotView, draft: Draft, record: schema.Verification, image: str
+    view: ObservedSnapshot, draft: Draft, record: schema.Verification, image: str
 ) -> SnapshotAction | None:
     if view.taken:
         name = names.verify_pod(view.snapshot.name)
@@ -168,7 +168,7 @@ def _restore(
 
 
 def _create(
-    view: SnapshotView, draft: Draft, record: schema.Verification, image: str
+    view: ObservedSnapshot, draft: Draft, record: schema.Verification, image: str
 ) -> SnapshotAction | None:
     """The pod of the attempt that is recorded."""
     if view.group is None:
@@ -181,11 +181,13 @@ def _create(
     running = frozenset(names.pod(group.partition.name, p.ordinal) for p in group.pods)
     source = snapshot_pods.source_of(snapshot, running, authority=view.authority)
     attempt = record["attempts"]
-    return CreatePod(snapshot_pods.build_verify(snapshot, group.partition, source, image, attempt))
+    return CreateVerifyPod(
+        snapshot_pods.build_verify(snapshot, group.partition, source, image, attempt)
+    )
 
 
 def _look_at(
-    view: SnapshotView, draft: Draft, record: schema.Verification, outcome: Outcome | None
+    view: ObservedSnapshot, draft: Draft, record: schema.Verification, outcome: PodResult | None
 ) -> None:
     """outcome: of the attempt's pod, None while it runs."""
     if outcome is None:
@@ -201,7 +203,7 @@ def _look_at(
         )
 
 
-def _pod_refused(view: SnapshotView, draft: Draft, pod: str) -> None:
+def _pod_refused(view: ObservedSnapshot, draft: Draft, pod: str) -> None:
     """Said once for the same words; it is tried again until the verification is given up."""
     again = "it is tried again, at least once a minute"
     text = f"the API server refuses pod {pod}: {view.refused} ({again})"
@@ -226,7 +228,7 @@ DAMAGED = frozenset(
 
 
 def _failed_attempt(
-    view: SnapshotView,
+    view: ObservedSnapshot,
     draft: Draft,
     record: schema.Verification,
     reason: str,
@@ -237,7 +239,7 @@ def _failed_attempt(
     if not retriable and reason in DAMAGED:
         text = f"{message}; keep another one, and take a new one with spec.full: true"
         draft.set(verification=record | {"completionTime": stamp(view.now)})
-        draft.set(state=str(State.VERIFY_FAILED), message=f"{reason}: {text}")
+        draft.set(state=str(SnapshotState.VERIFY_FAILED), message=f"{reason}: {text}")
         draft.condition("Verified", False, reason, text)
         draft.event("Warning", "VerifyFailed", f"{reason}: {text}", both=True)
         return
@@ -251,7 +253,7 @@ def _failed_attempt(
 
 
 def _inconclusive(
-    view: SnapshotView, draft: Draft, record: schema.Verification, reason: str, message: str
+    view: ObservedSnapshot, draft: Draft, record: schema.Verification, reason: str, message: str
 ) -> None:
     draft.set(verification=record | {"completionTime": stamp(view.now)})
     draft.condition("Verified", None, reason, message)
@@ -259,14 +261,16 @@ def _inconclusive(
     draft.event("Warning", "VerifyFailed", text, both=True)
 
 
-def _verified(view: SnapshotView, draft: Draft, record: schema.Verification, message: str) -> None:
+def _verified(
+    view: ObservedSnapshot, draft: Draft, record: schema.Verification, message: str
+) -> None:
     draft.set(verification=record | {"completionTime": stamp(view.now)})
-    draft.set(state=str(State.VERIFIED))
+    draft.set(state=str(SnapshotState.VERIFIED))
     draft.condition("Verified", True, str(record["method"]), message)
     draft.event("Normal", "SnapshotVerified", f"{record['method']}: {message}")
 
 
-def _stored(view: SnapshotView) -> Destination:
+def _stored(view: ObservedSnapshot) -> Destination:
     found = view.snapshot.stored_in()
     assert found is not None, "it is stored"
     return found

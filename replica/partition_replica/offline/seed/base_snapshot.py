@@ -3,7 +3,7 @@
 import tarfile
 from collections.abc import Callable, Iterator
 
-from partition_replica.core.model import Node
+from partition_replica.core.model import TreeEntry
 from partition_replica.offline.seed.base_format import KEYS, TREE, encode_pair
 from partition_replica.offline.seed.layout import DIRECTORY_MODE, FILE_MODE
 from partition_replica.storage.state import LmdbState
@@ -12,7 +12,7 @@ PAGE_KEYS, PAGE_BYTES = 1024, 4 * 1024**2
 PAGE_PATHS = 1024
 _BLOCK_BYTES = 512
 
-Content = Callable[[Node], Iterator[bytes]]
+Content = Callable[[TreeEntry], Iterator[bytes]]
 """A file's content, in chunks."""
 
 
@@ -20,11 +20,11 @@ def write_snapshot(state: LmdbState, content: Content) -> Iterator[bytes]:
     """The snapshot of a state that nobody changes meanwhile, in parts."""
     # A member's size stands in front of it, so the keys are read twice.
     size = sum(len(encode_pair(*pair)) for pair in _pairs(state))
-    yield _header(KEYS.encode(), Node(False, FILE_MODE, size))
+    yield _header(KEYS.encode(), TreeEntry(False, FILE_MODE, size))
     for pair in _pairs(state):
         yield encode_pair(*pair)
     yield _padding(size)
-    yield _header(TREE.encode(), Node(True, DIRECTORY_MODE))
+    yield _header(TREE.encode(), TreeEntry(True, DIRECTORY_MODE))
     for path, node in _nodes(state):
         yield _header(TREE.encode() + b"/" + path, node)
         if not node.directory:
@@ -33,7 +33,7 @@ def write_snapshot(state: LmdbState, content: Content) -> Iterator[bytes]:
     yield bytes(2 * _BLOCK_BYTES)
 
 
-def _header(name: bytes, node: Node) -> bytes:
+def _header(name: bytes, node: TreeEntry) -> bytes:
     info = tarfile.TarInfo(name.decode("utf-8", "surrogateescape"))
     info.mode, info.size = node.mode, node.size
     info.type = tarfile.DIRTYPE if node.directory else tarfile.REGTYPE
@@ -53,11 +53,11 @@ def _pairs(state: LmdbState) -> Iterator[tuple[bytes, bytes]]:
             return
 
 
-def _nodes(state: LmdbState) -> Iterator[tuple[bytes, Node]]:
+def _nodes(state: LmdbState) -> Iterator[tuple[bytes, TreeEntry]]:
     """In byte order, so that a directory comes before what it holds."""
     after = b""
     while True:
-        items, _ = state.list_nodes(b"", after, True, PAGE_PATHS)
+        items, _ = state.list_tree_entries(b"", after, True, PAGE_PATHS)
         if not items:
             return
         yield from items

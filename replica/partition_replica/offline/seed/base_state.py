@@ -9,7 +9,7 @@ from typing import TypeVar
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core import limits
-from partition_replica.core.model import Node, Position
+from partition_replica.core.model import Position, TreeEntry
 from partition_replica.core.paths import parent
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import Digest
@@ -36,7 +36,7 @@ class _Row:
     """A path of the tree with its node; content of one that the state itself holds."""
 
     path: bytes
-    node: Node
+    node: TreeEntry
     content: bytes | None = None
 
 
@@ -76,14 +76,14 @@ def _rows(nodes: Iterator[BaseNode], again: BaseSurvey, store: Store) -> Iterato
     for node in nodes:
         again.add_node(node)
         if node.directory:
-            yield _Row(node.path, Node(True, node.mode))
+            yield _Row(node.path, TreeEntry(True, node.mode))
         elif node.size > limits.PAYLOAD_INLINE_BYTES_MAX:
             digest = store(node.chunks)
-            yield _Row(node.path, Node(False, node.mode, node.size, digest))
+            yield _Row(node.path, TreeEntry(False, node.mode, node.size, digest))
         else:
             content = b"".join(node.chunks)
             digest = Digest(sha256(content).digest())
-            yield _Row(node.path, Node(False, node.mode, node.size, digest), content)
+            yield _Row(node.path, TreeEntry(False, node.mode, node.size, digest), content)
 
 
 def _batches(found: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
@@ -116,19 +116,19 @@ def _put_nodes(state: LmdbState, batch: list[_Row], what: str) -> None:
         view = LmdbView(txn, state.tables, rows.AppliedRow(), SessionExpiry())
         for row in batch:
             where = f"{row.path[:256]!r} of {what}"
-            if view.get_node(row.path) is not None:
+            if view.get_tree_entry(row.path) is not None:
                 raise ImportRefused(
                     f"{where} is there twice; a tree has each path once: it is damaged, use "
                     "another copy of it"
                 )
             above = parent(row.path)
             if above:
-                directory = view.get_node(above)
+                directory = view.get_tree_entry(above)
                 if directory is None or not directory.directory:
                     raise ImportRefused(
                         f"{where} lies in no directory of it; a directory comes before what it "
                         "holds: it is damaged, use another copy of it"
                     )
             if not row.node.directory:
-                view.hold_payload(row.node.digest, row.node.size, row.content)
-            view.put_node(row.path, row.node)
+                view.add_payload_reference(row.node.digest, row.node.size, row.content)
+            view.put_tree_entry(row.path, row.node)

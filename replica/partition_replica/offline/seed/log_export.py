@@ -16,7 +16,7 @@ from typing import Self
 
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.model import LogEntry, Node, Position
+from partition_replica.core.model import LogEntry, Position, TreeEntry
 from partition_replica.core.payloads import decode_body, is_blob
 from partition_replica.errors import Damaged, InvalidArgument
 from partition_replica.ids import LSN, Digest, Term
@@ -331,7 +331,7 @@ class _Export:
         self._write_file(base / name, write_snapshot(self._state, self._node_content))
         self._syncs.directory(base)
 
-    def _node_content(self, node: Node) -> Iterator[bytes]:
+    def _node_content(self, node: TreeEntry) -> Iterator[bytes]:
         carried = self._state.content(node.digest)
         if carried is not None:
             return iter([carried])

@@ -33,8 +33,8 @@ from partition_replica.offline.seed.base_state import write_base
 from partition_replica.offline.seed.layout import place
 from partition_replica.offline.seed.log_source import SourceEntry, SourceLog
 from partition_replica.offline.seed.log_survey import (
-    Base,
     BaseTree,
+    ImportBase,
     Progress,
     Survey,
     Tally,
@@ -177,7 +177,7 @@ class _Writer:
     def write_base(self, progress: Progress) -> None:
         """The state that the log goes on from, if there is one."""
         base = self._found.base
-        if isinstance(base, Base):
+        if isinstance(base, ImportBase):
             self._copy_base(base)
         elif base is not None:
             survey = self._found.seed_base
@@ -199,9 +199,9 @@ class _Writer:
         log = self._open_log()
         try:
             if base is not None and not len(self._source):
-                log.bootstrap_plain(cluster, base.position)
+                log.bootstrap_standalone(cluster, base.position)
             else:
-                log.bootstrap_plain(cluster)
+                log.bootstrap_standalone(cluster)
             state = LmdbState(self._state_path)
             try:
                 self._write_entries(log, state, progress)
@@ -315,7 +315,7 @@ class _Writer:
             remove_file(path, "a blob that is there already")
         return digest
 
-    def _copy_base(self, base: Base) -> None:
+    def _copy_base(self, base: ImportBase) -> None:
         """The state and its blobs; each must be what its name says. The old group's members and
         the old replica's notes of what had no effect go."""
         make_directory(self._state_path)
@@ -383,7 +383,7 @@ def _unverified(found: Survey, effects: _Effects) -> list[str]:
             f"the {found.payloads} payloads: sizes and checksums are recorded nowhere, so one that "
             "was cut or changed can't be told"
         )
-    if found.base is not None and not isinstance(found.base, Base):
+    if found.base is not None and not isinstance(found.base, ImportBase):
         notes += found.base.unverified
     if found.hard_state is None:
         notes.append("whether the log is cut at its end: no hard state says what was committed")

@@ -45,7 +45,7 @@ class BaseTree:
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class ImportBase:
     """A copied state that the log goes on from: `path`/state/data.mdb and `path`/blobs/xx/<hex>.
     blobs: (digest, size) of those it names."""
 
@@ -82,7 +82,7 @@ class Survey:
     """What the first pass found. fingerprints: 64 bits an entry, in the log's order. seed_base: of
     a base that is not a volume's own; base_term: of the base's entry, as far as it is known."""
 
-    base: Base | SeedBase | None = None
+    base: ImportBase | SeedBase | None = None
     seed_base: BaseSurvey | None = None
     base_term: Term = NO_TERM
     hard_state: HardState | None = None
@@ -132,7 +132,7 @@ def survey(
         name = f"the configuration state {conf_state}"
         content = read_regular(conf_state, name, STATE_FILE_BYTES_MAX)
         found.configuration = layout.parse_conf_state(name, content)
-    if found.base is not None and not isinstance(found.base, Base):
+    if found.base is not None and not isinstance(found.base, ImportBase):
         total = 2 * found.base.total
         found.seed_base = survey_base(
             found.base, room_bytes, lambda done: base_progress(done, total)
@@ -157,7 +157,7 @@ def _read_hard_state(path: Path, last: LSN) -> HardState:
     return state
 
 
-def _look_at_base(log: SourceLog, given: Path | BaseTree | None) -> Base | SeedBase | None:
+def _look_at_base(log: SourceLog, given: Path | BaseTree | None) -> ImportBase | SeedBase | None:
     if given is None:
         if not len(log):
             raise ImportRefused(
@@ -201,7 +201,7 @@ def _look_at_tree(log: SourceLog, given: BaseTree) -> TreeBase:
     return tree
 
 
-def _check_position(log: SourceLog, base: Base | SeedBase) -> None:
+def _check_position(log: SourceLog, base: ImportBase | SeedBase) -> None:
     index = base.position.index
     if len(log) and not log.first - 1 <= index <= log.last:
         raise ImportRefused(
@@ -211,7 +211,7 @@ def _check_position(log: SourceLog, base: Base | SeedBase) -> None:
         )
 
 
-def _look_at_volume_base(log: SourceLog, path: Path) -> Base:
+def _look_at_volume_base(log: SourceLog, path: Path) -> ImportBase:
     if not (path / "state").exists():
         raise ImportRefused(
             f"the base {path} is a directory without state/; allowed are the directory base/ that "
@@ -223,7 +223,7 @@ def _look_at_volume_base(log: SourceLog, path: Path) -> Base:
         raise ImportRefused(
             f"the base's state {path / 'state'} cannot be read ({error}): use another copy of it"
         ) from error
-    base = Base(path, position, blobs)
+    base = ImportBase(path, position, blobs)
     _check_position(log, base)
     for digest, size in blobs:
         what = f"the base's blob {base.blob(digest)}"
@@ -269,12 +269,12 @@ def _check_term(lsn: LSN, raft: RaftFile, found: Survey) -> None:
             found.base_term = min(found.base_term, raft.term)
 
 
-def _check_base_term(lsn: LSN, term: Term, base: Base | SeedBase) -> None:
+def _check_base_term(lsn: LSN, term: Term, base: ImportBase | SeedBase) -> None:
     """Terms never fall, from the log's start over the base's entry to the end. 0: not known."""
     index, known = base.position.index, base.position.term
     # The seed names a snapshot by the last term that it knows of, which may be above that of the
     # snapshot's entry, and of some behind it.
-    exact = isinstance(base, Base)
+    exact = isinstance(base, ImportBase)
     low = known if exact and lsn >= index else Term(0)
     high = known if lsn <= index else term
     if known and not low <= term <= high:

@@ -14,16 +14,16 @@ from typing import Any
 from partition_snapshots.collect import delete_snapshots
 from partition_snapshots.destination import Destination, from_arguments, open_store
 from partition_snapshots.errors import SnapshotDamaged, SnapshotExists, SnapshotNotFound
-from partition_snapshots.errors import WrongCluster as OtherCluster
+from partition_snapshots.errors import StoreOfOtherCluster as OtherCluster
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.manifests import summary
 from partition_snapshots.model import (
-    Configuration,
     DamagedManifest,
     Manifest,
-    Progress,
+    RecordedConfiguration,
     Row,
     SnapshotSource,
+    StoreProgress,
     check_new_snapshot_id,
     check_snapshot_id,
 )
@@ -68,10 +68,10 @@ async def _opened(
         await store.close()
 
 
-def _teller(listener: Listener, state_bytes: int = 0) -> Callable[[Progress], None]:
+def _teller(listener: Listener, state_bytes: int = 0) -> Callable[[StoreProgress], None]:
     """state_bytes: what a state may have, which nobody knows before it is read."""
 
-    def tell(found: Progress) -> None:
+    def tell(found: StoreProgress) -> None:
         total = found.total_bytes or (state_bytes if found.phase == "state" else 0)
         listener.progress(found.phase, found.done_bytes, total)
 
@@ -177,7 +177,7 @@ class _Publishing:
             term=state.applied.term,
             time_ms=state.time_ms,
             clock_ms=state.clock_ms,
-            configuration=Configuration(members.voters, members.learners),
+            configuration=RecordedConfiguration(members.voters, members.learners),
             keys=contents.keys,
             files=contents.files,
             writer=f"partition-replica {__version__}",

@@ -226,7 +226,7 @@ class _Restorer:
         log = LmdbLog(self._volume.staged / LOG, member, blob_digests)
         try:
             if unreplicated:
-                log.bootstrap_plain(cluster, start)
+                log.bootstrap_standalone(cluster, start)
             else:
                 log.bootstrap(cluster, Configuration(voters=(member,)), start)
         finally:

@@ -34,7 +34,7 @@ def disable(root: Path) -> int:
     Raft. One durable transaction. Raises MembershipRefused, InvalidArgument."""
     with open_volume(root) as volume:
         try:
-            volume.log.stop_replication()
+            volume.log.disable_replication()
         except ValueError as error:
             raise MembershipRefused(str(error)) from error
         return volume.log.last.index

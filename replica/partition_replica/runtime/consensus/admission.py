@@ -16,7 +16,7 @@ from partition_replica.core.sessions import ELAPSED_MS_MAX, WITHOUT_EFFECT, Verd
 from partition_replica.errors import SessionExpired
 from partition_replica.ids import LSN, SessionID, Term
 from partition_replica.runtime.consensus.proposals import (
-    Pending,
+    PendingProposal,
     Proposals,
     Sequence,
     refusal,
@@ -82,7 +82,7 @@ class Admission:
         self._batch_clock_ms = self._clock_ms + elapsed_ms
         return elapsed_ms
 
-    def admit(self, pending: Pending) -> bool:
+    def admit(self, pending: PendingProposal) -> bool:
         """Whether to propose it; else it is answered, or waits for another try of its own. Sets
         `wait_applied` where only the apply can tell."""
         if pending.future.done():
@@ -103,7 +103,7 @@ class Admission:
         self._sessions |= self._batch_sessions
         self._forget_old()
 
-    def _admit_proposal(self, pending: Pending) -> bool:
+    def _admit_proposal(self, pending: PendingProposal) -> bool:
         proposal = pending.body.proposal
         session = SessionID(proposal.session_id)
         row, earlier = self._states.current.get_session(session, proposal.sequence)

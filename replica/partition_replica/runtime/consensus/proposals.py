@@ -30,7 +30,7 @@ Sequence = tuple[int, int]
 
 
 @dataclass(slots=True)
-class Pending:
+class PendingProposal:
     """One proposal. The future's result is an Applied; at commit, one without a result."""
 
     body: types.EntryBody
@@ -91,7 +91,7 @@ class _UnderWay:
 
     sequence: Sequence
     term: Term
-    followers: list[Pending] = field(default_factory=list)
+    followers: list[PendingProposal] = field(default_factory=list)
 
 
 class Proposals:
@@ -103,9 +103,9 @@ class Proposals:
         """`leader`: (member ID, address) as far as known."""
         self._limits = limits
         self._leader = leader
-        self._queue: deque[Pending] = deque()
+        self._queue: deque[PendingProposal] = deque()
         self._queued_bytes = 0
-        self._waiting: dict[int, tuple[Term, Pending]] = {}
+        self._waiting: dict[int, tuple[Term, PendingProposal]] = {}
         self._unapplied: dict[int, _UnderWay] = {}
         """By LSN: sequences that this leader proposed and that are not applied yet."""
         self._last_of: dict[Sequence, int] = {}
@@ -120,7 +120,7 @@ class Proposals:
     def waiting(self) -> int:
         return len(self._waiting) + self._followers
 
-    def add(self, pending: Pending) -> None:
+    def add(self, pending: PendingProposal) -> None:
         limits = self._limits
         over = self._queued_bytes + pending.size > limits.proposals_queued_bytes_max
         if over or self.queued + self.waiting >= limits.proposals_queued_max:
@@ -132,9 +132,9 @@ class Proposals:
         self._queue.append(pending)
         self._queued_bytes += pending.size
 
-    def take(self) -> list[Pending]:
+    def take(self) -> list[PendingProposal]:
         """The next batch, in order; at least one where there is any."""
-        taken: list[Pending] = []
+        taken: list[PendingProposal] = []
         size = 0
         while self._queue and len(taken) < self._limits.proposal_batch_max:
             size += self._queue[0].size
@@ -145,7 +145,7 @@ class Proposals:
             taken.append(pending)
         return taken
 
-    def proposed(self, first: LSN, term: Term, batch: list[Pending]) -> None:
+    def proposed(self, first: LSN, term: Term, batch: list[PendingProposal]) -> None:
         for offset, pending in enumerate(batch):
             self._waiting[first + offset] = (term, pending)
             if pending.body.HasField("proposal"):
@@ -153,7 +153,7 @@ class Proposals:
                 self._unapplied[first + offset] = _UnderWay(sequence, term)
                 self._last_of[sequence] = first + offset
 
-    def follow(self, pending: Pending) -> bool:
+    def follow(self, pending: PendingProposal) -> bool:
         """Lets a second try wait for the first one, if this leader proposed that and it is not
         applied yet: whatever happens to its session meanwhile, the first try's apply answers it."""
         lsn = self._last_of.get(sequence_of(pending))
@@ -219,7 +219,7 @@ class Proposals:
         self._queued_bytes = 0
 
 
-def _as_a_second_try(pending: Pending, first: Applied) -> Applied:
+def _as_a_second_try(pending: PendingProposal, first: Applied) -> Applied:
     """What the apply of the first try means for a later one of the same sequence."""
     if first.result is None:
         return first
@@ -228,7 +228,7 @@ def _as_a_second_try(pending: Pending, first: Applied) -> Applied:
     return Applied(first.index, first.term, WITHOUT_EFFECT[verdict], first.result)
 
 
-def sequence_of(pending: Pending) -> Sequence:
+def sequence_of(pending: PendingProposal) -> Sequence:
     return pending.body.proposal.session_id, pending.body.proposal.sequence
 
 

@@ -20,7 +20,7 @@ from partition_replica.core.model import (
     LogBatch,
     LogEntry,
     Position,
-    SnapshotSwitch,
+    StateSwitch,
 )
 from partition_replica.core.ports import EntryWriter, PeerTransport
 from partition_replica.engine.port import (
@@ -33,8 +33,8 @@ from partition_replica.engine.port import (
     MessageKind,
     PeerNotFound,
     ProposalDropped,
-    SnapshotHeader,
-    Work,
+    Ready,
+    TransferHeader,
 )
 from partition_replica.errors import (
     MembershipRefused,
@@ -46,7 +46,7 @@ from partition_replica.ids import LSN, Digest, Term
 from partition_replica.runtime.consensus.admission import Admission
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.consensus.log_writer import LogWriter
-from partition_replica.runtime.consensus.proposals import Pending, Proposals
+from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.waits import ReadIndexes
 from partition_replica.runtime.metrics import Metrics
@@ -74,7 +74,7 @@ class _InFlight:
     number: int
     on_disk: bool
     messages: list[Message]
-    snapshot: SnapshotHeader | None = None
+    snapshot: TransferHeader | None = None
 
 
 @dataclass(slots=True)
@@ -94,8 +94,8 @@ class LoopHooks:
 
     role_changed: Callable[[str, int], None]
     send_snapshot: Callable[[Message], None]
-    staged_snapshot: Callable[[SnapshotHeader], int]
-    snapshot_installed: Callable[[SnapshotHeader], None]
+    staged_snapshot: Callable[[TransferHeader], int]
+    snapshot_installed: Callable[[TransferHeader], None]
     released: Callable[[list[Digest]], None]
 
 
@@ -211,7 +211,7 @@ class RaftLoop:
             self._led_at = max(self._led_at, self._heard.get(self.leader, 0.0))
         return now - self._led_at
 
-    def propose(self, pending: Pending) -> None:
+    def propose(self, pending: PendingProposal) -> None:
         self._proposals.add(pending)
         self._wake.set()
 
@@ -308,7 +308,7 @@ class RaftLoop:
             return
         self._feed()
         for _ in range(WORK_A_ROUND_MAX):
-            work = self._engine.take_work()
+            work = self._engine.take_ready()
             if work is None:
                 break
             self._handle(work)
@@ -374,7 +374,7 @@ class RaftLoop:
             self._proposals.proposed(first, term, batch)
             self._admission.proposed()
 
-    def _drop(self, batch: list[Pending]) -> None:
+    def _drop(self, batch: list[PendingProposal]) -> None:
         status = self._engine.status()
         for pending in batch:
             if status.role != "leader" or status.lead_transferee:
@@ -389,7 +389,7 @@ class RaftLoop:
 
     # --- a Ready ------------------------------------------------------------------------------
 
-    def _handle(self, work: Work) -> None:
+    def _handle(self, work: Ready) -> None:
         if work.role is not None:
             self._role_changed(work.role, work.leader)
         item = _InFlight(work.number, False, work.persisted_messages, work.snapshot)
@@ -416,7 +416,7 @@ class RaftLoop:
         for index, context in work.read_states:
             self._reads.confirmed(index, context)
 
-    def _batch(self, work: Work) -> LogBatch:
+    def _batch(self, work: Ready) -> LogBatch:
         """What a Ready writes to disk. Pauses the applier if that is a snapshot."""
         batch = LogBatch(entries=work.entries)
         if work.snapshot is not None:
@@ -424,7 +424,7 @@ class RaftLoop:
             # it must not reach the engine, which has the snapshot's configuration by now.
             self._applier.pause()
             generation = self._hooks.staged_snapshot(work.snapshot)
-            batch.snapshot = SnapshotSwitch(
+            batch.snapshot = StateSwitch(
                 work.snapshot.position, work.snapshot.configuration, generation
             )
         if work.hard_state is not None:

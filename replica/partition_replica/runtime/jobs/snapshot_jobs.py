@@ -18,7 +18,7 @@ from partition_proto.v1 import replica_admin_pb2 as api
 from partition_snapshots.destination import Destination, DirectoryDestination, S3Destination
 from partition_snapshots.errors import SnapshotError
 
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.core.snapshot_jobs import check_job_id, check_request
 from partition_replica.core.snapshot_progress import progress_of
 from partition_replica.errors import (
@@ -72,7 +72,7 @@ class _Job:
     captured: Captured | None = field(default=None, repr=False)
 
 
-class SnapshotJobs:
+class SnapshotJobRunner:
     """Implements core.services.SnapshotJobService. On the event loop.
 
     `running` raises if there is no member to take a snapshot of. `failed` gets the errors that must
@@ -81,7 +81,7 @@ class SnapshotJobs:
 
     def __init__(
         self,
-        config: Config,
+        config: ReplicaConfig,
         volume: Volume,
         metrics: Metrics,
         *,

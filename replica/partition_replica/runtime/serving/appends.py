@@ -29,7 +29,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.consensus.admission import answer_of
-from partition_replica.runtime.consensus.proposals import Pending
+from partition_replica.runtime.consensus.proposals import PendingProposal
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
@@ -141,7 +141,7 @@ class Appends:
                 f"{member.applier.lag} entries are committed and not applied, at most "
                 f"{self._limits.apply_lag_max} may be: retry with back-off"
             )
-        pending = Pending(body, body.ByteSize(), wait_applied)
+        pending = PendingProposal(body, body.ByteSize(), wait_applied)
         member.loop.propose(pending)
         return await pending.future
 

@@ -5,8 +5,8 @@ from contextlib import AbstractAsyncContextManager
 
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.model import Applied, LogEntry, OpenedFile, ReplicaStatus, Unapplied
-from partition_replica.core.services import PinnedState, StateReader
+from partition_replica.core.model import Applied, Ineffective, LogEntry, OpenedFile, ReplicaStatus
+from partition_replica.core.services import PinnedStateService, StateReader
 from partition_replica.ids import LSN
 from partition_replica.runtime.serving.appends import Appends
 from partition_replica.runtime.serving.consumers import Consumers
@@ -62,7 +62,7 @@ class Applications:
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         return self._reads.entries(lo, bytes_max)
 
-    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied | None]:
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Ineffective | None]:
         return self._reads.unapplied(entries)
 
     async def advanced(self) -> None:
@@ -76,5 +76,5 @@ class Applications:
 
     def pinned_state(
         self, *, linearizable: bool, history: str
-    ) -> AbstractAsyncContextManager[PinnedState]:
+    ) -> AbstractAsyncContextManager[PinnedStateService]:
         return self._pinned_states.open(linearizable=linearizable, history=history)

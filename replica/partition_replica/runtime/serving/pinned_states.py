@@ -53,7 +53,7 @@ ROOM_WAIT_S = 30.0
 
 
 class PinnedState:
-    """Implements core.services.PinnedState. On the event loop."""
+    """Implements core.services.PinnedStateService. On the event loop."""
 
     def __init__(
         self, captured: Captured, state: LmdbState, history: str, blobs: BlobStore

@@ -7,7 +7,7 @@ of its own, so two transactions may see two states, whatever the event loop does
 from collections.abc import Sequence
 from pathlib import Path
 
-from partition_replica.core.model import LogEntry, OpenedFile, Unapplied
+from partition_replica.core.model import Ineffective, LogEntry, OpenedFile
 from partition_replica.core.paths import check_path, shown
 from partition_replica.core.ports import EntryReader
 from partition_replica.core.services import StateReader
@@ -80,11 +80,13 @@ class Reads:
         found = self._log.read(LSN(lo), LSN(applied + 1), bytes_max)
         return found, lo + len(found)
 
-    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Unapplied | None]:
+    def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Ineffective | None]:
         if not entries:
             return {}
         first, last = entries[0].index, entries[-1].index
-        found: dict[LSN, Unapplied | None] = {**self._states.current.unapplied_between(first, last)}
+        found: dict[LSN, Ineffective | None] = {
+            **self._states.current.unapplied_between(first, last)
+        }
         # Up to an import's base nothing was applied here, so nobody noted anything.
         base = self._log.base
         found |= {entry.index: None for entry in entries if entry.index <= base}
@@ -120,7 +122,7 @@ def open_file(state: LmdbState, blobs: BlobStore, path: bytes, offset: int) -> O
     Damaged."""
     # What the tree names in the transaction may lose its last name right behind it. Nothing is
     # collected between the two, so a blob that was named is here when it is held.
-    blobs.postpone()
+    blobs.pause_collection()
     try:
         node, inlined, applied = state.get_file(path)
         if node is None:
@@ -145,4 +147,4 @@ def close_file(blobs: BlobStore, opened: OpenedFile) -> None:
     """Lets go of its blob, as `open_file` held it: in memory, so on the event loop. The file itself
     is opened and closed by its reader (`transport.chunks`)."""
     if isinstance(opened.content, Path):
-        blobs.unhold([Digest(opened.node.digest)])
+        blobs.release_hold([Digest(opened.node.digest)])

@@ -1,6 +1,6 @@
 """What a replica says of itself and of the group."""
 
-from partition_replica.config import Config
+from partition_replica.config import ReplicaConfig
 from partition_replica.core.model import MemberStatus, ReplicaStatus
 from partition_replica.core.ports import LogView
 from partition_replica.engine.port import EngineStatus
@@ -17,7 +17,7 @@ class Status:
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
-        config: Config,
+        config: ReplicaConfig,
         log: LogView,
         states: StateGenerations,
         current: CurrentMember,

@@ -3,7 +3,7 @@
 The applier's thread begins a read transaction between two batches: that pins the state as it is, in
 microseconds. LMDB then copies it on another thread, without the GIL, while entries are applied. The
 blobs that the state names are read from the copy. Until they are held, no blob is collected; those
-that lost their last name meanwhile are looked at again afterwards (`BlobStore.postpone`).
+that lost their last name meanwhile are looked at again afterwards (`BlobStore.pause_collection`).
 
 A process that ends in the middle leaves a directory in staging/, which the next start empties.
 """
@@ -69,7 +69,7 @@ class Captured:
         """Lets go of the blobs. Again does nothing. On a thread."""
         if not self._released:
             self._released = True
-            self._store.unhold(digest for digest, _ in self.blobs)
+            self._store.release_hold(digest for digest, _ in self.blobs)
 
 
 class StateCapture:
@@ -154,7 +154,7 @@ class StateCapture:
                 room.free_bytes,
             )
             return None
-        self._blobs.postpone()
+        self._blobs.pause_collection()
         try:
             return state.freeze(), configuration
         except BaseException:
@@ -190,7 +190,7 @@ class StateCapture:
             file = await run_to_end(work, give_up=frozen.give_up)
         except BaseException:
             # On a thread: there may be a million of them.
-            await run_to_end(lambda: self._blobs.unhold(digest for digest, _ in blobs))
+            await run_to_end(lambda: self._blobs.release_hold(digest for digest, _ in blobs))
             raise
         return Captured(
             frozen.position,

@@ -91,7 +91,7 @@ class Payloads:
 
         Returns when it is durable. Raises PayloadMismatch, Overloaded, DiskFull; nothing is kept.
         """
-        if self._blobs.pin_present(digest, self._limits.pin_lease_s):
+        if self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
             return True
         if self._disk_full():
             raise DiskFull("the volume is below its reserve: no payload is taken")
@@ -99,7 +99,7 @@ class Payloads:
             raise Overloaded(f"{self._uploads} payloads are under way: retry with back-off")
         self._uploads += 1
         try:
-            self._blobs.pin(digest, self._limits.pin_lease_s)
+            self._blobs.pin(digest, self._limits.pin_time_to_live_s)
             writer = self._blobs.writer(digest, size)
             try:
                 async for chunk in chunks:
@@ -124,7 +124,7 @@ class Payloads:
         could be reached.
         """
         pin = self._blobs.pin_present
-        missing = [d for d in digests if not pin(d, self._limits.pin_lease_s)]
+        missing = [d for d in digests if not pin(d, self._limits.pin_time_to_live_s)]
         if missing:
             raise PayloadMissing(
                 f"{len(missing)} payloads are not here: upload them (UploadPayload), then send the "
@@ -223,14 +223,14 @@ class Payloads:
             digest
             for entry in message.entries
             for digest in blob_digests(from_entry(entry))
-            if not self._blobs.pin_present(digest, self._limits.pin_lease_s)
+            if not self._blobs.pin_present(digest, self._limits.pin_time_to_live_s)
         ]
 
     async def _fetch_and_deliver(self, message: Message, size: int, missing: list[Digest]) -> None:
         try:
             for digest in missing:
                 await self.fetch(digest, message.sender)
-                if not self._blobs.pin_present(digest, self._limits.pin_lease_s):
+                if not self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
                     raise PeerFailed(f"payload {digest.hex()} went while it was waited for")
             self._deliver(message, size)
         except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
@@ -350,7 +350,7 @@ class Payloads:
         blobs = self._blobs
         for digest in digests:
             if not blobs.held(digest):
-                blobs.pin_present(digest, self._limits.pin_lease_s)
+                blobs.pin_present(digest, self._limits.pin_time_to_live_s)
 
     async def _fetch(self, digest: Digest, member: int) -> None:
         async with self._fetch_slots:
@@ -403,7 +403,7 @@ class Payloads:
             writer.abort()
             return
         now = asyncio.get_running_loop().time()
-        self._broken[digest] = _Broken(writer, now + self._limits.snapshot_partial_keep_s)
+        self._broken[digest] = _Broken(writer, now + self._limits.transfer_partial_keep_s)
         while len(self._broken) > FETCHES_MAX:
             self._broken.pop(next(iter(self._broken))).writer.abort()
 

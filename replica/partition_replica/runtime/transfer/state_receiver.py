@@ -25,7 +25,7 @@ from partition_replica.core.limits import (
 )
 from partition_replica.core.model import Position
 from partition_replica.core.ports import PeerFailed
-from partition_replica.engine.port import InvalidMessage, Message, MessageKind, SnapshotHeader
+from partition_replica.engine.port import InvalidMessage, Message, MessageKind, TransferHeader
 from partition_replica.errors import (
     Cancelled,
     Damaged,
@@ -82,7 +82,7 @@ class _Staged:
     adopted: bool = False
 
 
-class SnapshotReceiver:
+class StateReceiver:
     """One snapshot at a time. On the event loop."""
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
@@ -148,7 +148,7 @@ class SnapshotReceiver:
             broken = self._partial is not None and self._partial.file.broken
             if broken or isinstance(error, PayloadMismatch | DiskFull):
                 await self._give_up()
-            self._until = self._now() + self._limits.snapshot_partial_keep_s
+            self._until = self._now() + self._limits.transfer_partial_keep_s
             raise
         finally:
             # What was handed to the engine stays ours until it is in force or ignored, even where
@@ -157,14 +157,14 @@ class SnapshotReceiver:
         self._metrics.snapshots.labels("in", "ok").inc()
         return fetched
 
-    def staged(self, header: SnapshotHeader) -> int:
+    def staged(self, header: TransferHeader) -> int:
         """The generation of the state that goes with what the engine took. Only data that is
         staged is ever given to the engine, so a miss is a programmer's error."""
         staged = self._staged[header.manifest]
         staged.adopted = True
         return staged.generation
 
-    def installed(self, header: SnapshotHeader) -> None:
+    def installed(self, header: TransferHeader) -> None:
         """The state switched to it."""
         reach("snapshot.switched")
         self._settled(header.manifest)
@@ -196,7 +196,7 @@ class SnapshotReceiver:
     def _settled(self, key: bytes) -> None:
         """A staged snapshot is in force, or was ignored."""
         staged = self._staged.pop(key)
-        self._blobs.unhold(staged.blobs, unneeded=not staged.adopted)
+        self._blobs.release_hold(staged.blobs, unneeded=not staged.adopted)
         if not staged.installed.done():
             staged.installed.set_result(None)
         self._busy = False
@@ -211,7 +211,7 @@ class SnapshotReceiver:
                 kept += _digests(known.blobs)
                 await run_to_end(known.file.remove)
         finally:
-            self._blobs.unhold(kept, unneeded=True)
+            self._blobs.release_hold(kept, unneeded=True)
 
     async def _install(self, offered: _Offered, offset: int, chunks: AsyncIterator[bytes]) -> int:
         known = await self._begin(offered, offset)
@@ -303,7 +303,7 @@ class SnapshotReceiver:
         if position != offered.position:
             raise PayloadMismatch(f"the state is at {position}, its header at {offered.position}")
         kept, self._kept = self._kept, []
-        self._blobs.unhold(kept, unneeded=True)
+        self._blobs.release_hold(kept, unneeded=True)
 
     async def _fetch_missing(self, blobs: list[tuple[Digest, int]], sender: int) -> int:
         has = self._blobs.has
@@ -337,7 +337,7 @@ class SnapshotReceiver:
             await run_to_end(partial(self._states.place, whole.file.directory, generation))
         except asyncio.CancelledError:
             self._partial = None
-            self._blobs.unhold(_digests(whole.blobs), unneeded=True)
+            self._blobs.release_hold(_digests(whole.blobs), unneeded=True)
             await _remove(path)  # the directory is not in staging/ any more
             raise
         reach("snapshot.adopted")

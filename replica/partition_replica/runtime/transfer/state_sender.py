@@ -17,7 +17,7 @@ from partition_proto.v1 import peer_pb2 as peer
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.ports import LogView, PeerFailed, PeerTransport
-from partition_replica.engine.port import Message, SnapshotHeader
+from partition_replica.engine.port import Message, TransferHeader
 from partition_replica.ids import LSN
 from partition_replica.runtime.consensus.log_holds import LogHolds
 from partition_replica.runtime.metrics import Metrics
@@ -35,12 +35,12 @@ of it is there already."""
 
 
 @dataclass(slots=True, eq=False)
-class _Prepared:
+class _PreparedState:
     """A snapshot made for followers. offered: the engine had its header; begun: members that have a
     part of it."""
 
     captured: Captured
-    header: SnapshotHeader
+    header: TransferHeader
     last_used: float
     senders: int = 0
     offered: bool = False
@@ -51,7 +51,7 @@ class _Prepared:
         return self.header.position.index
 
 
-def describe(captured: Captured) -> SnapshotHeader:
+def describe(captured: Captured) -> TransferHeader:
     """The header of what is sent of a captured state."""
     manifest = peer.SnapshotManifest(
         format_version=STATE_FORMAT_VERSION,
@@ -61,10 +61,10 @@ def describe(captured: Captured) -> SnapshotHeader:
         size=captured.file.size,
         digest=captured.file.digest,
     )
-    return SnapshotHeader(captured.position, captured.configuration, manifest.SerializeToString())
+    return TransferHeader(captured.position, captured.configuration, manifest.SerializeToString())
 
 
-class SnapshotSender:
+class StateSender:
     """The leader's part. `source` is what the engine asks; `send` what its messages ask. On the
     event loop."""
 
@@ -90,10 +90,10 @@ class SnapshotSender:
         self._report_to: Callable[[int, bool], None] | None = None
         self._failed = failed
         self._now = asyncio.get_running_loop().time
-        self._slots = asyncio.Semaphore(limits.snapshot_sends_max)
+        self._slots = asyncio.Semaphore(limits.transfers_max)
         self._serial = itertools.count(1)
-        self._current: _Prepared | None = None
-        self._older: set[_Prepared] = set()  # still being sent
+        self._current: _PreparedState | None = None
+        self._older: set[_PreparedState] = set()  # still being sent
         self._preparing: asyncio.Task[None] | None = None
         self._beginning: LSN | None = None  # what is being made will not be older
         self._not_before = 0.0
@@ -104,7 +104,7 @@ class SnapshotSender:
         """Before `send`. report(member, succeeded): the engine is told how a transfer ended."""
         self._report_to = report
 
-    def source(self, request_index: int, to: int) -> SnapshotHeader | None:
+    def source(self, request_index: int, to: int) -> TransferHeader | None:
         """The snapshot for member `to`, or None while one is being made: asked again later."""
         current = self._current
         if current is not None and self._fits(current, request_index, to):
@@ -116,7 +116,7 @@ class SnapshotSender:
             self._preparing.add_done_callback(self._prepared)
         return None
 
-    def _fits(self, snapshot: _Prepared, request_index: int, to: int) -> bool:
+    def _fits(self, snapshot: _PreparedState, request_index: int, to: int) -> bool:
         # What lies behind it must still be in the log, and not be much: or the part of it that
         # came is sent again for nothing.
         # One that nobody was offered yet is as recent as any can be: so much is written meanwhile.
@@ -135,12 +135,12 @@ class SnapshotSender:
         self._spawn(self._send(message))
 
     def expire(self) -> None:
-        """Releases the log behind a copy that has not been used for `snapshot_hold_s`, and removes
-        a copy that has not been used for `snapshot_keep_s`."""
+        """Releases the log behind a copy that has not been used for `transfer_hold_s`, and removes
+        a copy that has not been used for `transfer_keep_s`."""
         current = self._current
         if current is not None and not current.senders:
             unused_s = self._now() - current.last_used
-            if unused_s > self._limits.snapshot_keep_s:
+            if unused_s > self._limits.transfer_keep_s:
                 self._current = None
                 self._drop(current)
         self._hold_log()
@@ -165,7 +165,7 @@ class SnapshotSender:
         current = self._current
         if current is not None:
             limits = self._limits
-            hold_s = limits.snapshot_keep_s if current.begun else limits.snapshot_hold_s
+            hold_s = limits.transfer_keep_s if current.begun else limits.transfer_hold_s
             if current.senders or self._now() - current.last_used <= hold_s:
                 needed.append(current.index)
         self._holds.hold(self, *needed)
@@ -179,7 +179,10 @@ class SnapshotSender:
         if captured is None:
             self._not_before = self._now() + RETRY_S
             return
-        old, self._current = self._current, _Prepared(captured, describe(captured), self._now())
+        old, self._current = (
+            self._current,
+            _PreparedState(captured, describe(captured), self._now()),
+        )
         if old is not None and old.senders:
             self._older.add(old)
         elif old is not None:
@@ -235,7 +238,7 @@ class SnapshotSender:
         finally:
             self._sent(current, message.to, succeeded)
 
-    def _sent(self, snapshot: _Prepared, to: int, succeeded: bool) -> None:
+    def _sent(self, snapshot: _PreparedState, to: int, succeeded: bool) -> None:
         snapshot.senders -= 1
         snapshot.last_used = self._now()
         if succeeded:
@@ -254,7 +257,7 @@ class SnapshotSender:
         assert self._report_to is not None, "start() is first"
         self._report_to(member, succeeded)
 
-    def _drop(self, snapshot: _Prepared) -> None:
+    def _drop(self, snapshot: _PreparedState) -> None:
         self._spawn(run_to_end(snapshot.captured.remove))
 
     def _spawn(self, body: "asyncio._CoroutineLike[None]") -> None:

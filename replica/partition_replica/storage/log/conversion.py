@@ -128,7 +128,7 @@ class ConvertibleLog(RetainedLog):
             self._positions[APPLIED] = max(self._positions.get(APPLIED, LSN(0)), applied.index)
             self._status = InitStatus.BOOTSTRAPPED
 
-    def stop_replication(self) -> None:
+    def disable_replication(self) -> None:
         with self._writing:
             index, configuration = self._configuration
             if self._identity.unreplicated or not self._identity.cluster_id:

@@ -144,7 +144,7 @@ class LmdbLog(ConvertibleLog):
         self._begin(replace(self._identity, cluster_id=cluster), configuration, start)
         self._status = InitStatus.BOOTSTRAPPED
 
-    def bootstrap_plain(self, cluster: ClusterID, start: Position = NOTHING) -> None:
+    def bootstrap_standalone(self, cluster: ClusterID, start: Position = NOTHING) -> None:
         identity = replace(self._identity, cluster_id=cluster, unreplicated=True)
         self._begin(identity, Configuration(voters=(identity.member_id,)), start)
 

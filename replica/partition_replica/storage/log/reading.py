@@ -9,7 +9,7 @@ from pathlib import Path
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
-from partition_replica.core.compaction import APPLIED, Retention, Trail
+from partition_replica.core.compaction import APPLIED, LogRetention, Trail
 from partition_replica.core.model import (
     Backfill,
     Configuration,
@@ -56,7 +56,7 @@ class LogReader:
         new_member: MemberID,
         blob_digests: BlobDigests,
         *,
-        retention: Retention | None = None,
+        retention: LogRetention | None = None,
         read_only: bool = False,
     ) -> None:
         """Opens or creates the log. `new_member` is the ID of a volume that has none yet.
@@ -69,7 +69,7 @@ class LogReader:
         except BaseException:
             self._environment.close()  # LMDB opens a file once in a process
             raise
-        self.retention = retention or Retention()
+        self.retention = retention or LogRetention()
         self._writing = threading.RLock()
         self._closed = False
         self._consumer: Callable[[LSN, LSN], None] | None = None
