@@ -161,3 +161,8 @@ def condition(step: Plan, kind: str) -> dict[str, Any]:
 
 def reasons(step: Plan) -> list[str]:
     return [event.reason for event in step.events]
+
+
+def by_type(step: Plan) -> dict[str, dict[str, Any]]:
+    """The conditions of the status that a plan writes."""
+    return {c["type"]: c for c in step.status["conditions"]}

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.times import stamp
 from partition_operator.reconcile.partition.actions import (
@@ -12,7 +13,13 @@ from partition_operator.reconcile.partition.actions import (
     CreatePod,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
+from partition_operator.reconcile.seen.partition import (
+    ObservedClaim,
+    ObservedMember,
+    ObservedPartition,
+    ObservedPod,
+    ObservedReplica,
+)
 from partition_operator.reconcile.seen.restore import ObservedRestore
 
 from tests.support.snapshot_objects import NOW, stored
@@ -102,3 +109,52 @@ def ended(code: int, report: dict[str, Any] | None = None) -> dict[str, Any]:
         "phase": "Failed" if code else "Succeeded",
         "containerStatuses": [{"name": "restore", "state": state}],
     }
+
+
+def from_volume(**more: Any) -> ObservedPartition:
+    """Of a snapshot that is on the volume of another Partition's replica."""
+    seen = ObservedRestore(
+        snapshot=stored("snap", NOW, destination=ON_VOLUME),
+        running=frozenset({"part-1"}),
+        volumes={"data-part-1": "u1"},
+    )
+    return ready_for_pod(see(partition(**more), restore=seen))
+
+
+def replica(cluster: str, *, leads: bool = False) -> ObservedReplica:
+    """Replica 0 after its restore, as it answers."""
+    member = ObservedMember(100, names.address("copy", "ns", 0), True, 10, True, "replicate")
+    return ObservedReplica(
+        ordinal=0,
+        cluster_id=cluster,
+        member_id=100,
+        role="leader" if leads else "unbootstrapped",
+        term=3,
+        leader_id=100,
+        last_index=10,
+        committed=10,
+        applied=10,
+        serving=leads,
+        changing=False,
+        disk_full=False,
+        members=(member,) if leads else (),
+    )
+
+
+def restored(*replicas: ObservedReplica) -> ObservedPartition:
+    """The snapshot is restored, and all objects that come first are applied."""
+    observed = see(
+        partition({"restored": {"snapshotID": "snap", "lsn": "9"}}),
+        claims=(ObservedClaim(0, stamp(NOW), OURS),),
+        pods=(ObservedPod(0, "10.0.0.1", True, False),),
+        replicas=replicas,
+        restore=ObservedRestore(snapshot=SOURCE),
+    )
+    for _ in range(10):
+        step = next_plan(observed)
+        if not isinstance(step.action, Apply):
+            return observed
+        body = step.action.body
+        key = (body["kind"], body["metadata"]["name"])
+        observed = replace(observed, objects=observed.objects | {key: body})
+    raise AssertionError("the plan applies for ever")

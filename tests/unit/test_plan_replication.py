@@ -20,6 +20,7 @@ from partition_proto.v1 import log_store_pb2 as api
 from tests.support.partition_views import (
     CLUSTER,
     OTHER,
+    by_type,
     claims,
     complete,
     draw,
@@ -74,10 +75,6 @@ def backfilling(at: int = 4, target: int = 10) -> ObservedPartition:
     """In the middle of the backfill, with its status written."""
     asked = after(switched_on(serving()))
     return after(asked, replicas=(plain(backfill=ObservedBackfill(1, at, target)),))
-
-
-def by_type(step: Plan) -> dict[str, dict[str, Any]]:
-    return {c["type"]: c for c in step.status["conditions"]}
 
 
 def test_without_raft_one_pod_is_made_and_a_plain_log_begun() -> None:

@@ -25,13 +25,7 @@ from partition_operator.reconcile.partition.actions import (
 from partition_operator.reconcile.partition.restore import PENDING
 from partition_operator.reconcile.partition.writes import target
 from partition_operator.reconcile.seen.last_write import refused
-from partition_operator.reconcile.seen.partition import (
-    ObservedClaim,
-    ObservedMember,
-    ObservedPartition,
-    ObservedPod,
-    ObservedReplica,
-)
+from partition_operator.reconcile.seen.partition import ObservedClaim
 from partition_operator.reconcile.seen.progress import JobProgress
 from partition_operator.reconcile.seen.restore import ObservedRestore
 
@@ -43,9 +37,12 @@ from tests.support.restore_plans import (
     account,
     condition,
     ended,
+    from_volume,
     next_plan,
     partition,
     ready_for_pod,
+    replica,
+    restored,
     see,
     with_pod,
 )
@@ -336,15 +333,6 @@ def test_a_pod_of_an_earlier_partition_is_waited_for() -> None:
     assert "an earlier Partition" in condition(step)["message"]
 
 
-def from_volume(**more: Any) -> ObservedPartition:
-    seen = ObservedRestore(
-        snapshot=stored("snap", NOW, destination=ON_VOLUME),
-        running=frozenset({"part-1"}),
-        volumes={"data-part-1": "u1"},
-    )
-    return ready_for_pod(see(partition(**more), restore=seen))
-
-
 def test_the_pod_runs_where_replica_0_may_and_beside_its_source() -> None:
     term = {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "x"}}}
     nodes = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"a": 1}]}}
@@ -388,43 +376,6 @@ def test_a_pod_that_can_not_start_any_more_is_made_anew() -> None:
     assert running.restore is not None
     gone = replace(running.restore, volumes={}, running=frozenset())
     assert next_plan(replace(running, now=NOW + PENDING, restore=gone)).action is None
-
-
-def replica(cluster: str, *, leads: bool = False) -> ObservedReplica:
-    member = ObservedMember(100, names.address("copy", "ns", 0), True, 10, True, "replicate")
-    return ObservedReplica(
-        ordinal=0,
-        cluster_id=cluster,
-        member_id=100,
-        role="leader" if leads else "unbootstrapped",
-        term=3,
-        leader_id=100,
-        last_index=10,
-        committed=10,
-        applied=10,
-        serving=leads,
-        changing=False,
-        disk_full=False,
-        members=(member,) if leads else (),
-    )
-
-
-def restored(*replicas: ObservedReplica) -> ObservedPartition:
-    observed = see(
-        partition({"restored": {"snapshotID": "snap", "lsn": "9"}}),
-        claims=(ObservedClaim(0, stamp(NOW), OURS),),
-        pods=(ObservedPod(0, "10.0.0.1", True, False),),
-        replicas=replicas,
-        restore=ObservedRestore(snapshot=SOURCE),
-    )
-    for _ in range(10):
-        step = next_plan(observed)
-        if not isinstance(step.action, Apply):
-            return observed
-        body = step.action.body
-        key = (body["kind"], body["metadata"]["name"])
-        observed = replace(observed, objects=observed.objects | {key: body})
-    raise AssertionError("the plan applies for ever")
 
 
 def test_then_the_normal_order_goes_on_with_volume_0_as_the_only_voter() -> None:
