@@ -1,6 +1,7 @@
 """Limits of a program as flags of its command line: `--limit NAME=VALUE`, any number of times."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 else:
     L = TypeVar("L")
 
+logger = logging.getLogger(__name__)
+
 LIMIT_MAX = 2**63 - 1
 """The largest value of a limit: whatever a program hands a limit to can hold it, a C library or
 a protobuf field of 64 bits, too."""
@@ -19,11 +22,18 @@ a protobuf field of 64 bits, too."""
 _KINDS = {int: "a whole number", float: "a number"}
 
 
-def override(limits: L, flags: Sequence[str], *, positive: bool = True) -> L:
+def override(
+    limits: L,
+    flags: Sequence[str],
+    *,
+    positive: bool = True,
+    deprecated: Mapping[str, str] | None = None,
+) -> L:
     """Returns `limits` with the values of `flags`, each NAME=VALUE; the last one of a name counts.
 
     A value has the type that the field has in `limits`, int or float, and is at most LIMIT_MAX.
     positive: it is above 0; else it is 0 or above, and the class of `limits` may refuse more.
+    deprecated: earlier names of fields, each with today's; using one writes a warning to the log.
 
     Raises ValueError, which begins with "--limit", names the flag, and says what is allowed.
     """
@@ -31,6 +41,9 @@ def override(limits: L, flags: Sequence[str], *, positive: bool = True) -> L:
     values: dict[str, float] = {}
     for flag in flags:
         name, _, text = flag.partition("=")
+        if deprecated and name in deprecated:
+            logger.warning("--limit %s is deprecated: use %s", name, deprecated[name])
+            name = deprecated[name]
         if name not in kinds:
             raise ValueError(f"--limit {name}: known are {', '.join(kinds)}")
         try:

@@ -57,6 +57,18 @@ def test_flags_override_limits_by_name() -> None:
     assert limit_flags.override(Some(), ["count=0"], positive=False) == Some(0)
 
 
+def test_a_deprecated_name_sets_its_limit_and_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = {"number": "count"}
+    assert limit_flags.override(Some(), ["number=4"], deprecated=names) == Some(4)
+    assert caplog.messages == ["--limit number is deprecated: use count"]
+    with pytest.raises(ValueError, match="--limit other: known are count, share"):
+        limit_flags.override(Some(), ["other=1"], deprecated=names)
+    with pytest.raises(ValueError, match="--limit number: known are count, share"):
+        limit_flags.override(Some(), ["number=1"])
+
+
 @pytest.mark.parametrize(
     ("flag", "said"),
     [

@@ -75,3 +75,38 @@ async def test_a_standby_serves_every_metric() -> None:
     assert len(families) == len(operator_metrics.ALL)
     assert families["partition_operator_reconciled"].type == "counter"
     assert families["partition_operator_leading"].samples[0].value == 0
+
+
+@pytest.mark.parametrize(
+    ("earlier", "today", "labels"),
+    [
+        (
+            "logstore_snapshots",
+            "logstore_state_transfers",
+            {"direction": "in", "result": "ok"},
+        ),
+        (
+            "logstore_snapshot_state_bytes",
+            "logstore_state_transfer_bytes",
+            {"direction": "out"},
+        ),
+        ("logstore_snapshot_payloads_fetched", "logstore_state_transfer_payloads", {}),
+    ],
+)
+def test_a_deprecated_counter_shows_what_todays_shows(
+    earlier: str, today: str, labels: dict[str, str]
+) -> None:
+    metrics = ReplicaMetrics()
+    metrics.snapshots.labels("in", "ok").inc(3)
+    metrics.snapshot_state_bytes.labels("out").inc(4)
+    metrics.snapshot_payloads.inc(5)
+    found = {
+        family.name: family
+        for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())
+    }
+    assert found[earlier].documentation.startswith(f"(deprecated: use {today}_total) ")
+    (old,) = [s for s in found[earlier].samples if s.name == f"{earlier}_total"]
+    (new,) = [s for s in found[today].samples if s.name == f"{today}_total"]
+    assert (old.labels, old.value) == (new.labels, new.value)
+    assert old.labels == labels
+    assert old.value > 0

@@ -11,6 +11,7 @@ from shlex import quote
 import pytest
 from partition_replica.__main__ import parse
 from partition_replica.config import ReplicaConfig
+from partition_replica.core.limits import DEPRECATED_NAMES
 from partition_replica.offline import commands
 
 SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
@@ -50,6 +51,14 @@ def test_a_flag_that_is_wrong_is_said(
         parse([command, *rest])
     assert caught.value.code == 2
     assert why in capsys.readouterr().err
+
+
+def test_every_deprecated_name_of_a_limit_sets_it(caplog: pytest.LogCaptureFixture) -> None:
+    for name, today in DEPRECATED_NAMES.items():
+        found = parse([*SERVE, "--advertise", "h:1", "--limit", f"{name}=7"])
+        assert isinstance(found, ReplicaConfig)
+        assert getattr(found.limits, today) == 7
+        assert caplog.messages[-1] == f"--limit {name} is deprecated: use {today}"
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:7000", "[::]:7000", "localhost:0", ":7000"])

@@ -280,3 +280,13 @@ class Limits:
 
     range_items_max: int = 1000
     """Keys in one answer of ListKeys. The answer then says where the next call begins."""
+
+
+DEPRECATED_NAMES = {
+    "pin_lease_s": "pin_time_to_live_s",
+    "snapshot_hold_s": "transfer_hold_s",
+    "snapshot_keep_s": "transfer_keep_s",
+    "snapshot_partial_keep_s": "transfer_partial_keep_s",
+    "snapshot_sends_max": "transfers_max",
+}
+"""Names of limits that `--limit` accepts for one minor release more, and today's names."""

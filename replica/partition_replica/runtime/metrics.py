@@ -1,8 +1,29 @@
 """What a replica counts. Names are the metric's; units stand last."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.registry import Collector
 
 FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class DeprecatedCounters(Collector):
+    """Counters once more, under the names that they had before: for one minor release."""
+
+    def __init__(self, counters: Mapping[str, Counter]) -> None:
+        """counters: by the earlier name, without `_total`."""
+        self._counters = counters
+
+    def collect(self) -> Iterable[Metric]:
+        for name, counter in self._counters.items():
+            for today in counter.collect():
+                text = f"(deprecated: use {today.name}_total) {today.documentation}"
+                earlier = Metric(name, text, "counter")
+                for sample in today.samples:
+                    suffix = sample.name.removeprefix(today.name)
+                    earlier.samples.append(sample._replace(name=name + suffix))
+                yield earlier
 
 
 class Metrics:
@@ -74,7 +95,7 @@ class Metrics:
             registry=r,
         )
         self.snapshot_payloads = Counter(
-            "logstore_state_transfer_payloads", "Payloads fetched for snapshots", registry=r
+            "logstore_state_transfer_payloads", "Payloads that state transfers fetched", registry=r
         )
         self.snapshot_jobs = Counter(
             "logstore_snapshot_jobs", "Snapshot jobs that ended", ["kind", "result"], registry=r
@@ -92,6 +113,16 @@ class Metrics:
             "logstore_backfill_held_seconds", "How long a backfill held writes", registry=r
         )
         self.elections = Counter("logstore_leader_changes", "Changes of leader seen", registry=r)
+
+        r.register(
+            DeprecatedCounters(
+                {
+                    "logstore_snapshots": self.snapshots,
+                    "logstore_snapshot_state_bytes": self.snapshot_state_bytes,
+                    "logstore_snapshot_payloads_fetched": self.snapshot_payloads,
+                }
+            )
+        )
 
     def set(self, name: str, help_text: str, value: float) -> None:
         """Sets a gauge, making it at its first use."""
