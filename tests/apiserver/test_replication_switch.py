@@ -70,7 +70,7 @@ async def test_the_operator_ends_while_a_partition_without_raft_begins(
             await client.set_key(b"k", b"v")
             only = (await client.statuses())[found.nodes.endpoint(0)]
             assert only is not None
-            assert only.unreplicated
+            assert only.standalone
         assert len(found.server.kubectl.json("-n", found.namespace, "get", "pods")["items"]) == 1
         assert found.kubectl("get", "pdb", "-o", "name") == ""
         assert "None" in found.kubectl("get", "partitions")

@@ -457,7 +457,7 @@ def measure_backfill(path: Path, report: Report, memory: AnonymousMemory, limits
 
 
 def _backfill(plain: Path, path: Path, rows_max: int) -> float:
-    """Backfills a copy of a plain log; the seconds from begin to finish, all of it durable."""
+    """Backfills a copy of a standalone log; the seconds from begin to finish, all of it durable."""
     path.mkdir()
     shutil.copyfile(plain / "data.mdb", path / "data.mdb")
     with (path / "data.mdb").open("rb") as file:

@@ -132,4 +132,4 @@ async def test_steps_wait_for_room(volume: Volume, monkeypatch: pytest.MonkeyPat
         *[("full", 51)] * 3, ("room", 1),
         *[("full", 101)] * 3, ("room", 2), ("held", 0),
     ]  # fmt: skip
-    assert not volume.log.identity.unreplicated
+    assert not volume.log.identity.standalone

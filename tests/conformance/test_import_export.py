@@ -84,7 +84,7 @@ def test_an_unreplicated_import_comes_out_byte_for_byte(tmp_path: Path, raft: bo
     )
     assert check(tmp_path / "data", tmp_path / "scratch") == []
     with open_stopped(tmp_path / "data") as volume:
-        assert volume.log.identity.unreplicated
+        assert volume.log.identity.standalone
         assert volume.state.applied.index == volume.log.committed == 9
         assert volume.log.last == Position(LSN(9), Term(0))
     export(tmp_path / "data", tmp_path / "out")

@@ -254,7 +254,7 @@ def test_the_mark_moves_with_what_is_applied(subject: Subject) -> None:
     assert len(subject.told) == 3
 
 
-def test_a_plain_logs_consumer_hears_of_appends(subject: Subject) -> None:
+def test_a_standalone_logs_consumer_hears_of_appends(subject: Subject) -> None:
     """What is durable is committed there."""
     subject.log.bootstrap_standalone(CLUSTER)
     subject.initialize(0)
@@ -263,7 +263,7 @@ def test_a_plain_logs_consumer_hears_of_appends(subject: Subject) -> None:
     assert subject.told == [(1, 1), (1, 3)]
 
 
-# --- the plain log ----------------------------------------------------------------------------
+# --- the standalone log -----------------------------------------------------------------------
 
 
 def test_compare_and_append(subject: Subject) -> None:
@@ -276,7 +276,7 @@ def test_compare_and_append(subject: Subject) -> None:
     assert subject.log.append(None, [b"y"]) == 5
 
 
-def test_a_plain_log_takes_nothing_of_rafts_and_the_other_way(subject: Subject) -> None:
+def test_a_standalone_log_takes_nothing_of_rafts_and_the_other_way(subject: Subject) -> None:
     with pytest.raises(ValueError, match="Raft"):
         subject.log.append(None, [b"x"])
     with pytest.raises(ValueError, match="Raft"):

@@ -92,7 +92,7 @@ class LogMachine(RuleBasedStateMachine):
         kind: int,
     ) -> None:
         log = self.model.log
-        plain = log.identity.unreplicated
+        plain = log.identity.standalone
         its_term = Term(0) if plain and term < 2 else Term(max(0, log.last.term + term))
         first = self.at(start)
         rows = [
@@ -121,7 +121,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(ahead=st.integers(1, 5), term=st.integers(0, 2))
     def snapshot(self, ahead: int, term: int) -> None:
-        if self.model.log.identity.unreplicated:
+        if self.model.log.identity.standalone:
             return
         last = self.model.log.last
         switch = StateSwitch(
@@ -249,7 +249,7 @@ class LogMachine(RuleBasedStateMachine):
         log, rows = self.real.log, self.real.rows()
         assert [row.index for row in rows] == list(range(log.first_stored, log.last.index + 1))
         assert log.first_stored <= log.boundary.index + 1
-        if not log.identity.unreplicated:
+        if not log.identity.standalone:
             above = [row.term for row in rows if row.index > log.boundary.index]
             assert above == sorted(above)
             assert all(above)

@@ -74,7 +74,8 @@ def test_backfill_needs_something_applied(subject: Subject) -> None:
 
 
 def with_terms(subject: Subject, terms: list[int]) -> None:
-    """A plain log whose entries have these terms, 0 for none, and no hard state, as an import's."""
+    """A standalone log whose entries have these terms, 0 for none, and no hard state, as an
+    import's."""
     subject.log.bootstrap_standalone(CLUSTER)
     rows = [entry(term, index) for index, term in enumerate(terms, 1)]
     if isinstance(subject.log, LmdbLog):
@@ -178,7 +179,7 @@ def test_only_a_sole_voter_stops_replication(
     subject.log.save_configuration(LSN(1), configuration)
     with pytest.raises(ValueError, match="sole voter"):
         subject.log.disable_replication()
-    assert not subject.log.identity.unreplicated
+    assert not subject.log.identity.standalone
 
 
 def test_a_change_on_its_way_stops_no_replication(subject: Subject) -> None:
@@ -239,7 +240,7 @@ def test_a_group_begins_behind_a_restored_state(subject: Subject) -> None:
 
 
 @pytest.mark.parametrize("term", [0, 6])
-def test_a_plain_log_begins_behind_a_restored_state(subject: Subject, term: int) -> None:
+def test_a_standalone_log_begins_behind_a_restored_state(subject: Subject, term: int) -> None:
     subject.log.bootstrap_standalone(CLUSTER, position(40, term))
     with pytest.raises(ValueError, match="new"):
         subject.log.bootstrap_standalone(CLUSTER)
@@ -247,7 +248,7 @@ def test_a_plain_log_begins_behind_a_restored_state(subject: Subject, term: int)
         if reopened:
             assert subject.reopen(40) == InitStatus.NEEDS_BACKFILL
         log = subject.log
-        assert log.identity.unreplicated
+        assert log.identity.standalone
         assert log.boundary == log.last == position(40, term)
         assert (log.first_stored, log.committed) == (41, 40)
         assert log.configuration == (40, Configuration(voters=(MEMBER,)))
@@ -262,7 +263,7 @@ def test_a_plain_log_begins_behind_a_restored_state(subject: Subject, term: int)
     assert subject.reopen(42) == InitStatus.BOOTSTRAPPED
 
 
-def test_a_plain_log_without_entries_behind_a_restored_state_is_backfilled(
+def test_a_standalone_log_without_entries_behind_a_restored_state_is_backfilled(
     subject: Subject,
 ) -> None:
     subject.log.bootstrap_standalone(CLUSTER, position(40, 0))

@@ -148,7 +148,7 @@ async def test_a_state_that_is_too_far_behind_takes_no_other_ones_log(tmp_path: 
 async def test_a_state_stays_while_replication_is_switched_on(tmp_path: Path) -> None:
     """Another member takes over: the copy, its payloads and the log behind it stay."""
     large = b"large" * 50_000
-    async with served(tmp_path / "data", unreplicated=True) as here:
+    async with served(tmp_path / "data", standalone=True) as here:
         await here.client.put_file(b"f", PayloadSource.of_bytes(large))
         async with here.client.state() as state:
             before = here.one.replica.member

@@ -128,7 +128,7 @@ async def test_a_restore_that_is_told_to_end_waits_for_its_threads(
             await load(store, "s1", limits),
             data,
             cluster=ClusterID(NEW_CLUSTER),
-            unreplicated=False,
+            standalone=False,
             limits=limits,
         )
     )

@@ -202,7 +202,7 @@ async def test_what_was_imported_serves(tmp_path: Path, first: int, replicated: 
     applied = await one.append(set_key(b"new", b"v"), remove(b"refs/heads/main"))
     assert applied.index > 9
     status = one.replica.status()
-    assert (status.role, status.unreplicated) == ("leader", not replicated)
+    assert (status.role, status.standalone) == ("leader", not replicated)
     await one.stop()
     assert one.failures == []
     keys, paths = contents(tmp_path / "data")

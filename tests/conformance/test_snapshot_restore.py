@@ -45,7 +45,7 @@ def test_a_restored_volume_holds_the_same_and_goes_on(
     assert (published["keys"], published["files"]) == (2, 9)
     assert published["digest"] == rows_digest(source)
     data = stored.root / "data"
-    report = stored.restore(data, "s1", *([] if to_raft else ["--unreplicated"]))
+    report = stored.restore(data, "s1", *([] if to_raft else ["--standalone"]))
     term = max(term, 1) if to_raft else term
     assert (report["lsn"], report["term"], report["existed"]) == (lsn, term, False)
     assert (report["sourceClusterID"], report["clusterID"]) == (CLUSTER, NEW_CLUSTER)
@@ -57,7 +57,7 @@ def test_a_restored_volume_holds_the_same_and_goes_on(
     start = Position(LSN(lsn), Term(term))
     with open_stopped(data) as volume:
         log = volume.log
-        assert (log.identity.cluster_id, log.identity.unreplicated) == (NEW_CLUSTER, not to_raft)
+        assert (log.identity.cluster_id, log.identity.standalone) == (NEW_CLUSTER, not to_raft)
         assert log.boundary == log.last == volume.state.applied == start
         assert log.configuration == (lsn, Configuration((log.identity.member_id,)))
         assert volume.state.time_ms == 1000
@@ -146,7 +146,7 @@ def test_where_a_log_s_start_is_near(stored: Stored, entries: int, to_raft: bool
     )
     stored.publish(source)
     data = stored.root / "data"
-    stored.restore(data, "s1", *([] if to_raft else ["--unreplicated"]))
+    stored.restore(data, "s1", *([] if to_raft else ["--standalone"]))
     with open_stopped(data) as volume:
         term = (2 if entries else 1) if to_raft else 0
         assert volume.log.last == Position(LSN(max(entries, int(to_raft))), Term(term))

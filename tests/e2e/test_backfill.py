@@ -51,7 +51,7 @@ async def test_the_switch_under_writers_and_how_long_writes_were_refused(
 ) -> None:
     await without_raft(namespace)
     found = await of(namespace.json, "get", "partition", "part")
-    assert condition(found, "Replicated")["reason"] == "NotReplicated"
+    assert condition(found, "Replicated")["reason"] == "Standalone"
     assert "not replicated" in condition(found, "Ready")["message"]
     assert namespace.kubectl("get", "pdb", "-o", "name") == ""
     assert "None" in namespace.kubectl("get", "partitions")
@@ -158,7 +158,7 @@ async def test_operator_and_replica_killed_at_each_step(
 
             async def is_raft() -> bool:
                 found = await only(client)
-                return bool(found.serving) and not found.unreplicated
+                return bool(found.serving) and not found.standalone
 
             await eventually(is_raft, "Raft took over", 300)
             assert len((await only(client)).members) == 1, "before the first learner"

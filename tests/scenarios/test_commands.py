@@ -245,7 +245,7 @@ async def test_replication_off_and_on_again(group: LocalGroup) -> None:
         refused = await command("replication", "disable", *where, code=1)
         assert "a replica uses the volume" in refused
         only.kill()
-        assert "a plain log" in await command("replication", "disable", *where)
+        assert "a standalone log" in await command("replication", "disable", *where)
         assert "not replicated" in await command("replication", "disable", *where, code=1)
         await group.start(only)
         async with group.client() as client:
@@ -253,7 +253,7 @@ async def test_replication_off_and_on_again(group: LocalGroup) -> None:
             assert await client.get_key(b"k29") == b"v29"
         status = await group.status(only)
         assert status is not None
-        assert status.unreplicated
+        assert status.standalone
         only.kill()
         assert "replication is on" in await command("replication", "enable", *where)
         found = await json_of("inspect", *where)

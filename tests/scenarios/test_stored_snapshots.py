@@ -125,7 +125,7 @@ async def test_of_a_leader_and_without_raft(group: LocalGroup) -> None:
         assert detail is not None
         assert detail.reason == types.REASON_NOT_BOOTSTRAPPED
         request = group.bootstrap_request()
-        request.unreplicated = True
+        request.standalone = True
         await group.admin(only).Bootstrap(request)
         async with group.client() as client:
             await client.set_key(b"k", b"v")
@@ -143,7 +143,7 @@ async def test_of_a_leader_and_without_raft(group: LocalGroup) -> None:
     restored = new_group(group.root / "restored", 2)
     newcomer = restored.replicas.pop()
     first = restored.replicas[0]
-    await restore(first.data, restored.cluster, "plain", [*arguments, "--unreplicated"])
+    await restore(first.data, restored.cluster, "plain", [*arguments, "--standalone"])
     async with restored:
         await restored.bootstrap_unreplicated()
         async with restored.client() as client:

@@ -21,7 +21,7 @@ from tests.support.writing import Writers, keys
 SMALL_STEPS = ("--limit", "backfill_rows=50")
 
 
-async def test_one_replica_serves_a_plain_log(group: LocalGroup) -> None:
+async def test_one_replica_serves_a_standalone_log(group: LocalGroup) -> None:
     async with group:
         only = group.replicas[0]
         group.replicas = [only]
@@ -31,7 +31,7 @@ async def test_one_replica_serves_a_plain_log(group: LocalGroup) -> None:
             await client.put_file(b"f", PayloadSource.of_bytes(os.urandom(200_000)))
             status = await group.status(only)
             assert status is not None
-            assert (status.unreplicated, status.role, status.term) == (True, "leader", 0)
+            assert (status.standalone, status.role, status.term) == (True, "leader", 0)
             tail = [entry async for entry in client.tail()]
             assert [entry.lsn for entry in tail] == list(range(1, len(tail) + 1))
             with pytest.raises(grpc.aio.AioRpcError, match="not replicated"):
@@ -64,7 +64,7 @@ async def test_replication_is_switched_on_while_clients_write(group: LocalGroup)
             assert await keys(client) == writers.acknowledged
         status = await group.status(await group.leader())
         assert status is not None
-        assert (status.unreplicated, status.HasField("backfill")) == (False, False)
+        assert (status.standalone, status.HasField("backfill")) == (False, False)
         assert len(status.members) == 3
         await assert_equal(group)
 
@@ -91,7 +91,7 @@ async def test_replication_is_switched_on_before_anything_is_written(
         await enable(group)
         status = await group.status(only)
         assert status is not None
-        assert (status.unreplicated, status.first_index) == (False, 2)
+        assert (status.standalone, status.first_index) == (False, 2)
         await eventually(lambda: gone(stray), "what nothing names is collected")
         async with group.client() as client:
             await client.set_key(b"k", b"v")
@@ -128,17 +128,17 @@ async def test_what_is_not_done_is_refused(group: LocalGroup) -> None:
         assert detail is not None
         assert detail.reason == types.REASON_NOT_BOOTSTRAPPED
         request = group.bootstrap_request()
-        request.unreplicated = True
+        request.standalone = True
         for _ in range(2):
             await group.admin(only).Bootstrap(request)
-        with pytest.raises(grpc.aio.AioRpcError, match="unreplicated") as refused:
+        with pytest.raises(grpc.aio.AioRpcError, match="standalone") as refused:
             await group.admin(only).Bootstrap(group.bootstrap_request())
         detail = detail_of(refused.value)
         assert detail is not None
         assert detail.reason == types.REASON_MEMBERSHIP_REFUSED
         await enable(group)
-        for unreplicated in (True, False):  # done before, and done
-            request.unreplicated = unreplicated
+        for standalone in (True, False):  # done before, and done
+            request.standalone = standalone
             await group.admin(only).Bootstrap(request)
 
 

@@ -156,7 +156,7 @@ async def _look(node: Node) -> tuple[tuple[int, int], Configuration, int]:
 
 async def _bootstrap(node: Node) -> None:
     assert node.replica is not None
-    await node.replica.administration.bootstrap(CLUSTER, unreplicated=False)
+    await node.replica.administration.bootstrap(CLUSTER, standalone=False)
 
 
 async def _join(cluster: str, node: Node) -> None:

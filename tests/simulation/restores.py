@@ -292,7 +292,7 @@ async def _restore(stored: Stored, root: Path, cluster: ClusterID) -> Position:
     try:
         manifest = await load(store, stored.snapshot, limits)
         if completed(root, cluster) is None:
-            await restore(store, manifest, root, cluster=cluster, unreplicated=False, limits=limits)
+            await restore(store, manifest, root, cluster=cluster, standalone=False, limits=limits)
     finally:
         with suppress(asyncio.CancelledError):
             await store.close()

@@ -245,7 +245,7 @@ class LocalGroup:
         """Starts the first replica, as a partition without Raft."""
         await self.start(self.replicas[0])
         request = self.bootstrap_request()
-        request.unreplicated = True
+        request.standalone = True
         await self.admin(self.replicas[0]).Bootstrap(request)
 
     def bootstrap_request(self) -> admin_api.BootstrapRequest:

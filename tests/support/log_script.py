@@ -26,7 +26,7 @@ def _finish(log: LogStorage) -> None:
 
 STEPS: list[Step] = [
     lambda log: log.initialize(LSN(0)),
-    # A plain log, and what its consumers do.
+    # A standalone log, and what its consumers do.
     lambda log: log.bootstrap_standalone(CLUSTER),
     lambda log: log.append(LSN(1), [b"1", NAMED, b"3"]),
     lambda log: log.append(LSN(4), [b"%d" % n for n in range(4, 12)]),

@@ -79,7 +79,7 @@ class Subject:
             pass
 
     def plain(self, count: int) -> None:
-        """Makes it an unreplicated partition with so many entries."""
+        """Makes it a standalone partition with so many entries."""
         self.log.bootstrap_standalone(CLUSTER)
         self.log.append(LSN(1), [b"%d" % n for n in range(1, count + 1)])
 

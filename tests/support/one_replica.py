@@ -52,9 +52,9 @@ class OneReplica:
         self.session = 0
         self._sequence = 0
 
-    async def lead(self, *, unreplicated: bool = False) -> None:
+    async def lead(self, *, standalone: bool = False) -> None:
         """Begins its group, if it has none, and serves."""
-        await self.replica.administration.bootstrap(CLUSTER, unreplicated=unreplicated)
+        await self.replica.administration.bootstrap(CLUSTER, standalone=standalone)
         await self.serve()
 
     async def serve(self) -> None:
@@ -94,11 +94,11 @@ class OneReplica:
 
 @asynccontextmanager
 async def serving(
-    data: Path, *, unreplicated: bool = False, limits: Limits | None = None
+    data: Path, *, standalone: bool = False, limits: Limits | None = None
 ) -> AsyncIterator[OneReplica]:
     one = OneReplica(data, limits)
     try:
-        await one.lead(unreplicated=unreplicated)
+        await one.lead(standalone=standalone)
         yield one
         assert one.failures == []
     finally:

@@ -54,9 +54,9 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    data: Path, limits: Limits = QUICK, *, unreplicated: bool = False
+    data: Path, limits: Limits = QUICK, *, standalone: bool = False
 ) -> AsyncIterator[Served]:
-    async with serving(data, limits=limits, unreplicated=unreplicated) as one:
+    async with serving(data, limits=limits, standalone=standalone) as one:
         async with serving_clients(one, limits) as here:
             yield here
 

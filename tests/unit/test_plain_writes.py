@@ -1,4 +1,4 @@
-"""A plain log's way from proposal to commit: engine, writer, who waits."""
+"""A standalone log's way from proposal to commit: engine, writer, who waits."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogBatch, LogEntry
 from partition_replica.core.payloads import blob_digests
-from partition_replica.engine.plain import StandaloneEngine
+from partition_replica.engine.standalone import StandaloneEngine
 from partition_replica.errors import NotLeader
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.runtime.consensus.log_writer import LogWriter
@@ -65,7 +65,7 @@ async def test_what_is_committed_together_is_handed_on_once() -> None:
 
 
 def waiting(term: int, *, wait_applied: bool) -> tuple[Proposals, PendingProposal]:
-    """A proposal at LSN 5 of a term; 0: of a plain log."""
+    """A proposal at LSN 5 of a term; 0: of a standalone log."""
     proposals = Proposals(Limits(), leader=lambda: (2, "two:1"))
     pending = PendingProposal(types.EntryBody(), 10, wait_applied)
     proposals.proposed(LSN(5), Term(term), [pending])

@@ -41,7 +41,7 @@ STALLED_S = 60.0
 
 def plain(**more: Any) -> ObservedReplica:
     """Replica 0 without Raft, with a log of 10 entries."""
-    values: dict[str, Any] = {"unreplicated": True, "term": 0, "members": (member(0),)} | more
+    values: dict[str, Any] = {"standalone": True, "term": 0, "members": (member(0),)} | more
     return replica(0, "leader", **values)
 
 
@@ -77,11 +77,11 @@ def backfilling(at: int = 4, target: int = 10) -> ObservedPartition:
     return after(asked, replicas=(plain(backfill=ObservedBackfill(1, at, target)),))
 
 
-def test_without_raft_one_pod_is_made_and_a_plain_log_begun() -> None:
+def test_without_raft_one_pod_is_made_and_a_standalone_log_begun() -> None:
     observed = complete(see(partition(NONE, clusterID=CLUSTER)))
     assert observed.objects["StatefulSet", "part"]["spec"]["replicas"] == 1
     first = replace(observed, pods=pods(1), claims=claims(1, CLUSTER), replicas=(empty(0),))
-    assert look(first).action == actions.Bootstrap(0, CLUSTER, unreplicated=True)
+    assert look(first).action == actions.Bootstrap(0, CLUSTER, standalone=True)
     formed = look(replace(first, replicas=(plain(),)))
     assert formed.action == actions.RecordBootstrapped(CLUSTER)
 
@@ -99,7 +99,7 @@ def test_a_partition_without_raft_says_so_and_is_ready() -> None:
     said = by_type(step)
     assert (said["Replicated"]["status"], said["Replicated"]["reason"]) == (
         "False",
-        "NotReplicated",
+        "Standalone",
     )
     assert said["QuorumAvailable"]["status"] == "True"
     for kind in ("QuorumAvailable", "Ready"):
@@ -239,10 +239,10 @@ def test_a_refusal_to_begin_is_said_once_in_the_replicas_words() -> None:
     assert look(begun).events == []
 
 
-@pytest.mark.parametrize("unreplicated", [True, False])
-def test_the_moment_in_which_raft_takes_over_is_no_outage(unreplicated: bool) -> None:
+@pytest.mark.parametrize("standalone", [True, False])
+def test_the_moment_in_which_raft_takes_over_is_no_outage(standalone: bool) -> None:
     observed = backfilling(at=11)
-    role = replica(0, "switching", serving=False, unreplicated=unreplicated)
+    role = replica(0, "switching", serving=False, standalone=standalone)
     step = look(replace(observed, replicas=(role,)))
     assert step.status["mode"] == "Backfilling"
     assert step.status["leader"] == "part-0"
@@ -414,7 +414,7 @@ def test_what_a_replica_without_raft_says_of_itself_is_read_as_current() -> None
         role="leader",
         last_index=500_000,
         serving=True,
-        unreplicated=True,
+        standalone=True,
         stored_from=3,
         backfill=api.BackfillStatus(from_lsn=3, next_lsn=9, target_lsn=12),
         members=[api.MemberStatus(member_id=7, address="a:1", role="voter")],

@@ -60,7 +60,7 @@ class Reason(StrEnum):
     DEGRADED = "Degraded"
     NO_LEADER = "NoLeader"
     NO_SPARE = "NoSpare"
-    NOT_REPLICATED = "NotReplicated"
+    STANDALONE = "Standalone"
     NOT_REQUESTED = "NotRequested"
     OBJECT_REFUSED = "ObjectRefused"
     POD_STUCK = "PodStuck"

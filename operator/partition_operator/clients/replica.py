@@ -176,10 +176,10 @@ class Replicas:
         return _replica(pod.ordinal, answer)
 
     async def bootstrap(
-        self, partition: Partition, pod: ObservedPod, cluster_id: str, *, unreplicated: bool
+        self, partition: Partition, pod: ObservedPod, cluster_id: str, *, standalone: bool
     ) -> None:
         request = admin.BootstrapRequest(
-            lease=self.token.message(), cluster_id=cluster_id, unreplicated=unreplicated
+            lease=self.token.message(), cluster_id=cluster_id, standalone=standalone
         )
         await self.command(partition, pod, "Bootstrap", request)
 
@@ -281,7 +281,7 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
         changing=answer.configuration_changing,
         disk_full=answer.disk_full,
         members=tuple(_member(answer, member) for member in answer.members),
-        unreplicated=answer.unreplicated,
+        standalone=answer.standalone,
         backfill=_backfill(answer),
         stored_from=answer.stored_from,
     )
@@ -289,7 +289,7 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
 
 def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> ObservedMember:
     # Without Raft nobody counts progress: the only member has what it says it has.
-    alone = answer.unreplicated and member.member_id == answer.member_id
+    alone = answer.standalone and member.member_id == answer.member_id
     return ObservedMember(
         member_id=member.member_id,
         address=member.address,

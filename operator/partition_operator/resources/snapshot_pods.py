@@ -109,15 +109,15 @@ def build_restore(
     image: str,
     attempt: int,
     *,
-    unreplicated: bool,
+    standalone: bool,
 ) -> dict[str, Any]:
     """Owned by the Partition; writes volume 0, which then belongs to `cluster_id`."""
     name = names.restore_pod(partition.name)
     body = _pod(name, partition, spec, source, image, attempt, RESTORE)
     container = body["spec"]["containers"][0]
     container["args"] += [f"--data={names.DATA_PATH}/data", f"--cluster-id={cluster_id}"]
-    if unreplicated:
-        container["args"].append("--unreplicated")
+    if standalone:
+        container["args"].append("--standalone")
     container["env"].append({"name": "TMPDIR", "value": names.DATA_PATH})
     container["volumeMounts"].append({"name": names.VOLUME, "mountPath": names.DATA_PATH})
     claim = {"claimName": names.claim(partition.name, 0)}

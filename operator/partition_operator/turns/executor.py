@@ -150,9 +150,9 @@ class Executor:
     ) -> None:
         replicas = self.replicas
         match action:
-            case actions.Bootstrap(ordinal, cluster_id, unreplicated):
+            case actions.Bootstrap(ordinal, cluster_id, standalone):
                 pod = _pod(observed, ordinal)
-                await replicas.bootstrap(partition, pod, cluster_id, unreplicated=unreplicated)
+                await replicas.bootstrap(partition, pod, cluster_id, standalone=standalone)
             case actions.EnableReplication(ordinal):
                 await replicas.enable_replication(partition, _pod(observed, ordinal))
             case actions.Join(ordinal, cluster_id):

@@ -206,7 +206,7 @@ def _view(replicas: tuple[ObservedReplica, ...]) -> object:
             r.serving,
             r.changing,
             r.disk_full,
-            r.unreplicated,
+            r.standalone,
             r.backfill,
             [(m.member_id, m.voter, m.recently_active, m.progress) for m in r.members]
             if r.role == ReplicaRole.LEADER

@@ -357,7 +357,7 @@ class MemberStatus(_message.Message):
     def __init__(self, member_id: _Optional[int] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., matched: _Optional[int] = ..., recently_active: _Optional[bool] = ..., progress: _Optional[str] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version", "unreplicated", "backfill", "stored_from", "low_water_mark", "history_id")
+    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version", "standalone", "backfill", "stored_from", "low_water_mark", "history_id")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -378,7 +378,7 @@ class GetStatusResponse(_message.Message):
     PAYLOAD_INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     PROPOSAL_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    UNREPLICATED_FIELD_NUMBER: _ClassVar[int]
+    STANDALONE_FIELD_NUMBER: _ClassVar[int]
     BACKFILL_FIELD_NUMBER: _ClassVar[int]
     STORED_FROM_FIELD_NUMBER: _ClassVar[int]
     LOW_WATER_MARK_FIELD_NUMBER: _ClassVar[int]
@@ -403,12 +403,12 @@ class GetStatusResponse(_message.Message):
     payload_inline_bytes_max: int
     proposal_bytes_max: int
     version: str
-    unreplicated: bool
+    standalone: bool
     backfill: BackfillStatus
     stored_from: int
     low_water_mark: int
     history_id: str
-    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ..., unreplicated: _Optional[bool] = ..., backfill: _Optional[_Union[BackfillStatus, _Mapping]] = ..., stored_from: _Optional[int] = ..., low_water_mark: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ..., standalone: _Optional[bool] = ..., backfill: _Optional[_Union[BackfillStatus, _Mapping]] = ..., stored_from: _Optional[int] = ..., low_water_mark: _Optional[int] = ..., history_id: _Optional[str] = ...) -> None: ...
 
 class BackfillStatus(_message.Message):
     __slots__ = ("from_lsn", "next_lsn", "target_lsn", "term")

@@ -182,14 +182,14 @@ class EnableReplicationResponse(_message.Message):
     def __init__(self, replicated: _Optional[bool] = ...) -> None: ...
 
 class BootstrapRequest(_message.Message):
-    __slots__ = ("lease", "cluster_id", "unreplicated")
+    __slots__ = ("lease", "cluster_id", "standalone")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
-    UNREPLICATED_FIELD_NUMBER: _ClassVar[int]
+    STANDALONE_FIELD_NUMBER: _ClassVar[int]
     lease: LeaseToken
     cluster_id: str
-    unreplicated: bool
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., cluster_id: _Optional[str] = ..., unreplicated: _Optional[bool] = ...) -> None: ...
+    standalone: bool
+    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., cluster_id: _Optional[str] = ..., standalone: _Optional[bool] = ...) -> None: ...
 
 class BootstrapResponse(_message.Message):
     __slots__ = ("member_id",)

@@ -134,7 +134,7 @@ class ReplicaAdminServicer:
         raise NotImplementedError('Method not implemented!')
 
     def EnableReplication(self, request, context):
-        """Switches replication on for an unreplicated partition: writes Raft's metadata for its log while
+        """Switches replication on for a standalone partition: writes Raft's metadata for its log while
         it serves, then makes it the sole voter of a group. Returns at once; GetStatus has the progress.
         A process that ends meanwhile continues once it is started again.
         """

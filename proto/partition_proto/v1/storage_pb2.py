@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n partition_proto/v1/storage.proto\x12\x0blogstore.v1\"|\n\x0bIdentityRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tmember_id\x18\x03 \x01(\x04\x12\x18\n\x10state_generation\x18\x04 \x01(\x04\x12\x14\n\x0cunreplicated\x18\x05 \x01(\x08\":\n\x0cHardStateRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"*\n\x0b\x42oundaryRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x83\x01\n\x0c\x43onfStateRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08learners\x18\x03 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x04 \x03(\x04\x12\x15\n\rlearners_next\x18\x05 \x03(\x04\x12\x12\n\nauto_leave\x18\x06 \x01(\x08\"X\n\x0b\x42\x61\x63kfillRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04next\x18\x03 \x01(\x04\x12\x0e\n\x06target\x18\x04 \x01(\x04\x12\x0e\n\x06termed\x18\x05 \x01(\x04\"\x1a\n\x0bPositionRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"/\n\x08LeaseRow\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"v\n\nAppliedRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\x12\x15\n\x08\x63lock_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_clock_ms\" \n\nHistoryRow\x12\x12\n\nhistory_id\x18\x01 \x01(\t\"H\n\x07NodeRow\x12\x11\n\tdirectory\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"?\n\nPayloadRow\x12\x12\n\nreferences\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0f\n\x07inlined\x18\x03 \x01(\x08\"Y\n\nSessionRow\x12\x17\n\x0ftime_to_live_ms\x18\x01 \x01(\x04\x12\x16\n\x0elast_active_ms\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04\"m\n\tResultRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\x12\x1b\n\x13precondition_failed\x18\x02 \x01(\x08\x12\x10\n\x08outcomes\x18\x03 \x01(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\x0c\"\x1c\n\tMemberRow\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"/\n\x0cUnappliedRow\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\x10\n\x08outcomes\x18\x02 \x01(\x0c\x42\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n partition_proto/v1/storage.proto\x12\x0blogstore.v1\"\x88\x01\n\x0bIdentityRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tmember_id\x18\x03 \x01(\x04\x12\x18\n\x10state_generation\x18\x04 \x01(\x04\x12 \n\nstandalone\x18\x05 \x01(\x08R\x0cunreplicated\":\n\x0cHardStateRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"*\n\x0b\x42oundaryRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x83\x01\n\x0c\x43onfStateRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08learners\x18\x03 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x04 \x03(\x04\x12\x15\n\rlearners_next\x18\x05 \x03(\x04\x12\x12\n\nauto_leave\x18\x06 \x01(\x08\"X\n\x0b\x42\x61\x63kfillRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04next\x18\x03 \x01(\x04\x12\x0e\n\x06target\x18\x04 \x01(\x04\x12\x0e\n\x06termed\x18\x05 \x01(\x04\"\x1a\n\x0bPositionRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"/\n\x08LeaseRow\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"v\n\nAppliedRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\x12\x15\n\x08\x63lock_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_clock_ms\" \n\nHistoryRow\x12\x12\n\nhistory_id\x18\x01 \x01(\t\"H\n\x07NodeRow\x12\x11\n\tdirectory\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"?\n\nPayloadRow\x12\x12\n\nreferences\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0f\n\x07inlined\x18\x03 \x01(\x08\"Y\n\nSessionRow\x12\x17\n\x0ftime_to_live_ms\x18\x01 \x01(\x04\x12\x16\n\x0elast_active_ms\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04\"m\n\tResultRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\x12\x1b\n\x13precondition_failed\x18\x02 \x01(\x08\x12\x10\n\x08outcomes\x18\x03 \x01(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\x0c\"\x1c\n\tMemberRow\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"/\n\x0cUnappliedRow\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\x10\n\x08outcomes\x18\x02 \x01(\x0c\x42\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,34 +32,34 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'partition_proto.v1.storage_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z logstore.dev/proto/v1;logstorev1'
-  _globals['_IDENTITYROW']._serialized_start=49
-  _globals['_IDENTITYROW']._serialized_end=173
-  _globals['_HARDSTATEROW']._serialized_start=175
-  _globals['_HARDSTATEROW']._serialized_end=233
-  _globals['_BOUNDARYROW']._serialized_start=235
-  _globals['_BOUNDARYROW']._serialized_end=277
-  _globals['_CONFSTATEROW']._serialized_start=280
-  _globals['_CONFSTATEROW']._serialized_end=411
-  _globals['_BACKFILLROW']._serialized_start=413
-  _globals['_BACKFILLROW']._serialized_end=501
-  _globals['_POSITIONROW']._serialized_start=503
-  _globals['_POSITIONROW']._serialized_end=529
-  _globals['_LEASEROW']._serialized_start=531
-  _globals['_LEASEROW']._serialized_end=578
-  _globals['_APPLIEDROW']._serialized_start=580
-  _globals['_APPLIEDROW']._serialized_end=698
-  _globals['_HISTORYROW']._serialized_start=700
-  _globals['_HISTORYROW']._serialized_end=732
-  _globals['_NODEROW']._serialized_start=734
-  _globals['_NODEROW']._serialized_end=806
-  _globals['_PAYLOADROW']._serialized_start=808
-  _globals['_PAYLOADROW']._serialized_end=871
-  _globals['_SESSIONROW']._serialized_start=873
-  _globals['_SESSIONROW']._serialized_end=962
-  _globals['_RESULTROW']._serialized_start=964
-  _globals['_RESULTROW']._serialized_end=1073
-  _globals['_MEMBERROW']._serialized_start=1075
-  _globals['_MEMBERROW']._serialized_end=1103
-  _globals['_UNAPPLIEDROW']._serialized_start=1105
-  _globals['_UNAPPLIEDROW']._serialized_end=1152
+  _globals['_IDENTITYROW']._serialized_start=50
+  _globals['_IDENTITYROW']._serialized_end=186
+  _globals['_HARDSTATEROW']._serialized_start=188
+  _globals['_HARDSTATEROW']._serialized_end=246
+  _globals['_BOUNDARYROW']._serialized_start=248
+  _globals['_BOUNDARYROW']._serialized_end=290
+  _globals['_CONFSTATEROW']._serialized_start=293
+  _globals['_CONFSTATEROW']._serialized_end=424
+  _globals['_BACKFILLROW']._serialized_start=426
+  _globals['_BACKFILLROW']._serialized_end=514
+  _globals['_POSITIONROW']._serialized_start=516
+  _globals['_POSITIONROW']._serialized_end=542
+  _globals['_LEASEROW']._serialized_start=544
+  _globals['_LEASEROW']._serialized_end=591
+  _globals['_APPLIEDROW']._serialized_start=593
+  _globals['_APPLIEDROW']._serialized_end=711
+  _globals['_HISTORYROW']._serialized_start=713
+  _globals['_HISTORYROW']._serialized_end=745
+  _globals['_NODEROW']._serialized_start=747
+  _globals['_NODEROW']._serialized_end=819
+  _globals['_PAYLOADROW']._serialized_start=821
+  _globals['_PAYLOADROW']._serialized_end=884
+  _globals['_SESSIONROW']._serialized_start=886
+  _globals['_SESSIONROW']._serialized_end=975
+  _globals['_RESULTROW']._serialized_start=977
+  _globals['_RESULTROW']._serialized_end=1086
+  _globals['_MEMBERROW']._serialized_start=1088
+  _globals['_MEMBERROW']._serialized_end=1116
+  _globals['_UNAPPLIEDROW']._serialized_start=1118
+  _globals['_UNAPPLIEDROW']._serialized_end=1165
 # @@protoc_insertion_point(module_scope)

@@ -7,18 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class IdentityRow(_message.Message):
-    __slots__ = ("format_version", "cluster_id", "member_id", "state_generation", "unreplicated")
+    __slots__ = ("format_version", "cluster_id", "member_id", "state_generation", "standalone")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_GENERATION_FIELD_NUMBER: _ClassVar[int]
-    UNREPLICATED_FIELD_NUMBER: _ClassVar[int]
+    STANDALONE_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     cluster_id: str
     member_id: int
     state_generation: int
-    unreplicated: bool
-    def __init__(self, format_version: _Optional[int] = ..., cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., state_generation: _Optional[int] = ..., unreplicated: _Optional[bool] = ...) -> None: ...
+    standalone: bool
+    def __init__(self, format_version: _Optional[int] = ..., cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., state_generation: _Optional[int] = ..., standalone: _Optional[bool] = ...) -> None: ...
 
 class HardStateRow(_message.Message):
     __slots__ = ("term", "vote", "commit")

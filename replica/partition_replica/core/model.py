@@ -23,13 +23,13 @@ class InitStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a volume is. cluster_id is empty until it belongs to a cluster; unreplicated: its log is
+    """Who a volume is. cluster_id is empty until it belongs to a cluster; standalone: its log is
     a plain one, written without Raft."""
 
     member_id: MemberID
     cluster_id: ClusterID
     state_generation: int
-    unreplicated: bool = False
+    standalone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ class Configuration:
 @dataclass(frozen=True, slots=True)
 class LogEntry:
     """A row of the log. `kind`: 0 normal, 1 and 2 configuration changes; `data` is an encoded
-    EntryBody for normal entries, or empty. Term 0: an entry of a plain log, without metadata."""
+    EntryBody for normal entries, or empty. Term 0: an entry of a standalone log, without
+    metadata."""
 
     index: LSN
     term: Term
@@ -241,7 +242,7 @@ class ReplicaStatus:
     disk_total_bytes: int
     serving: bool
     session_count: int
-    unreplicated: bool
+    standalone: bool
     backfill: Backfill | None
     stored_from: int
     low_water_mark: int

@@ -104,7 +104,7 @@ class LogView(Protocol):
 
     @property
     def boundary(self) -> Position:
-        """(0, 0) for a log from its start; the term is 0 in a plain log."""
+        """(0, 0) for a log from its start; the term is 0 in a standalone log."""
         ...
 
     @property
@@ -184,7 +184,7 @@ class EntryWriter(Protocol):
 
         An entry at an existing index deletes everything from there on first. Raises
         `ValueError` for a hole, an index at or below the committed one, a term below the
-        previous entry's or of 0 (in a plain log: other than 0), and a hard state whose term or
+        previous entry's or of 0 (in a standalone log: other than 0), and a hard state whose term or
         commit falls (which the seed saves: a member could vote twice in a term) or whose commit
         passes the last index. Returns the digests whose last
         reference in the log went.
@@ -200,15 +200,15 @@ class StandaloneLog(Protocol):
     """Writes to a log without Raft."""
 
     def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
-        """Compare-and-append to a plain log: the bodies become entries from `expected` on, or from
-        wherever the log ends where it is None. Returns the first one's LSN. Raises ValueError, with
-        nothing written, where the log does not end right before `expected`, or is Raft's."""
+        """Compare-and-append to a standalone log: the bodies become entries from `expected` on, or
+        from wherever the log ends where it is None. Returns the first one's LSN. Raises ValueError,
+        with nothing written, where the log does not end right before `expected`, or is Raft's."""
         ...
 
     def truncate_from(self, lsn: LSN) -> list[Digest]:
-        """Deletes [lsn, last] of a plain log; past the end does nothing. Raises ValueError at or
-        below any position, so below the low-water mark: it was applied or acknowledged; and while
-        a backfill is under way. Returns the digests that went."""
+        """Deletes [lsn, last] of a standalone log; past the end does nothing. Raises ValueError at
+        or below any position, so below the low-water mark: it was applied or acknowledged; and
+        while a backfill is under way. Returns the digests that went."""
         ...
 
 
@@ -223,7 +223,7 @@ class LogFormation(EntryReader, Protocol):
         ...
 
     def bootstrap_standalone(self, cluster: ClusterID, start: Position = NOTHING) -> None:
-        """Makes a new volume an unreplicated partition. Its first entry will be LSN 1, or the one
+        """Makes a new volume a standalone partition. Its first entry will be LSN 1, or the one
         behind `start`, which its state must be at durably; a term of it stays as a backfill's
         lower bound."""
         ...
@@ -327,7 +327,8 @@ class ReplicationSwitch(LogView, Protocol):
         ...
 
     def begin_backfill(self) -> Backfill:
-        """Begins to give Raft metadata to a plain log, durably, or says how far an earlier one is.
+        """Begins to give Raft metadata to a standalone log, durably, or says how far an earlier one
+        is.
 
         The term is 1 + max(saved term, highest term in the log); entries that have one keep it. In
         the seed it is the saved term, so 0 in a log that Raft never wrote, and may fall behind an
@@ -378,7 +379,7 @@ class LogStorage(
     below the boundary may still be stored, for consumers, from `first_stored` on.
 
     A log is *replicated* (Raft writes it: `commit` with terms from 1) or *plain* (identity
-    .unreplicated: `append`, or `commit` of entries with term 0; what is durable is committed).
+    .standalone: `append`, or `commit` of entries with term 0; what is durable is committed).
 
     Reads may come from any thread and own what they return. Writes may, too, and happen one at a
     time; each is one transaction that is durable when the call returns, or has not happened when it

@@ -1,9 +1,9 @@
 """Which engine a log has."""
 
 from partition_replica.core.ports import EntryReader
-from partition_replica.engine.plain import StandaloneEngine
 from partition_replica.engine.port import Engine, EngineSettings, SnapshotSource
 from partition_replica.engine.raft import RaftEngine
+from partition_replica.engine.standalone import StandaloneEngine
 from partition_replica.ids import LSN
 
 
@@ -13,7 +13,7 @@ def make_engine(
     """Raft's for a replicated log, a plain one for a log without Raft. Raises
     partition_raft.InvalidConfig if the log contradicts itself."""
     member = log.identity.member_id
-    if log.identity.unreplicated:
+    if log.identity.standalone:
         return StandaloneEngine(
             member, log, applied, uncommitted_bytes_max=settings.uncommitted_bytes_max
         )

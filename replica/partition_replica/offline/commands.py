@@ -178,7 +178,7 @@ def _show_stopped(options: argparse.Namespace, volume: StoppedVolume) -> int:
                 {
                     "member": f"{log.identity.member_id:x}",
                     "cluster": str(log.identity.cluster_id),
-                    "replication": "None" if log.identity.unreplicated else "Raft",
+                    "replication": "None" if log.identity.standalone else "Raft",
                     "stored from": int(log.first_stored),
                     "first index": log.boundary.index + 1,
                     "last index": int(log.last.index),
@@ -211,7 +211,7 @@ def _show_remote(options: argparse.Namespace, replica: RemoteReplica) -> int:
                 {
                     "member": f"{status.member_id:x}",
                     "cluster": status.cluster_id,
-                    "replication": "None" if status.unreplicated else "Raft",
+                    "replication": "None" if status.standalone else "Raft",
                     "role": status.role,
                     "stored from": status.stored_from,
                     "first index": status.first_index,
@@ -313,7 +313,7 @@ def _verify_stopped(
 def _replication(options: argparse.Namespace) -> int:
     if options.action == "disable":
         last = replication.disable(options.data)
-        print(f"replication is off: a plain log up to {last}; start the replica as before")
+        print(f"replication is off: a standalone log up to {last}; start the replica as before")
         return 0
     with progress_bar(False) as progress:
         found = replication.enable(

@@ -180,7 +180,7 @@ class NewVolume:
             ) from error
         try:
             identity, last = log.identity, log.last.index
-            founded = bool(log.boundary.index or identity.unreplicated)
+            founded = bool(log.boundary.index or identity.standalone)
         finally:
             log.close()
         if identity.cluster_id or last:

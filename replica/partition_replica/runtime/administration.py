@@ -81,26 +81,26 @@ class Administration:
                 seen,
             )
 
-    async def bootstrap(self, cluster: str, *, unreplicated: bool) -> int:
+    async def bootstrap(self, cluster: str, *, standalone: bool) -> int:
         # To its end, whoever waits: half of it would leave a volume that never starts.
-        return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster, unreplicated)))
+        return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster, standalone)))
 
     async def enable_replication(self) -> bool:
         return self._replica.enable_replication()
 
-    async def _bootstrap(self, cluster: str, unreplicated: bool) -> int:
+    async def _bootstrap(self, cluster: str, standalone: bool) -> int:
         async with self._starting:
             identity = self._log.identity
             if identity.cluster_id:
                 self._current.check_cluster(cluster)
                 self._replica.start()
                 log = self._log
-                if identity.unreplicated and not unreplicated:
+                if identity.standalone and not standalone:
                     raise MembershipRefused(
-                        "this volume is bootstrapped and unreplicated, and a bootstrap does not "
+                        "this volume is bootstrapped and standalone, and a bootstrap does not "
                         "change that: switch replication on (EnableReplication)"
                     )
-                if not log.boundary.index and not identity.unreplicated:
+                if not log.boundary.index and not identity.standalone:
                     raise WrongCluster(
                         "this volume joined the cluster as a newcomer: bootstrap another, or none"
                     )
@@ -110,10 +110,10 @@ class Administration:
             if self._states.current.applied.index:
                 self._states.reset()
             log, state = self._log, self._states.current
-            start = Position(LSN(0), Term(0)) if unreplicated else Position(LSN(1), Term(1))
+            start = Position(LSN(0), Term(0)) if standalone else Position(LSN(1), Term(1))
             await asyncio.to_thread(state.start, start, members)
             reach("bootstrap.state_started")
-            if unreplicated:
+            if standalone:
                 await asyncio.to_thread(log.bootstrap_standalone, ClusterID(cluster))
             else:
                 await asyncio.to_thread(log.bootstrap, ClusterID(cluster), configuration)

@@ -41,7 +41,7 @@ def check_room(log: ReplicationSwitch, space: VolumeSpace, limits: Limits) -> No
 
 
 class Backfiller:
-    """One run, from a plain log to a member of Raft.
+    """One run, from a standalone log to a member of Raft.
 
     `hold` refuses new proposals; `replace` ends the member that runs and starts one anew.
     """

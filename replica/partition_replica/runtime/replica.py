@@ -99,7 +99,7 @@ class Replica:
         """Begins to switch replication on. Returns True if it is on already, else False: a backfill
         is under way."""
         member = self.current.running()
-        if not self._volume.log.identity.unreplicated:
+        if not self._volume.log.identity.standalone:
             return True
         if self._backfill is None:
             if self._volume.log.backfill is None:

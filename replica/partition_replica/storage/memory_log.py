@@ -63,7 +63,7 @@ class MemoryLog:
 
     @property
     def committed(self) -> LSN:
-        return self.last.index if self.identity.unreplicated else self.hard_state.commit
+        return self.last.index if self.identity.standalone else self.hard_state.commit
 
     @property
     def positions(self) -> dict[str, LSN]:
@@ -110,7 +110,7 @@ class MemoryLog:
                 raise Cancelled("cancelled")
         plain = any(not row.term for row in self._rows.values())
         plain = plain or self.backfill is not None
-        plain = plain or (self.identity.unreplicated and self.last.index > 0)
+        plain = plain or (self.identity.standalone and self.last.index > 0)
         if plain or (self.boundary.index and not self.boundary.term):
             self.status = InitStatus.NEEDS_BACKFILL
         else:
@@ -206,7 +206,7 @@ class MemoryLog:
 
     def _put(self, entry: LogEntry) -> None:
         fixed = self.last.index
-        if not self.identity.unreplicated:
+        if not self.identity.standalone:
             fixed = max(self.hard_state.commit, self.boundary.index)
         if entry.index <= self.last.index:
             if entry.index <= fixed:
@@ -214,9 +214,9 @@ class MemoryLog:
             self._rows = {i: row for i, row in self._rows.items() if i < entry.index}
         if entry.index != self.last.index + 1:
             raise ValueError("entry leaves a hole")
-        if self.identity.unreplicated:
+        if self.identity.standalone:
             if entry.term or entry.kind:
-                raise ValueError("entry of Raft's in a plain log")
+                raise ValueError("entry of Raft's in a standalone log")
             if self.backfill is not None:
                 entry = replace(entry, term=self.backfill.term)
         elif entry.term < max(self.last.term, 1):
@@ -224,7 +224,7 @@ class MemoryLog:
         self._rows[entry.index] = entry
 
     def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
-        if not self.identity.unreplicated:
+        if not self.identity.standalone:
             raise ValueError("append to Raft's log")
         first = LSN(self.last.index + 1)
         if expected is not None and expected != first:
@@ -235,7 +235,7 @@ class MemoryLog:
 
     def truncate_from(self, lsn: LSN) -> list[Digest]:
         self._check_open()
-        if not self.identity.unreplicated:
+        if not self.identity.standalone:
             raise ValueError("truncation of Raft's log")
         if self.backfill is not None:
             raise ValueError("truncation during a backfill")
@@ -272,7 +272,7 @@ class MemoryLog:
 
     def bootstrap_standalone(self, cluster: ClusterID, start: Position = NOTHING) -> None:
         self._check_new()
-        self.identity = replace(self.identity, cluster_id=cluster, unreplicated=True)
+        self.identity = replace(self.identity, cluster_id=cluster, standalone=True)
         self.configuration = (start.index, Configuration(voters=(self.identity.member_id,)))
         if start.index:
             self._begin_behind(start)
@@ -379,8 +379,8 @@ class MemoryLog:
 
     def begin_backfill(self) -> Backfill:
         self._check_open()
-        if not self.identity.unreplicated or not self.identity.cluster_id:
-            raise ValueError("only an unreplicated partition's log is backfilled")
+        if not self.identity.standalone or not self.identity.cluster_id:
+            raise ValueError("only a standalone partition's log is backfilled")
         if self.backfill is None:
             terms = [row.term for row in self._rows.values()]
             highest = max([self.hard_state.term, self.boundary.term, *terms])
@@ -432,7 +432,7 @@ class MemoryLog:
         self.hard_state = HardState(self.backfill.term, MemberID(0), last)
         self._hard_state_saved = True
         self.configuration = (last, Configuration(voters=(self.identity.member_id,)))
-        self.identity = replace(self.identity, unreplicated=False)
+        self.identity = replace(self.identity, standalone=False)
         self.boundary, self.backfill = applied, None
         self._positions[APPLIED] = LSN(max(self._positions.get(APPLIED, 0), applied.index))
         self.status = InitStatus.BOOTSTRAPPED
@@ -440,7 +440,7 @@ class MemoryLog:
     def disable_replication(self) -> None:
         self._check_open()
         index, configuration = self.configuration
-        if self.identity.unreplicated or not self.identity.cluster_id:
+        if self.identity.standalone or not self.identity.cluster_id:
             raise ValueError("not replicated")
         if configuration != Configuration(voters=(self.identity.member_id,)):
             raise ValueError("not a sole voter")
@@ -448,7 +448,7 @@ class MemoryLog:
             raise ValueError("a change of the configuration is not in it yet")
         self.hard_state = replace(self.hard_state, commit=self.last.index)
         self._hard_state_saved = True
-        self.identity = replace(self.identity, unreplicated=True)
+        self.identity = replace(self.identity, standalone=True)
         self.status = InitStatus.NEEDS_BACKFILL
 
     # --- inside -------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ class Verification:
             row = txn.get(key, db=log.tables.raft)
         term = last_term
         if row is None:
-            if not log.identity.unreplicated and not self._moving(index):
+            if not log.identity.standalone and not self._moving(index):
                 self.report.find(f"log entry {index} has no raft row")
             entry_kind = 0
         else:

@@ -29,7 +29,7 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
     async def Bootstrap(self, request: api.BootstrapRequest, context: Any) -> Any:
         await self._check(request)
         member = await self._administration.bootstrap(
-            _cluster(request.cluster_id), unreplicated=request.unreplicated
+            _cluster(request.cluster_id), standalone=request.standalone
         )
         return api.BootstrapResponse(member_id=member)
 

@@ -310,7 +310,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             proposal_bytes_max=PROPOSAL_BYTES_MAX,
             version=__version__,
         )
-        response.unreplicated = status.unreplicated
+        response.standalone = status.standalone
         response.stored_from = status.stored_from
         response.low_water_mark = status.low_water_mark
         response.history_id = status.history

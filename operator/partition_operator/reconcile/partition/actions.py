@@ -77,16 +77,16 @@ class AnnotateClaim:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """unreplicated: one replica with a plain log, without Raft."""
+    """standalone: one replica with a standalone log, without Raft."""
 
     ordinal: int
     cluster_id: str
-    unreplicated: bool = False
+    standalone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EnableReplication:
-    """Begins the backfill of an unreplicated replica's log; it goes on by itself."""
+    """Begins the backfill of a standalone replica's log; it goes on by itself."""
 
     ordinal: int
 

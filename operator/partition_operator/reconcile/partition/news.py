@@ -84,7 +84,7 @@ def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event 
             return Event("Warning", "QuorumLost", new["message"])
         case "True", Reason.NO_SPARE:
             return Event("Warning", "QuorumAtRisk", new["message"])
-        case "True", Reason.QUORUM | Reason.NOT_REPLICATED if (
+        case "True", Reason.QUORUM | Reason.STANDALONE if (
             old is not None
             and (old["status"] == "False" or old["reason"] == Reason.NO_SPARE)
             and old["message"] != NO_GROUP

@@ -218,7 +218,7 @@ def _change(
 ) -> Action | None:
     """The next change of a group that exists. untouched: ordinals of volumes that do not carry its
     mark, so nothing may be written on them."""
-    if replication.unreplicated(observed, asked):
+    if replication.standalone(observed, asked):
         return replication.next_step(observed, asked)
     seen = tuple(r for r in observed.replicas if r.belongs or r.ordinal not in untouched)
     return membership.next_change(replace(observed, replicas=seen), cluster_id, wanted)

@@ -33,7 +33,7 @@ TIME = "%Y-%m-%dT%H:%M:%SZ"
 class Replication:
     """mode: the MODE column. spec: what is to be followed now: one replica while there is no Raft.
     backfill: status.backfill, None for none. stalled: it has not moved for too long. switching:
-    Raft takes over from the plain log, a moment in which nobody leads, and no outage."""
+    Raft takes over from the standalone log, a moment in which nobody leads, and no outage."""
 
     mode: PresentMode
     spec: PartitionSpec
@@ -42,11 +42,11 @@ class Replication:
     switching: bool
 
 
-def unreplicated(observed: ObservedPartition, spec: PartitionSpec) -> bool:
+def standalone(observed: ObservedPartition, spec: PartitionSpec) -> bool:
     """Whether the partition's log is a plain one."""
     first = observed.replica(0)
     if first is not None and first.belongs:
-        return first.unreplicated
+        return first.standalone
     return spec.mode == STANDALONE or observed.partition.status.get("mode") in (
         STANDALONE,
         BACKFILLING,
@@ -55,12 +55,12 @@ def unreplicated(observed: ObservedPartition, spec: PartitionSpec) -> bool:
 
 def effective(observed: ObservedPartition, spec: PartitionSpec) -> PartitionSpec:
     """The spec to follow now: without Raft there is one replica, whatever spec.replicas says."""
-    return replace(spec, replicas=1) if unreplicated(observed, spec) else spec
+    return replace(spec, replicas=1) if standalone(observed, spec) else spec
 
 
 def pods_wanted(observed: ObservedPartition, spec: PartitionSpec, pods: int) -> int:
     """Pods that run already stay where the group is about to grow to them."""
-    if spec.mode == RAFT and unreplicated(observed, spec):
+    if spec.mode == RAFT and standalone(observed, spec):
         live = observed.objects.get(("StatefulSet", observed.partition.name))
         return max(pods, int(((live or {}).get("spec") or {}).get("replicas", 0)))
     return pods
@@ -69,7 +69,7 @@ def pods_wanted(observed: ObservedPartition, spec: PartitionSpec, pods: int) -> 
 def refusal(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """Why the spec's mode can't be followed; "" where it can."""
     first = observed.replica(0)
-    if spec.mode == RAFT or first is None or not first.belongs or first.unreplicated:
+    if spec.mode == RAFT or first is None or not first.belongs or first.standalone:
         return ""
     pod = names.pod(observed.partition.name, 0)
     return (
@@ -80,7 +80,7 @@ def refusal(observed: ObservedPartition, spec: PartitionSpec) -> str:
 
 def misplaced(observed: ObservedPartition) -> str:
     """Why volumes without Raft can't be taken over; "" where they can."""
-    found = [r.ordinal for r in observed.replicas if r.unreplicated and r.ordinal]
+    found = [r.ordinal for r in observed.replicas if r.standalone and r.ordinal]
     if not found:
         return ""
     claim = names.claim(observed.partition.name, found[0])
@@ -91,10 +91,10 @@ def misplaced(observed: ObservedPartition) -> str:
 
 
 def next_step(observed: ObservedPartition, spec: PartitionSpec) -> Action | None:
-    """Of an unreplicated partition. The replica completes by itself what was begun, so it is asked
+    """Of a standalone partition. The replica completes by itself what was begun, so it is asked
     only where nothing is under way."""
     first = observed.replica(0)
-    if spec.mode != RAFT or first is None or not first.unreplicated or not first.serving:
+    if spec.mode != RAFT or first is None or not first.standalone or not first.serving:
         return None
     return None if first.backfill is not None else EnableReplication(0)
 
@@ -118,7 +118,7 @@ def look(observed: ObservedPartition, spec: PartitionSpec, stalled_s: float) -> 
 
 
 def _mode(observed: ObservedPartition, spec: PartitionSpec) -> PresentMode:
-    if unreplicated(observed, spec):
+    if standalone(observed, spec):
         return STANDALONE if spec.mode == STANDALONE else BACKFILLING
     # Done is done when the new group serves, and not before.
     if observed.partition.status.get("mode") == BACKFILLING and observed.leader is None:
@@ -216,7 +216,7 @@ def _quorum(
         return Condition("QuorumAvailable", True, "Switching", message)
     if said.status:
         message = "not replicated: one replica serves, there is no quorum to speak of"
-        return Condition("QuorumAvailable", True, Reason.NOT_REPLICATED, message)
+        return Condition("QuorumAvailable", True, Reason.STANDALONE, message)
     if not bootstrapped:
         return said
     pod = names.pod(observed.partition.name, 0)
@@ -230,7 +230,7 @@ def _replicated(found: Replication) -> Condition:
             "one replica, by spec.replication.mode None: what its volume loses is lost; Raft "
             "replicates it"
         )
-        return Condition("Replicated", False, Reason.NOT_REPLICATED, message)
+        return Condition("Replicated", False, Reason.STANDALONE, message)
     return Condition("Replicated", False, BACKFILLING, "replication is being switched on")
 
 
@@ -264,7 +264,7 @@ def _ready(
 
 
 def _complete(observed: ObservedPartition, found: Replication) -> Condition | None:
-    """Of partitions that are, or were, unreplicated."""
+    """Of partitions that are, or were, standalone."""
     status, backfill = observed.partition.status, found.backfill
     if found.mode == STANDALONE:
         message = "not replicated; setting spec.replication.mode to Raft begins the backfill"
@@ -278,7 +278,7 @@ def _complete(observed: ObservedPartition, found: Replication) -> Condition | No
         pod = names.pod(observed.partition.name, 0)
         return Condition("BackfillComplete", False, Reason.WAITING, f"{pod} has to answer first")
     first = observed.replica(0)
-    if observed.refused and first is not None and first.unreplicated and first.backfill is None:
+    if observed.refused and first is not None and first.standalone and first.backfill is None:
         return Condition("BackfillComplete", False, Reason.REFUSED, observed.refused)
     span = f"entries {backfill['fromLSN']} to {backfill['targetLSN']}"
     if found.stalled:

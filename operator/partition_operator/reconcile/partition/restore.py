@@ -174,7 +174,7 @@ def _begin(
         cluster_id,
         image,
         attempt,
-        unreplicated=spec.mode == STANDALONE,
+        standalone=spec.mode == STANDALONE,
     )
     return _restoring(f"pod {names.restore_pod(partition.name)} is made", CreatePod(body))
 

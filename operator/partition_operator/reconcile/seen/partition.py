@@ -81,7 +81,7 @@ class ObservedReplica:
     changing: bool
     disk_full: bool
     members: tuple[ObservedMember, ...] = ()
-    unreplicated: bool = False
+    standalone: bool = False
     backfill: ObservedBackfill | None = None
     stored_from: int = 1
 

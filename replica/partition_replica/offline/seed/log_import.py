@@ -102,7 +102,7 @@ def import_log(  # noqa: PLR0913  # one keyword for each option of the command
     progress: Progress = lambda _done, _total: None,
     base_progress: Progress = lambda _done, _total: None,
 ) -> ImportReport:
-    """Makes the log in the directory `source` the new volume `data`: an unreplicated partition or,
+    """Makes the log in the directory `source` the new volume `data`: a standalone partition or,
     `replicated`, the sole voter of a group.
 
     hard_state, conf_state: files in raftpb form. base: the state that the log goes on from, needed
@@ -194,7 +194,7 @@ class _Writer:
             )
 
     def write(self, cluster: ClusterID, progress: Progress) -> None:
-        """A plain log with its state, applied to the end."""
+        """A standalone log with its state, applied to the end."""
         base = self._found.base
         log = self._open_log()
         try:
@@ -238,7 +238,7 @@ class _Writer:
     def _write_entries(self, log: LmdbLog, state: LmdbState, progress: Progress) -> None:
         done = total = len(self._source)
         for batch in self._batches():
-            # Not by `append`: entries of a plain log have no term, and these keep theirs.
+            # Not by `append`: entries of a standalone log have no term, and these keep theirs.
             with lmdb_failures("commit of the log"), log.environment.begin(write=True) as txn:
                 log.tables.put(txn, batch, Term(0))
             fresh = [entry for entry in batch if entry.index > state.applied.index]
@@ -438,6 +438,6 @@ def _adjusted(found: Survey, effects: _Effects, last: LSN, replicated: bool) -> 
         members = ""
         if found.configuration is not None:
             members = " " + ", ".join(f"{m:x}" for m in sorted(found.configuration.members))
-        now = "this volume is the sole voter" if replicated else "this volume is unreplicated"
+        now = "this volume is the sole voter" if replicated else "this volume is standalone"
         notes.append(f"the old group's members{members} were not taken over: {now}")
     return notes

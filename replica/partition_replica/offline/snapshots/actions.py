@@ -240,7 +240,7 @@ async def _restore(
             manifest,
             options.data,
             cluster=cluster,
-            unreplicated=options.unreplicated,
+            standalone=options.standalone,
             limits=limits,
             progress=listener.progress,
         )
@@ -278,7 +278,7 @@ async def _prove(
             manifest,
             scratch / "data",
             cluster=ClusterID(str(uuid.uuid4())),
-            unreplicated=False,
+            standalone=False,
             limits=limits,
             progress=listener.progress,
         )

@@ -43,7 +43,7 @@ def add_command(commands: Any) -> None:
     back = actions.add_parser("restore", help="makes a new volume of a stored snapshot")
     back.add_argument("--data", type=Path, required=True, help="the new volume")
     back.add_argument("--cluster-id", required=True, help="of the new cluster, a UUID")
-    back.add_argument("--unreplicated", action="store_true", help="a plain log, without Raft")
+    back.add_argument("--standalone", action="store_true", help="a standalone log, without Raft")
     proof = actions.add_parser("verify", help="reads all of a snapshot and compares every digest")
     proof.add_argument("--restore", action="store_true", help="restores it, too, and verifies that")
     proof.add_argument("--scratch", type=Path, help="where a restored volume may be (TMPDIR)")

@@ -71,12 +71,12 @@ async def restore(
     data: Path,
     *,
     cluster: ClusterID,
-    unreplicated: bool,
+    standalone: bool,
     limits: SnapshotLimits,
     progress: Progress = lambda _step, _done, _total: None,
 ) -> Position:
     """Makes the snapshot the new volume `data`: the sole voter of the new group `cluster`, or an
-    unreplicated partition. Returns where its log goes on behind.
+    standalone partition. Returns where its log goes on behind.
 
     Durable when it returns; interrupted at any point the volume is still new, or complete
     (`completed` tells). Raises SnapshotDamaged (naming what), StoreUnavailable, VolumeFull,
@@ -87,19 +87,19 @@ async def restore(
         volume.stage()
         reach("restore.begun")
         restorer = _Restorer(store, manifest, volume, limits, progress)
-        position = await restorer.write(cluster, unreplicated)
+        position = await restorer.write(cluster, standalone)
         volume.move_into_place()
     return position
 
 
-def start_of(manifest: Manifest, *, unreplicated: bool, empty: bool) -> Position:
+def start_of(manifest: Manifest, *, standalone: bool, empty: bool) -> Position:
     """Where the log of a restored volume begins: behind the snapshot's LSN, whose term stays.
 
     A group begins at (1, 1) at least. There the state is an empty one, by which `verify` knows a
     log that is whole from its start; so one with content gets the next term.
     """
     lsn, term = manifest.lsn, manifest.term
-    if unreplicated:
+    if standalone:
         return Position(LSN(lsn), Term(term))
     lsn, term = max(lsn, 1), max(term, 1)
     if lsn == 1 and not empty:
@@ -127,19 +127,19 @@ class _Restorer:
         self._blobs = volume.staged / BLOBS
         self._directories: set[Path] = set()
 
-    async def write(self, cluster: ClusterID, unreplicated: bool) -> Position:
+    async def write(self, cluster: ClusterID, standalone: bool) -> Position:
         # Cut off, it waits for what its threads do: LMDB must not be closed below one, and no
         # directory removed that another one writes to.
         state = self._volume.staged / STATE / GENERATION
         loader = await run_to_end(lambda: StateLoader(state, TABLES), undo=StateLoader.close)
         try:
             # Rows take a processor, files the disk.
-            start, count = await both(self._load_rows(loader, unreplicated), self._fetch_blobs())
+            start, count = await both(self._load_rows(loader, standalone), self._fetch_blobs())
             await run_to_end(partial(self._check_blobs, loader.blobs(), count))
         finally:
             loader.close()
         reach("restore.blobs_fetched")
-        await run_to_end(partial(self._write_log, cluster, unreplicated, start))
+        await run_to_end(partial(self._write_log, cluster, standalone, start))
         return start
 
     def _tell(self) -> None:
@@ -148,7 +148,7 @@ class _Restorer:
         done = min(self._row_bytes, rows) + self._blob_bytes
         self._progress("restoring", done, rows + self._manifest.blob_bytes)
 
-    async def _load_rows(self, loader: StateLoader, unreplicated: bool) -> Position:
+    async def _load_rows(self, loader: StateLoader, standalone: bool) -> Position:
         """Returns where the log goes on behind the state, which is whole and durable."""
         try:
             async with aclosing(self._reader.take_rows(partial(_put, loader))) as sizes:
@@ -161,7 +161,7 @@ class _Restorer:
         if keys != self._manifest.keys:
             raise self._damaged(f"it has {keys} keys, its manifest says {self._manifest.keys}")
         empty = not any(loader.rows.values())
-        start = start_of(self._manifest, unreplicated=unreplicated, empty=empty)
+        start = start_of(self._manifest, standalone=standalone, empty=empty)
         # What the old group acknowledged behind the snapshot is gone: clients have to hear of it,
         # and no session of theirs may go on as if nothing was.
         history = str(uuid.uuid4())
@@ -220,12 +220,12 @@ class _Restorer:
         if count != fetched:
             raise self._damaged(f"its lists name {fetched} files, its rows {count}")
 
-    def _write_log(self, cluster: ClusterID, unreplicated: bool, start: Position) -> None:
+    def _write_log(self, cluster: ClusterID, standalone: bool, start: Position) -> None:
         """The log that goes on behind the state: empty, with a configuration of this member."""
         member = self._volume.member
         log = LmdbLog(self._volume.staged / LOG, member, blob_digests)
         try:
-            if unreplicated:
+            if standalone:
                 log.bootstrap_standalone(cluster, start)
             else:
                 log.bootstrap(cluster, Configuration(voters=(member,)), start)

@@ -41,14 +41,14 @@ def disable(root: Path) -> int:
 
 
 def enable(root: Path, rows: int, progress: Callable[[Backfill], None]) -> Backfill:
-    """Gives a plain log Raft's metadata, `rows` entries a transaction, and makes the replica a sole
-    voter. Interrupted at any point it goes on there, the next time or when the replica starts.
+    """Gives a standalone log Raft's metadata, `rows` entries a transaction, and makes the replica a
+    sole voter. Interrupted at any point it goes on there, the next time or when the replica starts.
     Raises MembershipRefused, InvalidArgument."""
     with open_volume(root) as volume:
         log, state = volume.log, volume.state
         try:
             _apply_first(log, state)
-            if log.identity.unreplicated:
+            if log.identity.standalone:
                 _check_room(volume)
             found = log.begin_backfill()
             while not found.complete:

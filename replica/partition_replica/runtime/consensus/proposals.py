@@ -233,6 +233,7 @@ def sequence_of(pending: PendingProposal) -> Sequence:
 
 
 def _replaced(proposed: Term, found: Term) -> bool:
-    """Whether the entry that was found at our index is not ours. A plain log's entries are proposed
-    without a term, and nobody else's come in between; a backfill may give them one meanwhile."""
+    """Whether the entry that was found at our index is not ours. A standalone log's entries are
+    proposed without a term, and nobody else's come in between; a backfill may give them one
+    meanwhile."""
     return proposed not in (0, found)

@@ -17,7 +17,7 @@ class Histories:
     def known(self) -> str:
         """The ID of the group's history; "" while this replica has none of its state."""
         log, state = self._log, self._states.current
-        if not log.identity.unreplicated and not log.configuration[1].members:
+        if not log.identity.standalone and not log.configuration[1].members:
             return ""
         if state.applied.index < log.boundary.index:
             return ""  # the log has adopted a snapshot whose state is about to be opened

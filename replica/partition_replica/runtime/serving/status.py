@@ -56,7 +56,7 @@ class Status:
             "disk_free_bytes": self._disk.free_bytes,
             "disk_total_bytes": self._disk.total_bytes,
             "session_count": state.session_count(),
-            "unreplicated": identity.unreplicated,
+            "standalone": identity.standalone,
             "backfill": log.backfill,
             "stored_from": stored_from,
             "low_water_mark": self._consumers.low_water_mark,

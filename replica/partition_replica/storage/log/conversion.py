@@ -1,4 +1,4 @@
-"""Replication switched on for a plain log (backfill), and off again."""
+"""Replication switched on for a standalone log (backfill), and off again."""
 
 from dataclasses import replace
 
@@ -34,8 +34,8 @@ class ConvertibleLog(RetainedLog):
 
     def begin_backfill(self) -> Backfill:
         with self._writing:
-            if not self._identity.unreplicated or not self._identity.cluster_id:
-                raise ValueError("only an unreplicated partition's log is backfilled")
+            if not self._identity.standalone or not self._identity.cluster_id:
+                raise ValueError("only a standalone partition's log is backfilled")
             if self._backfill is None:
                 with self._transaction() as txn:
                     termed, highest = self.tables.last_term(txn)
@@ -106,7 +106,7 @@ class ConvertibleLog(RetainedLog):
             if applied != self.backfilled_position(applied.index):
                 raise ValueError(f"the term of entry {applied.index} is not {applied.term}")
             configuration = Configuration(voters=(self._identity.member_id,))
-            identity = replace(self._identity, unreplicated=False)
+            identity = replace(self._identity, standalone=False)
             hard_state = HardState(progress.term, MemberID(0), last)
             with self._transaction() as txn:
                 span = self.tables.span(txn)
@@ -131,7 +131,7 @@ class ConvertibleLog(RetainedLog):
     def disable_replication(self) -> None:
         with self._writing:
             index, configuration = self._configuration
-            if self._identity.unreplicated or not self._identity.cluster_id:
+            if self._identity.standalone or not self._identity.cluster_id:
                 raise ValueError("this partition is not replicated")
             if configuration != Configuration(voters=(self._identity.member_id,)):
                 raise ValueError(
@@ -147,7 +147,7 @@ class ConvertibleLog(RetainedLog):
                             "start the replica once, then try again"
                         )
                 hard_state = replace(self._hard_state, commit=self._last.index)
-                identity = replace(self._identity, unreplicated=True)
+                identity = replace(self._identity, standalone=True)
                 self._put_hard_state(txn, hard_state)
                 self.tables.put_identity(txn, identity)
                 reach("replication.stop.before")

@@ -1,4 +1,4 @@
-"""What is written to a log: Raft's batches, a plain log's appends, who the volume is."""
+"""What is written to a log: Raft's batches, a standalone log's appends, who the volume is."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -89,7 +89,7 @@ class LmdbLog(ConvertibleLog):
     ) -> tuple[Position, set[Digest]]:
         """Writes entries behind `last`, or in place of what stands there; (the new last, blobs
         that what was overwritten named)."""
-        plain = self._identity.unreplicated
+        plain = self._identity.standalone
         plain_term = Term(self._backfill.term) if plain and self._backfill else Term(0)
         fixed = last.index if plain else max(hard_state.commit, boundary.index)
         released: set[Digest] = set()
@@ -145,7 +145,7 @@ class LmdbLog(ConvertibleLog):
         self._status = InitStatus.BOOTSTRAPPED
 
     def bootstrap_standalone(self, cluster: ClusterID, start: Position = NOTHING) -> None:
-        identity = replace(self._identity, cluster_id=cluster, unreplicated=True)
+        identity = replace(self._identity, cluster_id=cluster, standalone=True)
         self._begin(identity, Configuration(voters=(identity.member_id,)), start)
 
     def _begin(self, identity: Identity, configuration: Configuration, start: Position) -> None:
@@ -179,11 +179,11 @@ class LmdbLog(ConvertibleLog):
                 self.tables.put_identity(txn, identity)
             self._identity = identity
 
-    # --- the plain log's writes ---------------------------------------------------------------
+    # --- the standalone log's writes ----------------------------------------------------------
 
     def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
         with self._writing:
-            if not self._identity.unreplicated:
+            if not self._identity.standalone:
                 raise ValueError("this log is Raft's: propose instead of appending")
             first = LSN(self._last.index + 1)
             if expected is not None and expected != first:
@@ -197,7 +197,7 @@ class LmdbLog(ConvertibleLog):
 
     def truncate_from(self, lsn: LSN) -> list[Digest]:
         with self._writing:
-            if not self._identity.unreplicated:
+            if not self._identity.standalone:
                 raise ValueError("this log is Raft's: a leader's entries overwrite, nobody else")
             if self._backfill is not None:
                 raise ValueError("a backfill is under way: what it counts may not go")
@@ -236,8 +236,8 @@ def _check_append(entry: LogEntry, last: LSN, term: Term, plain: bool) -> None:
     if plain:
         if entry.term or entry.kind:
             raise ValueError(
-                f"entry {entry.index} has term {entry.term} and kind {entry.kind}: a plain log's "
-                "have 0"
+                f"entry {entry.index} has term {entry.term} and kind {entry.kind}: a standalone "
+                "log's have 0"
             )
     elif entry.term < max(term, 1):
         raise ValueError(f"entry {entry.index} has term {entry.term}, below {max(term, 1)}")

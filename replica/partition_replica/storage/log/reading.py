@@ -122,7 +122,7 @@ class LogReader:
 
     @property
     def committed(self) -> LSN:
-        return self._last.index if self._identity.unreplicated else self._hard_state.commit
+        return self._last.index if self._identity.standalone else self._hard_state.commit
 
     @property
     def configuration(self) -> tuple[LSN, Configuration]:
@@ -228,7 +228,7 @@ class LogReader:
             raise
 
     def _check_plain(self, index: LSN) -> None:
-        if not self._identity.unreplicated:
+        if not self._identity.standalone:
             raise Damaged(f"log entry {index} has no raft row: the log has a hole")
 
     def names_blob(self, digest: Digest) -> bool:
@@ -274,8 +274,8 @@ class LogReader:
             )
         if identity is None and others:
             raise Damaged("row identity of table meta is missing, and others are there")
-        # A plain log has a boundary with a term while it is backfilled, and no hard state yet.
-        plain = identity is not None and identity.unreplicated
+        # A standalone log has a boundary with a term while it is backfilled, and no hard state yet.
+        plain = identity is not None and identity.standalone
         if boundary.term and not hard.term and not plain:
             raise Damaged("row hard_state of table meta is missing")
         if boundary.term and identity and identity.cluster_id and not conf.voters:
@@ -305,7 +305,7 @@ class LogReader:
             MemberID(row.member_id),
             ClusterID(row.cluster_id),
             row.state_generation,
-            row.unreplicated,
+            row.standalone,
         )
 
     def _load_span(self) -> None:
@@ -323,7 +323,7 @@ class LogReader:
                     f"{boundary.index}, entries {first} to {last})"
                 )
             missing = self.tables.metadata_missing(txn, first, last)
-            if missing is not None and not self._identity.unreplicated:
+            if missing is not None and not self._identity.standalone:
                 raise Damaged(f"log entry {missing} has no raft row: the log has a hole")
             self._first_stored = LSN(first)
             self._last = (

@@ -59,7 +59,7 @@ class RetainedLog(LogReader):
             saved = self.tables.get_meta(txn, HARD_STATE, rows.HardStateRow) is not None
         if missing or (self._boundary.index and not self._boundary.term):
             return InitStatus.NEEDS_BACKFILL
-        if self._backfill is not None or (self._identity.unreplicated and self._last.index):
+        if self._backfill is not None or (self._identity.standalone and self._last.index):
             return InitStatus.NEEDS_BACKFILL
         return InitStatus.BOOTSTRAPPED if saved else InitStatus.UNBOOTSTRAPPED
 

@@ -1,8 +1,8 @@
 """The log's tables: rows in and out, inside the caller's transaction. Knows no rules.
 
-Tables: `manifest` and `raft` by LSN (the seed's MANIFEST and RAFT files; a plain log's entries have
-no `raft` row), `payload` from digest + LSN to nothing (which entries name a blob), `position` by
-consumer, `meta`.
+Tables: `manifest` and `raft` by LSN (the seed's MANIFEST and RAFT files; a standalone log's entries
+have no `raft` row), `payload` from digest + LSN to nothing (which entries name a blob), `position`
+by consumer, `meta`.
 """
 
 import itertools
@@ -301,7 +301,7 @@ class LogTables:
                 cluster_id=identity.cluster_id,
                 member_id=identity.member_id,
                 state_generation=identity.state_generation,
-                unreplicated=identity.unreplicated,
+                standalone=identity.standalone,
             ),
         )
 

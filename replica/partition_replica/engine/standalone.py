@@ -1,4 +1,4 @@
-"""No Raft: one replica's plain log, where what is durable is committed.
+"""No Raft: one replica's standalone log, where what is durable is committed.
 
 The same step machine as Raft's, so that everything above it is the same: it leads from the start,
 writes entries without a term, and hands them on to be applied when they are durable.
