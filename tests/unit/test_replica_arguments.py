@@ -61,6 +61,25 @@ def test_every_deprecated_name_of_a_limit_sets_it(caplog: pytest.LogCaptureFixtu
         assert caplog.messages[-1] == f"--limit {name} is deprecated: use {today}"
 
 
+RESTORE = "snapshot restore --data d --cluster-id c --snapshot s --directory t".split()
+
+
+def test_the_deprecated_name_of_standalone_is_accepted_and_warned_of(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, standalone in (((), False), (("--standalone",), True)):
+        options = parse([*RESTORE, *flags])
+        assert isinstance(options, argparse.Namespace)
+        assert (options.standalone, caplog.messages) == (standalone, [])
+    options = parse([*RESTORE, "--unreplicated"])
+    assert isinstance(options, argparse.Namespace)
+    assert options.standalone
+    assert caplog.messages == ["--unreplicated is deprecated: use --standalone"]
+    with pytest.raises(SystemExit):
+        parse(["snapshot", "restore", "--help"])
+    assert "deprecated: use --standalone" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("listen", ["0.0.0.0:7000", "[::]:7000", "localhost:0", ":7000"])
 @pytest.mark.parametrize("advertise", ["h.default.svc:7000", "[fd00::1]:1", "10.0.0.1:65535"])
 def test_addresses_that_are_right(listen: str, advertise: str) -> None:

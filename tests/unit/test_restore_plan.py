@@ -116,10 +116,10 @@ def test_the_pod_restores_our_cluster_from_their_store() -> None:
         f"--cluster-id={OURS}",
     ):
         assert word in arguments
-    assert "--standalone" not in arguments
+    assert "--unreplicated" not in arguments
     plain = next_plan(ready_for_pod(see(partition(replication={"mode": "None"}))))
     assert isinstance(plain.action, CreatePod)
-    assert "--standalone" in plain.action.body["spec"]["containers"][0]["args"]
+    assert "--unreplicated" in plain.action.body["spec"]["containers"][0]["args"]
 
 
 def test_status_says_how_far_the_pod_is() -> None:

@@ -117,7 +117,8 @@ def build_restore(
     container = body["spec"]["containers"][0]
     container["args"] += [f"--data={names.DATA_PATH}/data", f"--cluster-id={cluster_id}"]
     if standalone:
-        container["args"].append("--standalone")
+        # The earlier name of --standalone: spec.image may be of the version before.
+        container["args"].append("--unreplicated")
     container["env"].append({"name": "TMPDIR", "value": names.DATA_PATH})
     container["volumeMounts"].append({"name": names.VOLUME, "mountPath": names.DATA_PATH})
     claim = {"claimName": names.claim(partition.name, 0)}

@@ -5,10 +5,11 @@ that the operator starts."""
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -29,6 +30,28 @@ from partition_replica.offline.snapshots.child import Parent
 from partition_replica.storage.failpoints import reach
 from partition_replica.transport.progress import served_progress
 
+logger = logging.getLogger(__name__)
+
+
+class _Deprecated(argparse.Action):
+    """An earlier name of a flag without a value: for one minor version. `use`: today's name."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, *, use: str) -> None:
+        super().__init__(
+            option_strings, dest, nargs=0, default=False, help=f"deprecated: use {use}"
+        )
+        self._use = use
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        logger.warning("%s is deprecated: use %s", option_string, self._use)
+        setattr(options, self.dest, True)
+
 
 def add_command(commands: Any) -> None:
     """Adds `snapshot` to `partition-replica`'s parser."""
@@ -44,6 +67,7 @@ def add_command(commands: Any) -> None:
     back.add_argument("--data", type=Path, required=True, help="the new volume")
     back.add_argument("--cluster-id", required=True, help="of the new cluster, a UUID")
     back.add_argument("--standalone", action="store_true", help="a standalone log, without Raft")
+    back.add_argument("--unreplicated", dest="standalone", action=_Deprecated, use="--standalone")
     proof = actions.add_parser("verify", help="reads all of a snapshot and compares every digest")
     proof.add_argument("--restore", action="store_true", help="restores it, too, and verifies that")
     proof.add_argument("--scratch", type=Path, help="where a restored volume may be (TMPDIR)")
