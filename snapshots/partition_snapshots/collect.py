@@ -9,7 +9,7 @@ from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.markers import Marker, collection_marker, forget_earlier, held, others
 from partition_snapshots.model import Collected, DamagedManifest, Manifest, StoreProgress
 from partition_snapshots.read import SnapshotReader, list_snapshots, manifest_name
-from partition_snapshots.store import COLLECTING, OBJECTS, UPLOADS, ObjectInfo, Store
+from partition_snapshots.store import COLLECTING, OBJECTS, TAKES, ObjectInfo, Store
 
 FOLDERS = 256
 """Objects lie in folders by the first byte of their digest."""
@@ -65,7 +65,7 @@ async def collect(
 async def _nobody_publishes(store: Store, marker: Marker, limits: SnapshotLimits) -> None:
     """Raises StoreBusy for a live publish; takes over what dead processes left."""
     now = await marker.now()
-    fresh, stale = await others(store, UPLOADS, now, limits)
+    fresh, stale = await others(store, TAKES, now, limits)
     if fresh:
         raise StoreBusy(
             f"{store.description}: {fresh[0].name} says that a snapshot is being published; "

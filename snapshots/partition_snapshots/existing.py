@@ -17,7 +17,7 @@ from partition_snapshots.manifests import encode_format
 from partition_snapshots.markers import CLEANUP_S
 from partition_snapshots.model import Manifest, SnapshotSource
 from partition_snapshots.read import load, manifest_name, store_cluster
-from partition_snapshots.store import FORMAT_OBJECT, UPLOADS, Store
+from partition_snapshots.store import FORMAT_OBJECT, TAKES, Store
 from partition_snapshots.wanted import lacking
 
 
@@ -71,8 +71,8 @@ async def existing_whole(
 
 async def remove_markers(store: Store, snapshot_id: str) -> None:
     """Takes back ours and those of earlier tries: the snapshot exists."""
-    begin = f"{UPLOADS}{snapshot_id}."
-    names = [found.name async for found in store.list(UPLOADS) if found.name.startswith(begin)]
+    begin = f"{TAKES}{snapshot_id}."
+    names = [found.name async for found in store.list(TAKES) if found.name.startswith(begin)]
     await store.delete(names)
     failpoints.reach("snapshot.marker.removed")
 

@@ -19,7 +19,7 @@ from datetime import datetime
 
 from partition_snapshots.errors import SnapshotError, StoreBusy, StoreUnavailable
 from partition_snapshots.limits import SnapshotLimits
-from partition_snapshots.store import COLLECTING, UPLOADS, ObjectInfo, Store
+from partition_snapshots.store import COLLECTING, TAKES, ObjectInfo, Store
 
 RENEWALS = 8
 """How often a marker is renewed in the time after which it is stale."""
@@ -121,12 +121,12 @@ async def forget_earlier(store: Store, owner: str) -> None:
     if not owner:
         return
     end = f".{token(owner)}"
-    left = [found.name async for found in store.list(UPLOADS) if found.name.endswith(end)]
+    left = [found.name async for found in store.list(TAKES) if found.name.endswith(end)]
     await store.delete([*left, COLLECTING + token(owner)])
 
 
 def take_marker(store: Store, snapshot_id: str, owner: str, limits: SnapshotLimits) -> Marker:
-    return Marker(store, f"{UPLOADS}{snapshot_id}.{token(owner)}", limits)
+    return Marker(store, f"{TAKES}{snapshot_id}.{token(owner)}", limits)
 
 
 def collection_marker(store: Store, owner: str, limits: SnapshotLimits) -> Marker:

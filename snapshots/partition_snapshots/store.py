@@ -12,7 +12,7 @@ from partition_snapshots.errors import InvalidDestination, SnapshotError
 FORMAT_OBJECT = "format.json"
 OBJECTS = "objects/"
 SNAPSHOTS = "snapshots/"
-UPLOADS = "uploads/"
+TAKES = "uploads/"
 COLLECTING = "collecting/"
 
 _NAME = re.compile(

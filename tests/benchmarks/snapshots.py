@@ -253,14 +253,14 @@ class Benchmark:
             packed.seconds.append(self._pack())
             shutil.rmtree(data / "snapshots", ignore_errors=True)
             seconds, _ = snapshot(
-                *("publish", "--data", str(data), "--snapshot", "full"),
+                *("take", "--data", str(data), "--snapshot", "full"),
                 *("--directory", str(data / "snapshots")),
             )
             linked.seconds.append(seconds)
             where, secrets = self._s3(server, f"round{number}")
             shutil.rmtree(data / "snapshot-base", ignore_errors=True)
             seconds, report = snapshot(
-                *("publish", "--data", str(data), "--snapshot", "full", *where), environment=secrets
+                *("take", "--data", str(data), "--snapshot", "full", *where), environment=secrets
             )
             sent.seconds.append(seconds)
             assert report["transferredBytes"] >= report["sizeBytes"] * 0.99, report
@@ -276,7 +276,7 @@ class Benchmark:
         self.volume.change(self.scale)
         where, secrets = self._s3(server, f"round{ROUNDS - 1}")
         seconds, report = snapshot(
-            *("publish", "--data", str(data), "--snapshot", "next", *where), environment=secrets
+            *("take", "--data", str(data), "--snapshot", "next", *where), environment=secrets
         )
         share = report["transferredBytes"] / report["sizeBytes"]
         # What is new is in it, however little that may be.
@@ -287,7 +287,7 @@ class Benchmark:
             f"of {report['sizeBytes'] / 1e6:,.0f} MB | {share:.2%} of the bytes |"
         )
         seconds, report = snapshot(
-            *("publish", "--data", str(data), "--snapshot", "next"),
+            *("take", "--data", str(data), "--snapshot", "next"),
             *("--directory", str(data / "snapshots")),
         )
         self.rows.append(f"| incremental to the volume after 1 % changed | {seconds:.1f} s | | |")

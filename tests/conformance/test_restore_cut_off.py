@@ -174,7 +174,7 @@ def test_what_a_dead_process_of_the_same_replica_left_blocks_nobody(stored: Stor
     source = make_volume(stored.root / "source")
     with open_stopped(source) as volume:
         owner = f"{volume.log.identity.member_id:x}"
-    publish = ("publish", "--data", source, "--directory", stored.store)
+    publish = ("take", "--data", source, "--directory", stored.store)
     stored.publish(source, "s0")
     assert ended("snapshot.upload.begun", *publish, "--snapshot", "s1") == EXIT_CODE
     prune = ("prune", "--snapshot", "s0", "--owner", owner)

@@ -16,7 +16,7 @@ from partition_snapshots.errors import (
 )
 from partition_snapshots.model import Collected, StoreProgress
 from partition_snapshots.read import list_snapshots, manifest_name
-from partition_snapshots.store import COLLECTING, UPLOADS, Store, object_name
+from partition_snapshots.store import COLLECTING, TAKES, Store, object_name
 from partition_snapshots.verify import verify
 
 from tests.support.object_store import (
@@ -184,30 +184,30 @@ async def test_a_publish_gives_up_on_a_collection_that_does_not_end(
     await store.put_bytes(f"{COLLECTING}{'0' * 16}", b"{}")
     with pytest.raises(StoreBusy, match="collection"):
         await put(store, partition, "one", limits=replace(QUICK, busy_wait_s=0.2))
-    assert not any(name.startswith(UPLOADS) for name in place.names())
+    assert not any(name.startswith(TAKES) for name in place.names())
 
 
 async def test_stale_markers_are_taken_over(
     store: Store, place: Place, partition: Partition
 ) -> None:
     await store.put_bytes(f"{COLLECTING}{'0' * 16}", b"{}")
-    await store.put_bytes(f"{UPLOADS}lost.{'0' * 16}", b"{}")
+    await store.put_bytes(f"{TAKES}lost.{'0' * 16}", b"{}")
     with pytest.raises(StoreBusy, match="lost"):
         await collect(store, QUICK)
-    assert age(place, UPLOADS) == age(place, COLLECTING) == 1
+    assert age(place, TAKES) == age(place, COLLECTING) == 1
     await put(store, partition, "one")
     await store.put_bytes(f"{COLLECTING}{'1' * 16}", b"{}")
     assert age(place, COLLECTING) == 1
     await collect(store, QUICK)
-    assert not [n for n in place.names() if n.startswith((UPLOADS, COLLECTING))]
+    assert not [n for n in place.names() if n.startswith((TAKES, COLLECTING))]
 
 
 async def test_a_publish_whose_marker_was_taken_over_writes_no_manifest(
     store: Store, place: Place, partition: Partition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hook(name: str) -> None:
-        if name == "snapshot.segment.after" and age(place, UPLOADS):
-            for path in place.file(UPLOADS).iterdir():
+        if name == "snapshot.segment.after" and age(place, TAKES):
+            for path in place.file(TAKES).iterdir():
                 path.unlink()
 
     monkeypatch.setattr(failpoints, "hook", hook)
@@ -227,7 +227,7 @@ async def test_a_process_that_stood_still_takes_its_manifest_back(
 
     def hook(name: str) -> None:
         if name == "snapshot.manifest.before":
-            for path in place.file(UPLOADS).iterdir():
+            for path in place.file(TAKES).iterdir():
                 path.unlink()
             if lost:
                 place.file(object_name(partition.blobs()[0][0].hex())).unlink()
@@ -240,7 +240,7 @@ async def test_a_process_that_stood_still_takes_its_manifest_back(
     else:
         await put(store, partition, "one")
         await verify(store, "one", QUICK)
-    assert not [name for name in place.names() if name.startswith(UPLOADS)]
+    assert not [name for name in place.names() if name.startswith(TAKES)]
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -254,7 +254,7 @@ async def test_a_process_that_stood_still_waits_for_the_collection_that_took_ove
 
     def hook(name: str) -> None:
         if name == "snapshot.manifest.before":
-            for path in place.file(UPLOADS).iterdir():
+            for path in place.file(TAKES).iterdir():
                 path.unlink()
             place.file(marker).parent.mkdir(exist_ok=True)
             place.file(marker).write_bytes(b"{}")
@@ -305,7 +305,7 @@ async def test_no_renewal_makes_a_marker_again_that_was_removed(store: Store) ->
             return await store.put_bytes(*args, **options)
 
     limits = replace(QUICK, marker_stale_s=0.8)
-    marker = markers.Marker(Slow(), f"{UPLOADS}one.{'0' * 16}", limits)  # type: ignore[arg-type]
+    marker = markers.Marker(Slow(), f"{TAKES}one.{'0' * 16}", limits)  # type: ignore[arg-type]
     await marker.write()
     renewing = asyncio.ensure_future(marker.renewing())
     await begun.wait()

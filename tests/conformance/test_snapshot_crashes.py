@@ -111,7 +111,7 @@ def run(place: Place, job: dict[str, Any]) -> tuple[int, list[str]]:
 @pytest.mark.parametrize("point", sorted(PUBLISH))
 async def test_a_killed_publisher(place: Place, tmp_path: Path, point: str) -> None:
     job = {
-        "action": "publish",
+        "action": "take",
         "volume": str(tmp_path / "volume"),
         "base": str(tmp_path / "base"),
     }
@@ -124,7 +124,7 @@ async def test_a_killed_publisher(place: Place, tmp_path: Path, point: str) -> N
 
 @pytest.mark.parametrize("point", sorted(DELETE))
 async def test_a_killed_deletion(place: Place, tmp_path: Path, point: str) -> None:
-    job = {"action": "publish", "volume": str(tmp_path / "volume")}
+    job = {"action": "take", "volume": str(tmp_path / "volume")}
     for number in range(2):
         assert run(place, job | {"snapshot": f"s{number}", "step": number})[0] == 0
     deletion = {"action": "delete", "snapshots": ["s0"]}

@@ -20,9 +20,9 @@ from partition_snapshots import failpoints
 from partition_snapshots.collect import collect, delete_snapshots
 from partition_snapshots.destination import DirectoryDestination
 from partition_snapshots.model import Manifest, Row
-from partition_snapshots.publish import publish
 from partition_snapshots.read import SnapshotReader, list_snapshots
 from partition_snapshots.store import Store
+from partition_snapshots.take import take_snapshot
 
 from dev.object_store import ObjectStoreServer
 from tests.support.object_store import (
@@ -117,7 +117,7 @@ def machine(  # noqa: C901  # the methods of the class count as branches
             state = list(self.partition.rows()), self.partition.blobs()
 
             async def act(store: Store) -> None:
-                await publish(
+                await take_snapshot(
                     store,
                     self.partition.source(name),
                     self.partition.rows,

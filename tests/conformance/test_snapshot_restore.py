@@ -256,12 +256,12 @@ def test_a_snapshot_of_another_cluster_or_name_is_refused(stored: Stored) -> Non
     assert (again["existed"], again["transferredBytes"]) == (True, 0)
     assert again["digest"] == first["digest"]
     arguments = ("--data", source, "--snapshot", "s1", "--uid", "another")
-    assert stored.run("publish", *arguments)[1]["reason"] == "SnapshotExists"
-    assert stored.run("publish", "--data", source, "--snapshot", "latest")[0] == 78
-    assert stored.run("publish", "--data", source, "--snapshot", "No_ID")[0] == 78
+    assert stored.run("take", *arguments)[1]["reason"] == "SnapshotExists"
+    assert stored.run("take", "--data", source, "--snapshot", "latest")[0] == 78
+    assert stored.run("take", "--data", source, "--snapshot", "No_ID")[0] == 78
     data = stored.root / "data"
     stored.restore(data)
-    code, report = stored.run("publish", "--data", data, "--snapshot", "s2")
+    code, report = stored.run("take", "--data", data, "--snapshot", "s2")
     assert (code, report["reason"]) == (78, "WrongCluster")
     code, report = stored.run("verify", "--snapshot", "s1", "--limit", "streams_max=none")
     assert (code, report["reason"]) == (78, "InvalidArgument")

@@ -21,10 +21,10 @@ from partition_snapshots.errors import (
     StoreUnavailable,
 )
 from partition_snapshots.limits import MIB
-from partition_snapshots.publish import publish
 from partition_snapshots.read import list_snapshots
 from partition_snapshots.s3_uploads import abort_uploads
 from partition_snapshots.store import object_name
+from partition_snapshots.take import take_snapshot
 
 from dev.object_store import ObjectStoreServer
 from tests.support import certificates
@@ -134,7 +134,7 @@ async def test_a_server_that_stays_away(own_server: ObjectStoreServer, tmp_path:
     place, partition = place_on(own_server), big_partition(tmp_path)
     limits = replace(PARTS, retry_timeout_s=1.0)
     running = asyncio.ensure_future(
-        publish(
+        take_snapshot(
             place.open(limits),
             partition.source("one"),
             partition.rows,
@@ -222,7 +222,7 @@ async def test_refusals_say_what_to_change(
     store = open_store(destination, QUICK)
     partition = Partition.random(tmp_path / "volume", 4, large=1)
     for attempt in (
-        publish(
+        take_snapshot(
             store,
             partition.source("one"),
             partition.rows,
@@ -290,7 +290,7 @@ from partition_snapshots.destination import S3Destination, open_store
 from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.model import SnapshotSource
 from partition_snapshots.process import leave
-from partition_snapshots.publish import publish
+from partition_snapshots.take import take_snapshot
 from partition_snapshots.verify import verify
 job = json.load(sys.stdin)
 async def main():
@@ -300,7 +300,7 @@ async def main():
     blobs = [(bytes.fromhex(digest), size) for digest, size in job["blobs"]]
     rows = [(3, digest, bytes.fromhex("000000000801") + b"\\x10" + bytes.fromhex(job["varint"]))
             for digest, _ in blobs]
-    await publish(store, source, lambda: iter(rows), blobs,
+    await take_snapshot(store, source, lambda: iter(rows), blobs,
                   lambda digest: Path(job["volume"]) / digest.hex(), limits=limits)
     await verify(store, "big", limits)
 asyncio.run(main())

@@ -31,9 +31,9 @@ from partition_snapshots.model import (
     StoreProgress,
     TakenSnapshot,
 )
-from partition_snapshots.publish import publish
 from partition_snapshots.read import SnapshotReader, list_snapshots, load, manifest_name
-from partition_snapshots.store import UPLOADS, Store, object_name
+from partition_snapshots.store import TAKES, Store, object_name
+from partition_snapshots.take import take_snapshot
 from partition_snapshots.verify import verify
 
 from tests.support.object_store import (
@@ -82,7 +82,7 @@ async def test_a_snapshot_reads_back(
 async def test_an_empty_state_is_a_snapshot(store: Store, tmp_path: Path) -> None:
     empty = Partition(tmp_path / "volume")
     empty_rows = iter(())
-    published = await publish(
+    published = await take_snapshot(
         store, empty.source("empty"), lambda: empty_rows, [], empty.blob_path, limits=QUICK
     )
     assert published.manifest.runs == ()
@@ -144,7 +144,7 @@ async def test_publishes_that_fail_leave_nothing_in_the_base(
 
     partition.keys = dict.fromkeys(partition.keys, b"x" * 300)
     with pytest.raises(RuntimeError):
-        await publish(
+        await take_snapshot(
             store,
             partition.source("two"),
             rows,
@@ -244,7 +244,7 @@ async def test_the_same_snapshot_again(store: Store, partition: Partition) -> No
     again = await put(store, partition, "one")
     assert again == TakenSnapshot(first.manifest, 0, 0, existed=True)
     with pytest.raises(SnapshotExists, match="uid-one"):
-        await publish(
+        await take_snapshot(
             store,
             partition.source("one", uid="another"),
             partition.rows,
@@ -361,7 +361,7 @@ async def test_a_base_that_was_collected_is_not_used(
 async def test_another_cluster_is_refused(store: Store, partition: Partition) -> None:
     await put(store, partition, "one")
     with pytest.raises(StoreOfOtherCluster, match="of its own"):
-        await publish(
+        await take_snapshot(
             store,
             partition.source("two", cluster_id="another"),
             partition.rows,
@@ -424,14 +424,14 @@ async def test_a_damaged_source_is_never_published(
         await put(store, partition, "one")
     assert await list_snapshots(store) == []
     assert digest.hex() not in await listed_objects(store)
-    assert not any(name.startswith(UPLOADS) for name in place.names())
+    assert not any(name.startswith(TAKES) for name in place.names())
 
 
 async def test_rows_out_of_order_are_refused(store: Store, partition: Partition) -> None:
     rows = list(partition.rows())
     rows[3], rows[4] = rows[4], rows[3]
     with pytest.raises(SourceDamaged, match="order"):
-        await publish(
+        await take_snapshot(
             store,
             partition.source("one"),
             lambda: iter(rows),

@@ -13,9 +13,9 @@ from partition_snapshots.errors import (
     UnsupportedFormat,
 )
 from partition_snapshots.manifests import encode_manifest
-from partition_snapshots.publish import publish
 from partition_snapshots.read import manifest_name
 from partition_snapshots.store import Store, object_name
+from partition_snapshots.take import take_snapshot
 from partition_snapshots.verify import verify
 
 from tests.support.object_store import (
@@ -82,7 +82,7 @@ async def test_verify_names_the_first_few(store: Store, place: Place, partition:
 
 async def test_verify_compares_blob_lists_with_rows(store: Store, partition: Partition) -> None:
     partition.lsn = 9
-    await publish(
+    await take_snapshot(
         store,
         partition.source("fewer"),
         partition.rows,
@@ -93,7 +93,7 @@ async def test_verify_compares_blob_lists_with_rows(store: Store, partition: Par
     with pytest.raises(SnapshotDamaged, match="nothing more"):
         await verify(store, "fewer", QUICK)
     rows = [row for row in partition.rows() if row[0] != 3]
-    await publish(
+    await take_snapshot(
         store,
         partition.source("more"),
         lambda: iter(rows),

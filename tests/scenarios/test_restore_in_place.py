@@ -39,7 +39,7 @@ async def test_clients_of_the_old_history_are_told_and_new_ones_lose_nothing(
         assert (await _append(group.stub(replica), raw, 1)).lsn
         replica.terminate()  # with the session open: it is in the snapshot
         where = ["--snapshot", "s", "--directory", store]
-        _offline("publish", "--data", str(replica.data), *where)
+        _offline("take", "--data", str(replica.data), *where)
         await group.start(replica)
         await group.leader()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from partition_snapshots.manifests import encode_manifest
-from partition_snapshots.publish import publish
 from partition_snapshots.read import load, manifest_name
 from partition_snapshots.store import object_name
+from partition_snapshots.take import take_snapshot
 
 from dev.cluster.layout import ROOT
 from tests.support.object_store import QUICK, Partition, Place
@@ -44,7 +44,7 @@ def published(place: Place, tmp_path: Path) -> Partition:
 
     async def put(name: str) -> None:
         store = place.open()
-        await publish(
+        await take_snapshot(
             store,
             partition.source(name),
             partition.rows,

@@ -14,7 +14,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
 from dev.object_store import ObjectStoreServer
-from tests.support.crash_points import WHILE_A_JOB_RUNS, WHILE_PRUNING, WHILE_PUBLISHING
+from tests.support.crash_points import WHILE_A_JOB_RUNS, WHILE_PRUNING, WHILE_TAKING
 from tests.support.local_group import (
     LocalGroup,
     assert_equal,
@@ -158,7 +158,7 @@ async def test_of_a_leader_and_without_raft(group: LocalGroup) -> None:
 # --- cut off ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failpoint", [*WHILE_PUBLISHING, *WHILE_A_JOB_RUNS])
+@pytest.mark.parametrize("failpoint", [*WHILE_TAKING, *WHILE_A_JOB_RUNS])
 async def test_while_a_snapshot_is_published(
     group: LocalGroup, server: ObjectStoreServer, failpoint: str
 ) -> None:

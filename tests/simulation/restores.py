@@ -30,7 +30,7 @@ from partition_replica.core.model import Position
 from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import ReplicaError
 from partition_replica.ids import ClusterID, MemberID
-from partition_replica.offline.snapshots.actions import _Publishing
+from partition_replica.offline.snapshots.actions import _Taking
 from partition_replica.offline.snapshots.child import CapturedState
 from partition_replica.offline.snapshots.restore import completed, restore
 from partition_replica.storage.log import LmdbLog
@@ -166,10 +166,10 @@ class Restores:
             )
             store = DirectoryStore(path, SnapshotLimits())
             try:
-                publishing = _Publishing(
+                taking = _Taking(
                     options, SnapshotLimits(), Nobody(), DirectoryDestination(path), store
                 )
-                await publishing.publish(state, node.checks.cluster, members, f"{node.member:x}")
+                await taking.take(state, node.checks.cluster, members, f"{node.member:x}")
             finally:
                 await store.close()
         finally:

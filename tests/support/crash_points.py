@@ -39,7 +39,7 @@ WHILE_PRUNING = (
     "snapshot.collect.before",
     "snapshot.collect.after",
 )
-WHILE_PUBLISHING = tuple(sorted(stored_failpoints.POINTS - {*WHILE_PRUNING}))
+WHILE_TAKING = tuple(sorted(stored_failpoints.POINTS - {*WHILE_PRUNING}))
 """In the job's process."""
 
 WHILE_A_JOB_RUNS = ("snapshot.copied", "snapshot.job.captured", "snapshot.job.reported")

@@ -19,9 +19,9 @@ from partition_snapshots.model import (
     SnapshotSource,
     TakenSnapshot,
 )
-from partition_snapshots.publish import publish
 from partition_snapshots.read import SnapshotReader, list_snapshots
 from partition_snapshots.store import OBJECTS, ObjectInfo, Store, Told, always, untold
+from partition_snapshots.take import take_snapshot
 
 from dev.object_store import ObjectStoreServer
 
@@ -169,7 +169,7 @@ async def put(store: Store, partition: Partition, name: str, **options: Any) -> 
     """Publishes the partition as it is, at its next LSN."""
     partition.lsn += 1
     options = {"limits": QUICK} | options
-    return await publish(
+    return await take_snapshot(
         store,
         partition.source(name),
         partition.rows,

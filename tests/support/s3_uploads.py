@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from partition_snapshots.collect import collect
 from partition_snapshots.limits import MIB
-from partition_snapshots.publish import publish
 from partition_snapshots.read import list_snapshots
+from partition_snapshots.take import take_snapshot
 from partition_snapshots.verify import verify
 
 from dev.object_store import ObjectStoreServer
@@ -63,7 +63,7 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 def publishing(place: Place, partition: Partition, name: str) -> Awaitable[object]:
     return asyncio.ensure_future(
-        publish(
+        take_snapshot(
             place.open(PARTS),
             partition.source(name),
             partition.rows,

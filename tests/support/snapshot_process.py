@@ -14,7 +14,7 @@ from partition_snapshots import failpoints
 from partition_snapshots.collect import collect, delete_snapshots
 from partition_snapshots.destination import DirectoryDestination, S3Destination
 from partition_snapshots.process import leave
-from partition_snapshots.publish import publish
+from partition_snapshots.take import take_snapshot
 
 from tests.support.object_store import QUICK, Partition, Place
 
@@ -43,9 +43,9 @@ async def act(job: dict[str, Any]) -> None:
     store = Place(destination(job["destination"]), Path()).open()
     base = Path(job["base"]) if job.get("base") else None
     match job["action"]:
-        case "publish":
+        case "take":
             partition = make_partition(Path(job["volume"]), job["step"])
-            await publish(
+            await take_snapshot(
                 store,
                 partition.source(job["snapshot"]),
                 partition.rows,

@@ -4,9 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 from partition_snapshots.collect import collect, delete_snapshots
-from partition_snapshots.publish import publish
 from partition_snapshots.read import list_snapshots
 from partition_snapshots.store import Store
+from partition_snapshots.take import take_snapshot
 from partition_snapshots.verify import verify
 
 from tests.support.object_store import (
@@ -37,7 +37,7 @@ async def check_clean(place: Place, volume: Path, steps: dict[str, int]) -> None
 
 async def do_publish(store: Store, tmp_path: Path, step: int) -> None:
     partition = make_partition(tmp_path / "volume", step)
-    await publish(
+    await take_snapshot(
         store,
         partition.source(f"s{step}"),
         partition.rows,

@@ -16,7 +16,7 @@ from partition_replica.__main__ import parse
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry, Position
 from partition_replica.ids import LSN, Digest, MemberID, Term
 from partition_replica.offline.snapshots import commands as snapshots
-from partition_replica.offline.snapshots.publish import digest_of
+from partition_replica.offline.snapshots.contents import digest_of
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import ENVIRONMENT
 from partition_replica.storage.volume import Volume
@@ -133,7 +133,7 @@ class Stored:
         return report
 
     def publish(self, data: Path, snapshot: str = "s1", *arguments: object) -> dict[str, Any]:
-        return self.done("publish", "--data", data, "--snapshot", snapshot, *arguments)
+        return self.done("take", "--data", data, "--snapshot", snapshot, *arguments)
 
     def restore_arguments(self, data: Path, snapshot: str = "s1") -> list[object]:
         return ["--data", data, "--snapshot", snapshot, "--cluster-id", NEW_CLUSTER]

@@ -27,9 +27,9 @@ from partition_snapshots.model import (
     check_new_snapshot_id,
     check_snapshot_id,
 )
-from partition_snapshots.publish import publish
 from partition_snapshots.read import list_snapshots, load
 from partition_snapshots.store import Store
+from partition_snapshots.take import take_snapshot
 from partition_snapshots.verify import verify
 
 from partition_replica import __version__
@@ -38,7 +38,7 @@ from partition_replica.errors import Damaged, InvalidArgument
 from partition_replica.ids import ClusterID, Digest
 from partition_replica.offline.snapshots import reports
 from partition_replica.offline.snapshots.child import CapturedState, Listener, Parent
-from partition_replica.offline.snapshots.publish import (
+from partition_replica.offline.snapshots.contents import (
     base_directory,
     digest_of,
     iterate_rows,
@@ -81,28 +81,26 @@ def _teller(listener: Listener, state_bytes: int = 0) -> Callable[[StoreProgress
 # --- publish ----------------------------------------------------------------------------------
 
 
-async def _publish(
-    options: argparse.Namespace, limits: SnapshotLimits, listener: Listener
-) -> Report:
+async def _take(options: argparse.Namespace, limits: SnapshotLimits, listener: Listener) -> Report:
     """Of a stopped replica's volume, or of the state that a running one captures when asked."""
     check_new_snapshot_id(options.snapshot)
     async with _opened(options, limits) as (destination, store):
-        publishing = _Publishing(options, limits, listener, destination, store)
+        taking = _Taking(options, limits, listener, destination, store)
         if isinstance(listener, Parent):
             # Before anything is copied: it may be there, and the store may not be.
-            found = await publishing.existing(options.cluster_id, options.owner)
+            found = await taking.existing(options.cluster_id, options.owner)
             if found is not None:
                 return found
             captured = await listener.capture()
             state = LmdbState(captured.directory, read_only=True)
             try:
-                return await publishing.publish(state, options.cluster_id, captured, options.owner)
+                return await taking.take(state, options.cluster_id, captured, options.owner)
             finally:
                 state.close()
         with open_stopped(options.data) as volume:
             cluster, configuration = volume.log.identity.cluster_id, volume.log.configuration[1]
             owner = f"{volume.log.identity.member_id:x}"
-            found = await publishing.existing(cluster, owner)
+            found = await taking.existing(cluster, owner)
             if found is not None:
                 return found
             members = CapturedState(
@@ -110,10 +108,10 @@ async def _publish(
                 tuple(f"{member:x}" for member in configuration.voters),
                 tuple(f"{member:x}" for member in configuration.learners),
             )
-            return await publishing.publish(volume.state, cluster, members, owner)
+            return await taking.take(volume.state, cluster, members, owner)
 
 
-class _Publishing:
+class _Taking:
     def __init__(
         self,
         options: argparse.Namespace,
@@ -148,7 +146,7 @@ class _Publishing:
         try:
             # Who wrote it may have died before knowing whether a collection had come between. It is
             # looked through under a marker, as whoever publishes it again does.
-            await publish(
+            await take_snapshot(
                 self._store,
                 _source_of(found),
                 _no_rows,
@@ -162,7 +160,7 @@ class _Publishing:
             return None
         return summary(found) | {"transferredBytes": 0, "existed": True}
 
-    async def publish(
+    async def take(
         self, state: LmdbState, cluster: str, members: CapturedState, owner: str
     ) -> Report:
         """owner: the replica, which does one thing at a time with a store, by its member ID."""
@@ -183,7 +181,7 @@ class _Publishing:
             writer=f"partition-replica {__version__}",
         )
         blobs: Path = options.data / "blobs"
-        published = await publish(
+        published = await take_snapshot(
             self._store,
             source,
             lambda: iterate_rows(state),
@@ -343,7 +341,7 @@ async def _prune(options: argparse.Namespace, limits: SnapshotLimits, listener: 
 Action = Callable[[argparse.Namespace, SnapshotLimits, Listener], Awaitable[Report]]
 
 ACTIONS: dict[str, Action] = {
-    "publish": _publish,
+    "take": _take,
     "restore": _restore,
     "verify": _verify,
     "ls": _list,

@@ -57,7 +57,7 @@ def add_command(commands: Any) -> None:
     """Adds `snapshot` to `partition-replica`'s parser."""
     parser = commands.add_parser("snapshot", help="stored snapshots, in a directory or a bucket")
     actions = parser.add_subparsers(dest="action", required=True)
-    made = actions.add_parser("publish", help="stores a snapshot of a stopped replica's state")
+    made = actions.add_parser("take", help="stores a snapshot of a stopped replica's state")
     made.add_argument("--data", type=Path, required=True, help="the volume")
     made.add_argument("--uid", default="", help="of who asks; default: the snapshot's ID")
     made.add_argument("--partition", default="", help="namespace/name, for the manifest")
@@ -131,7 +131,7 @@ class _Watched:
 
 
 def _kind(options: argparse.Namespace) -> str:
-    if options.action == "publish":
+    if options.action == "take":
         return "take"
     if options.action == "verify" and options.restore:
         return "prove"

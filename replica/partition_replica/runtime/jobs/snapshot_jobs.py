@@ -283,7 +283,7 @@ class SnapshotJobRunner:
         if job.kind == "prune":
             named = [part for found in wanted.snapshot_ids for part in ("--snapshot", found)]
             return ["prune", *named, *to], environment
-        made = ["publish", "--data", str(self._volume.root), "--snapshot", wanted.snapshot_id]
+        made = ["take", "--data", str(self._volume.root), "--snapshot", wanted.snapshot_id]
         made += ["--cluster-id", self._volume.log.identity.cluster_id]
         made += ["--uid", wanted.uid, "--partition", wanted.partition or self._config.partition]
         return [*made, *(["--full"] if wanted.full else []), *to], environment

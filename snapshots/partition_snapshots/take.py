@@ -56,7 +56,7 @@ REPORT_S = 0.2
 """Progress is reported at most so often, in seconds, beside each phase's end."""
 
 
-async def publish(  # noqa: PLR0913  # the parts of a snapshot, then a keyword for each option
+async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a keyword for each option
     store: Store,
     source: SnapshotSource,
     rows: Callable[[], Iterator[Row]],
