@@ -1,6 +1,6 @@
 """The base of an incremental snapshot: an earlier snapshot's runs, and where to read them.
 
-For a bucket the publisher keeps the last snapshot's segments in a directory of its own. Nothing
+For a bucket the writer keeps the last snapshot's segments in a directory of its own. Nothing
 there is needed: what is missing or damaged costs a full run. So nothing is synced, and failures of
 that disk are passed over.
 """
@@ -69,7 +69,7 @@ class LocalBase:
             self.discard()
 
     def prune(self, limits: SnapshotLimits) -> None:
-        """Removes what the base doesn't name: segments of a publish that failed or died."""
+        """Removes what the base doesn't name: segments of a take that failed or died."""
         base = self.load(limits)
         if base is None:
             self.discard()

@@ -45,15 +45,15 @@ async def collect(
     owner: str = "",
 ) -> Collected:
     """Deletes the objects that no snapshot names, and what broken writers left. Raises StoreBusy
-    while a publish is under way; SnapshotDamaged while a manifest or blob list can't be read, for
+    while a take is under way; SnapshotDamaged while a manifest or blob list can't be read, for
     nobody knows what that snapshot needs; StoreUnavailable, StoreRefused. `owner`: as in
-    `publish`."""
+    `take_snapshot`."""
     limits = limits or SnapshotLimits()
     await forget_earlier(store, owner)
     marker = collection_marker(store, owner, limits)
     async with held(marker):
         failpoints.reach("snapshot.collect.before")
-        await _nobody_publishes(store, marker, limits)
+        await _no_take_runs(store, marker, limits)
         manifests = await _manifests(store, limits)
         collected = await _Collection(store, limits, marker, manifests, progress).run()
         await store.sweep()
@@ -62,13 +62,13 @@ async def collect(
     return collected
 
 
-async def _nobody_publishes(store: Store, marker: Marker, limits: SnapshotLimits) -> None:
-    """Raises StoreBusy for a live publish; takes over what dead processes left."""
+async def _no_take_runs(store: Store, marker: Marker, limits: SnapshotLimits) -> None:
+    """Raises StoreBusy for a live take; takes over what dead processes left."""
     now = await marker.now()
     fresh, stale = await others(store, TAKES, now, limits)
     if fresh:
         raise StoreBusy(
-            f"{store.description}: {fresh[0].name} says that a snapshot is being published; "
+            f"{store.description}: {fresh[0].name} says that a snapshot is being taken; "
             "collect later"
         )
     _, dead = await others(store, COLLECTING, now, limits)
@@ -155,7 +155,7 @@ class _Collection:
                         yield info
 
     async def _delete(self, batch: list[ObjectInfo]) -> None:
-        # Whoever publishes waits for this marker; where it is old, somebody may not. Its age is
+        # A take waits for this marker; where it is old, somebody may not. Its age is
         # looked at before each removal, for a process may stand still at any place.
         await self._marker.check()
         await self._store.delete([info.name for info in batch], self._marker.check_age)

@@ -2,7 +2,7 @@
 
 SnapshotError
 ├── StoreUnavailable    the same call may succeed later (retriable)
-├── StoreBusy           another process collects or publishes: later (retriable)
+├── StoreBusy           another process collects or takes a snapshot: later (retriable)
 ├── StoreRefused        credentials, bucket or permission: change something
 ├── StoreFull           no room, or over a quota
 ├── InvalidDestination  the description of the store is wrong
@@ -11,7 +11,7 @@ SnapshotError
 ├── SnapshotDamaged     bytes that are not what was written; says which
 ├── UnsupportedFormat   written by another version
 ├── StoreOfOtherCluster the store belongs to another cluster
-└── SourceDamaged       what is to be published is not what it says it is
+└── SourceDamaged       what is to be stored is not what it says it is
 
 Messages never hold a secret: they name bucket, endpoint and object, and the store's own code.
 """
@@ -101,7 +101,7 @@ class StoreOfOtherCluster(SnapshotError):
 
 
 class SourceDamaged(SnapshotError):
-    """A row or file that is to be published is not what it should be: the replica's volume is
+    """A row or file that is to be stored is not what it should be: the replica's volume is
     damaged, not the store."""
 
     reason = "SourceDamaged"

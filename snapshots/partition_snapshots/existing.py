@@ -1,4 +1,4 @@
-"""What a store holds already when a publish comes: its cluster, and what earlier tries left."""
+"""What a store holds already when a take comes: its cluster, and what earlier tries left."""
 
 import asyncio
 from contextlib import suppress
@@ -52,7 +52,7 @@ async def existing_of(
 async def existing_whole(
     store: Store, source: SnapshotSource, limits: SnapshotLimits
 ) -> Manifest | None:
-    """What an earlier try published, durable and whole: it may have ended before it knew that a
+    """What an earlier try stored, durable and whole: it may have ended before it knew that a
     collection came between its last look and its manifest. That manifest is removed where anything
     is missing; None then. Nobody collects meanwhile."""
     existing = await existing_of(store, source, limits)

@@ -73,7 +73,7 @@ class SnapshotLimits:
     Its owner stops at half of that, by its own clock."""
 
     busy_wait_s: float = 60.0
-    """How long a publish waits for a running collection, in seconds."""
+    """How long a take waits for a running collection, in seconds."""
 
     manifest_bytes_max: int = 16 * MIB
     """A larger manifest is refused, in bytes."""
@@ -85,7 +85,7 @@ class SnapshotLimits:
     """The most that `Store.get` reads into memory for an object, in bytes."""
 
     recheck_rounds: int = 3
-    """How often a publish sends what vanished between its sending and its last look."""
+    """How often a take sends what vanished between its sending and its last look."""
 
     references_max: int = 500_000
     """Digests that a collection holds in memory at once (about 130 bytes each); it takes several

@@ -1,4 +1,4 @@
-"""Markers: who publishes and who collects, for each other to see.
+"""Markers: which process takes a snapshot, and which collects, for each other to see.
 
 A marker is an object that one process writes, renews and removes. Whoever begins writes its marker
 first, and then looks for markers of the other kind; so of two that begin at the same time at least

@@ -60,7 +60,7 @@ class RecordedConfiguration:
 
 @dataclass(frozen=True)
 class SnapshotSource:
-    """What is published: where the state stands. `time_ms` is the wall clock of its last entry,
+    """What is taken: where the state stands. `time_ms` is the wall clock of its last entry,
     `clock_ms` the clock of its sessions. `keys` and `files` are counts; `writer` names the version
     that writes; `cluster_id` is the group's UUID; `partition` is "namespace/name";
     `uid` tells two snapshots with the same ID apart."""

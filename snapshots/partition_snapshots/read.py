@@ -232,7 +232,7 @@ class SnapshotReader:
     async def rows(self) -> AsyncGenerator[tuple[list[Row], int], None]:
         """The merged rows in order, in batches of some hundred, each with its encoded size in
         bytes. Segments are checked before their rows are given; that the merged rows are those
-        that were published shows at the end."""
+        that were taken shows at the end."""
         async with aclosing(self._rows(lambda rows, size: (rows, size))) as batches:
             async for batch in batches:
                 yield batch

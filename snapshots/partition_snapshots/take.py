@@ -1,7 +1,7 @@
-"""Publishing a snapshot: objects first, its manifest last.
+"""Taking a snapshot: objects first, its manifest last.
 
 Until the manifest is written the snapshot does not exist; whatever was sent for one that never came
-to exist is removed by a collection. A publish that broke off is begun again with the same ID and
+to exist is removed by a collection. A take that broke off is begun again with the same ID and
 uid: what is there already is not sent again, and a snapshot that exists is left as it is.
 """
 
@@ -130,7 +130,7 @@ class _Report:
 
 @dataclass(slots=True)
 class _Take:
-    """One publish under its marker."""
+    """One take under its marker."""
 
     store: Store
     source: SnapshotSource
@@ -257,7 +257,7 @@ class _Take:
             await self.store.flush()
         raise StoreUnavailable(
             f"{self.store.description}: {len(lacking)} objects vanished after they were sent, "
-            f"{lacking[0][0]} first: see who else deletes there, and publish again"
+            f"{lacking[0][0]} first: see who else deletes there, and take it again"
         )
 
     async def _write_manifest(
@@ -272,9 +272,7 @@ class _Take:
         if not created:
             existing = await existing_of(self.store, self.source, self.limits)
             if existing is None:
-                raise StoreBusy(
-                    f"snapshot {manifest.snapshot_id} was deleted while it was published"
-                )
+                raise StoreBusy(f"snapshot {manifest.snapshot_id} was deleted while it was taken")
             if existing != manifest:
                 # Whoever wrote it looked at what was there before this process's marker stood.
                 await self._prove(self.marker)
@@ -304,7 +302,7 @@ class _Take:
         if await existing_whole(self.store, self.source, self.limits) is None:
             raise StoreBusy(
                 f"{self.store.description}: snapshot {self.source.snapshot_id} was deleted, or "
-                "a collection removed objects of it while its publisher stood still; publish again"
+                "a collection removed objects of it while its writer stood still; take it again"
             )
 
 

@@ -24,7 +24,7 @@ async def verify(
     progress: Callable[[StoreProgress], None] = lambda _: None,
 ) -> Manifest:
     """Reads every byte that a snapshot names: manifest, segments, blob lists and blobs are there
-    with the right size and SHA-256, the merged rows have the digest that was published, and the
+    with the right size and SHA-256, the merged rows have the digest that was recorded, and the
     blob lists name just the blobs that payload rows name. Raises SnapshotDamaged naming up to
     PROBLEMS_MAX damages, SnapshotNotFound, UnsupportedFormat, StoreOfOtherCluster,
     StoreUnavailable, StoreRefused."""

@@ -78,7 +78,7 @@ def _teller(listener: Listener, state_bytes: int = 0) -> Callable[[StoreProgress
     return tell
 
 
-# --- publish ----------------------------------------------------------------------------------
+# --- take -------------------------------------------------------------------------------------
 
 
 async def _take(options: argparse.Namespace, limits: SnapshotLimits, listener: Listener) -> Report:
@@ -145,7 +145,7 @@ class _Taking:
             )
         try:
             # Who wrote it may have died before knowing whether a collection had come between. It is
-            # looked through under a marker, as whoever publishes it again does.
+            # looked through under a marker, as the next take of it does.
             await take_snapshot(
                 self._store,
                 _source_of(found),

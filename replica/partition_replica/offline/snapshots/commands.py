@@ -1,4 +1,4 @@
-"""`partition-replica snapshot`: publish, restore, verify, ls, prune. A replica runs publish, verify
+"""`partition-replica snapshot`: take, restore, verify, ls, prune. A replica runs take, verify
 and prune as processes of its own (--job, see `child`); the others are for people, and for the pods
 that the operator starts."""
 

@@ -1,4 +1,5 @@
-"""What is published of a state: its rows exactly as they are stored, and the blobs they name."""
+"""What a snapshot holds of a state: its rows exactly as they are stored, and the blobs they
+name."""
 
 import hashlib
 import shutil
