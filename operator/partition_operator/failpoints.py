@@ -44,7 +44,7 @@ SNAPSHOTS = frozenset(
         "snapshot.status.written",
         "schedule.Create",
         "schedule.Removing",
-        "schedule.StartPrune",
+        "schedule.StartDelete",
         "schedule.Delete",
         "schedule.status.written",
         "Create.PersistentVolumeClaim",

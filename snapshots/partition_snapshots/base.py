@@ -68,7 +68,7 @@ class LocalBase:
             self._usable = False
             self.discard()
 
-    def prune(self, limits: SnapshotLimits) -> None:
+    def collect_garbage(self, limits: SnapshotLimits) -> None:
         """Removes what the base doesn't name: segments of a take that failed or died."""
         base = self.load(limits)
         if base is None:

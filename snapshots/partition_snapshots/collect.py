@@ -24,7 +24,7 @@ async def delete_snapshots(
     owner: str = "",
 ) -> Collected:
     """Deletes snapshots, damaged ones too, then collects. Those that are gone already are fine.
-    Raises as `collect` does: the snapshots are gone then, and calling again collects."""
+    Raises as `collect_garbage` does: the snapshots are gone then, and calling again collects."""
     limits = limits or SnapshotLimits()
     removed = 0
     for name in [manifest_name(snapshot_id) for snapshot_id in ids]:
@@ -33,11 +33,11 @@ async def delete_snapshots(
         await store.delete([name])
         failpoints.reach("snapshot.delete.after")
         removed += there is not None
-    collected = await collect(store, limits, progress, owner=owner)
-    return Collected(removed, collected.objects_removed, collected.bytes_removed)
+    collected = await collect_garbage(store, limits, progress, owner=owner)
+    return Collected(removed, collected.objects_deleted, collected.bytes_deleted)
 
 
-async def collect(
+async def collect_garbage(
     store: Store,
     limits: SnapshotLimits | None = None,
     progress: Callable[[StoreProgress], None] = lambda _: None,

@@ -166,6 +166,6 @@ class TakenSnapshot:
 class Collected:
     """What a deletion or collection removed."""
 
-    snapshots_removed: int
-    objects_removed: int
-    bytes_removed: int
+    snapshots_deleted: int
+    objects_deleted: int
+    bytes_deleted: int

@@ -89,7 +89,7 @@ async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a key
     there = await existing_of(store, source, limits) is not None
     local = None if base_directory is None else LocalBase(base_directory)
     if local is not None:
-        local.prune(limits)
+        local.collect_garbage(limits)
     marker = take_marker(store, source.snapshot_id, owner, limits)
     async with held(marker):
         failpoints.reach("snapshot.upload.begun")
@@ -108,7 +108,7 @@ async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a key
             return await publication.run(rows, blobs, blob_path)
         except BaseException:
             if local is not None:
-                local.prune(limits)
+                local.collect_garbage(limits)
             raise
 
 

@@ -29,7 +29,7 @@ TAKING = (
 """These, and those below, in the order in which they are reached."""
 PROVING = ("snapshot.CreateVerifyPod", "snapshot.DeletePod")
 SCHEDULING = ("schedule.status.written", "schedule.Create")
-PRUNING = ("schedule.Removing", "schedule.StartPrune", "schedule.Delete")
+PRUNING = ("schedule.Removing", "schedule.StartDelete", "schedule.Delete")
 RESTORING = ("Create.PersistentVolumeClaim", "Create.Pod", "RecordRestored", "Delete.Pod")
 
 

@@ -102,5 +102,5 @@ def test_snapshots_go_on_upon_those_of_format_1(stored: Stored, data: Path, tmp_
     assert [one["snapshotID"] for one in listed] == ["s1", "s2", "s3"]
     stored.restore(stored.root / "back", "s3")
     assert contents(stored.root / "back") == contents(data)
-    stored.done("prune", "--snapshot", "s1")
+    stored.done("delete", "--snapshot", "s1")
     stored.done("verify", "--snapshot", "s3")

@@ -116,7 +116,7 @@ async def test_a_command_without_a_lease_is_refused(
 @pytest.mark.parametrize(
     ("job", "why"),
     [
-        (admin.StartSnapshotJobRequest(job_id="j"), "take, prune and verify"),
+        (admin.StartSnapshotJobRequest(job_id="j"), "take, delete and verify"),
         (
             admin.StartSnapshotJobRequest(job_id="j", verify=admin.VerifySnapshot(snapshot_id="s")),
             "neither volume nor s3",

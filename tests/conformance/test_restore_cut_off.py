@@ -177,7 +177,7 @@ def test_what_a_dead_process_of_the_same_replica_left_blocks_nobody(stored: Stor
     publish = ("take", "--data", source, "--directory", stored.store)
     stored.publish(source, "s0")
     assert ended("snapshot.upload.begun", *publish, "--snapshot", "s1") == EXIT_CODE
-    prune = ("prune", "--snapshot", "s0", "--owner", owner)
+    prune = ("delete", "--snapshot", "s0", "--owner", owner)
     stored.done(*prune)
     stored.publish(source, "s2")
     assert ended("snapshot.upload.begun", *publish, "--snapshot", "s3") == EXIT_CODE

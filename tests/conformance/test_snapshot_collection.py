@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from partition_snapshots import failpoints
-from partition_snapshots.collect import collect, delete_snapshots
+from partition_snapshots.collect import collect_garbage, delete_snapshots
 from partition_snapshots.errors import (
     SnapshotDamaged,
     StoreBusy,
@@ -50,10 +50,10 @@ async def test_collection_removes_just_what_nobody_needs(
         states[f"s{number}"] = list(partition.rows())
     before = await listed_objects(store)
     collected = await delete_snapshots(store, ["s0", "s2"], limits)
-    assert collected.snapshots_removed == 2
+    assert collected.snapshots_deleted == 2
     needed = await named_objects(store)
     assert await listed_objects(store) == needed
-    assert collected.objects_removed == len(before - needed) > 0
+    assert collected.objects_deleted == len(before - needed) > 0
     for name in ("s1", "s3"):
         assert await read_rows(store, name) == states[name]
         await verify(store, name, QUICK)
@@ -73,7 +73,7 @@ async def test_nothing_is_collected_while_a_manifest_is_damaged(
     with pytest.raises(SnapshotDamaged, match="delete it"):
         await delete_snapshots(store, ["one"], QUICK)
     assert await listed_objects(store) == before
-    assert (await delete_snapshots(store, ["two"], QUICK)).snapshots_removed == 1
+    assert (await delete_snapshots(store, ["two"], QUICK)).snapshots_deleted == 1
     assert await listed_objects(store) == set()
 
 
@@ -131,7 +131,7 @@ async def test_a_collection_gives_up_while_a_publish_runs(
     assert refused >= 4
     assert collected >= 1
     await verify(store, "one", QUICK)
-    await collect(store, QUICK)
+    await collect_garbage(store, QUICK)
     assert await listed_objects(store) == await named_objects(store)
 
 
@@ -172,7 +172,7 @@ async def test_a_publish_waits_for_a_collection(
     await waits.wait()
     assert set(phases) == {"waiting"}
     go_on.set()
-    assert (await collecting).objects_removed > 0
+    assert (await collecting).objects_deleted > 0
     published = await publishing
     assert not published.manifest.incremental
     await verify(store, "two", QUICK)
@@ -193,12 +193,12 @@ async def test_stale_markers_are_taken_over(
     await store.put_bytes(f"{COLLECTING}{'0' * 16}", b"{}")
     await store.put_bytes(f"{TAKES}lost.{'0' * 16}", b"{}")
     with pytest.raises(StoreBusy, match="lost"):
-        await collect(store, QUICK)
+        await collect_garbage(store, QUICK)
     assert age(place, TAKES) == age(place, COLLECTING) == 1
     await put(store, partition, "one")
     await store.put_bytes(f"{COLLECTING}{'1' * 16}", b"{}")
     assert age(place, COLLECTING) == 1
-    await collect(store, QUICK)
+    await collect_garbage(store, QUICK)
     assert not [n for n in place.names() if n.startswith((TAKES, COLLECTING))]
 
 

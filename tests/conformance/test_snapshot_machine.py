@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from partition_snapshots import failpoints
-from partition_snapshots.collect import collect, delete_snapshots
+from partition_snapshots.collect import collect_garbage, delete_snapshots
 from partition_snapshots.destination import DirectoryDestination
 from partition_snapshots.model import Manifest, Row
 from partition_snapshots.read import SnapshotReader, list_snapshots
@@ -164,7 +164,7 @@ def machine(  # noqa: C901  # the methods of the class count as branches
 
         @rule(crash=CRASHES)
         def collect(self, crash: int | None) -> None:
-            if self.until_death(crash, lambda store: collect(store, QUICK, owner=OWNER)):
+            if self.until_death(crash, lambda store: collect_garbage(store, QUICK, owner=OWNER)):
                 self.run(self.nothing_left())
 
         async def nothing_left(self) -> None:
@@ -194,7 +194,7 @@ def machine(  # noqa: C901  # the methods of the class count as branches
                 assert self.run(self.read(name)) == state
 
         def teardown(self) -> None:
-            self.run(collect(self.place.open(), QUICK, owner=OWNER))
+            self.run(collect_garbage(self.place.open(), QUICK, owner=OWNER))
             self.run(self.nothing_left())
             self.run(self.loop.shutdown_default_executor())
             self.loop.close()

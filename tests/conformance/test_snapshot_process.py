@@ -232,7 +232,7 @@ async def test_the_store_is_told_whose_job_it_is(jobs: Jobs) -> None:
     jobs.outcome = {"state": "succeeded"}
     await jobs.run(take=api.TakeSnapshot(snapshot_id="s1", uid="u", destination=HERE))
     assert jobs.arguments[jobs.arguments.index("--owner") + 1] == owner
-    await jobs.run(prune=api.PruneSnapshots(snapshot_ids=["s1"], destination=HERE))
+    await jobs.run(delete=api.DeleteSnapshots(snapshot_ids=["s1"], destination=HERE))
     assert jobs.arguments[jobs.arguments.index("--owner") + 1] == owner
     await jobs.run(verify=VERIFY)
     assert "--owner" not in jobs.arguments

@@ -131,7 +131,7 @@ def test_the_second_snapshot_is_written_against_the_first(stored: Stored) -> Non
     assert sorted(one["snapshotID"] for one in listed) == ["s1", "s2", "s3"]
     latest = stored.restore(stored.root / "latest", "latest")
     assert latest["snapshotID"] in ("s2", "s3")
-    removed = stored.done("prune", "--snapshot", "s1", "--snapshot", "s3")
+    removed = stored.done("delete", "--snapshot", "s1", "--snapshot", "s3")
     assert removed["snapshotsRemoved"] == 2
     stored.done("verify", "--snapshot", "s2", "--restore", "--scratch", stored.root)
     assert [p.name for p in stored.root.iterdir() if p.name.startswith("restored-")] == []

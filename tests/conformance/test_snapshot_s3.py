@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from obstore.exceptions import GenericError
 from partition_snapshots import failpoints, s3_files, s3_store
-from partition_snapshots.collect import collect
+from partition_snapshots.collect import collect_garbage
 from partition_snapshots.destination import S3Destination, open_store
 from partition_snapshots.errors import (
     SourceDamaged,
@@ -188,7 +188,7 @@ async def test_a_cancelled_upload_is_aborted(own_server: ObjectStoreServer, tmp_
         await running
     await until(lambda: not parts(own_server), "the upload is aborted")
     # The marker, too, is taken back: nobody has to wait.
-    await collect(place.open(), PARTS)
+    await collect_garbage(place.open(), PARTS)
     await check_clean(place)
 
 
@@ -231,7 +231,7 @@ async def test_refusals_say_what_to_change(
             limits=QUICK,
         ),
         list_snapshots(store),
-        collect(store, QUICK),
+        collect_garbage(store, QUICK),
         store.put_bytes("format.json", b""),
         store.get("format.json"),
     ):

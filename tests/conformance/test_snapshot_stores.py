@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from partition_snapshots import files, read
 from partition_snapshots.base import LocalBase
-from partition_snapshots.collect import collect, delete_snapshots
+from partition_snapshots.collect import collect_garbage, delete_snapshots
 from partition_snapshots.errors import (
     InvalidDestination,
     SnapshotDamaged,
@@ -443,7 +443,7 @@ async def test_rows_out_of_order_are_refused(store: Store, partition: Partition)
 
 async def test_an_empty_store(store: Store) -> None:
     assert await list_snapshots(store) == []
-    assert await collect(store, QUICK) == Collected(0, 0, 0)
+    assert await collect_garbage(store, QUICK) == Collected(0, 0, 0)
     for name in ("latest", "one"):
         with pytest.raises(SnapshotNotFound):
             await verify(store, name, QUICK)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_snapshots.collect import collect
+from partition_snapshots.collect import collect_garbage
 from partition_snapshots.errors import (
     SnapshotDamaged,
     SnapshotNotFound,
@@ -124,5 +124,5 @@ async def test_another_version_is_refused(
     with pytest.raises(UnsupportedFormat, match="version 3"):
         await verify(store, "one", QUICK)
     with pytest.raises((UnsupportedFormat, SnapshotDamaged), match="version 3"):
-        await collect(store, QUICK)
+        await collect_garbage(store, QUICK)
     assert await listed_objects(store) != set()

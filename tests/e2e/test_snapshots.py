@@ -123,7 +123,7 @@ async def three_runs_with_retention_2(
     fresh = next(c for c in status["conditions"] if c["type"] == "SnapshotFresh")
     assert fresh["status"] == "True", fresh
     assert status["snapshots"]["lastSnapshot"].startswith("part-")
-    assert "SnapshotPruned" in namespace.events("part")
+    assert "SnapshotDeleted" in namespace.events("part")
 
 
 async def take(namespace: Namespace, name: str, **spec: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from tests.support.crash_points import (
     WHILE_A_JOB_RUNS,
     WHILE_BACKFILLING,
     WHILE_CATCHING_UP,
-    WHILE_PRUNING,
+    WHILE_DELETING,
     WHILE_RESTORING,
     WHILE_TAKING,
 )
@@ -51,7 +51,7 @@ def test_every_failpoint_is_tried() -> None:
     tried |= {*WHILE_CATCHING_UP, *log_script.FAILPOINTS}
     tried |= {*WHILE_IMPORTING, *WHILE_WRITING_A_BASE}
     tried |= {failpoint.partition(":")[0] for failpoint in WHILE_BACKFILLING}
-    tried |= {*WHILE_RESTORING, *WHILE_TAKING, *WHILE_A_JOB_RUNS, *WHILE_PRUNING}
+    tried |= {*WHILE_RESTORING, *WHILE_TAKING, *WHILE_A_JOB_RUNS, *WHILE_DELETING}
     assert tried == REGISTERED
 
 

@@ -14,7 +14,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
 from dev.object_store import ObjectStoreServer
-from tests.support.crash_points import WHILE_A_JOB_RUNS, WHILE_PRUNING, WHILE_TAKING
+from tests.support.crash_points import WHILE_A_JOB_RUNS, WHILE_DELETING, WHILE_TAKING
 from tests.support.local_group import (
     LocalGroup,
     assert_equal,
@@ -211,7 +211,7 @@ async def test_while_a_snapshot_is_published(
         assert (staged(only), children(only)) == ([], [])
 
 
-@pytest.mark.parametrize("failpoint", WHILE_PRUNING)
+@pytest.mark.parametrize("failpoint", WHILE_DELETING)
 async def test_while_snapshots_are_pruned(group: LocalGroup, failpoint: str) -> None:
     async with group:
         only = await one(group, *QUICKLY_STALE)

@@ -33,13 +33,13 @@ WHILE_CATCHING_UP = {
     "blobs.named": ("follower", 1),
 }
 
-WHILE_PRUNING = (
+WHILE_DELETING = (
     "snapshot.delete.before",
     "snapshot.delete.after",
     "snapshot.collect.before",
     "snapshot.collect.after",
 )
-WHILE_TAKING = tuple(sorted(stored_failpoints.POINTS - {*WHILE_PRUNING}))
+WHILE_TAKING = tuple(sorted(stored_failpoints.POINTS - {*WHILE_DELETING}))
 """In the job's process."""
 
 WHILE_A_JOB_RUNS = ("snapshot.copied", "snapshot.job.captured", "snapshot.job.reported")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from partition_snapshots.collect import collect
+from partition_snapshots.collect import collect_garbage
 from partition_snapshots.limits import MIB
 from partition_snapshots.read import list_snapshots
 from partition_snapshots.take import take_snapshot
@@ -77,7 +77,7 @@ def publishing(place: Place, partition: Partition, name: str) -> Awaitable[objec
 
 async def check_clean(place: Place, *names: str) -> None:
     store = place.open(PARTS)
-    await collect(store, PARTS, owner="a")
+    await collect_garbage(store, PARTS, owner="a")
     assert sorted(m.snapshot_id for m in await list_snapshots(store)) == sorted(names)
     for name in names:
         await verify(store, name, PARTS)

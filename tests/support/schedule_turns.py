@@ -75,7 +75,7 @@ class World:
 
     # --- replicas
 
-    async def prune(self, seen: object, pod: object, job_id: str, **more: Any) -> None:
+    async def delete_snapshots(self, seen: object, pod: object, job_id: str, **more: Any) -> None:
         self.log.append("prune " + " ".join(more["snapshot_ids"]))
         self.jobs[job_id] = self.ends
 

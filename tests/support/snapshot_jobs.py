@@ -110,7 +110,7 @@ def pruning(
     return admin.StartSnapshotJobRequest(
         lease=group.lease,
         job_id=f"job-{next(_serial)}",
-        prune=admin.PruneSnapshots(destination=destination, snapshot_ids=snapshots),
+        delete=admin.DeleteSnapshots(destination=destination, snapshot_ids=snapshots),
     )
 
 

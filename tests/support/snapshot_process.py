@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from partition_snapshots import failpoints
-from partition_snapshots.collect import collect, delete_snapshots
+from partition_snapshots.collect import collect_garbage, delete_snapshots
 from partition_snapshots.destination import DirectoryDestination, S3Destination
 from partition_snapshots.process import leave
 from partition_snapshots.take import take_snapshot
@@ -58,7 +58,7 @@ async def act(job: dict[str, Any]) -> None:
         case "delete":
             await delete_snapshots(store, job["snapshots"], QUICK, owner=OWNER)
         case "collect":
-            await collect(store, QUICK, owner=OWNER)
+            await collect_garbage(store, QUICK, owner=OWNER)
 
 
 def main() -> None:

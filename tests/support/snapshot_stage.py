@@ -1,4 +1,4 @@
-"""A namespace in which an operator and stand-in nodes take, prune, verify and restore snapshots.
+"""A namespace in which an operator and stand-in nodes take, delete, verify and restore snapshots.
 
 For tests against an API server and an S3 server."""
 

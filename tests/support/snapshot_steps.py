@@ -3,7 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from partition_snapshots.collect import collect, delete_snapshots
+from partition_snapshots.collect import collect_garbage, delete_snapshots
 from partition_snapshots.read import list_snapshots
 from partition_snapshots.store import Store
 from partition_snapshots.take import take_snapshot
@@ -22,7 +22,7 @@ from tests.support.snapshot_process import OWNER, make_partition
 async def check_clean(place: Place, volume: Path, steps: dict[str, int]) -> None:
     """Just these snapshots are there, whole, and nothing else is."""
     store = place.open()
-    await collect(store, QUICK, owner=OWNER)
+    await collect_garbage(store, QUICK, owner=OWNER)
     found = await list_snapshots(store)
     assert sorted(one.snapshot_id for one in found) == sorted(steps)
     for name, step in steps.items():

@@ -14,7 +14,7 @@ from partition_operator.api.snapshot import (
     parse_snapshots_spec,
 )
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.schedule.removal import (
+from partition_operator.reconcile.schedule.deletion import (
     POLL_S,
     WAIT_S,
     Attempt,
@@ -249,7 +249,7 @@ def test_a_removal_is_started_watched_and_retried() -> None:
     assert first.attempt is not None
     assert first.attempt.ordinal == 2, "where the newest was taken"
     assert next_step(removal, first.attempt, ObservedJob("Running"), seen).attempt == first.attempt
-    done = ObservedJob("Succeeded", objects_removed=3)
+    done = ObservedJob("Succeeded", objects_deleted=3)
     ended = next_step(removal, first.attempt, done, seen)
     assert ended.done == done
     assert ended.attempt is not None

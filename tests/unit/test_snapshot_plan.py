@@ -9,7 +9,7 @@ import pytest
 from partition_operator.api.destination import DestinationProblem, VolumeDestination
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.schedule.removal import marked
+from partition_operator.reconcile.schedule.deletion import marked
 from partition_operator.reconcile.seen.snapshot import (
     NoJob,
     ObservedJob,

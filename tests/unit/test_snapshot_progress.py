@@ -40,7 +40,7 @@ def test_a_restore_goes_from_nothing_to_almost_all(kind: str, steps: tuple[str, 
     assert (percents[0], percents[-1]) == (0, 99)
 
 
-@pytest.mark.parametrize(("kind", "phase"), [("prune", "Collecting"), ("verify", "Verifying")])
+@pytest.mark.parametrize(("kind", "phase"), [("delete", "Collecting"), ("verify", "Verifying")])
 def test_the_others_have_one_phase(kind: str, phase: str) -> None:
     assert progress_of(kind, "anything", 0, 0) == (phase, 0)
     assert progress_of(kind, "anything", 1, 2) == (phase, 49)

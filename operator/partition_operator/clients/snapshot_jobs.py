@@ -61,7 +61,7 @@ class SnapshotJobClient:
         )
         await self._start(partition, pod, job_id, verify=request)
 
-    async def prune(
+    async def delete_snapshots(
         self,
         partition: Partition,
         pod: ObservedPod,
@@ -71,10 +71,10 @@ class SnapshotJobClient:
         destination: Destination,
         credentials: S3Credentials | None,
     ) -> None:
-        request = admin.PruneSnapshots(
+        request = admin.DeleteSnapshots(
             snapshot_ids=snapshot_ids, destination=_destination(destination, credentials)
         )
-        await self._start(partition, pod, job_id, prune=request)
+        await self._start(partition, pod, job_id, delete=request)
 
     async def cancel(self, partition: Partition, pod: ObservedPod, job_id: str) -> None:
         request = admin.CancelSnapshotJobRequest(
@@ -105,14 +105,14 @@ class SnapshotJobClient:
         *,
         take: admin.TakeSnapshot | None = None,
         verify: admin.VerifySnapshot | None = None,
-        prune: admin.PruneSnapshots | None = None,
+        delete: admin.DeleteSnapshots | None = None,
     ) -> None:
         request = admin.StartSnapshotJobRequest(
             lease=self._replicas.token.message(),
             job_id=job_id,
             take=take,
             verify=verify,
-            prune=prune,
+            delete=delete,
         )
         await self._replicas.command(partition, pod, "StartSnapshotJob", request)
 
@@ -154,7 +154,7 @@ def _job(answer: admin.SnapshotJob) -> ObservedJob:
         reason=answer.reason,
         message=answer.message,
         retriable=answer.retriable,
-        snapshots_removed=answer.snapshots_removed,
-        objects_removed=answer.objects_removed,
-        bytes_removed=answer.bytes_removed,
+        snapshots_deleted=answer.snapshots_deleted,
+        objects_deleted=answer.objects_deleted,
+        bytes_deleted=answer.bytes_deleted,
     )

@@ -19,14 +19,14 @@ from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import ReplicaRefused, text_of
 from partition_operator.reconcile.partition.ownership import is_foreign
-from partition_operator.reconcile.schedule import removal as removing
+from partition_operator.reconcile.schedule import deletion as removing
+from partition_operator.reconcile.schedule.deletion import Attempt, Deletion, DeletionStep
 from partition_operator.reconcile.schedule.policy import (
     ObservedSchedule,
     PolicyPlan,
     plan,
     refused,
 )
-from partition_operator.reconcile.schedule.removal import Attempt, Deletion, DeletionStep
 from partition_operator.reconcile.schedule.retention import begun, next_expiry
 from partition_operator.reconcile.schedule.status import fold
 from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJobOrNone, volume_lost
@@ -160,8 +160,8 @@ class ScheduleReconciler:
             if found.done is None:
                 waits |= set(removal.snapshot_ids)
             else:
-                numbers["objects"] += found.done.objects_removed
-                numbers["bytes"] += found.done.bytes_removed
+                numbers["objects"] += found.done.objects_deleted
+                numbers["bytes"] += found.done.bytes_deleted
         named = {s for removal in wanted for s in removal.snapshot_ids}
         ready = [
             s
@@ -176,7 +176,7 @@ class ScheduleReconciler:
         if ready:
             what = ", ".join(s.name for s in ready)
             size = f"{numbers['objects']} objects, {numbers['bytes']} bytes"
-            event = Event("Normal", "SnapshotPruned", f"removed {what}: {size}")
+            event = Event("Normal", "SnapshotDeleted", f"removed {what}: {size}")
             await self._recorder.post(view.partition, event)
             for removal in wanted:
                 if not set(removal.snapshot_ids) & waits:
@@ -254,7 +254,7 @@ class ScheduleReconciler:
         await self._mark(view, removal, marked)
         logger.info("%s/%s: remove %s", *view.partition.key, ", ".join(removal.snapshot_ids))
         try:
-            await self._jobs.prune(
+            await self._jobs.delete_snapshots(
                 view.partition,
                 pod,
                 attempt.job_id,
@@ -264,7 +264,7 @@ class ScheduleReconciler:
             )
         except ReplicaRefused as error:
             return removing.failed(attempt, view.now, "SourceRefused", str(error))
-        failpoints.reach("schedule.StartPrune")
+        failpoints.reach("schedule.StartDelete")
         return step
 
     async def _mark(self, view: ObservedSchedule, removal: Deletion, marked: set[str]) -> None:

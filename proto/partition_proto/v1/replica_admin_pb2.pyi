@@ -79,7 +79,7 @@ class TakeSnapshot(_message.Message):
     partition: str
     def __init__(self, snapshot_id: _Optional[str] = ..., uid: _Optional[str] = ..., destination: _Optional[_Union[SnapshotDestination, _Mapping]] = ..., full: _Optional[bool] = ..., partition: _Optional[str] = ...) -> None: ...
 
-class PruneSnapshots(_message.Message):
+class DeleteSnapshots(_message.Message):
     __slots__ = ("destination", "snapshot_ids")
     DESTINATION_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -96,18 +96,18 @@ class VerifySnapshot(_message.Message):
     def __init__(self, destination: _Optional[_Union[SnapshotDestination, _Mapping]] = ..., snapshot_id: _Optional[str] = ...) -> None: ...
 
 class StartSnapshotJobRequest(_message.Message):
-    __slots__ = ("lease", "job_id", "take", "prune", "verify")
+    __slots__ = ("lease", "job_id", "take", "delete", "verify")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TAKE_FIELD_NUMBER: _ClassVar[int]
-    PRUNE_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     lease: LeaseToken
     job_id: str
     take: TakeSnapshot
-    prune: PruneSnapshots
+    delete: DeleteSnapshots
     verify: VerifySnapshot
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., job_id: _Optional[str] = ..., take: _Optional[_Union[TakeSnapshot, _Mapping]] = ..., prune: _Optional[_Union[PruneSnapshots, _Mapping]] = ..., verify: _Optional[_Union[VerifySnapshot, _Mapping]] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., job_id: _Optional[str] = ..., take: _Optional[_Union[TakeSnapshot, _Mapping]] = ..., delete: _Optional[_Union[DeleteSnapshots, _Mapping]] = ..., verify: _Optional[_Union[VerifySnapshot, _Mapping]] = ...) -> None: ...
 
 class GetSnapshotJobRequest(_message.Message):
     __slots__ = ("job_id",)
@@ -124,7 +124,7 @@ class CancelSnapshotJobRequest(_message.Message):
     def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., job_id: _Optional[str] = ...) -> None: ...
 
 class SnapshotJob(_message.Message):
-    __slots__ = ("job_id", "state", "phase", "percent", "snapshot_id", "lsn", "term", "time_ms", "keys", "files", "size_bytes", "transferred_bytes", "digest", "started_ms", "completed_ms", "reason", "message", "retriable", "snapshots_removed", "objects_removed", "bytes_removed")
+    __slots__ = ("job_id", "state", "phase", "percent", "snapshot_id", "lsn", "term", "time_ms", "keys", "files", "size_bytes", "transferred_bytes", "digest", "started_ms", "completed_ms", "reason", "message", "retriable", "snapshots_deleted", "objects_deleted", "bytes_deleted")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -143,9 +143,9 @@ class SnapshotJob(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     RETRIABLE_FIELD_NUMBER: _ClassVar[int]
-    SNAPSHOTS_REMOVED_FIELD_NUMBER: _ClassVar[int]
-    OBJECTS_REMOVED_FIELD_NUMBER: _ClassVar[int]
-    BYTES_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_DELETED_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_DELETED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DELETED_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     state: SnapshotJobState
     phase: str
@@ -164,10 +164,10 @@ class SnapshotJob(_message.Message):
     reason: str
     message: str
     retriable: bool
-    snapshots_removed: int
-    objects_removed: int
-    bytes_removed: int
-    def __init__(self, job_id: _Optional[str] = ..., state: _Optional[_Union[SnapshotJobState, str]] = ..., phase: _Optional[str] = ..., percent: _Optional[int] = ..., snapshot_id: _Optional[str] = ..., lsn: _Optional[int] = ..., term: _Optional[int] = ..., time_ms: _Optional[int] = ..., keys: _Optional[int] = ..., files: _Optional[int] = ..., size_bytes: _Optional[int] = ..., transferred_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retriable: _Optional[bool] = ..., snapshots_removed: _Optional[int] = ..., objects_removed: _Optional[int] = ..., bytes_removed: _Optional[int] = ...) -> None: ...
+    snapshots_deleted: int
+    objects_deleted: int
+    bytes_deleted: int
+    def __init__(self, job_id: _Optional[str] = ..., state: _Optional[_Union[SnapshotJobState, str]] = ..., phase: _Optional[str] = ..., percent: _Optional[int] = ..., snapshot_id: _Optional[str] = ..., lsn: _Optional[int] = ..., term: _Optional[int] = ..., time_ms: _Optional[int] = ..., keys: _Optional[int] = ..., files: _Optional[int] = ..., size_bytes: _Optional[int] = ..., transferred_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retriable: _Optional[bool] = ..., snapshots_deleted: _Optional[int] = ..., objects_deleted: _Optional[int] = ..., bytes_deleted: _Optional[int] = ...) -> None: ...
 
 class EnableReplicationRequest(_message.Message):
     __slots__ = ("lease",)

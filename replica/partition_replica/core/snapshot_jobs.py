@@ -7,16 +7,16 @@ from partition_snapshots.model import check_new_snapshot_id
 from partition_replica.errors import InvalidArgument
 
 JOB_ID_CHARACTERS_MAX = 128
-SNAPSHOTS_PRUNED_MAX = 1000
+SNAPSHOTS_DELETED_MAX = 1000
 """In one job."""
 
 
 def check_request(request: api.StartSnapshotJobRequest) -> str:
-    """Its kind: "take", "prune" or "verify". Raises InvalidArgument for IDs that are none; whether
+    """Its kind: "take", "delete" or "verify". Raises InvalidArgument for IDs that are none; whether
     the destination is one the job finds out."""
     kind: str | None = request.WhichOneof("job")
     if kind is None:
-        raise InvalidArgument("a job is one of take, prune and verify")
+        raise InvalidArgument("a job is one of take, delete and verify")
     check_job_id(request.job_id)
     if not getattr(request, kind).destination.WhichOneof("kind"):
         raise InvalidArgument("the destination is neither volume nor s3")
@@ -28,9 +28,9 @@ def check_request(request: api.StartSnapshotJobRequest) -> str:
     elif kind == "verify":
         _check_snapshot_id(request.verify.snapshot_id)
     else:
-        if not 1 <= len(request.prune.snapshot_ids) <= SNAPSHOTS_PRUNED_MAX:
-            raise InvalidArgument(f"1 to {SNAPSHOTS_PRUNED_MAX} snapshots are pruned in one job")
-        for snapshot in request.prune.snapshot_ids:
+        if not 1 <= len(request.delete.snapshot_ids) <= SNAPSHOTS_DELETED_MAX:
+            raise InvalidArgument(f"1 to {SNAPSHOTS_DELETED_MAX} snapshots are deleted in one job")
+        for snapshot in request.delete.snapshot_ids:
             _check_snapshot_id(snapshot)
     return kind
 

@@ -24,14 +24,14 @@ _OTHERWISE = {
     "take": ("Writing", 5, 5),
     "restore": ("Preparing", 0, 0),
     "prove": ("Preparing", 0, 0),
-    "prune": ("Collecting", 0, 99),
+    "delete": ("Collecting", 0, 99),
     "verify": ("Verifying", 0, 99),
 }
 
 
 def progress_of(kind: str, said: str, done: int, total: int) -> tuple[str, int]:
     """(phase, percent up to 99) of a command of this kind that says it is so far in `said`; total
-    0: not known. kind: take, prune, verify, restore, or prove, which verifies by restoring."""
+    0: not known. kind: take, delete, verify, restore, or prove, which verifies by restoring."""
     share = min(max(done, 0) / total, 1.0) if total > 0 else 0.0
     name, begin, end = _SHARES.get(kind, {}).get(said, _OTHERWISE[kind])
     return name, begin + int(share * (end - begin))

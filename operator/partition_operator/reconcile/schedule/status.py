@@ -6,7 +6,7 @@ from partition_operator.api import schema
 from partition_operator.api.events import Event
 from partition_operator.api.partition import SNAPSHOT_CONDITIONS
 from partition_operator.reconcile.partition.conditions import Condition, written
-from partition_operator.reconcile.schedule import removal
+from partition_operator.reconcile.schedule import deletion
 from partition_operator.reconcile.schedule.policy import ObservedSchedule, PolicyPlan
 
 
@@ -32,9 +32,11 @@ def fold(
     found, events = list(step.conditions), list(step.events)
     if step.spec is not None:
         last = old.get("SnapshotsPruned")
-        pruned = removal.pruned(problem, under_way=under_way, old=last)
+        pruned = deletion.pruned(problem, under_way=under_way, old=last)
         if pruned.status is False and (last is None or last["status"] != "False"):
-            events.append(Event("Warning", "PruneFailed", f"{pruned.reason}: {pruned.message}"))
+            events.append(
+                Event("Warning", "SnapshotDeleteFailed", f"{pruned.reason}: {pruned.message}")
+            )
         found.append(pruned)
     events += [
         Event("Warning", condition.reason, condition.message)

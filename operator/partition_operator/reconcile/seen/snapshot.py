@@ -29,9 +29,9 @@ class ObservedJob:
     reason: str = ""
     message: str = ""
     retriable: bool = False
-    snapshots_removed: int = 0
-    objects_removed: int = 0
-    bytes_removed: int = 0
+    snapshots_deleted: int = 0
+    objects_deleted: int = 0
+    bytes_deleted: int = 0
 
 
 class NoJob(Enum):

@@ -328,7 +328,9 @@ def _listed(one: Manifest | DamagedManifest) -> Report:
     return summary(one)
 
 
-async def _prune(options: argparse.Namespace, limits: SnapshotLimits, listener: Listener) -> Report:
+async def _delete(
+    options: argparse.Namespace, limits: SnapshotLimits, listener: Listener
+) -> Report:
     for snapshot in options.snapshot:
         check_snapshot_id(snapshot)
     async with _opened(options, limits) as (_, store):
@@ -345,5 +347,5 @@ ACTIONS: dict[str, Action] = {
     "restore": _restore,
     "verify": _verify,
     "ls": _list,
-    "prune": _prune,
+    "delete": _delete,
 }

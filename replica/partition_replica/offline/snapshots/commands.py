@@ -73,7 +73,7 @@ def add_command(commands: Any) -> None:
     proof.add_argument("--scratch", type=Path, help="where a restored volume may be (TMPDIR)")
     listing = actions.add_parser("ls", help="which snapshots a store holds")
     listing.set_defaults(snapshot=None)
-    prune = actions.add_parser("prune", help="removes snapshots, and what no other one names")
+    prune = actions.add_parser("delete", help="removes snapshots, and what no other one names")
     for command in (made, prune):
         # Who asks, and does one thing at a time with a store: what a dead process of the same one
         # left there is removed at once.

@@ -99,9 +99,9 @@ def _full(error: BaseException) -> bool:
 
 def of_collection(collected: Collected) -> dict[str, Any]:
     return {
-        "snapshotsRemoved": collected.snapshots_removed,
-        "objectsRemoved": collected.objects_removed,
-        "bytesRemoved": collected.bytes_removed,
+        "snapshotsRemoved": collected.snapshots_deleted,
+        "objectsRemoved": collected.objects_deleted,
+        "bytesRemoved": collected.bytes_deleted,
     }
 
 

@@ -53,9 +53,9 @@ _FIGURES = {
     "size_bytes": "sizeBytes",
     "transferred_bytes": "transferredBytes",
     "digest": "digest",
-    "snapshots_removed": "snapshotsRemoved",
-    "objects_removed": "objectsRemoved",
-    "bytes_removed": "bytesRemoved",
+    "snapshots_deleted": "snapshotsRemoved",
+    "objects_deleted": "objectsRemoved",
+    "bytes_deleted": "bytesRemoved",
 }
 """Fields of a job, by what the report of its process calls them."""
 
@@ -118,7 +118,7 @@ class SnapshotJobRunner:
                 "ask another replica"
             )
         status = api.SnapshotJob(job_id=request.job_id, state=api.SNAPSHOT_JOB_STATE_QUEUED)
-        if kind != "prune":
+        if kind != "delete":
             status.snapshot_id = getattr(request, kind).snapshot_id
         kept = api.StartSnapshotJobRequest()
         kept.CopyFrom(request)
@@ -280,9 +280,9 @@ class SnapshotJobRunner:
             return ["verify", "--snapshot", wanted.snapshot_id, *to], environment
         # Jobs run one at a time: an upload or marker of this owner is left of a process that ended.
         to += ["--owner", f"{self._volume.log.identity.member_id:x}"]
-        if job.kind == "prune":
+        if job.kind == "delete":
             named = [part for found in wanted.snapshot_ids for part in ("--snapshot", found)]
-            return ["prune", *named, *to], environment
+            return ["delete", *named, *to], environment
         made = ["take", "--data", str(self._volume.root), "--snapshot", wanted.snapshot_id]
         made += ["--cluster-id", self._volume.log.identity.cluster_id]
         made += ["--uid", wanted.uid, "--partition", wanted.partition or self._config.partition]
