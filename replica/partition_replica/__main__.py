@@ -19,6 +19,7 @@ from partition_replica.config import ReplicaConfig, TlsFiles
 from partition_replica.core.limits import DEPRECATED_NAMES, Limits
 from partition_replica.offline import arguments as arguments_of
 from partition_replica.offline.commands import COMMANDS, add_commands, run
+from partition_replica.offline.snapshots.commands import with_todays_action
 
 EXIT_TLS_FILES = 78
 """EX_CONFIG: `serve` ends with it before it touches the volume."""
@@ -70,7 +71,7 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         help="overrides a limit: " + ", ".join(f.name for f in fields(Limits)),
     )
     add_commands(commands)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(with_todays_action(arguments))
     if options.command in COMMANDS:
         return options
     if bool(options.tls_dir) == bool(options.insecure):

@@ -164,7 +164,9 @@ async def test_a_removal_goes_on(stage: Stage) -> None:
     status = await stage.until("partitionsnapshot", "last", "state", "Verified")
     assert sorted(await listed(stage, status)) == ["last", "pinned"]
     condition = next(
-        c for c in stage.status("partition", "part")["conditions"] if c["type"] == "SnapshotsPruned"
+        c
+        for c in stage.status("partition", "part")["conditions"]
+        if c["type"] == "RetentionEnforced"
     )
     assert condition["status"] == "True", condition
 

@@ -132,7 +132,9 @@ def test_the_second_snapshot_is_written_against_the_first(stored: Stored) -> Non
     latest = stored.restore(stored.root / "latest", "latest")
     assert latest["snapshotID"] in ("s2", "s3")
     removed = stored.done("delete", "--snapshot", "s1", "--snapshot", "s3")
-    assert removed["snapshotsRemoved"] == 2
+    assert removed["snapshotsDeleted"] == 2
+    for figure in ("snapshots", "objects", "bytes"):
+        assert removed[f"{figure}Removed"] == removed[f"{figure}Deleted"]
     stored.done("verify", "--snapshot", "s2", "--restore", "--scratch", stored.root)
     assert [p.name for p in stored.root.iterdir() if p.name.startswith("restored-")] == []
 

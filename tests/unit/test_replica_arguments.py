@@ -13,6 +13,7 @@ from partition_replica.__main__ import parse
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.limits import DEPRECATED_NAMES
 from partition_replica.offline import commands
+from partition_replica.offline.snapshots.commands import DEPRECATED_ACTIONS
 
 SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
 
@@ -59,6 +60,29 @@ def test_every_deprecated_name_of_a_limit_sets_it(caplog: pytest.LogCaptureFixtu
         assert isinstance(found, ReplicaConfig)
         assert getattr(found.limits, today) == 7
         assert caplog.messages[-1] == f"--limit {name} is deprecated: use {today}"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "today"),
+    [
+        ("publish --data d --snapshot s --directory t", "take"),
+        ("prune --snapshot s --directory t", "delete"),
+    ],
+)
+def test_the_deprecated_name_of_an_action_is_accepted_and_warned_of(
+    caplog: pytest.LogCaptureFixture, earlier: str, today: str
+) -> None:
+    name, *rest = earlier.split()
+    assert parse(["snapshot", name, *rest]) == parse(["snapshot", today, *rest])
+    assert caplog.messages == [f"snapshot {name} is deprecated: use snapshot {today}"]
+
+
+def test_help_names_no_deprecated_action(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["snapshot", "--help"])
+    shown = capsys.readouterr().out
+    assert "take" in shown
+    assert not any(name in shown for name in DEPRECATED_ACTIONS)
 
 
 RESTORE = "snapshot restore --data d --cluster-id c --snapshot s --directory t".split()

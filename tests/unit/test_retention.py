@@ -19,10 +19,11 @@ from partition_operator.reconcile.schedule.deletion import (
     WAIT_S,
     Attempt,
     blocked_by_damage,
+    deprecated,
+    enforced,
     marked,
     next_step,
     pause_s,
-    pruned,
     removals,
 )
 from partition_operator.reconcile.schedule.retention import (
@@ -315,10 +316,19 @@ def test_damage_is_remembered_over_a_restart_and_said() -> None:
     assert blocked_by_damage({"status": "False", "reason": "SnapshotDamaged"}, [])
 
 
-def test_pruned_stays_false_until_it_is_done() -> None:
+def test_retention_stays_false_until_it_is_done() -> None:
     old = {"status": "False", "reason": "StoreBusy", "message": "m"}
-    busy = pruned(None, under_way=True, old=old)
+    busy = enforced(None, under_way=True, old=old)
     assert (busy.status, busy.reason, busy.message) == (False, "StoreBusy", "m")
-    assert pruned(None, under_way=False, old=old).status is True
-    assert pruned(None, under_way=True, old=None).status is True, "nothing has failed"
-    assert pruned(("A", "b"), under_way=True, old=old).reason == "A"
+    assert enforced(None, under_way=False, old=old).status is True
+    assert enforced(None, under_way=True, old=None).status is True, "nothing has failed"
+    assert enforced(("A", "b"), under_way=True, old=old).reason == "A"
+
+
+def test_the_condition_stands_under_its_earlier_name_too() -> None:
+    for problem, reasons in ((None, ("Enforced", "Pruned")), (("A", "b"), ("A", "A"))):
+        found = enforced(problem, under_way=False, old=None)
+        earlier = deprecated(found)
+        assert (found.type, earlier.type) == ("RetentionEnforced", "SnapshotsPruned")
+        assert (found.reason, earlier.reason) == reasons
+        assert (earlier.status, earlier.message) == (found.status, found.message)

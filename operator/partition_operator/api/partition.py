@@ -15,7 +15,13 @@ Mode = Literal["None", "Raft"]
 RAFT: Final = "Raft"
 STANDALONE: Final = "None"
 
-SNAPSHOT_CONDITIONS = frozenset({"SnapshotScheduleValid", "SnapshotFresh", "SnapshotsPruned"})
+RETENTION_ENFORCED: Final = "RetentionEnforced"
+SNAPSHOTS_PRUNED: Final = "SnapshotsPruned"
+"""Deprecated: the earlier name of RetentionEnforced, written beside it for one minor version."""
+
+SNAPSHOT_CONDITIONS = frozenset(
+    {"SnapshotScheduleValid", "SnapshotFresh", RETENTION_ENFORCED, SNAPSHOTS_PRUNED}
+)
 """Of a Partition's status; written by the turn of its snapshots alone."""
 
 OTHERS_FIELDS = frozenset({"snapshots", "operator"})

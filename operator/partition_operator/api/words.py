@@ -22,6 +22,7 @@ PartitionCondition = Literal[
     "Ready",
     "Replicated",
     "Restored",
+    "RetentionEnforced",
     "SnapshotFresh",
     "SnapshotScheduleValid",
     "SnapshotsPruned",

@@ -16,6 +16,7 @@ from partition_common import backoff
 
 from partition_operator.api import names, schema
 from partition_operator.api.destination import Destination, VolumeDestination, describe
+from partition_operator.api.partition import RETENTION_ENFORCED, SNAPSHOTS_PRUNED, Partition
 from partition_operator.api.snapshot import Snapshot, SnapshotsSpec, SnapshotState, VerifyMethod
 from partition_operator.api.times import stamp
 from partition_operator.api.words import JobState, Reason
@@ -103,9 +104,10 @@ def gone(
     ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
     if spec is None:
         return begun(ours)
-    said = partition.whole_status.get("conditions") or []
-    pruned = next((c for c in said if c["type"] == "SnapshotsPruned"), None)
-    damage, proven = blocked_by_damage(pruned, attempts), spec.verify != VerifyMethod.NONE
+    damage, proven = (
+        blocked_by_damage(as_it_stands(partition), attempts),
+        spec.verify != VerifyMethod.NONE,
+    )
     return expired(ours, spec.retention, view.now, held, proven=proven, damage=damage)
 
 
@@ -161,7 +163,7 @@ def pause_s(attempts: Iterable[Attempt], now: dt.datetime) -> float | None:
 
 def blocked_by_damage(condition: schema.Condition | None, attempts: Iterable[Attempt]) -> bool:
     """Whether a store could not be collected because what one of its snapshots names can't be read.
-    condition: SnapshotsPruned as it stands."""
+    condition: RetentionEnforced as it stands."""
     said = condition is not None and (condition["status"], condition["reason"]) == (
         "False",
         Reason.SNAPSHOT_DAMAGED,
@@ -171,16 +173,29 @@ def blocked_by_damage(condition: schema.Condition | None, attempts: Iterable[Att
     )
 
 
-def pruned(
+def enforced(
     problem: tuple[str, str] | None, *, under_way: bool, old: schema.Condition | None
 ) -> Condition:
-    """The condition SnapshotsPruned. old: as it stands; what it says of a failure stands until the
-    removal is done."""
+    """The condition RetentionEnforced. old: as it stands; what it says of a failure stands until
+    the deletion is done."""
     if problem is None and under_way and old is not None and old["status"] == "False":
         problem = (old["reason"], old["message"])
     if problem is None:
-        return Condition("SnapshotsPruned", True, "Pruned", "no more is kept than is wanted")
-    return Condition("SnapshotsPruned", False, *problem)
+        return Condition(RETENTION_ENFORCED, True, "Enforced", "no more is kept than is wanted")
+    return Condition(RETENTION_ENFORCED, False, *problem)
+
+
+def as_it_stands(partition: Partition) -> schema.Condition | None:
+    """RetentionEnforced in the Partition's status; the version before wrote it under its earlier
+    name alone."""
+    found = {c["type"]: c for c in partition.whole_status.get("conditions") or []}
+    return found.get(RETENTION_ENFORCED) or found.get(SNAPSHOTS_PRUNED)
+
+
+def deprecated(found: Condition) -> Condition:
+    """RetentionEnforced under its earlier name."""
+    reason = "Pruned" if found.status else found.reason
+    return replace(found, type=SNAPSHOTS_PRUNED, reason=reason)
 
 
 def next_step(

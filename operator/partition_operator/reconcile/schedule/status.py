@@ -31,13 +31,12 @@ def fold(
     }
     found, events = list(step.conditions), list(step.events)
     if step.spec is not None:
-        last = old.get("SnapshotsPruned")
-        pruned = deletion.pruned(problem, under_way=under_way, old=last)
-        if pruned.status is False and (last is None or last["status"] != "False"):
-            events.append(
-                Event("Warning", "SnapshotDeleteFailed", f"{pruned.reason}: {pruned.message}")
-            )
-        found.append(pruned)
+        last = deletion.as_it_stands(partition)
+        enforced = deletion.enforced(problem, under_way=under_way, old=last)
+        if enforced.status is False and (last is None or last["status"] != "False"):
+            text = f"{enforced.reason}: {enforced.message}"
+            events.append(Event("Warning", "SnapshotDeleteFailed", text))
+        found += [enforced, deletion.deprecated(enforced)]
     events += [
         Event("Warning", condition.reason, condition.message)
         for condition in step.conditions

@@ -1,1 +1,1 @@
-"""Commands on stored snapshots: take, restore, verify, list, prune."""
+"""Commands on stored snapshots: take, restore, verify, list, delete."""

@@ -141,7 +141,7 @@ class _Taking:
         if found.uid != self._uid:
             raise SnapshotExists(
                 f"{self._destination} holds another snapshot {found.snapshot_id}: use another ID, "
-                "or prune that one first"
+                "or delete that one first"
             )
         try:
             # Who wrote it may have died before knowing whether a collection had come between. It is
@@ -313,7 +313,7 @@ def _examine(scratch: Path, listener: Listener) -> tuple[VerifyReport, str]:
         return report, digest_of(volume.state)
 
 
-# --- ls, prune --------------------------------------------------------------------------------
+# --- ls, delete -------------------------------------------------------------------------------
 
 
 async def _list(options: argparse.Namespace, limits: SnapshotLimits, _: Listener) -> Report:

@@ -1,5 +1,5 @@
-"""`partition-replica snapshot`: take, restore, verify, ls, prune. A replica runs take, verify
-and prune as processes of its own (--job, see `child`); the others are for people, and for the pods
+"""`partition-replica snapshot`: take, restore, verify, ls, delete. A replica runs take, verify
+and delete as processes of its own (--job, see `child`); the others are for people, and for the pods
 that the operator starts."""
 
 import argparse
@@ -31,6 +31,9 @@ from partition_replica.storage.failpoints import reach
 from partition_replica.transport.progress import served_progress
 
 logger = logging.getLogger(__name__)
+
+DEPRECATED_ACTIONS = {"publish": "take", "prune": "delete"}
+"""Earlier names of actions, which work for one minor version more, and today's names."""
 
 
 class _Deprecated(argparse.Action):
@@ -73,8 +76,8 @@ def add_command(commands: Any) -> None:
     proof.add_argument("--scratch", type=Path, help="where a restored volume may be (TMPDIR)")
     listing = actions.add_parser("ls", help="which snapshots a store holds")
     listing.set_defaults(snapshot=None)
-    prune = actions.add_parser("delete", help="removes snapshots, and what no other one names")
-    for command in (made, prune):
+    gone = actions.add_parser("delete", help="deletes snapshots, and what no other one names")
+    for command in (made, gone):
         # Who asks, and does one thing at a time with a store: what a dead process of the same one
         # left there is removed at once.
         command.add_argument("--owner", default="", help=argparse.SUPPRESS)
@@ -88,7 +91,7 @@ def add_command(commands: Any) -> None:
         )
     for command in (made, back, proof):
         command.add_argument("--snapshot", required=True, help="its ID")
-    prune.add_argument("--snapshot", action="append", required=True, help="an ID; may come again")
+    gone.add_argument("--snapshot", action="append", required=True, help="an ID; may come again")
     for command in actions.choices.values():
         add_arguments(command)
         command.add_argument("--json", action="store_true", help="print JSON")
@@ -101,6 +104,16 @@ def add_command(commands: Any) -> None:
             help="overrides a limit: " + ", ".join(f.name for f in fields(SnapshotLimits)),
         )
         command.add_argument("--job", action="store_true", help=argparse.SUPPRESS)
+
+
+def with_todays_action(arguments: Sequence[str]) -> list[str]:
+    """The arguments of the program, where an action's earlier name is replaced by today's."""
+    found = list(arguments)
+    if found[:1] == ["snapshot"] and len(found) > 1 and found[1] in DEPRECATED_ACTIONS:
+        today = DEPRECATED_ACTIONS[found[1]]
+        logger.warning("snapshot %s is deprecated: use snapshot %s", found[1], today)
+        found[1] = today
+    return found
 
 
 def run(options: argparse.Namespace) -> int:

@@ -98,7 +98,11 @@ def _full(error: BaseException) -> bool:
 
 
 def of_collection(collected: Collected) -> dict[str, Any]:
+    """The last three are deprecated, and stand there for one minor version more."""
     return {
+        "snapshotsDeleted": collected.snapshots_deleted,
+        "objectsDeleted": collected.objects_deleted,
+        "bytesDeleted": collected.bytes_deleted,
         "snapshotsRemoved": collected.snapshots_deleted,
         "objectsRemoved": collected.objects_deleted,
         "bytesRemoved": collected.bytes_deleted,

@@ -53,9 +53,9 @@ _FIGURES = {
     "size_bytes": "sizeBytes",
     "transferred_bytes": "transferredBytes",
     "digest": "digest",
-    "snapshots_deleted": "snapshotsRemoved",
-    "objects_deleted": "objectsRemoved",
-    "bytes_deleted": "bytesRemoved",
+    "snapshots_deleted": "snapshotsDeleted",
+    "objects_deleted": "objectsDeleted",
+    "bytes_deleted": "bytesDeleted",
 }
 """Fields of a job, by what the report of its process calls them."""
 
