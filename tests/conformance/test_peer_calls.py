@@ -134,7 +134,7 @@ async def test_an_earlier_version_is_sent_a_snapshot_from_its_start(tmp_path: Pa
             return api.InstallSnapshotResponse(payloads_fetched=3)
 
     async with connected(Taking()) as peers:
-        assert await peers.install_snapshot(1, b"", file, 1000, b"") == 3
+        assert await peers.send_state(1, b"", file, 1000, b"") == 3
     assert came == [(0, 1000)]
 
 

@@ -85,11 +85,11 @@ async def test_what_the_log_store_refuses(method: str, request_: Any, why: str) 
         await call("LogStore", method, request_)
 
 
-HEADERS = [peer.SnapshotHeader(sender=1), peer.SnapshotHeader(receiver=2), peer.SnapshotHeader()]
+HEADERS = [peer.TransferHeader(sender=1), peer.TransferHeader(receiver=2), peer.TransferHeader()]
 
 
 @pytest.mark.parametrize("header", HEADERS)
-async def test_a_snapshot_is_from_one_member_to_another(header: peer.SnapshotHeader) -> None:
+async def test_a_snapshot_is_from_one_member_to_another(header: peer.TransferHeader) -> None:
     with pytest.raises(Refused, match="sender and its receiver"):
         await call("Peer", "GetSnapshotOffset", header)
     request = stream([peer.InstallSnapshotRequest(header=header)])

@@ -359,7 +359,7 @@ async def test_one_at_a_time(sender: Sender, receiver: Receiver) -> None:
     await receiver.install(snapshot)
 
 
-def _headers(snapshot: Snapshot) -> dict[str, peer.SnapshotHeader]:
+def _headers(snapshot: Snapshot) -> dict[str, peer.TransferHeader]:
     data = snapshot.manifest.SerializeToString()
     position = snapshot.position
     found = {name: snapshot.header() for name in ("message", "kind", "data", "sender", "size")}
@@ -369,7 +369,7 @@ def _headers(snapshot: Snapshot) -> dict[str, peer.SnapshotHeader]:
     found["sender"].sender = 1
     found["size"].size += 1
     found["format"] = snapshot.header()
-    other = peer.SnapshotManifest()
+    other = peer.TransferManifest()
     other.CopyFrom(snapshot.manifest)
     other.format_version = 99
     found["format"].message = message(position, other.SerializeToString())

@@ -109,7 +109,7 @@ async def test_a_sender_that_sends_nothing_loses_its_place(method: str, begun: b
         "UploadPayload": api.UploadPayloadRequest(payload=types.Payload(digest=b"d" * 32)),
         "PushPayload": peer_pb2.PayloadChunk(digest=b"d" * 32),
         "InstallSnapshot": peer_pb2.InstallSnapshotRequest(
-            header=peer_pb2.SnapshotHeader(sender=1, receiver=2)
+            header=peer_pb2.TransferHeader(sender=1, receiver=2)
         ),
     }[method]
     replica = Replica()

@@ -85,7 +85,7 @@ def test_a_push_is_taken_or_refused(chunks: list[api.PayloadChunk]) -> None:
             st.builds(
                 api.InstallSnapshotRequest,
                 header=st.builds(
-                    api.SnapshotHeader, sender=st.integers(0, 1), receiver=st.integers(0, 1)
+                    api.TransferHeader, sender=st.integers(0, 1), receiver=st.integers(0, 1)
                 ),
                 chunk=st.binary(max_size=3),
             ),

@@ -42,7 +42,7 @@ ALONE = {
     "state.apply.before": (8, None),
     "advance.before": (8, True),
 }
-WHILE_JOINING = ("snapshot.staged", "snapshot.adopted", "snapshot.switched")
+WHILE_JOINING = ("transfer.staged", "transfer.installed", "transfer.switched")
 WHILE_BOOTSTRAPPING = ("bootstrap.state_started",)
 
 

@@ -138,10 +138,10 @@ class SimulatedPeers:
             yield contents[start : start + BATCH]
         self._node.trace.count("payloads fetched", len(digests))
 
-    async def install_snapshot(
+    async def send_state(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes
     ) -> int:
-        header = peer.SnapshotHeader(
+        header = peer.TransferHeader(
             cluster_id=self._cluster,
             sender=self._node.member,
             receiver=member,
@@ -155,7 +155,7 @@ class SimulatedPeers:
 
         async def serve(target: "Node") -> int:
             chunks = self._chunks(file, header.offset)
-            return await _replica(target).peer_requests.install_snapshot(header, chunks)
+            return await _replica(target).peer_requests.receive_state(header, chunks)
 
         with self._node.checks.snapshot_under_way(self._node, file):
             header.offset = await self._call(member, ask)

@@ -57,8 +57,8 @@ def raft(caller: Caller) -> Any:
     return stream(api.RaftBatch(hello=hello, messages=[b""]))
 
 
-def header(caller: Caller) -> api.SnapshotHeader:
-    return api.SnapshotHeader(
+def header(caller: Caller) -> api.TransferHeader:
+    return api.TransferHeader(
         cluster_id=caller.cluster, sender=caller.sender, receiver=caller.receiver
     )
 

@@ -25,10 +25,10 @@ WHILE_RESTORING = (
 
 WHILE_CATCHING_UP = {
     # (who ends, the time at which)
-    "snapshot.copied": ("leader", 1),
-    "snapshot.sent_part": ("leader", 5),
-    "snapshot.received_part": ("follower", 5),
-    "snapshot.blob_fetched": ("follower", 2),
+    "capture.copied": ("leader", 1),
+    "transfer.sent_part": ("leader", 5),
+    "transfer.received_part": ("follower", 5),
+    "transfer.blob_fetched": ("follower", 2),
     "blobs.synced": ("follower", 2),
     "blobs.named": ("follower", 1),
 }
@@ -42,5 +42,5 @@ WHILE_DELETING = (
 WHILE_TAKING = tuple(sorted(stored_failpoints.POINTS - {*WHILE_DELETING}))
 """In the job's process."""
 
-WHILE_A_JOB_RUNS = ("snapshot.copied", "snapshot.job.captured", "snapshot.job.reported")
+WHILE_A_JOB_RUNS = ("capture.copied", "snapshot.job.captured", "snapshot.job.reported")
 """In the replica's."""

@@ -90,7 +90,7 @@ class Stalling(peer_pb2_grpc.PeerServicer):
     async def GetSnapshotOffset(self, request: Any, context: Any) -> Any:
         if not self._after:
             await self._stall()
-        return api.SnapshotOffset(offset=0)
+        return api.TransferOffset(offset=0)
 
     async def InstallSnapshot(self, request: AsyncIterator[Any], context: Any) -> Any:
         await anext(aiter(request))
@@ -106,7 +106,7 @@ class Reading(peer_pb2_grpc.PeerServicer):
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "short")
 
     async def GetSnapshotOffset(self, request: Any, context: Any) -> Any:
-        return api.SnapshotOffset(offset=0)
+        return api.TransferOffset(offset=0)
 
     async def InstallSnapshot(self, request: AsyncIterator[Any], context: Any) -> Any:
         async for _ in request:
@@ -162,4 +162,4 @@ async def push(peers: Peers, file: Path) -> None:
 
 
 async def snapshot(peers: Peers, file: Path) -> None:
-    await peers.install_snapshot(1, b"", file, 1000, b"")
+    await peers.send_state(1, b"", file, 1000, b"")

@@ -68,9 +68,9 @@ def loop_of(
         cast("Any", SimpleNamespace(pause=lambda: None)),
         LoopHooks(
             role_changed=lambda *_: None,
-            send_snapshot=lambda *_: None,
-            staged_snapshot=lambda _: 2,
-            snapshot_installed=installed.append,
+            send_state=lambda *_: None,
+            staged_state=lambda _: 2,
+            state_installed=installed.append,
             released=lambda _: None,
         ),
     )

@@ -82,7 +82,7 @@ class Snapshot:
     def __init__(self, content: bytes, position: Position, name: str) -> None:
         self.content = content
         self.position = position
-        self.manifest = peer.SnapshotManifest(
+        self.manifest = peer.TransferManifest(
             format_version=STATE_FORMAT_VERSION,
             index=position.index,
             term=position.term,
@@ -91,8 +91,8 @@ class Snapshot:
             digest=hashlib.sha256(content).digest(),
         )
 
-    def header(self, offset: int = 0) -> peer.SnapshotHeader:
-        return peer.SnapshotHeader(
+    def header(self, offset: int = 0) -> peer.TransferHeader:
+        return peer.TransferHeader(
             cluster_id=CLUSTER,
             sender=SENDER,
             receiver=RECEIVER,

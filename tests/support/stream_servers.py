@@ -74,7 +74,7 @@ class Replica:
     async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
         return bool(await self.upload(digest, size, chunks))
 
-    async def install_snapshot(self, header: Any, chunks: AsyncIterator[bytes]) -> int:
+    async def receive_state(self, header: Any, chunks: AsyncIterator[bytes]) -> int:
         return len(await self.upload(b"", 0, chunks))
 
     def check_peer(self, *_: object) -> None:

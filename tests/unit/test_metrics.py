@@ -97,9 +97,9 @@ def test_a_deprecated_counter_shows_what_todays_shows(
     earlier: str, today: str, labels: dict[str, str]
 ) -> None:
     metrics = ReplicaMetrics()
-    metrics.snapshots.labels("in", "ok").inc(3)
-    metrics.snapshot_state_bytes.labels("out").inc(4)
-    metrics.snapshot_payloads.inc(5)
+    metrics.state_transfers.labels("in", "ok").inc(3)
+    metrics.state_transfer_bytes.labels("out").inc(4)
+    metrics.state_transfer_payloads.inc(5)
     found = {
         family.name: family
         for family in text_string_to_metric_families(generate_latest(metrics.registry).decode())

@@ -36,7 +36,7 @@ class RaftReply(_message.Message):
     hello: Hello
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ...) -> None: ...
 
-class SnapshotHeader(_message.Message):
+class TransferHeader(_message.Message):
     __slots__ = ("cluster_id", "sender", "receiver", "message", "size", "digest", "offset")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     SENDER_FIELD_NUMBER: _ClassVar[int]
@@ -54,13 +54,13 @@ class SnapshotHeader(_message.Message):
     offset: int
     def __init__(self, cluster_id: _Optional[str] = ..., sender: _Optional[int] = ..., receiver: _Optional[int] = ..., message: _Optional[bytes] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
 
-class SnapshotOffset(_message.Message):
+class TransferOffset(_message.Message):
     __slots__ = ("offset",)
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     offset: int
     def __init__(self, offset: _Optional[int] = ...) -> None: ...
 
-class SnapshotManifest(_message.Message):
+class TransferManifest(_message.Message):
     __slots__ = ("format_version", "index", "term", "snapshot_id", "size", "digest")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -80,9 +80,9 @@ class InstallSnapshotRequest(_message.Message):
     __slots__ = ("header", "chunk")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
-    header: SnapshotHeader
+    header: TransferHeader
     chunk: bytes
-    def __init__(self, header: _Optional[_Union[SnapshotHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[TransferHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
 class InstallSnapshotResponse(_message.Message):
     __slots__ = ("payloads_fetched",)

@@ -46,8 +46,8 @@ class PeerStub:
                 _registered_method=True)
         self.GetSnapshotOffset = channel.unary_unary(
                 '/logstore.v1.Peer/GetSnapshotOffset',
-                request_serializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotHeader.SerializeToString,
-                response_deserializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotOffset.FromString,
+                request_serializer=partition__proto_dot_v1_dot_peer__pb2.TransferHeader.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_peer__pb2.TransferOffset.FromString,
                 _registered_method=True)
         self.FetchPayload = channel.unary_stream(
                 '/logstore.v1.Peer/FetchPayload',
@@ -79,7 +79,7 @@ class PeerServicer:
         raise NotImplementedError('Method not implemented!')
 
     def InstallSnapshot(self, request_iterator, context):
-        """A snapshot from the leader, in order: header, then chunks of the state file from the header's
+        """The leader's state, in order: header, then chunks of the state file from the header's
         offset on. The receiver fetches the payloads that it lacks, makes everything durable, and only
         then hands the snapshot to its engine and answers. What it has of one that breaks off it keeps
         for a while.
@@ -132,8 +132,8 @@ def add_PeerServicer_to_server(servicer, server):
             ),
             'GetSnapshotOffset': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSnapshotOffset,
-                    request_deserializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotHeader.FromString,
-                    response_serializer=partition__proto_dot_v1_dot_peer__pb2.SnapshotOffset.SerializeToString,
+                    request_deserializer=partition__proto_dot_v1_dot_peer__pb2.TransferHeader.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_peer__pb2.TransferOffset.SerializeToString,
             ),
             'FetchPayload': grpc.unary_stream_rpc_method_handler(
                     servicer.FetchPayload,
@@ -230,8 +230,8 @@ class Peer:
             request,
             target,
             '/logstore.v1.Peer/GetSnapshotOffset',
-            partition__proto_dot_v1_dot_peer__pb2.SnapshotHeader.SerializeToString,
-            partition__proto_dot_v1_dot_peer__pb2.SnapshotOffset.FromString,
+            partition__proto_dot_v1_dot_peer__pb2.TransferHeader.SerializeToString,
+            partition__proto_dot_v1_dot_peer__pb2.TransferOffset.FromString,
             options,
             channel_credentials,
             insecure,

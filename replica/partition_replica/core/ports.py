@@ -441,7 +441,7 @@ class PeerTransport(Protocol):
         PAYLOADS_A_CALL_MAX, each of at most PAYLOAD_BATCHED_BYTES_MAX. Raises PeerFailed."""
         ...
 
-    async def install_snapshot(
+    async def send_state(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes
     ) -> int:
         """Sends a snapshot's state file, from where an earlier attempt broke off, and returns when

@@ -160,10 +160,10 @@ class PeerRequestService(Protocol):
         self, digest: bytes, size: int, chunks: AsyncIterator[bytes]
     ) -> bool: ...
     def payload_file(self, digest: bytes) -> tuple[Path, int]: ...
-    async def install_snapshot(
-        self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
+    async def receive_state(
+        self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]
     ) -> int: ...
-    def transfer_offset(self, header: peer.SnapshotHeader) -> int:
+    def transfer_offset(self, header: peer.TransferHeader) -> int:
         """How much of a snapshot's state file is here, of an attempt that broke off."""
         ...
 

@@ -44,7 +44,7 @@ __all__ = [
 @dataclass(frozen=True, slots=True)
 class TransferHeader:
     """What the engine sends for, or took as, a snapshot. `manifest`: an encoded
-    SnapshotManifest."""
+    TransferManifest."""
 
     position: Position
     configuration: Configuration

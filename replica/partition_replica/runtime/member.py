@@ -107,9 +107,9 @@ class Member:
             self.applier,
             LoopHooks(
                 role_changed=self._role_changed,
-                send_snapshot=self.sender.send,
-                staged_snapshot=self.receiver.staged,
-                snapshot_installed=self._snapshot_durable,
+                send_state=self.sender.send,
+                staged_state=self.receiver.staged,
+                state_installed=self._snapshot_durable,
                 released=self._released,
             ),
         )

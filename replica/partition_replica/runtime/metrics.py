@@ -82,19 +82,19 @@ class Metrics:
         self.blobs_collected = Counter(
             "logstore_blobs_collected", "Blobs unlinked because nothing names them", registry=r
         )
-        self.snapshots = Counter(
+        self.state_transfers = Counter(
             "logstore_state_transfers",
             "Snapshots between members",
             ["direction", "result"],
             registry=r,
         )
-        self.snapshot_state_bytes = Counter(
+        self.state_transfer_bytes = Counter(
             "logstore_state_transfer_bytes",
             "Bytes of state files between members: sent, received, not sent again after a break",
             ["direction"],
             registry=r,
         )
-        self.snapshot_payloads = Counter(
+        self.state_transfer_payloads = Counter(
             "logstore_state_transfer_payloads", "Payloads that state transfers fetched", registry=r
         )
         self.snapshot_jobs = Counter(
@@ -117,9 +117,9 @@ class Metrics:
         r.register(
             DeprecatedCounters(
                 {
-                    "logstore_snapshots": self.snapshots,
-                    "logstore_snapshot_state_bytes": self.snapshot_state_bytes,
-                    "logstore_snapshot_payloads_fetched": self.snapshot_payloads,
+                    "logstore_snapshots": self.state_transfers,
+                    "logstore_snapshot_state_bytes": self.state_transfer_bytes,
+                    "logstore_snapshot_payloads_fetched": self.state_transfer_payloads,
                 }
             )
         )

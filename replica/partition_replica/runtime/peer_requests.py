@@ -107,12 +107,10 @@ class PeerRequests:
             raise NotFound(f"payload {digest.hex()} is not here")
         return self._blobs.path(Digest(digest)), size
 
-    async def install_snapshot(
-        self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]
-    ) -> int:
+    async def receive_state(self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]) -> int:
         self.check_peer(header.cluster_id, header.receiver)
         return await self._current.running().receiver.install(header, chunks)
 
-    def transfer_offset(self, header: peer.SnapshotHeader) -> int:
+    def transfer_offset(self, header: peer.TransferHeader) -> int:
         self.check_peer(header.cluster_id, header.receiver)
         return self._current.running().receiver.offset(header)

@@ -70,15 +70,15 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             if first is None or not first.HasField("header"):
                 raise InvalidArgument("the first message of a snapshot carries its header")
             _check_header(first.header)
-            fetched = await self._replica.install_snapshot(
+            fetched = await self._replica.receive_state(
                 first.header, payload_chunks(first.chunk, messages, "chunk")
             )
             return api.InstallSnapshotResponse(payloads_fetched=fetched)
 
     @unary
-    async def GetSnapshotOffset(self, request: api.SnapshotHeader, context: Any) -> Any:
+    async def GetSnapshotOffset(self, request: api.TransferHeader, context: Any) -> Any:
         _check_header(request)
-        return api.SnapshotOffset(offset=self._replica.transfer_offset(request))
+        return api.TransferOffset(offset=self._replica.transfer_offset(request))
 
     @stream
     async def FetchPayload(
@@ -133,7 +133,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         )
 
 
-def _check_header(header: api.SnapshotHeader) -> None:
+def _check_header(header: api.TransferHeader) -> None:
     """A snapshot is from one member to another: 0 is nobody, and not "whoever it may be"."""
     if not header.sender or not header.receiver:
         raise InvalidArgument("the header of a snapshot names its sender and its receiver")

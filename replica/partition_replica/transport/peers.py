@@ -295,10 +295,10 @@ class Peers:
             )
         return content
 
-    async def install_snapshot(
+    async def send_state(
         self, member: int, message: bytes, file: Path, size: int, digest: bytes
     ) -> int:
-        header = api.SnapshotHeader(
+        header = api.TransferHeader(
             cluster_id=self._make_hello().cluster_id,
             sender=self._own,
             receiver=member,
@@ -322,7 +322,7 @@ class Peers:
         return int(response.payloads_fetched)
 
     async def _snapshot_offset(
-        self, member: int, stub: peer_pb2_grpc.PeerStub, header: api.SnapshotHeader
+        self, member: int, stub: peer_pb2_grpc.PeerStub, header: api.TransferHeader
     ) -> int:
         try:
             with _failures(member):

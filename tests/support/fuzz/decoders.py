@@ -89,8 +89,8 @@ DECODERS = {
     ),
     "RaftBatch": Decoder(peer_pb2.RaftBatch.FromString, (DecodeError,)),
     "Hello": Decoder(peer_pb2.Hello.FromString, (DecodeError,)),
-    "SnapshotHeader": Decoder(peer_pb2.SnapshotHeader.FromString, (DecodeError,)),
-    "SnapshotManifest": Decoder(peer_pb2.SnapshotManifest.FromString, (DecodeError,)),
+    "TransferHeader": Decoder(peer_pb2.TransferHeader.FromString, (DecodeError,)),
+    "TransferManifest": Decoder(peer_pb2.TransferManifest.FromString, (DecodeError,)),
     "InstallSnapshotRequest": Decoder(peer_pb2.InstallSnapshotRequest.FromString, (DecodeError,)),
     "PayloadChunk": Decoder(peer_pb2.PayloadChunk.FromString, (DecodeError,)),
     # Of the volume, and of snapshots of other replicas.

@@ -51,14 +51,12 @@ class Replica:
             self.seen.append((digest, chunk))
         return False
 
-    async def install_snapshot(
-        self, header: api.SnapshotHeader, chunks: AsyncIterator[bytes]
-    ) -> int:
+    async def receive_state(self, header: api.TransferHeader, chunks: AsyncIterator[bytes]) -> int:
         async for chunk in chunks:
             self.seen.append((header.sender, chunk))
         return 0
 
-    def transfer_offset(self, header: api.SnapshotHeader) -> int:
+    def transfer_offset(self, header: api.TransferHeader) -> int:
         return len(header.digest)
 
     def status(self) -> Any:

@@ -93,9 +93,9 @@ class LoopHooks:
     """What the loop calls as things happen. All on the event loop, none may raise."""
 
     role_changed: Callable[[str, int], None]
-    send_snapshot: Callable[[Message], None]
-    staged_snapshot: Callable[[TransferHeader], int]
-    snapshot_installed: Callable[[TransferHeader], None]
+    send_state: Callable[[Message], None]
+    staged_state: Callable[[TransferHeader], int]
+    state_installed: Callable[[TransferHeader], None]
     released: Callable[[list[Digest]], None]
 
 
@@ -423,7 +423,7 @@ class RaftLoop:
             # What the applier still has is older than the snapshot; a configuration change among
             # it must not reach the engine, which has the snapshot's configuration by now.
             self._applier.pause()
-            generation = self._hooks.staged_snapshot(work.snapshot)
+            generation = self._hooks.staged_state(work.snapshot)
             batch.snapshot = StateSwitch(
                 work.snapshot.position, work.snapshot.configuration, generation
             )
@@ -473,14 +473,14 @@ class RaftLoop:
                 # The state is switched a little later; the log has nothing below any more, and an
                 # engine that campaigns meanwhile looks through what is committed and not applied.
                 self._engine.applied_to(item.snapshot.position.index)
-                self._hooks.snapshot_installed(item.snapshot)
+                self._hooks.state_installed(item.snapshot)
         self._wake.set()
 
     def _send(self, messages: list[Message]) -> None:
         by_member: dict[int, list[bytes]] = {}
         for message in messages:
             if message.kind == MessageKind.SNAPSHOT:
-                self._hooks.send_snapshot(message)
+                self._hooks.send_state(message)
             else:
                 by_member.setdefault(message.to, []).append(message.encode())
         for member, encoded in by_member.items():

@@ -175,7 +175,7 @@ class StateCapture:
                 file = self._copy(frozen, directory)
             finally:
                 frozen.close()  # LMDB keeps pages for it until here
-            reach("snapshot.copied")
+            reach("capture.copied")
             position, named = inspect_copy(directory, pause=pause)
             if position != frozen.position:
                 raise Damaged(f"a copy of the state at {frozen.position} is at {position}")

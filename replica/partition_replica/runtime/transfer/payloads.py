@@ -341,7 +341,7 @@ class Payloads:
         reach("blob.adopted")
         # Counted here: it may end after the attempt that asked for them broke off.
         held = sum(map(self._blobs.held, group.digests))
-        self._metrics.snapshot_payloads.inc(held)
+        self._metrics.state_transfer_payloads.inc(held)
         self._keep(group.digests)
 
     def _keep(self, digests: Sequence[Digest]) -> None:
@@ -359,7 +359,7 @@ class Payloads:
                 await self._fetch_new(digest, member)
                 if blobs.held(digest):
                     # Counted here: it may end after the attempt that asked for it broke off.
-                    self._metrics.snapshot_payloads.inc()
+                    self._metrics.state_transfer_payloads.inc()
             self._keep([digest])
 
     async def _fetch_new(self, digest: Digest, member: int) -> None:

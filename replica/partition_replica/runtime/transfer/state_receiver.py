@@ -117,12 +117,12 @@ class StateReceiver:
         self._removals: set[asyncio.Task[None]] = set()
         self._busy = False
 
-    def offset(self, header: peer.SnapshotHeader) -> int:
+    def offset(self, header: peer.TransferHeader) -> int:
         """How much of the state file is here. Raises Overloaded, PayloadMismatch."""
         self._check_free()
         return self._received(_decode(header))
 
-    async def install(self, header: peer.SnapshotHeader, chunks: AsyncIterator[bytes]) -> int:
+    async def install(self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]) -> int:
         """Stages a snapshot durably, steps its message, waits until it is in force; returns how
         many payloads were fetched. A message that the engine ignores is no error: the member is
         further already.
@@ -142,7 +142,7 @@ class StateReceiver:
         try:
             fetched = await self._install(offered, header.offset, chunks)
         except BaseException as error:
-            self._metrics.snapshots.labels("in", "failed").inc()
+            self._metrics.state_transfers.labels("in", "failed").inc()
             # A write may have failed without anybody hearing of it: beside another failure, or
             # while the caller was cancelled.
             broken = self._partial is not None and self._partial.file.broken
@@ -154,7 +154,7 @@ class StateReceiver:
             # What was handed to the engine stays ours until it is in force or ignored, even where
             # the caller went away: `_settled`.
             self._busy = bool(self._staged)
-        self._metrics.snapshots.labels("in", "ok").inc()
+        self._metrics.state_transfers.labels("in", "ok").inc()
         return fetched
 
     def staged(self, header: TransferHeader) -> int:
@@ -166,7 +166,7 @@ class StateReceiver:
 
     def installed(self, header: TransferHeader) -> None:
         """The state switched to it."""
-        reach("snapshot.switched")
+        reach("transfer.switched")
         self._settled(header.manifest)
 
     async def close(self) -> None:
@@ -220,7 +220,7 @@ class StateReceiver:
         fetched, _ = await both(
             self._list_and_fetch(known, offered), run_to_end(known.file.make_durable)
         )
-        reach("snapshot.staged")
+        reach("transfer.staged")
         await self._adopt(known, offered)
         return fetched
 
@@ -228,7 +228,7 @@ class StateReceiver:
         """The partial one to go on with: an earlier attempt's, or a new one."""
         known = self._partial
         if known is not None and known.manifest == offered.manifest and offset:
-            self._metrics.snapshot_state_bytes.labels("resumed").inc(offset)
+            self._metrics.state_transfer_bytes.labels("resumed").inc(offset)
             return known
         self._check_room(offered.size, "a snapshot's state")
         if known is not None:
@@ -272,8 +272,8 @@ class StateReceiver:
     def _append(self, file: StagedFile, chunk: bytes) -> None:
         """Counted here: a part that is written stays, also if its sender has gone away."""
         file.append(chunk)
-        self._metrics.snapshot_state_bytes.labels("in").inc(len(chunk))
-        reach("snapshot.received_part")
+        self._metrics.state_transfer_bytes.labels("in").inc(len(chunk))
+        reach("transfer.received_part")
 
     async def _list_and_fetch(self, known: _Partial, offered: _Offered) -> int:
         if known.blobs is None:
@@ -319,7 +319,7 @@ class StateReceiver:
                     await self._payloads.fetch(group[0][0], sender)
                 else:
                     await self._payloads.fetch_together(group, sender)
-                reach("snapshot.blob_fetched")
+                reach("transfer.blob_fetched")
 
         tasks = [asyncio.ensure_future(fetch()) for _ in range(FETCHES_MAX)]
         try:
@@ -340,7 +340,7 @@ class StateReceiver:
             self._blobs.release_hold(_digests(whole.blobs), unneeded=True)
             await _remove(path)  # the directory is not in staging/ any more
             raise
-        reach("snapshot.adopted")
+        reach("transfer.installed")
         self._partial = None
         installed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._staged[key] = _Staged(generation, _digests(whole.blobs), installed)
@@ -390,7 +390,7 @@ def _digests(blobs: list[tuple[Digest, int]] | None) -> list[Digest]:
     return [digest for digest, _ in blobs or []]
 
 
-def _decode(header: peer.SnapshotHeader) -> _Offered:
+def _decode(header: peer.TransferHeader) -> _Offered:
     """Raises PayloadMismatch, InvalidMessage."""
     try:
         message = Message.decode(header.message)
@@ -404,7 +404,7 @@ def _decode(header: peer.SnapshotHeader) -> _Offered:
     if message.sender != header.sender:
         raise PayloadMismatch("the header and its message name different senders")
     try:
-        manifest = peer.SnapshotManifest.FromString(snapshot.data)
+        manifest = peer.TransferManifest.FromString(snapshot.data)
     except DecodeError as error:
         raise PayloadMismatch("the header's snapshot carries no manifest") from error
     if manifest.format_version not in STATE_FORMATS_READ:

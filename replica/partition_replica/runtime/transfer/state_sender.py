@@ -53,7 +53,7 @@ class _PreparedState:
 
 def describe(captured: Captured) -> TransferHeader:
     """The header of what is sent of a captured state."""
-    manifest = peer.SnapshotManifest(
+    manifest = peer.TransferManifest(
         format_version=STATE_FORMAT_VERSION,
         index=captured.position.index,
         term=captured.position.term,
@@ -214,7 +214,7 @@ class StateSender:
         try:
             async with self._slots:
                 current.begun.add(message.to)
-                fetched = await self._transport.install_snapshot(
+                fetched = await self._transport.send_state(
                     message.to,
                     message.encode(),
                     current.captured.directory / DATA_FILE,
@@ -250,7 +250,7 @@ class StateSender:
                 self._older.discard(snapshot)
                 self._drop(snapshot)
         self._hold_log()
-        self._metrics.snapshots.labels("out", "ok" if succeeded else "failed").inc()
+        self._metrics.state_transfers.labels("out", "ok" if succeeded else "failed").inc()
         self._report(to, succeeded)
 
     def _report(self, member: int, succeeded: bool) -> None:
@@ -268,5 +268,5 @@ class StateSender:
 
 def count_sent(metrics: Metrics, count: int) -> None:
     """A part of a state file was sent."""
-    metrics.snapshot_state_bytes.labels("out").inc(count)
-    reach("snapshot.sent_part")
+    metrics.state_transfer_bytes.labels("out").inc(count)
+    reach("transfer.sent_part")
