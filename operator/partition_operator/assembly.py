@@ -76,7 +76,7 @@ class OperatorProcess:
             acquiring.cancel()
             return
         await acquiring
-        logger.info("leading, lease token %d", lease.transitions)
+        logger.info("leading, fencing token %d", lease.transitions)
         self._metrics.read(metrics.LEADING, lambda: 1)
         renewing = asyncio.create_task(lease.renew())
         try:

@@ -6,7 +6,7 @@ OperatorError
 ├── ReplicaUnreachable retry soon: pods come and go
 ├── ReplicaRefused     a replica said no; `reason` is its own word for why
 ├── AuthorityInvalid   the Secret with the authority can't be used; the message names it
-└── Deposed            a replica saw a higher lease token: raise ours, or another one leads
+└── Deposed            a replica saw a higher fencing token: raise ours, or another one leads
 """
 
 from partition_proto.v1 import types_pb2 as types

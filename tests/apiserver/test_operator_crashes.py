@@ -105,7 +105,7 @@ async def move_leader(found: Stage) -> None:
     pair = issue(authority, identity(namespace, "part", "operator"), [], dt.datetime.now(dt.UTC))
     pods = server.kubectl.json("-n", namespace, "get", "pods")["items"]
     lease = server.kubectl.json("-n", namespace, "get", "lease", "partition-operator")
-    token = admin.LeaseToken(transitions=lease["spec"]["leaseTransitions"], holder="test")
+    token = admin.FencingToken(transitions=lease["spec"]["leaseTransitions"], holder="test")
     files = write(found.folder / "certificate", pair, authority)
     statuses = {}
     for pod in pods:

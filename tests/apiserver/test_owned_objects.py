@@ -164,7 +164,7 @@ async def test_what_is_seen_of_a_secret_is_not_its_content(turns: Turns) -> None
     await turns.create(pod("part-1"))
     observed = await turns.observe()
     assert OWN["tls.key"] not in repr(observed)
-    assert observed.strangers == (), "without Raft there is no pod of that name"
+    assert observed.conflicting == (), "without Raft there is no pod of that name"
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:

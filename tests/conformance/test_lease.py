@@ -19,10 +19,10 @@ class HeldLog(LmdbLog):
     released: threading.Event
     saving: threading.Event
 
-    def save_lease(self, transitions: int, holder: str) -> None:
+    def save_fencing_token(self, transitions: int, holder: str) -> None:
         self.saving.set()
         assert self.released.wait(60)
-        super().save_lease(transitions, holder)
+        super().save_fencing_token(transitions, holder)
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ async def test_tokens_that_come_together(log: HeldLog, administration: Administr
     for base in range(0, 100, 10):
         tokens = [base + number for number in (4, 6, 5, 6, 5)]
         found = await asyncio.gather(
-            *(administration.check_lease(token, f"{token}") for token in tokens),
+            *(administration.check_fencing_token(token, f"{token}") for token in tokens),
             return_exceptions=True,
         )
         refused = [isinstance(one, Deposed) for one in found]
         assert refused == [False, False, True, False, True], found
-        assert log.lease_transitions == base + 6
+        assert log.fencing_token == base + 6
 
 
 async def test_who_goes_away_does_not_take_the_token_along(
@@ -56,10 +56,10 @@ async def test_who_goes_away_does_not_take_the_token_along(
 ) -> None:
     """Its save goes on: a lower token waits for it, and is refused then."""
     log.released.clear()
-    newer = asyncio.create_task(administration.check_lease(6, "newer"))
+    newer = asyncio.create_task(administration.check_fencing_token(6, "newer"))
     await asyncio.to_thread(log.saving.wait, 60)
     newer.cancel()
-    older = asyncio.create_task(administration.check_lease(5, "older"))
+    older = asyncio.create_task(administration.check_fencing_token(5, "older"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     log.released.set()
@@ -67,4 +67,4 @@ async def test_who_goes_away_does_not_take_the_token_along(
         await newer
     with pytest.raises(Deposed, match="below 6"):
         await older
-    assert log.lease_transitions == 6
+    assert log.fencing_token == 6

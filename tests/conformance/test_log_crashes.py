@@ -30,7 +30,7 @@ def held(subject: Subject) -> dict[str, Any]:
         "hard_state",
         "configuration",
         "backfill",
-        "lease_transitions",
+        "fencing_token",
     )
     found = {name: getattr(log, name) for name in names}
     found["positions"] = {n: at for n, at in log.positions.items() if n != "applied"}

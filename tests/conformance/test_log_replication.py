@@ -153,12 +153,12 @@ def test_holding_for_a_snapshot_waits_for_no_commit(tmp_path: Path) -> None:
 
 
 def test_the_operators_token_never_falls(subject: Subject) -> None:
-    subject.log.save_lease(6, "b")
-    subject.log.save_lease(6, "b")
-    with pytest.raises(ValueError, match="lease token"):
-        subject.log.save_lease(5, "a")
+    subject.log.save_fencing_token(6, "b")
+    subject.log.save_fencing_token(6, "b")
+    with pytest.raises(ValueError, match="fencing token"):
+        subject.log.save_fencing_token(5, "a")
     for _ in range(2):
-        assert subject.log.lease_transitions == 6
+        assert subject.log.fencing_token == 6
         subject.reopen()
 
 

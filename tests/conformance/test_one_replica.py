@@ -366,9 +366,9 @@ async def test_what_an_operator_leaves_out_is_named(tmp_path: Path) -> None:
     await server.start()
     channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
     stub = replica_admin_pb2_grpc.ReplicaAdminStub(channel)
-    lease = admin.LeaseToken(transitions=1, holder="tests")
+    lease = admin.FencingToken(transitions=1, holder="tests")
     for call, request, code, why in (
-        (stub.Join, admin.JoinRequest(), "INVALID_ARGUMENT", "lease token"),
+        (stub.Join, admin.JoinRequest(), "INVALID_ARGUMENT", "fencing token"),
         (stub.Join, admin.JoinRequest(lease=lease), "INVALID_ARGUMENT", "cluster_id '' is no UUID"),
         (
             stub.Bootstrap,

@@ -24,7 +24,7 @@ from partition_replica.transport.requests import check_request
 from tests.support.untouched_services import Refused, Untouched, call, stream
 
 DESCRIPTIONS = (log_store_pb2, replica_admin_pb2, peer_pb2, inspection_pb2)
-LEASE = admin.LeaseToken(transitions=1, holder="operator")
+LEASE = admin.FencingToken(transitions=1, holder="operator")
 
 
 def enums(kind: Any) -> list[Any]:
@@ -105,11 +105,11 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize(("method", "kind"), COMMANDS)
-@pytest.mark.parametrize("lease", [None, admin.LeaseToken(transitions=9)])
+@pytest.mark.parametrize("lease", [None, admin.FencingToken(transitions=9)])
 async def test_a_command_without_a_lease_is_refused(
-    method: str, kind: str, lease: admin.LeaseToken | None
+    method: str, kind: str, lease: admin.FencingToken | None
 ) -> None:
-    with pytest.raises(Refused, match="carries the operator's lease token"):
+    with pytest.raises(Refused, match="carries the operator's fencing token"):
         await call("ReplicaAdmin", method, getattr(admin, kind)(lease=lease))
 
 

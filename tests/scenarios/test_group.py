@@ -349,7 +349,7 @@ async def test_bootstrap_is_idempotent_and_a_volume_keeps_its_cluster(group: Loc
             detail = detail_of(caught.value)
             assert detail is not None
             assert detail.reason == types.REASON_WRONG_CLUSTER
-        newer = admin.LeaseToken(transitions=5, holder="new")
+        newer = admin.FencingToken(transitions=5, holder="new")
         await group.admin(first).Join(admin.JoinRequest(lease=newer, cluster_id=group.cluster))
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await group.admin(first).Bootstrap(request)

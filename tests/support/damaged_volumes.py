@@ -58,7 +58,7 @@ def fill(root: Path) -> None:
         LogEntry(LSN(n), Term(1), 0, found.SerializeToString()) for n, found in enumerate(bodies, 2)
     ]
     volume.log.commit(LogBatch(entries, HardState(Term(1), MemberID(3), entries[-1].index)))
-    volume.log.save_lease(4, "operator")
+    volume.log.save_fencing_token(4, "operator")
     volume.log.register("consumer", LSN(1))  # so that no entry goes
     volume.state.apply(entries[:-3], {})
     volume.state.apply(entries[-3:], {})
@@ -89,7 +89,7 @@ def read_log(log: LmdbLog) -> list[Any]:
     named = [log.names_blob(d) for entry in entries for d in blob_digests(entry)]
     return [
         (log.boundary, log.last, log.hard_state, log.configuration, log.identity),
-        (log.lease_transitions, log.backfill, sorted(log.positions.items())),
+        (log.fencing_token, log.backfill, sorted(log.positions.items())),
         (entries, [log.term(LSN(n)) for n in range(log.boundary.index, last + 1)], named),
     ]
 

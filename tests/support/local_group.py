@@ -159,7 +159,7 @@ class LocalGroup:
         replica's folder; neither means plain text."""
         self.root = root
         self.tls = tls
-        self.lease = admin_api.LeaseToken(transitions=1, holder="tests")
+        self.lease = admin_api.FencingToken(transitions=1, holder="tests")
         self.cluster = str(uuid.uuid4())
         self.replicas: list[LocalReplica] = []
         self._channels: list[grpc.aio.Channel] = []

@@ -49,7 +49,7 @@ STEPS: list[Step] = [
     lambda log: log.commit(LogBatch([entry(2, 12, b"other")])),
     lambda log: log.commit(LogBatch([entry(2, 13), entry(2, 14)], hard(2, 7, 13))),
     lambda log: log.save_configuration(LSN(13), Configuration(voters=(MEMBER,))),
-    lambda log: log.save_lease(3, "operator"),
+    lambda log: log.save_fencing_token(3, "operator"),
     lambda log: log.acknowledge("applied", LSN(12)),
     lambda log: log.acknowledge("consumer", LSN(12)),
     lambda log: log.compact(LSN(11)),

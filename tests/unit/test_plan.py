@@ -165,8 +165,8 @@ def test_scaling_down_removes_the_highest_first_and_keeps_its_pod_until_then() -
     assert change(observed) == actions.RemoveMember(0, 104, "part-4")
     assert membership.pods_wanted(observed, 3) == 5
     four = replica(3, "leader", member_id=103, members=five[:4])
-    heirs = [replica(n, "follower") for n in range(3)]
-    assert change(running(four, *heirs)) == actions.TransferLeadership(3, 100)
+    transferees = [replica(n, "follower") for n in range(3)]
+    assert change(running(four, *transferees)) == actions.TransferLeadership(3, 100)
     assert change(running(four)) is None, "nobody who could lead answers"
 
 
@@ -175,8 +175,8 @@ def test_a_leader_that_goes_hands_over_to_the_voter_that_is_furthest(ahead: int)
     """Any other one would have to be sent what it lacks first, while nobody takes appends."""
     known = [replace(member(n), matched=900 if n == ahead else 500) for n in range(3)]
     leaving = replica(3, "leader", member_id=103, members=(*known, member(3)), last_index=900)
-    heirs = [replica(n, "follower") for n in range(3)]
-    assert change(running(leaving, *heirs)) == actions.TransferLeadership(3, 100 + ahead)
+    transferees = [replica(n, "follower") for n in range(3)]
+    assert change(running(leaving, *transferees)) == actions.TransferLeadership(3, 100 + ahead)
 
 
 def test_scaling_down_never_takes_the_quorum() -> None:

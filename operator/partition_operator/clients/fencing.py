@@ -24,6 +24,6 @@ class FencingToken:
         """After the Lease was. It never falls: replicas would refuse what follows."""
         self._transitions = max(self._transitions, transitions)
 
-    def message(self) -> admin.LeaseToken:
+    def message(self) -> admin.FencingToken:
         """As it stands in a command."""
-        return admin.LeaseToken(transitions=self._transitions, holder=self._holder)
+        return admin.FencingToken(transitions=self._transitions, holder=self._holder)

@@ -82,7 +82,7 @@ class Observer:
         )
         objects = {key: item for key, item in zip(single, found, strict=True) if item is not None}
         size = _size(partition, objects.get(("StatefulSet", name)))
-        pods, strangers = await self._pods(partition, size)
+        pods, conflicting = await self._pods(partition, size)
         claims = await self._claims(partition, size)
         await self._authority.refresh()
         secrets = {
@@ -109,7 +109,7 @@ class Observer:
             claims,
             replicas,
             good,
-            strangers=strangers,
+            conflicting=conflicting,
             pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
             restore=await self._restore(partition),
             certificates=Certificates(
@@ -230,7 +230,7 @@ class Observer:
         """(replicas' pods, pods of somebody else that have their names)."""
         selector = names.selector(partition.name)
         wanted = [names.pod(partition.name, n) for n in range(size)]
-        pods, strangers = [], []
+        pods, conflicting = [], []
         for item in await self._named("Pod", partition.namespace, selector, wanted):
             pod = _pod(partition, item, selector)
             if pod.ordinal < 0:
@@ -238,8 +238,8 @@ class Observer:
             if pod.labelled or _is_replica(partition, item):
                 pods.append(pod)
             else:
-                strangers.append(("Pod", item["metadata"]["name"]))
-        return tuple(sorted(pods, key=lambda p: p.ordinal)), tuple(strangers)
+                conflicting.append(("Pod", item["metadata"]["name"]))
+        return tuple(sorted(pods, key=lambda p: p.ordinal)), tuple(conflicting)
 
     async def _claims(self, partition: Partition, size: int) -> tuple[ObservedClaim, ...]:
         selector = names.selector(partition.name)

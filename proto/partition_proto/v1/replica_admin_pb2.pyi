@@ -21,7 +21,7 @@ SNAPSHOT_JOB_STATE_RUNNING: SnapshotJobState
 SNAPSHOT_JOB_STATE_SUCCEEDED: SnapshotJobState
 SNAPSHOT_JOB_STATE_FAILED: SnapshotJobState
 
-class LeaseToken(_message.Message):
+class FencingToken(_message.Message):
     __slots__ = ("transitions", "holder")
     TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
@@ -102,12 +102,12 @@ class StartSnapshotJobRequest(_message.Message):
     TAKE_FIELD_NUMBER: _ClassVar[int]
     DELETE_FIELD_NUMBER: _ClassVar[int]
     VERIFY_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     job_id: str
     take: TakeSnapshot
     delete: DeleteSnapshots
     verify: VerifySnapshot
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., job_id: _Optional[str] = ..., take: _Optional[_Union[TakeSnapshot, _Mapping]] = ..., delete: _Optional[_Union[DeleteSnapshots, _Mapping]] = ..., verify: _Optional[_Union[VerifySnapshot, _Mapping]] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., job_id: _Optional[str] = ..., take: _Optional[_Union[TakeSnapshot, _Mapping]] = ..., delete: _Optional[_Union[DeleteSnapshots, _Mapping]] = ..., verify: _Optional[_Union[VerifySnapshot, _Mapping]] = ...) -> None: ...
 
 class GetSnapshotJobRequest(_message.Message):
     __slots__ = ("job_id",)
@@ -119,9 +119,9 @@ class CancelSnapshotJobRequest(_message.Message):
     __slots__ = ("lease", "job_id")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     job_id: str
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., job_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., job_id: _Optional[str] = ...) -> None: ...
 
 class SnapshotJob(_message.Message):
     __slots__ = ("job_id", "state", "phase", "percent", "snapshot_id", "lsn", "term", "time_ms", "keys", "files", "size_bytes", "transferred_bytes", "digest", "started_ms", "completed_ms", "reason", "message", "retriable", "snapshots_deleted", "objects_deleted", "bytes_deleted")
@@ -172,8 +172,8 @@ class SnapshotJob(_message.Message):
 class EnableReplicationRequest(_message.Message):
     __slots__ = ("lease",)
     LEASE_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ...) -> None: ...
+    lease: FencingToken
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ...) -> None: ...
 
 class EnableReplicationResponse(_message.Message):
     __slots__ = ("replicated",)
@@ -186,10 +186,10 @@ class BootstrapRequest(_message.Message):
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     STANDALONE_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     cluster_id: str
     standalone: bool
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., cluster_id: _Optional[str] = ..., standalone: _Optional[bool] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., cluster_id: _Optional[str] = ..., standalone: _Optional[bool] = ...) -> None: ...
 
 class BootstrapResponse(_message.Message):
     __slots__ = ("member_id",)
@@ -201,9 +201,9 @@ class JoinRequest(_message.Message):
     __slots__ = ("lease", "cluster_id")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     cluster_id: str
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., cluster_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., cluster_id: _Optional[str] = ...) -> None: ...
 
 class JoinResponse(_message.Message):
     __slots__ = ("member_id",)
@@ -216,26 +216,26 @@ class AddLearnerRequest(_message.Message):
     LEASE_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     member_id: int
     address: str
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., member_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., member_id: _Optional[int] = ..., address: _Optional[str] = ...) -> None: ...
 
 class PromoteLearnerRequest(_message.Message):
     __slots__ = ("lease", "member_id")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     member_id: int
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., member_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., member_id: _Optional[int] = ...) -> None: ...
 
 class RemoveMemberRequest(_message.Message):
     __slots__ = ("lease", "member_id")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     member_id: int
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., member_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., member_id: _Optional[int] = ...) -> None: ...
 
 class MembershipResponse(_message.Message):
     __slots__ = ("lsn",)
@@ -247,9 +247,9 @@ class TransferLeadershipRequest(_message.Message):
     __slots__ = ("lease", "member_id")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
-    lease: LeaseToken
+    lease: FencingToken
     member_id: int
-    def __init__(self, lease: _Optional[_Union[LeaseToken, _Mapping]] = ..., member_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., member_id: _Optional[int] = ...) -> None: ...
 
 class TransferLeadershipResponse(_message.Message):
     __slots__ = ("leader",)

@@ -142,7 +142,7 @@ class LogView(Protocol):
         ...
 
     @property
-    def lease_transitions(self) -> int:
+    def fencing_token(self) -> int:
         """The highest operator's token seen."""
         ...
 
@@ -232,7 +232,7 @@ class LogFormation(EntryReader, Protocol):
         """Ties a new volume to a cluster, as a member that waits for a snapshot."""
         ...
 
-    def save_lease(self, transitions: int, holder: str) -> None:
+    def save_fencing_token(self, transitions: int, holder: str) -> None:
         """Remembers an operator's token. Raises ValueError for one below the highest seen."""
         ...
 

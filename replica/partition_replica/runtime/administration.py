@@ -63,21 +63,21 @@ class Administration:
         self._starting = asyncio.Lock()
         self._lease = asyncio.Lock()
 
-    async def check_lease(self, transitions: int, holder: str) -> None:
+    async def check_fencing_token(self, transitions: int, holder: str) -> None:
         """Refuses an operator that was deposed; remembers a newer one durably before obeying."""
         log = self._log
         async with self._lease:  # one at a time: none is checked against a token that is passed
             self._check_lease(transitions, holder)
-            if transitions > log.lease_transitions:
+            if transitions > log.fencing_token:
                 # To its end, whoever waits: the next one must see it.
-                await run_to_end(partial(log.save_lease, transitions, holder))
+                await run_to_end(partial(log.save_fencing_token, transitions, holder))
             self._check_lease(transitions, holder)
 
     def _check_lease(self, transitions: int, holder: str) -> None:
-        seen = self._log.lease_transitions
+        seen = self._log.fencing_token
         if transitions < seen:
             raise Deposed(
-                f"lease token {transitions} of {holder} is below {seen}: another operator leads",
+                f"fencing token {transitions} of {holder} is below {seen}: another operator leads",
                 seen,
             )
 
@@ -229,7 +229,7 @@ class Administration:
             raise self._current.not_leader(member)
         own = self._log.identity.member_id
         if not member_id:
-            found = member.successor()
+            found = member.transferee()
             if found is None:
                 raise MembershipRefused("there is no other voter to hand leadership to")
             member_id = found

@@ -221,7 +221,7 @@ class Member:
         self.waits.advance(last.index)
         self._update_serving()
 
-    def successor(self) -> int | None:
+    def transferee(self) -> int | None:
         """The other voter that is best led by: heard of, and the furthest. None without one."""
         voters = self.configuration.voters
         others = [p for p in self.loop.status().progress if p.id != self._own and p.id in voters]
@@ -240,7 +240,7 @@ class Member:
             return
         if self._own in (*configuration.voters, *configuration.voters_outgoing):
             return
-        best = self.successor()
+        best = self.transferee()
         if best is not None and not self.loop.status().lead_transferee:
             logger.info("this member is removed and leads: it hands over to %x", best)
             self.loop.transfer_leader(best)

@@ -39,7 +39,7 @@ class MemoryLog:
         self.hard_state = HardState(Term(0), MemberID(0), LSN(0))
         self.configuration: tuple[LSN, Configuration] = (LSN(0), Configuration())
         self.backfill: Backfill | None = None
-        self.lease_transitions = 0
+        self.fencing_token = 0
         self._hard_state_saved = False
         self._rows: dict[int, LogEntry] = {}
         self._positions: dict[str, LSN] = {}
@@ -253,11 +253,11 @@ class MemoryLog:
             raise ValueError("configuration older than the saved one")
         self.configuration = (index, configuration)
 
-    def save_lease(self, transitions: int, holder: str) -> None:
+    def save_fencing_token(self, transitions: int, holder: str) -> None:
         self._check_open()
-        if transitions < self.lease_transitions:
-            raise ValueError("lease token falls")
-        self.lease_transitions = transitions
+        if transitions < self.fencing_token:
+            raise ValueError("fencing token falls")
+        self.fencing_token = transitions
 
     def bootstrap(
         self, cluster: ClusterID, configuration: Configuration, start: Position = FIRST

@@ -13,7 +13,7 @@ from partition_replica.transport.failures import Failures, unary
 
 
 class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
-    """Each command checks the operator's lease token first; questions need none."""
+    """Each command checks the operator's fencing token first; questions need none."""
 
     def __init__(
         self,
@@ -90,9 +90,11 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
     async def _check(self, request: Any) -> None:
         if not request.HasField("lease") or not request.lease.holder:
             raise InvalidArgument(
-                "a command carries the operator's lease token: its transitions and its holder"
+                "a command carries the operator's fencing token: its transitions and its holder"
             )
-        await self._administration.check_lease(request.lease.transitions, request.lease.holder)
+        await self._administration.check_fencing_token(
+            request.lease.transitions, request.lease.holder
+        )
 
 
 def _cluster(text: str) -> str:

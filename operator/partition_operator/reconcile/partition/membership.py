@@ -129,12 +129,12 @@ def _remove(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -
         if member.voter and not _rest_has_quorum(leader, member):
             return None
         return RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
-    heirs = [
+    transferees = [
         m
         for m in leader.members
         if m.voter and _answers(observed, m) and observed.ordinal_of(m.address) < wanted
     ]
-    if not heirs:
+    if not transferees:
         return None
-    best = max(heirs, key=lambda m: m.matched)
+    best = max(transferees, key=lambda m: m.matched)
     return TransferLeadership(leader.ordinal, best.member_id)

@@ -161,7 +161,7 @@ def in_the_way(observed: ObservedPartition) -> str:
         ("PersistentVolumeClaim", names.claim(observed.partition.name, claim.ordinal))
         for claim in unknown_claims(observed)
     ]
-    found = sorted([*foreign, *observed.strangers, *claims])
+    found = sorted([*foreign, *observed.conflicting, *claims])
     return ", ".join(f"{kind} {name}" for kind, name in found)
 
 

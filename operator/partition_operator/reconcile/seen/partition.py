@@ -119,7 +119,7 @@ class ObservedPartition:
     """By Secret: False if its certificate has to be issued."""
     writes: dict[Key, Write] = field(default_factory=dict)
     """What became of the last write of each object."""
-    strangers: tuple[Key, ...] = ()
+    conflicting: tuple[Key, ...] = ()
     """Objects of somebody else that have the names of pods of ours."""
     pods_refused: str = ""
     """Why the StatefulSet's controller can't make pods that are missing, as the API server told

@@ -123,17 +123,17 @@ class LmdbLog(ConvertibleLog):
                 self.tables.put_configuration(txn, index, configuration)
             self._configuration = (index, configuration)
 
-    def save_lease(self, transitions: int, holder: str) -> None:
+    def save_fencing_token(self, transitions: int, holder: str) -> None:
         with self._writing:
-            if transitions < self._lease_transitions:
+            if transitions < self._fencing_token:
                 raise ValueError(
-                    f"lease token {transitions} of {holder} is below {self._lease_transitions}: "
+                    f"fencing token {transitions} of {holder} is below {self._fencing_token}: "
                     "tokens never fall"
                 )
             with self._transaction() as txn:
                 row = rows.LeaseRow(transitions=transitions, holder=holder)
                 self.tables.put_meta(txn, LEASE, row)
-            self._lease_transitions = transitions
+            self._fencing_token = transitions
 
     def bootstrap(
         self, cluster: ClusterID, configuration: Configuration, start: Position = FIRST

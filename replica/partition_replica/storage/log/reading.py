@@ -136,8 +136,8 @@ class LogReader:
         return Backfill(Term(row.term), LSN(row.first), LSN(row.next), LSN(row.target))
 
     @property
-    def lease_transitions(self) -> int:
-        return self._lease_transitions
+    def fencing_token(self) -> int:
+        return self._fencing_token
 
     @property
     def base(self) -> LSN:
@@ -283,7 +283,7 @@ class LogReader:
         self._boundary = Position(LSN(boundary.index), Term(boundary.term))
         self._hard_state = HardState(Term(hard.term), MemberID(hard.vote), LSN(hard.commit))
         self._configuration = (LSN(conf.index), _configuration(conf))
-        self._lease_transitions: int = lease.transitions
+        self._fencing_token: int = lease.transitions
         self._identity = self._load_identity(identity, new_member, read_only)
         self._load_span()
 
