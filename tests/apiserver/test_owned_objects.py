@@ -14,8 +14,8 @@ from partition_operator.api.partition import parse
 from partition_operator.api.times import stamp
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.errors import Conflict
+from partition_operator.reconcile.observed.last_write import AT_ONCE_MAX
 from partition_operator.reconcile.partition.actions import IssueCertificate
-from partition_operator.reconcile.seen.last_write import AT_ONCE_MAX
 from partition_operator.resources import pdb, services, statefulset
 
 from dev.cluster.layout import ROOT

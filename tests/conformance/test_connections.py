@@ -16,7 +16,7 @@ from partition_operator.api.partition import Partition
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.replica import Replicas
-from partition_operator.reconcile.seen.partition import ObservedPod
+from partition_operator.reconcile.observed.partition import ObservedPod
 from partition_operator.resources import certificates
 from partition_operator.resources.trust import Authority
 from partition_proto.connection.pem import BadPem

@@ -15,7 +15,7 @@ from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
 from partition_operator.config import OperatorConfig
-from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority
 from partition_operator.turns.executor import Executor

@@ -6,15 +6,15 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
-from partition_operator.reconcile.partition import actions
-from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.partition import (
     ObservedClaim,
     ObservedMember,
     ObservedPartition,
     ObservedPod,
     ObservedReplica,
 )
+from partition_operator.reconcile.partition import actions
+from partition_operator.reconcile.partition.plan import Plan, plan
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 CREATED = "2026-01-01T00:00:05Z"

@@ -8,19 +8,19 @@ from typing import Any
 from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.partition.actions import (
-    Apply,
-    CreatePod,
-)
-from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.partition import (
     ObservedClaim,
     ObservedMember,
     ObservedPartition,
     ObservedPod,
     ObservedReplica,
 )
-from partition_operator.reconcile.seen.restore import ObservedRestore
+from partition_operator.reconcile.observed.restore import ObservedRestore
+from partition_operator.reconcile.partition.actions import (
+    Apply,
+    CreatePod,
+)
+from partition_operator.reconcile.partition.plan import Plan, plan
 
 from tests.support.snapshot_objects import NOW, stored
 

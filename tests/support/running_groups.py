@@ -3,15 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
-from partition_operator.reconcile.partition.actions import (
-    Apply,
-)
-from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.partition import (
     ObservedClaim,
     ObservedPartition,
     ObservedReplica,
 )
+from partition_operator.reconcile.partition.actions import (
+    Apply,
+)
+from partition_operator.reconcile.partition.plan import Plan, plan
 
 from tests.support.snapshot_objects import CLUSTER, group, partition
 

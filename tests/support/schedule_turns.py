@@ -9,8 +9,8 @@ from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import Conflict
-from partition_operator.reconcile.seen.partition import ObservedPartition
-from partition_operator.reconcile.seen.snapshot import ObservedJob, ObservedJobOrNone
+from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.snapshot import ObservedJob, ObservedJobOrNone
 from partition_operator.turns.queue import SCHEDULE, Key, QueueItem
 from partition_operator.turns.schedule import ScheduleReconciler
 

@@ -7,7 +7,7 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition, parse
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.partition import (
     ObservedMember,
     ObservedPartition,
     ObservedPod,

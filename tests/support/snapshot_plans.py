@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
-from partition_operator.reconcile.seen.snapshot import ObservedJob, ObservedSnapshot
+from partition_operator.reconcile.observed.snapshot import ObservedJob, ObservedSnapshot
 from partition_operator.reconcile.snapshot.plan import SnapshotPlan, plan
 
 from tests.support.snapshot_objects import (

@@ -8,7 +8,7 @@ from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.clients.kube import ApiError
 from partition_operator.config import OperatorConfig
-from partition_operator.reconcile.seen.snapshot import (
+from partition_operator.reconcile.observed.snapshot import (
     NoJob,
     ObservedJob,
     ObservedJobOrNone,

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
+from partition_operator.reconcile.observed import last_write
+from partition_operator.reconcile.observed.partition import (
+    Certificates,
+    ObservedPartition,
+    ObservedPod,
+)
 from partition_operator.reconcile.partition import news, writes
 from partition_operator.reconcile.partition.actions import IssueCertificate, TrustAuthority
 from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.partition import Certificates, ObservedPartition, ObservedPod
 from partition_operator.resources.common import metadata
 
 from tests.support.partition_views import OTHER, replica

@@ -10,7 +10,7 @@ from partition_operator.api import names
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
-from partition_operator.reconcile.seen.progress import JobProgress
+from partition_operator.reconcile.observed.progress import JobProgress
 from partition_operator.resources import statefulset
 from partition_operator.resources.certificates import (
     identity,

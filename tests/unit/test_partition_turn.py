@@ -11,13 +11,13 @@ from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import Conflict
+from partition_operator.reconcile.observed.last_write import WriteRecords
 from partition_operator.reconcile.partition.actions import (
     Apply,
     CreatePod,
     IssueCertificate,
     RepairLabels,
 )
-from partition_operator.reconcile.seen.last_write import WriteRecords
 from partition_operator.resources import services, trust
 from partition_operator.resources.certificates import make_authority
 from partition_operator.resources.trust import Authority, renewed

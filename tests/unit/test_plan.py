@@ -8,13 +8,13 @@ import pytest
 from partition_operator.api import names
 from partition_operator.api.partition import parse, parse_spec
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.partition import actions, membership
-from partition_operator.reconcile.seen.last_write import taken
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.last_write import taken
+from partition_operator.reconcile.observed.partition import (
     ObservedClaim,
     ObservedPartition,
     ObservedReplica,
 )
+from partition_operator.reconcile.partition import actions, membership
 from partition_operator.resources.common import content_hash, covers, fingerprint
 
 from tests.support.partition_views import (

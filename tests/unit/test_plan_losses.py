@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import pytest
+from partition_operator.reconcile.observed import last_write
+from partition_operator.reconcile.observed.partition import ObservedReplica
 from partition_operator.reconcile.partition import actions, writes
-from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.partition import ObservedReplica
 
 from tests.support.partition_views import (
     CLUSTER,

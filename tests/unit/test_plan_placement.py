@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from partition_operator.api import names
 from partition_operator.clients.observer import _pod
-from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.observed.partition import ObservedPartition
 
 from tests.support.partition_views import (
     after,

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from partition_operator.api.partition import parse
 from partition_operator.clients.replica import _replica
-from partition_operator.reconcile.partition import actions, losses
-from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.partition.replication import PROGRESS_WRITE_S
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.partition import (
     ObservedBackfill,
     ObservedPartition,
     ObservedReplica,
 )
+from partition_operator.reconcile.partition import actions, losses
+from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.partition.replication import PROGRESS_WRITE_S
 from partition_proto.v1 import log_store_pb2 as api
 
 from tests.support.partition_views import (

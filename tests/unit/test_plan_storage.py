@@ -9,9 +9,9 @@ from partition_common import backoff
 from partition_operator.api import names
 from partition_operator.api.partition import parse
 from partition_operator.clients.observer import _claim
+from partition_operator.reconcile.observed import last_write
+from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
 from partition_operator.reconcile.partition import actions, writes
-from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
 
 from tests.support.partition_views import (
     CLUSTER,

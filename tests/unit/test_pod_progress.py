@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 from partition_operator.api import names
 from partition_operator.clients import pod_progress
-from partition_operator.reconcile.seen.progress import JobProgress, parse_progress
+from partition_operator.reconcile.observed.progress import JobProgress, parse_progress
 from partition_replica.transport.progress import served_progress
 
 from tests.support.local_group import free_port

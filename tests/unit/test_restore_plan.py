@@ -11,6 +11,10 @@ from partition_operator.api.destination import DestinationProblem, ObjectStore
 from partition_operator.api.partition import parse, parse_spec
 from partition_operator.api.times import stamp
 from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.observed.last_write import refused
+from partition_operator.reconcile.observed.partition import ObservedClaim
+from partition_operator.reconcile.observed.progress import JobProgress
+from partition_operator.reconcile.observed.restore import ObservedRestore
 from partition_operator.reconcile.partition.actions import (
     Apply,
     Bootstrap,
@@ -24,10 +28,6 @@ from partition_operator.reconcile.partition.actions import (
 )
 from partition_operator.reconcile.partition.restore import PENDING
 from partition_operator.reconcile.partition.writes import target
-from partition_operator.reconcile.seen.last_write import refused
-from partition_operator.reconcile.seen.partition import ObservedClaim
-from partition_operator.reconcile.seen.progress import JobProgress
-from partition_operator.reconcile.seen.restore import ObservedRestore
 
 from tests.support.restore_plans import (
     ON_VOLUME,

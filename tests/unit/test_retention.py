@@ -14,6 +14,7 @@ from partition_operator.api.snapshot import (
     parse_snapshots_spec,
 )
 from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJob, age_of
 from partition_operator.reconcile.schedule.deletion import (
     POLL_S,
     WAIT_S,
@@ -31,7 +32,6 @@ from partition_operator.reconcile.schedule.retention import (
     expired,
     next_expiry,
 )
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, age_of
 
 from tests.support.snapshot_objects import (
     NOW,

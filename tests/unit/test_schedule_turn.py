@@ -3,7 +3,7 @@
 import pytest
 from partition_operator.clients.kube import ApiError
 from partition_operator.errors import Conflict
-from partition_operator.reconcile.seen.snapshot import ObservedJob
+from partition_operator.reconcile.observed.snapshot import ObservedJob
 from partition_operator.turns.queue import SNAPSHOT, QueueItem
 
 from tests.support.schedule_turns import HOUR, KEY, NOW, ON_VOLUME, World, keeping_one, turns

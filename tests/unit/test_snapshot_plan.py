@@ -9,13 +9,13 @@ import pytest
 from partition_operator.api.destination import DestinationProblem, VolumeDestination
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.schedule.deletion import marked
-from partition_operator.reconcile.seen.snapshot import (
+from partition_operator.reconcile.observed.snapshot import (
     NoJob,
     ObservedJob,
     ObservedSnapshot,
     volume_lost,
 )
+from partition_operator.reconcile.schedule.deletion import marked
 from partition_operator.reconcile.snapshot import plan as snapshots
 from partition_operator.reconcile.snapshot.actions import (
     CancelJob,

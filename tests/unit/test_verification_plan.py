@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from partition_operator.api import names
 from partition_operator.api.times import stamp
-from partition_operator.reconcile.seen.progress import JobProgress
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob
+from partition_operator.reconcile.observed.progress import JobProgress
+from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJob
 from partition_operator.reconcile.snapshot import verification
 from partition_operator.reconcile.snapshot.actions import (
     CreateVerifyPod,

@@ -8,6 +8,20 @@ import pytest
 from partition_operator.api import names
 from partition_operator.api.partition import parse, parse_spec
 from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.observed import last_write
+from partition_operator.reconcile.observed.last_write import (
+    AT_ONCE_MAX,
+    CALM,
+    held,
+    pause_s,
+    refused,
+    taken,
+)
+from partition_operator.reconcile.observed.partition import (
+    ObservedClaim,
+    ObservedPartition,
+    ObservedPod,
+)
 from partition_operator.reconcile.partition import membership, objects
 from partition_operator.reconcile.partition.actions import (
     AddLearner,
@@ -21,20 +35,6 @@ from partition_operator.reconcile.partition.actions import (
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.partition.writes import target
-from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.last_write import (
-    AT_ONCE_MAX,
-    CALM,
-    held,
-    pause_s,
-    refused,
-    taken,
-)
-from partition_operator.reconcile.seen.partition import (
-    ObservedClaim,
-    ObservedPartition,
-    ObservedPod,
-)
 from partition_operator.resources.common import (
     covers,
     difference,

@@ -21,15 +21,15 @@ from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import text_of
-from partition_operator.reconcile.seen.last_write import Key
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.last_write import Key
+from partition_operator.reconcile.observed.partition import (
     Certificates,
     ObservedClaim,
     ObservedPartition,
     ObservedPod,
     ObservedReplica,
 )
-from partition_operator.reconcile.seen.restore import ObservedRestore
+from partition_operator.reconcile.observed.restore import ObservedRestore
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import controller, is_foreign, is_owner

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 
 from partition_operator.api import names
-from partition_operator.reconcile.seen.progress import JobProgress, parse_progress
+from partition_operator.reconcile.observed.progress import JobProgress, parse_progress
 
 TIMEOUT = aiohttp.ClientTimeout(total=0.5)
 """It is asked at each look; a network policy may swallow the question."""

@@ -23,7 +23,7 @@ from partition_operator.api.words import MemberRole
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.errors import AuthorityInvalid, Deposed, ReplicaRefused, ReplicaUnreachable
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.partition import (
     ObservedBackfill,
     ObservedMember,
     ObservedPod,

@@ -9,8 +9,8 @@ from partition_operator.api.snapshot import Snapshot
 from partition_operator.api.words import JobState
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import ReplicaRefused, ReplicaUnreachable
-from partition_operator.reconcile.seen.partition import ObservedPod
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedJobOrNone
+from partition_operator.reconcile.observed.partition import ObservedPod
+from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJob, ObservedJobOrNone
 
 _STATES = {
     admin.SNAPSHOT_JOB_STATE_QUEUED: JobState.QUEUED,

@@ -21,8 +21,12 @@ from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.snapshot_jobs import SnapshotJobClient
-from partition_operator.reconcile.seen.partition import ObservedPartition
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJobOrNone, ObservedSnapshot
+from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.snapshot import (
+    NoJob,
+    ObservedJobOrNone,
+    ObservedSnapshot,
+)
 from partition_operator.resources.common import controller
 
 

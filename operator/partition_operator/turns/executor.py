@@ -11,10 +11,10 @@ from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import Conflict, ReplicaUnreachable, text_of
+from partition_operator.reconcile.observed.last_write import WriteRecords
+from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedPod
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.writes import target
-from partition_operator.reconcile.seen.last_write import WriteRecords
-from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedPod
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import fingerprint, is_foreign, is_leaving, metadata

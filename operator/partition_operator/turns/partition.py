@@ -20,6 +20,7 @@ from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import ReplicaRefused, text_of
+from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import ownership
 from partition_operator.reconcile.partition.actions import (
     Action,
@@ -29,7 +30,6 @@ from partition_operator.reconcile.partition.actions import (
     RecordRestored,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.queue import Key, QueueItem
 

@@ -18,6 +18,7 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import ReplicaRefused, text_of
+from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJobOrNone, volume_lost
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.schedule import deletion as removing
 from partition_operator.reconcile.schedule.deletion import Attempt, Deletion, DeletionStep
@@ -29,7 +30,6 @@ from partition_operator.reconcile.schedule.policy import (
 )
 from partition_operator.reconcile.schedule.retention import begun, next_expiry
 from partition_operator.reconcile.schedule.status import fold
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJobOrNone, volume_lost
 from partition_operator.turns.queue import SNAPSHOT, Key, QueueItem
 
 logger = logging.getLogger(__name__)

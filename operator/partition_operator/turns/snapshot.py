@@ -18,11 +18,11 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import OperatorError, ReplicaRefused, ReplicaUnreachable, text_of
+from partition_operator.reconcile.observed import last_write
+from partition_operator.reconcile.observed.last_write import Write
+from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedPod
+from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJob, ObservedSnapshot
 from partition_operator.reconcile.partition.ownership import is_foreign
-from partition_operator.reconcile.seen import last_write
-from partition_operator.reconcile.seen.last_write import Write
-from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedPod
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedSnapshot
 from partition_operator.reconcile.snapshot.actions import (
     CancelJob,
     CreateVerifyPod,

@@ -8,13 +8,13 @@ from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.times import stamp
 from partition_operator.api.words import PartitionCondition, Reason, SnapshotCondition
-from partition_operator.reconcile.partition import losses, placement, storage
-from partition_operator.reconcile.partition.membership import lag
-from partition_operator.reconcile.seen.partition import (
+from partition_operator.reconcile.observed.partition import (
     ObservedMember,
     ObservedPartition,
     ObservedReplica,
 )
+from partition_operator.reconcile.partition import losses, placement, storage
+from partition_operator.reconcile.partition.membership import lag
 from partition_operator.resources.pdb import quorum
 
 NO_GROUP = "the group does not exist yet"

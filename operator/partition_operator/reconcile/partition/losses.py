@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from partition_operator.api import names
 from partition_operator.api.words import MemberRole
-from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
+from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.resources.pdb import quorum
 
 Voters = dict[int, int]

@@ -2,6 +2,11 @@
 before its pod goes."""
 
 from partition_operator.api import names
+from partition_operator.reconcile.observed.partition import (
+    ObservedMember,
+    ObservedPartition,
+    ObservedReplica,
+)
 from partition_operator.reconcile.partition.actions import (
     Action,
     AddLearner,
@@ -9,11 +14,6 @@ from partition_operator.reconcile.partition.actions import (
     PromoteLearner,
     RemoveMember,
     TransferLeadership,
-)
-from partition_operator.reconcile.seen.partition import (
-    ObservedMember,
-    ObservedPartition,
-    ObservedReplica,
 )
 
 PROMOTE_LAG_MAX = 1000

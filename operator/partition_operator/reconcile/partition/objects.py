@@ -4,6 +4,8 @@ from typing import Any
 
 from partition_operator.api import names
 from partition_operator.api.partition import PartitionSpec
+from partition_operator.reconcile.observed.last_write import Key
+from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
 from partition_operator.reconcile.partition.actions import (
     Action,
     Apply,
@@ -13,8 +15,6 @@ from partition_operator.reconcile.partition.actions import (
     TrustAuthority,
 )
 from partition_operator.reconcile.partition.writes import PendingWrites
-from partition_operator.reconcile.seen.last_write import Key
-from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
 from partition_operator.resources import pdb, services, statefulset
 from partition_operator.resources.common import (
     content_hash,

@@ -9,7 +9,7 @@ from typing import Final
 from partition_operator.api import names
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import Reason
-from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedPod
+from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedPod
 from partition_operator.resources.pdb import quorum
 
 PLACED: Final = "PodsPlaced"

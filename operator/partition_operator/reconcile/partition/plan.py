@@ -9,6 +9,7 @@ from partition_operator.api.events import Event
 from partition_operator.api.partition import STANDALONE, PartitionSpec
 from partition_operator.api.words import MemberRole
 from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
     conditions,
     membership,
@@ -30,7 +31,6 @@ from partition_operator.reconcile.partition.actions import (
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.status import Standing, fold, refused
 from partition_operator.reconcile.partition.writes import PendingWrites
-from partition_operator.reconcile.seen.partition import ObservedPartition
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from typing import Final, Literal, cast
 from partition_operator.api import names, schema
 from partition_operator.api.partition import RAFT, STANDALONE, PartitionSpec
 from partition_operator.api.words import Reason
+from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition.actions import Action, EnableReplication
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.seen.partition import ObservedPartition
 
 BACKFILLING: Final = "Backfilling"
 PresentMode = Literal["None", "Backfilling", "Raft"]

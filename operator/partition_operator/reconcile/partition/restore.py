@@ -20,6 +20,10 @@ from partition_operator.api.partition import STANDALONE
 from partition_operator.api.snapshot import STORED, Snapshot, SnapshotState
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import Reason
+from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.progress import JobProgress, parse_progress
+from partition_operator.reconcile.observed.restore import ObservedRestore
+from partition_operator.reconcile.observed.snapshot import volume_lost
 from partition_operator.reconcile.partition import placement
 from partition_operator.reconcile.partition.actions import (
     Action,
@@ -30,10 +34,6 @@ from partition_operator.reconcile.partition.actions import (
     RecordRestored,
 )
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.seen.partition import ObservedPartition
-from partition_operator.reconcile.seen.progress import JobProgress, parse_progress
-from partition_operator.reconcile.seen.restore import ObservedRestore
-from partition_operator.reconcile.seen.snapshot import volume_lost
 from partition_operator.resources import services, snapshot_pods
 from partition_operator.resources.snapshot_pods import PodResult, SnapshotLocation
 

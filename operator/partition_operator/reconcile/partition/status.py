@@ -10,6 +10,7 @@ from typing import cast
 from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.words import MemberRole
+from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import (
     conditions,
     replication,
@@ -22,7 +23,6 @@ from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, l
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.writes import PendingWrites
-from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
 from partition_operator.resources.pdb import quorum
 
 KEPT = frozenset(

@@ -11,8 +11,8 @@ from typing import Any
 from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.quantities import parse_quantity
+from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
 from partition_operator.reconcile.partition.actions import Action, DeleteUnchanged
-from partition_operator.reconcile.seen.partition import ObservedClaim, ObservedPartition
 from partition_operator.resources.statefulset import claim_spec
 
 

@@ -3,7 +3,7 @@ somebody's data is adopted when a user says so, and never by name alone."""
 
 from dataclasses import dataclass
 
-from partition_operator.reconcile.seen.partition import ObservedPartition
+from partition_operator.reconcile.observed.partition import ObservedPartition
 
 
 @dataclass(frozen=True, slots=True)

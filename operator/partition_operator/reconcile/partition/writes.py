@@ -11,11 +11,11 @@ from typing import Final
 from partition_operator.api import names, schema
 from partition_operator.api.events import Event
 from partition_operator.api.words import Reason
+from partition_operator.reconcile.observed.last_write import CALM, Key, held, pause_s
+from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.actions import Action
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.seen.last_write import CALM, Key, held, pause_s
-from partition_operator.reconcile.seen.partition import ObservedPartition
 from partition_operator.resources.common import content_hash
 
 TYPE: Final = "ObjectsApplied"

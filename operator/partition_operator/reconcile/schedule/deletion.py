@@ -20,11 +20,11 @@ from partition_operator.api.partition import RETENTION_ENFORCED, SNAPSHOTS_PRUNE
 from partition_operator.api.snapshot import Snapshot, SnapshotsSpec, SnapshotState, VerifyMethod
 from partition_operator.api.times import stamp
 from partition_operator.api.words import JobState, Reason
+from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJob, ObservedJobOrNone
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.schedule.policy import ObservedSchedule
 from partition_operator.reconcile.schedule.retention import begun, expired
-from partition_operator.reconcile.seen.partition import ObservedPartition
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedJobOrNone
 from partition_operator.reconcile.snapshot import sources
 
 BATCH_MAX = 50

@@ -16,11 +16,11 @@ from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotsSpec
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.snapshot import age_of
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.schedule import cron as schedules
 from partition_operator.reconcile.schedule.cron import MOMENT, Circumstances, Schedule, decide
-from partition_operator.reconcile.seen.partition import ObservedPartition
-from partition_operator.reconcile.seen.snapshot import age_of
 from partition_operator.reconcile.snapshot import sources
 
 FRESH_GRACE = dt.timedelta(minutes=10)

@@ -11,7 +11,7 @@ import datetime as dt
 from collections.abc import Iterable
 
 from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotRetention, SnapshotState
-from partition_operator.reconcile.seen.snapshot import age_of
+from partition_operator.reconcile.observed.snapshot import age_of
 
 FAILED_KEPT_MAX = 3
 

@@ -24,9 +24,9 @@ from partition_operator.api.snapshot import Snapshot, SnapshotState, VerifyMetho
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import JobState, Reason
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.seen.partition import ObservedPartition
-from partition_operator.reconcile.seen.progress import stepped
-from partition_operator.reconcile.seen.snapshot import (
+from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.progress import stepped
+from partition_operator.reconcile.observed.snapshot import (
     NoJob,
     ObservedJob,
     ObservedSnapshot,

@@ -6,9 +6,9 @@ from partition_operator.api import names
 from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import GOOD, STORED, Snapshot, SnapshotState
 from partition_operator.api.words import ReplicaRole
+from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
+from partition_operator.reconcile.observed.snapshot import age_of
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
-from partition_operator.reconcile.seen.partition import ObservedPartition, ObservedReplica
-from partition_operator.reconcile.seen.snapshot import age_of
 
 
 def candidates(group: ObservedPartition) -> list[ObservedReplica]:

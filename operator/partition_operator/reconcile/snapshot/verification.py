@@ -15,8 +15,8 @@ from partition_operator.api.destination import Destination
 from partition_operator.api.snapshot import SnapshotState, VerifyMethod
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import JobState, Reason
-from partition_operator.reconcile.seen.progress import JobProgress, stepped
-from partition_operator.reconcile.seen.snapshot import NoJob, ObservedJob, ObservedSnapshot
+from partition_operator.reconcile.observed.progress import JobProgress, stepped
+from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJob, ObservedSnapshot
 from partition_operator.reconcile.snapshot import sources
 from partition_operator.reconcile.snapshot.actions import (
     CreateVerifyPod,

@@ -8,8 +8,8 @@ from typing import Any
 from partition_operator.api.destination import DestinationProblem
 from partition_operator.api.snapshot import STORED, Snapshot, SnapshotState
 from partition_operator.api.words import JobState
-from partition_operator.reconcile.seen.partition import ObservedPartition
-from partition_operator.reconcile.seen.progress import JobProgress
+from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.progress import JobProgress
 
 
 @dataclass(frozen=True, slots=True)

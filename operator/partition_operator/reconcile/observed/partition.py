@@ -7,8 +7,8 @@ from typing import Any
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.api.words import ReplicaRole
-from partition_operator.reconcile.seen.last_write import Key, Write
-from partition_operator.reconcile.seen.restore import ObservedRestore
+from partition_operator.reconcile.observed.last_write import Key, Write
+from partition_operator.reconcile.observed.restore import ObservedRestore
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from partition_operator.api.destination import DestinationProblem
 from partition_operator.api.snapshot import Snapshot
-from partition_operator.reconcile.seen.progress import JobProgress
+from partition_operator.reconcile.observed.progress import JobProgress
 
 
 @dataclass(frozen=True, slots=True)
