@@ -70,7 +70,7 @@ def _draw_limits(rng: random.Random) -> Limits:
         proposal_batch_max=rng.choice([1, 8, 1024]),
         apply_batch_max=rng.choice([1, 4, 1024]),
         apply_queue_bytes_max=rng.choice([2_000, 64 * 1024**2]),
-        mirror_bytes_max=rng.choice([4 * 1024, 64 * 1024**2]),
+        entry_cache_bytes_max=rng.choice([4 * 1024, 64 * 1024**2]),
         held_appends_max=rng.choice([2, 64]),
         pin_time_to_live_s=rng.choice([1.5, 5.0, 60.0]),
         transfer_keep_s=rng.choice([2.0, 10.0]),

@@ -219,7 +219,7 @@ class Limits:
     backfill_rows: int = 16_384
     """Entries that a backfill gives their Raft metadata in one transaction of the log."""
 
-    mirror_bytes_max: int = 64 * 1024**2
+    entry_cache_bytes_max: int = 64 * 1024**2
     """Of the log's tail that the engine keeps in memory. Older entries are read from the log."""
 
     pinned_states_max: int = 4

@@ -103,7 +103,7 @@ class EngineSettings:
     election_tick: int
     heartbeat_tick: int
     uncommitted_bytes_max: int
-    mirror_bytes_max: int
+    entry_cache_bytes_max: int
     election_timeout_ticks: int = 0
 
 

@@ -57,7 +57,7 @@ class RaftEngine:
                 min_election_tick=timeout,
                 max_election_tick=timeout + 1 if timeout else 0,
                 max_uncommitted_size=settings.uncommitted_bytes_max,
-                mirror_bytes_max=settings.mirror_bytes_max,
+                mirror_bytes_max=settings.entry_cache_bytes_max,
             ),
             hard_state=raft.HardState(hard_state.term, hard_state.vote, commit),
             conf_state=to_conf_state(log.configuration[1]),

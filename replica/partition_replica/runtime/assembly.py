@@ -163,7 +163,7 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
         heartbeat_tick=config.heartbeat_ticks,
         election_timeout_ticks=config.election_timeout_ticks,
         uncommitted_bytes_max=limits.uncommitted_bytes_max,
-        mirror_bytes_max=limits.mirror_bytes_max,
+        entry_cache_bytes_max=limits.entry_cache_bytes_max,
     )
     loop = RaftLoop(
         log,

@@ -334,7 +334,7 @@ class Member:
         put("logstore_proposals_queued", "Proposals not proposed yet", self.proposals.queued)
         put("logstore_proposals_waiting", "Proposals under way", self.proposals.waiting)
         put("logstore_apply_queue_bytes", "Committed, not applied", self.applier.queued_bytes)
-        put("logstore_mirror_bytes", "The log's tail in memory", status.mirror_bytes)
+        put("logstore_entry_cache_bytes", "The log's tail in memory", status.mirror_bytes)
         put("logstore_blobs_pinned", "Blobs under a lease", self._volume.blobs.pinned)
         put("logstore_disk_free_bytes", "Free on the volume", self._disk.free_bytes)
         put("logstore_disk_full", "1 where writes are refused", self._disk.full())
