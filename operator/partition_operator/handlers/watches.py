@@ -18,7 +18,7 @@ import kopf
 from partition_common import backoff
 
 from partition_operator.errors import OperatorError, text_of
-from partition_operator.handlers.watching import build_registry
+from partition_operator.handlers.watching import KeyQueue, build_registry
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +35,16 @@ _Flag = tuple[asyncio.AbstractEventLoop, asyncio.Event]
 """What ends one kopf, and the loop that it runs in."""
 
 
-class Queue(Protocol):
-    def enqueue(self, kind: str, namespace: str, name: str) -> None: ...
-    def forget(self, namespace: str) -> None: ...
+class ForgettingQueue(KeyQueue, Protocol):
+    def forget(self, namespace: str) -> None:
+        """Drops the keys of a namespace that is watched no more."""
 
 
 class Watches:
     """Enqueues the keys of what changes. `down`: how many watches do not run."""
 
     def __init__(
-        self, queue: Queue, probe: Probe, identity: str, namespaces: tuple[str, ...]
+        self, queue: ForgettingQueue, probe: Probe, identity: str, namespaces: tuple[str, ...]
     ) -> None:
         """namespaces: empty for all."""
         self._queue = queue
@@ -167,7 +167,7 @@ class Watches:
 class _FromThread:
     """The queue, for handlers that run in another thread than the queue's loop."""
 
-    def __init__(self, queue: Queue, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, queue: KeyQueue, loop: asyncio.AbstractEventLoop) -> None:
         self._queue = queue
         self._loop = loop
 

@@ -11,7 +11,9 @@ from partition_operator.api import names
 from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT
 
 
-class Queue(Protocol):
+class KeyQueue(Protocol):
+    """The keys that wait for their turn."""
+
     def enqueue(self, kind: str, namespace: str, name: str) -> None: ...
 
 
@@ -25,7 +27,7 @@ SELECTOR = f"{names.LABEL_PARTITION},app.kubernetes.io/component in ({','.join(C
 """Sent to the API server: other people's objects neither cost traffic nor lie in memory."""
 
 
-def build_registry(queue: Queue, *, namespaced: bool) -> kopf.OperatorRegistry:
+def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistry:
     """The handlers, in a registry of their own. namespaced: the operator's rights end there."""
     registry = kopf.OperatorRegistry()
 
