@@ -110,3 +110,14 @@ def test_a_deprecated_counter_shows_what_todays_shows(
     assert (old.labels, old.value) == (new.labels, new.value)
     assert old.labels == labels
     assert old.value > 0
+
+
+def test_a_deprecated_gauge_shows_what_todays_shows() -> None:
+    metrics = ReplicaMetrics()
+    for value in (3, 4):
+        metrics.set("logstore_entry_cache_bytes", "The log's tail in memory", value)
+    shown = generate_latest(metrics.registry).decode()
+    for name in ("logstore_entry_cache_bytes", "logstore_mirror_bytes"):
+        assert metrics.registry.get_sample_value(name) == 4
+    help_text = "(deprecated: use logstore_entry_cache_bytes) The log's tail in memory"
+    assert f"# HELP logstore_mirror_bytes {help_text}" in shown

@@ -283,6 +283,7 @@ class Limits:
 
 
 DEPRECATED_NAMES = {
+    "mirror_bytes_max": "entry_cache_bytes_max",
     "pin_lease_s": "pin_time_to_live_s",
     "snapshot_hold_s": "transfer_hold_s",
     "snapshot_keep_s": "transfer_keep_s",

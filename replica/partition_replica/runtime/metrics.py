@@ -7,6 +7,9 @@ from prometheus_client.registry import Collector
 
 FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
+DEPRECATED_GAUGES = {"logstore_entry_cache_bytes": "logstore_mirror_bytes"}
+"""Earlier names of gauges, by today's: exported for one minor version more."""
+
 
 class DeprecatedCounters(Collector):
     """Counters once more, under the names that they had before: for one minor release."""
@@ -125,7 +128,9 @@ class Metrics:
         )
 
     def set(self, name: str, help_text: str, value: float) -> None:
-        """Sets a gauge, making it at its first use."""
+        """Sets a gauge, making it at its first use; under its earlier name, too, if it has one."""
+        if name in DEPRECATED_GAUGES:
+            self.set(DEPRECATED_GAUGES[name], f"(deprecated: use {name}) {help_text}", value)
         gauge = self._gauges.get(name)
         if gauge is None:
             gauge = self._gauges[name] = Gauge(name, help_text, registry=self.registry)
