@@ -3,14 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import replica_admin_pb2_grpc
-from partition_replica.core.model import Configuration, LogBatch
+from partition_replica.core.model import LogBatch
 from partition_replica.errors import (
     DiskFull,
     InvalidArgument,
@@ -21,7 +20,7 @@ from partition_replica.errors import (
     StorageFailed,
     WrongCluster,
 )
-from partition_replica.ids import LSN, MemberID
+from partition_replica.ids import LSN
 from partition_replica.runtime import disk
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.failures import Failures
@@ -211,49 +210,6 @@ async def test_crashes_in_turn_lose_nothing_that_was_acknowledged(
 
 
 # --- life -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("slow", ["inspection", "_pinned_states", "snapshot_jobs"])
-async def test_leadership_is_handed_over_before_anything_slow_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
-) -> None:
-    one = OneReplica(tmp_path / "data")
-    handed_over, closed = asyncio.Event(), asyncio.Event()
-
-    async def hand_over(*_: object) -> None:
-        handed_over.set()
-
-    async def close_member() -> None:
-        assert handed_over.is_set()
-        closed.set()
-
-    monkeypatch.setattr(one.replica.administration, "transfer", hand_over)
-    monkeypatch.setattr(getattr(one.replica, slow), "close", handed_over.wait)
-    leading: Any = SimpleNamespace(
-        loop=SimpleNamespace(role="leader"),
-        configuration=Configuration((MemberID(1), MemberID(2))),
-        close=close_member,
-    )
-    one.replica.current.member = leading
-    await asyncio.wait_for(one.stop(), 20)
-    assert closed.is_set()
-
-
-async def test_a_part_that_does_not_end_leaves_no_other_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one = OneReplica(tmp_path / "data")
-    await one.lead()
-    member = one.replica.current.running()
-
-    async def fail() -> None:
-        raise StorageFailed("no")
-
-    monkeypatch.setattr(one.replica._pinned_states, "close", fail)
-    with pytest.raises(StorageFailed):
-        await one.replica.stop()
-    assert all(task.done() for task in member._tasks)
-    one.volume.close()
 
 
 async def test_one_that_was_never_started_stops(tmp_path: Path) -> None:

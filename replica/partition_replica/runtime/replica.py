@@ -25,6 +25,7 @@ from partition_replica.runtime.peer_requests import PeerRequests
 from partition_replica.runtime.serving.applications import Applications
 from partition_replica.runtime.serving.pinned_states import PinnedStates
 from partition_replica.runtime.serving.status import Status
+from partition_replica.storage.threads import all_ended
 from partition_replica.storage.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -140,25 +141,38 @@ class Replica:
     async def stop(self) -> None:
         """Hands leadership over if this member leads and another voter can take it. Ends everything
         else meanwhile, and the member last. Raises the first error of a part that did not end
-        cleanly, once all have ended."""
+        cleanly, once all have ended; a Fatal is given to `failed` at once."""
         self.current.stopping = True
-        ended = await asyncio.gather(
-            # First: clients wait for the next leader, and the other parts may take long to end.
-            self._hand_over(),
-            self.inspection.close(),
-            self._pinned_states.close(),
-            self.snapshot_jobs.close(),
-            self._end_backfill(),
-            return_exceptions=True,
+        ending = asyncio.ensure_future(
+            all_ended(
+                self.inspection.close(),
+                self._pinned_states.close(),
+                self.snapshot_jobs.close(),
+                self._end_backfill(),
+                failed=self._failed,
+            )
         )
-        if self.current.member is not None:
-            await self.current.member.close()
-        for result in ended:
-            if isinstance(result, BaseException):
-                raise result
+        try:
+            await self._hand_over_until(ending)
+            await ending
+        finally:
+            if self.current.member is not None:
+                await self.current.member.close()
 
-    async def _hand_over(self) -> None:
-        member = self.current.member
+    async def _hand_over_until(self, ending: "asyncio.Future[None]") -> None:
+        """Hands leadership over at once, since clients wait for the next leader and the other parts
+        may take long to end; and again if this member becomes the leader before they have ended: a
+        leader that stops, too, may choose it."""
+        while True:
+            over, member = ending.done(), self.current.member
+            await self._hand_over(member)
+            if over:
+                return
+            changed = asyncio.create_task(_changed(member))
+            await asyncio.wait({ending, changed}, return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+
+    async def _hand_over(self, member: Member | None) -> None:
         if member is None or member.loop.role != "leader":
             return
         if len(member.configuration.voters) < 2:  # noqa: PLR2004  # itself, and another one
@@ -181,3 +195,11 @@ class Replica:
         """Serves: a member that knows its leader."""
         member = self.current.member
         return member is not None and not self.current.stopping and member.loop.leader != 0
+
+
+async def _changed(member: Member | None) -> None:
+    """Returns at the next change of the leader that the member hears of, if there is a member."""
+    if member is not None:
+        await member.leader_changed()
+    else:
+        await asyncio.Event().wait()

@@ -1,11 +1,14 @@
 """Work on threads that must not be left half done."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from partition_replica.errors import Fatal
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,6 +52,27 @@ async def run_to_end(
     # Not to_thread: that is a task, which the loop's end cancels while the thread works on.
     working = asyncio.get_running_loop().run_in_executor(None, body)
     return await finish(working, undo, give_up=give_up)
+
+
+async def all_ended(*works: Awaitable[object], failed: Callable[[Fatal], None]) -> None:
+    """Returns when all have ended, however. `failed` gets a Fatal as soon as it is raised. Raises
+    the first error then, and logs the others; a Fatal goes before any other."""
+    errors: list[Exception] = []
+
+    async def end(work: Awaitable[object]) -> None:
+        try:
+            await work
+        except Fatal as error:
+            errors.insert(0, error)
+            failed(error)
+        except Exception as error:  # the others are ended all the same
+            errors.append(error)
+
+    await asyncio.gather(*map(end, works))
+    for error in errors[1:]:
+        logger.error("another part did not end cleanly either", exc_info=error)
+    if errors:
+        raise errors[0]
 
 
 async def ahead(items: AsyncIterator[T], work: Callable[[T], None]) -> None:

@@ -38,7 +38,7 @@ from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.threads import finish, run_to_end
+from partition_replica.storage.threads import all_ended, finish, run_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class PinnedStates:
         if looking:
             await asyncio.wait(looking)
         ends = [self._end(place, _stopping()) for place in self._places.values()]
-        await asyncio.gather(*ends, *self._ends)
+        await all_ended(*ends, *self._ends, failed=self._failed)
 
     async def _wait_pinned(
         self, place: _Place, pinning: "asyncio.Task[PinnedState]"
