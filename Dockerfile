@@ -2,7 +2,7 @@
 #
 #   make site && docker build -t partition-operator .
 #
-# The base needs Python of the minor version that make site ran with.
+# The base needs Python 3.11: dist/site holds its bytecode, and a module that is built for it.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE}
 # The official images come without the bytecode of Python's own library, and a container can't write it.

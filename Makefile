@@ -36,7 +36,7 @@ test: setup check check-generated ## checks and all tests; without root, all but
 	@$(RUN) python -m dev.object_store build
 	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
 
-test-long: setup ## what repeats more than a change needs: seeds, examples, disk states, crashes
+test-long: setup ## the randomised suites at length: 1,000 seeds, more examples, disk states, flips
 	@$(RUN) python -m dev.object_store build
 	@SIMULATION_SEEDS=1000 FUZZ_EXAMPLES=500 SNAPSHOT_EXAMPLES=60 POWER_LOSS_STATES=100 DAMAGE_FLIPS=1000 \
 	  $(RUN) pytest -q -n $(TEST_WORKERS) --timeout 1800 --durations=15 tests/simulation tests/fuzz \
@@ -74,7 +74,7 @@ format: setup ## formats Python and Rust, mends what the linter can
 lock-check: $(UV) ## whether uv.lock agrees with every pyproject.toml
 	@$(UV) lock --check --quiet
 
-e2e: test-long ## test-long, then the cluster's tests at length: ten idle minutes, twenty kills, large data
+e2e: test-long ## test-long, then the tests on a cluster at length: idle minutes, kills, large data
 	@IDLE_SECONDS=600 LEADER_KILLS=20 BACKFILL_ENTRIES=200000 BACKFILL_BYTES=1073741824 \
 	  $(RUN) pytest -q -m "" --durations=15 tests/e2e
 

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ UV = shutil.which("uv") or str(CACHE / "uv" / "bin" / "uv")
 
 USER = "65532:65532"
 INSTALLED_AT = "/opt/partition"
+PYTHON = "3.11"
+"""Of the images: the Rust module and the bytecode must fit it."""
 
 
 def _digest(data: bytes) -> str:
@@ -157,7 +160,7 @@ def install_site(site: Path) -> None:
     folders = ("proto", "common", "raft", "snapshots", "replica", "client", "operator")
     members = [str(ROOT / m) for m in folders]
     export = ["export", "-q", "--frozen", "--no-dev", "--no-emit-project", "--no-emit-workspace"]
-    install = ["pip", "install", "-q", "--target", str(site), "--python-version", "3.11"]
+    install = ["pip", "install", "-q", "--target", str(site), "--python-version", PYTHON]
     _uv(*export, "-o", str(requirements))
     _uv(*install, "--require-hashes", "-r", str(requirements))
     _uv(*install, "--no-deps", *members)
@@ -168,7 +171,14 @@ def install_site(site: Path) -> None:
 
 def _compile(site: Path) -> None:
     """A container can't write beside its sources: without bytecode in the image each start would
-    compile all of them. The files say nothing of times, as the image must not."""
+    compile all of them. The files say nothing of times, as the image must not. They are never
+    compared with their sources: whoever edits a source in a container removes its bytecode, too."""
+    if platform.python_version_tuple()[:2] != tuple(PYTHON.split(".")):
+        raise SystemExit(
+            f"cluster: Python {platform.python_version()} runs this, and the images have Python "
+            f"{PYTHON}, which ignores the bytecode of any other: make the environment with "
+            f"Python {PYTHON}"
+        )
     command = [sys.executable, "-m", "compileall", "-q", "-s", str(site), "-p", INSTALLED_AT]
     command += ["--invalidation-mode", "unchecked-hash", str(site)]
     done = subprocess.run(

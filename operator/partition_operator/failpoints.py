@@ -58,7 +58,18 @@ SNAPSHOTS = frozenset(
 CERTIFICATES = frozenset({"TrustAuthority"})
 """Of a change of the authority: tried by a test of its own."""
 
-_armed = frozenset(filter(None, os.environ.get(ENVIRONMENT, "").split(",")))
+
+def parse_armed(text: str) -> frozenset[str]:
+    """Names with commas between them. Raises ValueError for one that is never reached."""
+    armed = frozenset(filter(None, map(str.strip, text.split(","))))
+    known = REGISTERED | SNAPSHOTS | CERTIFICATES
+    if unknown := armed - known:
+        wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
+        raise ValueError(f"{ENVIRONMENT} names {wrong}, which is never reached; allowed: {allowed}")
+    return armed
+
+
+_armed = parse_armed(os.environ.get(ENVIRONMENT, ""))
 
 
 def reach(name: str) -> None:

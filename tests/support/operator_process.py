@@ -65,7 +65,9 @@ class Operator:
         assert self.process is not None
         assert self.process.returncode == EXIT_CODE
         last = self._log.read_text().splitlines()[-1]
-        return next(name for name in failpoints if last == f"failpoint {name} reached: ending")
+        reached = [name for name in failpoints if last == f"failpoint {name} reached: ending"]
+        assert len(reached) == 1, last
+        return reached[0]
 
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -244,7 +244,8 @@ class LogStoreServicer:
         The entries go earlier if they become more than a consumer may lag, or if a state transfer
         replaces the state of this replica, a follower. Then Read meets COMPACTED.
 
-        Errors in place of the answer to `open`:
+        Errors in place of the answer to `open`, besides those of every read (NOT_LEADER, WRONG_HISTORY,
+        STOPPING, NOT_BOOTSTRAPPED, INVALID_ARGUMENT):
 
         NO_LEADER    this replica has no state now: it waits for its first one, or opens another one
         OVERLOADED   4 states are pinned at this replica; 1,024 streams are open; the state could not
@@ -252,7 +253,7 @@ class LogStoreServicer:
         replaces the state, or copies failed; or `open` did not come within 60 seconds
         DISK_FULL    the volume has no room for the copy
 
-        Errors that end a pinned state:
+        Errors that end a pinned state, besides failures of the replica itself:
 
         OVERLOADED   nothing was asked, or no answer taken, for 300 seconds; or the state was pinned
         for an hour

@@ -16,7 +16,7 @@ HYSTERESIS = 1.25
 
 class DiskWatch:
     def __init__(self, space: VolumeSpace, reserve_bytes: int) -> None:
-        """reserve_bytes: as configured, 0 for a share of the volume."""
+        """reserve_bytes: as configured; of a small volume at most a tenth is reserved."""
         self._space = space
         self._reserve_bytes = reserve_bytes
         self._full = False
