@@ -1,7 +1,8 @@
 """Checks the prose of the documentation: `python -m dev.prose`.
 
-It finds phrases that have to be read twice, long sentences, long table cells, and an architecture
-page whose sentences are too long on average. Code and the targets of links are not prose.
+It finds phrases that have to be read twice, long sentences, long table cells, long lines, and an
+architecture page whose sentences are too long on average. Code and the targets of links are not
+prose. The changelog and the pages of the tests are only checked for long lines.
 """
 
 import re
@@ -12,10 +13,13 @@ from pathlib import Path
 from dev.cluster.layout import ROOT
 
 NOT_READ = {"CHANGELOG.md"}
+GENERATED = "docs/reference"
+"""Its pages have a paragraph per line."""
 QUOTE_PHRASES = {"docs/glossary.md", "docs/adr/0010-one-word-for-one-thing.md"}
 """They name the words that are not to be used."""
 SENTENCE_WORDS_MAX = 40
 CELL_WORDS_MAX = 25
+LINE_LENGTH_MAX = 120
 AVERAGE_WORDS_BELOW = {"docs/ARCHITECTURE.md": 18}
 CODE_INDENTATION = "    "
 
@@ -89,14 +93,42 @@ def check(name: str, text: str) -> list[str]:
     return found
 
 
+def long_lines(name: str, text: str) -> list[str]:
+    """The lines of a page that are to be wrapped, each as file:line. A heading, a table's row, code
+    and the target of a link can't be."""
+    found, fenced, inside = list[str](), False, False
+    for number, line in enumerate(text.splitlines(), 1):
+        bare = line.strip()
+        fence = bare.startswith("```")
+        fenced ^= fence
+        code = fenced or fence or (not inside and line.startswith(CODE_INDENTATION))
+        inside = bool(bare) and not code and not bare.startswith(("|", "#", "<!--"))
+        length = len(re.sub(r"\]\([^)]*\)|https?://\S+", "", line))
+        if inside and length > LINE_LENGTH_MAX:
+            found.append(
+                f"{name}:{number}: a line of {length} characters; at most {LINE_LENGTH_MAX}"
+            )
+    return found
+
+
 def pages() -> list[Path]:
     found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     return sorted(page for page in found if page.name not in NOT_READ)
 
 
+def wrapped_pages() -> list[Path]:
+    found = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")]
+    return sorted(page for page in found if page.parent != ROOT / GENERATED)
+
+
 def main() -> int:
     """Prints what is wrong; returns 1 if anything is, else 0."""
-    wrong = [p for page in pages() for p in check(str(page.relative_to(ROOT)), page.read_text())]
+    wrong = [
+        problem
+        for look, found in ((check, pages()), (long_lines, wrapped_pages()))
+        for page in found
+        for problem in look(str(page.relative_to(ROOT)), page.read_text())
+    ]
     for problem in wrong:
         print(problem)
     return int(bool(wrong))

@@ -25,7 +25,7 @@ from partition_client.errors import (
     from_detail,
 )
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
-from partition_client.waiting import CANCELLED_HERE, Silent, being_cancelled, within
+from partition_client.waiting import CANCELLED_HERE, Silent, being_cancelled, cancellations, within
 
 logger = logging.getLogger(__name__)
 
@@ -201,11 +201,12 @@ async def messages(
     watch = _Watch(call, deadline, alive)
     try:
         while True:
+            before = await cancellations()
             watch.wait_begins()
             try:
                 message = await call.read()
             except (asyncio.CancelledError, grpc.aio.AioRpcError) as error:
-                if being_cancelled():
+                if being_cancelled(before):
                     raise
                 if watch.silence or isinstance(error, asyncio.CancelledError):
                     raise Silent(watch.silence or CANCELLED_HERE) from None

@@ -55,10 +55,14 @@ async def _ls(client: AsyncClient, options: argparse.Namespace) -> int:
         for replica, one in zip(replicas, found, strict=True)
         if not isinstance(one, ClientError)
     }
-    rows = [
-        {"replica": replica, "name": one.name, "lsn": one.lsn, "behind": max(0, applied - one.lsn)}
+    consumers = [
+        (max(0, applied - one.lsn), replica, one)
         for replica, (listed, applied) in answers.items()
-        for one in sorted(listed.consumers, key=lambda one: one.lsn)
+        for one in listed.consumers
+    ]
+    rows = [
+        {"replica": replica, "name": one.name, "lsn": one.lsn, "behind": behind}
+        for behind, replica, one in sorted(consumers, key=lambda row: row[0], reverse=True)
     ]
     if options.json:
         for row in rows:

@@ -44,12 +44,16 @@ class PinnedState:
         given a Service's address, this is that address: see `AsyncClient.state`.
     """
 
-    def __init__(self, address: str, call: Any, deadline: Deadline) -> None:
+    def __init__(
+        self, address: str, call: Any, deadline: Deadline, closed: Callable[[], bool]
+    ) -> None:
+        """closed: whether the client is closed, which ends `call`."""
         self.address = address
         self.lsn = self.term = 0
         self.history = ""
         self._call = call
         self._deadline = deadline
+        self._closed = closed
         self._busy = False
         self._ended: ClientError | None = None
 
@@ -159,9 +163,11 @@ class PinnedState:
         return found
 
     def _failure(self, error: grpc.aio.AioRpcError | Silent) -> ClientError:
+        detail = None if isinstance(error, Silent) else detail_of(error)
+        if detail is None and self._closed():
+            return self._lost("the client was closed")
         if isinstance(error, Silent):
             return self._lost(f"{self.address}: {error}")
-        detail = detail_of(error)
         if detail is None:
             return self._lost(describe(self.address, error))
         if detail.reason == types.REASON_DISK_FULL:
@@ -182,7 +188,9 @@ async def pinned_state(
     request = api.OpenState(consistency=consistency(stale_from), history_id=history)
     while True:
         target = await tries.next()
-        state = PinnedState(target, routing.stub(target).ReadState(), deadline)
+        state = PinnedState(
+            target, routing.stub(target).ReadState(), deadline, lambda: routing.closed
+        )
         try:
             try:
                 await state.open(request)

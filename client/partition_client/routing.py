@@ -67,6 +67,10 @@ class Routing:
         self.leader = ""
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def check_open(self) -> None:
         """Raises ClientError once the client is closed."""
         if self._closed:

@@ -35,10 +35,12 @@ def override(
     positive: it is above 0; else it is 0 or above, and the class of `limits` may refuse more.
     deprecated: earlier names of fields, each with today's; using one writes a warning to the log.
 
-    Raises ValueError, which begins with "--limit", names the flag, and says what is allowed.
+    Raises ValueError, which begins with "--limit", names the flag, and says what is allowed. It
+    names all flags if only their combination is refused.
     """
     kinds = {field.name: type(getattr(limits, field.name)) for field in fields(limits)}
     values: dict[str, float] = {}
+    given: dict[str, str] = {}
     for flag in flags:
         name, _, text = flag.partition("=")
         if deprecated and name in deprecated:
@@ -54,8 +56,20 @@ def override(
         if not in_range:
             lowest = "above 0" if positive else "of 0 or above"
             raise ValueError(f"--limit {flag}: must be a number {lowest}, at most {LIMIT_MAX}")
-        values[name] = value
+        values[name], given[name] = value, flag
     try:
         return replace(limits, **values)
     except ValueError as error:  # the class's own check
-        raise ValueError(f"--limit {' '.join(flags)}: {error}") from error
+        raise _refusal(limits, values, given, error) from error
+
+
+def _refusal(
+    limits: L, values: Mapping[str, float], given: Mapping[str, str], error: ValueError
+) -> ValueError:
+    """Names the first flag that is refused by itself. given: the flags, by the field's name."""
+    for name, value in values.items():
+        try:
+            replace(limits, **{name: value})
+        except ValueError as own:
+            return ValueError(f"--limit {given[name]}: {own}")
+    return ValueError(f"--limit {' '.join(given.values())}: {error}")

@@ -1,12 +1,12 @@
-"""A pinned state costs a bounded amount: of places, of time, and of the volume's room. Whatever
-ends it, nothing is left, and the reader hears why."""
+"""A pinned state costs a bounded amount of places and of time. Whatever ends it, nothing is left,
+and the reader hears why. test_pinned_state_room.py is about the volume's room."""
 
 import asyncio
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,7 @@ from typing import Any
 import grpc
 import pytest
 from partition_client import PayloadSource
-from partition_client.errors import DiskFull, StateLost
-from partition_client.pinned_state import PinnedState
+from partition_client.errors import StateLost
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_replica.core.limits import PAYLOAD_INLINE_BYTES_MAX, Limits
@@ -24,36 +23,22 @@ from partition_replica.core.model import OpenedFile, TreeEntry
 from partition_replica.errors import Overloaded, Stopping, StorageFailed
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.disk import DiskWatch
-from partition_replica.runtime.serving import pinned_states
 from partition_replica.runtime.transfer.capture import Captured
-from partition_replica.storage.state_copy import CopiedFile, FrozenState
 from partition_replica.transport import chunks, state_reading
 
-from tests.support.captures import HeldUp
 from tests.support.one_replica import serving
-from tests.support.served_replica import QUICK, Served, served, serving_clients
+from tests.support.served_replica import (
+    QUICK,
+    Served,
+    first_key,
+    hold_up,
+    served,
+    serving_clients,
+)
 
 LARGE = os.urandom(3 * PAYLOAD_INLINE_BYTES_MAX)
 OPEN = api.ReadStateRequest(open=api.OpenState())
 FILE = api.ReadStateRequest(file=api.ReadFileRequest(path=b"f"))
-
-
-def hold_up(here: Served) -> HeldUp:
-    """The next copies of the state wait until they are let go."""
-    slow = HeldUp()
-    assert here.one.replica.member is not None
-    here.one.replica.member.capture._copy = slow
-    return slow
-
-
-def disk_with(here: Served, monkeypatch: pytest.MonkeyPatch, free: Callable[[], int]) -> None:
-    total = here.one.volume.space.free_bytes()[1]
-    monkeypatch.setattr(here.one.volume.space, "free_bytes", lambda: (free(), total))
-    monkeypatch.setattr(pinned_states, "LOOK_EVERY_S", 0.1)
-
-
-async def first_key(state: PinnedState) -> bytes:
-    return (await anext(aiter(state.keys())))[0]
 
 
 @asynccontextmanager
@@ -211,82 +196,6 @@ async def test_a_slow_end_of_one_state_holds_up_no_other(
         await here.eventually(lambda: not here.copies, "the first is gone")
         kept.set()
         await asyncio.gather(first, second)
-
-
-# --- room ---------------------------------------------------------------------------------------
-
-
-async def test_the_newest_state_is_given_up_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with served(tmp_path / "data") as here:
-        await here.one.set(b"k")
-        free = here.one.volume.space.free_bytes()[0]
-        async with here.client.state() as old, here.client.state() as new:
-            disk_with(here, monkeypatch, lambda: 1000 if len(here.copies) > 1 else free)
-            await here.eventually(lambda: len(here.copies) == 1, "a copy is gone")
-            await asyncio.sleep(0.5)  # and no other
-            assert await first_key(old) == b"k"
-            with pytest.raises(DiskFull, match="fell below its reserve"):
-                await first_key(new)
-            disk_with(here, monkeypatch, lambda: 1000)
-            await here.eventually(lambda: not here.copies, "the other copy is gone")
-            with pytest.raises(DiskFull, match="fell below its reserve"):
-                await first_key(old)
-        with pytest.raises(DiskFull, match="reading the whole state takes a copy of it"):
-            async with here.client.state():
-                pass
-
-
-async def test_a_copy_that_takes_the_room_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While it is made, and it writes nothing more then."""
-    async with served(tmp_path / "data") as here:
-        await here.one.set(b"k", os.urandom(500_000))
-        free = here.one.volume.space.free_bytes()[0]
-        slow = hold_up(here)
-        disk_with(here, monkeypatch, lambda: 1000 if slow.begun.is_set() else free)
-        directories: list[Path] = []
-
-        def copy(frozen: FrozenState, directory: Path) -> CopiedFile:
-            directories.append(directory)
-            try:
-                return slow(frozen, directory)
-            finally:
-                assert (directory / "data.mdb").stat().st_size == 0
-
-        here.one.replica.member.capture._copy = copy  # type: ignore[union-attr]
-        opening = asyncio.create_task(here.client.state().__aenter__())
-        await asyncio.to_thread(slow.begun.wait)
-        await asyncio.sleep(0.5)
-        slow.go.set()
-        with pytest.raises(DiskFull, match="fell below its reserve"):
-            await opening
-        assert len(directories) == 1
-        assert (here.copies, here.pinned) == ([], 0)
-
-
-async def test_room_is_looked_for_when_it_is_the_copys_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two readers come at once, and there is room for one copy, with the whole reserve."""
-    async with served(tmp_path / "data") as here:
-        size = here.one.volume.state.size_bytes()
-        reserve = here.one.config.limits.disk_reserve_bytes
-        disk_with(here, monkeypatch, lambda: reserve + 2 * size - 1 - size * len(here.copies))
-        slow = hold_up(here)
-        async with AsyncExitStack() as stack:
-            both = [
-                asyncio.create_task(stack.enter_async_context(here.client.state()))
-                for _ in range(2)
-            ]
-            await asyncio.to_thread(slow.begun.wait)
-            await here.eventually(lambda: here.pinned == 2, "both have come")
-            slow.go.set()
-            found = await asyncio.gather(*both, return_exceptions=True)
-            assert sum(isinstance(one, DiskFull) for one in found) == 1
-            assert len(here.copies) == 1
 
 
 # --- the end ------------------------------------------------------------------------------------

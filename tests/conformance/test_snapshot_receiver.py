@@ -277,6 +277,22 @@ async def test_another_snapshot_takes_its_place(tmp_path: Path, sender: Sender) 
     receiver.volume.close()
 
 
+async def test_a_state_that_the_log_does_not_name_yet_is_not_overwritten(
+    sender: Sender, receiver: Receiver
+) -> None:
+    """The log's commit of the first transfer may still be under way when the second one comes."""
+    named = receiver.volume.log.identity.state_generation
+    await receiver.install(sender.snapshot())
+    first = receiver.volume.state.path
+    content = (first / "data.mdb").read_bytes()
+    sender.put_file(b"new", os.urandom(100_000))
+    await receiver.install(sender.snapshot())
+    assert receiver.volume.log.identity.state_generation == named, "the log has named neither"
+    assert receiver.volume.state.path != first
+    assert (first / "data.mdb").read_bytes() == content
+    assert_equal(receiver, sender)
+
+
 async def test_one_that_the_engine_ignores_leaves_nothing(
     sender: Sender, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

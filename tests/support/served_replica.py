@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
-from partition_client import AsyncClient
+from partition_client import AsyncClient, PinnedState
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_replica.core.limits import Limits
 from partition_replica.transport.channels import SERVER_OPTIONS
@@ -15,6 +15,7 @@ from partition_replica.transport.failures import Failures
 from partition_replica.transport.log_store_service import LogStoreService
 from partition_replica.transport.streams import Streams
 
+from tests.support.captures import HeldUp
 from tests.support.local_group import eventually
 from tests.support.one_replica import OneReplica, serving
 
@@ -80,3 +81,15 @@ async def serving_clients(one: OneReplica, limits: Limits) -> AsyncIterator[Serv
     finally:
         await client.close()
         await server.stop(None)
+
+
+def hold_up(here: Served) -> HeldUp:
+    """The next copies of the state wait until they are let go."""
+    slow = HeldUp()
+    assert here.one.replica.member is not None
+    here.one.replica.member.capture._copy = slow
+    return slow
+
+
+async def first_key(state: PinnedState) -> bytes:
+    return (await anext(aiter(state.keys())))[0]

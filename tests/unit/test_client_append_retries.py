@@ -6,7 +6,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 from partition_client import appends
-from partition_client.appends import UPLOADS_MAX, AppendStream
+from partition_client.appends import UPLOADS_MAX, AppendStream, ClientSession
 from partition_client.errors import ClientError, DeadlineExceeded, OutcomeUnknown
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
@@ -223,6 +223,35 @@ async def test_an_answer_that_can_not_be_taken_ends_every_append(
     for task in tasks:
         with pytest.raises(ClientError, match="append stream failed: RuntimeError"):
             await task
+
+
+async def test_a_session_whose_end_can_not_be_told_ends_the_append(
+    leader: Leader, stream: AppendStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(appends, "_session_gone_unknown", fail)
+    leader.answer = lambda _: leader.refuse(
+        types.REASON_OUTCOME_UNKNOWN, cause=types.REASON_SESSION_EXPIRED
+    )
+    async with asyncio.timeout(WITHIN_S):
+        with pytest.raises(ClientError, match="append stream failed: RuntimeError"):
+            await stream.append(put(deadline_s=10 * WITHIN_S))
+
+
+async def test_an_append_that_can_not_be_numbered_ends(
+    stream: AppendStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a session whose ID no proposal can hold. The append is not sent, and waits no longer."""
+
+    async def open_session(*_: str) -> ClientSession:
+        return ClientSession(2**64, "h1")
+
+    monkeypatch.setattr(stream, "_open_session", open_session)
+    async with asyncio.timeout(WITHIN_S):
+        with pytest.raises(ClientError, match="append stream failed: ValueError"):
+            await stream.append(put(deadline_s=10 * WITHIN_S))
 
 
 async def test_a_stream_that_ends_leaves_no_task(leader: Leader, stream: AppendStream) -> None:

@@ -49,6 +49,8 @@ class Checked(Some):
     def __post_init__(self) -> None:
         if self.count > 6:
             raise ValueError("count must be at most 6")
+        if self.count + self.share > 8:
+            raise ValueError("count and share must be at most 8 together")
 
 
 def test_flags_override_limits_by_name() -> None:
@@ -100,4 +102,18 @@ def test_limits_that_may_be_0_name_the_flag_too(flag: str, said: str) -> None:
     """Also if their own class refuses a value, which knows nothing of flags."""
     with pytest.raises(ValueError, match="--limit") as caught:
         limit_flags.override(Checked(), [flag], positive=False)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["share=1", "count=7"], "--limit count=7: count must be at most 6"),
+        (["count=6", "count=7", "share=1"], "--limit count=7: count must be at most 6"),
+        (["share=4", "count=5"], "--limit share=4 count=5: count and share must be at most 8"),
+    ],
+)
+def test_of_several_flags_the_one_that_is_wrong_is_named(flags: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match="--limit") as caught:
+        limit_flags.override(Checked(), flags, positive=False)
     assert str(caught.value).startswith(said)

@@ -310,6 +310,26 @@ async def test_consumers_are_those_of_every_endpoint_or_of_one_replica(
     assert replica.consumers == {}
 
 
+async def test_the_consumer_that_is_furthest_behind_comes_first_whichever_replica_has_it(
+    replica: StandInReplica, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The replicas have not applied the same."""
+    follower = StandInReplica()
+    follower.serving_as, follower.consumers = "follower", {"c": 1, "a": 15}
+    replica.consumers = {"d": 30, "b": 20}
+    replica.lsn, follower.lsn = 30, 28
+    async with follower.serving() as other:
+        endpoints = f"{replica.address},{other}"
+        code, out, _ = await run(replica, capsys, "--endpoints", endpoints, "consumer", "ls")
+    assert code == 0
+    assert [line.split()[2:] for line in out.splitlines()[1:]] == [
+        ["27", "c"],
+        ["13", "a"],
+        ["10", "b"],
+        ["0", "d"],
+    ]
+
+
 async def test_a_list_of_consumers_that_is_not_whole_says_so(
     replica: StandInReplica, capsys: pytest.CaptureFixture[str]
 ) -> None:

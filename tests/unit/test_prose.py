@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from dev import prose
-from dev.prose import check, paragraphs, sentences
+from dev.prose import check, long_lines, paragraphs, sentences
 
 WORDS = "word " * 38
+LONG = "word " * 24
+"""120 characters."""
 
 
 def test_paragraphs_items_and_cells_without_code() -> None:
@@ -50,6 +52,30 @@ def test_a_sentence_and_a_cell_that_are_too_long_are_found_with_their_line() -> 
     assert check("a.md", "| x |\n|---|\n| " + "word " * 26 + "|\n") == [
         "a.md:3: a cell of 26 words; at most 25"
     ]
+
+
+@pytest.mark.parametrize("before", ["", "Short.\n", "- An item\n", "- An item\n    goes on\n    "])
+def test_a_line_that_is_too_long_is_found(before: str) -> None:
+    line = before.count("\n") + 1
+    fits = LONG[len(before.rpartition("\n")[2]) :]
+    assert long_lines("a.md", f"{before}{fits}\n") == []
+    found = long_lines("a.md", f"{before}{fits}x\nShort.\n")
+    assert found == [f"a.md:{line}: a line of 121 characters; at most 120"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"# {LONG}",
+        f"| {LONG} |",
+        f"```\n{LONG}x\n```",
+        f"Code:\n\n    {LONG}",
+        f"See [a page]({LONG.replace(' ', '/')}) for more.",
+        f"<https://{LONG.replace(' ', '/')}>",
+    ],
+)
+def test_a_line_that_can_not_be_wrapped_may_be_long(text: str) -> None:
+    assert long_lines("a.md", text) == []
 
 
 @pytest.mark.parametrize(
@@ -114,6 +140,22 @@ def test_the_command_reports_and_fails(
     (tmp_path / "docs" / "a.md").write_text("Whoever reads this.\n")
     assert prose.main() == 1
     assert capsys.readouterr().out.startswith("docs/a.md:1: 'Whoever'")
+
+
+def test_long_lines_are_found_in_every_page_that_nobody_generates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prose, "ROOT", tmp_path)
+    (tmp_path / "docs" / "reference").mkdir(parents=True)
+    (tmp_path / "docs" / "reference" / "a.md").write_text(f"{LONG}x\n")
+    assert prose.main() == 0
+    wanted = ["CHANGELOG.md", "CONTRIBUTING.md", "docs/a.md", "tests/README.md"]
+    (tmp_path / "tests").mkdir()
+    for name in wanted:
+        (tmp_path / name).write_text(f"{LONG}x\n")
+    assert prose.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == wanted
 
 
 def test_the_projects_pages_pass() -> None:

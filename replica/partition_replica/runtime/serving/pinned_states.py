@@ -5,7 +5,8 @@ Pages of the running state don't make a state: each shows another LSN. So the st
 names stay, and so do the log's entries behind it, from which the reader goes on.
 
 A copy takes room on the volume. It is given up if its reader asks for nothing for too long or keeps
-it for too long, or if the volume falls below its reserve: then the newest one goes first.
+it for too long, or if the volume falls below its reserve: then the newest one goes first, and the
+next one only if that does not make enough room.
 """
 
 import asyncio
@@ -46,10 +47,11 @@ LOOK_EVERY_S = 1.0
 """How often it is looked whether a copy has to be given up."""
 
 LOOK_AGAIN_S = 0.2
-"""How soon after one copy is gone it is looked whether that was enough."""
+"""How often it is looked whether the copies that end have made enough room, and how soon after the
+last of them is gone."""
 
 ROOM_WAIT_S = 30.0
-"""How long the removal of one copy may take before the next one is given up for room, too."""
+"""How long the free space may not rise while copies end, before the next one is given up, too."""
 
 
 class PinnedState:
@@ -269,18 +271,30 @@ class PinnedStates:
             "the volume fell below its reserve, so the copy of the state was given up: make room, "
             "or read the state of another replica"
         )
-        if self._ends:  # they may make enough
-            await asyncio.wait(set(self._ends), timeout=ROOM_WAIT_S)
-            await asyncio.sleep(LOOK_AGAIN_S)
+        await self._ends_make_room()
         while self._disk.below_reserve():
             left = [place for place in self._places.values() if place.why is None]
             if not left:
                 break
             # The oldest reader is the nearest to its end.
-            ending = self._give_up(left[-1], why)
-            await asyncio.wait([ending], timeout=ROOM_WAIT_S)
-            await asyncio.sleep(LOOK_AGAIN_S)
+            self._give_up(left[-1], why)
+            await self._ends_make_room()
         self._making_room = None
+
+    async def _ends_make_room(self) -> None:
+        """Returns when the volume is above its reserve, when no copy is ending any more, or when
+        the free space has not risen for ROOM_WAIT_S. The removal of many GiB from a slow disk may
+        take far longer than that, and costs no other reader its copy while it makes room."""
+        now = asyncio.get_running_loop().time
+        most, rose_at, ending = self._disk.free_bytes, now(), True
+        while ending and now() - rose_at < ROOM_WAIT_S:
+            # Asked before the pause: what the last one freed is seen behind it.
+            ending = any(place.why is not None for place in self._places.values())
+            await asyncio.sleep(LOOK_AGAIN_S)
+            if not self._disk.below_reserve():
+                return
+            if self._disk.free_bytes > most:
+                most, rose_at = self._disk.free_bytes, now()
 
     def _outdated(self, place: _Place) -> Overloaded | None:
         limits = self._limits
@@ -298,14 +312,14 @@ class PinnedStates:
             )
         return None
 
-    def _give_up(self, place: _Place, why: ReplicaError) -> "asyncio.Task[None]":
+    def _give_up(self, place: _Place, why: ReplicaError) -> None:
         """Begins to end a place. Not waited for: the end of a copy under way takes its time, and
         the others' ends must not wait for it."""
         logger.warning("pinned state %d ends: %s", place.serial, why)
+        place.why = why
         ending = self._spawn(self._end(place, why))
         self._ends.add(ending)
         ending.add_done_callback(self._ends.discard)
-        return ending
 
     def _spawn(self, body: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
         task = asyncio.create_task(body)
