@@ -80,7 +80,7 @@ def test_ls_and_verify(place: Place, published: Partition) -> None:
     assert json.loads(latest.stdout) == rows[1] | {"state": "Verified"}
     one = partitionctl(place, "verify", "nightly-1")
     assert one.returncode == 0
-    assert one.stdout.startswith("nightly-1: whole; LSN 1, 60 keys, 25 files")
+    assert one.stdout.startswith("nightly-1: verified; LSN 1, 60 keys, 25 files")
 
 
 def test_damage_is_named(place: Place, published: Partition) -> None:
