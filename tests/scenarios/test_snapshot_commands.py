@@ -95,7 +95,7 @@ def test_damage_is_named(place: Place, published: Partition) -> None:
     assert digest in found.stderr
     listed = partitionctl(place, "ls")
     assert listed.returncode == 65
-    assert "Damaged: the manifest of snapshot nightly-1 is no JSON" in " ".join(
+    assert "Damaged: the manifest of snapshot nightly-1 is not JSON" in " ".join(
         listed.stdout.split()
     )
     assert "nightly-2" in listed.stdout
@@ -147,7 +147,7 @@ def test_no_destination() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 78
-    assert "give --directory DIR, or --s3-bucket BUCKET" in done.stderr
+    assert "give --directory DIR or --s3-bucket BUCKET" in done.stderr
 
 
 def test_a_store_that_is_away(s3_place: Place) -> None:
