@@ -74,7 +74,8 @@ class AsyncClient:
         follow_hints: bool = True,
         use_proxy: bool = False,
     ) -> None:
-        """Raises InvalidEndpoint, ForkedProcess, and ValueError for a deadline of 0 or less."""
+        """Raises InvalidEndpoint, ForkedProcess, and ValueError unless deadline_s is finite and
+        above 0."""
         self._deadline_s = check_seconds(deadline_s)
         self._routing = Routing(endpoints, tls, follow_hints=follow_hints, use_proxy=use_proxy)
         self.owner = self._routing.owner

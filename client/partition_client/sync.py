@@ -129,7 +129,7 @@ class Client:
     def _run(self, body: Coroutine[Any, Any, T]) -> T:
         try:
             self._client.owner.check()
-            # A call that is submitted after `_stop` would wait for ever, so the lock covers the
+            # A call that is submitted after `_stop` would wait forever, so the lock covers the
             # check and the submission.
             with self._lock:
                 if self._closers:

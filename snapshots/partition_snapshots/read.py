@@ -83,7 +83,7 @@ async def list_snapshots(
         if len(ids) == limits.snapshots_max:
             raise SnapshotDamaged(
                 f"{store.description} has more than {limits.snapshots_max} snapshots, the most "
-                "that this program lists; delete some manifests, or use another store"
+                "that this program lists; delete some of them, or use another store"
             )
         ids.append(found.name[len(SNAPSHOTS) : -len(".json")])
 

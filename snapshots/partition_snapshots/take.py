@@ -53,7 +53,7 @@ from partition_snapshots.store import Store, Told, object_name, untold
 from partition_snapshots.wanted import BlobLists, Needed, missing
 
 REPORT_S = 0.2
-"""The least seconds between two progress reports of one phase; its start is always reported."""
+"""The least seconds between two progress reports within a phase."""
 
 
 async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a keyword for each option
