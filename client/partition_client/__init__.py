@@ -1,12 +1,12 @@
-"""The client of a partition: follows the leader, sends concurrent appends on one stream, and
-retries so that each takes effect once.
+"""The client of a partition. It finds the leader, sends concurrent appends on one stream, and
+retries them so that each takes effect once.
 
     async with AsyncClient(["host:7000"], tls=Tls(...)) as client:
         await client.set_key(b"greeting", b"hello")
 
-`Client` is for code without an event loop and has the calls for keys and files alone. Everything
-else, such as `tail`, `state` and consumers, needs `AsyncClient`. docs/client.md lists what differs.
-`partitionctl` is a client at the command line.
+`Client` is for code without an event loop and has only the calls for keys and files. Everything
+else, such as `tail`, `state` and consumers, needs `AsyncClient`. docs/client.md lists the
+differences. `partitionctl` is the client for the command line.
 """
 
 from partition_client import fork_handlers  # first: it decides how gRPC is imported

@@ -1,4 +1,4 @@
-"""`partitionctl`: a partition at the command line."""
+"""`partitionctl`, the command-line client of a partition."""
 
 import argparse
 import asyncio
@@ -48,14 +48,15 @@ from partition_client.terminal import (
 from partition_client.tree import TreeSummary as Summary
 from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree
 
-STALE_FROM = "ask this replica, host:port of its own, for what it has applied"
+STALE_FROM = "read what this replica has applied, which may lag; the replica's own host:port"
 
 
 def parser() -> argparse.ArgumentParser:
     main = argparse.ArgumentParser(
         prog="partitionctl",
-        description="Reads and writes a partition. Flags come before the command; endpoints, "
-        "tls-dir and server-name may be given as PARTITION_<FLAG> instead.",
+        description="Reads and writes a partition. Flags come before the command. The variables "
+        "PARTITION_ENDPOINTS, PARTITION_TLS_DIR and PARTITION_SERVER_NAME set the defaults of the "
+        "flags with these names.",
     )
     env = os.environ.get
     main.add_argument(
@@ -66,20 +67,26 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument(
         "--tls-dir",
         default=env("PARTITION_TLS_DIR", ""),
-        help="folder with tls.crt, tls.key and ca.crt; without it, plain text",
+        help="directory with tls.crt, tls.key and ca.crt; without it, connections have no TLS",
     )
     main.add_argument(
         "--server-name",
         default=env("PARTITION_SERVER_NAME", ""),
-        help="the name in the replicas' certificate, where they are dialled by another",
+        help="the name in the replicas' certificate, if the endpoints have other names",
     )
     main.add_argument(
         "--use-proxy",
         action="store_true",
-        help="go through the proxy that the environment names (https_proxy, http_proxy)",
+        help="connect through the proxy in https_proxy or http_proxy of the environment",
     )
-    main.add_argument("--deadline", type=seconds, default=60.0, help="seconds that a call may wait")
-    main.add_argument("--json", action="store_true", help="print JSON, one value a line")
+    main.add_argument(
+        "--deadline",
+        type=seconds,
+        default=60.0,
+        help="seconds that a call may take with its retries; a transfer counts from its last "
+        "progress; default 60",
+    )
+    main.add_argument("--json", action="store_true", help="print JSON, one value per line")
     commands = main.add_subparsers(dest="command", required=True)
 
     def command(name: str, text: str, *arguments: str) -> argparse.ArgumentParser:
@@ -92,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     put.add_argument(
         "value",
         nargs="?",
-        help="the key's value; - reads standard input; one that begins with - follows --",
+        help="the key's value; - reads standard input; write -- before a value that begins with -",
     )
     put.add_argument("--file", type=Path, help="put this file into the tree at NAME instead")
     get = command("get", "print a key's value, or with --file a file of the tree", "name")
@@ -105,26 +112,26 @@ def parser() -> argparse.ArgumentParser:
     rm = command("rm", "remove a key, or with --file a file or empty directory", "name")
     rm.add_argument("--file", action="store_true")
     put_dir = command("put-tree", "put a directory's content into the tree", "directory")
-    put_dir.add_argument("--under", default="", help="a directory of the tree; it is created")
+    put_dir.add_argument("--under", default="", help="directory of the tree; created if absent")
     get_dir = command(
-        "get-tree", "write the tree, or what is --under it, to a directory", "directory"
+        "get-tree", "write the tree, or its directory --under, to a local directory", "directory"
     )
     get_dir.add_argument("--under", default="")
     get_dir.add_argument("--stale-from", default="", help=STALE_FROM)
     digest = command(
-        "digest-tree", "SHA-256 of every path, mode and byte as a replica streams them"
+        "digest-tree", "print one SHA-256 over all paths, modes and contents that a replica streams"
     )
     digest.add_argument("--under", default="")
     digest.add_argument("--stale-from", default="", help=STALE_FROM)
-    digest.add_argument("--local", type=Path, help="of a local directory instead")
-    log = command("log", "the log")
+    digest.add_argument("--local", type=Path, help="hash this local directory instead")
+    log = command("log", "print entries of the log")
     log.add_argument("action", choices=["tail"])
     log.add_argument("--from", dest="from_lsn", metavar="LSN", type=count, default=0)
     log.add_argument("-f", "--follow", action="store_true")
-    log.add_argument("--history", default="", help="the history that --from belongs to")
-    log.add_argument("-n", "--lines", metavar="N", type=count, help="the last N entries only")
+    log.add_argument("--history", default="", help="ID of the history that --from belongs to")
+    log.add_argument("-n", "--lines", metavar="N", type=count, help="only the last N entries")
     log.add_argument("--stale-from", default="", help=STALE_FROM)
-    command("status", "every replica's state")
+    command("status", "show the status of every replica")
     consumers.add_commands(commands)
     snapshots.add_commands(commands)
     return main
@@ -135,7 +142,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     found = parser()
     options, rest = found.parse_known_args(arguments)
     if rest:
-        hint = "; a value that begins with - follows --, as in: put -- KEY -VALUE"
+        hint = "; write -- before a value that begins with -, as in: put -- KEY -VALUE"
         dashed = any(one.startswith("-") for one in rest)
         found.error(f"unrecognized arguments: {' '.join(rest)}{hint if dashed else ''}")
     return options
@@ -148,7 +155,7 @@ async def run(options: argparse.Namespace) -> int:
     if options.command == "digest-tree" and options.local:
         if options.under or options.stale_from:
             raise UsageError(
-                "--local reads no tree of a partition: leave out --under, --stale-from"
+                "--local reads only a local directory; remove --under and --stale-from"
             )
         summary = Summary()
         digest = digest_directory(options.local, summary)
@@ -156,9 +163,9 @@ async def run(options: argparse.Namespace) -> int:
         show(options, {"digest": digest}, "digest")
         return 0
     if not options.endpoints:
-        raise UsageError("--endpoints is empty: name the replicas as host:port")
+        raise UsageError("--endpoints is empty; give host:port of one or more replicas")
     if options.server_name and not options.tls_dir:
-        raise UsageError("--server-name needs --tls-dir, without which there is no TLS")
+        raise UsageError("--server-name has no effect without TLS; give --tls-dir, too")
     tls = Tls.in_directory(Path(options.tls_dir), options.server_name) if options.tls_dir else None
     async with AsyncClient(
         options.endpoints.split(","),
@@ -170,12 +177,12 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace, values: dict[str, Any], plain: str) -> None:
-    """Prints a result: as JSON, or the field `plain` alone."""
+    """Prints all values as JSON with --json; without it, only the value of `plain`."""
     print_out(json.dumps(values) if options.json else values[plain])
 
 
 def text(value: bytes) -> str:
-    """Bytes for people and JSON: as they are where they are UTF-8, else marked base64."""
+    """Returns UTF-8 bytes as text, and other bytes as "base64:" and their base64."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -186,12 +193,12 @@ async def put(client: AsyncClient, options: argparse.Namespace) -> int:
     name = os.fsencode(options.name)
     if options.file is not None:
         if options.value is not None:
-            raise UsageError("give either a VALUE, for a key, or --file, for a file of the tree")
+            raise UsageError("VALUE sets a key and --file writes a file of the tree; give only one")
         path = file_path(name)
         source = await asyncio.to_thread(PayloadSource.of_file, options.file)
         appended = await client.put_file(path, source)
     elif options.value is None:
-        raise UsageError("give a VALUE, - for standard input, or --file FILE")
+        raise UsageError("no value is given; give VALUE, - for standard input, or --file FILE")
     else:
         value = read_in() if options.value == "-" else os.fsencode(options.value)
         appended = await client.set_key(name, value)
@@ -218,7 +225,7 @@ async def ls(client: AsyncClient, options: argparse.Namespace) -> int:
     start = os.fsencode(options.path)
     if options.keys:
         if options.recursive:
-            raise UsageError("--keys lists every key that begins with PATH: leave out --recursive")
+            raise UsageError("--keys lists every key that begins with PATH; remove --recursive")
         async for key, value in client.list_keys(start, prefix_end(start)):
             values = {"key": text(key), "bytes": len(value), "value": text(value)}
             show(options, values, "key")
@@ -245,7 +252,8 @@ async def rm(client: AsyncClient, options: argparse.Namespace) -> int:
 
 
 async def entry_path(client: AsyncClient, name: bytes) -> bytes:
-    """The path of a file or directory; of a directory alone if the name ends with a slash."""
+    """Returns the path in the tree. Raises NotFound if `name` ends with a slash and is not a
+    directory of the tree."""
     path = tree_path(name)
     if name.endswith(b"/"):
         await client.list_tree(path)  # raises NotFound for anything else
@@ -255,7 +263,7 @@ async def entry_path(client: AsyncClient, name: bytes) -> bytes:
 async def put_directory(client: AsyncClient, options: argparse.Namespace) -> int:
     root = Path(options.directory)
     if not root.is_dir():
-        raise UsageError(f"{root} is no directory")
+        raise UsageError(f"{root} is not a directory; give a local directory")
     with bar(options, "put") as shown:
         under = tree_path(os.fsencode(options.under), "--under")
         summary = await put_tree(client, root, under, shown.advance, shown.begin)
@@ -284,7 +292,7 @@ async def digest_of_tree(client: AsyncClient, options: argparse.Namespace) -> in
 async def log(client: AsyncClient, options: argparse.Namespace) -> int:
     start = options.from_lsn
     if options.lines is not None:
-        # Of the replica that is tailed: others have applied more, or compacted more.
+        # Ask the replica that `tail` reads from: another one may have applied or compacted more.
         tailed = await client.status(stale_from=options.stale_from)
         start = max(start, tailed.applied - options.lines + 1, tailed.first_index)
     entries = client.tail(
@@ -376,7 +384,7 @@ async def status(client: AsyncClient, options: argparse.Namespace) -> int:
 
 
 class bar:  # noqa: N801  # used as a with-statement's word
-    """A progress bar on standard error, where that is a terminal and no JSON is wanted."""
+    """A progress bar on standard error, unless that is not a terminal or --json is given."""
 
     def __init__(self, options: argparse.Namespace, what: str) -> None:
         self._progress = Progress(
@@ -441,7 +449,7 @@ COMMANDS: dict[str, Callable[[AsyncClient, argparse.Namespace], Awaitable[int]]]
 
 
 async def answer(options: argparse.Namespace) -> int:
-    """Runs one command; what it raises becomes a line on standard error and an exit code."""
+    """Runs one command. Prints its error as one line on standard error; returns the exit code."""
     try:
         check_streams()
         code = await run(options)
@@ -453,7 +461,7 @@ async def answer(options: argparse.Namespace) -> int:
         say(error)
         return EXIT_REFUSED
     except BrokenPipeError:
-        return EXIT_PIPE  # whoever read has had enough
+        return EXIT_PIPE  # the reader of our output closed the pipe
     except OSError as error:
         say(os_fault(error))
         return EXIT_REFUSED
@@ -469,7 +477,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if sys.stdout is not None:
         try:
             sys.stdout.flush()
-        except OSError:  # it was said
+        except OSError:  # reported already
             drop_out()
     if options.command == "snapshot":
         leave(code)

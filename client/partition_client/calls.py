@@ -1,8 +1,8 @@
-"""How a call is tried: under one deadline, again for what a retry mends, and not for the rest.
+"""Calls with retries: under one deadline, and only after errors that a retry may fix.
 
-A deadline is the caller's. It passes `allowed_s` seconds after the call began. While a stream
-moves, it counts from its last message, so that a transfer may take as long as it needs and a silent
-one may not. The limits here can only shorten a single try, never lengthen the caller's deadline.
+The caller sets the deadline. It passes `allowed_s` seconds after the call began. Each message of a
+stream restarts it, so that a transfer may take as long as it needs, but must not be silent for that
+long. The limits here can only shorten a single try. They never extend the caller's deadline.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from partition_client.waiting import CANCELLED_HERE, Silent, being_cancelled, ca
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
-"""A call that has no answer after so long is tried again, at another replica if one leads."""
+"""A call without an answer after this time is tried again, at the leader of that moment."""
 
 STREAM_IDLE_S = 10.0
-"""A stream that says nothing for so long is given up and tried again. A stream that waits for new
-entries is kept if its replica still answers."""
+"""A stream without a message for this time is cancelled and tried again. A stream that waits for
+new entries stays open if its replica still answers."""
 
 RETRIED_CODES = frozenset(
     {
@@ -43,7 +43,7 @@ RETRIED_CODES = frozenset(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
         grpc.StatusCode.ABORTED,
         grpc.StatusCode.CANCELLED,
-        # What gRPC makes of a connection that is cut in the wrong moment, too.
+        # gRPC also reports these two if a connection is interrupted at an unlucky moment.
         grpc.StatusCode.INTERNAL,
         grpc.StatusCode.UNKNOWN,
     }
@@ -53,38 +53,38 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """When the caller of a call gives up."""
+    """The latest end of a call. Progress restarts it."""
 
     def __init__(self, allowed_s: float) -> None:
         self.allowed_s = check_seconds(allowed_s)
         self.progress()
 
     def progress(self) -> None:
-        """Something came or went: the deadline counts from now."""
+        """Restarts the deadline, because data was received or sent."""
         self.at = asyncio.get_running_loop().time() + self.allowed_s
 
     def remaining(self) -> float:
         return max(0.0, self.at - asyncio.get_running_loop().time())
 
     def limit(self, most: float) -> float:
-        """How long one try may take."""
+        """Returns the seconds that one try may take: `most`, or less if the deadline is near."""
         return min(most, self.remaining())
 
 
 def check_seconds(seconds: float) -> float:
-    """Raises ValueError for a deadline that is no time."""
+    """Returns the deadline. Raises ValueError unless it is finite and above 0."""
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"deadline: {seconds} is not allowed; give seconds, more than 0")
     return seconds
 
 
 def consistency(stale_from: str) -> api.Consistency:
-    """Of a read from the leader, or from the replica that the caller names."""
+    """Returns STALE for a read from the replica `stale_from`, LINEARIZABLE for the leader ("")."""
     return api.CONSISTENCY_STALE if stale_from else api.CONSISTENCY_LINEARIZABLE
 
 
 def refusal(address: str, error: grpc.aio.AioRpcError) -> ClientError | None:
-    """The exception for a failure that no retry mends; None for the others."""
+    """Returns the exception for a failure that a retry can't fix, or None for other failures."""
     detail = detail_of(error)
     if detail is not None:
         return None if detail.reason in RETRIED else from_detail(detail)
@@ -98,7 +98,7 @@ def describe(address: str, error: grpc.aio.AioRpcError) -> str:
 
 
 class Tries:
-    """Whom to ask, one after the other: the leader, or always `address` if that is given."""
+    """The addresses to try, one after the other: the leader, or always `address` if given."""
 
     def __init__(self, routing: Routing, deadline: Deadline, address: str = "") -> None:
         self._routing = routing
@@ -109,8 +109,8 @@ class Tries:
         self._first = True
 
     async def next(self) -> str:
-        """An address, after a pause unless it is the first. Raises DeadlineExceeded with the last
-        reason, and ClientError if no replica will ever do or the client is closed."""
+        """Returns an address, after a pause unless it is the first. Raises DeadlineExceeded with
+        the last reason, and ClientError if the client is closed or no replica can be used."""
         while True:
             self._routing.check_open()
             if not self._first:
@@ -134,7 +134,7 @@ class Tries:
 
 
 class Calls:
-    """Calls of the leader, or of a replica that the caller names."""
+    """Calls the leader, or a replica that the caller names."""
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
@@ -142,9 +142,9 @@ class Calls:
     async def retry(
         self, call: Callable[[Any], Awaitable[T]], deadline: Deadline, address: str = ""
     ) -> T:
-        """Calls a replica, the leader if `address` is "", until it answers or time is up.
+        """Calls a replica (the leader if `address` is "") until it answers or the deadline passes.
 
-        Raises at once what no retry mends, and DeadlineExceeded with the last reason.
+        Raises errors that a retry can't fix at once, and DeadlineExceeded with the last reason.
         """
         tries = Tries(self._routing, deadline, address)
         while True:
@@ -162,9 +162,9 @@ class Calls:
         *,
         fixed: bool,
     ) -> None:
-        """Takes note of a failed try. Raises what no retry mends, and ClientError if the client is
-        closed, which ends its calls. fixed: no other replica is asked; a leader that TLS does not
-        reach any more is looked for again before that is said."""
+        """Records a failed try. Raises errors that a retry can't fix, and ClientError if the client
+        is closed, which ends its calls. fixed: the caller named the replica, so a TLS failure is
+        raised at once. Otherwise the client first looks for the leader again."""
         if isinstance(error, Silent):
             self._routing.check_open()
             self._routing.heard(target, str(error))
@@ -186,18 +186,18 @@ class Calls:
 
 
 async def unary(method: Any, request: Any, deadline: Deadline) -> Any:
-    """One try of a call that has one answer."""
+    """Makes one try of a call that has one answer."""
     limit = deadline.limit(CALL_TIMEOUT_S)
-    # Twice: gRPC tells the replica; asyncio holds if gRPC's threads don't run.
+    # Two limits: gRPC sends its own to the replica; asyncio's works if gRPC's threads don't run.
     return await within(method(request, timeout=limit), limit)
 
 
 async def messages(
     call: Any, deadline: Deadline, alive: Callable[[], Awaitable[bool]] | None = None
 ) -> AsyncGenerator[Any, None]:
-    """A stream's messages; each moves the deadline. Raises Silent if the client ended the call, or
-    if no message comes in time. `alive`, if given, may say that the replica is there and has
-    nothing to say; then the wait goes on."""
+    """Yields a stream's messages. Each restarts the deadline. Raises Silent if the client ended the
+    call, or if no message comes in time. `alive` returns whether the replica still answers; if it
+    does, the wait for a message continues."""
     watch = _Watch(call, deadline, alive)
     try:
         while True:
@@ -216,7 +216,7 @@ async def messages(
                 return
             deadline.progress()
             yield message
-            # The time that the caller took for the message is not the replica's.
+            # The time that the caller spent on the message does not count against the replica.
             deadline.progress()
     finally:
         watch.stop()
@@ -224,7 +224,7 @@ async def messages(
 
 
 class _Watch:
-    """Cancels a stream's call that says nothing. One task for a stream, nothing for a message."""
+    """Cancels the call of a silent stream. Costs one task per stream, and nothing per message."""
 
     def __init__(
         self, call: Any, deadline: Deadline, alive: Callable[[], Awaitable[bool]] | None
@@ -232,7 +232,7 @@ class _Watch:
         self._call = call
         self._deadline = deadline
         self._alive = alive
-        # A stream that may be quiet is asked about while there is time for the answer.
+        # If silence is allowed, ask the replica early enough to receive its answer in time.
         self._part = 1.0 if alive is None else 0.5
         self._since: float | None = None
         self.silence = ""
@@ -249,14 +249,14 @@ class _Watch:
         self._task.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A stream that nobody watches could wait for ever, so it ends with the watch."""
+        """Ends the stream if the watch failed: without a watch, it could wait forever."""
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("the watch of a stream failed", exc_info=error)
             self.silence = f"the watch of the stream failed: {error!r}"
             self._call.cancel()
 
     async def _answers(self) -> bool:
-        """Whether the replica is there and has nothing to say."""
+        """Returns whether the replica still answers, so that its silence is allowed."""
         try:
             return self._alive is not None and await self._alive()
         except ClientError:  # the client was closed
@@ -266,7 +266,7 @@ class _Watch:
         now = asyncio.get_running_loop().time
         while True:
             since = self._since
-            # If nobody waits, the next wait ends no sooner than one that begins now.
+            # If no read waits now, the next one times out no sooner than one that begins now.
             left = self._deadline.allowed_s if since is None else self._deadline.at - since
             limit = min(STREAM_IDLE_S, left * self._part)
             pause = limit if since is None else since + limit - now()
@@ -282,8 +282,8 @@ class _Watch:
 
 
 async def moving(call: Awaitable[T], deadline: Deadline) -> T:
-    """Awaits a call that moves the deadline by itself. Raises Silent once the deadline passes, or
-    if the client ended the call."""
+    """Awaits a call whose own progress restarts the deadline. Raises Silent once the deadline
+    passes, or if the client ended the call."""
 
     async def answer() -> T:
         return await call

@@ -1,4 +1,4 @@
-"""The one place where the client makes channels."""
+"""The gRPC channels of the client. No other module opens one."""
 
 import logging
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # The time that a connection gets, TLS included: a tenth of a second is too little for a slow
-    # network or a busy machine.
+    # Also the time limit of a connection attempt, TLS included. A tenth of a second is too short
+    # for a slow network or a busy machine.
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.dns_min_time_between_resolutions_ms", 500),
@@ -27,10 +27,11 @@ OPTIONS: list[tuple[str, int | str]] = [
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files: own certificate and key, and the authority of the replicas'.
+    """Paths of PEM files: the client's certificate and key, and the certificate authority (CA) of
+    the replicas.
 
-    server_name: the name that the replicas' certificate carries, where they are dialled by another
-    (an IP, a forwarded port).
+    server_name: the name in the replicas' certificate, if the endpoints have other names (an IP, a
+    forwarded port).
     """
 
     certificate: Path
@@ -40,12 +41,13 @@ class Tls:
 
     @classmethod
     def in_directory(cls, folder: Path, server_name: str = "") -> "Tls":
-        """tls.crt, tls.key and ca.crt, as a mounted Secret has them."""
+        """Uses tls.crt, tls.key and ca.crt in a directory, such as a mounted Secret."""
         return cls(folder / "tls.crt", folder / "tls.key", folder / "ca.crt", server_name)
 
 
 def credentials(tls: Tls | None) -> FromFiles | Insecure:
-    """Of the files, which are read again when they change; shared by channels to one group."""
+    """Returns credentials from the files, which are read again when they change. All channels to
+    one group share them."""
     if tls is None:
         return Insecure()
     return FromFiles(PemFiles(tls.certificate, tls.key, tls.authority), _report)
@@ -53,9 +55,9 @@ def credentials(tls: Tls | None) -> FromFiles | Insecure:
 
 def _report(problem: BadPem | None) -> None:
     if problem is None:
-        logger.info("the TLS files are good again")
+        logger.info("the TLS files are valid again")
     else:
-        logger.warning("the TLS files changed and are not used, the former ones are: %s", problem)
+        logger.warning("the new TLS files are invalid; the former ones stay in use: %s", problem)
 
 
 def open_channel(
@@ -65,10 +67,10 @@ def open_channel(
     use_proxy: bool = False,
     shared: CredentialSource | None = None,
 ) -> RenewedChannel:
-    """A channel to one replica. Raises BadPem.
+    """Returns a channel to one replica. Raises BadPem.
 
-    use_proxy: go through the proxy that the environment names (grpc_proxy, https_proxy or
-    http_proxy, but for hosts of no_proxy). shared: what `credentials(tls)` returned.
+    use_proxy: connect through the proxy in grpc_proxy, https_proxy or http_proxy of the
+    environment, except to hosts in no_proxy. shared: what `credentials(tls)` returned.
     """
     options = [*OPTIONS, ("grpc.enable_http_proxy", int(use_proxy))]
     if tls is not None and tls.server_name:

@@ -40,8 +40,8 @@ DIRECTORY_MODE = 0o755
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """Where an append stands. `outcomes`: a types.Outcome an operation, where it waited for the
-    apply and not all were APPLIED."""
+    """The entry of an append. `outcomes` has a types.Outcome per operation, if the append waited
+    for the apply and not all operations were APPLIED. Otherwise it is empty."""
 
     lsn: int
     term: int
@@ -51,14 +51,17 @@ class Appended:
 class AsyncClient:
     """A client of one partition. Use as an async context manager, on one event loop.
 
-    endpoints: host:port of any of the replicas, all of them for port-forwards.
-    deadline_s: how long a call waits, with its retries; a transfer, since its last progress.
-    follow_hints: dial addresses that replicas name; False where only the endpoints can be reached.
-    use_proxy: go through the proxy that the environment names (https_proxy, http_proxy).
+    endpoints: host:port of some of the replicas; of all of them if these are forwarded ports.
+    deadline_s: seconds that a call may take with its retries; a transfer counts from its last
+    progress.
+    session_ttl_ms: how long the session outlives its last append; 0 means 10 minutes.
+    follow_hints: connect to addresses that replicas name; False if only the endpoints are
+    reachable.
+    use_proxy: connect through the proxy in https_proxy or http_proxy of the environment.
 
     `stale_from` and `replica` of the methods name one replica by its own address, host:port, such
-    as example-0.example-replicas.default.svc:7000. Don't give a Service's address: a Service may
-    reach another replica at the next connection, which has applied less or lacks the consumer.
+    as example-0.example-replicas.default.svc:7000. Don't give a Service's address. The next
+    connection to a Service may reach another replica, which has applied less or lacks the consumer.
     """
 
     def __init__(
@@ -71,7 +74,8 @@ class AsyncClient:
         follow_hints: bool = True,
         use_proxy: bool = False,
     ) -> None:
-        """Raises InvalidEndpoint, ForkedProcess, and ValueError for a deadline that is no time."""
+        """Raises InvalidEndpoint, ForkedProcess, and ValueError unless deadline_s is finite and
+        above 0."""
         self._deadline_s = check_seconds(deadline_s)
         self._routing = Routing(endpoints, tls, follow_hints=follow_hints, use_proxy=use_proxy)
         self.owner = self._routing.owner
@@ -87,11 +91,12 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the stream and, if a leader answers at once, the session; else that expires. Does
-        nothing once the client is closed, nor in a process that was forked from the client's."""
+        """Ends the append stream and closes all channels. Closes the session if the leader answers
+        within a second; otherwise the session expires later. Does nothing if the client is closed,
+        and in a fork of the client's process."""
         if not self.owner.here:
             return
-        async with self._close_lock:  # a second close would cut the channels off the first
+        async with self._close_lock:  # a concurrent close would close channels that this one uses
             try:
                 await self._close_session()
             finally:
@@ -118,9 +123,9 @@ class AsyncClient:
     ) -> Appended:
         """Appends one entry. Operations name `sources` by their number, from 1.
 
-        Returns when it is committed, or applied (with outcomes). Appends of one client that are
-        under way at once are not ordered among each other. The deadline counts from the last
-        progress of an upload. Raises ClientError.
+        Returns when the entry is committed; with `wait_applied`, when it is applied, with outcomes.
+        Concurrent appends of one client may be ordered in any way. The deadline counts from the
+        last progress of an upload. Raises ClientError.
         """
         self.owner.check()
         sources = sources or []
@@ -152,9 +157,9 @@ class AsyncClient:
     async def put_file(
         self, path: bytes, source: PayloadSource, *, replace: bool = True
     ) -> Appended:
-        """Puts a file into the tree; an empty directory in its place is replaced, too. Raises
-        TreeMismatch where its directory doesn't exist, a directory with content is in its place,
-        or, without `replace`, anything is."""
+        """Writes a file into the tree. `replace` also replaces an empty directory. Raises
+        TreeMismatch if the parent directory doesn't exist, if `path` is a directory with content,
+        or, without `replace`, if `path` exists."""
         operations = []
         if replace:
             operations.append(remove_entry(path))
@@ -178,8 +183,8 @@ class AsyncClient:
     # --- reads --------------------------------------------------------------------------------
 
     async def get_key(self, key: bytes, *, stale_from: str = "") -> bytes | None:
-        """The value, or None if the key is absent. Linearizable, unless `stale_from` names a
-        replica to ask for what it has applied."""
+        """Returns the value, or None if the key is absent. The read is linearizable. With
+        `stale_from`, it returns what that replica has applied."""
         request = api.GetKeyRequest(key=key, consistency=consistency(stale_from))
         response: api.GetKeyResponse = await self._call("GetKey", request, stale_from)
         return response.value if response.found else None
@@ -187,7 +192,8 @@ class AsyncClient:
     async def list_keys(
         self, start: bytes = b"", end: bytes = b"", *, stale_from: str = ""
     ) -> AsyncIterator[tuple[bytes, bytes]]:
-        """Keys of [start, end) with values. Each page may be of another LSN: see `state`."""
+        """Yields keys of [start, end) with values, in byte order. Pages may be of different LSNs;
+        `state` reads all of one LSN."""
         while True:
             request = api.ListKeysRequest(start=start, end=end, consistency=consistency(stale_from))
             response: api.ListKeysResponse = await self._call("ListKeys", request, stale_from)
@@ -200,7 +206,7 @@ class AsyncClient:
     async def list_tree(
         self, path: bytes = b"", *, recursive: bool = False, stale_from: str = ""
     ) -> list[api.TreeEntry]:
-        """Entries below a directory, in byte order. Raises NotFound."""
+        """Returns the entries below a directory, in byte order. Raises NotFound."""
         self.owner.check()
         deadline = Deadline(self._deadline_s)
         request = api.ListTreeRequest(
@@ -221,8 +227,8 @@ class AsyncClient:
     ) -> api.TreeEntry:
         """Streams a file's content to `write`, and checks its digest.
 
-        Resumes a stream that breaks. Raises NotFound, and TreeMismatch if the file changed
-        meanwhile or the bytes don't match: throw away what was written then.
+        Resumes an interrupted stream. Raises NotFound, and TreeMismatch if the file changed during
+        the read or the bytes don't match the digest; discard what was written then.
         """
         self.owner.check()
         deadline = Deadline(self._deadline_s)
@@ -247,14 +253,15 @@ class AsyncClient:
         stale_from: str = "",
         history: str = "",
     ) -> AsyncIterator[api.ReadResponse]:
-        """Applied entries from an LSN on, 0 for the first there is; goes on if a stream breaks.
+        """Yields applied entries from an LSN on; 0 is the first stored one. Resumes an interrupted
+        stream.
 
-        `follow` waits for more, as long as a replica leads, or the one of `stale_from` answers.
-        `stale_from`: read from this replica alone, by its own address.
-        `history` is the one that from_lsn belongs to (see `history`); by default the one that the
-        first replica tells. Raises HistoryChanged if the group has another one, because it was
-        restored: read the state, and go on from there. Raises DeadlineExceeded once no replica
-        answered for the client's deadline.
+        `follow`: wait for new entries, as long as a leader or the replica `stale_from` answers.
+        `stale_from`: read only from this replica, by its own address.
+        `history`: the history that from_lsn belongs to (see the method `history`); by default the
+        current one of the first replica. Raises HistoryChanged if the group has another history,
+        because it was restored: read the state, and continue behind its LSN. Raises
+        DeadlineExceeded if no replica answers for the client's deadline.
         """
         self.owner.check()
         deadline = Deadline(self._deadline_s)
@@ -308,15 +315,16 @@ class AsyncClient:
     async def register_consumer(
         self, name: str, lsn: int, *, replica: str, history: str = ""
     ) -> api.ConsumerResponse:
-        """Registers a consumer that has everything up to `lsn`, 0 for one that wants all that is
-        stored. The log of `replica` then keeps what follows, also when that replica restarts: read
-        it with `tail(lsn + 1, stale_from=replica)`, and acknowledge it.
+        """Registers a consumer that has everything up to `lsn`; 0 if it needs all that is stored.
+        The log of `replica` then keeps the entries behind `lsn`, also after a restart. Read them
+        with `tail(lsn + 1, stale_from=replica)`, and acknowledge them.
 
-        `replica`: host:port of the replica itself, not of a Service. `history`: the one that `lsn`
-        belongs to. The same again does nothing. Raises HistoryChanged, and RequestRefused:
-        INVALID_ARGUMENT if the name is registered at another LSN, COMPACTED if what follows is
-        gone. A reader that begins anew, after a restart of its program or a StateLost, may find its
-        name registered: call `acknowledge_consumer` first, and register after NotFound.
+        `replica`: host:port of the replica itself, not of a Service. `history`: the history that
+        `lsn` belongs to. The same call again does nothing. Raises HistoryChanged, and
+        RequestRefused: INVALID_ARGUMENT if the name is registered at another LSN, COMPACTED if
+        entries behind `lsn` are compacted. If a reader starts again, after a restart of its program
+        or a StateLost, its name may be registered already. It calls `acknowledge_consumer` first,
+        and registers after NotFound.
         """
         request = api.RegisterConsumerRequest(name=name, lsn=lsn, history_id=history)
         found: api.ConsumerResponse = await self._call_at(replica, "RegisterConsumer", request)
@@ -325,33 +333,35 @@ class AsyncClient:
     async def acknowledge_consumer(
         self, name: str, lsn: int, *, replica: str, history: str = ""
     ) -> api.ConsumerResponse:
-        """The consumer has everything up to `lsn`: `replica` no longer keeps that for it. Raises
-        NotFound, HistoryChanged, and RequestRefused: INVALID_ARGUMENT for an LSN that falls,
-        COMPACTED if what follows is gone."""
+        """Confirms that the consumer has everything up to `lsn`, so that `replica` need not keep
+        it. Raises NotFound, HistoryChanged, and RequestRefused: INVALID_ARGUMENT for an LSN below
+        the last one, COMPACTED if entries behind `lsn` are compacted."""
         request = api.AcknowledgeConsumerRequest(name=name, lsn=lsn, history_id=history)
         found: api.ConsumerResponse = await self._call_at(replica, "AcknowledgeConsumer", request)
         return found
 
     async def remove_consumer(self, name: str, *, replica: str, history: str = "") -> None:
-        """Raises NotFound, also if an earlier try removed it and its answer was lost."""
+        """Removes a consumer. Raises NotFound, also if an earlier try of this call removed the
+        consumer and the answer was lost."""
         request = api.RemoveConsumerRequest(name=name, history_id=history)
         await self._call_at(replica, "RemoveConsumer", request)
 
     async def list_consumers(self, *, replica: str) -> api.ListConsumersResponse:
-        """The consumers that are registered at `replica`, and the lowest LSN that any needs."""
+        """Returns the consumers at `replica`, and its low-water mark: the lowest LSN that any of
+        its positions needs."""
         request = api.ListConsumersRequest()
         found: api.ListConsumersResponse = await self._call_at(replica, "ListConsumers", request)
         return found
 
     async def history(self) -> str:
-        """The ID of the group's history, as its leader tells it; "" from a leader of an earlier
-        version, which has none. Keep it beside an LSN that you keep, and give both to `tail`: the
-        same LSN of another history is another entry."""
+        """Returns the ID of the group's history, from its leader; "" if the leader's version has no
+        history IDs. Store it with each LSN that you store, and give both to `tail`: the same LSN of
+        another history is another entry."""
         return (await self.status()).history_id
 
     async def status(self, *, stale_from: str = "") -> api.GetStatusResponse:
-        """The status of the replica that a `tail` reads from: the leader, or `stale_from`. Waits
-        for it until the deadline."""
+        """Returns the status of the leader, or of the replica `stale_from`: of the replica that
+        `tail` reads from. Waits for an answer until the deadline."""
         self.owner.check()
         deadline = Deadline(self._deadline_s)
 
@@ -364,18 +374,18 @@ class AsyncClient:
         return await self._calls.retry(ask, deadline, stale_from)
 
     async def statuses(self) -> dict[str, api.GetStatusResponse | None]:
-        """Each endpoint's status, None if it does not answer; `explain` says why. Raises TlsRefused
-        if none answers and one never will."""
+        """Returns each endpoint's status, or None if it does not answer; `explain` returns the
+        reason. Raises TlsRefused if no endpoint answers and one of them fails by TLS."""
         self.owner.check()
         return await self._routing.statuses(min(STATUS_TIMEOUT_S, self._deadline_s))
 
     @property
     def endpoints(self) -> list[str]:
-        """Each of the endpoints once."""
+        """The endpoints, without duplicates."""
         return list(self._routing.endpoints)
 
     def explain(self, endpoint: str) -> str:
-        """What was last heard of an endpoint."""
+        """Returns the last failure of an endpoint, as text that begins with the endpoint."""
         return self._routing.explain(endpoint)
 
     # --- inside -------------------------------------------------------------------------------
@@ -401,13 +411,13 @@ class AsyncClient:
         return await self._calls.retry(call, deadline, stale_from)
 
     async def _call_at(self, replica: str, method: str, request: Any) -> Any:
-        """Calls the replica that the caller names. Raises InvalidEndpoint for "", which means the
-        leader elsewhere: a consumer's position belongs to one replica."""
+        """Calls the replica that the caller names. Raises InvalidEndpoint for "", which would mean
+        the leader: a consumer's position belongs to one replica."""
         return await self._call(method, request, check_endpoint(replica))
 
 
 def link_payload(number: int, path: bytes) -> types.Operation:
-    """Links the entry's payload `number`, from 1, to `path`."""
+    """Returns the operation that links the entry's payload `number`, from 1, to `path`."""
     return types.Operation(
         create_hard_link=types.CreateHardLink(payload=number, destination_path=path)
     )
@@ -422,7 +432,7 @@ def create_directory(path: bytes, mode: int = DIRECTORY_MODE) -> types.Operation
 
 
 async def _status(stub: Any, deadline: Deadline) -> api.GetStatusResponse:
-    """Of a replica that has a log; raises Silent for one that waits for its first state."""
+    """Returns the status of a replica. Raises Silent if it waits for its first state."""
     found: api.GetStatusResponse = await unary(stub.GetStatus, api.GetStatusRequest(), deadline)
     if found.role in ("unbootstrapped", "joining"):
         raise Silent("it waits for its first state")

@@ -1,4 +1,4 @@
-"""A file's content as a replica streams it."""
+"""The content of a file, as a replica streams it."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from partition_client.errors import NotFound, TreeMismatch
 
 
 class Content:
-    """Passes the bytes of a file on to `write`, and checks them against the file's entry.
+    """Passes the bytes of a file to `write`, and checks them against the file's entry.
 
-    received: bytes so far. A stream that breaks is resumed there.
+    received: bytes so far. An interrupted stream is resumed at this offset.
     """
 
     def __init__(self, path: bytes, write: Callable[[bytes], object]) -> None:
@@ -22,8 +22,8 @@ class Content:
         self._entry: api.TreeEntry | None = None
 
     def take(self, answer: api.ReadFileResponse) -> None:
-        """Raises TreeMismatch if another stream gave the entry of another content, and what `write`
-        raises."""
+        """Takes one message of the stream. Raises TreeMismatch if a resumed stream has another
+        digest, and the errors of `write`."""
         if answer.HasField("entry"):
             if self._entry is not None and self._entry.digest != answer.entry.digest:
                 raise TreeMismatch(f"{self._path!r} changed while it was read", "TREE")
@@ -33,7 +33,7 @@ class Content:
         self._write(answer.data)
 
     def whole(self) -> api.TreeEntry:
-        """The file's entry, once all of its bytes came. Raises NotFound if nothing came, and
+        """Returns the file's entry, after the last message. Raises NotFound if no message came, and
         TreeMismatch if the bytes don't match the entry."""
         if self._entry is None:
             raise NotFound(f"{self._path!r}: the replica sent nothing", "NOT_FOUND")

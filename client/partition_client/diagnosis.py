@@ -1,6 +1,6 @@
-"""Names what no retry mends: a replica that refuses our certificate, or the other way round.
+"""Detects TLS failures that a retry can't fix, such as a certificate that one side rejects.
 
-gRPC reports both as UNAVAILABLE, which is retried until the deadline.
+gRPC reports them as UNAVAILABLE, which the client retries until the deadline.
 """
 
 import asyncio
@@ -16,16 +16,18 @@ REFUSED_CODES = frozenset({grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UN
 SUSPECT_CODES = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
 
 KEPT_S = 1.0
-"""For so long the result of a trial is kept, and a caller waits for a trial."""
+"""Seconds for which the result of a trial is kept, and for which a caller waits for a trial."""
 
 
 class Diagnosis:
-    """Of the addresses of one group."""
+    """Finds TLS failures behind failed calls to the addresses of one group, by a trial handshake
+    per address."""
 
     def __init__(
         self, credentials: FromFiles | Insecure, server_name: str, *, direct: bool
     ) -> None:
-        """direct: False if a proxy may be in between, which a trial of our own would go past."""
+        """direct: False if connections may use a proxy. No trial is made then: it would bypass the
+        proxy."""
         self._credentials = credentials
         self._server_name = server_name
         self._direct = direct
@@ -35,8 +37,8 @@ class Diagnosis:
     async def of(
         self, address: str, error: grpc.aio.AioRpcError, within_s: float
     ) -> TlsRefused | None:
-        """The refusal behind a failed call; None if the call may succeed later, or the trial is not
-        over within `within_s`: the next one then finds its result."""
+        """Returns the TLS failure behind a failed call. Returns None if the call may succeed later,
+        or if the trial takes longer than `within_s`; the next failed call then gets its result."""
         if detail_of(error) is not None:
             return None
         if error.code() in REFUSED_CODES:
@@ -45,7 +47,7 @@ class Diagnosis:
             return None
         trial = self._trial(address)
         await asyncio.wait({trial}, timeout=min(KEPT_S, within_s))
-        # A trial that fails says nothing about the call.
+        # A trial that fails itself does not explain the call.
         failed = not trial.done() or trial.cancelled() or trial.exception() is not None
         found = None if failed else trial.result()
         return (
@@ -53,12 +55,12 @@ class Diagnosis:
         )
 
     async def close(self) -> None:
-        """Waits a moment for the trials: their threads end by their own time-outs."""
+        """Waits up to KEPT_S for the trials. Their threads end at their own timeouts."""
         if self._trials:
             await asyncio.wait(self._trials.values(), timeout=KEPT_S)
 
     def _trial(self, address: str) -> "asyncio.Task[handshake.TlsRefusal | None]":
-        """One at a time for an address."""
+        """Returns the address's trial that runs or ended within KEPT_S, or starts one."""
         trial = self._trials.get(address)
         if trial is None or (trial.done() and self._age_s(address) > KEPT_S):
             pem = self._credentials.pem() if isinstance(self._credentials, FromFiles) else None
@@ -73,6 +75,6 @@ class Diagnosis:
             self._ended[address] = asyncio.get_running_loop().time()
 
     def _age_s(self, address: str) -> float:
-        """Seconds since the last trial ended. Counted from its start, the result of a slow trial
-        would be too old before anybody reads it."""
+        """Seconds since the last trial ended. If we counted from its start, the result of a slow
+        trial would expire before its first use."""
         return asyncio.get_running_loop().time() - self._ended.get(address, float("-inf"))

@@ -1,4 +1,4 @@
-"""What an endpoint looks like: host:port."""
+"""Checks of endpoints, which have the form host:port."""
 
 from ipaddress import IPv6Address
 
@@ -8,7 +8,7 @@ PORT_MAX = 65535
 
 
 def check_endpoint(endpoint: str) -> str:
-    """Returns the endpoint. Raises InvalidEndpoint, which says what is wrong with it."""
+    """Returns the endpoint. Raises InvalidEndpoint; its message names the mistake."""
     why = _fault(endpoint)
     if why:
         raise InvalidEndpoint(
@@ -27,13 +27,13 @@ def check_endpoints(endpoints: list[str]) -> list[str]:
 
 
 def _fault(endpoint: str) -> str:  # noqa: PLR0911  # one return per fault
-    """What is wrong with an endpoint, or ""."""
+    """Returns what is wrong with an endpoint, or "" if it is valid."""
     if not endpoint:
         return "is empty"
     if any(character.isspace() for character in endpoint):
-        return "contains a blank"
+        return "contains a space"
     if not (endpoint.isascii() and endpoint.isprintable()):
-        return "contains a character that no host name has"
+        return "contains a character that is not allowed in a host name"
     if "://" in endpoint:
         return "is a URL"
     if "/" in endpoint or "," in endpoint or "@" in endpoint:
@@ -51,11 +51,11 @@ def _fault(endpoint: str) -> str:  # noqa: PLR0911  # one return per fault
 def _host_fault(host: str) -> str:
     bracketed = host.startswith("[") and host.endswith("]")
     if ":" in host and not bracketed:
-        return "has more than one colon; an IPv6 address stands in brackets, as in [::1]:7000"
+        return "has more than one colon; an IPv6 address needs brackets, as in [::1]:7000"
     if not bracketed:
         return ""
     try:
         IPv6Address(host[1:-1])
     except ValueError:
-        return "has no IPv6 address in its brackets"
+        return "has an invalid IPv6 address in its brackets"
     return ""

@@ -1,20 +1,20 @@
-"""What a caller of the client has to tell apart.
+"""The errors of the client, by the caller's next step.
 
 ClientError
-├── DeadlineExceeded     nobody answered in time; what was sent may have taken effect
-├── OutcomeUnknown       it may have taken effect, and nobody can tell: read before a retry
-├── DiskFull             a replica's volume is below its reserve: make room, then try again
-├── ForkedProcess        the client, or an open one of the parent, was inherited by a fork
+├── DeadlineExceeded     no answer in time; the request may have taken effect
+├── OutcomeUnknown       the request may have taken effect: read before you retry
+├── DiskFull             a replica's volume is below its reserve: free space, then retry
+├── ForkedProcess        a fork inherited the client, or gRPC that ran in the parent
 ├── InvalidEndpoint      an endpoint is not host:port; also a ValueError
-├── StateLost            a pinned state is gone, and the message says why: begin anew
-├── SourceFailed         a local file can't be read any more, or changed while it was sent
-└── RequestRefused       mend the request; `reason` is the wire's Reason without prefix
+├── StateLost            a pinned state ended, and the message says why: open a new one
+├── SourceFailed         a local file became unreadable, or changed while it was sent
+└── RequestRefused       correct the request; `reason` is the wire's Reason without its prefix
     ├── NotFound
     ├── PreconditionFailed
-    ├── HistoryChanged   the group was restored or made anew: start from its state
-    ├── TreeMismatch     a destination exists, or its directory doesn't: nothing of it written
-    ├── TlsRefused       one side does not accept the other's certificate, or one speaks no TLS
-    └── TlsFilesInvalid  a file with our certificate, key or authority can't be used
+    ├── HistoryChanged   the group was restored or recreated: read its state first
+    ├── TreeMismatch     the path exists, or its directory doesn't: the path was not written
+    ├── TlsRefused       one side rejects the other's certificate, or only one side uses TLS
+    └── TlsFilesInvalid  the file with our certificate, key or CA can't be used
 """
 
 import grpc
@@ -32,11 +32,11 @@ RETRIED = frozenset(
         types.REASON_NOT_BOOTSTRAPPED,
     }
 )
-"""Reasons that the client meets by itself, until the deadline."""
+"""Reasons after which the client retries on its own, until the deadline."""
 
 
 class ClientError(Exception):
-    """Base of what this package raises."""
+    """The base class of this package's errors."""
 
 
 class DeadlineExceeded(ClientError):
@@ -44,7 +44,7 @@ class DeadlineExceeded(ClientError):
 
 
 class OutcomeUnknown(ClientError):
-    """`history`: the group's new history ID, if a restore is why nobody can tell."""
+    """`history`: the group's new history ID if a restore is the cause, else ""."""
 
     def __init__(self, message: str, history: str = "") -> None:
         super().__init__(message)
@@ -52,9 +52,11 @@ class OutcomeUnknown(ClientError):
 
 
 class DiskFull(ClientError):
-    """The volume of the leader is below its reserve and nothing was written, or that of the replica
-    which reads a state has no room for the copy. Remove files or keys, which a full volume still
-    takes, or follow docs/operations/full_disk.md. A state may be read from another replica."""
+    """The leader's volume is below its reserve, so nothing was written. Or the volume of the
+    replica that reads a state has no room for the copy; another replica may have room.
+
+    Remove files or keys, which a full volume still accepts, or follow
+    docs/operations/full_disk.md."""
 
 
 class ForkedProcess(ClientError):
@@ -88,7 +90,8 @@ class PreconditionFailed(RequestRefused):
 
 
 class HistoryChanged(RequestRefused):
-    """`history`: the ID of the group's history now. LSNs of the old one mean nothing in it."""
+    """`history`: the ID of the group's current history. LSNs of the old history are not valid in
+    it."""
 
     def __init__(self, message: str, reason: str, history: str) -> None:
         super().__init__(message, reason)
@@ -110,25 +113,26 @@ class TlsFilesInvalid(RequestRefused):
 
 
 def client_closed() -> ClientError:
-    """For every call of a closed client, and for those that `close` ends."""
+    """Returns the error of calls on a closed client, and of calls that `close` ends."""
     return ClientError("the client is closed")
 
 
 def reason_name(detail: types.ErrorDetail) -> str:
-    """The wire's Reason without prefix; its number if a later version made it."""
+    """Returns the wire's Reason without its prefix, or its number if this version does not know
+    it."""
     if detail.reason not in types.Reason.values():
         return f"REASON {int(detail.reason)}"
     return types.Reason.Name(detail.reason).removeprefix("REASON_")
 
 
 def not_written(path: bytes, outcome: int) -> TreeMismatch:
-    """What an outcome other than APPLIED says about a path that was to be written."""
+    """Returns the error for a path whose write had an outcome other than APPLIED."""
     name = types.Outcome.Name(types.Outcome.ValueType(outcome)).removeprefix("OUTCOME_")
     match outcome:
         case types.OUTCOME_PARENT_NOT_FOUND:
-            why = "its parent is no directory of the tree: make it, or remove the file in its place"
+            why = "its parent is not a directory of the tree; create it, or remove that file"
         case types.OUTCOME_DESTINATION_EXISTS:
-            why = "something is in its place: remove that first"
+            why = "the path exists in the tree; remove it first"
         case _:
             why = "the replicas refused it"
     return TreeMismatch(f"{path!r} was not written: {why} ({name})", "TREE")
@@ -140,7 +144,7 @@ def from_detail(detail: types.ErrorDetail) -> ClientError:
     match detail.reason:
         case types.REASON_DISK_FULL:
             return DiskFull(
-                f"{detail.message} (remove files or keys; docs/operations/full_disk.md says more)"
+                f"{detail.message} (remove files or keys; see docs/operations/full_disk.md)"
             )
         case types.REASON_NOT_FOUND:
             return NotFound(detail.message, reason)
@@ -153,5 +157,6 @@ def from_detail(detail: types.ErrorDetail) -> ClientError:
 
 
 def detail_of(error: grpc.aio.AioRpcError) -> types.ErrorDetail | None:
-    """What a replica said beside the status; None if the error is the network's."""
+    """Returns the ErrorDetail that the replica sent, or None if the error is the network's or
+    gRPC's."""
     return error_details.find(error.trailing_metadata())

@@ -1,9 +1,9 @@
-"""Imports gRPC with its fork handlers off, which it decides when it is first imported.
+"""Imports gRPC with its fork handlers off. gRPC reads that setting at its first import only.
 
-The handlers start gRPC's threads again in a child. With channels of asyncio open in the parent, as
-a client's are, that ends about every third child by a signal, one that doesn't use gRPC, too. The
-variable GRPC_ENABLE_FORK_SUPPORT, if the user sets it, stays as it is; so does the choice of a
-program that imported gRPC before.
+The handlers restart gRPC's threads in a child process. If the parent has asyncio channels open, as
+clients do, that ends about every third child by a signal, even if the child does not use gRPC. This
+module does not change GRPC_ENABLE_FORK_SUPPORT if the user sets it, and has no effect if the
+program imported gRPC before.
 """
 
 import os
@@ -14,7 +14,7 @@ OFF = ("0", "false", "no", "n", "f")
 
 
 def _import_grpc() -> bool:
-    """Returns whether the handlers are off, as far as can be known."""
+    """Returns whether the handlers are off; False if the program imported gRPC before."""
     if SETTING in os.environ:
         return os.environ[SETTING].lower() in OFF
     if "grpc" in sys.modules:

@@ -1,6 +1,6 @@
-"""Paths of the tree and ranges of keys, as people write them and as replicas take them.
+"""Paths of the tree and ranges of keys: what users write, and what replicas accept.
 
-Replicas take relative paths without empty, "." or ".." components. People also write `site/`,
+Replicas accept relative paths without empty, "." or ".." components. Users also write `site/`,
 `./site`, `/site`, `.` and `/`; these name the same entries here. The tree's root is b"".
 """
 
@@ -11,7 +11,8 @@ from partition_client.errors import RequestRefused
 
 
 def tree_path(text: bytes, what: str = "path") -> bytes:
-    """The path that replicas take: without "." components, repeated, leading or trailing slashes.
+    """Returns the path that replicas accept, without "." components and without repeated, leading
+    or trailing slashes.
 
     Returns b"" for the root. Raises RequestRefused for a path with "..".
     """
@@ -25,8 +26,8 @@ def tree_path(text: bytes, what: str = "path") -> bytes:
 
 
 def file_path(text: bytes) -> bytes:
-    """As `tree_path`, for a file. Raises RequestRefused for the root, and for a path that ends in
-    "/" or "/.", which can only be a directory's."""
+    """As `tree_path`, for a file. Raises RequestRefused for paths of directories: the root, and
+    paths that end in "/" or "/."."""
     found = tree_path(text)
     if not found or text.endswith((b"/", b"/.")):
         raise RequestRefused(
@@ -36,7 +37,7 @@ def file_path(text: bytes) -> bytes:
 
 
 def relative(path: bytes, under: bytes) -> bytes:
-    """An entry's path as seen from the directory `under`, which holds it."""
+    """Returns an entry's path relative to the directory `under`, which contains it."""
     return os.fsencode(PurePosixPath(os.fsdecode(path)).relative_to(os.fsdecode(under)))
 
 
@@ -51,7 +52,7 @@ def parent(path: bytes) -> bytes:
 
 
 def ancestors(path: bytes) -> list[bytes]:
-    """The directories on the way to `path`, from the root's child down, and `path` itself."""
+    """Returns the directories above `path`, the root's child first, and `path` itself."""
     parts = PurePosixPath(os.fsdecode(path))
     found = [parent for parent in (parts, *parts.parents) if parent.parts]
     return [os.fsencode(one) for one in reversed(found)]
@@ -60,8 +61,8 @@ def ancestors(path: bytes) -> list[bytes]:
 def prefix_end(prefix: bytes) -> bytes:
     """The end of the range of keys that begin with `prefix`, for `list_keys(prefix, end)`.
 
-    Returns b"", which is no end, for an empty prefix and for one of 0xff bytes alone: all keys
-    from such a prefix on begin with it.
+    Returns b"" (no end) if the prefix is empty or has only 0xff bytes, because all keys from such
+    a prefix on begin with it.
     """
     stem = prefix.rstrip(b"\xff")
     return stem[:-1] + bytes([stem[-1] + 1]) if stem else b""

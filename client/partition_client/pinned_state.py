@@ -23,25 +23,25 @@ from partition_client.routing import Routing
 from partition_client.waiting import Silent, within
 
 TREE_PAGE = 500
-"""Entries of the tree that are asked for at once."""
+"""Tree entries per request."""
 
 
 class PinnedState:
-    """What `AsyncClient.state` gives. One task reads it at a time. Within the loop over `tree` or
-    `keys` that task may call `read_file`.
+    """The state of one replica at one LSN, from `AsyncClient.state`. One task reads it at a time.
+    In a loop over `tree` or `keys` that task may call `read_file`.
 
-    Once the state is gone, every method raises the same error. It is DiskFull if the replica gave
-    the state up for want of room, and StateLost in every other case. StateLost says why: the
-    replica restarted, or has given the state up, or did not answer within CALL_TIMEOUT_S (10 s); a
-    read was cancelled or left before its end; the client is closed, or the block is over.
+    Once the state has ended, every method raises the same error: DiskFull if the replica dropped
+    the state to free space, otherwise StateLost. Its message contains the cause. The replica
+    restarted, dropped the state, or did not answer within CALL_TIMEOUT_S (10 s). Or a read was
+    cancelled or left before its end. Or the client was closed, or the block has ended.
 
-    lsn: the state has everything up to here. Read what follows with
-        `tail(lsn + 1, stale_from=address, history=history)`: this replica keeps the log behind the
-        state, another one may not have it any more.
-    term: of the entry at lsn, 0 if that was written without Raft.
+    lsn: all entries up to this LSN are applied in the state. Read the next ones with
+        `tail(lsn + 1, stale_from=address, history=history)`. This replica keeps the log behind the
+        state; another replica may have compacted it.
+    term: the term of the entry at lsn; 0 if it was written to a standalone log.
     history: the ID of the history that lsn belongs to.
-    address: of the replica that the state is read from, as the client dials it. If the client was
-        given a Service's address, this is that address: see `AsyncClient.state`.
+    address: the address of the replica, as the client uses it. If the client was given a Service's
+        address, this is that address: see `AsyncClient.state`.
     """
 
     def __init__(
@@ -58,28 +58,31 @@ class PinnedState:
         self._ended: ClientError | None = None
 
     async def open(self, request: api.OpenState) -> None:
-        """Waits for the copy that the replica makes. Raises AioRpcError, Silent, HistoryChanged."""
+        """Waits until the replica has copied its state. Raises AioRpcError, Silent,
+        HistoryChanged."""
         await self._write(api.ReadStateRequest(open=request), self._deadline.remaining())
         found = (await self._read(self._deadline.remaining())).opened
         self.lsn, self.term, self.history = found.lsn, found.term, found.history_id
         if request.history_id not in ("", self.history):
             raise HistoryChanged(
-                f"the state that {self.address} read is of the history {self.history}, not "
-                f"{request.history_id}: the group was restored or made anew",
+                f"the state of {self.address} is of history {self.history}, not "
+                f"{request.history_id}: the group was restored or recreated",
                 "WRONG_HISTORY",
                 self.history,
             )
 
     def end(self) -> None:
-        """The block is over."""
+        """Ends the state at the end of the caller's block."""
         if self._ended is None:
-            self._ended = StateLost(f"the block of the state at {self.lsn} is over: begin anew")
+            self._ended = StateLost(
+                f"the block of the state at LSN {self.lsn} has ended; open a new state"
+            )
         self._call.cancel()
 
     async def keys(
         self, start: bytes = b"", end: bytes = b""
     ) -> AsyncIterator[tuple[bytes, bytes]]:
-        """Keys of [start, end) with values, in byte order. An empty end means no end."""
+        """Yields keys of [start, end) with values, in byte order. An empty end means no end."""
         while True:
             request = api.ListKeysRequest(start=start, end=end)
             async for answer in self._answers(api.ReadStateRequest(keys=request)):
@@ -93,13 +96,13 @@ class PinnedState:
     async def tree(
         self, path: bytes = b"", *, recursive: bool = True
     ) -> AsyncIterator[api.TreeEntry]:
-        """Entries below a directory, in byte order. Raises NotFound."""
+        """Yields the entries below a directory, in byte order. Raises NotFound."""
         after = b""
         while True:
             request = api.ListTreeRequest(
                 path=path, recursive=recursive, after=after, limit=TREE_PAGE
             )
-            # The whole page before any of it is given away, so that other reads may come between.
+            # Read the whole page before the first yield, so that the caller may read in between.
             page: list[api.TreeEntry] = []
             async for answer in self._answers(api.ReadStateRequest(tree=request)):
                 page.extend(answer.tree.entries)
@@ -111,8 +114,8 @@ class PinnedState:
 
     async def read_file(self, path: bytes, write: Callable[[bytes], object]) -> api.TreeEntry:
         """Streams a file's content to `write`, and checks its digest. Raises NotFound, and
-        TreeMismatch if the bytes don't match: throw away what was written then. If `write` raises
-        before all bytes came, the state is lost."""
+        TreeMismatch if the bytes don't match the digest; discard what was written then. If `write`
+        raises before the last byte, the state is lost."""
         request = api.ReadFileRequest(path=path)
         content = Content(path, write)
         async with aclosing(self._answers(api.ReadStateRequest(file=request))) as answers:
@@ -127,8 +130,8 @@ class PinnedState:
             raise self._ended
         if self._busy:
             raise StateLost(
-                "another read of this state is under way: begin a read when the one before has "
-                "ended"
+                "another read of this state is in progress; start a read after the previous one "
+                "has ended"
             )
         self._busy, whole = True, False
         self._deadline.progress()
@@ -147,11 +150,11 @@ class PinnedState:
         finally:
             self._busy = False
             if not whole and self._ended is None:
-                # The rest of the answers would be taken for those of the next read.
+                # The next read would receive the remaining answers of this one.
                 self._ended = self._lost("a read was cancelled or left before its end")
 
     async def _write(self, request: api.ReadStateRequest, within_s: float) -> None:
-        # A write to a call that is over says nothing; the read behind it says how the call ended.
+        # If the call has ended, the read after this write raises the reason.
         with suppress(asyncio.InvalidStateError):
             await within(self._call.write(request), within_s)
 
@@ -175,7 +178,7 @@ class PinnedState:
         return self._lost(f"{self.address}: {reason_name(detail)}: {detail.message}")
 
     def _lost(self, why: str) -> StateLost:
-        return StateLost(f"the state at {self.lsn} is lost, begin anew: {why}")
+        return StateLost(f"the state at LSN {self.lsn} is lost; open a new state: {why}")
 
 
 @asynccontextmanager

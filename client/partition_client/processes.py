@@ -1,8 +1,8 @@
-"""A client belongs to the process that made it.
+"""Refuses to use a client in a fork of the process that made it.
 
-gRPC's threads and connections don't survive a fork. In a child a client that was inherited would
-wait for ever; so would a new one, if gRPC ran in the parent at the fork. Both are refused here at
-once.
+gRPC's threads and connections don't survive a fork. In a child process, an inherited client would
+wait forever. So would a new client, if gRPC ran in the parent at the fork. Both raise ForkedProcess
+here at once.
 """
 
 import logging
@@ -18,18 +18,18 @@ from partition_client.errors import ForkedProcess
 logger = logging.getLogger(__name__)
 
 _open: "weakref.WeakSet[Owner]" = weakref.WeakSet()
-"""Those of this process that have channels."""
+"""The clients of this process that have channels."""
 
 _last_closed = float("-inf")
 _unusable = False
-"""Whether gRPC would not work in a child that is forked now."""
+"""True if gRPC would not work in a child that is forked now."""
 
 _inherited = False
-"""Whether it does not work in this process, because of a fork."""
+"""True if gRPC does not work in this process, because it was forked while gRPC ran."""
 
 GRPC_THREADS = frozenset({"event_engine", "grpc_global_tim", "lifeguard", "grpc_shutdown"})
 THREADS_END_S = 1.0
-"""For so long after a client was closed a fork waits until gRPC's threads have ended."""
+"""After a client is closed, a fork waits up to this time for the end of gRPC's threads."""
 
 
 class Owner:
@@ -39,31 +39,32 @@ class Owner:
         """Raises ForkedProcess in a child in which gRPC can't work."""
         if _inherited:
             raise ForkedProcess(
-                "this process was forked while gRPC ran in its parent, for an open partition "
-                "client or another user, so gRPC can't work in it; close every client before the "
-                "fork, or start processes by multiprocessing's 'spawn' or 'forkserver'"
+                "this process can't use gRPC, because an open partition client or another user of "
+                "gRPC ran in the parent at the fork; close every client before the fork, or start "
+                "processes with multiprocessing's 'spawn' or 'forkserver'"
             )
         self._pid = os.getpid()
 
     @property
     def here(self) -> bool:
-        """Whether this process is the one."""
+        """Whether this process made the client."""
         return os.getpid() == self._pid
 
     def check(self) -> None:
         """Raises ForkedProcess in any other process."""
         if not self.here:
             raise ForkedProcess(
-                f"this partition client belongs to process {self._pid}, from which this process "
-                f"({os.getpid()}) was forked; make a client after the fork, and have none open then"
+                f"this partition client belongs to process {self._pid}, and this process "
+                f"({os.getpid()}) is a fork of it; close all clients before the fork, and make a "
+                "new client after the fork"
             )
 
     def opened(self) -> None:
-        """The client has channels from now on."""
+        """Records that the client has channels."""
         _open.add(self)
 
     def closed(self) -> None:
-        """The client has none any more."""
+        """Records that the client has closed its channels."""
         global _last_closed
         if self in _open:
             _open.discard(self)
@@ -71,7 +72,7 @@ class Owner:
 
 
 def _threads_of_grpc() -> bool:
-    """Whether gRPC's threads run in this process; False if the system doesn't tell."""
+    """Returns whether gRPC's threads run in this process; False if /proc does not show threads."""
     for task in Path("/proc/self/task").glob("*/comm"):
         with suppress(OSError):  # it has just ended
             if task.read_text().strip() in GRPC_THREADS:
@@ -80,18 +81,19 @@ def _threads_of_grpc() -> bool:
 
 
 def _forking() -> None:
-    """Before a fork: finds out whether gRPC can work in the child."""
+    """Runs before a fork. Finds out whether gRPC can work in the child."""
     global _unusable
     if not fork_handlers.ARE_OFF:
         _unusable = bool(_open)
         if _open:
             logger.warning(
-                "this process forks with an open partition client and gRPC's fork handlers on: "
-                "children may end by a signal; import partition_client before grpc, or set %s=0",
+                "this process forks with an open partition client while gRPC's fork handlers are "
+                "on, so the child may end by a signal; import partition_client before grpc, or set "
+                "%s=0",
                 fork_handlers.SETTING,
             )
         return
-    # The threads of the last client that was closed end a moment later.
+    # gRPC's threads end a moment after the last client was closed.
     while not _open and _threads_of_grpc() and time.monotonic() < _last_closed + THREADS_END_S:
         time.sleep(0.005)
     _unusable = bool(_open) or _threads_of_grpc()

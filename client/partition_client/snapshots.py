@@ -1,5 +1,4 @@
-"""`partitionctl snapshot ls|verify`: the stored snapshots of a directory or a bucket, without a
-cluster."""
+"""`partitionctl snapshot ls|verify`: the snapshots in a directory or a bucket. Needs no replica."""
 
 import argparse
 import json
@@ -31,25 +30,28 @@ KIBI = 1024
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `snapshot` with its own commands."""
-    text = "stored snapshots, of a directory or a bucket; needs no cluster"
+    text = "list or verify the snapshots in a directory or a bucket; needs no replica"
     snapshot = commands.add_parser("snapshot", help=text, description=text)
     actions = snapshot.add_subparsers(dest="action", required=True)
     for name, about in (
-        ("ls", "list them; what is damaged comes first"),
-        ("verify", "read everything that a snapshot names, and compare"),
+        ("ls", "list the snapshots, damaged ones first"),
+        ("verify", "read all data of a snapshot and compare it with the recorded digests"),
     ):
         action = actions.add_parser(name, help=about, description=about)
         add_arguments(action)
         action.add_argument(
-            "--json", action="store_true", default=argparse.SUPPRESS, help="one value a line"
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print JSON, one value per line",
         )
         if name == "verify":
             action.add_argument("snapshot", nargs="?", default=LATEST, help=f"an ID, or {LATEST}")
 
 
 async def run(options: argparse.Namespace) -> int:
-    """Runs one of the commands; returns the exit code: 0, or that of the SnapshotError (65 damaged
-    or of another version, 69 unavailable, 73 full, 78 a wrong ID, destination or credentials)."""
+    """Runs one command and returns its exit code: 0, or the SnapshotError's. 65: damaged or of an
+    unknown version. 69: unavailable. 73: full. 78: a wrong ID, destination or credentials."""
     limits = limits_within(options.deadline)
     try:
         store = open_store(from_arguments(options, os.environ), limits)
@@ -67,7 +69,7 @@ async def run(options: argparse.Namespace) -> int:
 
 
 def limits_within(deadline_s: float) -> SnapshotLimits:
-    """Limits under which no wait for a store is longer than the deadline."""
+    """Returns limits with which no wait for a store exceeds the deadline."""
     usual = SnapshotLimits()
     return replace(
         usual,
@@ -145,14 +147,14 @@ async def _verify(store: Store, options: argparse.Namespace, limits: SnapshotLim
         print_out(json.dumps(row(manifest) | {"state": "Verified"}))
     else:
         print_out(
-            f"{manifest.snapshot_id}: whole; LSN {manifest.lsn}, {manifest.keys} keys, "
+            f"{manifest.snapshot_id}: verified; LSN {manifest.lsn}, {manifest.keys} keys, "
             f"{manifest.files} files, {_size(manifest.size_bytes)} read, digest {manifest.digest}"
         )
     return 0
 
 
 class _bar:  # noqa: N801  # used as a with-statement's word
-    """A progress bar on standard error, where that is a terminal and no JSON is wanted."""
+    """A progress bar on standard error, unless that is not a terminal or --json is given."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._bar = Bar(

@@ -1,4 +1,4 @@
-"""What an append brings: content in memory or in a file, and its upload."""
+"""Payloads of an append: their content, in memory or in a file, and its upload."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ INLINE_BYTES_MAX = 64 * 1024
 """Content up to this size travels in the append itself; larger content is uploaded before it."""
 
 CHUNK_BYTES = 512 * 1024
-"""Of an upload, in one message."""
+"""Bytes of an upload in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,9 @@ class PayloadSource:
 
     @classmethod
     def of_file(cls, path: Path) -> "PayloadSource":
-        """Reads the file once for its digest; small ones are kept. Raises OSError with the file's
-        name, and SourceFailed for a large one that can't be read again to send it, as a pipe."""
+        """Reads the file once for its digest. Keeps content up to INLINE_BYTES_MAX in memory.
+        Raises OSError with the file's name, and SourceFailed for larger content that can't be read
+        a second time to send it, such as a pipe's."""
         mode = path.stat().st_mode
         digest, size = hashlib.sha256(), 0
         try:
@@ -48,8 +49,8 @@ class PayloadSource:
                     return cls.of_bytes(first, mode & 0o777)
                 if not stat.S_ISREG(mode):
                     raise SourceFailed(
-                        f"{path} is no regular file and has more than {INLINE_BYTES_MAX} bytes; "
-                        "copy it to a file, and put that"
+                        f"{path} is not a regular file and has more than {INLINE_BYTES_MAX} bytes; "
+                        "copy it to a regular file, and give that file"
                     )
                 block = first
                 while block:
@@ -69,8 +70,8 @@ class PayloadSource:
 
 
 async def upload_source(calls: Calls, source: PayloadSource, deadline: Deadline) -> None:
-    """Uploads a source's content to the leader. Each chunk moves the deadline. Raises SourceFailed
-    if its file can't be read any more or has changed, and ClientError."""
+    """Uploads a source's content to the leader. Each chunk restarts the deadline. Raises
+    SourceFailed if the file became unreadable or has changed, and ClientError."""
 
     async def upload(stub: Any) -> None:
         failures: list[OSError] = []
@@ -86,7 +87,7 @@ async def upload_source(calls: Calls, source: PayloadSource, deadline: Deadline)
             changed = detail is not None and detail.reason == types.REASON_PAYLOAD_MISMATCH
             if changed and isinstance(source.content, Path):
                 raise SourceFailed(
-                    f"{source.content} changed while it was sent; put it again"
+                    f"{source.content} changed while it was sent; send it again"
                 ) from error
             raise
 
@@ -96,8 +97,10 @@ async def upload_source(calls: Calls, source: PayloadSource, deadline: Deadline)
 async def _upload_requests(
     source: PayloadSource, failures: list[OSError], deadline: Deadline
 ) -> AsyncIterator[api.UploadPayloadRequest]:
-    """An error in a request iterator would cancel the caller's task: it is kept aside, and the
-    upload, cut short, is refused. Each chunk that gRPC takes moves the deadline."""
+    """Yields the messages of an upload. Each chunk that gRPC accepts restarts the deadline.
+
+    An error in a request iterator would cancel the caller's task. So a read error goes to
+    `failures`, and the replica refuses the incomplete upload."""
     yield api.UploadPayloadRequest(payload=types.Payload(digest=source.digest, size=source.size))
     if isinstance(source.content, bytes):
         for start in range(0, len(source.content), CHUNK_BYTES):

@@ -1,9 +1,10 @@
-"""The client for code without an event loop: the asynchronous one on a thread of its own.
+"""The client for code without an event loop: it runs the asynchronous client on a thread.
 
-A signal's handler may use a client that its own thread is using. It runs between any two steps of
-that thread, and a lock can't keep it out. Waits of `threading` and of concurrent futures hold an
-inner lock for a moment. If a handler came in that moment, it would wait for that lock for ever. So
-threads wait here by `SimpleQueue.get` and `time.sleep` alone, which a handler may interrupt.
+A signal handler may use a client that its own thread is using. The handler runs between any two
+steps of that thread, and a lock can't keep it out. Waits of `threading` and of concurrent futures
+hold an internal lock for a moment. A handler that ran in that moment would wait for the lock
+forever. So threads wait here only by `SimpleQueue.get` and `time.sleep`, which a handler may
+interrupt.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from partition_client.errors import ClientError, client_closed
 from partition_client.sources import PayloadSource
 
 CLOSED_POLL_S = 0.01
-"""How often a thread looks whether another one has closed the client."""
+"""Seconds between a thread's checks whether another thread has closed the client."""
 
 T = TypeVar("T")
 
@@ -34,10 +35,10 @@ class _Closer:
 
 
 class Client:
-    """Keys and files of a partition, for code without an event loop. Threads may share it; their
-    appends then share one stream. The handler of a signal may use it.
+    """Keys and files of a partition, for code without an event loop. Threads may share a client;
+    their appends then share one stream. A signal handler may use it.
 
-    It takes the options of AsyncClient and raises the same errors. It has the methods below alone.
+    It takes the options of AsyncClient and raises the same errors, but has only the methods below.
     Its reads are linearizable; only AsyncClient has `stale_from`.
     """
 
@@ -48,7 +49,7 @@ class Client:
             target=self._loop.run_forever, name="partition-client", daemon=True
         )
         self._thread.start()
-        # Reentrant, because a signal's handler may need it while its own thread holds it.
+        # Reentrant, because a signal handler may need it while its own thread holds it.
         self._lock = threading.RLock()
         self._closers: list[_Closer] = []
         """The first one closes the client."""
@@ -70,14 +71,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Calls of other threads end with ClientError. Waits if another thread is closing the
-        client. Does nothing once it is closed, in a signal's handler that interrupts `close`, nor
-        in a process that was forked from the client's."""
+        """Closes the client. Calls of other threads raise ClientError. Waits if another thread is
+        closing the client. Does nothing if the client is closed, in a signal handler that
+        interrupts `close`, and in a fork of the client's process."""
         if not self._client.owner.here:
             return
         closer = _Closer(threading.current_thread())
         with self._lock:
-            # One step, unlike a test and then a set: a signal's handler can't come in between.
+            # One step, unlike a test and then a set: a signal handler can't run in between.
             self._closers.append(closer)
         first = self._closers[0]
         if first is closer:
@@ -111,14 +112,14 @@ class Client:
         return self._run(self._client.put_file(path, source, replace=replace))
 
     def read_file(self, path: bytes) -> bytes:
-        """A file's whole content, in memory."""
+        """Returns a file's whole content. Raises NotFound and TreeMismatch."""
         content = bytearray()
         self._run(self._client.read_file(path, content.extend))
         return bytes(content)
 
     def list_keys(self, start: bytes = b"", end: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Keys of [start, end) with values, in byte order. Reads all of them into memory first;
-        parts may be of different LSNs."""
+        """Returns keys of [start, end) with values, in byte order. Reads all of them into memory
+        first. Pages may be of different LSNs."""
 
         async def read() -> list[tuple[bytes, bytes]]:
             return [item async for item in self._client.list_keys(start, end)]
@@ -128,7 +129,7 @@ class Client:
     def _run(self, body: Coroutine[Any, Any, T]) -> T:
         try:
             self._client.owner.check()
-            # A call that is submitted after `_stop` would wait for ever, so the lock covers the
+            # A call that is submitted after `_stop` would wait forever, so the lock covers the
             # check and the submission.
             with self._lock:
                 if self._closers:
@@ -136,16 +137,16 @@ class Client:
                 done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
                 with suppress(RuntimeError):  # the loop is closed
                     self._submit(body, done)
-                # A signal's handler, which the lock lets in, may have closed the client since.
+                # A signal handler may have closed the client since: its thread has the lock.
                 if self._stopped and done.empty():
                     raise client_closed()
         except ClientError:
-            body.close()  # it was never begun
+            body.close()  # it was never started
             raise
         try:
             return done.get().result()
         except asyncio.CancelledError as error:
-            raise ClientError("the client was closed while the call was under way") from error
+            raise ClientError("the client was closed while the call was in progress") from error
 
     def _submit(self, body: Coroutine[Any, Any, T], done: "SimpleQueue[asyncio.Task[T]]") -> None:
         """Starts a task on the loop, which puts it into the queue when it is done. Raises
@@ -157,7 +158,7 @@ class Client:
         self._loop.call_soon_threadsafe(start)
 
     def _wait_for(self, body: Coroutine[Any, Any, T]) -> T:
-        """Runs it on the loop, whether the client is closed or not."""
+        """Runs `body` on the loop, even if the client is closed."""
         done: SimpleQueue[asyncio.Task[T]] = SimpleQueue()
         self._submit(body, done)
         return done.get().result()

@@ -1,6 +1,6 @@
-"""`partitionctl` and what is around it: standard streams that are closed or full, faults in a line.
+"""Standard streams, error lines and flag types of `partitionctl`.
 
-Faults of the command line are UsageError, everything else is what the client or the system raised.
+UsageError means that the command line is wrong. All other errors are the client's or the system's.
 """
 
 import argparse
@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 EXIT_PIPE = 141
 
 INPUT_BYTES_MAX = PROPOSAL_BYTES_MAX
-"""Of a value on standard input: replicas take no larger proposals."""
+"""The limit of a value on standard input, because replicas refuse larger proposals."""
 
 LSN_MAX = (1 << 64) - 1
 
@@ -28,12 +28,12 @@ class UsageError(Exception):
 
 
 def say(message: object) -> None:
-    """One line on standard error."""
+    """Prints one line on standard error."""
     sys.stderr.write(f"partitionctl: {message}\n")
 
 
 def os_fault(error: OSError) -> str:
-    """What the system said, with the name of the file."""
+    """Returns the system's message with the file's name in front."""
     text = error.strerror or str(error)
     names = [os.fsdecode(n) for n in (error.filename, error.filename2) if n is not None]
     return ": ".join([*names, text])
@@ -41,7 +41,7 @@ def os_fault(error: OSError) -> str:
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Gives an OSError that knows no file this name."""
+    """Sets the file name of an OSError that has none."""
     try:
         yield
     except OSError as error:
@@ -71,32 +71,34 @@ def flush_out() -> None:
 
 
 def read_in() -> bytes:
-    """Standard input, whole. Raises OSError, and UsageError for more than a value may have."""
+    """Reads standard input to its end. Raises OSError, and UsageError if it is closed or has more
+    than INPUT_BYTES_MAX bytes."""
     if sys.stdin is None:
         raise UsageError("standard input is closed; give a VALUE, or --file FILE")
     with named("standard input"):
         found = sys.stdin.buffer.read(INPUT_BYTES_MAX + 1)
     if len(found) > INPUT_BYTES_MAX:
         raise UsageError(
-            f"standard input has more than {INPUT_BYTES_MAX} bytes; put it as a file, with --file"
+            f"standard input has more than {INPUT_BYTES_MAX} bytes, the limit of a value; write it "
+            "as a file, with --file"
         )
     return found
 
 
 def check_streams() -> None:
-    """Raises UsageError if standard output is closed. Names that the locale can't show are escaped
-    there, as they are on standard error."""
+    """Raises UsageError if standard output is closed. Makes standard output escape characters that
+    the locale can't encode, as standard error does."""
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-        raise UsageError("standard output is closed; send it to a file, or to /dev/null")
+        raise UsageError("standard output is closed; redirect it to a file, or to /dev/null")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def drop_out() -> None:
-    """Nothing of standard output can be written any more: Python is not to try at its end."""
+    """Replaces a broken standard output by /dev/null: Python's flush at exit would fail."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)
@@ -106,18 +108,18 @@ def drop_out() -> None:
 
 
 def seconds(text: str) -> float:
-    """A time span, as a type of argparse."""
+    """Parses a flag's number of seconds. Raises ArgumentTypeError unless it is above 0."""
     try:
         found = float(text)
     except ValueError:
         found = math.nan
     if not (math.isfinite(found) and found > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; give seconds, more than 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return found
 
 
 def count(text: str) -> int:
-    """A number of entries or an LSN, as a type of argparse."""
+    """Parses a flag's number of entries or LSN. Raises ArgumentTypeError above LSN_MAX."""
     if not (text.isascii() and text.isdecimal() and int(text) <= LSN_MAX):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 to {LSN_MAX}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {LSN_MAX}")
     return int(text)

@@ -1,4 +1,4 @@
-"""Whole trees: a local directory into a partition, and back."""
+"""Copies local directories into a partition's tree, and back."""
 
 import asyncio
 import hashlib
@@ -29,10 +29,10 @@ IN_FLIGHT_MAX = 8
 LARGE_IN_FLIGHT_MAX = 3
 
 Progress = Callable[[int, int], None]
-"""Called with (files, bytes) as they are done."""
+"""Called with the numbers of files and bytes that were moved since the last call."""
 
 Begin = Callable[[int], None]
-"""Called once, before the first file is moved, with the bytes of all files."""
+"""Called once, before the first file is moved, with the total bytes of all files."""
 
 
 def no_progress(_files: int, _bytes: int) -> None:
@@ -45,7 +45,8 @@ def no_begin(_bytes: int) -> None:
 
 @dataclass(slots=True)
 class TreeSummary:
-    """What was moved. `skipped`: symlinks, sockets and the like, which a partition doesn't hold."""
+    """Counts of what was moved. `skipped`: paths of symlinks, sockets and other special files,
+    which a tree can't contain."""
 
     files: int = 0
     directories: int = 0
@@ -61,7 +62,8 @@ class _Batch:
 
 
 def scan(root: Path, summary: TreeSummary) -> Iterator[tuple[bytes, Path, bool]]:
-    """(path in the tree, local path, whether a directory), parents before their content."""
+    """Yields (path in the tree, local path, whether it is a directory), parents before their
+    content. Adds skipped paths to the summary."""
     stack = [PurePosixPath()]
     while stack:
         directory = stack.pop()
@@ -79,7 +81,7 @@ def scan(root: Path, summary: TreeSummary) -> Iterator[tuple[bytes, Path, bool]]
 
 @asynccontextmanager
 async def _together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises the first failure itself, not a group of failures."""
+    """A task group that raises its first failure, not an exception group."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -97,12 +99,13 @@ async def put_tree(
     progress: Progress = no_progress,
     begin: Begin = no_begin,
 ) -> TreeSummary:
-    """Puts everything below `root` below the tree's directory `under` (b"" is the root).
+    """Copies everything below the local directory `root` to the tree's directory `under` (b"" is
+    the root).
 
-    Files there are replaced, directories kept with their modes, others left alone. Small files
-    travel many in an entry. Raises TreeMismatch if a file is in the place of a directory or a
-    directory with content in the place of a file, OSError if something local can't be read; what
-    was put before stays.
+    Replaces existing files, keeps existing directories with their modes, and leaves other entries
+    unchanged. One entry of the log carries many small files. Raises TreeMismatch if a file is in
+    the place of a directory, or a directory with content in the place of a file. Raises OSError if
+    a local file can't be read. After an error, what was written before stays.
     """
     summary = TreeSummary()
     under = tree_path(under)
@@ -125,14 +128,14 @@ async def put_tree(
             total += found.st_size
     begin(total)
     there = await _make_directories(client, directories)
-    # A file in the place of one that gets content shows by the outcome of that content.
+    # Directories that get content need no check: its outcomes show whether a file is in the place.
     await _check_directories(client, [path for path in there if path not in holds])
     await _put_files(client, files, summary, progress)
     return summary
 
 
 async def _make_directories(client: AsyncClient, modes: dict[bytes, int]) -> list[bytes]:
-    """Makes directories, parents first; returns those in whose place something was already."""
+    """Creates directories, parents first. Returns the paths at which an entry existed already."""
     there: list[bytes] = []
     paths = list(modes)
     for start in range(0, len(paths), BATCH_DIRECTORIES_MAX):
@@ -149,7 +152,7 @@ async def _make_directories(client: AsyncClient, modes: dict[bytes, int]) -> lis
 
 
 async def _check_directories(client: AsyncClient, paths: list[bytes]) -> None:
-    """Raises TreeMismatch for a path that is a file, or gone."""
+    """Raises TreeMismatch for a path that is a file or was removed."""
     slots = asyncio.Semaphore(IN_FLIGHT_MAX)
 
     async def check(path: bytes) -> None:
@@ -158,8 +161,8 @@ async def _check_directories(client: AsyncClient, paths: list[bytes]) -> None:
                 await client.list_tree(path)
             except NotFound as error:
                 raise TreeMismatch(
-                    f"{path!r} is a file of the tree, and a directory is to be put in its place; "
-                    "remove the file first",
+                    f"{path!r} is a file of the tree, but a directory is needed there; remove the "
+                    "file first",
                     "TREE",
                 ) from error
 
@@ -209,7 +212,7 @@ async def _put_files(
 
 
 def _check_links(batch: _Batch, outcomes: tuple[int, ...]) -> None:
-    """Every second operation is a link, which must have been applied."""
+    """Raises TreeMismatch unless all links, which are every second operation, were applied."""
     for operation, outcome in zip(batch.operations[1::2], outcomes[1::2], strict=False):
         if outcome != types.OUTCOME_APPLIED:
             raise not_written(operation.create_hard_link.destination_path, outcome)
@@ -224,16 +227,18 @@ async def get_tree(
     *,
     stale_from: str = "",
 ) -> TreeSummary:
-    """Writes everything below the tree's directory `under` below `root`, which must be empty or
-    absent. Raises NotFound if there is no such directory, TreeMismatch if `root` has content or a
-    file changes meanwhile, OSError if something local can't be written. What was written before
-    stays, but for a file that is not whole."""
+    """Copies everything below the tree's directory `under` to the local directory `root`, which
+    must be empty or absent.
+
+    Raises NotFound if `under` does not exist, TreeMismatch if `root` has content or a file of the
+    tree changes during the call, and OSError if a local file can't be written. After an error,
+    complete files stay and incomplete ones are removed."""
     under = tree_path(under)
     summary = TreeSummary()
     entries = await client.list_tree(under, recursive=True, stale_from=stale_from)
     root.mkdir(parents=True, exist_ok=True)
     if any(root.iterdir()):
-        raise TreeMismatch(f"{root} is not empty: name an empty or new directory", "TREE")
+        raise TreeMismatch(f"{root} is not empty; give an empty or new directory", "TREE")
     begin(sum(entry.size for entry in entries))
     targets = {e.path: root / os.fsdecode(relative(e.path, under)) for e in entries}
     slots = asyncio.Semaphore(IN_FLIGHT_MAX)
@@ -241,7 +246,7 @@ async def get_tree(
     async def fetch(path: bytes, mode: int) -> None:
         target = targets[path]
         async with slots:
-            # Outside the try: if another file is there already, it is not ours to unlink.
+            # Outside the try: if the file exists already, another program made it, so keep it.
             file = target.open("xb")
             try:
                 with file:
@@ -268,8 +273,8 @@ async def get_tree(
 
 
 async def digest_tree(client: AsyncClient, under: bytes, *, stale_from: str = "") -> str:
-    """SHA-256 over every path, mode and streamed byte below `under`, as hex: of the bytes that a
-    replica sends, not of digests that it stores."""
+    """Returns the SHA-256, as hex, over every path, mode and content below `under`. It covers the
+    bytes that a replica sends, not the digests that it stores."""
     under = tree_path(under)
     entries = await client.list_tree(under, recursive=True, stale_from=stale_from)
     slots = asyncio.Semaphore(IN_FLIGHT_MAX)
@@ -295,8 +300,8 @@ async def digest_tree(client: AsyncClient, under: bytes, *, stale_from: str = ""
 
 
 def digest_directory(root: Path, summary: TreeSummary | None = None) -> str:
-    """The same for a local directory; equal where `put_tree` put it. What a partition doesn't hold
-    is left out, and named in the summary. Raises OSError."""
+    """As `digest_tree`, for a local directory: equal after `put_tree` copied it to an empty tree.
+    Leaves out what a tree can't contain, and adds it to the summary. Raises OSError."""
     total = hashlib.sha256()
     for name, path, is_directory in sorted(scan(root, summary or TreeSummary())):
         _add_entry(total, name, is_directory, path.stat().st_mode & 0o777)

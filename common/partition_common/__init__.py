@@ -1,4 +1,4 @@
-"""What operator, replica, client and snapshots do alike: backoff, error details in gRPC calls, and
-limits as flags of a command line. Small, without I/O, and below everything else."""
+"""Code that operator, replica, client and snapshots share: backoff, error details in gRPC calls,
+and limits as command-line flags. It does no I/O, and imports only `partition_proto`."""
 
 __version__ = "0.1.0"

@@ -1,20 +1,20 @@
-"""Every backoff of the project: how long to wait before something that failed is tried again. All
-pauses are in seconds."""
+"""Every backoff of the project: the pauses between tries of a failed action, in seconds."""
 
 
 class Backoff:
-    """Pauses that grow with the failures in a row. The last pause repeats for ever: how many tries
-    there are is the caller's to decide."""
+    """Pauses that grow with the number of consecutive failures. The last pause repeats forever; the
+    caller decides when to stop."""
 
     def __init__(self, *pauses_s: float) -> None:
-        """`pauses_s`: seconds after the first failure, the second, and so on. Raises ValueError for
-        no pause at all."""
+        """`pauses_s`: seconds after the first failure, the second, and so on. Raises ValueError if
+        it is empty."""
         if not pauses_s:
-            raise ValueError("a backoff has at least one pause")
+            raise ValueError("a backoff needs at least one pause; none is given")
         self._pauses_s = pauses_s
 
     def after(self, failures: int) -> float:
-        """Returns the seconds to wait after so many failures in a row; fewer than 1 count as 1."""
+        """Returns the seconds to wait after this many consecutive failures; less than 1 counts as
+        1."""
         return self._pauses_s[min(max(failures, 1), len(self._pauses_s)) - 1]
 
 
@@ -25,23 +25,23 @@ PEER_CONNECTION = Backoff(0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 """A replica's connection to another member."""
 
 STATE_TRANSFER = Backoff(0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""A failed state transfer to one member. The first repeat comes at once: a transfer goes on where
-it broke off."""
+"""A failed state transfer to one member. The first retry has no pause, because it resumes where the
+transfer was interrupted."""
 
 TURN = Backoff(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """A turn of the operator that raised an error."""
 
 WATCH = Backoff(1.0, 2.0, 5.0, 10.0, 30.0)
-"""A watch of the operator that ended with an error."""
+"""A watch of the operator that failed."""
 
 WRITE_REFUSED = Backoff(2, 5, 15, 60)
-"""A write of the operator that the API server refuses."""
+"""A write of the operator that the API server refused."""
 
 WRITE_UNDONE = Backoff(10, 30, 60, 300)
-"""A write of the operator that another program undoes."""
+"""A write of the operator that another program reverted."""
 
 RESTORE = Backoff(5, 15, 60, 300)
-"""A failed restore into a new volume, if it may succeed when it is repeated."""
+"""A failed restore into a new volume, if a retry may succeed."""
 
 SNAPSHOT = Backoff(5, 15, 60, 300)
 """A snapshot job that failed to take a snapshot."""

@@ -1,5 +1,5 @@
-"""How a replica tells programs what went wrong: by an ErrorDetail, a message of types.proto, in the
-trailing metadata of a gRPC call."""
+"""Error details of a replica: an ErrorDetail (types.proto) in the trailing metadata of a gRPC
+call."""
 
 from collections.abc import Iterable
 
@@ -15,9 +15,9 @@ def attach(detail: types.ErrorDetail) -> tuple[tuple[str, bytes], ...]:
 
 
 def find(metadata: Iterable[tuple[str, str | bytes]] | None) -> types.ErrorDetail | None:
-    """Returns the detail in a call's trailing metadata, or None if there is none: the error is the
-    network's or gRPC's then. Raises google.protobuf.message.DecodeError for bytes that are no
-    ErrorDetail."""
+    """Returns the detail in a call's trailing metadata. Returns None if the metadata has no detail,
+    because the error is the network's or gRPC's. Raises google.protobuf.message.DecodeError if the
+    bytes are not a valid ErrorDetail."""
     for key, value in metadata or ():
         if key == KEY and isinstance(value, bytes):
             return types.ErrorDetail.FromString(value)

@@ -1,8 +1,8 @@
 """The base of an incremental snapshot: an earlier snapshot's runs, and where to read them.
 
-For a bucket the writer keeps the last snapshot's segments in a directory of its own. Nothing
-there is needed: what is missing or damaged costs a full run. So nothing is synced, and failures of
-that disk are passed over.
+For a bucket, the writer keeps the last snapshot's segments in a local directory. That directory is
+only a cache: if a file is missing or damaged, the next snapshot is full. So this module never calls
+fsync on it, and ignores errors of its disk.
 """
 
 import os
@@ -24,21 +24,22 @@ ID = "id"
 
 @dataclass(frozen=True)
 class DeltaBase:
-    """Runs to write a delta against; `source` reads a segment of them, on a thread."""
+    """The runs that a delta builds on. `source` reads one of their segments, on a thread."""
 
     manifest: Manifest
     source: SegmentSource
 
 
 class LocalBase:
-    """`directory` holds the last snapshot's manifest, its ID, and its segments by digest."""
+    """A local copy of the last snapshot's runs. `directory` contains its manifest, its ID, and its
+    segments by digest."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._usable = True
 
     def load(self, limits: SnapshotLimits) -> DeltaBase | None:
-        """None where there is none that can be read."""
+        """Returns the base, or None if its manifest or ID is absent or can't be read."""
         try:
             snapshot_id = (self._directory / ID).read_text()[:64]
             with (self._directory / MANIFEST).open("rb") as file:
@@ -52,10 +53,12 @@ class LocalBase:
             with (self._directory / segment.digest).open("rb") as file:
                 return file.read(SEGMENT_BYTES_MAX + 1)
         except OSError as error:
-            raise SnapshotNotFound(f"segment {segment.digest} is not kept") from error
+            raise SnapshotNotFound(
+                f"segment {segment.digest} is not in the local copy of the base"
+            ) from error
 
     def keep(self, digest: str, data: bytes) -> None:
-        """Keeps a segment for the next snapshot."""
+        """Stores a segment for the next snapshot. Discards the base if that fails."""
         if not self._usable:
             return
         try:
@@ -64,12 +67,12 @@ class LocalBase:
             partial.write_bytes(data)
             partial.rename(self._directory / digest)
         except OSError:
-            # Most often no room. What was kept so far would not be enough.
+            # Most often a full disk. An incomplete base is useless.
             self._usable = False
             self.discard()
 
     def collect_garbage(self, limits: SnapshotLimits) -> None:
-        """Removes what the base doesn't name: segments of a take that failed or died."""
+        """Deletes segments that the base doesn't name: those of a failed or interrupted take."""
         base = self.load(limits)
         if base is None:
             self.discard()
@@ -84,7 +87,7 @@ class LocalBase:
                 path.unlink()
 
     def commit(self, manifest: Manifest) -> None:
-        """Makes it the base; forgets segments that it doesn't name."""
+        """Makes the snapshot the base, and deletes segments that it doesn't name."""
         if not self._usable:
             return
         try:
@@ -101,7 +104,7 @@ class LocalBase:
             self.discard()
 
     def discard(self) -> None:
-        """Removes what it can."""
+        """Deletes the base, as far as the disk allows."""
         with suppress(OSError):
             for name in [MANIFEST, *os.listdir(self._directory)]:
                 with suppress(OSError):
@@ -115,8 +118,9 @@ async def find_base(
     source: SegmentSource,
     limits: SnapshotLimits,
 ) -> DeltaBase | None:
-    """The newest base that the store still holds whole; None for none. Without a local copy, the
-    store's newest snapshot. Raises StoreUnavailable, StoreRefused."""
+    """Returns the base for an incremental snapshot: the local copy, or the store's newest snapshot
+    if `local` is None. Returns None if there is no base, or the store lacks a segment of it. Raises
+    StoreUnavailable, StoreRefused."""
     if local is not None:
         base = local.load(limits)
     else:
@@ -136,7 +140,7 @@ async def find_base(
 
 
 def delta_room(manifest: Manifest, limits: SnapshotLimits) -> int | None:
-    """How many bytes another delta may have; None where a full run is due."""
+    """Returns the bytes that another delta may have, or None if a full run is due."""
     if len(manifest.runs) >= limits.runs_max:
         return None
     full, *deltas = manifest.runs

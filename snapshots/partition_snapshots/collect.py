@@ -1,4 +1,4 @@
-"""Deleting snapshots, and collecting the objects that none names."""
+"""Deletes snapshots, and the objects that no snapshot names."""
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
@@ -12,7 +12,7 @@ from partition_snapshots.read import SnapshotReader, list_snapshots, manifest_na
 from partition_snapshots.store import COLLECTING, OBJECTS, TAKES, ObjectInfo, Store
 
 FOLDERS = 256
-"""Objects lie in folders by the first byte of their digest."""
+"""Objects are in directories by the first byte of their digest."""
 
 
 async def delete_snapshots(
@@ -23,8 +23,9 @@ async def delete_snapshots(
     *,
     owner: str = "",
 ) -> Collected:
-    """Deletes snapshots, damaged ones too, then collects. Those that are gone already are fine.
-    Raises as `collect_garbage` does: the snapshots are gone then, and calling again collects."""
+    """Deletes snapshots, also damaged ones, and then collects garbage. Ignores snapshots that do
+    not exist. Raises as `collect_garbage` does. The snapshots are deleted then, and the same call
+    again collects the garbage."""
     limits = limits or SnapshotLimits()
     removed = 0
     for name in [manifest_name(snapshot_id) for snapshot_id in ids]:
@@ -44,10 +45,11 @@ async def collect_garbage(
     *,
     owner: str = "",
 ) -> Collected:
-    """Deletes the objects that no snapshot names, and what broken writers left. Raises StoreBusy
-    while a take is under way; SnapshotDamaged while a manifest or blob list can't be read, for
-    nobody knows what that snapshot needs; StoreUnavailable, StoreRefused. `owner`: as in
-    `take_snapshot`."""
+    """Deletes the objects that no snapshot names, and the unfinished files of dead writers.
+
+    `owner`: as in `take_snapshot`. Raises StoreBusy while a take is in progress, and
+    SnapshotDamaged if a manifest or blob list can't be read, because the objects of that snapshot
+    are then unknown. Raises StoreUnavailable, StoreRefused."""
     limits = limits or SnapshotLimits()
     await forget_earlier(store, owner)
     marker = collection_marker(store, owner, limits)
@@ -63,13 +65,13 @@ async def collect_garbage(
 
 
 async def _no_take_runs(store: Store, marker: Marker, limits: SnapshotLimits) -> None:
-    """Raises StoreBusy for a live take; takes over what dead processes left."""
+    """Raises StoreBusy for a live take. Deletes the markers of dead processes."""
     now = await marker.now()
     fresh, stale = await others(store, TAKES, now, limits)
     if fresh:
         raise StoreBusy(
-            f"{store.description}: {fresh[0].name} says that a snapshot is being taken; "
-            "collect later"
+            f"{store.description}: the marker {fresh[0].name} shows that a snapshot is being "
+            "taken; retry when it is done"
         )
     _, dead = await others(store, COLLECTING, now, limits)
     await store.delete([found.name for found in stale + dead])
@@ -80,8 +82,8 @@ async def _manifests(store: Store, limits: SnapshotLimits) -> list[Manifest]:
     for found in await list_snapshots(store, limits):
         if isinstance(found, DamagedManifest):
             raise SnapshotDamaged(
-                f"{found.message}; nothing is collected while it can't be told what snapshot "
-                f"{found.snapshot_id} needs: delete it, or mend its manifest"
+                f"{found.message}; the objects of snapshot {found.snapshot_id} are unknown, so "
+                "nothing is collected; delete that snapshot, or restore its manifest"
             )
         whole.append(found)
     return whole
@@ -115,7 +117,7 @@ class _Collection:
         return Collected(0, self._objects, self._bytes)
 
     async def _pass(self, folders: range) -> None:
-        """Deletes what is unreferenced in a range of folders."""
+        """Deletes the unreferenced objects in a range of directories."""
         needed = await self._references(folders)
         batch: list[ObjectInfo] = []
         async with aclosing(self._unreferenced(folders, needed)) as found:
@@ -155,8 +157,8 @@ class _Collection:
                         yield info
 
     async def _delete(self, batch: list[ObjectInfo]) -> None:
-        # A take waits for this marker; where it is old, somebody may not. Its age is
-        # looked at before each removal, for a process may stand still at any place.
+        # A take waits while this marker is fresh. A process may be suspended at any point, so the
+        # marker's age is checked before each deletion.
         await self._marker.check()
         await self._store.delete([info.name for info in batch], self._marker.check_age)
         self._objects += len(batch)

@@ -1,4 +1,4 @@
-"""Where a store is: a description that travels as arguments and environment."""
+"""The description of a store. It is passed to processes as arguments and environment."""
 
 import argparse
 import re
@@ -27,7 +27,7 @@ _REGION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 @dataclass(frozen=True)
 class DirectoryDestination:
-    """A directory; it is made where it is missing, its parent is not."""
+    """A directory. The first write creates it if it is missing; its parent must exist."""
 
     path: Path
 
@@ -35,16 +35,18 @@ class DirectoryDestination:
         return f"directory {self.path}"
 
     def to_arguments(self) -> tuple[list[str], dict[str, str]]:
-        """(arguments, environment) from which `from_arguments` makes it again."""
+        """Returns (arguments, environment) from which `from_arguments` makes an equal value."""
         return ["--directory", str(self.path)], {}
 
 
 @dataclass(frozen=True)
 class S3Destination:
-    """A prefix in a bucket. Without an endpoint, that of Amazon S3 in the region. TLS, unless the
-    endpoint begins with http:// and `allow_http` says that this is meant. Requests name the bucket
-    in the path, with `virtual_hosted_style` in the host. `ca_certificate`: PEM, trusted beside the
-    system's. Secrets are left out of repr and arguments."""
+    """A prefix in a bucket. Secrets are not in repr and arguments.
+
+    endpoint: a URL; "" is Amazon S3 in the region. An http:// endpoint also needs `allow_http`.
+    ca_certificate: PEM, trusted in addition to the system's CAs.
+    virtual_hosted_style: requests name the bucket in the host instead of the path.
+    """
 
     bucket: str
     access_key_id: str
@@ -59,32 +61,35 @@ class S3Destination:
     virtual_hosted_style: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InvalidDestination, saying what is wrong with it."""
+        """Raises InvalidDestination; the message names the mistake."""
         if not _BUCKET.fullmatch(self.bucket):
             raise InvalidDestination(
-                f"{self.bucket!r} is no bucket name: 3 to 63 characters of a-z, 0-9, '.' and '-'"
+                f"{self.bucket!r} is not a bucket name; use 3 to 63 of a-z, 0-9, '.' and '-'"
             )
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
         self._check_prefix()
         if not _REGION.fullmatch(self.region):
             raise InvalidDestination(
-                f"{self.region[:80]!r} is no region: up to 63 letters, digits, '.', '_' and '-', "
-                "beginning with a letter or digit"
+                f"{self.region[:80]!r} is not a region; use 1 to 63 letters, digits, '.', '_' and "
+                "'-', the first a letter or digit"
             )
         self._check_endpoint()
         self._check_credentials()
 
     def _check_prefix(self) -> None:
         if len(self.prefix) > PREFIX_BYTES_MAX:
-            raise InvalidDestination(f"the prefix is longer than {PREFIX_BYTES_MAX} characters")
+            raise InvalidDestination(
+                f"the prefix has {len(self.prefix)} characters; at most {PREFIX_BYTES_MAX} are "
+                "allowed"
+            )
         if self.prefix.startswith("-"):
             raise InvalidDestination(
-                f"prefix {self.prefix!r} begins with '-', as flags do: choose another"
+                f"prefix {self.prefix!r} begins with '-', as flags do; choose another prefix"
             )
         for part in self.prefix.split("/") if self.prefix else []:
             if part in (".", "..") or not _PREFIX_PART.fullmatch(part):
                 raise InvalidDestination(
-                    f"prefix {self.prefix!r}: {part!r} is not allowed between slashes; use "
+                    f"prefix {self.prefix!r}: {part!r} is not allowed between slashes; use only "
                     "letters, digits and !_.*'()-"
                 )
 
@@ -93,23 +98,25 @@ class S3Destination:
             return
         if len(self.endpoint) > ENDPOINT_CHARACTERS_MAX or not _HEADER.fullmatch(self.endpoint):
             raise InvalidDestination(
-                "the endpoint holds a space, a line break or another character that no URL has, or "
-                f"more than {ENDPOINT_CHARACTERS_MAX} characters"
+                "the endpoint contains a space or another character that is not allowed in a URL, "
+                f"or has more than {ENDPOINT_CHARACTERS_MAX} characters"
             )
         try:
             url = urlsplit(self.endpoint)
-            _ = url.port  # raises for what is no number
+            _ = url.port  # raises if it is not a number
         except ValueError as error:
-            raise InvalidDestination(f"the endpoint is no URL: {error}") from error
+            raise InvalidDestination(f"the endpoint is not a URL: {error}") from error
         if url.scheme not in ("http", "https") or not url.hostname:
             raise InvalidDestination(
                 "the endpoint must be a URL: https://host or https://host:port"
             )
         if url.username or url.password or url.query or url.fragment:
-            raise InvalidDestination("the endpoint holds more than scheme, host, port and path")
+            raise InvalidDestination(
+                "the endpoint contains more than scheme, host, port and path; remove the rest"
+            )
         if url.scheme == "http" and not self.allow_http:
             raise InvalidDestination(
-                f"{self.endpoint} has no TLS: use https://, or allow plain HTTP explicitly"
+                f"{self.endpoint} has no TLS; use https://, or explicitly allow HTTP"
             )
 
     def _check_credentials(self) -> None:
@@ -118,28 +125,31 @@ class S3Destination:
             (SECRET_ACCESS_KEY, self.secret_access_key),
         ):
             if not value:
-                raise InvalidDestination(f"{name} is empty: give the store's credentials")
+                raise InvalidDestination(f"{name} is empty; give the store's credentials")
             if not _HEADER.fullmatch(value):
                 raise InvalidDestination(
-                    f"{name} holds a space, a line break or another character that no key has"
+                    f"{name} contains a space, a line break or another character that is not "
+                    "allowed in a key"
                 )
         if self.session_token and not _HEADER.fullmatch(self.session_token):
             raise InvalidDestination(
-                f"{SESSION_TOKEN} holds a space, a line break or another character that no token "
-                "has"
+                f"{SESSION_TOKEN} contains a space, a line break or another character that is not "
+                "allowed in a token"
             )
         if len(self.ca_certificate) > CA_BYTES_MAX:
-            raise InvalidDestination(f"the CA file is larger than {CA_BYTES_MAX} bytes")
+            raise InvalidDestination(
+                f"the CA file has more than {CA_BYTES_MAX} bytes; give only the store's CA"
+            )
         if self.ca_certificate and b"-----BEGIN CERTIFICATE-----" not in self.ca_certificate:
-            raise InvalidDestination("the CA file holds no PEM certificate")
+            raise InvalidDestination("the CA file contains no PEM certificate; give the store's CA")
 
     def __str__(self) -> str:
         where = f" at {self.endpoint}" if self.endpoint else ""
         return f"bucket {self.bucket}{where}, prefix {self.prefix or '(none)'}"
 
     def to_arguments(self) -> tuple[list[str], dict[str, str]]:
-        """(arguments, environment): secrets are in the environment only. A CA certificate travels
-        as the file `ca_file`, which the caller writes."""
+        """Returns (arguments, environment). Secrets are in the environment only. A CA certificate
+        is passed as the file `ca_file`, which the caller writes."""
         arguments = ["--s3-bucket", self.bucket, "--s3-prefix", self.prefix]
         arguments += ["--s3-region", self.region]
         if self.endpoint:
@@ -150,7 +160,7 @@ class S3Destination:
             arguments.append("--s3-virtual-hosted-style")
         if self.ca_certificate:
             if self.ca_file is None:
-                raise InvalidDestination("the CA certificate is in no file: set ca_file")
+                raise InvalidDestination("the CA certificate is not in a file; set ca_file")
             arguments += ["--s3-ca-file", str(self.ca_file)]
         environment = {
             ACCESS_KEY_ID: self.access_key_id,
@@ -168,29 +178,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `from_arguments` reads."""
     group = parser.add_argument_group(
         "destination",
-        "either --directory, or a bucket; its credentials come from the environment: "
+        "either a directory or a bucket. Credentials of a bucket are read from the environment: "
         f"{ACCESS_KEY_ID}, {SECRET_ACCESS_KEY}, {SESSION_TOKEN}",
     )
     group.add_argument("--directory", type=Path, default=None, help="the store's directory")
     group.add_argument("--s3-bucket", default="", help="the bucket that holds the store")
     group.add_argument("--s3-prefix", default="", help="the store's root in the bucket")
-    group.add_argument("--s3-endpoint", default="", help="URL; without it, Amazon S3 in the region")
-    group.add_argument("--s3-region", default="us-east-1", help="default us-east-1")
-    group.add_argument("--s3-allow-http", action="store_true", help="without TLS")
+    group.add_argument("--s3-endpoint", default="", help="URL; default Amazon S3 in the region")
     group.add_argument(
-        "--s3-virtual-hosted-style", action="store_true", help="the bucket's name in the host"
+        "--s3-region", default="us-east-1", help="the bucket's region; default us-east-1"
     )
-    group.add_argument("--s3-ca-file", type=Path, default=None, help="PEM, trusted additionally")
+    group.add_argument(
+        "--s3-allow-http", action="store_true", help="allow an http:// endpoint, without TLS"
+    )
+    group.add_argument(
+        "--s3-virtual-hosted-style",
+        action="store_true",
+        help="name the bucket in the host, not in the path",
+    )
+    group.add_argument(
+        "--s3-ca-file",
+        type=Path,
+        default=None,
+        help="PEM file of CA certificates to trust in addition to the system's",
+    )
 
 
 def from_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> Destination:
-    """The destination that flags and environment describe. Raises InvalidDestination."""
+    """Returns the destination that flags and environment describe. Raises InvalidDestination."""
     if options.directory is not None and options.s3_bucket:
-        raise InvalidDestination("--directory and --s3-bucket exclude each other: give one")
+        raise InvalidDestination("--directory and --s3-bucket are both given; give only one")
     if options.directory is not None:
         return DirectoryDestination(options.directory)
     if not options.s3_bucket:
-        raise InvalidDestination("no destination: give --directory DIR, or --s3-bucket BUCKET")
+        raise InvalidDestination(
+            "no destination is given; give --directory DIR or --s3-bucket BUCKET"
+        )
     certificate = b""
     if options.s3_ca_file is not None:
         try:
@@ -214,9 +237,9 @@ def from_arguments(options: argparse.Namespace, environ: Mapping[str, str]) -> D
 
 
 def open_store(destination: Destination, limits: SnapshotLimits) -> Store:
-    """Opens it; nothing is sent or read yet: the first write makes a directory that is missing.
-    Raises InvalidDestination."""
-    # The libraries of one kind of store are not loaded for the other.
+    """Opens a store. Sends and reads nothing; the first write creates a missing directory. Raises
+    InvalidDestination."""
+    # Imported here, so that a directory does not load the libraries for S3.
     if isinstance(destination, DirectoryDestination):
         from partition_snapshots.directory_store import DirectoryStore  # noqa: PLC0415
 

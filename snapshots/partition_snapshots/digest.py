@@ -11,7 +11,7 @@ ROW = struct.Struct(">BII")
 
 
 def encode_rows(rows: Iterable[Row]) -> bytes:
-    """Rows in their canonical encoding, one after the other."""
+    """Returns the canonical encoding of rows, one after the other."""
     pack = ROW.pack
     parts: list[bytes] = []
     append = parts.append
@@ -23,7 +23,7 @@ def encode_rows(rows: Iterable[Row]) -> bytes:
 
 
 class EncodedRows(list[Row]):
-    """Rows in order, and their canonical encoding, which they were decoded from."""
+    """Rows in order, and the canonical encoding from which they were decoded."""
 
     def __init__(self, rows: Iterable[Row], encoded: memoryview) -> None:
         super().__init__(rows)
@@ -38,16 +38,16 @@ class RowDigest:
         self._hash = hashlib.sha256()
 
     def update(self, rows: Iterable[Row]) -> int:
-        """Takes the next rows; a batch of some hundred costs least, and one that is EncodedRows
-        next to nothing. Returns their encoded size, in bytes."""
+        """Adds the next rows. Returns their encoded size, in bytes. Batches of some hundred rows
+        cost least; EncodedRows cost almost nothing, because they are not encoded again."""
         encoded = rows.encoded if isinstance(rows, EncodedRows) else encode_rows(rows)
         self._hash.update(encoded)
         return len(encoded)
 
     def update_encoded(self, encoded: bytes | memoryview) -> None:
-        """Takes rows that are encoded already."""
+        """Adds rows in their canonical encoding."""
         self._hash.update(encoded)
 
     def hexdigest(self) -> str:
-        """64 hex digits, of the rows so far."""
+        """Returns the digest of the rows so far, as 64 hex digits."""
         return self._hash.hexdigest()

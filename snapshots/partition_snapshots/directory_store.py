@@ -1,9 +1,9 @@
-"""A store in a directory: on the replica's volume, where blobs are hard links, or anywhere.
+"""A store in a directory: on the replica's volume, where blobs are hard links, or elsewhere.
 
-Files are written aside (`staging/`, under a lock that dies with the writer), synced, and renamed.
-No symbolic link inside of the store is followed. Short calls of the file system are made on the
-caller's thread: they cost less than a change of threads; contents are read, written and synced on
-others.
+Each file is written in `staging/`, under a lock that ends with its writer. Then it is synced and
+renamed. Symbolic links inside the store are not followed. Short calls of the file system run on the
+caller's thread, because they cost less than a change of threads. Other threads read, write and sync
+contents.
 """
 
 import asyncio
@@ -53,17 +53,17 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _LINKED = {errno.ELOOP, errno.ENOTDIR}
 _NO_LINK = {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP}
 _UNREADABLE = {errno.EIO, errno.EBADMSG, errno.EUCLEAN}
-"""What a disk or file system says of content that it holds no more: asking again doesn't help."""
+"""Errors of a disk or file system that has lost content. A retry does not help."""
 
 SYNC_BYTES = 64 << 20
-"""Of a long copy: so much is written before it is synced, and counts as done."""
+"""A long copy is synced each time after this many bytes, which then count as done."""
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DirectoryStore:
-    """The directory is made by the first write; without it the store is empty."""
+    """See the module. The first write creates the directory; before, the store is empty."""
 
     def __init__(self, path: Path, limits: SnapshotLimits) -> None:
         self.description = f"directory {path}"
@@ -75,7 +75,7 @@ class DirectoryStore:
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:
-        """Turns the system's errors into the store's."""
+        """Turns OSErrors into the store's errors."""
         try:
             yield
         except OSError as error:
@@ -83,7 +83,7 @@ class DirectoryStore:
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """The same for what reads content, which may be damaged."""
+        """As `_failures`, for a read of content. Lost content becomes SnapshotDamaged."""
         with self._failures(f"reading {name}"):
             try:
                 yield
@@ -97,18 +97,18 @@ class DirectoryStore:
     def _translated(self, what: str, error: OSError) -> SnapshotError:
         text = f"{self.description}: {what}: {error.strerror or error}"
         if error.errno in _FULL:
-            return StoreFull(f"{text}: free some room, or delete snapshots")
+            return StoreFull(f"{text}; free space, or delete snapshots")
         if error.errno in _LINKED:
-            return SnapshotDamaged(f"{text}: there is a symbolic link or a file in its place")
+            return SnapshotDamaged(f"{text}; a symbolic link or a file is in its place: remove it")
         if error.errno in _REFUSED:
-            return StoreRefused(f"{text}: give this user the right to write there")
+            return StoreRefused(f"{text}; give this user permission to read and write there")
         return StoreUnavailable(text)
 
-    # --- folders -------------------------------------------------------------------------------
+    # --- directories ---------------------------------------------------------------------------
 
     def _folder(self, name: str, *, create: bool) -> int | None:
-        """A descriptor of a folder below the root ("" for the root itself); None where it is
-        missing and not to be made. A new one is durable."""
+        """Returns a descriptor of a directory below the root ("" is the root), or None if it is
+        missing and `create` is False. A new directory is durable."""
         known = self._folders.get(name)
         if known is not None:
             return known
@@ -132,17 +132,17 @@ class DirectoryStore:
                 self._path.mkdir(mode=0o700)
             except FileNotFoundError as error:
                 raise InvalidDestination(
-                    f"{self.description}: its parent does not exist; make it first"
+                    f"{self.description}: its parent does not exist; create the parent first"
                 ) from error
             except FileExistsError:
                 pass
         if create:
-            # Also where it is there: whoever made it may have been killed before this. What can't
-            # be opened for that was made by somebody else.
+            # Sync the parent even if the directory exists: its creator may have been killed before
+            # the sync. If we may not open the parent, another user created the directory.
             with suppress(PermissionError):
                 sync_directory(self._path.parent)
         try:
-            # How the directory is reached is the caller's affair: only what is inside counts.
+            # The path to the root may contain symbolic links; only those inside are refused.
             return os.open(self._path, DIRECTORY & ~os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
@@ -152,7 +152,7 @@ class DirectoryStore:
         if create:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=above)
-            # Also where it is there: whoever made it may have been killed before this.
+            # Sync even if it exists: its creator may have been killed before the sync.
             os.fsync(above)
         try:
             return os.open(name, DIRECTORY, dir_fd=above)
@@ -177,14 +177,14 @@ class DirectoryStore:
                 os.fsync(descriptor)
                 moved = self._move(staging, temporary, folder, last, create)
             if not name.startswith(OBJECTS):
-                # Also where it was there: see `_below`.
+                # Sync even if the name existed already: see `_below`.
                 os.fsync(folder)
             return moved
 
     @contextmanager
     def _aside(self) -> Iterator[tuple[int, str, int]]:
-        """(staging folder, name, descriptor) of a new file, locked while it is being written;
-        whatever happens, its name is gone afterwards."""
+        """Yields (staging directory, name, descriptor) of a new file, which is locked while it is
+        written. Deletes that name afterwards, also after an error."""
         staging = self._folder(STAGING, create=True)
         assert staging is not None
         temporary, descriptor = self._new_file(staging)
@@ -202,7 +202,7 @@ class DirectoryStore:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             if os.fstat(descriptor).st_nlink:
                 return temporary, descriptor
-            # A sweep came between the two calls and took it for a dead writer's.
+            # A sweep ran between the two calls and deleted the file as one of a dead writer.
             os.close(descriptor)
 
     @staticmethod
@@ -244,7 +244,7 @@ class DirectoryStore:
         return size
 
     def _check(self, name: str, path: Path, size: int, told: Told) -> None:
-        """Raises SourceDamaged unless the file has the content that its name says."""
+        """Raises SourceDamaged unless the file has the size and digest of the object `name`."""
         for chunk in checked_parts(path, size, name.rpartition("/")[2], self._limits.part_bytes):
             told(len(chunk))
 
@@ -287,7 +287,8 @@ class DirectoryStore:
 
     def _flush(self) -> None:
         with self._failures("making objects durable"):
-            # Those of others, too: a process that was killed may have left names in memory only.
+            # Also for files of other processes: one may have been killed before it synced its
+            # directories.
             objects = self._folder(OBJECTS.rstrip("/"), create=False)
             if objects is not None:
                 for shard in sorted(os.listdir(objects)):
@@ -311,10 +312,10 @@ class DirectoryStore:
                 raise FileNotFoundError
             descriptor = os.open(last, _READ, dir_fd=folder)
         except FileNotFoundError as error:
-            raise SnapshotNotFound(f"{self.description}: there is no {name}") from error
+            raise SnapshotNotFound(f"{self.description}: {name} does not exist") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise SnapshotDamaged(f"{self.description}: {name} is no file")
+            raise SnapshotDamaged(f"{self.description}: {name} is not a regular file")
         return descriptor
 
     async def get(self, name: str, size_max: int | None = None) -> bytes:
@@ -325,7 +326,7 @@ class DirectoryStore:
         with self._reading(name):
             with os.fdopen(self._open(name), "rb", buffering=0) as file:
                 data = file.read(most + 1) or b""
-                # A file system may give less than there is.
+                # A read may return fewer bytes than the file has.
                 while len(data) <= most and (more := file.read(most + 1 - len(data))):
                     data += more
             if len(data) > most:
@@ -389,7 +390,7 @@ class DirectoryStore:
         return ObjectInfo(name, found.st_size, datetime.fromtimestamp(found.st_mtime, UTC))
 
     async def head(self, name: str) -> ObjectInfo | None:
-        with self._failures(f"looking at {name}"):
+        with self._failures(f"reading the metadata of {name}"):
             folder, last = self._place(name, create=False)
             if folder is None:
                 return None
@@ -398,7 +399,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 return None
 
-    # --- removing ------------------------------------------------------------------------------
+    # --- deleting ------------------------------------------------------------------------------
 
     async def delete(self, names: Iterable[str], may: Callable[[], None] = always) -> None:
         await run_to_end(self._delete, tuple(names), may)
@@ -406,7 +407,7 @@ class DirectoryStore:
     def _delete(self, names: Sequence[str], may: Callable[[], None]) -> None:
         touched: set[int] = set()
         for name in names:
-            with self._failures(f"removing {name}"):
+            with self._failures(f"deleting {name}"):
                 folder, last = self._place(name, create=False)
                 if folder is None:
                     continue
@@ -414,7 +415,7 @@ class DirectoryStore:
                 with suppress(FileNotFoundError):
                     os.unlink(last, dir_fd=folder)
                 touched.add(folder)
-        with self._failures("making a removal durable"):
+        with self._failures("making a deletion durable"):
             for folder in touched:
                 os.fsync(folder)
 
@@ -423,7 +424,7 @@ class DirectoryStore:
 
     def _sweep(self) -> int:
         removed = 0
-        with self._failures("removing what writers left"):
+        with self._failures("deleting unfinished files of dead writers"):
             staging = self._folder(STAGING, create=False)
             for name in [] if staging is None else os.listdir(staging):
                 if name.startswith(self._token):
@@ -431,7 +432,7 @@ class DirectoryStore:
                 with suppress(FileNotFoundError, BlockingIOError):
                     descriptor = os.open(name, _READ, dir_fd=staging)
                     try:
-                        # A living writer holds it; the lock of a dead one is gone with it.
+                        # A living writer has the lock; the lock of a dead one ended with it.
                         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         os.unlink(name, dir_fd=staging)
                         removed += 1

@@ -1,32 +1,32 @@
-"""What can go wrong with stored snapshots, by what the caller does next.
+"""Errors of stored snapshots, by the caller's next step.
 
 SnapshotError
 ├── StoreUnavailable    the same call may succeed later (retriable)
-├── StoreBusy           another process collects or takes a snapshot: later (retriable)
-├── StoreRefused        credentials, bucket or permission: change something
-├── StoreFull           no room, or over a quota
+├── StoreBusy           another process takes a snapshot or collects garbage (retriable)
+├── StoreRefused        correct the credentials, the bucket or the permissions
+├── StoreFull           the store is full, or a quota is reached
 ├── InvalidDestination  the description of the store is wrong
-├── SnapshotNotFound    no such snapshot, or no such object
+├── SnapshotNotFound    the snapshot or object does not exist
 ├── SnapshotExists      another snapshot has this ID already
-├── SnapshotDamaged     bytes that are not what was written; says which
-├── UnsupportedFormat   written by another version
-├── StoreOfOtherCluster the store belongs to another cluster
-└── SourceDamaged       what is to be stored is not what it says it is
+├── SnapshotDamaged     data differs from what was written; the message names it
+├── UnsupportedFormat   written by a version that this one does not know
+├── StoreOfOtherCluster the store belongs to another cluster ID
+└── SourceDamaged       a row or file of the replica is damaged
 
-Messages never hold a secret: they name bucket, endpoint and object, and the store's own code.
+Messages never contain a secret. They contain bucket, endpoint, object and the store's error code.
 """
 
 from typing import ClassVar
 
 EXIT_DAMAGED, EXIT_UNAVAILABLE, EXIT_FULL, EXIT_CONFIGURATION = 65, 69, 73, 78
-"""Of commands that end by an error (sysexits.h): damaged or of another version; later; no room;
-something that was given is wrong."""
+"""Exit codes of commands (sysexits.h): damaged or of an unknown version; unavailable, retry later;
+full; an argument or setting is wrong."""
 
 
 class SnapshotError(Exception):
-    """`reason` is a CamelCase word for conditions and reports; `retriable` tells whether the same
-    call may succeed later without anybody changing anything; `exit_code` is that of a command that
-    ends by it."""
+    """The base class. `reason` is a CamelCase word for conditions and reports. `retriable` is True
+    if the same call may succeed later without a change of the setup. `exit_code` is the exit code
+    of a command that fails with this error."""
 
     reason: ClassVar[str] = "SnapshotError"
     retriable: ClassVar[bool] = False
@@ -42,7 +42,7 @@ class StoreUnavailable(SnapshotError):
 
 
 class StoreBusy(SnapshotError):
-    """Another process's marker stands in the store, or ours was taken over."""
+    """The store has a marker of another process, or another process took over ours."""
 
     reason = "StoreBusy"
     retriable = True
@@ -50,13 +50,13 @@ class StoreBusy(SnapshotError):
 
 
 class StoreRefused(SnapshotError):
-    """The store answered, and refused: bucket, key, signature or permission."""
+    """The store refused the request: wrong bucket, key or signature, or no permission."""
 
     reason = "StoreRefused"
 
 
 class StoreFull(SnapshotError):
-    """No room is left, or a quota is reached. Nothing half-written was left."""
+    """The store is full, or a quota is reached. No incomplete object was left."""
 
     reason = "StoreFull"
     exit_code = EXIT_FULL
@@ -69,40 +69,40 @@ class InvalidDestination(SnapshotError):
 
 
 class SnapshotNotFound(SnapshotError):
-    """There is no snapshot, or no object, of this name."""
+    """The snapshot or object does not exist."""
 
     reason = "SnapshotNotFound"
 
 
 class SnapshotExists(SnapshotError):
-    """The ID is taken by a snapshot with another uid."""
+    """A snapshot with another uid has this ID."""
 
     reason = "SnapshotExists"
 
 
 class SnapshotDamaged(SnapshotError):
-    """Something in the store is missing, cut off or changed. Says what."""
+    """Data in the store is missing, truncated or changed. The message names it."""
 
     reason = "SnapshotDamaged"
     exit_code = EXIT_DAMAGED
 
 
 class UnsupportedFormat(SnapshotError):
-    """Written in a format that this version does not know."""
+    """The data has a format that this version does not know."""
 
     reason = "UnsupportedFormat"
     exit_code = EXIT_DAMAGED
 
 
 class StoreOfOtherCluster(SnapshotError):
-    """The store holds snapshots of another cluster."""
+    """The store has snapshots of another cluster ID."""
 
     reason = "WrongCluster"
 
 
 class SourceDamaged(SnapshotError):
-    """A row or file that is to be stored is not what it should be: the replica's volume is
-    damaged, not the store."""
+    """A row or file that is to be stored is damaged. The replica's volume is damaged, not the
+    store."""
 
     reason = "SourceDamaged"
     exit_code = EXIT_DAMAGED

@@ -1,4 +1,4 @@
-"""What a store holds already when a take comes: its cluster, and what earlier tries left."""
+"""What a store has before a take: its cluster ID, and the results of earlier tries."""
 
 import asyncio
 from contextlib import suppress
@@ -22,15 +22,15 @@ from partition_snapshots.wanted import lacking
 
 
 async def claim(store: Store, cluster_id: str) -> None:
-    """Makes the store this cluster's. Raises StoreOfOtherCluster."""
+    """Binds a new store to this cluster ID. Raises StoreOfOtherCluster."""
     found = await store_cluster(store)
     if found is None:
         await store.put_bytes(FORMAT_OBJECT, encode_format(cluster_id), create=True)
         found = await store_cluster(store)
     if found != cluster_id:
         raise StoreOfOtherCluster(
-            f"{store.description} holds snapshots of cluster {found}, not of {cluster_id}: give "
-            "each cluster a store of its own"
+            f"{store.description} belongs to cluster {found}, not to {cluster_id}; use a separate "
+            "store for each cluster"
         )
 
 
@@ -43,8 +43,8 @@ async def existing_of(
         return None
     if found.uid != source.uid:
         raise SnapshotExists(
-            f"{store.description} holds another snapshot {source.snapshot_id} (uid {found.uid}): "
-            "choose another ID, or delete that one"
+            f"{store.description} has another snapshot {source.snapshot_id} (uid {found.uid}); "
+            "choose another ID, or delete that snapshot"
         )
     return found
 
@@ -52,9 +52,11 @@ async def existing_of(
 async def existing_whole(
     store: Store, source: SnapshotSource, limits: SnapshotLimits
 ) -> Manifest | None:
-    """What an earlier try stored, durable and whole: it may have ended before it knew that a
-    collection came between its last look and its manifest. That manifest is removed where anything
-    is missing; None then. Nobody collects meanwhile."""
+    """Returns the snapshot of an earlier try, durable and complete, or None.
+
+    A garbage collection may have run between the earlier try's last check and its manifest. If an
+    object is missing, this deletes the manifest and returns None. The caller's marker must prevent
+    collections meanwhile."""
     existing = await existing_of(store, source, limits)
     if existing is None:
         return None
@@ -70,7 +72,7 @@ async def existing_whole(
 
 
 async def remove_markers(store: Store, snapshot_id: str) -> None:
-    """Takes back ours and those of earlier tries: the snapshot exists."""
+    """Deletes the markers of this and earlier tries, after the snapshot exists."""
     begin = f"{TAKES}{snapshot_id}."
     names = [found.name async for found in store.list(TAKES) if found.name.startswith(begin)]
     await store.delete(names)
@@ -78,7 +80,7 @@ async def remove_markers(store: Store, snapshot_id: str) -> None:
 
 
 async def take_back(store: Store, name: str) -> None:
-    """Removes a manifest that nobody may rely on. Where even that fails, the next try of the same
-    snapshot looks at what it names."""
+    """Deletes a manifest whose objects may be missing. If that fails, the next try of the same
+    snapshot checks the objects."""
     with suppress(SnapshotError, TimeoutError):
         await asyncio.wait_for(asyncio.shield(store.delete([name])), CLEANUP_S)

@@ -25,7 +25,7 @@ def _pass(_name: str) -> None:
 
 
 hook: Callable[[str], None] = _pass
-"""Called with a name of POINTS, on any thread. Whoever tests crashes sets it."""
+"""Called with a name of POINTS, on any thread. Crash tests set it."""
 
 
 def reach(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Files and directories: durable names, whole writes, contents that are checked."""
+"""Helpers for files and directories: durable names, complete writes, checked contents."""
 
 import ctypes
 import hashlib
@@ -11,7 +11,7 @@ from pathlib import Path
 from partition_snapshots.errors import SourceDamaged
 
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Flags to open a directory that is no symbolic link."""
+"""Flags to open a directory; a symbolic link is refused."""
 
 
 def sync_directory(path: Path) -> None:
@@ -28,14 +28,14 @@ def _sync(path: Path, flags: int) -> None:
 
 
 def _release(text: str) -> tuple[int, ...]:
-    """(5, 10) of "5.10.0-generic"."""
+    """Parses a kernel release: (5, 10) for "5.10.0-generic"."""
     found = re.match(r"(\d+)\.(\d+)", text)
     return tuple(map(int, found.groups())) if found else ()
 
 
 TELLS_FAILURES = _release(os.uname().release) >= (5, 17)
-"""Whether a sync of a file system tells of what could not be written: of contents from Linux 5.8
-on, of names from 5.17. Where it doesn't, each file and each directory has to be synced, too."""
+"""Whether syncfs reports failed writes. Linux reports those of contents since 5.8, and those of
+names since 5.17. On older kernels, each file and each directory must be synced as well."""
 
 
 def sync_file(path: Path) -> None:
@@ -44,9 +44,9 @@ def sync_file(path: Path) -> None:
 
 
 class FileSystem:
-    """The file system that a directory is on. Open it before what is to be synced is written: the
-    system tells a descriptor of those failures of writing that came after its opening, each
-    descriptor once, and not on every kernel: see `TELLS_FAILURES`."""
+    """The file system of a directory. Open it before you write the files to sync. The kernel
+    reports a failed write to a descriptor only if that was opened before, only once per descriptor,
+    and not in all versions: see `TELLS_FAILURES`."""
 
     def __init__(self, directory: Path) -> None:
         """Raises OSError."""
@@ -54,7 +54,8 @@ class FileSystem:
         self._descriptor = os.open(directory, DIRECTORY & ~os.O_NOFOLLOW)
 
     def sync(self) -> None:
-        """Makes everything on it durable. Raises OSError, also for what failed before this."""
+        """Makes everything on the file system durable. Raises OSError, also for a write that failed
+        since this was opened."""
         library = ctypes.CDLL(None, use_errno=True)
         if library.syncfs(self._descriptor):
             code = ctypes.get_errno()
@@ -65,15 +66,15 @@ class FileSystem:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Writes all of it. Raises OSError."""
+    """Writes all of `data`. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def checked_parts(path: Path, size: int, digest: str, part: int) -> Iterator[bytes]:
-    """A source's content in parts. Raises SourceDamaged where it can't be read, and at its end
-    where it is not of that size and SHA-256."""
+    """Yields a source's content in parts. Raises SourceDamaged if the file can't be read, or at its
+    end if it has another size or SHA-256."""
     done, found = 0, hashlib.sha256()
     try:
         with path.open("rb", buffering=0) as source:
@@ -83,22 +84,22 @@ def checked_parts(path: Path, size: int, digest: str, part: int) -> Iterator[byt
                 yield chunk
     except OSError as error:
         raise SourceDamaged(
-            f"{path} can't be read: {error.strerror or error}: the volume is damaged"
+            f"{path} can't be read: {error.strerror or error}; the volume is damaged"
         ) from error
     if done != size or found.hexdigest() != digest:
         raise SourceDamaged(
-            f"{path} is not what its name says: {done} bytes, SHA-256 {found.hexdigest()}: the "
-            "volume is damaged"
+            f"{path} has {done} bytes and SHA-256 {found.hexdigest()} instead of {size} and "
+            f"{digest}; the volume is damaged"
         )
 
 
 def check_source(path: Path, size: int) -> None:
-    """Raises SourceDamaged unless it is a file of that size."""
+    """Raises SourceDamaged unless `path` is a regular file of `size` bytes."""
     try:
         found = path.stat(follow_symlinks=False)
     except FileNotFoundError as error:
-        raise SourceDamaged(f"{path} is missing: the volume is damaged") from error
+        raise SourceDamaged(f"{path} is missing; the volume is damaged") from error
     except OSError as error:
         raise SourceDamaged(f"{path} can't be read: {error.strerror or error}") from error
     if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-        raise SourceDamaged(f"{path} is no file of {size} bytes: the volume is damaged")
+        raise SourceDamaged(f"{path} is not a file of {size} bytes; the volume is damaged")

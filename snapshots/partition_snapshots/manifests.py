@@ -1,4 +1,4 @@
-"""Manifests and the format file as JSON; read back from bytes that nobody vouches for."""
+"""Encodes manifests and the format file as JSON, and decodes them from untrusted bytes."""
 
 import hashlib
 import json
@@ -26,20 +26,20 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def encode_format(cluster_id: str) -> bytes:
-    """The content of format.json."""
+    """Returns the content of format.json."""
     fields = {"format": FORMAT_NAME, "version": STORE_VERSION, "clusterID": cluster_id}
     return json.dumps(fields).encode() + b"\n"
 
 
 def decode_format(data: bytes) -> str:
-    """The store's cluster ID. Raises SnapshotDamaged, UnsupportedFormat."""
+    """Returns the store's cluster ID. Raises SnapshotDamaged, UnsupportedFormat."""
     fields = _Fields(_object(data, "format.json"), "format.json")
     _check_version(fields, (STORE_VERSION,))
     return fields.text("clusterID")
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """A manifest as JSON, with its checksum; the same manifest always gives the same bytes."""
+    """Returns a manifest as JSON with its checksum. Equal manifests give equal bytes."""
     fields: dict[str, Any] = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
@@ -81,7 +81,7 @@ def _head(manifest: Manifest) -> dict[str, Any]:
 
 
 def summary(manifest: Manifest) -> dict[str, Any]:
-    """What reports and lists say of a snapshot, in the manifest's own words."""
+    """Returns the fields of a snapshot for reports and lists, named as in the manifest."""
     return _head(manifest) | {"incremental": manifest.incremental, "digest": manifest.digest}
 
 
@@ -96,7 +96,7 @@ def _checksum(fields: dict[str, Any]) -> str:
 
 
 def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
-    """The manifest of a snapshot. Raises SnapshotDamaged, UnsupportedFormat."""
+    """Returns the manifest of a snapshot. Raises SnapshotDamaged, UnsupportedFormat."""
     what = f"the manifest of snapshot {snapshot_id}"
     content = _object(data, what)
     fields = _Fields(content, what)
@@ -104,7 +104,9 @@ def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
     if fields.text("checksum") != _checksum(content):
         raise SnapshotDamaged(f"{what} fails its checksum")
     if fields.text("snapshotID") != snapshot_id:
-        raise SnapshotDamaged(f"{what} is that of another: {fields.text('snapshotID')[:80]!r}")
+        raise SnapshotDamaged(
+            f"{what} belongs to another snapshot, {fields.text('snapshotID')[:80]!r}"
+        )
     configuration = fields.inner("configuration")
     blobs, state = fields.inner("blobs"), fields.inner("state")
     runs = state.list("runs", RUNS_MAX)
@@ -116,7 +118,7 @@ def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
         lsn=fields.number("lsn"),
         term=fields.number("term"),
         time_ms=fields.number("timeMs"),
-        # Snapshots of version 1 lack it: there the time of entries was the sessions' clock.
+        # Version 1 has no clockMs: the time of entries was the session clock.
         clock_ms=fields.number("clockMs" if "clockMs" in content else "timeMs"),
         configuration=RecordedConfiguration(
             configuration.texts("voters"), configuration.texts("learners")
@@ -136,33 +138,36 @@ def decode_manifest(data: bytes, snapshot_id: str) -> Manifest:
 
 def _names(values: Any, what: str) -> tuple[ObjectName, ...]:
     if not isinstance(values, list):
-        raise SnapshotDamaged(f"{what}: a list of objects is none")
+        raise SnapshotDamaged(f"{what}: a list of objects is not a list")
     found = []
     for value in values:
         if not isinstance(value, dict):
-            raise SnapshotDamaged(f"{what}: an object's name is none")
+            raise SnapshotDamaged(f"{what}: an object's name is not a JSON object")
         fields = _Fields(value, what)
         size = fields.number("size")
         if not 0 < size <= SEGMENT_BYTES_MAX:
-            raise SnapshotDamaged(f"{what}: no object of it can have {size} bytes")
+            raise SnapshotDamaged(
+                f"{what}: an object has {size} bytes; allowed are 1 to {SEGMENT_BYTES_MAX}"
+            )
         found.append(ObjectName(_digest(fields.text("digest"), what), size, fields.number("rows")))
     return tuple(found)
 
 
 def _digest(text: str, what: str) -> str:
     if not _DIGEST.fullmatch(text):
-        raise SnapshotDamaged(f"{what}: {text[:80]!r} is no SHA-256")
+        raise SnapshotDamaged(f"{what}: {text[:80]!r} is not a SHA-256")
     return text
 
 
 def _check_version(fields: "_Fields", read: tuple[int, ...]) -> None:
     if fields.text("format") != FORMAT_NAME:
-        raise UnsupportedFormat(f"{fields.what} is not of the format {FORMAT_NAME}")
+        raise UnsupportedFormat(f"{fields.what} does not have the format {FORMAT_NAME}")
     version = fields.number("version")
     if version not in read:
         raise UnsupportedFormat(
-            f"{fields.what} has version {version} of the format; this program reads "
-            f"{' and '.join(map(str, read))}: use the one that wrote it, or a later one"
+            f"{fields.what} has format version {version}; this program reads version "
+            f"{' and '.join(map(str, read))}; use the program's version that wrote it, or a later "
+            "one"
         )
 
 
@@ -170,25 +175,25 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
         found = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise SnapshotDamaged(f"{what} is no JSON: {str(error)[:100]}") from error
+        raise SnapshotDamaged(f"{what} is not JSON: {str(error)[:100]}") from error
     if not isinstance(found, dict):
-        raise SnapshotDamaged(f"{what} is no JSON object")
+        raise SnapshotDamaged(f"{what} is not a JSON object")
     return found
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name occurs twice")
     return found
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 class _Fields:
-    """Typed access to a JSON object's fields. Raises SnapshotDamaged for what is missing or of
+    """Typed access to a JSON object's fields. Raises SnapshotDamaged if a field is missing or has
     another type."""
 
     def __init__(self, content: dict[str, Any], what: str) -> None:
@@ -197,21 +202,23 @@ class _Fields:
 
     def text(self, name: str) -> str:
         value = self._content.get(name)
-        # Lone surrogates can't be encoded; nothing of ours holds any.
+        # Lone surrogates can't be encoded. We never write any.
         if not isinstance(value, str) or len(value) > TEXT_MAX or not _encodable(value):
-            raise SnapshotDamaged(f"{self.what}: {name} is no text of up to {TEXT_MAX} characters")
+            raise SnapshotDamaged(
+                f"{self.what}: {name} is not a text of up to {TEXT_MAX} characters"
+            )
         return value
 
     def number(self, name: str) -> int:
         value = self._content.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= NUMBER_MAX:
-            raise SnapshotDamaged(f"{self.what}: {name} is no number of 0 to {NUMBER_MAX}")
+            raise SnapshotDamaged(f"{self.what}: {name} is not a number from 0 to {NUMBER_MAX}")
         return value
 
     def list(self, name: str, most: int | None) -> list[Any]:
         value = self._content.get(name)
         if not isinstance(value, list) or (most is not None and len(value) > most):
-            raise SnapshotDamaged(f"{self.what}: {name} is no list, or too long")
+            raise SnapshotDamaged(f"{self.what}: {name} is not a list, or is too long")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -221,7 +228,7 @@ class _Fields:
     def inner(self, name: str) -> "_Fields":
         value = self._content.get(name)
         if not isinstance(value, dict):
-            raise SnapshotDamaged(f"{self.what}: {name} is no object")
+            raise SnapshotDamaged(f"{self.what}: {name} is not a JSON object")
         return _Fields(value, self.what)
 
 

@@ -1,11 +1,11 @@
-"""Markers: which process takes a snapshot, and which collects, for each other to see.
+"""Markers: objects that announce a take or a garbage collection to other processes.
 
-A marker is an object that one process writes, renews and removes. Whoever begins writes its marker
-first, and then looks for markers of the other kind; so of two that begin at the same time at least
-one sees the other. A marker that was not renewed for `marker_stale_s` is nobody's: its process
-died. Its age is told by the store's clock alone (that of a marker just written), so machines'
-clocks don't matter. An owner that could not renew its marker for half of that time, by a clock of
-its own that never stands, gives up, and never renews it again.
+One process writes, renews and deletes a marker. It writes the marker first, and then lists the
+markers of the other kind. So if a take and a collection begin at the same time, at least one of
+them sees the other. If a marker was not renewed for `marker_stale_s`, its process is considered
+dead. Only the store's clock decides a marker's age (the time of a marker just written), so the
+clocks of machines don't matter. If an owner could not renew its marker for half of that time, by
+its own clock since boot, it fails, and never renews the marker again.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from partition_snapshots.limits import SnapshotLimits
 from partition_snapshots.store import COLLECTING, TAKES, ObjectInfo, Store
 
 RENEWALS = 8
-"""How often a marker is renewed in the time after which it is stale."""
+"""Renewals of a marker per `marker_stale_s`."""
 
 CLEANUP_S = 5.0
-"""How long a failed or cancelled process tries to take its marker back, in seconds."""
+"""Seconds in which a failed or cancelled process tries to delete its marker."""
 
 
 def boot_time() -> float:
-    """Seconds since boot, also those in which the machine was suspended."""
+    """Returns the seconds since boot, including those in which the machine was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -37,9 +37,9 @@ POLL_FIRST_S, POLL_MAX_S = 0.05, 1.0
 
 
 class Marker:
-    """One process's marker. `name` is its own: nobody else writes it. An owner that is named finds
-    what its own dead processes left, and removes it at its next start; others wait until it is
-    stale."""
+    """The marker of one process. Only that process writes `name`. A process with an owner's name
+    deletes the markers of the owner's earlier processes at its next start. Other processes wait
+    until a marker is stale."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Marker:
         self._content = json.dumps({"startedBy": "partition_snapshots"}).encode() + b"\n"
 
     async def write(self) -> None:
-        """Writes or renews it. Raises StoreUnavailable where the last renewal is too old."""
+        """Writes or renews the marker. Raises StoreUnavailable if the last renewal is too old."""
         began = self._clock()
         if self._renewed:
             self.check_age()
@@ -66,28 +66,31 @@ class Marker:
         self._renewed = began
 
     async def now(self) -> datetime:
-        """The store's clock, as of the last renewal. Raises StoreBusy where the marker is gone."""
+        """Returns the store's time of the last renewal. Raises StoreBusy if the marker was
+        deleted."""
         found = await self._store.head(self.name)
         if found is None:
-            raise StoreBusy(f"{self._store.description}: {self.name} was taken over; try again")
+            raise StoreBusy(
+                f"{self._store.description}: another process took over {self.name}; try again"
+            )
         return found.modified
 
     def check_age(self) -> None:
-        """Raises StoreUnavailable where it was not renewed in time."""
+        """Raises StoreUnavailable if the marker was not renewed in time."""
         age = self._clock() - self._renewed
         if age > self._limits.marker_stale_s / 2:
             raise StoreUnavailable(
-                f"{self._store.description}: {self.name} could not be renewed for {age:.0f} s: "
-                "others may take it for a dead process's; try again"
+                f"{self._store.description}: {self.name} could not be renewed for {age:.0f} s, so "
+                "other processes may take it over; try again"
             )
 
     async def check(self) -> None:
-        """Raises StoreBusy or StoreUnavailable unless it stands, and fresh."""
+        """Raises StoreBusy or StoreUnavailable unless the marker exists and is fresh."""
         await self.now()
         self.check_age()
 
     async def renewing(self) -> None:
-        """Renews it until `end`. That one renewal fails is fine: `check_age` tells."""
+        """Renews the marker until `end`. Ignores failed renewals, which `check_age` detects."""
         while True:
             await asyncio.sleep(self._limits.marker_stale_s / RENEWALS)
             async with self._turn:
@@ -98,8 +101,8 @@ class Marker:
                         await self.write()
 
     async def end(self) -> None:
-        """No renewal is under way when this returns, and none follows: one that is on its way to
-        the store would make the marker again after its removal."""
+        """Ends the renewals: none is in flight when this returns, and none follows. A renewal in
+        flight would recreate the marker after its deletion."""
         async with self._turn:
             self._ended = True
 
@@ -109,15 +112,15 @@ class Marker:
 
 
 def token(owner: str) -> str:
-    """What an owner's markers end in; drawn anew for nobody in particular."""
+    """Returns the end of the names of an owner's markers; random if `owner` is ""."""
     if not owner:
         return secrets.token_hex(8)
     return hashlib.sha256(owner.encode()).hexdigest()[:16]
 
 
 async def forget_earlier(store: Store, owner: str) -> None:
-    """Removes what an earlier process of this owner left: it does one thing at a time, so that one
-    is dead. Does nothing for nobody in particular."""
+    """Deletes the markers of the owner's earlier processes. They are dead, because an owner does
+    one thing at a time. Does nothing if `owner` is ""."""
     if not owner:
         return
     end = f".{token(owner)}"
@@ -135,8 +138,8 @@ def collection_marker(store: Store, owner: str, limits: SnapshotLimits) -> Marke
 
 @asynccontextmanager
 async def held(marker: Marker) -> AsyncIterator[None]:
-    """Writes the marker, renews it meanwhile. It is removed where the body fails; where it succeeds
-    the body has removed it. Where even that fails, it becomes stale."""
+    """Writes the marker, and renews it during the body. Deletes it if the body fails; otherwise the
+    body deletes it. If the deletion fails, the marker becomes stale."""
     await marker.write()
     renewing = asyncio.ensure_future(marker.renewing())
     try:
@@ -153,7 +156,7 @@ async def held(marker: Marker) -> AsyncIterator[None]:
 async def others(
     store: Store, folder: str, now: datetime, limits: SnapshotLimits
 ) -> tuple[list[ObjectInfo], list[ObjectInfo]]:
-    """(fresh, stale) markers of a folder."""
+    """Returns the (fresh, stale) markers of a directory."""
     fresh: list[ObjectInfo] = []
     stale: list[ObjectInfo] = []
     async for found in store.list(folder):
@@ -165,8 +168,8 @@ async def others(
 async def wait_for_collection(
     store: Store, marker: Marker, limits: SnapshotLimits, waiting: Callable[[], None]
 ) -> None:
-    """Returns when nobody collects. No collection begins after that while the marker stands. Raises
-    StoreBusy after busy_wait_s."""
+    """Waits until no garbage collection runs. After that, none begins while the marker exists.
+    Raises StoreBusy after busy_wait_s."""
     deadline = time.monotonic() + limits.busy_wait_s
     pause = POLL_FIRST_S
     while True:
@@ -176,7 +179,7 @@ async def wait_for_collection(
             return
         if time.monotonic() + pause > deadline:
             raise StoreBusy(
-                f"{store.description}: a collection has been running for "
+                f"{store.description}: a garbage collection is still running after "
                 f"{limits.busy_wait_s:.0f} s ({fresh[0].name}); try again"
             )
         waiting()

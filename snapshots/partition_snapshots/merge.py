@@ -1,4 +1,4 @@
-"""Runs of rows laid over each other, and the difference of two states. Pure, and in order."""
+"""Merges runs of rows, and computes the difference of two states. Without I/O, and in order."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from partition_snapshots.segments import BATCH_ROWS, Change
 
 
 def combine(older: Iterable[Change], newer: Iterable[Change]) -> Iterator[Change]:
-    """Two deltas as one: where both change a row, the newer counts."""
+    """Yields two deltas as one. If both change a row, the newer change is used."""
     later = iter(newer)
     change = next(later, None)
     for old in older:
@@ -27,15 +27,15 @@ def combine(older: Iterable[Change], newer: Iterable[Change]) -> Iterator[Change
 
 
 def overlay(batches: Iterable[list[Row]], changes: Iterable[Change]) -> Iterator[list[Row]]:
-    """A full run's batches with a delta applied. Batches that nothing changes pass as they are;
-    none is empty."""
+    """Yields a full run's batches with a delta applied. Unchanged batches are the same objects. No
+    batch is empty."""
     deltas = iter(changes)
     change = next(deltas, None)
     for batch in batches:
         start = 0
         merged: list[Row] = []
         while change is not None and change[:2] <= batch[-1][:2]:
-            # (table, key) sorts right in front of (table, key, value).
+            # (table, key) sorts directly before (table, key, value).
             place: tuple[int, bytes] = change[:2]
             index = bisect_left(batch, place, start)
             merged += batch[start:index]
@@ -58,7 +58,7 @@ def overlay(batches: Iterable[list[Row]], changes: Iterable[Change]) -> Iterator
 
 
 def batched(rows: Iterable[Row], batch_rows: int = BATCH_ROWS) -> Iterator[list[Row]]:
-    """Rows in lists; none is empty."""
+    """Yields rows in lists of up to `batch_rows`. No list is empty."""
     batch: list[Row] = []
     for row in rows:
         batch.append(row)
@@ -70,7 +70,7 @@ def batched(rows: Iterable[Row], batch_rows: int = BATCH_ROWS) -> Iterator[list[
 
 
 def difference(base: Iterable[Row], rows: Iterable[Row]) -> Iterator[Change]:
-    """What turns `base` into `rows`: rows put, and tombstones."""
+    """Yields the changes that turn `base` into `rows`: new or changed rows, and tombstones."""
     olds = iter(base)
     old = next(olds, None)
     for row in rows:

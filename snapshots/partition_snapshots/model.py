@@ -1,4 +1,4 @@
-"""What a snapshot is made of."""
+"""The parts of a snapshot, and the results of actions on a store."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,46 +7,46 @@ from functools import cached_property
 from partition_snapshots.errors import InvalidDestination
 
 Row = tuple[int, bytes, bytes]
-"""Table number, key, value: as it stands in the state, sealed with its checksum."""
+"""Table number, key, value. The value is as in the replica's state, with its checksum."""
 
 TABLES = ("value", "tree", "payload", "content", "session", "result")
-"""Names of the tables that a snapshot holds, in its order. A table's number (`TABLE_NUMBERS`) is
-part of the format."""
+"""The tables in a snapshot, in its order. A table's number (`TABLE_NUMBERS`) is part of the
+format."""
 
 TABLE_NUMBERS = {name: number for number, name in enumerate(TABLES, start=1)}
-"""Table name to its number in rows: value 1, tree 2, payload 3, content 4, session 5, result 6."""
+"""Table name to table number: value 1, tree 2, payload 3, content 4, session 5, result 6."""
 
 FORMAT_NAME = "logstore-snapshots"
 FORMAT_VERSION = 2
-"""Of the manifests and segments that are written. 2: keys of rows may have more than 511 bytes."""
+"""The version of new manifests and segments. In 2, keys of rows may have more than 511 bytes."""
 
 FORMATS_READ = (1, 2)
 
 STORE_VERSION = 1
-"""Of format.json: what lies where in a store."""
+"""The version in format.json: that of a store's layout."""
 
 DIGEST_BYTES = 32
 """SHA-256."""
 
 LATEST = "latest"
-"""Names the newest snapshot where an existing one is meant: no snapshot has this ID."""
+"""In place of an ID, this word means the newest snapshot. No snapshot may have it as its ID."""
 
 _SNAPSHOT_ID = re.compile(r"[a-z0-9-]{1,63}")
 
 
 def check_snapshot_id(snapshot_id: str) -> str:
-    """The ID itself. Raises InvalidDestination for anything but 1 to 63 of a-z, 0-9 and '-'."""
+    """Returns the ID. Raises InvalidDestination unless it has 1 to 63 of a-z, 0-9 and '-'."""
     if not _SNAPSHOT_ID.fullmatch(snapshot_id):
         raise InvalidDestination(
-            f"{snapshot_id[:80]!r} is no snapshot ID: 1 to 63 characters of a-z, 0-9 and '-'"
+            f"{snapshot_id[:80]!r} is not a snapshot ID; use 1 to 63 of a-z, 0-9 and '-'"
         )
     return snapshot_id
 
 
 def check_new_snapshot_id(snapshot_id: str) -> str:
-    """The same, of a snapshot that is to be made: LATEST is none."""
+    """As `check_snapshot_id`, for the ID of a new snapshot: LATEST is not allowed."""
     if check_snapshot_id(snapshot_id) == LATEST:
-        raise InvalidDestination(f"{LATEST!r} names the newest snapshot: choose another ID")
+        raise InvalidDestination(f"{LATEST!r} means the newest snapshot; choose another ID")
     return snapshot_id
 
 
@@ -60,10 +60,16 @@ class RecordedConfiguration:
 
 @dataclass(frozen=True)
 class SnapshotSource:
-    """What is taken: where the state stands. `time_ms` is the wall clock of its last entry,
-    `clock_ms` the clock of its sessions. `keys` and `files` are counts; `writer` names the version
-    that writes; `cluster_id` is the group's UUID; `partition` is "namespace/name";
-    `uid` tells two snapshots with the same ID apart."""
+    """The description of a snapshot to take.
+
+    uid: distinguishes two snapshots with the same ID.
+    partition: "namespace/name".
+    cluster_id: the group's UUID.
+    lsn, term: of the last entry in the state. time_ms: that entry's wall clock.
+    clock_ms: the session clock.
+    keys, files: counts.
+    writer: the version of the program that writes.
+    """
 
     snapshot_id: str
     uid: str
@@ -81,8 +87,8 @@ class SnapshotSource:
 
 @dataclass(frozen=True, slots=True)
 class ObjectName:
-    """An object of a store: its SHA-256 as 64 hex digits, and its size in bytes. `rows` is how
-    many rows a segment, or entries a blob list, holds."""
+    """An object of a store: its SHA-256 as 64 hex digits, and its size in bytes. `rows` is the
+    number of rows of a segment, or of entries of a blob list."""
 
     digest: str
     size: int
@@ -91,7 +97,8 @@ class ObjectName:
 
 @dataclass(frozen=True)
 class Run:
-    """Segments with rows in order, each row once; the first run of a state is full."""
+    """Segments with rows in order, each row once. The first run of a state is full, the others are
+    deltas."""
 
     segments: tuple[ObjectName, ...]
 
@@ -103,8 +110,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One snapshot. `digest` is the SHA-256 (hex) of its merged rows; `size_bytes` is what it
-    holds: segments, blob lists and blobs; `created_at` is RFC 3339 in UTC, by its writer."""
+    """One snapshot. `digest` is the SHA-256 of its merged rows, in hex. `size_bytes` counts
+    segments, blob lists and blobs. `created_at` is the writer's time, as RFC 3339 in UTC."""
 
     snapshot_id: str
     uid: str
@@ -128,13 +135,13 @@ class Manifest:
 
     @property
     def incremental(self) -> bool:
-        """Whether its state stands on an earlier snapshot's run."""
+        """Whether its state builds on runs of an earlier snapshot."""
         return len(self.runs) > 1
 
 
 @dataclass(frozen=True)
 class DamagedManifest:
-    """A manifest that can't be read, and why. `reason` is that of the error."""
+    """A manifest that can't be read, with the reason and message of the error."""
 
     snapshot_id: str
     reason: str
@@ -143,8 +150,8 @@ class DamagedManifest:
 
 @dataclass(frozen=True)
 class StoreProgress:
-    """`phase` is one word: waiting, state, blobs, checking, manifest; listing, deleting. Bytes are
-    of the phase; total_bytes is 0 where it is not known."""
+    """The progress of an action. `phase` is one of: waiting, state, blobs, checking, manifest,
+    verifying, deleting. Bytes are of the phase; total_bytes is 0 if it is unknown."""
 
     phase: str
     done_bytes: int
@@ -153,8 +160,8 @@ class StoreProgress:
 
 @dataclass(frozen=True)
 class TakenSnapshot:
-    """`transferred_bytes` is what was really sent or written: hard links cost nothing. `existed`:
-    the snapshot was there already, whole."""
+    """The result of a take. `transferred_bytes` were sent or written; a hard link counts as 0.
+    `existed`: an earlier try had stored the snapshot completely."""
 
     manifest: Manifest
     transferred_bytes: int
@@ -164,7 +171,7 @@ class TakenSnapshot:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a deletion or collection removed."""
+    """The numbers of snapshots, objects and bytes that were deleted."""
 
     snapshots_deleted: int
     objects_deleted: int

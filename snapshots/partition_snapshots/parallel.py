@@ -1,4 +1,4 @@
-"""Bounded concurrency: some at a time, some ahead, some bytes at most, and iterators on threads."""
+"""Bounded concurrency: limits for tasks, for read-ahead and for bytes; and iterators on threads."""
 
 import asyncio
 from collections import deque
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancels what still runs, and waits until it is over."""
+    """Cancels the tasks, and waits until they have ended."""
     left = list(tasks)
     for task in left:
         task.cancel()
@@ -20,7 +20,8 @@ async def _end(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 async def _ended(work: asyncio.Future[Any]) -> None:
-    """Returns when it is done. The caller may be cancelled often meanwhile: that is raised then."""
+    """Waits until `work` is done. If the caller is cancelled, however often, raises CancelledError
+    only after that."""
     cancelled: asyncio.CancelledError | None = None
     while not work.done():
         try:
@@ -29,13 +30,13 @@ async def _ended(work: asyncio.Future[Any]) -> None:
             cancelled = error
     if cancelled is not None:
         if not work.cancelled():
-            work.exception()  # seen
+            work.exception()  # retrieve it, or asyncio logs it
         raise cancelled
 
 
 async def run_to_end(body: Callable[..., R], *arguments: Any) -> R:
-    """Runs `body` on a thread. Cancelled, it waits for the body's end first: a thread can't be
-    stopped, and descriptors and files that it works on must not be taken away below it."""
+    """Runs `body` on a thread. A cancelled caller still waits for the end of the body: a thread
+    can't be stopped, and the caller must not close descriptors and files that the thread uses."""
     work = asyncio.get_running_loop().run_in_executor(None, body, *arguments)
     await _ended(work)
     return work.result()
@@ -44,8 +45,8 @@ async def run_to_end(body: Callable[..., R], *arguments: Any) -> R:
 async def for_each(
     items: AsyncIterator[T], work: Callable[[T], Awaitable[None]], streams: int
 ) -> None:
-    """Does `work` for each item, `streams` at a time; takes an item only when it is its turn. The
-    first error ends the others and is raised, after all have ended."""
+    """Does `work` for each item, `streams` at a time. Takes an item only when a worker is free. The
+    first error cancels the other workers, and is raised after all have ended."""
     turn = asyncio.Lock()
 
     async def worker() -> None:
@@ -69,7 +70,7 @@ async def for_each(
 async def ahead(
     items: Iterable[T], ask: Callable[[T], Awaitable[R]], streams: int
 ) -> AsyncGenerator[tuple[T, R], None]:
-    """(item, answer) in the items' order; up to `streams` questions are under way."""
+    """Yields (item, answer) in the items' order. Up to `streams` calls of `ask` run at a time."""
     waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
     try:
         for item in items:
@@ -85,7 +86,7 @@ async def ahead(
 
 
 class ByteBudget:
-    """Lets so many bytes be in memory at once; one taker may always go on, however large."""
+    """Limits the bytes in memory. If no bytes are taken, any size is admitted."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -94,7 +95,7 @@ class ByteBudget:
 
     @asynccontextmanager
     async def take(self, size: int) -> AsyncIterator[None]:
-        """Waits for room, holds it meanwhile."""
+        """Waits until `size` bytes are free, and takes them during the body."""
         async with self._changed:
             await self._changed.wait_for(
                 lambda: not self._taken or self._taken + size <= self._most
@@ -114,8 +115,8 @@ _END = object()
 async def on_thread(
     make: Callable[[], Iterator[T]], end: Callable[[], None] = lambda: None
 ) -> AsyncGenerator[T, None]:
-    """An iterator's items, made on a thread of its own, one ahead of whoever takes them. `end` is
-    called when no more are wanted, before the thread is waited for."""
+    """Yields an iterator's items, which a separate thread makes, one item ahead of the caller.
+    When the caller wants no more, `end` is called before the wait for the thread."""
     with ThreadPoolExecutor(1) as thread:
         loop = asyncio.get_running_loop()
         iterator = await loop.run_in_executor(thread, make)
@@ -127,15 +128,16 @@ async def on_thread(
         try:
             while (item := await coming) is not _END:
                 coming = loop.run_in_executor(thread, step)
-                yield item  # type: ignore[misc]  # it is no _END
+                yield item  # type: ignore[misc]  # it is not _END
         finally:
             end()
-            # The thread may wait for this loop: the pool's end, which blocks, must find it idle.
+            # The thread may wait for this loop. So wait for the thread here, without blocking the
+            # loop, before the pool's exit blocks.
             try:
                 await _ended(coming)
             finally:
                 if not coming.cancelled():
-                    coming.exception()  # raised above already, or wanted no more
+                    coming.exception()  # retrieve it: it was raised above, or is not needed
                 close = getattr(iterator, "close", None)
                 if close is not None:
                     await _ended(loop.run_in_executor(thread, close))

@@ -1,4 +1,4 @@
-"""How a process that used an S3 store ends."""
+"""The end of a process that used an S3 store."""
 
 import os
 import sys
@@ -6,11 +6,11 @@ from typing import NoReturn
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process with this exit code, after what was printed is written.
+    """Flushes standard output and error, and ends the process with this exit code.
 
-    obstore's threads give back Python objects shortly after their last answer. Where one does so
-    while the interpreter is being taken down, the process ends by SIGABRT instead of its exit code
-    (seen about once in twenty runs). So the interpreter is not taken down: nothing is left to do.
+    obstore's threads release Python objects shortly after their last answer. If one does so while
+    the interpreter shuts down, the process ends by SIGABRT instead of its exit code (about once in
+    twenty runs). So this skips the interpreter's shutdown.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Listing and reading snapshots. Nothing that is read is trusted before its digest is right."""
+"""Lists and reads snapshots. Uses data only after its digest was checked."""
 
 import asyncio
 import hashlib
@@ -43,7 +43,7 @@ from partition_snapshots.segments import Change, decode_blob_list, decode_segmen
 from partition_snapshots.store import FORMAT_OBJECT, SNAPSHOTS, Store, object_name
 
 GROUP_BYTES = 4 << 20
-"""Blobs up to this size are read whole, several together."""
+"""Blobs up to this size are read in one piece, several together."""
 
 GROUP_BLOBS = 32
 
@@ -53,16 +53,16 @@ Blob = tuple[bytes, int]
 T = TypeVar("T")
 
 SegmentSource = Callable[[ObjectName], bytes]
-"""A segment's bytes, on a thread. Raises SnapshotNotFound."""
+"""Returns a segment's bytes; runs on a thread. Raises SnapshotNotFound."""
 
 
 def manifest_name(snapshot_id: str) -> str:
-    """Where a snapshot's manifest lies. Raises InvalidDestination for what is no ID."""
+    """Returns the name of a snapshot's manifest. Raises InvalidDestination for an invalid ID."""
     return f"{SNAPSHOTS}{check_snapshot_id(snapshot_id)}.json"
 
 
 async def store_cluster(store: Store) -> str | None:
-    """The cluster that a store belongs to; None for an empty one. Raises UnsupportedFormat,
+    """Returns the cluster ID of a store, or None if the store is empty. Raises UnsupportedFormat,
     SnapshotDamaged."""
     try:
         return decode_format(await store.get(FORMAT_OBJECT, 4096))
@@ -73,16 +73,17 @@ async def store_cluster(store: Store) -> str | None:
 async def list_snapshots(
     store: Store, limits: SnapshotLimits | None = None
 ) -> list[Manifest | DamagedManifest]:
-    """All snapshots of a store: damaged ones first, then by LSN and ID. One that is deleted
-    meanwhile is left out. Raises UnsupportedFormat, SnapshotDamaged for the store itself."""
+    """Returns all snapshots of a store: damaged ones first, then the others by LSN and ID. Leaves
+    out snapshots that are deleted meanwhile. Raises UnsupportedFormat and SnapshotDamaged if the
+    store itself can't be read."""
     limits = limits or SnapshotLimits()
     cluster = await store_cluster(store)
     ids: list[str] = []
     async for found in store.list(SNAPSHOTS):
         if len(ids) == limits.snapshots_max:
             raise SnapshotDamaged(
-                f"{store.description} holds more than {limits.snapshots_max} snapshots: more than "
-                "this program lists"
+                f"{store.description} has more than {limits.snapshots_max} snapshots, the most "
+                "that this program lists; delete some of them, or use another store"
             )
         ids.append(found.name[len(SNAPSHOTS) : -len(".json")])
 
@@ -108,21 +109,22 @@ async def list_snapshots(
 
 
 async def load(store: Store, snapshot_id: str, limits: SnapshotLimits | None = None) -> Manifest:
-    """One snapshot's manifest; "latest" is the one with the highest LSN, and refused while any
-    manifest there can't be read: an older state would be taken for the newest. Raises
-    SnapshotNotFound, SnapshotDamaged, UnsupportedFormat, StoreOfOtherCluster (its cluster is not
-    the store's)."""
+    """Returns one snapshot's manifest; "latest" is the snapshot with the highest LSN.
+
+    "latest" raises SnapshotDamaged if any manifest in the store can't be read, because that
+    snapshot may be the newest. Raises SnapshotNotFound, SnapshotDamaged, UnsupportedFormat, and
+    StoreOfOtherCluster if the snapshot's cluster ID is not the store's."""
     limits = limits or SnapshotLimits()
     if snapshot_id != LATEST:
         return await _load(store, snapshot_id, await store_cluster(store), limits)
     found = await list_snapshots(store, limits)
     if not found:
-        raise SnapshotNotFound(f"{store.description} holds no snapshot")
+        raise SnapshotNotFound(f"{store.description} has no snapshot")
     damaged = found[0]  # they come first
     if isinstance(damaged, DamagedManifest):
         raise SnapshotDamaged(
-            f"{damaged.message}; nobody can tell whether snapshot {damaged.snapshot_id} is the "
-            f"{LATEST}: name the one that is meant by its ID, or delete {damaged.snapshot_id}"
+            f"{damaged.message}; snapshot {damaged.snapshot_id} may be the {LATEST} one; give the "
+            f"ID of a snapshot, or delete {damaged.snapshot_id}"
         )
     newest = found[-1]
     assert isinstance(newest, Manifest)
@@ -138,13 +140,14 @@ async def _load(
         raise SnapshotDamaged(f"{store.description}: {FORMAT_OBJECT} is missing")
     if manifest.cluster_id != cluster:
         raise StoreOfOtherCluster(
-            f"snapshot {snapshot_id} is of cluster {manifest.cluster_id}, its store of {cluster}"
+            f"snapshot {snapshot_id} belongs to cluster {manifest.cluster_id}, but its store to "
+            f"cluster {cluster}"
         )
     return manifest
 
 
 def check_object(data: bytes, name: ObjectName, what: str) -> bytes:
-    """The data itself. Raises SnapshotDamaged where it is not what the manifest names."""
+    """Returns the data. Raises SnapshotDamaged if its size or digest is not that of `name`."""
     if len(data) != name.size:
         raise SnapshotDamaged(f"{what} {name.digest} has {len(data)} bytes instead of {name.size}")
     actual = hashlib.sha256(data).hexdigest()
@@ -154,7 +157,7 @@ def check_object(data: bytes, name: ObjectName, what: str) -> bytes:
 
 
 def run_batches(run: Run, source: SegmentSource, *, full: bool) -> Iterator[list[Change]]:
-    """A run's rows, in batches; one segment is in memory. Raises SnapshotDamaged."""
+    """Yields a run's rows in batches, with one segment in memory. Raises SnapshotDamaged."""
     last: tuple[int, bytes] = (0, b"")
     for segment in run.segments:
         data = check_object(source(segment), segment, "segment")
@@ -172,7 +175,7 @@ def run_batches(run: Run, source: SegmentSource, *, full: bool) -> Iterator[list
 
 
 def merged_batches(runs: tuple[Run, ...], source: SegmentSource) -> Iterator[list[Row]]:
-    """The rows of a state, its runs merged; one segment a run is in memory."""
+    """Returns the rows of a state from its merged runs, with one segment per run in memory."""
     if not runs:
         return iter(())
 
@@ -180,7 +183,7 @@ def merged_batches(runs: tuple[Run, ...], source: SegmentSource) -> Iterator[lis
         for batch in run_batches(run, source, full=False):
             yield from batch
 
-    # A full run holds no tombstones, so its changes are rows.
+    # A full run has no tombstones, so its changes are rows.
     full: Iterator[list[Row]] = run_batches(runs[0], source, full=True)  # type: ignore[assignment]
     if len(runs) == 1:
         return full
@@ -193,7 +196,7 @@ def merged_batches(runs: tuple[Run, ...], source: SegmentSource) -> Iterator[lis
 
 
 class StoreSegments:
-    """Segments of a store, for one thread that is not the loop's. A SegmentSource."""
+    """A SegmentSource that reads from a store, for one thread other than the loop's."""
 
     def __init__(self, store: Store, loop: asyncio.AbstractEventLoop) -> None:
         self._store = store
@@ -202,7 +205,7 @@ class StoreSegments:
         self._ended = False
 
     def __call__(self, segment: ObjectName) -> bytes:
-        """Raises concurrent.futures.CancelledError once ended."""
+        """Returns a segment's bytes. Raises concurrent.futures.CancelledError after `end`."""
         asked = self._store.get(object_name(segment.digest), SEGMENT_BYTES_MAX)
         self._asked = asyncio.run_coroutine_threadsafe(asked, self._loop)
         if self._ended:
@@ -210,16 +213,16 @@ class StoreSegments:
         return self._asked.result()
 
     def end(self) -> None:
-        """Gives up what is under way: a store that does not answer holds nobody up who wants the
-        thread back."""
+        """Cancels the read in progress, so that a store that does not answer can't block the
+        thread."""
         self._ended = True
         if self._asked is not None:
             self._asked.cancel()
 
 
 class SnapshotReader:
-    """Reads what a manifest names; everything is checked against its digest. Raises
-    SnapshotDamaged; what is missing is damage, too."""
+    """Reads the objects that a manifest names, and checks each against its digest. Raises
+    SnapshotDamaged, also for missing objects."""
 
     def __init__(
         self, store: Store, manifest: Manifest, limits: SnapshotLimits | None = None
@@ -230,17 +233,17 @@ class SnapshotReader:
         self._budget = ByteBudget(self._limits.inflight_bytes_max)
 
     async def rows(self) -> AsyncGenerator[tuple[list[Row], int], None]:
-        """The merged rows in order, in batches of some hundred, each with its encoded size in
-        bytes. Segments are checked before their rows are given; that the merged rows are those
-        that were taken shows at the end."""
+        """Yields (batch, its encoded size in bytes): the merged rows in order, in batches of some
+        hundred. Each segment is checked before its rows are yielded. The digest of all merged rows
+        is checked at the end."""
         async with aclosing(self._rows(lambda rows, size: (rows, size))) as batches:
             async for batch in batches:
                 yield batch
 
     async def take_rows(self, take: Callable[[list[Row]], None]) -> AsyncGenerator[int, None]:
-        """The same for whoever works with them on the thread that reads them, which saves handing
-        them from thread to thread: yields the encoded size of each batch that was taken. Ended
-        early, `take` has returned."""
+        """Calls `take` for each batch on the thread that reads the rows, which saves a change of
+        threads. Yields the encoded size of each batch. If the caller stops early, the running
+        `take` returns first."""
 
         def taken(rows: list[Row], size: int) -> int:
             take(rows)
@@ -251,7 +254,8 @@ class SnapshotReader:
                 yield size
 
     async def _rows(self, made: Callable[[list[Row], int], T]) -> AsyncGenerator[T, None]:
-        """What is `made`, on a thread, of each batch of rows and its encoded size."""
+        """Yields the results of `made`, which a thread calls with each batch and its encoded
+        size."""
         digest = RowDigest()
         source = StoreSegments(self._store, asyncio.get_running_loop())
 
@@ -272,12 +276,14 @@ class SnapshotReader:
             )
 
     async def blobs(self) -> AsyncGenerator[tuple[bytes, int], None]:
-        """(digest, size) of the blobs, sorted by digest."""
+        """Yields (digest, size) of all blobs, sorted by digest."""
         last, count, total = b"", 0, 0
         for name in self._manifest.blob_lists:
             for digest, size in await self.blob_list(name):
                 if digest <= last:
-                    raise SnapshotDamaged(f"blob list {name.digest} does not follow the one before")
+                    raise SnapshotDamaged(
+                        f"blob list {name.digest} is not in order after the previous list"
+                    )
                 last = digest
                 count += 1
                 total += size
@@ -290,7 +296,7 @@ class SnapshotReader:
             )
 
     async def blob_list(self, name: ObjectName) -> list[tuple[bytes, int]]:
-        """One blob list's entries. Raises SnapshotDamaged."""
+        """Returns one blob list's entries, (digest, size). Raises SnapshotDamaged."""
         try:
             data = await self._store.get(object_name(name.digest), SEGMENT_BYTES_MAX)
         except SnapshotNotFound as error:
@@ -303,19 +309,21 @@ class SnapshotReader:
         return found
 
     async def fetch_blob(self, digest: bytes, size: int, target: Path) -> None:
-        """Writes one blob to `target`, which must not exist; its directory must. Its content is
-        verified, and it is durable with its name, when this returns; until then it is
-        `<target>.partial`. Raises SnapshotDamaged; StoreFull where the target's disk has no room;
+        """Writes one blob to the new file `target`, whose directory must exist.
+
+        When this returns, the content is verified, and durable with its name. Until then, the file
+        is `<target>.partial`. Raises SnapshotDamaged, StoreFull if the target's disk is full, and
         OSError."""
         await self._fetch([(digest, size)], lambda _: target, lambda _: None, sync=True)
 
     async def fetch_blobs(
         self, target: Callable[[bytes], Path], progress: Callable[[int], None] = lambda _: None
     ) -> tuple[int, int]:
-        """Fetches all blobs to where `target` says, all on one file system, `streams_max` at a
-        time; `progress` is given bytes as they are done. They are verified and durable when this
-        returns: synced together, which is much faster than one by one. Returns (count, bytes).
-        Raises as `fetch_blob`."""
+        """Writes all blobs to the files that `target` returns, all on one file system, with
+        `streams_max` at a time. Returns (count, bytes). Raises as `fetch_blob`.
+
+        `progress` receives the bytes written since its last call. When this returns, the blobs are
+        verified and durable. They are synced together, which is much faster than one by one."""
         written: list[tuple[Path, FileSystem]] = []
         one_by_one: set[Path] = set()
 
@@ -342,8 +350,8 @@ class SnapshotReader:
         return self._manifest.blob_count, self._manifest.blob_bytes
 
     async def blob_groups(self) -> AsyncGenerator[list[Blob], None]:
-        """The blobs in groups that are read together: a change of threads costs more than reading a
-        small blob. A group of several fits into GROUP_BYTES; no other is read at once."""
+        """Yields the blobs in groups that are read together, because a change of threads costs more
+        than the read of a small blob. A group has at most GROUP_BYTES, or is one larger blob."""
         group: list[Blob] = []
         total = 0
         async with aclosing(self.blobs()) as blobs:
@@ -359,7 +367,7 @@ class SnapshotReader:
     async def check_group(
         self, group: list[Blob], done: Callable[[int], None]
     ) -> list[SnapshotDamaged]:
-        """Reads a group's blobs; what is wrong with which. `done` is given bytes."""
+        """Reads a group's blobs. Returns the damages. `done` receives the bytes that were read."""
         if group[0][1] <= GROUP_BYTES:
             found = await self._small(group, lambda blob, data: check_blob(*blob, data))
             done(sum(size for _, size in group))
@@ -400,7 +408,7 @@ class SnapshotReader:
     async def _small(
         self, group: list[Blob], work: Callable[[Blob, bytes], None]
     ) -> list[SnapshotDamaged]:
-        """Does `work` on a thread for each blob of a group; the damages that it met."""
+        """Does `work` on a thread for each blob of a group. Returns the damages."""
 
         def all_of_it(contents: Sequence[bytes | SnapshotError]) -> list[SnapshotDamaged]:
             damaged = []
@@ -418,10 +426,10 @@ class SnapshotReader:
             return await run_to_end(all_of_it, await self._store.get_many(wanted))
 
     async def _chunks(self, digest: bytes, size: int) -> AsyncGenerator[bytes, None]:
-        """A large blob's content; raises SnapshotDamaged at the end where it is another. Those that
-        are read at the same time share inflight_bytes_max."""
+        """Yields a large blob's content. Raises SnapshotDamaged at the end if the digest differs.
+        Concurrent reads share inflight_bytes_max."""
         found = hashlib.sha256()
-        # One chunk is at the taker's, one on its way, and one is copied out of the client.
+        # Up to three chunks are in memory: at the caller, in flight, and in the store's client.
         async with self._budget.take(min(size, 3 * self._limits.part_bytes)):
             try:
                 name = object_name(digest.hex())

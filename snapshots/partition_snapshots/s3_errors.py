@@ -1,4 +1,5 @@
-"""What an S3 store's answers mean. Answers are quoted by their code only: bodies may name keys."""
+"""Translates the errors of an S3 store. Messages contain only the error code of an answer, because
+its body may contain keys."""
 
 import re
 
@@ -15,17 +16,17 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CERTIFICATE = re.compile(r"UnknownIssuer|InvalidCertificate|BadSignature|certificate", re.I)
 
 _HINTS = {
-    "NoSuchBucket": "the bucket does not exist: make it, or correct its name",
-    "InvalidBucketName": "the store takes no such bucket name: correct it",
-    "AccessDenied": "these credentials lack the permission: they need to get, put, delete and list "
-    "objects of the bucket",
-    "InvalidAccessKeyId": "the store does not know the access key ID: correct the credentials",
-    "SignatureDoesNotMatch": "the secret access key is wrong: correct the credentials",
-    "ExpiredToken": "the session token is over: renew the credentials",
-    "InvalidToken": "the session token is wrong: correct the credentials",
-    "AuthorizationHeaderMalformed": "the region is wrong: set the bucket's",
-    "PermanentRedirect": "the bucket is in another region: set it, or its endpoint",
-    "RequestTimeTooSkewed": "this machine's clock is wrong",
+    "NoSuchBucket": "the bucket does not exist; create it, or correct its name",
+    "InvalidBucketName": "the store does not allow this bucket name; correct it",
+    "AccessDenied": "these credentials lack a permission; they need get, put, delete and list for "
+    "the bucket's objects",
+    "InvalidAccessKeyId": "the store does not know the access key ID; correct the credentials",
+    "SignatureDoesNotMatch": "the secret access key is wrong; correct the credentials",
+    "ExpiredToken": "the session token has expired; renew the credentials",
+    "InvalidToken": "the session token is wrong; correct the credentials",
+    "AuthorizationHeaderMalformed": "the region is wrong; set the bucket's region",
+    "PermanentRedirect": "the bucket is in another region; set its region or endpoint",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; synchronize it",
 }
 _FULL_CODES = {
     "QuotaExceeded",
@@ -47,7 +48,7 @@ _LATER_STATUS = {"408", "409", "425", "429"}
 
 
 def code_of(error: Exception) -> str:
-    """The store's error code, else its HTTP status, else ""."""
+    """Returns the store's error code, or the HTTP status if it sent no code, or ""."""
     text = str(error)
     found = _CODE.search(text) or _STATUS.search(text)
     return found[1] if found else ""
@@ -56,7 +57,7 @@ def code_of(error: Exception) -> str:
 def translated(  # noqa: PLR0911  # one return for each kind of answer
     error: Exception, what: str, store: str
 ) -> SnapshotError:
-    """The store's error for one of obstore's."""
+    """Returns the SnapshotError for an error of obstore."""
     text = str(error)
     code = code_of(error)
     status = found[1] if (found := _STATUS.search(text)) else ""
@@ -64,19 +65,19 @@ def translated(  # noqa: PLR0911  # one return for each kind of answer
     if code in _HINTS:
         return StoreRefused(f"{where}: {code}: {_HINTS[code]}")
     if code in _FULL_CODES or status == "507":
-        return StoreFull(f"{where}: {code}: the store has no room left, or a quota is reached")
+        return StoreFull(f"{where}: {code}: the store is full, or a quota is reached; free space")
     if code in _LATER_CODES or status in _LATER_STATUS or status.startswith("5"):
         return StoreUnavailable(f"{where}: the store answered {code}")
     if isinstance(error, FileNotFoundError):
-        return SnapshotNotFound(f"{store}: there is no {what.partition(' ')[2]}")
+        return SnapshotNotFound(f"{store}: {what.partition(' ')[2]} does not exist")
     if status in ("401", "403"):
         return StoreRefused(
-            f"{where}: the store answered {code}: correct the credentials or their permissions"
+            f"{where}: the store answered {code}; correct the credentials or their permissions"
         )
     if status:
-        return StoreRefused(f"{where}: the store answered {code}: correct the destination")
+        return StoreRefused(f"{where}: the store answered {code}; correct the destination")
     if _CERTIFICATE.search(text):
         return StoreRefused(
-            f"{where}: the store's TLS certificate is not trusted: give the CA that signed it"
+            f"{where}: the store's TLS certificate is not trusted; give the CA that issued it"
         )
-    return StoreUnavailable(f"{where}: no answer: see that the endpoint is right and runs")
+    return StoreUnavailable(f"{where}: no answer; check that the endpoint is correct and running")

@@ -1,4 +1,4 @@
-"""Files on their way to a bucket: read in parts, checked, and counted."""
+"""Reads files for an upload to a bucket: in parts, with a check of the content."""
 
 import hashlib
 import time
@@ -12,11 +12,11 @@ from partition_snapshots.store import Told
 
 
 class _Stopped(Exception):
-    """Whoever wanted the upload wants it no more."""
+    """The caller of the upload was cancelled."""
 
 
 class UploadProgress:
-    """How much of a file is on its way or sent, and when it last became more."""
+    """The bytes of a file that are sent or in flight, and the time of the last progress."""
 
     def __init__(self, sent: Told) -> None:
         self._sent = sent
@@ -24,7 +24,7 @@ class UploadProgress:
         self.last = 0.0
 
     def begin(self) -> None:
-        """A try begins: nothing of the one before counts any more."""
+        """Starts a try. The bytes of the previous one no longer count."""
         if self.bytes:
             self._sent(-self.bytes)
             self.bytes = 0
@@ -36,14 +36,15 @@ class UploadProgress:
 
 
 WAIT = b""
-"""Given before an error that makes obstore abort an upload: before it takes anything, obstore waits
-for the part under way. A store may keep a part that arrives after the abort."""
+"""An empty part, yielded before an error that makes obstore abort an upload. obstore waits for the
+part in flight before it takes the next. Otherwise that part could arrive after the abort, and a
+store may keep it."""
 
 
 class FileReader:
-    """Reads a file in parts on threads, and checks it before the last is given. `taken` is told of
-    each part when the next one is asked for: it is sent then, but for what the client has under
-    way."""
+    """Reads a file in parts on threads, and checks its digest before it yields the last part.
+    `taken` is called with the size of a part when the client asks for the next one. All earlier
+    parts are sent then, except those that the client has in flight."""
 
     def __init__(self, path: Path, size: int, digest: str, part: int, taken: Told) -> None:
         self._path = path
@@ -60,7 +61,7 @@ class FileReader:
         return b"".join([part async for part in self.parts()])
 
     async def parts(self) -> AsyncGenerator[bytes, None]:
-        """Raises SourceDamaged instead of giving the last part of another file."""
+        """Yields the parts. Raises SourceDamaged before the last part if the file is damaged."""
         found = hashlib.sha256()
         left = self._size
         try:
@@ -73,10 +74,10 @@ class FileReader:
                         raise _Stopped
                     if not left and (file.read(1) or found.hexdigest() != self._digest):
                         yield WAIT
-                        raise self._damaged("has other content than its name says")
+                        raise self._damaged("has content that does not match its digest")
                     if left and not part:
                         yield WAIT
-                        raise self._damaged(f"ends {left} bytes early")
+                        raise self._damaged(f"is {left} bytes too short")
                     yield part
                     if not left:
                         return
@@ -91,4 +92,4 @@ class FileReader:
         return part
 
     def _damaged(self, what: str) -> SourceDamaged:
-        return SourceDamaged(f"{self._path} {what}: the volume is damaged")
+        return SourceDamaged(f"{self._path} {what}; the volume is damaged")

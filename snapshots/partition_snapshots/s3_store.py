@@ -1,8 +1,8 @@
 """A store in a bucket of an S3-compatible object store, through obstore.
 
-Every object carries a SHA-256 that the server checks, so that bodies need not be signed. A file is
-hashed while it is read, and its last part is sent only when the hash is right: a damaged file never
-becomes an object. Calls are tried again here, with a growing wait, within the limits.
+Each object is sent with a SHA-256 that the server checks, so bodies need no signature. A file is
+hashed while it is read. Its last part is sent only if the hash is right, so a damaged file never
+becomes an object. This module retries calls with backoff, within the limits.
 """
 
 import asyncio
@@ -35,13 +35,14 @@ from partition_snapshots.store import OBJECTS, ObjectInfo, Told, always, check_n
 T = TypeVar("T")
 
 PARTS_MAX = 10_000
-"""Of one multipart upload; larger files get larger parts."""
+"""The most parts of one multipart upload. Larger files get larger parts."""
 
 LIST_PAGE = 1000
 
 INNER_RETRIES = 1
-"""Of obstore itself, for a single request: the waits are made here. A part of a multipart upload is
-tried again by obstore, within the limits: a try that is made here begins the whole file anew."""
+"""obstore's own retries of a single request; the backoff is in this module. Parts of a multipart
+upload are an exception: obstore retries them within the limits, because a retry in this module
+sends the whole file again."""
 
 
 class S3Store:
@@ -80,8 +81,8 @@ class S3Store:
         attempt: Callable[[], Awaitable[T]],
         progress: "UploadProgress | None" = None,
     ) -> T:
-        """Runs one operation, again where that may help. The time for that counts from its last
-        progress: a large file takes long, and may fail late."""
+        """Runs one operation, and retries it after retriable errors. The time limit counts from the
+        last progress, because a large file may fail late."""
         started = time.monotonic()
         wait = self._limits.backoff_first_s
         for number in range(self._limits.retries + 1):
@@ -93,7 +94,7 @@ class S3Store:
                     started, wait = progress.last, self._limits.backoff_first_s
                 over = time.monotonic() + wait - started > self._limits.retry_timeout_s
                 if not failure.retriable or over or number == self._limits.retries:
-                    raise failure from None  # obstore's text quotes the answer's body
+                    raise failure from None  # obstore's text contains the answer's body
             await asyncio.sleep(wait)
             wait = min(wait * 2, self._limits.backoff_max_s)
         raise AssertionError("the loop above returns or raises")
@@ -122,7 +123,7 @@ class S3Store:
             except BaseError as error:
                 if code_of(error) not in ("NotImplemented", "501"):
                     raise
-            # The store knows no conditional puts: looking first is all that is left.
+            # The store has no conditional puts, so check first whether the object exists.
             try:
                 await obstore.head_async(self._client, key)
             except FileNotFoundError:
@@ -134,7 +135,7 @@ class S3Store:
     async def put_file(
         self, name: str, path: Path, size: int, sent: Told = untold, check: bool = False
     ) -> int:
-        """`check` or not: the content is read, and checked."""
+        """As in Store. The content is always read and checked, so `check` has no effect."""
         key = self._key(name)
         part = max(self._limits.part_bytes, -(-size // PARTS_MAX))
         whole = size <= part
@@ -157,8 +158,8 @@ class S3Store:
         return size
 
     async def _multipart(self, key: str, reader: "FileReader", part: int) -> None:
-        """Ends, when it is cancelled, by way of the reader: then obstore aborts the upload, which
-        would be left in the bucket if it were dropped."""
+        """Sends a file by multipart upload. If it is cancelled, the reader raises an error, so that
+        obstore aborts the upload. A dropped upload would stay in the bucket."""
         upload = asyncio.ensure_future(
             obstore.put_async(
                 self._parts_client,
@@ -180,7 +181,7 @@ class S3Store:
             raise
 
     async def flush(self) -> None:
-        """What was put is durable."""
+        """Does nothing: objects are durable when their put returns."""
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -229,7 +230,7 @@ class S3Store:
                 coming.cancel()
 
     async def _range(self, name: str, start: int, length: int) -> tuple[bytes, int]:
-        """(bytes of the range, the object's size)."""
+        """Returns (bytes of the range, the object's size)."""
         key = self._key(name)
 
         async def attempt() -> tuple[bytes, int]:
@@ -239,7 +240,7 @@ class S3Store:
                 )
             except BaseError as error:
                 if code_of(error) in ("InvalidRange", "416"):
-                    return b"", 0  # empty, or cut off meanwhile
+                    return b"", 0  # empty, or shorter than before
                 raise
             data = bytes(await found.bytes_async())
             return data, found.meta["size"]
@@ -253,7 +254,7 @@ class S3Store:
         last: str | None = None
         started, wait = time.monotonic(), self._limits.backoff_first_s
         while True:
-            # A page that failed is asked for again from the last name on: S3 lists in order.
+            # After an error, list again from the last name on: S3 lists in order.
             pages = obstore.list(
                 self._client, self._root + prefix, offset=last, chunk_size=LIST_PAGE
             )
@@ -285,11 +286,11 @@ class S3Store:
             return ObjectInfo(name, found["size"], found["last_modified"])
 
         try:
-            return await self._tried(f"looking at {name}", attempt)
+            return await self._tried(f"reading the metadata of {name}", attempt)
         except SnapshotNotFound:
             return None
 
-    # --- removing ------------------------------------------------------------------------------
+    # --- deleting ------------------------------------------------------------------------------
 
     async def delete(self, names: Iterable[str], may: Callable[[], None] = always) -> None:
         keys = [self._key(name) for name in names]
@@ -303,22 +304,22 @@ class S3Store:
             try:
                 await self._tried("deleting objects", attempt)
             except SnapshotNotFound:
-                continue  # some stores say so; the rest of the batch may be left for a retry
+                continue  # some stores report this; a later collection deletes the batch's rest
 
     async def sweep(self) -> int:
         prefix = self._root + OBJECTS
         return await asyncio.to_thread(abort_uploads, self._destination, prefix, self._limits)
 
     async def close(self) -> None:
-        """obstore's connections go with the last reference."""
+        """Does nothing: obstore closes its connections with the last reference."""
 
 
 class _Exists(Exception):
-    """The name to be created is there."""
+    """The object that is to be created exists."""
 
 
 def _client(destination: S3Destination, limits: SnapshotLimits, retry: dict[str, Any]) -> Client:
-    """Raises InvalidDestination, which never quotes a secret."""
+    """Returns obstore's client. Raises InvalidDestination; its message contains no secret."""
     config: dict[str, Any] = {
         "access_key_id": destination.access_key_id,
         "secret_access_key": destination.secret_access_key,
@@ -351,5 +352,5 @@ def _client(destination: S3Destination, limits: SnapshotLimits, retry: dict[str,
         )
     except (BaseError, ValueError):
         raise InvalidDestination(
-            f"{destination}: its endpoint, region or CA certificate can't be used"
+            f"{destination}: its endpoint, region or CA certificate is invalid; correct it"
         ) from None

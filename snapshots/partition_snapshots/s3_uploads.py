@@ -1,9 +1,9 @@
-"""Multipart uploads that nobody finishes: listed and aborted.
+"""Lists and aborts unfinished multipart uploads.
 
-Their parts are in no listing of objects, but they take room. obstore aborts an upload that fails;
-what is left is that of a process that died, or of a store that did. obstore can't list them, so two
-requests are signed here (AWS Signature Version 4). That is best effort: a store that doesn't have
-them, or credentials that may not, leave the matter to the bucket's lifecycle rule.
+Their parts use space, but no listing of objects contains them. obstore aborts an upload that fails.
+An upload stays if its process or the store died. obstore can't list uploads, so this module signs
+two requests itself (AWS Signature Version 4). This is best effort. If the store lacks these
+requests or the credentials don't allow them, the bucket's lifecycle rule has to abort the uploads.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from partition_snapshots.destination import S3Destination
 from partition_snapshots.limits import SnapshotLimits
 
 ROUNDS_MAX = 20
-"""Lists of up to 1000 uploads that one sweep works through."""
+"""The most lists, of up to 1000 uploads each, that one sweep processes."""
 
 ANSWER_BYTES_MAX = 8 << 20
 
@@ -26,8 +26,8 @@ _EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 def abort_uploads(destination: S3Destination, prefix: str, limits: SnapshotLimits) -> int:
-    """Aborts the multipart uploads of keys that begin with `prefix`; returns how many. Blocks.
-    Never raises: what is left is the next one's."""
+    """Aborts the multipart uploads of keys that begin with `prefix`. Returns their number. Blocks.
+    Never raises: the next call aborts the rest."""
     aborted = 0
     client: _Client | None = None
     try:
@@ -52,7 +52,7 @@ def abort_uploads(destination: S3Destination, prefix: str, limits: SnapshotLimit
 
 
 def parse_uploads(answer: bytes) -> list[tuple[str, str]]:
-    """(key, upload ID) of a ListMultipartUploads answer; what is none is passed over."""
+    """Returns (key, upload ID) pairs of a ListMultipartUploads answer. Skips invalid elements."""
     found = []
     for upload in answer.split(b"<Upload>")[1:]:
         key, upload_id = _element(upload, b"Key"), _element(upload, b"UploadId")
@@ -62,8 +62,8 @@ def parse_uploads(answer: bytes) -> list[tuple[str, str]]:
 
 
 def _element(data: bytes, name: bytes) -> bytes:
-    """An element's text; empty where there is none. Takes time in proportion to its input, which a
-    pattern would not."""
+    """Returns an element's text, or b"" if it is absent. Takes linear time, unlike a regular
+    expression."""
     _, begun, rest = data.partition(b"<" + name + b">")
     text, ended, _ = rest.partition(b"</" + name + b">")
     return text if begun and ended else b""
@@ -74,7 +74,7 @@ def _text(data: bytes) -> str:
 
 
 class _Client:
-    """Signed requests to one bucket, one after the other."""
+    """Sends signed requests to one bucket, one after the other."""
 
     def __init__(self, destination: S3Destination, limits: SnapshotLimits) -> None:
         self._destination = destination
@@ -96,7 +96,7 @@ class _Client:
             )
 
     def ask(self, method: str, key: str, query: dict[str, str]) -> tuple[int, bytes]:
-        """(status, body). Raises OSError, HTTPException."""
+        """Returns (status, body). Raises OSError, HTTPException."""
         path = self._path + (f"/{quote(key, safe='/-_.~')}" if key else "/")
         canonical_query = "&".join(
             f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}"

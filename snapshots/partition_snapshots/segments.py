@@ -1,4 +1,4 @@
-"""Segments and blob lists as bytes: written, and read back from bytes that nobody vouches for."""
+"""Encodes segments and blob lists, and decodes them from untrusted bytes."""
 
 import struct
 from collections.abc import Collection, Iterable, Iterator
@@ -9,39 +9,40 @@ from partition_snapshots.limits import KEY_BYTES_MAX, SEGMENT_BYTES_MAX
 from partition_snapshots.model import DIGEST_BYTES, TABLE_NUMBERS, Row
 
 Change = tuple[int, bytes, bytes | None]
-"""A row of a run: as Row, or with None for a row that is gone (a tombstone)."""
+"""A row of a run: as Row, or with the value None for a deleted row (a tombstone)."""
 
 SEGMENT_HEADER = b"LSSEGM\x00\x02"
 SEGMENT_HEADERS = {
     b"LSSEGM\x00\x01": 511,
     SEGMENT_HEADER: KEY_BYTES_MAX,
 }
-"""Those that are read, and the longest key behind each."""
+"""The headers that can be read, with the longest key of each version."""
 
 BLOB_LIST_HEADER = b"LSBLOB\x00\x01"
 HEADER_BYTES = 8
 VERSION_AT = 6
 
 TOMBSTONE = 0x80
-"""Set in a row's table byte where the row is gone."""
+"""This bit of a row's table byte is set if the row is deleted."""
 
 BATCH_ROWS = 1024
-"""Rows that are made into tuples at once: a segment of tiny rows would take ten times its size."""
+"""Rows that are decoded at once. As tuples, all rows of a segment could take ten times its size."""
 
 BLOB = struct.Struct(">32sQ")
 
 ROW_CHECKSUM_BYTES = 4
-"""In front of each of a replica's rows."""
+"""The size of the checksum at the start of each row of a replica."""
 
 VARINT_MASK, VARINT_MORE = 0x7F, 0x80
-"""Of a byte of a varint: the bits of its number, and the mark of every byte but the last one."""
+"""Bits of a varint's byte: those of the number, and the one that is set in all bytes but the
+last."""
 
 _TABLES = frozenset(TABLE_NUMBERS.values())
 
 
 def encode_run(changes: Iterable[Change], segment_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """(segment, rows) of a run, each at most segment_bytes. Raises SourceDamaged for a row that
-    fits into none, or isn't in order."""
+    """Yields (segment, number of rows) of a run, each segment at most segment_bytes. Raises
+    SourceDamaged if a row is too large for a segment, or not in order."""
     pack = ROW.pack
     parts: list[bytes] = [SEGMENT_HEADER]
     size, count = HEADER_BYTES, 0
@@ -58,8 +59,8 @@ def encode_run(changes: Iterable[Change], segment_bytes: int) -> Iterator[tuple[
         need = len(header) + len(key) + len(content)
         if HEADER_BYTES + need > segment_bytes or len(key) > KEY_BYTES_MAX:
             raise SourceDamaged(
-                f"row {key[:64].hex()} of table {table} has {need} bytes: it fits into no "
-                f"segment of {segment_bytes}"
+                f"row {key[:64].hex()} of table {table} is too large: it has {need} bytes, its key "
+                f"{len(key)}; a segment has {segment_bytes}, a key at most {KEY_BYTES_MAX}"
             )
         if size + need > segment_bytes:
             yield b"".join(parts), count
@@ -74,31 +75,32 @@ def encode_run(changes: Iterable[Change], segment_bytes: int) -> Iterator[tuple[
 
 
 def _check_header(data: bytes, headers: Collection[bytes], what: str) -> bytes:
-    """The header, one of those."""
+    """Returns the header. Raises SnapshotDamaged or UnsupportedFormat if it is not in `headers`."""
     if len(data) > SEGMENT_BYTES_MAX:
         raise SnapshotDamaged(f"{what} has more than {SEGMENT_BYTES_MAX} bytes")
     found = data[:HEADER_BYTES]
     if len(found) < HEADER_BYTES or found[:VERSION_AT] not in {h[:VERSION_AT] for h in headers}:
-        raise SnapshotDamaged(f"{what} does not begin as one does")
+        raise SnapshotDamaged(f"{what} does not begin with a valid header")
     if found not in headers:
         version = int.from_bytes(found[VERSION_AT:], "big")
         raise UnsupportedFormat(
-            f"{what} has version {version} of its format, which this program does not read: use "
-            "the one that wrote it, or a later one"
+            f"{what} has format version {version}, which this program does not read; use the "
+            "program's version that wrote it, or a later one"
         )
     return found
 
 
 def decode_segment(data: bytes, *, full: bool, batch_rows: int = BATCH_ROWS) -> "Decoder":
-    """The rows of a segment, in batches. Raises SnapshotDamaged or UnsupportedFormat, at once or
-    while it is iterated. `full`: of a full run, which has no tombstones."""
+    """Returns an iterator over the rows of a segment, in batches. `full`: the segment is of a full
+    run, which has no tombstones. This or the iteration raises SnapshotDamaged or
+    UnsupportedFormat."""
     header = _check_header(data, SEGMENT_HEADERS, "a segment")
     return Decoder(data, full=full, batch_rows=batch_rows, key_bytes_max=SEGMENT_HEADERS[header])
 
 
 class Decoder:
-    """Iterates a segment's batches, those of a full run as EncodedRows; `last` is the place of the
-    last row given so far."""
+    """Iterates over a segment's batches; those of a full run are EncodedRows. `last` is (table,
+    key) of the last row yielded so far, `rows` the number of these rows."""
 
     def __init__(self, data: bytes, *, full: bool, batch_rows: int, key_bytes_max: int) -> None:
         self._data = data
@@ -140,22 +142,23 @@ class Decoder:
                 batch.append((table, key, value))
             self.last = last
             self.rows += len(batch)
-            # A full run holds no tombstones: its changes are rows, in their canonical encoding.
+            # A full run has no tombstones: its changes are rows, in their canonical encoding.
             yield EncodedRows(batch, view[start:position]) if self._full else batch  # type: ignore[arg-type, misc]
 
 
 def encode_blob_lists(
     blobs: Iterable[tuple[bytes, int]], list_bytes: int
 ) -> Iterator[tuple[bytes, int]]:
-    """(blob list, entries), each at most list_bytes. Raises SourceDamaged for what isn't sorted, or
-    no digest or size."""
+    """Yields (blob list, number of entries), each list at most list_bytes. Raises SourceDamaged if
+    the blobs are not sorted, or a digest or size is invalid."""
     most = (list_bytes - HEADER_BYTES) // BLOB.size
     parts: list[bytes] = []
     last = b""
     for digest, size in blobs:
         if len(digest) != DIGEST_BYTES or digest <= last or not 0 <= size < 1 << 63:
             raise SourceDamaged(
-                f"blob {digest.hex()} of {size} bytes is no digest with a size, or not in order"
+                f"blob {digest.hex()} of {size} bytes has an invalid digest or size, or is not in "
+                "order"
             )
         last = digest
         parts.append(BLOB.pack(digest, size))
@@ -167,7 +170,8 @@ def encode_blob_lists(
 
 
 def decode_blob_list(data: bytes) -> list[tuple[bytes, int]]:
-    """(digest, size), sorted. Raises SnapshotDamaged, UnsupportedFormat."""
+    """Returns a blob list's entries (digest, size), sorted. Raises SnapshotDamaged,
+    UnsupportedFormat."""
     _check_header(data, {BLOB_LIST_HEADER}, "a blob list")
     if (len(data) - HEADER_BYTES) % BLOB.size:
         raise SnapshotDamaged("a blob list ends inside an entry")
@@ -175,25 +179,27 @@ def decode_blob_list(data: bytes) -> list[tuple[bytes, int]]:
     last = b""
     for digest, size in found:
         if digest <= last or size >= 1 << 63:
-            raise SnapshotDamaged("a blob list is not sorted, or has a size that none has")
+            raise SnapshotDamaged("a blob list is not sorted, or contains an invalid size")
         last = digest
     return found
 
 
 def payload_blob(row: Row) -> tuple[bytes, int] | None:
-    """(digest, size) where a row of table payload names a blob; None where its content is a row.
-    The row is a checksum of 4 bytes, then a PayloadRow message (storage.proto): size is field 2,
-    inlined field 3. Raises SnapshotDamaged."""
+    """Returns (digest, size) if a row of table payload names a blob, or None if the content is in
+    table content.
+
+    The row is a checksum of 4 bytes and a PayloadRow message (storage.proto): size is field 2,
+    inlined is field 3. Raises SnapshotDamaged."""
     _, digest, value = row
     fields = {1: 0, 2: 0, 3: 0}
     position = ROW_CHECKSUM_BYTES
     while position < len(value):
         tag, position = _varint(value, position)
         if tag & 7 or tag >> 3 not in fields:
-            raise SnapshotDamaged(f"payload row {digest.hex()} has a field that it can't have")
+            raise SnapshotDamaged(f"payload row {digest.hex()} has an unknown field")
         fields[tag >> 3], position = _varint(value, position)
     if len(value) < ROW_CHECKSUM_BYTES or len(digest) != DIGEST_BYTES:
-        raise SnapshotDamaged(f"payload row {digest.hex()} is none")
+        raise SnapshotDamaged(f"payload row {digest.hex()} is not a valid row")
     return None if fields[3] else (digest, fields[2])
 
 

@@ -1,4 +1,4 @@
-"""Writes the rows of a state into a store: a delta where a base allows it, else a full run."""
+"""Writes the rows of a state into a store: a delta if a base allows it, else a full run."""
 
 import asyncio
 import hashlib
@@ -23,16 +23,16 @@ REPORT_BATCHES = 64
 
 
 class _NoDelta(Exception):
-    """The delta became too large."""
+    """No delta can be written: it is too large, or does not match the base."""
 
 
 class _BaseUnreadable(_NoDelta):
-    """So is what the store holds of it, where the store is the base."""
+    """The base can't be read. If it is in the store, the store's segments can't be reused."""
 
 
 @dataclass
 class Sent:
-    """What went to the store so far."""
+    """The bytes and objects that were sent to the store so far."""
 
     transferred_bytes: int = 0
     objects_written: int = 0
@@ -40,7 +40,7 @@ class Sent:
 
 @dataclass(frozen=True)
 class WrittenState:
-    """The runs as the manifest names them, and the digest of the merged rows."""
+    """The runs of a state for its manifest, and the digest of the merged rows."""
 
     runs: tuple[Run, ...]
     digest: str
@@ -52,7 +52,8 @@ class WrittenState:
 
 @dataclass
 class StateWriter:
-    """`scanned` is told how many bytes of rows were gone through, on the loop's thread."""
+    """Writes one state. `scanned` is called on the loop's thread with the bytes of rows that were
+    processed. `rewrite`: send objects even if the store has them."""
 
     store: Store
     rows: Callable[[], Iterator[Row]]
@@ -64,14 +65,15 @@ class StateWriter:
     _loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     async def write(self, base: DeltaBase | None) -> WrittenState:
-        """Raises the store's errors, SourceDamaged, and what `rows` raises."""
+        """Writes the state, as a delta on `base` if possible. Raises the store's errors,
+        SourceDamaged, and the errors of `rows`."""
         if base is not None:
             room = delta_room(base.manifest, self.limits)
             if room is not None:
                 try:
                     return await self._delta(base, room)
                 except _BaseUnreadable:
-                    # A new segment may have the name of the very one that can't be read.
+                    # A new segment may have the name of the one that can't be read.
                     self.rewrite = self.rewrite or self.local is None
                 except _NoDelta:
                     pass
@@ -83,7 +85,7 @@ class StateWriter:
         def segments() -> Iterator[tuple[bytes, int]]:
             done = 0
             for data, count in encode_run(self.rows(), self.limits.segment_bytes):
-                # A full run's segments are the canonical encoding, each behind a header.
+                # A segment of a full run is a header and rows in their canonical encoding.
                 digest.update_encoded(memoryview(data)[HEADER_BYTES:])
                 done += len(data)
                 self._loop.call_soon_threadsafe(self.scanned, done)
@@ -107,7 +109,7 @@ class StateWriter:
             try:
                 yield from merged_batches(base.manifest.runs, base.source)
             except SnapshotError as error:
-                # Whatever it is: a full run needs no base, and meets the store by itself.
+                # Any error is fine here: a full run needs no base, and reports the store's errors.
                 raise _BaseUnreadable from error
 
         def segments() -> Iterator[tuple[bytes, int]]:
@@ -121,7 +123,7 @@ class StateWriter:
         return WrittenState(runs, digest.hexdigest())
 
     async def _put(self, make: Callable[[], Iterator[tuple[bytes, int]]], room: int | None) -> Run:
-        """Stores segments as they are made. Raises _NoDelta when they exceed the room."""
+        """Stores segments as `make` yields them. Raises _NoDelta if they exceed `room` bytes."""
         names: dict[int, ObjectName] = {}
 
         def hashed() -> Iterator[tuple[int, ObjectName, bytes]]:
@@ -151,7 +153,7 @@ class StateWriter:
         return Run(tuple(names[number] for number in sorted(names)))
 
     async def put_object(self, name: ObjectName, data: bytes) -> None:
-        """Stores an object that is in memory, unless it is there."""
+        """Stores an object from memory, unless the store has it and `rewrite` is False."""
         place = object_name(name.digest)
         if not self.rewrite:
             there = await self.store.head(place)

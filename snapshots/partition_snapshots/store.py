@@ -1,4 +1,4 @@
-"""What a store is asked: the port of `directory_store` and `s3_store`."""
+"""The interface of a store; `directory_store` and `s3_store` implement it."""
 
 import re
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
@@ -25,20 +25,20 @@ _NAME = re.compile(
 
 
 def check_name(name: str) -> str:
-    """The name itself. Raises InvalidDestination for a name that the layout doesn't have."""
+    """Returns the name. Raises InvalidDestination if it is not in the layout of a store."""
     if not _NAME.fullmatch(name):
-        raise InvalidDestination(f"{name[:200]!r} is no name of a snapshot store's layout")
+        raise InvalidDestination(f"{name[:200]!r} is not a name in a snapshot store's layout")
     return name
 
 
 def object_name(digest: str) -> str:
-    """Where an object lies, by its SHA-256 in hex."""
+    """Returns the name of an object in the store, from its SHA-256 in hex."""
     return f"{OBJECTS}{digest[:2]}/{digest}"
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """`name` relative to the store's root; `size` in bytes; `modified` by the store's clock."""
+    """`name` is relative to the store's root, `size` in bytes, `modified` by the store's clock."""
 
     name: str
     size: int
@@ -46,69 +46,73 @@ class ObjectInfo:
 
 
 Told = Callable[[int], None]
-"""Is told of bytes, on the loop's thread."""
+"""Called with a number of bytes, on the loop's thread."""
 
 
 def untold(_size: int) -> None:
-    """Nobody wants to know."""
+    """Ignores the progress."""
 
 
 def always() -> None:
-    """It may."""
+    """Allows every deletion."""
 
 
 class Store(Protocol):
-    """Names are those of the layout; others raise InvalidDestination. Each call is tried again
-    within the limits where that can help, and may raise StoreUnavailable, StoreRefused or
-    StoreFull. What is written becomes visible whole or not at all. Objects are durable after
-    the next `flush`, every other name when its call returns."""
+    """A place for the snapshots of one group.
+
+    Names must be in the layout; others raise InvalidDestination. Each call retries after retriable
+    errors, within the limits, and may raise StoreUnavailable, StoreRefused or StoreFull. A write
+    becomes visible completely or not at all. Objects are durable after the next `flush`, all other
+    names when their call returns."""
 
     description: str
-    """For people: the directory, or endpoint, bucket and prefix. No secret."""
+    """For messages: the directory, or endpoint, bucket and prefix. Contains no secret."""
 
     async def put_bytes(self, name: str, data: bytes, *, create: bool = False) -> bool:
-        """Writes it, over what is there. With `create`, False where the name exists already (also
-        by an earlier try of this very call); a store that can't tell writes over it."""
+        """Writes `data`, and replaces existing content. With `create`, writes nothing and returns
+        False if the name exists, also if an earlier try of this call created it. A store without
+        conditional writes may replace content that another process writes at the same time."""
 
     async def put_file(
         self, name: str, path: Path, size: int, sent: Told = untold, check: bool = False
     ) -> int:
-        """Writes a file's content, which must have `size` bytes and the SHA-256 in the name.
-        `sent` is told of bytes as they are done, `size` altogether when this returns; where it has
-        to begin again it takes them back, as a negative number. Returns the bytes really written:
-        0 for a hard link, whose content is not read unless `check` asks for it. Raises
-        SourceDamaged where the file is missing, can't be read or is another."""
+        """Writes the content of a file, which must have `size` bytes and the SHA-256 in `name`.
+
+        Returns the bytes that were written: 0 for a hard link, whose content is read only with
+        `check`. `sent` is called with the bytes that were done since its last call, `size` in
+        total; a retry subtracts them by a negative number. Raises SourceDamaged if the file is
+        missing, can't be read, or has another size or SHA-256."""
 
     async def flush(self) -> None:
-        """Makes everything that is there durable, that of writers that were killed, too."""
+        """Makes everything in the store durable, also the data of writers that were killed."""
 
     async def get(self, name: str, size_max: int | None = None) -> bytes:
-        """Its content. Raises SnapshotNotFound; SnapshotDamaged for more than size_max bytes
-        (default: object_get_bytes_max)."""
+        """Returns the content. Raises SnapshotNotFound, and SnapshotDamaged if it has more than
+        size_max bytes (default: object_get_bytes_max)."""
 
     async def get_many(self, wanted: Sequence[tuple[str, int]]) -> Sequence[bytes | SnapshotError]:
-        """`get` for several (name, most bytes) at once, all of which fit into memory together. What
-        is missing or damaged is given as its error; others are raised."""
+        """Calls `get` for several (name, size_max), which together must fit into memory. Returns
+        SnapshotNotFound and SnapshotDamaged in place of the content; raises other errors."""
 
     def stream(self, name: str, size: int) -> AsyncGenerator[bytes, None]:
-        """Its content in chunks of at most part_bytes. Raises SnapshotNotFound; SnapshotDamaged
-        where it has another size than `size`."""
+        """Yields the content in chunks of at most part_bytes. Raises SnapshotNotFound, and
+        SnapshotDamaged if the size is not `size`."""
 
     def list(self, prefix: str) -> AsyncGenerator[ObjectInfo, None]:
-        """What lies below a folder of the layout ("objects/", "objects/ab/", "uploads/", …), in
-        no order. Names that the layout doesn't have are passed over. Holds at most a page or a
-        folder in memory."""
+        """Yields the entries of a directory of the layout ("objects/", "objects/ab/", "uploads/",
+        …), in any order. Skips names that are not in the layout. Keeps at most one page or
+        directory in memory."""
 
     async def head(self, name: str) -> ObjectInfo | None:
-        """None where there is none."""
+        """Returns the metadata of a name, or None if it does not exist."""
 
     async def delete(self, names: Iterable[str], may: Callable[[], None] = always) -> None:
-        """Removes them, durably; those that are gone already are fine. `may` is called right before
-        each step, on any thread, and ends this by what it raises."""
+        """Deletes names durably. Ignores names that do not exist. Calls `may` directly before each
+        step, on any thread; an error of `may` ends the call."""
 
     async def sweep(self) -> int:
-        """Removes what writers that are dead left unfinished, where the store can tell; returns
-        how many."""
+        """Deletes the unfinished files or uploads of dead writers, as far as the store can list
+        them. Returns their number."""
 
     async def close(self) -> None:
-        """Gives back connections and descriptors."""
+        """Closes connections and descriptors."""

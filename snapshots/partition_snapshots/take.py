@@ -1,8 +1,8 @@
-"""Taking a snapshot: objects first, its manifest last.
+"""Takes a snapshot: objects first, the manifest last.
 
-Until the manifest is written the snapshot does not exist; whatever was sent for one that never came
-to exist is removed by a collection. A take that broke off is begun again with the same ID and
-uid: what is there already is not sent again, and a snapshot that exists is left as it is.
+The snapshot exists once its manifest is written. If a take fails before, a garbage collection
+deletes its objects. An interrupted take is repeated with the same ID and uid. It does not send the
+objects again that the store has, and does not change a snapshot that exists.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ from partition_snapshots.store import Store, Told, object_name, untold
 from partition_snapshots.wanted import BlobLists, Needed, missing
 
 REPORT_S = 0.2
-"""Progress is reported at most so often, in seconds, beside each phase's end."""
+"""The least seconds between two progress reports within a phase."""
 
 
 async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a keyword for each option
@@ -69,19 +69,20 @@ async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a key
     limits: SnapshotLimits | None = None,
     progress: Callable[[StoreProgress], None] = lambda _: None,
 ) -> TakenSnapshot:
-    """Writes a snapshot into a store; when it returns, the snapshot is durable and whole there.
+    """Writes a snapshot into a store. When it returns, the snapshot is durable and complete there.
 
-    `rows` gives the state's rows from the start, in order, each time it is called (once, or twice
-    where a delta became too large); it runs on a thread. `blobs` gives (digest, size) sorted by
-    digest, `blob_path` the file of one. `base_directory` keeps the state's segments for the next
-    incremental snapshot; without it they are read from the store. `full` relies on nothing that is
-    in the store: a full run, and every object is sent again. `owner` names who does this, and does
-    one thing at a time with the store: what an earlier process of it left is taken over at once;
-    without it, after marker_stale_s.
+    rows: returns the state's rows from the start, in order. It is called once, or again if a delta
+        was not possible, and runs on a thread.
+    blobs: (digest, size), sorted by digest. blob_path: returns the file of a digest.
+    base_directory: stores the state's segments for the next incremental snapshot. Without it, they
+        are read from the store.
+    full: uses nothing in the store. Writes a full run, and sends every object again.
+    owner: the name of the caller, which does one thing at a time with the store. The markers of its
+        earlier processes are deleted at once. Without a name, they expire after marker_stale_s.
 
     Raises SnapshotExists, StoreOfOtherCluster, SourceDamaged, StoreBusy, StoreUnavailable,
-    StoreRefused, StoreFull, and what `rows` raises. After each of them the same call may be made
-    again."""
+    StoreRefused, StoreFull, and the errors of `rows`. After each of them, the same call may be
+    repeated."""
     limits = limits or SnapshotLimits()
     check_new_snapshot_id(source.snapshot_id)
     await claim(store, source.cluster_id)
@@ -102,7 +103,7 @@ async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a key
                 await marker.end()
                 await remove_markers(store, source.snapshot_id)
                 return TakenSnapshot(existing, 0, 0, existed=True)
-            full = True  # what is there can't be relied on
+            full = True  # an object was missing, so rely on none of them
         publication = _Take(store, source, limits, marker, report, local, full, owner)
         try:
             return await publication.run(rows, blobs, blob_path)
@@ -113,7 +114,7 @@ async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a key
 
 
 class _Report:
-    """Progress, not too often."""
+    """Reports progress, and limits how often."""
 
     def __init__(self, progress: Callable[[StoreProgress], None]) -> None:
         self._progress = progress
@@ -187,7 +188,7 @@ class _Take:
         return await find_base(self.store, self.source.cluster_id, self.local, source, self.limits)
 
     async def _send_blobs(self, lists: BlobLists, blob_path: Callable[[bytes], Path]) -> None:
-        """Sends what is missing, and counts what is there."""
+        """Sends the missing blobs, and counts those that the store has."""
         done = 0
 
         def count(size: int) -> None:
@@ -218,14 +219,14 @@ class _Take:
         digest, size = need
         failpoints.reach("snapshot.object.before")
         path = blob_path(bytes.fromhex(digest))
-        # A full snapshot relies on nothing: not on the content of a file that is only linked.
+        # A full snapshot also checks the content of files that are only linked.
         sent = await self.store.put_file(object_name(digest), path, size, told, self.full)
         failpoints.reach("snapshot.object.after")
         self.sent.transferred_bytes += sent
         self.sent.objects_written += 1
 
     async def _lacking(self, state: WrittenState, lists: BlobLists) -> list[Needed]:
-        """Everything that the manifest would name and the store doesn't hold."""
+        """Returns the objects of the new manifest that the store lacks."""
         others = {(s.digest, s.size) for run in state.runs for s in run.segments}
         others |= {(name.digest, name.size) for name, _ in lists.lists}
         lacking = []
@@ -243,7 +244,8 @@ class _Take:
     async def _recheck(
         self, state: WrittenState, lists: BlobLists, blob_path: Callable[[bytes], Path]
     ) -> None:
-        """Returns when everything is there. Raises StoreUnavailable where things vanish."""
+        """Checks that the store has all objects, and sends missing blobs again. Raises
+        StoreUnavailable if objects are still missing then."""
         lacking: list[Needed] = []
         for _ in range(self.limits.recheck_rounds):
             lacking = await self._lacking(state, lists)
@@ -256,14 +258,16 @@ class _Take:
                 await self._send_blob(need, blob_path)
             await self.store.flush()
         raise StoreUnavailable(
-            f"{self.store.description}: {len(lacking)} objects vanished after they were sent, "
-            f"{lacking[0][0]} first: see who else deletes there, and take it again"
+            f"{self.store.description}: {len(lacking)} objects disappeared after they were sent, "
+            f"such as {lacking[0][0]}; find the other program that deletes there, then take the "
+            "snapshot again"
         )
 
     async def _write_manifest(
         self, manifest: Manifest, state: WrittenState, lists: BlobLists
     ) -> Manifest | None:
-        """The snapshot exists when this returns; another try's manifest, where that came first."""
+        """Writes the manifest, by which the snapshot exists. If another try wrote it first, returns
+        that try's manifest, otherwise None."""
         name = manifest_name(manifest.snapshot_id)
         await self.marker.check()
         failpoints.reach("snapshot.manifest.before")
@@ -272,16 +276,18 @@ class _Take:
         if not created:
             existing = await existing_of(self.store, self.source, self.limits)
             if existing is None:
-                raise StoreBusy(f"snapshot {manifest.snapshot_id} was deleted while it was taken")
+                raise StoreBusy(
+                    f"snapshot {manifest.snapshot_id} was deleted while it was taken; take it again"
+                )
             if existing != manifest:
-                # Whoever wrote it looked at what was there before this process's marker stood.
+                # The other try checked its objects before this process wrote its marker.
                 await self._prove(self.marker)
                 return existing
         try:
             await self.marker.check()
         except (StoreBusy, StoreUnavailable):
-            # This process stood still between its last look and the manifest, for longer than
-            # markers count: a collection may have come in between, and may go on.
+            # This process was suspended between its last check and the manifest, for longer than
+            # markers are valid. A collection may have started meanwhile, and may still run.
             marker = take_marker(self.store, manifest.snapshot_id, self.owner, self.limits)
             try:
                 async with held(marker):
@@ -293,16 +299,17 @@ class _Take:
         return None
 
     async def _prove(self, marker: Marker) -> None:
-        """Returns when nobody collects that came before the manifest, and everything is there. Else
-        the manifest is gone; raises StoreBusy."""
+        """Waits for collections that started before the manifest, and checks that the store has all
+        objects. If not, deletes the manifest and raises StoreBusy."""
         await wait_for_collection(
             self.store, marker, self.limits, lambda: self.report.now("waiting", 0, 0)
         )
         self.report.now("checking", 0, 0)
         if await existing_whole(self.store, self.source, self.limits) is None:
             raise StoreBusy(
-                f"{self.store.description}: snapshot {self.source.snapshot_id} was deleted, or "
-                "a collection removed objects of it while its writer stood still; take it again"
+                f"{self.store.description}: snapshot {self.source.snapshot_id} was deleted, or a "
+                "garbage collection deleted objects of it while its writer was suspended; take it "
+                "again"
             )
 
 

@@ -1,4 +1,4 @@
-"""Proof of a snapshot: everything that it names is read and compared."""
+"""Verification of a snapshot: reads all of its data and compares the digests."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -12,7 +12,7 @@ from partition_snapshots.segments import payload_blob
 from partition_snapshots.store import Store
 
 PROBLEMS_MAX = 5
-"""So many damages are named; then the reading ends."""
+"""After this many damages, the verification ends."""
 
 _PAYLOAD = TABLE_NUMBERS["payload"]
 
@@ -23,11 +23,12 @@ async def verify(
     limits: SnapshotLimits | None = None,
     progress: Callable[[StoreProgress], None] = lambda _: None,
 ) -> Manifest:
-    """Reads every byte that a snapshot names: manifest, segments, blob lists and blobs are there
-    with the right size and SHA-256, the merged rows have the digest that was recorded, and the
-    blob lists name just the blobs that payload rows name. Raises SnapshotDamaged naming up to
-    PROBLEMS_MAX damages, SnapshotNotFound, UnsupportedFormat, StoreOfOtherCluster,
-    StoreUnavailable, StoreRefused."""
+    """Verifies a snapshot, and returns its manifest. Reads every byte of it.
+
+    Manifest, segments, blob lists and blobs must have their size and SHA-256. The merged rows must
+    have the recorded digest. The blob lists must name exactly the blobs that payload rows name.
+    Raises SnapshotDamaged with up to PROBLEMS_MAX damages, SnapshotNotFound, UnsupportedFormat,
+    StoreOfOtherCluster, StoreUnavailable, StoreRefused."""
     limits = limits or SnapshotLimits()
     manifest = await load(store, snapshot_id, limits)
     proof = _Proof(SnapshotReader(store, manifest, limits), manifest, limits, progress)
@@ -85,12 +86,12 @@ class _Proof:
             async for blob in named:
                 entry = await anext(listed, None)
                 if entry != blob:
-                    # The rest of the rows is of interest, too: their digest.
+                    # Read the other rows, too: their digest is checked at the end.
                     async for _ in named:
                         pass
                     raise SnapshotDamaged(
-                        f"payload rows name blob {blob[0].hex()} of {blob[1]} bytes, the blob "
-                        f"lists {'nothing more' if entry is None else entry[0].hex()}"
+                        f"payload rows name blob {blob[0].hex()} of {blob[1]} bytes, but the blob "
+                        f"lists name {'no more blobs' if entry is None else entry[0].hex()}"
                     )
             entry = await anext(listed, None)
             if entry is not None:

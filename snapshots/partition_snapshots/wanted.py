@@ -1,5 +1,5 @@
-"""What a snapshot needs in its store, and what of that is missing there: looked up by listing, a
-folder of objects (the first two digits of their names) at a time."""
+"""Finds the objects of a snapshot that are missing in its store. It lists one directory of objects
+at a time; the first two digits of a digest name the directory."""
 
 from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
@@ -19,7 +19,8 @@ Needed = tuple[str, int]
 
 @dataclass(frozen=True)
 class BlobLists:
-    """The blobs of a snapshot as its blob lists, 40 bytes each."""
+    """The blobs of a snapshot as encoded blob lists, 40 bytes per blob. `count` is the number of
+    blobs, `total` their bytes."""
 
     lists: tuple[tuple[ObjectName, bytes], ...]
     count: int
@@ -30,14 +31,14 @@ class BlobLists:
         return sum(name.size for name, _ in self.lists)
 
     def blobs(self) -> Iterator[Needed]:
-        """Sorted by digest."""
+        """Yields the blobs, sorted by digest."""
         for _, data in self.lists:
             for digest, size in decode_blob_list(data):
                 yield digest.hex(), size
 
 
 def by_folder(needed: Iterable[Needed]) -> Iterator[tuple[str, list[Needed]]]:
-    """(first two digits, what is needed there) of a sorted sequence."""
+    """Groups a sorted sequence: yields (first two digits, the objects of that directory)."""
     for folder, group in groupby(needed, key=lambda need: need[0][:2]):
         yield folder, list(group)
 
@@ -45,8 +46,8 @@ def by_folder(needed: Iterable[Needed]) -> Iterator[tuple[str, list[Needed]]]:
 async def missing(
     store: Store, needed: Iterable[Needed], streams: int
 ) -> AsyncGenerator[tuple[Needed, bool], None]:
-    """(object, whether it is missing or has another size) for each, which must be sorted. At most
-    `streams` folders are in memory."""
+    """Yields (object, whether it is missing or has another size) for each of the sorted `needed`.
+    At most `streams` directories are in memory."""
 
     async def present(group: tuple[str, list[Needed]]) -> dict[str, int]:
         folder, needs = group
@@ -66,8 +67,8 @@ async def missing(
 
 
 async def lacking(store: Store, manifest: Manifest, limits: SnapshotLimits) -> list[Needed]:
-    """What a stored snapshot names and its store doesn't hold, in the right size. Raises
-    SnapshotDamaged where a blob list can't be read."""
+    """Returns the objects of a stored snapshot that its store lacks, or has with another size.
+    Raises SnapshotDamaged if a blob list can't be read."""
     named = [*manifest.blob_lists, *(s for run in manifest.runs for s in run.segments)]
     found = await _lacks(store, sorted({(name.digest, name.size) for name in named}), limits)
     if found:

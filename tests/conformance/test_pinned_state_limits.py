@@ -70,7 +70,9 @@ async def test_a_state_of_which_nothing_is_read_is_given_up(tmp_path: Path) -> N
             await here.eventually(lambda: not here.streams["ReadState"], "the stream is over")
             # gRPC loses the reason if a write meets the end of the stream on its way.
             await here.eventually(state._call.done, "the client has heard of it")
-            with pytest.raises(StateLost, match=r"begin anew: .*OVERLOADED: nothing was asked"):
+            with pytest.raises(
+                StateLost, match=r"open a new state: .*OVERLOADED: nothing was asked"
+            ):
                 await first_key(state)
 
 

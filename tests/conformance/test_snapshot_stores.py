@@ -123,7 +123,7 @@ async def test_latest_is_refused_while_a_manifest_is_damaged(
     await put(store, partition, "two")
     path = place.file(manifest_name("two"))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(SnapshotDamaged, match=r"two.*by its ID"):
+    with pytest.raises(SnapshotDamaged, match=r"two.*give the ID"):
         await load(store, "latest")
     assert (await load(store, "one")).snapshot_id == "one"
     await delete_snapshots(store, ["two"], QUICK)
@@ -360,7 +360,7 @@ async def test_a_base_that_was_collected_is_not_used(
 
 async def test_another_cluster_is_refused(store: Store, partition: Partition) -> None:
     await put(store, partition, "one")
-    with pytest.raises(StoreOfOtherCluster, match="of its own"):
+    with pytest.raises(StoreOfOtherCluster, match="a separate store"):
         await take_snapshot(
             store,
             partition.source("two", cluster_id="another"),

@@ -106,4 +106,4 @@ def test_programs_name_a_file_that_is_half_written(tmp_path: Path) -> None:
     assert (code, "tls.key is empty" in line) == (1, True), line
     common = ["--endpoints", "localhost:1", "--tls-dir", str(client)]
     code, line = run("partition_client", *common, "get", "k")
-    assert (code, f"{client}/tls.crt is cut short" in line) == (1, True), line
+    assert (code, f"{client}/tls.crt is incomplete" in line) == (1, True), line

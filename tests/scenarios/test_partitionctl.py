@@ -89,8 +89,8 @@ async def test_errors_are_one_line_and_an_exit_code(group: LocalGroup, tmp_path:
             (("get", "nothing"), 1, "there is no key"),
             (("get", "--file", "nothing"), 1, "is no file of the tree"),
             (("put", "../x", "--file", str(Path(__file__))), 1, "'..'"),
-            (("put", "x"), 2, "give a VALUE"),
-            (("put-tree", str(tmp_path / "none")), 2, "is no directory"),
+            (("put", "x"), 2, "give VALUE, -"),
+            (("put-tree", str(tmp_path / "none")), 2, "is not a directory"),
             (("rm", "--file", "nothing"), 1, "is not in the tree"),
         ):
             found, _, err = await run(group, *words)

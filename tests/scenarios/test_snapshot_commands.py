@@ -80,7 +80,7 @@ def test_ls_and_verify(place: Place, published: Partition) -> None:
     assert json.loads(latest.stdout) == rows[1] | {"state": "Verified"}
     one = partitionctl(place, "verify", "nightly-1")
     assert one.returncode == 0
-    assert one.stdout.startswith("nightly-1: whole; LSN 1, 60 keys, 25 files")
+    assert one.stdout.startswith("nightly-1: verified; LSN 1, 60 keys, 25 files")
 
 
 def test_damage_is_named(place: Place, published: Partition) -> None:
@@ -95,7 +95,7 @@ def test_damage_is_named(place: Place, published: Partition) -> None:
     assert digest in found.stderr
     listed = partitionctl(place, "ls")
     assert listed.returncode == 65
-    assert "Damaged: the manifest of snapshot nightly-1 is no JSON" in " ".join(
+    assert "Damaged: the manifest of snapshot nightly-1 is not JSON" in " ".join(
         listed.stdout.split()
     )
     assert "nightly-2" in listed.stdout
@@ -147,7 +147,7 @@ def test_no_destination() -> None:
         cwd=ROOT,
     )
     assert done.returncode == 78
-    assert "give --directory DIR, or --s3-bucket BUCKET" in done.stderr
+    assert "give --directory DIR or --s3-bucket BUCKET" in done.stderr
 
 
 def test_a_store_that_is_away(s3_place: Place) -> None:

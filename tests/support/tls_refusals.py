@@ -137,7 +137,7 @@ def another_partition(pki: Pki) -> None:
 
 CASES: dict[Callable[[Pki], None], tuple[str, str]] = {
     other_authority_of_the_server: ("SERVER_AUTHORITY", "ca.crt"),
-    other_authority_of_the_client: ("OWN_CERTIFICATE_REFUSED", "another authority"),
+    other_authority_of_the_client: ("OWN_CERTIFICATE_REFUSED", "another CA"),
     expired_client: ("OWN_CERTIFICATE_EXPIRED", "expired"),
     young_client: ("OWN_CERTIFICATE_NOT_YET_VALID", "compare the clocks"),
     expired_server: ("SERVER_CERTIFICATE_EXPIRED", "renew it"),

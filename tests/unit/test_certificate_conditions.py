@@ -50,7 +50,7 @@ def condition(step: Plan, kind: str) -> tuple[str, str, str]:
 
 
 def test_replicas_that_refuse_the_operator_are_not_called_leaderless() -> None:
-    why = "OWN_CERTIFICATE_REFUSED: 10.0.0.1 does not accept our certificate"
+    why = "OWN_CERTIFICATE_REFUSED: 10.0.0.1 rejects our certificate"
     step = plan(see(Certificates(refused={1: why, 2: why})), "image:1")
     status, reason, message = condition(step, "CertificatesReady")
     assert (status, reason) == ("False", "Refused")

@@ -269,13 +269,13 @@ ENDPOINTS = {
     "localhost:0": "port '0'",
     "localhost:65536": "port '65536'",
     ":7000": "has no host",
-    " localhost:7000": "contains a blank",
-    "localhost: 7000": "contains a blank",
-    "localhost:7000\n": "contains a blank",
+    " localhost:7000": "contains a space",
+    "localhost: 7000": "contains a space",
+    "localhost:7000\n": "contains a space",
     "a:1,b:2": "contains more than a host and a port",
     "localhost:7000/": "contains more than a host and a port",
     "::1:7000": "more than one colon",
-    "[localhost]:7000": "no IPv6 address",
+    "[localhost]:7000": "invalid IPv6 address",
 }
 
 
@@ -344,7 +344,7 @@ def test_a_pipe_is_taken_as_far_as_it_can_be() -> None:
     read, write = os.pipe()
     writer = threading.Thread(target=lambda: os.write(write, LARGE[:70_000]))
     writer.start()
-    with pytest.raises(SourceFailed, match="is no regular file"):
+    with pytest.raises(SourceFailed, match="is not a regular file"):
         PayloadSource.of_file(Path(f"/dev/fd/{read}"))
     os.close(read)
     writer.join()

@@ -82,7 +82,7 @@ async def test_an_inherited_client_says_so_in_every_method() -> None:
         """
     )
     assert all(line.startswith("ForkedProcess: this p") for line in lines[:7]), lines
-    assert "a client after the fork" in lines[0]
+    assert "a new client after the fork" in lines[0]
     assert "close every client before the fork" in lines[6]
     assert lines[7:] == ["None", "None", "b'v'", "b'v'"]
 

@@ -70,9 +70,9 @@ async def test_behind_its_block_a_state_is_lost() -> None:
         async with client.state() as state:
             await read(state)
         for _ in range(2):
-            with pytest.raises(StateLost, match="the block of the state at 7 is over"):
+            with pytest.raises(StateLost, match="the block of the state at LSN 7 has ended"):
                 await read(state)
-            with pytest.raises(StateLost, match="is over"):
+            with pytest.raises(StateLost, match="has ended"):
                 await state.read_file(b"f", lambda _: None)
 
 
@@ -83,7 +83,7 @@ async def test_a_read_under_way_ends_with_the_block() -> None:
             replica.answers.clear()
             reading = asyncio.create_task(read(state))
             await replica.asked.wait()
-        with pytest.raises(StateLost, match="is over"):
+        with pytest.raises(StateLost, match="has ended"):
             await reading
 
 
@@ -154,7 +154,7 @@ async def test_a_second_read_at_the_same_time_is_refused() -> None:
         replica.answers.clear()
         reading = asyncio.create_task(read(state))
         await replica.asked.wait()
-        with pytest.raises(StateLost, match="another read of this state is under way"):
+        with pytest.raises(StateLost, match="another read of this state is in progress"):
             await read(state)
         replica.answers.set()
         await reading
@@ -165,9 +165,9 @@ async def test_a_second_read_at_the_same_time_is_refused() -> None:
     ("error", "wanted", "why"),
     [
         (ReplicaDiskFull("no room"), DiskFull, "no room"),
-        (WrongHistory("restored", "h2"), StateLost, "begin anew: .*WRONG_HISTORY: restored"),
-        (InvalidArgument("open it"), StateLost, "begin anew: .*INVALID_ARGUMENT: open it"),
-        (Overloaded("for 300 s"), StateLost, "begin anew: .*OVERLOADED: for 300 s"),
+        (WrongHistory("restored", "h2"), StateLost, "open a new state: .*WRONG_HISTORY: restored"),
+        (InvalidArgument("open it"), StateLost, "open a new state: .*INVALID_ARGUMENT: open it"),
+        (Overloaded("for 300 s"), StateLost, "open a new state: .*OVERLOADED: for 300 s"),
     ],
 )
 async def test_a_state_that_the_replica_gave_up_says_why(

@@ -137,7 +137,7 @@ async def test_a_directory_with_content_in_the_place_of_a_file_is_said(
     client: AsyncClient, tmp_path: Path
 ) -> None:
     await put_tree(client, make(tmp_path / "one", a__f="1"), b"")
-    with pytest.raises(TreeMismatch, match="b'a' was not written: something is in its place"):
+    with pytest.raises(TreeMismatch, match="b'a' was not written: the path exists in the tree"):
         await put_tree(client, make(tmp_path / "two", a="2"), b"")
 
 

@@ -75,7 +75,7 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(tmp_path: Path) 
 def test_several_authorities_are_read(tmp_path: Path) -> None:
     both = AUTHORITY.certificate + make_authority(NOW).certificate
     assert pem.read(write(tmp_path, ca_crt=both))[0].authority == both
-    with pytest.raises(pem.BadPem, match=r"ca\.crt is cut short"):
+    with pytest.raises(pem.BadPem, match=r"ca\.crt is incomplete"):
         pem.read(write(tmp_path, ca_crt=both[:-100]))
 
 

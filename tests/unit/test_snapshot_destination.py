@@ -58,11 +58,11 @@ def test_both_kinds_travel(tmp_path: Path) -> None:
     ("arguments", "environ", "why"),
     [
         ([], KEYS, "no destination"),
-        (["--directory", "x", "--s3-bucket", "bucket"], KEYS, "exclude each other"),
+        (["--directory", "x", "--s3-bucket", "bucket"], KEYS, "both given"),
         (["--s3-bucket", "bucket"], {}, "AWS_ACCESS_KEY_ID is empty"),
         (["--s3-bucket", "bucket"], {"AWS_ACCESS_KEY_ID": "x"}, "AWS_SECRET_ACCESS_KEY is empty"),
         (["--s3-bucket", "bucket"], KEYS | {"AWS_SECRET_ACCESS_KEY": "a\n"}, "line break"),
-        (["--s3-bucket", "Bucket"], KEYS, "no bucket name"),
+        (["--s3-bucket", "Bucket"], KEYS, "not a bucket name"),
         (["--s3-bucket", "bucket", "--s3-endpoint", "http://x"], KEYS, "no TLS"),
         (["--s3-bucket", "bucket", "--s3-endpoint", "x:9000"], KEYS, "must be a URL"),
         (["--s3-bucket", "bucket", "--s3-endpoint", "https://u:p@x"], KEYS, "more than"),
@@ -70,15 +70,15 @@ def test_both_kinds_travel(tmp_path: Path) -> None:
         (["--s3-bucket", "bucket", "--s3-prefix", "a//b"], KEYS, "not allowed"),
         (["--s3-bucket", "bucket", "--s3-ca-file", "/nonexistent"], KEYS, "--s3-ca-file"),
         (["--s3-bucket", "bucket", "--s3-prefix=-a/b"], KEYS, "begins with '-'"),
-        (["--s3-bucket", "bucket", "--s3-region=-x"], KEYS, "no region"),
-        (["--s3-bucket", "bucket", "--s3-region", ""], KEYS, "no region"),
-        (["--s3-bucket", "bucket", "--s3-region", "a\0b"], KEYS, "no region"),
-        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a\0b"], KEYS, "no URL has"),
-        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a\nb"], KEYS, "no URL has"),
-        (["--s3-bucket", "bucket", "--s3-endpoint", "https://[a"], KEYS, "is no URL"),
-        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a:port"], KEYS, "is no URL"),
-        (["--s3-bucket", "bucket"], KEYS | {"AWS_SESSION_TOKEN": "a\0b"}, "no token has"),
-        (["--s3-bucket", "bucket"], KEYS | {"AWS_SESSION_TOKEN": "ä"}, "no token has"),
+        (["--s3-bucket", "bucket", "--s3-region=-x"], KEYS, "not a region"),
+        (["--s3-bucket", "bucket", "--s3-region", ""], KEYS, "not a region"),
+        (["--s3-bucket", "bucket", "--s3-region", "a\0b"], KEYS, "not a region"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a\0b"], KEYS, "not allowed in a URL"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a\nb"], KEYS, "not allowed in a URL"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://[a"], KEYS, "is not a URL"),
+        (["--s3-bucket", "bucket", "--s3-endpoint", "https://a:port"], KEYS, "is not a URL"),
+        (["--s3-bucket", "bucket"], KEYS | {"AWS_SESSION_TOKEN": "a\0b"}, "not allowed in a token"),
+        (["--s3-bucket", "bucket"], KEYS | {"AWS_SESSION_TOKEN": "ä"}, "not allowed in a token"),
     ],
 )
 def test_what_is_wrong_is_named(arguments: list[str], environ: dict[str, str], why: str) -> None:
@@ -90,5 +90,5 @@ def test_what_is_wrong_is_named(arguments: list[str], environ: dict[str, str], w
 def test_a_ca_that_is_none() -> None:
     with pytest.raises(InvalidDestination, match="no PEM"):
         make(ca_certificate=b"junk")
-    with pytest.raises(InvalidDestination, match="in no file"):
+    with pytest.raises(InvalidDestination, match="not in a file"):
         make(ca_certificate=PEM).to_arguments()

@@ -97,13 +97,13 @@ def test_the_canonical_encoding() -> None:
         ([(1, b"b", b""), (1, b"a", b"")], "order"),
         ([(1, b"b", b""), (1, b"b", b"")], "order"),
         ([(2, b"b", b""), (1, b"c", b"")], "order"),
-        ([(1, b"b", b"x" * 200)], "fits into no"),
-        ([(1, b"k" * 65_001, b"")], "fits into no"),
+        ([(1, b"b", b"x" * 200)], "is too large"),
+        ([(1, b"k" * 65_001, b"")], "is too large"),
     ],
 )
 def test_rows_that_no_segment_takes(bad: list[Change], why: str) -> None:
     with pytest.raises(SourceDamaged, match=why):
-        list(encode_run(bad, 128 if why != "fits into no" or bad[0][2] else 1 << 17))
+        list(encode_run(bad, 128 if why != "is too large" or bad[0][2] else 1 << 17))
 
 
 def row(table: int, key: bytes, value: bytes, *, value_length: int | None = None) -> bytes:
@@ -195,7 +195,7 @@ def test_a_manifest_reads_back() -> None:
     data = encode_manifest(manifest())
     assert decode_manifest(data, "one") == manifest()
     assert manifest().incremental
-    with pytest.raises(SnapshotDamaged, match="that of another"):
+    with pytest.raises(SnapshotDamaged, match="belongs to another snapshot"):
         decode_manifest(data, "two")
 
 

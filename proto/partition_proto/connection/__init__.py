@@ -1,3 +1,6 @@
-"""TLS of the connections that client, replica and operator open. `pem` checks PEM files before gRPC
-reads them, `renewed` reads them again when they change, `channel` keeps a channel usable then, and
-`handshake` names the reason of a failed TLS handshake. Imports neither services nor users."""
+"""TLS for the connections that client, replica and operator open.
+
+`pem` checks PEM files before gRPC reads them. `renewed` reads them again when they change.
+`channel` keeps a channel usable after such a change. `handshake` finds the reason of a failed TLS
+handshake.
+This package imports neither the gRPC services nor the programs that use it."""

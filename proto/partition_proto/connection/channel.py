@@ -1,9 +1,9 @@
-"""A channel that outlives its certificate.
+"""A channel that stays usable when its certificate is renewed.
 
-gRPC reads a certificate when a channel is made and never again, so a channel that is kept for a
-year can't connect any more. `RenewedChannel` checks at each call that its credentials are current.
-If they are not, the call goes by a new channel; calls under way end on the old one, which is closed
-after the last of them. Stubs and their users notice nothing.
+gRPC reads a certificate only once, when a channel is made. A channel that is older than its
+certificate's validity can't connect any more. `RenewedChannel` checks before each call that its
+credentials are current. If they are not, the call uses a new channel. Calls in progress end on the
+old channel, which is closed after the last of them. Stubs and their callers see no difference.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ Options = Sequence[tuple[str, int | str]]
 
 
 class CredentialSource(Protocol):
-    """Where a channel's credentials come from; shared by channels to one group."""
+    """The source of a channel's credentials. All channels to one group share it."""
 
     def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
-        """(version, credentials): another version for other credentials; None for plain text.
-        Raises BadPem if there never were good ones."""
+        """Returns (version, credentials). The version changes with the credentials, which are None
+        without TLS. Raises BadPem if no valid credentials were ever read."""
 
 
 class Insecure:
@@ -54,7 +54,7 @@ class FromFiles:
         return version, self._credentials
 
     def pem(self) -> pem.Pem:
-        """Raises BadPem as `current` does."""
+        """Returns the current PEM content. Raises BadPem as `current` does."""
         return self._files.current()[1]
 
 
@@ -67,7 +67,7 @@ def credentials_of(found: pem.Pem) -> grpc.ChannelCredentials:
 
 
 class _Generation:
-    """A channel with one version of the credentials, and its calls under way."""
+    """A channel with one version of the credentials, and the number of its calls in progress."""
 
     def __init__(self, version: int, channel: grpc.aio.Channel) -> None:
         self.version = version
@@ -77,10 +77,10 @@ class _Generation:
 
 
 class RenewedChannel(grpc.aio.Channel):
-    """As a channel of gRPC; see above. For one event loop."""
+    """A gRPC channel that renews its credentials; see above. For one event loop."""
 
     def __init__(self, address: str, credentials: CredentialSource, options: Options) -> None:
-        """Raises BadPem if there are no good credentials."""
+        """Raises BadPem if no valid credentials were ever read."""
         self._address = address
         self._credentials = credentials
         self._options = options

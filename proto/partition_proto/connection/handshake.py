@@ -1,7 +1,7 @@
-"""Why TLS to an address fails, by name.
+"""Finds the reason why TLS to an address fails.
 
-gRPC reports each of these as UNAVAILABLE, beside what gets better by waiting. `refusal` makes a
-handshake of its own. It blocks: call it on a thread.
+gRPC reports each reason as UNAVAILABLE, like failures that pass. `refusal` makes a handshake of its
+own to tell them apart. It blocks: call it on a thread.
 """
 
 import socket
@@ -15,7 +15,8 @@ from partition_proto.connection import pem
 TIMEOUT_S = 1.5
 PORT_MAX = 65535
 AGAIN_S = 0.1
-"""A refusal counts if a second handshake meets it, too: a server that ends closes connections."""
+"""Seconds until a second handshake, which must fail in the same way for a refusal to count. A
+server that is stopping closes connections, too."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 _EXPIRED, _NOT_YET_VALID = 10, 9
@@ -28,9 +29,9 @@ class TlsRefusal:
     """`reason` is one of:
 
     SERVER_CERTIFICATE_EXPIRED, SERVER_CERTIFICATE_NOT_YET_VALID, SERVER_NAME_MISMATCH,
-    SERVER_AUTHORITY (no authority that we trust issued the server's certificate),
+    SERVER_AUTHORITY (the server's certificate is not from a CA that we trust),
     OWN_CERTIFICATE_EXPIRED, OWN_CERTIFICATE_NOT_YET_VALID, OWN_CERTIFICATE_REFUSED,
-    PLAINTEXT_PORT (the server does not speak TLS), TLS_PORT (it speaks nothing else).
+    PLAINTEXT_PORT (the server does not use TLS), TLS_PORT (the server accepts only TLS).
     """
 
     reason: str
@@ -40,8 +41,10 @@ class TlsRefusal:
 def refusal(
     address: str, found: pem.Pem | None, server_name: str = "", timeout_s: float = TIMEOUT_S
 ) -> TlsRefusal | None:
-    """The reason for which `address` can't be talked to until somebody mends something; None if
-    there is none, also if nobody listens. found: None to talk plain text."""
+    """Returns the TLS failure of `address` that only a change of the setup can fix.
+
+    Returns None if there is no such failure, also if no server listens. found: our PEM content;
+    None for a connection without TLS."""
     first = _try(address, found, server_name, timeout_s)
     if first is None:
         return None
@@ -58,7 +61,7 @@ def _try(
         return None
     try:
         connection = socket.create_connection((host, port), timeout_s)
-    except (OSError, UnicodeError):  # of a name that can't be one
+    except (OSError, UnicodeError):  # UnicodeError: an invalid host name
         return None
     with connection:
         connection.settimeout(timeout_s)
@@ -68,13 +71,13 @@ def _try(
 
 
 def split(address: str) -> tuple[str, int]:
-    """Host and port of a gRPC target; port 0 if it names none."""
+    """Returns host and port of a gRPC target; port 0 if it has no valid port."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     return host.strip("[]"), int(port) if port.isdecimal() and int(port) <= PORT_MAX else 0
 
 
 def _try_plain(connection: socket.socket, address: str) -> TlsRefusal | None:
-    """Whether a server that we would talk plain text to wants TLS."""
+    """Returns TLS_PORT if the server expects TLS, although we connect without it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -82,13 +85,13 @@ def _try_plain(connection: socket.socket, address: str) -> TlsRefusal | None:
     try:
         context.wrap_socket(connection).close()
     except ssl.SSLError as error:
-        # An alert is TLS, too: of a server that wants a certificate before it goes on.
+        # An alert is a TLS message, too: this server requires a client certificate.
         if "ALERT" not in (error.reason or ""):
             return None
     except OSError:
         return None
     return TlsRefusal(
-        "TLS_PORT", f"{address} wants TLS and was called in plain text; give the TLS files"
+        "TLS_PORT", f"{address} requires TLS, but the call has none; give the TLS files"
     )
 
 
@@ -97,7 +100,7 @@ def _try_tls(
 ) -> TlsRefusal | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
-    # As gRPC does: an authority that another one issued is trusted by itself.
+    # As gRPC does: trust an intermediate CA without its issuer.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.load_verify_locations(cadata=found.authority.decode("ascii"))
     pem.load_chain(context, found)
@@ -112,14 +115,14 @@ def _try_tls(
         if error.reason in ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"):
             return TlsRefusal(
                 "PLAINTEXT_PORT",
-                f"{address} does not speak TLS; talk plain text to it, or start it with TLS",
+                f"{address} does not use TLS; connect without the TLS files, or start it with TLS",
             )
         if "ALERT" not in (error.reason or ""):
             return None
-    # OSError is a timeout, too; ValueError is of a server name that can't be one.
+    # OSError includes timeouts. ValueError: an invalid server name.
     except (OSError, ValueError):
         return None
-    # gRPC's servers close without an alert when they do not accept the caller's certificate.
+    # gRPC's servers close without an alert if they reject the caller's certificate.
     return _own_refused(found, address)
 
 
@@ -136,13 +139,13 @@ def _server_refused(error: ssl.SSLCertVerificationError, address: str, name: str
     if error.verify_code in _NAMES:
         return TlsRefusal(
             "SERVER_NAME_MISMATCH",
-            f"the certificate of {address} is not for the name {name!r}; dial it by a name of its "
-            "certificate, or give that as the server name",
+            f"the certificate of {address} is not valid for the name {name!r}; connect to a name "
+            "in its certificate, or give such a name as the server name",
         )
     return TlsRefusal(
         "SERVER_AUTHORITY",
-        f"the certificate of {address} comes from an authority that ca.crt does not hold "
-        f"({error.verify_message}); take ca.crt of the same Partition",
+        f"the certificate of {address} is from a CA that ca.crt does not contain "
+        f"({error.verify_message}); use ca.crt of the same Partition",
     )
 
 
@@ -151,17 +154,17 @@ def _own_refused(found: pem.Pem, address: str) -> TlsRefusal:
     if own is not None and own.not_after <= now:
         return TlsRefusal(
             "OWN_CERTIFICATE_EXPIRED",
-            f"our own certificate has expired at {own.not_after:%Y-%m-%dT%H:%M:%SZ}, so {address} "
-            "refuses it; take the current one of the Secret",
+            f"our own certificate expired at {own.not_after:%Y-%m-%dT%H:%M:%SZ}, so {address} "
+            "rejects it; use the Secret's current certificate",
         )
     if own is not None and own.not_before > now:
         return TlsRefusal(
             "OWN_CERTIFICATE_NOT_YET_VALID",
-            f"our own certificate is valid from {own.not_before:%Y-%m-%dT%H:%M:%SZ} only, so "
-            f"{address} refuses it; compare the clocks",
+            f"our own certificate is not valid before {own.not_before:%Y-%m-%dT%H:%M:%SZ}, so "
+            f"{address} rejects it; compare the clocks",
         )
     return TlsRefusal(
         "OWN_CERTIFICATE_REFUSED",
-        f"{address} does not accept our certificate, most likely because another authority issued "
-        "it; take the current tls.crt, tls.key and ca.crt of the same Partition",
+        f"{address} rejects our certificate, most likely because another CA issued it; use the "
+        "current tls.crt, tls.key and ca.crt of the same Partition",
     )

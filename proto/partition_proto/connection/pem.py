@@ -1,6 +1,7 @@
-"""Certificate, key and authority as PEM: read together, and checked before gRPC gets them.
+"""Certificate, key and certificate authority (CA) as PEM: read together, and checked before gRPC
+gets them.
 
-gRPC ends the process when it gets an empty certificate, and says nothing at all about half of one.
+gRPC ends the process if a certificate is empty, and reports nothing if a certificate is incomplete.
 """
 
 import os
@@ -14,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 READS_MAX = 5
-"""How often files that change while they are read are read again."""
+"""The number of times that files are read again if they change while they are read."""
 
 _NO_CHECK_TIME = 0x200000
-"""X509_V_FLAG_NO_CHECK_TIME, which Python's ssl has no name for."""
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl module does not define."""
 
 _BLOCKS = {
     "certificate": "-----BEGIN CERTIFICATE-----",
@@ -27,8 +28,8 @@ _BLOCKS = {
 
 
 class BadPem(Exception):
-    """A file is missing, empty or cut short, or is not the partner of the others. The message names
-    the file."""
+    """A file is missing, empty or incomplete, or does not match the others. The message names the
+    file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class PemFiles:
     authority: Path
 
     def stamp(self) -> tuple[int, ...]:
-        """Changes whenever a file does. Raises OSError."""
+        """Returns inode, size and modification time of each file: different if a file changed.
+        Raises OSError."""
         found: list[int] = []
         for path in (self.certificate, self.key, self.authority):
             stat = path.stat()
@@ -57,7 +59,7 @@ class Pem:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A party's own certificate."""
+    """The fields of our own certificate: its validity and its URI names."""
 
     not_before: datetime
     not_after: datetime
@@ -65,10 +67,10 @@ class Leaf:
 
 
 def read(files: PemFiles) -> tuple[Pem, tuple[int, ...]]:
-    """The checked content of the files, with their stamp. Raises BadPem.
+    """Returns the checked content of the files, with their stamp. Raises BadPem.
 
-    The kubelet exchanges all files of a Secret at once, so three reads may see two versions: they
-    are repeated until nothing changed meanwhile.
+    The kubelet replaces all files of a Secret at once, so three reads may see two versions. They
+    are repeated until no file changed between the first and the last read.
     """
     problem: BadPem | None = None
     for _ in range(READS_MAX):
@@ -82,8 +84,8 @@ def read(files: PemFiles) -> tuple[Pem, tuple[int, ...]]:
             unchanged = files.stamp() == before
         except OSError as error:
             raise BadPem(
-                f"{error.filename}: {error.strerror}; tls.crt, tls.key and ca.crt of one Secret "
-                "are needed"
+                f"{error.filename}: {error.strerror}; provide tls.crt, tls.key and ca.crt of one "
+                "Secret"
             ) from error
         try:
             check(pem, files)
@@ -95,18 +97,18 @@ def read(files: PemFiles) -> tuple[Pem, tuple[int, ...]]:
             if unchanged:
                 return pem, before
     raise problem or BadPem(
-        f"{files.certificate}: changed at each of {READS_MAX} reads; write it once, by a rename"
+        f"{files.certificate} changed during each of {READS_MAX} reads; replace it by one rename"
     )
 
 
 def check(pem: Pem, files: PemFiles | None = None) -> None:
-    """Raises BadPem unless each part is whole PEM, and the key is the certificate's."""
+    """Raises BadPem unless each part is complete PEM and the key matches the certificate."""
     for part, block in _BLOCKS.items():
         content: bytes = getattr(pem, part)
         name = str(getattr(files, part)) if files else part
         if block.encode() not in content:
-            what = "is empty" if not content.strip() else f"holds no {_WORDS[part]} in PEM"
-            raise BadPem(f"{name} {what}; write the Secret's content anew")
+            what = "is empty" if not content.strip() else f"contains no {_WORDS[part]} in PEM"
+            raise BadPem(f"{name} {what}; write the Secret's content again")
     _load_authority(pem.authority, str(files.authority) if files else "authority")
     names = (str(files.certificate), str(files.key)) if files else ("certificate", "key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -115,28 +117,28 @@ def check(pem: Pem, files: PemFiles | None = None) -> None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise BadPem(
-                f"{names[1]} is not the key of {names[0]}; write both from one Secret"
+                f"{names[1]} is not the key of {names[0]}; copy both from one Secret"
             ) from error
         culprit = names[0] if _certificate_is_broken(pem.certificate) else names[1]
         raise BadPem(
-            f"{culprit} is cut short or damaged ({error.reason or error}); write the Secret's "
-            "content anew"
+            f"{culprit} is incomplete or damaged ({error.reason or error}); write the Secret's "
+            "content again"
         ) from error
 
 
 def load_chain(context: ssl.SSLContext, pem: Pem) -> None:
-    """Gives a context our certificate and key, which Python's ssl takes as files only. Raises
-    ssl.SSLError."""
+    """Loads our certificate and key into a context. Python's ssl module reads them only from files.
+    Raises ssl.SSLError."""
     with _file(pem.certificate) as certificate, _file(pem.key) as key:
-        # An encrypted key would be asked for at the terminal.
+        # Without a password, OpenSSL would prompt for that of an encrypted key at the terminal.
         context.load_cert_chain(certificate, key, password="")
 
 
 def leaf(pem: Pem) -> Leaf | None:
-    """What our own certificate says; None if Python's ssl can't show it.
+    """Returns the fields of our own certificate, or None if Python's ssl module can't show them.
 
-    Python reads a certificate's fields in a handshake only, so this is one with ourselves, in
-    memory, that trusts the certificate itself whatever the time.
+    Python shows a certificate's fields only after a handshake. So this makes a handshake with
+    itself, in memory, which trusts the certificate at any time.
     """
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -160,9 +162,11 @@ def _load_authority(content: bytes, name: str) -> None:
     try:
         context.load_verify_locations(cadata=content.decode("ascii"))
     except (ssl.SSLError, UnicodeDecodeError) as error:
-        raise BadPem(f"{name} is cut short or damaged; write the Secret's content anew") from error
+        raise BadPem(
+            f"{name} is incomplete or damaged; write the Secret's content again"
+        ) from error
     if content.count(b"-----BEGIN CERTIFICATE-----") != content.count(b"-----END CERTIFICATE-----"):
-        raise BadPem(f"{name} is cut short; write the Secret's content anew")
+        raise BadPem(f"{name} is incomplete; write the Secret's content again")
 
 
 def _certificate_is_broken(content: bytes) -> bool:
@@ -177,7 +181,7 @@ def _certificate_is_broken(content: bytes) -> bool:
 
 @contextmanager
 def _file(content: bytes) -> Iterator[str]:
-    """A path that shows `content`: in memory if possible, so that no key gets onto a disk."""
+    """Yields a path with `content`: in memory if possible, so that no key is written to a disk."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("pem")
         try:
@@ -193,7 +197,7 @@ def _file(content: bytes) -> Iterator[str]:
 
 
 def _shown(server: ssl.SSLContext, client: ssl.SSLContext) -> Any:
-    """The server's certificate as its client sees it, after a handshake in memory."""
+    """Returns the server's certificate as its client sees it, after a handshake in memory."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = client.wrap_bio(to_client, to_server)
     theirs = server.wrap_bio(to_server, to_client, server_side=True)

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from partition_proto.connection import pem
 
 LOOK_S = 0.5
-"""How often files are looked at, at most."""
+"""The least time between two checks whether the files changed."""
 
 Heard = Callable[[pem.BadPem | None], None]
-"""Hears why changed files are not used, once for each change, and None when they are good again."""
+"""Called with the reason if changed files are invalid, once per reason, and with None when they are
+valid again."""
 
 
 class RenewedPem:
-    """The last good content of the files. For threads, too: gRPC's call it at handshakes."""
+    """The last valid content of the files. Safe for threads: gRPC's call it in handshakes."""
 
     def __init__(
         self,
@@ -33,8 +34,8 @@ class RenewedPem:
         self._pem: pem.Pem | None = None
 
     def current(self) -> tuple[int, pem.Pem]:
-        """(version, content): another version for another content. Raises BadPem if the files were
-        never good."""
+        """Returns (version, content). The version changes with the content. Raises BadPem if the
+        files were never valid."""
         with self._lock:
             found = self._look()
             return self._version, found
@@ -47,7 +48,7 @@ class RenewedPem:
         try:
             stamp: tuple[int, ...] | None = self._files.stamp()
         except OSError:
-            stamp = None  # the read says what is wrong
+            stamp = None  # the read below reports the error
         if self._pem is not None and stamp is not None and stamp == self._stamp and not self._bad:
             return self._pem
         try:

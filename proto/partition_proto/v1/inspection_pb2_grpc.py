@@ -45,8 +45,9 @@ class InspectionServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Verify(self, request, context):
-        """Checks everything that is stored: see `partition-replica verify`. Reads only. One at a time
-        (OVERLOADED). The stream carries progress, then one last message with the report.
+        """Checks all stored data, as `partition-replica verify` does. Changes nothing. A second call while
+        one runs is refused with OVERLOADED. The stream sends progress, then one last message with the
+        report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LogStoreStub:
-    """Errors: `Reason` says what to do next; it stands in ErrorDetail. gRPC's code follows from it:
+    """Errors: `Reason` in ErrorDetail tells the caller what to do next. The gRPC code follows from it:
 
     UNAVAILABLE          NOT_LEADER, NO_LEADER, STOPPING, PAYLOAD_QUORUM
     RESOURCE_EXHAUSTED   OVERLOADED, DISK_FULL, SESSIONS_FULL
@@ -36,18 +36,18 @@ class LogStoreStub:
     INVALID_ARGUMENT     INVALID_ARGUMENT, PAYLOAD_MISMATCH
     OUT_OF_RANGE         COMPACTED
     NOT_FOUND            NOT_FOUND
-    PERMISSION_DENIED    DEPOSED, or a certificate that this service does not serve
+    PERMISSION_DENIED    DEPOSED, or a certificate without access to this service
 
-    Without ErrorDetail the code is the network's or gRPC's own: UNAVAILABLE, DEADLINE_EXCEEDED and
-    CANCELLED say nothing about what the replica did.
+    Without ErrorDetail, the code is the network's or gRPC's own. After UNAVAILABLE, DEADLINE_EXCEEDED
+    and CANCELLED, the caller does not know what the replica did.
 
-    History: every group has a history ID. A restore renews it, because acknowledged writes may be gone
-    then. Clients learn it from OpenSession or GetStatus and send it with each call that goes on from
-    something earlier; another history is refused with WRONG_HISTORY. An empty history_id is not
-    checked.
+    History: every group has a history ID. A restore draws a new one, because acknowledged writes may
+    be lost. Clients get the ID from OpenSession or GetStatus, and send it with each call that
+    continues earlier work. Replicas refuse another history with WRONG_HISTORY. They don't check an
+    empty history_id.
 
-    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions in a proposal, sequences up
-    to 4,095 above acknowledged_below, 4,096 sessions in a group.
+    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions per proposal, sequences up
+    to 4,095 above acknowledged_below, 4,096 sessions per group.
     """
 
     def __init__(self, channel):
@@ -134,7 +134,7 @@ class LogStoreStub:
 
 
 class LogStoreServicer:
-    """Errors: `Reason` says what to do next; it stands in ErrorDetail. gRPC's code follows from it:
+    """Errors: `Reason` in ErrorDetail tells the caller what to do next. The gRPC code follows from it:
 
     UNAVAILABLE          NOT_LEADER, NO_LEADER, STOPPING, PAYLOAD_QUORUM
     RESOURCE_EXHAUSTED   OVERLOADED, DISK_FULL, SESSIONS_FULL
@@ -144,25 +144,26 @@ class LogStoreServicer:
     INVALID_ARGUMENT     INVALID_ARGUMENT, PAYLOAD_MISMATCH
     OUT_OF_RANGE         COMPACTED
     NOT_FOUND            NOT_FOUND
-    PERMISSION_DENIED    DEPOSED, or a certificate that this service does not serve
+    PERMISSION_DENIED    DEPOSED, or a certificate without access to this service
 
-    Without ErrorDetail the code is the network's or gRPC's own: UNAVAILABLE, DEADLINE_EXCEEDED and
-    CANCELLED say nothing about what the replica did.
+    Without ErrorDetail, the code is the network's or gRPC's own. After UNAVAILABLE, DEADLINE_EXCEEDED
+    and CANCELLED, the caller does not know what the replica did.
 
-    History: every group has a history ID. A restore renews it, because acknowledged writes may be gone
-    then. Clients learn it from OpenSession or GetStatus and send it with each call that goes on from
-    something earlier; another history is refused with WRONG_HISTORY. An empty history_id is not
-    checked.
+    History: every group has a history ID. A restore draws a new one, because acknowledged writes may
+    be lost. Clients get the ID from OpenSession or GetStatus, and send it with each call that
+    continues earlier work. Replicas refuse another history with WRONG_HISTORY. They don't check an
+    empty history_id.
 
-    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions in a proposal, sequences up
-    to 4,095 above acknowledged_below, 4,096 sessions in a group.
+    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions per proposal, sequences up
+    to 4,095 above acknowledged_below, 4,096 sessions per group.
     """
 
     def OpenSession(self, request, context):
-        """Opens a session through the log. A retry may open a second one, which expires by itself. A
-        session belongs to one process of the caller: sequences are counted in its memory. It lives at
-        least time_to_live_ms after its last proposal. Leaders measure that from one of their entries to
-        the next, at most an hour each; time without entries before a change of leader does not count.
+        """Opens a session through the log. A retry may open a second session, which expires on its own. A
+        session belongs to one process of the caller, which counts its sequences in memory. The session
+        lives at least time_to_live_ms after its last proposal. A leader measures the time from each of
+        its entries to the next, at most one hour each. The time between the last entry of one leader
+        and the first entry of the next does not count.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,73 +177,74 @@ class LogStoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Append(self, request_iterator, context):
-        """Proposals in, answers out, in no particular order; `request_id` matches them. At the leader
-        only. The stream may be cut at any time: resend what has no answer, with the same sequence and
-        with `retry`. A leader that is cut off from the others is silent for up to two election times:
-        a client should give a stream up if requests are under way and nothing comes for 5 seconds.
-        Flow control: the replica reads on while at most 4,096 requests of the stream, with 16 MiB, have
-        no answer that was sent. A client that does not read its answers is not read from.
+        """Receives proposals and returns answers, in any order; `request_id` matches them. At the leader
+        only. The stream may be interrupted at any time: the client sends proposals without an answer
+        again, with the same sequence and with `retry`. A leader that is partitioned from the other
+        members sends nothing for up to two election timeouts. A client should cancel a stream if it
+        waits for answers and receives nothing for 5 seconds. Flow control: the replica stops reading
+        the stream if more than 4,096 of its requests, or more than 16 MiB, have no sent answer. So it
+        does not read from a client that does not read its answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Read(self, request, context):
-        """Committed entries from an LSN on; with follow, also those to come.
+        """Returns committed entries from an LSN on; with follow, also waits for new ones.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetKey(self, request, context):
-        """The value of one key.
+        """Returns the value of one key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """A page of keys and values, in byte order.
+        """Returns a page of keys and values, in byte order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTree(self, request, context):
-        """Files and directories below a directory, in byte order.
+        """Returns the files and directories below a directory, in byte order.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadFile(self, request, context):
-        """A file's content in chunks; the first message carries its entry in the tree.
+        """Returns a file's content in chunks; the first message has its tree entry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReadState(self, request_iterator, context):
-        """The whole state at one LSN: for a reader that begins, or that met COMPACTED or WRONG_HISTORY.
+        """Returns the whole state at one LSN: for a new reader, or after COMPACTED or WRONG_HISTORY.
 
-        The first request is `open`. The replica copies its state, which takes as long as the state is
-        large, and answers with the LSN of the copy: the state is pinned. All later requests read from
-        that copy: pages of keys, directories, files. The replica serves one request at a time, in their
-        order. If such a request meets NOT_FOUND or INVALID_ARGUMENT, that is its answer (`error`), and
-        the stream goes on. Every other error ends the stream. A reader whose stream ended begins anew,
-        at a later LSN.
+        The first request is `open`. The replica copies its state, which takes longer for a larger
+        state, and answers with the LSN of the copy. The state is then pinned. All later requests read
+        from the copy: pages of keys, directories, files. The replica serves one request at a time, in
+        order. If such a request fails with NOT_FOUND or INVALID_ARGUMENT, its answer is `error`, and the
+        stream stays open. Every other error ends the stream. The reader then opens a new state, at a
+        later LSN.
 
-        The pinned state lasts as long as the stream, and so do the entries behind its LSN in this
-        replica's log. To go on at lsn + 1, do one of these at the same replica before you close the
-        stream:
+        The replica keeps the pinned state, and the entries behind its LSN in its log, until the stream
+        ends. To continue at lsn + 1, do one of these at the same replica before you close the stream:
 
-        - RegisterConsumer at lsn. The consumer keeps the log, also when the stream is gone. If its name
-        is registered already, AcknowledgeConsumer at lsn.
-        - Read up to the present. A Read keeps no log, so a Read that is merely begun is not enough. Nor
-        does it count as use of the state: ask for something on the stream every 300 seconds.
+        - RegisterConsumer at lsn. The consumer keeps the log, also after the stream has ended. If its
+        name is registered already, AcknowledgeConsumer at lsn.
+        - Read all entries up to the present. A Read does not keep the log, so it is not enough to start
+        one. A Read does not count as use of the state: send a request on the stream at least every
+        300 seconds.
 
-        The entries go earlier if they become more than a consumer may lag, or if a state transfer
-        replaces the state of this replica, a follower. Then Read meets COMPACTED.
+        The replica deletes these entries earlier if they exceed the lag that a consumer may have, or if
+        it is a follower and a state transfer replaces its state. Read then fails with COMPACTED.
 
         Errors in place of the answer to `open`, besides those of every read (NOT_LEADER, WRONG_HISTORY,
         STOPPING, NOT_BOOTSTRAPPED, INVALID_ARGUMENT):
@@ -255,12 +257,13 @@ class LogStoreServicer:
 
         Errors that end a pinned state, besides failures of the replica itself:
 
-        OVERLOADED   nothing was asked, or no answer taken, for 300 seconds; or the state was pinned
-        for an hour
-        DISK_FULL    the volume fell below its reserve; the state that was pinned last goes first
+        OVERLOADED   the reader sent no request, or read no answer, for 300 seconds; or the state was
+        pinned for an hour
+        DISK_FULL    the volume fell below its reserve; the replica drops the newest state first
         STOPPING     the replica stops
 
-        A reader that takes no answers is cut off 5 seconds after its state was given up.
+        If the reader does not read its answers, the replica cancels the stream 5 seconds after it has
+        dropped the state.
 
         The numbers are defaults: a replica's --limit changes them.
         """
@@ -269,50 +272,51 @@ class LogStoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UploadPayload(self, request_iterator, context):
-        """Uploads one payload to the leader, which passes it on. Returns when a quorum of voters holds it
-        durably and pins it under a lease. At the leader only; an upload that breaks off leaves nothing.
+        """Uploads one payload to the leader, which sends it to the other members. Returns when the payload
+        is durable and pinned on a quorum of voters. At the leader only. An interrupted upload leaves
+        nothing behind.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatus(self, request, context):
-        """What this replica is and knows. Any replica answers, and one without a group does, too.
+        """Returns the status of this replica. Every replica answers, also one without a group.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RegisterConsumer(self, request, context):
-        """Consumers: named positions in this replica's log, up to 64. What a consumer has not
-        acknowledged stays in the log, until it is further behind than the replica's limit; then it
-        meets COMPACTED in Read, reads the state, and goes on from there. A position belongs to the
-        replica that it is registered at, and stays through a state transfer, which brings no log: then,
-        too, it meets COMPACTED. The same name at the same LSN again does nothing; INVALID_ARGUMENT for a
-        name that is registered at another LSN.
+        """Registers a consumer: a named position in this replica's log, up to 64 of them. The log keeps the
+        entries that the consumer has not acknowledged, until its lag exceeds the replica's limit. Then
+        Read fails with COMPACTED, and the consumer reads the state and continues behind it. A position
+        belongs to the replica at which it is registered. It stays after a state transfer. That transfer
+        contains no log, so Read fails with COMPACTED then, too. The same name at the same LSN again
+        does nothing. INVALID_ARGUMENT if the name is registered at another LSN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AcknowledgeConsumer(self, request, context):
-        """Durable when it returns. INVALID_ARGUMENT for an LSN that falls or is not committed; the same
-        again does nothing. COMPACTED where entries behind the LSN are gone: read the state, and
-        acknowledge the LSN that it is at.
+        """Confirms that a consumer has all entries up to an LSN; durable when it returns. The same LSN
+        again does nothing. INVALID_ARGUMENT if the LSN is lower than before or not committed. COMPACTED
+        if entries behind the LSN are compacted: read the state, and acknowledge its LSN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveConsumer(self, request, context):
-        """Removes a consumer. NOT_FOUND for a name that is not registered.
+        """Removes a consumer. NOT_FOUND if the name is not registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListConsumers(self, request, context):
-        """The consumers of this replica.
+        """Returns the consumers of this replica.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -405,7 +409,7 @@ def add_LogStoreServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LogStore:
-    """Errors: `Reason` says what to do next; it stands in ErrorDetail. gRPC's code follows from it:
+    """Errors: `Reason` in ErrorDetail tells the caller what to do next. The gRPC code follows from it:
 
     UNAVAILABLE          NOT_LEADER, NO_LEADER, STOPPING, PAYLOAD_QUORUM
     RESOURCE_EXHAUSTED   OVERLOADED, DISK_FULL, SESSIONS_FULL
@@ -415,18 +419,18 @@ class LogStore:
     INVALID_ARGUMENT     INVALID_ARGUMENT, PAYLOAD_MISMATCH
     OUT_OF_RANGE         COMPACTED
     NOT_FOUND            NOT_FOUND
-    PERMISSION_DENIED    DEPOSED, or a certificate that this service does not serve
+    PERMISSION_DENIED    DEPOSED, or a certificate without access to this service
 
-    Without ErrorDetail the code is the network's or gRPC's own: UNAVAILABLE, DEADLINE_EXCEEDED and
-    CANCELLED say nothing about what the replica did.
+    Without ErrorDetail, the code is the network's or gRPC's own. After UNAVAILABLE, DEADLINE_EXCEEDED
+    and CANCELLED, the caller does not know what the replica did.
 
-    History: every group has a history ID. A restore renews it, because acknowledged writes may be gone
-    then. Clients learn it from OpenSession or GetStatus and send it with each call that goes on from
-    something earlier; another history is refused with WRONG_HISTORY. An empty history_id is not
-    checked.
+    History: every group has a history ID. A restore draws a new one, because acknowledged writes may
+    be lost. Clients get the ID from OpenSession or GetStatus, and send it with each call that
+    continues earlier work. Replicas refuse another history with WRONG_HISTORY. They don't check an
+    empty history_id.
 
-    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions in a proposal, sequences up
-    to 4,095 above acknowledged_below, 4,096 sessions in a group.
+    Limits: messages up to 16 MiB, proposals up to 1 MiB, 64 preconditions per proposal, sequences up
+    to 4,095 above acknowledged_below, 4,096 sessions per group.
     """
 
     @staticmethod

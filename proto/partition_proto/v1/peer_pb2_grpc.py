@@ -70,48 +70,49 @@ class PeerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Raft(self, request_iterator, context):
-        """One stream from each member to each other one. The first batch carries the hello; the receiver
-        answers with its own, and with nothing else. A wrong cluster or receiver is refused with
-        FAILED_PRECONDITION. Raft tolerates loss: nothing is resent.
+        """One stream from each member to each other member. The first batch carries the sender's hello.
+        The receiver answers with its own hello, and with nothing else. It refuses a wrong cluster or
+        receiver with FAILED_PRECONDITION. Messages are not resent, because Raft tolerates their loss.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InstallSnapshot(self, request_iterator, context):
-        """The leader's state, in order: header, then chunks of the state file from the header's
-        offset on. The receiver fetches the payloads that it lacks, makes everything durable, and only
-        then hands the snapshot to its engine and answers. What it has of one that breaks off it keeps
-        for a while.
+        """A state transfer. The leader sends its state: the header, then chunks of the state file from the
+        header's offset on. The receiver fetches the payloads that it lacks, and makes everything
+        durable. Then it passes the message to its engine and answers. It keeps the data of an
+        interrupted transfer for a limited time, so that the transfer can resume.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSnapshotOffset(self, request, context):
-        """Where an InstallSnapshot with this header goes on: how much of the state file is here already.
+        """Returns the offset at which an InstallSnapshot with this header resumes: the bytes of the state
+        file that the receiver has already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FetchPayload(self, request, context):
-        """A payload's content, from the given offset. NOT_FOUND where it isn't here.
+        """Returns a payload's content, from the given offset. NOT_FOUND if this member lacks it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def FetchPayloads(self, request, context):
-        """Several payloads of at most 1 MiB each, whole and in the order asked for. NOT_FOUND, which ends
-        the stream, where one isn't here.
+        """Returns several payloads of at most 1 MiB each, complete and in the order of the request. If this
+        member lacks one of them, NOT_FOUND ends the stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PushPayload(self, request_iterator, context):
-        """The leader passes a payload on. Answers when it is durable and pinned under a lease.
+        """The leader pushes a payload to this member. Returns when the payload is durable and pinned.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -90,77 +90,79 @@ class ReplicaAdminServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Bootstrap(self, request, context):
-        """Makes a new volume the single voter of a new group. FAILED_PRECONDITION where the volume holds
-        another cluster's data.
+        """Makes a new volume the sole voter of a new group. FAILED_PRECONDITION if the volume has data of
+        another cluster ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Join(self, request, context):
-        """Ties a new volume to a cluster, as a member that waits to be added. Never forms a group.
+        """Binds a new volume to a cluster ID. The replica then waits until the leader adds it as a member.
+        It never forms a group on its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddLearner(self, request, context):
-        """At the leader only, as the two that follow; one change at a time (MEMBERSHIP_REFUSED, retry).
+        """Adds a learner. AddLearner, PromoteLearner and RemoveMember work at the leader only, one change
+        at a time: retry after MEMBERSHIP_REFUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def PromoteLearner(self, request, context):
-        """Refused until the learner is within 1,000 entries of the leader.
+        """Makes a learner a voter. Refused until the learner is within 1,000 entries of the leader.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RemoveMember(self, request, context):
-        """MEMBERSHIP_REFUSED for the leader itself (hand leadership over first), and for a voter without
-        which the others have no quorum.
+        """Removes a member. MEMBERSHIP_REFUSED for the leader (transfer leadership first), and for a voter
+        without which the other voters have no quorum.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TransferLeadership(self, request, context):
-        """Hands leadership to a voter; returns when somebody else leads, or ABORTED after 10 s.
+        """Transfers leadership to a voter. Returns when another member leads; ABORTED after 10 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EnableReplication(self, request, context):
-        """Switches replication on for a standalone partition: writes Raft's metadata for its log while
-        it serves, then makes it the sole voter of a group. Returns at once; GetStatus has the progress.
-        A process that ends meanwhile continues once it is started again.
+        """Enables replication for a standalone partition. The replica writes Raft's metadata for its log
+        while it serves, and then becomes the sole voter of a group. Returns at once; GetStatus has the
+        progress. After a restart of the process, the backfill continues.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StartSnapshotJob(self, request, context):
-        """Starts a snapshot job, or returns the one of this job_id: the same ID is the same job. Jobs run
-        one at a time, in order; over the queue's limit OVERLOADED. Any replica can run one, a follower
-        too. Jobs are kept in memory: after a restart an ID is unknown, and starting it again finds
-        what it left (a snapshot that is in its destination whole has succeeded).
+        """Starts a snapshot job, or returns the existing job with this job_id. Jobs run one at a time, in
+        order; OVERLOADED if the queue is full. Any replica can run a job, also a follower. Jobs are kept
+        in memory, so after a restart their IDs are unknown. If the job is then started again, it finds
+        its earlier work: a snapshot that is complete in its destination has succeeded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetSnapshotJob(self, request, context):
-        """NOT_FOUND for an ID that this process doesn't know.
+        """Returns a job. NOT_FOUND if this process does not know the ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CancelSnapshotJob(self, request, context):
-        """Ends a job that waits or runs; leaves nothing half-done behind. One that has ended stays as it is.
+        """Cancels a waiting or running job, and cleans up after it. A job that has ended is not changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
