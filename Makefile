@@ -4,9 +4,9 @@ PYTHON ?= python3
 CACHE := $(CURDIR)/.cache
 UV := $(shell command -v uv || echo $(CACHE)/uv/bin/uv)
 RUN := $(UV) run --no-sync
-# Suites that wait run beside suites that compute. More workers than cores make leases and elections
-# end for want of a processor.
-TEST_WORKERS ?= 2
+# For two cores. One worker waits for the cluster and one for the API server; the third one computes
+# meanwhile. Many more make leases and elections end for want of a processor.
+TEST_WORKERS ?= 3
 export PATH := $(CACHE)/uv/bin:$(PATH)
 # A replica is a process of a second's life in many tests. Without bytecode it compiles its sources
 # again each time, which takes as long as all the rest of its start.
