@@ -1,7 +1,7 @@
 """Checks the prose of the documentation: `python -m dev.prose`.
 
-It finds phrases that have to be read twice, long sentences, long table cells, and an architecture
-page whose sentences are too long on average. Code and the targets of links are not prose.
+It finds phrases that are hard to understand, long sentences, long table cells, and an architecture
+page whose sentences are too long on average. It ignores code and the targets of links.
 """
 
 import re
@@ -13,7 +13,7 @@ from dev.cluster.layout import ROOT
 
 NOT_READ = {"CHANGELOG.md"}
 QUOTE_PHRASES = {"docs/glossary.md", "docs/adr/0010-one-word-for-one-thing.md"}
-"""They name the words that are not to be used."""
+"""These pages quote the phrases that we do not use."""
 SENTENCE_WORDS_MAX = 40
 CELL_WORDS_MAX = 25
 AVERAGE_WORDS_BELOW = {"docs/ARCHITECTURE.md": 18}
@@ -37,7 +37,7 @@ BANNED = {
 
 
 def paragraphs(text: str) -> Iterator[tuple[int, bool, str]]:
-    """(line, whether it is a table's cell, text) of each paragraph, list item and cell."""
+    """Yields (line, whether it is a table's cell, text) of each paragraph, list item and cell."""
     first, lines, fenced = 1, list[str](), False
     for number, line in enumerate([*text.splitlines(), ""], 1):
         bare = line.strip()
@@ -58,19 +58,19 @@ def paragraphs(text: str) -> Iterator[tuple[int, bool, str]]:
 
 
 def plain(text: str) -> str:
-    """Without marks and targets of links; a piece of code is one word."""
+    """Removes marks and the targets of links, and replaces each piece of code by one word."""
     text = re.sub(r"`[^`]*`", "Code", text)
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("*", "").replace("…", "")
 
 
 def sentences(text: str) -> list[int]:
-    """The number of words of each."""
+    """Returns the number of words of each sentence."""
     found = re.split(r"(?<=[.!?])['\")]*\s+(?=[\"'(\[]?[A-Z0-9])", plain(text))
     return [n for part in found if (n := len(re.findall(r"\w[\w'.,/:-]*", part)))]
 
 
 def check(name: str, text: str) -> list[str]:
-    """What is wrong with a page, each as file:line."""
+    """Returns the problems of a page, each with file:line."""
     found, lengths = list[str](), list[int]()
     for line, cell, prose in paragraphs(text):
         counts = sentences(prose)
@@ -95,7 +95,7 @@ def pages() -> list[Path]:
 
 
 def main() -> int:
-    """Prints what is wrong; returns 1 if anything is, else 0."""
+    """Prints the problems of all pages. Returns 1 if there are any, else 0."""
     wrong = [p for page in pages() for p in check(str(page.relative_to(ROOT)), page.read_text())]
     for problem in wrong:
         print(problem)
