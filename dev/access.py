@@ -1,5 +1,5 @@
-"""Reaching a Partition's replicas from outside of its cluster: a fixed local port for each, led to
-wherever its pod is now."""
+"""Connects to a Partition's replicas from outside of the cluster: each replica has a fixed local
+port that follows its pod."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ GRPC_PORT = 7000
 
 
 class Kubectl:
-    """kubectl against one cluster, never the current context by accident."""
+    """kubectl for one given cluster. It never uses the current context by accident."""
 
     def __init__(self, *, kubeconfig: Path | None = None, context: str = "") -> None:
         assert kubeconfig or context, "name a cluster"
@@ -45,7 +45,8 @@ class Kubectl:
 class Access:
     """Local ports for the pods of a Partition. Use as an async context manager.
 
-    direct: pods' IPs can be reached from here; else kubectl port-forward carries each connection.
+    direct: this machine reaches the pods' IPs; otherwise kubectl port-forward carries each
+    connection.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Access:
         return found or "127.0.0.1"
 
     async def _forward(self, pod: str, port: int) -> None:
-        """kubectl port-forward ends with its pod: started again and again."""
+        """Runs kubectl port-forward and restarts it, because it ends with its pod."""
         command = self._kubectl.command(
             "-n", self._namespace, "port-forward", f"pod/{pod}", f"{port}:{GRPC_PORT}"
         )
@@ -162,8 +163,8 @@ def _free_port() -> int:
 
 
 def source_tree() -> Path:
-    """A real tree of at least 5,000 files and 100 MB that is on every machine that can build the
-    project: Go's standard library and tools."""
+    """Returns a real tree of at least 5,000 files and 100 MB: Go's standard library and tools.
+    Every machine that can build the project has it."""
     root = subprocess.run(
         ["go", "env", "GOROOT"], check=True, capture_output=True, text=True
     ).stdout.strip()
@@ -171,7 +172,7 @@ def source_tree() -> Path:
 
 
 def size_of(root: Path) -> tuple[int, int]:
-    """(files, bytes), links left out."""
+    """Returns (files, bytes) of a tree, without symbolic links."""
     files = size = 0
     for directory, _, names in os.walk(root):
         for name in names:

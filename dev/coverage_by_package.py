@@ -1,7 +1,7 @@
-"""Prints how many lines and branches of each package a run of `make coverage` reached.
+"""Prints how many lines and branches of each package `make coverage` has covered.
 
-`python -m dev.coverage_by_package [FILE]` reads the combined data of coverage.py. FILE, if given,
-gets the same figures for each module, as JSON.
+`python -m dev.coverage_by_package [FILE]` reads the combined data of coverage.py. If FILE is given,
+the figures of each module are written to it as JSON.
 """
 
 import json
@@ -17,7 +17,7 @@ COUNTS = ("covered_lines", "num_statements", "covered_branches", "num_branches")
 
 
 def rows_of(path: str) -> tuple[str, str, str]:
-    """The rows in which a module counts, by the path of its file: all, its package, its folder."""
+    """Returns the rows in which a module counts: all, its package, its directory."""
     parts = Path(path).parts
     first = next(n for n, part in enumerate(parts) if part.startswith("partition_"))
     package, *below = parts[first:-1]
@@ -25,7 +25,7 @@ def rows_of(path: str) -> tuple[str, str, str]:
 
 
 def counts_of(files: dict[str, Any]) -> dict[str, list[int]]:
-    """COUNTS of each row."""
+    """Returns the sums of COUNTS of each row."""
     found: dict[str, list[int]] = defaultdict(lambda: [0] * len(COUNTS))
     for path, file in files.items():
         for row in rows_of(path):

@@ -1,8 +1,8 @@
-"""`make demo`: the whole line once, on a real cluster, with what it costs and what survives.
+"""`make demo`: runs the whole system once on a real cluster, measures it, and checks that no data
+is lost.
 
-python -m dev.demo up [--context NAME [--image REPOSITORY:TAG]]
-                                          installs, loads, kills, verifies, sums up
-python -m dev.demo down [--context NAME]  removes what it made
+python -m dev.demo up [--context NAME [--image REPOSITORY:TAG]] installs, writes, kills, verifies,
+prints a summary python -m dev.demo down [--context NAME]  removes everything that `up` has created
 """
 
 import argparse
@@ -39,7 +39,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def step(what: str, expected: str) -> Iterator[None]:
-    """Announces a step and how long it may take; says how long it took."""
+    """Prints a step with its expected duration, and at its end the real one."""
     say(f"\n== {what} (may take {expected})")
     started = time.monotonic()
     yield
@@ -47,7 +47,7 @@ def step(what: str, expected: str) -> Iterator[None]:
 
 
 class Demo:
-    """One run. context "": the project's own cluster, which is started."""
+    """One run of the demo. context: "" to start the project's own cluster."""
 
     def __init__(self, context: str, image: str) -> None:
         self.context = context
@@ -66,8 +66,8 @@ class Demo:
         kubectl = self._cluster()
         if self.context and helm_release(kubectl) and not is_demo(kubectl):
             raise SystemExit(
-                f"demo: that cluster has a release partition-operator in {NAMESPACE} already: "
-                "the demo would replace it; use another cluster"
+                f"demo: the cluster already has a release partition-operator in {NAMESPACE}, which "
+                "the demo would replace: use another cluster"
             )
         with step("Installing the operator with Helm", "1 min"):
             install(kubectl, self.image)
@@ -86,7 +86,7 @@ class Demo:
         direct = self.layout is not None
         async with Access(kubectl, DEMO, PARTITION, REPLICAS, direct=direct) as access:
             await self._use(kubectl, access)
-        say("\n== What Kubernetes says")
+        say("\n== Partitions and events in Kubernetes")
         say(kubectl("get", "partitions", "-n", DEMO, "-o", "wide"))
         say(
             kubectl(
@@ -113,11 +113,11 @@ class Demo:
         return Kubectl(kubeconfig=self.layout.kubeconfig)
 
     def _image_for_context(self) -> None:
-        """Clusters of kind and k3d get the image from this machine; others pull it."""
+        """Loads the image into clusters of kind and k3d. Other clusters pull it."""
         loader = local_image.loader_of(self.context)
         if loader is None and not self.image:
             raise SystemExit(
-                f"demo: {self.context} is not a context of kind or k3d, so name an image that its "
+                f"demo: {self.context} is not a context of kind or k3d: name an image that its "
                 "cluster can pull: IMAGE=repository:tag"
             )
         wanted = ["kubectl", "helm", "go"]
@@ -133,7 +133,7 @@ class Demo:
             with step("Building the image with Docker", "5 min cold, 30 s warm"):
                 self.image = local_image.build()
         elif not local_image.is_local(self.image):
-            say(f"   Docker does not have {self.image} here: the cluster pulls it")
+            say(f"   Docker on this machine does not have {self.image}: the cluster pulls it")
             return
         with step(f"Loading {self.image} into the nodes with {loader.tool}", "1 min"):
             local_image.run(loader.command(self.image))
@@ -142,7 +142,10 @@ class Demo:
         root = source_tree()
         files, size = await asyncio.to_thread(size_of, root)
         if files < FILES_MIN or size < BYTES_MIN:
-            raise SystemExit(f"demo: {root} has {files} files and {size} bytes, which are too few")
+            raise SystemExit(
+                f"demo: {root} has {files} files and {size} bytes; the demo needs at least "
+                f"{FILES_MIN} files and {BYTES_MIN} bytes"
+            )
         async with access.client() as client, access.client() as reader:
             with step(f"Putting {root} into the tree: {files} files, {size / 1e6:.0f} MB", "3 min"):
                 began = time.monotonic()
@@ -181,7 +184,7 @@ class Demo:
     async def _kill_process(self, kubectl: Kubectl, writers: Writers) -> None:
         leader = leading_pod(kubectl)
         if self.layout is None:
-            say("\n== SIGKILL from the host needs the local cluster: left out")
+            say("\n== Skipped: SIGKILL from the host needs the local cluster")
             return
         with step(
             f"SIGKILL to the leader's process ({leader}) while {WRITERS} writers run", "10 s"
@@ -194,10 +197,10 @@ class Demo:
 
     async def _delete_pod(self, kubectl: Kubectl, writers: Writers) -> None:
         leader = leading_pod(kubectl)
-        with step(f"Force-deleting the leader's pod ({leader}): it hands over", "30 s"):
+        with step(f"Force-deleting the leader's pod ({leader}): it transfers leadership", "30 s"):
             await writers.next_acknowledged(time.monotonic())
             began = time.monotonic()
-            # Even so the process gets SIGTERM, and hands leadership over.
+            # Even then the process receives SIGTERM, and transfers leadership.
             kubectl("-n", DEMO, "delete", "pod", leader, "--force", "--grace-period=0")
             longest = await longest_pause(writers, 5.0, began)
             self.note(
@@ -211,17 +214,17 @@ class Demo:
         for line in self.summary:
             say(line)
         say(f"""
-Go on by hand:
+To continue by hand:
   alias k='{kubectl.command()[0]} {where} -n {DEMO}'
   k get partitions -o wide --watch
   k describe partition {PARTITION}
   k exec {PARTITION}-0 -- python3 -m partition_client --endpoints \
 {PARTITION}-0.{PARTITION}-replicas.{DEMO}.svc:7000 --tls-dir /etc/partition/tls status
-Remove it all: make demo-down{f" CONTEXT={self.context}" if self.context else ""}""")
+To remove everything: make demo-down{f" CONTEXT={self.context}" if self.context else ""}""")
 
 
 def progress(files: int) -> "object":
-    """Prints a line now and then; a bar at a terminal."""
+    """Returns a callback that prints the progress: every 10 s, or in place on a terminal."""
     done = [0, 0, time.monotonic()]
 
     def advance(count: int, size: int) -> None:
@@ -236,7 +239,8 @@ def progress(files: int) -> "object":
 
 
 async def longest_pause(writers: Writers, for_s: float, began: float) -> float:
-    """The longest time without an acknowledgement, watched for a while, and to its end."""
+    """Returns the longest time in seconds without an acknowledgement, within `for_s` seconds. A
+    pause that lasts longer is measured to its end."""
     longest, last = 0.0, began
     while time.monotonic() < began + for_s or last < began + for_s:
         await asyncio.sleep(0.005)
@@ -248,7 +252,7 @@ async def longest_pause(writers: Writers, for_s: float, began: float) -> float:
 
 
 def wait_ready(kubectl: Kubectl, namespace: str, partition: str, within_s: float = 180) -> None:
-    """Until every replica serves."""
+    """Waits until every replica serves. Ends the demo after `within_s` seconds."""
     deadline = time.monotonic() + within_s
     while True:
         found = kubectl.json("-n", namespace, "get", "partition", partition)
@@ -281,7 +285,7 @@ def leading_pod(kubectl: Kubectl) -> str:
 
 
 def kill_container(layout: Layout, kubectl: Kubectl, namespace: str, pod: str) -> float:
-    """SIGKILL to the replica's processes from the host; returns when (monotonic)."""
+    """Sends SIGKILL to the replica's processes from the host. Returns the monotonic time."""
     found = kubectl.json("-n", namespace, "get", "pod", pod)
     container = found["status"]["containerStatuses"][0]["containerID"]
     pids = host.container_pids(layout, found["metadata"]["uid"], container)

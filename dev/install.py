@@ -1,4 +1,4 @@
-"""Installs and removes the chart, as a user would with helm."""
+"""Installs and removes the chart with helm, like a user."""
 
 import json
 import subprocess
@@ -15,7 +15,7 @@ DEMO_LABEL = "logstore.dev/demo=true"
 
 
 def helm(kubectl: Kubectl, *words: str) -> str:
-    """helm against the cluster that kubectl talks to."""
+    """Runs helm on the cluster of `kubectl`. Returns its output."""
     program = str(BIN / "helm") if (BIN / "helm").exists() else "helm"
     where = [w.replace("--context=", "--kube-context=") for w in kubectl.command()[1:]]
     done = subprocess.run([program, *words, *where], capture_output=True, text=True, check=False)
@@ -25,7 +25,7 @@ def helm(kubectl: Kubectl, *words: str) -> str:
 
 
 def install(kubectl: Kubectl, image: str, **values: object) -> None:
-    """Installs or upgrades, and waits until the operator is ready."""
+    """Installs or upgrades the chart, and waits until the operator is ready."""
     namespace = (
         f"apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {NAMESPACE}\n  labels:\n"
         "    pod-security.kubernetes.io/enforce: restricted\n"
@@ -60,7 +60,7 @@ def helm_release(kubectl: Kubectl) -> bool:
 
 
 def mark_demo(kubectl: Kubectl) -> None:
-    """Remembers that the release is the demo's, to be removed with it."""
+    """Labels the namespace, so that `demo down` removes the release."""
     kubectl("label", "namespace", NAMESPACE, DEMO_LABEL, "--overwrite")
 
 

@@ -1,4 +1,5 @@
-"""Writers with a journal outside of the cluster: what was acknowledged, and so must be there."""
+"""Writers that record acknowledged writes in a journal outside of the cluster, to find lost
+ones."""
 
 import asyncio
 import os
@@ -9,14 +10,14 @@ from partition_client import AsyncClient
 from partition_client.errors import ClientError
 
 FAILURES_MAX = 1000
-"""After so many, each one stops at its next failure."""
+"""After this many failures, each writer stops at its next failure."""
 PAUSE_S = 0.05
-"""After a failure."""
+"""The pause after a failure, in seconds."""
 
 
 class Writers:
-    """`count` tasks that set keys, each its own. Acknowledged writes go to the journal, fsynced by
-    nobody: it is the client that must not lose them, and the client does not crash here."""
+    """`count` tasks that set keys, each its own. Acknowledged writes go to the journal. The journal
+    is not fsynced, because this process does not crash."""
 
     def __init__(self, client: AsyncClient, count: int, journal: Path, prefix: str) -> None:
         self._client = client
@@ -30,7 +31,7 @@ class Writers:
         self.last_at = 0.0
         self._last_sent = 0.0
         self.longest_s = 0.0
-        """The longest time between two acknowledgements; may be set to 0 to begin anew."""
+        """The longest time between two acknowledgements. The caller may reset it to 0."""
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._write(n)) for n in range(self._count)]
@@ -42,8 +43,8 @@ class Writers:
         self._journal.close()
 
     async def next_acknowledged(self, after: float, within_s: float = 120) -> float:
-        """Seconds from `after` (monotonic) to the first acknowledgement of a write that was sent
-        behind it; answers that were on their way already don't count."""
+        """Returns the seconds from `after` (monotonic) to the first acknowledgement of a write that
+        was sent later. Answers in flight at `after` do not count."""
         async with asyncio.timeout(within_s):
             while self._last_sent <= after:
                 self._acknowledged.clear()
@@ -51,7 +52,7 @@ class Writers:
         return self.last_at - after
 
     async def lost(self, client: AsyncClient) -> list[bytes]:
-        """Acknowledged writes that are not there, or not as they were written."""
+        """Returns the keys of acknowledged writes that are missing or have another value."""
         found = {
             key: value async for key, value in client.list_keys(self._prefix.encode(), b"\xff")
         }
@@ -67,11 +68,11 @@ class Writers:
             try:
                 await self._client.set_key(key, value)
             except ClientError as error:
-                # Not acknowledged: it may be there or not, both are right.
+                # Not acknowledged, so the write may have taken effect or not.
                 self.failures.append(f"{key!r}: {error}")
                 if len(self.failures) >= FAILURES_MAX:
                     return
-                # An error may come at once: others must get their turn.
+                # An error may be immediate: the pause lets other tasks run.
                 await asyncio.sleep(PAUSE_S)
                 continue
             self.acknowledged[key] = value

@@ -1,5 +1,5 @@
-"""The project's image for a cluster of kind or k3d: built here with Docker, then loaded into the
-cluster's nodes. Such a cluster pulls from no registry of ours, and needs none."""
+"""Builds the project's image with Docker and loads it into the nodes of a kind or k3d cluster, so
+that the cluster needs no registry."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ Run = Callable[[Sequence[str]], str]
 
 @dataclass(frozen=True)
 class Loader:
-    """The tool that made a cluster, and the cluster's name in it."""
+    """The tool of a cluster, and the cluster's name in that tool."""
 
     tool: str
     cluster: str
@@ -30,7 +30,7 @@ class Loader:
 
 
 def loader_of(context: str) -> Loader | None:
-    """kind and k3d name their contexts kind-NAME and k3d-NAME. None for any other context."""
+    """Returns the loader for a context kind-NAME or k3d-NAME; None for other contexts."""
     tool, dash, cluster = context.partition("-")
     return Loader(tool, cluster) if tool in {"kind", "k3d"} and dash and cluster else None
 
@@ -47,11 +47,11 @@ def run(command: Sequence[str]) -> str:
 
 
 def build(run: Run = run, collect: Callable[..., None] = install_site) -> str:
-    """Builds the image from this checkout; returns repository:tag. The tag is the image's ID, so
-    that a changed image never has the name of the former one."""
+    """Builds the image from this checkout. Returns repository:tag. The tag is the image's ID, so a
+    changed image always has a new name."""
     if platform.system() != "Linux":
         raise SystemExit(
-            f"demo: the image is built from Linux packages, and this is {platform.system()}. "
+            f"demo: the image needs Linux packages, but this machine runs {platform.system()}. "
             "Run it inside Linux, for example in the devcontainer, or name an image: "
             "IMAGE=repository:tag"
         )

@@ -1,7 +1,8 @@
-"""A real S3 server for tests and the local cluster: versitygw, its objects as files in a folder.
+"""A real S3 server for tests and the local cluster: versitygw, with its objects as files in a
+directory.
 
-`python -m dev.object_store build` builds it once into .cache/bin; `run` serves a folder until it is
-interrupted.
+`python -m dev.object_store build` builds it once into .cache/bin. `run` serves a directory until it
+is interrupted.
 """
 
 import argparse
@@ -26,10 +27,10 @@ HEALTH = "/healthz"
 
 
 def build() -> Path:
-    """Builds the server where it is missing; says what that takes."""
+    """Builds the server if it is missing. Returns its path."""
     BIN.mkdir(parents=True, exist_ok=True)
     if not PROGRAM.exists() and not shutil.which("go"):
-        raise SystemExit("object store: Go is missing (package golang); versitygw is built with it")
+        raise SystemExit("object store: versitygw needs Go to build: install package golang")
     timed("building versitygw", "2 min cold", PROGRAM, _install)
     return PROGRAM
 
@@ -49,8 +50,8 @@ def free_port() -> int:
 
 
 class ObjectStoreServer:
-    """One server on one address. Buckets are the directories below `folder`/buckets; what is in
-    them survives `kill`. Credentials are drawn anew for each object."""
+    """One server on one address. Buckets are the directories below `folder`/buckets; their content
+    survives `kill`. Each instance has new random credentials."""
 
     def __init__(
         self,
@@ -62,7 +63,8 @@ class ObjectStoreServer:
         key: Path | None = None,
         network: Path | None = None,
     ) -> None:
-        """network: the file of a network namespace in which it runs."""
+        """network: the file of the network namespace in which the server runs; None for the current
+        one."""
         self.folder = folder
         self.address = address
         self.port = port or free_port()
@@ -83,13 +85,14 @@ class ObjectStoreServer:
         return f"{'https' if self._tls else 'http'}://{self.address}:{self.port}"
 
     def make_bucket(self, name: str) -> Path:
-        """The bucket's directory; its objects are files in it."""
+        """Creates a bucket. Returns its directory, which contains the objects as files."""
         bucket = self.buckets / name
         bucket.mkdir()
         return bucket
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Starts the server and waits until it answers. Raises RuntimeError with the end of its log
+        if it does not within READY_S."""
         assert self._process is None
         command = [
             *self._enter,
@@ -118,7 +121,7 @@ class ObjectStoreServer:
 
     def _answers(self) -> bool:
         if self._tls:
-            # Its certificate is the caller's affair; that it listens is enough.
+            # The caller checks the certificate, so an open port is enough here.
             try:
                 socket.create_connection((self.address, self.port), timeout=1).close()
             except OSError:
@@ -131,11 +134,11 @@ class ObjectStoreServer:
             return False
 
     def kill(self) -> None:
-        """As if its machine died."""
+        """Ends the server with SIGKILL, like a crash of its machine."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Ends it; does nothing where it does not run."""
+        """Ends the server. Does nothing if it does not run."""
         self._end(signal.SIGTERM)
 
     def _end(self, how: signal.Signals) -> None:
@@ -160,8 +163,8 @@ class ObjectStoreServer:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.object_store", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="build it, start nothing")
-    run = commands.add_parser("run", help="serve a folder on loopback until interrupted")
+    commands.add_parser("build", help="build the server, start nothing")
+    run = commands.add_parser("run", help="serve a directory on loopback until interrupted")
     run.add_argument("folder", type=Path)
     run.add_argument("--bucket", default="snapshots")
     options = parser.parse_args()
@@ -173,7 +176,7 @@ def main() -> None:
         print(f"export AWS_ACCESS_KEY_ID={server.access_key_id}")
         print(f"export AWS_SECRET_ACCESS_KEY={server.secret_access_key}")
         print(f"# --s3-endpoint {server.endpoint} --s3-bucket {options.bucket} --s3-allow-http")
-        print("# Ctrl-C ends it", flush=True)
+        print("# Ctrl-C stops the server", flush=True)
         try:
             signal.pause()
         except KeyboardInterrupt:

@@ -1,8 +1,8 @@
 """Checks the prose of the documentation: `python -m dev.prose`.
 
-It finds phrases that have to be read twice, long sentences, long table cells, long lines, and an
-architecture page whose sentences are too long on average. Code and the targets of links are not
-prose. The changelog and the pages of the tests are only checked for long lines.
+It finds phrases that are hard to understand, long sentences, long table cells, long lines, and an
+architecture page whose sentences are too long on average. It ignores code and the targets of links.
+In the changelog and the pages of the tests it checks the length of the lines alone.
 """
 
 import re
@@ -16,7 +16,7 @@ NOT_READ = {"CHANGELOG.md"}
 GENERATED = "docs/reference"
 """Its pages have a paragraph per line."""
 QUOTE_PHRASES = {"docs/glossary.md", "docs/adr/0010-one-word-for-one-thing.md"}
-"""They name the words that are not to be used."""
+"""These pages quote the phrases that we do not use."""
 SENTENCE_WORDS_MAX = 40
 CELL_WORDS_MAX = 25
 LINE_LENGTH_MAX = 120
@@ -41,7 +41,7 @@ BANNED = {
 
 
 def paragraphs(text: str) -> Iterator[tuple[int, bool, str]]:
-    """(line, whether it is a table's cell, text) of each paragraph, list item and cell."""
+    """Yields (line, whether it is a table's cell, text) of each paragraph, list item and cell."""
     first, lines, fenced = 1, list[str](), False
     for number, line in enumerate([*text.splitlines(), ""], 1):
         bare = line.strip()
@@ -62,19 +62,19 @@ def paragraphs(text: str) -> Iterator[tuple[int, bool, str]]:
 
 
 def plain(text: str) -> str:
-    """Without marks and targets of links; a piece of code is one word."""
+    """Removes marks and the targets of links, and replaces each piece of code by one word."""
     text = re.sub(r"`[^`]*`", "Code", text)
     return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text).replace("*", "").replace("…", "")
 
 
 def sentences(text: str) -> list[int]:
-    """The number of words of each."""
+    """Returns the number of words of each sentence."""
     found = re.split(r"(?<=[.!?])['\")]*\s+(?=[\"'(\[]?[A-Z0-9])", plain(text))
     return [n for part in found if (n := len(re.findall(r"\w[\w'.,/:-]*", part)))]
 
 
 def check(name: str, text: str) -> list[str]:
-    """What is wrong with a page, each as file:line."""
+    """Returns the problems of a page, each with file:line."""
     found, lengths = list[str](), list[int]()
     for line, cell, prose in paragraphs(text):
         counts = sentences(prose)
@@ -122,7 +122,7 @@ def wrapped_pages() -> list[Path]:
 
 
 def main() -> int:
-    """Prints what is wrong; returns 1 if anything is, else 0."""
+    """Prints the problems of all pages. Returns 1 if there are any, else 0."""
     wrong = [
         problem
         for look, found in ((check, pages()), (long_lines, wrapped_pages()))

@@ -1,6 +1,6 @@
-"""What the release workflow asks the repository. Needs Python's standard library alone.
+"""Checks and queries of the release workflow. It needs only Python's standard library.
 
-python -m dev.release check TAG   fails unless every version and the changelog agree with the tag
+python -m dev.release check TAG   fails unless every version and the changelog match the tag
 python -m dev.release notes TAG   prints the changelog's section of that version
 python -m dev.release image       prints the image's repository, as the chart names it
 """
@@ -25,7 +25,7 @@ TAG = re.compile(r"v(\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?)")
 
 
 def versions(root: Path) -> dict[str, str]:
-    """Every place that states the project's version, and what it says."""
+    """Returns the project's version by the place that contains it."""
     found = {}
     for name in ("pyproject.toml", *(f"{project}/pyproject.toml" for project in PROJECTS)):
         found[name] = tomllib.loads((root / name).read_text())["project"]["version"]
@@ -41,7 +41,7 @@ def versions(root: Path) -> dict[str, str]:
 
 
 def section(changelog: str, version: str) -> str:
-    """The body below `## [version]`; empty if there is no such section."""
+    """Returns the body below `## [version]`; empty if there is no such section."""
     parts = re.split(r"^## ", changelog, flags=re.MULTILINE)[1:]
     for part in parts:
         heading, _, body = part.partition("\n")
@@ -51,12 +51,12 @@ def section(changelog: str, version: str) -> str:
 
 
 def problems(root: Path, tag: str) -> list[str]:
-    """Why this tag can't be released; empty if it can."""
+    """Returns why this tag can't be released; empty if it can."""
     match = TAG.fullmatch(tag)
     if match is None:
-        return [f"{tag}: a tag is v and a semantic version, for example v0.2.0"]
+        return [f"{tag}: a tag must be v and a semantic version, for example v0.2.0"]
     found = [
-        f"{place} says {version}; change it to {match[1]}"
+        f"{place} is {version}; change it to {match[1]}"
         for place, version in versions(root).items()
         if version != match[1]
     ]

@@ -1,5 +1,5 @@
-"""What a cluster is made of: programs built from Go modules, tools unpacked from Debian's packages,
-a base root file system. Each is built once and kept in .cache."""
+"""Builds the parts of a cluster: programs from Go modules, tools from Debian's packages, a base
+root file system. Each is built once and kept in .cache."""
 
 import os
 import platform
@@ -48,7 +48,7 @@ def say(text: str) -> None:
 
 
 def check_host() -> None:
-    """Says everything that is missing at once."""
+    """Ends with a list of everything that this machine lacks, if it lacks anything."""
     missing = [
         f"{tool} (package {pkg})" for tool, pkg in HOST_TOOLS.items() if not shutil.which(tool)
     ]
@@ -74,7 +74,7 @@ def check_host() -> None:
 
 
 def timed(what: str, expected: str, target: Path, build: "object") -> None:
-    """Runs `build` unless `target` exists; says what takes how long."""
+    """Runs `build` unless `target` exists, and prints what it does and how long it took."""
     if target.exists():
         return
     say(f"{what} (about {expected}, once) …")
@@ -84,7 +84,7 @@ def timed(what: str, expected: str, target: Path, build: "object") -> None:
 
 
 def build_programs() -> None:
-    """Kubernetes, helm and CoreDNS."""
+    """Builds Kubernetes, helm and CoreDNS."""
     BIN.mkdir(parents=True, exist_ok=True)
     timed("building Kubernetes", "6 min cold", BIN / "kubernetes", _kubernetes)
     build_helm()
@@ -125,7 +125,7 @@ def _go_install(module: str) -> None:
 
 
 def unpack_tools() -> None:
-    """containerd and its company, as a tree that is laid over /usr inside the cluster."""
+    """Unpacks containerd and related tools into a tree that is mounted over /usr in the cluster."""
     timed("unpacking container tools", "15 s", TOOLS / "usr" / "bin" / "containerd", _tools)
 
 
@@ -139,11 +139,11 @@ def _tools() -> None:
     download = ["apt-get", "download", "-q", *PACKAGES]
     if subprocess.run(download, cwd=archives, capture_output=True, check=False).returncode:
         subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
-        # As root the download would complain about the folder's owner; it works all the same.
+        # As root the download warns about the directory's owner, but works.
         subprocess.run(download, cwd=archives, check=True, stdout=subprocess.DEVNULL)
     for archive in archives.glob("*.deb"):
         subprocess.run(["dpkg", "-x", archive, partial], check=True)
-    # Everything has to lie below usr/, which is what is laid over the host's.
+    # Everything must be below usr/, because only that is mounted over the host's /usr.
     for folder in ("sbin", "lib"):
         if (partial / folder).is_dir() and not (partial / folder).is_symlink():
             shutil.copytree(
@@ -158,7 +158,7 @@ def _tools() -> None:
 
 
 def build_base() -> None:
-    """The root file system that images of the project are built on here."""
+    """Builds the root file system below the project's image, and the pause program."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     timed("building the base root file system", "1 min", IMAGES / "base.tar", _base)
     timed("building the pause image", "1 s", IMAGES / "pause", _pause)

@@ -1,4 +1,4 @@
-"""Starting and ending a cluster from the host."""
+"""Starts and ends a cluster from the host."""
 
 import fcntl
 import json
@@ -26,7 +26,7 @@ READY_S = 180
 
 @contextmanager
 def locked() -> Iterator[None]:
-    """One `up` or `down` of a checkout at a time."""
+    """Allows one `up` or `down` of a checkout at a time."""
     CACHE.mkdir(exist_ok=True)
     with (CACHE / "cluster.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -34,7 +34,7 @@ def locked() -> Iterator[None]:
 
 
 def build() -> None:
-    """Everything that takes long and needs no cluster."""
+    """Builds everything that needs no running cluster. Takes minutes the first time."""
     builds.check_host()
     builds.build_programs()
     builds.unpack_tools()
@@ -42,7 +42,7 @@ def build() -> None:
 
 
 def up() -> Layout:
-    """A running cluster with the project's current image in it: made, or found running."""
+    """Starts a cluster, unless it runs, and loads the project's current image into it."""
     with locked():
         build()
         name, archive = images.build_project()
@@ -58,7 +58,7 @@ def up() -> Layout:
 
 
 def image() -> str:
-    """The name of the project's image that the cluster holds."""
+    """Returns the name of the project's image in the cluster."""
     return (STATE / "image").read_text()
 
 
@@ -105,7 +105,8 @@ def make_template(archives: list[Path]) -> None:
 
 
 def clone_template(target: Path) -> None:
-    """Hard links of everything but the two databases, which each node writes."""
+    """Clones the template with hard links. The two databases are copied, because nodes write
+    them."""
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-al", STATE / "template", target], check=True)
     for database in (
@@ -117,7 +118,7 @@ def clone_template(target: Path) -> None:
 
 
 def launch(layout: Layout) -> None:
-    """Makes the namespaces, and the link between them and the host."""
+    """Creates the namespaces, and the network link between them and the host."""
     with (layout.logs / "init.log").open("ab") as log:
         outer = subprocess.Popen(
             [
@@ -155,7 +156,7 @@ def launch(layout: Layout) -> None:
 
 
 def _wait_inner(outer: int) -> int:
-    """The host's PID of PID 1 inside, once its namespaces are its own."""
+    """Waits until the inner PID 1 has its own namespaces. Returns its PID on the host."""
     own = os.readlink("/proc/self/ns/net")
     for _ in range(500):
         children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
@@ -166,16 +167,16 @@ def _wait_inner(outer: int) -> int:
 
 
 def wait_ready(layout: Layout) -> None:
-    """Ready, and without the taints that new nodes begin with."""
+    """Waits until every node is ready and has lost the taints of new nodes."""
     deadline = time.monotonic() + READY_S
     while time.monotonic() < deadline:
         if not running(layout):
-            raise SystemExit(f"cluster: it ended; see {layout.logs}/init.log")
+            raise SystemExit(f"cluster: ended while it started; see {layout.logs}/init.log")
         if (STATE / "started").exists() and ready_nodes(layout) == set(NODES):
             return
         time.sleep(0.2)
     ended = STATE / "ended"
-    what = ended.read_text() if ended.exists() else "nothing ended"
+    what = ended.read_text() if ended.exists() else "every component runs"
     raise SystemExit(f"cluster: not ready within {READY_S} s ({what}); see {layout.logs}")
 
 
@@ -208,14 +209,14 @@ def kubectl(
 
 
 def outer_pid() -> int:
-    """The outer process, 0 where it isn't ours any more."""
+    """Returns the PID of the outer process; 0 if it has ended."""
     try:
         pid = int((STATE / "outer.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
         cwd = os.readlink(f"/proc/{pid}/cwd")
     except (FileNotFoundError, ValueError, ProcessLookupError):
         return 0
-    # PIDs are used again: it must be an init of this very checkout.
+    # PIDs are reused, so check that this is an init of this checkout.
     return pid if "dev.cluster.inside" in command and cwd == str(ROOT) else 0
 
 
@@ -244,8 +245,8 @@ def down_locked() -> None:
             _reap(pid)
             time.sleep(0.02)
     if layout is not None:
-        # The namespace may outlive its processes by minutes, while the kernel tries to close their
-        # connections to pods that are gone: its end of the link goes with ours.
+        # The namespace may outlive its processes by minutes, while the kernel closes connections to
+        # ended pods. Deleting our end of the link also deletes the other end.
         link = ["ip", "link", "delete", f"{layout.name}-h"]
         subprocess.run(link, capture_output=True, check=False)
         remove_cgroups(layout.name)
@@ -276,7 +277,8 @@ def remove_cgroups(name: str) -> None:
 
 
 def node_command(layout: Layout, node: str, *command: str) -> list[str]:
-    """`command` in a node's mounts: its containerd's socket, its container tools."""
+    """Returns the command line that runs `command` with a node's mounts: its containerd's socket
+    and container tools."""
     sys_group = CGROUPS / "pids" / layout.name / node / "sys" / "cgroup.procs"
     for pid in sys_group.read_text().split():
         if Path(f"/proc/{pid}/comm").read_text().strip() == "containerd":
@@ -300,7 +302,7 @@ def load(layout: Layout, archive: Path) -> None:
 
 
 def stop_node(layout: Layout, node: str) -> None:
-    """Ends kubelet, containerd and pods of a node at once, as if its machine died."""
+    """Kills kubelet, containerd and pods of a node at once, like a power loss of its machine."""
     (CGROUPS / "unified" / layout.name / node / "cgroup.kill").write_text("1")
 
 
@@ -340,7 +342,7 @@ def start_node(layout: Layout, node: str) -> None:
 
 
 def container_pids(layout: Layout, pod_uid: str, container_id: str) -> list[int]:
-    """The host's PIDs of a container's processes."""
+    """Returns the PIDs of a container's processes on the host."""
     container_id = container_id.rpartition("/")[2]
     root = CGROUPS / "memory" / layout.name
     found = root.glob(f"*/kubepods/**/pod{pod_uid}/{container_id}/cgroup.procs")

@@ -1,6 +1,6 @@
-"""OCI archives, written by hand: a few JSON files and tars, so that no build daemon is needed.
+"""Writes OCI archives as JSON files and tars, without a build daemon.
 
-Elsewhere the project's Dockerfile does the same on an official base image.
+Outside of the local cluster the project's Dockerfile builds the same on an official base image.
 """
 
 import gzip
@@ -22,12 +22,12 @@ REPOSITORY = "localhost/partition-operator"
 PAUSE = "localhost/pause:1"
 EPOCH = 1_700_000_000
 UV = shutil.which("uv") or str(CACHE / "uv" / "bin" / "uv")
-"""The Makefile installs one where the machine has none."""
+"""The Makefile installs uv if the machine does not have it."""
 
 USER = "65532:65532"
 INSTALLED_AT = "/opt/partition"
 PYTHON = "3.11"
-"""Of the images: the Rust module and the bytecode must fit it."""
+"""The Python of the images. The Rust module and the bytecode must match it."""
 
 
 def _digest(data: bytes) -> str:
@@ -43,7 +43,7 @@ class OciImage:
         self._diff_ids: list[str] = []
 
     def add_layer(self, tar: Path, compressed: Path) -> None:
-        """Adds a tar as a layer; `compressed` keeps its gzip, made once."""
+        """Adds a tar as a layer. Its gzip is written once to `compressed`."""
         stamp = compressed.with_suffix(".diffid")
         if not compressed.exists() or not stamp.exists():
             diff = hashlib.sha256()
@@ -122,7 +122,7 @@ def build_pause() -> Path:
 
 
 def build_project() -> tuple[str, Path]:
-    """(name:tag, archive) of the project's image; the tag is its content's hash."""
+    """Builds the project's image. Returns (name:tag, archive); the tag is a hash of the content."""
     site = CACHE / "image" / "site"
     install_site(site)
     layer = CACHE / "image" / "site.tar"
@@ -153,7 +153,7 @@ def build_project() -> tuple[str, Path]:
 
 
 def install_site(site: Path) -> None:
-    """The project and what it depends on, pinned by uv.lock, as one folder."""
+    """Installs the project and its dependencies, pinned by uv.lock, into one directory."""
     shutil.rmtree(site, ignore_errors=True)
     site.parent.mkdir(parents=True, exist_ok=True)
     requirements = site.parent / "requirements.txt"
@@ -170,13 +170,14 @@ def install_site(site: Path) -> None:
 
 
 def _compile(site: Path) -> None:
-    """A container can't write beside its sources: without bytecode in the image each start would
-    compile all of them. The files say nothing of times, as the image must not. They are never
-    compared with their sources: whoever edits a source in a container removes its bytecode, too."""
+    """Compiles the sources to bytecode. Containers can't write beside their sources, so without it
+    each start would compile all of them. The bytecode contains no times, so that the image is
+    reproducible, and Python never compares it with the sources. After an edit of a source in a
+    container, remove its bytecode."""
     if platform.python_version_tuple()[:2] != tuple(PYTHON.split(".")):
         raise SystemExit(
-            f"cluster: Python {platform.python_version()} runs this, and the images have Python "
-            f"{PYTHON}, which ignores the bytecode of any other: make the environment with "
+            f"cluster: this is Python {platform.python_version()}, but the images have Python "
+            f"{PYTHON}, which ignores bytecode of other versions: create the environment with "
             f"Python {PYTHON}"
         )
     command = [sys.executable, "-m", "compileall", "-q", "-s", str(site), "-p", INSTALLED_AT]
@@ -199,7 +200,7 @@ def _uv(*words: str) -> None:
 
 
 def _tar_tree(root: Path, archive: Path, prefix: str) -> None:
-    """A tar whose bytes depend on the tree's content alone."""
+    """Writes a tar whose bytes depend only on the tree's content."""
 
     def clean(info: tarfile.TarInfo) -> tarfile.TarInfo:
         info.uid = info.gid = 0
@@ -213,5 +214,5 @@ def _tar_tree(root: Path, archive: Path, prefix: str) -> None:
             inside = Path(prefix) / Path(directory).relative_to(root)
             for name in sorted(files):
                 if name in ("direct_url.json", "uv_cache.json", "RECORD", ".lock"):
-                    continue  # name the checkout's path, or the time of the build
+                    continue  # these contain the checkout's path, or the time of the build
                 out.add(Path(directory) / name, str(inside / name), filter=clean)

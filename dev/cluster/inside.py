@@ -1,7 +1,7 @@
-"""What runs inside the cluster's namespaces: PID 1, and each node in mounts of its own.
+"""The processes inside the cluster's namespaces: PID 1, and each node with its own mounts.
 
-`python -m dev.cluster.inside init` is PID 1; `… node NAME` a node; `… tools -- COMMAND` runs a
-command with the container tools laid over /usr. Never called on the host itself.
+`python -m dev.cluster.inside init` runs PID 1, `… node NAME` a node, and `… template ARCHIVE …`
+imports images into a template. It refuses to run in the host's mount namespace.
 """
 
 import os
@@ -20,7 +20,7 @@ from dev.cluster.layout import BIN, NODES, ROOT, STATE, TOOLS, Layout
 
 CGROUPS = Path("/sys/fs/cgroup")
 HOST_MOUNTS = "DEV_CLUSTER_HOST_MOUNTS"
-"""Set by the host: its mount namespace, in which nothing here may run."""
+"""Environment variable: the host's mount namespace, in which this module must not run."""
 
 MEMBERSHIPS = ("memory", "pids", "freezer", "unified")
 
@@ -30,7 +30,7 @@ def run(*command: object) -> None:
 
 
 def start(layout: Layout, name: str, command: list[str]) -> "subprocess.Popen[bytes]":
-    """Starts a component with a log of its own."""
+    """Starts a component with its own log."""
     with (layout.logs / f"{name}.log").open("ab") as log:
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
 
@@ -58,11 +58,11 @@ def wait_apiserver(layout: Layout) -> None:
 
 
 def init(layout: Layout) -> None:
-    """Sets the namespaces up, starts everything, reaps for ever."""
-    while not (STATE / "go").exists():  # the host's end of the link is there then
+    """Sets up the namespaces, starts every component, then reaps processes without end."""
+    while not (STATE / "go").exists():  # the host writes it when the network link exists
         time.sleep(0.02)
     run("hostname", layout.name)
-    # Volumes mounted later in here have to appear in the nodes.
+    # Volumes that are mounted here later must appear in the nodes.
     run("mount", "--make-rshared", "/")
     lay_tools_over_usr()
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
@@ -104,10 +104,10 @@ def set_network_up(layout: Layout) -> None:
     link = f"{layout.name}-c"
     run("ip", "addr", "add", f"{layout.link_ip}/30", "dev", link)
     run("ip", "link", "set", link, "up")
-    # There is no default route; without this one the nodes reach pods but no services.
+    # There is no default route. Without this route the nodes reach pods, but no Services.
     run("ip", "route", "add", layout.services, "dev", "br0")
     run("sysctl", "-qw", "net.ipv4.ip_forward=1")
-    # The host may call pods; pods may not open connections to the host.
+    # The host may connect to pods; pods may not connect to the host.
     run(
         "iptables",
         "-t",
@@ -156,7 +156,7 @@ def start_node(layout: Layout, node: str) -> "subprocess.Popen[bytes]":
 
 
 def reap(names: dict[int, str]) -> None:
-    """PID 1's duty. A component that ends is written down: `status` and `up` say so."""
+    """Reaps ended processes, as PID 1 must. Records ended components for `up`."""
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:
         try:
@@ -174,14 +174,14 @@ def reap(names: dict[int, str]) -> None:
 
 
 def node(layout: Layout, name: str) -> None:
-    """Sets a node's mounts and cgroups up, starts containerd, becomes the kubelet."""
+    """Sets up a node's mounts and cgroups, starts containerd, and becomes the kubelet."""
     folder = layout.node_dir(name)
     for sub in ("containerd", "kubelet", "pods", "cni", "etc"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     for path in ("/var/lib/cni", "/var/lib/kubelet"):
         Path(path).mkdir(parents=True, exist_ok=True)
     run("mount", "--make-rshared", "/")
-    # What has a fixed place on the host, in spite of every flag.
+    # Some paths are fixed, no matter which flags are set, so each node has its own mounts there.
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
     run("mount", "-t", "tmpfs", "tmpfs", "/var/log")
     run("mount", "-t", "tmpfs", "tmpfs", "/var/lib/kubelet")
@@ -199,8 +199,8 @@ def node(layout: Layout, name: str) -> None:
 
 
 def enter_cgroups(cluster: str, name: str) -> None:
-    """Everything of a node stands below /<cluster>/<node>, so that killing, measuring and cleaning
-    up find it."""
+    """Moves this process to the cgroup /<cluster>/<node>/sys. All of a node's processes are below
+    /<cluster>/<node>, so that they can be killed, measured and removed together."""
     for hierarchy in sorted(CGROUPS.iterdir()):
         if not hierarchy.is_dir() or not (hierarchy / "cgroup.procs").exists():
             continue
@@ -225,7 +225,7 @@ def start_containerd(layout: Layout, log: str, config: Path) -> "subprocess.Pope
 
 
 def make_template(layout: Layout, archives: list[str]) -> None:
-    """Fills a containerd root with images, once; nodes get clones of hard links."""
+    """Imports the images into a containerd root once. Nodes use clones with hard links."""
     root = STATE / "template"
     lay_tools_over_usr()
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run")
@@ -240,10 +240,10 @@ def make_template(layout: Layout, archives: list[str]) -> None:
 
 def main() -> None:
     layout = Layout.load()
-    # Mounting over /usr is nothing to do to the host by mistake.
+    # Protects the host: this program mounts over /usr.
     host = os.environ.get(HOST_MOUNTS)
     if layout is None or host is None or host == os.readlink("/proc/self/ns/mnt"):
-        raise SystemExit("cluster: this runs inside the cluster's namespaces only")
+        raise SystemExit("cluster: this program runs only inside the cluster's namespaces")
     match sys.argv[1:]:
         case ["init"]:
             init(layout)

@@ -1,4 +1,4 @@
-"""Where things lie and what addresses a cluster has: all derived from the checkout's path."""
+"""The paths and addresses of a cluster, all derived from the checkout's path."""
 
 import hashlib
 import ipaddress
@@ -20,14 +20,14 @@ NET_FIRST, NET_COUNT = 128, 127
 
 @dataclass(frozen=True)
 class Layout:
-    """One cluster: 10.<net>.0.0/16 holds its nodes, pods, services and the link to the host."""
+    """One cluster. 10.<net>.0.0/16 contains its nodes, pods, services and the link to the host."""
 
     net: int
     name: str
 
     @property
     def bridge(self) -> str:
-        """Of the API server, DNS, and every pod's gateway."""
+        """The address of the API server, of DNS, and of every pod's gateway."""
         return f"10.{self.net}.0.1"
 
     @property
@@ -89,7 +89,8 @@ class Layout:
 
     @classmethod
     def choose(cls) -> "Layout":
-        """The first /16 from the checkout's hash on that no route of the host overlaps."""
+        """Chooses the first free /16, starting at the checkout's hash. A free one overlaps no route
+        of the host."""
         routes = _host_networks()
         digest = hashlib.sha256(str(ROOT).encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
@@ -98,7 +99,9 @@ class Layout:
             wanted = ipaddress.ip_network(f"10.{net}.0.0/16")
             if not any(wanted.overlaps(route) for route in routes):
                 return cls(net, f"po{digest.hex()[:6]}")
-        raise SystemExit("cluster: every 10.128.0.0/16 to 10.254.0.0/16 is routed already")
+        raise SystemExit(
+            "cluster: no free network: the host has routes to 10.128.0.0/16 … 10.254.0.0/16"
+        )
 
 
 def _host_networks() -> list[ipaddress.IPv4Network]:

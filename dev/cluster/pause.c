@@ -1,4 +1,4 @@
-/* Holds a pod's namespaces: waits for ever, reaps what it inherits, ends on a signal. */
+/* Keeps a pod's namespaces: waits without end, reaps orphaned processes, ends on a signal. */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>

@@ -1,4 +1,4 @@
-"""Certificates and kubeconfigs of a throw-away cluster: one authority, made anew at each start."""
+"""Certificates and kubeconfigs of a temporary cluster: one authority, new at each start."""
 
 import datetime as dt
 import ipaddress
@@ -84,7 +84,7 @@ def write_key(path: Path, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -
 
 
 def make_pki(layout: Layout, folder: Path) -> None:
-    """Everything that the components need; kubeconfigs stand beside as <name>.conf."""
+    """Writes all certificates and keys of the components, and kubeconfigs as <name>.conf."""
     folder.mkdir(parents=True, exist_ok=True)
     authority = Authority(folder)
     service = "kubernetes.default.svc"

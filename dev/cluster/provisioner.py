@@ -1,7 +1,7 @@
-"""Provisions volumes for the default storage class: each is an ext4 file system of the requested
-size in a file of its own, mounted on its node, so that a full disk is a full disk.
+"""Provisions volumes for the default storage class. Each is an ext4 file system of the requested
+size in its own file, mounted on its node, so that a volume really can become full.
 
-Polls: a volume appears within a second, and nothing here has to be fast.
+It polls: a volume appears within a second, which is fast enough.
 """
 
 import logging
@@ -25,7 +25,7 @@ POLL_S = 0.5
 
 
 def provision(api: client.CoreV1Api, claim: client.V1PersistentVolumeClaim, node: str) -> None:
-    """Makes the volume for a claim whose pod was scheduled to `node`."""
+    """Creates the volume for a claim whose pod was scheduled to `node`."""
     name = f"pvc-{claim.metadata.uid}"
     size = int(parse_quantity(claim.spec.resources.requests["storage"]))
     folder = VOLUMES / name
@@ -111,7 +111,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     layout = Layout.load()
     if layout is None:
-        raise SystemExit("provisioner: there is no cluster")
+        raise SystemExit("provisioner: no cluster runs in this checkout")
     config.load_kube_config(str(layout.pki / "provisioner.conf"))
     api = client.CoreV1Api()
     VOLUMES.mkdir(parents=True, exist_ok=True)

@@ -102,7 +102,7 @@ RBAC: list[dict[str, Any]] = [
 
 
 def etcd(data: Path, client: int = 2379, peer: int = 2380) -> list[str]:
-    """Throw-away: no fsync."""
+    """Without fsync, because the cluster is temporary."""
     url = f"http://127.0.0.1:{client}"
     peer_url = f"http://127.0.0.1:{peer}"
     return [
@@ -169,7 +169,7 @@ def controller_manager(layout: Layout) -> list[str]:
         "--use-service-account-credentials=true",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
-        # With the default of 20 a start takes 6 s longer, and nodes keep their taints meanwhile.
+        # With the default of 20 a start takes 6 s longer, because nodes keep their taints longer.
         "--kube-api-qps=300",
         "--kube-api-burst=600",
         "--node-monitor-period=1s",
@@ -267,7 +267,7 @@ def containerd_config(root: Path, cni: Path) -> str:
     disabled = [
         f"io.containerd.snapshotter.v1.{name}" for name in ("btrfs", "zfs", "aufs", "devmapper")
     ]
-    # The opt plugin would make /opt/containerd on the host.
+    # The opt plugin would create /opt/containerd on the host.
     disabled += ["io.containerd.internal.v1.opt", "io.containerd.tracing.processor.v1.otlp"]
     cri = 'plugins."io.containerd.grpc.v1.cri"'
     return f"""\
@@ -335,7 +335,7 @@ def kubelet_config(layout: Layout, node: str) -> str:
             "podLogsDir": str(folder / "pods"),
             "volumePluginDir": str(folder / "kubelet" / "volumeplugins"),
             "maxPods": 60,
-            # A container killed by a test twice would wait 10 s, then 20 s, ….
+            # By default a container that a test kills repeatedly restarts after 10 s, 20 s, ….
             "featureGates": {"KubeletCrashLoopBackOffMax": True},
             "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
         }

@@ -1,1 +1,1 @@
-"""Makes what is committed and derived: `python -m dev.generate`. Each part writes into a folder."""
+"""Generates the derived files of the repository: `python -m dev.generate`."""

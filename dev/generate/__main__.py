@@ -1,7 +1,7 @@
-"""Generates what is committed and derived: code of the gRPC services, manifests from the chart, the
-operator's types from the CRDs, and reference pages from the CRDs and the .proto files.
+"""Generates the derived files of the repository: code of the gRPC services, manifests from the
+chart, the operator's types from the CRDs, and reference pages from the CRDs and the .proto files.
 
---check writes nothing and fails where a committed file differs.
+--check writes nothing, and fails if a committed file differs.
 """
 
 import sys
@@ -13,7 +13,7 @@ from dev.generate import crd_reference, crd_types, manifests, proto, proto_refer
 
 
 def write(target: Path) -> None:
-    """Everything, below a folder that stands for the checkout."""
+    """Writes all files below `target`, a directory with the layout of the checkout."""
     proto.write(target)
     manifests.write(target)
     schemas = manifests.schemas(target)

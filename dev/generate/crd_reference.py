@@ -13,7 +13,7 @@ COLUMNS = ("type", "default", "allowed")
 
 
 def write(target: Path, schemas: dict[str, Schema]) -> None:
-    """Both pages, below `target`."""
+    """Writes both pages below `target`."""
     folder = target / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for kind, schema in schemas.items():
@@ -42,7 +42,7 @@ def page(kind: str, schema: Schema) -> str:
 
 
 def _places(types: Types, kind: str) -> dict[str, list[str]]:
-    """The paths at which each object stands."""
+    """Returns the paths of each object."""
     found: dict[str, list[str]] = {kind: [""]}
     waiting = [(kind, "")]
     while waiting:
@@ -81,7 +81,7 @@ def _type(schema: Schema) -> str:
 
 
 def _allowed(schema: Schema) -> str:
-    """What the schema allows beside the rules in CEL."""
+    """Returns what the schema allows, without the rules in CEL."""
     found = []
     if "enum" in schema:
         found.append(", ".join(f"`{value}`" for value in schema["enum"]))
@@ -99,8 +99,8 @@ def _allowed(schema: Schema) -> str:
 
 
 def _rules(schema: Schema) -> list[str]:
-    """The messages of the rules in CEL, of an object and of its fields."""
-    # Those of objects are in their own sections.
+    """Returns the messages of the CEL rules of an object and of its fields."""
+    # Fields that are objects have their own sections.
     fields = [inner for inner in schema["properties"].values() if "properties" not in inner]
     rules = [
         cel for found in (schema, *fields) for cel in found.get("x-kubernetes-validations", [])
@@ -112,7 +112,7 @@ def _rules(schema: Schema) -> list[str]:
 
 
 def _message(cel: dict[str, str]) -> str:
-    """Of a message that is computed, its words, with … for what is filled in."""
+    """Returns a rule's message. In a computed message, … replaces the computed parts."""
     if "message" in cel:
         return cel["message"]
     found, depth = [], 0

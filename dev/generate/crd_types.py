@@ -1,8 +1,8 @@
-"""The operator's types of spec and status, and what the CRDs say of each field.
+"""Generates the operator's types of spec and status, and the rules of each field, from the CRDs.
 
-datamodel-code-generator makes the TypedDicts. It would leave out the rules, so they follow as a
-table. The rules in CEL that look at one field alone (`self.matches(…)`, `self in […]`,
-`self.size() <= …`) are in it, too; the others are in api/validation.py, by hand.
+datamodel-code-generator makes the TypedDicts. It ignores the rules, so they follow as a table. The
+table includes CEL rules that read one field only (`self.matches(…)`, `self in […]`,
+`self.size() <= …`). The other rules are written by hand in api/validation.py.
 """
 
 import ast
@@ -16,7 +16,7 @@ from typing import Any
 
 MODULE = "operator/partition_operator/api/schema.py"
 HEADER = '''\
-"""What the CRDs say: the types of spec and status, and the rules of single fields.
+"""The types of spec and status in the CRDs, and the rules of single fields.
 
 Generated from charts/partition-operator by `make generate`. docs/reference describes the fields.
 """
@@ -35,13 +35,13 @@ SPECIAL_NAMES = {
     "StoredIn.volume": "StoredInVolume",
     "Bootstrap.snapshotRef": "SnapshotRef",
 }
-"""Of objects whose field alone would give the name of another one, or say too little."""
+"""Names of objects whose field's name is taken by another object, or is too short."""
 
 Schema = dict[str, Any]
 
 
 class Types:
-    """Every object with fields, by its name; equal ones are one."""
+    """Every object with fields, by its name. Equal objects share a type."""
 
     def __init__(self, schemas: dict[str, Schema]) -> None:
         self.found: dict[str, Schema] = {}
@@ -66,8 +66,8 @@ class Types:
                 self._add(*found, of_spec=of_spec or field == "spec")
 
     def object_of(self, owner: str, field: str, schema: Schema) -> tuple[str, Schema] | None:
-        """(name, schema) of the object that a field holds, alone or as a list's items; else
-        None."""
+        """Returns (name, schema) of the object in a field, or of the items of a list; None if the
+        field has no object."""
         inner = schema.get("items", schema)
         if "properties" not in inner:
             return None
@@ -78,7 +78,7 @@ class Types:
 
 
 def write(target: Path, schemas: dict[str, Schema]) -> None:
-    """`MODULE`, below `target`."""
+    """Writes `MODULE` below `target`."""
     types = Types(schemas)
     text = HEADER + _typed_dicts(types) + _rules(types)
     file = target / MODULE
@@ -92,7 +92,7 @@ def _typed_dicts(types: Types) -> str:
     definitions = {name: _plain(types, name, schema) for name, schema in types.found.items()}
     with tempfile.TemporaryDirectory() as folder:
         given, made = Path(folder) / "schema.json", Path(folder) / "schema.py"
-        # The kinds alone: the rest is reached from them.
+        # Only the kinds: the other types are reachable from them.
         kinds = [name for name in definitions if f"{name}Spec" in definitions]
         root = {"anyOf": [{"$ref": f"#/$defs/{kind}"} for kind in kinds]}
         given.write_text(json.dumps(root | {"title": "Root", "$defs": definitions}))
@@ -110,7 +110,8 @@ def _typed_dicts(types: Types) -> str:
 
 
 def _plain(types: Types, owner: str, schema: Schema) -> Schema:
-    """An object as JSON Schema: the objects in it by reference, what Kubernetes adds left out."""
+    """Returns an object as JSON Schema, with references to its objects and without the extensions
+    of Kubernetes."""
     properties = {}
     for field, inner in schema["properties"].items():
         kept = {key: inner[key] for key in ("type", "enum", "additionalProperties") if key in inner}
@@ -132,7 +133,9 @@ def _bare(schema: Schema) -> Schema:
 
 
 def _rules(types: Types) -> str:
-    """The table of the rules of spec: status is the operator's own, and no rule stops it."""
+    """Returns the table of the rules of specs. Only the operator writes status, so it needs no
+    rules.
+    """
     lines = ["\n\nRULES: dict[str, dict[str, Rule]] = {"]
     for name, schema in types.found.items():
         found = _metadata_rules(schema)
@@ -149,7 +152,7 @@ def _rules(types: Types) -> str:
 
 
 def _rule(types: Types, owner: str, schema: Schema, field: str) -> dict[str, Any]:
-    """The arguments of a field's Rule."""
+    """Returns the arguments of a field's Rule."""
     inner = schema["properties"][field]
     found = types.object_of(owner, field, inner)
     rule: dict[str, Any] = {"type": inner["type"]}
@@ -178,13 +181,13 @@ def _rule(types: Types, owner: str, schema: Schema, field: str) -> dict[str, Any
 
 
 def _first_sentence(text: str) -> str:
-    """Without its capital and its stop: it follows a colon."""
+    """Returns the first sentence without its capital and its full stop, to follow a colon."""
     first = re.split(r"\.(?:\s|$)", text)[0]
     return first[0].lower() + first[1:]
 
 
 def _metadata_rules(schema: Schema) -> dict[str, dict[str, Any]]:
-    """Of an object's name, which Kubernetes lets only the root judge."""
+    """Returns the rules of an object's name. In Kubernetes only the root may have them."""
     found: dict[str, Any] = {}
     for cel in schema.get("x-kubernetes-validations", []):
         found |= _of_cel(cel, "self.metadata.name")
@@ -192,7 +195,7 @@ def _metadata_rules(schema: Schema) -> dict[str, dict[str, Any]]:
 
 
 def _of_cel(cel: dict[str, str], subject: str) -> dict[str, Any]:
-    """What a rule in CEL says of `subject` alone; nothing where it says more than that."""
+    """Returns the Rule arguments for a CEL rule about `subject`; empty if the rule reads more."""
     rule, start = cel["rule"], re.escape(subject)
     words = re.sub(r"^[\w.]+: ", "", cel.get("message", ""))
     if match := re.fullmatch(start + r"\.matches\(('(?:[^'\\]|\\.)*')\)", rule):

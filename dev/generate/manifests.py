@@ -1,4 +1,4 @@
-"""The chart as plain manifests: the CRDs alone, and everything."""
+"""Renders the chart as plain manifests: only the CRDs, and everything."""
 
 import subprocess
 from pathlib import Path
@@ -15,7 +15,7 @@ KINDS = ("Partition", "PartitionSnapshot")
 
 
 def write(target: Path) -> None:
-    """Below `target`/manifests."""
+    """Writes the manifests below `target`/manifests."""
     build_helm()
     command = [BIN / "helm", "template", "partition-operator", "charts/partition-operator"]
     command += ["--namespace", NAMESPACE, "--kube-version", "1.34.0"]
@@ -34,7 +34,7 @@ def write(target: Path) -> None:
 
 
 def schemas(target: Path) -> dict[str, dict[str, Any]]:
-    """The schemas of the CRDs that `write` left, by kind."""
+    """Returns the schemas of the CRDs that `write` has written, by kind."""
     found = {}
     for file in sorted((target / "manifests" / "crds").glob("*.yaml")):
         body = yaml.safe_load(file.read_text())["spec"]

@@ -1,15 +1,15 @@
-"""Parts of a reference page in Markdown: a table, what is too long for its cells, escapes."""
+"""Parts of a reference page in Markdown: tables, descriptions too long for a cell, escapes."""
 
 import re
 from dataclasses import dataclass
 
 CELL_WORDS_MAX = 25
-"""As dev/prose.py allows."""
+"""The limit of dev/prose.py."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A field or a value. cells: of all columns between its name and its description."""
+    """A field or a value. cells: the columns between its name and its description."""
 
     name: str
     cells: tuple[str, ...]
@@ -17,13 +17,13 @@ class Row:
 
 
 def generated(source: str) -> str:
-    """The line that says where a page comes from."""
+    """Returns the line about the source of a generated page."""
     return f"This page is generated from `{source}` by `make generate`."
 
 
 def table(columns: tuple[str, ...], rows: list[Row], *, first: str = "field") -> list[str]:
-    """Lines of a table, then a list of the descriptions that are too long for a cell. Columns that
-    are empty in every row are left out."""
+    """Returns the lines of a table, then a list of the descriptions that are too long for a cell.
+    Columns that are empty in every row are left out."""
     used = [n for n in range(len(columns)) if any(row.cells[n] for row in rows)]
     texts = any(row.text for row in rows)
     heads = [first, *(columns[n] for n in used), *(["description"] if texts else [])]
@@ -41,8 +41,8 @@ def table(columns: tuple[str, ...], rows: list[Row], *, first: str = "field") ->
 
 
 def text_lines(comment: str) -> list[str]:
-    """Prose as lines of Markdown: a line per paragraph and list item; an indented
-    paragraph that is no list is shown as it is."""
+    """Returns prose as lines of Markdown, one per paragraph and list item. An indented paragraph
+    that is not a list becomes a block of code."""
     lines: list[str] = []
     for block in filter(str.strip, re.split(r"\n[ ]*\n", comment.strip("\n"))):
         found = block.splitlines()
@@ -59,7 +59,7 @@ def text_lines(comment: str) -> list[str]:
 
 
 def escaped(text: str) -> str:
-    """Without what Markdown would read as marks; code stays as it is."""
+    """Escapes characters that Markdown would interpret. Code stays as it is."""
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(
         part if part.startswith("`") else re.sub(r"([<*|])", r"\\\1", part) for part in parts

@@ -1,4 +1,4 @@
-"""The Python code of the gRPC services."""
+"""Generates the Python code of the gRPC services."""
 
 import subprocess
 import sys
@@ -10,18 +10,18 @@ PROTO = ROOT / "proto"
 
 
 def sources() -> list[str]:
-    """Every .proto, relative to PROTO."""
+    """Returns every .proto file, relative to PROTO."""
     return sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
 
 
 def compile_all(*arguments: str) -> None:
-    """Runs protoc over every .proto."""
+    """Runs protoc on every .proto file."""
     command = [sys.executable, "-m", "grpc_tools.protoc", "-I", ".", *arguments]
     subprocess.run([*command, *sources()], cwd=PROTO, check=True)
 
 
 def write(target: Path) -> None:
-    """The code of every .proto, below `target`/proto."""
+    """Writes the code of every .proto file below `target`/proto."""
     folder = target / "proto"
     folder.mkdir(exist_ok=True)
     compile_all(*(f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")))

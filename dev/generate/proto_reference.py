@@ -1,4 +1,4 @@
-"""docs/reference/*.md of the gRPC services, from the comments of their .proto files."""
+"""Generates docs/reference/*.md of the gRPC services from the comments in their .proto files."""
 
 import re
 import tempfile
@@ -19,18 +19,19 @@ PAGES = {
     "peer": "The service Peer",
     "types": "Messages that services share",
 }
-"""By .proto file: the page's title. The other files are what is on disk (on_disk_format.md)."""
+"""The page's title by .proto file. The other files describe the on-disk format (on_disk_format.md).
+"""
 
 Field = descriptors.FieldDescriptorProto
 SCALARS = {number: name.removeprefix("TYPE_").lower() for name, number in Field.Type.items()}
 MESSAGES, ENUMS, SERVICES = 4, 5, 6
-"""Numbers of these fields of a FileDescriptorProto: they begin the path of a comment."""
+"""Field numbers in FileDescriptorProto, with which the path of a comment begins."""
 MEMBERS = 2
-"""The same of a message's fields, an enum's values and a service's methods."""
+"""The field number of a message's fields, an enum's values and a service's methods."""
 
 
 class Comments:
-    """The comment before each thing of a file, by its path."""
+    """The comment before each element of a file, by its path."""
 
     def __init__(self, file: descriptors.FileDescriptorProto) -> None:
         self._by_path = {
@@ -45,7 +46,7 @@ class Comments:
 
 
 def write(target: Path) -> None:
-    """Every page, below `target`."""
+    """Writes every page below `target`."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "descriptors"
         proto.compile_all("--include_source_info", f"--descriptor_set_out={found}")
@@ -61,7 +62,7 @@ def write(target: Path) -> None:
 def page(
     file: descriptors.FileDescriptorProto, stem: str, title: str, homes: dict[str, str]
 ) -> str:
-    """homes: the page of each message and enum."""
+    """Returns a page. homes: the page of each message and enum."""
     comments = Comments(file)
     lines = [f"# {title}", "", *text_lines(comments.file), ""]
     lines += [generated(f"proto/{PACKAGE}/{stem}.proto"), ""]
@@ -127,5 +128,5 @@ def _link(name: str, stem: str, homes: dict[str, str]) -> str:
 
 
 def _dedented(comment: str) -> str:
-    """protoc keeps the blank after each `//`."""
+    """Removes the blank that protoc keeps after each `//`."""
     return "\n".join(line.removeprefix(" ") for line in comment.rstrip("\n").splitlines())

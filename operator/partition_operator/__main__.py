@@ -1,5 +1,4 @@
-"""`partition-operator`: runs the operator. Settings come from the environment, as the chart sets
-them."""
+"""`partition-operator`: runs the operator. The chart sets its environment variables."""
 
 import asyncio
 import datetime as dt
@@ -16,20 +15,20 @@ from partition_operator.errors import AuthorityInvalid, text_of
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
 EXIT_AUTHORITY = 78
-"""EX_CONFIG: the Secret with the authority can't be used."""
+"""Exit code EX_CONFIG: the Secret with the certificate authority can't be used."""
 
 KOPF_RUNNING = "kopf._core.reactor.running"
-"""kopf's logger that warns at each start that kopf ignores signals, as it should here. A private
-module names it; tests/unit/test_kopf.py fails if kopf renames it."""
+"""The logger with which kopf warns at each start that it ignores signals, which we want. The name
+is private to kopf; tests/unit/test_kopf.py fails if kopf changes it."""
 
 
 def parse(environment: Mapping[str, str]) -> OperatorConfig:
-    """Raises ConfigError, naming the variable."""
+    """Reads the settings. Raises ConfigError with the name of the variable."""
 
     def required(name: str) -> str:
         value = environment.get(name, "")
         if not value:
-            raise ConfigError(f"{name} is not set; the chart sets it")
+            raise ConfigError(f"{name} is not set: set it, as the chart does")
         return value
 
     def number(name: str, default: float) -> float:
@@ -39,7 +38,7 @@ def parse(environment: Mapping[str, str]) -> OperatorConfig:
         except ValueError:
             value = 0.0
         if value <= 0:
-            raise ConfigError(f"{name}={text!r}: a number above 0 is wanted")
+            raise ConfigError(f"{name}={text!r}: must be a number above 0")
         return value
 
     lease_s = number("PARTITION_OPERATOR_LEASE_SECONDS", 15)
@@ -71,8 +70,8 @@ def _lifetimes(number: Callable[[str, float], float]) -> Lifetimes:
     )
     if renewed >= lifetime:
         raise ConfigError(
-            f"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS={renewed:g}: a certificate that lives "
-            f"{lifetime:g} s has to be renewed less than that before its end"
+            f"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS={renewed:g}: must be less than the "
+            f"lifetime of a certificate, {lifetime:g} s"
         )
     spread = number("PARTITION_OPERATOR_TRUST_SPREAD_SECONDS", default.spread.total_seconds())
     return replace(
@@ -89,7 +88,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
         stream=sys.stderr,
     )
-    # One line for each event of each object, to say that a key was enqueued.
+    # At INFO this logger writes one line per event and object.
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     logging.getLogger(KOPF_RUNNING).setLevel(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Puts the operator's parts together: probes first, then the lease, then the work."""
+"""Assembles the operator: first the probes, then the Lease, then the work."""
 
 import asyncio
 import logging
@@ -34,19 +34,19 @@ logger = logging.getLogger(__name__)
 
 EXIT_DEPOSED = 75
 STUCK_S = 120.0
-"""A loop that has not turned for so long is stuck: liveness fails."""
+"""Liveness fails if the queue's loop has not run for this time."""
 
 
 def end_process(why: str) -> None:
-    """At once: work must not outlive the lease."""
-    logger.critical("ending: %s", why)
+    """Ends the process at once: after the Lease is lost, no work may continue."""
+    logger.critical("ending the process: %s", why)
     print(f"FATAL: {why}", file=sys.stderr, flush=True)
     logging.shutdown()
     os._exit(EXIT_DEPOSED)
 
 
 class OperatorProcess:
-    """One operator process: standby until it holds the lease."""
+    """One operator process: a standby until it holds the Lease."""
 
     def __init__(self, config: OperatorConfig) -> None:
         self._config = config
@@ -68,7 +68,7 @@ class OperatorProcess:
 
     async def _lead(self, kube: Kube) -> None:
         lease = LeaseHolder(kube, self._config, end_process)
-        logger.info("partition-operator %s: waiting for the lease", __version__)
+        logger.info("partition-operator %s: waiting for the Lease", __version__)
         acquiring = asyncio.create_task(lease.acquire())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({acquiring, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -76,7 +76,7 @@ class OperatorProcess:
             acquiring.cancel()
             return
         await acquiring
-        logger.info("leading, fencing token %d", lease.transitions)
+        logger.info("holding the Lease, with fencing token %d", lease.transitions)
         self._metrics.read(metrics.LEADING, lambda: 1)
         renewing = asyncio.create_task(lease.renew())
         try:
@@ -125,7 +125,7 @@ class OperatorProcess:
         for task in (working, watching, renewing):
             if task.done() and not self._stop.is_set():
                 task.result()
-                end_process("the operator's loop ended by itself")
+                end_process("a loop of the operator ended unexpectedly")
         logger.info("stopping")
         working.cancel()
         watching.cancel()
@@ -146,14 +146,14 @@ class OperatorProcess:
         return runner
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        """Proves only itself: a standby is healthy, a leader's loop must turn."""
+        """Checks only this process: a standby is healthy; the holder's loop must run."""
         queue = self._queue
         if queue is not None and time.monotonic() - queue.turned_at > STUCK_S:
             return web.Response(status=503, text="the reconcile loop is stuck\n")
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        # A standby is ready, too: `helm --wait` would hang otherwise.
+        # A standby is ready, too. Otherwise `helm --wait` would never return.
         return web.Response(text="ok\n")
 
     async def _scrape(self, _: web.Request) -> web.Response:

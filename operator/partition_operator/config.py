@@ -8,8 +8,9 @@ from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
-    """namespace: the operator's own, for its Lease and authority. watch: namespaces to watch,
-    empty for all. image: the replicas', and of pods that restore."""
+    """namespace: the operator's own, with its Lease and authority. watch: namespaces to watch,
+    empty for all. image: the image of replicas and of restoring and verifying pods. Names that end
+    in _s are seconds."""
 
     namespace: str
     identity: str
@@ -19,25 +20,25 @@ class OperatorConfig:
     lease_name: str = "partition-operator"
     authority_secret: str = "partition-operator-ca"  # noqa: S105  # a name
     workers: int = 8
-    """Turns at once, of Partitions, their schedules and PartitionSnapshots."""
+    """How many turns run at once, of Partitions, their schedules and PartitionSnapshots."""
     resync_s: float = 60.0
     poll_s: float = 3.0
-    """How often replicas of a settled Partition are asked for their status."""
+    """Seconds between status requests to the replicas of a settled Partition."""
     poll_progressing_s: float = 1.0
     poll_backfill_s: float = 0.5
-    """While replication is being switched on, which may take less than a second."""
+    """Used while replication is being switched on, which may take less than a second."""
     backfill_stalled_s: float = 300.0
-    """A backfill that has not moved for so long is reported as stalled."""
+    """A backfill without progress for this time is reported as stalled."""
     replica_timeout_s: float = 5.0
     request_timeout_s: float = 30.0
     events_a_minute_max: int = 120
     lifetimes: Lifetimes = LIFETIMES
     authority_look_s: float = 30.0
-    """How often the Secret with the authority is looked at, at most."""
+    """The Secret with the authority is read at most once in this time."""
     lease_duration_s: float = 15.0
     lease_renew_deadline_s: float = 10.0
     lease_retry_s: float = 2.0
 
 
 class ConfigError(OperatorError):
-    """What was given contradicts itself; the message says what is allowed."""
+    """A setting is missing or not allowed; the message contains what is allowed."""

@@ -1,29 +1,28 @@
-"""What can go wrong, by what the reconcile loop does about it.
+"""The operator's errors, and what the reconcile loop does after each.
 
-OperatorError
-├── InvalidSpec        say it in status and an event; nothing is retried until the spec changes
-├── Conflict           the object changed since it was seen: look again
-├── ReplicaUnreachable retry soon: pods come and go
-├── ReplicaRefused     a replica said no; `reason` is its own word for why
-├── AuthorityInvalid   the Secret with the authority can't be used; the message names it
-└── Deposed            a replica saw a higher fencing token: raise ours, or another one leads
+OperatorError ├── InvalidSpec        report it in status and an event; do not retry until the spec
+changes ├── Conflict           the object has changed since it was observed: observe it again ├──
+ReplicaUnreachable retry soon: pods come and go ├── ReplicaRefused     the replica refused the
+request; `reason` is the replica's reason ├── AuthorityInvalid   the Secret with the authority can't
+be used; the message names it └── Deposed            a replica has seen a higher fencing token:
+raise ours, unless another operator holds the Lease
 """
 
 from partition_proto.v1 import types_pb2 as types
 
 
 class OperatorError(Exception):
-    """Base of what this package raises on purpose."""
+    """Base class of the errors of this package."""
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says, for a log or a message. Some say nothing, such as TimeoutError: those are
-    named."""
+    """Returns the error's text, for a log or a message. If it has none, such as TimeoutError,
+    returns its repr."""
     return str(error).strip() or repr(error)
 
 
 class InvalidSpec(OperatorError):
-    """The spec says something that can't be done; the message says what is allowed."""
+    """The operator can't follow the spec; the message contains what is allowed."""
 
 
 class Conflict(OperatorError):
@@ -45,7 +44,7 @@ class AuthorityInvalid(OperatorError):
 
 
 class Deposed(OperatorError):
-    """`seen`: the token that the replica remembers."""
+    """A newer operator has acted. seen: the fencing token that the replica remembers."""
 
     def __init__(self, message: str, seen: int) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
 """Named places at which a test may end the process, right after a step took effect.
 
-Armed by PARTITION_OPERATOR_FAILPOINT=name, or by several names with commas between them: the first
-that is reached ends the process. `REGISTERED` is what the crash tests must have tried; one that no
-test tried fails the run.
+PARTITION_OPERATOR_FAILPOINT arms one name, or several separated by commas. The first one that is
+reached ends the process. The crash tests must try every name in `REGISTERED`; otherwise their run
+fails.
 """
 
 import os
@@ -53,19 +53,19 @@ SNAPSHOTS = frozenset(
         "Delete.Pod",
     }
 )
-"""Those of snapshots and restores: tried by tests of their own."""
+"""Failpoints of snapshots and restores. Separate tests try them."""
 
 CERTIFICATES = frozenset({"TrustAuthority"})
-"""Of a change of the authority: tried by a test of its own."""
+"""The failpoint of a change of the authority. A separate test tries it."""
 
 
 def parse_armed(text: str) -> frozenset[str]:
-    """Names with commas between them. Raises ValueError for one that is never reached."""
+    """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
     known = REGISTERED | SNAPSHOTS | CERTIFICATES
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
-        raise ValueError(f"{ENVIRONMENT} names {wrong}, which is never reached; allowed: {allowed}")
+        raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")
     return armed
 
 
@@ -73,7 +73,7 @@ _armed = parse_armed(os.environ.get(ENVIRONMENT, ""))
 
 
 def reach(name: str) -> None:
-    """Ends the process without any clean-up if `name` is armed. Its last line says which it was."""
+    """Ends the process without any clean-up if `name` is armed, and prints the name."""
     if name in _armed:
         print(f"failpoint {name} reached: ending", file=sys.stderr, flush=True)
         os._exit(EXIT_CODE)

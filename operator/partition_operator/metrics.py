@@ -1,4 +1,4 @@
-"""The operator's metrics. Each scrape reads the numbers from the parts that keep them."""
+"""The operator's metrics. Each scrape reads the current values from their owners."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number. `name` is without the prefix and, for a counter, without `_total`."""
+    """One metric. `name` is without the prefix and, for a counter, without `_total`."""
 
     name: str
     family: Family
     help: str
 
 
-LEADING = Metric("leading", GaugeMetricFamily, "1 if this process leads")
-QUEUED = Metric("queued", GaugeMetricFamily, "Objects that wait for their turn")
+LEADING = Metric("leading", GaugeMetricFamily, "1 if this process holds the Lease")
+QUEUED = Metric("queued", GaugeMetricFamily, "Objects that wait for a turn")
 RECONCILED = Metric("reconciled", CounterMetricFamily, "Reconciliations of a Partition")
 FAILED = Metric("failed", CounterMetricFamily, "Turns that failed and are retried")
 EVENTS_DROPPED = Metric(
@@ -45,7 +45,7 @@ class OperatorMetrics(Collector):
         self.registry.register(self)
 
     def read(self, metric: Metric, reader: Callable[[], float]) -> None:
-        """From now on each scrape calls `reader`. A metric without a reader is 0."""
+        """Sets the reader that each scrape calls. A metric without a reader is 0."""
         self._readers[metric] = reader
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:

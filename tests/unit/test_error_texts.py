@@ -66,7 +66,7 @@ class Kube:
     [
         (Kube(EOFError()), "EOFError()"),
         (Kube(None, hangs=True), "no answer from the API server within"),
-        (Kube(None), "the lease was changed by somebody else"),
+        (Kube(None), "another writer changed the Lease"),
         (Kube(ApiError(403, "leases is forbidden")), "leases is forbidden"),
     ],
 )

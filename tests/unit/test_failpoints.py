@@ -11,5 +11,5 @@ def test_several_are_armed() -> None:
 
 def test_one_that_is_never_reached_is_refused() -> None:
     """A test that armed it would wait for ever, or prove nothing."""
-    with pytest.raises(ValueError, match="names Joined, which is never reached; allowed: Add"):
+    with pytest.raises(ValueError, match="unknown failpoint Joined; allowed: Add"):
         parse_armed("Join,Joined")

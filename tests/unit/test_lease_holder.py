@@ -65,7 +65,7 @@ async def test_a_holder_that_lost_the_lease_ends_and_takes_nothing_back(clock: C
         clock.now += DURATION_S * 1.1
         await asyncio.wait_for(task, 30)
     await asyncio.wait_for(first.renew(), 30)
-    assert "another process holds the lease" in ends[0]
+    assert "another process holds the Lease" in ends[0]
     assert kube.tokens[-1] == ("second", second.transitions)
     assert second.transitions > first.transitions
 

@@ -58,7 +58,7 @@ def test_most_volumes_are_lost(joined: bool) -> None:
     step = look(replace(group(3), replicas=(FOLLOWER, *others)))
     ready = condition(step, "Ready")
     assert (ready["status"], ready["reason"]) == ("False", "VolumeLost")
-    for words in ("part-1, part-2 are new", "2 of 3 voters", "part-0 still holds", "data-part-2"):
+    for words in ("part-1, part-2 are new", "2 of 3 voters", "part-0 still has", "data-part-2"):
         assert words in ready["message"]
 
 

@@ -40,7 +40,7 @@ def test_a_pod_whose_node_is_gone_is_named_with_the_ways_out() -> None:
     step = look(lost())
     placed = condition(step, "PodsPlaced")
     assert (placed["status"], placed["reason"]) == ("False", "PodStuck")
-    for words in ("part-1", ENDS, "node-1", "out-of-service", "--force", "only then"):
+    for words in ("part-1", ENDS, "node-1", "out-of-service", "--force", "Only if"):
         assert words in placed["message"]
     assert "part-1 to end" in condition(step, "Ready")["message"]
     assert reasons(step).count("PodStuck") == 1
@@ -97,7 +97,7 @@ def test_a_node_that_would_take_the_quorum_is_named(
 
 def test_why_a_drain_waits_is_said() -> None:
     message = condition(look(on("a", "b", "b")), "PodsPlaced")["message"]
-    for words in ("part-1, part-2 share node b", "a drain of it waits", "kubectl cordon b"):
+    for words in ("part-1, part-2 share node b", "a drain of the node waits", "kubectl cordon b"):
         assert words in message
 
 

@@ -218,7 +218,10 @@ def test_a_stall_of_a_silent_or_a_full_replica_names_the_cause() -> None:
     observed = backfilling()
     for found, why in (
         ((), "kubectl describe pod part-0"),
-        ((plain(disk_full=True, backfill=ObservedBackfill(1, 4, 10)),), "below its reserve"),
+        (
+            (plain(disk_full=True, backfill=ObservedBackfill(1, 4, 10)),),
+            "less free space than its reserve",
+        ),
     ):
         seen = after(replace(observed, replicas=found), STALLED_S * 2)
         seen = after(seen, STALLED_S * 2)

@@ -183,4 +183,4 @@ def test_a_class_that_is_not_followed_is_said() -> None:
     assert condition(look(observed), "Accepted")["message"] == "the spec is valid"
     spec = {"replicas": 1, "storage": NEW | {"className": "slow"}}
     observed = replace(observed, partition=parse(observed.partition.body | {"spec": spec}))
-    assert "class fast and keep it" in condition(look(observed), "Accepted")["message"]
+    assert "class fast, which can't change" in condition(look(observed), "Accepted")["message"]

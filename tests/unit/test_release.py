@@ -67,7 +67,7 @@ def test_every_place_that_disagrees_is_named(root: Path) -> None:
     found = release.problems(root, "v0.3.0")
     places = release.versions(root)
     for place in places:
-        assert f"{place} says 0.2.0; change it to 0.3.0" in found
+        assert f"{place} is 0.2.0; change it to 0.3.0" in found
     assert len(found) == len(places) + 1
     assert found[-1].startswith("CHANGELOG.md has no section [0.3.0]")
 
@@ -76,7 +76,7 @@ def test_one_stale_file_is_enough(root: Path) -> None:
     chart = root / "charts" / "partition-operator" / "Chart.yaml"
     chart.write_text(chart.read_text().replace('appVersion: "0.2.0"', 'appVersion: "0.1.0"'))
     (found,) = release.problems(root, "v0.2.0")
-    assert "Chart.yaml: appVersion says 0.1.0" in found
+    assert "Chart.yaml: appVersion is 0.1.0" in found
 
 
 def test_the_image_is_the_one_of_the_chart(tmp_path: Path) -> None:

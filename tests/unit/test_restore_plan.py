@@ -155,7 +155,7 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
 @pytest.mark.parametrize(
     ("seen", "reason", "what"),
     [
-        (ObservedRestore(), "SnapshotNotFound", "it is waited for"),
+        (ObservedRestore(), "SnapshotNotFound", "waiting for PartitionSnapshot"),
         (
             ObservedRestore(snapshot=snapshot("snap", status={"state": "Running"})),
             "SnapshotNotReady",
@@ -164,7 +164,7 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
         (
             ObservedRestore(snapshot=snapshot("snap", status={"state": "Failed"})),
             "SnapshotFailed",
-            "one that succeeded",
+            "a snapshot that succeeded",
         ),
         (
             ObservedRestore(
@@ -175,7 +175,7 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
                 )
             ),
             "SnapshotVolumeLost",
-            "is gone",
+            "is lost",
         ),
         (
             ObservedRestore(
@@ -183,17 +183,17 @@ def test_from_a_store_whose_cluster_is_gone() -> None:
                 volumes={"data-part-1": "made anew"},
             ),
             "SnapshotVolumeLost",
-            "is gone",
+            "is lost",
         ),
         (
             ObservedRestore(snapshot=stored("snap", NOW, state="Removing")),
             "SnapshotRemoved",
-            "make it with another one",
+            "create it with another snapshot",
         ),
         (
             ObservedRestore(snapshot=SOURCE, taken=True),
             "Conflict",
-            "pod copy-restore is somebody else",
+            "pod copy-restore belongs to another owner",
         ),
         (
             ObservedRestore(

@@ -310,7 +310,7 @@ def test_damage_is_remembered_over_a_restart_and_said() -> None:
     assert step.attempt is not None
     assert step.problem is not None
     assert "manifest b" in step.problem[1]
-    assert "not pinned are removed, too" in step.problem[1]
+    assert "not pinned; delete others" in step.problem[1]
     assert blocked_by_damage(None, [step.attempt])
     assert not blocked_by_damage(None, [attempt])
     assert blocked_by_damage({"status": "False", "reason": "SnapshotDamaged"}, [])

@@ -332,7 +332,7 @@ def test_a_name_that_something_else_has_is_a_missed_run() -> None:
     assert name == "part-202601010100"
     step = plan(replace(world.view(), taken=frozenset({name})))
     assert step.create is None
-    assert "belongs to something else" in step.events[0].message
+    assert "already has the run's name" in step.events[0].message
 
 
 # --- freshness --------------------------------------------------------------------------------

@@ -72,7 +72,7 @@ def test_what_is_needed_later_is_recorded_before_it_is_started() -> None:
 @pytest.mark.parametrize(
     ("more", "reason", "what"),
     [
-        ({"leaderless": True}, "WaitingForSource", "no replica leads"),
+        ({"leaderless": True}, "WaitingForSource", "no replica is the leader"),
         (
             {
                 "group": group(
@@ -85,12 +85,12 @@ def test_what_is_needed_later_is_recorded_before_it_is_started() -> None:
         (
             {"others": (snapshot("older", created=NOW - SECOND, status={"state": "Running"}),)},
             "WaitingForTurn",
-            "older comes first",
+            "waiting for snapshot older",
         ),
         (
             {"others": (snapshot("older", created=NOW - SECOND, status={"state": "Queued"}),)},
             "WaitingForTurn",
-            "older comes first",
+            "waiting for snapshot older",
         ),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_partition_may_come_a_little_later() -> None:
     early = ObservedSnapshot(found, NOW + SECOND * 240, None)
     step = plan(early, "image:1")
     assert condition(step, "Queued")["reason"] == "WaitingForPartition"
-    assert "Partition part does not exist yet: it is waited for until" in step.status["message"]
+    assert "for Partition part, which does not exist yet" in step.status["message"]
     assert [e.reason for e in step.events] == ["SnapshotWaiting"]
     again = ObservedSnapshot(after(step, found), NOW + SECOND * 250, None)
     assert plan(again, "image:1").events == [], "said once"
@@ -341,7 +341,7 @@ def test_attempts_end_with_the_last_reason() -> None:
         found = after(plan(view(found, now), "image:1"), found)
     assert found.status["attempts"] == snapshots.ATTEMPTS_MAX
     assert condition(step, "Failed")["reason"] == "StoreUnavailable"
-    assert "given up after 5 attempts" in condition(step, "Failed")["message"]
+    assert "the last of 5 attempts failed" in condition(step, "Failed")["message"]
 
 
 def test_what_nobody_can_mend_by_waiting_fails_at_once() -> None:

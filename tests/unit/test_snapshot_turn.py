@@ -46,7 +46,7 @@ async def test_a_pod_that_the_api_server_refuses_is_said_and_tried_again_with_pa
     proof = next(c for c in world.found.status["conditions"] if c["type"] == "Verified")
     assert (proof["status"], proof["reason"]) == ("Unknown", "PodRefused")
     assert proof["message"].startswith("the API server refuses pod snap-verify: exceeded quota: q")
-    assert "(it is tried again, at least once a minute)" in proof["message"]
+    assert "(the operator retries at least once a minute)" in proof["message"]
     world.refuses = None
     world.now += dt.timedelta(seconds=60)
     world.log.clear()

@@ -32,18 +32,18 @@ def test_null_is_absent_as_for_an_api_server() -> None:
     ("more", "why"),
     [
         ({"storage": None}, "spec.storage is missing"),
-        ({"storage": "1Gi"}, "spec.storage '1Gi': is no object with fields"),
-        ({"storage": {"size": 1}}, "spec.storage.size 1: is no text"),
+        ({"storage": "1Gi"}, "spec.storage '1Gi': is not an object with fields"),
+        ({"storage": {"size": 1}}, "spec.storage.size 1: is not text"),
         ({"storage": {"size": "1" * 40}}, "spec.storage.size .*: at most 32 characters"),
-        ({"replicas": "3"}, "spec.replicas '3': is no whole number"),
-        ({"replicas": True}, "spec.replicas True: is no whole number"),
+        ({"replicas": "3"}, "spec.replicas '3': is not a whole number"),
+        ({"replicas": True}, "spec.replicas True: is not a whole number"),
         ({"bootstrap": {"adopt": "yes"}}, "spec.bootstrap.adopt 'yes': is neither true nor false"),
-        ({"tolerations": {}}, "spec.tolerations {}: is no list"),
+        ({"tolerations": {}}, "spec.tolerations {}: is not a list"),
         (
             {"bootstrap": {"objectStore": {"path": "x", "bucket": "abc"}}},
             "spec.bootstrap.objectStore.credentialsSecretRef is missing: a Secret in this",
         ),
-        ({"affinity": "x" * 1000}, "spec.affinity 'x{99}: is no object"),
+        ({"affinity": "x" * 1000}, "spec.affinity 'x{99}: is not an object"),
     ],
 )
 def test_an_error_names_the_field(more: dict[str, Any], why: str) -> None:
@@ -56,9 +56,9 @@ def test_an_error_names_the_field(more: dict[str, Any], why: str) -> None:
     [
         ({"startingDeadlineSeconds": 9}, "spec.snapshots.startingDeadlineSeconds 9: at least 10"),
         ({"verify": "Maybe"}, "spec.snapshots.verify 'Maybe': allowed are None, Checksum, Restore"),
-        ({"schedule": 5}, "spec.snapshots.schedule 5: is no text"),
+        ({"schedule": 5}, "spec.snapshots.schedule 5: is not text"),
         ({"schedule": "0 3 * * *"}, "spec.snapshots.destination: a schedule needs one"),
-        ([], "spec.snapshots \\[\\]: is no object"),
+        ([], "spec.snapshots \\[\\]: is not an object"),
     ],
 )
 def test_so_does_one_of_the_snapshots(body: object, why: str) -> None:

@@ -214,7 +214,7 @@ def test_an_authority_that_has_ended_leaves_the_operator_what_it_has() -> None:
     last = mine.current()
     now += dt.timedelta(days=1)
     assert mine.current() == last
-    with pytest.raises(AuthorityInvalid, match="has ended"):
+    with pytest.raises(AuthorityInvalid, match="authority expired"):
         issue(authority, "logstore://shop/cart/replica", [], now)
 
 
@@ -295,7 +295,9 @@ async def test_a_secret_that_cannot_be_made_is_an_error_of_the_api_server(reason
         async def create(self, body: dict[str, Any]) -> dict[str, Any]:
             raise ApiError(409, f"POST …: 409 {reason}", "", reason)
 
-    with pytest.raises(ApiError, match="deleted again" if reason == "AlreadyExists" else reason):
+    with pytest.raises(
+        ApiError, match="deleted meanwhile" if reason == "AlreadyExists" else reason
+    ):
         await opened(Busy())
 
 
@@ -395,12 +397,12 @@ def test_an_authority_of_ones_own_works(key: Any) -> None:
 @pytest.mark.parametrize(
     ("secret", "words"),
     [
-        (own(ed25519.Ed25519PrivateKey.generate()), "ECDSA with P-256 or P-384, or RSA"),
-        (own(ec.generate_private_key(ec.SECP521R1())), "ECDSA with P-256 or P-384, or RSA"),
+        (own(ed25519.Ed25519PrivateKey.generate()), "ECDSA with P-256 or P-384, and RSA"),
+        (own(ec.generate_private_key(ec.SECP521R1())), "ECDSA with P-256 or P-384, and RSA"),
         (own(RSA, ca=False), "CA:TRUE"),
-        (own(RSA, start=-9, days=-1), "has ended"),
+        (own(RSA, start=-9, days=-1), "authority expired"),
         (own(RSA, start=5), "compare the clocks"),
-        (with_unknown_key(), "tls.crt and tls.key have to be PEM"),
+        (with_unknown_key(), "tls.crt and tls.key must be PEM"),
         (with_an_extension_twice(), "extensions of tls.crt"),
     ],
     ids=[
@@ -428,5 +430,5 @@ def test_lifetimes_are_settings() -> None:
     found = parse(needed | seconds).lifetimes
     assert found.certificate == dt.timedelta(seconds=8)
     assert found.renew_before < found.certificate
-    with pytest.raises(ConfigError, match="before its end"):
+    with pytest.raises(ConfigError, match="less than the lifetime"):
         parse(needed | seconds | {"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS": "8"})

@@ -153,7 +153,7 @@ def test_objects_that_are_being_deleted_are_named_and_waited_for() -> None:
     assert not step.settled
     said = conditions(step)["Progressing"]
     assert (said["status"], said["reason"]) == ("True", "ObjectsLeaving")
-    assert "are gone: Service part, StatefulSet part;" in said["message"]
+    assert "are deleted: Service part, StatefulSet part;" in said["message"]
     assert "metadata.finalizers" in said["message"]
     # As one of an earlier Partition, which is not deleted yet.
     owner = {**found["Service", "part"]["metadata"]["ownerReferences"][0], "uid": "earlier"}
@@ -161,7 +161,7 @@ def test_objects_that_are_being_deleted_are_named_and_waited_for() -> None:
     meta = live["metadata"] | {"ownerReferences": [owner]}
     old = observed.objects | {("Service", "part"): live | {"metadata": meta}}
     step = plan(replace(observed, objects=old), "image:1")
-    assert "are gone: Service part;" in conditions(step)["Progressing"]["message"]
+    assert "are deleted: Service part;" in conditions(step)["Progressing"]["message"]
     assert not step.settled
 
 
@@ -401,7 +401,7 @@ def test_a_fingerprint_knows_content_and_not_what_changes_by_itself() -> None:
         ("labels", {"app.kubernetes.io/component": "x"}, "use another key"),
         ("labels", {"statefulset.kubernetes.io/pod-name": "x"}, "use another key"),
         ("annotations", {names.ANNOTATION_ATTEMPT: "1"}, "use another key"),
-        ("annotations", {"a": 1}, "no text"),
+        ("annotations", {"a": 1}, "not text"),
     ],
 )
 def test_marks_by_which_pods_are_found_are_refused(

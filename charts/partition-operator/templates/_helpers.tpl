@@ -14,7 +14,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
-{{/* What the operator may do with what it watches. Secrets: no list, no watch; watchNamespaces narrows where. */}}
+{{/* The operator's permissions in the watched namespaces. It can't list or watch Secrets. */}}
 {{- define "partition-operator.rules" -}}
 - apiGroups: [logstore.dev]
   resources: [partitions]
@@ -37,7 +37,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
-# Deleted are claims that no volume is bound to alone, to make them anew with another class or size.
+# The operator deletes only unbound claims, to recreate them with another class or size.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch, delete]

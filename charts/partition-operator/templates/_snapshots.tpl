@@ -1,4 +1,4 @@
-{{/* The fields of an object store, but where in it: the same in three places. */}}
+{{/* The fields of an object store without prefix or path. Three places use them. */}}
 {{- define "partition-operator.objectStoreFields" -}}
 endpoint:
   description: A URL such as https://s3.example.org:9000. If it is absent, Amazon S3 in the region.
@@ -152,7 +152,7 @@ properties:
 {{ include "partition-operator.destination" . | indent 4 }}
 {{- end -}}
 
-{{/* What of spec.bootstrap restores. */}}
+{{/* The fields of spec.bootstrap that restore a snapshot. */}}
 {{- define "partition-operator.bootstrapSources" -}}
 snapshotRef:
   description: >-

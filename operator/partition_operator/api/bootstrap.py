@@ -1,4 +1,4 @@
-"""`spec.bootstrap` of a Partition: what a group begins with, where it does not begin empty."""
+"""`spec.bootstrap` of a Partition: the data that a new group begins with, if not empty."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,9 @@ LATEST = "latest"
 
 @dataclass(frozen=True, slots=True)
 class RestoreFrom:
-    """Either a PartitionSnapshot of the namespace, by name, or a snapshot in an object store, whose
-    `prefix` is the store's root: the old cluster need not exist."""
+    """The source of a restore: either snapshot_ref, the name of a PartitionSnapshot in the
+    namespace, or snapshot_id in an object store. The store's `prefix` is its root. The old cluster
+    need not exist."""
 
     snapshot_ref: str = ""
     store: ObjectStore | None = None
@@ -19,7 +20,7 @@ class RestoreFrom:
 
 
 def parse_bootstrap(body: schema.Bootstrap) -> RestoreFrom | None:
-    """Of a body that is checked. None where nothing is restored."""
+    """Parses a checked body. Returns None if nothing is restored."""
     if "snapshotRef" in body:
         return RestoreFrom(snapshot_ref=body["snapshotRef"]["name"])
     if "objectStore" not in body:

@@ -1,9 +1,10 @@
-"""Where stored snapshots lie: a replica's volume, or an S3-compatible object store with credentials
-from a Secret. Pure; what is secret is never in a repr.
+"""Destinations of snapshots: a replica's volume, or an S3-compatible object store with credentials
+from a Secret. Pure. A repr never contains a secret.
 
-The rules of an object store's fields come from the CRD (schema.py), and those that it can't say are
-in validation.py. The replica has the same in partition_snapshots.destination, because its commands
-take a store from flags, without a CRD. tests/unit/test_destination_rules.py compares the two.
+The CRD contains the rules of an object store's fields (schema.py); validation.py contains the rules
+that a CRD can't express. The replica has the same rules in partition_snapshots.destination, because
+its commands take a store from flags, without a CRD. tests/unit/test_destination_rules.py compares
+the two.
 """
 
 import base64
@@ -27,7 +28,7 @@ class VolumeDestination:
 
 @dataclass(frozen=True, slots=True)
 class ObjectStore:
-    """prefix: of the whole, as the user wrote it, or of one group's store; without slashes at its
+    """prefix: the user's prefix, or the whole prefix of one group's store; without slashes at its
     ends. secret: the name of the Secret with the credentials."""
 
     bucket: str
@@ -39,7 +40,7 @@ class ObjectStore:
     virtual_hosted_style: bool = False
 
     def body(self) -> dict[str, Any]:
-        """As it stands in a spec or status; without what is empty."""
+        """Returns the fields as in a spec or status, without empty ones."""
         found: dict[str, Any] = {
             "bucket": self.bucket,
             "credentialsSecretRef": {"name": self.secret},
@@ -61,24 +62,24 @@ class S3Credentials:
     secret_key: str = field(repr=False)
     session_token: str = field(default="", repr=False)
     authority: bytes = field(default=b"", repr=False)
-    """PEM; empty for the system's authorities."""
+    """The CA in PEM; empty to use the system's CAs."""
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationProblem:
-    """Why something can't be done until somebody changes something; `message` says what."""
+    """Why a destination can't be used. message: what the user must change."""
 
     reason: str
     message: str
 
 
 def parse_destination(body: object, where: str) -> Destination:
-    """`where`: the field, for messages. Raises InvalidSpec."""
+    """where: the path of the field, for messages. Raises InvalidSpec."""
     return destination_of(validation.checked(schema.Destination, body, where))
 
 
 def destination_of(body: schema.Destination) -> Destination:
-    """Of a body that is checked."""
+    """Parses a checked body."""
     if "objectStore" not in body:
         return VolumeDestination()
     store = body["objectStore"]
@@ -86,13 +87,13 @@ def destination_of(body: schema.Destination) -> Destination:
 
 
 def restore_store(body: schema.RestoreStore) -> ObjectStore:
-    """Of a body that is checked."""
+    """Parses a checked body."""
     return _object_store(body, body["path"])
 
 
 def parse_stored(body: object, where: str) -> ObjectStore:
-    """As status has it, with the whole prefix of a group's store, which is longer than a user's may
-    be. Raises InvalidSpec."""
+    """Parses a store from status. Its prefix is that of a group's store, which may be longer than a
+    user's. Raises InvalidSpec."""
     whole = {"prefix": Rule("string", max_length=validation.PATH_MAX)}
     store = validation.checked(schema.ObjectStore, body, where, instead=whole)
     return _object_store(store, store.get("prefix", ""))
@@ -111,16 +112,18 @@ def _object_store(body: schema.ObjectStore | schema.RestoreStore, path: str) -> 
 
 
 def store_prefix(prefix: str, namespace: str, partition: str, cluster_id: str) -> str:
-    """Of one group's store in a bucket: a Partition that is made anew never meets the old one's."""
+    """Returns the prefix of one group's store in a bucket. It contains the cluster ID, so a
+    recreated Partition never uses the old store."""
     return "/".join(part for part in (prefix.strip("/"), namespace, partition, cluster_id) if part)
 
 
 def credentials(secret: dict[str, Any] | None, name: str) -> S3Credentials | DestinationProblem:
-    """Reads a Secret; says which key is missing, never what another one holds."""
-    wanted = f"keys {ACCESS_KEY} and {SECRET_KEY}, and {SESSION_TOKEN} or {AUTHORITY} where needed"
+    """Reads the credentials from a Secret. A problem names the missing key and no other content."""
+    wanted = f"keys {ACCESS_KEY} and {SECRET_KEY}, and {SESSION_TOKEN} or {AUTHORITY} if needed"
     if secret is None:
         return DestinationProblem(
-            "SecretNotFound", f"Secret {name} does not exist in this namespace: create it; {wanted}"
+            "SecretNotFound",
+            f"Secret {name} does not exist in this namespace: create it with {wanted}",
         )
     data = secret.get("data") or {}
     values = {}
@@ -129,12 +132,13 @@ def credentials(secret: dict[str, Any] | None, name: str) -> S3Credentials | Des
             values[key] = base64.b64decode(data.get(key) or "", validate=True).decode()
         except (binascii.Error, ValueError):
             return DestinationProblem(
-                "SecretKeyInvalid", f"Secret {name}: {key} is not text; {wanted}"
+                "SecretKeyInvalid", f"Secret {name}: {key} is not text; the Secret needs {wanted}"
             )
     for key in (ACCESS_KEY, SECRET_KEY):
         if not values[key]:
             return DestinationProblem(
-                "SecretKeyMissing", f"Secret {name} has no {key}: add it; it needs the {wanted}"
+                "SecretKeyMissing",
+                f"Secret {name} has no {key}: add it; the Secret needs {wanted}",
             )
     return S3Credentials(
         values[ACCESS_KEY].strip(),
@@ -145,7 +149,7 @@ def credentials(secret: dict[str, Any] | None, name: str) -> S3Credentials | Des
 
 
 def describe(destination: Destination, pod: str = "") -> str:
-    """For people: where a snapshot lies."""
+    """Returns where a snapshot is stored, for messages."""
     if isinstance(destination, ObjectStore):
         return f"s3://{destination.bucket}/{destination.prefix}"
     return f"volume of {pod}" if pod else "volume"

@@ -10,7 +10,7 @@ PATTERN = schema.RULES["Retention"]["maxAge"].pattern
 
 
 def parse_duration(text: object) -> dt.timedelta | None:
-    """Its value; None for what is no duration. Units: s, m, h, d (a day is 24 hours)."""
+    """Returns the duration; None if the text is not one. Units: s, m, h, d (a day is 24 hours)."""
     if not isinstance(text, str) or not re.fullmatch(PATTERN, text):
         return None
     parts = re.findall(r"([0-9]+)([smhd])", text)

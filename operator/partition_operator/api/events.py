@@ -1,4 +1,4 @@
-"""What is told to people about an object of ours."""
+"""Kubernetes events about Partitions and PartitionSnapshots."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from partition_operator.api.words import EventKind
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """reason: one word. message: for people."""
+    """reason: one CamelCase word. message: for people."""
 
     kind: EventKind
     reason: str

@@ -1,4 +1,4 @@
-"""Names, labels and annotations: everything that is a string of ours in Kubernetes."""
+"""The names, labels and annotations that the operator uses in Kubernetes."""
 
 import datetime as dt
 
@@ -12,31 +12,31 @@ SNAPSHOT_PLURAL = "partitionsnapshots"
 
 FIELD_MANAGER = "partition-operator"
 SNAPSHOT_MANAGER = "partition-operator-snapshots"
-"""Of the part of a Partition's status that tells of its snapshots: a writer of its own."""
+"""The field manager of the part of a Partition's status about its snapshots."""
 MANAGED_BY = "partition-operator"
 
 LABEL_PARTITION = f"{GROUP}/partition"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
-"""On a PVC: the cluster that its volume belongs to, written before the volume is touched."""
+"""On a PVC: the cluster ID of its volume, written before the volume is used."""
 
 ANNOTATION_OPERATOR = f"{GROUP}/operator"
-"""On a Partition: the namespace of the operator that is to manage it, in place of the first one."""
+"""On a Partition: the namespace of the operator that manages it, instead of the first one."""
 
 ANNOTATION_TRUST_CHANGED = f"{GROUP}/trust-changed"
 """On a Secret with a certificate: when its authorities last changed, RFC 3339."""
 
 ANNOTATION_APPLIED = f"{GROUP}/applied-hash"
-"""On what we apply: the hash of what was applied last."""
+"""On applied objects: the hash of the content that was applied last."""
 
 LABEL_SNAPSHOT = f"{GROUP}/snapshot"
-"""On a pod that verifies: the snapshot it works for."""
+"""On a verifying pod: the name of its snapshot."""
 ANNOTATION_PINNED = f"{GROUP}/pinned"
-"""On a PartitionSnapshot: "true" keeps it from retention."""
+"""On a PartitionSnapshot: "true" exempts it from retention."""
 ANNOTATION_SCHEDULED_AT = f"{GROUP}/scheduled-at"
-"""On a PartitionSnapshot of a schedule: the time that it was due at, RFC 3339 in UTC."""
+"""On a scheduled PartitionSnapshot: its due time, RFC 3339 in UTC."""
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
-"""On a pod that verifies or restores: which attempt it is, from 1."""
+"""On a verifying or restoring pod: the number of its attempt, from 1."""
 
 GRPC_PORT = 7000
 HTTP_PORT = 7080
@@ -55,12 +55,12 @@ def client_service(partition: str) -> str:
 
 
 def tls_secret(partition: str) -> str:
-    """The replicas' certificate."""
+    """The Secret with the replicas' certificate."""
     return f"{partition}-replica-tls"
 
 
 def client_secret(partition: str) -> str:
-    """A client's certificate, for applications and people."""
+    """The Secret with the clients' certificate."""
     return f"{partition}-client-tls"
 
 
@@ -97,12 +97,13 @@ def labels(partition: str, component: str = "replica") -> dict[str, str]:
 
 
 def endpoint(ip: str, port: int) -> str:
-    """A pod's IP with a port, to dial; IPv6 in brackets."""
+    """Returns the address to dial: a pod's IP with a port, IPv6 in brackets."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def scheduled_snapshot(partition: str, due: dt.datetime) -> str:
-    """The same for everybody who decides on the same run: two can't make two."""
+    """Returns the name of a run's snapshot. It depends only on the due time, so a run can't be
+    created twice."""
     return f"{partition}-{due.astimezone(dt.UTC):%Y%m%d%H%M}"
 
 

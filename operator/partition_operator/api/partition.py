@@ -1,4 +1,4 @@
-"""A Partition as the operator reads it. validation.py says what is refused, and why here again."""
+"""A Partition as the operator reads it. validation.py checks its spec again, after the CRD."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
@@ -11,7 +11,7 @@ from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
 from partition_operator.errors import InvalidSpec
 
 Mode = Literal["None", "Raft"]
-"""Of spec.replication.mode."""
+"""The values of spec.replication.mode."""
 RAFT: Final = "Raft"
 STANDALONE: Final = "None"
 
@@ -22,15 +22,16 @@ SNAPSHOTS_PRUNED: Final = "SnapshotsPruned"
 SNAPSHOT_CONDITIONS = frozenset(
     {"SnapshotScheduleValid", "SnapshotFresh", RETENTION_ENFORCED, SNAPSHOTS_PRUNED}
 )
-"""Of a Partition's status; written by the turn of its snapshots alone."""
+"""Conditions of a Partition that only the turn of its snapshots writes."""
 
 OTHERS_FIELDS = frozenset({"snapshots", "operator"})
-"""Of a Partition's status: written by the turn of its snapshots, and by a claim (ownership)."""
+"""Fields of a Partition's status that other writers own: the turn of its snapshots writes
+`snapshots`, and a claim of the Partition writes `operator` (ownership.py)."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionSpec:
-    """What a user asked for, checked."""
+    """The spec of a Partition, checked, with its defaults."""
 
     replicas: int
     storage_size: str
@@ -59,7 +60,7 @@ class Partition:
     _snapshots: SnapshotsSpec | InvalidSpec | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Frozen for everybody else.
+        # The class is frozen, so plain assignment is not possible.
         put = object.__setattr__
         given = self.body.get("spec") or {}
         try:
@@ -81,12 +82,12 @@ class Partition:
 
     @property
     def whole_status(self) -> schema.PartitionStatus:
-        """Of every writer."""
+        """The status with the parts of every writer."""
         return cast(schema.PartitionStatus, self.body.get("status") or {})
 
     @property
     def status(self) -> schema.PartitionStatus:
-        """What the group's own turn writes; what others write into it is left out."""
+        """The part of status that the Partition's own turn writes."""
         found = self.whole_status
         theirs = any(c["type"] in SNAPSHOT_CONDITIONS for c in found.get("conditions") or [])
         if not OTHERS_FIELDS & found.keys() and not theirs:
@@ -106,7 +107,7 @@ class Partition:
 
     @property
     def asked(self) -> PartitionSpec | None:
-        """None if the spec can't be followed."""
+        """The spec, or None if it is not valid."""
         return None if isinstance(self._spec, InvalidSpec) else self._spec
 
     def spec(self) -> PartitionSpec:
@@ -135,8 +136,8 @@ def parse(body: dict[str, Any]) -> Partition:
 
 
 def parse_spec(name: str, body: object) -> PartitionSpec:
-    """parse_snapshots_spec reads what is in spec.snapshots: a wrong schedule stops nothing else.
-    Raises InvalidSpec, saying what is allowed."""
+    """Checks and parses a spec, without spec.snapshots: parse_snapshots_spec does that, so that a
+    wrong schedule stops nothing else. Raises InvalidSpec; the message contains what is allowed."""
     validation.check_name(schema.Partition, name)
     spec = validation.checked(
         schema.PartitionSpec, body, "spec", instead={"snapshots": Rule("object")}

@@ -9,7 +9,7 @@ _BINARY = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
 
 
 def parse_quantity(value: object) -> Decimal | None:
-    """Its value; None for what is no quantity."""
+    """Returns the quantity's value; None if it is not a quantity."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     match = _PATTERN.fullmatch(str(value))

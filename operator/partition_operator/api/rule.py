@@ -1,12 +1,13 @@
-"""What a CRD says of one field, as a value."""
+"""The rules of a CRD for one field, as a value."""
 
 from typing import NamedTuple
 
 
 class Rule(NamedTuple):
-    """type: JSON's. of: the TypedDict of the object, or of each item. values: JSON's type of the
-    values of a map, "" if it is no map or they have several. allowed: empty for any. words: what
-    is allowed, where the other fields do not say it to people."""
+    """type: the JSON type. of: the TypedDict of the object, or of each item. values: the JSON type
+    of the values of a map; "" if the field is not a map or its values have several types. allowed:
+    the allowed values, empty for any. words: what is allowed, for messages, if the other fields do
+    not show it."""
 
     type: str
     of: str = ""

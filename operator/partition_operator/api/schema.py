@@ -1,4 +1,4 @@
-"""What the CRDs say: the types of spec and status, and the rules of single fields.
+"""The types of spec and status in the CRDs, and the rules of single fields.
 
 Generated from charts/partition-operator by `make generate`. docs/reference describes the fields.
 """

@@ -19,7 +19,7 @@ from partition_operator.errors import InvalidSpec
 
 
 class VerifyMethod(StrEnum):
-    """How a snapshot is proven after it was taken."""
+    """How a snapshot is verified after it was taken."""
 
     NONE = "None"
     CHECKSUM = "Checksum"
@@ -27,8 +27,8 @@ class VerifyMethod(StrEnum):
 
 
 class SnapshotState(StrEnum):
-    """status.state: one word. The first two are under way, the others are ends; Removing comes
-    after an end, before anything of it is taken out of its store."""
+    """The values of status.state. Queued and Running are in progress; the others are final.
+    Removing follows a final state, before the snapshot is deleted from its store."""
 
     QUEUED = "Queued"
     RUNNING = "Running"
@@ -40,13 +40,14 @@ class SnapshotState(StrEnum):
 
 
 STORED = frozenset({SnapshotState.SUCCEEDED, SnapshotState.VERIFIED, SnapshotState.VERIFY_FAILED})
-"""There is something in the destination."""
+"""States with a snapshot in the destination."""
 GOOD = frozenset({SnapshotState.SUCCEEDED, SnapshotState.VERIFIED})
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRetention:
-    """None: no limit of this kind. min_successful: so many good ones stay, whatever their age."""
+    """None means no limit. min_successful: this many good snapshots stay, regardless of their
+    age."""
 
     count: int | None = None
     max_age: dt.timedelta | None = None
@@ -55,8 +56,7 @@ class SnapshotRetention:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotsSpec:
-    """`spec.snapshots`, checked; reconcile/schedule/cron.py checks the schedule's own words.
-    schedule: "" for none."""
+    """`spec.snapshots`, checked. schedule: "" for none; reconcile/schedule/cron.py parses it."""
 
     schedule: str
     time_zone: str
@@ -70,7 +70,7 @@ class SnapshotsSpec:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotAsked:
-    """`spec` of a PartitionSnapshot, checked. None where the Partition's applies."""
+    """`spec` of a PartitionSnapshot, checked. None means that the Partition's value applies."""
 
     verify: VerifyMethod | None
     destination: Destination | None
@@ -89,7 +89,7 @@ class Snapshot:
     _asked: SnapshotAsked | InvalidSpec = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Frozen for everybody else.
+        # The class is frozen, so plain assignment is not possible.
         try:
             object.__setattr__(self, "_asked", parse_snapshot_spec(self.body.get("spec")))
         except InvalidSpec as error:
@@ -105,7 +105,7 @@ class Snapshot:
 
     @property
     def state(self) -> str:
-        """ "" before the operator has seen it."""
+        """The value of status.state; "" before the operator has written it."""
         return str(self.status.get("state", ""))
 
     @property
@@ -137,19 +137,19 @@ class Snapshot:
 
     @property
     def claim(self) -> str:
-        """The PersistentVolumeClaim on whose volume it lies; "" for none."""
+        """The PersistentVolumeClaim of the volume with the snapshot; "" for none."""
         volume = (self.status.get("destination") or {}).get("volume") or {}
         return str(volume.get("claim", ""))
 
     @property
     def source_pods(self) -> tuple[str, ...]:
-        """Every pod whose volume may hold something of it, the last one first."""
+        """Every pod whose volume may have part of the snapshot, the last one first."""
         pods = [self.status.get("sourcePod", ""), *self.status.get("triedPods", [])]
         return tuple(dict.fromkeys(pod for pod in pods if pod))
 
     @property
     def lost(self) -> bool:
-        """The volume that it lay on is gone."""
+        """Whether the snapshot was lost with its volume."""
         return any(
             c["type"] == "Available" and c["status"] == "False"
             for c in self.status.get("conditions") or []
@@ -157,7 +157,7 @@ class Snapshot:
 
     @property
     def verifying(self) -> bool:
-        """Stored, and its verification has not ended."""
+        """Whether it is stored and its verification has not ended."""
         found = self.status.get("verification") or {}
         return (
             self.state == SnapshotState.SUCCEEDED
@@ -180,7 +180,8 @@ class Snapshot:
         return self._asked
 
     def stored_in(self) -> Destination | None:
-        """Where it was put, as status recorded it, with the whole prefix of the group's store."""
+        """Returns its destination as status records it, with the whole prefix of the group's store;
+        None if none is recorded."""
         body = self.status.get("destination")
         if not body:
             return None
@@ -213,8 +214,8 @@ def parse_snapshot_spec(body: object) -> SnapshotAsked:
 
 
 def parse_snapshots_spec(partition_spec: dict[str, Any]) -> SnapshotsSpec | None:
-    """None where a Partition has none. The words of a schedule are read by
-    reconcile/schedule/cron.py, when it is followed. Raises InvalidSpec, naming the field."""
+    """Returns spec.snapshots, or None if it is absent. reconcile/schedule/cron.py parses the
+    schedule later. Raises InvalidSpec with the field's path."""
     given = partition_spec.get("snapshots")
     if given is None:
         return None
@@ -223,7 +224,7 @@ def parse_snapshots_spec(partition_spec: dict[str, Any]) -> SnapshotsSpec | None
     deadline, destination = body.get("startingDeadlineSeconds"), body.get("destination")
     return SnapshotsSpec(
         schedule=body.get("schedule", "").strip(),
-        # An empty name is the default, too.
+        # An empty name means the default, too.
         time_zone=body["timeZone"] or "Etc/UTC",
         deadline=None if deadline is None else dt.timedelta(seconds=deadline),
         suspend=body.get("suspend", False),

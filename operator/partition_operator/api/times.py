@@ -10,7 +10,7 @@ def stamp(moment: dt.datetime) -> str:
 
 
 def parse_stamp(text: str | None) -> dt.datetime | None:
-    """None for what is absent or no time: somebody else may have written it."""
+    """Returns the time in UTC; None if the text is absent or not a time with an offset."""
     try:
         found = dt.datetime.fromisoformat(text or "")
     except ValueError:

@@ -1,13 +1,13 @@
-"""Whether a spec can be followed. Pure.
+"""Checks whether the operator can follow a spec. Pure.
 
-The CRDs are the source of the rules, and the API server applies them first. Two kinds of specs come
-here that it has not judged by the present rules: those that an older CRD admitted, and those that
-an API server took without running a rule. So everything is judged again, and an error names the
-field; nothing is guessed for a field of another type or value.
+The CRDs are the source of the rules, and the API server applies them first. Some specs reach the
+operator without these checks: an older CRD admitted them, or the API server did not run a rule. So
+the operator checks everything again. An error names the field. A field with a wrong type or value
+never gets a guessed value.
 
-`checked` applies all of them: those of single fields, which are generated (schema.RULES), and those
-that look at several fields or calculate. The latter are below, by hand. If the CRD says the same in
-CEL, a comment quotes the beginning of its message.
+`checked` applies all rules. The rules of single fields are generated (schema.RULES). The rules that
+read several fields or calculate are written by hand below. If the CRD has the same rule in CEL, the
+docstring quotes the beginning of its message.
 """
 
 import datetime as dt
@@ -33,11 +33,11 @@ TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
 }
 WANTED = {
-    "string": "is no text; put it into quotes",
-    "integer": "is no whole number",
+    "string": "is not text; put it into quotes",
+    "integer": "is not a whole number",
     "boolean": "is neither true nor false",
-    "object": "is no object with fields",
-    "array": "is no list",
+    "object": "is not an object with fields",
+    "array": "is not a list",
 }
 
 NO_RULES: Mapping[str, Rule] = {}
@@ -46,7 +46,7 @@ SHOWN_MAX = 100
 """Characters of a value that a message shows."""
 SIZE_MIN = 64 * 2**20
 AGE_MAX_D = 36500
-"""Of retention.maxAge: what is longer leaves the calendar."""
+"""Days of retention.maxAge; a longer time could leave the range of dates."""
 PATH_MAX = 512
 """Characters of a store's path in its bucket: a user's prefix, and the group's part after it."""
 
@@ -61,7 +61,8 @@ POD_KEYS_RESERVED = frozenset(
         "app.kubernetes.io/managed-by",
     }
 )
-"""Of spec.podTemplate.metadata: by these pods are found."""
+"""Keys that spec.podTemplate.metadata may not set: the operator and Kubernetes find pods by
+them."""
 
 _SNAPSHOT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PATHS = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
@@ -73,13 +74,16 @@ _PATHS = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
 def checked(
     kind: type[T], body: object, where: str, *, instead: Mapping[str, Rule] = NO_RULES
 ) -> T:
-    """The object with the CRD's defaults, as one of the types in schema. where: its path, for
-    messages. instead: by field, what applies in place of the CRD's rules. Raises InvalidSpec."""
+    """Checks an object. Returns it with the CRD's defaults, as one of the types in schema.
+
+    where: its path, for messages. instead: by field, rules that replace the CRD's. Raises
+    InvalidSpec.
+    """
     return cast(T, _object(kind.__name__, body, where, instead))
 
 
 def check_name(kind: type[Any], name: str) -> None:
-    """An object's metadata.name. Raises InvalidSpec."""
+    """Checks an object's metadata.name. Raises InvalidSpec."""
     _check(schema.RULES[kind.__name__]["metadata.name"], name, "metadata.name")
 
 
@@ -136,7 +140,8 @@ def _check_text(rule: Rule, value: str, where: str) -> None:
 
 @cache
 def _pattern(text: str) -> re.Pattern[str]:
-    """As the API server reads it: ASCII classes, and `$` ends the whole text."""
+    """Compiles a pattern with the API server's meaning: ASCII classes; `$` is the end of the
+    text."""
     return re.compile(re.sub(r"\$$", r"\\Z", text), re.ASCII)
 
 
@@ -144,7 +149,7 @@ def _wrong(where: str, value: object, why: str) -> InvalidSpec:
     return InvalidSpec(f"{where} {repr(value)[:SHOWN_MAX]}: {why}")
 
 
-# --- rules that look at more, or calculate -----------------------------------------------------
+# --- rules that read several fields, or calculate ----------------------------------------------
 
 
 def _one_destination(destination: dict[str, Any], where: str) -> None:
@@ -152,7 +157,7 @@ def _one_destination(destination: dict[str, Any], where: str) -> None:
     kinds = sorted(destination)
     if kinds not in (["volume"], ["objectStore"]):
         raise InvalidSpec(
-            f"{where}: one of volume and objectStore is wanted, not {kinds or 'nothing'}"
+            f"{where}: set exactly one of volume and objectStore, not {kinds or 'none'}"
         )
 
 
@@ -160,7 +165,7 @@ def _one_beginning(bootstrap: dict[str, Any], where: str) -> None:
     """CEL: "spec.bootstrap: adopt, snapshotRef and objectStore exclude each other"."""
     given = [key for key in ("adopt", "snapshotRef", "objectStore") if bootstrap.get(key)]
     if len(given) > 1:
-        raise InvalidSpec(f"{where}: {' and '.join(given)} exclude each other: keep one")
+        raise InvalidSpec(f"{where}: {' and '.join(given)} exclude each other: set only one")
 
 
 def _storage(storage: schema.Storage, where: str) -> None:
@@ -171,7 +176,7 @@ def _storage(storage: schema.Storage, where: str) -> None:
 
 
 def _restore_store(store: schema.RestoreStore, where: str) -> None:
-    """The CRD bounds the snapshot's length alone."""
+    """Checks a store to restore from. For `snapshot` the CRD checks only the length."""
     _endpoint(store, where)
     _path(store["path"], f"{where}.path")
     snapshot = store.get("snapshot")
@@ -189,13 +194,13 @@ def _endpoint(store: schema.ObjectStore | schema.RestoreStore, where: str) -> No
     """CEL: "endpoint: use https://, or set allowHTTP to true"."""
     endpoint = store.get("endpoint", "")
     if endpoint.startswith("http://") and not store.get("allowHTTP"):
-        words = "use https://, or set allowHTTP to true to send data and requests in the clear"
+        words = "use https://, or set allowHTTP to true to send data and requests unencrypted"
         raise _wrong(f"{where}.endpoint", endpoint, words)
 
 
 def _path(text: str, where: str) -> None:
-    """The CRD bounds its length alone. The replica refuses the same characters
-    (partition_snapshots.destination)."""
+    """Checks a path in a bucket. The CRD checks only its length. The replica refuses the same
+    characters (partition_snapshots.destination)."""
     path = text.strip("/")
     dots = any(part in (".", "..") for part in path.split("/"))
     if path and (not _PATHS.fullmatch(path) or dots or len(path) > PATH_MAX):
@@ -206,12 +211,12 @@ def _path(text: str, where: str) -> None:
 def _snapshots(snapshots: schema.Snapshots, where: str) -> None:
     """CEL: "spec.snapshots.destination: a schedule needs one"."""
     if snapshots.get("schedule", "").strip() and not snapshots.get("destination"):
-        raise InvalidSpec(f"{where}.destination: a schedule needs one: volume or objectStore")
+        raise InvalidSpec(f"{where}.destination: a schedule needs one: set volume or objectStore")
 
 
 def _retention(retention: schema.Retention, where: str) -> None:
-    """CEL: "spec.snapshots.retention.maxAge: at most 36500d". It does not say that a duration has
-    to be above 0."""
+    """CEL: "spec.snapshots.retention.maxAge: at most 36500d". Only the operator refuses a duration
+    of 0."""
     text = retention.get("maxAge")
     if text is None:
         return
@@ -219,12 +224,12 @@ def _retention(retention: schema.Retention, where: str) -> None:
     if not age:
         raise _wrong(f"{where}.maxAge", text, "a duration above 0 such as 720h or 30d")
     if age > dt.timedelta(days=AGE_MAX_D):
-        raise _wrong(f"{where}.maxAge", text, f"at most {AGE_MAX_D}d; leave it out for ever")
+        raise _wrong(f"{where}.maxAge", text, f"at most {AGE_MAX_D}d; omit it to set no limit")
 
 
 def _pod_marks(marks: dict[str, Any], where: str) -> None:
     """CEL, of labels: "keys that the operator and Kubernetes set can't be used". Of annotations the
-    CRD refuses those of our group alone; the others would have no effect."""
+    CRD refuses only those of our group."""
     for kind in ("labels", "annotations"):
         for key in marks.get(kind) or ():
             if key in POD_KEYS_RESERVED or key.startswith(POD_PREFIXES_RESERVED):
@@ -236,7 +241,7 @@ _CHOICES: dict[str, Callable[[Any, str], None]] = {
     "Bootstrap": _one_beginning,
     "Destination": _one_destination,
 }
-"""By object: applied before the rules of its fields, which may be right in what is one too many."""
+"""By object: applied before the rules of its fields, so that a surplus field is reported first."""
 _RULES: dict[str, Callable[[Any, str], None]] = {
     "ObjectStore": _object_store,
     "PodMarks": _pod_marks,

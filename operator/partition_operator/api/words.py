@@ -1,14 +1,14 @@
-"""Words that status and events use, as closed sets: a misspelt one is found by the type checker.
+"""The words in status and events, as closed sets, so that the type checker finds a misspelt one.
 
-Reasons of conditions are open: replicas, jobs and pods have words of their own for what failed.
-Those that another module compares are in `Reason`.
+The reasons of conditions are open, because replicas, jobs and pods have their own. `Reason`
+contains the reasons that another module compares.
 """
 
 from enum import StrEnum
 from typing import Literal
 
 EventKind = Literal["Normal", "Warning"]
-"""Kubernetes has these two."""
+"""The types of Kubernetes events."""
 
 PartitionCondition = Literal[
     "Accepted",
@@ -32,21 +32,21 @@ SnapshotCondition = Literal["Queued", "Running", "Succeeded", "Failed", "Verifie
 
 
 class ReplicaRole(StrEnum):
-    """What a replica says that it is, as far as the operator decides by it."""
+    """The roles in a replica's status that the operator uses."""
 
     LEADER = "leader"
     FOLLOWER = "follower"
 
 
 class MemberRole(StrEnum):
-    """What a member is in its group's configuration."""
+    """The role of a member in its group's configuration."""
 
     VOTER = "voter"
     LEARNER = "learner"
 
 
 class JobState(StrEnum):
-    """How far a job of a replica is."""
+    """The state of a job on a replica."""
 
     QUEUED = "Queued"
     RUNNING = "Running"

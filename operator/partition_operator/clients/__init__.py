@@ -1,1 +1,1 @@
-"""All I/O: the API server, the replicas, the clock of the lease. Decides nothing."""
+"""All I/O: the API server, the replicas, the Lease. These modules decide nothing."""

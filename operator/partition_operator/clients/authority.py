@@ -1,5 +1,5 @@
-"""The operator's authority, as its Secret holds it: made at the first start, looked at while the
-operator runs."""
+"""The operator's certificate authority in its Secret. The first start creates it; the running
+operator follows changes of the Secret."""
 
 import asyncio
 import datetime as dt
@@ -27,7 +27,7 @@ def _now() -> dt.datetime:
 
 
 class AuthorityKeeper:
-    """value: what to issue with. problem: why the Secret is not followed, "" if it is."""
+    """value: the authority to issue with. problem: why the Secret can't be used; "" if it can."""
 
     def __init__(
         self, kube: Kube, config: OperatorConfig, clock: Callable[[], float] = time.monotonic
@@ -46,7 +46,7 @@ class AuthorityKeeper:
         return self._value
 
     async def open(self) -> None:
-        """Reads the Secret, or makes it. Raises AuthorityInvalid, ApiError."""
+        """Reads the Secret, or creates it. Raises AuthorityInvalid, ApiError."""
         found = await self._read()
         if found is None:
             found = await self._create(make_authority(_now(), self._config.lifetimes))
@@ -57,8 +57,8 @@ class AuthorityKeeper:
     async def refresh(self) -> None:
         """Follows the Secret, at most once per `authority_look_s`.
 
-        A Secret that is gone is written again. One that holds another authority is followed. One
-        that can't be used is not: the operator goes on with what it has, and `problem` says why.
+        A deleted Secret is written again. If it contains another authority, the operator changes to
+        that. If it can't be used, the operator keeps its authority and sets `problem`.
         """
         async with self._looking:
             if self._clock() - self._looked < self._config.authority_look_s:
@@ -68,16 +68,16 @@ class AuthorityKeeper:
                 found = await self._read()
                 if found is None:
                     found = await self._create(self.value.current)
-                    logger.warning("the authority's Secret was gone and is written again")
+                    logger.warning("the authority's Secret was deleted; wrote it again")
             except ApiError as error:
-                # A good authority is at hand: nothing else may wait for its Secret.
+                # The authority in memory is good, so nothing waits for the Secret.
                 self._say_problem(f"the authority's Secret can't be read or written: {error}")
                 return
             self._follow(found)
 
     def _say_problem(self, problem: str) -> None:
         if self.problem != problem:
-            logger.error("the authority that was read before stays in use: %s", problem)
+            logger.error("the previously read authority stays in use: %s", problem)
         self.problem = problem
 
     def _follow(self, secret: Body) -> None:
@@ -100,8 +100,8 @@ class AuthorityKeeper:
         return await self._kube.get("Secret", self._config.namespace, self._config.authority_secret)
 
     async def _create(self, authority: KeyPair) -> Body:
-        """Returns the Secret as it is then, which another operator may have made. Raises
-        ApiError."""
+        """Creates the Secret. Returns it, or the one that another operator has created meanwhile.
+        Raises ApiError."""
         config = self._config
         try:
             made = await self._kube.create(
@@ -113,7 +113,7 @@ class AuthorityKeeper:
             found = await self._read()
             if found is None:
                 where = f"{config.namespace}/{config.authority_secret}"
-                text = f"Secret {where} existed and was deleted again; it is read again"
+                text = f"Secret {where} existed and was deleted meanwhile; the operator retries"
                 raise ApiError(404, text) from error
             return found
         logger.info("wrote the authority's Secret %s", config.authority_secret)

@@ -1,18 +1,19 @@
-"""The fencing token: which turn at leading a command belongs to.
+"""The fencing token: the Lease's transition count at the time of a command.
 
-Replicas remember the highest token durably and refuse a command with a lower one. So a deposed
-operator can change nothing, even if it has not heard that it was deposed.
+Replicas store the highest token durably and refuse a command with a lower one. So a deposed
+operator can change nothing, even before it notices that it was deposed.
 """
 
 from partition_proto.v1 import replica_admin_pb2 as admin
 
 
 class FencingToken:
-    """What every command of this operator carries. One object is shared by all clients, so that
-    raising it reaches each of them."""
+    """The token in every command of this operator. All clients share one object, so a raise applies
+    to each of them."""
 
     def __init__(self, holder: str, transitions: int) -> None:
-        """holder: this process, for people. transitions: the Lease's leaseTransitions."""
+        """holder: the name of this process, for messages. transitions: leaseTransitions of the
+        Lease."""
         self._holder = holder
         self._transitions = transitions
 
@@ -21,9 +22,9 @@ class FencingToken:
         return self._transitions
 
     def raise_to(self, transitions: int) -> None:
-        """After the Lease was. It never falls: replicas would refuse what follows."""
+        """Raises the token, after the Lease. It never falls: replicas would refuse lower tokens."""
         self._transitions = max(self._transitions, transitions)
 
     def message(self) -> admin.FencingToken:
-        """As it stands in a command."""
+        """Returns the token as a message for a command."""
         return admin.FencingToken(transitions=self._transitions, holder=self._holder)

@@ -1,7 +1,7 @@
-"""The API server: dicts in and out, server-side apply for every write.
+"""The client of the API server: dicts in and out, server-side apply for every write.
 
-Names can be taken by others at any moment. So each write of an object says which object it means:
-one that must not exist yet, or the one of a uid at the version that was looked at.
+Another program may create an object with our name at any time. So each write identifies its object:
+either it must not exist yet, or it must have the uid and the version that were read.
 """
 
 import json
@@ -36,20 +36,20 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
 ABSENT = "1"
-"""A resourceVersion that no object has: the first write of etcd makes revision 2. Server-side apply
-with it creates an object, and is refused where one of the name exists. A POST would do so, too, but
-its fields count as updated, not as applied, and a later apply would never take them out."""
+"""A resourceVersion that no object has: the first write to etcd makes revision 2. Server-side apply
+with it creates an object, and is refused if one of this name exists. A POST would do the same, but
+its fields count as updated, not as applied, so a later apply would never remove them."""
 
 REFUSED = frozenset({400, 403, 405, 413, 422})
-"""HTTP statuses with which an API server does not take an object: a quota, a LimitRange, a webhook,
-a rule of validation or of RBAC. The same again is refused until somebody changes something."""
+"""HTTP statuses with which the API server refuses an object because of a quota, a LimitRange, a
+webhook, validation or RBAC. It refuses the same object again until a user changes something."""
 
 Body = dict[str, Any]
 
 
 class ApiError(OperatorError):
-    """The API server answered with an error; `status` is HTTP's, 0 where it did not answer. words:
-    its own message. reason: its own word for the error, "" if it gave none."""
+    """An error of the API server. status: the HTTP status; 0 if it did not answer. words: its
+    message. reason: its reason word, "" if it gave none."""
 
     def __init__(self, status: int, message: str, words: str = "", reason: str = "") -> None:
         super().__init__(message)
@@ -59,14 +59,14 @@ class ApiError(OperatorError):
 
     @property
     def exists(self) -> bool:
-        """Whether an object was not created because something has its name. Other errors have the
-        same status, such as a quota that somebody else changed at the same moment."""
+        """Whether a creation failed because an object has the name. Other errors have the same
+        status, such as a concurrent change of a quota."""
         return self.status == HTTPStatus.CONFLICT and self.reason == "AlreadyExists"
 
     @property
     def refused(self) -> bool:
-        """Whether it does not take this object, rather than not being able to answer. A webhook
-        that does not answer is reported as an internal error."""
+        """Whether the API server refuses this object, in contrast to a failure to answer. It
+        reports a webhook that does not answer as an internal error."""
         if self.status == HTTPStatus.CONFLICT:
             return not self.exists
         failed = self.status == HTTPStatus.INTERNAL_SERVER_ERROR
@@ -74,7 +74,7 @@ class ApiError(OperatorError):
 
 
 class Kube:
-    """One connection pool. Close it at the end."""
+    """A client with one connection pool. The caller closes it."""
 
     def __init__(self, api: client.ApiClient, timeout_s: float) -> None:
         self._api = api
@@ -82,7 +82,7 @@ class Kube:
 
     @classmethod
     async def connect(cls, timeout_s: float) -> "Kube":
-        """In a cluster by the pod's account, elsewhere by KUBECONFIG."""
+        """Connects with the pod's service account in a cluster, otherwise with KUBECONFIG."""
         configuration = client.Configuration()
         try:
             config.load_incluster_config(  # type: ignore[no-untyped-call]
@@ -92,7 +92,7 @@ class Kube:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
                 client_configuration=configuration
             )
-        # As kopf's watches: a proxy of the environment is for the world outside.
+        # Like kopf's watches: the environment's proxy is not for the API server.
         configuration.client_session_kwargs = {"trust_env": False}
         return cls(client.ApiClient(configuration), timeout_s)
 
@@ -111,23 +111,23 @@ class Kube:
     async def list_labelled(
         self, kind: str, namespace: str, selector: dict[str, str]
     ) -> list[Body]:
-        """An empty selector lists all of the kind in the namespace."""
+        """Lists the objects with these labels. An empty selector lists all in the namespace."""
         query = {"labelSelector": ",".join(f"{k}={v}" for k, v in selector.items())}
         found = await self._request("GET", _path(kind, namespace), query=query)
         items = cast("list[Body]", found.get("items", []))
-        # Lists leave out what every item has in common.
+        # The items of a list have no kind.
         return [{"kind": kind} | item for item in items]
 
     async def events_about(self, namespace: str, uid: str, reason: str) -> list[Body]:
-        """Events of one reason about the object of this uid."""
+        """Lists the events of one reason about the object of this uid."""
         query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
         found = await self._request("GET", _path("Event", namespace), query=query)
         return cast("list[Body]", found.get("items", []))
 
     async def apply(self, body: Body, live: Body | None) -> Body:
-        """Server-side apply as our field manager, which takes fields over. live: the object as it
-        was looked at, None to create it. Raises Conflict where it has changed since, or where
-        something of the name has come into being."""
+        """Server-side apply as our field manager, by force. live: the object as read; None to
+        create it. Raises Conflict if the object has changed since, or if one of this name
+        exists."""
         metadata = body["metadata"]
         if live is None:
             which = {"resourceVersion": ABSENT}
@@ -163,8 +163,8 @@ class Kube:
     async def delete_unchanged(
         self, kind: str, namespace: str, name: str, uid: str, version: str
     ) -> None:
-        """Of the object at the version that was looked at; one that has changed since, or is gone,
-        is left as it is."""
+        """Deletes the object at the version that was read. Does nothing if it has changed since or
+        does not exist."""
         which = {"uid": uid, "resourceVersion": version}
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": which}
         try:
@@ -174,13 +174,14 @@ class Kube:
                 raise
 
     async def replace(self, body: Body) -> Body:
-        """Refused (ApiError 409) where resourceVersion is not the current one."""
+        """Replaces an object. Raises ApiError 409 if resourceVersion is not the current one."""
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"])
         return await self._request("PUT", path, body)
 
     async def merge(self, kind: str, live: Body, change: Body) -> Body:
-        """Changes an object that was looked at. Raises Conflict where it has changed since."""
+        """Merges a change into an object. live: as read. Raises Conflict if it has changed
+        since."""
         seen = live["metadata"]
         which = {key: seen[key] for key in ("uid", "resourceVersion")}
         body = change | {"metadata": which | (change.get("metadata") or {})}
@@ -189,7 +190,8 @@ class Kube:
         return await self._request("PATCH", path, body, query=query, content_type=MERGE)
 
     async def merge_status(self, namespace: str, name: str, body: Body) -> Body:
-        """Of a Partition. Refused (Conflict) where the body names another resource version."""
+        """Merges a change into a Partition's status. Raises Conflict if the body contains another
+        resource version than the current one."""
         path = _path("Partition", namespace, name, "status")
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._request("PATCH", path, body, query=query, content_type=MERGE)
@@ -197,8 +199,8 @@ class Kube:
     async def apply_status(
         self, body: Body, status: Mapping[str, object], *, manager: str = names.FIELD_MANAGER
     ) -> Body:
-        """Of an object that was read as `body`. Raises Conflict where it has changed since: a
-        deposed operator's late write must not undo a newer one."""
+        """Applies the status of an object that was read as `body`. Raises Conflict if it has
+        changed since, so a deposed operator's late write can't undo a newer one."""
         metadata = body["metadata"]
         kept = ("name", "namespace", "resourceVersion")
         wanted = {
@@ -210,9 +212,9 @@ class Kube:
         return await self._apply(wanted, manager, "status")
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
-        """Of the object that was looked at; another one of its name is left alone. Gone already is
-        fine."""
-        assert uid, "a name alone may mean an object of somebody else"
+        """Deletes the object with this uid. Does nothing if it does not exist; another object of
+        its name stays."""
+        assert uid, "a name alone may be that of another owner's object"
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
         try:
             await self._request("DELETE", _path(kind, namespace, name), body)

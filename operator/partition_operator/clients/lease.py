@@ -1,7 +1,7 @@
-"""Who leads: a Lease that one process holds and renews on a monotonic clock.
+"""Elects the working operator: one process holds the Lease and renews it, on a monotonic clock.
 
-The holder ends its process when it could not renew in time: work must not outlive the lease.
-leaseTransitions rises with every holder; replicas refuse commands that carry a lower one.
+If the holder can't renew in time, it ends its process, because no work may continue without the
+Lease. leaseTransitions rises with every new holder; replicas refuse commands with a lower value.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ REQUEST_TIMEOUT_S = 3.0
 
 
 async def _within(seconds: float, asking: Coroutine[Any, Any, bool]) -> bool:
-    """Raises OperatorError if there is no answer in time: a bare TimeoutError says nothing."""
+    """Waits for an answer. Raises OperatorError after `seconds`, because TimeoutError has no
+    text."""
     try:
         return await asyncio.wait_for(asking, seconds)
     except TimeoutError as error:
@@ -30,7 +31,8 @@ async def _within(seconds: float, asking: Coroutine[Any, Any, bool]) -> bool:
 
 
 class LeaseHolder:
-    """Acquires, then renews. `lost` is called once when it could not renew: end the process."""
+    """Acquires the Lease, then renews it. lost: called once if a renewal fails for too long; it
+    must end the process."""
 
     def __init__(self, kube: Kube, config: OperatorConfig, lost: Callable[[str], None]) -> None:
         self._kube = kube
@@ -42,21 +44,21 @@ class LeaseHolder:
         self.transitions = 0
 
     async def acquire(self) -> None:
-        """Returns when this process holds the lease."""
+        """Waits until this process holds the Lease."""
         while True:
             try:
                 if await _within(REQUEST_TIMEOUT_S, self._try()):
                     return
             except OperatorError as error:
-                logger.info("lease not acquired: %s", text_of(error))
+                logger.info("the Lease was not acquired: %s", text_of(error))
             await asyncio.sleep(self._config.lease_retry_s)
 
     async def renew(self) -> None:
-        """Renews until cancelled; calls `lost` when the deadline passes."""
-        renewed, why = time.monotonic(), "the API server was not asked in time"
+        """Renews until it is cancelled. Calls `lost` if the renewal deadline passes."""
+        renewed, why = time.monotonic(), "this process did not send a request in time"
         while True:
             await asyncio.sleep(self._config.lease_retry_s)
-            # The stamp is taken before the request: the lease is never thought younger than it is.
+            # The time is taken before the request, so the Lease never seems newer than it is.
             asked = time.monotonic()
             left = renewed + self._config.lease_renew_deadline_s - asked
             try:
@@ -65,25 +67,25 @@ class LeaseHolder:
                 if held:
                     renewed = asked
                 elif await _within(REQUEST_TIMEOUT_S, self._held_by_other()):
-                    self._lost("another process holds the lease")
+                    self._lost("another process holds the Lease")
                     return
                 else:
-                    why = "the lease was changed by somebody else"
-            except Exception as error:  # whatever it is, the deadline decides
+                    why = "another writer changed the Lease"
+            except Exception as error:  # after any error, only the deadline decides
                 why = text_of(error)
-                logger.warning("lease not renewed: %s", why)
+                logger.warning("the Lease was not renewed: %s", why)
             if time.monotonic() - renewed > self._config.lease_renew_deadline_s:
                 deadline = self._config.lease_renew_deadline_s
-                self._lost(f"the lease could not be renewed within {deadline:.1f} s: {why}")
+                self._lost(f"the Lease could not be renewed within {deadline:.1f} s: {why}")
                 return
 
     async def raise_above(self, seen: int) -> None:
-        """Raises the token above one that a replica has seen: the Lease was made anew since. Only
-        for the holder; raises OperatorError where the Lease can't be written."""
+        """Raises the token above one that a replica has seen, after the Lease was recreated. Only
+        for the holder. Raises OperatorError if the Lease can't be written."""
         async with self._turn:
             self.transitions = max(self.transitions, seen + 1)
             if not await _within(REQUEST_TIMEOUT_S, self._try()):
-                raise OperatorError("the lease is not ours any more")
+                raise OperatorError("this process no longer holds the Lease")
 
     async def _held_by_other(self) -> bool:
         lease = await self._kube.get("Lease", self._config.namespace, self._config.lease_name)
@@ -91,7 +93,7 @@ class LeaseHolder:
         return holder not in ("", self._config.identity)
 
     async def release(self) -> None:
-        """Lets the next one take over at once."""
+        """Releases the Lease, so that another process can acquire it at once."""
         lease = await self._kube.get("Lease", self._config.namespace, self._config.lease_name)
         if lease is not None and lease["spec"].get("holderIdentity") == self._config.identity:
             lease["spec"]["holderIdentity"] = ""
@@ -117,7 +119,7 @@ class LeaseHolder:
         if holder != config.identity:
             transitions += 1
         transitions = max(transitions, self.transitions)
-        # The metadata that was seen: its version, and labels that somebody else put there.
+        # The metadata as read: it contains the version, and labels of other writers.
         body = self._body(transitions) | {"metadata": lease["metadata"]}
         try:
             await self._kube.replace(body)
@@ -129,7 +131,8 @@ class LeaseHolder:
         return True
 
     def _expired(self, holder: str, stamp: str) -> bool:
-        """By our own clock: since when we see this very renewal."""
+        """Whether the Lease has expired. By our own clock: the time since we first read this
+        renewal."""
         if not holder:
             return True
         if (holder, stamp) != self._seen:

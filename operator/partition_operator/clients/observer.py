@@ -1,4 +1,4 @@
-"""Looks at everything that a Partition consists of, at once."""
+"""Observes everything that belongs to a Partition."""
 
 import asyncio
 import datetime as dt
@@ -37,11 +37,12 @@ from partition_operator.resources.common import controller, is_foreign, is_owner
 logger = logging.getLogger(__name__)
 
 FAILED_CREATE_AGE = dt.timedelta(minutes=20)
-"""The StatefulSet's controller tries again at least every 1,000 seconds: an older event is over."""
+"""The StatefulSet's controller retries at least every 1,000 seconds, so an older event is outdated.
+"""
 
 
 class Observer:
-    """Reads only."""
+    """Reads objects and replicas. It writes nothing."""
 
     def __init__(
         self,
@@ -56,16 +57,17 @@ class Observer:
         self._authority = authority
 
     async def partition(self, namespace: str, name: str) -> Partition | None:
-        """None if it is gone. Raises ApiError."""
+        """Returns the Partition, or None if it does not exist. Raises ApiError."""
         body = await self._kube.get("Partition", namespace, name)
         return None if body is None else parse(body)
 
     async def forget(self, namespace: str, name: str) -> None:
-        """Drops what is kept for a Partition that is gone, or that another operator manages."""
+        """Drops the connections to a Partition that was deleted or that another operator
+        manages."""
         await self._replicas.forget((namespace, name), set())
 
     async def observe(self, partition: Partition) -> ObservedPartition:
-        """Everything of a Partition that was read right before. Raises ApiError."""
+        """Observes everything of a Partition. partition: as just read. Raises ApiError."""
         namespace, name = partition.key
         now = dt.datetime.now(dt.UTC)
         single = [
@@ -92,7 +94,7 @@ class Observer:
         for secret, live in secrets.items():
             if live is not None:
                 objects["Secret", secret] = _without_content(live)
-        # What is somebody else's is a Conflict, and decides nothing here.
+        # A Secret of another owner is a Conflict, and is not used here.
         secrets = {s: live for s, live in secrets.items() if not _foreign(live, partition)}
         own = secrets.get(names.tls_secret(name))
         if own is not None:
@@ -124,7 +126,7 @@ class Observer:
         )
 
     async def group(self, partition: Partition) -> ObservedPartition:
-        """The Partition with its pods and replicas alone."""
+        """Observes only the pods and replicas of a Partition. Raises ApiError."""
         pods, _ = await self._pods(partition, _size(partition, None))
         replicas = await self.replicas(partition, pods)
         return ObservedPartition(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)
@@ -132,7 +134,7 @@ class Observer:
     async def replicas(
         self, partition: Partition, pods: tuple[ObservedPod, ...]
     ) -> tuple[ObservedReplica, ...]:
-        """Asks every pod that has an address."""
+        """Returns the status of every replica that answers."""
         await self._replicas.forget(partition.key, {pod.ip for pod in pods if pod.ip})
         asked = [pod for pod in pods if pod.ip and not pod.deleting]
         found = await asyncio.gather(*(self._replicas.status(partition, pod) for pod in asked))
@@ -141,8 +143,8 @@ class Observer:
     async def _pods_refused(
         self, live: Body | None, pods: tuple[ObservedPod, ...], now: dt.datetime
     ) -> str:
-        """Of pods that are missing; "" where there is nothing to say. A quota, a LimitRange or a
-        webhook refuses them to the StatefulSet's controller, which says so in an event alone."""
+        """Returns why missing pods can't be created; "" if unknown. If a quota, a LimitRange or a
+        webhook refuses them, the StatefulSet's controller reports it only in an event."""
         if live is None or len(pods) >= int(live["spec"]["replicas"]):
             return ""
         metadata = live["metadata"]
@@ -154,7 +156,7 @@ class Observer:
             if not error.refused:
                 raise
             logger.info(
-                "events of StatefulSet %s are not looked at: %s", metadata["name"], text_of(error)
+                "events of StatefulSet %s can't be read: %s", metadata["name"], text_of(error)
             )
             return ""
         times = {parse_stamp(e.get("lastTimestamp") or e.get("eventTime")): e for e in found}
@@ -164,7 +166,7 @@ class Observer:
         return str(times[newest].get("message", ""))
 
     async def _restore(self, partition: Partition) -> ObservedRestore | None:
-        """What a restore that has not ended looks at."""
+        """Observes what a restore needs; None if no restore is in progress."""
         source = partition.asked.restore if partition.asked is not None else None
         if source is None or partition.status.get("bootstrapped"):
             return None
@@ -205,8 +207,8 @@ class Observer:
     async def volumes(
         self, namespace: str, partition: str, wanted: Iterable[str] = ()
     ) -> dict[str, str]:
-        """UIDs of a Partition's claims by name. wanted: names that are looked at though they have
-        lost their labels: a claim that no selector finds is not gone."""
+        """Returns the UIDs of a Partition's claims by name. wanted: claims that are also read by
+        name, because a claim that has lost its labels still exists."""
         selector = names.selector(partition)
         items = await self._named(
             "PersistentVolumeClaim", namespace, selector, [name for name in wanted if name]
@@ -216,7 +218,9 @@ class Observer:
     async def _named(
         self, kind: str, namespace: str, selector: dict[str, str], wanted: Iterable[str]
     ) -> list[Body]:
-        """What carries the labels, and what has one of these names, labels or not."""
+        """Returns the objects with these labels, and those with these names, with or without
+        labels.
+        """
         items = await self._kube.list_labelled(kind, namespace, selector)
         missing = sorted(set(wanted) - {item["metadata"]["name"] for item in items})
         found = await asyncio.gather(
@@ -227,7 +231,7 @@ class Observer:
     async def _pods(
         self, partition: Partition, size: int
     ) -> tuple[tuple[ObservedPod, ...], tuple[Key, ...]]:
-        """(replicas' pods, pods of somebody else that have their names)."""
+        """Returns (the replicas' pods, pods of other owners with their names)."""
         selector = names.selector(partition.name)
         wanted = [names.pod(partition.name, n) for n in range(size)]
         pods, conflicting = [], []
@@ -250,8 +254,8 @@ class Observer:
 
 
 def _without_content(secret: Body) -> Body:
-    """What was seen is kept until the next look, and whose a Secret is needs no keys. Those who
-    apply one by hand leave its content in an annotation."""
+    """Returns the Secret without its keys and annotations, because observations stay in memory. An
+    annotation of `kubectl apply` may contain the keys, too."""
     metadata = {k: v for k, v in secret["metadata"].items() if k != "annotations"}
     kept = {k: v for k, v in secret.items() if k not in ("data", "stringData")}
     return kept | {"metadata": metadata}
@@ -262,7 +266,7 @@ def _foreign(live: Body | None, partition: Partition) -> bool:
 
 
 def _size(partition: Partition, live: Body | None) -> int:
-    """Up to how many pods and claims are looked for by name."""
+    """Returns how many pods and claims are read by name."""
     running = int(((live or {}).get("spec") or {}).get("replicas", 0))
     spec = partition.asked
     if spec is None:
@@ -272,7 +276,7 @@ def _size(partition: Partition, live: Body | None) -> int:
 
 def _is_replica(partition: Partition, item: Body) -> bool:
     """Whether a pod that lost its labels is a replica's: it uses the replica's claim, and no other
-    controller has it. The StatefulSet lets go of a pod that its selector does not find, and takes
+    controller owns it. The StatefulSet releases a pod that its selector does not find, and adopts
     it again when the labels are back."""
     owner = controller(item)
     if owner is not None and not is_owner(owner, "apps", "StatefulSet", partition.name):

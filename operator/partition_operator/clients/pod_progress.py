@@ -1,4 +1,4 @@
-"""How far a pod that restores is, as it says itself."""
+"""Reads the progress of a restoring or verifying pod from the pod."""
 
 import json
 from http import HTTPStatus
@@ -10,13 +10,13 @@ from partition_operator.api import names
 from partition_operator.reconcile.observed.progress import JobProgress, parse_progress
 
 TIMEOUT = aiohttp.ClientTimeout(total=0.5)
-"""It is asked at each look; a network policy may swallow the question."""
+"""Short, because each turn asks, and a network policy may drop the request."""
 BODY_BYTES_MAX = 4096
 
 
 async def ask_progress(pod: dict[str, Any] | None) -> JobProgress | None:
-    """None for a pod that does not run, or says nothing that makes sense: that is no error, its end
-    is what counts. Takes half a second at most."""
+    """Returns the progress, or None if the pod does not run or its answer is not valid. That is no
+    error, because only the pod's result matters. Takes at most half a second."""
     status = (pod or {}).get("status") or {}
     ip = status.get("podIP")
     if status.get("phase") != "Running" or not ip:
@@ -35,10 +35,10 @@ async def ask_progress(pod: dict[str, Any] | None) -> JobProgress | None:
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
-    """All of it, bounded. Raises ValueError."""
+    """Reads the whole body. Raises ValueError above BODY_BYTES_MAX."""
     found = b""
     while chunk := await content.read(BODY_BYTES_MAX):
         found += chunk
         if len(found) > BODY_BYTES_MAX:
-            raise ValueError(f"more than {BODY_BYTES_MAX} bytes of progress")
+            raise ValueError(f"the progress has more than {BODY_BYTES_MAX} bytes")
     return found

@@ -1,5 +1,5 @@
-"""Events: one object a reason and message, whose count is patched; never more than so many a
-minute."""
+"""Writes events: one object per reason and message, whose count rises. The rate per minute is
+limited."""
 
 import datetime as dt
 import hashlib
@@ -20,7 +20,7 @@ MESSAGE_MAX = 1000
 
 
 class Subject(Protocol):
-    """What an event is about: an object of ours."""
+    """The object that an event is about."""
 
     @property
     def kind(self) -> str: ...
@@ -33,7 +33,7 @@ class Subject(Protocol):
 
 
 class Recorder:
-    """Posts events of our objects. A failure is logged: no event ever stops the work."""
+    """Posts events about our objects. A failure is logged and does not stop the work."""
 
     def __init__(
         self,
@@ -50,13 +50,15 @@ class Recorder:
     async def post(self, subject: Subject, event: Event) -> None:
         if not self._allowed(self._a_minute_max):
             self.dropped += 1
-            logger.warning("event dropped, too many: %s %s", event.reason, event.message)
+            logger.warning(
+                "event dropped, limit per minute reached: %s %s", event.reason, event.message
+            )
             return
         await self._try(subject, event)
 
     async def offer(self, subject: Subject, event: Event) -> bool:
-        """Posts an event that can wait: it leaves half of the limit to the others. Returns whether
-        it was written; if not, offer it again later."""
+        """Posts an event that can wait. It may use only half of the limit. Returns whether it was
+        written; if not, the caller offers it again later."""
         if not self._allowed((self._a_minute_max + 1) // 2):
             return False
         return await self._try(subject, event)
@@ -65,7 +67,7 @@ class Recorder:
         try:
             await self._post(subject, event)
         except OperatorError as error:
-            logger.warning("event %s not written: %s", event.reason, text_of(error))
+            logger.warning("event %s was not written: %s", event.reason, text_of(error))
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""The replicas: gRPC to pod IPs, with the DNS name as the name in the certificate."""
+"""The client of the replicas: gRPC to pod IPs; TLS checks the DNS name in the certificate."""
 
 import asyncio
 import datetime as dt
@@ -44,7 +44,7 @@ OPTIONS: list[tuple[str, int | str]] = [
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
     ("grpc.enable_retries", 0),
-    # Pods are dialled by their address: a proxy of the environment is for the world outside.
+    # Pods are dialled by their IP. The environment's proxy is not for them.
     ("grpc.enable_http_proxy", 0),
 ]
 
@@ -53,7 +53,7 @@ LOOK_FOR_REFUSAL_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _Looked:
-    """looked: when a handshake was tried. why: its failure, "" if it did not fail."""
+    """looked: monotonic time of the last handshake. why: its failure; "" if it succeeded."""
 
     looked: float
     why: str
@@ -61,7 +61,7 @@ class _Looked:
 
 class PartitionCertificate:
     """The operator's certificate for one Partition; implements CredentialSource of RenewedChannel.
-    It is issued anew before it ends, and when another authority takes over."""
+    It is reissued before it expires, and when the authority is replaced."""
 
     def __init__(
         self,
@@ -106,12 +106,12 @@ class PartitionCertificate:
         try:
             pair = issue(signer, self._party, [], now, self._lifetimes)
         except AuthorityInvalid:
-            # The status says so. What exists may still do, as long as its connections last.
+            # The status reports it. The old certificate may still work for open connections.
             if self._signer is None:
                 raise
             return
         self._signer = signer
-        # One that ends with its authority is renewed while there is time, but not at each call.
+        # A certificate that expires with its authority is renewed early, but not at each call.
         ends = trust.ends(pair)
         self._renew_at = max(ends - self._lifetimes.renew_before, now + (ends - now) / 2)
         self._pem = Pem(pair.certificate, pair.key, trusted)
@@ -120,7 +120,7 @@ class PartitionCertificate:
 
 
 class Replicas:
-    """Channels to the replicas of every Partition, by address and certificate."""
+    """The channels to the replicas of every Partition, and the calls on them."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class Replicas:
         await asyncio.gather(*(channel.close() for channel in self._channels.values()))
 
     async def forget(self, key: tuple[str, str], ips: set[str]) -> None:
-        """Closes the channels of a Partition to addresses that no pod of it has any more."""
+        """Closes the channels of a Partition to other IPs than `ips`."""
         gone = [k for k in self._channels if k[:2] == key and k[2] not in ips]
         for name in gone:
             self._refusals.pop(name, None)
@@ -150,21 +150,21 @@ class Replicas:
             self._certificates.pop(key, None)
 
     def follow(self, key: tuple[str, str], secret: dict[str, Any] | None) -> None:
-        """The replicas' Secret as it is: while another authority takes over, it says whom they
-        accept, and from whom they have their certificates."""
+        """Takes the replicas' current Secret. During a change of the authority it contains the
+        authorities that they trust and the issuer of their certificates."""
         self._certificate(key).follow(secret)
 
     def refused(self, partition: Partition, pods: Iterable[ObservedPod]) -> dict[int, str]:
-        """By ordinal, why TLS to a pod fails."""
+        """Returns why TLS to a pod fails, by ordinal, for the pods where it does."""
         found = {pod.ordinal: self._refusals.get((*partition.key, pod.ip)) for pod in pods}
         return {n: looked.why for n, looked in found.items() if looked is not None and looked.why}
 
     async def status(self, partition: Partition, pod: ObservedPod) -> ObservedReplica | None:
-        """What a replica says; None where it does not answer."""
+        """Returns a replica's status; None if it does not answer."""
         try:
             stub = log_store_pb2_grpc.LogStoreStub(self._channel(partition, pod))
         except AuthorityInvalid:
-            return None  # there is no certificate to ask with; the status says why
+            return None  # the operator has no certificate; the status contains the reason
         try:
             answer: api.GetStatusResponse = await stub.GetStatus(
                 api.GetStatusRequest(), timeout=self._timeout_s
@@ -243,7 +243,7 @@ class Replicas:
         return channel
 
     def _certificate(self, key: tuple[str, str]) -> PartitionCertificate:
-        """The operator's own for this Partition: made here, kept in memory alone."""
+        """Returns the operator's certificate for this Partition. It exists only in memory."""
         found = self._certificates.get(key)
         if found is None:
             found = PartitionCertificate(key, self._authority, self._lifetimes)
@@ -251,7 +251,7 @@ class Replicas:
         return found
 
     async def _look_for_refusal(self, partition: Partition, pod: ObservedPod, code: Any) -> None:
-        """Keeps the reason why TLS to a pod fails; it is looked for every few polls at most."""
+        """Records why TLS to a pod fails, with at most one handshake per LOOK_FOR_REFUSAL_S."""
         if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return
         name, now = (*partition.key, pod.ip), time.monotonic()
@@ -288,7 +288,7 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
 
 
 def _member(answer: api.GetStatusResponse, member: api.MemberStatus) -> ObservedMember:
-    # Without Raft nobody counts progress: the only member has what it says it has.
+    # A standalone replica reports no progress of members: it has all of its own log.
     alone = answer.standalone and member.member_id == answer.member_id
     return ObservedMember(
         member_id=member.member_id,

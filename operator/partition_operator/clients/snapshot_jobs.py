@@ -1,4 +1,4 @@
-"""Snapshot jobs on replicas. Credentials travel in the call alone."""
+"""The client of snapshot jobs on replicas. Credentials are sent only with the call."""
 
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
@@ -21,7 +21,8 @@ _STATES = {
 
 
 class SnapshotJobClient:
-    """Starting raises ReplicaUnreachable, ReplicaRefused, Deposed."""
+    """Starts, polls and cancels jobs. Starts and cancels raise ReplicaUnreachable, ReplicaRefused,
+    Deposed."""
 
     def __init__(self, replicas: Replicas) -> None:
         self._replicas = replicas
@@ -85,7 +86,7 @@ class SnapshotJobClient:
     async def look(
         self, partition: Partition, pod: ObservedPod | None, job_id: str
     ) -> ObservedJobOrNone:
-        """What the replica says of a job."""
+        """Returns the job as the replica reports it, or why there is none."""
         if pod is None or not pod.ip or pod.deleting:
             return NoJob.SILENT
         request = admin.GetSnapshotJobRequest(job_id=job_id)
@@ -122,7 +123,7 @@ def _destination(
 ) -> admin.SnapshotDestination:
     if not isinstance(destination, ObjectStore):
         return admin.SnapshotDestination(volume=admin.VolumeDestination())
-    assert credentials is not None, "an object store has some"
+    assert credentials is not None, "an object store has credentials"
     return admin.SnapshotDestination(
         s3=admin.S3Destination(
             endpoint=destination.endpoint,

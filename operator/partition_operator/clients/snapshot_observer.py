@@ -1,6 +1,6 @@
-"""Looks at everything that a snapshot, or a Partition's snapshots as a whole, depend on.
+"""Observes what a snapshot, or all snapshots of a Partition, depend on.
 
-Reads only; Secrets by name, and what they hold goes to the caller alone.
+It writes nothing. It reads Secrets by name and returns their content only to the caller.
 """
 
 import datetime as dt
@@ -37,24 +37,24 @@ class SnapshotObserver:
         self._jobs = jobs
 
     async def snapshot(self, namespace: str, name: str) -> Snapshot | None:
-        """None if it is gone. Raises ApiError."""
+        """Returns the snapshot, or None if it does not exist. Raises ApiError."""
         body = await self._kube.get(names.SNAPSHOT_KIND, namespace, name)
         return None if body is None else parse_snapshot(body)
 
     async def partition(self, namespace: str, name: str) -> Partition | None:
-        """None if it is gone. Raises ApiError."""
+        """Returns the Partition, or None if it does not exist. Raises ApiError."""
         return await self._observer.partition(namespace, name)
 
     async def group(self, partition: Partition) -> ObservedPartition:
-        """The Partition with its pods and replicas alone. Raises ApiError."""
+        """Observes only the pods and replicas of a Partition. Raises ApiError."""
         return await self._observer.group(partition)
 
     def alone(self, partition: Partition) -> ObservedPartition:
-        """The Partition, of which nothing else is looked at."""
+        """Returns the Partition without further observations."""
         return ObservedPartition(partition, dt.datetime.now(dt.UTC), {}, (), (), ())
 
     async def stored(self, snapshot: Snapshot) -> ObservedSnapshot:
-        """What matters for a snapshot that has ended and is not being verified. Raises ApiError."""
+        """Observes a snapshot that has ended and is not being verified. Raises ApiError."""
         now = dt.datetime.now(dt.UTC)
         volumes = await self.volumes(snapshot.namespace, snapshot.partition, {snapshot.claim})
         pod, _ = await self._verify_pod(snapshot)
@@ -63,8 +63,8 @@ class SnapshotObserver:
     async def view(
         self, snapshot: Snapshot, partition: Partition | None, destination: Destination | None
     ) -> tuple[ObservedSnapshot, S3Credentials | None]:
-        """Everything that a snapshot depends on. destination: whose Secret is read; None for no
-        Secret. Raises ApiError."""
+        """Observes everything that a snapshot depends on. Returns it with the credentials of
+        `destination`; None for no credentials. Raises ApiError."""
         now, namespace = dt.datetime.now(dt.UTC), snapshot.namespace
         group = None if partition is None else await self._observer.group(partition)
         ordinals = [pod.ordinal for pod in group.pods] if group is not None else []
@@ -80,7 +80,7 @@ class SnapshotObserver:
             others=tuple(
                 other
                 for other in await self.snapshots(
-                    # An older one that nobody has labelled yet comes first all the same.
+                    # An older snapshot without the label is still ahead of this one.
                     namespace,
                     snapshot.partition,
                     labelled=snapshot.state not in ("", SnapshotState.QUEUED),
@@ -100,21 +100,22 @@ class SnapshotObserver:
     async def snapshots(
         self, namespace: str, partition: str, *, labelled: bool = True
     ) -> tuple[Snapshot, ...]:
-        """Of a Partition. labelled: those that have been seen before, which is cheaper."""
+        """Lists a Partition's snapshots. labelled: only those with the operator's label, which is
+        cheaper."""
         labels = {names.LABEL_PARTITION: partition} if labelled else {}
         items = await self._kube.list_labelled(names.SNAPSHOT_KIND, namespace, labels)
         found = [parse_snapshot(item) for item in items]
-        # A label can be written by anybody; spec can't be changed.
+        # Any user can write a label, but spec can't change.
         return tuple(snapshot for snapshot in found if snapshot.partition == partition)
 
     async def volumes(
         self, namespace: str, partition: str, wanted: Iterable[str] = ()
     ) -> dict[str, str]:
-        """UIDs of a Partition's claims by name; `wanted` are looked at by name, too."""
+        """Returns the UIDs of a Partition's claims by name. wanted: claims also read by name."""
         return await self._observer.volumes(namespace, partition, wanted)
 
     async def restored_from(self, namespace: str) -> frozenset[str]:
-        """Snapshots that a Partition of the namespace is still to be restored from."""
+        """Returns the names of snapshots that Partitions of the namespace must still restore."""
         found = set()
         for body in await self._kube.list_labelled("Partition", namespace, {}):
             reference = ((body.get("spec") or {}).get("bootstrap") or {}).get("snapshotRef") or {}
@@ -125,7 +126,7 @@ class SnapshotObserver:
     async def secret(
         self, namespace: str, destination: Destination | None
     ) -> S3Credentials | DestinationProblem | None:
-        """Of an object store; None for a volume."""
+        """Reads the credentials of an object store; None for a volume."""
         if not isinstance(destination, ObjectStore):
             return None
         body = await self._kube.get("Secret", namespace, destination.secret)
@@ -147,14 +148,14 @@ class SnapshotObserver:
         return await self.job(group, int(str(pod).rpartition("-")[2]), str(job_id))
 
     async def _verify_pod(self, snapshot: Snapshot) -> tuple[dict[str, Any] | None, bool]:
-        """(the pod that verifies, whether somebody else's has its name)."""
+        """Returns (the verifying pod, whether a pod of another owner has its name)."""
         if "verification" not in snapshot.status or "jobID" in snapshot.status["verification"]:
             return None, False
         name = names.verify_pod(snapshot.name)
         found = await self._kube.get("Pod", snapshot.namespace, name)
         if found is None:
             return None, False
-        # By its owner: an earlier snapshot of the same name left one that looks alike.
+        # The owner decides: an earlier snapshot of the same name may have left a similar pod.
         owner = controller(found)
         ours = owner is not None and owner["uid"] == snapshot.uid
         return (found, False) if ours else (None, True)

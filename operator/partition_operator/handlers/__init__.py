@@ -1,2 +1,2 @@
-"""The only place with @kopf.on: each handler enqueues a key, nothing else. kopf watches; it writes
+"""The only package that uses kopf. Each handler only enqueues a key. kopf watches, and writes
 nothing into our objects."""

@@ -1,8 +1,8 @@
-"""Keeps watching: one kopf for each namespace, or one for the whole cluster.
+"""Runs the watches: one kopf per namespace, or one for the whole cluster.
 
-Each runs in a thread with an event loop of its own. When kopf fails it cancels every task of its
-loop that is younger than itself, and it takes the process's signal handlers over; neither may reach
-the reconcile loop or the other namespaces. A watch that failed is started again.
+Each kopf runs in its own thread with its own event loop. When kopf fails, it cancels every task of
+its loop that is younger than itself. It also takes over the process's signal handlers. Neither may
+affect the reconcile loop or other namespaces. A failed watch is restarted.
 """
 
 import asyncio
@@ -23,25 +23,25 @@ from partition_operator.handlers.watching import KeyQueue, build_registry
 logger = logging.getLogger(__name__)
 
 EVERYWHERE = ""
-"""In place of a namespace: the whole cluster is watched."""
+"""Used instead of a namespace to watch the whole cluster."""
 STOP_S = 15.0
-"""How long the threads may take to end."""
+"""Seconds that the threads may take to end."""
 
 Probe = Callable[[str], Awaitable[None]]
-"""Whether our objects can be listed in a namespace, or everywhere. Raises OperatorError."""
+"""Checks that our objects can be listed in a namespace, or everywhere. Raises OperatorError."""
 
 
 _Flag = tuple[asyncio.AbstractEventLoop, asyncio.Event]
-"""What ends one kopf, and the loop that it runs in."""
+"""The loop of one kopf, and the event that stops it."""
 
 
 class ForgettingQueue(KeyQueue, Protocol):
     def forget(self, namespace: str) -> None:
-        """Drops the keys of a namespace that is watched no more."""
+        """Drops the keys of a namespace that is not watched any more."""
 
 
 class Watches:
-    """Enqueues the keys of what changes. `down`: how many watches do not run."""
+    """Enqueues the keys of changed objects. down: how many watches do not run."""
 
     def __init__(
         self, queue: ForgettingQueue, probe: Probe, identity: str, namespaces: tuple[str, ...]
@@ -49,7 +49,7 @@ class Watches:
         """namespaces: empty for all."""
         self._queue = queue
         self._probe = probe
-        # kopf's own guess asks for a user name, which a random UID does not have.
+        # kopf's default needs a user name, which a random UID does not have.
         self._identity = identity
         self._scopes = tuple(dict.fromkeys(namespaces)) or (EVERYWHERE,)
         self._up: set[str] = set()
@@ -62,13 +62,13 @@ class Watches:
         return len(self._scopes) - len(self._up)
 
     async def run(self) -> None:
-        """Watches until it is cancelled, and then ends every thread."""
+        """Watches until it is cancelled, then ends every thread."""
         executor = ThreadPoolExecutor(len(self._scopes), thread_name_prefix="watch")
         keeping = [asyncio.create_task(self._keep(scope, executor)) for scope in self._scopes]
         try:
             done, _ = await asyncio.wait(keeping, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # they end by a defect alone
+                task.result()  # these tasks end only because of a bug
         finally:
             self._stop()
             for task in keeping:
@@ -80,8 +80,7 @@ class Watches:
         failures = 0
         while not self._stopping.is_set():
             try:
-                # kopf alone would not say that the CRDs are missing, and retries for long what it
-                # may not list.
+                # kopf does not report missing CRDs, and retries a forbidden list for a long time.
                 await self._probe(scope)
             except OperatorError as error:
                 self._unreachable(scope, error, failures)
@@ -95,19 +94,22 @@ class Watches:
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # spreads retries
 
     def _unreachable(self, scope: str, error: OperatorError, failures: int) -> None:
-        """Said at first and then now and then; the metric says it all the time."""
+        """Logs a warning at the first failure and at every 20th. The metric shows it all the
+        time."""
         level = logging.WARNING if failures % 20 == 0 else logging.DEBUG
         hint = (
-            "" if scope == EVERYWHERE else "; if it is gone for good, remove it from the settings"
+            ""
+            if scope == EVERYWHERE
+            else "; if the namespace was deleted for good, remove it from watchNamespaces"
         )
         why = text_of(error)
-        logger.log(level, "can't watch %s, it is tried again%s: %s", _where(scope), hint, why)
+        logger.log(level, "can't watch %s; the operator retries%s: %s", _where(scope), hint, why)
         if scope != EVERYWHERE:
-            # Looking at what was there would fail in the same way; the next listing enqueues it.
+            # Turns of its objects would fail, too. The next listing enqueues them again.
             self._queue.forget(scope)
 
     async def _watch(self, scope: str, executor: ThreadPoolExecutor) -> None:
-        """Returns when the watch has failed."""
+        """Watches until the watch fails."""
         loop = asyncio.get_running_loop()
         self._up.add(scope)
         watch = loop.run_in_executor(executor, self._run_kopf, scope, loop)
@@ -119,18 +121,18 @@ class Watches:
             raise
         except Exception as error:  # kopf's own errors have no common base
             why = f"{type(error).__name__}: {text_of(error)}"
-            logger.warning("the watch of %s failed, it is started again: %s", _where(scope), why)
+            logger.warning("the watch of %s failed and is restarted: %s", _where(scope), why)
         finally:
             self._up.discard(scope)
 
     def _run_kopf(self, scope: str, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread of its own."""
+        """Runs kopf until it fails or is stopped. Called in its own thread."""
         queue = _FromThread(self._queue, loop)
         namespaces = (scope,) if scope != EVERYWHERE else ()
 
         async def run() -> None:
-            # Not a flag of threads: kopf waits for that on one of the loop's own threads, which
-            # the loop joins when kopf has failed, so a failed watch would never end.
+            # Not a threading.Event: kopf waits for that in a thread of the loop's executor. The
+            # loop joins that thread after kopf has failed, so a failed watch would never end.
             flag = asyncio.Event()
             entry = asyncio.get_running_loop(), flag
             with self._lock:
@@ -142,7 +144,7 @@ class Watches:
                     registry=build_registry(queue, namespaced=bool(namespaces)),
                     # kopf's type of an identity is a str with a name in a private module.
                     identity=cast(Any, self._identity),
-                    # No peering: the Lease decides who works.
+                    # No peering: the Lease elects the working operator.
                     standalone=True,
                     clusterwide=not namespaces,
                     namespaces=namespaces,
@@ -155,7 +157,7 @@ class Watches:
         asyncio.run(run())
 
     def _stop(self) -> None:
-        """Ends what runs in the threads, and what is about to."""
+        """Ends every kopf that runs or is about to run."""
         self._stopping.set()
         with self._lock:
             flags = list(self._flags)
@@ -165,7 +167,7 @@ class Watches:
 
 
 class _FromThread:
-    """The queue, for handlers that run in another thread than the queue's loop."""
+    """The queue, for handlers in another thread than the queue's loop."""
 
     def __init__(self, queue: KeyQueue, loop: asyncio.AbstractEventLoop) -> None:
         self._queue = queue

@@ -1,6 +1,6 @@
-"""What kopf watches, and the settings under which it does.
+"""The handlers and settings of kopf.
 
-The handlers are coroutines: kopf would run plain functions in threads of their own.
+The handlers are coroutines, because kopf runs plain functions in threads.
 """
 
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT
 
 
 class KeyQueue(Protocol):
-    """The keys that wait for their turn."""
+    """A queue of keys that wait for a turn."""
 
     def enqueue(self, kind: str, namespace: str, name: str) -> None: ...
 
@@ -24,11 +24,12 @@ def _component(name: str) -> dict[str, Any]:
 WATCHED = (("apps", "v1", "statefulsets"), ("", "v1", "pods"), ("", "v1", "persistentvolumeclaims"))
 COMPONENTS = ("replica", "restore", "verify")
 SELECTOR = f"{names.LABEL_PARTITION},app.kubernetes.io/component in ({','.join(COMPONENTS)})"
-"""Sent to the API server: other people's objects neither cost traffic nor lie in memory."""
+"""Sent to the API server, so that other objects cost neither traffic nor memory."""
 
 
 def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistry:
-    """The handlers, in a registry of their own. namespaced: the operator's rights end there."""
+    """Returns a registry with the handlers. namespaced: the operator has rights in its namespaces
+    only."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -54,15 +55,15 @@ def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistr
             queue.enqueue(SCHEDULE, namespace, partition)
 
     async def on_part(*, namespace: str | None, labels: Any, **_: Any) -> None:
-        assert namespace is not None, "what we watch is namespaced"
+        assert namespace is not None, "the watched kinds are namespaced"
         queue.enqueue(PARTITION, namespace, labels[names.LABEL_PARTITION])
 
     async def on_claim(*, namespace: str | None, labels: Any, **_: Any) -> None:
-        assert namespace is not None, "what we watch is namespaced"
+        assert namespace is not None, "the watched kinds are namespaced"
         queue.enqueue(SCHEDULE, namespace, labels[names.LABEL_PARTITION])
 
     async def on_verifying(*, namespace: str | None, labels: Any, **_: Any) -> None:
-        assert namespace is not None, "what we watch is namespaced"
+        assert namespace is not None, "the watched kinds are namespaced"
         queue.enqueue(SNAPSHOT, namespace, labels[names.LABEL_SNAPSHOT])
 
     replica, claims = _component("replica"), WATCHED[2]
@@ -76,11 +77,11 @@ def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistr
 
 
 def apply_settings(settings: kopf.OperatorSettings, *, namespaced: bool) -> None:
-    """Nothing is posted: events are ours (clients/recorder). A silent watch is made anew, and
-    every wait has an end, so that a dead connection costs a minute at most."""
+    """Configures kopf. It posts no events: clients/recorder does. It reopens an inactive watch, and
+    every wait has a timeout, so a dead connection costs at most about a minute."""
     settings.posting.enabled = False
-    # Namespaces and CRDs are cluster-wide: without the right to list them kopf tries for half a
-    # minute, deaf, before it watches anything.
+    # Namespaces and CRDs are cluster-wide. Without the right to list them, kopf retries for half a
+    # minute before it watches anything.
     settings.scanning.disabled = namespaced
     settings.watching.inactivity_timeout = 70
     settings.watching.server_timeout = 600
@@ -96,5 +97,6 @@ def apply_settings(settings: kopf.OperatorSettings, *, namespaced: bool) -> None
     settings.persistence.finalizer = f"{names.GROUP}/kopf"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=names.GROUP)
     settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=names.GROUP)
-    # It would kill the whole process for one watch that ends slowly; Kubernetes ends a stuck one.
+    # This timeout would kill the whole process because one watch ends slowly. The liveness probe
+    # ends a stuck process.
     settings.process.ultimate_exiting_timeout = None

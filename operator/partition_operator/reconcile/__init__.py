@@ -1,3 +1,5 @@
-"""What to do next: from the spec and from what was observed to one safe step. Pure.
-`seen` has what was observed. `partition`, `snapshot` and `schedule` each plan for one kind of
-key."""
+"""Plans: from the spec and the observed objects to one safe step. Pure.
+
+`observed` contains the observed values. `partition`, `snapshot` and `schedule` each plan for one
+kind of key.
+"""

@@ -1,2 +1,2 @@
-"""Builders of the objects that a Partition consists of, and of the pods that restore snapshots.
-Pure: a Partition in, a dict out."""
+"""Builders of a Partition's objects, and of the pods that restore and verify snapshots. Pure: a
+Partition in, a dict out."""

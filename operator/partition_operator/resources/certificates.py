@@ -1,8 +1,8 @@
-"""Certificates: an authority of the operator's own, and what it issues. Pure but for randomness;
-the clock is an argument.
+"""The operator's certificate authority (CA) and the certificates that it issues. Pure, except for
+randomness; the time is an argument.
 
-A party is known by a URI in its certificate, `logstore://<namespace>/<partition>/<role>`: a common
-name has room for 64 characters only.
+A URI in the certificate identifies its party: `logstore://<namespace>/<partition>/<role>`. A common
+name is limited to 64 characters.
 """
 
 import base64
@@ -31,15 +31,16 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
-"""The errors that the library raises for content that is not a certificate or a key, or of a kind
-that it does not know, such as a key on a rare curve. It reads a certificate's key and extensions
-only when asked for them: loading the certificate does not raise."""
+"""Errors that the library raises for content that is not a certificate or a key, or that it does
+not support, such as a key on a rare curve. It parses a certificate's key and extensions only on
+access, so loading the certificate may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """renew_before: a certificate that ends within this is issued anew. spread: so long after a
-    Secret changed, everybody has its new content: the kubelet takes two minutes at most."""
+    """renew_before: a certificate that expires within this time is reissued. spread: this long
+    after a change of a Secret, every pod has its new content; the kubelet takes at most two
+    minutes."""
 
     authority: dt.timedelta = dt.timedelta(days=3650)
     certificate: dt.timedelta = dt.timedelta(days=365)
@@ -52,7 +53,7 @@ LIFETIMES = Lifetimes()
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """PEM."""
+    """A certificate and its key, in PEM."""
 
     certificate: bytes
     key: bytes
@@ -60,7 +61,7 @@ class KeyPair:
 
 def make_authority(now: dt.datetime, lifetimes: Lifetimes = LIFETIMES) -> KeyPair:
     key = ec.generate_private_key(ec.SECP256R1())
-    # Verifiers look for an issuer by its name: two authorities that are trusted at once need two.
+    # Verifiers find an issuer by its name, so two authorities trusted at once need different names.
     serial = x509.random_serial_number()
     common = f"partition-operator {serial % 2**32:08x}"
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
@@ -80,7 +81,7 @@ def make_authority(now: dt.datetime, lifetimes: Lifetimes = LIFETIMES) -> KeyPai
 
 
 def identity(namespace: str, partition: str, role: str) -> str:
-    """What names a party: role is replica, operator or client."""
+    """Returns the URI of a party. role: replica, operator or client."""
     return f"logstore://{namespace}/{partition}/{role}"
 
 
@@ -91,9 +92,9 @@ def issue(
     now: dt.datetime,
     lifetimes: Lifetimes = LIFETIMES,
 ) -> KeyPair:
-    """A certificate of `party`, an identity, for both sides of a connection; `hosts` are the names
-    by which it is dialled. It does not outlive the authority. Raises AuthorityInvalid if that has
-    ended."""
+    """Issues a certificate for both sides of a connection. party: its identity. hosts: the names by
+    which it is dialled. It does not outlive the authority. Raises AuthorityInvalid if the authority
+    has expired."""
     issuer = x509.load_pem_x509_certificate(authority.certificate)
     if why := _unfit(issuer, now):
         raise AuthorityInvalid(why)
@@ -126,7 +127,7 @@ def issue(
 
 
 def replica_hosts(partition: Partition) -> list[str]:
-    """The names by which replicas are dialled: each one's, and the clients' Service's."""
+    """Returns the names by which replicas are dialled, and that of the clients' Service."""
     headless = names.headless_service(partition.name)
     client = names.client_service(partition.name)
     found = ["localhost"]
@@ -138,8 +139,8 @@ def replica_hosts(partition: Partition) -> list[str]:
 def build_secret(
     partition: Partition, name: str, role: str, pair: KeyPair, trusted: bytes, changed: dt.datetime
 ) -> dict[str, Any]:
-    """A kubernetes.io/tls Secret for `role`, replica or client, with the authorities it trusts.
-    changed: when one of them was last added or left out."""
+    """Returns a kubernetes.io/tls Secret. role: replica or client. trusted: the authorities, in
+    PEM. changed: when an authority was last added or removed."""
     described = metadata(partition, name, role)
     described["annotations"] = {names.ANNOTATION_TRUST_CHANGED: changed.isoformat()}
     return {
@@ -158,14 +159,14 @@ def build_secret(
 def issue_for(
     partition: Partition, role: str, authority: KeyPair, now: dt.datetime, lifetimes: Lifetimes
 ) -> KeyPair:
-    """For the replicas of a Partition, or its clients."""
+    """Issues a certificate for a Partition. role: replica or client. Raises AuthorityInvalid."""
     hosts = replica_hosts(partition) if role == "replica" else []
     party = identity(partition.namespace, partition.name, role)
     return issue(authority, party, hosts, now, lifetimes)
 
 
 def authority_secret(namespace: str, name: str, authority: KeyPair) -> dict[str, Any]:
-    """The Secret in which the operator keeps its authority."""
+    """Returns the Secret with the operator's authority."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -183,7 +184,9 @@ def authority_secret(namespace: str, name: str, authority: KeyPair) -> dict[str,
 
 
 def authority_of(secret: dict[str, Any], now: dt.datetime) -> KeyPair:
-    """The authority that a Secret holds: ours, or one of your own. Raises AuthorityInvalid."""
+    """Returns the authority in a Secret, made by the operator or by a user. Raises
+    AuthorityInvalid.
+    """
     metadata, data = secret["metadata"], secret.get("data") or {}
     where = f"Secret {metadata['namespace']}/{metadata['name']}"
     for part in ("tls.crt", "tls.key"):
@@ -199,7 +202,7 @@ def authority_of(secret: dict[str, Any], now: dt.datetime) -> KeyPair:
         key = _signing_key(pair)
     except UNREADABLE as error:
         raise AuthorityInvalid(
-            f"{where}: tls.crt and tls.key have to be PEM, the key without a password: {error}"
+            f"{where}: tls.crt and tls.key must be PEM, the key without a password: {error}"
         ) from error
     if key.public_key() != public_key:
         raise AuthorityInvalid(f"{where}: tls.key is not the key of tls.crt")
@@ -217,12 +220,12 @@ def _unfit(certificate: x509.Certificate, now: dt.datetime) -> str:
     except UNREADABLE as error:
         return f"the extensions of tls.crt can't be read: {error}"
     if basic is None or not basic.ca:
-        return "tls.crt is no authority: it needs the extension basicConstraints with CA:TRUE"
+        return "tls.crt is not an authority: it needs the extension basicConstraints with CA:TRUE"
     if certificate.not_valid_after_utc <= now:
-        return f"the authority has ended at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+        return f"the authority expired at {certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
     if certificate.not_valid_before_utc > now:
         start = certificate.not_valid_before_utc
-        return f"the authority is valid from {start:%Y-%m-%dT%H:%M:%SZ} only; compare the clocks"
+        return f"the authority is not valid before {start:%Y-%m-%dT%H:%M:%SZ}; compare the clocks"
     return ""
 
 
@@ -233,7 +236,10 @@ def _signing_key(pair: KeyPair) -> ec.EllipticCurvePrivateKey | rsa.RSAPrivateKe
         return key
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= RSA_BITS_MIN:
         return key
-    raise ValueError(f"keys are ECDSA with P-256 or P-384, or RSA with {RSA_BITS_MIN} bits or more")
+    raise ValueError(
+        "the kind of key is not supported; allowed are ECDSA with P-256 or P-384, and RSA with "
+        f"{RSA_BITS_MIN} bits or more"
+    )
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

@@ -1,5 +1,4 @@
-"""What every object of ours carries, whose a live object is, and how it is compared with the wanted
-one."""
+"""The metadata of our objects, their owners, and comparisons of live and wanted objects."""
 
 import hashlib
 import json
@@ -16,15 +15,17 @@ MERGE_KEYS = {
     "volumeMounts": "mountPath",
     "ownerReferences": "uid",
 }
-"""Lists into which others may put items of their own, with the key that tells items apart."""
+"""Lists to which other writers may add items, each with the key that identifies an item."""
 
 UNSTABLE = ("resourceVersion", "generation", "managedFields")
-"""Of an object's metadata: what changes though nobody changes what the object asks for."""
+"""Fields of metadata that may change although the object's content does not."""
 
 
 def metadata(partition: Partition, name: str, component: str = "replica") -> dict[str, Any]:
-    """Named, labelled and owned: deleting the Partition collects it. The owner does not block: a
-    namespace can be deleted with the operator stopped."""
+    """Returns metadata with name, labels and owner, so that Kubernetes collects the object with the
+    Partition. blockOwnerDeletion is false: a namespace can be deleted while the operator is
+    stopped.
+    """
     return {
         "name": name,
         "namespace": partition.namespace,
@@ -45,15 +46,15 @@ def owner_reference(kind: str, name: str, uid: str) -> dict[str, Any]:
 
 
 def covers(live: Any, wanted: Any) -> bool:
-    """Whether everything that is wanted is there already; what else is there does not matter.
+    """Whether the live object contains everything that is wanted. Other content does not matter.
 
-    What is there and no longer wanted is found by the hash that `stamped` writes.
+    The hash that `stamped` writes shows content that is no longer wanted.
     """
     return difference(live, wanted) is None
 
 
 def difference(live: Any, wanted: Any) -> str | None:
-    """The path of the first thing that is wanted and not there; None if everything is there."""
+    """Returns the path of the first wanted value that is missing; None if none is missing."""
     if isinstance(wanted, dict):
         if not isinstance(live, dict):
             return ""
@@ -68,7 +69,7 @@ def difference(live: Any, wanted: Any) -> str | None:
         )
     if live == wanted:
         return None
-    # The API server writes quantities its own way: 1000m comes back as 1.
+    # The API server normalizes quantities: 1000m comes back as 1.
     quantity = parse_quantity(wanted)
     return None if quantity is not None and parse_quantity(live) == quantity else ""
 
@@ -88,28 +89,28 @@ def _join(first: str, rest: str) -> str:
     return f"{first}{'' if not rest or rest.startswith('[') else '.'}{rest}"
 
 
-# --- whose it is ------------------------------------------------------------------------------
+# --- owners -----------------------------------------------------------------------------------
 
 
 def controller(live: dict[str, Any]) -> dict[str, Any] | None:
-    """The owner that controls an object; None for an object without one."""
+    """Returns the owner reference of the object's controller; None if it has none."""
     owners: list[dict[str, Any]] = live["metadata"].get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), None)
 
 
 def is_owner(owner: dict[str, Any], group: str, kind: str, name: str) -> bool:
-    """Whether an owner reference names this object. Two API groups may have a kind of one name."""
+    """Whether an owner reference names this object. Two API groups may have the same kind."""
     found = str(owner.get("apiVersion", "")).partition("/")[0]
     return (found, owner["kind"], owner["name"]) == (group, kind, name)
 
 
 def is_foreign(live: dict[str, Any], partition: Partition) -> bool:
-    """Whether an object is somebody else's.
+    """Whether an object belongs to another owner.
 
-    The owner decides, by its uid: labels can be written and removed by anybody. An object of an
-    earlier Partition of this name is about to be collected, and not foreign. An object without a
-    controller is taken over if it carries all of our marks: deleting a Partition with
-    --cascade=orphan leaves such objects.
+    The uid of its controller decides, because any user can write labels. An object of an earlier
+    Partition of this name is not foreign: Kubernetes will collect it. An object without a
+    controller is not foreign if it has all of our labels: `kubectl delete --cascade=orphan` leaves
+    such objects.
     """
     owner = controller(live)
     if owner is not None:
@@ -124,19 +125,19 @@ def is_foreign(live: dict[str, Any], partition: Partition) -> bool:
 
 
 def is_leaving(live: dict[str, Any], partition: Partition) -> bool:
-    """Whether an object is being deleted, or will be with the Partition that it belonged to."""
+    """Whether an object is being deleted, or will be together with an earlier Partition."""
     owner = controller(live)
     return "deletionTimestamp" in live["metadata"] or (
         owner is not None and owner["uid"] != partition.uid
     )
 
 
-# --- what was written -------------------------------------------------------------------------
+# --- hashes -----------------------------------------------------------------------------------
 
 
 def content_hash(body: dict[str, Any]) -> str:
-    """Of what is wanted: the same body, the same hash. The claim templates of a StatefulSet are
-    left out: they can't be changed, so the live ones stay."""
+    """Returns a hash of a wanted body. It leaves out the claim templates of a StatefulSet: they
+    can't change, so the live ones stay."""
     spec = body.get("spec")
     if isinstance(spec, dict) and "volumeClaimTemplates" in spec:
         body = body | {"spec": {k: v for k, v in spec.items() if k != "volumeClaimTemplates"}}
@@ -144,12 +145,11 @@ def content_hash(body: dict[str, Any]) -> str:
 
 
 def stamped(body: dict[str, Any]) -> dict[str, Any]:
-    """The body with its own hash in an annotation.
+    """Returns the body with its own hash in an annotation.
 
-    Server-side apply takes out what our field manager applied before and does not apply now. But an
-    apply must be issued for that, and a live object that still has a removed field covers all that
-    is wanted. The annotation is written by the same request as the fields, so it says what the last
-    apply contained.
+    Server-side apply removes fields that our field manager applied before and does not apply now.
+    But a live object with such a field still covers the wanted one, so no difference would show.
+    The changed hash does. The same request writes the annotation and the fields.
     """
     metadata = body["metadata"]
     annotations = (metadata.get("annotations") or {}) | {
@@ -159,7 +159,7 @@ def stamped(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint(live: dict[str, Any]) -> str:
-    """Of an object as it is read back, without what changes by itself."""
+    """Returns a hash of a live object, without status and the unstable metadata."""
     metadata = {k: v for k, v in live["metadata"].items() if k not in UNSTABLE}
     return _digest({k: v for k, v in live.items() if k != "status"} | {"metadata": metadata})
 

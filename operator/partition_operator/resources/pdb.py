@@ -1,4 +1,4 @@
-"""The PodDisruptionBudget: a drain never takes the quorum."""
+"""The PodDisruptionBudget. It ensures that drains never lose the quorum."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from partition_operator.resources.common import metadata
 
 
 def quorum(voters: int) -> int:
-    """The smallest majority: voters // 2 + 1."""
+    """Returns the smallest majority: voters // 2 + 1."""
     return voters // 2 + 1
 
 
 def build(partition: Partition, voters: int) -> dict[str, Any] | None:
-    """None for a single voter: a budget would make its node impossible to drain."""
+    """Returns the budget; None for a single voter, because its node could never be drained."""
     if voters <= 1:
         return None
     return {
@@ -22,9 +22,9 @@ def build(partition: Partition, voters: int) -> dict[str, Any] | None:
         "metadata": metadata(partition, partition.name),
         "spec": {
             "minAvailable": quorum(voters),
-            # AlwaysAllow would let a drain evict, node after node, replicas that recover while the
-            # quorum is away: each starts over, and the quorum never comes back. With a quorum, a
-            # replica that is not ready can be evicted under this policy, too.
+            # With AlwaysAllow, a drain of several nodes could evict recovering replicas while there
+            # is no quorum. Each would start its recovery again, and the quorum would never return.
+            # With a quorum, this policy also allows the eviction of a replica that is not ready.
             "unhealthyPodEvictionPolicy": "IfHealthyBudget",
             "selector": {"matchLabels": names.selector(partition.name)},
         },

@@ -1,4 +1,4 @@
-"""What every pod of ours has: the Pod Security profile `restricted`, no token, time to end."""
+"""The common part of our pods: Pod Security profile `restricted`, no token, a grace period."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 
 GRACE_S = 30
-"""A replica hands over and ends its snapshot job, a restore waits for its threads."""
+"""Seconds in which a replica transfers leadership and ends its snapshot job, or a restore waits for
+its threads."""
 
 DEFAULT_RESOURCES = {
     "requests": {"cpu": "100m", "memory": "256Mi"},
@@ -21,7 +22,7 @@ RESTRICTED_CONTAINER: dict[str, Any] = {
 
 
 def restricted(partition: Partition) -> dict[str, Any]:
-    """A pod's spec, but for what it runs and mounts. The group owns its volumes."""
+    """Returns a pod's spec without containers and volumes. Its fsGroup owns the volumes."""
     return {
         "serviceAccountName": names.client_service(partition.name),
         "automountServiceAccountToken": False,

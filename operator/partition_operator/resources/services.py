@@ -1,4 +1,4 @@
-"""The two Services: one that gives each replica its name, one for clients."""
+"""The two Services, one for the DNS names of the replicas and one for clients, and the account."""
 
 from typing import Any
 
@@ -11,7 +11,8 @@ HTTP = {"name": "http", "port": names.HTTP_PORT, "targetPort": "http", "protocol
 
 
 def build_headless(partition: Partition) -> dict[str, Any]:
-    """Names of pods that are not ready, too: replicas find each other before they serve."""
+    """Returns the headless Service. It also publishes pods that are not ready, because replicas
+    find each other before they serve."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -26,7 +27,9 @@ def build_headless(partition: Partition) -> dict[str, Any]:
 
 
 def build_client(partition: Partition) -> dict[str, Any]:
-    """Any ready replica: it tells a client who leads."""
+    """Returns the clients' Service. It selects any ready replica, which names the leader to a
+    client.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -40,7 +43,7 @@ def build_client(partition: Partition) -> dict[str, Any]:
 
 
 def build_account(partition: Partition) -> dict[str, Any]:
-    """The replicas' account: it may do nothing."""
+    """Returns the replicas' ServiceAccount. It has no permissions."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",

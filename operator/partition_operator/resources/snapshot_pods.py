@@ -1,6 +1,6 @@
-"""The pods that restore: one that proves a snapshot on scratch space, one that makes a Partition's
-first volume. Pure. Their result is their termination message, the report of `partition-replica
-snapshot`."""
+"""The verifying pod, which restores a snapshot into scratch space, and the restoring pod, which
+restores it into a Partition's first volume. Pure. Their termination message is the report of
+`partition-replica snapshot`."""
 
 import datetime as dt
 import json
@@ -25,7 +25,7 @@ from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONT
 from partition_operator.resources.statefulset import claim_spec
 
 RESTORE, VERIFY = "restore", "verify"
-"""Names of the containers, which are the pods' components and what they are told to do."""
+"""Names of the containers. They are also the pods' components and the subcommands that they run."""
 SOURCE_PATH = "/source"
 SCRATCH_PATH = "/scratch"
 STORE_PATH = "/etc/partition/store"
@@ -33,13 +33,14 @@ REPORT_PATH = "/dev/termination-log"
 REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
 POD_NAME = "statefulset.kubernetes.io/pod-name"
 SCRATCH_MARGIN = 256 * 2**20
-"""Bytes of a verifying pod's ephemeral storage beside what it restores: its log, empty pages."""
+"""Bytes of a verifying pod's ephemeral storage in addition to the restored data: its log output and
+empty pages."""
 VERIFY_DEADLINE_S = 6 * 3600
 
 POD_IP = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
 
 PROGRESS = {"name": "PARTITION_PROGRESS_LISTEN", "value": f"$(POD_IP):{names.HTTP_PORT}"}
-"""No flag: an image that does not know it restores all the same."""
+"""Not a flag: an older image ignores the variable and still restores."""
 
 NOT_RETRIABLE = frozenset({2, 65, 73, 78})
 """Exit codes of `partition-replica snapshot` after which the same attempt can't succeed."""
@@ -47,9 +48,9 @@ NOT_RETRIABLE = frozenset({2, 65, 73, 78})
 
 @dataclass(frozen=True, slots=True)
 class SnapshotLocation:
-    """Where a pod reads from. claim: the volume that holds the store, "" for an object store.
-    beside: the pod that uses this claim and must be on the same node, "" where none runs.
-    authority: whether the Secret has a CA certificate."""
+    """Where a pod reads from. claim: the claim of the volume with the store; "" for an object
+    store. beside: the running pod that uses this claim, whose node the pod needs; "" for none.
+    authority: whether the Secret contains a CA certificate."""
 
     destination: Destination
     snapshot_id: str
@@ -75,7 +76,8 @@ class PodResult:
 def build_verify(
     snapshot: Snapshot, partition: Partition, source: SnapshotLocation, image: str, attempt: int
 ) -> dict[str, Any]:
-    """Owned by the snapshot; its scratch space is as large as a replica's volume."""
+    """Returns the verifying pod. The snapshot owns it; its scratch space is as large as a replica's
+    volume."""
     spec = partition.spec()
     name = names.verify_pod(snapshot.name)
     body = _pod(name, partition, spec, source, image, attempt, VERIFY)
@@ -87,12 +89,12 @@ def build_verify(
     container["args"] += ["--restore", f"--scratch={SCRATCH_PATH}"]
     container["env"].append({"name": "TMPDIR", "value": SCRATCH_PATH})
     container["volumeMounts"].append({"name": "scratch", "mountPath": SCRATCH_PATH})
-    # Asked for, so that the pod comes to a node that has it, and never fills one up.
+    # The request places the pod on a node with enough space; the limit protects the node.
     ephemeral = {"ephemeral-storage": str(_scratch_bytes(snapshot, spec))}
     container["resources"] = {
         kind: amounts | ephemeral for kind, amounts in DEFAULT_RESOURCES.items()
     }
-    # Of spec.affinity where it may run: nodes of others are none of its business.
+    # Of spec.affinity only nodeAffinity applies: the pod may use only the nodes of the replicas.
     nodes = {key: value for key, value in spec.affinity.items() if key == "nodeAffinity"}
     _place(body, nodes, source)
     body["spec"]["volumes"].append(
@@ -111,13 +113,14 @@ def build_restore(
     *,
     standalone: bool,
 ) -> dict[str, Any]:
-    """Owned by the Partition; writes volume 0, which then belongs to `cluster_id`."""
+    """Returns the restoring pod. The Partition owns it. It writes volume 0, which then belongs to
+    `cluster_id`."""
     name = names.restore_pod(partition.name)
     body = _pod(name, partition, spec, source, image, attempt, RESTORE)
     container = body["spec"]["containers"][0]
     container["args"] += [f"--data={names.DATA_PATH}/data", f"--cluster-id={cluster_id}"]
     if standalone:
-        # The earlier name of --standalone: spec.image may be of the version before.
+        # The earlier name of --standalone: the image may be of the previous version.
         container["args"].append("--unreplicated")
     container["env"].append({"name": "TMPDIR", "value": names.DATA_PATH})
     container["volumeMounts"].append({"name": names.VOLUME, "mountPath": names.DATA_PATH})
@@ -125,13 +128,14 @@ def build_restore(
     body["spec"]["volumes"].append({"name": names.VOLUME, "persistentVolumeClaim": claim})
     if spec.resources:
         container["resources"] = spec.resources
-    # Where it runs volume 0 may be bound, for ever: where replica 0 may run.
+    # The pod's node may decide where volume 0 is bound, so replica 0 must be able to run there.
     _place(body, spec.affinity, source)
     return body
 
 
 def build_claim(partition: Partition, spec: PartitionSpec, cluster_id: str) -> dict[str, Any]:
-    """Volume 0, as the StatefulSet would make it, marked before it is touched."""
+    """Returns the claim of volume 0, as the StatefulSet would create it, with the cluster-ID
+    annotation."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -146,7 +150,7 @@ def build_claim(partition: Partition, spec: PartitionSpec, cluster_id: str) -> d
 
 
 def source_of(snapshot: Snapshot, running: frozenset[str], *, authority: bool) -> SnapshotLocation:
-    """Of a stored snapshot, as its status recorded it. running: the names of pods that run."""
+    """Returns the location of a stored snapshot from its status. running: names of running pods."""
     destination = snapshot.stored_in()
     assert destination is not None, "it is stored"
     claim = (snapshot.status["destination"].get("volume") or {}).get("claim", "")
@@ -222,7 +226,7 @@ def _arguments(source: SnapshotLocation) -> list[str]:
 
 
 def _environment(source: SnapshotLocation) -> list[dict[str, Any]]:
-    """Credentials by reference: they stand in no object of ours."""
+    """Returns the credentials as references, so that none of our objects contains them."""
     if not isinstance(source.destination, ObjectStore):
         return []
     return [
@@ -264,7 +268,8 @@ def _volumes(source: SnapshotLocation) -> list[dict[str, Any]]:
 
 
 def _place(body: dict[str, Any], affinity: dict[str, Any], source: SnapshotLocation) -> None:
-    """Where the pod may run: as `affinity` says and, both, beside a pod that uses its source."""
+    """Sets where the pod may run: as `affinity` asks, and on the node of the pod that uses its
+    source."""
     wanted = dict(affinity)
     if source.beside:
         pods = dict(wanted.get("podAffinity") or {})
@@ -275,13 +280,13 @@ def _place(body: dict[str, Any], affinity: dict[str, Any], source: SnapshotLocat
 
 
 def _beside(pod: str) -> dict[str, Any]:
-    """On the node of a pod that uses the same ReadWriteOnce volume."""
+    """Returns the term for the node of a pod that uses the same ReadWriteOnce volume."""
     labels = {POD_NAME: pod}
     return {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": labels}}
 
 
 def beside_of(pod: dict[str, Any]) -> str:
-    """The pod that this one must be beside; "" for none."""
+    """Returns the pod whose node this one needs; "" for none."""
     affinity = pod["spec"].get("affinity") or {}
     for term in (affinity.get("podAffinity") or {}).get(REQUIRED) or []:
         labels = (term.get("labelSelector") or {}).get("matchLabels") or {}
@@ -291,29 +296,29 @@ def beside_of(pod: dict[str, Any]) -> str:
 
 
 def _scratch_bytes(snapshot: Snapshot, spec: PartitionSpec) -> int:
-    """What a restore takes: rows in a database are larger than in their segments, and never more
-    than a replica's volume."""
+    """Returns the bytes that a restore needs. Rows need more space in a database than in segments,
+    but never more than a replica's volume has."""
     volume = int(parse_quantity(spec.storage_size) or 0)
     size = snapshot.status.get("sizeBytes")
     wanted = volume if size is None else min(int(size) * 3 // 2, volume)
     return wanted + SCRATCH_MARGIN
 
 
-# --- what became of one -----------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------
 
 
 def attempt_of(pod: dict[str, Any]) -> int:
-    """0 for a pod that is not ours."""
+    """Returns the number of a pod's attempt; 0 if the pod is not ours."""
     annotations = pod["metadata"].get("annotations") or {}
     text = annotations.get(names.ANNOTATION_ATTEMPT, "")
     return int(text) if text.isdigit() else 0
 
 
 def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> PodResult | None:
-    """None while it runs, or waits for less than `pending`.
+    """Returns the pod's result; None while it runs, or has waited for less than `pending`.
 
-    Our own container decides: a container that was injected beside it may run for ever, and then
-    the pod's phase stays Running.
+    The state of our own container decides: an injected container may never end, and then the pod's
+    phase stays Running.
     """
     status = pod.get("status") or {}
     phase = status.get("phase", "Pending")
@@ -327,12 +332,13 @@ def outcome(pod: dict[str, Any], now: dt.datetime, pending: dt.timedelta) -> Pod
 
 
 def waiting_for(pod: dict[str, Any]) -> str:
-    """What holds a pod that has not started, in Kubernetes' own words."""
+    """Returns why a pod has not started, in Kubernetes' words."""
     status = pod.get("status") or {}
     first = status.get("initContainerStatuses") or []
     states = [own_container_state(pod), *(c.get("state") or {} for c in first)]
     reasons = [state["waiting"] for state in states if (state.get("waiting") or {}).get("reason")]
-    # With PodInitializing our container waits for one that was injected before it.
+    # With PodInitializing our container waits for an injected init container, so that one comes
+    # first.
     reasons.sort(key=lambda waiting: waiting["reason"] == "PodInitializing")
     if reasons:
         waiting = reasons[0]
@@ -344,7 +350,7 @@ def waiting_for(pod: dict[str, Any]) -> str:
 
 
 def own_container_state(pod: dict[str, Any]) -> dict[str, Any]:
-    """Of the container that restores. Others may stand before it in the list."""
+    """Returns the state of our container. Injected ones may precede it in the list."""
     containers = (pod.get("status") or {}).get("containerStatuses") or []
     found = (c.get("state") or {} for c in containers if c.get("name") in (RESTORE, VERIFY))
     return next(found, {})

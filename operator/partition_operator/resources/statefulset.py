@@ -1,7 +1,8 @@
 """The replicas' StatefulSet.
 
-Parallel, because OrderedReady deadlocks after a total outage; OnDelete, so that the operator can
-replace pods in order, which it does not do yet; volumes are always retained.
+podManagementPolicy is Parallel, because OrderedReady deadlocks after a total outage. updateStrategy
+is OnDelete, so that the operator can replace pods in order, which it does not do yet. Volumes are
+always retained.
 """
 
 from typing import Any
@@ -12,12 +13,12 @@ from partition_operator.resources.common import metadata
 from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONTAINER, restricted
 
 START_S = 3600
-"""How long a replica may take to open its volume."""
+"""Seconds that a replica may take to open its volume."""
 START_PERIOD_S = 5
 
 
 def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) -> dict[str, Any]:
-    """`replicas`: how many pods; more than spec asks for while members are being removed."""
+    """replicas: the number of pods; higher than in spec while members are being removed."""
     marks = {"labels": spec.pod_labels | names.labels(partition.name)}
     if spec.pod_annotations:
         marks["annotations"] = spec.pod_annotations
@@ -97,7 +98,7 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
         "args": [
             "serve",
             f"--data={names.DATA_PATH}/data",
-            # Every address, of IPv4 and of IPv6.
+            # All addresses, IPv4 and IPv6.
             f"--listen=[::]:{names.GRPC_PORT}",
             f"--http-listen=[::]:{names.HTTP_PORT}",
             f"--advertise=$(POD_NAME).{domain}:{names.GRPC_PORT}",
@@ -114,15 +115,15 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             {"name": "grpc", "containerPort": names.GRPC_PORT, "protocol": "TCP"},
             {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
         ],
-        # A volume is opened and checked before anything is answered; a large log takes minutes, and
-        # a replica that is killed meanwhile starts over, for ever.
+        # The replica opens and checks its volume before it answers. A large log takes minutes. A
+        # replica that is killed meanwhile would start over, again and again.
         "startupProbe": {
             "httpGet": {"path": "/livez", "port": "http", "scheme": "HTTP"},
             "periodSeconds": START_PERIOD_S,
             "timeoutSeconds": 5,
             "failureThreshold": START_S // START_PERIOD_S,
         },
-        # Neither start-up nor liveness needs a quorum: a lone replica must wait, not restart.
+        # Neither startup nor liveness needs a quorum: a single replica must wait, not restart.
         "livenessProbe": {
             "httpGet": {"path": "/livez", "port": "http", "scheme": "HTTP"},
             "periodSeconds": 10,

@@ -1,13 +1,13 @@
-"""Which certificates a Partition's Secrets hold, and how they follow the authority. Pure.
+"""The certificates in a Partition's Secrets, and how they follow the authority. Pure.
 
-A change of the authority must never part replicas that run: one that has its new Secret already,
-and one that has not yet. So it takes three steps, with `Lifetimes.spread` between them:
+During a change of the authority, a replica with its new Secret and a replica with its old one must
+still accept each other. So the change takes three steps, with `Lifetimes.spread` between them:
 
-1. The new authority is trusted beside the old one; the certificates stay.
+1. The Secrets trust the new authority beside the old one; the certificates stay.
 2. New certificates are issued.
-3. The old authority is left out.
+3. The old authority is removed.
 
-Certificates that have ended skip the waiting: there is nothing left to part.
+Expired certificates are replaced without waiting, because nothing accepts them any more.
 """
 
 import base64
@@ -37,14 +37,14 @@ Secret = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """previous: the one before, as long as its key is known."""
+    """previous: the authority before the current one, while the operator still has its key."""
 
     current: KeyPair
     previous: KeyPair | None = None
 
 
 class TrustStep(Enum):
-    """What a Secret needs. WAIT: a change is under way, and others have to see it first."""
+    """What a Secret needs. WAIT: a change is in progress and must reach every user first."""
 
     NOTHING = "Nothing"
     WAIT = "Wait"
@@ -54,7 +54,8 @@ class TrustStep(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SecretContents:
-    """What a Secret holds. certificate: None if it can't be read."""
+    """The content of a Secret. certificate: None if it can't be read. changed: when the trusted
+    authorities last changed."""
 
     certificate: x509.Certificate | None
     trusted: tuple[x509.Certificate, ...]
@@ -100,8 +101,8 @@ def steps(
     now: dt.datetime,
     lifetimes: Lifetimes = LIFETIMES,
 ) -> dict[str, TrustStep]:
-    """By name, for all Secrets of one Partition: their users talk to each other, so each step is
-    taken everywhere before the next."""
+    """Returns the step of each Secret of one Partition, by name. Their users communicate, so each
+    step is complete for all Secrets before the next one begins."""
     current = x509.load_pem_x509_certificate(authority.current.certificate)
     held = {name: read(secret) for name, secret in secrets.items()}
     untrusting = any(h.certificate is not None and not h.trusts(current) for h in held.values())
@@ -135,8 +136,8 @@ def _step(
     may_issue: bool,
     may_leave_out: bool,
 ) -> TrustStep:
-    """may_issue: everybody trusts the current authority. may_leave_out: nobody has a certificate of
-    another one any more."""
+    """may_issue: every user trusts the current authority. may_leave_out: no user has a certificate
+    of another authority any more."""
     certificate = held.certificate
     if certificate is None or certificate.not_valid_after_utc <= now:
         return TrustStep.ISSUE
@@ -144,7 +145,7 @@ def _step(
         return TrustStep.TRUST
     if not held.signed_by(current):
         return TrustStep.ISSUE if may_issue else TrustStep.WAIT
-    # One that ends with its authority can't be had any longer.
+    # A certificate can't outlive its authority, so a renewal must make it longer.
     longest = min(now + lifetimes.certificate, current.not_valid_after_utc)
     end = certificate.not_valid_after_utc
     if end <= now + lifetimes.renew_before and end < longest - dt.timedelta(seconds=1):
@@ -165,7 +166,8 @@ def renewed(  # noqa: PLR0913  # a Secret, an authority, a time and a step
     *,
     step: TrustStep,
 ) -> Secret:
-    """The Secret after `step`: TRUST changes the authorities alone, ISSUE the certificate, too."""
+    """Returns the Secret after `step`: TRUST changes only the authorities, ISSUE the certificate,
+    too."""
     current = x509.load_pem_x509_certificate(authority.current.certificate)
     held = read(live)
     if step is TrustStep.TRUST and held.certificate is not None:
@@ -181,8 +183,9 @@ def renewed(  # noqa: PLR0913  # a Secret, an authority, a time and a step
 
 
 def signer(secret: Secret | None, authority: Authority, now: dt.datetime) -> KeyPair:
-    """The authority whose certificates a Secret's user accepts: the previous one, if its key is
-    known and it has not ended, until the Secret holds a certificate of the current one."""
+    """Returns the authority whose certificates a Secret's user accepts. It is the previous one
+    until the Secret has a certificate of the current one, if its key is known and it has not
+    expired."""
     if authority.previous is None:
         return authority.current
     held = read(secret)
@@ -192,8 +195,8 @@ def signer(secret: Secret | None, authority: Authority, now: dt.datetime) -> Key
 
 
 def trusted(secret: Secret | None, authority: Authority) -> bytes:
-    """The authorities from which the operator accepts a Partition's replicas: its own, and those
-    that the Secret still names, because a replica may not have seen its last change yet."""
+    """Returns the authorities from which the operator accepts a Partition's replicas, in PEM: its
+    own and those in the Secret, because a replica may not have received the last change yet."""
     current = x509.load_pem_x509_certificate(authority.current.certificate)
     others = tuple(other for other in read(secret).trusted if other != current)
     return _bundle(current, others)
@@ -204,13 +207,14 @@ def ends(pair: KeyPair) -> dt.datetime:
 
 
 def ending(authority: Authority, now: dt.datetime, lifetimes: Lifetimes) -> dt.datetime | None:
-    """The authority's end, if a certificate has to be renewed later than that; else None."""
+    """Returns when the authority expires, if a certificate issued now would be renewed later than
+    that; otherwise None."""
     end = ends(authority.current)
     return end if end < now + lifetimes.certificate - lifetimes.renew_before else None
 
 
 def fingerprint(authority: KeyPair) -> str:
-    """Short, for people."""
+    """Returns a short fingerprint, for log lines."""
     certificate = x509.load_pem_x509_certificate(authority.certificate)
     return certificate.fingerprint(hashes.SHA256()).hex()[:16]
 

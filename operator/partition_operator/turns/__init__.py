@@ -1,2 +1,5 @@
-"""Turns: the queue gives a key, its turn looks at the cluster and takes one step. There is a module
-for the queue, one for each kind of key, and one for the executor of a Partition's steps."""
+"""Turns: the queue hands out a key, and the key's turn observes the cluster and takes one step.
+
+One module contains the queue, one the executor of a Partition's steps, and each kind of key has
+one.
+"""

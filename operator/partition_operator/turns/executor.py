@@ -1,4 +1,4 @@
-"""Carries one action out: the action's fields in, a call of a client, a line in the log."""
+"""Executes an action of a plan: calls a client, and writes a line to the log."""
 
 import logging
 from dataclasses import dataclass, field
@@ -24,18 +24,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Executor:
-    """Raises OperatorError; an action that failed half-way is simply planned again."""
+    """Executes actions. After an error the action is planned again, so it may be repeated."""
 
     kube: Kube
     replicas: Replicas
     authority: AuthorityKeeper
     writes: WriteRecords = field(default_factory=WriteRecords)
-    """What became of the last write of each object."""
+    """The result of the last write of each object."""
     lifetimes: Lifetimes = LIFETIMES
 
     async def execute(self, observed: ObservedPartition, action: actions.Action) -> None:
-        """An object that the API server refuses is remembered, and raises nothing: the plan says so
-        and goes on with what does not need it."""
+        """Raises OperatorError, but not if the API server refuses an object: the refusal is
+        recorded, and the next plan reports it and continues with the other steps."""
         partition = observed.partition
         logger.info("%s/%s: %s", *partition.key, _describe(action))
         found = target(action, partition.name)
@@ -45,7 +45,7 @@ class Executor:
         except ApiError as error:
             if found is None or not error.refused:
                 raise
-            logger.warning("%s/%s: refused: %s", *partition.key, text_of(error))
+            logger.warning("%s/%s: the API server refuses: %s", *partition.key, text_of(error))
             self.writes.note_refused(partition.key, *found, error.words, now)
             return
         if found is not None:
@@ -56,7 +56,7 @@ class Executor:
     async def _execute(  # noqa: C901  # a flat match over actions
         self, observed: ObservedPartition, partition: Partition, action: actions.Action
     ) -> Body | None:
-        """Returns an object that was written whole, as the API server left it."""
+        """Returns the stored object if the action wrote a whole object; otherwise None."""
         match action:
             case actions.Apply(body):
                 name = body["metadata"]["name"]
@@ -91,18 +91,18 @@ class Executor:
         return None
 
     async def _apply(self, partition: Partition, body: Body, live: Body | None) -> Body:
-        """live: what has the name, read right before: what was observed may be seconds old. Raises
-        Conflict if somebody else has written since, or if it is somebody else's."""
+        """live: the object of this name, read just before, because the observed one may be seconds
+        old. Raises Conflict if it has changed since or belongs to another owner."""
         kind, name = body["kind"], body["metadata"]["name"]
         if live is not None and (is_foreign(live, partition) or is_leaving(live, partition)):
-            raise Conflict(f"{kind} {name} is not this Partition's (any more)")
+            raise Conflict(f"{kind} {name} does not belong to this Partition, or no longer does")
         return await self.kube.apply(body, live)
 
     async def _create(self, body: Body) -> None:
         try:
             await self.kube.create(body)
         except ApiError as error:
-            # The next look says whose the one that exists is.
+            # The next turn checks the owner of the existing object.
             if not error.exists:
                 raise
 
@@ -116,14 +116,15 @@ class Executor:
         *,
         owned: bool = False,
     ) -> None:
-        """Changes metadata of the object that was seen. Raises Conflict if it is another one."""
+        """Changes metadata of the observed object. Raises Conflict if it was replaced."""
         live = await self.kube.get(kind, partition.namespace, name)
         if live is None or live["metadata"]["uid"] != uid:
-            raise Conflict(f"{kind} {name} is not the one that was seen (uid {uid})")
+            raise Conflict(f"{kind} {name} is not the observed object (uid {uid})")
         if owned:
             # A merge patch replaces lists.
             owners = live["metadata"].get("ownerReferences") or []
-            # Without ours, if it does not control the object: a uid stands there once.
+            # An owner reference of ours that does not control the object is replaced: a uid may
+            # occur only once.
             others = [owner for owner in owners if owner.get("uid") != partition.uid]
             change |= {"ownerReferences": [*others, *metadata(partition, name)["ownerReferences"]]}
         await self.kube.merge(kind, live, {"metadata": change})
@@ -174,7 +175,7 @@ class Executor:
         await self._merge_status(partition, status)
 
     async def _merge_status(self, partition: Partition, status: dict[str, Any]) -> None:
-        """At the resource version that was seen: two writers can't both write."""
+        """Writes at the observed resource version, so of two writers only one succeeds."""
         body = {
             "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},
             "status": status,

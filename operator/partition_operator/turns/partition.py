@@ -1,7 +1,7 @@
-"""A Partition's turn: one safe step at a time, each from a fresh look.
+"""A Partition's turn: one safe step at a time, each from fresh observations.
 
-Level-triggered: an event only says which Partition to look at again (turns/queue.py); everything is
-looked at anew once a minute.
+The turns are level-triggered: an event only enqueues the Partition (turns/queue.py). Every
+Partition is also observed again about once per minute.
 """
 
 import logging
@@ -36,9 +36,9 @@ from partition_operator.turns.queue import Key, QueueItem
 logger = logging.getLogger(__name__)
 
 STEPS_MAX = 50
-"""Steps of one Partition in a row, then others get their turn."""
+"""Most steps of one Partition in a row. Then other Partitions get a turn."""
 WAITING_POLL_S = 10.0
-"""How often it is looked whether what a restore waits for is there: no event says so."""
+"""Seconds between turns of a Partition that waits for an object of which it receives no events."""
 
 
 class Reconciler:
@@ -58,15 +58,16 @@ class Reconciler:
         self._executor = executor
         self._recorder = recorder
         self._refusals: dict[Key, str] = {}
-        """Why a backfill was not begun, by Partition."""
+        """Why a replica refused to begin a backfill, by Partition."""
         self.foreign: set[Key] = set()
-        """Partitions that are seen and left to another operator."""
+        """Watched Partitions that another operator manages."""
         self._told: set[Key] = set()
-        """Those of `foreign` whose event is written."""
+        """The Partitions of `foreign` whose event is written."""
         self.reconciled = 0
 
     async def turn(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
-        """Looks, and acts where there is something to do; returns when to look again."""
+        """Observes the Partition and takes the steps that are due. Returns the seconds until the
+        next turn, or None if the Partition does not exist any more."""
         config = self._config
         resync = time.monotonic() - entry.looked_at > config.resync_s * random.uniform(0.8, 1.2)  # noqa: S311
         quiet = not entry.asked and not resync and entry.settled
@@ -75,7 +76,7 @@ class Reconciler:
         return await self._steps(key, entry)
 
     async def _steps(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
-        """Takes steps until there is nothing to do, or it is another Partition's turn."""
+        """Takes steps until there is nothing to do, or STEPS_MAX is reached."""
         config = self._config
         for _ in range(STEPS_MAX):
             self.reconciled += 1
@@ -89,7 +90,7 @@ class Reconciler:
             if partition.deleting:
                 return config.resync_s
             if await self._left_alone(key, partition):
-                # Or its replicas would be asked for changes in the next turn.
+                # Otherwise the next turn would poll its replicas.
                 entry.seen = None
                 return config.resync_s
             if ownership.has_to_be_claimed(partition, config.namespace):
@@ -103,7 +104,7 @@ class Reconciler:
             )
             step = plan(observed, config.image, backfill_stalled_s=config.backfill_stalled_s)
             if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
-                # Those write status themselves, at the version that was seen.
+                # These actions write status themselves, at the observed version.
                 await self._write_status(observed, step)
             entry.seen, entry.settled = observed, step.settled
             if step.action is None:
@@ -116,26 +117,26 @@ class Reconciler:
     async def _carry_out(
         self, key: Key, observed: ObservedPartition, action: Action
     ) -> float | None:
-        """Returns when to look again; None if the next step may follow at once."""
+        """Executes the action. Returns the seconds until the next turn; None if the next step may
+        follow at once."""
         try:
             await self._executor.execute(observed, action)
         except ReplicaRefused as error:
-            # Its state is not what we saw: look again, a little later.
+            # The replica's state has changed since it was observed: observe it again soon.
             logger.info("%s: %s", key, text_of(error))
             if isinstance(action, EnableReplication) and error.reason == types.REASON_DISK_FULL:
-                # The first words stay: the numbers in them change all the time.
+                # The first message stays, because the numbers in it change all the time.
                 self._refusals.setdefault(key, str(error))
             return self._config.poll_progressing_s
         if isinstance(action, EnableReplication):
             self._refusals.pop(key, None)
-            # The replica continues on its own. Asked again at once, the plan would tell it again.
+            # The replica continues on its own. An immediate next step would repeat the request.
             return self._config.poll_backfill_s
         return None
 
     async def _left_alone(self, key: Key, partition: Partition) -> bool:
-        """Whether another operator manages it. Each process posts one event of that, and tries in
-        later turns until it is written. Nothing else of the Partition is looked at then, neither
-        its replicas nor its Secrets."""
+        """Whether another operator manages the Partition. Then nothing else of it is read. Each
+        process posts one event about it, and retries in later turns until it is written."""
         mine = self._config.namespace
         if not ownership.is_foreign(partition, mine):
             self._not_foreign(key)
@@ -145,13 +146,13 @@ class Reconciler:
         if key not in self.foreign:
             self.foreign.add(key)
             logger.warning("%s: %s", key, event.message)
-        # There may be more of them than events are allowed: the rest follows in later turns.
+        # Many foreign Partitions may exceed the limit of events: the rest follows in later turns.
         if key not in self._told and await self._recorder.offer(partition, event):
             self._told.add(key)
         return True
 
     async def _forget(self, key: Key) -> None:
-        """Drops what is kept for a Partition that is gone, or that another operator manages."""
+        """Drops the memory of a Partition that was deleted or that another operator manages."""
         await self._observer.forget(key.namespace, key.name)
         self._executor.writes.forget((key.namespace, key.name))
 
@@ -160,7 +161,8 @@ class Reconciler:
         self._told.discard(key)
 
     async def _claim(self, partition: Partition) -> None:
-        """At the resource version that was seen: of two operators one succeeds. Raises Conflict."""
+        """Writes status.operator at the observed resource version, so of two operators only one
+        succeeds. Raises Conflict."""
         body = {
             "metadata": {"resourceVersion": partition.body["metadata"]["resourceVersion"]},
             "status": {"operator": self._config.namespace},
@@ -168,7 +170,7 @@ class Reconciler:
         await self._kube.merge_status(partition.namespace, partition.name, body)
 
     def _pause(self, step: Plan) -> float:
-        """Until the next look, where there is nothing to do."""
+        """Returns the seconds until the next turn if there is nothing to do."""
         config = self._config
         if step.settled:
             pause = config.poll_s
@@ -179,12 +181,13 @@ class Reconciler:
         return pause if step.retry_s is None else min(pause, step.retry_s)
 
     async def _unchanged(self, seen: ObservedPartition) -> bool:
-        """Asks the replicas alone: leader changes and lag are no Kubernetes events."""
+        """Whether the replicas report the same as before. Only they are asked: leader changes and
+        lag cause no Kubernetes events."""
         replicas = await self._observer.replicas(seen.partition, seen.pods)
         return _view(replicas) == _view(seen.replicas)
 
     async def _write_status(self, observed: ObservedPartition, step: Plan) -> None:
-        """Writes status and events where anything in it changed."""
+        """Writes the status and the events, if the status changed."""
         partition = observed.partition
         if partition.status == step.status:
             return
@@ -195,7 +198,7 @@ class Reconciler:
 
 
 def _view(replicas: tuple[ObservedReplica, ...]) -> object:
-    """What of the replicas matters to a plan; what only counts up does not."""
+    """Returns the fields of the replicas that matter to a plan, without the counters."""
     return [
         (
             r.ordinal,

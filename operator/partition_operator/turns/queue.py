@@ -1,7 +1,7 @@
-"""The one queue: keys in, turns out.
+"""The work queue: keys in, turns out.
 
-An event only says which object to look at again. A key is worked on by one worker at a time, errors
-back off, `workers` bounds how many turns run at once; the queue is as long as there are objects.
+An event only enqueues a key. One key has at most one running turn. A failed turn is retried with
+backoff. At most `workers` turns run at once. The queue has at most one item per key.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from partition_operator.errors import Deposed, OperatorError, text_of
 logger = logging.getLogger(__name__)
 
 FAILURES_WARNED = 3
-"""Failures of one key in a row from which on the log warns."""
+"""From this many failures of one key in a row the log level is WARNING."""
 
 
 class Key(NamedTuple):
-    """kind: which turn works on it; a Partition has one of its own for its snapshots' schedule."""
+    """kind: selects the turn. A Partition has a second key for the schedule of its snapshots."""
 
     kind: str
     namespace: str
@@ -43,9 +43,10 @@ Memory = TypeVar("Memory")
 
 @dataclass(slots=True)
 class QueueItem(Generic[Memory]):
-    """What the queue knows of a key. `seen` and `settled` belong to the turn: what it saw last, and
-    whether it was content. Memory: the type of what a turn of this kind sees. `asked`: somebody
-    asked for this turn; `again`: since it began."""
+    """The state of a key. due: monotonic time of the next turn. asked: an event enqueued the key
+    before this turn. again: an event has enqueued it since the turn began. seen, settled: belong to
+    the turn: what it last observed, and whether nothing was left to do. Memory: the type of
+    seen."""
 
     due: float = 0.0
     working: bool = False
@@ -58,11 +59,11 @@ class QueueItem(Generic[Memory]):
 
 
 Turn = Callable[[Key, QueueItem[Any]], Awaitable[float | None]]
-"""Looks at an object and acts; returns seconds until the next look, None to forget the key."""
+"""Observes an object and acts. Returns the seconds until the next turn; None to forget the key."""
 
 
 class WorkQueue:
-    """Give it its turns, by kind, before it runs."""
+    """Runs the turns of all keys. Call `serve` before `run`."""
 
     def __init__(self, workers: int, deposed: Callable[[int], Awaitable[None]]) -> None:
         self._workers = workers
@@ -73,13 +74,13 @@ class WorkQueue:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed = 0
         self.turned_at = time.monotonic()
-        """When the loop last turned: what liveness looks at."""
+        """Monotonic time of the loop's last round, for the liveness probe."""
 
     def serve(self, turns: Mapping[str, Turn]) -> None:
         self._turns = turns
 
     def enqueue(self, kind: str, namespace: str, name: str) -> None:
-        """Looks at an object soon; cheap, and safe to call for what does not exist."""
+        """Requests a turn soon. Cheap; the object need not exist."""
         entry = self._entries.setdefault(Key(kind, namespace, name), QueueItem())
         entry.again = True
         entry.due = min(entry.due, time.monotonic())
@@ -87,7 +88,7 @@ class WorkQueue:
         self._wake.set()
 
     def forget(self, namespace: str) -> None:
-        """Looks at nothing of a namespace any more, until something of it is enqueued again."""
+        """Drops the keys of a namespace. Later calls of `enqueue` add them again."""
         for key, entry in list(self._entries.items()):
             if key.namespace == namespace and not entry.working:
                 del self._entries[key]
@@ -126,7 +127,7 @@ class WorkQueue:
                 continue
 
     async def close(self) -> None:
-        """Lets what is under way end: a step is never cut in the middle by us."""
+        """Waits up to 20 s for the turns in progress, so that steps are not interrupted."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=20)
 
@@ -140,7 +141,7 @@ class WorkQueue:
         except OperatorError as error:
             pause = self._failed(key, entry, error)
         except Exception as error:  # one broken object must not end the others' turns
-            logger.exception("%s: a defect of the operator", key)
+            logger.exception("%s: unexpected error, a bug of the operator", key)
             pause = self._failed(key, entry, error)
         finally:
             entry.working = False
@@ -152,12 +153,12 @@ class WorkQueue:
         entry.due = time.monotonic() + (0 if entry.again else pause)
 
     async def _token_too_low(self, key: Key, entry: QueueItem[Any], error: Deposed) -> float:
-        """A replica saw a higher token: either another operator leads, and renewing our lease fails
-        soon, or the Lease was made anew since, and we go above."""
+        """Handles a replica that has seen a higher token. Either another operator holds the Lease,
+        and our next renewal fails, or the Lease was recreated, and we raise our token."""
         try:
             await self._deposed(error.seen)
         except (OperatorError, TimeoutError) as failure:
-            logger.warning("%s: token not raised: %s", key, text_of(failure))
+            logger.warning("%s: the fencing token was not raised: %s", key, text_of(failure))
         return self._failed(key, entry, error)
 
     def _failed(self, key: Key, entry: QueueItem[Any], error: Exception) -> float:
@@ -167,7 +168,7 @@ class WorkQueue:
         entry.seen = None
         logger.log(
             logging.INFO if entry.failures < FAILURES_WARNED else logging.WARNING,
-            "%s: %s; again in %.1f s",
+            "%s: %s; next try in %.1f s",
             key,
             text_of(error),
             pause,

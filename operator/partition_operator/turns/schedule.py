@@ -1,5 +1,5 @@
-"""The turn of a Partition's snapshots as a whole: its schedule, what retention removes, and what
-the Partition's status says of them."""
+"""The turn of a Partition's snapshots as a whole: the schedule, retention, and their part of the
+Partition's status."""
 
 import asyncio
 import logging
@@ -37,12 +37,12 @@ logger = logging.getLogger(__name__)
 STEPS_MAX = 10
 PAUSE_MIN_S = 0.05
 REFUSED_POLL_S = 30.0
-"""How often a run that the API server refuses is tried again."""
+"""Seconds between tries of a run that the API server refuses."""
 NONE: ObservedJobOrNone = NoJob.NONE
 
 
 class ScheduleReconciler:
-    """Works on keys of kind SCHEDULE. enqueue: asks for another object's turn."""
+    """Works on keys of kind SCHEDULE. enqueue: requests a turn of another object."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class ScheduleReconciler:
         self._recorder = recorder
         self._enqueue = enqueue
         self._attempts: dict[Key, dict[str, Attempt]] = {}
-        """Removals under way, by their digests; those of before a restart are made again."""
+        """Deletions in progress, by digest. After a restart they begin again."""
 
     async def turn(self, key: Key, entry: QueueItem[None]) -> float | None:
         taken: frozenset[str] = frozenset()
@@ -68,7 +68,7 @@ class ScheduleReconciler:
             partition = await self._observer.partition(key.namespace, key.name)
             if partition is None:
                 self._attempts.pop(key, None)
-                # They outlive their Partition, but not the volume that they lay on.
+                # Snapshots outlive their Partition, but not the volume that they are on.
                 snapshots = await self._observer.snapshots(key.namespace, key.name)
                 await self._look_at_lost(key, snapshots)
                 return None
@@ -97,17 +97,17 @@ class ScheduleReconciler:
         return 1.0
 
     async def _look(self, partition: Partition, taken: frozenset[str]) -> ObservedSchedule:
-        """taken: names of runs that belong to something else."""
+        """taken: names of runs that other objects already have."""
         snapshots = await self._observer.snapshots(*partition.key)
         asked = (partition.body.get("spec") or {}).get("snapshots")
         if not asked and not begun(snapshots):
-            # Without a policy, and with none to remove, replicas need not be asked.
+            # Without a policy and without a begun deletion, the replicas need not be asked.
             return ObservedSchedule(self._observer.alone(partition), snapshots, taken)
         return ObservedSchedule(await self._observer.group(partition), snapshots, taken)
 
     def _left_alone(self, key: Key, partition: Partition) -> bool:
-        """Whether nothing is done for it: it is being deleted, or another operator manages it. What
-        was under way is then not acted on any more."""
+        """Whether the Partition is being deleted or another operator manages it. Then deletions in
+        progress are abandoned."""
         if is_foreign(partition, self._config.namespace):
             self._attempts.pop(key, None)
             return True
@@ -117,7 +117,7 @@ class ScheduleReconciler:
         ends = [step.look_at]
         if step.spec is not None:
             ends.append(next_expiry(view.snapshots, step.spec.retention, view.now))
-        # By the clock that the plan was made by: another one may be behind or ahead of it.
+        # The plan's own clock: another clock may be behind or ahead of it.
         now = view.now
         pauses = [(end - now).total_seconds() for end in ends if end is not None]
         prune = removing.pause_s((self._attempts.get(key) or {}).values(), now)
@@ -126,9 +126,9 @@ class ScheduleReconciler:
         return min([*pauses, self._config.resync_s])
 
     async def _create(self, body: dict[str, Any], view: ObservedSchedule) -> bool:
-        """False where something else has the run's name."""
+        """Creates a run. Returns False if another object has its name."""
         meta = body["metadata"]
-        logger.info("%s/%s: its snapshot %s is due", *view.partition.key, meta["name"])
+        logger.info("%s/%s: scheduled snapshot %s is due", *view.partition.key, meta["name"])
         try:
             await self._kube.create(body)
         except ApiError as error:
@@ -143,7 +143,7 @@ class ScheduleReconciler:
     async def _retain(
         self, key: Key, view: ObservedSchedule, step: PolicyPlan
     ) -> tuple[bool, tuple[str, str] | None]:
-        """(whether anything went, what keeps the rest from going)."""
+        """Returns (whether any snapshot was deleted, what prevents the other deletions)."""
         await self._look_at_lost(key, view.snapshots)
         attempts = self._attempts.setdefault(key, {})
         gone = await self._expired(view, step, attempts)
@@ -176,7 +176,7 @@ class ScheduleReconciler:
         if ready:
             what = ", ".join(s.name for s in ready)
             size = f"{numbers['objects']} objects, {numbers['bytes']} bytes"
-            event = Event("Normal", "SnapshotDeleted", f"removed {what}: {size}")
+            event = Event("Normal", "SnapshotDeleted", f"deleted {what}: {size}")
             await self._recorder.post(view.partition, event)
             for removal in wanted:
                 if not set(removal.snapshot_ids) & waits:
@@ -184,7 +184,7 @@ class ScheduleReconciler:
         return bool(ready), problem
 
     async def _delete(self, snapshots: Iterable[Snapshot]) -> dict[str, str]:
-        """Returns the API server's words by name for those that it refuses to delete."""
+        """Deletes the objects. Returns the API server's message for each refused one, by name."""
         refused: dict[str, str] = {}
         for snapshot in snapshots:
             name = snapshot.name
@@ -193,14 +193,15 @@ class ScheduleReconciler:
             except ApiError as error:
                 if not error.refused:
                     raise
-                logger.warning("%s/%s: refused: %s", snapshot.namespace, name, text_of(error))
+                why = text_of(error)
+                logger.warning("%s/%s: the API server refuses: %s", snapshot.namespace, name, why)
                 refused[name] = f"the API server refuses to delete {name}: {error.words}"
                 continue
             failpoints.reach("schedule.Delete")
         return refused
 
     async def _look_at_lost(self, key: Key, snapshots: Iterable[Snapshot]) -> None:
-        """Snapshots whose volume is gone say so themselves, in their own turn."""
+        """Requests a turn of each snapshot whose volume is lost; that turn reports it."""
         if not any("volume" in (s.status.get("destination") or {}) for s in snapshots):
             return
         claims = {snapshot.claim for snapshot in snapshots}
@@ -252,7 +253,8 @@ class ScheduleReconciler:
         pod = view.group.pod(attempt.ordinal)
         assert pod is not None, "it was chosen among those that have one"
         await self._mark(view, removal, marked)
-        logger.info("%s/%s: remove %s", *view.partition.key, ", ".join(removal.snapshot_ids))
+        ids = ", ".join(removal.snapshot_ids)
+        logger.info("%s/%s: deleting snapshots %s", *view.partition.key, ids)
         try:
             await self._jobs.delete_snapshots(
                 view.partition,
@@ -268,8 +270,9 @@ class ScheduleReconciler:
         return step
 
     async def _mark(self, view: ObservedSchedule, removal: Deletion, marked: set[str]) -> None:
-        """marked: names of those that have been in this turn. Raises Conflict where one was changed
-        since it was seen, such as pinned: nothing of it has gone, and it is decided anew."""
+        """Sets the state Removing. marked: names whose state this turn has already set. Raises
+        Conflict if a snapshot has changed since it was observed, for example if it was pinned. Its
+        deletion has not begun then, and the next turn decides again."""
         for snapshot in view.snapshots:
             named = snapshot.status.get("snapshotID") in removal.snapshot_ids
             before = snapshot.state == SnapshotState.REMOVING or snapshot.name in marked
@@ -289,7 +292,7 @@ class ScheduleReconciler:
         *,
         under_way: bool,
     ) -> None:
-        """Our part of the Partition's status, and events, where anything changed."""
+        """Writes our part of the Partition's status if it changed, and the events."""
         told = fold(view, step, problem, under_way=under_way)
         partition = view.partition
         if told.status is not None:

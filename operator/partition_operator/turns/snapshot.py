@@ -1,4 +1,4 @@
-"""A PartitionSnapshot's turn: look, write what is seen, act, and look again."""
+"""A PartitionSnapshot's turn: observe, write status, act, and observe again."""
 
 import logging
 from dataclasses import replace
@@ -39,7 +39,7 @@ from partition_operator.turns.queue import Key, QueueItem
 logger = logging.getLogger(__name__)
 
 STEPS_MAX = 10
-"""Steps of one snapshot in a row, then others get their turn."""
+"""Most steps of one snapshot in a row. Then other objects get a turn."""
 RETRIABLE_REFUSALS = frozenset(
     {
         types.REASON_OVERLOADED,
@@ -50,8 +50,7 @@ RETRIABLE_REFUSALS = frozenset(
         types.REASON_DISK_FULL,
     }
 )
-"""With these a replica refuses a job that it, or another one, may take
-later."""
+"""Reasons of a replica that refuses a job now; it or another replica may accept the job later."""
 
 
 class SnapshotReconciler:
@@ -83,7 +82,7 @@ class SnapshotReconciler:
                 return None
             partition = await self._observer.partition(key.namespace, snapshot.partition)
             if partition is not None and is_foreign(partition, self._config.namespace):
-                # Its Partition's turn says so. What was seen before is not acted on any more.
+                # The Partition's turn reports it. Earlier observations are no longer used.
                 entry.seen = None
                 self._pods.pop(key, None)
                 return self._config.resync_s
@@ -110,7 +109,7 @@ class SnapshotReconciler:
     async def _look(
         self, snapshot: Snapshot, partition: Partition | None
     ) -> tuple[ObservedSnapshot, S3Credentials | None]:
-        """Of one that has ended, replicas and Secrets are not asked for."""
+        """Observes the snapshot. After its end, replicas and Secrets are not read."""
         if snapshot.ended and not snapshot.verifying:
             return await self._observer.stored(snapshot), None
         return await self._observer.view(snapshot, partition, place(snapshot, partition))
@@ -118,7 +117,7 @@ class SnapshotReconciler:
     def _with_refusals(
         self, key: Key, view: ObservedSnapshot, job: ObservedJob | None
     ) -> ObservedSnapshot:
-        """With the pod that waits for its next try, and the job that a replica refused to start."""
+        """Adds the refusal of the pod until its next try, and the job that a replica refused."""
         pod = self._pods.get(key)
         if pod is not None and last_write.held(pod, pod.wanted, view.now):
             view = replace(view, refused=pod.refusal)
@@ -129,21 +128,22 @@ class SnapshotReconciler:
     async def _goes_on(
         self, key: Key, view: ObservedSnapshot, action: SnapshotAction, error: ApiError
     ) -> bool:
-        """Whether the turn goes on after an error: the plan deals with a pod that is refused."""
+        """Whether the turn continues after an error. It does after a refused pod, because the plan
+        handles that."""
         if not error.refused:
             return False
         if not isinstance(action, CreateVerifyPod):
-            # Nothing else can be done before it; the queue tries it again.
+            # No other step is possible before this one; the queue retries it.
             event = Event("Warning", "ObjectRefused", error.words)
             await self._recorder.post(view.snapshot, event)
             return False
-        logger.warning("%s: refused: %s", key, text_of(error))
+        logger.warning("%s: the API server refuses: %s", key, text_of(error))
         last, wanted = self._pods.get(key), content_hash(action.body)
         self._pods[key] = last_write.refused(last, wanted, error.words, view.now)
         return True
 
     async def _write(self, view: ObservedSnapshot, step: SnapshotPlan) -> None:
-        """Status and events, where anything changed."""
+        """Writes the status if it changed, and the events."""
         snapshot = view.snapshot
         if snapshot.status != step.status:
             await self._kube.apply_status(snapshot.body, step.status)
@@ -157,19 +157,20 @@ class SnapshotReconciler:
     async def _execute(
         self, view: ObservedSnapshot, action: SnapshotAction, credentials: S3Credentials | None
     ) -> None:
-        """Raises ReplicaRefused, and what is tried again."""
+        """Executes the action. Raises ReplicaRefused, and other OperatorErrors, which are
+        retried."""
         snapshot = view.snapshot
         logger.info("%s/%s: %s", snapshot.namespace, snapshot.name, _describe(action))
         match action:
             case Label(partition):
-                # By it its Partition's are found; others belong to whoever applied the object.
+                # The Partition's snapshots are found by this label. Other labels are the user's.
                 body = {"metadata": {"labels": {names.LABEL_PARTITION: partition}}}
                 await self._kube.merge(names.SNAPSHOT_KIND, snapshot.body, body)
             case CreateVerifyPod(body):
                 try:
                     await self._kube.create(body)
                 except ApiError as error:
-                    # The next look says whose the one that exists is.
+                    # The next turn checks the owner of the existing pod.
                     if not error.exists:
                         raise
             case DeletePod(name, uid):
@@ -210,8 +211,8 @@ class SnapshotReconciler:
             )
 
     async def _gone(self, seen: ObservedSnapshot | None) -> None:
-        """Ends the job of a snapshot that was deleted while it ran; what it has stored is collected
-        with the next removal."""
+        """Cancels the job of a snapshot that was deleted while it ran. The next deletion of a
+        snapshot collects its files in the store."""
         if seen is None or seen.group is None:
             return
         status = seen.snapshot.status
@@ -221,13 +222,15 @@ class SnapshotReconciler:
         await self._cancel(seen, ordinal, str(status["jobID"]))
 
     async def _cancel(self, view: ObservedSnapshot, ordinal: int, job_id: str) -> None:
-        """As well as it goes: a replica that does not answer ends its job by its own limits."""
+        """Cancels a job, best effort. A replica that does not answer ends its job by its own
+        limits.
+        """
         pod = view.group.pod(ordinal) if view.group is not None else None
         try:
             if view.group is not None and pod is not None and pod.ip:
                 await self._jobs.cancel(view.group.partition, pod, job_id)
         except OperatorError as error:
-            logger.info("%s: not cancelled: %s", view.snapshot.name, text_of(error))
+            logger.info("%s: the job was not cancelled: %s", view.snapshot.name, text_of(error))
 
 
 def _pod(group: ObservedPartition, ordinal: int) -> ObservedPod:
@@ -238,7 +241,7 @@ def _pod(group: ObservedPartition, ordinal: int) -> ObservedPod:
 
 
 def _refusal(error: ReplicaRefused) -> ObservedJob:
-    """A start that was refused counts as a job that failed."""
+    """Returns a failed job for a refused start."""
     return ObservedJob(
         state=JobState.FAILED,
         reason="SourceBusy" if error.reason in RETRIABLE_REFUSALS else "SourceRefused",

@@ -1,1 +1,1 @@
-"""What was observed, as values. Pure."""
+"""The observed objects, as values. Pure."""

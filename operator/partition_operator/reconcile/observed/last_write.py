@@ -1,7 +1,8 @@
-"""What became of the last write of an object, and when the same one may be tried again. Pure.
+"""The result of the last write of each object, and when the same content may be written again.
+Pure.
 
-The same content is written again for two reasons: the API server refused it, or somebody changed
-the object since. Both are bounded, so that neither a quota nor a webhook makes a hot loop.
+The same content is written again for two reasons: the API server refused it, or another writer has
+changed the object. Backoff limits both, so that neither a quota nor a webhook causes a hot loop.
 """
 
 import datetime as dt
@@ -13,18 +14,18 @@ Key = tuple[str, str]
 """Kind and name of an object."""
 
 AT_ONCE_MAX = 3
-"""The same content is written so often without a pause."""
+"""How often the same content is written without a pause."""
 CALM = dt.timedelta(minutes=15)
-"""Content that stood for so long was not undone by a machine: the count starts anew."""
+"""After this time without a change by another writer, the count starts again at 1."""
 WORDS_MAX = 1000
-"""Characters of a refusal that are kept: some contain the whole object."""
+"""Characters of a refusal that are kept. Some refusals contain the whole object."""
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """wanted: hash of the content. left: fingerprint of the object as the API server left it, "" if
-    it refused. refusal: its words. tries: how often this content was written in a row. retry_at:
-    None if the same content may be written again at once."""
+    """wanted: hash of the content. left: fingerprint of the object as stored, "" if the API server
+    refused it. refusal: the API server's message. tries: how often this content was written in a
+    row. retry_at: None if the same content may be written again at once."""
 
     wanted: str
     at: dt.datetime
@@ -35,12 +36,12 @@ class Write:
 
     @property
     def undone(self) -> bool:
-        """Somebody else keeps changing what we write."""
+        """Whether another writer keeps changing the object."""
         return not self.refusal and self.tries > AT_ONCE_MAX
 
 
 def taken(last: Write | None, wanted: str, left: str, now: dt.datetime) -> Write:
-    """The record of a write that the API server took."""
+    """Returns the record of an accepted write."""
     again = last is not None and last.wanted == wanted and not last.refusal
     tries = last.tries + 1 if last is not None and again and now - last.at < CALM else 1
     over = tries - AT_ONCE_MAX
@@ -51,7 +52,7 @@ def taken(last: Write | None, wanted: str, left: str, now: dt.datetime) -> Write
 
 
 def refused(last: Write | None, wanted: str, words: str, now: dt.datetime) -> Write:
-    """The record of a write that the API server refused."""
+    """Returns the record of a refused write."""
     again = last is not None and last.wanted == wanted and last.refusal
     tries = last.tries + 1 if last is not None and again else 1
     pause = backoff.WRITE_REFUSED.after(tries)
@@ -60,13 +61,13 @@ def refused(last: Write | None, wanted: str, words: str, now: dt.datetime) -> Wr
 
 
 class WriteRecords:
-    """The records of every Partition, kept in memory. One that is lost costs a try more."""
+    """The records of every Partition, kept in memory. A lost record costs one more try."""
 
     def __init__(self) -> None:
         self._by_partition: dict[tuple[str, str], dict[Key, Write]] = {}
 
     def of(self, partition: tuple[str, str]) -> dict[Key, Write]:
-        """By object. A copy: what is written later was not seen."""
+        """Returns a copy of the records, by object. Later writes do not change it."""
         return dict(self._by_partition.get(partition, {}))
 
     def note_taken(
@@ -82,7 +83,7 @@ class WriteRecords:
         known[key] = refused(known.get(key), wanted, words, now)
 
     def forget(self, partition: tuple[str, str]) -> None:
-        """Of a Partition that is gone, or that another operator manages."""
+        """Drops the records of a Partition that was deleted or that another operator manages."""
         self._by_partition.pop(partition, None)
 
 
@@ -92,8 +93,8 @@ def held(last: Write | None, wanted: str, now: dt.datetime) -> bool:
 
 
 def pause_s(last: Write, now: dt.datetime) -> float | None:
-    """Seconds until the next try, or None if there is nothing to wait for. A write in the future
-    holds nothing: the clock was set back since, nobody knows by how much."""
+    """Returns the seconds until the next try, or None if there is nothing to wait for. A record in
+    the future does not delay the next try, because the clock was set back since."""
     if last.retry_at is None or not last.at <= now < last.retry_at:
         return None
     return (last.retry_at - now).total_seconds()

@@ -1,4 +1,4 @@
-"""What the operator sees of one Partition, at one moment."""
+"""What the operator observes of one Partition at one moment."""
 
 import datetime as dt
 from dataclasses import dataclass, field
@@ -13,8 +13,8 @@ from partition_operator.reconcile.observed.restore import ObservedRestore
 
 @dataclass(frozen=True, slots=True)
 class ObservedPod:
-    """A replica's pod. ip is "" until it has one. ends: when it has to have ended, of one that is
-    being deleted, RFC 3339. labelled: it has our labels; without them it was found by its name."""
+    """A replica's pod. ip: "" until it has one. ends: when a pod that is being deleted must have
+    ended, RFC 3339. labelled: it has our labels; without them it was found by its name."""
 
     ordinal: int
     ip: str
@@ -28,8 +28,8 @@ class ObservedPod:
 
 @dataclass(frozen=True, slots=True)
 class ObservedClaim:
-    """A replica's PVC. cluster_id: what we wrote on it, "" for none. labelled: it has our labels;
-    without them it was found by its name. bound: it has a volume. size: as it was asked for."""
+    """A replica's PVC. cluster_id: its cluster-ID annotation, "" for none. labelled: it has our
+    labels; without them it was found by its name. bound: it has a volume. size: as requested."""
 
     ordinal: int
     created: str
@@ -45,7 +45,7 @@ class ObservedClaim:
 
 @dataclass(frozen=True, slots=True)
 class ObservedMember:
-    """A member as the leader sees it."""
+    """A member as the leader reports it."""
 
     member_id: int
     address: str
@@ -57,7 +57,7 @@ class ObservedMember:
 
 @dataclass(frozen=True, slots=True)
 class ObservedBackfill:
-    """How far the writing of Raft's metadata is: LSNs, next and target as a replica says them."""
+    """The progress of a backfill, in LSNs: the first entry, the next one, and the last one."""
 
     first: int
     next: int
@@ -66,7 +66,7 @@ class ObservedBackfill:
 
 @dataclass(frozen=True, slots=True)
 class ObservedReplica:
-    """What a replica says of itself. role: a word of its own, such as those of ReplicaRole."""
+    """The status that a replica reports. role: the replica's word, such as those of ReplicaRole."""
 
     ordinal: int
     cluster_id: str
@@ -87,16 +87,16 @@ class ObservedReplica:
 
     @property
     def belongs(self) -> bool:
-        """Its volume belongs to a cluster."""
+        """Whether its volume belongs to a cluster."""
         return bool(self.cluster_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """untrusting: Secrets whose authorities have to be written anew. changing: another authority
-    takes over. problem: why the authority's Secret is not followed. refused: by ordinal, why TLS
-    between the operator and a replica fails. authority_ends: its time, if it ends before a
-    certificate that is issued now would have to be renewed."""
+    """untrusting: Secrets whose trusted authorities must be rewritten. changing: the authority is
+    being replaced. problem: why the authority's Secret can't be used. refused: by ordinal, why TLS
+    between the operator and a replica fails. authority_ends: when the authority expires, if that is
+    before a certificate issued now would be renewed."""
 
     untrusting: frozenset[str] = frozenset()
     changing: bool = False
@@ -107,7 +107,7 @@ class Certificates:
 
 @dataclass(frozen=True, slots=True)
 class ObservedPartition:
-    """Everything that `plan` looks at. objects: live ones of ours by (kind, name)."""
+    """Everything that `plan` reads. objects: the Partition's live objects, by (kind, name)."""
 
     partition: Partition
     now: dt.datetime
@@ -116,23 +116,22 @@ class ObservedPartition:
     claims: tuple[ObservedClaim, ...]
     replicas: tuple[ObservedReplica, ...]
     certificates_good: dict[str, bool] = field(default_factory=dict)
-    """By Secret: False if its certificate has to be issued."""
+    """By Secret: False if its certificate must be issued."""
     writes: dict[Key, Write] = field(default_factory=dict)
-    """What became of the last write of each object."""
+    """The result of the last write of each object."""
     conflicting: tuple[Key, ...] = ()
-    """Objects of somebody else that have the names of pods of ours."""
+    """Pods of other owners that have the names of our pods."""
     pods_refused: str = ""
-    """Why the StatefulSet's controller can't make pods that are missing, as the API server told
-    it."""
+    """Why the StatefulSet's controller can't create missing pods, in the API server's words."""
     restore: ObservedRestore | None = None
-    """Of a Partition that begins with a snapshot, until it has."""
+    """Set while a Partition restores a snapshot."""
     refused: str = ""
-    """Why replica 0 refused to begin a backfill, where trying again alone does not help."""
+    """Why replica 0 refused to begin a backfill, if a retry alone does not help."""
     certificates: Certificates = field(default_factory=Certificates)
 
     @property
     def leader(self) -> ObservedReplica | None:
-        """The replica that serves as leader, in the highest term; None where there is none."""
+        """The serving leader with the highest term; None if there is none."""
         leaders = [r for r in self.replicas if r.role == ReplicaRole.LEADER and r.serving]
         return max(leaders, key=lambda r: r.term, default=None)
 
@@ -146,7 +145,7 @@ class ObservedPartition:
         return names.address(self.partition.name, self.partition.namespace, ordinal)
 
     def ordinal_of(self, address: str) -> int:
-        """The ordinal that a member's address names; -1 for a foreign one."""
+        """Returns the ordinal in a member's address; -1 for an address of another Partition."""
         prefix = f"{self.partition.name}-"
         number = address.partition(".")[0].removeprefix(prefix)
         return int(number) if address.startswith(prefix) and number.isdigit() else -1

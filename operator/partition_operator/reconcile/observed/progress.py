@@ -1,13 +1,13 @@
-"""How far a pod or a job is, as status says it. Pure."""
+"""The progress of a pod or a job, as status stores it. Pure."""
 
 from dataclasses import dataclass
 from typing import Any
 
 PHASE_CHARACTERS_MAX = 40
 PERCENT_MAX = 99
-"""Of something under way: at 100 it has ended."""
+"""The highest percentage of work in progress. 100 means that it has ended."""
 PERCENT_STEP = 5
-"""Progress is written into status at most once a step: few writes."""
+"""Status is written at most once per step, to limit the writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class JobProgress:
 
 
 def parse_progress(said: Any) -> JobProgress | None:
-    """What a pod said, or a status keeps of it; None where it makes no sense."""
+    """Returns the progress in a pod's report or in a status; None if it is not valid."""
     if not isinstance(said, dict):
         return None
     phase, percent = said.get("phase"), said.get("percent")
@@ -34,5 +34,5 @@ def parse_progress(said: Any) -> JobProgress | None:
 
 
 def stepped(percent: int) -> int:
-    """The step that a percentage has come to."""
+    """Rounds a percentage down to its step."""
     return max(percent, 0) // PERCENT_STEP * PERCENT_STEP

@@ -1,4 +1,4 @@
-"""What the operator sees of a restore, at one moment."""
+"""What the operator observes of a restore at one moment."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,15 @@ from partition_operator.reconcile.observed.progress import JobProgress
 
 @dataclass(frozen=True, slots=True)
 class ObservedRestore:
-    """snapshot: what snapshotRef names; None where it is not there. refusal: what is wrong with the
-    store's Secret. authority: whether it holds a CA. running: names of the pods whose volume may
-    hold the snapshot; volumes: UIDs of the claims that may, by name, None where not looked at. pod:
-    the one that restores; progress: of what runs in it, None where it did not say; taken: what has
-    its name is somebody else's. claimed: a claim of volume 0's name exists, whoever made it."""
+    """A restore and its source.
+
+    snapshot: the one that snapshotRef names; None if it does not exist. refusal: what is wrong with
+    the store's Secret. authority: whether that Secret contains a CA. running: names of the pods
+    whose volumes may have the snapshot. volumes: UIDs of the claims that may, by name; None if not
+    read. pod: the restoring pod. progress: what that pod reports; None if it reports nothing.
+    taken: a pod of another owner has its name. claimed: a claim with volume 0's name exists, of any
+    owner.
+    """
 
     snapshot: Snapshot | None = None
     refusal: DestinationProblem | None = None

@@ -1,4 +1,4 @@
-"""What the operator sees of one PartitionSnapshot, at one moment."""
+"""What the operator observes of one PartitionSnapshot at one moment."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from partition_operator.reconcile.observed.progress import JobProgress
 
 @dataclass(frozen=True, slots=True)
 class ObservedJob:
-    """A job as the replica that runs it says."""
+    """A job as its replica reports it."""
 
     state: JobState
     phase: str = ""
@@ -35,7 +35,7 @@ class ObservedJob:
 
 
 class NoJob(Enum):
-    """Why there is no job to look at."""
+    """Why no job was observed."""
 
     NONE = "none was started"
     UNKNOWN = "the replica does not know it"
@@ -47,11 +47,14 @@ ObservedJobOrNone = ObservedJob | NoJob
 
 @dataclass(frozen=True, slots=True)
 class ObservedSnapshot:
-    """group: the Partition, its pods and replicas; None where it does not exist. others: the other
-    snapshots of the Partition. volumes: UIDs of claims by name. refusal: what is wrong with the
-    destination's Secret. authority: whether it holds a CA. pod: the one that verifies; progress: of
-    what runs in it, None where it did not say; taken: what has its name is somebody else's.
-    refused: why the API server did not take the pod, until it is tried again."""
+    """A PartitionSnapshot and what it depends on.
+
+    group: the Partition, its pods and replicas; None if it does not exist. others: the other
+    snapshots of the Partition. volumes: UIDs of claims by name; None if not read. refusal: what is
+    wrong with the destination's Secret. authority: whether that Secret contains a CA. pod: the
+    verifying pod. progress: what that pod reports; None if it reports nothing. taken: a pod of
+    another owner has its name. refused: why the API server refused the pod, until the next try.
+    """
 
     snapshot: Snapshot
     now: dt.datetime
@@ -68,7 +71,7 @@ class ObservedSnapshot:
 
     @property
     def replaced(self) -> bool:
-        """The Partition of this name is another group than the one that it was begun with."""
+        """Whether the Partition of this name is another group than when the snapshot began."""
         if self.group is None:
             return False
         now, before = self.group.partition.status.get("clusterID", ""), self.snapshot.cluster_id
@@ -76,12 +79,12 @@ class ObservedSnapshot:
 
 
 def age_of(snapshot: Snapshot) -> tuple[dt.datetime, str]:
-    """What snapshots are ordered by: when they were taken, then their names."""
+    """Returns the sort key of a snapshot: when it was taken, then its name."""
     return snapshot.started or snapshot.created, snapshot.name
 
 
 def volume_lost(snapshot: Snapshot, volumes: dict[str, str] | None) -> bool:
-    """Whether it is on a volume that is gone, or was made anew."""
+    """Whether the snapshot's volume was deleted or recreated."""
     recorded = (snapshot.status.get("destination") or {}).get("volume")
     if volumes is None or not recorded or snapshot.state not in STORED | {SnapshotState.REMOVING}:
         return False

@@ -1,2 +1,1 @@
-"""The next step of a Partition. Pure; a module for each concern. `plan` puts the concerns in
-order."""
+"""The next step of a Partition. Pure. One module per concern; `plan` calls them in order."""

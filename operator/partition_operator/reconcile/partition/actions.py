@@ -1,4 +1,4 @@
-"""What the executor can do. Each is idempotent: doing it twice is doing it once."""
+"""The actions of the executor. Each is idempotent: executing it twice has the effect of once."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,14 +8,14 @@ from partition_operator.api import schema
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Server-side apply of an object. The executor looks whose the live one is before it writes."""
+    """Server-side apply of an object. The executor checks the owner of the live object first."""
 
     body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Of an object of ours: uid tells it from another one that takes its name."""
+    """Deletes an object of the Partition. uid: protects another object of the same name."""
 
     kind: str
     name: str
@@ -24,8 +24,8 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class RepairLabels:
-    """Writes labels, and our ownership if `owned`, on an object of ours that lost them. Its content
-    stays. uid: of the object that was seen."""
+    """Restores the labels of an object of the Partition, and its owner reference if `owned`. The
+    content stays. uid: of the observed object."""
 
     kind: str
     name: str
@@ -36,7 +36,7 @@ class RepairLabels:
 
 @dataclass(frozen=True, slots=True)
 class DeleteUnchanged:
-    """Of an object that may be deleted as it was seen: if it has changed since, it stays."""
+    """Deletes an object only if it has not changed since it was observed."""
 
     kind: str
     name: str
@@ -54,7 +54,7 @@ class IssueCertificate:
 
 @dataclass(frozen=True, slots=True)
 class TrustAuthority:
-    """Writes into a Secret which authorities its user trusts; its certificate stays."""
+    """Writes the trusted authorities into a Secret; its certificate stays."""
 
     secret: str
     role: str
@@ -62,14 +62,14 @@ class TrustAuthority:
 
 @dataclass(frozen=True, slots=True)
 class RecordCluster:
-    """Writes the cluster ID, drawn or adopted, into status before anything is done with it."""
+    """Writes the new or adopted cluster ID into status, before the ID is used."""
 
     cluster_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotateClaim:
-    """Writes the cluster ID on a PVC, before its volume is touched."""
+    """Writes the cluster-ID annotation on a PVC, before its volume is used."""
 
     ordinal: int
     cluster_id: str
@@ -77,7 +77,7 @@ class AnnotateClaim:
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """standalone: one replica with a standalone log, without Raft."""
+    """Makes a new volume the first of a group. standalone: with a standalone log, without Raft."""
 
     ordinal: int
     cluster_id: str
@@ -86,14 +86,14 @@ class Bootstrap:
 
 @dataclass(frozen=True, slots=True)
 class EnableReplication:
-    """Begins the backfill of a standalone replica's log; it goes on by itself."""
+    """Begins the backfill of a standalone replica's log. The replica continues it by itself."""
 
     ordinal: int
 
 
 @dataclass(frozen=True, slots=True)
 class RecordBootstrapped:
-    """Writes into status that the group exists: from now on nothing bootstraps it again."""
+    """Writes into status that the group exists. From then on no replica is bootstrapped."""
 
     cluster_id: str
 
@@ -134,21 +134,21 @@ class TransferLeadership:
 
 @dataclass(frozen=True, slots=True)
 class CreatePod:
-    """A pod that runs once; one of its name that exists is left alone."""
+    """Creates a pod that runs once. An existing pod of this name is left unchanged."""
 
     body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class CreateClaim:
-    """A PVC with nothing on it; one of its name that exists is left alone."""
+    """Creates an empty PVC. An existing PVC of this name is left unchanged."""
 
     body: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class RecordRestored:
-    """Writes into status what volume 0 was made of: from now on nothing restores it again."""
+    """Writes into status which snapshot volume 0 contains. It is never restored again."""
 
     record: schema.Restored
 

@@ -1,4 +1,4 @@
-"""The conditions of a Partition, from what is seen of its group."""
+"""The conditions of a Partition, derived from its observed group."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ VALUES: dict[bool | None, Literal["True", "False", "Unknown"]] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """status: None for Unknown."""
+    """A condition without its time. status: None means Unknown."""
 
     type: PartitionCondition | SnapshotCondition
     status: bool | None
@@ -38,7 +38,7 @@ class Condition:
 def conditions(
     observed: ObservedPartition, spec: PartitionSpec, cluster_id: str, bootstrapped: bool
 ) -> list[Condition]:
-    """Every condition, from what is seen; times are added where they are merged."""
+    """Returns every condition. `written` adds their times."""
     leader = observed.leader
     voters = [m for m in leader.members if m.voter] if leader else []
     active = [m for m in voters if m.recently_active]
@@ -78,9 +78,10 @@ def conditions(
             not disk_full,
             "DiskFull" if disk_full else "Ready",
             _pods(observed, disk_full)
-            + " refuse writes, their volumes are below the reserve: make room or enlarge them"
+            + " refuse writes: their volumes have less free space than the reserve; free space "
+            "or enlarge the volumes"
             if disk_full
-            else "every volume has room",
+            else "every volume has enough free space",
         ),
         Condition(placement.PLACED, placed.status, placed.reason, placed.message),
         certificates(observed),
@@ -96,13 +97,13 @@ def conditions(
 
 
 def _accepted(observed: ObservedPartition, spec: PartitionSpec) -> str:
-    """Says what of a valid spec is not followed."""
+    """Returns the message of Accepted: which part of a valid spec the operator can't follow."""
     why = storage.not_followed(observed, spec)
     return f"the spec is valid; {why}" if why else "the spec is valid"
 
 
 def refused(reason: str, message: str) -> list[Condition]:
-    """What stands in place of the rest where the spec can't be followed."""
+    """Returns the conditions that replace the others if the operator can't follow the spec."""
     return [
         Condition("Accepted", False, reason, message),
         Condition("Ready", False, reason, message),
@@ -110,11 +111,12 @@ def refused(reason: str, message: str) -> list[Condition]:
 
 
 def leaving(found: list[Condition], objects: str) -> list[Condition]:
-    """The conditions while objects of ours are being deleted, which may take for ever."""
+    """Returns the conditions while objects of the Partition are being deleted. A finalizer may
+    delay the deletion without end."""
     message = (
-        f"only certificates are renewed until these objects are gone: {objects}; if one stays, its "
-        "metadata.finalizers name the programs that have to release it: see that they run, or "
-        "remove the finalizers of programs that are gone for good"
+        f"the operator only renews certificates until these objects are deleted: {objects}; if one "
+        "stays, its metadata.finalizers name the programs that have to release it: check that "
+        "these programs run, or remove the finalizers of programs that no longer exist"
     )
     told = Condition("Progressing", True, "ObjectsLeaving", message)
     return [told if c.type == told.type else c for c in found]
@@ -129,14 +131,14 @@ def _quorum(
     wanted: int,
     not_seen: str = "",
 ) -> Condition:
-    """not_seen: why the operator can't ask the replicas."""
+    """not_seen: why the operator can't query the replicas; "" if it can."""
     if leader is None and not_seen:
         return Condition("QuorumAvailable", None, "NotSeen", not_seen)
     if leader is None:
-        message = "no replica leads" if bootstrapped else NO_GROUP
+        message = "no replica is the leader" if bootstrapped else NO_GROUP
         return Condition("QuorumAvailable", False, Reason.NO_LEADER, message)
     spare = len(active) - quorum(len(voters))
-    # A group that still grows has no spare yet, which is no news.
+    # A group that is still growing has no spare voter yet. That is normal.
     if spare <= 0 and len(voters) >= wanted > 1:
         return Condition(
             "QuorumAvailable",
@@ -150,7 +152,7 @@ def _quorum(
 
 
 def certificates(observed: ObservedPartition) -> Condition:
-    """False as long as anything stands between a certificate and its acceptance."""
+    """Returns CertificatesReady. It is False if a replica may refuse a certificate."""
     seen = observed.certificates
     if seen.problem:
         return Condition("CertificatesReady", False, "AuthorityInvalid", seen.problem)
@@ -161,22 +163,24 @@ def certificates(observed: ObservedPartition) -> Condition:
             "CertificatesReady",
             False,
             "AuthorityChanging",
-            "another authority takes over: replicas and clients trust both, and get new "
-            "certificates when all of them do; nothing has to be restarted",
+            "the certificate authority is being replaced: replicas and clients trust the old and "
+            "the new one, and receive new certificates once all of them do; no restart is needed",
         )
     if seen.authority_ends is not None:
         return Condition(
             "CertificatesReady",
             True,
             "AuthorityEnding",
-            f"the authority ends at {seen.authority_ends:%Y-%m-%dT%H:%M:%SZ}, and every "
-            "certificate with it: put another one into its Secret before",
+            "the certificate authority and all its certificates expire at "
+            f"{seen.authority_ends:%Y-%m-%dT%H:%M:%SZ}: put a new authority into its Secret "
+            "before then",
         )
     return Condition("CertificatesReady", True, "Issued", "certificates are issued")
 
 
 def _refused(observed: ObservedPartition) -> str:
-    """The replicas that TLS keeps the operator from, and why; "" if there are none."""
+    """Returns the replicas whose TLS handshake with the operator fails, and why; "" if there are
+    none."""
     refused = observed.certificates.refused
     return "; ".join(
         f"{names.pod(observed.partition.name, ordinal)}: {why}"
@@ -209,17 +213,17 @@ def _ready(
 
 
 def _doing(observed: ObservedPartition, spec: PartitionSpec, bootstrapped: bool) -> str:
-    """The next thing, in words: the first line to read at night."""
+    """Describes the next step of the group, for a person on call who reads only one line."""
     if stuck := placement.stuck(observed):
         pods = _pods(observed, [pod.ordinal for pod in stuck])
-        return f"waiting for {pods} to end, whose nodes do not answer: see condition PodsPlaced"
+        return f"waiting for {pods} to end; their nodes do not answer: see condition PodsPlaced"
     missing = [n for n in range(spec.replicas) if observed.pod(n) is None]
     if missing:
         return f"waiting for pods {_pods(observed, missing)} to be created"
     silent = [n for n in range(spec.replicas) if observed.replica(n) is None]
     if silent:
         pods = _pods(observed, silent)
-        return f"waiting for {pods} to answer: kubectl describe pod shows what holds them"
+        return f"waiting for {pods} to answer: kubectl describe pod shows the reason"
     if not bootstrapped:
         return f"bootstrapping {names.pod(observed.partition.name, 0)}"
     leader = observed.leader
@@ -229,13 +233,13 @@ def _doing(observed: ObservedPartition, spec: PartitionSpec, bootstrapped: bool)
 
 
 def _group_doing(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> str:
-    """The same, of a group that has a leader."""
+    """Like `_doing`, for a group with a leader."""
     for member in leader.members:
         pod = names.pod(observed.partition.name, observed.ordinal_of(member.address))
         if not member.voter:
             return f"{pod} is catching up, {lag(leader, member)} entries behind"
         if not member.recently_active:
-            return f"{pod} is not reached by the leader"
+            return f"the leader can't reach {pod}"
     if len(leader.members) < wanted:
         return "adding members"
     if len(leader.members) > wanted:
@@ -250,7 +254,8 @@ def _pods(observed: ObservedPartition, ordinals: list[int]) -> str:
 def written(
     condition: Condition, old: schema.Condition | None, now: dt.datetime, generation: int
 ) -> schema.Condition:
-    """As it stands in status; its time changes with its status alone."""
+    """Returns the condition as status stores it. Its transition time changes only if its status
+    changes."""
     value = VALUES[condition.status]
     since = old["lastTransitionTime"] if old and old["status"] == value else stamp(now)
     return {
@@ -264,7 +269,7 @@ def written(
 
 
 def word(found: list[Condition]) -> str:
-    """One word for the STATUS column."""
+    """Returns the word for the STATUS column."""
     by_type = {condition.type: condition for condition in found}
     if not by_type["Accepted"].status:
         return by_type["Accepted"].reason

@@ -1,7 +1,7 @@
-"""Volumes that are gone for good: which voters lost theirs, and whether an election is possible.
+"""Lost volumes: which voters lost theirs, and whether an election is still possible.
 
-A member ID is drawn once per volume. Another ID at a voter's address therefore proves that the
-voter's volume was replaced. A replica that is silent proves nothing: it may come back.
+A member ID is drawn once per volume. If another ID answers at a voter's address, the voter's volume
+was replaced. A replica that does not answer may come back, so its volume does not count as lost.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Loss:
 
 
 def explain(observed: ObservedPartition, *, bootstrapped: bool) -> str:
-    """Why the group can't come back by itself, and the way out; "" if it can."""
+    """Returns why the group can't recover by itself and what to do; "" if it can."""
     if bootstrapped:
         loss = quorum_lost_for_good(observed)
         return "" if loss is None else _describe(observed, loss)
@@ -35,17 +35,18 @@ def explain(observed: ObservedPartition, *, bootstrapped: bool) -> str:
         return ""
     name = observed.partition.name
     return (
-        f"the volume of {names.pod(name, 0)} is new: it replaced the one that the snapshot was "
-        "restored to, before the group existed. Delete this Partition and PersistentVolumeClaim "
-        f"{names.claim(name, 0)}, and make the Partition anew to restore the snapshot again"
+        f"the volume of {names.pod(name, 0)} is new: the volume with the restored snapshot was "
+        "replaced before the group existed. Delete this Partition and PersistentVolumeClaim "
+        f"{names.claim(name, 0)}, and create the Partition again to restore the snapshot again"
     )
 
 
 def quorum_lost_for_good(observed: ObservedPartition) -> Loss | None:
     """Returns the loss that makes an election impossible, or None if one is still possible.
 
-    The last status and the survivors may know different configurations. Every one of them must rule
-    an election out: a false alarm could make somebody delete good volumes.
+    The last status and the survivors may contain different configurations. An election counts as
+    impossible only if it is impossible in each of them: after a false alarm a user might delete
+    good volumes.
     """
     if observed.leader is not None:
         return None
@@ -62,13 +63,13 @@ def _describe(observed: ObservedPartition, loss: Loss) -> str:
         what = f"the volume of {pods} is new: it replaced the only copy of the data"
     else:
         what = (
-            f"the volumes of {pods} are new: {len(loss.lost)} of {loss.voters} voters are gone, "
-            "and the others are no majority"
+            f"the volumes of {pods} are new: {len(loss.lost)} of {loss.voters} voters are lost, "
+            "and the remaining voters are not a majority"
         )
     survivors = ""
     if loss.survivors:
         kept = ", ".join(names.pod(partition, n) for n in loss.survivors)
-        survivors = f"; {kept} still holds a copy, which may lack the newest writes: keep it"
+        survivors = f"; {kept} still has a copy, which may lack the newest writes: keep it"
     return (
         f"{what}{survivors}. No leader can be elected. If the old PersistentVolumes still exist, "
         f"bind them to {claims} again; otherwise restore a snapshot into a new Partition "
@@ -77,7 +78,7 @@ def _describe(observed: ObservedPartition, loss: Loss) -> str:
 
 
 def _configurations(observed: ObservedPartition) -> list[Voters]:
-    """The voters as the last status and each replica that belongs know them."""
+    """Returns the voters per source: the last status, and each replica that belongs to a group."""
     recorded: Voters = {}
     for member in observed.partition.status.get("members", []):
         ordinal = member.get("pod", "").removeprefix(f"{observed.partition.name}-")
@@ -94,7 +95,8 @@ def _configurations(observed: ObservedPartition) -> list[Voters]:
 
 
 def _bootstrapped_alone(observed: ObservedPartition) -> Voters:
-    """The group was seen and its members were not recorded yet: replica 0 was the only one."""
+    """Returns replica 0 as the only voter, if the group was bootstrapped and status does not record
+    its members yet."""
     first = observed.replica(0)
     if first is None or first.belongs or any(r.belongs for r in observed.replicas):
         return {}

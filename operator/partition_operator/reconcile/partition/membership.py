@@ -1,5 +1,8 @@
-"""One membership change at a time: newcomers join, learn, and are promoted; who leaves is removed
-before its pod goes."""
+"""Plans one membership change at a time.
+
+A new replica joins, becomes a learner, and is promoted when it has caught up. When the group
+shrinks, a member is removed before its pod is deleted.
+"""
 
 from partition_operator.api import names
 from partition_operator.reconcile.observed.partition import (
@@ -17,14 +20,14 @@ from partition_operator.reconcile.partition.actions import (
 )
 
 PROMOTE_LAG_MAX = 1000
-"""As the replica's own limit, which refuses above it."""
+"""In entries. The replica has the same limit and refuses a promotion above it."""
 
 
 def next_change(observed: ObservedPartition, cluster_id: str, wanted: int) -> Action | None:
-    """The next safe step towards `wanted` voters on ordinals 0 to wanted - 1; None where there is
-    none now."""
+    """Returns the next safe step towards `wanted` voters on ordinals 0 to wanted - 1, or None if no
+    step is possible now."""
     for replica in observed.replicas:
-        # A volume that is new joins; it can't form a group of its own.
+        # After a join the new volume can no longer form a group of its own.
         if not replica.belongs and replica.ordinal < wanted:
             return Join(replica.ordinal, cluster_id)
     leader = observed.leader
@@ -39,8 +42,8 @@ def next_change(observed: ObservedPartition, cluster_id: str, wanted: int) -> Ac
 
 
 def pods_wanted(observed: ObservedPartition, wanted: int) -> int:
-    """How many pods there must be: a member that is being removed keeps its pod until it is out,
-    and without a leader everybody who may be a voter is needed to elect one."""
+    """Returns how many pods must exist. A member keeps its pod until its removal is complete.
+    Without a leader every possible voter keeps its pod, because the election may need it."""
     leader = observed.leader
     if leader is not None:
         known = [m.address for m in leader.members]
@@ -52,7 +55,7 @@ def pods_wanted(observed: ObservedPartition, wanted: int) -> int:
 
 
 def lag(leader: ObservedReplica, member: ObservedMember) -> int:
-    """Entries that a member is behind."""
+    """Returns how many entries the member is behind the leader."""
     return max(leader.last_index - member.matched, 0)
 
 
@@ -61,21 +64,23 @@ def _pod(observed: ObservedPartition, address: str) -> str:
 
 
 def _rest_has_quorum(leader: ObservedReplica, leaving: ObservedMember) -> bool:
-    """Whether a majority of the voters that stay is active."""
+    """Whether a majority of the remaining voters is active."""
     rest = [m for m in leader.members if m.voter and m.member_id != leaving.member_id]
     return sum(m.recently_active for m in rest) > len(rest) // 2
 
 
 def _answers(observed: ObservedPartition, member: ObservedMember) -> bool:
-    """Whether this very member answers at its address, and the leader hears it."""
+    """Whether exactly this member answers at its address, and is active for the leader."""
     replica = observed.replica(observed.ordinal_of(member.address))
     return member.recently_active and replica is not None and replica.member_id == member.member_id
 
 
 def _replaced(observed: ObservedPartition, leader: ObservedReplica) -> Action | None:
-    """Removes a member whose volume is gone: another member answers at its address, which proves
-    it. A learner at once, which costs no quorum; a voter only while the rest has a quorum, and when
-    its successor has caught up."""
+    """Removes a member whose volume is lost: another member ID answers at its address.
+
+    A learner is removed at once, because it does not count for the quorum. A voter is removed only
+    if the remaining voters have a quorum and its replacement has caught up.
+    """
     for member in leader.members:
         replica = observed.replica(observed.ordinal_of(member.address))
         if replica is None or replica.member_id == member.member_id:
@@ -109,7 +114,7 @@ def _promote(observed: ObservedPartition, leader: ObservedReplica, wanted: int) 
 def _add(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> Action | None:
     known = {member.member_id for member in leader.members}
     if any(not member.voter for member in leader.members):
-        return None  # one newcomer at a time: each costs the leader a snapshot
+        return None  # one new member at a time: each may need a state transfer from the leader
     for replica in observed.replicas:
         if replica.ordinal < wanted and replica.belongs and replica.member_id not in known:
             address = observed.address(replica.ordinal)
@@ -119,8 +124,8 @@ def _add(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> A
 
 
 def _remove(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> Action | None:
-    """Scaling down: the highest ordinal first, only while the rest has a quorum; the leader hands
-    over before it goes."""
+    """Removes the member with the highest ordinal above `wanted`, if the remaining voters have a
+    quorum. A leader transfers its leadership first."""
     surplus = [m for m in leader.members if observed.ordinal_of(m.address) >= wanted]
     if not surplus:
         return None

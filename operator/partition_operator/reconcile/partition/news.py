@@ -1,4 +1,4 @@
-"""The events of what changed from one status of a Partition to the next. Pure."""
+"""The events for the changes from one status of a Partition to the next. Pure."""
 
 from partition_operator.api import schema
 from partition_operator.api.events import Event
@@ -8,7 +8,7 @@ from partition_operator.reconcile.partition.conditions import NO_GROUP
 
 
 def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
-    """What the change from one status to the next tells people."""
+    """Returns the events for the changes from the old status to the new one."""
     before = {c["type"]: c for c in old.get("conditions", [])}
     found = []
     for condition in new["conditions"]:
@@ -32,7 +32,7 @@ def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Eve
                 found.append(Event("Normal", "LearnerPromoted", message))
         if "members" in new:
             found += [
-                Event("Normal", "MemberRemoved", f"{member['pod']} is no member any more")
+                Event("Normal", "MemberRemoved", f"{member['pod']} is no longer a member")
                 for member in roles.values()
             ]
     return found
@@ -50,7 +50,7 @@ def _event(old: schema.Condition | None, new: schema.Condition, state: str) -> E
 def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
     if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
         return True
-    # Of these the message names what is wrong, so another message is news.
+    # The messages of these conditions name the problem, so a new message needs an event.
     told = new["type"] == "Accepted" or new["reason"] in (Reason.VOLUME_LOST, Reason.POD_STUCK)
     return bool(told and old["message"] != new["message"])
 
@@ -94,7 +94,7 @@ def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event 
 
 
 def _need_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
-    """Of what a group needs to go on."""
+    """Returns the event for a change of CertificatesReady or StorageReady."""
     match new["type"], new["status"]:
         case "CertificatesReady", "False":
             return Event("Warning", f"Certificates{new['reason']}", new["message"])
@@ -109,7 +109,7 @@ def _need_event(old: schema.Condition | None, new: schema.Condition) -> Event | 
 
 def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     match new["reason"]:
-        # Not for one that had stalled and goes on.
+        # A backfill that resumes after a stall sends no second event.
         case Reason.RUNNING if old is None or old["reason"] in (
             Reason.NOT_REQUESTED,
             Reason.WAITING,

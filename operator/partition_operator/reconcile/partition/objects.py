@@ -1,4 +1,4 @@
-"""The objects that have to exist, whose those are that exist, and which of them differ."""
+"""The objects that a Partition needs: their owners, and their differences from the live ones."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ from partition_operator.resources.common import (
 def wanted(
     observed: ObservedPartition, spec: PartitionSpec, pods: int, voters: int, image: str
 ) -> list[dict[str, Any]]:
-    """In the order in which they are applied."""
+    """Returns the wanted objects, in the order in which they are applied."""
     partition = observed.partition
     objects = [
         services.build_account(partition),
@@ -47,7 +47,7 @@ def wanted(
 def differences(
     observed: ObservedPartition, spec: PartitionSpec, pods: int, voters: int, image: str
 ) -> tuple[list[Action], PendingWrites]:
-    """Everything that has to be written, in order; objects of somebody else are left out."""
+    """Returns the writes that are needed, in order. Objects of another owner are left out."""
     partition = observed.partition
     found: list[tuple[Key, Action]] = [*_labels(observed), *_certificates(observed)]
     altered: dict[Key, str] = {}
@@ -64,8 +64,8 @@ def differences(
         if is_foreign(live, partition) or path is None:
             continue
         last = observed.writes.get(key)
-        # What was applied and has not been changed since is as good as it gets, however it reads
-        # back (a default, a webhook): applying it again would be a loop.
+        # The object has not changed since this content was applied. The difference comes from a
+        # default or a webhook, so to apply it again would be an endless loop.
         if last is not None and (last.wanted, last.left) == (
             content_hash(asked),
             fingerprint(live),
@@ -82,7 +82,7 @@ def differences(
 
 
 def _labels(observed: ObservedPartition) -> list[tuple[Key, Action]]:
-    """Of pods and claims: selectors don't find them without."""
+    """Returns the repairs of pods and claims without our labels: selectors don't find them."""
     name = observed.partition.name
     found: list[tuple[Key, Action]] = []
     for pod in observed.pods:
@@ -97,7 +97,7 @@ def _labels(observed: ObservedPartition) -> list[tuple[Key, Action]]:
 
 
 def renewals(observed: ObservedPartition) -> tuple[list[Action], PendingWrites]:
-    """What the Secrets with certificates need, whatever the spec says."""
+    """Returns the writes of the Secrets with certificates. They do not depend on the spec."""
     found = _certificates(observed)
     return [action for _, action in found], PendingWrites(tuple(key for key, _ in found))
 
@@ -119,8 +119,8 @@ def _certificates(observed: ObservedPartition) -> list[tuple[Key, Action]]:
         elif secret in observed.certificates.untrusting:
             found.append((key, TrustAuthority(secret, role)))
         elif live is not None:
-            # Only what RepairLabels writes is compared, or it would be written for ever. It does
-            # not change the owner reference of a Secret that we control.
+            # Only what RepairLabels writes is compared; other differences would cause endless
+            # writes. It does not change the owner reference of a Secret that we control.
             uid, labels = live["metadata"]["uid"], live["metadata"].get("labels")
             owned = controller(live) is None
             if owned or not covers(labels, marks["labels"]):
@@ -129,8 +129,8 @@ def _certificates(observed: ObservedPartition) -> list[tuple[Key, Action]]:
 
 
 def _pods_possible(observed: ObservedPartition, pods: int) -> int:
-    """A pod would take a claim of its name, whoever made it: the StatefulSet does not grow so far
-    that it meets one of somebody else."""
+    """Returns how many of the pods may exist. A pod would use any claim of its name, so the
+    StatefulSet stays below the first claim of another owner."""
     met = [claim.ordinal for claim in unknown_claims(observed) if claim.ordinal < pods]
     live = observed.objects.get(("StatefulSet", observed.partition.name)) or {}
     running = int((live.get("spec") or {}).get("replicas", 0))
@@ -138,9 +138,8 @@ def _pods_possible(observed: ObservedPartition, pods: int) -> int:
 
 
 def unknown_claims(observed: ObservedPartition) -> list[ObservedClaim]:
-    """Claims with names of ours that carry neither our labels nor a cluster's mark, and whose
-    volumes do not say that they are ours. With spec.bootstrap.adopt they are taken over like
-    others."""
+    """Returns claims with our names but without our labels and without a cluster-ID annotation, if
+    their replicas do not report our cluster ID. With spec.bootstrap.adopt there are none."""
     asked = observed.partition.asked
     adopt = asked is not None and asked.adopt
     cluster_id = observed.partition.status.get("clusterID", "")
@@ -153,7 +152,7 @@ def unknown_claims(observed: ObservedPartition) -> list[ObservedClaim]:
 
 
 def in_the_way(observed: ObservedPartition) -> str:
-    """Names the objects that carry our names and are somebody else's; "" where there are none."""
+    """Names the objects of other owners that have our names; "" if there are none."""
     foreign = [
         key for key, live in observed.objects.items() if is_foreign(live, observed.partition)
     ]
@@ -166,8 +165,8 @@ def in_the_way(observed: ObservedPartition) -> str:
 
 
 def leaving(observed: ObservedPartition) -> str:
-    """Names the objects of ours that are being deleted, or are to be collected with an earlier
-    Partition of this name; "" if there are none."""
+    """Names the objects of the Partition that are being deleted, and those that Kubernetes will
+    collect with an earlier Partition of this name; "" if there are none."""
     found = sorted(
         key
         for key, live in observed.objects.items()
@@ -177,7 +176,8 @@ def leaving(observed: ObservedPartition) -> str:
 
 
 def _keep_immutable(body: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:
-    """A StatefulSet's claim templates can't be changed: what is there stays."""
+    """Returns the body with the live claim templates: a StatefulSet's templates can't be
+    changed."""
     templates = live["spec"].get("volumeClaimTemplates", [])
     kept = [
         {key: value for key, value in template.items() if key != "status"} for template in templates

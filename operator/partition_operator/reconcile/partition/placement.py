@@ -1,5 +1,5 @@
-"""Where the pods are: one that does not end because its node is gone, and replicas whose common
-node would take the quorum with it. Pure."""
+"""Where the pods run: finds pods that do not end because their node is lost, and nodes whose loss
+would lose the quorum. Pure."""
 
 import datetime as dt
 from collections import defaultdict
@@ -16,12 +16,13 @@ PLACED: Final = "PodsPlaced"
 """The condition's type."""
 
 STUCK = dt.timedelta(seconds=60)
-"""A pod that has not gone so long after its grace period is stuck: its kubelet does not answer."""
+"""A pod that still exists this long after its grace period is stuck: its kubelet does not answer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """What the condition says. status: None for unknown."""
+    """The content of the condition. status: None means Unknown."""
 
     status: bool | None
     reason: str
@@ -29,12 +30,12 @@ class Placement:
 
 
 def stuck(observed: ObservedPartition) -> list[ObservedPod]:
-    """The pods whose end nobody confirms."""
+    """Returns the pods whose node does not confirm that they have ended."""
     return [pod for pod in observed.pods if _why(observed, pod)]
 
 
 def look(observed: ObservedPartition, wanted: int) -> Placement:
-    """PodsPlaced, of the `wanted` first replicas. It changes nothing about Ready."""
+    """Returns PodsPlaced for the first `wanted` replicas. It does not affect Ready."""
     if found := stuck(observed):
         return Placement(False, Reason.POD_STUCK, _why(observed, found[0]))
     if wanted <= 1:
@@ -44,37 +45,40 @@ def look(observed: ObservedPartition, wanted: int) -> Placement:
         pod = observed.pod(ordinal)
         if pod is None or not pod.node:
             name = names.pod(observed.partition.name, ordinal)
-            message = f"{name} has no node yet: kubectl describe pod {name} says why"
+            message = f"{name} has no node yet: kubectl describe pod {name} shows the reason"
             return Placement(None, "NotScheduled", message)
         nodes[pod.node].append(ordinal)
     node, ordinals = max(sorted(nodes.items()), key=lambda item: len(item[1]))
     if len(ordinals) == wanted:
         message = (
-            f"all {wanted} replicas are on node {node}: with it they stop serving, and with its "
-            f"disk the data is lost. {_way_out(observed, node, ordinals)}"
+            f"all {wanted} replicas are on node {node}: if the node stops, the Partition stops "
+            "serving; if its disk is lost, the data is lost. "
+            f"{_way_out(observed, node, ordinals)}"
         )
         return Placement(False, "AllOnOneNode", message)
-    # The rest would be no majority; for the same reason the PodDisruptionBudget refuses a second
-    # eviction until the first pod serves elsewhere.
+    # The remaining voters would not be a majority. For the same reason the PodDisruptionBudget
+    # refuses a second eviction until the first pod serves on another node.
     if wanted - len(ordinals) < quorum(wanted):
         shared = ", ".join(names.pod(observed.partition.name, n) for n in ordinals)
         message = (
-            f"{shared} share node {node}: with it the quorum is lost, and a drain of it waits "
-            f"until each evicted pod serves elsewhere. {_way_out(observed, node, ordinals)}"
+            f"{shared} share node {node}: if the node is lost, the quorum is lost; a drain of the "
+            "node waits after each eviction until the pod serves on another node. "
+            f"{_way_out(observed, node, ordinals)}"
         )
         return Placement(False, "QuorumOnOneNode", message)
-    message = f"{wanted} replicas on {len(nodes)} nodes: each of them can be lost or drained"
+    message = f"{wanted} replicas on {len(nodes)} nodes: any single node can be lost or drained"
     return Placement(True, "Spread", message)
 
 
 def why_stuck(name: str, node: str, ends: str, now: dt.datetime) -> str:
-    """Of a pod that has to end at `ends`: the way out if nobody confirms its end; "" before."""
+    """Returns what to do about a pod that should have ended at `ends` (RFC 3339) and still exists;
+    "" if the pod is not stuck."""
     end = parse_stamp(ends)
     if end is None or now < end + STUCK:
         return ""
     return (
-        f"{name} should have ended at {stamp(end)}, and node {node} does not confirm it. If "
-        f"the node is off, and only then: kubectl taint nodes {node} "
+        f"{name} should have ended at {stamp(end)}, but node {node} does not confirm it. Only if "
+        f"the node is off: kubectl taint nodes {node} "
         "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or kubectl delete pod "
         f"{name} --force --grace-period=0 (docs/operations/nodes.md, A node is lost)"
     )
@@ -88,6 +92,6 @@ def _why(observed: ObservedPartition, pod: ObservedPod) -> str:
 def _way_out(observed: ObservedPartition, node: str, ordinals: list[int]) -> str:
     name = names.pod(observed.partition.name, ordinals[-1])
     return (
-        f"To move one to another node that has room: kubectl cordon {node}, kubectl delete pod "
-        f"{name}, and uncordon when it is Ready (docs/operations/nodes.md, Draining nodes)"
+        f"To move one to another node with free resources: kubectl cordon {node}, kubectl delete "
+        f"pod {name}, and uncordon when it is Ready (docs/operations/nodes.md, Draining nodes)"
     )

@@ -1,4 +1,4 @@
-"""The order of concerns: what may be done only after what."""
+"""Chooses the next step of a Partition. The order of the checks keeps each step safe."""
 
 import uuid
 from collections.abc import Callable
@@ -35,10 +35,13 @@ from partition_operator.reconcile.partition.writes import PendingWrites
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """action: the one step to take now, None where there is nothing to do. status: what to write.
-    settled: nothing is under way, so looking less often is enough. hurried: what is under way may
-    take less than a second. waiting: it goes on when somebody does something. retry_s: when a write
-    that was refused or undone is due again, None if there is none."""
+    """The result of one turn.
+
+    action: the step to take now; None if there is nothing to do. status: the status to write.
+    settled: no work is in progress, so the next turn may come later. hurried: the work in progress
+    may take less than a second. waiting: the Partition waits for a user or another program.
+    retry_s: seconds until a refused or undone write is due again; None if there is none.
+    """
 
     action: Action | None
     status: schema.PartitionStatus
@@ -51,9 +54,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _PlanStep:
-    """action: what to do. pending: what differs from what is wanted, done or not. conflict: what
-    keeps the spec from being followed while the rest goes on, "" for nothing. leaving: objects that
-    have to be gone before anything else is done, "" for none. mending: volumes are made anew."""
+    """action: the step to take. pending: objects that differ from the wanted ones, whether this
+    step writes them or not. conflict: why the operator can't follow the whole spec, "" if it can;
+    other steps continue. leaving: objects whose deletion must finish first, "" for none. mending:
+    volumes are being recreated."""
 
     action: Action | None
     pending: PendingWrites = field(default_factory=PendingWrites)
@@ -68,8 +72,8 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     draw: Callable[[], str] = lambda: str(uuid.uuid4()),
     backfill_stalled_s: float = replication.STALLED_S,
 ) -> Plan:
-    """One safe step. `image`: the replicas'. `draw`: a new cluster ID. backfill_stalled_s: without
-    progress for so long a backfill is reported."""
+    """Returns the next safe step. image: the image of the replicas. draw: returns a new cluster ID.
+    backfill_stalled_s: after this time without progress a backfill is reported as stalled."""
     partition = observed.partition
     status = partition.status
     cluster_id, bootstrapped = status.get("clusterID", ""), bool(status.get("bootstrapped"))
@@ -81,10 +85,10 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     conflict = _conflict(observed)
     if conflict and not bootstrapped:
         return _refused(observed, "Conflict", conflict)
-    # Every status below shows it, unless the spec is refused. Its action has its turn further down.
+    # Every status below contains it, unless the spec is refused. Its action is chosen further down.
     restoring = restore.step(observed, cluster_id, image) if cluster_id else None
     if leaving := objects.leaving(observed):
-        # An object may stay for ever, and the certificates would end meanwhile.
+        # A finalizer may delay the deletion without end, so the certificates must be renewed.
         due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
         action = writes.first_free(observed, due)
         step = _PlanStep(action, pending, conflict=conflict, leaving=leaving)
@@ -100,8 +104,8 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
             observed,
             "VolumesFound",
             f"the volume of {partition.name}-{foreign[0].ordinal} belongs to cluster "
-            f"{foreign[0].cluster_id}, this Partition is cluster {cluster_id}: delete that "
-            "PersistentVolumeClaim and pod to begin that replica anew",
+            f"{foreign[0].cluster_id}, but this Partition is cluster {cluster_id}: delete that "
+            "PersistentVolumeClaim and that pod to start the replica with an empty volume",
         )
     if why := replication.refusal(observed, asked):
         return _refused(observed, "InvalidSpec", why)
@@ -117,16 +121,17 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
 
 
 def _conflict(observed: ObservedPartition) -> str:
-    """What to say of objects of somebody else that have names of ours; "" for none."""
+    """Returns the message about objects of others that have names of this Partition's objects; ""
+    if there are none."""
     way = objects.in_the_way(observed)
     return way and (
-        f"objects of this Partition's names are somebody else's ({way}): rename the Partition, "
-        "or remove them"
+        f"objects with names that this Partition needs belong to another owner ({way}): rename "
+        "the Partition, or delete these objects"
     )
 
 
 def _without_cluster(observed: ObservedPartition, image: str, draw: Callable[[], str]) -> Plan:
-    """Chooses the group's identity: drawn for new volumes, taken over from found ones."""
+    """Chooses the cluster ID: a new one for new volumes, or the one of existing volumes."""
     partition = observed.partition
     spec = replication.effective(observed, partition.spec())
     finding = volumes.inspect(observed)
@@ -135,15 +140,16 @@ def _without_cluster(observed: ObservedPartition, image: str, draw: Callable[[],
         return _refused(
             observed,
             "VolumesFound",
-            f"volumes of several clusters ({ids}) carry this Partition's names: keep those of one, "
-            "delete the other PersistentVolumeClaims",
+            f"volumes of several clusters ({ids}) have names of this Partition: keep the volumes "
+            "of one cluster and delete the other PersistentVolumeClaims",
         )
     if not finding.clean and not spec.adopt:
         restores = partition.spec().restore is not None
         why = volumes.refusal(finding, partition.name, restores=restores)
         return _refused(observed, "VolumesFound", why)
     if finding.suspicious:
-        # Nobody wrote on the claims whose they are: the volumes say it when their pods run.
+        # These claims have no cluster-ID annotation. Their replicas report the cluster ID of the
+        # volumes when their pods run.
         count = max(spec.replicas, max(finding.suspicious) + 1)
         found, pending = objects.differences(observed, spec, count, 0, image)
         step = _PlanStep(writes.first_free(observed, found), pending)
@@ -155,13 +161,14 @@ def _without_cluster(observed: ObservedPartition, image: str, draw: Callable[[],
 
 
 def _may_bootstrap(observed: ObservedPartition, cluster_id: str) -> bool:
-    """Replica 0's volume is new and marked as ours, nothing says that a group ever existed, and
-    every volume that is older than the Partition has said that it is empty."""
+    """Whether a new group may begin on replica 0: its volume is new and annotated with the cluster
+    ID, status records no members, and each volume that is older than the Partition is reported as
+    empty by its replica."""
     first = observed.replica(0)
     if first is None or first.belongs or observed.partition.status.get("members"):
         return False
     if observed.partition.spec().restore is not None:
-        # An empty volume in place of the one that was restored: nothing of it is begun empty.
+        # An empty volume replaced the restored one. A group on it would lack the restored data.
         return False
     created = observed.partition.body["metadata"].get("creationTimestamp", "")
     for claim in observed.claims:
@@ -174,7 +181,8 @@ def _may_bootstrap(observed: ObservedPartition, cluster_id: str) -> bool:
 def _next(
     observed: ObservedPartition, image: str, cluster_id: str, bootstrapped: bool
 ) -> _PlanStep:
-    """What is refused waits for its next try; the steps after it go on where they don't need it."""
+    """Returns the next step of a Partition with a cluster ID. A refused write waits for its next
+    try; later steps that do not depend on it continue."""
     asked = observed.partition.spec()
     spec = replication.effective(observed, asked)
     pods = membership.pods_wanted(observed, spec.replicas)
@@ -185,7 +193,7 @@ def _next(
     free = writes.first_free(observed, found)
     if free is not None:
         return _PlanStep(free, pending)
-    # Before its volume is touched: from then on it is nobody else's.
+    # A claim is annotated before its volume is used, so no other group takes the volume over.
     unknown = objects.unknown_claims(observed)
     unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
     if not bootstrapped:
@@ -203,7 +211,7 @@ def _next(
         return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
         return _PlanStep(RecordBootstrapped(cluster_id), pending)
-    # A replica that is "joining" was told to wait: it never forms a group.
+    # A replica with role "joining" waits to be added: it never forms a group.
     may = _may_bootstrap(observed, cluster_id)
     bootstrap = Bootstrap(0, cluster_id, asked.mode == STANDALONE)
     return _PlanStep(bootstrap if may else None, pending)
@@ -216,8 +224,8 @@ def _change(
     cluster_id: str,
     untouched: frozenset[int],
 ) -> Action | None:
-    """The next change of a group that exists. untouched: ordinals of volumes that do not carry its
-    mark, so nothing may be written on them."""
+    """Returns the next change of an existing group. untouched: ordinals whose claims lack the
+    cluster-ID annotation, so nothing may be written to their volumes."""
     if replication.standalone(observed, asked):
         return replication.next_step(observed, asked)
     seen = tuple(r for r in observed.replicas if r.belongs or r.ordinal not in untouched)
@@ -246,14 +254,14 @@ def _plan(
         Standing(cluster_id, bootstrapped, seen, restoring, pending, step.conflict, step.leaving),
     )
     retry_s = writes.retry_s(observed, pending)
-    # What has to go first goes by itself, even if the restore has failed or waits for somebody.
+    # A deletion in progress continues by itself, even if the restore has failed or waits.
     resting = None if step.leaving or step.mending else restoring
     final = resting is not None and resting.final
     settled = action is None and retry_s is None and (final or status["state"] == "Ready")
     settled = settled and not step.leaving
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
     if retry_s is not None:
-        # Nothing else goes on, so nothing is seen earlier by looking more often.
+        # No other work is in progress, so more frequent turns would observe nothing new.
         complete = any(
             c["type"] == "Progressing" and c["status"] == "False" for c in status["conditions"]
         )
@@ -264,8 +272,8 @@ def _plan(
 
 
 def _refused(observed: ObservedPartition, reason: str, message: str) -> Plan:
-    """Nothing is changed. A group that exists goes on as it was, so its certificates are renewed
-    all the same: they would end."""
+    """Returns a plan that changes nothing but certificates. An existing group continues to run, so
+    its certificates must still be renewed."""
     old = observed.partition.status
     bootstrapped = bool(old.get("bootstrapped"))
     told = conditions.refused(reason, message)
@@ -273,7 +281,7 @@ def _refused(observed: ObservedPartition, reason: str, message: str) -> Plan:
     pending = PendingWrites()
     if bootstrapped:
         found, pending = objects.renewals(observed)
-        # What was refused of other objects stays said: a valid spec asks for them again.
+        # Refused writes of other objects stay in status: a valid spec asks for them again.
         written = PendingWrites(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
         told += [conditions.certificates(observed), writes.applied(observed, written)]
     status = refused(observed, told)

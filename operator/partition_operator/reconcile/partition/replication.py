@@ -1,7 +1,7 @@
-"""Partitions without Raft, and the switch to it: how many replicas there are to be now, the next
-step, and what the status says meanwhile.
+"""Standalone Partitions, and their switch to Raft: the number of replicas, the next step, and the
+status.
 
-The truth is what replica 0 says of its volume; while it is silent, what the status last said.
+What replica 0 reports about its volume decides. While it does not answer, the last status decides.
 """
 
 import datetime as dt
@@ -17,23 +17,24 @@ from partition_operator.reconcile.partition.conditions import Condition
 
 BACKFILLING: Final = "Backfilling"
 PresentMode = Literal["None", "Backfilling", "Raft"]
-"""Of status.mode."""
+"""The values of status.mode."""
 STALLED_S = 300.0
 PROGRESS_WRITE_S = 5.0
-"""Progress is written into status at most so often."""
+"""Progress is written into status at most once in this time."""
 
 SERVING = frozenset({Reason.READY, Reason.DEGRADED, Reason.NO_LEADER})
-"""Reasons of Ready that say nothing against serving without Raft."""
+"""Reasons of Ready with which a standalone replica may still serve."""
 KEPT_WHILE_SWITCHING = frozenset({"leader", "lag", "quorumCriticalPods"})
-"""Fields of status: while Raft takes over nobody leads for a moment, which is no news."""
+"""Fields of status that stay during the switch: a short time without a leader is normal then."""
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
 class Replication:
-    """mode: the MODE column. spec: what is to be followed now: one replica while there is no Raft.
-    backfill: status.backfill, None for none. stalled: it has not moved for too long. switching:
-    Raft takes over from the standalone log, a moment in which nobody leads, and no outage."""
+    """mode: the MODE column. spec: the spec to follow now, with one replica while standalone.
+    backfill: status.backfill, or None. stalled: the backfill has made no progress for too long.
+    switching: the standalone log becomes a Raft log; the short time without a leader is no outage.
+    """
 
     mode: PresentMode
     spec: PartitionSpec
@@ -43,7 +44,7 @@ class Replication:
 
 
 def standalone(observed: ObservedPartition, spec: PartitionSpec) -> bool:
-    """Whether the partition's log is a plain one."""
+    """Whether the partition's log is standalone."""
     first = observed.replica(0)
     if first is not None and first.belongs:
         return first.standalone
@@ -54,12 +55,12 @@ def standalone(observed: ObservedPartition, spec: PartitionSpec) -> bool:
 
 
 def effective(observed: ObservedPartition, spec: PartitionSpec) -> PartitionSpec:
-    """The spec to follow now: without Raft there is one replica, whatever spec.replicas says."""
+    """Returns the spec to follow now: a standalone Partition has one replica, not spec.replicas."""
     return replace(spec, replicas=1) if standalone(observed, spec) else spec
 
 
 def pods_wanted(observed: ObservedPartition, spec: PartitionSpec, pods: int) -> int:
-    """Pods that run already stay where the group is about to grow to them."""
+    """Returns how many pods must exist. During the switch to Raft, pods that already run stay."""
     if spec.mode == RAFT and standalone(observed, spec):
         live = observed.objects.get(("StatefulSet", observed.partition.name))
         return max(pods, int(((live or {}).get("spec") or {}).get("replicas", 0)))
@@ -67,32 +68,33 @@ def pods_wanted(observed: ObservedPartition, spec: PartitionSpec, pods: int) -> 
 
 
 def refusal(observed: ObservedPartition, spec: PartitionSpec) -> str:
-    """Why the spec's mode can't be followed; "" where it can."""
+    """Returns why the operator can't follow the spec's mode; "" if it can."""
     first = observed.replica(0)
     if spec.mode == RAFT or first is None or not first.belongs or first.standalone:
         return ""
     pod = names.pod(observed.partition.name, 0)
     return (
-        f"spec.replication.mode is None, and the volume of {pod} holds a replicated log: set the "
-        "mode to Raft to go on with it"
+        f"spec.replication.mode is None, but the volume of {pod} has a replicated log: set the "
+        "mode to Raft to use it"
     )
 
 
 def misplaced(observed: ObservedPartition) -> str:
-    """Why volumes without Raft can't be taken over; "" where they can."""
+    """Returns why the volumes with a standalone log can't be adopted; "" if they can."""
     found = [r.ordinal for r in observed.replicas if r.standalone and r.ordinal]
     if not found:
         return ""
     claim = names.claim(observed.partition.name, found[0])
     return (
-        f"the volume {claim} holds a log without Raft, which begins at ordinal 0: bind it to the "
-        f"PersistentVolumeClaim {names.claim(observed.partition.name, 0)} instead"
+        f"the volume of PersistentVolumeClaim {claim} has a standalone log, which must be at "
+        "ordinal 0: bind the volume to PersistentVolumeClaim "
+        f"{names.claim(observed.partition.name, 0)} instead"
     )
 
 
 def next_step(observed: ObservedPartition, spec: PartitionSpec) -> Action | None:
-    """Of a standalone partition. The replica completes by itself what was begun, so it is asked
-    only where nothing is under way."""
+    """Returns the next step of a standalone partition. The replica completes a backfill by itself,
+    so it is asked only if no backfill is in progress."""
     first = observed.replica(0)
     if spec.mode != RAFT or first is None or not first.standalone or not first.serving:
         return None
@@ -120,7 +122,7 @@ def look(observed: ObservedPartition, spec: PartitionSpec, stalled_s: float) -> 
 def _mode(observed: ObservedPartition, spec: PartitionSpec) -> PresentMode:
     if standalone(observed, spec):
         return STANDALONE if spec.mode == STANDALONE else BACKFILLING
-    # Done is done when the new group serves, and not before.
+    # The switch is complete once the new group serves.
     if observed.partition.status.get("mode") == BACKFILLING and observed.leader is None:
         return BACKFILLING
     return RAFT
@@ -135,7 +137,8 @@ def _served(observed: ObservedPartition) -> bool:
 
 
 def _backfill(observed: ObservedPartition, mode: PresentMode) -> schema.Backfill | None:
-    """status.backfill: written when the range is known, then now and then, then at the end."""
+    """Returns status.backfill. It changes when the range is known, at most once per
+    PROGRESS_WRITE_S, and at the end."""
     old = observed.partition.status.get("backfill")
     if mode == STANDALONE:
         return None
@@ -159,7 +162,8 @@ def _backfill(observed: ObservedPartition, mode: PresentMode) -> schema.Backfill
 
 
 def _seen(observed: ObservedPartition, *, begun: bool) -> tuple[int, int, int] | None:
-    """(from, done, target) as replica 0 says it; what is ahead, before it has begun."""
+    """Returns (from, done, target) as replica 0 reports them, or the expected range before the
+    backfill begins; None if unknown."""
     first = observed.replica(0)
     if first is None or not first.belongs:
         return None
@@ -169,7 +173,7 @@ def _seen(observed: ObservedPartition, *, begun: bool) -> tuple[int, int, int] |
 
 
 def _since(now: dt.datetime, backfill: schema.Backfill) -> float:
-    """Seconds since progress was written last."""
+    """Returns the seconds since progress was last written."""
     at = dt.datetime.strptime(backfill["progressTime"], TIME).replace(tzinfo=dt.UTC)
     return (now - at).total_seconds()
 
@@ -178,7 +182,7 @@ def _since(now: dt.datetime, backfill: schema.Backfill) -> float:
 
 
 def fields(observed: ObservedPartition, found: Replication) -> schema.PartitionStatus:
-    """What status says of replication."""
+    """Returns the fields of status about replication."""
     added: schema.PartitionStatus = {"mode": found.mode}
     if found.backfill is not None:
         added["backfill"] = found.backfill
@@ -196,7 +200,7 @@ def explain(
     *,
     bootstrapped: bool,
 ) -> list[Condition]:
-    """The conditions, as they are to be read without Raft, and BackfillComplete."""
+    """Returns the conditions, adapted for a standalone Partition, and BackfillComplete."""
     complete = _complete(observed, found)
     if found.mode != RAFT:
         said = {c.type: c for c in conditions}
@@ -212,23 +216,23 @@ def _quorum(
     said: Condition, observed: ObservedPartition, found: Replication, *, bootstrapped: bool
 ) -> Condition:
     if found.switching:
-        message = "Raft takes over: writes are refused for a moment, and retried by clients"
+        message = "the log is switching to Raft: writes are refused briefly, and clients retry them"
         return Condition("QuorumAvailable", True, "Switching", message)
     if said.status:
-        message = "not replicated: one replica serves, there is no quorum to speak of"
+        message = "not replicated: one replica serves, without a quorum"
         return Condition("QuorumAvailable", True, Reason.STANDALONE, message)
     if not bootstrapped:
         return said
     pod = names.pod(observed.partition.name, 0)
-    message = f"{pod} does not serve, and nobody stands in for it: not replicated"
+    message = f"{pod} does not serve; the Partition is not replicated, so no other replica can"
     return replace(said, message=message)
 
 
 def _replicated(found: Replication) -> Condition:
     if found.mode == STANDALONE:
         message = (
-            "one replica, by spec.replication.mode None: what its volume loses is lost; Raft "
-            "replicates it"
+            "one replica, because spec.replication.mode is None: if its volume is lost, the data "
+            "is lost; mode Raft replicates it"
         )
         return Condition("Replicated", False, Reason.STANDALONE, message)
     return Condition("Replicated", False, BACKFILLING, "replication is being switched on")
@@ -237,7 +241,7 @@ def _replicated(found: Replication) -> Condition:
 def _progressing(found: Replication) -> list[Condition]:
     if found.mode == STANDALONE:
         return []
-    message = "replication is being switched on: status.backfill says how far it is"
+    message = "replication is being switched on: status.backfill shows the progress"
     return [Condition("Progressing", True, BACKFILLING, message)]
 
 
@@ -264,15 +268,15 @@ def _ready(
 
 
 def _complete(observed: ObservedPartition, found: Replication) -> Condition | None:
-    """Of partitions that are, or were, standalone."""
+    """Returns BackfillComplete of partitions that are or were standalone; None for others."""
     status, backfill = observed.partition.status, found.backfill
     if found.mode == STANDALONE:
-        message = "not replicated; setting spec.replication.mode to Raft begins the backfill"
+        message = "not replicated; set spec.replication.mode to Raft to begin the backfill"
         return Condition("BackfillComplete", False, Reason.NOT_REQUESTED, message)
     if found.mode == RAFT:
         was = any(c["type"] == "BackfillComplete" for c in status.get("conditions", []))
         upto = f" up to {backfill['targetLSN']}" if backfill else ""
-        message = f"entries{upto} have Raft's metadata, and the group is Raft's"
+        message = f"entries{upto} have Raft's metadata, and the Raft group serves"
         return Condition("BackfillComplete", True, Reason.COMPLETED, message) if was else None
     if backfill is None:
         pod = names.pod(observed.partition.name, 0)
@@ -285,7 +289,10 @@ def _complete(observed: ObservedPartition, found: Replication) -> Condition | No
         return Condition(
             "BackfillComplete", False, Reason.STALLED, _why_stalled(observed, backfill)
         )
-    message = f"{span} get Raft's metadata while the partition serves; status.backfill counts"
+    message = (
+        f"{span} receive Raft's metadata while the partition serves; status.backfill shows the "
+        "progress"
+    )
     return Condition("BackfillComplete", False, Reason.RUNNING, message)
 
 
@@ -295,10 +302,13 @@ def _why_stalled(observed: ObservedPartition, backfill: schema.Backfill) -> str:
     at += f"{backfill['targetLSN']}"
     first = observed.replica(0)
     if first is None:
-        return f"{at}: {pod} does not answer; kubectl describe pod {pod} shows what holds it"
+        return f"{at}: {pod} does not answer; kubectl describe pod {pod} shows the reason"
     if first.disk_full:
-        return f"{at}: the volume of {pod} is below its reserve; make room by removing files"
+        return (
+            f"{at}: the volume of {pod} has less free space than its reserve; remove files of the "
+            "partition"
+        )
     return (
-        f"{at}: read kubectl logs {pod}, look at the disk of its node; deleting the pod is safe, "
-        "it goes on where it was"
+        f"{at}: read kubectl logs {pod} and check the disk of its node; it is safe to delete the "
+        "pod, because the backfill resumes where it stopped"
     )

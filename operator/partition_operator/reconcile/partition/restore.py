@@ -1,10 +1,11 @@
-"""A group that begins with a stored snapshot: a pod makes volume 0 of it before the StatefulSet
-exists, and then the replica on that volume is the group's only voter. Pure.
+"""Restores a stored snapshot into a new group. Pure.
 
-The cluster ID is in status before the claim exists, and on the claim before the pod does, so a
-volume is never taken for somebody else's, and one with data never restored over: `partition-replica
-snapshot restore` refuses a volume of another cluster, starts over one that it had begun, and finds
-one that it had finished.
+Before the StatefulSet exists, a pod restores the snapshot into volume 0. The replica on that volume
+then becomes the group's only voter.
+
+The cluster ID is in status before the claim exists, and on the claim before the pod exists. So the
+operator never confuses volumes and never overwrites data. `partition-replica snapshot restore`
+refuses a volume of another cluster, restarts an interrupted restore, and recognizes a finished one.
 """
 
 import datetime as dt
@@ -38,18 +39,18 @@ from partition_operator.resources import services, snapshot_pods
 from partition_operator.resources.snapshot_pods import PodResult, SnapshotLocation
 
 TYPE: Final = "Restored"
-"""Of the condition."""
+"""The condition's type."""
 NEVER = dt.timedelta.max
 PENDING = dt.timedelta(minutes=15)
-"""A pod that has not started within this is made anew: where it must run may have changed."""
+"""A pod that has not started within this time is recreated: the node it needs may have changed."""
 KEPT = ("snapshotID", "lsn", "term", "digest", "keys", "files", "sizeBytes")
-"""Of the pod's report: what is recorded in status."""
+"""The fields of the pod's report that status records."""
 
 
 @dataclass(frozen=True, slots=True)
 class Restoring:
-    """done: the normal order of things goes on. final: it failed and stays so. waiting: for
-    somebody to do something. fields: of status."""
+    """The state of a restore. done: it is complete, and the normal steps continue. final: it has
+    failed and is not retried. waiting: it waits for a user or another object. fields: of status."""
 
     condition: Condition
     action: Action | None = None
@@ -60,7 +61,7 @@ class Restoring:
 
 
 def step(observed: ObservedPartition, cluster_id: str, image: str) -> Restoring | None:
-    """None where nothing is restored."""
+    """Returns the next step of the restore, or None if the Partition restores nothing."""
     source = observed.partition.spec().restore
     status = observed.partition.status
     if source is None or (status.get("bootstrapped") and "restored" not in status):
@@ -74,7 +75,7 @@ def step(observed: ObservedPartition, cluster_id: str, image: str) -> Restoring 
 
 
 def _record(old: schema.Restore, seen: ObservedRestore) -> schema.Restore:
-    """status.restore. An attempt that does not say how far it is stays where it was."""
+    """Returns status.restore. If an attempt reports no progress, the last progress stays."""
     attempts = max(
         int(old.get("attempts", 0)), snapshot_pods.attempt_of(seen.pod) if seen.pod else 0
     )
@@ -90,7 +91,7 @@ def _record(old: schema.Restore, seen: ObservedRestore) -> schema.Restore:
 
 
 def explain(found: list[Condition], restoring: Restoring | None) -> list[Condition]:
-    """The conditions with what the restore says of them."""
+    """Returns the conditions, adapted while a restore is in progress, and Restored."""
     if restoring is None:
         return found
     if restoring.done:
@@ -100,14 +101,14 @@ def explain(found: list[Condition], restoring: Restoring | None) -> list[Conditi
 
 
 def word(restoring: Restoring | None) -> str:
-    """For the STATUS column; "" while there is nothing to say."""
+    """Returns the word for the STATUS column; "" if no restore is in progress."""
     if restoring is None or restoring.done:
         return ""
     return "RestoreFailed" if restoring.final else "Restoring"
 
 
 def event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:
-    """What a change of the condition Restored tells people. state: the STATUS column."""
+    """Returns the event for a change of the condition Restored. state: the STATUS column."""
     was = old["reason"] if old is not None else ""
     if old is not None and (old["status"], was) == (new["status"], new["reason"]):
         return None
@@ -136,12 +137,13 @@ def _next(
     if claim.cluster_id != cluster_id if claim is not None else seen.claimed:
         return _waiting(
             "VolumesFound",
-            f"PersistentVolumeClaim {claim_name} exists and is not this group's: nothing is "
-            "restored over it; delete it, or give the Partition another name",
+            f"PersistentVolumeClaim {claim_name} exists and does not belong to this group, so the "
+            "operator does not restore into it: delete it, or rename the Partition",
         )
     if seen.taken:
         name = names.restore_pod(partition.name)
-        return _waiting("Conflict", f"pod {name} is somebody else's: delete it, or rename this")
+        message = f"pod {name} belongs to another owner: delete it, or rename the Partition"
+        return _waiting("Conflict", message)
     found = _resolve(source, seen)
     if seen.pod is not None:
         return _pod(observed, seen.pod, found, seen.progress)
@@ -158,14 +160,14 @@ def _begin(
     *,
     claimed: bool,
 ) -> Restoring:
-    """What the restoring pod needs, then the pod. claimed: the claim of its volume exists."""
+    """Creates what the restoring pod needs, then the pod. claimed: volume 0's claim exists."""
     partition, spec = observed.partition, observed.partition.spec()
     account = ("ServiceAccount", names.client_service(partition.name))
     if account not in observed.objects:
-        return _restoring("preparing", Apply(services.build_account(partition)))
+        return _restoring("preparing the restore", Apply(services.build_account(partition)))
     if not claimed:
         body = snapshot_pods.build_claim(partition, spec, cluster_id)
-        return _restoring("preparing", CreateClaim(body))
+        return _restoring("preparing the restore", CreateClaim(body))
     attempt = int((partition.status.get("restore") or {}).get("attempts", 0)) + 1
     body = snapshot_pods.build_restore(
         partition,
@@ -176,11 +178,11 @@ def _begin(
         attempt,
         standalone=spec.mode == STANDALONE,
     )
-    return _restoring(f"pod {names.restore_pod(partition.name)} is made", CreatePod(body))
+    return _restoring(f"creating pod {names.restore_pod(partition.name)}", CreatePod(body))
 
 
 def _resolve(source: RestoreFrom, seen: ObservedRestore) -> SnapshotLocation | Restoring:
-    """Where to read from; or what is waited for."""
+    """Returns where to read the snapshot from, or what the restore waits for."""
     if not source.snapshot_ref:
         assert source.store is not None, "one of both is given"
         if seen.refusal is not None:
@@ -190,8 +192,8 @@ def _resolve(source: RestoreFrom, seen: ObservedRestore) -> SnapshotLocation | R
     if snapshot is None:
         return _waiting(
             "SnapshotNotFound",
-            f"PartitionSnapshot {name} does not exist in this namespace: it is waited for; if the "
-            "name is wrong, delete this Partition and make it with the right one (`kubectl get "
+            f"waiting for PartitionSnapshot {name}, which does not exist in this namespace; if the "
+            "name is wrong, delete this Partition and create it with the right name (`kubectl get "
             "partitionsnapshots`)",
         )
     if unusable := _unusable(snapshot, seen):
@@ -202,27 +204,27 @@ def _resolve(source: RestoreFrom, seen: ObservedRestore) -> SnapshotLocation | R
 
 
 def _unusable(snapshot: Snapshot, seen: ObservedRestore) -> Restoring | None:
-    """Why a PartitionSnapshot can't be read, or not yet; None if it can."""
+    """Returns why a PartitionSnapshot can't be read, or not yet; None if it can."""
     name = snapshot.name
     if snapshot.state == SnapshotState.FAILED:
         return _waiting(
             "SnapshotFailed",
-            f"PartitionSnapshot {name} has failed: delete this Partition and make it with one that "
-            "succeeded",
+            f"PartitionSnapshot {name} has failed: delete this Partition and create it with a "
+            "snapshot that succeeded",
         )
     if snapshot.state == SnapshotState.REMOVING:
         return _waiting(
             "SnapshotRemoved",
-            f"PartitionSnapshot {name} is being removed by retention: delete this Partition and "
-            "make it with another one",
+            f"retention is deleting PartitionSnapshot {name}: delete this Partition and create it "
+            "with another snapshot",
         )
     if snapshot.state not in STORED:
         return _waiting("SnapshotNotReady", f"PartitionSnapshot {name} has not succeeded yet")
     if snapshot.lost or volume_lost(snapshot, seen.volumes):
         return _waiting(
             "SnapshotVolumeLost",
-            f"the volume on which PartitionSnapshot {name} lay is gone: delete this Partition and "
-            "make it with another one",
+            f"the volume with PartitionSnapshot {name} is lost: delete this Partition and create "
+            "it with another snapshot",
         )
     return None
 
@@ -233,11 +235,11 @@ def _pod(
     found: SnapshotLocation | Restoring,
     progress: JobProgress | None,
 ) -> Restoring:
-    """found: what a pod that is made now would read from."""
+    """Returns the step for an existing pod. found: the location that a new pod would read from."""
     name = pod["metadata"]["name"]
     owners = pod["metadata"].get("ownerReferences") or []
     if any(owner["uid"] != observed.partition.uid for owner in owners if owner.get("controller")):
-        return _restoring(f"waiting for pod {name} of an earlier Partition to go")
+        return _restoring(f"waiting for the deletion of pod {name} of an earlier Partition")
     if "deletionTimestamp" in pod["metadata"]:
         node, ends = pod["spec"].get("nodeName", ""), pod["metadata"]["deletionTimestamp"]
         stuck = placement.why_stuck(name, node, ends, observed.now)
@@ -263,7 +265,7 @@ def _under_way(
 ) -> Restoring:
     name = pod["metadata"]["name"]
     if why := _outdated(observed, pod, found):
-        return _restoring(f"pod {name} is made anew: {why}", _delete(pod), retrying=True)
+        return _restoring(f"recreating pod {name}: {why}", _delete(pod), retrying=True)
     if (pod.get("status") or {}).get("phase") != "Running":
         return _restoring(f"waiting for pod {name}: {snapshot_pods.waiting_for(pod)}")
     record = observed.partition.status.get("restore") or {}
@@ -274,22 +276,22 @@ def _under_way(
 
 
 def _again(observed: ObservedPartition, pod: dict[str, Any], outcome: PodResult) -> Restoring:
-    """The next attempt, after a pause: the failed pod is deleted at its end."""
+    """Returns the step between two attempts: after the pause the failed pod is deleted."""
     attempt = snapshot_pods.attempt_of(pod)
     pause = backoff.RESTORE.after(attempt)
     again = _finished(pod) + dt.timedelta(seconds=pause)
-    message = f"attempt {attempt} failed: {outcome.reason}: {outcome.message}; again"
+    message = f"attempt {attempt} failed: {outcome.reason}: {outcome.message}; next attempt"
     if observed.now < again:
         return Restoring(
             Condition(TYPE, False, Reason.RETRYING, f"{message} at {stamp(again)}"),
         )
-    return Restoring(Condition(TYPE, False, Reason.RETRYING, message), _delete(pod))
+    return Restoring(Condition(TYPE, False, Reason.RETRYING, f"{message} now"), _delete(pod))
 
 
 def _outdated(
     observed: ObservedPartition, pod: dict[str, Any], found: SnapshotLocation | Restoring
 ) -> str:
-    """Why a pod that has not started never will, or should not; "" where it may."""
+    """Returns why a pod that has not started can't or should not start; "" if it may."""
     if (pod.get("status") or {}).get("phase", "Pending") != "Pending":
         return ""
     if isinstance(found, Restoring):
@@ -306,9 +308,9 @@ def _outdated(
 def _failed(observed: ObservedPartition, outcome: PodResult) -> Restoring:
     name = observed.partition.name
     way_out = (
-        f"to try the same again, when its cause is gone: kubectl delete pod "
-        f"{names.restore_pod(name)}; to take another snapshot: delete this Partition and "
-        f"PersistentVolumeClaim {names.claim(name, 0)}, and make it anew"
+        "to retry once the cause is fixed: kubectl delete pod "
+        f"{names.restore_pod(name)}; to restore another snapshot: delete this Partition and "
+        f"PersistentVolumeClaim {names.claim(name, 0)}, and create the Partition again"
     )
     message = f"{outcome.message.rstrip('. ')}; {way_out}"
     return Restoring(Condition(TYPE, False, outcome.reason, message), final=True)
@@ -316,10 +318,10 @@ def _failed(observed: ObservedPartition, outcome: PodResult) -> Restoring:
 
 def _done(status: schema.PartitionStatus, seen: ObservedRestore) -> Restoring:
     record = status["restored"]
-    message = f"from snapshot {record.get('snapshotID')} at LSN {record.get('lsn')}"
+    message = f"restored from snapshot {record.get('snapshotID')} at LSN {record.get('lsn')}"
     pod, action = seen.pod, None
     if pod is not None and "deletionTimestamp" not in pod["metadata"]:
-        # It holds the volume no more, but its node would be asked for by the next one.
+        # The completed pod is no longer needed.
         action = _delete(pod)
     condition = Condition(TYPE, True, "Restored", message)
     return Restoring(condition, action, done=True, fields={"restored": record})

@@ -1,7 +1,7 @@
-"""The status of a Partition, folded once from what each concern says. Pure.
+"""Builds the status of a Partition from the results of the other modules. Pure.
 
-Each concern changes the conditions in its turn, may add fields, and may have a word for the STATUS
-column. The order is that of what people have to hear first.
+Each module may change conditions, add fields, and set the word for the STATUS column. The order
+puts the most urgent message first.
 """
 
 from dataclasses import dataclass, field
@@ -39,13 +39,14 @@ KEPT = frozenset(
         "storage",
     }
 )
-"""Of the status of a Partition whose spec is refused: it goes on as it was."""
+"""Fields of status that stay while the spec is refused: the group continues to run as before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a plan found out. pending: what differs from what is wanted. conflict: what keeps the
-    spec from being followed, leaving: objects that have to be gone first; "" for nothing."""
+    """The findings of a plan. pending: objects that differ from the wanted ones. conflict: why the
+    operator can't follow the spec; "" if it can. leaving: objects whose deletion must finish first;
+    "" if there are none."""
 
     cluster_id: str
     bootstrapped: bool
@@ -57,8 +58,8 @@ class Standing:
 
 
 def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionStatus:
-    """The whole status. Nothing in it moves while nothing happens: an idle Partition is not
-    written."""
+    """Returns the whole status. It stays equal while nothing happens, so an idle Partition causes
+    no writes."""
     restoring, found = standing.restoring, _conditions(observed, standing)
     body = _common(observed, found, standing.cluster_id, bootstrapped=standing.bootstrapped)
     body |= _group(observed, standing.replication.spec)
@@ -70,8 +71,8 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
 
 
 def refused(observed: ObservedPartition, told: list[Condition]) -> schema.PartitionStatus:
-    """The status while the spec is not followed. What was known of a running group stays: it goes
-    on as it was. told: conditions that are judged all the same."""
+    """Returns the status while the spec is refused. The recorded fields of the group stay, because
+    it continues to run. told: conditions that are still evaluated."""
     old = observed.partition.status
     bootstrapped = bool(old.get("bootstrapped"))
     body = _common(observed, told, old.get("clusterID", ""), bootstrapped=bootstrapped)
@@ -99,7 +100,7 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
 def _common(
     observed: ObservedPartition, found: list[Condition], cluster_id: str, *, bootstrapped: bool
 ) -> schema.PartitionStatus:
-    """What is said of every Partition, its spec valid or not."""
+    """Returns the fields that every Partition has, whether its spec is valid or not."""
     partition, now = observed.partition, observed.now
     old = {c["type"]: c for c in partition.status.get("conditions", [])}
     body: schema.PartitionStatus = {
@@ -116,7 +117,7 @@ def _common(
 
 
 def _group(observed: ObservedPartition, spec: PartitionSpec) -> schema.PartitionStatus:
-    """What is seen of its pods and members."""
+    """Returns the fields about pods and members."""
     leader = observed.leader
     ready = sum(p.ready for p in observed.pods)
     body: schema.PartitionStatus = {
@@ -134,7 +135,8 @@ def _group(observed: ObservedPartition, spec: PartitionSpec) -> schema.Partition
 
 
 def _lag_word(leader: ObservedReplica | None) -> str:
-    """Of the slowest member; rounded, so that it doesn't flicker under load."""
+    """Returns the lag of the slowest member, rounded so that it does not change constantly under
+    load."""
     if leader is None:
         return ""
     worst = max((lag(leader, member) for member in leader.members), default=0)
@@ -155,7 +157,7 @@ def _members(observed: ObservedPartition, leader: ObservedReplica | None) -> lis
 
 
 def _critical(observed: ObservedPartition, leader: ObservedReplica | None) -> list[str]:
-    """Pods whose loss loses the quorum now."""
+    """Returns the pods whose loss would lose the quorum now."""
     if leader is None:
         return []
     voters = [m for m in leader.members if m.voter]

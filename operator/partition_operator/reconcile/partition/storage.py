@@ -1,8 +1,8 @@
-"""What the volumes were made with, and a spec that was mended before any volume existed. Pure.
+"""The size and class of the volumes, and spec corrections before any volume exists. Pure.
 
-A StatefulSet's claim template and a claim's class can't be changed. While no claim is bound there
-is no volume and no data, so both are deleted and made anew as the spec says. A bound claim is never
-deleted.
+A StatefulSet's claim template and a claim's class can't be changed. While no claim is bound, no
+volume and no data exist. So the operator deletes both and recreates them as the spec asks. It never
+deletes a bound claim.
 """
 
 from dataclasses import dataclass
@@ -18,25 +18,26 @@ from partition_operator.resources.statefulset import claim_spec
 
 @dataclass(frozen=True, slots=True)
 class Mend:
-    """action: None while something that was deleted is still going."""
+    """A recreation in progress. action: None while a deletion is in progress."""
 
     action: Action | None
 
 
 def mend(observed: ObservedPartition, spec: PartitionSpec) -> Mend | None:
-    """Makes templates and claims anew that differ from the spec, or None if nothing has to be."""
+    """Returns the next step to recreate templates and claims that differ from the spec, or None if
+    none differ."""
     partition = observed.partition
     if partition.status.get("bootstrapped") or any(claim.bound for claim in observed.claims):
         return None
     if observed.replicas or spec.adopt:
-        return None  # they run on volumes, whatever their claims say; or somebody made the claims
+        return None  # the replicas already use volumes, or a user made the claims
     if template_differs(observed, spec):
-        # First: it would make the claims again as they were.
+        # The StatefulSet goes first: it would recreate the claims from the old template.
         live = observed.objects["StatefulSet", partition.name]["metadata"]
         version = live["resourceVersion"]
         return Mend(DeleteUnchanged("StatefulSet", partition.name, live["uid"], version))
     created = partition.body["metadata"].get("creationTimestamp", "")
-    # An older claim is somebody's own, made for an import.
+    # A claim that is older than the Partition was made by a user, for example for an import.
     ours = [claim for claim in _own(observed) if claim.created >= created]
     old = [claim for claim in ours if _claim_differs(claim, spec)]
     for claim in old:
@@ -58,8 +59,8 @@ def template_differs(observed: ObservedPartition, spec: PartitionSpec) -> bool:
 
 
 def recorded(observed: ObservedPartition) -> schema.StorageStatus:
-    """status.storage: the size and the class of the bound claims. What was recorded of a group that
-    existed stays while its claims are away."""
+    """Returns status.storage: the size and the class of the bound claims. While a bootstrapped
+    group has no bound claims, the recorded values stay."""
     bound = [claim for claim in _own(observed) if claim.bound and parse_quantity(claim.size)]
     if not bound:
         status = observed.partition.status
@@ -73,25 +74,25 @@ def recorded(observed: ObservedPartition) -> schema.StorageStatus:
 
 
 def not_followed(observed: ObservedPartition, spec: PartitionSpec) -> str:
-    """What of a valid spec the volumes don't follow; "" if they do."""
+    """Returns which part of a valid spec the volumes don't follow; "" if they follow it."""
     template = _template(observed)
     if template is not None and not _same_size(_size(template), spec.storage_size):
         return (
-            f"volumes were made with {_size(template)} and do not grow to {spec.storage_size} in "
-            "this version"
+            f"volumes were created with {_size(template)}; this version does not resize them to "
+            f"{spec.storage_size}"
         )
     has = recorded(observed).get("className", "")
     if has and spec.storage_class not in (None, has):
         return (
-            f"volumes have storage class {has} and keep it: set spec.storage.className to {has} "
-            f"again, or copy the data to a new Partition with class {spec.storage_class}"
+            f"volumes have storage class {has}, which can't change: set spec.storage.className to "
+            f"{has} again, or copy the data to a new Partition with class {spec.storage_class}"
         )
     return ""
 
 
 def _own(observed: ObservedPartition) -> list[ObservedClaim]:
-    """Without claims that have our names and say nothing of us: what others made is not deleted,
-    and its size is not the group's."""
+    """Returns the claims with our labels or our cluster-ID annotation. Other claims with our names
+    are not deleted, and their sizes do not count."""
     cluster_id = observed.partition.status.get("clusterID")
     return [
         c for c in observed.claims if c.labelled or (c.cluster_id and c.cluster_id == cluster_id)
@@ -116,6 +117,6 @@ def _same_size(one: str, other: str) -> bool:
 
 
 def _claim_differs(claim: ObservedClaim, spec: PartitionSpec) -> bool:
-    # Without a class in the spec the cluster's default is on the claim, which is not known here.
+    # If the spec has no class, the claim has the cluster's default class, which is unknown here.
     other_class = spec.storage_class is not None and claim.storage_class != spec.storage_class
     return bool(claim.size) and (other_class or not _same_size(claim.size, spec.storage_size))

@@ -1,5 +1,8 @@
-"""Whose volumes are these? A group is bootstrapped on provably new volumes only; what holds
-somebody's data is adopted when a user says so, and never by name alone."""
+"""Decides which cluster existing volumes belong to.
+
+A group is bootstrapped only on volumes that are certainly new. Volumes with data are adopted only
+if the user sets spec.bootstrap.adopt; a matching name is not enough.
+"""
 
 from dataclasses import dataclass
 
@@ -8,8 +11,8 @@ from partition_operator.reconcile.observed.partition import ObservedPartition
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """clusters: the IDs that existing volumes belong to. suspicious: ordinals of volumes that are
-    older than the Partition, that nobody has marked, and that have not said whose they are."""
+    """clusters: the cluster IDs of existing volumes. suspicious: ordinals of volumes that are older
+    than the Partition, have no cluster-ID annotation, and whose replicas have not answered yet."""
 
     clusters: frozenset[str]
     suspicious: tuple[int, ...]
@@ -20,7 +23,8 @@ class Finding:
 
 
 def inspect(observed: ObservedPartition) -> Finding:
-    """What marks on claims, their age, and the replicas themselves say."""
+    """Judges the volumes by the annotations and the age of their claims, and by what their replicas
+    report."""
     created = observed.partition.body["metadata"].get("creationTimestamp", "")
     marked = {claim.cluster_id for claim in observed.claims if claim.cluster_id}
     held = {replica.cluster_id for replica in observed.replicas if replica.belongs}
@@ -38,20 +42,20 @@ def inspect(observed: ObservedPartition) -> Finding:
 
 
 def mistaken(observed: ObservedPartition, cluster_id: str) -> str:
-    """The cluster that the volumes belong to, where `cluster_id` was drawn because they had not
-    said it yet: nothing was done with it, and they are to be adopted. "" elsewhere."""
+    """Returns the cluster ID of the volumes to adopt if `cluster_id` was drawn before their
+    replicas answered and has not been used yet; otherwise ""."""
     status = observed.partition.status
     held = {replica.cluster_id for replica in observed.replicas if replica.belongs}
     if status.get("bootstrapped") or status.get("members") or cluster_id in held:
         return ""
     if observed.replica(0) is None:
-        return ""  # the one that may have been bootstrapped with it
+        return ""  # this replica may have been bootstrapped with the drawn ID
     return held.pop() if observed.partition.spec().adopt and len(held) == 1 else ""
 
 
 def mismarked(observed: ObservedPartition, cluster_id: str) -> list[int]:
-    """Ordinals of claims that carry another cluster's mark, whose volumes say that they are of this
-    one, or of none."""
+    """Returns the ordinals of claims with another cluster's annotation whose volumes belong to this
+    cluster or to none, as their replicas report."""
     found = []
     for claim in observed.claims:
         replica = observed.replica(claim.ordinal)
@@ -62,8 +66,8 @@ def mismarked(observed: ObservedPartition, cluster_id: str) -> list[int]:
 
 
 def refusal(finding: Finding, partition: str, *, restores: bool) -> str:
-    """Why nothing was bootstrapped, and the way out. restores: the spec names a snapshot, beside
-    which adopt can't be set."""
+    """Returns why no group was bootstrapped and what to do. restores: the spec names a snapshot, so
+    adopt can't be set as well."""
     what = (
         "hold data of cluster " + ", ".join(sorted(finding.clusters))
         if finding.clusters
@@ -72,11 +76,11 @@ def refusal(finding: Finding, partition: str, *, restores: bool) -> str:
     found = f"volumes named data-{partition}-* exist and {what}"
     if restores:
         return (
-            f"{found}: to go on with that data delete this Partition and apply it with "
-            "spec.bootstrap {adopt: true} in place of the snapshot; to restore the snapshot again "
+            f"{found}: to use that data, delete this Partition and apply it with "
+            "spec.bootstrap {adopt: true} instead of the snapshot; to restore the snapshot again, "
             "delete the PersistentVolumeClaims"
         )
     return (
-        f"{found}: set spec.bootstrap.adopt to true to go on with that data, or delete the "
-        "PersistentVolumeClaims to begin empty"
+        f"{found}: set spec.bootstrap.adopt to true to use that data, or delete the "
+        "PersistentVolumeClaims to start empty"
     )

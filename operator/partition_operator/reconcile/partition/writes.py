@@ -1,6 +1,6 @@
-"""What the status says of the writes of objects: the condition ObjectsApplied. Pure.
+"""The condition ObjectsApplied: the results of the operator's writes. Pure.
 
-A write that is refused stops only itself: the steps that do not need it go on.
+A refused write does not stop the steps that do not need it.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ TYPE: Final = "ObjectsApplied"
 UNDONE = "ChangedByOthers"
 CERTIFICATE = "certificate"
 TRUST = "trust"
-"""In place of a hash: every new certificate differs, and so do the authorities that it trusts."""
+"""Used instead of a content hash: each new certificate differs, and so may its authorities."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingWrites:
-    """keys: objects that differ from what is wanted. altered: objects that read back otherwise than
-    they were applied, with the path of the difference: something changes them on their way in."""
+    """keys: objects that differ from the wanted ones. altered: objects that the API server stored
+    otherwise than applied, each with the path of the difference; an admission webhook may do so."""
 
     keys: tuple[Key, ...] = ()
     altered: dict[Key, str] = field(default_factory=dict)
 
     def also(self, action: Action | None, partition: str) -> "PendingWrites":
-        """With what another step wants to write."""
+        """Returns these writes and the one of `action`."""
         found = target(action, partition) if action is not None else None
         if found is None or found[0] in self.keys:
             return self
@@ -44,7 +44,8 @@ class PendingWrites:
 def target(  # noqa: PLR0911  # a flat match over actions
     action: Action, partition: str
 ) -> tuple[Key, str] | None:
-    """The object that an action writes, and the hash of the content; None for other actions."""
+    """Returns the object that the action writes and a hash of the content; None if it writes no
+    object."""
     match action:
         case actions.Apply(body) | actions.CreatePod(body) | actions.CreateClaim(body):
             return (body["kind"], body["metadata"]["name"]), content_hash(body)
@@ -63,18 +64,18 @@ def target(  # noqa: PLR0911  # a flat match over actions
 
 
 def is_held(observed: ObservedPartition, action: Action) -> bool:
-    """Whether an action waits for its next try."""
+    """Whether the action must wait for its next try."""
     found = target(action, observed.partition.name)
     return found is not None and held(observed.writes.get(found[0]), found[1], observed.now)
 
 
 def first_free(observed: ObservedPartition, found: Iterable[Action]) -> Action | None:
-    """The first of the actions that need not wait."""
+    """Returns the first action that need not wait, or None."""
     return next((action for action in found if not is_held(observed, action)), None)
 
 
 def retry_s(observed: ObservedPartition, pending: PendingWrites) -> float | None:
-    """Seconds until the next try of something that waits; None if nothing waits."""
+    """Returns the seconds until the next waiting write is due; None if no write waits."""
     pauses = [
         pause
         for key in pending.keys
@@ -87,14 +88,14 @@ def retry_s(observed: ObservedPartition, pending: PendingWrites) -> float | None
 def explain(
     found: list[Condition], observed: ObservedPartition, pending: PendingWrites
 ) -> list[Condition]:
-    """The conditions with ObjectsApplied. A Partition is not Ready while the API server refuses
-    what its spec asks for, though its replicas may serve."""
+    """Returns the conditions and ObjectsApplied. While the API server refuses an object of the
+    spec, the Partition is not Ready, although its replicas may serve."""
     condition = applied(observed, pending)
     if condition.reason != Reason.OBJECT_REFUSED:
         return [*found, condition]
     ready = next(c for c in found if c.type == "Ready")
     if ready.reason == Reason.VOLUME_LOST:
-        # No object brings the data back, and what does is said there.
+        # No object restores the data. The message of Ready contains what does.
         return [*found, condition]
     serves = f"; meanwhile: {ready.message}" if ready.status else ""
     told = Condition("Ready", False, Reason.OBJECT_REFUSED, condition.message + serves)
@@ -102,7 +103,7 @@ def explain(
 
 
 def word(found: list[Condition]) -> str:
-    """For the STATUS column: what is refused comes before what waits for it; "" for nothing."""
+    """Returns the word for the STATUS column if a write is refused; otherwise ""."""
     return (
         Reason.OBJECT_REFUSED
         if any(c.type == "Ready" and c.reason == Reason.OBJECT_REFUSED for c in found)
@@ -111,7 +112,7 @@ def word(found: list[Condition]) -> str:
 
 
 def event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
-    """What a change of the condition tells people; a refusal in other words is told again."""
+    """Returns the event for a change of ObjectsApplied. A new text of a refusal is a new event."""
     if old is not None and _said(old) == _said(new):
         return None
     if new["status"] == "False":
@@ -126,7 +127,7 @@ def _said(condition: schema.Condition) -> tuple[str, str, str]:
 
 
 def applied(observed: ObservedPartition, pending: PendingWrites) -> Condition:
-    """The condition ObjectsApplied."""
+    """Returns the condition ObjectsApplied."""
     refused = {
         key: write.refusal
         for key in pending.keys
@@ -136,9 +137,9 @@ def applied(observed: ObservedPartition, pending: PendingWrites) -> Condition:
         refused["pods of StatefulSet", observed.partition.name] = observed.pods_refused
     if refused:
         text = "; ".join(f"{_name(key)}: {words}" for key, words in refused.items())
-        message = f"the API server refuses {text} (it is tried again)"
+        message = f"the API server refuses {text} (the operator retries)"
         return Condition(TYPE, False, Reason.OBJECT_REFUSED, message)
-    # For a while after it was written, too: it will be undone again.
+    # Also for CALM after the last write, because the other writer is likely to change it again.
     undone = [
         key
         for key, write in sorted(observed.writes.items())
@@ -146,16 +147,16 @@ def applied(observed: ObservedPartition, pending: PendingWrites) -> Condition:
     ]
     if undone:
         message = (
-            f"somebody else keeps changing {_names(undone)}: a webhook, a policy or another "
-            "controller; it is written again every 5 minutes at most. `kubectl get -o yaml "
-            "--show-managed-fields` shows who writes"
+            f"another writer keeps changing {_names(undone)}: a webhook, a policy or another "
+            "controller; the operator writes it again at most every 5 minutes. `kubectl get -o "
+            "yaml --show-managed-fields` shows the writers"
         )
         return Condition(TYPE, False, UNDONE, message)
     if pending.altered:
         text = ", ".join(f"{_name(key)} ({path})" for key, path in pending.altered.items())
-        message = f"an admission webhook changes what is applied, which is left so: {text}"
+        message = f"an admission webhook changes applied objects; the operator keeps that: {text}"
         return Condition(TYPE, True, "Altered", message)
-    return Condition(TYPE, True, "Applied", "the API server took every object as it is wanted")
+    return Condition(TYPE, True, "Applied", "the API server accepted every object")
 
 
 def _names(keys: list[Key]) -> str:

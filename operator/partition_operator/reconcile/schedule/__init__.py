@@ -1,1 +1,1 @@
-"""When scheduled snapshots are due, which are kept, and how the others are deleted. Pure."""
+"""Scheduled snapshots: when they are due, which are kept, and how the others are deleted. Pure."""

@@ -1,9 +1,9 @@
 """When a scheduled snapshot is due, and which due times are missed. Pure: the clock is an argument.
 
-The rules of time are Debian cron's. A job at a fixed time runs once a day: in
-the hour that a daylight-saving change leaves out it runs right after the gap, in the one that comes
-twice the first time only. A job with a wildcard in minute or hour follows elapsed time: it runs in
-both hours of one name, and not in one that does not exist.
+The rules for daylight-saving changes are those of Debian's cron. A job at a fixed time runs once a
+day. If its hour is skipped, it runs right after the gap. If its hour is repeated, it runs the first
+time only. A job with a wildcard in minute or hour follows elapsed time. It runs in both repeated
+hours, and does not run in a skipped hour.
 """
 
 import datetime as dt
@@ -17,7 +17,7 @@ from partition_operator.errors import InvalidSpec
 
 
 class InvalidSchedule(InvalidSpec):
-    """The expression is none, or is never due."""
+    """The text is not a valid cron expression, or it is never due."""
 
 
 class UnknownTimeZone(InvalidSpec):
@@ -25,7 +25,7 @@ class UnknownTimeZone(InvalidSpec):
 
 
 MISSED_COUNT_MAX = 1000
-"""Due times that are counted one by one; more are "at least so many"."""
+"""Missed due times are counted up to this number; more are reported as "at least" this number."""
 LOOKBACK = (
     dt.timedelta(minutes=70),
     dt.timedelta(hours=7),
@@ -35,11 +35,11 @@ LOOKBACK = (
     dt.timedelta(days=370),
     dt.timedelta(days=366 * 9),
 )
-"""How far back a due time is looked for, in steps: 29 February may be eight years away."""
+"""How far back to search for a due time, in steps: 29 February may be eight years away."""
 
 MOMENT = dt.timedelta(seconds=1)
 CHANGE_STEP = dt.timedelta(days=7)
-"""No zone changes its clock back and forth within so long."""
+"""No time zone changes its offset and changes it back within this time."""
 
 FIELDS = 5
 ALLOWED = (
@@ -52,7 +52,7 @@ class Schedule:
     """A five-field cron expression in a time zone."""
 
     def __init__(self, expression: str, time_zone: str) -> None:
-        """Raises InvalidSchedule or UnknownTimeZone, saying what is allowed."""
+        """Raises InvalidSchedule or UnknownTimeZone; the message contains what is allowed."""
         fields = len(expression.split())
         if fields != FIELDS:
             hint = "; seconds are not supported" if fields == FIELDS + 1 else ""
@@ -63,8 +63,8 @@ class Schedule:
             self._zone = ZoneInfo(time_zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise UnknownTimeZone(
-                f"spec.snapshots.timeZone {time_zone!r}: a name of the IANA time zone database is "
-                "wanted, such as Etc/UTC or Europe/Berlin"
+                f"spec.snapshots.timeZone {time_zone!r} is not a time zone: use a name of the IANA "
+                "time zone database, such as Etc/UTC or Europe/Berlin"
             ) from None
         self._expression = expression
         minute, hour, *_ = expression.split()
@@ -79,20 +79,21 @@ class Schedule:
             raise InvalidSchedule(f"spec.snapshots.schedule {expression!r} is never due: {ALLOWED}")
 
     def next_after(self, moment: dt.datetime) -> dt.datetime | None:
-        """The first due time after `moment`, in UTC; None for one that never comes."""
+        """Returns the first due time after `moment`, in UTC; None if there is none."""
         moment = moment.replace(microsecond=0)
         if not self._fixed:
             return self._next_elapsed(moment)
         for due in CronSim(self._expression, moment.astimezone(self._zone)):
             found = due.astimezone(dt.UTC)
-            # In the hour that comes twice, what is due has passed already in its first one.
+            # In a repeated hour the due time has already passed in the first one.
             if found > moment:
                 return found
         return None
 
     def _next_elapsed(self, moment: dt.datetime) -> dt.datetime | None:
-        """Of one with a wildcard. The library looks at the clock on the wall as it stands between
-        two changes of it: across a change by half an hour it leaves runs out."""
+        """Returns the next due time of an expression with a wildcard. cronsim uses wall-clock time
+        and skips runs at an offset change of half an hour, so each stretch between two changes is
+        searched by itself."""
         while True:
             offset = self._offset(moment)
             wall = (moment + offset).replace(tzinfo=None)
@@ -103,7 +104,7 @@ class Schedule:
             change = self._next_change(moment, found)
             if change is None:
                 return found
-            # The wall shows another time from here on; a run may be due at the change itself.
+            # From here on the offset is another one. A run may be due at the change itself.
             last = change - dt.timedelta(seconds=1)
             wall = (last + self._offset(change)).replace(tzinfo=None)
             due = next(CronSim(self._expression, wall), None)
@@ -112,7 +113,7 @@ class Schedule:
             moment = change
 
     def _next_change(self, after: dt.datetime, until: dt.datetime) -> dt.datetime | None:
-        """When the offset changes first in (after, until], to the second."""
+        """Returns the first offset change in (after, until], to the second, or None."""
         offset, low = self._offset(after), after
         while low < until:
             high = min(low + CHANGE_STEP, until)
@@ -129,7 +130,7 @@ class Schedule:
         return moment.astimezone(self._zone).utcoffset() or dt.timedelta(0)
 
     def latest(self, after: dt.datetime, until: dt.datetime) -> dt.datetime | None:
-        """The newest due time in (after, until]."""
+        """Returns the newest due time in (after, until]; None if there is none."""
         for back in LOOKBACK:
             start = max(after, until - back)
             found = None
@@ -141,7 +142,7 @@ class Schedule:
         return None
 
     def count(self, after: dt.datetime, until: dt.datetime) -> int:
-        """Due times in (after, until], at most MISSED_COUNT_MAX."""
+        """Returns the number of due times in (after, until], at most MISSED_COUNT_MAX."""
         number, due = 0, self.next_after(after)
         while due is not None and due <= until and number < MISSED_COUNT_MAX:
             number, due = number + 1, self.next_after(due)
@@ -150,14 +151,14 @@ class Schedule:
 
 @functools.lru_cache(maxsize=1024)
 def parse(expression: str, time_zone: str) -> Schedule:
-    """The same object for the same words: it holds no state. Raises as Schedule does."""
+    """Returns a cached Schedule: it has no state. Raises as Schedule does."""
     return Schedule(expression, time_zone)
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """cursor: due times up to it are dealt with. blocked: why no run could start now, "" where one
-    can. predecessor: the scheduled snapshot that still runs, "" for none."""
+    """cursor: due times up to it have been handled. blocked: why no run can start now; "" if one
+    can. predecessor: the scheduled snapshot that still runs; "" for none."""
 
     cursor: dt.datetime
     now: dt.datetime
@@ -167,8 +168,8 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """start: the due time whose run starts now. missed: due times given up, with the reason.
-    cursor: where it stands afterwards. look_at: when something changes by time alone."""
+    """start: the due time whose run starts now. missed: the number of missed due times, for
+    `reason`. cursor: its new value. look_at: when the decision may change by time alone."""
 
     start: dt.datetime | None
     missed: int
@@ -180,9 +181,12 @@ class Decision:
 def decide(
     schedule: Schedule, deadline: dt.timedelta | None, circumstances: Circumstances
 ) -> Decision:
-    """At most one run starts, the newest that is due, and only within its deadline; every older one
-    is missed, and so is one whose predecessor still runs. While none can start, the newest waits
-    for its deadline, or without one until it can or the next is due."""
+    """Decides which run starts.
+
+    Only the newest due run may start, and only before its deadline. Older runs are missed, and so
+    is a run whose predecessor still runs. While no run can start, the newest waits until its
+    deadline. Without a deadline it waits until it can start or the next run is due.
+    """
     cursor, now = circumstances.cursor, circumstances.now
     following = schedule.next_after(now)
     due = schedule.latest(cursor, now)
@@ -200,7 +204,7 @@ def decide(
         over = None if expires is None else expires + MOMENT
         waits = min((t for t in (over, following) if t is not None), default=None)
         if older and deadline is not None:
-            # The newest waits for its own deadline; the older ones are given up now.
+            # The newest waits until its own deadline; the older ones are missed now.
             kept = due - MOMENT
             return Decision(None, older, circumstances.blocked, kept, waits)
         return Decision(None, 0, "", cursor, waits)

@@ -1,10 +1,12 @@
-"""How expired snapshots are removed: they are marked as Removing, a job on a replica takes them out
-of their store, then the objects go. Pure. A crash in between repeats the job, which finds nothing
-left to do. What is marked may be gone already: nobody restores it, and its removal is always
-finished.
+"""Deletes expired snapshots. Pure.
 
-What a store holds is removed by a replica of the group that wrote it: any for an object store, the
-one with the volume for a volume.
+First their state becomes Removing. Then a job on a replica deletes them from their store. Then the
+PartitionSnapshot objects are deleted. After a crash the job runs again and finds nothing to do.
+Part of a Removing snapshot may be deleted already, so it can't be restored and its deletion always
+continues.
+
+A replica of the group that wrote the store deletes from it: any replica for an object store, the
+replica with the volume for a volume.
 """
 
 import datetime as dt
@@ -28,9 +30,9 @@ from partition_operator.reconcile.schedule.retention import begun, expired
 from partition_operator.reconcile.snapshot import sources
 
 BATCH_MAX = 50
-"""Snapshots of one job."""
+"""Most snapshots that one job deletes."""
 POLL_S, WAIT_S = 1.0, 10.0
-"""How often a job that runs is looked at, and whether one that is due can be started."""
+"""Seconds between polls of a running job, and between tries to start a job that is due."""
 
 UNCERTAIN = frozenset(
     {
@@ -41,13 +43,14 @@ UNCERTAIN = frozenset(
         "StoreBusy",
     }
 )
-"""Reasons of a failed snapshot that may have been stored all the same, unheard. After others
-nothing of it is in the store; what has its name there (SnapshotExists) is somebody else's."""
+"""Reasons with which a failed snapshot may still be in its store, because the operator may have
+missed the result. After other reasons the store contains nothing of it; with SnapshotExists,
+another snapshot has its name there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """One job's work. pod: whose volume the store is on, "" for an object store."""
+    """The work of one job. pod: the pod whose volume has the store; "" for an object store."""
 
     destination: Destination
     pod: str
@@ -55,16 +58,16 @@ class Deletion:
 
     @property
     def digest(self) -> str:
-        """Of what is removed and where: names the attempt."""
+        """Hash of the snapshots and their store; identifies the attempts."""
         text = "\n".join([describe(self.destination, self.pod), *self.snapshot_ids])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What was started; kept in memory: one that is forgotten is made again. problem: of the last
-    failure, which is said until it is done. done: the job that succeeded, while another of the same
-    snapshots is waited for."""
+    """A started job. It is kept in memory only; a lost attempt is started again. problem: (reason,
+    message) of the last failure, reported until the job succeeds. done: the job that succeeded,
+    while another job of the same snapshots still runs."""
 
     job_id: str
     ordinal: int
@@ -75,14 +78,14 @@ class Attempt:
 
     @property
     def running(self) -> bool:
-        """Whether there is a job to look at; of one that ended nothing new will be heard."""
+        """Whether a job must be polled: it has neither succeeded nor waits for a retry."""
         return self.retry_at is None and self.done is None
 
 
 @dataclass(frozen=True, slots=True)
 class DeletionStep:
-    """start: the attempt to start now. done: the job that has done it. problem: (reason, message)
-    of what keeps it from being done. attempt: what to remember."""
+    """attempt: what to remember. start: whether to start the attempt now. done: the job that
+    succeeded. problem: (reason, message) of what prevents the deletion."""
 
     attempt: Attempt | None = None
     start: bool = False
@@ -96,11 +99,11 @@ def gone(
     attempts: Iterable[Attempt],
     held: frozenset[str] = frozenset(),
 ) -> list[Snapshot]:
-    """The snapshots to remove, oldest first. spec: None removes only what was begun. held: names
-    that something uses just now."""
+    """Returns the snapshots to delete, oldest first. spec: None to only finish begun deletions.
+    held: names of snapshots in use."""
     partition = view.partition
     cluster = partition.status.get("clusterID", "")
-    # Those of an earlier Partition of this name are in another store: they stay.
+    # Snapshots of an earlier Partition of this name are in another store: they stay.
     ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
     if spec is None:
         return begun(ours)
@@ -112,7 +115,8 @@ def gone(
 
 
 def removals(due: Iterable[Snapshot], group: ObservedPartition) -> list[Deletion]:
-    """The jobs that must have succeeded before these objects may go; some need none."""
+    """Returns the jobs that must succeed before these objects are deleted. Some objects need
+    none."""
     found: dict[tuple[Destination, str], list[str]] = {}
     pods = {names.pod(group.partition.name, pod.ordinal) for pod in group.pods}
     for snapshot in due:
@@ -122,7 +126,7 @@ def removals(due: Iterable[Snapshot], group: ObservedPartition) -> list[Deletion
         holders: tuple[str, ...] = ("",)
         if isinstance(destination, VolumeDestination):
             last, *tried = snapshot.source_pods or ("",)
-            # Of an attempt that failed something may be left; where that pod is gone, so be it.
+            # A failed attempt may have left files on its pod's volume. A deleted pod is skipped.
             holders = (last, *(pod for pod in tried if pod in pods))
         for pod in holders:
             found.setdefault((destination, pod), []).append(str(snapshot.status["snapshotID"]))
@@ -133,10 +137,10 @@ def removals(due: Iterable[Snapshot], group: ObservedPartition) -> list[Deletion
 
 
 def may_be_stored(snapshot: Snapshot) -> bool:
-    """Whether something of it may be in a store that can still be reached."""
+    """Whether a store that can still be reached may contain part of the snapshot."""
     if snapshot.lost or snapshot.stored_in() is None:
         return False
-    # The condition, not the state: one that failed may be Removing now.
+    # The condition decides, not the state: a failed snapshot may be Removing now.
     failed = [c for c in snapshot.status.get("conditions") or [] if c["type"] == "Failed"]
     if snapshot.state != SnapshotState.FAILED and not failed:
         return True
@@ -144,13 +148,13 @@ def may_be_stored(snapshot: Snapshot) -> bool:
 
 
 def marked(snapshot: Snapshot, now: dt.datetime) -> schema.PartitionSnapshotStatus:
-    """The status that says that its removal has begun: written before anything of it goes."""
-    message = f"{snapshot.state} until {stamp(now)}; retention removes it, which can't be undone"
+    """Returns the status with state Removing. It is written before the deletion begins."""
+    message = f"{snapshot.state} until {stamp(now)}; retention is deleting it, irreversibly"
     return snapshot.status | {"state": str(SnapshotState.REMOVING), "message": message}
 
 
 def pause_s(attempts: Iterable[Attempt], now: dt.datetime) -> float | None:
-    """Until a removal is to be looked at again; None where there is none under way."""
+    """Returns the seconds until a deletion must be checked again; None if none is in progress."""
     ends = []
     for attempt in attempts:
         if attempt.running:
@@ -162,8 +166,8 @@ def pause_s(attempts: Iterable[Attempt], now: dt.datetime) -> float | None:
 
 
 def blocked_by_damage(condition: schema.Condition | None, attempts: Iterable[Attempt]) -> bool:
-    """Whether a store could not be collected because what one of its snapshots names can't be read.
-    condition: RetentionEnforced as it stands."""
+    """Whether a damaged snapshot prevents garbage collection in its store. condition: the present
+    RetentionEnforced."""
     said = condition is not None and (condition["status"], condition["reason"]) == (
         "False",
         Reason.SNAPSHOT_DAMAGED,
@@ -176,24 +180,25 @@ def blocked_by_damage(condition: schema.Condition | None, attempts: Iterable[Att
 def enforced(
     problem: tuple[str, str] | None, *, under_way: bool, old: schema.Condition | None
 ) -> Condition:
-    """The condition RetentionEnforced. old: as it stands; what it says of a failure stands until
-    the deletion is done."""
+    """Returns RetentionEnforced. old: the present condition. Its failure stays until the deletion
+    succeeds."""
     if problem is None and under_way and old is not None and old["status"] == "False":
         problem = (old["reason"], old["message"])
     if problem is None:
-        return Condition(RETENTION_ENFORCED, True, "Enforced", "no more is kept than is wanted")
+        message = "no snapshot is kept longer than retention asks"
+        return Condition(RETENTION_ENFORCED, True, "Enforced", message)
     return Condition(RETENTION_ENFORCED, False, *problem)
 
 
 def as_it_stands(partition: Partition) -> schema.Condition | None:
-    """RetentionEnforced in the Partition's status; the version before wrote it under its earlier
-    name alone."""
+    """Returns RetentionEnforced of the Partition's status. The previous version wrote only its
+    earlier name."""
     found = {c["type"]: c for c in partition.whole_status.get("conditions") or []}
     return found.get(RETENTION_ENFORCED) or found.get(SNAPSHOTS_PRUNED)
 
 
 def deprecated(found: Condition) -> Condition:
-    """RetentionEnforced under its earlier name."""
+    """Returns RetentionEnforced under its earlier name."""
     reason = "Pruned" if found.status else found.reason
     return replace(found, type=SNAPSHOTS_PRUNED, reason=reason)
 
@@ -205,7 +210,8 @@ def next_step(
     group: ObservedPartition,
     newest_pod: str = "",
 ) -> DeletionStep:
-    """newest_pod: where the newest snapshot was taken: jobs of one replica don't meet."""
+    """Returns the next step of a deletion. newest_pod: the pod that took the newest snapshot. It is
+    preferred, because the jobs of one replica run one after the other."""
     if attempt is not None:
         known = _of_attempt(attempt, seen, group.now)
         if known is not None:
@@ -214,7 +220,7 @@ def next_step(
 
 
 def _of_attempt(attempt: Attempt, seen: ObservedJobOrNone, now: dt.datetime) -> DeletionStep | None:
-    """The step for an attempt that ended, runs or waits; None if the next one is due."""
+    """Returns the step for an attempt that succeeded, runs or waits; None if a new one is due."""
     if attempt.done is not None:
         return DeletionStep(attempt, done=attempt.done)
     if attempt.retry_at is not None:
@@ -222,8 +228,9 @@ def _of_attempt(attempt: Attempt, seen: ObservedJobOrNone, now: dt.datetime) -> 
     if isinstance(seen, ObservedJob):
         return _of_job(attempt, seen, now)
     if seen is NoJob.SILENT:
-        return failed(attempt, now, Reason.SOURCE_UNREACHABLE, "its replica does not answer")
-    return None  # the replica was restarted: begin again
+        message = "the replica that runs the job does not answer"
+        return failed(attempt, now, Reason.SOURCE_UNREACHABLE, message)
+    return None  # the replica was restarted, so the job starts again
 
 
 def _of_job(attempt: Attempt, job: ObservedJob, now: dt.datetime) -> DeletionStep:
@@ -237,16 +244,14 @@ def _of_job(attempt: Attempt, job: ObservedJob, now: dt.datetime) -> DeletionSte
 def _begin(
     removal: Deletion, attempt: Attempt | None, group: ObservedPartition, newest_pod: str
 ) -> DeletionStep:
-    """Starts an attempt, if a replica can work on it. attempt: the last one."""
+    """Starts an attempt if a replica can run it. attempt: the last one, or None."""
     found = sources.candidates(group)
     if removal.pod:
         found = [r for r in found if names.pod(group.partition.name, r.ordinal) == removal.pod]
     source = sources.choose(found, partition=group.partition.name, base=newest_pod)
     if source is None:
         who = removal.pod or "a replica"
-        return DeletionStep(
-            attempt, problem=("WaitingForReplica", f"{who} is needed and does not serve")
-        )
+        return DeletionStep(attempt, problem=("WaitingForReplica", f"waiting for {who} to serve"))
     failures = attempt.failures if attempt is not None else 0
     problem = attempt.problem if attempt is not None else None
     job_id = f"prune-{removal.digest}-{int(group.now.timestamp())}"
@@ -257,8 +262,9 @@ def _begin(
 def failed(attempt: Attempt, now: dt.datetime, reason: str, message: str) -> DeletionStep:
     if reason == Reason.SNAPSHOT_DAMAGED:
         message += (
-            "; until it is gone nothing in its store can be collected: damaged snapshots "
-            "(VerifyFailed) that are not pinned are removed, too; others remove by hand"
+            "; until the damaged snapshot is deleted, its store can't collect garbage: the "
+            "operator deletes damaged snapshots (VerifyFailed) that are not pinned; delete others "
+            "by hand"
         )
     pause = backoff.SNAPSHOT_DELETION.after(attempt.failures + 1)
     again = Attempt(

@@ -1,9 +1,10 @@
-"""What `spec.snapshots` asks of a Partition: runs of its schedule, and how fresh its snapshots are.
-Pure. Its part of the Partition's status is `snapshots` and the conditions of SNAPSHOT_CONDITIONS.
+"""Follows `spec.snapshots`: the runs of the schedule, and the age of the newest snapshot. Pure.
 
-A run exists when its PartitionSnapshot does, whose name says when it was due; so a crash between
-the decision and the object, or two operators, can't make two. Missed runs are recorded before the
-run that follows them is made.
+It produces `snapshots` in the Partition's status and the conditions of SNAPSHOT_CONDITIONS.
+
+A run exists if its PartitionSnapshot exists. The object's name contains the due time. So a crash
+after the decision, or a second operator, can't create a run twice. Missed runs are recorded before
+the next run is created.
 """
 
 import datetime as dt
@@ -24,16 +25,16 @@ from partition_operator.reconcile.schedule.cron import MOMENT, Circumstances, Sc
 from partition_operator.reconcile.snapshot import sources
 
 FRESH_GRACE = dt.timedelta(minutes=10)
-"""So long a run may take, after its starting deadline, before the newest success counts as old."""
+"""How long a run may take after its starting deadline before the newest success is stale."""
 AHEAD_MAX = dt.timedelta(minutes=5)
-"""So far two nodes' clocks may differ. What is recorded to be later was written by a clock that was
-wrong: believed, it would switch the schedule off until then."""
+"""How far the clocks of two nodes may differ. A recorded time further in the future was written by
+a wrong clock. It is ignored, because it would stop the schedule until that time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedSchedule:
-    """group: the Partition, its pods and replicas. snapshots: all that name the Partition. taken:
-    names of runs that belong to something else."""
+    """group: the Partition, its pods and replicas. snapshots: all PartitionSnapshots that name the
+    Partition. taken: names of runs that other objects already have."""
 
     group: ObservedPartition
     snapshots: tuple[Snapshot, ...]
@@ -50,8 +51,8 @@ class ObservedSchedule:
 
 @dataclass(frozen=True, slots=True)
 class PolicyPlan:
-    """create: the run's object, to be made before status is written anew. look_at: when something
-    changes by time alone."""
+    """create: the run's object, to be created before the next write of status. look_at: when the
+    plan may change by time alone."""
 
     snapshots: schema.SnapshotsStatus
     conditions: list[Condition]
@@ -77,7 +78,7 @@ def plan(view: ObservedSchedule) -> PolicyPlan:
             known | _kept(old, "schedule", "immediateAt"),
             [
                 Condition("SnapshotScheduleValid", False, reason, str(error)),
-                Condition("SnapshotFresh", None, reason, "no schedule is followed"),
+                Condition("SnapshotFresh", None, reason, "no valid schedule"),
             ],
         )
     return _scheduled(view, spec, schedule, known)
@@ -88,13 +89,13 @@ def _scheduled(
 ) -> PolicyPlan:
     old, now = view.partition.snapshot_status, view.now
     identity = f"{spec.schedule} {spec.time_zone}"
-    valid = Condition("SnapshotScheduleValid", True, "Valid", "the schedule is followed")
+    valid = Condition("SnapshotScheduleValid", True, "Valid", "the schedule is valid")
     found = known | {"schedule": identity}
     start = now.replace(microsecond=0)
     immediate = _immediate(view, spec, start)
     if spec.suspend:
-        suspended = "spec.snapshots.suspend is true: nothing is scheduled"
-        # It waits, too: old["immediateAt"] says that it was asked for.
+        suspended = "spec.snapshots.suspend is true: no snapshots are scheduled"
+        # The immediate run waits, too: old["immediateAt"] records the request.
         found["suspended"] = True
         found["immediateAt"] = old.get("immediateAt", immediate) if immediate else ""
         return PolicyPlan(
@@ -108,7 +109,7 @@ def _scheduled(
     cursor, since = parse_stamp(old.get("scheduledUntil")), parse_stamp(old.get("since"))
     changed = old.get("schedule") != identity or old.get("suspended")
     if changed or cursor is None or since is None or max(cursor, since) > now + AHEAD_MAX:
-        # Nothing was due before the schedule was seen. Recorded before anything is made.
+        # No run was due before the schedule was first observed. Recorded before a run is created.
         found |= {"since": stamp(start), "scheduledUntil": stamp(start)}
         found["nextScheduleTime"] = _stamp(schedule.next_after(now))
         found["immediateAt"] = immediate
@@ -138,8 +139,11 @@ def _scheduled(
 
 
 def refused(step: PolicyPlan, message: str, now: dt.datetime, pause_s: float) -> PolicyPlan:
-    """The plan of a run that could not be made: it says so, and goes on with all else."""
-    text = f"the run's PartitionSnapshot was refused, and is tried until it is missed: {message}"
+    """Returns the plan after the API server refused the run's object. The rest of it stays."""
+    text = (
+        "the API server refused the run's PartitionSnapshot; the operator retries until the run "
+        f"is missed: {message}"
+    )
     said = Condition("SnapshotScheduleValid", False, "RunRefused", text)
     found = [said if c.type == said.type else c for c in step.conditions]
     look_at = now + dt.timedelta(seconds=pause_s)
@@ -147,8 +151,9 @@ def refused(step: PolicyPlan, message: str, now: dt.datetime, pause_s: float) ->
 
 
 def _immediate(view: ObservedSchedule, spec: SnapshotsSpec, start: dt.datetime) -> str:
-    """When the immediate run is due where a schedule is seen anew: at the first sight, and where it
-    has waited since; "" for none. To the second: its deadline counts from it."""
+    """Returns when the immediate run is due if the schedule is new or changed; "" for none. It is
+    due when the schedule is first observed, or if it still waits. In whole seconds, because its
+    deadline counts from it."""
     old = view.partition.snapshot_status
     if not spec.immediate:
         return ""
@@ -180,7 +185,7 @@ def _next_run(
     made = [s.scheduled_at for s in view.snapshots if s.scheduled_at is not None]
     newest = max((due for due in made if due <= now), default=None)
     if newest is not None and newest > cursor:
-        # Made, and not written down yet.
+        # The run was created, but status does not record it yet.
         cursor = newest
     last = max(
         (
@@ -200,7 +205,8 @@ def _next_run(
             fields |= {"scheduledUntil": stamp(cursor), "immediateAt": stamp(immediate)}
             if spec.deadline is not None and now > immediate + spec.deadline:
                 del fields["immediateAt"]
-                return _RunStep(fields, None, 1, blocked or "it could not start in time", now)
+                why = blocked or "it could not start before its deadline"
+                return _RunStep(fields, None, 1, why, now)
             body = None if blocked else _body(view.partition, immediate)
             return _RunStep(fields, body, look_at=now + dt.timedelta(seconds=5) if blocked else now)
     circumstances = Circumstances(cursor, now, blocked, running[0] if running else "")
@@ -210,10 +216,10 @@ def _next_run(
         return _RunStep(fields, None, decision.missed, decision.reason, decision.look_at)
     if names.scheduled_snapshot(view.partition.name, decision.start) in view.taken:
         fields["scheduledUntil"] = stamp(decision.start)
-        why = "a PartitionSnapshot of the run's name belongs to something else"
+        why = "another PartitionSnapshot already has the run's name"
         return _RunStep(fields, None, decision.missed + 1, why, now)
     if decision.missed:
-        # The one to start stays due: it is made at the next look, when these are written down.
+        # The run to start stays due. It is created once the missed runs are recorded.
         fields["scheduledUntil"] = stamp(decision.start - MOMENT)
         return _RunStep(fields, None, decision.missed, decision.reason, now)
     fields["scheduledUntil"] = stamp(cursor)
@@ -221,7 +227,7 @@ def _next_run(
 
 
 def _body(partition: Partition, due: dt.datetime) -> dict[str, Any]:
-    """A run's object. Not owned by the Partition: it outlives it."""
+    """Returns a run's object. It has no owner reference, because it outlives the Partition."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.SNAPSHOT_KIND,
@@ -241,11 +247,11 @@ def _body(partition: Partition, due: dt.datetime) -> dict[str, Any]:
 def _fresh(
     view: ObservedSchedule, spec: SnapshotsSpec, schedule: Schedule, since: dt.datetime
 ) -> tuple[Condition, dt.datetime | None]:
-    """(the condition, when it may change by time alone).
+    """Returns (SnapshotFresh, when it may change by time alone).
 
-    Judged is the newest due time that is older than the grace: FRESH_GRACE and the starting
-    deadline. The newest good snapshot must have been started at it or later. Where the run of that
-    due time is still under way, the due time before it is judged.
+    The newest due time that is older than FRESH_GRACE plus the starting deadline decides. The
+    newest good snapshot must have started at that time or later. If the run of that due time is
+    still in progress, the due time before it decides.
     """
     grace = FRESH_GRACE + (spec.deadline or dt.timedelta(0))
     now = view.now
@@ -268,10 +274,10 @@ def _fresh(
         return Condition("SnapshotFresh", True, "Fresh", message), changes
     what = "there is no success yet"
     if started is not None:
-        what = f"the newest success, {name} of {stamp(started)}, is older than the schedule says"
+        what = f"the newest success, {name} of {stamp(started)}, is older than the schedule asks"
     last = max((s for s in view.snapshots if s.ended), key=age_of, default=None)
     if last is not None and last.state not in GOOD:
-        what += f"; the last one, {last.name}: {last.status.get('message', last.state)}"
+        what += f"; the last snapshot, {last.name}: {last.status.get('message', last.state)}"
     return Condition("SnapshotFresh", False, "Stale", what), changes
 
 
@@ -285,13 +291,13 @@ def _freshness_events(was: schema.Condition | None, fresh: Condition) -> list[Ev
 def _newest_good(view: ObservedSchedule) -> Snapshot | None:
     cluster = view.partition.status.get("clusterID", "")
     good = [s for s in view.snapshots if s.state in GOOD and s.cluster_id == cluster and not s.lost]
-    # One from the future would count as the newest, and as fresh, until then.
+    # A snapshot with a future time would count as the newest, and as fresh, until that time.
     past = [s for s in good if age_of(s)[0] <= view.now + AHEAD_MAX]
     return max(past, key=age_of, default=None)
 
 
 def _successes(view: ObservedSchedule, old: schema.SnapshotsStatus) -> schema.SnapshotsStatus:
-    """Of the newest success; what retention or a user removed stays known."""
+    """Returns the fields of the newest success. They stay if that snapshot is deleted."""
     newest = _newest_good(view)
     if newest is None:
         return _kept(old, "lastSnapshot", "lastSuccessfulTime", "lastSuccessfulLSN")

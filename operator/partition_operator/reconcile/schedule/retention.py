@@ -1,10 +1,12 @@
-"""Which stored snapshots go. Pure.
+"""Which stored snapshots are deleted. Pure.
 
-Good ones (stored, and not found damaged) are kept by count and by age, and never fewer than
-min_successful of them. One that is being verified stays and does not count: until it is proven it
-takes no proven one's place. Failed ones, and those that a verification found damaged, are kept for
-reading, the newest FAILED_KEPT_MAX. Pinned ones, and those that are used, stay and don't count. Of
-one whose removal has begun something may be gone already: it always goes.
+- Good snapshots (stored, and not found damaged) are kept by count and by age, and never fewer than
+  min_successful of them.
+- A snapshot whose verification is in progress stays and does not count, so it never replaces a
+  verified one.
+- Of the failed and the damaged snapshots, the newest FAILED_KEPT_MAX stay for diagnosis.
+- Pinned snapshots and snapshots in use stay and do not count.
+- A snapshot whose deletion has begun is always deleted, because part of it may be missing already.
 """
 
 import datetime as dt
@@ -25,9 +27,9 @@ def expired(
     proven: bool = False,
     damage: bool = False,
 ) -> list[Snapshot]:
-    """Those to remove, oldest first. held: names that something uses just now. proven: snapshots
-    are verified, so the newest verified one stays. damage: a damaged one keeps a store from being
-    collected; where a removal has begun, none of those is kept for reading."""
+    """Returns the snapshots to delete, oldest first. held: names of snapshots in use. proven: the
+    policy verifies snapshots, so the newest verified one stays. damage: a damaged snapshot prevents
+    garbage collection in a store; stores with a begun deletion then keep no damaged snapshot."""
     newest_first = sorted(snapshots, key=age_of, reverse=True)
     gone = begun(newest_first)
     free = [
@@ -53,14 +55,15 @@ def expired(
 
 
 def begun(snapshots: Iterable[Snapshot]) -> list[Snapshot]:
-    """Those whose removal has begun, which is finished whatever the spec or a pin says now."""
+    """Returns the snapshots whose deletion has begun. It continues even if the spec or a pin has
+    changed."""
     return sorted((s for s in snapshots if s.state == SnapshotState.REMOVING), key=age_of)
 
 
 def next_expiry(
     snapshots: Iterable[Snapshot], retention: SnapshotRetention, now: dt.datetime
 ) -> dt.datetime | None:
-    """When age alone may next make one go."""
+    """Returns when the next snapshot reaches its maximum age; None if none will."""
     if retention.max_age is None:
         return None
     ends = [age_of(s)[0] + retention.max_age for s in snapshots if s.state in GOOD and not s.pinned]

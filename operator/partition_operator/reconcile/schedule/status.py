@@ -1,4 +1,4 @@
-"""What a Partition's status says of its snapshots: the part that this turn writes. Pure."""
+"""The part of a Partition's status about its snapshots. Pure."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ class Told:
 def fold(
     view: ObservedSchedule, step: PolicyPlan, problem: tuple[str, str] | None, *, under_way: bool
 ) -> Told:
-    """problem: (reason, message) of what keeps snapshots from being removed. under_way: removals
-    are."""
+    """Returns the status and the events of one turn. problem: (reason, message) of what prevents a
+    deletion. under_way: whether deletions are in progress."""
     partition = view.partition
     old = {
         c["type"]: c

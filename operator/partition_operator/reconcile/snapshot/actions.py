@@ -1,4 +1,4 @@
-"""What is done for a PartitionSnapshot. Each is idempotent."""
+"""The actions for a PartitionSnapshot. Each is idempotent."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +8,16 @@ from partition_operator.api.destination import Destination
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Writes the Partition's label on the object: by it the Partition's snapshots are found."""
+    """Writes the Partition's label on the object, so that the operator finds it by the
+    Partition."""
 
     partition: str
 
 
 @dataclass(frozen=True, slots=True)
 class StartTake:
-    """Starts a snapshot on a replica, or finds the job of this ID there. full: nothing that was
-    stored before is relied on."""
+    """Starts a snapshot on a replica, unless the job of this ID exists there. full: reuses nothing
+    that was stored before."""
 
     ordinal: int
     job_id: str
@@ -33,7 +34,7 @@ class StartVerify:
 
 @dataclass(frozen=True, slots=True)
 class CancelJob:
-    """Ends a job that is given up. One that is gone, or whose replica is, has ended."""
+    """Ends an abandoned job. A job that does not exist, or whose replica does not, has ended."""
 
     ordinal: int
     job_id: str
@@ -46,7 +47,7 @@ class CreateVerifyPod:
 
 @dataclass(frozen=True, slots=True)
 class DeletePod:
-    """uid: of the pod that was seen."""
+    """uid: of the observed pod."""
 
     name: str
     uid: str

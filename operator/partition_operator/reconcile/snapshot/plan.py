@@ -1,8 +1,8 @@
 """The next step of one PartitionSnapshot. Pure.
 
-Queued → Running → Succeeded or Failed, then its verification (verification.py). Everything that
-the next look needs stands in status, and is written before it is acted on: an operator that starts
-again goes on. A job's ID is `<uid>/<attempt>`; asking a replica for the same one again is harmless.
+Queued → Running → Succeeded or Failed, then its verification (verification.py). Status contains
+everything that the next turn needs, and is written before each action. So a restarted operator
+continues. A job's ID is `<uid>/<attempt>`; starting a job with the same ID again has no effect.
 """
 
 import datetime as dt
@@ -42,29 +42,29 @@ from partition_operator.reconcile.snapshot.actions import (
 from partition_operator.reconcile.snapshot.status import Draft
 
 PARTITION_GRACE = dt.timedelta(minutes=5)
-"""So long a Partition may come after its snapshot: both may be in one file, or in two that a tool
-applies one after the other."""
+"""How long a snapshot waits for its Partition to be created: a tool may apply the two objects one
+after the other."""
 SOURCE_WAIT = dt.timedelta(hours=1)
-"""So long a snapshot waits for a replica that can take it."""
+"""How long a snapshot waits for a replica that can take it."""
 SOURCE_SILENT = dt.timedelta(seconds=60)
-"""So long a source may be silent before the next attempt."""
+"""How long a source may not answer before the next attempt."""
 JOB_STALLED = dt.timedelta(hours=6)
-"""A running job whose percentage and phase do not move for so long is given up. A replica ends a
-process of its own that says nothing new much sooner (snapshot_job_stall_s); one percent of a large
-snapshot through a thin line takes hours, and is no stall."""
+"""A running job is abandoned if its percentage and phase do not change for this time. A replica
+detects a stalled process much sooner (snapshot_job_stall_s). One percent of a large snapshot over a
+slow connection may take hours and is no stall."""
 ATTEMPTS_MAX = 5
 PROGRESS_EVERY = dt.timedelta(minutes=1)
-"""Progress is written when it has come to the next step, or moved and is so old: few writes, and no
-move is overlooked."""
+"""Progress is written when it reaches the next step, or when it has changed and the last write is
+this old. That limits the writes."""
 QUEUED = "Queued"
-"""The phase of a job that waits for its replica's other jobs: that is no stall."""
+"""The phase of a job that waits for other jobs of its replica. It does not count as a stall."""
 POLL_S = 2.0
 WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPlan:
-    """status: what to write, before the action. pause_s: when to look again, None where there is
+    """status: to write before the action. pause_s: seconds until the next turn; None if there is
     nothing to wait for."""
 
     status: schema.PartitionSnapshotStatus
@@ -75,7 +75,7 @@ class SnapshotPlan:
 
 
 def plan(view: ObservedSnapshot, image: str) -> SnapshotPlan:
-    """`image`: of the pod that verifies."""
+    """Returns the next step. image: the image of the verifying pod."""
     snapshot = view.snapshot
     draft = Draft(snapshot, view.now)
     if not snapshot.ended:
@@ -94,19 +94,21 @@ def _under_way(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
         return _failed(
             draft,
             "PartitionReplaced",
-            f"Partition {name} was deleted and made anew meanwhile: it is another group now; make "
-            "a new PartitionSnapshot of that",
+            f"Partition {name} was deleted and created again meanwhile, so it is another group: "
+            "create a new PartitionSnapshot of the new group",
         )
     if view.group is not None and view.group.partition.status.get("bootstrapped"):
-        # From the first look on it is this group that is asked for, not what comes in its place.
+        # From the first turn on the snapshot is bound to this group, not to a later one of its
+        # name.
         draft.set(clusterID=view.group.partition.status["clusterID"])
     leader = view.group.leader if view.group is not None else None
     if leader is not None and not draft.fields.get("leastLSN"):
-        # What was acknowledged before the object was made is in it, whoever takes it.
+        # The snapshot contains everything acknowledged before its object was created, on any
+        # source.
         draft.set(leastLSN=str(leader.committed))
     labels = view.snapshot.body["metadata"].get("labels") or {}
     if labels.get(names.LABEL_PARTITION) != view.snapshot.partition:
-        draft.queued("Accepted", "it has been seen")
+        draft.queued("Accepted", "the operator has accepted the snapshot")
         return _plan(draft, Label(view.snapshot.partition), POLL_S)
     if view.snapshot.state == SnapshotState.RUNNING:
         return _running(view, draft)
@@ -129,8 +131,8 @@ def _queued(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
         return _failed(
             draft,
             "NoDestination",
-            "set spec.destination, or spec.snapshots.destination of the Partition, and make a new "
-            "PartitionSnapshot",
+            "there is no destination: set spec.destination, or spec.snapshots.destination of the "
+            "Partition, and create a new PartitionSnapshot",
         )
     if view.refusal is not None:
         return _failed(draft, view.refusal.reason, view.refusal.message)
@@ -140,10 +142,11 @@ def _queued(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
 def _start_in_turn(
     view: ObservedSnapshot, draft: Draft, group: ObservedPartition, destination: Destination
 ) -> SnapshotPlan:
-    """Starts it, after those ahead of it and the pause of a retry, if a replica can take it."""
+    """Starts the snapshot, if no other snapshot is ahead of it, the pause of a retry is over, and a
+    replica can take it."""
     ahead = _ahead(view)
     if ahead is not None:
-        return _wait(draft, "WaitingForTurn", f"{ahead.name} comes first", WAIT_S)
+        return _wait(draft, "WaitingForTurn", f"waiting for snapshot {ahead.name} to end", WAIT_S)
     again = parse_stamp(draft.fields.get("nextAttemptTime"))
     if again is not None and view.now < again:
         condition = next(c for c in draft.body()["conditions"] if c["type"] == "Queued")
@@ -158,13 +161,13 @@ def _without_partition(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
     name = view.snapshot.partition
     until = view.snapshot.created + PARTITION_GRACE
     if view.now < until:
-        message = f"Partition {name} does not exist yet: it is waited for until {stamp(until)}"
+        message = f"waiting until {stamp(until)} for Partition {name}, which does not exist yet"
         return _wait_for_others(draft, "WaitingForPartition", message, WAIT_S)
     return _failed(
         draft,
         "PartitionNotFound",
-        f"Partition {name} does not exist in this namespace: create it, or name another one, and "
-        "make a new PartitionSnapshot",
+        f"Partition {name} does not exist in this namespace: create it, or name another Partition, "
+        "and create a new PartitionSnapshot",
     )
 
 
@@ -172,16 +175,17 @@ def _without_source(view: ObservedSnapshot, draft: Draft, why: str) -> SnapshotP
     since = parse_stamp(draft.fields.get("waitingSince")) or view.now
     if view.now - since >= SOURCE_WAIT:
         hours = int(SOURCE_WAIT.total_seconds() // 3600)
-        message = f"no replica could take it within {hours} hour: {why}; status of the Partition "
-        return _failed(draft, "NoSource", message + "says what it waits for")
+        message = f"no replica could take the snapshot within {hours} hour: {why}"
+        return _failed(draft, "NoSource", message)
     draft.set(waitingSince=stamp(since))
     until = stamp(since + SOURCE_WAIT)
-    message = f"waiting until {until} for a replica that can take it: {why}"
+    message = f"waiting until {until} for a replica that can take the snapshot: {why}"
     return _wait_for_others(draft, "WaitingForSource", message, 2.0)
 
 
 def _ahead(view: ObservedSnapshot) -> Snapshot | None:
-    """The first of those that come before it: one snapshot of a Partition runs at a time."""
+    """Returns the first snapshot ahead of this one, or None. One snapshot of a Partition runs at a
+    time."""
     mine = (view.snapshot.created, view.snapshot.name)
     waiting = [o for o in view.others if not o.ended and (o.created, o.name) < mine]
     return min(waiting, key=lambda o: (o.created, o.name), default=None)
@@ -197,7 +201,8 @@ def _start(view: ObservedSnapshot, draft: Draft, destination: Destination) -> Sn
         sources.with_all_of(sources.candidates(group), int(draft.fields.get("leastLSN") or 0)),
         partition=snapshot.partition,
         base=sources.base_pod(newest),
-        # A volume's may be whole already; in a store any replica finds what is there.
+        # The last pod's volume may already have the whole snapshot. In an object store every
+        # replica finds what is stored.
         keep=last if in_volume else "",
         avoid="" if in_volume else last,
     )
@@ -227,16 +232,17 @@ def _start(view: ObservedSnapshot, draft: Draft, destination: Destination) -> Sn
         draft.set(triedPods=tried)
     if snapshot.full or sources.needs_full(newest):
         draft.set(full=True)
-    draft.running(f"{pod} takes it")
+    draft.running(f"{pod} takes the snapshot")
     if attempt == 1:
-        draft.event("Normal", "SnapshotStarted", f"{pod} takes it into {describe(destination)}")
+        message = f"{pod} takes the snapshot into {describe(destination)}"
+        draft.event("Normal", "SnapshotStarted", message)
     action = StartTake(source.ordinal, job_id, destination, bool(draft.fields.get("full")))
     return _plan(draft, action, POLL_S)
 
 
 def resolve(snapshot: Snapshot, partition: Partition) -> Destination | None:
-    """Where it goes: its own destination or the Partition's, with the prefix of the group's store.
-    None where neither says. Raises InvalidSpec."""
+    """Returns its own destination or the Partition's, with the prefix of the group's store; None if
+    neither is set. Raises InvalidSpec."""
     found = snapshot.asked().destination
     if found is None:
         policy = partition.snapshots()
@@ -249,8 +255,8 @@ def resolve(snapshot: Snapshot, partition: Partition) -> Destination | None:
 
 
 def place(snapshot: Snapshot, partition: Partition | None) -> Destination | None:
-    """Where it is written or read next: as status recorded it, or as it is asked for; None if
-    neither says."""
+    """Returns where it is written or read next: as status records it, or else as the specs ask;
+    None if neither is known."""
     recorded = snapshot.stored_in()
     if snapshot.state != SnapshotState.QUEUED and recorded is not None:
         return recorded
@@ -272,7 +278,7 @@ def _recorded(
 
 
 def effective_verify(snapshot: Snapshot, partition: Partition) -> VerifyMethod:
-    """Its own, or the Partition's, or Checksum. Raises InvalidSpec."""
+    """Returns its own method, or the Partition's, or Checksum. Raises InvalidSpec."""
     own = snapshot.asked().verify
     if own is not None:
         return own
@@ -313,15 +319,16 @@ def _by_job(view: ObservedSnapshot, draft: Draft, job: ObservedJob) -> SnapshotP
 
 
 def _unknown(view: ObservedSnapshot, draft: Draft) -> SnapshotPlan:
-    """The replica answers and does not know the job."""
+    """Returns the plan if the replica answers but does not know the job."""
     begun = parse_stamp(draft.fields.get("attemptTime")) or view.now
     if draft.fields.get("phase") == "Starting" and view.now - begun < SOURCE_SILENT:
-        # It was never asked, or never answered: the same ID is the same job.
+        # The replica did not receive the request, or its answer was lost. The same ID is the same
+        # job, so the request is repeated.
         destination = view.snapshot.stored_in()
         assert destination is not None, "it was recorded with the attempt"
         job_id, full = str(draft.fields.get("jobID")), bool(draft.fields.get("full"))
         return _plan(draft, StartTake(_ordinal(view), job_id, destination, full), POLL_S)
-    message = f"{draft.fields.get('sourcePod')} was restarted meanwhile"
+    message = f"{draft.fields.get('sourcePod')} was restarted during the snapshot"
     return _next_attempt(view, draft, Reason.SOURCE_RESTARTED, message, retriable=True)
 
 
@@ -337,10 +344,11 @@ def _progress(view: ObservedSnapshot, draft: Draft, job: ObservedJob) -> Snapsho
         message = f"{draft.fields.get('sourcePod')} made no progress for {hours} hours"
         job_id = str(draft.fields.get("jobID"))
         found = _next_attempt(view, draft, Reason.STALLED, message, retriable=True)
-        # Before another attempt: two at once would write the same.
+        # Cancelled before the next attempt, because two jobs would write the same files.
         return replace(found, action=CancelJob(_ordinal(view), job_id))
     draft.running(
-        f"{draft.fields.get('sourcePod')} takes it: {phase}, {draft.fields.get('percent')} %"
+        f"{draft.fields.get('sourcePod')} takes the snapshot: {phase}, "
+        f"{draft.fields.get('percent')} %"
     )
     return _plan(draft, None, POLL_S)
 
@@ -352,13 +360,13 @@ def _next_attempt(
     if not retriable:
         return _failed(draft, reason, message)
     if attempts >= ATTEMPTS_MAX:
-        return _failed(draft, reason, f"{message}; given up after {attempts} attempts")
+        return _failed(draft, reason, f"{message}; the last of {attempts} attempts failed")
     pause = backoff.SNAPSHOT.after(attempts)
     again = view.now + dt.timedelta(seconds=pause)
     text = f"attempt {attempts} of {ATTEMPTS_MAX} failed: {reason}: {message}"
     draft.set(nextAttemptTime=stamp(again), percent=0)
     draft.drop("silentSince")
-    draft.queued("Retrying", f"{text}; again at {stamp(again)}")
+    draft.queued("Retrying", f"{text}; next attempt at {stamp(again)}")
     draft.event("Warning", "SnapshotRetrying", text)
     return _plan(draft, None, float(pause))
 
@@ -376,11 +384,11 @@ def _succeeded(view: ObservedSnapshot, draft: Draft, job: ObservedJob) -> Snapsh
         completionTime=stamp(view.now),
     )
     message = (
-        f"LSN {job.lsn}: {job.keys} keys, {job.files} files, {job.size_bytes} bytes, of which "
-        f"{job.transferred_bytes} were transferred"
+        f"LSN {job.lsn}: {job.keys} keys, {job.files} files, {job.size_bytes} bytes "
+        f"({job.transferred_bytes} transferred)"
     )
     draft.succeeded(message)
-    draft.condition("Available", True, "Stored", f"in {draft.fields.get('location')}")
+    draft.condition("Available", True, "Stored", f"stored in {draft.fields.get('location')}")
     draft.event("Normal", "SnapshotSucceeded", f"{message}, from {draft.fields.get('sourcePod')}")
     try:
         method = effective_verify(view.snapshot, view.group.partition)
@@ -396,7 +404,9 @@ def _succeeded(view: ObservedSnapshot, draft: Draft, job: ObservedJob) -> Snapsh
 def _availability(view: ObservedSnapshot, draft: Draft) -> None:
     if not view.snapshot.lost and volume_lost(view.snapshot, view.volumes):
         claim = view.snapshot.status["destination"]["volume"]["claim"]
-        message = f"PersistentVolumeClaim {claim}, on which it lay, is gone, and it with that"
+        message = (
+            f"PersistentVolumeClaim {claim} was deleted, and the snapshot on its volume is lost"
+        )
         draft.condition("Available", False, "VolumeLost", message)
         draft.event("Warning", "VolumeLost", message)
 
@@ -411,7 +421,7 @@ def _wait(draft: Draft, reason: str, message: str, pause_s: float) -> SnapshotPl
 
 
 def _wait_for_others(draft: Draft, reason: str, message: str, pause_s: float) -> SnapshotPlan:
-    """For what no snapshot brings about: an event says it once."""
+    """Waits for something outside of snapshots. One event reports it."""
     if draft.reason("Queued") != reason:
         draft.event("Normal", "SnapshotWaiting", f"{reason}: {message}")
     return _wait(draft, reason, message, pause_s)

@@ -12,7 +12,8 @@ from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
 
 
 def candidates(group: ObservedPartition) -> list[ObservedReplica]:
-    """Replicas of the group that answer and are caught up: followers first, then the leader."""
+    """Returns the replicas of the group that answer and have caught up: followers first, then the
+    leader. Empty without a leader."""
     leader = group.leader
     if leader is None:
         return []
@@ -31,29 +32,31 @@ def candidates(group: ObservedPartition) -> list[ObservedReplica]:
 
 
 def with_all_of(found: list[ObservedReplica], committed: int) -> list[ObservedReplica]:
-    """Of the candidates those whose state has everything up to `committed`; the leader's has."""
+    """Returns the candidates that have applied everything up to `committed`. The leader always
+    has."""
     return [r for r in found[:-1] if r.applied >= committed] + found[-1:]
 
 
 def why_none(group: ObservedPartition | None) -> str:
-    """What is missing for a source, in words; "" where there is one."""
+    """Returns why no replica can be a source; "" if one can."""
     if group is None:
         return "the Partition does not exist"
     partition = group.partition
-    state = partition.status.get("state") or "not looked at yet"
-    look = f"Partition {partition.name} is {state} (kubectl describe says why)"
+    state = partition.status.get("state") or "not observed yet"
+    look = f"Partition {partition.name} is {state} (kubectl describe shows the reason)"
     if not partition.status.get("bootstrapped"):
         return f"the group does not exist yet; {look}"
     if not candidates(group):
-        return f"no replica leads; {look}"
+        return f"no replica is the leader; {look}"
     return ""
 
 
 def choose(
     found: list[ObservedReplica], *, partition: str, base: str = "", keep: str = "", avoid: str = ""
 ) -> ObservedReplica | None:
-    """Of the candidates. base: the pod that an incremental one is cheapest on. keep: the pod that
-    must go on, where it can. avoid: the pod that failed last. Followers come before the leader."""
+    """Chooses a candidate; None if there are none. Followers come before the leader. base: the pod
+    where an incremental snapshot is cheapest. keep: the pod that should continue if it can. avoid:
+    the pod that failed last."""
     if not found:
         return None
     leader = found[-1]
@@ -74,7 +77,7 @@ def choose(
 def newest_stored(
     others: Iterable[Snapshot], destination: Destination, cluster_id: str
 ) -> Snapshot | None:
-    """The newest snapshot of the group in the same place, good or not."""
+    """Returns the group's newest snapshot in this destination, good or not, or None."""
     same = [
         s
         for s in others
@@ -84,13 +87,13 @@ def newest_stored(
 
 
 def base_pod(newest: Snapshot | None) -> str:
-    """The pod on which the next one is incremental; "" for none."""
+    """Returns the pod where the next snapshot can be incremental; "" for none."""
     good = newest is not None and newest.state in GOOD
     return str(newest.status.get("sourcePod", "")) if newest is not None and good else ""
 
 
 def needs_full(newest: Snapshot | None) -> bool:
-    """What was found damaged is no base: the next one is written anew."""
+    """Whether the next snapshot must be full: a damaged snapshot can't be a base."""
     return newest is not None and newest.state == SnapshotState.VERIFY_FAILED
 
 

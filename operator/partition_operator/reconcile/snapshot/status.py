@@ -1,4 +1,4 @@
-"""The next status of a PartitionSnapshot, drafted from the last one."""
+"""Builds the next status of a PartitionSnapshot from the last one."""
 
 import datetime as dt
 from typing import Unpack, cast
@@ -18,18 +18,19 @@ TYPES: tuple[SnapshotCondition, ...] = (
     "Verified",
     "Available",
 )
-"""In the order in which they stand in status."""
+"""The types of conditions, in their order in status."""
 
 
 class Draft:
-    """Fields and conditions that are not set stay as they were; times change with status alone."""
+    """The next status. Fields and conditions that are not set keep their values. A transition time
+    changes only if its status changes."""
 
     def __init__(self, snapshot: Snapshot, now: dt.datetime) -> None:
         self._snapshot = snapshot
         self._now = now
         old = snapshot.status
         self.fields = old.copy()
-        """Without what `condition` sets."""
+        """All fields but the conditions."""
         self.fields.pop("conditions", None)
         self._conditions = {c["type"]: c for c in old.get("conditions") or []}
         self.events: list[Event] = []
@@ -43,7 +44,7 @@ class Draft:
         self.fields = cast(schema.PartitionSnapshotStatus, kept)
 
     def reason(self, kind: SnapshotCondition) -> str:
-        """Of a condition, as it is now; "" if there is none."""
+        """Returns the present reason of a condition; "" if there is no such condition."""
         found = self._conditions.get(kind)
         return found["reason"] if found is not None else ""
 
@@ -66,24 +67,24 @@ class Draft:
 
     def running(self, message: str) -> None:
         self.set(state=str(SnapshotState.RUNNING), message=message)
-        self.condition("Queued", False, "Started", "it has been started")
+        self.condition("Queued", False, "Started", "the snapshot has started")
         self.condition("Running", True, "Running", message)
         self.condition("Succeeded", None, "Running", message)
 
     def succeeded(self, message: str) -> None:
         self.set(state=str(SnapshotState.SUCCEEDED), message=message, percent=100)
         self.drop("phase")
-        self.condition("Queued", False, "Succeeded", "it has ended")
-        self.condition("Running", False, "Succeeded", "it has ended")
+        self.condition("Queued", False, "Succeeded", "the snapshot has ended")
+        self.condition("Running", False, "Succeeded", "the snapshot has ended")
         self.condition("Succeeded", True, "Succeeded", message)
 
     def failed(self, reason: str, message: str) -> None:
-        """An end: status says why, and an event on both objects does."""
+        """Sets the state to Failed. An event on both objects contains the reason."""
         text = f"{reason}: {message}"
         self.set(state=str(SnapshotState.FAILED), message=text, completionTime=stamp(self._now))
         self.drop("phase")
-        self.condition("Queued", False, "Failed", "it has ended")
-        self.condition("Running", False, "Failed", "it has ended")
+        self.condition("Queued", False, "Failed", "the snapshot has ended")
+        self.condition("Running", False, "Failed", "the snapshot has ended")
         self.condition("Succeeded", False, reason, message)
         self.condition("Failed", True, reason, message)
         self.event("Warning", "SnapshotFailed", text, both=True)

@@ -1,8 +1,8 @@
-"""How a stored snapshot is proven: its checksums by a job on a replica, or a restore in a
-throw-away pod. Pure. What it finds is a condition; it never touches the snapshot.
+"""Verifies a stored snapshot: a job on a replica checks its checksums, or a temporary pod restores
+it. Pure. The result is the condition Verified; the snapshot itself never changes.
 
-What could not be done (a store that does not answer, a pod that finds no node) leaves the condition
-Unknown: that says nothing about the snapshot.
+If the verification itself fails (the store does not answer, the pod finds no node), the condition
+stays Unknown.
 """
 
 import datetime as dt
@@ -30,38 +30,39 @@ from partition_operator.resources.snapshot_pods import PodResult
 
 ATTEMPTS_MAX = 3
 GIVEN_UP = dt.timedelta(hours=12)
-"""After so long a verification ends without a result, whatever it waits for."""
+"""After this time a verification ends without a result, no matter what it waits for."""
 PENDING = dt.timedelta(minutes=15)
-"""A pod that is not started within this counts as a failed attempt."""
+"""A pod that does not start within this time counts as a failed attempt."""
 SILENT = dt.timedelta(seconds=60)
 TAKEN_POLL_S = 30.0
-"""How often it is looked whether the pod's name has become free."""
+"""Seconds between checks whether the pod's name has become free."""
 
 
 def begin(draft: Draft, method: VerifyMethod) -> None:
-    """Records what is to be done, in the status that says it is stored."""
+    """Records the verification in the same status that records the success."""
     if method == VerifyMethod.NONE:
-        draft.condition("Verified", None, "NotRequested", "verify is None")
+        draft.condition("Verified", None, "NotRequested", "no verification: spec verify is None")
         return
     draft.set(verification={"method": str(method), "attempts": 0})
-    draft.condition("Verified", None, "Waiting", f"{method} begins soon")
+    draft.condition("Verified", None, "Waiting", f"verification {method} begins soon")
 
 
 def next_step(view: ObservedSnapshot, draft: Draft, image: str) -> SnapshotAction | None:
-    """The one step; where it has ended, the pod that is left goes."""
+    """Returns the next step. After the end of a verification its pod is deleted."""
     if not view.snapshot.verifying:
         return _delete(view.pod)
     record = draft.fields["verification"].copy()
     stored = view.snapshot.completed or view.now
     if view.now - stored >= GIVEN_UP:
-        _inconclusive(view, draft, record, "TimedOut", "it took too long")
+        hours = int(GIVEN_UP.total_seconds() // 3600)
+        _inconclusive(view, draft, record, "TimedOut", f"no result within {hours} hours")
         return None
     if view.refusal is not None:
         _inconclusive(view, draft, record, view.refusal.reason, view.refusal.message)
         return None
     again = parse_stamp(record.get("nextAttemptTime"))
     if again is not None and view.now < again:
-        # The failed attempt's pod makes room for the next one's.
+        # The pod of the failed attempt is deleted: the next pod needs its name.
         return _delete(view.pod)
     if record["method"] == VerifyMethod.RESTORE:
         return _restore(view, draft, record, image)
@@ -75,26 +76,27 @@ def _checksum(
     view: ObservedSnapshot, draft: Draft, record: schema.Verification
 ) -> SnapshotAction | None:
     if view.group is None or view.replaced:
-        # No replica of its group will ever read it.
-        _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
+        # No replica of its group exists any more.
+        _inconclusive(view, draft, record, "PartitionNotFound", "its Partition was deleted")
         return None
     if not record.get("jobID") or record.get("nextAttemptTime"):
         return _start_job(view, draft, record)
     job = view.job
     if isinstance(job, ObservedJob):
         if job.state == JobState.SUCCEEDED:
-            _verified(view, draft, record, "every object and digest is as it was written")
+            _verified(view, draft, record, "every object and its digest is as written")
         elif job.state == JobState.FAILED:
             _failed_attempt(view, draft, record, job.reason, job.message, retriable=job.retriable)
         else:
             if record.pop("silentSince", None) is not None:
                 draft.set(verification=record)
             far = JobProgress(job.phase or job.state, stepped(job.percent))
-            text = f"{record['pod']} reads all of it: {far}"
+            text = f"{record['pod']} reads the whole snapshot: {far}"
             draft.condition("Verified", None, "Verifying", text)
         return None
     if job is NoJob.UNKNOWN and not record.get("restarted"):
-        # Not asked yet, or the replica was restarted: the same ID, once.
+        # The job was not requested yet, or the replica was restarted. The request is repeated once,
+        # with the same ID.
         record["restarted"] = True
         draft.set(verification=record)
         return StartVerify(_ordinal(record["pod"]), record["jobID"], _stored(view))
@@ -102,7 +104,7 @@ def _checksum(
     record["silentSince"] = stamp(since)
     draft.set(verification=record)
     if job is NoJob.UNKNOWN or view.now - since >= SILENT:
-        message = f"{record['pod']} does not answer or was restarted"
+        message = f"{record['pod']} does not answer, or was restarted"
         _failed_attempt(view, draft, record, Reason.SOURCE_UNREACHABLE, message, retriable=True)
     return None
 
@@ -123,7 +125,8 @@ def _start_job(
         avoid=record.get("pod", ""),
     )
     if source is None:
-        draft.condition("Verified", None, "WaitingForReplica", "no replica can read it now")
+        message = "no replica can read the snapshot now"
+        draft.condition("Verified", None, "WaitingForReplica", message)
         return None
     attempt = record["attempts"] + 1
     pod = names.pod(view.snapshot.partition, source.ordinal)
@@ -134,7 +137,7 @@ def _start_job(
         "pod": pod,
     }
     draft.set(verification=record)
-    draft.condition("Verified", None, "Verifying", f"{pod} reads all of it")
+    draft.condition("Verified", None, "Verifying", f"{pod} reads the whole snapshot")
     return StartVerify(source.ordinal, record["jobID"], _stored(view))
 
 
@@ -146,7 +149,10 @@ def _restore(
 ) -> SnapshotAction | None:
     if view.taken:
         name = names.verify_pod(view.snapshot.name)
-        text = f"pod {name} is somebody else's: delete it, or make a snapshot of another name"
+        text = (
+            f"pod {name} belongs to another owner: delete it, or create a PartitionSnapshot with "
+            "another name"
+        )
         draft.condition("Verified", None, "Conflict", text)
         return None
     if record.get("nextAttemptTime") or record["attempts"] == 0:
@@ -158,7 +164,8 @@ def _restore(
             "pod": names.verify_pod(view.snapshot.name),
         }
         draft.set(verification=record)
-        draft.condition("Verified", None, "Verifying", f"pod {record['pod']} restores it")
+        text = f"pod {record['pod']} restores the snapshot"
+        draft.condition("Verified", None, "Verifying", text)
     if view.pod is None:
         return _create(view, draft, record, image)
     if snapshot_pods.attempt_of(view.pod) != record["attempts"]:
@@ -170,9 +177,9 @@ def _restore(
 def _create(
     view: ObservedSnapshot, draft: Draft, record: schema.Verification, image: str
 ) -> SnapshotAction | None:
-    """The pod of the attempt that is recorded."""
+    """Creates the pod of the recorded attempt."""
     if view.group is None:
-        _inconclusive(view, draft, record, "PartitionNotFound", "its Partition is gone")
+        _inconclusive(view, draft, record, "PartitionNotFound", "its Partition was deleted")
         return None
     if view.refused:
         _pod_refused(view, draft, record["pod"])
@@ -189,14 +196,14 @@ def _create(
 def _look_at(
     view: ObservedSnapshot, draft: Draft, record: schema.Verification, outcome: PodResult | None
 ) -> None:
-    """outcome: of the attempt's pod, None while it runs."""
+    """Evaluates the attempt's pod. outcome: None while it runs."""
     if outcome is None:
         if view.progress is not None:
-            text = f"pod {record['pod']} restores it: {view.progress}"
+            text = f"pod {record['pod']} restores the snapshot: {view.progress}"
             draft.condition("Verified", None, "Verifying", text)
     elif outcome.succeeded:
         digest = outcome.report.get("digest", "")
-        _verified(view, draft, record, f"restored in a throw-away pod, equal digest {digest}")
+        _verified(view, draft, record, f"restored in a temporary pod, with equal digest {digest}")
     else:
         _failed_attempt(
             view, draft, record, outcome.reason, outcome.message, retriable=outcome.retriable
@@ -204,8 +211,8 @@ def _look_at(
 
 
 def _pod_refused(view: ObservedSnapshot, draft: Draft, pod: str) -> None:
-    """Said once for the same words; it is tried again until the verification is given up."""
-    again = "it is tried again, at least once a minute"
+    """Reports a refused pod, with one event per text. The operator retries until GIVEN_UP."""
+    again = "the operator retries at least once a minute"
     text = f"the API server refuses pod {pod}: {view.refused} ({again})"
     conditions = view.snapshot.status.get("conditions") or []
     if not any(c["type"] == "Verified" and c["message"] == text for c in conditions):
@@ -224,7 +231,7 @@ def _delete(pod: dict[str, Any] | None) -> SnapshotAction | None:
 DAMAGED = frozenset(
     {Reason.SNAPSHOT_DAMAGED, "SnapshotNotFound", "UnsupportedFormat", "VolumeDamaged"}
 )
-"""Reasons that say something of the snapshot; others say that it could not be read."""
+"""Reasons that mean that the snapshot is damaged. With others it could not be read."""
 
 
 def _failed_attempt(
@@ -237,7 +244,7 @@ def _failed_attempt(
     retriable: bool,
 ) -> None:
     if not retriable and reason in DAMAGED:
-        text = f"{message}; keep another one, and take a new one with spec.full: true"
+        text = f"{message}; keep another snapshot, and take a new one with spec.full: true"
         draft.set(verification=record | {"completionTime": stamp(view.now)})
         draft.set(state=str(SnapshotState.VERIFY_FAILED), message=f"{reason}: {text}")
         draft.condition("Verified", False, reason, text)
@@ -249,7 +256,8 @@ def _failed_attempt(
     pause = backoff.VERIFICATION.after(record["attempts"])
     again = stamp(view.now + dt.timedelta(seconds=pause))
     draft.set(verification=record | {"nextAttemptTime": again})
-    draft.condition("Verified", None, "Retrying", f"{reason}: {message}; again at {again}")
+    text = f"{reason}: {message}; next attempt at {again}"
+    draft.condition("Verified", None, "Retrying", text)
 
 
 def _inconclusive(
@@ -257,7 +265,7 @@ def _inconclusive(
 ) -> None:
     draft.set(verification=record | {"completionTime": stamp(view.now)})
     draft.condition("Verified", None, reason, message)
-    text = f"it could not be verified, which says nothing about it: {reason}: {message}"
+    text = f"no result: the snapshot could not be verified and may be good: {reason}: {message}"
     draft.event("Warning", "VerifyFailed", text, both=True)
 
 
