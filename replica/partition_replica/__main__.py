@@ -1,4 +1,4 @@
-"""`partition-replica`: runs one replica, or looks after a stopped one's volume."""
+"""`partition-replica`: runs one replica, or works on the volume of a stopped replica."""
 
 import argparse
 import asyncio
@@ -22,24 +22,24 @@ from partition_replica.offline.commands import COMMANDS, add_commands, run
 from partition_replica.offline.snapshots.commands import with_todays_action
 
 EXIT_TLS_FILES = 78
-"""EX_CONFIG: `serve` ends with it before it touches the volume."""
+"""EX_CONFIG: `serve` ends with it if the TLS files are invalid, before it opens the volume."""
 
 
 def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
-    """The configuration to serve with, or the options of a command on a volume. Flags of `serve`
-    that have a value of their own may come as PARTITION_<FLAG> instead."""
+    """Returns the configuration of `serve`, or the options of another command. Most flags of
+    `serve` that take a value can also be set by the variable PARTITION_<FLAG>."""
     parser = argparse.ArgumentParser(prog="partition-replica", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="run one replica until SIGTERM")
     required = {"data", "advertise", "partition"}
     flags = {
-        "data": ("the volume", None),
-        "listen": ("host:port of gRPC; [::] is every IPv4 and IPv6 address", "[::]:7000"),
-        "http-listen": ("host:port of probes and metrics", "[::]:7080"),
-        "advertise": ("host:port at which others reach this replica", None),
+        "data": ("directory of the volume", None),
+        "listen": ("host:port for gRPC; [::] means all IPv4 and IPv6 addresses", "[::]:7000"),
+        "http-listen": ("host:port for probes and metrics", "[::]:7080"),
+        "advertise": ("host:port at which clients and members reach this replica", None),
         "partition": ("namespace/name, which every certificate must carry", None),
-        "tls-dir": ("folder with tls.crt, tls.key and ca.crt", None),
+        "tls-dir": ("directory with tls.crt, tls.key and ca.crt", None),
     }
     kinds: dict[str, Callable[[str], str]] = {
         "listen": arguments_of.listen_address,
@@ -55,31 +55,41 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
             required=flag in required and value is None,
             type=kinds.get(flag, str),
         )
-    serve.add_argument("--insecure", action="store_true", help="plain text, for tests only")
+    serve.add_argument("--insecure", action="store_true", help="serve without TLS, for tests only")
     serve.add_argument(
         "--keep-all-entries", action="store_true", help="never compact the log, for debugging"
     )
     serve.add_argument(
-        "--tick-ms", type=arguments_of.positive, default=100, help="a heartbeat's time"
+        "--tick-ms",
+        type=arguments_of.positive,
+        default=100,
+        help="milliseconds per tick; the leader sends one heartbeat per tick",
     )
-    serve.add_argument("--election-ticks", type=arguments_of.election_ticks, default=10)
+    serve.add_argument(
+        "--election-ticks",
+        type=arguments_of.election_ticks,
+        default=10,
+        help="ticks without a leader after which a member asks for votes; the time-out is drawn "
+        "from this up to twice this",
+    )
     serve.add_argument(
         "--limit",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="overrides a limit: " + ", ".join(f.name for f in fields(Limits)),
+        help="override a limit; may be repeated. Limits: "
+        + ", ".join(f.name for f in fields(Limits)),
     )
     add_commands(commands)
     options = parser.parse_args(with_todays_action(arguments))
     if options.command in COMMANDS:
         return options
     if bool(options.tls_dir) == bool(options.insecure):
-        parser.error("give --tls-dir DIR, or --insecure to run without TLS")
+        parser.error("give either --tls-dir DIR, or --insecure to run without TLS")
     tls = None
     if options.tls_dir:
-        folder = Path(options.tls_dir)
-        tls = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
+        directory = Path(options.tls_dir)
+        tls = TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
     if "/" not in options.partition:
         parser.error(f"--partition {options.partition!r}: expected namespace/name")
     return ReplicaConfig(
@@ -108,7 +118,7 @@ def main() -> None:
     if isinstance(config, argparse.Namespace):
         code = run(config)
         if config.command == "snapshot":
-            leave(code)  # everything is said; the object store's threads may still be at work
+            leave(code)  # all output is written; threads of the object store may still run
         sys.exit(code)
     logging.basicConfig(
         level=os.environ.get("PARTITION_LOG_LEVEL", "INFO"),
@@ -123,7 +133,7 @@ def main() -> None:
             sys.exit(EXIT_TLS_FILES)
     try:
         asyncio.run(SidecarProcess(config).run())
-    except Exception as error:  # the last line of the log must say why it ended
+    except Exception as error:  # the last line of the log must name the reason
         end_process(error)
 
 

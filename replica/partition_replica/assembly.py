@@ -1,4 +1,4 @@
-"""Puts one replica's parts together, runs it until it is told to stop, and takes it down."""
+"""Assembles one replica, runs it until it receives a signal to stop, and shuts it down."""
 
 import asyncio
 import logging
@@ -58,7 +58,8 @@ SERVICES = (
 
 
 def end_process(error: BaseException) -> None:
-    """Ends the process at once: nothing may be acknowledged any more. The last line says why."""
+    """Ends the process at once, so that it acknowledges nothing more. The last line of output names
+    the error."""
     logger.critical("ending: %s: %s", type(error).__name__, error, exc_info=error)
     print(f"FATAL: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     logging.shutdown()
@@ -76,7 +77,7 @@ class SidecarProcess:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Returns after SIGTERM or SIGINT, when everything is handed over and closed."""
+        """Returns after SIGTERM or SIGINT, with leadership transferred and everything closed."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
@@ -98,13 +99,15 @@ class SidecarProcess:
         return False, "no leader is known"
 
     async def _acquire_lock(self) -> VolumeLock | None:
-        """Waits, not ready, while another process uses the volume; None where told to stop."""
+        """Waits, not ready, while another process uses the volume. Returns None if the process is
+        stopped first."""
         make_directory(self._config.data)
         lock = VolumeLock(self._config.data)
         while not lock.try_acquire():
             if self._why_not_ready != "waiting":
                 logger.warning(
-                    "another process uses the volume %s: waiting until it ends", self._config.data
+                    "another process uses the volume %s: this one waits until it ends",
+                    self._config.data,
                 )
             self._why_not_ready = "waiting"
             try:
@@ -145,9 +148,9 @@ class SidecarProcess:
         def heard(user: str, problem: BadPem | None) -> None:
             self._metrics.tls_files_bad.labels(user).set(problem is not None)
             if problem is None:
-                logger.info("%s: the TLS files are good again", user)
+                logger.info("%s: the TLS files are valid again", user)
             else:
-                logger.error("%s: the former TLS files stay in use: %s", user, problem)
+                logger.error("%s: the previous TLS files stay in use: %s", user, problem)
 
         peers = Peers(
             own,

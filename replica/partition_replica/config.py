@@ -8,18 +8,18 @@ from partition_proto.connection.pem import PemFiles
 from partition_replica.core.limits import Limits
 
 TlsFiles = PemFiles
-"""PEM files, read again when they change."""
+"""PEM files; the replica reads them again when they change."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaConfig:
-    """What a replica is told at its start.
+    """The settings of a replica, fixed at its start.
 
-    advertise: host:port at which other members and clients reach it. partition:
-    "namespace/name", which the certificates of all parties must carry. tls None means plain text,
-    which has to be asked for explicitly. election_timeout_ticks: 0 draws the time-out at random, as
-    Raft needs it; else it is fixed, for simulations. keep_all_entries: the log is never compacted,
-    for debugging.
+    advertise: host:port at which other members and clients reach the replica. partition:
+    "namespace/name", which every certificate must carry. tls: None means plain text, which the user
+    has to request explicitly. election_timeout_ticks: 0 draws the time-out at random, as Raft needs
+    it; any other value fixes it, for simulations. keep_all_entries: never compact the log, for
+    debugging.
     """
 
     data: Path

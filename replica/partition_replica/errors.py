@@ -1,7 +1,7 @@
-"""What can go wrong, by the next move of whoever catches it.
+"""Errors of a replica, grouped by what the caller should do next.
 
     ReplicaError
-    ├── Cancelled              the caller asked for it to end
+    ├── Cancelled              the caller cancelled the work
     ├── RetryLater             back off, same request, same replica
     │   ├── PruneFailed
     │   ├── NoLeader
@@ -9,22 +9,22 @@
     │   ├── DiskFull
     │   ├── SessionsFull       wait until a session expires, or close one
     │   ├── PayloadQuorum
-    │   └── OutcomeUnknown     it may have taken effect: retry under the same sequence
+    │   └── OutcomeUnknown     it may have taken effect: retry the same sequence
     ├── GoElsewhere            another replica can serve it
     │   ├── NotLeader
     │   └── Stopping
-    ├── RequestRefused         mend the request, or give up
+    ├── RequestRefused         change the request, or abandon it
     │   ├── InvalidArgument
-    │   ├── ImportRefused      a log of directories, or what goes with it
-    │   ├── VolumeTaken        where a new volume is to be made, one is
-    │   ├── VolumeBusy         a process uses the volume: wait, or stop it
-    │   ├── VolumeFull         what is to be written there does not fit
-    │   ├── RowsRefused        rows to make a state of are damaged
+    │   ├── ImportRefused      the source of an import is damaged or not allowed
+    │   ├── VolumeTaken        the volume already belongs to a cluster
+    │   ├── VolumeBusy         another process uses the volume: wait, or stop it
+    │   ├── VolumeFull         the data does not fit on the volume
+    │   ├── RowsRefused        rows for a new state are damaged
     │   ├── NotFound
     │   ├── SessionExpired
     │   ├── SequenceAcknowledged
     │   ├── SequenceReused
-    │   ├── WrongHistory       the group was restored or made anew: start from its state
+    │   ├── WrongHistory       the group was restored or recreated: start from its state
     │   ├── PreconditionFailed
     │   ├── PayloadMissing
     │   ├── PayloadMismatch
@@ -34,9 +34,9 @@
     │   ├── WrongCluster
     │   ├── MembershipRefused
     │   └── Deposed
-    └── Fatal                  end the process; a human has to look
-        ├── StorageFailed      a write or fsync failed: the page cache can't be trusted after one
-        └── Damaged            what was read is not what was written
+    └── Fatal                  end the process; a person has to investigate
+        ├── StorageFailed      a write or fsync failed: the page cache can't be trusted any more
+        └── Damaged            data read back differs from the data written
 
 `reason` is the name of the wire's Reason without its prefix; the transport maps it.
 """
@@ -45,13 +45,13 @@ from typing import ClassVar
 
 
 class ReplicaError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
 
     reason: ClassVar[str] = "UNSPECIFIED"
 
 
 class Cancelled(ReplicaError):
-    """It was ended at its caller's wish; nothing is half-done."""
+    """The caller cancelled the work. Nothing is half-done."""
 
 
 class RetryLater(ReplicaError):
@@ -59,7 +59,7 @@ class RetryLater(ReplicaError):
 
 
 class PruneFailed(RetryLater):
-    """Rows that nobody needs could not be deleted; nothing changed."""
+    """Unneeded log rows could not be deleted. Nothing changed."""
 
 
 class NoLeader(RetryLater):
@@ -79,7 +79,7 @@ class PayloadQuorum(RetryLater):
 
 
 class OutcomeUnknown(RetryLater):
-    """`cause`: the reason of the refusal that this try met, if it met one."""
+    """The write may have taken effect. `cause`: why this try was refused, or ""."""
 
     reason = "OUTCOME_UNKNOWN"
 
@@ -97,12 +97,13 @@ class GoElsewhere(ReplicaError):
 
 
 class NotLeader(GoElsewhere):
-    """Only the leader can, which is `leader`: (member ID, address). See `not_leading`."""
+    """Only the leader can serve the request. `leader`: its (member ID, address), both known. See
+    `not_leading`."""
 
     reason = "NOT_LEADER"
 
     def __init__(self, message: str, leader: tuple[int, str]) -> None:
-        assert all(leader), "without a leader to go to it is NoLeader"
+        assert all(leader), "raise NoLeader if no leader or address is known"
         super().__init__(message)
         self.leader = leader
 
@@ -112,7 +113,7 @@ class Stopping(GoElsewhere):
 
 
 class RequestRefused(ReplicaError):
-    """The request as it stands will not succeed."""
+    """The same request will not succeed, not even later."""
 
 
 class InvalidArgument(RequestRefused):
@@ -120,15 +121,16 @@ class InvalidArgument(RequestRefused):
 
 
 class ImportRefused(RequestRefused):
-    """A log of directories is damaged, incomplete or not allowed, or the volume is not new: nothing
-    was imported. The message names the entry and the file, and what to do."""
+    """The source of an import (a log of directories) is damaged, incomplete or not allowed, or the
+    volume is not new. Nothing was imported. The message names the entry, the file and the next
+    step."""
 
     reason = "INVALID_ARGUMENT"
 
 
 class VolumeTaken(ImportRefused):
-    """The volume belongs to `cluster`, and its log ends at `last`: it is not new. founded: it does
-    not wait for the cluster's first snapshot."""
+    """The volume is not new: it belongs to `cluster`, and its log ends at `last`. founded: whether
+    the volume has a state; False if it still waits for the cluster's first state transfer."""
 
     def __init__(self, message: str, cluster: str, last: int, *, founded: bool) -> None:
         super().__init__(message)
@@ -142,13 +144,13 @@ class VolumeBusy(ImportRefused):
 
 
 class VolumeFull(RequestRefused):
-    """It was found before anything was written, or everything was taken back."""
+    """The data does not fit on the volume. Nothing of it is left there."""
 
     reason = "DISK_FULL"
 
 
 class RowsRefused(RequestRefused):
-    """Rows that a state is to be made of are damaged, or in no order."""
+    """Rows for a new state are damaged or out of order."""
 
     reason = "INVALID_ARGUMENT"
 
@@ -162,19 +164,19 @@ class SessionExpired(RequestRefused):
 
 
 class SequenceAcknowledged(RequestRefused):
-    """The caller said that it has this sequence's answer: the result is forgotten."""
+    """The caller acknowledged this sequence earlier, so its result is deleted."""
 
     reason = "SEQUENCE_ACKNOWLEDGED"
 
 
 class SequenceReused(RequestRefused):
-    """The sequence was used for another content."""
+    """The sequence was used before with different content."""
 
     reason = "SEQUENCE_REUSED"
 
 
 class WrongHistory(RequestRefused):
-    """`history`: the ID of the group's history now."""
+    """The caller names another history. `history`: the group's current history ID."""
 
     reason = "WRONG_HISTORY"
 
@@ -200,7 +202,8 @@ class PayloadMismatch(RequestRefused):
 
 
 class Compacted(RequestRefused):
-    """The entries wanted are gone: read state at `applied`, go on behind it."""
+    """The requested entries are compacted. Read the state, which is at `applied`, then continue at
+    `applied` + 1. `first_index`: the first LSN that is still stored."""
 
     reason = "COMPACTED"
 
@@ -211,7 +214,7 @@ class Compacted(RequestRefused):
 
 
 class Unavailable(RequestRefused):
-    """Entries behind the log's end (etcd/raft's ErrUnavailable)."""
+    """The requested entries lie after the end of the log (etcd/raft's ErrUnavailable)."""
 
     reason = "NOT_FOUND"
 
@@ -229,7 +232,7 @@ class MembershipRefused(RequestRefused):
 
 
 class Deposed(RequestRefused):
-    """`seen`: the highest token so far."""
+    """Another operator leads. `seen`: the highest fencing token so far."""
 
     reason = "DEPOSED"
 
@@ -239,7 +242,7 @@ class Deposed(RequestRefused):
 
 
 class Fatal(ReplicaError):
-    """The process must end; nothing more may be acknowledged."""
+    """The process must end and must not acknowledge anything more."""
 
 
 class StorageFailed(Fatal):
@@ -252,30 +255,32 @@ class Damaged(Fatal):
 
 def wrong_history(asked: str, own: str) -> WrongHistory:
     return WrongHistory(
-        f"the group's history is {own}, not {asked}: it was restored, or made anew; acknowledged "
-        "writes may be gone: open a new session, and read from the state on",
+        f"the group's history is {own}, not {asked}: the group was restored or recreated, and "
+        "acknowledged writes may be lost. Open a new session and read the state again",
         own,
     )
 
 
 def no_state_yet() -> NoLeader:
-    """What a member answers that has none of its group's state: it joins, or installs a state
-    transfer. Not NotBootstrapped: another replica can answer now, and this one soon."""
+    """The answer of a member that has no state of its group, because it joins or installs a state
+    transfer. It is not NotBootstrapped: another replica can answer now, and this one soon."""
     return NoLeader(
-        "this replica waits for its first state, or is about to open another one: retry with "
-        "back-off, or ask another replica"
+        "this replica has no state yet, or is about to open a new one: retry with backoff, or ask "
+        "another replica"
     )
 
 
 def not_leading(why: str, leader: tuple[int, str]) -> NotLeader | NoLeader:
-    """What a replica that does not lead answers: where the leader is, or NoLeader if it knows of no
-    leader or of no address. `leader` is (member ID, address) as far as known."""
+    """The answer of a replica that does not lead: NotLeader with the leader's address, or NoLeader
+    if the leader or its address is not known. leader: (member ID or 0, address or "")."""
     member, address = leader
     if member and address:
-        return NotLeader(f"{why}: member {member:x} at {address} leads; go there", leader)
+        return NotLeader(
+            f"{why}: member {member:x} at {address} leads: send the request there", leader
+        )
     if member:
         return NoLeader(
-            f"{why}: member {member:x} leads, and its address is not known here yet; retry with "
-            "back-off, or ask another replica"
+            f"{why}: member {member:x} leads, but its address is not known here yet: retry with "
+            "backoff, or ask another replica"
         )
-    return NoLeader(f"{why}: no leader is known here; retry with back-off, or ask another replica")
+    return NoLeader(f"{why}: no leader is known here; retry with backoff, or ask another replica")

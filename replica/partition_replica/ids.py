@@ -1,21 +1,22 @@
-"""Identifiers. Distinct types, so that no LSN is ever taken for a term."""
+"""Identifiers. Each has its own type, so that the type checker keeps an LSN from being used as a
+term."""
 
 from typing import NewType
 
 LSN = NewType("LSN", int)
-"""Log sequence number, which is the Raft log index. From 1; 0 means none."""
+"""Log sequence number, equal to the Raft log index. From 1; 0 means none."""
 
 Term = NewType("Term", int)
 """Raft term. From 1; 0 means none."""
 
 MemberID = NewType("MemberID", int)
-"""A member of a Raft group: random 63 bits, drawn once a volume, never 0."""
+"""A member of a Raft group: 63 random bits, drawn once per volume, never 0."""
 
 ClusterID = NewType("ClusterID", str)
-"""A group's UUID, drawn at bootstrap; empty for a volume that belongs to none."""
+"""A group's UUID, drawn at bootstrap; empty for a volume that belongs to no cluster."""
 
 SessionID = NewType("SessionID", int)
-"""Random, drawn by the leader that opened the session; never used again."""
+"""A random number, drawn by the leader that opens the session; never used again."""
 
 Digest = NewType("Digest", bytes)
 """SHA-256 of a payload's content, 32 bytes."""

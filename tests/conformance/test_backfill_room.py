@@ -58,7 +58,7 @@ def test_what_would_fall_below_the_reserve_is_not_begun(
     monkeypatch.setattr(volume.space, "free_bytes", lambda: (10**6 + needed, 10**9))
     check_room(volume.log, volume.space, limits)
     monkeypatch.setattr(volume.space, "free_bytes", lambda: (10**6 + needed - 1, 10**9))
-    with pytest.raises(DiskFull, match=f"takes up to {10**6 + needed} bytes"):
+    with pytest.raises(DiskFull, match=f"needs up to {10**6 + needed} free bytes"):
         check_room(volume.log, volume.space, limits)
 
 

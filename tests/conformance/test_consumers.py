@@ -107,7 +107,7 @@ async def test_while_the_state_is_being_replaced_nobody_is_sent_to_the_old_one(h
         here.consumers.register("other", 8),
         here.consumers.register("other", 0),
     ):
-        with pytest.raises(NoLeader, match="snapshot is being installed"):
+        with pytest.raises(NoLeader, match="state transfer is being installed"):
             await call
 
 

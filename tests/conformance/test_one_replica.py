@@ -294,7 +294,7 @@ async def test_members_are_refused_by_name_or_done_already(tmp_path: Path) -> No
     async with serving(tmp_path / "data") as one:
         operator = one.replica.administration
         for member_id, address, why in (
-            (0, "there:1", "a member's ID is 1 or above"),
+            (0, "there:1", "the ID of a member, 1 or above"),
             (5, "", "address"),
         ):
             with pytest.raises(InvalidArgument, match=why):
@@ -303,7 +303,7 @@ async def test_members_are_refused_by_name_or_done_already(tmp_path: Path) -> No
         own = one.volume.log.identity.member_id
         with pytest.raises(MembershipRefused, match="does not remove itself"):
             await operator.remove_member(own)
-        with pytest.raises(MembershipRefused, match="no voter"):
+        with pytest.raises(MembershipRefused, match="not a voter"):
             await operator.transfer_leadership(5)
         assert [member.member for member in one.replica.status().members] == [own]
 
@@ -325,12 +325,17 @@ async def test_what_an_operator_leaves_out_is_named(tmp_path: Path) -> None:
     lease = admin.FencingToken(transitions=1, holder="tests")
     for call, request, code, why in (
         (stub.Join, admin.JoinRequest(), "INVALID_ARGUMENT", "fencing token"),
-        (stub.Join, admin.JoinRequest(lease=lease), "INVALID_ARGUMENT", "cluster_id '' is no UUID"),
+        (
+            stub.Join,
+            admin.JoinRequest(lease=lease),
+            "INVALID_ARGUMENT",
+            "cluster_id '' is not a UUID",
+        ),
         (
             stub.Bootstrap,
             admin.BootstrapRequest(lease=lease, cluster_id="x"),
             "INVALID_ARGUMENT",
-            "'x' is no",
+            "'x' is not",
         ),
         (
             stub.AddLearner,

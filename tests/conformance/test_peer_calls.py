@@ -88,7 +88,7 @@ async def test_a_member_that_sends_nothing_has_failed(
     """Its process lives, and so its connection; its disk does not."""
     limits = replace(Limits(), fetch_stall_s=0.2)
     async with connected(Stalling(after), limits) as peers:
-        with pytest.raises(PeerFailed, match="sent nothing for"):
+        with pytest.raises(PeerFailed, match="sent no message for"):
             await asyncio.wait_for(call(peers, tmp_path), 60)
 
 

@@ -54,15 +54,15 @@ async def test_a_joining_replica_has_no_state_to_pin(tmp_path: Path) -> None:
         await one.replica.administration.join(CLUSTER)
         async with serving_clients(one, QUICK) as here:
             # Not NotBootstrapped, which is final: the state comes, and others have one.
-            with pytest.raises(NoLeader, match="waits for its first state"):
+            with pytest.raises(NoLeader, match="has no state yet"):
                 one.replica.applications.check_history("any")
-            with pytest.raises(NoLeader, match="waits for its first state"):
+            with pytest.raises(NoLeader, match="has no state yet"):
                 one.replica.snapshot_jobs.start(TAKE)
-            with pytest.raises(NoLeader, match="waits for its first state"):
+            with pytest.raises(NoLeader, match="has no state yet"):
                 async with one.replica.applications.pinned_state(linearizable=False, history=""):
                     pass
             hurried = AsyncClient([here.address], deadline_s=0.5, follow_hints=False)
-            with pytest.raises(DeadlineExceeded, match="waits for its first state"):
+            with pytest.raises(DeadlineExceeded, match="has no state yet"):
                 async with hurried.state(stale_from=here.address):
                     pass
             await hurried.close()

@@ -111,8 +111,8 @@ OPEN = api.ReadStateRequest(open=api.OpenState())
 @pytest.mark.parametrize(
     ("requests", "words"),
     [
-        ([], "the first request of a stream is `open`"),
-        ([KEYS], "the first request of a stream is `open`"),
+        ([], "the first request of a stream must be `open`"),
+        ([KEYS], "the first request of a stream must be `open`"),
     ],
 )
 async def test_a_stream_begins_with_open_and_goes_on_with_reads(
@@ -170,7 +170,7 @@ async def test_what_is_not_there_or_asked_wrongly_leaves_the_state(here: Served)
     await here.client.put_file(b"f", PayloadSource.of_bytes(b"x"))
     async with here.client.state() as state:
         before = await everything(state)
-        with pytest.raises(NotFound, match="b'none' is no file"):
+        with pytest.raises(NotFound, match="b'none' is not a file"):
             await state.read_file(b"none", lambda _: None)
         with pytest.raises(NotFound, match="b'f' is no directory"):
             await anext(aiter(state.tree(b"f")))
@@ -195,8 +195,8 @@ async def test_a_state_is_lost_if_a_read_of_it_is_left(here: Served) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (OPEN, "a stream reads one state"),
-        (api.ReadStateRequest(), "one of keys, tree and file"),
+        (OPEN, "only once per stream"),
+        (api.ReadStateRequest(), "set keys, tree or file"),
         (
             api.ReadStateRequest(tree=api.ListTreeRequest(path=b"d", after=b"e")),
             "does not lie below",

@@ -64,10 +64,10 @@ async def test_one_that_has_caught_up_is_promoted() -> None:
     ("seen", "why"),
     [
         ({"matched": 999}, "1001 entries behind; at most 1000"),
-        ({"matched": 1_999, "heard": False}, "not heard of"),
-        ({"matched": 0, "last": 600}, "needs a snapshot first"),
-        ({"matched": 400, "last": 600}, "needs a snapshot first"),
-        ({"matched": 1_900, "state": "snapshot"}, "needs a snapshot first"),
+        ({"matched": 1_999, "heard": False}, "sent nothing for"),
+        ({"matched": 0, "last": 600}, "needs a state transfer first"),
+        ({"matched": 400, "last": 600}, "needs a state transfer first"),
+        ({"matched": 1_900, "state": "snapshot"}, "needs a state transfer first"),
     ],
 )
 async def test_one_that_could_acknowledge_nothing_is_refused(

@@ -125,12 +125,12 @@ def test_the_applied_position_is_never_torn(volume: Volume) -> None:
 
 def test_what_is_not_there_is_said_and_a_lost_blob_is_damage(volume: Volume) -> None:
     found = reads(volume)
-    with pytest.raises(NotFound, match="no file"):
+    with pytest.raises(NotFound, match="not a file"):
         found.open_here(b"file", 0)
     large = os.urandom(LARGE)
     store(volume, large)
     apply(volume, mkdir(b"d"), link(b"file"), files=[large])
-    with pytest.raises(NotFound, match="no file"):
+    with pytest.raises(NotFound, match="not a file"):
         found.open_here(b"d", 0)
     with pytest.raises(InvalidArgument, match="offset"):
         found.open_here(b"file", LARGE + 1)
@@ -148,7 +148,7 @@ def test_entries_while_a_snapshot_takes_the_state_s_place() -> None:
     log = SimpleNamespace(first_stored=201)
     volume: Any = SimpleNamespace(log=log, states=SimpleNamespace(current=state), blobs=None)
     for lsn in (0, 50, 101, 201):
-        with pytest.raises(NoLeader, match="snapshot is being installed"):
+        with pytest.raises(NoLeader, match="state transfer is being installed"):
             reads(volume).entries(lsn, 1000)
     state.applied.index = 200
     with pytest.raises(Compacted) as raised:

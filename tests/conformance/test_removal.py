@@ -70,6 +70,6 @@ async def test_where_the_rest_would_have_none(voters: int, heard: set[int], said
 async def test_a_learner_goes_whoever_is_heard_of_and_the_leader_never() -> None:
     with pytest.raises(Removed):
         await administration(3, set()).remove_member(LEARNER)
-    with pytest.raises(MembershipRefused, match="hand leadership over first"):
+    with pytest.raises(MembershipRefused, match="transfer leadership first"):
         await administration(3, {2, 3}).remove_member(OWN)
     assert await administration(3, {2, 3}).remove_member(77) == 0

@@ -109,7 +109,7 @@ COMMANDS = [
 async def test_a_command_without_a_lease_is_refused(
     method: str, kind: str, lease: admin.FencingToken | None
 ) -> None:
-    with pytest.raises(Refused, match="carries the operator's fencing token"):
+    with pytest.raises(Refused, match="needs the operator's fencing token"):
         await call("ReplicaAdmin", method, getattr(admin, kind)(lease=lease))
 
 

@@ -221,7 +221,7 @@ async def test_a_volume_without_room_is_said_before_anything_is_copied(
     monkeypatch.setattr(jobs.volume.space, "free_bytes", lambda: (needed - 1, 10**9))
     found = await jobs.run(take=api.TakeSnapshot(snapshot_id="s1", uid="u", destination=HERE))
     assert (found.reason, found.retriable) == ("VolumeFull", False)
-    assert f"takes up to {needed} bytes" in found.message
+    assert f"needs up to {needed} free bytes" in found.message
     assert list(jobs.volume.staging.iterdir()) == []
     assert jobs.failed == []
     jobs.volume.close()

@@ -122,7 +122,7 @@ async def test_a_sender_that_sends_nothing_loses_its_place(method: str, begun: b
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await asyncio.wait_for(call, 60)
         assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "nothing came for 0.2 s" in str(raised.value.details())
+        assert "no message arrived for 0.2 s" in str(raised.value.details())
         assert not replica.opened
 
 

@@ -362,7 +362,7 @@ async def test_a_replica_that_stops_says_so(serving: Serving) -> None:
 
 async def test_no_room_is_no_failure_of_the_replica(serving: Serving) -> None:
     serving.room.free_bytes = 10**6
-    with pytest.raises(DiskFull, match="takes up to"):
+    with pytest.raises(DiskFull, match="needs up to"):
         await serving.report()
     serving.room.free_bytes = 10**12
 

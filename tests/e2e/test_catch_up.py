@@ -68,4 +68,4 @@ async def test_a_follower_that_the_log_was_compacted_past_is_sent_a_snapshot(
         assert len(writers.acknowledged) > 0
         await assert_equal(access.endpoints, client)
     logs = "".join(namespace.kubectl("logs", pod) for pod in ("part-0", "part-1", "part-2"))
-    assert "installed a snapshot" in logs
+    assert "installed the state at LSN" in logs

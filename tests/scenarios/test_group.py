@@ -137,7 +137,7 @@ async def test_sigterm_hands_leadership_over_and_exits_cleanly(group: LocalGroup
             assert new is not leader
         log = leader.log.read_text()
         assert "stopped" in log
-        assert "not handed over" not in log
+        assert "not transferred before" not in log
 
 
 async def test_a_wiped_replica_is_refused_and_a_new_member_catches_up(group: LocalGroup) -> None:

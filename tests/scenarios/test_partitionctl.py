@@ -87,7 +87,7 @@ async def test_errors_are_one_line_and_an_exit_code(group: LocalGroup, tmp_path:
         await group.bootstrap()
         for words, code, why in (
             (("get", "nothing"), 1, "there is no key"),
-            (("get", "--file", "nothing"), 1, "is no file of the tree"),
+            (("get", "--file", "nothing"), 1, "is not a file of the tree"),
             (("put", "../x", "--file", str(Path(__file__))), 1, "'..'"),
             (("put", "x"), 2, "give VALUE, -"),
             (("put-tree", str(tmp_path / "none")), 2, "is not a directory"),
@@ -125,7 +125,7 @@ async def test_keys_and_paths_as_long_as_they_may_be(group: LocalGroup, tmp_path
                 assert paths[-1].path == path.encode()
         for words, why in (
             (("put", longest + "k", "v"), "key has 65001 bytes; allowed are 1 to 65000"),
-            (("get", "--file", deep), "(4095 bytes) is no file of the tree"),
+            (("get", "--file", deep), "(4095 bytes) is not a file of the tree"),
         ):
             code, _, err = await run(group, *words)
             assert (code, len(err.splitlines())) == (1, 1), err

@@ -90,7 +90,8 @@ async def test_a_broken_connection_costs_only_what_was_on_it(
         resumed = behind.metric("logstore_state_transfer_bytes_total", direction="resumed")
         if where == "state":
             assert resumed > 0
-        made = re.findall(r"snapshot made at \d+: (\d+) bytes", leader.log.read_text())
+        copied = r"copied the state at LSN \d+ for a state transfer: (\d+) bytes"
+        made = re.findall(copied, leader.log.read_text())
         assert received == int(made[-1])  # no byte of it twice
         assert behind.metric("logstore_state_transfer_payloads_total") == NEW_FILES
         if where == "payloads":

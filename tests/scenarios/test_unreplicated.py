@@ -34,7 +34,7 @@ async def test_one_replica_serves_a_standalone_log(group: LocalGroup) -> None:
             assert (status.standalone, status.role, status.term) == (True, "leader", 0)
             tail = [entry async for entry in client.tail()]
             assert [entry.lsn for entry in tail] == list(range(1, len(tail) + 1))
-            with pytest.raises(grpc.aio.AioRpcError, match="not replicated"):
+            with pytest.raises(grpc.aio.AioRpcError, match="enable replication first"):
                 await group.admin(only).AddLearner(
                     admin.AddLearnerRequest(lease=group.lease, member_id=5, address="a:1")
                 )

@@ -133,7 +133,7 @@ def test_a_member_of_another_cluster_is_refused(method: str) -> None:
                     await call(node, method, Caller(stranger, node.member, sender))
                 assert f"belongs to cluster {CLUSTER}" in why(refused)
             if method in NAME_A_RECEIVER:
-                with pytest.raises(Refused, match="another volume answers"):
+                with pytest.raises(Refused, match="belongs to another volume"):
                     await call(node, method, Caller(CLUSTER, leading.member + 77, sender))
             assert traces(node) == before
 

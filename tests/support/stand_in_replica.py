@@ -171,7 +171,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         check_path(request.path)
         node = self.view.get_tree_entry(request.path)
         if node is None or node.directory:
-            raise NotFound(f"{request.path!r} is no file of the tree")
+            raise NotFound(f"{request.path!r} is not a file of the tree")
         yield api.ReadFileResponse(entry=_entry(request.path, node))
         content = self.view.contents[node.digest]
         if content[request.offset :]:

@@ -40,6 +40,6 @@ def test_a_change_sets_or_removes_the_address_that_it_names(
 
 
 def test_a_context_that_is_none_is_damage() -> None:
-    with pytest.raises(Damaged, match="no MemberChange"):
+    with pytest.raises(Damaged, match="not a valid MemberChange"):
         member_changes(change(raft.ChangeKind.ADD_VOTER, b"\xff\xff"))
     assert member_changes(LogEntry(LSN(5), Term(1), 0, b"\xff")) == {}

@@ -50,7 +50,7 @@ async def test_a_replaced_entry_fails_its_own_caller_alone() -> None:
     commit(proposals, 5)
     commit(proposals, 6, Term(3))
     assert found[0].future.result().index == 5
-    with pytest.raises(NotLeader, match="took this one's place"):
+    with pytest.raises(NotLeader, match="replaced this one"):
         found[1].future.result()
     assert not found[2].future.done()
 

@@ -67,7 +67,7 @@ async def test_who_waits_for_an_lsn_is_told_in_order_or_that_it_ends() -> None:
     assert reached == [1, 2, 3]
     await waits.reach(LSN(2))  # it is there already
     waits.close()
-    with pytest.raises(NoLeader, match="restarted"):
+    with pytest.raises(NoLeader, match="closing"):
         await tasks[-1]
 
 

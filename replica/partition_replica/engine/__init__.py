@@ -1,5 +1,5 @@
-"""The consensus engine as the runtime sees it (`port`): raft-rs (partition_raft) over our log, or
-none, for a partition that is not replicated.
+"""The consensus engine behind one interface (`port`): raft-rs (partition_raft) over our log, or the
+standalone engine.
 
-Nothing here decides anything for Raft: `raft` translates rows to entries and back.
+`raft` makes no decisions of its own: it translates log rows to raft-rs's entries and back.
 """

@@ -1,4 +1,4 @@
-"""Entries of the log as the engine's, and back."""
+"""Converts entries of the log to the engine's, and back."""
 
 import partition_raft as raft
 from google.protobuf.message import DecodeError
@@ -18,7 +18,7 @@ def from_entry(entry: raft.Entry) -> LogEntry:
 
 
 def member_changes(entry: LogEntry) -> dict[int, str | None]:
-    """The addresses that a configuration change sets, None for a member that it removes."""
+    """Returns {member ID: address} of a configuration change; None for a member that it removes."""
     if not entry.kind:
         return {}
     changes: dict[int, str | None] = {}
@@ -26,7 +26,7 @@ def member_changes(entry: LogEntry) -> dict[int, str | None]:
         address = types.MemberChange.FromString(entry.context).address
     except DecodeError as error:
         raise Damaged(
-            f"the context of log entry {entry.index} is no MemberChange: {error}"
+            f"the context of log entry {entry.index} is not a valid MemberChange: {error}"
         ) from error
     for kind, member in raft.decode_conf_change(to_entry(entry)):
         if kind == raft.ChangeKind.REMOVE:

@@ -1,4 +1,4 @@
-"""Which engine a log has."""
+"""Chooses the engine for a log."""
 
 from partition_replica.core.ports import EntryReader
 from partition_replica.engine.port import Engine, EngineSettings, SnapshotSource
@@ -10,7 +10,7 @@ from partition_replica.ids import LSN
 def make_engine(
     log: EntryReader, applied: LSN, settings: EngineSettings, source: SnapshotSource
 ) -> Engine:
-    """Raft's for a replicated log, a plain one for a log without Raft. Raises
+    """Returns a RaftEngine for a replicated log, a StandaloneEngine for a standalone log. Raises
     partition_raft.InvalidConfig if the log contradicts itself."""
     member = log.identity.member_id
     if log.identity.standalone:

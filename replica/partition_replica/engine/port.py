@@ -1,6 +1,6 @@
-"""What the runtime asks of an engine: Raft's (`raft`), or none (`plain`).
+"""The interface of an engine: Raft's (`raft`) or the standalone one (`standalone`).
 
-The runtime and both engines have these types from here, also those that are partition_raft's own.
+The runtime and both engines import these types from here, including those of partition_raft.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,8 +43,8 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class TransferHeader:
-    """What the engine sends for, or took as, a snapshot. `manifest`: an encoded
-    TransferManifest."""
+    """Raft's snapshot message: the header of a state transfer that the engine sends or received.
+    `manifest`: an encoded TransferManifest."""
 
     position: Position
     configuration: Configuration
@@ -52,13 +52,14 @@ class TransferHeader:
 
 
 SnapshotSource = Callable[[int, int], TransferHeader | None]
-"""(index that is asked for, member it is for) gives the snapshot's header, or None until there is
-one."""
+"""(requested index, receiving member ID) returns the header of a state transfer, or None until one
+is prepared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """One Ready, in our types. `hold_messages`: `messages` wait until it is durable, too."""
+    """One Ready of the engine, in our types. `hold_messages`: `messages`, too, must not be sent
+    before the Ready is durable."""
 
     number: int
     role: str | None
@@ -75,7 +76,7 @@ class Ready:
 
 
 class EngineStatus(Protocol):
-    """The engine at one moment; a leader's `progress` has a row a member."""
+    """The engine's state at one moment. A leader's `progress` has one row per member."""
 
     @property
     def id(self) -> int: ...
@@ -97,8 +98,9 @@ class EngineStatus(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """Ticks: of the caller's clock. Sizes in bytes. election_timeout_ticks 0: drawn at random from
-    election_tick up to twice that, at each reset; else exactly this."""
+    """Times in ticks of the caller's clock, sizes in bytes. election_timeout_ticks: if 0, the
+    time-out is drawn at each reset, from election_tick up to twice that; otherwise it is exactly
+    this."""
 
     election_tick: int
     heartbeat_tick: int
@@ -108,8 +110,9 @@ class EngineSettings:
 
 
 class Engine(Protocol):
-    """A synchronous step machine: `take_ready` says what to write, send and apply; `persisted` and
-    `applied_to` say what was done. Nothing of it is durable. Not thread-safe."""
+    """A synchronous step machine. `take_ready` returns what to write, send and apply; the caller
+    reports back through `persisted` and `applied_to`. The engine itself stores nothing durably. Not
+    thread-safe."""
 
     def tick(self) -> None: ...
     def campaign(self) -> None: ...
@@ -118,8 +121,8 @@ class Engine(Protocol):
         ...
 
     def propose(self, data: list[bytes]) -> tuple[LSN, Term]:
-        """Proposes consecutive entries; (index of the first, term). Raises ProposalDropped
-        where it does not lead, hands leadership over, or has too much under way."""
+        """Proposes consecutive entries; returns (index of the first, term). Raises ProposalDropped
+        if it does not lead, is transferring leadership, or has too many uncommitted bytes."""
         ...
 
     def propose_change(
@@ -130,11 +133,11 @@ class Engine(Protocol):
 
     def apply_change(self, entry: LogEntry) -> Configuration: ...
     def take_ready(self) -> Ready | None:
-        """The next batch, with the engine advanced over it; None where there is nothing."""
+        """Returns the next batch and advances the engine past it; None if nothing is to do."""
         ...
 
     def persisted(self, number: int) -> None:
-        """Everything up to work `number` is durable."""
+        """Reports that everything up to Ready `number` is durable."""
         ...
 
     def applied_to(self, index: LSN) -> None: ...
@@ -143,16 +146,16 @@ class Engine(Protocol):
     def report_unreachable(self, member: int) -> None: ...
     def report_snapshot(self, member: int, succeeded: bool) -> None: ...
     def compact(self, boundary: Position) -> None:
-        """Forgets the log up to and including `boundary`, which is applied."""
+        """Drops the log up to and including `boundary`, which must be applied."""
         ...
 
     def committed_in_term(self) -> bool:
-        """Whether the leader has committed an entry of its own term: it may serve then."""
+        """Whether the leader has committed an entry of its own term, so that it may serve."""
         ...
 
     def may_serve(self, applied: Position) -> bool:
-        """Whether a leader whose state is at `applied` has everything that was ever acknowledged
-        before it led."""
+        """Whether the state at `applied` contains everything that was acknowledged before this
+        leader's term."""
         ...
 
     def status(self) -> EngineStatus: ...
@@ -160,5 +163,5 @@ class Engine(Protocol):
 
 
 MakeEngine = Callable[[EntryReader, LSN, EngineSettings, SnapshotSource], Engine]
-"""Makes the engine of the log's member from what is durable: (log, applied LSN, settings, source of
-snapshots)."""
+"""Creates the engine of the log's member: (log, applied LSN, settings, source of state
+transfers)."""

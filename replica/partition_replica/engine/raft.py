@@ -1,4 +1,4 @@
-"""One member's engine. Step by step as partition_raft's package docstring says."""
+"""One member's Raft engine. It follows the steps in partition_raft's package docstring."""
 
 import logging
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RaftEngine:
-    """Made anew at each start from what is durable. Not thread-safe."""
+    """Implements engine.port.Engine. Created at each start from the durable log."""
 
     def __init__(
         self,
@@ -36,11 +36,11 @@ class RaftEngine:
         settings: EngineSettings,
         snapshot_source: SnapshotSource,
     ) -> None:
-        """Raises partition_raft.InvalidConfig where what is on disk contradicts itself."""
+        """Raises partition_raft.InvalidConfig if the data on disk contradicts itself."""
         boundary, last, hard_state = log.boundary, log.last, log.hard_state
-        # What was applied was committed, whether or not the commit index was saved since. So was
-        # the entry of the saved configuration: a new voter that has nothing yet, and without which
-        # nothing is committed now, needs a snapshot, and that is taken behind this entry only.
+        # Applied entries were committed, even if the commit index was not saved since. So was the
+        # entry of the saved configuration. It must count: a new voter without which nothing is
+        # committed may first need a state transfer, and a state is captured only after this entry.
         commit = max(hard_state.commit, applied, min(log.configuration[0], last.index))
         tail_first = max(int(boundary.index) + 1, min(int(commit) + 1, int(last.index) + 1))
         tail = (
@@ -79,7 +79,7 @@ class RaftEngine:
         self._node.step(message)
 
     def propose(self, data: list[bytes]) -> tuple[LSN, Term]:
-        """Proposes consecutive entries; (index of the first, term)."""
+        """Proposes consecutive entries; returns (index of the first, term)."""
         index, term = self._node.propose(data)
         return LSN(index), Term(term)
 
@@ -95,7 +95,7 @@ class RaftEngine:
         return from_conf_state(self._node.apply_conf_change(to_entry(entry)))
 
     def take_ready(self) -> Ready | None:
-        """The next batch, with the engine advanced over it; None where there is nothing."""
+        """Returns the next batch and advances the engine past it; None if nothing is to do."""
         if not self._node.has_ready():
             return None
         ready = self._node.ready()
@@ -117,7 +117,7 @@ class RaftEngine:
         )
 
     def persisted(self, number: int) -> None:
-        """Everything up to Ready `number` is durable."""
+        """Reports that everything up to Ready `number` is durable."""
         self._node.on_persist_ready(number)
 
     def applied_to(self, index: LSN) -> None:
@@ -136,7 +136,7 @@ class RaftEngine:
         self._node.report_snapshot(member, succeeded)
 
     def compact(self, boundary: Position) -> None:
-        """Forgets the log up to and including `boundary`, which is applied."""
+        """Drops the log up to and including `boundary`, which must be applied."""
         self._node.compact(boundary.index, boundary.term)
 
     def committed_in_term(self) -> bool:
@@ -153,7 +153,7 @@ class RaftEngine:
 
 
 class _ColdStorage:
-    """What the engine asks of the log where its mirror doesn't reach."""
+    """Gives the engine those entries of the log that its entry cache doesn't have."""
 
     def __init__(self, log: EntryReader, snapshot_source: SnapshotSource) -> None:
         self._log = log

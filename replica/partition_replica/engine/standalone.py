@@ -1,7 +1,7 @@
-"""No Raft: one replica's standalone log, where what is durable is committed.
+"""The engine of a standalone log, without Raft: an entry is committed once it is durable.
 
-The same step machine as Raft's, so that everything above it is the same: it leads from the start,
-writes entries without a term, and hands them on to be applied when they are durable.
+It is the same step machine as Raft's, so the code above it is the same for both. It leads from the
+start, writes entries without a term, and returns them for the apply once they are durable.
 """
 
 from collections import deque
@@ -22,12 +22,12 @@ from partition_replica.engine.port import (
 from partition_replica.ids import LSN, MemberID, Term
 
 REPLAY_BYTES_MAX = 4 * 1024**2
-"""Of entries that an earlier process left unapplied, handed on in one piece of work."""
+"""Bytes per Ready of entries that an earlier process left unapplied."""
 
 
 @dataclass(frozen=True, slots=True)
 class StandaloneStatus:
-    """engine.port.EngineStatus."""
+    """Implements engine.port.EngineStatus."""
 
     id: int
     commit: int
@@ -40,7 +40,7 @@ class StandaloneStatus:
 
 
 class StandaloneEngine:
-    """Implements engine.port.Engine. Made anew at each start from what is durable."""
+    """Implements engine.port.Engine. Created at each start from the durable log."""
 
     def __init__(
         self, member: MemberID, log: EntryReader, applied: LSN, *, uncommitted_bytes_max: int
@@ -64,12 +64,14 @@ class StandaloneEngine:
     def tick(self) -> None: ...
     def campaign(self) -> None: ...
     def step(self, message: Message) -> None:
-        raise PeerNotFound(f"member {message.sender:x}: this partition is not replicated")
+        raise PeerNotFound(
+            f"member {message.sender:x} sent a message, but this partition is standalone"
+        )
 
     def propose(self, data: list[bytes]) -> tuple[LSN, Term]:
         size = sum(map(len, data))
         if self._uncommitted_bytes and self._uncommitted_bytes + size > self._uncommitted_bytes_max:
-            raise ProposalDropped("too much is proposed and not durable")
+            raise ProposalDropped("too many proposed bytes are not durable yet")
         self._uncommitted_bytes += size
         first = LSN(self._last + 1)
         for offset, body in enumerate(data):
@@ -81,11 +83,12 @@ class StandaloneEngine:
         self, changes: list[tuple[ChangeKind, int]], context: bytes
     ) -> tuple[LSN, Term]:
         raise ConfChangeRefused(
-            "this partition is not replicated: switch replication on first (EnableReplication)"
+            "this partition is standalone: enable replication first (EnableReplication)"
         )
 
     def apply_change(self, entry: LogEntry) -> Configuration:
-        """Of entries that Raft wrote before it was switched off: they are in the configuration."""
+        """Called only for entries that Raft wrote before replication was disabled. The saved
+        configuration contains them."""
         return self.configuration()
 
     def take_ready(self) -> Ready | None:
@@ -118,7 +121,7 @@ class StandaloneEngine:
         )
 
     def _replay(self) -> list[LogEntry]:
-        """The next entries that were durable when the engine was made, and not applied."""
+        """The next entries that were durable but not applied when the engine was created."""
         if self._replayed >= self._handed_on:
             return []
         found = self._log.read(LSN(self._replayed + 1), LSN(self._handed_on + 1), REPLAY_BYTES_MAX)
@@ -131,7 +134,7 @@ class StandaloneEngine:
             self._committed += entries
             self._durable = entries[-1].index
             self._uncommitted_bytes -= sum(len(entry.data) for entry in entries)
-            assert self._uncommitted_bytes >= 0, "what was never proposed became durable"
+            assert self._uncommitted_bytes >= 0, "entries became durable that were never proposed"
 
     def applied_to(self, index: LSN) -> None: ...
     def read_index(self, context: bytes) -> None:

@@ -1,6 +1,6 @@
-"""What turns the parts into a replica: the Raft loop, the applier, proposals, payloads, captures of
-the state, snapshots between members, snapshot jobs (processes of their own), verification.
+"""The behaviour of a replica: the Raft loop, the applier, proposals, payloads, captures of the
+state, state transfers, snapshot jobs and verification (both in their own processes).
 
-Everything here runs on one event loop; the disk has two threads of its own (the log's writer, the
-state's applier), each strictly first in, first out. Nothing here knows gRPC.
+Everything here runs on one event loop. Two threads work on the disk, each strictly first in, first
+out: the log's writer and the state's applier. Nothing here depends on gRPC.
 """

@@ -1,5 +1,5 @@
-"""What the operator may do to a replica: begin a group, join one, change its members, move its
-leadership. Every command is idempotent."""
+"""The operator's commands: bootstrap or join a group, change its members, transfer leadership,
+enable replication. Every command is idempotent."""
 
 import asyncio
 import logging
@@ -38,7 +38,7 @@ TRANSFER_TIMEOUT_S = 10.0
 
 
 class Lifecycle(Protocol):
-    """What this needs of the replica."""
+    """The part of the replica that Administration uses."""
 
     def start(self) -> None: ...
     def enable_replication(self) -> bool: ...
@@ -64,12 +64,13 @@ class Administration:
         self._lease = asyncio.Lock()
 
     async def check_fencing_token(self, transitions: int, holder: str) -> None:
-        """Refuses an operator that was deposed; remembers a newer one durably before obeying."""
+        """Raises Deposed if a newer operator leads. Saves a newer fencing token durably before it
+        returns."""
         log = self._log
-        async with self._lease:  # one at a time: none is checked against a token that is passed
+        async with self._lease:  # one at a time: none is checked against an outdated token
             self._check_lease(transitions, holder)
             if transitions > log.fencing_token:
-                # To its end, whoever waits: the next one must see it.
+                # To its end, even if the caller is cancelled: the next check must see the token.
                 await run_to_end(partial(log.save_fencing_token, transitions, holder))
             self._check_lease(transitions, holder)
 
@@ -77,12 +78,13 @@ class Administration:
         seen = self._log.fencing_token
         if transitions < seen:
             raise Deposed(
-                f"fencing token {transitions} of {holder} is below {seen}: another operator leads",
+                f"fencing token {transitions} of {holder} is below {seen}: another operator is the "
+                "leader now",
                 seen,
             )
 
     async def bootstrap(self, cluster: str, *, standalone: bool) -> int:
-        # To its end, whoever waits: half of it would leave a volume that never starts.
+        # To its end, even if the caller is cancelled: half of it leaves a volume that never starts.
         return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster, standalone)))
 
     async def enable_replication(self) -> bool:
@@ -97,12 +99,13 @@ class Administration:
                 log = self._log
                 if identity.standalone and not standalone:
                     raise MembershipRefused(
-                        "this volume is bootstrapped and standalone, and a bootstrap does not "
-                        "change that: switch replication on (EnableReplication)"
+                        "this volume is bootstrapped as standalone already, which a bootstrap does "
+                        "not change: enable replication (EnableReplication)"
                     )
                 if not log.boundary.index and not identity.standalone:
                     raise WrongCluster(
-                        "this volume joined the cluster as a newcomer: bootstrap another, or none"
+                        "this volume joined the cluster as a new member: bootstrap another volume, "
+                        "or none if the group exists"
                     )
                 return identity.member_id
             configuration = Configuration(voters=(identity.member_id,))
@@ -143,8 +146,8 @@ class Administration:
         _check_member(member_id)
         if not is_address(address):
             raise InvalidArgument(
-                f"address {address!r}: allowed is host:port, with a port of 1 to 65535 and an IPv6 "
-                "address in brackets"
+                f"address {address!r} is invalid: allowed is host:port, with a port of 1 to 65535 "
+                "and an IPv6 address in brackets"
             )
         if member_id in member.configuration.members:
             return 0
@@ -156,28 +159,30 @@ class Administration:
         if member_id in member.configuration.voters:
             return 0
         if member_id not in member.configuration.learners:
-            raise NotFound(f"member {member_id:x} is no learner of this group")
+            raise NotFound(
+                f"member {member_id:x} is not a learner of this group: add it first (AddLearner)"
+            )
         active_s = 2 * self._config.tick_s * self._config.election_ticks
         if not member.loop.heard_from(member_id, active_s):
             raise MembershipRefused(
-                f"learner {member_id:x} was not heard of for {active_s:.1f} s: as a voter it would "
-                "cost the group its quorum; wait, or remove it"
+                f"learner {member_id:x} sent nothing for {active_s:.1f} s: as a voter it could "
+                "cost the group its quorum. Wait, or remove it"
             )
         status = member.loop.status()
         progress = next((p for p in status.progress if p.id == member_id), None)
         matched = progress.matched if progress is not None else 0
         lag = status.last_index - matched
-        # As the engine decides it: its next entries are compacted, so a snapshot comes first.
+        # As the engine decides it: if the next entry is compacted, a state transfer comes first.
         boundary = self._log.boundary.index
         if progress is None or progress.state == "snapshot" or progress.next_index <= boundary:
             raise MembershipRefused(
-                f"learner {member_id:x} needs a snapshot first: as a voter it could acknowledge "
-                "nothing meanwhile; wait"
+                f"learner {member_id:x} needs a state transfer first: until then it could not "
+                "acknowledge entries as a voter. Wait"
             )
         if lag > self._config.limits.learner_lag_max:
             raise MembershipRefused(
                 f"learner {member_id:x} is {lag} entries behind; at most "
-                f"{self._config.limits.learner_lag_max} are allowed: wait"
+                f"{self._config.limits.learner_lag_max} are allowed. Wait"
             )
         return await self._change(member, ChangeKind.ADD_VOTER, member_id, "")
 
@@ -187,12 +192,12 @@ class Administration:
         if member_id not in member.configuration.members:
             return 0
         if member_id == self._log.identity.member_id:
-            raise MembershipRefused("the leader does not remove itself: hand leadership over first")
+            raise MembershipRefused("the leader does not remove itself: transfer leadership first")
         self._check_rest(member, member_id)
         return await self._change(member, ChangeKind.REMOVE, member_id, "")
 
     def _check_rest(self, member: Member, leaving: int) -> None:
-        """Refuses to remove a voter where the rest would be without a quorum."""
+        """Raises MembershipRefused if the other voters would have no quorum without `leaving`."""
         active_s = 2 * self._config.tick_s * self._config.election_ticks
         own = self._log.identity.member_id
         voters = member.configuration.voters
@@ -200,8 +205,8 @@ class Administration:
         active = [v for v in rest if v == own or member.loop.heard_from(v, active_s)]
         if leaving in voters and not 2 * len(active) > len(rest):
             raise MembershipRefused(
-                f"without member {leaving:x} only {len(active)} of {len(rest)} voters are active, "
-                "which is no quorum: bring the others back first"
+                f"without member {leaving:x}, only {len(active)} of {len(rest)} voters are active, "
+                "which is not a quorum: restart the inactive voters first"
             )
 
     async def transfer_leadership(self, member_id: int) -> tuple[int, str]:
@@ -218,10 +223,10 @@ class Administration:
         except TimeoutError as error:
             raise NoLeader(
                 f"the change of member {member_id:x} was not applied within "
-                f"{MEMBERSHIP_TIMEOUT_S} s; it may still be: read the status"
+                f"{MEMBERSHIP_TIMEOUT_S} s, but may be later: read the members (GetStatus)"
             ) from error
         if self._log.term(index) != term:
-            raise not_leading("leadership was lost and the change with it", member.leader)
+            raise not_leading("leadership was lost, and the change with it", member.leader)
         return index
 
     async def transfer(self, member: Member, member_id: int, timeout_s: float) -> tuple[int, str]:
@@ -231,29 +236,31 @@ class Administration:
         if not member_id:
             found = member.transferee()
             if found is None:
-                raise MembershipRefused("there is no other voter to hand leadership to")
+                raise MembershipRefused("there is no other voter that could lead")
             member_id = found
         if member_id == own:
             return member.leader
         if member_id not in member.configuration.voters:
-            raise MembershipRefused(f"member {member_id:x} is no voter of this group")
+            raise MembershipRefused(
+                f"member {member_id:x} is not a voter of this group: name a voter, or 0 for any"
+            )
         again_s = self._config.tick_s * self._config.election_ticks
         try:
             async with asyncio.timeout(timeout_s):
                 while member.loop.leader in (0, own):
-                    # Refused where the other one still has a change of the configuration to
-                    # apply: the engine gives up after an election time-out, and is asked again.
+                    # The other voter refuses while it still has a configuration change to apply.
+                    # The engine then abandons the transfer after an election time-out: ask again.
                     if member.loop.role == "leader" and not member.loop.status().lead_transferee:
                         member.loop.transfer_leader(member_id)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(member.leader_changed(), again_s)
         except TimeoutError as error:
             raise NoLeader(
-                f"member {member_id:x} did not take over within {timeout_s} s"
+                f"member {member_id:x} did not become the leader within {timeout_s} s: retry"
             ) from error
         return member.leader
 
 
 def _check_member(member_id: int) -> None:
     if member_id < 1:
-        raise InvalidArgument("member_id is 0: a member's ID is 1 or above")
+        raise InvalidArgument(f"member_id is {member_id}: set it to the ID of a member, 1 or above")

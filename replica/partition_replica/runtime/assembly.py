@@ -1,4 +1,4 @@
-"""Puts a replica and its member together. Nothing here starts anything."""
+"""Creates a replica, its member and their parts. It starts none of them."""
 
 import secrets
 from collections.abc import Callable
@@ -39,7 +39,8 @@ from partition_replica.storage.volume import Volume
 
 
 def draw_session() -> int:
-    """A session ID. Random, so that none comes again: not after a restore, nor in another group."""
+    """Draws a session ID at random, so that it is not used again after a restore or in another
+    group."""
     return secrets.randbelow(SESSION_ID_MAX) + 1
 
 
@@ -55,8 +56,11 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
     log_writer: type[LogWriter] = LogWriter,
     draw_session: Callable[[], int] = draw_session,
 ) -> Replica:
-    """`failed` is called once with what must end the process. `draw_session` gives session IDs that
-    nobody has. `wall_ms` is the wall clock, in milliseconds since 1970."""
+    """Creates a replica that is not started. On the event loop.
+
+    `failed` is called with an error that must end the process. `draw_session` returns unused
+    session IDs. `wall_ms` is the wall clock, in milliseconds since 1970.
+    """
     limits, log, states, blobs = config.limits, volume.log, volume.states, volume.blobs
     incarnation = secrets.randbits(62) + 1
     disk = DiskWatch(volume.space, limits.disk_reserve_bytes)
@@ -143,8 +147,8 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
     failed: Callable[[BaseException], None],
     log_writer: type[LogWriter],
 ) -> Member:
-    """A member of the group that the volume belongs to. On the event loop. Raises what the engine
-    raises if the log contradicts itself."""
+    """Creates a member, not started, of the group that the volume belongs to. On the event loop.
+    Raises partition_raft.InvalidConfig if the log contradicts itself."""
     limits, log, states, blobs = config.limits, volume.log, volume.states, volume.blobs
     applied = states.current.applied.index
     roster = Roster()

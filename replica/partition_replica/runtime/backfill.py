@@ -1,8 +1,9 @@
-"""Switches replication on for a partition that runs without: gives its log Raft's metadata while it
-serves, then holds writes for as long as it takes to drain, and starts again as a sole voter.
+"""Enables replication for a standalone partition. It writes Raft's metadata for the log's entries
+while the replica serves. Then it holds writes until the queues are drained, and restarts the member
+as a sole voter.
 
-Each step is a transaction with its progress, so a process that ends at any point goes on from
-there: what was begun is completed at the next start.
+Each step commits its progress in the same transaction. If the process ends, the next start
+continues from there and completes the backfill.
 """
 
 import asyncio
@@ -26,24 +27,25 @@ logger = logging.getLogger(__name__)
 PROGRESS_LOG_S = 5.0
 
 FULL_S = 1.0
-"""How often the disk is looked at while it is too full to go on."""
+"""Seconds between checks of the disk while it is too full to continue."""
 
 
 def check_room(log: ReplicationSwitch, space: VolumeSpace, limits: Limits) -> None:
-    """Raises DiskFull if a backfill would take a volume below its reserve."""
+    """Raises DiskFull if a backfill would bring the volume below its reserve."""
     room = space.room_for(log.backfill_bytes(), limits)
     if not room.enough:
         raise DiskFull(
-            f"a backfill of entries {log.first_stored} to {log.last.index} takes up to "
-            f"{room.needed_bytes} bytes with what is reserved; {room.free_bytes} are free: make "
+            f"a backfill of entries {log.first_stored} to {log.last.index} needs up to "
+            f"{room.needed_bytes} free bytes, reserve included; {room.free_bytes} are free: make "
             "room or grow the volume"
         )
 
 
 class Backfiller:
-    """One run, from a standalone log to a member of Raft.
+    """One run, from a standalone log to a Raft member.
 
-    `hold` refuses new proposals; `replace` ends the member that runs and starts one anew.
+    `hold` makes the replica refuse new proposals. `replace` ends the running member, calls its
+    argument and starts a new member.
     """
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
@@ -69,12 +71,12 @@ class Backfiller:
         self._logged = float("-inf")
 
     async def run(self) -> None:
-        """Returns when Raft's member runs. Whatever it raises must end the process."""
+        """Returns once the Raft member runs. Every error that it raises must end the process."""
         log = self._log
         call = self._member.loop.call_writer
         progress = await call(log.begin_backfill)
         logger.info(
-            "backfill of %d to %d begins: entries without a term get %d",
+            "the backfill of entries %d to %d begins: entries without a term get term %d",
             progress.next,
             progress.target,
             progress.term,
@@ -85,7 +87,7 @@ class Backfiller:
             self._say(progress)
         await self._room()
         if not self._member.loop.last_proposed:
-            # A group's log has a first entry, which its boundary is at.
+            # The boundary of a group's log is at an entry, so the log needs one.
             self._member.loop.propose_nothing()
         self._hold()
         held = time.monotonic()
@@ -94,38 +96,40 @@ class Backfiller:
         await self._replace(self._switch)
         seconds = time.monotonic() - held
         self._metrics.backfill_held.set(seconds)
-        logger.info("backfill completed: writes were held for %.3f s", seconds)
+        logger.info("the backfill is complete: writes were held for %.3f s", seconds)
 
     async def _room(self) -> None:
-        """Waits while the volume is below its reserve: a step that has no room would end the
-        process, and so would the one after the next start."""
+        """Waits while the volume is below its reserve. A step without room would end the process,
+        and so would the same step after each restart."""
         waited = False
         while self._disk.full():
             if not waited:
-                logger.warning("the backfill waits: the volume is full; make room or grow it")
+                logger.warning(
+                    "the backfill waits because the volume is full: make room or grow the volume"
+                )
             waited = True
             await asyncio.sleep(FULL_S)
 
     def _say(self, progress: Backfill) -> None:
         put = self._metrics.set
-        put("logstore_backfill_next_lsn", "Next LSN of a backfill", progress.next)
-        put("logstore_backfill_target_lsn", "Last LSN of a backfill", progress.target)
+        put("logstore_backfill_next_lsn", "Next LSN of the backfill", progress.next)
+        put("logstore_backfill_target_lsn", "Last LSN of the backfill", progress.target)
         if time.monotonic() - self._logged >= PROGRESS_LOG_S:
             self._logged = time.monotonic()
             logger.info("backfill: %d of %d", progress.next - 1, progress.target)
 
     async def _drain(self) -> None:
-        """Waits until everything that was proposed is durable and applied."""
+        """Waits until all proposed entries are durable and applied."""
         while True:
             await self._member.loop.call_writer(_nothing)
             last = self._log.last.index
             await self._member.waits.reach(last)
-            await asyncio.sleep(0)  # the loop's turn: to hand on what is queued
+            await asyncio.sleep(0)  # lets the loop propose what is queued
             if not self._member.proposals.queued and last == self._member.loop.last_proposed:
                 return
 
     def _switch(self) -> None:
-        """Off the event loop, with nobody else at the volume."""
+        """Runs on a thread. Nothing else uses the volume meanwhile."""
         log, state = self._log, self._states.current
         applied = log.backfilled_position(state.sync().index)
         state.set_term(applied.term)
@@ -134,4 +138,4 @@ class Backfiller:
 
 
 def _nothing() -> None:
-    """What `_drain` runs on the writer, behind everything that waits there."""
+    """`_drain` runs it on the writer: it returns after everything queued before it."""

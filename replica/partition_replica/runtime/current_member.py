@@ -1,4 +1,4 @@
-"""The member that runs in this process, or why none does."""
+"""The member that runs in this process, or the reason why no member runs."""
 
 from partition_replica.core.ports import LogView
 from partition_replica.errors import (
@@ -13,23 +13,25 @@ from partition_replica.runtime.member import Member
 
 
 class CurrentMember:
-    """What the parts of a replica ask before they do anything. On the event loop."""
+    """The parts of a replica ask it for the member first. On the event loop."""
 
     def __init__(self, log: LogView) -> None:
         self._log = log
         self.member: Member | None = None
         self.stopping = False
         self.held = False
-        """Nothing is proposed: replication is being enabled, and the member is replaced."""
+        """Whether proposals are refused, because enabling replication replaces the member."""
 
     def running(self) -> Member:
         """Raises Stopping, NoLeader while the member is being replaced, and NotBootstrapped."""
         if self.stopping:
-            raise Stopping("this replica is stopping: go to another")
+            raise Stopping("this replica is stopping: use another replica")
         if self.member is None and self.held:
-            raise NoLeader("replication is being switched on: retry in a moment")
+            raise NoLeader("replication is being enabled: retry in a moment")
         if self.member is None:
-            raise NotBootstrapped("this volume belongs to no cluster yet: the operator bootstraps")
+            raise NotBootstrapped(
+                "this volume belongs to no cluster yet: wait until the operator bootstraps it"
+            )
         return self.member
 
     def leading(self) -> Member:
@@ -40,7 +42,7 @@ class CurrentMember:
         return member
 
     def not_leader(self, member: Member) -> NotLeader | NoLeader:
-        """What a member that does not lead answers: where the leader is, if it knows one."""
+        """The error of a member that does not lead, with the leader if it is known."""
         return not_leading("this replica does not lead", member.leader)
 
     def check_cluster(self, cluster: str) -> None:
@@ -48,6 +50,6 @@ class CurrentMember:
         own = self._log.identity.cluster_id
         if cluster != own:
             raise WrongCluster(
-                f"this volume belongs to cluster {own}, not {cluster or '(none)'}: it is not "
-                "adopted silently; use a new volume, or adopt this one explicitly"
+                f"this volume belongs to cluster {own or '(none)'}, not {cluster or '(none)'}: use "
+                "a new volume, or adopt this one explicitly (spec.bootstrap.adopt)"
             )

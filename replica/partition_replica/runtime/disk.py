@@ -1,5 +1,5 @@
-"""Watches the volume's free space: below the reserve, writes are refused before anything fails,
-so that deletes and pruning, which need pages, still work."""
+"""Watches the volume's free space. Below the reserve, the replica refuses writes before anything
+fails, so that deletes and pruning, which need pages, still work."""
 
 import logging
 import time
@@ -11,12 +11,12 @@ logger = logging.getLogger(__name__)
 
 AGE_MAX_S = 0.1
 HYSTERESIS = 1.25
-"""Writes are taken again only above reserve times this, so that they don't flap."""
+"""Writes are accepted again only above the reserve times this, so that the state doesn't flap."""
 
 
 class DiskWatch:
     def __init__(self, space: VolumeSpace, reserve_bytes: int) -> None:
-        """reserve_bytes: as configured; of a small volume at most a tenth is reserved."""
+        """reserve_bytes: as configured. At most a tenth of a small volume is reserved."""
         self._space = space
         self._reserve_bytes = reserve_bytes
         self._full = False
@@ -30,12 +30,12 @@ class DiskWatch:
         return disk_reserve(self._reserve_bytes, self.total_bytes)
 
     def below_reserve(self) -> bool:
-        """Whether less than the reserve is free now, whatever was refused before."""
+        """Whether fewer bytes than the reserve are free, without the hysteresis of `full`."""
         self.full()
         return self.free_bytes < self.reserve_bytes
 
     def full(self) -> bool:
-        """Whether writes are to be refused. At most AGE_MAX_S old."""
+        """Whether the replica has to refuse writes. At most AGE_MAX_S old."""
         now = time.monotonic()
         if now - self._read_at < AGE_MAX_S:
             return self._full
@@ -46,11 +46,11 @@ class DiskWatch:
         full = self.free_bytes < limit
         if full != self._full:
             logger.warning(
-                "the volume has %d bytes free of %d, the reserve is %d: writes are %s",
+                "%d of the volume's %d bytes are free, the reserve is %d: writes are %s",
                 self.free_bytes,
                 self.total_bytes,
                 reserved,
-                "refused" if full else "taken again",
+                "refused" if full else "accepted again",
             )
         self._full = full
         return full

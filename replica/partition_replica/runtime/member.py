@@ -1,4 +1,7 @@
-"""What exists once a volume belongs to a cluster: engine, loop, applier, payloads, snapshots."""
+"""A member of a group: engine, Raft loop, applier, payloads, state transfers.
+
+It exists once the volume belongs to a cluster.
+"""
 
 import asyncio
 import logging
@@ -33,12 +36,12 @@ logger = logging.getLogger(__name__)
 HOUSEKEEPING_S = 1.0
 COMPACTION_S = 1.0
 LEADERLESS_ELECTIONS = 2
-"""Election times without a leader after which a member ends the streams that follow its log."""
+"""Election time-outs without a leader after which a member ends the streams that follow its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberParts:
-    """What a member is made of, not started (`runtime.assembly`)."""
+    """The parts of a member, not started (`runtime.assembly` creates them)."""
 
     roster: Roster
     waits: AppliedWaits
@@ -94,11 +97,11 @@ class Member:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Takes part in the group from here on, until `close`. Raises StorageFailed."""
+        """Takes part in the group until `close`. Raises StorageFailed."""
         state = self._volume.state
         alone = self.configuration.voters == (self._own,)
         if alone and state.members().get(self._own) != self._config.advertise:
-            # An imported volume's, or one that moved: newcomers learn it with their snapshot.
+            # The volume was imported or moved. New members receive the address with the state.
             state.save_member(self._own, self._config.advertise)
         self._roster.addresses = state.members()
         self.sender.start(self.loop.report_snapshot)
@@ -122,7 +125,7 @@ class Member:
             self._spawn(self._watch_leader()),
         ]
         if alone:
-            # Nobody else can lead: there is no time-out to wait for.
+            # No other member can lead: there is no time-out to wait for.
             self.loop.campaign()
         self.loop.wake()
 
@@ -135,17 +138,17 @@ class Member:
 
     @property
     def leader(self) -> tuple[int, str]:
-        """(member ID, address) as far as known here."""
+        """(member ID or 0, address or ""), as far as this member knows."""
         return self._roster.leading
 
     @property
     def addresses(self) -> dict[int, str]:
-        """By member ID, as of the applied configuration."""
+        """Addresses by member ID, as of the applied configuration."""
         return self._roster.addresses
 
     @property
     def changing(self) -> bool:
-        """A configuration change is committed or proposed and not applied: the engine knows."""
+        """Whether a configuration change is proposed or committed, but not applied."""
         return self.loop.configuration() != self.configuration
 
     async def leader_changed(self) -> None:
@@ -153,8 +156,8 @@ class Member:
 
     @property
     def leaderless_s(self) -> float:
-        """For how long there has been no leader, where that is two election times or more; else 0.
-        What is committed meanwhile, by others, is not heard of here."""
+        """Seconds without a leader, if at least two election time-outs; otherwise 0. Meanwhile
+        other members may commit entries that this member does not receive."""
         found = self.loop.leaderless_s()
         return found if found >= LEADERLESS_ELECTIONS * self._election_s else 0.0
 
@@ -166,7 +169,7 @@ class Member:
         return await request
 
     async def close(self) -> None:
-        """Ends the tasks, then lets the disk's threads finish what they have."""
+        """Ends the tasks, then waits until the disk's threads have finished their work."""
         self._closing = True
         for task in self._tasks:
             task.cancel()
@@ -199,8 +202,8 @@ class Member:
         self._leader_changed = asyncio.Event()
 
     async def _apply_change(self, entry: LogEntry) -> None:
-        """Gives a configuration change to the engine and saves what comes of it, before the state
-        applies the entry; one that was saved before a restart is not given again."""
+        """Applies a configuration change in the engine and saves the new configuration, before the
+        state applies the entry. A change that was saved before a restart is skipped."""
         saved_as_of = self._volume.log.configuration[0]
         if entry.index <= saved_as_of:
             return
@@ -222,18 +225,19 @@ class Member:
         self._update_serving()
 
     def transferee(self) -> int | None:
-        """The other voter that is best led by: heard of, and the furthest. None without one."""
+        """The other voter that should lead next: an active one with the most entries. None if there
+        is no other voter."""
         voters = self.configuration.voters
         others = [p for p in self.loop.status().progress if p.id != self._own and p.id in voters]
         best = max(others, key=lambda p: (p.recent_active, p.matched), default=None)
         return None if best is None else int(best.id)
 
     def _step_down_if_removed(self) -> None:
-        """Hands leadership to a voter where the group goes on without this one.
+        """Transfers leadership to a voter if this member leads and is removed.
 
-        A leader does not remove itself, but one may be elected with its removal in its log, not
-        committed yet: then it commits that, and is a leader whom the engine lets propose nothing
-        while its heartbeats keep all others from an election (Raft thesis 4.2.2 has it step down).
+        A leader does not remove itself. But a member may be elected while its own removal is in its
+        log and not committed. It then commits the removal and stays leader: the engine accepts no
+        proposals, and its heartbeats prevent an election. Raft thesis 4.2.2 has it step down.
         """
         configuration = self.configuration
         if self.loop.role != "leader" or not configuration.voters:
@@ -242,17 +246,19 @@ class Member:
             return
         best = self.transferee()
         if best is not None and not self.loop.status().lead_transferee:
-            logger.info("this member is removed and leads: it hands over to %x", best)
+            logger.info(
+                "this member is removed and still leads: it transfers leadership to %x", best
+            )
             self.loop.transfer_leader(best)
 
     def check_serving(self) -> None:
-        """Raises NoLeader while a leader can't answer for those before it yet."""
+        """Raises NoLeader unless this member is a serving leader."""
         if not self.serving:
-            raise NoLeader("the leader is not ready to serve yet: retry with back-off")
+            raise NoLeader("the leader is not ready to serve yet: retry with backoff")
 
     def _update_serving(self) -> None:
-        """A leader serves when it has applied an entry of its own term: its state then holds
-        everything that any leader before it acknowledged."""
+        """A leader serves once it has applied an entry of its own term: then its state contains
+        everything that earlier leaders acknowledged."""
         if self.loop.role != "leader" or self.serving:
             return
         self.serving = self.loop.may_serve(self._volume.state.applied)
@@ -263,22 +269,22 @@ class Member:
 
     def _released(self, digests: list[Digest]) -> None:
         if self._closing:
-            return  # collected when the next member begins
+            return  # the next member collects them at its start
         task = asyncio.create_task(self._collection.collect(digests))
         task.add_done_callback(self._task_ended)
         self._tasks.append(task)
 
     def collect_unnamed(self) -> None:
-        """Begins to collect every blob that nothing names. A start of the process does so; this is
-        for what a member before this one released while it was closed."""
+        """Starts to collect every blob that nothing names. A start of the process does the same;
+        this call is for blobs that the previous member released while it was closing."""
         self._tasks.append(self._spawn(self._collection.collect(self._volume.blobs.digests())))
 
     def _snapshot_durable(self, header: TransferHeader) -> None:
-        """The log adopted a snapshot: switch the state to it when nothing is being applied."""
+        """The log has installed a received state: switches to it once nothing is being applied."""
 
         async def switch() -> None:
-            # The applier's thread alone reads a state beside the event loop: opened and closed
-            # there, swapped here, nobody reads one that is closed.
+            # Only the event loop and the applier's thread read a state. It is swapped on the one
+            # and closed on the other, so neither reads a closed state.
             fresh = await self.applier.call(self._volume.states.open_named)
             old = self._volume.states.replace(fresh)
             await self.applier.call(lambda: self._volume.states.drop(old))
@@ -291,7 +297,7 @@ class Member:
         self.applier.switch(switch, header.position.index)
 
     async def _watch_leader(self) -> None:
-        """Wakes followers of the log while there is no leader: they are to go elsewhere."""
+        """While there is no leader, wakes streams that follow the log, so that they end."""
         while True:
             await asyncio.sleep(self._election_s / 2)
             if self.leaderless_s:
@@ -303,7 +309,7 @@ class Member:
             await self._compactor.run_once()
 
     async def _housekeeping(self) -> None:
-        """Leases that ran out, snapshots that nobody needs, gauges."""
+        """Releases expired pins and unneeded state transfers, and sets the gauges."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self.sender.expire()
@@ -323,19 +329,23 @@ class Member:
         put, log = self._metrics.set, self._volume.log
         mark = promised_mark(log.low_water_mark, log.first_stored)
         put("logstore_term", "Raft term", status.term)
-        put("logstore_leading", "1 where this replica leads", status.role == "leader")
+        put("logstore_leading", "1 if this replica leads", status.role == "leader")
         put("logstore_committed_lsn", "Committed LSN", status.commit)
         put("logstore_applied_lsn", "Applied LSN", self._volume.state.applied.index)
         put("logstore_last_lsn", "Last LSN of the log", self._volume.log.last.index)
-        put("logstore_first_lsn", "First LSN of the log", self._volume.log.boundary.index + 1)
+        put("logstore_first_lsn", "First LSN of the Raft log", self._volume.log.boundary.index + 1)
         put("logstore_stored_lsn", "First LSN that is stored", self._volume.log.first_stored)
-        put("logstore_low_water_mark", "Lowest LSN needed", mark)
-        put("logstore_consumers", "Consumers registered", self._volume.log.consumer_count)
+        put("logstore_low_water_mark", "Lowest LSN that consumers can count on", mark)
+        put("logstore_consumers", "Registered consumers", self._volume.log.consumer_count)
         put("logstore_proposals_queued", "Proposals not proposed yet", self.proposals.queued)
-        put("logstore_proposals_waiting", "Proposals under way", self.proposals.waiting)
-        put("logstore_apply_queue_bytes", "Committed, not applied", self.applier.queued_bytes)
+        put("logstore_proposals_waiting", "Proposals in progress", self.proposals.waiting)
+        put(
+            "logstore_apply_queue_bytes",
+            "Bytes of entries committed but not applied",
+            self.applier.queued_bytes,
+        )
         put("logstore_entry_cache_bytes", "The log's tail in memory", status.mirror_bytes)
-        put("logstore_blobs_pinned", "Blobs under a lease", self._volume.blobs.pinned)
-        put("logstore_disk_free_bytes", "Free on the volume", self._disk.free_bytes)
-        put("logstore_disk_full", "1 where writes are refused", self._disk.full())
-        put("logstore_sessions", "Sessions", self._volume.state.session_count())
+        put("logstore_blobs_pinned", "Pinned blobs", self._volume.blobs.pinned)
+        put("logstore_disk_free_bytes", "Free bytes on the volume", self._disk.free_bytes)
+        put("logstore_disk_full", "1 if writes are refused", self._disk.full())
+        put("logstore_sessions", "Open sessions", self._volume.state.session_count())

@@ -1,4 +1,4 @@
-"""What a replica counts. Names are the metric's; units stand last."""
+"""The metrics of a replica. A metric's name ends with its unit."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,14 +8,14 @@ from prometheus_client.registry import Collector
 FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 DEPRECATED_GAUGES = {"logstore_entry_cache_bytes": "logstore_mirror_bytes"}
-"""Earlier names of gauges, by today's: exported for one minor version more."""
+"""Earlier names of gauges, by current name. Both are exported for one minor version."""
 
 
 class DeprecatedCounters(Collector):
-    """Counters once more, under the names that they had before: for one minor release."""
+    """Exports counters also under their earlier names, for one minor version."""
 
     def __init__(self, counters: Mapping[str, Counter]) -> None:
-        """counters: by the earlier name, without `_total`."""
+        """counters: by earlier name, without `_total`."""
         self._counters = counters
 
     def collect(self) -> Iterable[Metric]:
@@ -30,18 +30,18 @@ class DeprecatedCounters(Collector):
 
 
 class Metrics:
-    """One process's metrics, in a registry of its own."""
+    """The metrics of one process, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._gauges: dict[str, Gauge] = {}
         r = self.registry
         self.streams = Gauge(
-            "logstore_streams_open", "Streams that are open, by method", ["method"], registry=r
+            "logstore_streams_open", "Open streams, by method", ["method"], registry=r
         )
         self.append_bytes = Gauge(
             "logstore_append_streams_bytes",
-            "Requests of append streams that are under way or whose answers are not sent",
+            "Bytes of append requests in progress and of answers not sent yet",
             registry=r,
         )
         self.pinned_states = Gauge(
@@ -66,13 +66,13 @@ class Metrics:
         )
         self.peers_refused = Counter(
             "logstore_peers_refused",
-            "Members that TLS does not reach, by reason; once until they are reached",
+            "Members that TLS cannot reach, by reason; counted once until they are reached",
             ["reason"],
             registry=r,
         )
         self.tls_files_bad = Gauge(
             "logstore_tls_files_bad",
-            "1 if the TLS files changed and can't be used: the former ones still are",
+            "1 if changed TLS files are invalid and the previous ones stay in use",
             ["user"],
             registry=r,
         )
@@ -80,20 +80,23 @@ class Metrics:
             "logstore_peer_messages_dropped", "Raft messages dropped", ["cause"], registry=r
         )
         self.payload_bytes = Counter(
-            "logstore_payload_bytes", "Bytes of payloads moved", ["direction"], registry=r
+            "logstore_payload_bytes",
+            "Bytes of payloads sent and received",
+            ["direction"],
+            registry=r,
         )
         self.blobs_collected = Counter(
             "logstore_blobs_collected", "Blobs unlinked because nothing names them", registry=r
         )
         self.state_transfers = Counter(
             "logstore_state_transfers",
-            "Snapshots between members",
+            "State transfers between members",
             ["direction", "result"],
             registry=r,
         )
         self.state_transfer_bytes = Counter(
             "logstore_state_transfer_bytes",
-            "Bytes of state files between members: sent, received, not sent again after a break",
+            "Bytes of state files between members: sent, received, or skipped by resuming",
             ["direction"],
             registry=r,
         )
@@ -104,18 +107,26 @@ class Metrics:
             "logstore_snapshot_jobs", "Snapshot jobs that ended", ["kind", "result"], registry=r
         )
         self.snapshot_bytes = Counter(
-            "logstore_snapshot_transferred_bytes", "Sent to stored snapshots", registry=r
+            "logstore_snapshot_transferred_bytes", "Bytes sent to snapshot stores", registry=r
         )
         self.pruned_entries = Counter(
             "logstore_pruned_entries", "Entries deleted from the log's front", registry=r
         )
         self.prunes_failed = Counter(
-            "logstore_prunes_failed", "Deletions that failed, and are tried again", registry=r
+            "logstore_prunes_failed",
+            "Failed deletions from the log's front, which are retried",
+            registry=r,
         )
         self.backfill_held = Gauge(
-            "logstore_backfill_held_seconds", "How long a backfill held writes", registry=r
+            "logstore_backfill_held_seconds",
+            "Seconds for which the last backfill held writes",
+            registry=r,
         )
-        self.elections = Counter("logstore_leader_changes", "Changes of leader seen", registry=r)
+        self.elections = Counter(
+            "logstore_leader_changes",
+            "Changes of role or leader that this member observed",
+            registry=r,
+        )
 
         r.register(
             DeprecatedCounters(
@@ -128,7 +139,7 @@ class Metrics:
         )
 
     def set(self, name: str, help_text: str, value: float) -> None:
-        """Sets a gauge, making it at its first use; under its earlier name, too, if it has one."""
+        """Sets a gauge, also under its earlier name. The first call creates the gauge."""
         if name in DEPRECATED_GAUGES:
             self.set(DEPRECATED_GAUGES[name], f"(deprecated: use {name}) {help_text}", value)
         gauge = self._gauges.get(name)

@@ -1,4 +1,4 @@
-"""What a replica does for the other members: messages, payloads, state transfers."""
+"""Handles requests of the other members: Raft messages, payloads, state transfers."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -47,51 +47,53 @@ class PeerRequests:
     ) -> None:
         identity = self._log.identity
         if not identity.cluster_id:
-            raise NotBootstrapped("this volume belongs to no cluster yet")
+            raise NotBootstrapped(
+                "this volume belongs to no cluster yet: retry after the operator bootstraps it"
+            )
         self._current.check_cluster(cluster)
         if to_member and to_member != identity.member_id:
             raise WrongCluster(
-                f"member {to_member:x} was meant; this is {identity.member_id:x}: "
-                "another volume answers at that address now"
+                f"the request is for member {to_member:x}, but this is member "
+                f"{identity.member_id:x}: the address belongs to another volume now"
             )
         self._check_not_rolled_back(sender, last_index)
 
     def _check_not_rolled_back(self, sender: int, last_index: int) -> None:
-        """A member whose log ends below what it once acknowledged to this leader lost durable
-        entries: its volume was rolled back or is a clone."""
+        """Raises WrongCluster if the sender's log ends below an entry that it acknowledged to this
+        leader. It then lost durable entries: its volume was rolled back or is a clone."""
         member = self._current.member
         if member is None or not sender or member.loop.role != "leader":
             return
         for progress in member.loop.status().progress:
             if progress.id == sender and progress.matched > last_index:
                 raise WrongCluster(
-                    f"member {sender:x} has a log up to {last_index} and once acknowledged "
-                    f"{progress.matched}: its volume was rolled back; delete it, so that the "
-                    "member is rebuilt"
+                    f"the log of member {sender:x} ends at {last_index}, but the member "
+                    f"acknowledged {progress.matched} before: its volume was rolled back. Delete "
+                    "the volume, so that the operator replaces the member"
                 )
 
     def greet(self, member: int, address: str) -> None:
         self._transport.learn_address(member, address)
 
     def unreachable(self, member_id: int) -> None:
-        """The stream to a member broke: the engine stops sending it entries until it answers."""
+        """The stream to a member failed: the engine sends it no entries until it answers."""
         member = self._current.member
         if member is not None:
             member.loop.report_unreachable(member_id)
 
     def receive(self, message: bytes, sender: int) -> None:
-        # While it stops, too: handing leadership over needs the others' answers.
+        # Also while the replica stops: a leadership transfer needs the answers of the others.
         member = self._current.member
         if member is None:
             return
         try:
             decoded = Message.decode(message)
         except InvalidMessage as error:
-            logger.warning("message of member %x refused: %s", sender, error)
+            logger.warning("a message of member %x is refused: %s", sender, error)
             self._metrics.messages_dropped.labels("invalid").inc()
             return
         if decoded.sender != sender or decoded.snapshot is not None:
-            # A snapshot's message comes with its data (InstallSnapshot) or not at all.
+            # A snapshot message is only valid together with its data (InstallSnapshot).
             self._metrics.messages_dropped.labels("invalid").inc()
             return
         member.payloads.admit(decoded, len(message))
@@ -104,7 +106,7 @@ class PeerRequests:
         check_digest(digest, "the payload")
         size = self._blobs.size(Digest(digest))
         if size is None:
-            raise NotFound(f"payload {digest.hex()} is not here")
+            raise NotFound(f"payload {digest.hex()} is not on this volume")
         return self._blobs.path(Digest(digest)), size
 
     async def receive_state(self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]) -> int:

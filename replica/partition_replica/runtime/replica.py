@@ -1,8 +1,8 @@
-"""One replica's life, from an empty volume to a member that serves, and to its end.
+"""The life of a replica: from an empty volume to a member that serves, and to its end.
 
-A volume is unbootstrapped (belongs to no cluster), joining (waits for its first state) or a
-member's. `Member` is what exists only once it belongs to a cluster. `runtime.assembly` puts the
-parts together.
+A replica is unbootstrapped (its volume belongs to no cluster), joining (it waits for its first
+state) or a member. `Member` exists only once the volume belongs to a cluster. `runtime.assembly`
+puts the parts together.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ReplicaParts:
-    """What a replica is made of, whether or not a member runs (`runtime.assembly`)."""
+    """The parts of a replica that exist whether or not a member runs (`runtime.assembly`)."""
 
     current: CurrentMember
     disk: DiskWatch
@@ -46,8 +46,8 @@ class ReplicaParts:
 
 
 class Replica:
-    """applications, peer_requests, inspection, snapshot_jobs, administration: what the services of
-    the transport call. On the event loop."""
+    """One replica. The transport's services call applications, peer_requests, inspection,
+    snapshot_jobs and administration. On the event loop."""
 
     def __init__(
         self,
@@ -60,8 +60,8 @@ class Replica:
         incarnation: int,
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`make_member` gives a member that is not started. `failed` is called once with what must
-        end the process."""
+        """`make_member` returns a member that is not started. `failed` is called with an error that
+        must end the process."""
         self._config = config
         self._volume = volume
         self._metrics = metrics
@@ -81,7 +81,7 @@ class Replica:
 
     @property
     def member(self) -> Member | None:
-        """The one that runs."""
+        """The member that runs, if any."""
         return self.current.member
 
     def status(self) -> ReplicaStatus:
@@ -94,11 +94,11 @@ class Replica:
             member.start()
             self.current.member = member
             if self._volume.log.backfill is not None:
-                self.enable_replication()  # it was begun, and is completed
+                self.enable_replication()  # completes a backfill that was interrupted
 
     def enable_replication(self) -> bool:
-        """Begins to switch replication on. Returns True if it is on already, else False: a backfill
-        is under way."""
+        """Starts to enable replication. Returns True if it is enabled already, and False if a
+        backfill is in progress. Raises DiskFull."""
         member = self.current.running()
         if not self._volume.log.identity.standalone:
             return True
@@ -123,7 +123,7 @@ class Replica:
         self.current.held = True
 
     async def _replace_member(self, switch: Callable[[], None]) -> None:
-        """Ends the member, runs `switch` on a thread, and starts a member anew."""
+        """Ends the member, runs `switch` on a thread, and starts a new member."""
         member, self.current.member = self.current.member, None
         assert member is not None, "a backfill runs beside a member"
         await member.close()
@@ -139,9 +139,9 @@ class Replica:
             self._failed(error)
 
     async def stop(self) -> None:
-        """Hands leadership over if this member leads and another voter can take it. Ends everything
-        else meanwhile, and the member last. Raises the first error of a part that did not end
-        cleanly, once all have ended; a Fatal is given to `failed` at once."""
+        """Transfers leadership if this member leads and there is another voter. Meanwhile ends the
+        other parts, and the member last. Once all have ended, raises the first error of a part that
+        did not end cleanly. A Fatal goes to `failed` at once."""
         self.current.stopping = True
         ending = asyncio.ensure_future(
             all_ended(
@@ -160,9 +160,9 @@ class Replica:
                 await self.current.member.close()
 
     async def _hand_over_until(self, ending: "asyncio.Future[None]") -> None:
-        """Hands leadership over at once, since clients wait for the next leader and the other parts
-        may take long to end; and again if this member becomes the leader before they have ended: a
-        leader that stops, too, may choose it."""
+        """Transfers leadership at once, because clients wait for the next leader and the other
+        parts may take long to end. Repeats it if this member becomes the leader before they have
+        ended: another leader that stops may choose it."""
         while True:
             over, member = ending.done(), self.current.member
             await self._hand_over(member)
@@ -180,25 +180,25 @@ class Replica:
         try:
             await self.administration.transfer(member, 0, self._config.shutdown_s / 2)
         except (NotLeader, NoLeader, MembershipRefused) as error:
-            logger.warning("leadership was not handed over before the stop: %s", error)
+            logger.warning("leadership was not transferred before the stop: %s", error)
 
     async def _end_backfill(self) -> None:
         if self._backfill is None:
             return
         if self.current.held:
-            await asyncio.wait([self._backfill])  # a moment; half of it would be a restart
+            await asyncio.wait([self._backfill])  # it takes only a moment from here on
         else:
             self._backfill.cancel()
 
     @property
     def ready(self) -> bool:
-        """Serves: a member that knows its leader."""
+        """Whether the member runs, knows its leader, and does not stop."""
         member = self.current.member
         return member is not None and not self.current.stopping and member.loop.leader != 0
 
 
 async def _changed(member: Member | None) -> None:
-    """Returns at the next change of the leader that the member hears of, if there is a member."""
+    """Returns at the member's next change of role or leader; never if there is no member."""
     if member is not None:
         await member.leader_changed()
     else:

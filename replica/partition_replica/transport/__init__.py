@@ -1,5 +1,5 @@
-"""gRPC and HTTP: the services, the client of the other members, the channels.
+"""gRPC and HTTP: the services, the client for the other members, the channels.
 
-Decides nothing: it checks who calls, translates errors, and moves bytes. `channels` is the one
-place where channels and credentials are made.
+This package authorizes callers, translates errors and moves bytes; it makes no other decisions.
+Only `channels` creates channels and credentials.
 """

@@ -1,4 +1,4 @@
-"""The ReplicaAdmin service: for the operator."""
+"""The ReplicaAdmin service, which the operator calls."""
 
 import uuid
 from typing import Any
@@ -13,7 +13,7 @@ from partition_replica.transport.failures import Failures, unary
 
 
 class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
-    """Each command checks the operator's fencing token first; questions need none."""
+    """Each command first checks the operator's fencing token. Reads need no token."""
 
     def __init__(
         self,
@@ -90,7 +90,8 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
     async def _check(self, request: Any) -> None:
         if not request.HasField("lease") or not request.lease.holder:
             raise InvalidArgument(
-                "a command carries the operator's fencing token: its transitions and its holder"
+                "lease is missing, or its holder is empty: a command needs the operator's fencing "
+                "token, which is lease.transitions and lease.holder"
             )
         await self._administration.check_fencing_token(
             request.lease.transitions, request.lease.holder
@@ -101,4 +102,4 @@ def _cluster(text: str) -> str:
     try:
         return str(uuid.UUID(text))
     except ValueError as error:
-        raise InvalidArgument(f"cluster_id {text!r} is no UUID") from error
+        raise InvalidArgument(f"cluster_id {text!r} is not a UUID") from error

@@ -1,4 +1,4 @@
-"""Who may call which service: by the role in the caller's certificate, for this partition only."""
+"""Authorization: the role in the caller's certificate decides which services it may call."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 SCHEME = "logstore://"
 
 LOGGED_MAX = 100
-"""Callers that are named in the log; the metric counts on."""
+"""Callers that are logged, at most. The metric counts all of them."""
 
 ROLES = {
     "/logstore.v1.Peer/": {"replica"},
@@ -30,7 +30,7 @@ class Authorizer(grpc.aio.ServerInterceptor):
     """
 
     def __init__(self, partition: str, refused: Callable[[str], None] = lambda _: None) -> None:
-        """refused: told the reason of each call that is turned away."""
+        """refused: called with the reason of each refused call."""
         self._prefix = f"{SCHEME}{partition}/"
         self._refused = refused
         self._logged: set[tuple[str, ...]] = set()
@@ -44,17 +44,17 @@ class Authorizer(grpc.aio.ServerInterceptor):
         method = str(handler_call_details.method)
         if handler is None:
             return handler
-        # A service that is not listed is closed to all.
+        # No caller may use a service that is not listed.
         roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
         return self._guarded(handler, roles, method)
 
     def _note(self, method: str, parties: list[str]) -> None:
-        """Counts each call, but logs each party's once for a method."""
+        """Counts each refused call; logs a caller only once per method."""
         self._refused("PERMISSION_DENIED")
         caller = (method, *parties)
         if caller not in self._logged and len(self._logged) < LOGGED_MAX:
             self._logged.add(caller)
-            logger.warning("a certificate of %s may not call %s", ", ".join(parties), method)
+            logger.warning("a certificate of %s may not call %s", _names(parties), method)
 
     def _guarded(self, handler: Any, roles: set[str], method: str) -> Any:
         async def check(context: Any) -> None:
@@ -63,7 +63,7 @@ class Authorizer(grpc.aio.ServerInterceptor):
                 self._note(method, parties)
                 await context.abort(
                     grpc.StatusCode.PERMISSION_DENIED,
-                    f"a certificate of {', '.join(parties) or 'nobody'} may not call {method}; "
+                    f"a certificate of {_names(parties)} may not call {method}; "
                     f"allowed are {sorted(self._prefix + role for role in roles)}",
                 )
 
@@ -97,8 +97,12 @@ def _rebuild(handler: Any, behaviour: Any) -> Any:
     return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
+def _names(parties: list[str]) -> str:
+    return ", ".join(parties) or "no party of a partition"
+
+
 def _parties(context: Any) -> list[str]:
-    """The identities that the caller's certificate carries."""
+    """The identities in the caller's certificate."""
     values = context.auth_context().get("x509_subject_alternative_name", [])
     names = [value.decode(errors="replace") for value in values]
     return [name for name in names if name.startswith(SCHEME)]

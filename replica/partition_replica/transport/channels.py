@@ -1,8 +1,8 @@
-"""The one place where channels, servers and their credentials are made.
+"""Creates all channels, server ports and their credentials.
 
-Mutual TLS from mounted files; plain text only where the configuration asks for it. A party is known
-by a URI in its certificate, `logstore://<namespace>/<partition>/<role>`: role is replica, operator
-or client.
+They use mutual TLS from mounted files, or plain text if the configuration requests it. A URI in the
+certificate identifies a party: `logstore://<namespace>/<partition>/<role>`. The role is replica,
+operator or client.
 """
 
 import grpc
@@ -39,34 +39,34 @@ PEER_OPTIONS = [
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    # The time that a connection gets, TLS included: a tenth of a second is too little for a slow
-    # network or a busy machine.
+    # gRPC also uses this as the time-out of a connection attempt, TLS included. 100 ms would be too
+    # short for a slow network or a busy machine.
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
-    # A pod that comes back has another address under the same name.
+    # A restarted pod has a new address under the same name.
     ("grpc.dns_min_time_between_resolutions_ms", 500),
     ("grpc.enable_retries", 0),
-    # Members are neighbours: a proxy of the environment is for the world outside.
+    # Members share a Kubernetes cluster: the environment's proxy is for addresses outside it.
     ("grpc.enable_http_proxy", 0),
 ]
 
 
 def peer_credentials(tls: TlsFiles | None, heard: Heard = lambda _: None) -> FromFiles | Insecure:
-    """Of all channels to other members: read again when the files change."""
+    """Credentials for all channels to other members, read again when the files change."""
     return Insecure() if tls is None else FromFiles(tls, heard)
 
 
 def peer_channel(address: str, credentials: CredentialSource) -> RenewedChannel:
-    """A channel to another member; reconnects by itself, with the certificate of that time. Raises
-    BadPem."""
+    """A channel to another member. It reconnects on its own, with the certificate of that time.
+    Raises BadPem."""
     return RenewedChannel(address, credentials, PEER_OPTIONS)
 
 
 def add_port(
     server: grpc.aio.Server, listen: str, tls: TlsFiles | None, heard: Heard = lambda _: None
 ) -> int:
-    """Listens; returns the port. With TLS every client needs a certificate of our authority, and a
-    renewed server certificate is picked up without a restart. Raises BadPem."""
+    """Listens, and returns the port. With TLS, every client needs a certificate of our certificate
+    authority, and a renewed server certificate is used without a restart. Raises BadPem."""
     if tls is None:
         return server.add_insecure_port(listen)
     files = RenewedPem(tls, heard)
@@ -86,7 +86,7 @@ def _configuration(found: pem.Pem) -> grpc.ServerCertificateConfiguration:
 
 
 class _Fetcher:
-    """Called at each handshake, on gRPC's threads; None means unchanged."""
+    """gRPC calls it at each handshake, on its own threads. None means unchanged."""
 
     def __init__(self, files: RenewedPem, version: int) -> None:
         self._files = files

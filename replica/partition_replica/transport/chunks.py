@@ -1,4 +1,4 @@
-"""Content as chunks, in and out, and small payloads in batches."""
+"""Streams content as chunks, and small payloads as batches."""
 
 import asyncio
 import io
@@ -16,7 +16,7 @@ CHUNK_BYTES_MAX = 1024 * 1024
 
 
 async def file_chunks(path: Path, offset: int, count: int) -> AsyncGenerator[bytes, None]:
-    """A file's content from offset on, read on threads, one chunk ahead. Raises NotFound."""
+    """Yields a file's content from `offset` on. Threads read one chunk ahead. Raises NotFound."""
 
     def opened() -> io.FileIO:
         file = path.open("rb", buffering=0)
@@ -26,30 +26,31 @@ async def file_chunks(path: Path, offset: int, count: int) -> AsyncGenerator[byt
     try:
         file = await asyncio.to_thread(opened)
     except FileNotFoundError as error:
-        raise NotFound(f"payload {path.name} is not here any more") from error
+        raise NotFound(f"payload {path.name} was deleted here meanwhile") from error
 
     def close(done: "asyncio.Future[bytes]") -> None:
         file.close()
         if not done.cancelled():
-            done.exception()  # seen: nobody waits for what it read ahead
+            done.exception()  # retrieved, or asyncio would log it: no caller waits for this read
 
     loop = asyncio.get_running_loop()
     reading = loop.run_in_executor(None, file.read, count)
     try:
-        # Shielded, or one that is cancelled would be done while its thread reads on.
+        # Shielded: a cancelled future would be done while its thread still reads.
         while chunk := await asyncio.shield(reading):
             reading = loop.run_in_executor(None, file.read, count)
             yield chunk
     finally:
-        # Not below a thread that reads: its descriptor may be another file's by then.
+        # Not while a thread reads: its descriptor could then belong to another file.
         reading.add_done_callback(close)
 
 
 async def file_batches(
     locate: Callable[[bytes], tuple[Path, int]], digests: Sequence[bytes]
 ) -> AsyncIterator[list[bytes]]:
-    """Small payloads whole, in their order, as many at a time as a message may carry; read on
-    threads. `locate` says (path, size). Raises what it raises, NotFound, InvalidArgument."""
+    """Yields whole small payloads in order, as many per batch as fit into a message. Threads read
+    them. `locate` returns (path, size). Raises NotFound, InvalidArgument and the errors of
+    `locate`."""
     batches = _batches(locate, digests)
     while batch := await asyncio.to_thread(next, batches, None):
         yield batch
@@ -64,8 +65,8 @@ def _batches(
         path, size = locate(digest)
         if size > PAYLOAD_BATCHED_BYTES_MAX:
             raise InvalidArgument(
-                f"payload {digest.hex()} has {size} bytes: those above "
-                f"{PAYLOAD_BATCHED_BYTES_MAX} are fetched one by one (FetchPayload)"
+                f"payload {digest.hex()} has {size} bytes: at most "
+                f"{PAYLOAD_BATCHED_BYTES_MAX} are allowed in a batch. Fetch it with FetchPayload"
             )
         total += size
         if batch and total > PAYLOAD_BATCH_BYTES_MAX:
@@ -74,22 +75,22 @@ def _batches(
         try:
             batch.append(path.read_bytes())
         except FileNotFoundError as error:
-            raise NotFound(f"payload {path.name} is not here any more") from error
+            raise NotFound(f"payload {path.name} was deleted here meanwhile") from error
     if batch:
         yield batch
 
 
 async def in_time(requests: AsyncIterator[Any], stall_s: float) -> AsyncGenerator[Any, None]:
-    """The same messages. Raises Overloaded when none comes for `stall_s`: the sender has a place
-    that others wait for."""
+    """Yields the same messages. Raises Overloaded if no message arrives for `stall_s` seconds,
+    because other senders may wait for this stream's place."""
     while True:
         try:
             async with asyncio.timeout(stall_s):
                 message = await anext(requests, None)
         except TimeoutError as error:
             raise Overloaded(
-                f"nothing came for {stall_s} s: the call is given up, so that others get its "
-                "place; send it again"
+                f"no message arrived for {stall_s} s: the call is ended, so that other callers get "
+                "its place. Send it again"
             ) from error
         if message is None:
             return
@@ -99,7 +100,8 @@ async def in_time(requests: AsyncIterator[Any], stall_s: float) -> AsyncGenerato
 async def payload_chunks(
     first: bytes, requests: AsyncIterator[Any], field: str
 ) -> AsyncIterator[bytes]:
-    """The content of a stream of messages: `first`, then each one's `field`, bounded."""
+    """Yields `first`, then the `field` of each message. Raises InvalidArgument if a chunk is larger
+    than CHUNK_BYTES_MAX."""
     if first:
         yield _bounded(first)
     async for request in requests:
@@ -108,5 +110,7 @@ async def payload_chunks(
 
 def _bounded(chunk: bytes) -> bytes:
     if len(chunk) > CHUNK_BYTES_MAX:
-        raise InvalidArgument(f"a chunk has {len(chunk)} bytes; at most {CHUNK_BYTES_MAX}")
+        raise InvalidArgument(
+            f"a chunk has {len(chunk)} bytes; at most {CHUNK_BYTES_MAX} are allowed"
+        )
     return chunk

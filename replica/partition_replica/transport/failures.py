@@ -1,5 +1,4 @@
-"""Our errors as gRPC's: a status code, a message, and an ErrorDetail that says the same to
-programs."""
+"""Translates our errors to gRPC's: a status code, a message, and an ErrorDetail for programs."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -50,18 +49,18 @@ CODES = {
 }
 
 TEXT_BYTES_MAX = 1000
-"""Of a message to a caller, as gRPC sends it. gRPC drops an answer whose metadata is above some
-KiB."""
+"""Maximum size of an error message as gRPC sends it. gRPC drops an answer whose metadata is larger
+than a few KiB."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def text(error: Exception) -> str:
-    """An error's message, cut to what a caller is sure to get."""
+    """An error's message, truncated so that gRPC delivers it."""
     found = str(error)
     left = TEXT_BYTES_MAX
     for place, character in enumerate(found):
-        # gRPC sends each other byte as %XX.
+        # gRPC sends every other byte as %XX.
         plain = " " <= character <= "~" and character != "%"
         left -= 1 if plain else 3 * len(character.encode("utf-8", "replace"))
         if left < 0:
@@ -70,7 +69,7 @@ def text(error: Exception) -> str:
 
 
 def detail(error: ReplicaError) -> types.ErrorDetail:
-    """The error as programs read it."""
+    """The error as the message that programs read."""
     message = types.ErrorDetail(reason=f"REASON_{error.reason}", message=text(error))
     if isinstance(error, NotLeader) and error.leader[0]:
         message.leader.member_id, message.leader.address = error.leader
@@ -88,7 +87,7 @@ def detail(error: ReplicaError) -> types.ErrorDetail:
 
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReplicaError) -> None:
-    """Ends the call with the error. Fatal ones are the process's, not the caller's: they pass."""
+    """Ends the call with the error. Raises a Fatal again: it ends the process, not the call."""
     if isinstance(error, Fatal):
         raise error
     found = detail(error)
@@ -96,7 +95,7 @@ async def abort(context: grpc.aio.ServicerContext[Any, Any], error: ReplicaError
 
 
 def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Wraps a method that returns one message."""
+    """Wraps a method that returns one message: it answers our errors as gRPC errors."""
 
     @wraps(method)
     async def wrapped(self: Any, request: Any, context: Any) -> Any:
@@ -114,7 +113,7 @@ def unary(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
 def stream(
     method: Callable[..., AsyncGenerator[Any, None]],
 ) -> Callable[..., AsyncIterator[Any]]:
-    """Wraps a method that yields messages."""
+    """Wraps a method that yields messages: it answers our errors as gRPC errors."""
 
     @wraps(method)
     async def wrapped(self: Any, request: Any, context: Any) -> AsyncIterator[Any]:
@@ -130,7 +129,7 @@ def stream(
 
 
 def _checked(request: Any) -> Any:
-    """A request, or a stream of them, that holds nothing unknown. Raises InvalidArgument."""
+    """The request or stream of requests, checked for unknown values. Raises InvalidArgument."""
     if isinstance(request, Message):
         check_request(request)
         return request
@@ -138,7 +137,7 @@ def _checked(request: Any) -> Any:
 
 
 class Failures:
-    """Counts what was refused, and passes what is fatal to the process."""
+    """Counts refused requests, and reports fatal errors to the process."""
 
     def __init__(
         self, count: Callable[[str], None], fatal: Callable[[BaseException], None]

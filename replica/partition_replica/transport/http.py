@@ -1,5 +1,5 @@
-"""Probes and metrics on plain HTTP: the kubelet's gRPC probe knows no TLS, and neither says
-anything that is secret."""
+"""Probes and metrics on plain HTTP: the kubelet's gRPC probe does not support TLS, and the answers
+contain no secrets."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,8 @@ async def serve_http(
     ready: Callable[[], tuple[bool, str]],
     registry: CollectorRegistry,
 ) -> web.AppRunner:
-    """Serves /livez (the process runs), /readyz (it serves) and /metrics; returns the runner."""
+    """Serves /livez (the process runs), /readyz (the replica serves) and /metrics. The caller
+    cleans up the returned runner."""
 
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")

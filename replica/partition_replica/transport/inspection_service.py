@@ -1,4 +1,4 @@
-"""The Inspection service: for those who look after a volume."""
+"""The Inspection service, which verifies the volume of a running replica."""
 
 from collections.abc import AsyncGenerator
 from typing import Any
@@ -12,7 +12,7 @@ from partition_replica.transport.failures import Failures, stream
 
 
 class InspectionGrpcService(inspection_pb2_grpc.InspectionServicer):
-    """Translates requests and back."""
+    """Translates between gRPC messages and the replica's InspectionService."""
 
     def __init__(self, inspection: InspectionService, failures: Failures) -> None:
         self._inspection = inspection

@@ -1,13 +1,14 @@
-"""Where an HTTP server listens."""
+"""Parses the address at which an HTTP server listens."""
 
 WILDCARDS = ("", "*", "0.0.0.0", "::")  # noqa: S104  # compared with, not listened on
 
 
 def parse_listen(listen: str) -> tuple[str | None, int]:
-    """HOST:PORT, an IPv6 address with or without brackets, as asyncio takes it. Raises ValueError.
+    """Parses HOST:PORT to (host, port) for asyncio. An IPv6 address may have brackets. The host is
+    None for a wildcard. Raises ValueError.
 
-    A wildcard means every address of both families, as it does to gRPC: asyncio alone would listen
-    on one of them.
+    A wildcard means all IPv4 and IPv6 addresses, as in gRPC. asyncio alone would listen on only one
+    of the two families.
     """
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdecimal():

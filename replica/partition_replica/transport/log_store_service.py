@@ -1,4 +1,4 @@
-"""The LogStore service: for applications."""
+"""The LogStore service, which applications call."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
-    """Translates requests to the replica and back."""
+    """Translates between gRPC messages and the replica's ApplicationService."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         streams: Streams | None = None,
         appends: StreamBytes | None = None,
     ) -> None:
-        """`appends`: what all append streams hold together."""
+        """`appends`: the bytes that all append streams hold together."""
         self._replica = replica
         self._limits = limits
         self.failures = failures
@@ -76,33 +76,33 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         self, request: AsyncIterator[api.AppendRequest], context: Any
     ) -> AsyncGenerator[api.AppendResponse, None]:
         limits = self._limits
-        # Bounded by the room: there is an answer for each request that is under way.
+        # Bounded by the window: there is one answer per request in progress.
         answers: asyncio.Queue[tuple[api.AppendResponse, int] | None] = asyncio.Queue()
         room = StreamWindow(limits.append_requests_max, limits.append_bytes_max, self._appends)
-        # Not a set, whose order no simulation could repeat.
+        # A dict, not a set: a simulation could not repeat the order of a set.
         running: dict[asyncio.Task[None], None] = {}
 
         async def answer(item: api.AppendRequest, size: int, history: str) -> None:
             try:
                 response = await self._append(item, history)
-            except Exception:  # without an answer the caller would wait for ever
-                logger.exception("append failed by a defect")
+            except Exception:  # without an answer the caller would wait forever
+                logger.exception("an append failed: this is a defect of the replica")
                 response = api.AppendResponse(request_id=item.request_id)
                 response.error.reason = types.REASON_OUTCOME_UNKNOWN
                 response.error.message = (
-                    "internal error, of which the replica's log has more; the append may have "
-                    "taken effect: retry the same sequence"
+                    "internal error; details are in the replica's log. The append may have taken "
+                    "effect: retry the same sequence"
                 )
             answer_size = response.ByteSize()
-            room.shrink(size, answer_size)  # only the answer is held from here on
+            room.shrink(size, answer_size)  # from here on, only the answer takes space
             answers.put_nowait((response, answer_size))
 
         async def read() -> None:
             history = ""
             try:
                 async for item in request:
-                    # A stream belongs to the history that it named first: what follows a refused
-                    # message must not be written either.
+                    # A stream belongs to the history that it named first. If that is refused, the
+                    # messages after it must not be written either.
                     history = history or item.history_id
                     size = item.ByteSize()
                     if not await room.take(size):
@@ -122,9 +122,9 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                 while (found := await answers.get()) is not None:
                     response, size = found
                     yield response
-                    # It is sent, or on its way: gRPC comes back for more only then.
+                    # It is sent or in flight: gRPC asks for the next answer only then.
                     room.give(size)
-                await reader  # what ended the requests is the call's end, too
+                await reader  # an error of the request stream ends the call, too
             finally:
                 reader.cancel()
                 for task in list(running):
@@ -133,8 +133,8 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
 
     def _overloaded(self, request_id: int) -> api.AppendResponse:
         error = Overloaded(
-            f"appends of more than {self._limits.append_bytes_total_max} bytes are under way here: "
-            "retry with back-off"
+            f"appends in progress here hold up to {self._limits.append_bytes_total_max} bytes, the "
+            "maximum: retry with backoff"
         )
         self.failures.refused(error)
         return api.AppendResponse(request_id=request_id, error=detail(error))
@@ -163,8 +163,8 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     ) -> AsyncGenerator[api.ReadResponse, None]:
         if request.to_lsn and request.to_lsn < request.from_lsn:
             raise InvalidArgument(
-                f"to_lsn {request.to_lsn} lies before from_lsn {request.from_lsn}: it is the LSN "
-                "behind the last one wanted, or 0 for no end"
+                f"to_lsn {request.to_lsn} lies before from_lsn {request.from_lsn}: set it to the "
+                "LSN after the last entry to read, or to 0 for no end"
             )
         return self._streams.through("Read", self._read(request))
 
@@ -247,10 +247,13 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             messages = in_time(request, self._limits.stream_stall_s)
             first = await anext(messages, None)
             if first is None or not first.HasField("payload"):
-                raise InvalidArgument("the first message of an upload carries the payload's digest")
+                raise InvalidArgument(
+                    "the first message of an upload must have `payload` with the payload's digest "
+                    "and size"
+                )
             if first.payload.data:
                 raise InvalidArgument(
-                    "an upload's content travels in its chunks, not in payload.data"
+                    "payload.data is not allowed in an upload: send the content in `chunk`"
                 )
             holders = await self._replica.upload(
                 first.payload.digest,

@@ -1,4 +1,4 @@
-"""The Peer service: what other members call."""
+"""The Peer service, which other members call."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
@@ -20,7 +20,7 @@ from partition_replica.transport.streams import Streams
 
 
 class PeerService(peer_pb2_grpc.PeerServicer):
-    """Checks the hello of each stream; hands messages over as they come."""
+    """Checks the hello of each stream, and passes its messages to the replica in order."""
 
     def __init__(
         self,
@@ -47,10 +47,14 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         async for batch in request:
             if not sender:
                 if not batch.HasField("hello") or not batch.hello.member_id:
-                    raise InvalidArgument("the first batch of a stream carries the hello")
+                    raise InvalidArgument(
+                        "the first batch of a stream must have a hello with the sender's member ID"
+                    )
                 hello = batch.hello
                 if not hello.to_member_id:
-                    raise InvalidArgument("the hello names nobody as its receiver")
+                    raise InvalidArgument(
+                        "the hello has no to_member_id: set it to the receiver's member ID"
+                    )
                 self._replica.check_peer(
                     hello.cluster_id, hello.to_member_id, hello.member_id, hello.last_index
                 )
@@ -68,7 +72,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             messages = in_time(request, self._limits.stream_stall_s)
             first = await anext(messages, None)
             if first is None or not first.HasField("header"):
-                raise InvalidArgument("the first message of a snapshot carries its header")
+                raise InvalidArgument("the first message of a state transfer must have its header")
             _check_header(first.header)
             fetched = await self._replica.receive_state(
                 first.header, payload_chunks(first.chunk, messages, "chunk")
@@ -87,7 +91,9 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         self._replica.check_peer(request.cluster_id, 0)
         path, size = self._replica.payload_file(request.digest)
         if request.offset > size:
-            raise InvalidArgument(f"payload asked for from {request.offset} on; it has {size}")
+            raise InvalidArgument(
+                f"offset {request.offset} lies after the end of the payload, {size} bytes"
+            )
         with self._streams.open("FetchPayload"):
             yield api.PayloadChunk(size=size)
             async for chunk in file_chunks(path, request.offset, self._limits.chunk_bytes):
@@ -100,7 +106,8 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         self._replica.check_peer(request.cluster_id, 0)
         if len(request.digests) > PAYLOADS_A_CALL_MAX:
             raise InvalidArgument(
-                f"{len(request.digests)} payloads asked for; at most {PAYLOADS_A_CALL_MAX}"
+                f"{len(request.digests)} payloads requested; at most {PAYLOADS_A_CALL_MAX} are "
+                "allowed per call"
             )
         with self._streams.open("FetchPayloads"):
             async for contents in file_batches(self._replica.payload_file, request.digests):
@@ -112,11 +119,11 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             messages = in_time(request, self._limits.stream_stall_s)
             first = await anext(messages, None)
             if first is None or not first.digest:
-                raise InvalidArgument("the first message of a push carries the payload's digest")
+                raise InvalidArgument("the first message of a push must have the payload's digest")
             self._replica.check_peer(first.cluster_id, 0)
             if first.size > PAYLOAD_BYTES_MAX:
                 raise InvalidArgument(
-                    f"a payload of {first.size} bytes; allowed are {PAYLOAD_BYTES_MAX}"
+                    f"the payload has {first.size} bytes; at most {PAYLOAD_BYTES_MAX} are allowed"
                 )
             existed = await self._replica.take_payload(
                 first.digest, first.size, payload_chunks(first.data, messages, "data")
@@ -134,6 +141,8 @@ class PeerService(peer_pb2_grpc.PeerServicer):
 
 
 def _check_header(header: api.TransferHeader) -> None:
-    """A snapshot is from one member to another: 0 is nobody, and not "whoever it may be"."""
+    """Raises InvalidArgument unless the header names both members. 0 is not "any member"."""
     if not header.sender or not header.receiver:
-        raise InvalidArgument("the header of a snapshot names its sender and its receiver")
+        raise InvalidArgument(
+            "the header of a state transfer must name its sender and its receiver"
+        )

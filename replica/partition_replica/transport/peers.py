@@ -1,7 +1,7 @@
-"""The client of the other members: one stream each for Raft, calls for payloads and snapshots.
+"""The client for the other members: one Raft stream each, and calls for payloads and state.
 
-A slow or dead member costs a bounded queue and nothing else: what does not fit is dropped, and Raft
-sends it again.
+A slow or dead member costs only a bounded queue. Messages that do not fit are dropped, and Raft
+sends them again.
 """
 
 import asyncio
@@ -35,7 +35,8 @@ SNAPSHOT_TIMEOUT_S = 6 * 3600.0
 OFFSET_TIMEOUT_S = 10.0
 
 TLS_TRIED_AT = 3
-"""Failures in a row after which it is looked whether TLS is the reason; again at each multiple."""
+"""Consecutive failures after which a handshake is tried to find out whether TLS is the reason. It
+is tried again at each multiple."""
 
 
 class _Peer:
@@ -65,7 +66,7 @@ class _Peer:
         self._task = asyncio.create_task(self._run())
 
     def send(self, messages: list[bytes]) -> int:
-        """Queues; returns how many were dropped."""
+        """Queues messages; returns how many were dropped."""
         dropped = 0
         for message in messages:
             if self._queued_bytes + len(message) > self._limits.peer_queue_bytes_max:
@@ -90,14 +91,17 @@ class _Peer:
             try:
                 await self._stream()
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                # InvalidStateError: a write to a call that is over already.
+                # InvalidStateError: a write to a call that has ended already.
                 if failures in (0, 10):
                     logger.info(
-                        "stream to member %x at %s broke: %s", self.member, self.address, error
+                        "the stream to member %x at %s was interrupted: %s",
+                        self.member,
+                        self.address,
+                        error,
                     )
                 self._look_for_refusal(error, failures + 1)
-            except Exception:  # a member that is never sent anything again would not be noticed
-                logger.exception("stream to member %x at %s", self.member, self.address)
+            except Exception:  # an ended task would never send anything to this member again
+                logger.exception("the stream to member %x at %s failed", self.member, self.address)
             failures = 1 if self._greeted else failures + 1
             if self._greeted:
                 self._refusal = ""
@@ -107,7 +111,7 @@ class _Peer:
             await asyncio.sleep(backoff.PEER_CONNECTION.after(failures))
 
     def _look_for_refusal(self, error: Exception, failures: int) -> None:
-        """Names what does not get better by trying: a certificate that one side does not accept."""
+        """Reports a failure that no retry fixes: a certificate that one side refuses."""
         if self._greeted or not isinstance(error, grpc.aio.AioRpcError):
             return
         if error.code() is grpc.StatusCode.PERMISSION_DENIED:
@@ -122,7 +126,7 @@ class _Peer:
             self._refused(found.reason, found.message)
 
     def _refused(self, reason: str, message: str) -> None:
-        """Once, however often it is tried, until the member was reached."""
+        """Reports each reason once until the member is reached."""
         if self._refusal != reason:
             self._refusal = reason
             logger.warning("member %x can't be reached: %s: %s", self.member, reason, message)
@@ -179,13 +183,14 @@ class Peers:
         refused: Callable[[str], None] = lambda _: None,
         files_heard: Heard = lambda _: None,
     ) -> None:
-        """`dropped` is told how many messages, `snapshot_sent` how many bytes of state files,
-        `refused` why TLS to a member fails, `files_heard` whether changed TLS files are good."""
+        """Callbacks: `dropped` gets the number of dropped messages, `snapshot_sent` the bytes of
+        state files sent, `refused` the reason why TLS to a member fails, `files_heard` the problem
+        of changed TLS files or None."""
         self._own = own_member
         self._limits = limits
         self._credentials = peer_credentials(tls, files_heard)
-        # Read at the start, so that files which are bad later leave the former ones in use: the
-        # first member may be dialled months from now.
+        # Read at the start. If the files are invalid when the first member is dialled, which may be
+        # months later, these stay in use.
         self._credentials.current()
         self.refused = refused
         self._make_hello = hello
@@ -216,7 +221,7 @@ class Peers:
                 self._close(member)
 
     def learn_address(self, member: int, address: str) -> None:
-        """A newcomer knows nobody's address but by their hello."""
+        """Until a new member has the configuration, it learns addresses only from hellos."""
         if member not in self._addresses and address:
             self._learned[member] = address
 
@@ -240,7 +245,7 @@ class Peers:
         call = self._connected(member).stub.FetchPayload(request, timeout=PUSH_TIMEOUT_S)
         first = await self._next(member, call)
         if first is grpc.aio.EOF:
-            raise PayloadMismatch(f"member {member:x} sent nothing for {digest.hex()}")
+            raise PayloadMismatch(f"member {member:x} sent no content for payload {digest.hex()}")
 
         async def chunks() -> AsyncGenerator[bytes, None]:
             try:
@@ -271,17 +276,17 @@ class Peers:
             yield [await self._fetch_whole(member, digest)]
 
     async def _next(self, member: int, call: Any) -> Any:
-        """What comes next of a stream, or EOF."""
+        """Returns the next message of a stream, or EOF."""
         stall_s = self._limits.fetch_stall_s
         with _failures(member):
             try:
                 async with asyncio.timeout(stall_s):
                     return await call.read()
             except TimeoutError as error:
-                raise PeerFailed(f"member {member:x} sent nothing for {stall_s} s") from error
+                raise PeerFailed(f"member {member:x} sent no message for {stall_s} s") from error
 
     async def _fetch_whole(self, member: int, digest: Digest) -> bytes:
-        """A small payload."""
+        """Fetches one payload of at most PAYLOAD_BATCHED_BYTES_MAX."""
         size, chunks = await self.fetch_payload(member, digest)
         content = b""
         async with aclosing(chunks):
@@ -291,7 +296,8 @@ class Peers:
                     break
         if max(size, len(content)) > PAYLOAD_BATCHED_BYTES_MAX:
             raise PayloadMismatch(
-                f"payload {digest.hex()} has {max(size, len(content))} bytes at member {member:x}"
+                f"payload {digest.hex()} has {max(size, len(content))} bytes at member "
+                f"{member:x}; at most {PAYLOAD_BATCHED_BYTES_MAX} are allowed here"
             )
         return content
 
@@ -355,7 +361,7 @@ class Peers:
     def _connected(self, member: int) -> _Peer:
         peer = self._peer(member)
         if peer is None:
-            raise PeerFailed(f"no address of member {member:x} is known")
+            raise PeerFailed(f"the address of member {member:x} is not known")
         return peer
 
     def _close(self, member: int) -> None:
@@ -365,8 +371,9 @@ class Peers:
 
 
 class _Source:
-    """A file of ours that is sent. What goes wrong with it must not be raised where gRPC asks for
-    it, which would cancel the caller: it is cut short, so that the receiver refuses it."""
+    """A local file that is sent. An error of the file must not be raised inside gRPC's request
+    iterator, because that cancels the caller. Instead the content ends early, and the receiver
+    refuses it."""
 
     def __init__(self, file: Path, offset: int, size: int, chunk_bytes: int) -> None:
         self._file = file
@@ -383,14 +390,14 @@ class _Source:
                     yield chunk
                     self._left -= len(chunk)
             if self._left > 0:
-                self._fault = f"it is {self._left} bytes shorter than it was"
+                self._fault = f"it is {self._left} bytes too short"
         except (NotFound, OSError) as error:
             self._fault = error
 
     @contextmanager
     def blamed(self) -> Iterator[None]:
-        """A call that failed by it has nothing to do with the connection: sent again it would be as
-        short."""
+        """Raises the file's error instead of the call's. The error is marked as refused: a retry
+        would fail in the same way."""
         try:
             yield
         except PeerFailed as failed:
@@ -400,14 +407,14 @@ class _Source:
 
 
 def _unimplemented(failed: PeerFailed) -> bool:
-    """A member of an earlier version does not know the call."""
+    """Whether the member, of an earlier version, does not have the RPC."""
     cause = failed.__cause__
     return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @contextmanager
 def _failures(member: int) -> Iterator[None]:
-    """Of a call to a member, as PeerFailed."""
+    """Raises errors of a call to a member as PeerFailed."""
     try:
         yield
     except grpc.aio.AioRpcError as error:
@@ -418,8 +425,8 @@ def _failures(member: int) -> Iterator[None]:
     except grpc.aio.UsageError as error:
         raise PeerFailed(f"member {member:x}: its channel was closed: {error}") from error
     except asyncio.CancelledError as error:
-        # A channel that is closed, as for another address, cancels its calls, and so whoever waits
-        # for them, though nobody wants those ended.
+        # Closing a channel, for example after a change of address, cancels its calls and with them
+        # the tasks that wait for them. Those tasks must not end.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise

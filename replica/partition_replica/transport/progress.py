@@ -1,5 +1,5 @@
-"""How far a command is, on plain HTTP, for whoever runs it where no terminal is: nothing of it is
-secret."""
+"""Serves the progress of a command on plain HTTP, for example to the operator. It contains no
+secrets."""
 
 import json
 import sys
@@ -11,13 +11,13 @@ from aiohttp import web
 from partition_replica.transport.listening import parse_listen
 
 Said = tuple[str, int]
-"""A phase, and percent of the whole."""
+"""(phase, percent of the whole command)."""
 
 
 @asynccontextmanager
 async def served_progress(listen: str, said: Callable[[], Said]) -> AsyncIterator[None]:
-    """Serves GET /progress, {"phase": …, "percent": …}, at HOST:PORT meanwhile. Where it can't, it
-    says so on standard error: a command does its work unseen, too."""
+    """Serves GET /progress, {"phase": …, "percent": …}, at HOST:PORT inside the context. If it
+    can't listen, it writes a line to standard error: the command works without it, too."""
 
     async def progress(_: web.Request) -> web.Response:
         phase, percent = said()

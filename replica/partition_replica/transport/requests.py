@@ -1,7 +1,7 @@
-"""What every request is checked for, whatever its service.
+"""A check of every request of every service.
 
-proto3 keeps a number that its enum does not name. Such a number must not be served as the value
-that an `else` happens to mean.
+proto3 keeps an enum number that this version does not know. Without this check, code could treat
+the number as one of the values that it knows.
 """
 
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ from partition_replica.errors import InvalidArgument
 
 
 def check_request(message: Message) -> None:
-    """Raises InvalidArgument for an enum's value that this version does not know."""
+    """Raises InvalidArgument if an enum field has a number that this version does not know."""
     if not _can_hold_enums(message.DESCRIPTOR):
         return
     for field, value in message.ListFields():
@@ -29,7 +29,7 @@ def check_request(message: Message) -> None:
 
 
 async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The same stream; InvalidArgument ends it at the first message that is refused."""
+    """Yields the same messages. Raises InvalidArgument at the first one that is refused."""
     async for message in requests:
         check_request(message)
         yield message
@@ -46,7 +46,7 @@ def _check_enum(name: str, kind: EnumDescriptor, number: int) -> None:
 
 @cache
 def _can_hold_enums(kind: Descriptor) -> bool:
-    """Most kinds of messages can't, and cost nothing then."""
+    """Cached, because most message types can't: their messages need no check."""
     return _finds_enum(kind, set())
 
 

@@ -1,4 +1,4 @@
-"""What is read of a state, as messages: of the running one page by page, or of a pinned one."""
+"""Serves reads of a state as messages: of the running state page by page, or of a pinned state."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -15,10 +15,11 @@ from partition_replica.transport.chunks import file_chunks, in_time
 from partition_replica.transport.failures import detail
 
 TREE_PAGE = 500
-"""Entries of the tree in one message."""
+"""Tree entries per message, at most."""
 
 CUT_OFF_S = 5.0
-"""How long a reader whose state was given up may take to hear of that. Then its call is cut off."""
+"""Seconds that a reader has to receive the error after its pinned state is released. Then its call
+is cancelled."""
 
 
 def linearizable(consistency: int) -> bool:
@@ -40,17 +41,17 @@ def keys_page(
 
 
 class TreeListing:
-    """A listing of the tree, page by page: `done` behind the last one."""
+    """A listing of the tree, page by page. `done` is True after the last page."""
 
     def __init__(self, request: api.ListTreeRequest) -> None:
-        """Raises InvalidArgument."""
+        """Raises InvalidArgument for a bad path, or if `after` does not lie below it."""
         below = request.path + b"/" if request.path else b""
         if request.path:
             check_path(request.path)
         if request.after and not request.after.startswith(below):
             raise InvalidArgument(
-                f"after {shown(request.after)} does not lie below {shown(request.path)}: it is the "
-                "path of the last entry that the caller has, or empty"
+                f"after {shown(request.after)} does not lie below {shown(request.path)}: set it to "
+                "the path of the last entry received, or leave it empty"
             )
         self._request = request
         self._after = request.after
@@ -58,7 +59,7 @@ class TreeListing:
         self.done = False
 
     def page(self, state: StateReader) -> api.ListTreeResponse:
-        """Raises NotFound."""
+        """The next page, read from `state`. Raises NotFound."""
         count = TREE_PAGE if self._left is None else min(self._left, TREE_PAGE)
         request = self._request
         items, applied = state.list_tree_entries(
@@ -68,7 +69,7 @@ class TreeListing:
             self._left -= len(items)
         self.done = len(items) < count or self._left == 0
         if items:
-            # Behind a nested directory's own contents, too, if they are not wanted.
+            # The next page also skips what lies in this directory, if the listing is not recursive.
             self._after = items[-1][0]
         return api.ListTreeResponse(
             entries=[_tree_entry(path, node) for path, node in items], applied=applied
@@ -100,7 +101,7 @@ class StateReadings:
         limits: Limits,
         refused: Callable[[ReplicaError], None],
     ) -> None:
-        """`refused` is told of errors that a reader gets and that don't leave `read` as errors."""
+        """`refused` is called with errors that the reader receives and `read` doesn't raise."""
         self._replica = replica
         self._limits = limits
         self._refused = refused
@@ -111,11 +112,13 @@ class StateReadings:
         requests: AsyncIterator[api.ReadStateRequest],
         end: Callable[[ReplicaError], Awaitable[None]],
     ) -> AsyncGenerator[api.ReadStateResponse, None]:
-        """Serves one stream. `end` ends its call with an error, whatever the call waits for."""
+        """Serves one stream. `end` ends the call with an error, even while the call waits."""
         async with aclosing(in_time(requests, self._limits.stream_stall_s)) as in_its_time:
             first = await anext(in_its_time, None)
         if first is None or first.WhichOneof("request") != "open":
-            raise InvalidArgument("the first request of a stream is `open`, which pins the state")
+            raise InvalidArgument(
+                "the first request of a stream must be `open`, which pins the state"
+            )
         leading, history = linearizable(first.open.consistency), first.open.history_id
         self._replica.check_history(history, leading=leading)
         async with (
@@ -130,12 +133,12 @@ class StateReadings:
                 async with aclosing(self._answers(state, request)) as answers:
                     async for answer in answers:
                         yield answer
-                        state.used()  # gRPC comes back for more when the answer is on its way
+                        state.used()  # gRPC asks for the next answer once this one is in flight
 
     async def _answers(
         self, state: PinnedStateService, request: api.ReadStateRequest
     ) -> AsyncGenerator[api.ReadStateResponse, None]:
-        """A request that is refused is answered, too: the stream goes on."""
+        """Answers a refused request with its error, so that the stream continues."""
         answers = _answers(self._replica, self._limits, state, request)
         try:
             async with aclosing(answers):
@@ -149,8 +152,8 @@ class StateReadings:
     async def _cut_off_behind(
         self, state: PinnedStateService, end: Callable[[ReplicaError], Awaitable[None]]
     ) -> AsyncIterator[None]:
-        """Ends the call of this task a moment after the state was given up. A reader that takes no
-        answers keeps the call waiting in gRPC, where it does not hear of that, and keeps one of few
+        """Ends the call of this task CUT_OFF_S after the state is released. If a reader does not
+        take its answers, the call waits in gRPC, does not see the release, and keeps one of few
         places."""
         call = asyncio.current_task()
         assert call is not None
@@ -162,12 +165,12 @@ class StateReadings:
             error = await state.over()
             await asyncio.sleep(CUT_OFF_S)
             begun = True
-            call.cancel()  # gRPC tells the reader nothing of that
+            call.cancel()  # gRPC does not report this to the reader
             self._refused(error)
-            with suppress(Exception):  # gRPC raises one for a call that is ended
-                await end(error)  # the reader hears of it when it reads on
+            with suppress(Exception):  # gRPC raises if the call has ended already
+                await end(error)  # the reader receives it once it reads again
 
-        # It may outlive the call, until the reader has read on.
+        # The task may outlive the call, until the reader reads again.
         cutting = asyncio.create_task(cut_off())
         self._cutting.add(cutting)
         cutting.add_done_callback(self._cutting.discard)
@@ -181,8 +184,8 @@ class StateReadings:
 async def _next(
     requests: AsyncIterator[api.ReadStateRequest], state: PinnedStateService
 ) -> api.ReadStateRequest | None:
-    """The next request, or None behind the last one. Raises the error that the state was given up
-    with meanwhile."""
+    """Returns the next request, or None after the last one. Raises the error with which the state
+    was released meanwhile."""
 
     async def ask() -> api.ReadStateRequest | None:
         return await anext(requests, None)
@@ -227,9 +230,11 @@ async def _answers(
             finally:
                 replica.close_file(opened)
         case "open":
-            raise InvalidArgument("a stream reads one state: open another stream for another one")
+            raise InvalidArgument(
+                "`open` is allowed only once per stream: open another stream for another state"
+            )
         case _:
-            raise InvalidArgument("a request is one of keys, tree and file")
+            raise InvalidArgument("the request is empty: set keys, tree or file")
 
 
 def _tree_entry(path: bytes, node: TreeEntry) -> api.TreeEntry:

@@ -1,7 +1,7 @@
-"""How much the streams of a replica may hold: how many are open, and what one has under way.
+"""Limits for the streams of a replica: the number of open streams, and the bytes in progress.
 
-A stream that has too much under way is not read from, and HTTP/2's flow control holds its sender
-back. One stream too many is refused.
+If a stream has too much in progress, the replica stops reading from it, and HTTP/2's flow control
+stops its sender. A stream above the maximum number is refused.
 """
 
 import asyncio
@@ -14,23 +14,23 @@ from partition_replica.errors import Overloaded
 
 
 class Streams:
-    """The open streams of one kind of caller. On the event loop."""
+    """Counts the open streams of one kind of caller. On the event loop."""
 
     def __init__(
         self, streams_max: int, opened: Callable[[str, int], None] = lambda *_: None
     ) -> None:
-        """`opened` is told of each change: a method, and how many of its streams are open."""
+        """`opened` is called at each change with a method and the number of its open streams."""
         self._streams_max = streams_max
         self._opened = opened
         self._open: Counter[str] = Counter()
 
     @contextmanager
     def open(self, method: str) -> Iterator[None]:
-        """Counts a stream while it is open. Raises Overloaded for one too many."""
+        """Counts a stream while it is open. Raises Overloaded if `streams_max` are open already."""
         if self._open.total() >= self._streams_max:
             raise Overloaded(
-                f"{self._streams_max} streams are open here, the most that may be: close some, or "
-                "retry with back-off"
+                f"{self._streams_max} streams are open here, the maximum: close some, or retry "
+                "with backoff"
             )
         self._count(method, 1)
         try:
@@ -41,7 +41,7 @@ class Streams:
     async def through(
         self, method: str, messages: AsyncGenerator[Any, None]
     ) -> AsyncGenerator[Any, None]:
-        """The same messages, of a stream that is counted. Raises Overloaded."""
+        """Yields the same messages, and counts the stream meanwhile. Raises Overloaded."""
         with self.open(method):
             async with aclosing(messages):
                 async for message in messages:
@@ -53,7 +53,7 @@ class Streams:
 
 
 class StreamBytes:
-    """Bytes that all streams of a kind hold together."""
+    """The bytes that all streams of one kind hold together."""
 
     def __init__(self, bytes_max: int, changed: Callable[[int], None] = lambda _: None) -> None:
         self._bytes_max = bytes_max
@@ -64,14 +64,15 @@ class StreamBytes:
         return self._bytes + size <= self._bytes_max
 
     def add(self, size: int) -> None:
-        """Negative for what goes."""
+        """Adds `size` bytes; negative to release them."""
         self._bytes += size
         self._changed(self._bytes)
 
 
 class StreamWindow:
-    """What one stream has under way: a request until its answer is made, then the answer until it
-    is sent. Whoever does not read its answers is not read from: their number is bounded, too."""
+    """The requests and answers that one stream has in progress, by count and bytes. A request
+    counts until its answer exists; then the answer counts until it is sent. So a caller that does
+    not read its answers can't send more requests."""
 
     def __init__(self, requests_max: int, bytes_max: int, held: StreamBytes) -> None:
         self._requests_max = requests_max
@@ -81,9 +82,9 @@ class StreamWindow:
         self._freed = asyncio.Event()
 
     async def take(self, size: int) -> bool:
-        """Waits until there is room for one more; one caller at a time. A request that is larger
-        than everything is taken alone. False if it does not fit into what all streams may hold: it
-        counts as one request of 0 bytes then, for its answer."""
+        """Waits until there is room for one more request of `size` bytes. Only one caller may wait.
+        A request above `bytes_max` waits until it is alone. Returns False if the request does not
+        fit into the limit of all streams; then it counts as one request of 0 bytes."""
         while self._requests and not self._fits(size):
             self._freed.clear()
             await self._freed.wait()
@@ -95,7 +96,7 @@ class StreamWindow:
         return fits
 
     def shrink(self, size: int, to: int) -> None:
-        """Of a request that was taken with `size` bytes, `to` are still held."""
+        """A request that was taken with `size` bytes now holds only `to` bytes."""
         if not self._requests:
             return  # the stream is over
         self._bytes += to - size
@@ -109,7 +110,7 @@ class StreamWindow:
         self._freed.set()
 
     def close(self) -> None:
-        """Gives everything back: the stream is over."""
+        """Releases everything, because the stream is over."""
         self._held.add(-self._bytes)
         self._requests = self._bytes = 0
 

@@ -1,2 +1,2 @@
-"""How a proposal becomes an applied entry: the Raft loop, the log's writer, the applier, what waits
-for them, and the compaction of the log behind them."""
+"""The way from a proposal to an applied entry: the Raft loop, the log's writer, the applier, the
+callers that wait for them, and log compaction."""

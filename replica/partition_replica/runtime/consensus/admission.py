@@ -1,9 +1,9 @@
-"""What a leader lets into its log, so that a commit is an answer.
+"""The leader's check of a proposal before it enters the log, so that a commit is an answer.
 
-A leader answers most appends when they are committed. That is only true if the apply, which comes
-later, cannot find the session gone, the sequence used or the sequence acknowledged. So the leader
-looks before it proposes: at the applied state, and at what it proposed itself and is not applied
-yet. What leaders before it proposed is applied when it begins to serve.
+A leader answers most appends once they are committed. The answer is only right if the later apply
+can't find the session expired, or the sequence used or acknowledged. So the leader checks first:
+the applied state, and its own proposals that are not applied yet. Entries of earlier leaders are
+applied by the time it serves.
 """
 
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ from partition_replica.storage.state import LmdbState
 
 @dataclass(frozen=True, slots=True)
 class _Proposed:
-    """What this leader proposed of a session: its state may lag behind that."""
+    """What this leader proposed for a session. The applied state may lag behind it."""
 
     acknowledged_below: int = 0
     last_active_ms: int = 0
     closed: bool = False
 
     def applied_in(self, row: Session | None) -> bool:
-        """Whether the session's row says as much, or no row comes any more."""
+        """Whether the session's row includes it already, or the session has no row any more."""
         if row is None:
             return True
         return (
@@ -49,8 +49,8 @@ NOTHING = _Proposed()
 
 
 class Admission:
-    """One replica's, while it leads. On the event loop. A batch counts when `proposed` is called:
-    the engine may drop one."""
+    """The admission of one replica while it leads. On the event loop. A batch counts only once
+    `proposed` is called, because the engine may drop it."""
 
     def __init__(self, states: StateGenerations, proposals: Proposals) -> None:
         self._states = states
@@ -59,20 +59,21 @@ class Admission:
         self._batch_sessions: dict[int, _Proposed] = {}
         self._batch_sequences: set[Sequence] = set()
         self._clock_ms: int | None = None
-        """Of sessions, behind the last entry that was proposed; None before the first one."""
+        """The session clock after the last proposed entry; None before the first one."""
         self._batch_clock_ms = 0
         self._now_ms = self._proposed_ms = 0
         self.term = 0
 
     def lead(self, term: int, now_s: float) -> None:
-        """A leader begins; `now_s` is a monotonic clock."""
+        """Called when this replica becomes the leader. now_s: a monotonic clock, in seconds."""
         self.term = term
         self._sessions.clear()
         self._clock_ms = None
         self._now_ms = self._proposed_ms = int(now_s * 1000)
 
     def begin_batch(self, now_s: float) -> int:
-        """How many milliseconds passed since the last entry, for the first entry of this batch."""
+        """Returns the milliseconds since the last proposed entry, for the first entry of this
+        batch."""
         if self._clock_ms is None:
             self._clock_ms = self._states.current.clock_ms
         self._batch_sessions.clear()
@@ -83,8 +84,8 @@ class Admission:
         return elapsed_ms
 
     def admit(self, pending: PendingProposal) -> bool:
-        """Whether to propose it; else it is answered, or waits for another try of its own. Sets
-        `wait_applied` where only the apply can tell."""
+        """Whether to propose it. If not, it is answered already, or waits for an earlier try of the
+        same sequence. Sets `wait_applied` if only the apply can decide."""
         if pending.future.done():
             return False
         match pending.body.WhichOneof("body"):
@@ -97,7 +98,7 @@ class Admission:
         return self._admit_proposal(pending)
 
     def proposed(self) -> None:
-        """The batch is in the engine's log."""
+        """Called once the engine has accepted the batch."""
         self._clock_ms = self._batch_clock_ms
         self._proposed_ms = self._now_ms
         self._sessions |= self._batch_sessions
@@ -118,8 +119,8 @@ class Admission:
         if not self._alive(row, known):
             pending.fail(
                 SessionExpired(
-                    f"session {session} does not exist, or has expired; nothing was written by "
-                    "this request: open a new session"
+                    f"session {session} does not exist or has expired; this request wrote nothing. "
+                    "Open a new session"
                 )
             )
             return False
@@ -135,14 +136,14 @@ class Admission:
         return True
 
     def _alive(self, row: Session | None, known: _Proposed) -> bool:
-        """Whether the session lives when an entry of this batch is applied."""
+        """Whether the session still exists when an entry of this batch is applied."""
         if row is None or known.closed:
             return False
         active_ms = max(row.last_active_ms, known.last_active_ms)
         return not Session(row.time_to_live_ms, active_ms, 1).expired(self._batch_clock_ms)
 
     def _forget_old(self) -> None:
-        """Sessions whose rows say all of it, once there are more than can be open."""
+        """Forgets sessions whose rows include everything, once too many are known."""
         if len(self._sessions) <= 2 * SESSIONS_MAX:
             return
         state = self._states.current
@@ -154,8 +155,8 @@ class Admission:
 
 
 def answer_of(state: LmdbState, body: types.EntryBody) -> Applied | None:
-    """The answer to a sequence whose result is stored; None if there is none. It holds for ever, so
-    anybody may give it who has it. Raises SequenceReused, PreconditionFailed."""
+    """Returns the stored answer to a sequence, or None if no result is stored. A stored answer
+    never changes, so any replica may return it. Raises SequenceReused, PreconditionFailed."""
     proposal = body.proposal
     _, earlier = state.get_session(SessionID(proposal.session_id), proposal.sequence)
     if earlier is None:

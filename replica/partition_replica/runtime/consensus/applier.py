@@ -1,5 +1,5 @@
-"""Applies committed entries in order, on a thread of its own, and keeps at most so many in memory:
-what does not fit is read from the log again when its turn comes."""
+"""Applies committed entries in order, on its own thread. Its queue in memory is bounded: entries
+that do not fit are read from the log again in their turn."""
 
 import asyncio
 from collections import deque
@@ -23,15 +23,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ApplyHooks:
-    """change: applies a configuration change to the engine and saves it, before the state applies
-    it. done: gets what each entry did. Both on the event loop."""
+    """change: called with a configuration change before the state applies it; applies it to the
+    engine and saves it. done: called with the result of each entry. Both on the event loop."""
 
     change: Callable[[LogEntry], Awaitable[None]]
     done: Callable[[list[Applied]], None]
 
 
 class Applier:
-    """On the event loop; what is applied is applied on a thread of its own."""
+    """Applies entries on its own thread. Its methods run on the event loop."""
 
     def __init__(
         self,
@@ -57,17 +57,17 @@ class Applier:
 
     @property
     def target(self) -> LSN:
-        """The last committed LSN that it was given."""
+        """The last committed LSN that it received."""
         return self._target
 
     @property
     def told(self) -> LSN:
-        """What the engine knows to be applied; the state itself may be a batch further."""
+        """The last LSN that was reported as applied. The state itself may be one batch ahead."""
         return self._told
 
     @property
     def paused(self) -> bool:
-        """A snapshot is on its way to the log: the state is about to be replaced."""
+        """Whether the log is installing a received state, which will replace the current one."""
         return self._paused
 
     @property
@@ -76,15 +76,15 @@ class Applier:
 
     @property
     def lag(self) -> int:
-        """Entries committed and not applied."""
+        """The number of entries that are committed but not applied."""
         return self._target - self._states.current.applied.index
 
     def add(self, entries: list[LogEntry]) -> None:
-        """Committed entries, behind those before."""
+        """Adds committed entries, which follow those added before."""
         for entry in entries:
             contiguous = not self._queue or self._queue[-1].index + 1 == entry.index
             full = self._queued_bytes + len(entry.data) > self._limits.apply_queue_bytes_max
-            # Behind a gap nothing is kept: the gap is read from the log first.
+            # Nothing after a gap is queued: the gap has to be read from the log first.
             if contiguous and not full and (self._queue or entry.index == self._target + 1):
                 self._queue.append(entry)
                 self._queued_bytes += len(entry.data)
@@ -92,13 +92,13 @@ class Applier:
         self._wake.set()
 
     def pause(self) -> None:
-        """Applies nothing more until `switch`: a snapshot is on its way to the log."""
+        """Applies nothing until `switch`, because the log is installing a received state."""
         self._paused = True
         self._queue.clear()
         self._queued_bytes = 0
 
     def switch(self, body: Callable[[], Awaitable[None]], index: LSN) -> None:
-        """Runs `body`, which replaces the state by one at `index`, when nothing is applied."""
+        """Runs `body` between batches. It replaces the state by one at `index`."""
         self._queue.clear()
         self._queued_bytes = 0
         self._target = index
@@ -110,7 +110,7 @@ class Applier:
         return await asyncio.get_running_loop().run_in_executor(self._thread, body)
 
     def start(self, hooks: ApplyHooks) -> None:
-        """Before `run`."""
+        """Sets the hooks. Call it before `run`."""
         self._hooks = hooks
 
     async def run(self) -> None:
@@ -121,7 +121,7 @@ class Applier:
                 pass
 
     def close(self) -> None:
-        """Waits for what is being applied."""
+        """Waits until the current batch is applied, and ends the thread."""
         self._thread.shutdown(wait=True)
 
     async def _step(self) -> bool:
@@ -152,7 +152,7 @@ class Applier:
         """Normal entries up to the limits, or one configuration change."""
         applied = self._states.current.applied.index
         if self._queue and self._queue[0].index != applied + 1:
-            # The queue begins behind a gap that was too large to keep.
+            # The queue begins after a gap, because it was full.
             gap_end = self._queue[0].index
         else:
             gap_end = LSN(self._target + 1)
@@ -185,7 +185,7 @@ class Applier:
 
 
 def _until_change(entries: list[LogEntry]) -> list[LogEntry]:
-    """One configuration change, or the normal entries before the first."""
+    """Returns the normal entries before the first configuration change, or that change alone."""
     for position, entry in enumerate(entries):
         if entry.kind:
             return entries[: max(position, 1)]

@@ -1,4 +1,4 @@
-"""Collects garbage while entries are applied: a few blobs between two batches."""
+"""Collects garbage between the applier's batches, a few blobs at a time."""
 
 import itertools
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.garbage import GarbageCollector
 
 COLLECTED_AT_ONCE = 256
-"""Blobs looked at between two batches of the applier: some ten milliseconds."""
+"""Blobs checked between two batches of the applier, which takes about ten milliseconds."""
 
 
 class Collection:

@@ -1,8 +1,8 @@
-"""Keeps the log short: compacts what is applied, durably, and needed by nobody, then deletes it in
-small transactions, with the blobs that nothing names any more.
+"""Compacts the log: entries that are durably applied and not needed any more. Then it deletes their
+rows in small transactions, and the blobs that nothing names any more.
 
-Order: the state is synced; the engine forgets; the boundary moves, durably; rows go. A crash in
-between leaves rows that the next start deletes.
+The order is: fsync the state; compact in the engine; move the boundary durably; delete rows. After
+a crash in between, the next start deletes the remaining rows.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class Compactor:
-    """`run_once` is called again and again; on the event loop."""
+    """The member calls `run_once` periodically. On the event loop."""
 
     def __init__(
         self,
@@ -45,15 +45,16 @@ class Compactor:
         self._collect = collect
 
     async def run_once(self) -> int:
-        """Compacts as far as positions and retention allow; returns how many entries went."""
+        """Compacts as far as positions and retention allow. Returns the number of deleted
+        entries."""
         log, state = self._log, self._states.current
         if not self._applier.paused and state.applied.index > log.positions.get(APPLIED, 0):
             durable = await self._applier.call(lambda: self._states.current.sync())
             await self._loop.call_writer(lambda: self._acknowledge(durable.index))
         step = self._limits.log_compaction_step_entries
-        # On the writer: the log's lock is held while it commits, and nobody else may wait for that.
+        # On the writer: a commit holds the log's lock, and the event loop must not wait for it.
         target = await self._loop.call_writer(lambda: log.compaction_target(step))
-        # What was applied a moment ago the engine may not know yet: then the next run takes it.
+        # The engine may not know yet what was just applied. The next run compacts that.
         told = self._applier.told
         if target is not None and target <= told and not self._applier.paused:
             boundary = Position(target, log.term(target))
@@ -63,7 +64,7 @@ class Compactor:
         return await self._prune()
 
     def _acknowledge(self, applied: LSN) -> None:
-        # A snapshot may have come in between, and lie further ahead.
+        # A state transfer may have moved the position further meanwhile.
         log = self._log
         if applied > log.positions.get(APPLIED, 0):
             log.acknowledge(APPLIED, applied)

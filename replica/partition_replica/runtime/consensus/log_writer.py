@@ -1,4 +1,4 @@
-"""The log's one writer: a thread that commits in order and puts what waits into one transaction."""
+"""The log's only writer: a thread that commits queued batches in order, several at a time."""
 
 import asyncio
 import queue
@@ -31,9 +31,10 @@ class _Call:
 
 
 class LogWriter:
-    """Made durable: `persisted(number, released blobs)` is called on the event loop, in order.
+    """Writes batches durably and in order.
 
-    `failed` is called there with whatever went wrong; nothing is written after that.
+    After each commit, `persisted(number of the last batch, blobs that the log no longer names)` is
+    called on the event loop. After an error, `failed` is called there and nothing more is written.
     """
 
     def __init__(
@@ -54,18 +55,18 @@ class LogWriter:
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
-        """Begins to take what is queued; a simulation, which has no threads, does it otherwise."""
+        """Starts the thread. A simulation, which has no threads, overrides it."""
         self._thread.start()
 
     def write(self, number: int, batch: LogBatch) -> None:
-        """Queues a batch, which is not changed. Numbers rise."""
+        """Queues a batch, which the writer does not change. Each `number` is above the last one."""
         self._queue.put(_Write(number, batch))
 
     async def call(self, body: Callable[[], T]) -> T:
-        """Runs `body` between commits, in its turn, and returns what it returned.
+        """Runs `body` on the writer's thread between commits, in order, and returns its result.
 
-        A refusal (ValueError, KeyError, a ReplicaError that is not fatal) is the caller's; anything
-        else ends the writer.
+        Raises ValueError, KeyError and a non-fatal ReplicaError of `body`. Any other error ends the
+        writer.
         """
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put(_Call(body, future))
@@ -80,7 +81,7 @@ class LogWriter:
         try:
             while self._step():
                 pass
-        except BaseException as error:  # whatever it is, nothing more may be called durable
+        except BaseException as error:  # after any error, nothing more may be reported durable
             self._loop.call_soon_threadsafe(self._failed, error)
 
     def _step(self) -> bool:
@@ -104,8 +105,8 @@ class LogWriter:
             self._loop.call_soon_threadsafe(_resolve, item.future, result)
 
     def _commit(self, first: _Write) -> "_Write | _Call | None":
-        """Commits `first` with what stands behind it; returns the item that it could not take."""
-        # A list of its own: the one that was given is also the engine's.
+        """Commits `first` and batches queued after it. Returns a taken item that it left out."""
+        # Copied, because the engine uses the given list, too.
         batch, number = replace(first.batch, entries=list(first.batch.entries)), first.number
         following: _Write | _Call | None = _EMPTY
         while batch.snapshot is None and len(batch.entries) < BATCH_ENTRIES_MAX:
@@ -127,7 +128,7 @@ class LogWriter:
 
 
 def _nothing() -> None:
-    """What the placeholder below runs."""
+    """The body of the placeholder below."""
 
 
 _EMPTY = _Call(_nothing, None)  # type: ignore[arg-type]  # a placeholder, never awaited

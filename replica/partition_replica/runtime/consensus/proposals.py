@@ -1,4 +1,4 @@
-"""Proposals on their way: queued, proposed, committed, applied; and who waits for which."""
+"""Proposals in progress (queued, proposed, committed, applied) and their waiting callers."""
 
 import asyncio
 from collections import deque
@@ -23,15 +23,16 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Term
 
-REPLACED = "another leader's entry took this one's place"
+REPLACED = "an entry of another leader replaced this one"
 
 Sequence = tuple[int, int]
-"""(session ID, sequence): the name of a proposal."""
+"""(session ID, sequence), which identifies a proposal."""
 
 
 @dataclass(slots=True)
 class PendingProposal:
-    """One proposal. The future's result is an Applied; at commit, one without a result."""
+    """One proposal. Its future's result is an Applied; without a `result` if it is answered at
+    commit."""
 
     body: types.EntryBody
     size: int
@@ -49,7 +50,7 @@ class PendingProposal:
             self.future.set_result(applied)
 
     def settle(self, applied: Applied) -> None:
-        """Answers by what the apply did, or by a result that it stored before."""
+        """Answers with the outcome of the apply, or with a result stored before."""
         error = refusal(applied)
         if error is None:
             self.succeed(applied)
@@ -58,36 +59,39 @@ class PendingProposal:
 
 
 def refusal(applied: Applied) -> ReplicaError | None:  # noqa: PLR0911  # a flat match over kinds
-    """What a proposal that was applied is refused with; None if it has an answer."""
+    """Returns the error of an applied proposal that was refused, or None if it succeeded."""
     match applied.kind:
         case "session_expired":
-            return SessionExpired("the session is gone; nothing was written by this request")
+            return SessionExpired(
+                "the session was closed or has expired; this request wrote nothing. Open a new "
+                "session"
+            )
         case "sessions_full":
             return SessionsFull(
-                f"{SESSIONS_MAX} sessions are open, which is the most: close some, or wait until "
-                "one expires"
+                f"{SESSIONS_MAX} sessions are open, the maximum: close some, or wait until one "
+                "expires"
             )
         case "session_exists":
-            return Overloaded("the session ID that was drawn exists already: open it again")
+            return Overloaded("the session ID that the leader drew exists already: retry")
         case "sequence_acknowledged":
             return SequenceAcknowledged(
-                "the sequence lies below acknowledged_below, so its result is forgotten; nothing "
-                "was written by this request: use the next sequence, and acknowledge only what "
-                "has an answer"
+                "the sequence is below acknowledged_below, so its result is deleted; this request "
+                "wrote nothing. Use the next sequence, and acknowledge only sequences that were "
+                "answered"
             )
         case "sequence_reused":
             return SequenceReused(
-                "the sequence was used for another content; nothing was written by this request: "
-                "use the next sequence"
+                "the sequence was used before with different content; this request wrote nothing. "
+                "Use the next sequence"
             )
     if applied.result is not None and applied.result.precondition_failed:
-        return PreconditionFailed("a precondition did not hold; nothing was written")
+        return PreconditionFailed("a precondition did not hold; this request wrote nothing")
     return None
 
 
 @dataclass(slots=True)
 class _UnderWay:
-    """A sequence in the log that is not applied yet, and later tries of it that wait for it."""
+    """A sequence in the log that is not applied yet, and its later tries, which wait for it."""
 
     sequence: Sequence
     term: Term
@@ -95,21 +99,22 @@ class _UnderWay:
 
 
 class Proposals:
-    """Bounded by count and bytes; over it, Overloaded."""
+    """All proposals of this leader. Bounded by count and bytes; above that, `add` raises
+    Overloaded."""
 
     def __init__(
         self, limits: Limits, *, leader: Callable[[], tuple[int, str]] = lambda: (0, "")
     ) -> None:
-        """`leader`: (member ID, address) as far as known."""
+        """`leader` returns (member ID, address) as far as known."""
         self._limits = limits
         self._leader = leader
         self._queue: deque[PendingProposal] = deque()
         self._queued_bytes = 0
         self._waiting: dict[int, tuple[Term, PendingProposal]] = {}
         self._unapplied: dict[int, _UnderWay] = {}
-        """By LSN: sequences that this leader proposed and that are not applied yet."""
+        """Sequences that this leader proposed and that are not applied yet, by LSN."""
         self._last_of: dict[Sequence, int] = {}
-        """The LSN of the last of them, by sequence."""
+        """The last LSN in `_unapplied`, by sequence."""
         self._followers = 0
 
     @property
@@ -127,13 +132,13 @@ class Proposals:
             raise Overloaded(
                 f"{self.queued + self.waiting} proposals wait (at most "
                 f"{limits.proposals_queued_max}, or {limits.proposals_queued_bytes_max} bytes): "
-                "retry with back-off"
+                "retry with backoff"
             )
         self._queue.append(pending)
         self._queued_bytes += pending.size
 
     def take(self) -> list[PendingProposal]:
-        """The next batch, in order; at least one where there is any."""
+        """Returns the next batch, in order. It is empty only if nothing is queued."""
         taken: list[PendingProposal] = []
         size = 0
         while self._queue and len(taken) < self._limits.proposal_batch_max:
@@ -154,8 +159,9 @@ class Proposals:
                 self._last_of[sequence] = first + offset
 
     def follow(self, pending: PendingProposal) -> bool:
-        """Lets a second try wait for the first one, if this leader proposed that and it is not
-        applied yet: whatever happens to its session meanwhile, the first try's apply answers it."""
+        """Lets a second try wait for the first one, if this leader proposed it and it is not
+        applied yet. Returns whether it waits. The apply of the first try then answers both, even if
+        the session ends meanwhile."""
         lsn = self._last_of.get(sequence_of(pending))
         if lsn is None:
             return False
@@ -164,8 +170,8 @@ class Proposals:
         return True
 
     def committed(self, entry: LogEntry) -> None:
-        """Answers those that wait for the commit only. (index, term) names an entry uniquely:
-        another term at this index means that ours is gone for good."""
+        """Answers proposals that wait only for the commit. (index, term) identifies an entry:
+        another term at this index means that ours is lost."""
         waiting = self._waiting.get(entry.index)
         if waiting is None:
             return
@@ -198,15 +204,15 @@ class Proposals:
         pending.settle(applied)
 
     def leadership_lost(self, leader: tuple[int, str]) -> None:
-        """What was proposed may still be committed; what was only queued is not in any log."""
+        """Fails all proposals. Proposed ones may still be committed; queued ones are in no log."""
         waiting = [pending for _, pending in self._waiting.values()]
         for under_way in self._unapplied.values():
             waiting += under_way.followers
         for pending in waiting:
             pending.fail(
                 OutcomeUnknown(
-                    "leadership was lost while the proposal was under way: it may have taken "
-                    "effect; retry the same sequence at the leader"
+                    "leadership was lost while the proposal was in progress: it may have taken "
+                    "effect. Retry the same sequence at the leader"
                 )
             )
         self._waiting.clear()
@@ -220,7 +226,7 @@ class Proposals:
 
 
 def _as_a_second_try(pending: PendingProposal, first: Applied) -> Applied:
-    """What the apply of the first try means for a later one of the same sequence."""
+    """The result of the first try, as the answer to a later try of the same sequence."""
     if first.result is None:
         return first
     digest = pending.body.content_digest
@@ -233,7 +239,6 @@ def sequence_of(pending: PendingProposal) -> Sequence:
 
 
 def _replaced(proposed: Term, found: Term) -> bool:
-    """Whether the entry that was found at our index is not ours. A standalone log's entries are
-    proposed without a term, and nobody else's come in between; a backfill may give them one
-    meanwhile."""
+    """Whether the entry at our index is not ours. Entries of a standalone log are proposed without
+    a term, and no other writer exists; a backfill may give them a term meanwhile."""
     return proposed not in (0, found)

@@ -1,9 +1,9 @@
-"""The Raft loop: feeds the engine and does what its Readys ask, in the order that is safe.
+"""The Raft loop: feeds the engine and carries out its Readys in a safe order.
 
-Order (Raft thesis 10.2.1, and partition_raft's docstring): a leader's messages leave while its own
-disk works, unless term or vote changed; everything else leaves when it is durable. A leader may
-have several Readys on their way to the disk; everybody else waits for the disk before the engine
-is fed again.
+Raft thesis 10.2.1 and partition_raft's docstring describe the order. A leader sends its messages
+while its own disk writes, unless term or vote changed. All other messages are sent once the Ready
+is durable. A leader may have several Readys in flight to the disk; other roles wait for the disk
+before they feed the engine again.
 """
 
 import asyncio
@@ -58,18 +58,18 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICKS_A_ROUND_MAX = 1
-"""A loop that was held up does not catch up on ticks: elections would start for no reason."""
+"""A loop that was delayed does not catch up on ticks: that would start needless elections."""
 
 WORK_A_ROUND_MAX = 16
-"""Readys handled before the event loop gets its turn: a restart may find a long log to apply."""
+"""Readys handled per round, so that other tasks run, too: after a restart the log may be long."""
 
 COMMIT_FLUSH_S = 1.0
-"""A commit index that only rose is saved with the next entries, or after this."""
+"""A new commit index is saved with the next entries, or after this time."""
 
 
 @dataclass(slots=True)
 class _InFlight:
-    """A Ready on its way: `messages` leave when it and all before it are durable."""
+    """A Ready in progress: `messages` are sent once it and all earlier Readys are durable."""
 
     number: int
     on_disk: bool
@@ -79,7 +79,7 @@ class _InFlight:
 
 @dataclass(slots=True)
 class Change:
-    """A configuration change that waits for the engine; the future's result is its (LSN, term)."""
+    """A configuration change that waits for the engine. The future's result is its (LSN, term)."""
 
     changes: list[tuple[ChangeKind, int]]
     context: bytes
@@ -90,7 +90,7 @@ class Change:
 
 @dataclass(slots=True)
 class LoopHooks:
-    """What the loop calls as things happen. All on the event loop, none may raise."""
+    """Callbacks of the loop. All run on the event loop; none may raise."""
 
     role_changed: Callable[[str, int], None]
     send_state: Callable[[Message], None]
@@ -157,7 +157,7 @@ class RaftLoop:
         self._after_round: list[Callable[[], None]] = []
 
     def start(self, applier: Applier, hooks: LoopHooks) -> None:
-        """Before `run`. Hands what is committed to `applier`, and calls `hooks`."""
+        """Sets the receiver of committed entries and the callbacks. Call it before `run`."""
         self._started = applier, hooks
         self._writer.start()
 
@@ -173,14 +173,14 @@ class RaftLoop:
 
     @property
     def leader(self) -> int:
-        """Its member ID; 0 while none is known."""
+        """The leader's member ID; 0 while no leader is known."""
         return self._roster.leader
 
     # --- what comes in ------------------------------------------------------------------------
 
     def receive(self, message: Message, size: int) -> None:
-        """A peer's message of `size` bytes, its blobs here already. Over the limits it is dropped:
-        the inbox fills exactly while a follower waits for its disk."""
+        """Queues a peer's message of `size` bytes, whose blobs must be here already. A message
+        above the limits is dropped: the inbox fills while a follower waits for its disk."""
         limits = self._limits
         self._heard[message.sender] = self._now()
         full = len(self._inbox) >= limits.inbox_messages_max
@@ -192,18 +192,19 @@ class RaftLoop:
         self._wake.set()
 
     def receive_then(self, message: Message, after: Callable[[], None]) -> None:
-        """`receive`; `after` is called when the round in which the engine got it is over."""
+        """`receive`; calls `after` at the end of the round that steps the message."""
         self.receive(message, 0)
         self._after_round.append(after)
 
     def heard_from(self, member: int, within_s: float) -> bool:
-        """Whether a member sent anything lately. raft-rs's own mark is reset by each election."""
+        """Whether a member sent a message within `within_s`. raft-rs resets its own flag at each
+        election."""
         return self._now() - self._heard.get(member, float("-inf")) <= within_s
 
     def leaderless_s(self) -> float:
-        """For how long nobody has led, as far as this member knows: since it led itself, or last
-        heard of its leader. A learner keeps the leader that it knew for ever, so the engine's word
-        is not enough."""
+        """Seconds without a leader, as far as this member knows: since it led itself, or last
+        received a message of its leader. The engine's leader is not enough: a learner's engine
+        never forgets it."""
         now = self._now()
         if self.role == "leader":
             self._led_at = now
@@ -219,14 +220,14 @@ class RaftLoop:
         self._changes.append(change)
         self._wake.set()
 
-    # --- the engine, for the parts around the loop ----------------------------------------------
+    # --- the engine, for other parts ----------------------------------------------------------
 
     def status(self) -> EngineStatus:
-        """The engine's own view, at this moment."""
+        """The engine's status at this moment."""
         return self._engine.status()
 
     def configuration(self) -> Configuration:
-        """As the engine knows it: committed or proposed changes may be ahead of the saved one."""
+        """The engine's configuration. It may include changes that are not applied yet."""
         return self._engine.configuration()
 
     def campaign(self) -> None:
@@ -241,7 +242,7 @@ class RaftLoop:
         return self._engine.apply_change(entry)
 
     def applied_to(self, index: LSN) -> None:
-        """The state has applied everything up to `index`."""
+        """Reports that the state has applied everything up to `index`."""
         self._engine.applied_to(index)
         self._wake.set()
 
@@ -249,7 +250,7 @@ class RaftLoop:
         return self._engine.may_serve(applied)
 
     def report_snapshot(self, member: int, succeeded: bool) -> None:
-        """How a state transfer to `member` ended: the engine sends it entries again."""
+        """Reports the end of a state transfer to `member`: the engine sends it entries again."""
         self._engine.report_snapshot(member, succeeded)
         self._wake.set()
 
@@ -264,7 +265,7 @@ class RaftLoop:
         self._wake.set()
 
     def propose_nothing(self) -> None:
-        """Proposes an entry without operations, as a new leader does; nobody waits for it."""
+        """Proposes an entry without operations, as a new leader does. No caller waits for it."""
         self._engine.propose([b""])
         self._wake.set()
 
@@ -288,7 +289,7 @@ class RaftLoop:
             ticker.cancel()
 
     def close(self) -> None:
-        """Saves what is unsaved and ends the writer. The loop's task is cancelled before."""
+        """Saves an unsaved commit index and ends the writer. Cancel the task of `run` first."""
         if self._unsaved_commit is not None:
             self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
             self._unsaved_commit = None
@@ -334,7 +335,7 @@ class RaftLoop:
                 self._metrics.messages_dropped.labels("not_a_member").inc()
             except InvalidMessage as error:
                 self._metrics.messages_dropped.labels("invalid").inc()
-                logger.warning("message of member %x refused: %s", message.sender, error)
+                logger.warning("a message of member %x is refused: %s", message.sender, error)
         if self.role == "leader":
             self._feed_changes()
             self._feed_proposals()
@@ -361,7 +362,7 @@ class RaftLoop:
                 continue
             for pending in batch:
                 pending.body.time_ms, pending.body.term = wall_ms, self._admission.term
-                # The first entry of the batch carries what passed for all of them.
+                # The first entry of the batch carries the elapsed time for the whole batch.
                 pending.body.elapsed_ms, elapsed_ms = elapsed_ms, 0
             reach("propose.before")
             try:
@@ -378,12 +379,12 @@ class RaftLoop:
         status = self._engine.status()
         for pending in batch:
             if status.role != "leader" or status.lead_transferee:
-                pending.fail(NoLeader("leadership is being handed over: retry with back-off"))
+                pending.fail(NoLeader("leadership is being transferred: retry with backoff"))
             else:
                 pending.fail(
                     Overloaded(
-                        f"more than {self._limits.uncommitted_bytes_max} bytes are proposed and "
-                        "not committed: retry with back-off"
+                        f"more than {self._limits.uncommitted_bytes_max} bytes are proposed but "
+                        "not committed: retry with backoff"
                     )
                 )
 
@@ -396,7 +397,7 @@ class RaftLoop:
         if work.hold_messages:
             self._held_number = work.number
         if self._held_number > self._retired_number:
-            # Its term or vote, or that of a Ready before it, is not durable yet.
+            # A changed term or vote, of this Ready or an earlier one, is not durable yet.
             item.messages = work.messages + work.persisted_messages
         else:
             self._send(work.messages)
@@ -417,11 +418,11 @@ class RaftLoop:
             self._reads.confirmed(index, context)
 
     def _batch(self, work: Ready) -> LogBatch:
-        """What a Ready writes to disk. Pauses the applier if that is a snapshot."""
+        """The batch that a Ready writes to disk. Pauses the applier if the Ready has a snapshot."""
         batch = LogBatch(entries=work.entries)
         if work.snapshot is not None:
-            # What the applier still has is older than the snapshot; a configuration change among
-            # it must not reach the engine, which has the snapshot's configuration by now.
+            # The applier's queue is older than the snapshot. A configuration change in it must not
+            # reach the engine, which has the snapshot's configuration already.
             self._applier.pause()
             generation = self._hooks.staged_state(work.snapshot)
             batch.snapshot = StateSwitch(
@@ -436,8 +437,8 @@ class RaftLoop:
         return batch
 
     def _flush_commit(self) -> None:
-        """Saves a commit index that nothing else carried for a while: it costs nothing to lose,
-        and keeps what a restart has to re-learn short."""
+        """Saves a commit index that was not saved with entries for a while. Losing it would be
+        safe; saving it shortens what a restart has to learn again."""
         if self._unsaved_commit is None or self._on_disk:
             return
         if self._now() - self._unsaved_since >= COMMIT_FLUSH_S:
@@ -453,7 +454,7 @@ class RaftLoop:
         self._wake.set()
 
     def _retire(self) -> None:
-        """Tells the engine what is durable, and sends what waited for it."""
+        """Reports durable Readys to the engine, and sends the messages that waited for them."""
         retired: list[_InFlight] = []
         while self._in_flight:
             item = self._in_flight[0]
@@ -470,8 +471,8 @@ class RaftLoop:
         for item in retired:
             self._send(item.messages)
             if item.snapshot is not None:
-                # The state is switched a little later; the log has nothing below any more, and an
-                # engine that campaigns meanwhile looks through what is committed and not applied.
+                # The state switches later, but the log has no entries below the snapshot any more.
+                # An engine that campaigns meanwhile reads the entries that are not applied.
                 self._engine.applied_to(item.snapshot.position.index)
                 self._hooks.state_installed(item.snapshot)
         self._wake.set()

@@ -1,4 +1,4 @@
-"""Who leads, and where each member is reached, as far as this member knows."""
+"""The leader and the members' addresses, as far as this member knows."""
 
 
 class Roster:
@@ -6,15 +6,15 @@ class Roster:
 
     def __init__(self) -> None:
         self.leader = 0
-        """Its member ID; 0 while none is known."""
+        """The leader's member ID; 0 while no leader is known."""
         self.addresses: dict[int, str] = {}
-        """By member ID, as of the applied configuration."""
+        """Addresses by member ID, as of the applied configuration."""
 
     def address(self, member: int) -> str:
-        """ "" if it is not known."""
+        """The address of `member`, or "" if it is not known."""
         return self.addresses.get(member, "")
 
     @property
     def leading(self) -> tuple[int, str]:
-        """(member ID, address) of the leader; (0, "") while none is known."""
+        """(member ID, address) of the leader; (0, "") while no leader is known."""
         return self.leader, self.address(self.leader) if self.leader else ""

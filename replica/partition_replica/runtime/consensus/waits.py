@@ -1,4 +1,4 @@
-"""Waiting for the state to reach an LSN, and for the leader's read index."""
+"""Waits for the state to reach an LSN, and for the leader's read index."""
 
 import asyncio
 import heapq
@@ -9,8 +9,8 @@ from partition_replica.ids import LSN
 
 
 class AppliedWaits:
-    """Futures by LSN, resolved in order as the state advances. Distinct LSNs are bounded by how far
-    the apply may be behind."""
+    """Futures by LSN, resolved in order as the state advances. The number of distinct LSNs is
+    bounded by the maximum lag of the apply."""
 
     def __init__(self, callers_max: int) -> None:
         self._callers_max = callers_max
@@ -21,8 +21,8 @@ class AppliedWaits:
         self._changed: asyncio.Event = asyncio.Event()
 
     async def reach(self, index: LSN) -> None:
-        """Returns when the state is at `index`. Raises NoLeader. Of the replica's own work, which
-        may not be refused because of its callers'."""
+        """Returns once the state is at `index`. Raises NoLeader if the member closes. For the
+        replica's own work, which is never refused because too many callers wait."""
         if index <= self.applied:
             return
         if index not in self._waiting:
@@ -37,11 +37,13 @@ class AppliedWaits:
             futures.pop(future, None)
 
     async def reach_for_caller(self, index: LSN) -> None:
-        """The same for a call from outside. Raises Overloaded if too many wait."""
+        """The same for the call of a client. Raises Overloaded if too many calls wait."""
         if index <= self.applied:
             return
         if self._callers >= self._callers_max:
-            raise Overloaded(f"{self._callers} calls wait for the apply: retry with back-off")
+            raise Overloaded(
+                f"{self._callers} calls wait for the apply, the maximum: retry with backoff"
+            )
         self._callers += 1
         try:
             await self.reach(index)
@@ -57,31 +59,31 @@ class AppliedWaits:
         self.wake()
 
     def wake(self) -> None:
-        """Lets those who wait for a change look around."""
+        """Wakes the tasks that wait for a change."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     async def change(self) -> None:
-        """Returns when the state advances next, when there may be another reason to look, or when
-        this ends."""
+        """Returns when the state advances next, when `wake` is called, or when the waits are
+        closed."""
         await self._changed.wait()
 
     def close(self) -> None:
-        """Ends all waiting: of `reach` by NoLeader, of `change` by returning."""
+        """Ends all waits: `reach` raises NoLeader, `change` returns."""
         for futures in self._waiting.values():
             for future in futures:
                 if not future.done():
-                    future.set_exception(NoLeader("the replica is being restarted: retry"))
+                    future.set_exception(NoLeader("this member is closing: retry with backoff"))
         self._waiting.clear()
         self._heap.clear()
         self._changed.set()
 
 
 class ReadIndexes:
-    """Read indexes in rounds: one is under way, everybody who comes meanwhile shares the next.
+    """Read indexes in rounds. All requests that arrive during one round share the next round.
 
-    The engine drops a request silently where it can't answer (no leader, nothing committed in the
-    term): the waiters' own time-out ends it.
+    The engine silently drops a request that it can't answer, because there is no leader or nothing
+    is committed in the term. Then the time-out of each request ends it.
     """
 
     def __init__(self, waiting_max: int) -> None:
@@ -98,19 +100,23 @@ class ReadIndexes:
     async def get(self, timeout_s: float) -> LSN:
         """The index that a linearizable read has to wait for. Raises NoLeader, Overloaded."""
         if self._waiting >= self._waiting_max:
-            raise Overloaded(f"{self._waiting_max} reads wait: retry with back-off")
+            raise Overloaded(
+                f"{self._waiting_max} reads wait here, the maximum: retry with backoff"
+            )
         future: asyncio.Future[LSN] = asyncio.get_running_loop().create_future()
         self._next.append(future)
         self._waiting += 1
         try:
             return await asyncio.wait_for(future, timeout_s)
         except TimeoutError as error:
-            raise NoLeader(f"no quorum confirmed the leader within {timeout_s} s") from error
+            raise NoLeader(
+                f"no quorum confirmed the leader within {timeout_s} s: retry with backoff"
+            ) from error
         finally:
             self._waiting -= 1
 
     def start(self) -> bytes:
-        """Begins a round; the context to give to the engine."""
+        """Begins a round; returns the context to give to the engine."""
         context = next(self._serial).to_bytes(8, "big")
         self._under_way[context] = self._next
         self._next = []
@@ -122,10 +128,10 @@ class ReadIndexes:
                 future.set_result(LSN(index))
 
     def fail(self) -> None:
-        """Leadership is gone: nobody will confirm these."""
+        """Fails all requests: leadership is lost, so no answer will come."""
         for futures in (*self._under_way.values(), self._next):
             for future in futures:
                 if not future.done():
-                    future.set_exception(NoLeader("leadership was lost; retry at the leader"))
+                    future.set_exception(NoLeader("leadership was lost: retry at the new leader"))
         self._under_way.clear()
         self._next = []

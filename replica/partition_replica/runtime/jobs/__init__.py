@@ -1,1 +1,1 @@
-"""Work in processes of their own, beside a replica that serves: snapshot jobs and verification."""
+"""Work in separate processes while the replica serves: snapshot jobs and verification."""

@@ -1,8 +1,7 @@
-"""Verifying a volume while it serves: on a copy of the state, beside the log as it goes on.
+"""Verifies the volume while the replica serves: a copy of the state, and the log as it grows.
 
-A process of its own does it (offline/volume/verification_child.py): reading and hashing hold
-nothing up, and pages that LMDB can't make sense of may end that process, not this one. Nothing that
-happens to it ends this one either.
+A separate process verifies (offline/volume/verification_child.py), so that reading and hashing
+block nothing here. Damaged pages of LMDB may end that process, but never this one.
 """
 
 import asyncio
@@ -31,10 +30,11 @@ logger = logging.getLogger(__name__)
 Step = tuple[str, int, int]
 
 STALL_S = 3600.0
-"""A verification without progress for so long is ended: the largest payload takes it at 20 MB/s."""
+"""Seconds without progress after which a verification is ended. At 20 MB/s, the largest payload
+takes this long."""
 
 MEANINGLESS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
-"""What ends a process that reads damaged pages."""
+"""Signals that end a process that reads damaged pages."""
 
 
 class Inspection:
@@ -51,7 +51,7 @@ class Inspection:
         self._work: asyncio.Task[VerifyReport] | None = None
 
     async def close(self) -> None:
-        """Ends a run under way, and returns when nothing reads the volume any more."""
+        """Ends a run in progress, and returns once nothing reads the volume for it any more."""
         if self._work is not None:
             self._work.cancel()
             await asyncio.wait([self._work])
@@ -59,16 +59,18 @@ class Inspection:
     async def verify(self) -> AsyncIterator[Step | VerifyReport]:
         self._running()
         if self._work is not None:
-            raise Overloaded("this volume is being verified already: one at a time")
+            raise Overloaded(
+                "another verification of this volume is in progress: retry when it has ended"
+            )
         latest: list[Step] = []
         changed = asyncio.Event()
 
         def told(step: str, done: int, total: int) -> None:
-            # Only the latest counts: a slow reader holds nothing up.
+            # Only the latest progress is kept, so that a slow reader blocks nothing.
             latest[:] = [(step, done, total)]
             changed.set()
 
-        # A task of its own: it ends and releases everything, also if its caller has gone away.
+        # A separate task: it ends and releases everything even if its caller disconnects.
         work = asyncio.create_task(self._verify(told))
         self._work = work
         work.add_done_callback(self._ended)
@@ -80,7 +82,7 @@ class Inspection:
                 if latest:
                     yield latest.pop()
             if work.cancelled():
-                raise Stopping("this replica is stopping: verify another")
+                raise Stopping("this replica is stopping: verify another replica")
             yield work.result()
         finally:
             work.cancel()
@@ -88,7 +90,7 @@ class Inspection:
     def _ended(self, task: "asyncio.Task[VerifyReport]") -> None:
         self._work = None
         if not task.cancelled():
-            task.exception()  # seen
+            task.exception()  # retrieved, or asyncio would log it
 
     async def _verify(self, told: Callable[[str, int, int], None]) -> VerifyReport:
         scratch = self._volume.staging / f"verify-{next(self._serial)}"
@@ -103,20 +105,20 @@ class Inspection:
                     self._limits.snapshot_capture_wait_s,
                     self._check_room,
                 )
-            except Damaged as error:  # a finding; the replica itself may never read that row
+            except Damaged as error:  # a finding: the replica may never read that row
                 return _nothing_but(str(error))
             return await self._run(scratch, told)
         finally:
             await run_to_end(partial(_remove, captured, scratch))
 
     def _check_room(self) -> None:
-        # The copy, and what a replay of the log builds beside it.
+        # Room for the copy, and for the state that a replay of the log builds.
         room = self._volume.space.room_for(2 * self._volume.state.size_bytes(), self._limits)
         if not room.enough:
             raise DiskFull(
-                f"verifying takes up to {room.needed_bytes} bytes with what is reserved, "
-                f"{room.free_bytes} are free: make room, or verify with the replica stopped "
-                "(--scratch)"
+                f"verifying needs up to {room.needed_bytes} free bytes, reserve included; "
+                f"{room.free_bytes} are free: make room, or stop the replica and verify with "
+                "--scratch on another volume"
             )
 
     async def _run(self, scratch: Path, told: Callable[[str, int, int], None]) -> VerifyReport:
@@ -126,8 +128,8 @@ class Inspection:
             last[:] = [(step, done, total)]
             if self._disk.full():
                 raise DiskFull(
-                    "the volume fell below its reserve: the verification is given up; make room, "
-                    "or verify with the replica stopped (--scratch)"
+                    "the volume fell below its reserve, so the verification was ended: make room, "
+                    "or stop the replica and verify with --scratch on another volume"
                 )
             told(step, done, total)
 
@@ -140,7 +142,7 @@ class Inspection:
         except JobFailed as error:
             return _broken_off(error, process.returncode, last)
         finally:
-            # A process that was killed leaves its place among LMDB's readers.
+            # Clears the entry that a killed process leaves in LMDB's reader table.
             await run_to_end(self._volume.log.environment.reader_check)
         return VerifyReport(**json.loads((scratch / "report.json").read_bytes()))
 
@@ -154,25 +156,25 @@ def _remove(captured: Captured | None, scratch: Path) -> None:
 def _nothing_but(finding: str) -> VerifyReport:
     report = VerifyReport()
     report.find(finding)
-    report.unchecked.append("everything else: the state could not be copied")
+    report.unchecked.append("everything else, because the state could not be copied")
     return report
 
 
 def _broken_off(error: JobFailed, returncode: int | None, last: list[Step]) -> VerifyReport:
-    """The report for a process that ended without its own."""
+    """The report for a process that ended without its own report."""
     report = VerifyReport()
     where = f"step {last[0][0]} at {last[0][1]}" if last else "the beginning"
     if returncode is not None and -returncode in MEANINGLESS:
         name = signal.Signals(-returncode).name
         report.find(
-            f"reading the volume ended the verification's process by {name} ({where}): pages are "
-            "damaged; keep the volume, and let the operator rebuild this replica from the others"
+            f"the verification's process was ended by {name} while it read the volume ({where}): "
+            "pages are damaged. Keep the volume, and let the operator replace this member"
         )
     else:
-        logger.warning("a verification broke off: %s", error)
-    report.unchecked.append(f"everything behind {where}: {error}")
+        logger.warning("a verification failed: %s", error)
+    report.unchecked.append(f"everything after {where}: {error}")
     return report
 
 
 async def _nothing() -> dict[str, Any]:
-    raise AssertionError("a verification asks for no state")
+    raise AssertionError("a verification never requests a state")

@@ -1,5 +1,8 @@
-"""The process of one job: `partition-replica snapshot … --job` or `verify … --job`. It reads and
-sends while this process goes on applying. How the two talk: offline/snapshots/child.py."""
+"""The process of one job: `partition-replica snapshot … --job` or `verify … --job`.
+
+It reads and sends while this process continues to apply entries. offline/snapshots/child.py
+describes their protocol.
+"""
 
 import asyncio
 import json
@@ -15,15 +18,15 @@ from partition_replica.storage.threads import finish
 logger = logging.getLogger(__name__)
 
 LINE_BYTES_MAX = 64 * 1024
-"""Of what the process says; a report has at most 4000."""
+"""Maximum length of a line from the process. A report has at most 4000 bytes."""
 
 _CREDENTIALS = "AWS_"
-"""Of variables that are ours, or the node's, and not the store's: the process gets the job's."""
+"""Prefix of variables that the process does not inherit: it receives the job's own credentials."""
 
 
 class JobFailed(Exception):
-    """reason: a CamelCase word that callers may compare. retriable: the same job may succeed later
-    without anybody changing anything."""
+    """The job did not succeed. reason: a CamelCase word that callers may compare. retriable:
+    whether the same job may succeed later without any change."""
 
     def __init__(self, reason: str, message: str, *, retriable: bool) -> None:
         super().__init__(message)
@@ -32,8 +35,8 @@ class JobFailed(Exception):
 
 
 class JobProcess:
-    """One run of a job. `told(phase, done, total)` hears how far it is. `capture` is asked for a
-    copy of the state at most once, and its answer is passed on to the process."""
+    """One run of a job. `told(phase, done, total)` is called with its progress. `capture` is called
+    at most once; it copies the state and returns what is sent to the process."""
 
     def __init__(
         self,
@@ -44,8 +47,8 @@ class JobProcess:
         command: tuple[str, ...] = ("snapshot",),
         stall_s: float | None = None,
     ) -> None:
-        """command: which command of `partition-replica` is run. stall_s: seconds without progress
-        after which the process is ended; None is `snapshot_job_stall_s`."""
+        """command: the command of `partition-replica` to run. stall_s: seconds without progress
+        after which the process is ended; None means `snapshot_job_stall_s`."""
         self.returncode: int | None = None
         self._command = command
         self._stall_s = limits.snapshot_job_stall_s if stall_s is None else stall_s
@@ -54,25 +57,25 @@ class JobProcess:
         self._capture = capture
 
     async def run(self, arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
-        """Returns the report of a command that succeeded. Raises JobFailed, and what `capture`
-        raises. The process has ended when this returns, raises or is cancelled."""
+        """Returns the report of a command that succeeded. Raises JobFailed and the errors of
+        `capture`. The process has ended when this returns, raises or is cancelled."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_CREDENTIALS)}
         process = await self._start(arguments, inherited | environment)
         report, ending = None, False
         try:
             report = await self._talk(process)
-            ending = True  # it has reported, or closed its output
+            ending = True  # it has sent its report, or closed its output
         except (ConnectionError, _NotOurs) as error:
-            # It died while it was told something, or said what is no line of ours.
-            logger.warning("the job's process broke off: %s", error)
+            # It died while it received the answer of `capture`, or wrote an invalid line.
+            logger.warning("the job's process failed: %s", error)
         finally:
             await self._end(process, ending)
             self.returncode = process.returncode
         if report is None:
             raise JobFailed(
                 "ProcessDied",
-                f"the job's process ended with {process.returncode} and without a report: see "
-                "the replica's log; it may succeed when it is tried again",
+                f"the job's process ended with exit code {process.returncode} and without a "
+                "report: see the replica's log, and start the job again",
                 retriable=True,
             )
         if report["state"] != "succeeded":
@@ -82,8 +85,8 @@ class JobProcess:
     async def _start(
         self, arguments: list[str], environment: dict[str, str]
     ) -> asyncio.subprocess.Process:
-        """Raises JobFailed if the process can't be started: for want of memory, processes or files
-        of the node, or because an argument can't be passed on."""
+        """Raises JobFailed if the process can't be started: the node lacks memory, processes or
+        file descriptors, or an argument is invalid."""
         starting = asyncio.ensure_future(
             asyncio.create_subprocess_exec(
                 sys.executable,
@@ -107,15 +110,15 @@ class JobProcess:
         except OSError as error:
             raise JobFailed(
                 "ProcessNotStarted",
-                f"the job's process could not be started ({error}): try again when the node has "
-                "processes, memory and files to give",
+                f"the job's process could not be started ({error}): start the job again when the "
+                "node has free processes, memory and file descriptors",
                 retriable=True,
             ) from error
-        except ValueError as error:  # a zero byte; not shown, for it may be in a secret
+        except ValueError as error:  # a zero byte; not shown, because it may be in a secret
             raise JobFailed(
                 "InvalidArgument",
-                "the job's process could not be started: the job or its destination holds a "
-                "zero byte",
+                "the job's process could not be started: a field of the job or its destination "
+                "contains a zero byte, which is not allowed",
                 retriable=False,
             ) from error
 
@@ -133,8 +136,8 @@ class JobProcess:
             except TimeoutError as error:
                 raise JobFailed(
                     "Stalled",
-                    f"no progress for {self._stall_s:.0f} s, at {last}: it is "
-                    "ended, and may succeed when it is tried again",
+                    f"no progress for {self._stall_s:.0f} s, at {last}: the job was ended; "
+                    "start it again",
                     retriable=True,
                 ) from error
             except ValueError as error:
@@ -158,8 +161,8 @@ class JobProcess:
             deadline = loop.time() + self._stall_s
 
     async def _end(self, process: asyncio.subprocess.Process, ending: bool) -> None:
-        """Returns when the process has ended: on its own if it is `ending`, else by SIGTERM. It is
-        killed if that takes too long."""
+        """Returns once the process has ended: on its own if it is `ending`, otherwise by SIGTERM.
+        It is killed if that takes longer than `snapshot_job_end_s`."""
         await finish(self._ended(process, ending))
 
     async def _ended(self, process: asyncio.subprocess.Process, ending: bool) -> None:
@@ -179,7 +182,7 @@ class JobProcess:
 
 
 class _NotOurs(Exception):
-    """A line that no process of ours says."""
+    """A line that does not follow our protocol."""
 
 
 _REPORTED: dict[str, type] = {"state": str}
@@ -188,13 +191,13 @@ _PROGRESS: dict[str, type] = {"phase": str, "done": int, "total": int}
 
 
 def _parse(line: bytes) -> dict[str, Any]:
-    """What a line says: a report, a need, or progress. Raises _NotOurs."""
+    """Parses a line: a report, a need, or progress. Raises _NotOurs."""
     try:
         message = json.loads(line)
     except ValueError as error:
         raise _NotOurs(f"it is not JSON: {error}") from error
     if not isinstance(message, dict):
-        raise _NotOurs("it is no JSON object")
+        raise _NotOurs("it is not a JSON object")
     if "report" in message:
         report = message["report"]
         _check(report, _REPORTED)
@@ -208,4 +211,4 @@ def _parse(line: bytes) -> dict[str, Any]:
 def _check(found: Any, kinds: dict[str, type]) -> None:
     for name, kind in kinds.items():
         if not isinstance(found, dict) or not isinstance(found.get(name), kind):
-            raise _NotOurs(f"it has no {name}, or one that is no {kind.__name__}")
+            raise _NotOurs(f"its {name} is missing or not a {kind.__name__}")

@@ -1,7 +1,7 @@
-"""Snapshot jobs of a replica: taken, verified, pruned one at a time, each in a process of its own.
+"""Snapshot jobs of a replica: take, verify, delete. Each runs alone, in its own process.
 
-Jobs are kept in memory. What one leaves when the replica ends in the middle is in staging/, which
-the next start empties, and in the destination, where the same job finds it.
+Jobs are kept in memory. If the replica ends during a job, the job's files stay in staging/, which
+the next start empties, and in the destination, where the same job finds them.
 """
 
 import asyncio
@@ -57,12 +57,12 @@ _FIGURES = {
     "objects_deleted": "objectsDeleted",
     "bytes_deleted": "bytesDeleted",
 }
-"""Fields of a job, by what the report of its process calls them."""
+"""Fields of a SnapshotJob, with their names in the report of its process."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """request: until it has ended; it holds secrets."""
+    """request: None once the job has ended, because it contains secrets."""
 
     kind: str
     request: api.StartSnapshotJobRequest | None
@@ -75,8 +75,8 @@ class _Job:
 class SnapshotJobRunner:
     """Implements core.services.SnapshotJobService. On the event loop.
 
-    `running` raises if there is no member to take a snapshot of. `failed` gets the errors that must
-    end this process.
+    `running` returns the member that runs, and raises if there is none. `failed` is called with
+    errors that must end this process.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class SnapshotJobRunner:
         self._serial = 0
         self._closing = False
 
-    # --- what the service calls ---------------------------------------------------------------
+    # --- calls of the service -----------------------------------------------------------------
 
     def start(self, request: api.StartSnapshotJobRequest) -> api.SnapshotJob:
         kind = check_request(request)
@@ -114,8 +114,8 @@ class SnapshotJobRunner:
             raise no_state_yet()
         if len(self._queue) >= self._limits.snapshot_jobs_queued_max:
             raise Overloaded(
-                f"{len(self._queue)} snapshot jobs wait here, the most that may: retry later, or "
-                "ask another replica"
+                f"{len(self._queue)} snapshot jobs wait here, the maximum: retry later, or use "
+                "another replica"
             )
         status = api.SnapshotJob(job_id=request.job_id, state=api.SNAPSHOT_JOB_STATE_QUEUED)
         if kind != "delete":
@@ -138,14 +138,19 @@ class SnapshotJobRunner:
         job = self._known(job_id)
         if job in self._queue:
             self._queue.remove(job)
-            self._end(job, JobFailed("Cancelled", "it was cancelled in the queue", retriable=False))
+            self._end(
+                job,
+                JobFailed(
+                    "Cancelled", "the job was cancelled while it was queued", retriable=False
+                ),
+            )
         elif job.task is not None:
             job.task.cancel()
             await job.over.wait()
         return _copy(job.status)
 
     async def close(self) -> None:
-        """Ends what runs and what waits; nothing is left on the volume when this returns."""
+        """Ends all running and queued jobs. Nothing of them is left on the volume then."""
         self._closing = True
         while self._queue:
             self._end(self._queue.popleft(), _stopping())
@@ -160,8 +165,8 @@ class SnapshotJobRunner:
         job = self._jobs.get(job_id)
         if job is None:
             raise NotFound(
-                f"snapshot job {job_id!r} is not known here: start it (again); what an earlier "
-                "process left of it is found"
+                f"snapshot job {job_id!r} is not known here: start it again; it reuses what an "
+                "earlier run left in the destination"
             )
         return job
 
@@ -172,7 +177,7 @@ class SnapshotJobRunner:
 
     def _gauge(self) -> None:
         put = self._metrics.set
-        put("logstore_snapshot_jobs_queued", "Snapshot jobs that wait", len(self._queue))
+        put("logstore_snapshot_jobs_queued", "Queued snapshot jobs", len(self._queue))
 
     # --- one after the other ------------------------------------------------------------------
 
@@ -196,11 +201,11 @@ class SnapshotJobRunner:
     def _outcome(  # noqa: PLR0911  # one return for each kind of failure
         self, task: "asyncio.Task[api.SnapshotJob]"
     ) -> api.SnapshotJob | JobFailed:
-        """Of a task that is done: its figures. Raises what must end the process."""
+        """Returns the figures of a task that is done, or its failure. Raises a Fatal again."""
         try:
             return task.result()
         except asyncio.CancelledError:
-            cancelled = JobFailed("Cancelled", "it was cancelled", retriable=False)
+            cancelled = JobFailed("Cancelled", "the job was cancelled", retriable=False)
             return _stopping() if self._closing else cancelled
         except JobFailed as error:
             return error
@@ -214,7 +219,7 @@ class SnapshotJobRunner:
             retriable = isinstance(error, RetryLater | GoElsewhere)
             return JobFailed(type(error).__name__, str(error), retriable=retriable)
         except Exception as error:
-            # A snapshot that can't be taken must not take the replica with it.
+            # A failed snapshot job must not end the replica.
             logger.exception("a snapshot job failed unexpectedly")
             name = type(error).__name__
             return JobFailed(name, f"{name}: {error}", retriable=isinstance(error, OSError))
@@ -246,7 +251,7 @@ class SnapshotJobRunner:
     # --- one job ------------------------------------------------------------------------------
 
     async def _execute(self, job: _Job) -> api.SnapshotJob:
-        """Returns the figures of its report."""
+        """Runs a job; returns the figures of its report."""
         self._running()
         self._serial += 1
         directory = self._volume.staging / f"snapshot-job-{self._serial}"
@@ -278,7 +283,7 @@ class SnapshotJobRunner:
         to += ["--limit", f"marker_stale_s={self._limits.snapshot_marker_stale_s}"]
         if job.kind == "verify":
             return ["verify", "--snapshot", wanted.snapshot_id, *to], environment
-        # Jobs run one at a time: an upload or marker of this owner is left of a process that ended.
+        # Jobs run one at a time: a marker or upload of this owner belongs to a process that ended.
         to += ["--owner", f"{self._volume.log.identity.member_id:x}"]
         if job.kind == "delete":
             named = [part for found in wanted.snapshot_ids for part in ("--snapshot", found)]
@@ -313,7 +318,7 @@ class SnapshotJobRunner:
         return replace(found, ca_file=authority)
 
     async def _capture(self, job: _Job, directory: Path) -> dict[str, Any]:
-        """Copies the state, as soon as that is possible."""
+        """Copies the state as soon as possible. Returns what is sent to the job's process."""
         job.status.phase = "Copying"
         try:
             captured = await capture_in_time(
@@ -335,22 +340,22 @@ class SnapshotJobRunner:
         }
 
     def _check_room(self) -> None:
-        """For a copy of the state, and for its rows as the destination has them or as the next
-        snapshot's base."""
+        """Raises JobFailed unless there is room for a copy of the state and for its rows, which go
+        to the destination on this volume or become the base of the next snapshot."""
         size = self._volume.state.size_bytes()
         room = self._volume.space.room_for(2 * size, self._limits, own_work=True)
         if not room.enough:
             raise JobFailed(
                 "VolumeFull",
-                f"a snapshot takes up to {room.needed_bytes} bytes of the volume while it is made "
-                f"(the state has {size}), {room.free_bytes} are free: make room, or grow the "
+                f"taking a snapshot needs up to {room.needed_bytes} free bytes on the volume (the "
+                f"state has {size} bytes), {room.free_bytes} are free: make room or grow the "
                 "volume",
                 retriable=False,
             )
 
 
 def _figures(report: dict[str, Any]) -> api.SnapshotJob:
-    """The figures of a job's report. Raises JobFailed if one has another type."""
+    """The figures of a job's report. Raises JobFailed if one has the wrong type."""
     found = api.SnapshotJob()
     try:
         for name, reported in _FIGURES.items():
@@ -358,7 +363,7 @@ def _figures(report: dict[str, Any]) -> api.SnapshotJob:
                 setattr(found, name, report[reported])
     except (TypeError, ValueError) as error:
         raise JobFailed(
-            "ProcessDied", f"the job's process reports no figures of ours: {error}", retriable=True
+            "ProcessDied", f"the job's process sent an invalid report: {error}", retriable=True
         ) from error
     return found
 
@@ -376,7 +381,7 @@ def _make(directory: Path) -> None:
 
 
 def _stopping() -> JobFailed:
-    message = "the replica stops: start the job again, here or at another replica"
+    message = "the replica is stopping: start the job again, here or at another replica"
     return JobFailed("Stopping", message, retriable=True)
 
 

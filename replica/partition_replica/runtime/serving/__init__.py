@@ -1,1 +1,1 @@
-"""What applications ask of a replica: appends and sessions, reads, consumers, pinned states."""
+"""The requests of applications: appends and sessions, reads, consumers, pinned states."""

@@ -1,4 +1,4 @@
-"""Appends, sessions and uploads at a leader: what is refused, and what is proposed."""
+"""Appends, sessions and uploads at a leader: checks requests and proposes entries."""
 
 import time
 from collections.abc import AsyncIterator, Callable
@@ -39,7 +39,7 @@ from partition_replica.storage.generations import StateGenerations
 
 
 class Appends:
-    """The write half of a replica. On the event loop."""
+    """The writes of a replica. On the event loop."""
 
     def __init__(  # takes its parts from the assembly
         self,
@@ -82,7 +82,7 @@ class Appends:
             if not retry:
                 raise
             raise OutcomeUnknown(
-                f"an earlier try of this sequence may have taken effect; this one: {error}",
+                f"an earlier try of this sequence may have taken effect; this try failed: {error}",
                 error.reason,
             ) from error
         self._metrics.appends.observe(time.perf_counter() - started)
@@ -92,7 +92,7 @@ class Appends:
         self, proposal: types.Proposal, *, retry: bool, wait_applied: bool
     ) -> Applied:
         member = self._current.leading()
-        # Before anything is refused: a leader before this one may have written an earlier try.
+        # Checked before any refusal: an earlier leader may have written an earlier try.
         member.check_serving()
         check_proposal(proposal)
         body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal))
@@ -102,7 +102,7 @@ class Appends:
             if payload.size > PAYLOAD_INLINE_BYTES_MAX
         ]
         if retry or large:
-            # Before anything is asked for that an answer does not need: payloads, room on the disk.
+            # A stored answer needs neither the payloads nor free space on the disk.
             known = answer_of(self._states.current, body)
             if known is not None:
                 return known
@@ -117,8 +117,9 @@ class Appends:
         check_digest(digest, "the payload")
         if not PAYLOAD_INLINE_BYTES_MAX < size <= PAYLOAD_BYTES_MAX:
             raise InvalidArgument(
-                f"a payload of {size} bytes is not uploaded: up to {PAYLOAD_INLINE_BYTES_MAX} "
-                f"bytes travel in the append itself, and {PAYLOAD_BYTES_MAX} is the most"
+                f"a payload of {size} bytes can't be uploaded: more than "
+                f"{PAYLOAD_INLINE_BYTES_MAX} and at most {PAYLOAD_BYTES_MAX} bytes are allowed. "
+                "Send a smaller payload in the append itself"
             )
         name = Digest(digest)
         await member.payloads.receive(name, size, chunks)
@@ -128,18 +129,18 @@ class Appends:
     async def _propose(
         self, member: Member, body: types.EntryBody, *, wait_applied: bool
     ) -> Applied:
-        member.check_serving()  # again: payloads may have been waited for
+        member.check_serving()  # again, because waiting for payloads may have taken long
         if self._current.held:
-            raise NoLeader("replication is being switched on: retry in a moment")
+            raise NoLeader("replication is being enabled: retry in a moment")
         if self._disk.full() and not passes_full_disk(body):
             raise DiskFull(
                 f"the volume has {self._disk.free_bytes} bytes free, below its reserve: writes are "
-                "refused, removals and reads go on; make room or grow the volume"
+                "refused, deletes and reads still work. Make room or grow the volume"
             )
         if member.applier.lag > self._limits.apply_lag_max:
             raise Overloaded(
-                f"{member.applier.lag} entries are committed and not applied, at most "
-                f"{self._limits.apply_lag_max} may be: retry with back-off"
+                f"{member.applier.lag} entries are committed but not applied, at most "
+                f"{self._limits.apply_lag_max} are allowed: retry with backoff"
             )
         pending = PendingProposal(body, body.ByteSize(), wait_applied)
         member.loop.propose(pending)
@@ -151,8 +152,10 @@ class Appends:
                 continue
             size = self._blobs.size(Digest(payload.digest))
             if size is None:
-                raise PayloadMissing("a payload went while it was disseminated", [payload.digest])
+                raise PayloadMissing(
+                    "a payload was deleted during the append: upload it again", [payload.digest]
+                )
             if size != payload.size:
                 raise InvalidArgument(
-                    f"payload {number} says {payload.size} bytes; its content has {size}"
+                    f"payload {number}: size is {payload.size}, but its content has {size} bytes"
                 )

@@ -1,4 +1,4 @@
-"""What a replica does for applications: sessions, appends, reads, consumers."""
+"""The service of a replica for applications: sessions, appends, reads, consumers."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager

@@ -1,4 +1,4 @@
-"""Consumers: named positions in this replica's log, which keep what they have not read."""
+"""Consumers: named positions in this replica's log. Entries after a position are kept."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from partition_replica.storage.generations import StateGenerations
 
 
 class Consumers:
-    """Writes run on the log's writer, in their turn; each returns (position, low-water mark)."""
+    """Changes run in order on the log's writer. Each returns (position, low-water mark)."""
 
     def __init__(
         self, log: Positions, states: StateGenerations, running: Callable[[], Member]
@@ -22,8 +22,9 @@ class Consumers:
         self._running = running
 
     async def register(self, name: str, lsn: int) -> tuple[int, int]:
-        """`lsn` 0: everything that is stored. Does nothing where the name is registered at this
-        LSN: the answer to an earlier try was lost. Raises InvalidArgument, Compacted, NoLeader."""
+        """Registers `name` at `lsn`; 0 means before the first stored entry. Does nothing if the
+        name is registered at this LSN already, so a retry is safe. Raises InvalidArgument,
+        Compacted, NoLeader."""
         log = self._log
         self._check_applied(lsn)
 
@@ -37,8 +38,8 @@ class Consumers:
         return await self._call(name, body)
 
     async def acknowledge(self, name: str, lsn: int) -> tuple[int, int]:
-        """Raises NotFound, InvalidArgument, and Compacted where entries behind `lsn` are gone: the
-        consumer is told at once, and not only when it reads."""
+        """Moves the position of `name` to `lsn`. Raises NotFound, InvalidArgument, and Compacted if
+        entries after `lsn` are deleted, so that the consumer learns it before its next read."""
         self._check_applied(lsn)
 
         def body() -> int:
@@ -53,7 +54,7 @@ class Consumers:
         return await self._call(name, body)
 
     async def remove(self, name: str) -> None:
-        """Raises NotFound."""
+        """Removes the consumer `name`. Raises NotFound."""
 
         def body() -> int:
             self._log.unregister(name)
@@ -63,7 +64,7 @@ class Consumers:
 
     def list(self) -> tuple[list[tuple[str, int]], int]:
         first = self._log.first_stored
-        positions = self._log.positions  # once: the mark is that of these
+        positions = self._log.positions  # read once, so that the mark belongs to these
         found = [(n, int(at)) for n, at in positions.items() if n not in compaction.RESERVED]
         return sorted(found), compaction.promised_mark(compaction.low_water_mark(positions), first)
 
@@ -79,7 +80,7 @@ class Consumers:
     def _check_applied(self, lsn: int) -> None:
         applied = self._states.current.applied.index
         if lsn > applied:
-            raise InvalidArgument(f"LSN {lsn} is not applied here: allowed are 0 to {applied}")
+            raise InvalidArgument(f"LSN {lsn} is not applied here: 0 to {applied} are allowed")
 
     async def _call(self, name: str, body: Callable[[], int]) -> tuple[int, int]:
         def work() -> tuple[int, int]:
@@ -88,6 +89,8 @@ class Consumers:
         try:
             return await self._running().loop.call_writer(work)
         except KeyError as error:
-            raise NotFound(f"there is no consumer {name!r} at this replica") from error
+            raise NotFound(
+                f"there is no consumer {name!r} at this replica: register it first"
+            ) from error
         except ValueError as error:
             raise InvalidArgument(str(error)) from error

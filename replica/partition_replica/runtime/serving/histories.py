@@ -1,4 +1,4 @@
-"""Which history of the group this replica's state belongs to, and which one a caller knows."""
+"""Compares the history of this replica's state with the history that a caller names."""
 
 from partition_replica.core.ports import LogView
 from partition_replica.errors import no_state_yet, wrong_history
@@ -15,25 +15,25 @@ class Histories:
         self._current = current
 
     def known(self) -> str:
-        """The ID of the group's history; "" while this replica has none of its state."""
+        """The group's history ID; "" while this replica has no state of its group."""
         log, state = self._log, self._states.current
         if not log.identity.standalone and not log.configuration[1].members:
             return ""
         if state.applied.index < log.boundary.index:
-            return ""  # the log has adopted a snapshot whose state is about to be opened
+            return ""  # the log has installed a received state, which is not open yet
         return self._states.history_of(state)
 
     def check_state(self) -> str:
-        """The history's ID. Raises NoLeader while this replica has none of its group's state."""
+        """The group's history ID. Raises NoLeader while this replica has no state of its group."""
         own = self.known()
         if not own:
             raise no_state_yet()
         return own
 
     def check(self, history: str, *, leading: bool = False) -> None:
-        """Raises WrongHistory, and NoLeader if the history is not known yet. leading: raises
-        NotLeader or NoLeader unless this is a leader that serves, so that a replica that was left
-        behind cannot tell a client of its old history."""
+        """Raises WrongHistory if `history` is not this state's, and NoLeader if that is not known
+        yet. "" is accepted. leading: also raises NotLeader or NoLeader unless this is a serving
+        leader, so that an outdated replica cannot report its old history to a client."""
         if leading:
             self._current.leading().check_serving()
         if not history:

@@ -1,7 +1,7 @@
 """Reads: the applied state, entries of the log, contents of files.
 
-A read takes everything that it needs in one transaction of the state. The applier works on a thread
-of its own, so two transactions may see two states, whatever the event loop does in between.
+A read takes everything that it needs from one transaction of the state. The applier runs on its own
+thread, so two transactions may see two different states.
 """
 
 from collections.abc import Sequence
@@ -28,23 +28,23 @@ READ_INDEX_TIMEOUT_S = 5.0
 
 
 def check_stored(lo: int, first: int, applied: int) -> None:
-    """Whether a reader can go on at `lo`, where the log begins at `first` and the state is at
-    `applied`. Raises Compacted, which tells where to go on, and NoLeader."""
+    """Checks that a reader can continue at `lo`, if the log begins at `first` and the state is at
+    `applied`. Raises Compacted, which contains the LSN to continue at, and NoLeader."""
     if first > applied + 1:
-        # The log adopted a snapshot, and the state is about to. Neither "compacted, read the state"
-        # nor "nothing there" would be true: the state is still the one before.
-        raise NoLeader("a snapshot is being installed here: retry in a moment")
+        # The log has installed a received state, but the current state is still the old one. So
+        # neither "compacted, read the state" nor "no new entries" would be right.
+        raise NoLeader("a state transfer is being installed here: retry in a moment")
     if lo < first:
         raise Compacted(
-            f"entries below {first} are compacted; {lo} was asked for: read the state, which is at "
-            f"{applied}, and go on at {applied + 1}",
+            f"entry {lo} is compacted, the first stored one is {first}: read the state, which is "
+            f"at {applied}, then continue at {applied + 1}",
             first,
             applied,
         )
 
 
 class Reads:
-    """The read half of a replica. On the event loop."""
+    """The reads of a replica. On the event loop."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Reads:
 
     def entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         self._current.running()
-        # The state's position first: the log is never behind it, and may move meanwhile.
+        # Read before the log's: the log is never behind it, and may grow meanwhile.
         applied = self._states.current.applied.index
         first = self._log.first_stored
         lo = lo or first
@@ -87,10 +87,11 @@ class Reads:
         found: dict[LSN, Ineffective | None] = {
             **self._states.current.unapplied_between(first, last)
         }
-        # Up to an import's base nothing was applied here, so nobody noted anything.
+        # Entries up to an import's base were not applied here, so their effect is not known.
         base = self._log.base
         found |= {entry.index: None for entry in entries if entry.index <= base}
-        # Notes go after their entries: where these are stored still, no note was missing.
+        # Notes are deleted after their entries. If the entries are still stored, no note is
+        # missing.
         applied = self._states.current.applied.index
         check_stored(first, self._log.first_stored, applied)
         return found
@@ -99,8 +100,8 @@ class Reads:
         member = self._current.running()
         if without_s := member.leaderless_s:
             raise NoLeader(
-                f"no leader was heard of for {without_s:.1f} s, so nothing new comes here: follow "
-                "another replica"
+                f"this replica has had no leader for {without_s:.1f} s, so it receives no new "
+                "entries: follow another replica"
             )
         await member.waits.change()
 
@@ -110,7 +111,7 @@ class Reads:
         return self.open_here(path, offset)
 
     def open_here(self, path: bytes, offset: int) -> OpenedFile:
-        """As the state is now."""
+        """Opens a file of the current state."""
         return open_file(self._states.current, self._blobs, path, offset)
 
     def close_file(self, opened: OpenedFile) -> None:
@@ -118,24 +119,25 @@ class Reads:
 
 
 def open_file(state: LmdbState, blobs: BlobStore, path: bytes, offset: int) -> OpenedFile:
-    """A file of `state`, whose blob is held until `close_file`. Raises NotFound, InvalidArgument,
-    Damaged."""
-    # What the tree names in the transaction may lose its last name right behind it. Nothing is
-    # collected between the two, so a blob that was named is here when it is held.
+    """Opens a file of `state`, and holds its blob until `close_file`. Raises NotFound,
+    InvalidArgument, Damaged."""
+    # The tree may drop the last name of the blob right after the transaction. Collection is paused
+    # until the blob is held, so a blob that was named is still here.
     blobs.pause_collection()
     try:
         node, inlined, applied = state.get_file(path)
         if node is None:
-            raise NotFound(f"{shown(path)} is no file of the tree at LSN {applied}")
+            raise NotFound(f"{shown(path)} is not a file of the tree at LSN {applied}")
         if offset > node.size:
-            raise InvalidArgument(f"offset {offset} lies behind the {node.size} bytes")
+            raise InvalidArgument(
+                f"offset {offset} lies after the end of {shown(path)}, which has {node.size} bytes"
+            )
         if inlined is not None:
             return OpenedFile(node, inlined, applied)
         if not blobs.has(node.digest):
             raise Damaged(
                 f"{shown(path)} names payload {node.digest.hex()}, which is not on the "
-                "volume: keep the volume, and let the operator rebuild this replica from the "
-                "others"
+                "volume: keep the volume, and let the operator replace this member"
             )
         blobs.hold([node.digest])
         return OpenedFile(node, blobs.path(node.digest), applied)
@@ -144,7 +146,7 @@ def open_file(state: LmdbState, blobs: BlobStore, path: bytes, offset: int) -> O
 
 
 def close_file(blobs: BlobStore, opened: OpenedFile) -> None:
-    """Lets go of its blob, as `open_file` held it: in memory, so on the event loop. The file itself
-    is opened and closed by its reader (`transport.chunks`)."""
+    """Releases the hold of `open_file` on the blob. It is in memory, so this runs on the event
+    loop. The reader itself opens and closes the file (`transport.chunks`)."""
     if isinstance(opened.content, Path):
         blobs.release_hold([Digest(opened.node.digest)])

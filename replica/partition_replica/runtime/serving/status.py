@@ -1,4 +1,4 @@
-"""What a replica says of itself and of the group."""
+"""The status that a replica reports about itself and its group."""
 
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.model import MemberStatus, ReplicaStatus
@@ -13,7 +13,7 @@ from partition_replica.storage.generations import StateGenerations
 
 
 class Status:
-    """On the event loop. incarnation: a random number, drawn once for each start of the process."""
+    """Reads the status. On the event loop. incarnation: a random number, drawn at process start."""
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
@@ -40,8 +40,8 @@ class Status:
         self._disk.full()
         identity, log, state = self._log.identity, self._log, self._states.current
         member = self._current.member
-        # The log and the state move on other threads meanwhile. Whatever is never above another
-        # number is read before it, so that the answer does not contradict itself.
+        # Other threads move the log and the state meanwhile. Of two numbers, the one that is never
+        # above the other is read first, so that the answer does not contradict itself.
         stored_from = log.first_stored
         first_index = log.boundary.index + 1
         applied = state.applied.index
@@ -75,7 +75,7 @@ class Status:
             )
         status = member.loop.status()
         configuration = member.configuration
-        # Until its first state is here; for a moment, too, while a later one is opened.
+        # Until the first state is here, and for a moment while a later one is opened.
         joining = not common["history"]
         return ReplicaStatus(
             role="joining" if joining else status.role,

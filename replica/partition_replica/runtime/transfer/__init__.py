@@ -1,2 +1,2 @@
-"""State and payloads between members: copies of the running state, the leader that sends one, the
-follower that installs it, and payloads that travel before the entries that name them."""
+"""State and payloads between members: captures of the running state, both sides of a transfer, and
+payloads, which are sent before the entries that name them."""

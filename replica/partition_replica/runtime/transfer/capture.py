@@ -1,11 +1,11 @@
-"""A consistent copy of the running state, which is then sent, stored, verified or read.
+"""Captures a consistent copy of the running state, which is then sent, stored, verified or read.
 
-The applier's thread begins a read transaction between two batches: that pins the state as it is, in
-microseconds. LMDB then copies it on another thread, without the GIL, while entries are applied. The
-blobs that the state names are read from the copy. Until they are held, no blob is collected; those
-that lost their last name meanwhile are looked at again afterwards (`BlobStore.pause_collection`).
+Between two batches, the applier's thread begins a read transaction, which takes microseconds.
+Another thread then lets LMDB copy that state, without the GIL, while entries are applied. The blobs
+that the state names are read from the copy. Until they are held, no blob is collected; blobs that
+lost their last name meanwhile are checked again afterwards (`BlobStore.pause_collection`).
 
-A process that ends in the middle leaves a directory in staging/, which the next start empties.
+If the process ends during a copy, a directory stays in staging/, which the next start empties.
 """
 
 import asyncio
@@ -33,22 +33,22 @@ logger = logging.getLogger(__name__)
 HELD_AT_ONCE = 2048
 
 RETRY_S = 0.2
-"""How soon after a copy that was not possible another one is tried."""
+"""Seconds between attempts while no copy is possible."""
 
 Copy = Callable[[FrozenState, Path], CopiedFile]
 
 
 def copy_state(frozen: FrozenState, directory: Path) -> CopiedFile:
-    """Copies a state as fast as the disk takes it. Not durably: no later process uses the copy, and
-    its reader checks it, by its digest or row by row."""
+    """Copies a state without fsync: no later process uses the copy, and its reader checks it by its
+    digest or row by row."""
     return frozen.copy(directory, durably=False)
 
 
 @dataclass(slots=True)
 class Captured:
-    """The state at a position, copied to `directory`/data.mdb (`file`), which a power failure may
-    take; and the blobs that it names, with their sizes, which stay on the volume meanwhile. Both
-    are the taker's, until `remove`."""
+    """The state at a position, copied to `directory`/data.mdb (`file`), and the (digest, size) of
+    the blobs that it names. The copy is not durable. The caller owns the copy and the holds on the
+    blobs until `remove`."""
 
     position: Position
     time_ms: int
@@ -60,20 +60,20 @@ class Captured:
     _released: bool = False
 
     def remove(self) -> None:
-        """Removes the copy, and lets go of the blobs. On a thread: a state may have gigabytes, and
-        a million blobs."""
+        """Deletes the copy and releases the blobs. Call it on a thread: a state may have gigabytes
+        and a million blobs."""
         self.release()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def release(self) -> None:
-        """Lets go of the blobs. Again does nothing. On a thread."""
+        """Releases the blobs. A second call does nothing. Call it on a thread."""
         if not self._released:
             self._released = True
             self._store.release_hold(digest for digest, _ in self.blobs)
 
 
 class StateCapture:
-    """One copy at a time; other callers wait for their turn. On the event loop."""
+    """Makes one copy at a time; other callers wait for their turn. On the event loop."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class StateCapture:
         *,
         copy: Copy = copy_state,
     ) -> None:
-        """`copy` is for tests, which hold it up."""
+        """`copy` is a parameter for tests, which delay it."""
         self._log = log
         self._states = states
         self._blobs = blobs
@@ -98,7 +98,7 @@ class StateCapture:
 
     @property
     def applied(self) -> LSN:
-        """What a copy that is begun now has at least."""
+        """A copy that begins now is at this LSN or above."""
         return self._states.current.applied.index
 
     async def take(
@@ -106,11 +106,11 @@ class StateCapture:
     ) -> Captured | None:
         """Copies the state to `directory`, which must not exist.
 
-        Returns None if no copy is possible now: between the saving of a configuration and the
-        applying of its entry, while the state is being replaced, and without room on the volume.
-        Ask again later. Raises StorageFailed, Damaged, and what `check` raises; nothing is left of
-        a copy that failed or was cancelled. `check` is called when it is this copy's turn, so that
-        no other copy takes the room that it finds.
+        Returns None if no copy is possible now; then try again later. The reasons: a configuration
+        is saved and its entry not applied yet, the state is being replaced, or the volume lacks
+        room. Raises StorageFailed, Damaged, and the errors of `check`; a copy that failed or was
+        cancelled leaves nothing behind. `check` is called when it is this copy's turn, so that no
+        other copy uses the room that it finds.
         """
         async with self._one:
             check()
@@ -123,7 +123,7 @@ class StateCapture:
             except BaseException as error:
                 await run_to_end(lambda: shutil.rmtree(directory, ignore_errors=True))
                 if isinstance(error, DiskFull):
-                    logger.warning("no copy of the state: %s", error)
+                    logger.warning("the state was not copied: %s", error)
                     return None
                 raise
             finally:
@@ -131,7 +131,7 @@ class StateCapture:
                 self._blobs.resume()
 
     async def _begun(self) -> tuple[FrozenState, Configuration] | None:
-        """`_begin`, undone where we are cancelled meanwhile."""
+        """`_begin` on the applier's thread, undone if we are cancelled meanwhile."""
 
         def undo(begun: tuple[FrozenState, Configuration] | None) -> None:
             if begun is not None:
@@ -141,7 +141,7 @@ class StateCapture:
         return await finish(self._applier.call(self._begin), undo)
 
     def _begin(self) -> tuple[FrozenState, Configuration] | None:
-        """On the applier's thread, so that nothing is applied or collected meanwhile."""
+        """Runs on the applier's thread, so that nothing is applied or collected meanwhile."""
         state = self._states.current
         as_of, configuration = self._log.configuration
         if as_of > state.applied.index or self._applier.paused:
@@ -149,7 +149,7 @@ class StateCapture:
         room = self._space.room_for(state.size_bytes(), self._limits, own_work=True)
         if not room.enough:
             logger.warning(
-                "no copy of the state: it needs %d bytes free of the volume, %d are",
+                "the state was not copied: a copy needs %d free bytes on the volume, %d are free",
                 room.needed_bytes,
                 room.free_bytes,
             )
@@ -174,11 +174,13 @@ class StateCapture:
             try:
                 file = self._copy(frozen, directory)
             finally:
-                frozen.close()  # LMDB keeps pages for it until here
+                frozen.close()  # until here, LMDB can't reuse the pages of this state
             reach("capture.copied")
             position, named = inspect_copy(directory, pause=pause)
             if position != frozen.position:
-                raise Damaged(f"a copy of the state at {frozen.position} is at {position}")
+                raise Damaged(
+                    f"the copy of the state is at {position}, but the state at {frozen.position}"
+                )
             for start in range(0, len(named), HELD_AT_ONCE):
                 pause()
                 some = named[start : start + HELD_AT_ONCE]
@@ -209,13 +211,12 @@ async def capture_in_time(
     within_s: float,
     check: Callable[[], None] = lambda: None,
 ) -> Captured:
-    """Copies the state to `directory` as soon as that is possible.
+    """Copies the state to `directory` as soon as possible.
 
-    `capture` returns the StateCapture of the member that runs: switching replication on replaces
-    the member. Raises Overloaded if the state could not be copied for `within_s` seconds, and what
-    `StateCapture.take`, `capture` and `check` raise. The copies of others and the copy that
-    succeeds do not count: they take as long as the state is large, and the caller decides how long
-    it waits for that. Copies that fail count.
+    `capture` returns the StateCapture of the running member, which enabling replication replaces.
+    Raises Overloaded if no copy was possible for `within_s` seconds, and the errors of
+    `StateCapture.take`, `capture` and `check`. Time in which other copies run, and the copy that
+    succeeds, do not count, because they depend on the size of the state. Failed copies count.
     """
     now = asyncio.get_running_loop().time
     waited_s = 0.0
@@ -231,7 +232,7 @@ async def capture_in_time(
         try:
             captured = await using.take(directory, turn)
         except RuntimeError:
-            # The threads of a member that is replaced take no more work.
+            # The threads of a replaced member accept no more work.
             if capture() is using:
                 raise
             captured = None
@@ -241,8 +242,8 @@ async def capture_in_time(
             waited_s += now() - turn_at
         if waited_s >= within_s:
             raise Overloaded(
-                f"the state could not be copied within {within_s} s: its configuration changes, it "
-                "is being replaced by a state transfer, or the volume lacks room; try again later"
+                f"the state could not be copied within {within_s} s: a configuration change or a "
+                "state transfer is in progress, or the volume lacks room. Retry later"
             )
         await asyncio.sleep(RETRY_S)
         waited_s += RETRY_S

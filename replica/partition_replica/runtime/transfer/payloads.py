@@ -1,8 +1,9 @@
-"""Payloads above the inline limit: disseminated first, ordered after.
+"""Payloads above the inline limit: they are disseminated before their entry is ordered.
 
-The leader takes an upload, passes it on, and lets the append that names it be proposed when a
-quorum of voters holds it durably. A follower that lacks a blob which an append names fetches it
-before the engine sees the append, so that a durable log row's blobs are always durable here.
+The leader receives an upload and pushes it to the other members. It proposes the append that names
+it once a quorum of voters holds it durably. If a follower lacks a blob that an append names, it
+fetches the blob before the engine receives the append. So the blobs of a durable log row are always
+durable here.
 """
 
 import asyncio
@@ -41,14 +42,14 @@ FETCHES_MAX = 4
 
 @dataclass(slots=True)
 class _Broken:
-    """A fetch that broke off, good to go on with until then."""
+    """An interrupted fetch, which can be resumed until the loop time `until`."""
 
     writer: BlobWriter
     until: float
 
 
 class Payloads:
-    """All methods run on the event loop; the disk's work runs on threads."""
+    """Pushes, receives and fetches payloads. On the event loop; disk I/O runs on threads."""
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
@@ -87,16 +88,19 @@ class Payloads:
     # --- in -----------------------------------------------------------------------------------
 
     async def receive(self, digest: Digest, size: int, chunks: AsyncIterator[bytes]) -> bool:
-        """Takes a payload's content and pins it; True where it was here already.
+        """Receives a payload's content and pins it. Returns True if it was here already.
 
-        Returns when it is durable. Raises PayloadMismatch, Overloaded, DiskFull; nothing is kept.
+        It is durable when this returns. Raises PayloadMismatch, Overloaded, DiskFull, and then
+        keeps nothing.
         """
         if self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
             return True
         if self._disk_full():
-            raise DiskFull("the volume is below its reserve: no payload is taken")
+            raise DiskFull("the volume is below its reserve: make room or grow the volume")
         if self._uploads >= self._limits.uploads_max:
-            raise Overloaded(f"{self._uploads} payloads are under way: retry with back-off")
+            raise Overloaded(
+                f"{self._uploads} uploads are in progress, the maximum: retry with backoff"
+            )
         self._uploads += 1
         try:
             self._blobs.pin(digest, self._limits.pin_time_to_live_s)
@@ -104,7 +108,9 @@ class Payloads:
             try:
                 async for chunk in chunks:
                     if self._disk_full():
-                        raise DiskFull("the volume fell below its reserve during the upload")
+                        raise DiskFull(
+                            "the volume fell below its reserve: make room or grow the volume"
+                        )
                     await run_to_end(partial(writer.write, chunk))
                     self._metrics.payload_bytes.labels("in").inc(len(chunk))
                 await run_to_end(writer.finish)
@@ -118,17 +124,17 @@ class Payloads:
     # --- the leader ---------------------------------------------------------------------------
 
     async def ensure_quorum(self, digests: list[Digest]) -> None:
-        """Returns when a quorum of voters holds each durably.
+        """Returns once a quorum of voters holds each payload durably.
 
-        Raises PayloadMissing where this replica itself lacks one, PayloadQuorum where too few
-        could be reached.
+        Raises PayloadMissing if this replica itself lacks one, and PayloadQuorum if too few members
+        can be reached.
         """
         pin = self._blobs.pin_present
         missing = [d for d in digests if not pin(d, self._limits.pin_time_to_live_s)]
         if missing:
             raise PayloadMissing(
-                f"{len(missing)} payloads are not here: upload them (UploadPayload), then send the "
-                "same sequence again",
+                f"{len(missing)} payloads are missing here: upload them (UploadPayload), then "
+                "retry the same sequence",
                 [bytes(d) for d in missing],
             )
         for digest in digests:
@@ -138,7 +144,7 @@ class Payloads:
         return sorted(self._holders.get(digest, set()) | {self._own_member})
 
     def forget_holders(self) -> None:
-        """At a change of leader, and for what is no longer pinned: asked again when needed."""
+        """Called at a change of leader. Members are asked again when needed."""
         self._holders.clear()
 
     def forget(self, digests: list[Digest]) -> None:
@@ -159,13 +165,14 @@ class Payloads:
             _, pushes = await asyncio.wait(pushes, return_when=asyncio.FIRST_COMPLETED)
             if self._configuration().is_quorum(holders | {self._own_member}):
                 return
+        holding = ", ".join(f"{member:x}" for member in self.holders(digest))
         raise PayloadQuorum(
-            f"payload {digest.hex()} is on members {self.holders(digest)} only, which is no "
-            "quorum, and the others can't be reached: retry with back-off"
+            f"payload {digest.hex()} is only on members {holding}, which is not a quorum, and the "
+            "others can't be reached: retry with backoff"
         )
 
     def _push(self, digest: Digest, member: int) -> "asyncio.Task[bool]":
-        """One push a digest and member at a time; those who come meanwhile share it."""
+        """Starts a push, or returns the running one for the same digest and member."""
         key = (digest, member)
         task = self._pushes.get(key)
         if task is None:
@@ -183,7 +190,9 @@ class Payloads:
             try:
                 await self._transport.push_payload(member, digest, self._blobs.path(digest), size)
             except PeerFailed as error:
-                logger.info("payload %s not passed on to %x: %s", digest.hex(), member, error)
+                logger.info(
+                    "payload %s was not pushed to member %x: %s", digest.hex(), member, error
+                )
                 return False
         self._holders.setdefault(digest, set()).add(member)
         self._metrics.payload_bytes.labels("out").inc(size)
@@ -192,8 +201,8 @@ class Payloads:
     # --- the follower -------------------------------------------------------------------------
 
     def admit(self, message: Message, size: int) -> None:
-        """Hands a peer's message to the engine; an append whose blobs are not all here waits for
-        them, or is dropped where too many wait: Raft sends it again."""
+        """Passes a peer's message to the engine. An append that lacks blobs first waits for them.
+        If too many wait, it is dropped, and Raft sends it again."""
         if message.kind != MessageKind.APPEND or not message.entry_count:
             self._deliver(message, size)
             return
@@ -203,8 +212,8 @@ class Payloads:
         try:
             missing = self._missing(message)
         except Damaged as error:
-            # A peer's bytes, not ours: nothing of it is kept.
-            logger.warning("message of member %x refused: %s", message.sender, error)
+            # The peer's message is damaged, not our data. Nothing of it is kept.
+            logger.warning("a message of member %x is refused: %s", message.sender, error)
             self._metrics.messages_dropped.labels("invalid").inc()
             return
         if not missing:
@@ -231,22 +240,28 @@ class Payloads:
             for digest in missing:
                 await self.fetch(digest, message.sender)
                 if not self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
-                    raise PeerFailed(f"payload {digest.hex()} went while it was waited for")
+                    raise PeerFailed(
+                        f"payload {digest.hex()} was deleted here before the append arrived"
+                    )
             self._deliver(message, size)
         except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
             self._metrics.messages_dropped.labels("payload_missing").inc()
-            logger.warning("append of %x dropped, no payload: %s", message.sender, error)
+            logger.warning(
+                "an append of member %x is dropped, because a payload is missing: %s",
+                message.sender,
+                error,
+            )
         finally:
             self._held -= 1
 
     async def fetch(self, digest: Digest, member: int) -> None:
-        """Gets a blob from a member, where it is not here; shared by all who want it.
+        """Fetches a blob from a member unless it is here. Concurrent callers share one fetch.
 
         Raises PeerFailed, PayloadMismatch, Overloaded, DiskFull.
         """
         group = self._grouped.get(digest)
         if group is not None:
-            # A failure of it may be another blob's.
+            # Its failure may concern another blob of the group.
             with suppress(PeerFailed, PayloadMismatch, DiskFull):
                 await asyncio.shield(group)
         task = self._fetches.get(digest)
@@ -258,12 +273,12 @@ class Payloads:
         await asyncio.shield(task)
 
     async def fetch_together(self, blobs: Sequence[tuple[Digest, int]], member: int) -> None:
-        """Gets blobs (digest, size) in one call, where they are not here: at most
-        PAYLOADS_A_CALL_MAX, each of at most PAYLOAD_BATCHED_BYTES_MAX. What is being fetched
-        already is waited for, and asked for once more where that failed, which may be another
-        member's. Where the call breaks off, what came of it stays.
+        """Fetches blobs (digest, size) in one call unless they are here: at most
+        PAYLOADS_A_CALL_MAX, each of at most PAYLOAD_BATCHED_BYTES_MAX bytes. It waits for blobs
+        that are being fetched already, maybe from another member, and fetches them if that fails.
+        If the call is interrupted, the received blobs stay.
 
-        Raises as `fetch`.
+        Raises the same errors as `fetch`.
         """
         others: set[asyncio.Task[None]] = set()
         elsewhere: list[tuple[Digest, int]] = []
@@ -296,7 +311,7 @@ class Payloads:
             await self.fetch_together(lacking, member)
 
     async def _fetch_together(self, wanted: Sequence[tuple[Digest, int]], member: int) -> None:
-        # Not the slots of single ones: appends would wait for whole groups.
+        # Separate slots, or the fetches for appends would wait for whole groups.
         async with self._group_slots:
             blobs = self._blobs
             lacking = await run_to_end(lambda: [blob for blob in wanted if not blobs.has(blob[0])])
@@ -317,17 +332,19 @@ class Payloads:
         self, group: BlobGroup, lacking: Sequence[tuple[Digest, int]], member: int
     ) -> None:
         if self._disk_full():
-            raise DiskFull("the volume is below its reserve: no payload is taken")
+            raise DiskFull("the volume is below its reserve: make room or grow the volume")
         digests = [digest for digest, _ in lacking]
         done = 0
         async with aclosing(self._transport.fetch_payloads(member, digests)) as batches:
             async for contents in batches:
                 if self._disk_full():
-                    raise DiskFull("the volume fell below its reserve while payloads came")
+                    raise DiskFull(
+                        "the volume fell below its reserve: make room or grow the volume"
+                    )
                 if not 0 < len(contents) <= len(lacking) - done:
                     raise PayloadMismatch(
-                        f"member {member:x} sent {len(contents)} payloads where "
-                        f"{len(lacking) - done} are to come"
+                        f"member {member:x} sent {len(contents)} payloads; 1 to "
+                        f"{len(lacking) - done} were expected"
                     )
                 some = lacking[done : done + len(contents)]
                 await run_to_end(partial(_add, group, some, contents))
@@ -339,14 +356,14 @@ class Payloads:
     async def _adopt_together(self, group: BlobGroup) -> None:
         await run_to_end(group.finish)
         reach("blob.adopted")
-        # Counted here: it may end after the attempt that asked for them broke off.
+        # Counted here: the state transfer that needs them may have been interrupted before.
         held = sum(map(self._blobs.held, group.digests))
         self._metrics.state_transfer_payloads.inc(held)
         self._keep(group.digests)
 
     def _keep(self, digests: Sequence[Digest]) -> None:
-        """For a lease, and then collected, what nobody holds: those of a snapshot are held, however
-        many there are."""
+        """Pins the blobs that are not held, so that they are not collected before their entry.
+        Blobs of a state transfer are held."""
         blobs = self._blobs
         for digest in digests:
             if not blobs.held(digest):
@@ -358,13 +375,13 @@ class Payloads:
             if not blobs.has(digest):
                 await self._fetch_new(digest, member)
                 if blobs.held(digest):
-                    # Counted here: it may end after the attempt that asked for it broke off.
+                    # Counted here: the transfer that needs it may have been interrupted before.
                     self._metrics.state_transfer_payloads.inc()
             self._keep([digest])
 
     async def _fetch_new(self, digest: Digest, member: int) -> None:
-        """Fetches the content, going on where it broke off: at once as long as that gets it
-        further, else in a later call, from whichever member."""
+        """Fetches the content. If it is interrupted, it resumes at once as long as an attempt makes
+        progress. Otherwise a later call resumes it, from any member."""
         broken = self._broken.pop(digest, None)
         writer = broken.writer if broken else None
         try:
@@ -389,10 +406,10 @@ class Payloads:
 
     async def _write(self, writer: BlobWriter, chunks: AsyncIterator[bytes]) -> None:
         if self._disk_full():
-            raise DiskFull("the volume is below its reserve: no payload is taken")
+            raise DiskFull("the volume is below its reserve: make room or grow the volume")
         async for chunk in chunks:
             if self._disk_full():
-                raise DiskFull("the volume fell below its reserve while a payload came")
+                raise DiskFull("the volume fell below its reserve: make room or grow the volume")
             await run_to_end(partial(writer.write, chunk))
             self._metrics.payload_bytes.labels("in").inc(len(chunk))
         await run_to_end(writer.finish)
@@ -413,13 +430,13 @@ class Payloads:
         return len(self._fetches) + len(self._grouped)
 
     def expire(self) -> None:
-        """Forgets the part of a payload that broke off a while ago."""
+        """Deletes interrupted fetches that were not resumed in time."""
         now = asyncio.get_running_loop().time()
         for digest in [d for d, broken in self._broken.items() if broken.until <= now]:
             self._broken.pop(digest).writer.abort()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        """A failed fsync ends the process, whoever waits for the task or doesn't."""
+        """A Fatal ends the process, even if no caller waits for the task."""
         if not task.cancelled() and isinstance(error := task.exception(), Fatal):
             self._failed(error)
 

@@ -1,8 +1,8 @@
 """The follower's part of a state transfer (`state_sender` has the leader's).
 
-Everything that was received is durable before its message reaches the engine. A transfer may break
-off at any byte and goes on from there: the part of the state file that came is kept for a while,
-and so are the payloads that were fetched for it, which are held like those of a state.
+All received data is durable before its message reaches the engine. A transfer may be interrupted at
+any byte and resumes there: the received part of the state file is kept for a while, and the
+payloads that were fetched for it are held like those of a state.
 """
 
 import asyncio
@@ -54,8 +54,8 @@ INCOMING = "incoming"
 
 @dataclass(slots=True)
 class _Offered:
-    """What a header offers. `manifest` names the state file by its sender's ID of the snapshot,
-    position, size and digest: the same one is the same bytes."""
+    """The state that a header offers. `manifest` identifies the state file by the sender's ID,
+    position, size and digest: an equal manifest means equal bytes."""
 
     message: Message
     position: Position
@@ -66,8 +66,8 @@ class _Offered:
 
 @dataclass(slots=True)
 class _Partial:
-    """A snapshot that is not whole yet. `blobs`: what it names, with sizes, held, once the state
-    file is here."""
+    """A state transfer that is not complete. `blobs`: the (digest, size) of all blobs that the
+    state names, which are held; None until the state file is complete."""
 
     manifest: bytes
     file: StagedFile
@@ -83,7 +83,7 @@ class _Staged:
 
 
 class StateReceiver:
-    """One snapshot at a time. On the event loop."""
+    """Receives one state at a time. On the event loop."""
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
@@ -98,8 +98,8 @@ class StateReceiver:
         disk_full: Callable[[], bool],
         step: Callable[[Message, Callable[[], None]], None],
     ) -> None:
-        """`step(message, after)`: hands a message to the engine; `after` is called when the round
-        in which it was stepped is over."""
+        """`step(message, after)` hands a message to the engine, and calls `after` at the end of the
+        round in which the engine steps it."""
         self._states = states
         self._blobs = blobs
         self._space = space
@@ -111,90 +111,92 @@ class StateReceiver:
         self._step = step
         self._now = asyncio.get_running_loop().time
         self._partial: _Partial | None = None
-        self._kept: list[Digest] = []  # held, of a snapshot that another one took the place of
-        self._until = 0.0  # what broke off is kept
+        self._kept: list[Digest] = []  # held blobs of a transfer that another one replaced
+        self._until = 0.0  # until then, an interrupted transfer is kept
         self._staged: dict[bytes, _Staged] = {}
         self._removals: set[asyncio.Task[None]] = set()
         self._busy = False
 
     def offset(self, header: peer.TransferHeader) -> int:
-        """How much of the state file is here. Raises Overloaded, PayloadMismatch."""
+        """The received bytes of the offered state file. Raises Overloaded, PayloadMismatch."""
         self._check_free()
         return self._received(_decode(header))
 
     async def install(self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]) -> int:
-        """Stages a snapshot durably, steps its message, waits until it is in force; returns how
-        many payloads were fetched. A message that the engine ignores is no error: the member is
-        further already.
+        """Stages a state durably, steps its message, and waits until it is installed. Returns the
+        number of fetched payloads. It is no error if the engine ignores the message, because the
+        member is further already.
 
-        Raises PayloadMismatch and DiskFull, after which nothing of it is kept; Overloaded; and
-        PeerFailed or whatever ends `chunks`, after which an attempt with the same header goes on,
-        unless the disk failed meanwhile.
+        Raises PayloadMismatch and DiskFull, and then keeps nothing of it. Raises Overloaded. Raises
+        PeerFailed and errors of `chunks`; then an attempt with the same header resumes, unless the
+        disk failed meanwhile.
         """
         self._check_free()
         offered = _decode(header)
         if header.offset and header.offset != self._received(offered):
             raise Overloaded(
-                f"the snapshot is here up to {self._received(offered)}, not {header.offset}: ask "
-                "where to go on"
+                f"this replica has {self._received(offered)} bytes of the state, not "
+                f"{header.offset}: ask for the offset (GetSnapshotOffset) and resume there"
             )
         self._busy = True
         try:
             fetched = await self._install(offered, header.offset, chunks)
         except BaseException as error:
             self._metrics.state_transfers.labels("in", "failed").inc()
-            # A write may have failed without anybody hearing of it: beside another failure, or
-            # while the caller was cancelled.
+            # A failed write may not have been raised: another error came first, or the caller was
+            # cancelled.
             broken = self._partial is not None and self._partial.file.broken
             if broken or isinstance(error, PayloadMismatch | DiskFull):
                 await self._give_up()
             self._until = self._now() + self._limits.transfer_partial_keep_s
             raise
         finally:
-            # What was handed to the engine stays ours until it is in force or ignored, even where
-            # the caller went away: `_settled`.
+            # A state that the engine received stays ours until it is installed or ignored, even if
+            # the caller is cancelled (`_settled`).
             self._busy = bool(self._staged)
         self._metrics.state_transfers.labels("in", "ok").inc()
         return fetched
 
     def staged(self, header: TransferHeader) -> int:
-        """The generation of the state that goes with what the engine took. Only data that is
-        staged is ever given to the engine, so a miss is a programmer's error."""
+        """Returns the generation of the staged state that the engine accepted. The engine receives
+        only staged states, so a missing one is a programmer's error."""
         staged = self._staged[header.manifest]
         staged.adopted = True
         return staged.generation
 
     def installed(self, header: TransferHeader) -> None:
-        """The state switched to it."""
+        """Called once the current state is the received one."""
         reach("transfer.switched")
         self._settled(header.manifest)
 
     async def close(self) -> None:
-        """Removes what came of an interrupted transfer. An attempt under way keeps what it has; the
-        next start of the process removes that."""
+        """Removes the data of an interrupted transfer. The data of an attempt in progress stays;
+        the next start of the process removes it."""
         if not self._busy:
             await self._give_up()
         await self._removed()
 
     async def expire(self) -> None:
-        """Gives up an interrupted transfer that was not resumed in time."""
+        """Abandons an interrupted transfer that was not resumed in time."""
         left = self._partial is not None or bool(self._kept)
         if left and not self._busy and self._now() >= self._until:
-            logger.info("an interrupted state transfer is given up: it was not resumed in time")
+            logger.info(
+                "an interrupted state transfer is abandoned, because it was not resumed in time"
+            )
             await self._give_up()
 
     # --- inside -------------------------------------------------------------------------------
 
     def _check_free(self) -> None:
         if self._busy:
-            raise Overloaded("another snapshot is being installed: retry later")
+            raise Overloaded("another state transfer is in progress here: retry later")
 
     def _received(self, offered: _Offered) -> int:
         known = self._partial
         return known.file.received if known and known.manifest == offered.manifest else 0
 
     def _settled(self, key: bytes) -> None:
-        """A staged snapshot is in force, or was ignored."""
+        """A staged state is installed, or the engine ignored it."""
         staged = self._staged.pop(key)
         self._blobs.release_hold(staged.blobs, unneeded=not staged.adopted)
         if not staged.installed.done():
@@ -202,8 +204,8 @@ class StateReceiver:
         self._busy = False
 
     async def _give_up(self) -> None:
-        """Releases everything that was received. The next collection takes the payloads that
-        nothing else names."""
+        """Removes all received data. The next garbage collection deletes the payloads that nothing
+        else names."""
         known, self._partial = self._partial, None
         kept, self._kept = self._kept, []
         try:
@@ -225,21 +227,21 @@ class StateReceiver:
         return fetched
 
     async def _begin(self, offered: _Offered, offset: int) -> _Partial:
-        """The partial one to go on with: an earlier attempt's, or a new one."""
+        """The partial transfer to continue: an earlier attempt's, or a new one."""
         known = self._partial
         if known is not None and known.manifest == offered.manifest and offset:
             self._metrics.state_transfer_bytes.labels("resumed").inc(offset)
             return known
-        self._check_room(offered.size, "a snapshot's state")
+        self._check_room(offered.size, "the state file of a state transfer")
         if known is not None:
-            # Its payloads stay until it is known which of them the new one names.
+            # Its payloads stay held until the blobs of the new one are known.
             self._kept += _digests(known.blobs)
             self._partial = None
             await run_to_end(known.file.remove)
         directory = self._staging / INCOMING
 
         def make() -> _Partial:
-            # Here at once, so that nothing is forgotten where we are cancelled meanwhile.
+            # Set on this thread, so that the file is not forgotten if we are cancelled meanwhile.
             file = StagedFile(directory, DATA_FILE, offered.size, offered.digest)
             self._partial = _Partial(offered.manifest, file)
             return self._partial
@@ -250,27 +252,30 @@ class StateReceiver:
         room = self._space.room_for(size, self._limits, own_work=True)
         if self._disk_full() or not room.enough:
             raise DiskFull(
-                f"{what}, {size} bytes, would go into the volume's reserve, {room.free_bytes} "
-                "bytes are free: make room or grow the volume"
+                f"{what} needs {size} bytes, which would use up the volume's reserve; "
+                f"{room.free_bytes} bytes are free: make room or grow the volume"
             )
 
     async def _receive_file(self, file: StagedFile, chunks: AsyncIterator[bytes]) -> None:
         async def while_there_is_room() -> AsyncGenerator[bytes, None]:
             async for chunk in chunks:
                 if self._disk_full():
-                    raise DiskFull("the volume fell below its reserve during the snapshot")
+                    raise DiskFull(
+                        "the volume fell below its reserve during a state transfer: make room or "
+                        "grow the volume"
+                    )
                 yield chunk
 
         async with aclosing(while_there_is_room()) as checked:
             await ahead(checked, partial(self._append, file))
         if file.lacks:
-            # A server can't tell a connection that was lost from a stream that was ended: nothing
-            # is wrong with what came.
-            raise PeerFailed(f"the snapshot broke off: {file.lacks} bytes of its state are to come")
+            # To a server, a lost connection looks like the end of the stream. The received data is
+            # valid.
+            raise PeerFailed(f"the state transfer was interrupted: {file.lacks} bytes are missing")
         file.check()
 
     def _append(self, file: StagedFile, chunk: bytes) -> None:
-        """Counted here: a part that is written stays, also if its sender has gone away."""
+        """Appends a chunk. It is counted here, because it stays even if the sender disconnects."""
         file.append(chunk)
         self._metrics.state_transfer_bytes.labels("in").inc(len(chunk))
         reach("transfer.received_part")
@@ -286,7 +291,7 @@ class StateReceiver:
 
         def pause() -> None:
             if unwanted.is_set():
-                raise Cancelled("the state transfer was given up")
+                raise Cancelled("the state transfer was cancelled")
             give_way()
 
         def work() -> Position:
@@ -298,10 +303,12 @@ class StateReceiver:
 
         try:
             position = await run_to_end(work, give_up=unwanted.set)
-        except (Damaged, StorageFailed) as error:  # the sender's state, not ours, and only read
-            raise PayloadMismatch(f"the snapshot's state is damaged: {error}") from error
+        except (Damaged, StorageFailed) as error:  # of the received file, which was only read
+            raise PayloadMismatch(f"the received state is damaged: {error}") from error
         if position != offered.position:
-            raise PayloadMismatch(f"the state is at {position}, its header at {offered.position}")
+            raise PayloadMismatch(
+                f"the received state is at {position}, but its header says {offered.position}"
+            )
         kept, self._kept = self._kept, []
         self._blobs.release_hold(kept, unneeded=True)
 
@@ -310,7 +317,9 @@ class StateReceiver:
         lacking = await run_to_end(lambda: [found for found in blobs if not has(found[0])])
         if not lacking:
             return 0
-        self._check_room(sum(size for _, size in lacking), "a snapshot's payloads")
+        self._check_room(
+            sum(size for _, size in lacking), "fetching the payloads of a state transfer"
+        )
         groups = _groups(lacking, self._limits.fetch_group_bytes_max)
 
         async def fetch() -> None:
@@ -338,7 +347,7 @@ class StateReceiver:
         except asyncio.CancelledError:
             self._partial = None
             self._blobs.release_hold(_digests(whole.blobs), unneeded=True)
-            await _remove(path)  # the directory is not in staging/ any more
+            await _remove(path)  # it is not in staging/, which the next start empties
             raise
         reach("transfer.installed")
         self._partial = None
@@ -348,7 +357,7 @@ class StateReceiver:
         def after() -> None:
             staged = self._staged.get(key)
             if staged is not None and not staged.adopted:
-                # The engine is further already and ignored it.
+                # The member is further already, so the engine ignored it.
                 self._settled(key)
                 removal = asyncio.create_task(_remove(path))
                 self._removals.add(removal)
@@ -359,18 +368,18 @@ class StateReceiver:
         await self._removed()
 
     async def _removed(self) -> None:
-        """Returns when the states that the engine ignored are gone."""
+        """Returns once the states that the engine ignored are deleted."""
         if self._removals:
             await asyncio.wait(self._removals)
 
 
 async def _remove(path: Path) -> None:
-    """A state may have gigabytes, which take a file system some time."""
+    """Deletes a state on a thread: deleting gigabytes takes a file system some time."""
     await run_to_end(partial(shutil.rmtree, path, ignore_errors=True))
 
 
 def _groups(blobs: list[tuple[Digest, int]], bytes_max: int) -> Iterator[list[tuple[Digest, int]]]:
-    """(digest, size)s as they are fetched: large ones alone, small ones together."""
+    """Groups (digest, size)s for fetching: large ones alone, small ones together."""
     group: list[tuple[Digest, int]] = []
     total = 0
     for blob in blobs:
@@ -395,26 +404,26 @@ def _decode(header: peer.TransferHeader) -> _Offered:
     try:
         message = Message.decode(header.message)
     except InvalidMessage as error:
-        raise PayloadMismatch(
-            "the snapshot header does not contain a valid Raft message"
-        ) from error
+        raise PayloadMismatch("the header does not contain a valid Raft message") from error
     snapshot = message.snapshot
     if snapshot is None or message.kind != MessageKind.SNAPSHOT:
-        raise PayloadMismatch("the snapshot header's message is not a snapshot")
+        raise PayloadMismatch("the message in the header is not a snapshot message")
     if message.sender != header.sender:
         raise PayloadMismatch("the header and its message name different senders")
     try:
         manifest = peer.TransferManifest.FromString(snapshot.data)
     except DecodeError as error:
-        raise PayloadMismatch("the header's snapshot carries no manifest") from error
+        raise PayloadMismatch(
+            "the snapshot message in the header does not contain a valid manifest"
+        ) from error
     if manifest.format_version not in STATE_FORMATS_READ:
         raise PayloadMismatch(
-            f"the snapshot has format {manifest.format_version}; this version reads "
+            f"the state has format {manifest.format_version}; this version reads "
             f"{STATE_FORMATS_READ[0]} to {STATE_FORMATS_READ[-1]}: upgrade this replica first"
         )
     if (manifest.size, manifest.digest) != (header.size, header.digest):
-        raise PayloadMismatch("the header and its snapshot's manifest name different state files")
+        raise PayloadMismatch("the header and its manifest name different state files")
     if (manifest.index, manifest.term) != (snapshot.index, snapshot.term):
-        raise PayloadMismatch("the snapshot and its manifest name different positions")
+        raise PayloadMismatch("the snapshot message and its manifest name different positions")
     position = Position(LSN(snapshot.index), Term(snapshot.term))
     return _Offered(message, position, snapshot.data, header.size, header.digest)

@@ -1,4 +1,4 @@
-"""The leader's part of a state transfer: to a newcomer, or to a follower behind the boundary.
+"""The leader's part of a state transfer, to a new member or to a follower behind the boundary.
 
 The sender captures the state (`capture`) and sends its file. The receiver (`state_receiver`)
 fetches the payloads that it lacks, which the sender holds. One transaction of the receiver's log
@@ -30,14 +30,14 @@ from partition_replica.storage.threads import run_to_end
 logger = logging.getLogger(__name__)
 
 TRAIL_ENTRIES_MAX = 50_000
-"""A snapshot that lies further behind than this is made anew instead of sent again, unless a part
-of it is there already."""
+"""A copy that is further behind than this is made again instead of being sent to another member,
+unless that member has a part of it already."""
 
 
 @dataclass(slots=True, eq=False)
 class _PreparedState:
-    """A snapshot made for followers. offered: the engine had its header; begun: members that have a
-    part of it."""
+    """A copy of the state for followers. offered: whether the engine received its header. begun:
+    the members that may have a part of it."""
 
     captured: Captured
     header: TransferHeader
@@ -52,7 +52,7 @@ class _PreparedState:
 
 
 def describe(captured: Captured) -> TransferHeader:
-    """The header of what is sent of a captured state."""
+    """Returns the header for sending a captured state."""
     manifest = peer.TransferManifest(
         format_version=STATE_FORMAT_VERSION,
         index=captured.position.index,
@@ -65,8 +65,8 @@ def describe(captured: Captured) -> TransferHeader:
 
 
 class StateSender:
-    """The leader's part. `source` is what the engine asks; `send` what its messages ask. On the
-    event loop."""
+    """Sends the state to members. The engine calls `source` for a header; the Raft loop calls
+    `send` with the engine's message. On the event loop."""
 
     def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
@@ -95,17 +95,17 @@ class StateSender:
         self._current: _PreparedState | None = None
         self._older: set[_PreparedState] = set()  # still being sent
         self._preparing: asyncio.Task[None] | None = None
-        self._beginning: LSN | None = None  # what is being made will not be older
+        self._beginning: LSN | None = None  # the copy in preparation is at this LSN or above
         self._not_before = 0.0
         self._failures: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, report: Callable[[int, bool], None]) -> None:
-        """Before `send`. report(member, succeeded): the engine is told how a transfer ended."""
+        """Call it before `send`. report(member, succeeded) reports the end of a transfer."""
         self._report_to = report
 
     def source(self, request_index: int, to: int) -> TransferHeader | None:
-        """The snapshot for member `to`, or None while one is being made: asked again later."""
+        """Returns the header for member `to`, or None while a copy is being made."""
         current = self._current
         if current is not None and self._fits(current, request_index, to):
             current.last_used = self._now()
@@ -117,9 +117,9 @@ class StateSender:
         return None
 
     def _fits(self, snapshot: _PreparedState, request_index: int, to: int) -> bool:
-        # What lies behind it must still be in the log, and not be much: or the part of it that
-        # came is sent again for nothing.
-        # One that nobody was offered yet is as recent as any can be: so much is written meanwhile.
+        # The entries after it must still be in the log, and should be few, unless the member has a
+        # part of it already. A copy that was never offered is as recent as a new one would be: that
+        # many entries are written while a copy is made.
         log = self._log
         recent = (
             log.last.index - snapshot.index <= TRAIL_ENTRIES_MAX
@@ -131,7 +131,7 @@ class StateSender:
         return recent and named and snapshot.index >= max(request_index, log.boundary.index)
 
     def send(self, message: Message) -> None:
-        """Sends what a MsgSnapshot names; the engine hears how it ended."""
+        """Sends the state that a MsgSnapshot names, and reports to the engine how it ended."""
         self._spawn(self._send(message))
 
     def expire(self) -> None:
@@ -146,7 +146,7 @@ class StateSender:
         self._hold_log()
 
     async def close(self) -> None:
-        """Ends the transfers under way, and releases everything."""
+        """Ends the transfers in progress, and releases everything."""
         tasks = [*self._tasks, *([self._preparing] if self._preparing else [])]
         for task in tasks:
             task.cancel()
@@ -158,7 +158,7 @@ class StateSender:
         self._holds.let_go(self)
 
     def _hold_log(self) -> None:
-        """Holds the log behind every snapshot that a member is about to have."""
+        """Holds the log after every copy that a member is going to install."""
         needed = [snapshot.index for snapshot in self._older]
         if self._beginning is not None:
             needed.append(self._beginning)
@@ -171,7 +171,7 @@ class StateSender:
         self._holds.hold(self, *needed)
 
     async def _prepare(self) -> None:
-        # From before the copy on: compaction goes on beside it, however long it takes.
+        # Held from before the copy, because the log is compacted while the copy is made.
         self._beginning = self._capture.applied
         self._hold_log()
         directory = self._staging / f"outgoing-{next(self._serial)}"
@@ -188,7 +188,7 @@ class StateSender:
         elif old is not None:
             self._drop(old)
         logger.info(
-            "snapshot made at %d: %d bytes, %d blobs",
+            "copied the state at LSN %d for a state transfer: %d bytes, %d blobs",
             captured.position.index,
             captured.file.size,
             len(captured.blobs),
@@ -223,15 +223,15 @@ class StateSender:
                 )
             succeeded = True
             logger.info(
-                "member %x installed a snapshot at %d, %d payloads fetched",
+                "member %x installed the state at LSN %d and fetched %d payloads",
                 message.to,
                 header.index,
                 fetched,
             )
         except PeerFailed as error:
-            logger.warning("snapshot for member %x failed: %s", message.to, error)
+            logger.warning("the state transfer to member %x failed: %s", message.to, error)
             if error.refused and current is self._current:
-                self._current = None  # as it is, it would be refused again
+                self._current = None  # the member would refuse the same copy again
             failures = self._failures.get(message.to, 0)
             self._failures[message.to] = failures + 1
             await asyncio.sleep(backoff.STATE_TRANSFER.after(failures + 1))
@@ -267,6 +267,6 @@ class StateSender:
 
 
 def count_sent(metrics: Metrics, count: int) -> None:
-    """A part of a state file was sent."""
+    """Counts `count` sent bytes of a state file."""
     metrics.state_transfer_bytes.labels("out").inc(count)
     reach("transfer.sent_part")
