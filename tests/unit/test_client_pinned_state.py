@@ -100,7 +100,7 @@ async def test_a_closed_clients_state_is_lost(under_way: bool) -> None:
             if not under_way:
                 reading = asyncio.create_task(read(state))
             for reader in (reading, read(state)):
-                with pytest.raises(StateLost, match="begin anew: the client was closed"):
+                with pytest.raises(StateLost, match="open a new state: the client was closed"):
                     await reader
 
 
