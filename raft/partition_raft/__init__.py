@@ -2,30 +2,30 @@
 
 One `Node` is one member of a Raft group. The caller owns clock, network and disk:
 
-1. feed it: `tick`, `step`, `propose`, `read_index`, …
-2. `has_ready()`, then `ready()`: a batch of work. Until `advance_append_async()` nothing but that
-   may be called.
-3. `Ready.messages` may leave at once, in parallel with the disk (Raft thesis, 10.2.1), unless
-   `term_or_vote_changed`: then they wait for step 5 like `persisted_messages`.
-4. `advance_append_async()`: the engine goes on; the entries count as readable, not yet as durable.
-5. When snapshot, entries and hard state of the Ready are durable, strictly in the order of
-   `number`: `on_persist_ready(number)`, then send `persisted_messages`.
-6. Apply `committed_entries` in order, then `advance_apply_to(index)`.
+1. Feed it: `tick`, `step`, `propose`, `read_index`, …
+2. `has_ready()`, then `ready()`: a batch of work. The next call must be `advance_append_async()`.
+3. Send `Ready.messages` at once, in parallel with the disk (Raft thesis, 10.2.1). If
+   `term_or_vote_changed`, send them in step 5 instead, like `persisted_messages`.
+4. `advance_append_async()`: the engine continues. It may read the entries, but does not count them
+   as durable yet.
+5. Once snapshot, entries and hard state of the Ready are durable, call `on_persist_ready(number)`,
+   strictly in the order of `number`. Then send `persisted_messages`.
+6. Apply `committed_entries` in order, then call `advance_apply_to(index)`.
 
-A leader may have several Readys in flight. Everybody else waits for step 5 before feeding the
-engine again: raft-rs asserts that a new leader has no unpersisted entries behind it.
+A leader may have several Readys in flight. All other members complete step 5 before they feed the
+engine again: raft-rs asserts that a new leader has no unpersisted entries.
 
-The exceptions, by the caller's next move:
+The exceptions, and what the caller does about each:
 
     EngineError
     ├── ProposalDropped      retry, at the leader
     ├── PeerNotFound         ignore: the sender was removed
-    ├── InvalidMessage       drop the message, blame the peer
-    ├── InvalidConfig        refuse to start; what is on disk contradicts itself
-    ├── ConfChangeRefused    wait for the change in progress, or mend the request
-    ├── Compacted            raised by a storage for what it no longer has
-    └── FatalEngineError     end the process: the node is poisoned, its cause is chained
-        └── EngineMisuse     a programmer's error: a call out of order
+    ├── InvalidMessage       drop the message; the peer is at fault
+    ├── InvalidConfig        refuse to start; the stored data contradicts itself
+    ├── ConfChangeRefused    wait for the change in progress, or correct the request
+    ├── Compacted            raised by a storage for entries that it no longer has
+    └── FatalEngineError     end the process: the node must not be used; its cause is chained
+        └── EngineMisuse     a defect of the caller: a call out of order
 """
 
 from enum import IntEnum
@@ -58,7 +58,7 @@ from partition_raft._engine import (
 
 
 class EntryKind(IntEnum):
-    """What an entry is for; the numbers are eraftpb's."""
+    """The kind of an entry; the numbers are eraftpb's."""
 
     NORMAL = 0
     CONF_CHANGE = 1
@@ -66,7 +66,7 @@ class EntryKind(IntEnum):
 
 
 class ChangeKind(IntEnum):
-    """What a configuration change does to a member; the numbers are eraftpb's."""
+    """The kind of a member's configuration change; the numbers are eraftpb's."""
 
     ADD_VOTER = 0
     REMOVE = 1
@@ -74,7 +74,7 @@ class ChangeKind(IntEnum):
 
 
 class MessageKind(IntEnum):
-    """The kinds that a transport has to tell apart; the numbers are eraftpb's."""
+    """The kinds of messages that a transport treats differently; the numbers are eraftpb's."""
 
     APPEND = 3
     SNAPSHOT = 7
@@ -82,21 +82,23 @@ class MessageKind(IntEnum):
 
 
 class ColdStorage(Protocol):
-    """What the engine asks of Python. Called inside engine calls: must not call the node.
+    """The storage that the engine reads through Python. It is called inside engine calls, so it
+    must not call the node.
 
-    Anything raised but `Compacted` is fatal to the node.
+    Any exception other than `Compacted` is fatal for the node.
     """
 
     def entries(self, lo: int, hi: int, max_bytes: int) -> list[Entry]:
-        """Entries of [lo, hi), from lo on, at least one, up to about max_bytes; or `Compacted`."""
+        """Entries of [lo, hi) from lo on: at least one, up to about max_bytes bytes. Raises
+        Compacted."""
         ...
 
     def term(self, index: int) -> int:
-        """The term of a stored entry; or `Compacted`."""
+        """The term of a stored entry. Raises Compacted."""
         ...
 
     def snapshot(self, request_index: int, to: int) -> Snapshot | None:
-        """A snapshot at or above request_index for member `to`; None where it isn't ready yet."""
+        """A snapshot at or above request_index for member `to`; None if it is not ready yet."""
         ...
 
 

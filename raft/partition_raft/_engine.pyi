@@ -58,7 +58,7 @@ class Entry:
 
 @final
 class Snapshot:
-    """Header of a snapshot; `data` is the store's own."""
+    """Header of a snapshot; `data` is defined by the store."""
 
     index: int
     term: int
@@ -70,7 +70,7 @@ class Snapshot:
 class Message:
     @staticmethod
     def decode(data: bytes) -> Message:
-        """Decodes a peer's bytes. Raises InvalidMessage; bound their number before."""
+        """Decodes a peer's bytes. The caller must bound their number. Raises InvalidMessage."""
 
     def encode(self) -> bytes: ...
     @property
@@ -140,10 +140,11 @@ class Status:
 
 @final
 class Config:
-    """Ticks and limits; sizes in bytes. Raises InvalidConfig for what raft-rs would not run with.
+    """Ticks and limits; sizes are in bytes. Raises InvalidConfig for values that raft-rs does not
+    accept.
 
-    The election timeout is drawn anew from [min_election_tick, max_election_tick) at each reset;
-    0 means election_tick and twice election_tick.
+    At each reset, the election timeout is drawn again from [min_election_tick, max_election_tick).
+    0 stands for election_tick and twice election_tick.
     """
 
     id: int
@@ -173,10 +174,10 @@ class Config:
 
 @final
 class Node:
-    """One member. Not thread-safe: the thread that made it is the only one that may call it.
+    """One member. Not thread-safe: only the thread that created it may call it.
 
-    Every method may raise FatalEngineError (a panic of the engine, a failure of the storage);
-    from then on every call does.
+    Every method may raise FatalEngineError (a panic of the engine, a failure of the storage). From
+    then on, every call raises it.
     """
 
     def __init__(
@@ -192,25 +193,27 @@ class Node:
         storage: ColdStorage,
         logger: Logger,
     ) -> None:
-        """Restarts a member from what is durable.
+        """Starts a member from its durable state.
 
-        boundary, last: (index, term); equal where the log is empty. entries: a contiguous tail
-        that ends at last and begins at or below commit + 1. Raises InvalidConfig where these
-        contradict each other.
+        boundary, last: (index, term); equal if the log is empty. entries: a contiguous tail that
+        ends at last and begins at or below commit + 1. Raises InvalidConfig if these contradict
+        each other.
         """
 
     def tick(self) -> bool: ...
     def campaign(self) -> None: ...
     def step(self, message: Message) -> None:
-        """Takes a peer's message. Raises PeerNotFound, InvalidMessage."""
+        """Processes a peer's message. Raises PeerNotFound, InvalidMessage."""
 
     def propose(self, data: list[bytes]) -> tuple[int, int]:
-        """Appends `data` as consecutive entries; (index of the first, term). ProposalDropped."""
+        """Proposes `data` as consecutive entries. Returns (index of the first, term). Raises
+        ProposalDropped."""
 
     def propose_conf_change(
         self, changes: list[tuple[int, int]], joint: bool = ..., context: bytes = ...
     ) -> tuple[int, int]:
-        """(kind, member) pairs; (index, term). Raises ConfChangeRefused, ProposalDropped."""
+        """Proposes a configuration change of (kind, member) pairs. Returns (index, term). Raises
+        ConfChangeRefused, ProposalDropped."""
 
     def apply_conf_change(self, entry: Entry) -> ConfState: ...
     def has_ready(self) -> bool: ...
@@ -220,7 +223,8 @@ class Node:
     def advance_apply_to(self, index: int) -> None: ...
     def compact(self, index: int, term: int) -> None: ...
     def read_index(self, context: bytes) -> None:
-        """Asks for a read index; dropped silently without a leader or a commit in its term."""
+        """Requests a read index. The request is dropped silently if there is no leader, or it has
+        not committed an entry of its term."""
 
     def transfer_leader(self, member: int) -> None: ...
     def report_unreachable(self, member: int) -> None: ...

@@ -1,5 +1,5 @@
-//! The exceptions of the binding. `partition_raft/__init__.py` draws the tree and says what a
-//! caller does about each.
+//! The exceptions of the binding. `partition_raft/__init__.py` shows their tree, and what a caller
+//! does about each.
 
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
@@ -29,8 +29,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     Ok(())
 }
 
-/// The Python exception for an error that raft-rs returned. What raft-rs says about its storage is
-/// fatal: it stops taking part in elections then, silently.
+/// The Python exception for an error of raft-rs. Errors of its storage are fatal: raft-rs silently
+/// stops taking part in elections then.
 pub fn from_raft(err: raft::Error) -> PyErr {
     use raft::Error as E;
     match err {

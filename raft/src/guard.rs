@@ -1,5 +1,5 @@
-//! Turns a panic of raft-rs into a message: any call may panic (a peer that claims too high a
-//! commit index, say), and a process that unwound through the engine must not use it again.
+//! Turns a panic of raft-rs into a message. Any call may panic, for example if a peer claims a
+//! commit index that is too high. After a panic, the engine must not be used again.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
@@ -9,8 +9,8 @@ thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Keeps the text and place of a panic inside a guarded call instead of printing them; every other
-/// panic goes to the hook that was there before.
+/// Keeps the text and the place of a panic inside a guarded call, instead of printing them. All
+/// other panics go to the previous hook.
 pub fn install_panic_hook() {
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -22,7 +22,7 @@ pub fn install_panic_hook() {
     }));
 }
 
-/// Runs `call`; a panic comes back as its text.
+/// Runs `call`. Returns the text of a panic as an error.
 pub fn catch<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     let outer = GUARDED.with(|g| g.replace(true));
     let outcome = panic::catch_unwind(AssertUnwindSafe(call));

@@ -1,8 +1,8 @@
 //! A thin binding of raft-rs for Python: a synchronous step machine. No I/O, no clock, no policy.
 //!
-//! Python owns the clock, the network and the disk. Everything raft-rs asks of its storage is
-//! answered from a mirror of the log's tail (`mirror.rs`), which changes only between `ready` and
-//! `advance`, on a snapshot and on compaction; only cold reads and snapshots go back to Python.
+//! Python owns the clock, the network and the disk. raft-rs reads its storage from the entry cache,
+//! a copy of the log's tail (`mirror.rs`). The cache changes only between `ready` and `advance`, on
+//! a snapshot and on compaction. Only cold reads and snapshots call back into Python.
 
 mod errors;
 mod guard;

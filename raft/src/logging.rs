@@ -1,12 +1,12 @@
-//! Collects raft-rs's log records during a call; the node hands them to Python's `logging` after
-//! it, because calling into Python from inside the engine could re-enter it.
+//! Collects raft-rs's log records during a call. The node passes them to Python's `logging` after
+//! the call, because Python code that runs inside the engine could call it again.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use slog::{Drain, Key, OwnedKVList, Record, Serializer, KV};
 
-/// More than this many records of one call are counted and dropped.
+/// The maximum number of records per call. More are counted and dropped.
 const RECORDS_MAX: usize = 256;
 
 #[derive(Clone, Default)]
@@ -33,7 +33,7 @@ impl Drain for Buffer {
             slog::Level::Debug | slog::Level::Trace => return Ok(()),
         };
         let mut text = KeyValues(record.msg().to_string());
-        // A value that does not serialise costs its text, nothing else.
+        // If a value does not serialize, only its text is lost.
         let _ = record.kv().serialize(record, &mut text);
         if let Ok(mut records) = self.0.lock() {
             if records.len() < RECORDS_MAX {

@@ -1,9 +1,9 @@
-//! The storage that raft-rs asks: the log's tail, kept here, so that a proposal costs no call into
-//! Python (74 of them without it).
+//! The storage that raft-rs reads: the entry cache, a copy of the log's tail. With it, a proposal
+//! needs no call into Python (74 calls without it).
 //!
-//! It mirrors what Python's store holds or is about to hold: entries enter at `advance`, before
-//! they are durable, as raft-rs's asynchronous append requires. Entries at or below `applied` may
-//! be trimmed to keep to the byte limit; reads of them are cold and go to Python.
+//! It mirrors Python's store, including entries that are not durable yet: these enter at `advance`,
+//! as raft-rs's asynchronous append requires. Entries at or below `applied` may be trimmed to stay
+//! within the byte limit. Reads of trimmed entries are cold: they call Python.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use crate::errors::Compacted;
 use crate::types;
 
 pub struct Mirror {
-    /// Initial state only: raft-rs keeps its own afterwards.
+    /// The initial state only; later raft-rs keeps its own.
     pub hard_state: HardState,
     pub conf_state: ConfState,
     /// (index, term) below and at which the log is compacted.
@@ -29,7 +29,7 @@ pub struct Mirror {
     pub bytes_max: usize,
     /// Python: `entries(lo, hi, max_bytes)`, `term(index)`, `snapshot(request_index, to)`.
     pub cold: Py<PyAny>,
-    /// What a cold call raised; the node turns it into a fatal error once the engine returned.
+    /// The exception of a cold call. The node turns it into a fatal error after the engine returns.
     pub failure: RefCell<Option<PyErr>>,
     pub cold_reads: RefCell<u64>,
 }
@@ -39,7 +39,7 @@ impl Mirror {
         self.last.0 + 1 - self.entries.len() as u64
     }
 
-    /// Puts `entries` in place, dropping whatever stood at their indexes and behind them.
+    /// Puts `entries`; drops existing entries from the first one's index on.
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         let first_index = first.get_index();
@@ -54,7 +54,7 @@ impl Mirror {
                     self.bytes -= cost(&dropped);
                     self.last.0 -= 1;
                 }
-                // The overwritten part was trimmed already: nothing of it is left to drop.
+                // The overwritten entries are already trimmed, so there are none to drop.
                 None => self.last.0 = first_index - 1,
             }
         }
@@ -81,7 +81,7 @@ impl Mirror {
         }
     }
 
-    /// Trims from the front, never above `applied`, until the byte limit holds.
+    /// Trims the first entries, never above `applied`, until the rest is within the byte limit.
     pub fn trim(&mut self, applied: u64) {
         while self.bytes > self.bytes_max
             && self
@@ -162,9 +162,9 @@ impl Storage for Mirror {
         if low < hot_first {
             let cold_end = high.min(hot_first);
             let mut entries = self.cold_entries(low, cold_end, max_bytes)?;
-            // With a limit a short answer is allowed: raft-rs asks again for what is left. Without
-            // one it takes the answer for all there is (a campaign looks for configuration changes
-            // that are not applied in it).
+            // With a limit, a partial answer is allowed: raft-rs reads the rest later. Without one,
+            // raft-rs takes the answer as complete. For example, a campaign searches it for
+            // configuration changes that are not applied.
             if max_bytes == u64::MAX {
                 while low + (entries.len() as u64) < cold_end {
                     let next = low + entries.len() as u64;

@@ -1,4 +1,4 @@
-//! The node: one member's step machine, with the order of calls enforced.
+//! The node: one member's step machine. It enforces the order of calls.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ use crate::types::{
     self, ConfState, Entry, HardState, Message, PeerProgress, Ready, SoftState, Status,
 };
 
-/// Ticks and limits of a member. Bytes are bytes of encoded entries.
+/// Ticks and limits of a member. Sizes are in bytes of encoded entries.
 #[pyclass(frozen, get_all, module = "partition_raft")]
 #[derive(Clone)]
 pub struct Config {
@@ -103,8 +103,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// Runs one call of the engine: refuses a poisoned node, catches panics, and turns a failure of
-    /// the cold storage into a fatal error, all of which poison the node.
+    /// Runs one call of the engine. Refuses it if the node is poisoned. A panic or a failure of the
+    /// cold storage is a fatal error, which poisons the node.
     fn call<T>(
         &mut self,
         py: Python<'_>,
@@ -145,7 +145,8 @@ impl Node {
         }
     }
 
-    /// What a peer could say that raft-rs would panic at, or believe.
+    /// Checks a peer's message for values at which raft-rs would panic, or which it would accept
+    /// although they are wrong.
     fn check_message(&self, m: &eraftpb::Message) -> Result<(), String> {
         let raft = &self.raw.raft;
         if m.to != raft.id {
@@ -257,7 +258,7 @@ impl Node {
         self.not_pending("step")?;
         use MessageType::*;
         match message.inner.get_msg_type() {
-            // A follower would forward a proposal that nobody could be answered for.
+            // A follower would forward a proposal, and no caller would get an answer.
             MsgPropose => {
                 return Err(InvalidMessage::new_err(
                     "proposals are made at the leader, not sent",
@@ -308,8 +309,8 @@ impl Node {
         })
     }
 
-    /// Proposes a configuration change; returns (index, term) of its entry. raft-rs replaces it by
-    /// an empty entry where another change is still unapplied: that comes back as an error.
+    /// Proposes a configuration change; returns (index, term) of its entry. If another change is
+    /// not applied yet, raft-rs replaces it with an empty entry, and this call returns an error.
     #[pyo3(signature = (changes, joint=false, context=vec![]))]
     fn propose_conf_change(
         &mut self,
@@ -387,7 +388,7 @@ impl Node {
             }),
             hard_state: rd.hs().map(HardState::from_raft),
             snapshot: (!snapshot.is_empty()).then(|| types::Snapshot::from_raft(snapshot)),
-            // Clones: the mirror takes the originals in advance.
+            // Clones: the mirror takes the originals in `advance_append_async`.
             entries: to_entries(rd.entries().clone())?,
             // With entries or a snapshot must_sync is set too; raft-rs sets it alone for these two.
             must_sync: rd.must_sync(),
@@ -409,7 +410,7 @@ impl Node {
         Ok(ready)
     }
 
-    /// Puts the Ready's entries into the mirror and lets the engine go on while they are persisted.
+    /// Puts the Ready's entries into the mirror. The engine continues while they are persisted.
     fn advance_append_async(&mut self, py: Python<'_>) -> PyResult<()> {
         let Some(rd) = self.pending.take() else {
             return Err(EngineMisuse::new_err(
@@ -448,7 +449,7 @@ impl Node {
         })
     }
 
-    /// Moves the boundary up to (index, term); entries at and below it are gone from the store.
+    /// Moves the boundary up to (index, term). The store has compacted the entries at and below it.
     fn compact(&mut self, py: Python<'_>, index: u64, term: u64) -> PyResult<()> {
         self.not_pending("compact")?;
         let applied = self.raw.raft.raft_log.applied;
@@ -554,7 +555,7 @@ impl Node {
         ConfState::from_raft(&self.raw.raft.prs().conf().to_conf_state())
     }
 
-    /// For tests: the mirrored (index, term) pairs, to be compared with the store's.
+    /// For tests: the mirrored (index, term) pairs, to compare with the store's.
     fn mirrored(&self) -> Vec<(u64, u64)> {
         self.raw
             .store()
@@ -565,7 +566,7 @@ impl Node {
     }
 }
 
-/// What raft-rs would only find out by a panic, or not at all.
+/// Checks for problems that raft-rs would report only by a panic, or not at all.
 fn check_start(
     hard_state: &HardState,
     boundary: (u64, u64),

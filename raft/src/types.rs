@@ -1,4 +1,4 @@
-//! What crosses the boundary: plain frozen objects. Bytes stay as the codec made them.
+//! The values that Python and Rust exchange: plain frozen objects. Bytes stay as encoded.
 
 use protobuf::Message as _;
 use pyo3::exceptions::PyValueError;
@@ -96,7 +96,7 @@ impl ConfState {
 }
 
 impl ConfState {
-    /// raft-rs hands its members over in no particular order; ours is ascending.
+    /// raft-rs returns members in no particular order; ours is ascending.
     fn sort(&mut self) {
         for ids in [
             &mut self.voters,
@@ -201,7 +201,7 @@ fn entry_type(kind: i32) -> PyResult<eraftpb::EntryType> {
     }
 }
 
-/// A snapshot's header; `data` is the store's own description of where the bytes are.
+/// A snapshot's header; `data` is the store's own description of the place of the bytes.
 #[pyclass(frozen, get_all, eq, module = "partition_raft")]
 #[derive(Clone, PartialEq)]
 pub struct Snapshot {
@@ -260,7 +260,7 @@ pub struct Message {
 
 #[pymethods]
 impl Message {
-    /// Decodes what a peer sent, refusing what the codec could not decode in bounded stack.
+    /// Decodes a peer's bytes. Refuses bytes that the codec cannot decode in bounded stack.
     #[staticmethod]
     fn decode(data: &[u8]) -> PyResult<Self> {
         wire::check_message(data).map_err(invalid)?;
@@ -344,7 +344,7 @@ impl Message {
     }
 }
 
-/// Who leads, and what this member is: "follower", "candidate", "leader" or "precandidate".
+/// The leader, and this member's role: "follower", "candidate", "leader" or "precandidate".
 #[pyclass(frozen, get_all, eq, module = "partition_raft")]
 #[derive(Clone, PartialEq)]
 pub struct SoftState {
@@ -361,7 +361,7 @@ pub fn role_name(role: raft::StateRole) -> &'static str {
     }
 }
 
-/// One batch of work from the engine; see `partition_raft/__init__.py` for the order it is done in.
+/// One batch of work from the engine; `partition_raft/__init__.py` has the order of its steps.
 #[pyclass(frozen, get_all, module = "partition_raft")]
 pub struct Ready {
     pub number: u64,
@@ -377,7 +377,7 @@ pub struct Ready {
     pub term_or_vote_changed: bool,
 }
 
-/// What a leader knows of a member.
+/// A leader's progress of a member.
 #[pyclass(frozen, get_all, module = "partition_raft")]
 #[derive(Clone)]
 pub struct PeerProgress {
@@ -420,7 +420,8 @@ pub fn encode_conf_change<'py>(
     Ok(PyBytes::new(py, &bytes))
 }
 
-/// The (kind, member) pairs of a configuration change entry; none for one that leaves a joint one.
+/// The (kind, member) pairs of a configuration change entry; empty if it leaves a joint
+/// configuration.
 #[pyfunction]
 pub fn decode_conf_change(entry: &Entry) -> PyResult<Vec<(i32, u64)>> {
     let change = parse_conf_change(&entry.inner)?;

@@ -1,9 +1,9 @@
-//! A look at a peer's bytes before the codec sees them. protobuf 2.28 recurses into unknown groups
-//! without a bound (RUSTSEC-2024-0437), so groups, which no message of raft has, are refused here;
-//! everything else nests as deep as the schema, four levels. Entries are counted: what they take in
-//! memory is bounded by their number, not by their bytes.
+//! Checks a peer's bytes before the codec decodes them. protobuf 2.28 recurses into unknown groups
+//! without a bound (RUSTSEC-2024-0437). So groups, which no message of raft has, are refused here.
+//! All other fields nest only as deep as the schema, four levels. The entries are counted, because
+//! their memory depends on their number, not on their bytes.
 
-/// Which fields of which message hold messages themselves.
+/// The fields of each message that contain messages.
 #[derive(Clone, Copy)]
 enum Schema {
     Message,
@@ -13,7 +13,8 @@ enum Schema {
     Leaf,
 }
 
-/// Entries of one message: an empty one takes two bytes on the wire and a hundred in memory.
+/// The maximum number of entries per message. An empty entry takes two bytes on the wire and a
+/// hundred in memory.
 const ENTRIES_MAX: u32 = 1 << 17;
 
 impl Schema {
@@ -28,7 +29,7 @@ impl Schema {
     }
 }
 
-/// Refuses what the codec could not decode in bounded stack.
+/// Refuses bytes that the codec cannot decode in bounded stack.
 pub fn check_message(bytes: &[u8]) -> Result<(), String> {
     check(bytes, Schema::Message)
 }

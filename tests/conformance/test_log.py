@@ -203,7 +203,7 @@ def test_a_hole_is_found_at_start(log: LmdbLog, tmp_path: Path, table: bytes) ->
     with environment.begin(write=True) as txn:
         txn.delete((3).to_bytes(8, "big"), db=environment.open_db(table, txn))
     environment.close()
-    with pytest.raises(Damaged, match="hole"):
+    with pytest.raises(Damaged, match=r"is missing|has no raft row"):
         LmdbLog(tmp_path / "log", MEMBER, digests)
 
 

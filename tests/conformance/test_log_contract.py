@@ -43,7 +43,7 @@ def test_a_cancelled_or_failed_initialisation_can_be_done_again(subject: Subject
     with pytest.raises(Cancelled):
         subject.initialize(3, lambda: next(calls))
     assert (subject.log.status, subject.told) == (InitStatus.UNKNOWN, [])
-    with pytest.raises(Damaged, match="the state is at 6"):
+    with pytest.raises(Damaged, match="the state is at LSN 6"):
         subject.initialize(6)
     assert subject.log.status == InitStatus.UNKNOWN
     assert subject.initialize(3) == InitStatus.BOOTSTRAPPED
@@ -166,7 +166,7 @@ def test_what_raft_never_asks_changes_nothing(subject: Subject, batch: LogBatch)
 
 
 def test_index_five_on_an_empty_log_is_an_error(subject: Subject) -> None:
-    with pytest.raises(ValueError, match="hole"):
+    with pytest.raises(ValueError, match="gap"):
         subject.log.commit(LogBatch([entry(1, 5)]))
     assert subject.bounds() == (1, 0)
 
@@ -277,9 +277,9 @@ def test_compare_and_append(subject: Subject) -> None:
 
 
 def test_a_standalone_log_takes_nothing_of_rafts_and_the_other_way(subject: Subject) -> None:
-    with pytest.raises(ValueError, match="Raft"):
+    with pytest.raises(ValueError, match=r"replicated log|log is replicated"):
         subject.log.append(None, [b"x"])
-    with pytest.raises(ValueError, match="Raft"):
+    with pytest.raises(ValueError, match=r"replicated log|log is replicated"):
         subject.log.truncate_from(LSN(1))
     subject.plain(2)
     for row in (entry(1, 3), LogEntry(LSN(3), Term(0), 1, b""), entry(0, 2)):
@@ -328,7 +328,7 @@ def test_positions(subject: Subject) -> None:
     subject.initialize(5)
     subject.log.append(None, [b"6", b"7"])
     subject.log.register("slow", LSN(5))
-    with pytest.raises(ValueError, match="registered already"):
+    with pytest.raises(ValueError, match="already registered"):
         subject.log.register("slow", LSN(5))
     with pytest.raises(KeyError):
         subject.log.acknowledge("nobody", LSN(5))

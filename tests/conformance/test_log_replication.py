@@ -232,7 +232,7 @@ def test_a_group_begins_behind_a_restored_state(subject: Subject) -> None:
         assert log.low_water_mark == 41
     with pytest.raises(Compacted):
         subject.log.entries(LSN(40), LSN(41), None)
-    with pytest.raises(Damaged, match="the state is at 39"):
+    with pytest.raises(Damaged, match="the state is at LSN 39"):
         subject.reopen(39)
     subject.reopen(40)
     subject.log.commit(LogBatch([entry(4, 41, b"a")], hard(4, MEMBER, 41)))

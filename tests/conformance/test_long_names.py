@@ -143,8 +143,8 @@ def test_a_restored_state_s_short_keys_lie_close_together(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("table", "length", "why"),
     [
-        ("value", 65_001, "a key of 65001 bytes in table value; allowed are 1 to 65000"),
-        ("payload", 512, "a key of 512 bytes in table payload; allowed are 1 to 511"),
+        ("value", 65_001, "table value has a key of 65001 bytes; allowed are 1 to 65000"),
+        ("payload", 512, "table payload has a key of 512 bytes; allowed are 1 to 511"),
     ],
 )
 def test_a_loader_refuses_keys_that_no_table_takes(
@@ -193,11 +193,11 @@ def drop_path(txn: Transaction, tables: Tables) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Transaction, Tables], None], str]] = {
     "a mark": (flip, "the mark of keys of table value that begin with b'sss"),
-    "no mark": (drop_mark, "rows and .* marks are found"),
+    "no mark": (drop_mark, "found .* rows and .* marks"),
     "no row": (drop_row, "in a replay of the log, not in the state"),
     "a row": (change_row, "of table value fails its checksum"),
     "one more": (add_row, "in the state, not in a replay of the log"),
-    "no parent": (drop_path, "lies in no directory"),
+    "no parent": (drop_path, "has no parent directory"),
 }
 
 

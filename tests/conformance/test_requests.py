@@ -119,7 +119,7 @@ async def test_a_command_without_a_lease_is_refused(
         (admin.StartSnapshotJobRequest(job_id="j"), "take, delete and verify"),
         (
             admin.StartSnapshotJobRequest(job_id="j", verify=admin.VerifySnapshot(snapshot_id="s")),
-            "neither volume nor s3",
+            "set volume or s3",
         ),
     ],
 )

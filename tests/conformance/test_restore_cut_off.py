@@ -56,7 +56,7 @@ def test_a_full_volume_is_left_as_it_was(stored: Stored, monkeypatch: pytest.Mon
         patched.setattr(snapshot_restore, "free_bytes", lambda _: 1000)
         code, report = stored.run("restore", *stored.restore_arguments(data))
         assert (code, report["reason"]) == (73, "VolumeFull")
-        assert "1000 free" in report["message"]
+        assert "1000 bytes free" in report["message"]
         assert not data.exists()
     stored.restore(data)
 

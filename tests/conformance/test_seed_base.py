@@ -128,7 +128,7 @@ def test_a_log_that_was_pruned_whole_is_its_base_alone(
     with pytest.raises(ImportRefused, match=r"no entry.* as the base"):
         take(log, tmp_path / "data")
     write(tmp_path / "hard", encode_hard_state(HardState(Term(9), MemberID(1), LSN(41))))
-    with pytest.raises(ImportRefused, match="41 is committed, and the log ends at 40"):
+    with pytest.raises(ImportRefused, match="commit index 41, and the log ends at 40"):
         take(log, tmp_path / "data", base=base, hard_state=tmp_path / "hard")
     report = take(log, tmp_path / "data", base=base, replicated=replicated)
     assert (report.first, report.last, report.entries, report.base) == (41, 40, 0, 40)
@@ -151,8 +151,8 @@ def test_a_tree_is_as_of_the_entry_that_is_said(tmp_path: Path) -> None:
     take(log, tmp_path / "data", base=BaseTree(folder, keys, LSN(5)))
     assert contents(tmp_path / "data") == (KEYS, PATHS)
     for index, says in (
-        (LSN(1), "state at entry 1, and the log holds entries 3 to 9; allowed are 2 to 9"),
-        (LSN(10), "state at entry 10, and the log holds entries 3 to 9; allowed are 2 to 9"),
+        (LSN(1), "state as of entry 1, and the log has entries 3 to 9; the base must be"),
+        (LSN(10), "state as of entry 10, and the log has entries 3 to 9; the base must be"),
         (LSN(0), "allowed are entries 1 to"),
     ):
         with pytest.raises(ImportRefused, match=says):

@@ -53,7 +53,7 @@ def test_a_restored_volume_holds_the_same_and_goes_on(
     assert modes(data) == modes(source)
     assert rows_digest(data) == published["digest"]
     unchecked = check(data, stored.root / "scratch")
-    assert [text for text in unchecked if "stores nothing" not in text] == []
+    assert [text for text in unchecked if "has no entry up to" not in text] == []
     start = Position(LSN(lsn), Term(term))
     with open_stopped(data) as volume:
         log = volume.log
@@ -247,7 +247,7 @@ def test_verify_by_restoring_finds_what_digests_cannot(stored: Stored) -> None:
     stored.done("verify", "--snapshot", "s1")
     code, report = stored.run("verify", "--snapshot", "s1", "--restore", "--scratch", stored.root)
     assert (code, report["reason"]) == (65, "SnapshotDamaged")
-    assert "lies in no directory" in report["message"]
+    assert "has no parent directory" in report["message"]
     assert [p.name for p in stored.root.iterdir() if p.name.startswith("restored-")] == []
 
 

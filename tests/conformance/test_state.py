@@ -136,7 +136,7 @@ def test_a_reopened_state_is_what_it_was(tmp_path: Path) -> None:
     state = LmdbState(tmp_path / "state")
     assert (state.applied.index, state.time_ms) == (2, 1000)
     assert state.get_value(b"k") == (b"1", 2)
-    with pytest.raises(ValueError, match="applied behind"):
+    with pytest.raises(ValueError, match="cannot be applied after"):
         state.apply([LogEntry(LSN(4), Term(1), 0, b"")], {})
     state.close()
 

@@ -80,7 +80,7 @@ def test_what_goes_while_it_is_read_is_no_finding(
     report, cut_off = verify(volume, tmp_path / "scratch", once("log", go))
     assert not cut_off
     if how == "pruned and a hole":
-        assert "log entry 31 is missing: the next one is 32" in report.findings
+        assert "log entry 31 is missing; the next entry is 32" in report.findings
     else:
         assert report.findings == []
     volume.close()
@@ -92,7 +92,7 @@ def test_a_hole_is_found_while_it_goes_on(tmp_path: Path, index: int) -> None:
     with volume.log.environment.begin(write=True) as txn:
         assert txn.delete(index.to_bytes(8, "big"), db=volume.log.tables.manifest)
     report, _ = verify(volume, tmp_path / "scratch")
-    assert f"log entry {index} is missing: the next one is {index + 1}" in report.findings
+    assert f"log entry {index} is missing; the next entry is {index + 1}" in report.findings
     volume.close()
 
 
@@ -234,10 +234,10 @@ def test_verify_says_that_it_was_cut_off(
     fill(data, 5).close()
     where = ["verify", "--data", str(data), "--scratch", str(scratch)]
     assert commands.run(parse(where)) == 1  # type: ignore[arg-type]
-    assert "no scratch directory" in capsys.readouterr().err
+    assert "cannot create a scratch directory" in capsys.readouterr().err
     scratch.mkdir()
     assert commands.run(parse(where)) == 0  # type: ignore[arg-type]
-    assert "everything holds" in capsys.readouterr().out
+    assert "no findings" in capsys.readouterr().out
 
     def failing(*_: object) -> None:
         raise StorageFailed("commit of the state: No space left on device")
@@ -246,7 +246,7 @@ def test_verify_says_that_it_was_cut_off(
     assert commands.run(parse(where)) == 74  # type: ignore[arg-type]
     said = capsys.readouterr().out
     assert "not checked: state against a replay of the log: the rest: commit of the state" in said
-    assert "everything that was checked holds" in said
+    assert "no findings in what was checked" in said
 
 
 # --- while a replica serves -------------------------------------------------------------------

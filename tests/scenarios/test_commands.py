@@ -77,7 +77,7 @@ async def test_a_running_replica(group: LocalGroup) -> None:
         assert "set b'never' = b'v'" in entry
         assert "entry" in await command("inspect", *where, "entry", "99999", code=1)
         busy = await command("inspect", "--data", str(group.replicas[0].data), code=1)
-        assert "a replica uses the volume" in busy
+        assert "a running replica uses the volume" in busy
         # A client's certificate may not.
         client = str(group.root / "pki" / "client")
         refused = await command("verify", "--address", where[1], "--tls-dir", client, code=1)
@@ -107,11 +107,11 @@ async def test_a_stopped_replica(group: LocalGroup) -> None:
         report = await json_of("verify", *where)
         assert report["findings"] == []
         assert report["counts"]["keys"] == 30
-        assert "everything holds" in await command("verify", *where)
+        assert "no findings" in await command("verify", *where)
         # Reading wrote nothing.
         assert listing(data) == before
-        assert "no replica's volume" in await command("inspect", "--data", "/nowhere", code=1)
-        assert "LSN goes with" in await command("inspect", *where, "entry", code=1)
+        assert "not a replica's volume" in await command("inspect", "--data", "/nowhere", code=1)
+        assert "needs an LSN" in await command("inspect", *where, "entry", code=1)
 
 
 async def test_damaged_pages_end_a_verification_and_not_the_replica(group: LocalGroup) -> None:
@@ -243,7 +243,7 @@ async def test_replication_off_and_on_again(group: LocalGroup) -> None:
         await group.bootstrap()
         await fill(group)
         refused = await command("replication", "disable", *where, code=1)
-        assert "a replica uses the volume" in refused
+        assert "a running replica uses the volume" in refused
         only.kill()
         assert "a standalone log" in await command("replication", "disable", *where)
         assert "not replicated" in await command("replication", "disable", *where, code=1)
@@ -255,7 +255,7 @@ async def test_replication_off_and_on_again(group: LocalGroup) -> None:
         assert status is not None
         assert status.standalone
         only.kill()
-        assert "replication is on" in await command("replication", "enable", *where)
+        assert "replication is enabled" in await command("replication", "enable", *where)
         found = await json_of("inspect", *where)
         assert (found["replication"], found["committed"]) == ("Raft", found["last index"])
         assert (await json_of("verify", *where))["findings"] == []

@@ -221,7 +221,7 @@ async def test_consumers_hold_the_log_and_a_lost_one_meets_compacted(group: Loca
                         api.AcknowledgeConsumerRequest(name=name, lsn=lsn)
                     )
                 assert refused.value.code() == code
-            with pytest.raises(grpc.aio.AioRpcError, match="registered already"):
+            with pytest.raises(grpc.aio.AioRpcError, match="already registered"):
                 await stub.RegisterConsumer(api.RegisterConsumerRequest(name="indexer"))
             await stub.AcknowledgeConsumer(api.AcknowledgeConsumerRequest(name="indexer", lsn=30))
             await eventually(lambda: stored_from(30), "what it acknowledged goes")

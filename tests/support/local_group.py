@@ -349,7 +349,7 @@ async def enable(group: LocalGroup) -> None:
             return False
         return bool(found.replicated)
 
-    await eventually(enabled, "replication is on")
+    await eventually(enabled, "replication is enabled")
 
 
 async def contents(group: LocalGroup, replica: LocalReplica) -> dict[bytes, bytes]:

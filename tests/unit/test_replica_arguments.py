@@ -21,25 +21,25 @@ SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("serve --advertise h", "'h' is no address"),
-        ("serve --advertise :7000", "':7000' is no address"),
-        ("serve --advertise h:0", "'h:0' is no address"),
-        ("serve --advertise https://h:1", "is no address"),
-        ("serve --advertise h:1 --listen localhost", "'localhost' is no address to listen at"),
-        ("serve --advertise h:1 --listen 0.0.0.0:65536", "is no address to listen at"),
-        ("serve --advertise h:1 --http-listen ::1:80", "is no address to listen at"),
-        ("serve --advertise h:1 --tick-ms 0", "'0' is no number above 0"),
-        ("serve --advertise h:1 --tick-ms -5", "'-5' is no number above 0"),
+        ("serve --advertise h", "'h' is not an address"),
+        ("serve --advertise :7000", "':7000' is not an address"),
+        ("serve --advertise h:0", "'h:0' is not an address"),
+        ("serve --advertise https://h:1", "is not an address"),
+        ("serve --advertise h:1 --listen localhost", "'localhost' is not a listen address"),
+        ("serve --advertise h:1 --listen 0.0.0.0:65536", "is not a listen address"),
+        ("serve --advertise h:1 --http-listen ::1:80", "is not a listen address"),
+        ("serve --advertise h:1 --tick-ms 0", "'0' is not a whole number above 0"),
+        ("serve --advertise h:1 --tick-ms -5", "'-5' is not a whole number above 0"),
         ("serve --advertise h:1 --election-ticks 1", "2 ticks or more"),
         ("serve --advertise h:1 --limit pin_time_to_live_s=nan", "must be a number above 0"),
         ("serve --advertise h:1 --limit pin_time_to_live_s=inf", "must be a number above 0"),
         (f"serve --advertise h:1 --limit reads_waiting_max={10**400}", "at most 9223372036854775"),
-        ("inspect --address h:1 entry -5", "'-5' is no LSN"),
-        ("inspect --address h:1 entry 0", "'0' is no LSN"),
-        ("inspect --address h:1 entry 18446744073709551616", "is no LSN"),
-        ("inspect --address h", "'h' is no address"),
-        ("verify --address https://h", "is no address"),
-        ("log import s --data d --cluster-id xyz", "'xyz' is no UUID"),
+        ("inspect --address h:1 entry -5", "'-5' is not an LSN"),
+        ("inspect --address h:1 entry 0", "'0' is not an LSN"),
+        ("inspect --address h:1 entry 18446744073709551616", "is not an LSN"),
+        ("inspect --address h", "'h' is not an address"),
+        ("verify --address https://h", "is not an address"),
+        ("log import s --data d --cluster-id xyz", "'xyz' is not a UUID"),
     ],
 )
 def test_a_flag_that_is_wrong_is_said(
@@ -119,7 +119,7 @@ def test_a_file_is_no_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         options = parse([*words, "--data", str(path)])
         assert isinstance(options, argparse.Namespace)
         assert commands.run(options) == 1
-        assert f"{path} is no replica's volume" in capsys.readouterr().err
+        assert f"{path} is not a replica's volume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,9 @@ def test_paths_that_leave_the_tree_are_refused(path: bytes) -> None:
     ("bad", "why"),
     [
         (proposal(0, 1), "open a session"),
-        (proposal(5, 0), "start at 1"),
-        (proposal(5, 5000), "wait for answers"),
-        (proposal(5, 3, below=4), "acknowledged already"),
+        (proposal(5, 0), "begin a session's sequences at 1"),
+        (proposal(5, 5000), "wait for earlier answers"),
+        (proposal(5, 3, below=4), "already acknowledged"),
         (proposal(5, 1, [set_key(b"", b"x")]), "key has 0 bytes"),
         (
             proposal(5, 1, [set_key(b"k" * 65_001, b"x")]),
@@ -59,12 +59,15 @@ def test_paths_that_leave_the_tree_are_refused(path: bytes) -> None:
         ),
         (proposal(5, 1, [link(b"x" * 256)], [payload(b"x")]), "destination_path b'xxx"),
         (proposal(5, 1, [set_key(b"k", b"x" * 600_000)]), "store it as a file"),
-        (proposal(5, 1, [types.Operation()]), "unknown here; allowed are"),
+        (proposal(5, 1, [types.Operation()]), "does not know; allowed are"),
         (proposal(5, 1, [link(b"a", 2)], [payload(b"x")]), "links payload 2; the proposal has 1"),
         (proposal(5, 1, [mkdir(b"a", 0o1777)]), "allowed are 0 to 0777"),
         (proposal(5, 1, [mkdir(b"a")] * 8193), "8193 operations; allowed are 8192"),
         (proposal(5, 1, [], [payload(b"x" * 60_000)] * 20), f"allowed are {PROPOSAL_BYTES_MAX}"),
-        (proposal(5, 1, preconditions=[types.Precondition()]), "precondition 1 is unknown"),
+        (
+            proposal(5, 1, preconditions=[types.Precondition()]),
+            "precondition 1 is of a kind that this replica",
+        ),
     ],
 )
 def test_refusals_say_what_is_allowed(bad: types.Proposal, why: str) -> None:
@@ -110,11 +113,11 @@ def test_payloads_must_match_their_digest() -> None:
     with pytest.raises(PayloadMismatch, match="payload 1 has SHA-256"):
         check_proposal(proposal(5, 1, [link(b"a")], [lying]))
     lying.data = b"hell"
-    with pytest.raises(PayloadMismatch, match="says 5 bytes and carries 4"):
+    with pytest.raises(PayloadMismatch, match="has size 5 and 4 bytes of data"):
         check_proposal(proposal(5, 1, [link(b"a")], [lying]))
     large = payload(b"x" * 70_000)
     large.data = b"x" * 70_000
-    with pytest.raises(InvalidArgument, match="is uploaded"):
+    with pytest.raises(InvalidArgument, match="must be uploaded"):
         check_proposal(proposal(5, 1, [link(b"a")], [large]))
 
 

@@ -1,1 +1,1 @@
-"""The pure part: what a proposal may say and what an entry does. No I/O, no clock, no threads."""
+"""The pure part: the rules for proposals and the effects of entries. No I/O, clock or threads."""

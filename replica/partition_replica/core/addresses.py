@@ -1,4 +1,4 @@
-"""host:port, an IPv6 address in brackets."""
+"""Addresses: host:port, with an IPv6 address in brackets."""
 
 import re
 
@@ -8,12 +8,13 @@ _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%]+\]|[^\s:/@\[\]]*):(?P<port>[0-
 
 
 def is_address(text: str) -> bool:
-    """Whether somebody else could be reached there: a host, and a port from 1 on."""
+    """Whether `text` can be the address of another program: it has a host, and a port from 1."""
     found = _ADDRESS.fullmatch(text)
     return found is not None and bool(found["host"]) and 0 < int(found["port"]) <= PORT_MAX
 
 
 def is_listen_address(text: str) -> bool:
-    """Whether one can listen there: no host is any, port 0 lets the system choose."""
+    """Whether `text` can be a listen address. An empty host stands for all interfaces; for port 0,
+    the kernel chooses one."""
     found = _ADDRESS.fullmatch(text)
     return found is not None and int(found["port"]) <= PORT_MAX

@@ -1,7 +1,7 @@
-"""What an entry does to the state. Pure, total and the same on every replica.
+"""Applies entries to the state. Pure, total and deterministic on every replica.
 
-Operations are those of Gitaly's write-ahead log, made total: where the original passes over an
-error ("exists", "does not exist"), ours has no effect and says so as an Outcome.
+The operations are those of Gitaly's write-ahead log, made total. If the original ignores an error
+("exists", "does not exist"), our operation has no effect, and its Outcome reports that.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ APPLIED = types.OUTCOME_APPLIED
 
 
 def apply_body(view: StateView, index: LSN, term: Term, body: types.EntryBody | None) -> Applied:
-    """Applies one normal entry; `body` None is an entry without operations."""
+    """Applies one normal entry. `body` is None for an entry without data."""
     if body is None:
         return Applied(index, term, "empty")
     view.clock_ms = advance_clock(view.clock_ms, body)
@@ -81,7 +81,7 @@ def _result(view: StateView, index: LSN, body: types.EntryBody) -> ProposalResul
     outcomes = b""
     if not failed:
         outcomes = _apply_operations(view, proposal.operations, proposal.payloads)
-    # Not the entry's own term, which a backfill changes: a replay has to give the same row.
+    # Not the entry's own term, which a backfill changes: a replay must produce the same row.
     return ProposalResult(index, Term(body.term), failed, outcomes, body.content_digest)
 
 
@@ -103,7 +103,7 @@ def _holds(view: StateView, precondition: types.Precondition) -> bool:
 def _apply_operations(
     view: StateView, operations: Sequence[types.Operation], payloads: Sequence[types.Payload]
 ) -> bytes:
-    """A byte (types.Outcome) an operation; empty where all were applied."""
+    """One byte (types.Outcome) per operation; empty if all were applied."""
     outcomes = bytes(_apply_operation(view, operation, payloads) for operation in operations)
     return b"" if outcomes.count(APPLIED) == len(outcomes) else outcomes
 

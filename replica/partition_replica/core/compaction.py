@@ -1,8 +1,9 @@
-"""How much of a log may go. Pure: `runtime.consensus.compactor` and `storage` do it.
+"""Decides how far a log is compacted. Pure: `runtime.consensus.compactor` and `storage` do it.
 
-Words (docs/log.md, Positions): *low-water mark*, the lowest LSN that positions require;
-*boundary*, the LSN up to which Raft's log is compacted; *trail*, entries kept below the mark for
-slow followers, so that they need no snapshot: no longer than so many entries, and so many bytes.
+Terms (docs/log.md, Positions): the *low-water mark* is the lowest LSN that a position needs; the
+*boundary* is the LSN up to which Raft's log is compacted; the *trail* is the entries that stay
+below the mark, so that slow followers need no state transfer. The trail is bounded in entries and
+in bytes.
 """
 
 import re
@@ -13,16 +14,16 @@ from partition_replica.core.limits import Limits
 from partition_replica.ids import LSN, Digest
 
 APPLIED = "applied"
-"""The position of the state machine: what is durable there. Always registered."""
+"""The position of the state machine: its durable applied LSN. Always registered."""
 
 SNAPSHOT = "snapshot"
-"""The lowest LSN that is held in memory: for a snapshot on its way to a follower, or a pinned
-state. The log behind it is still needed."""
+"""The lowest LSN of the holds, which are in memory: of a state transfer in progress, or of a pinned
+state. They need the log after it."""
 
 RESERVED = frozenset({APPLIED, SNAPSHOT, "committed"})
 
 CONSUMERS_MAX = 64
-"""Consumers a replica keeps positions of."""
+"""The maximum number of a replica's consumers."""
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?")
 
@@ -31,25 +32,26 @@ def check_consumer_name(name: str) -> None:
     """Raises ValueError."""
     if name in RESERVED or not _NAME.fullmatch(name):
         raise ValueError(
-            f"consumer name {name!r}: allowed are 1 to 63 of a-z, 0-9, '.', '_' and '-', beginning "
-            f"and ending with a letter or digit, and not {', '.join(sorted(RESERVED))}"
+            f"consumer name {name!r} is not allowed: give 1 to 63 of a-z, 0-9, '.', '_' and '-', "
+            "beginning and ending with a letter or digit, and not "
+            f"{', '.join(sorted(RESERVED))}"
         )
 
 
 def low_water_mark(positions: Mapping[str, LSN]) -> LSN:
-    """The lowest LSN that must be kept: min(all registered positions) + 1; 1 where none is."""
+    """The lowest LSN that must be kept: min(all positions) + 1, or 1 without a position."""
     return LSN(min(positions.values(), default=0) + 1)
 
 
 def promised_mark(mark: LSN, first_stored: LSN) -> LSN:
-    """The lowest LSN that a consumer can count on: what is not stored is not promised, though a
-    position may still ask for it. Its consumer came too late: it fell too far behind, or the
-    replica was caught up by a state transfer, which brings no log."""
+    """The lowest LSN that a consumer can rely on. A position may be below the first stored LSN: its
+    consumer fell too far behind, or a state transfer, which does not include the log, replaced the
+    entries."""
     return max(mark, first_stored)
 
 
 def with_held(positions: Mapping[str, LSN], held: Collection[LSN]) -> dict[str, LSN]:
-    """The positions, with the lowest LSN that is `held` in memory, if any is."""
+    """The positions, with the lowest of the `held` LSNs, if there are any."""
     return {**positions, SNAPSHOT: min(held)} if held else dict(positions)
 
 
@@ -59,10 +61,10 @@ def holding(
     last: LSN,
     consumer_lag_entries_max: int,
 ) -> dict[str, LSN]:
-    """What holds the log: all `positions`, and what is `held` in memory. A consumer or a hold that
-    is more than `consumer_lag_entries_max` entries behind the log's end does not count; the others
-    do. A consumer that is left behind meets Compacted, reads the state, and goes on from there. If
-    it counted, one that is gone for good would fill the volume."""
+    """The positions and holds that keep the log. A consumer or a hold that is more than
+    `consumer_lag_entries_max` entries behind the log's end does not keep it. Otherwise an abandoned
+    consumer would fill the volume. A consumer that is too far behind gets Compacted, reads the
+    state, and continues from its LSN."""
     near = {
         name: lsn
         for name, lsn in positions.items()
@@ -74,9 +76,11 @@ def holding(
 def compaction_target(
     mark: LSN, boundary: LSN, *, trail_entries: int, step_entries: int, trail_start: LSN
 ) -> LSN | None:
-    """The LSN up to which to compact, or None where it is not worth a transaction: fewer than
-    `step_entries` would go. Of what lies below the mark `trail_entries` stay, but nothing up to
-    `trail_start`, behind which the bytes are few enough; for bytes no step is too small."""
+    """The LSN up to which to compact, or None to do nothing.
+
+    `trail_entries` entries below the mark stay. Fewer than `step_entries` are not worth a
+    transaction. But the entries up to `trail_start`, which exceed the trail's limit in bytes, are
+    always compacted."""
     target = LSN(mark - 1 - trail_entries)
     if trail_start > max(target, boundary):
         return trail_start
@@ -86,16 +90,16 @@ def compaction_target(
 
 
 MEASURED_ENTRIES_MAX = 32_768
-"""Entries that `Trail.measure` reads in one go: some ten milliseconds."""
+"""The maximum number of entries that one call of `Trail.measure` reads: some ten milliseconds."""
 
 
 class Trail:
-    """How many bytes the trail has: a window (start, end] of entries that slides up with the mark.
+    """Measures the trail's bytes: a window (start, end] of entries that moves up with the mark.
 
-    Sizes are read from the log as entries come in at the upper end and again as they leave at the
-    lower one: twice an entry, and nothing is kept in memory but for blobs that the log alone
-    names. A restart begins at the boundary again and catches up, MEASURED_ENTRIES_MAX a call;
-    until then `start` is too low, so too much is kept.
+    An entry's size is read from the log twice: when it enters the window at the upper end, and when
+    it leaves it at the lower end. Only the sizes of blobs that only the log names are in memory.
+    After a restart, the window begins at the boundary and catches up, MEASURED_ENTRIES_MAX per
+    call. Until then `start` is too low, so the log keeps more than needed.
     """
 
     def __init__(self, bytes_max: int) -> None:
@@ -106,7 +110,7 @@ class Trail:
         self._where: dict[Digest, int] = {}
 
     def weigh(self, lsn: LSN, digest: Digest, size: int) -> None:
-        """A blob counts with the entry at an LSN, and with no other any more."""
+        """Counts a blob with the entry at an LSN, instead of an earlier entry."""
         if lsn <= self._boundary:
             return
         if digest in self._where:
@@ -119,11 +123,11 @@ class Trail:
     def measure(
         self, boundary: LSN, end: LSN, low: LSN, sizes: Callable[[int, int], Iterable[int]]
     ) -> LSN:
-        """The lowest LSN behind which the entries up to `end` have few enough bytes, or `low` where
-        that is higher. `sizes(lo, hi)` are those of the entries [lo, hi), one by one."""
+        """The lowest LSN, at least `low`, for which the entries after it and up to `end` fit the
+        limit in bytes. `sizes(lo, hi)` iterates over the sizes of the entries [lo, hi)."""
         self._forget_up_to(boundary)
         if boundary > self._start or end < self._end:
-            # Compacted by somebody else, or a position came that is lower: measured anew.
+            # Compacted elsewhere, or a lower position was added: measure again.
             self._start = self._end = int(boundary)
             self._bytes = 0
         until = min(int(end), self._end + MEASURED_ENTRIES_MAX)
@@ -138,7 +142,7 @@ class Trail:
         return LSN(self._start)
 
     def truncate(self, lsn: LSN) -> None:
-        """Entries from an LSN on went; they are above every position."""
+        """Forgets entries from an LSN on, which were deleted. They are above every position."""
         for index in [index for index in self._blobs if index >= lsn]:
             for digest in list(self._blobs[index]):
                 self._take(index, digest)
@@ -147,7 +151,7 @@ class Trail:
         return sum(self._blobs[lsn].values()) if lsn in self._blobs else 0
 
     def _forget_up_to(self, boundary: LSN) -> None:
-        """Blobs of entries that Raft's log has no more: each entry is looked at once."""
+        """Forgets blobs of compacted entries. Each entry is visited once."""
         passed = range(self._boundary + 1, boundary + 1)
         if len(passed) > len(self._blobs):
             found = [index for index in self._blobs if index <= boundary]
@@ -170,7 +174,8 @@ class Trail:
 
 @dataclass(frozen=True, slots=True)
 class LogRetention:
-    """What is kept beyond what positions require. keep_all: everything, for debugging."""
+    """The entries that a log keeps in addition to those that its positions need. keep_all: all, for
+    debugging."""
 
     trail_entries: int = 0
     consumer_lag_entries_max: int = 1 << 62
@@ -179,7 +184,7 @@ class LogRetention:
 
     @staticmethod
     def of(limits: Limits, *, keep_all: bool = False) -> "LogRetention":
-        """A replica's with these limits."""
+        """The retention of a replica with these limits."""
         return LogRetention(
             trail_entries=limits.log_trail_entries,
             consumer_lag_entries_max=limits.consumer_lag_entries_max,

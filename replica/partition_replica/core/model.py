@@ -1,4 +1,4 @@
-"""Values that layers hand to each other."""
+"""Values that the layers pass to each other."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -8,23 +8,24 @@ from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 
 
 class InitStatus(StrEnum):
-    """What a log is with regard to Raft (the seed's InitStatus)."""
+    """Whether a log has Raft's metadata (the seed's InitStatus)."""
 
     UNKNOWN = "unknown"
-    """Not initialised yet, or its initialisation failed or was cancelled."""
+    """Not initialized yet, or the initialization failed or was cancelled."""
     UNBOOTSTRAPPED = "unbootstrapped"
     """New: no entry, no hard state."""
     NEEDS_BACKFILL = "needs_backfill"
-    """It was written without Raft, at least in part: entries lack Raft metadata. Also if Raft was
-    on before, where the seed says bootstrapped and mends the entries by the way."""
+    """Entries lack Raft's metadata, because the log was written without Raft, at least in part. The
+    seed reports a log that was replicated before as bootstrapped instead, and repairs its entries
+    when it reads them."""
     BOOTSTRAPPED = "bootstrapped"
-    """Raft's: a hard state is saved, and every entry has its metadata."""
+    """Replicated: a hard state is saved, and every entry has its metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a volume is. cluster_id is empty until it belongs to a cluster; standalone: its log is
-    a plain one, written without Raft."""
+    """The identity of a volume. cluster_id: empty until the volume belongs to a group; standalone:
+    its log is written without Raft."""
 
     member_id: MemberID
     cluster_id: ClusterID
@@ -34,7 +35,8 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in the log. Terms of stored entries and boundaries are 1 or above."""
+    """A position in a log: index (LSN) and term. The term is 1 or above, or 0 in a standalone
+    log."""
 
     index: LSN
     term: Term
@@ -42,9 +44,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """How far the writing of Raft metadata is. `term` is what entries without one get; [first,
-    next) is done, up to and including `target` is to do. Entries appended meanwhile get the term
-    at once."""
+    """The progress of a backfill. `term`: the term for entries without one. The entries [first,
+    next) are done, [next, target] are not. Entries that are appended meanwhile get the term at
+    once."""
 
     term: Term
     first: LSN
@@ -58,7 +60,7 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class HardState:
-    """What Raft must find again: Raft thesis, figure 3.1."""
+    """Raft's persistent state: Raft thesis, figure 3.1."""
 
     term: Term
     vote: MemberID
@@ -84,10 +86,8 @@ class Configuration:
         return bool(self.voters_outgoing)
 
     def is_quorum(self, members: frozenset[int] | set[int]) -> bool:
-        """A majority of the voters and, in joint consensus, of the outgoing ones too.
-
-        False for a configuration without voters: nothing is ever on a quorum of nobody.
-        """
+        """Whether `members` include a majority of the voters and, in joint consensus, also of the
+        outgoing ones. False for a configuration without voters."""
         if not self.voters:
             return False
         return all(
@@ -99,8 +99,8 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """A row of the log. `kind`: 0 normal, 1 and 2 configuration changes; `data` is an encoded
-    EntryBody for normal entries, or empty. Term 0: an entry of a standalone log, without
+    """An entry of the log. `kind`: 0 normal, 1 and 2 configuration changes. `data`: the encoded
+    EntryBody of a normal entry, or empty. Term 0: an entry of a standalone log, without
     metadata."""
 
     index: LSN
@@ -112,7 +112,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class StateSwitch:
-    """A staged snapshot that the log adopts: everything of it is durable already."""
+    """A received state that the log makes current. It must already be durable."""
 
     position: Position
     configuration: Configuration
@@ -121,7 +121,8 @@ class StateSwitch:
 
 @dataclass(slots=True)
 class LogBatch:
-    """What one durable commit of the log writes, in this order: snapshot, entries, hard state."""
+    """The content of one durable commit of the log, in this order: a received state (`snapshot`),
+    entries, hard state."""
 
     entries: list[LogEntry] = field(default_factory=list)
     hard_state: HardState | None = None
@@ -134,18 +135,18 @@ class LogBatch:
 
 @dataclass(frozen=True, slots=True)
 class TreeEntry:
-    """An entry of the tree. Directories have neither size nor digest."""
+    """A file or directory of the tree. size: bytes. Directories have neither size nor digest."""
 
     directory: bool
     mode: int
     size: int = 0
-    digest: Digest = b""  # type: ignore[assignment]  # of directories: none
+    digest: Digest = b""  # type: ignore[assignment]  # empty for directories
 
 
 @dataclass(frozen=True, slots=True)
 class Ineffective:
-    """What of an entry had no effect: all of it, or what `outcomes` says, a byte (types.Outcome) an
-    operation."""
+    """The parts of an entry without effect: the whole entry, or according to `outcomes`, one byte
+    (types.Outcome) per operation."""
 
     whole: bool
     outcomes: bytes = b""
@@ -170,7 +171,7 @@ class Session:
 
     @property
     def lives_until_ms(self) -> int:
-        """The last moment at which the session exists, unless it becomes active before."""
+        """The last time at which the session exists, unless it becomes active before."""
         return self.last_active_ms + self.time_to_live_ms
 
     def expired(self, clock_ms: int) -> bool:
@@ -179,11 +180,11 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class ProposalResult:
-    """What a proposal did, at which (lsn, term); term is 0 if the entry was written without Raft.
-    `outcomes`: one byte (types.Outcome) per operation; empty if all were applied.
-    `content_digest`: of the proposal's content.
+    """The effect of a proposal, and the (lsn, term) of its entry; the term is 0 if the entry was
+    written without Raft. `outcomes`: one byte (types.Outcome) per operation, or empty if all were
+    applied. `content_digest`: the content digest of the proposal.
 
-    Results of entries written before format 2 have neither term nor digest.
+    Results of entries written before format 2 have neither term nor content digest.
     """
 
     lsn: LSN
@@ -195,10 +196,10 @@ class ProposalResult:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What applying one entry did.
+    """The effect of applying one entry.
 
-    kind: "empty", "configuration", "imported", "proposal", "duplicate" (`result` is the earlier
-    one), "session_opened", "session_closed"; or, without effect, "session_expired",
+    kind: "empty", "configuration", "imported", "proposal", "duplicate" (`result` is the stored
+    one), "session_opened", "session_closed". These kinds have no effect: "session_expired",
     "sequence_acknowledged", "sequence_reused", "sessions_full", "session_exists".
     """
 
@@ -210,7 +211,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """A member as this replica sees it; `matched` and what follows are known to a leader only."""
+    """A member, seen from this replica. Only a leader knows `matched` and the fields after it."""
 
     member: int
     address: str
@@ -222,8 +223,8 @@ class MemberStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaStatus:
-    """One replica at one moment. role: "unbootstrapped", "joining", "switching", or the
-    engine's. history: "" while it is not known here."""
+    """The status of a replica. role: "unbootstrapped", "joining", "switching", or the engine's
+    role. history: "" while this replica does not know it."""
 
     cluster: str
     member: int
@@ -254,8 +255,9 @@ FINDINGS_MAX = 1000
 
 @dataclass(slots=True)
 class VerifyReport:
-    """findings: what is wrong, each naming where, at most FINDINGS_MAX. unchecked: what could not
-    be checked, and why. counts: what was read, by name, and "findings", all of them."""
+    """The report of a verification. findings: what is wrong, and where, at most FINDINGS_MAX;
+    unchecked: what could not be checked, and why; counts: the number of items read, by name, and
+    "findings", the number of all findings."""
 
     findings: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Which payloads of an entry are blobs, files beside the log, and which it carries itself."""
+"""Distinguishes an entry's blobs, which are files, from its inline payloads."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,15 @@ from partition_replica.ids import Digest
 
 
 def is_blob(payload: types.Payload) -> bool:
-    """A payload without data that is not empty. Of clients' proposals these are the ones above the
-    inline limit (`validation.check_payload`); of imported entries others may be, too."""
+    """Whether a payload is a blob: it has a size and no data. In clients' proposals, these are the
+    payloads above the inline limit (`validation.check_payload`). In imported entries, smaller ones
+    may be blobs, too."""
     return payload.size > 0 and not payload.data
 
 
 def may_name_blobs(body: bytes) -> bool:
-    """Whether an encoded EntryBody may name a payload: False is certain. A payload begins with
-    its digest, field 1 of 32 bytes, so most entries need no parsing."""
+    """Whether an encoded EntryBody may name a payload. False is certain, True is not. A payload
+    begins with its digest, field 1 of 32 bytes, so most entries need no parsing."""
     return b"\x0a\x20" in body
 
 
@@ -29,16 +30,19 @@ def payloads_of(body: types.EntryBody) -> Sequence[types.Payload]:
 
 
 def decode_body(entry: LogEntry) -> types.EntryBody:
-    """Of a normal entry with data. Raises Damaged where it is none: what is in the log was checked
-    before it came there."""
+    """Decodes the data of a normal entry. Raises Damaged if it is not valid, because it was checked
+    before it was written to the log."""
     try:
         return types.EntryBody.FromString(entry.data)
     except DecodeError as error:
-        raise Damaged(f"the data of log entry {entry.index} is no EntryBody: {error}") from error
+        raise Damaged(
+            f"the data of log entry {entry.index} is not a valid EntryBody ({error}): the volume "
+            "is damaged; keep it"
+        ) from error
 
 
 def blob_digests(entry: LogEntry) -> list[Digest]:
-    """The blobs that an entry names. Bodies are small (a few MiB at most) and were checked."""
+    """The digests of the blobs that an entry names."""
     if entry.kind or not may_name_blobs(entry.data):
         return []
     body = decode_body(entry)

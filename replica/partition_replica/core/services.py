@@ -1,5 +1,5 @@
-"""What the gRPC services ask of the runtime, as Protocols. `ports` is the other side:
-what the runtime needs of the outside."""
+"""The ports of the runtime that the gRPC services call, as Protocols. `ports` has those that the
+runtime calls."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -25,7 +25,8 @@ from partition_replica.ids import LSN
 
 
 class StateReader(Protocol):
-    """Reads of applied state; each sees one applied LSN, which it returns."""
+    """Reads of the applied state. Each is as of one applied LSN, which it returns. See LmdbState
+    for arguments and results."""
 
     def get_value(self, key: bytes) -> tuple[bytes | None, LSN]: ...
     def list_values(
@@ -35,92 +36,99 @@ class StateReader(Protocol):
     def list_tree_entries(
         self, path: bytes, after: bytes, recursive: bool, count: int
     ) -> tuple[list[tuple[bytes, TreeEntry]], LSN]:
-        """Raises NotFound where `path` is no directory."""
+        """Raises NotFound if `path` is not a directory."""
         ...
 
 
 class PinnedStateService(Protocol):
-    """The state at `position`, which stays as it is while others write. The entries behind it stay
-    in the log, too."""
+    """A pinned state: the state at `position`, which does not change while others write. The
+    entries after it stay in the log."""
 
     position: Position
     history: str
 
     def reader(self) -> StateReader:
-        """For one use, without an await in between. Raises Overloaded, DiskFull and Stopping if the
-        state was given up."""
+        """A reader that is valid until the caller's next await. Raises Overloaded, DiskFull or
+        Stopping if the state has been released."""
         ...
 
     def open_file(self, path: bytes, offset: int) -> OpenedFile:
-        """Until `ApplicationService.close_file`. Raises as `reader`, NotFound, InvalidArgument."""
+        """Opens a file until `ApplicationService.close_file`. Raises NotFound, InvalidArgument, and
+        as `reader`."""
         ...
 
     def used(self) -> None:
-        """The reader asked for something, or took it: the state is kept a while longer. Raises as
+        """Reports activity of the reader, which restarts the state's idle time. Raises as
         `reader`."""
         ...
 
     async def over(self) -> ReplicaError:
-        """Waits until the state is given up, and returns what `reader` raises from then on."""
+        """Waits until the state is released; returns the error that `reader` raises from then
+        on."""
         ...
 
 
 class ConsumerService(Protocol):
-    """Named positions in this replica's log. Each write returns (position, low-water mark), and is
-    durable then. Raises InvalidArgument, NotFound, Compacted."""
+    """Consumers: named positions in this replica's log. Each write is durable when it returns
+    (position, low-water mark). Raises InvalidArgument, NotFound, Compacted."""
 
     async def register(self, name: str, lsn: int) -> tuple[int, int]: ...
     async def acknowledge(self, name: str, lsn: int) -> tuple[int, int]: ...
     async def remove(self, name: str) -> None: ...
     def list(self) -> tuple[list[tuple[str, int]], int]:
-        """(names and positions, low-water mark)."""
+        """Returns (names and positions, low-water mark)."""
         ...
 
 
 class ApplicationService(Protocol):
-    """What a replica does for applications. Runs on the event loop. Raises what errors.py draws."""
+    """The operations of a replica for applications. Runs on the event loop. Raises the errors of
+    errors.py."""
 
     def history(self) -> str:
-        """The ID of the group's history; "" while it is not known here."""
+        """The group's history ID; "" while this replica does not know it."""
         ...
 
     def check_history(self, history: str, *, leading: bool = False) -> None:
-        """Raises WrongHistory if `history` is another one ("" is any), and NoLeader while it is
-        not known here. leading: only a leader that serves may tell; others raise NotLeader or
-        NoLeader."""
+        """Raises WrongHistory if the group's history ID is not `history` ("" matches any), NoLeader
+        while this replica does not know it. leading: only a serving leader answers; others raise
+        NotLeader or NoLeader."""
         ...
 
     async def open_session(self, time_to_live_ms: int) -> tuple[int, int]:
-        """(session ID, its time to live)."""
+        """Returns (session ID, time to live in milliseconds)."""
         ...
 
     async def close_session(self, session: int) -> None: ...
 
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
-        """Returns when the proposal is committed, or applied where asked."""
+        """Returns once the proposal is committed or, if `wait_applied`, applied. `retry`: the
+        client has sent this sequence before."""
         ...
 
     async def read_point(self, *, linearizable: bool) -> StateReader:
-        """A state to read now, without another await, that reflects what was asked for."""
+        """Waits until a read has the requested consistency. Returns a reader that is valid until
+        the caller's next await."""
         ...
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
-        """(applied entries from LSN lo on, the LSN to go on from). Raises Compacted."""
+        """Returns (applied entries from LSN `lo` on, the LSN to continue from). Raises
+        Compacted."""
         ...
 
     def unapplied(self, entries: Sequence[LogEntry]) -> dict[LSN, Ineffective | None]:
-        """What of these consecutive entries had no effect, of those that had not all; None where
-        that is not known, because the state was imported. Raises Compacted, NoLeader."""
+        """Those of these consecutive entries that were, in part, ineffective. None stands for an
+        entry for which that is unknown, because the state was imported. Raises Compacted,
+        NoLeader."""
         ...
 
     async def advanced(self) -> None:
-        """Returns when the state has advanced, or may have. Raises NoLeader after two election
-        times without a leader: what the others commit is not heard of here."""
+        """Returns when the state has advanced; spurious returns are possible. Raises NoLeader after
+        two election times without a leader: then this replica does not learn of new commits."""
         ...
 
     async def open_file(self, path: bytes, offset: int, *, linearizable: bool) -> OpenedFile:
-        """A file of the tree with its content, both of one moment. The content is kept until
-        `close_file`. Raises NotFound, InvalidArgument."""
+        """Opens a file of the tree: tree entry and content, as of one LSN. The content is kept
+        until `close_file`. Raises NotFound, InvalidArgument."""
         ...
 
     def close_file(self, opened: OpenedFile) -> None: ...
@@ -128,13 +136,14 @@ class ApplicationService(Protocol):
     def pinned_state(
         self, *, linearizable: bool, history: str
     ) -> AbstractAsyncContextManager[PinnedStateService]:
-        """The state as it is now, pinned until the end of the with-statement. Raises Overloaded for
-        one too many, or if it can't be copied now, DiskFull, NoLeader without a state, and
-        WrongHistory if the state is of another history than `history` ("" is any)."""
+        """Pins the current state until the end of the with-statement. Raises Overloaded above the
+        limit or if the state cannot be copied now, DiskFull, NoLeader without a state, and
+        WrongHistory if the state's history ID is not `history` ("" matches any)."""
         ...
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
-        """At the leader: returns the holders when they are a quorum."""
+        """Stores a payload, at the leader. Returns the members that have it once they are a
+        quorum."""
         ...
 
     def status(self) -> ReplicaStatus: ...
@@ -144,14 +153,14 @@ class ApplicationService(Protocol):
 
 
 class PeerRequestService(Protocol):
-    """What a replica does for the other members. Runs on the event loop."""
+    """The operations of a replica for the other members. Runs on the event loop."""
 
     def status(self) -> ReplicaStatus: ...
 
     def check_peer(
         self, cluster: str, to_member: int, sender: int = 0, last_index: int = 0
     ) -> None:
-        """Raises WrongCluster, NotBootstrapped. to_member 0: any member of the cluster."""
+        """Raises WrongCluster, NotBootstrapped. to_member 0: any member of the group."""
         ...
 
     def greet(self, member: int, address: str) -> None: ...
@@ -164,22 +173,22 @@ class PeerRequestService(Protocol):
         self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]
     ) -> int: ...
     def transfer_offset(self, header: peer.TransferHeader) -> int:
-        """How much of a snapshot's state file is here, of an attempt that broke off."""
+        """The number of bytes of the state file that an interrupted transfer has already sent."""
         ...
 
 
 class InspectionService(Protocol):
-    """What `partition-replica verify` calls of a running replica."""
+    """The verification of a running replica, for `partition-replica verify`."""
 
     def verify(self) -> AsyncIterator[tuple[str, int, int] | VerifyReport]:
         """Yields progress (step, done, total), then the report. Raises Overloaded while another
-        verification runs, DiskFull if a copy of the state has no room, NotBootstrapped."""
+        verification runs, DiskFull if a copy of the state does not fit, NotBootstrapped."""
         ...
 
 
 class SnapshotJobService(Protocol):
-    """Snapshot jobs of this replica, one at a time; see replica_admin.proto. What is returned is
-    the caller's."""
+    """Snapshot jobs of this replica, one at a time; see replica_admin.proto. The caller owns the
+    results."""
 
     def start(self, request: admin.StartSnapshotJobRequest) -> admin.SnapshotJob:
         """Raises InvalidArgument, Overloaded, NotBootstrapped, NoLeader, Stopping."""
@@ -190,12 +199,12 @@ class SnapshotJobService(Protocol):
         ...
 
     async def cancel(self, job_id: str) -> admin.SnapshotJob:
-        """Returns when it has ended. Raises NotFound."""
+        """Cancels a job; returns once it has ended. Raises NotFound."""
         ...
 
 
 class AdministrationService(Protocol):
-    """What the operator's service calls; each command is idempotent."""
+    """The commands of the operator. Each is idempotent."""
 
     async def check_fencing_token(self, transitions: int, holder: str) -> None: ...
     async def bootstrap(self, cluster: str, *, standalone: bool) -> int: ...
@@ -205,5 +214,6 @@ class AdministrationService(Protocol):
     async def remove_member(self, member: int) -> int: ...
     async def transfer_leadership(self, member: int) -> tuple[int, str]: ...
     async def enable_replication(self) -> bool:
-        """True where the log is Raft's already; else it is on its way."""
+        """Enables replication. Returns True if the log is already replicated, False while the
+        conversion is in progress."""
         ...

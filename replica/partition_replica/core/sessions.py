@@ -1,6 +1,6 @@
-"""Exactly-once: what a proposal's session, sequence and content say about it.
+"""Exactly-once semantics: the rules for a proposal's session, sequence and content. Pure.
 
-The leader asks before it proposes, and the apply asks again: both by these rules. Pure.
+The leader checks them before it proposes, and each replica checks them again when it applies.
 """
 
 import hashlib
@@ -13,21 +13,21 @@ from partition_replica.core.model import ProposalResult
 CONTENT_DIGEST_BYTES = 16
 SESSION_ID_MAX = (1 << 63) - 1
 ELAPSED_MS_MAX = 3_600_000
-"""The most that one entry moves the clock of sessions forward."""
+"""The maximum that one entry moves the session clock forward, in milliseconds."""
 
 CLOCK_MS_MAX = (1 << 64) - 1
 
 
 class Verdict(Enum):
-    """What a sequence is to a session that is alive."""
+    """The state of a sequence in an existing session."""
 
     NEW = auto()
     REPEATED = auto()
-    """It was applied with this content: its result is the answer."""
+    """It was applied with this content: the stored result is the answer."""
     REUSED = auto()
-    """It was applied with another content."""
+    """It was applied with different content."""
     ACKNOWLEDGED = auto()
-    """The caller said that it has the answer, so the result is forgotten."""
+    """The client has acknowledged the answer, so the result is deleted."""
 
 
 WITHOUT_EFFECT = {
@@ -41,8 +41,8 @@ WITHOUT_EFFECT = {
 def judge(
     sequence: int, content_digest: bytes, acknowledged_below: int, earlier: ProposalResult | None
 ) -> Verdict:
-    """`earlier`: the stored result of this sequence, if any. `content_digest` may be empty in
-    entries written before format 2: then contents are not compared."""
+    """The state of a sequence. `earlier`: the stored result of this sequence, if any.
+    `content_digest` is empty in entries written before format 2; then contents are not compared."""
     if earlier is not None:
         compared = bool(earlier.content_digest and content_digest)
         if compared and earlier.content_digest != content_digest:
@@ -52,9 +52,9 @@ def judge(
 
 
 def content_digest(proposal: types.Proposal) -> bytes:
-    """Of preconditions, payloads and operations: what must be equal for a retry. The leader
-    computes it once and the entry carries it, because encodings may differ between versions. A
-    payload's digest stands for its bytes: `check_proposal` compared them."""
+    """A hash of preconditions, payloads and operations, which must be equal in a retry. The leader
+    computes it once and stores it in the entry, because encodings may differ between versions. A
+    payload's digest replaces its bytes: `check_proposal` has compared them."""
     content = types.Proposal(preconditions=proposal.preconditions, operations=proposal.operations)
     for payload in proposal.payloads:
         content.payloads.add(digest=payload.digest, size=payload.size, mode=payload.mode)
@@ -63,8 +63,9 @@ def content_digest(proposal: types.Proposal) -> bytes:
 
 
 def advance_clock(clock_ms: int, body: types.EntryBody) -> int:
-    """The clock of sessions behind an entry. It never falls, and an entry moves it by at most
-    ELAPSED_MS_MAX: a leader's wall clock cannot expire anybody's session, nor keep it alive."""
+    """The session clock after an entry, in milliseconds. It never falls, and an entry advances it
+    by at most ELAPSED_MS_MAX. So a leader's wrong wall clock neither expires sessions nor keeps
+    them alive."""
     if body.HasField("elapsed_ms"):
         return min(clock_ms + min(body.elapsed_ms, ELAPSED_MS_MAX), CLOCK_MS_MAX)
     return max(clock_ms, body.time_ms)  # an entry written before format 2

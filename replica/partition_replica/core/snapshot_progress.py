@@ -1,8 +1,7 @@
-"""How far a command on stored snapshots is, as people read it: a phase, and a percentage of the
-whole, which no one can know before it has ended."""
+"""The progress of a command on stored snapshots for users: a phase, and an estimated percentage."""
 
 _SHARES: dict[str, dict[str, tuple[str, int, int]]] = {
-    # What the command says: (phase, where it begins, where it ends), percent.
+    # The command's own phase: (the shown phase, its first and its last percentage).
     "take": {
         "copying": ("Copying", 0, 5),
         "waiting": ("Reading", 5, 5),
@@ -30,8 +29,9 @@ _OTHERWISE = {
 
 
 def progress_of(kind: str, said: str, done: int, total: int) -> tuple[str, int]:
-    """(phase, percent up to 99) of a command of this kind that says it is so far in `said`; total
-    0: not known. kind: take, delete, verify, restore, or prove, which verifies by restoring."""
+    """Returns (phase, percent up to 99). kind: take, delete, verify, restore, or prove, a
+    verification that restores. said, done, total: the command's own phase and its progress in it; a
+    total of 0 means unknown."""
     share = min(max(done, 0) / total, 1.0) if total > 0 else 0.0
     name, begin, end = _SHARES.get(kind, {}).get(said, _OTHERWISE[kind])
     return name, begin + int(share * (end - begin))

@@ -1,5 +1,5 @@
-"""What a proposal may say. Checked at the leader before anything is written; a proposal that
-passes can be applied on every replica without another check."""
+"""Validates proposals. The leader does it before anything is written. Every replica can apply a
+valid proposal without another check."""
 
 import hashlib
 
@@ -12,12 +12,13 @@ from partition_replica.ids import DIGEST_BYTES
 
 
 def check_proposal(proposal: types.Proposal) -> None:
-    """Raises InvalidArgument or PayloadMismatch, naming the operation or payload by its number."""
+    """Raises InvalidArgument or PayloadMismatch, which name the operation or payload by its
+    number."""
     size = proposal.ByteSize()
     if size > limits.PROPOSAL_BYTES_MAX:
         raise InvalidArgument(
-            f"the proposal encodes to {size} bytes; allowed are {limits.PROPOSAL_BYTES_MAX}: "
-            "split it, or upload large payloads instead of inlining them"
+            f"the proposal has {size} encoded bytes; allowed are {limits.PROPOSAL_BYTES_MAX}: "
+            "split it, or upload large payloads (UploadPayload)"
         )
     _check_count("operations", len(proposal.operations), limits.PROPOSAL_OPERATIONS_MAX)
     _check_count("payloads", len(proposal.payloads), limits.PROPOSAL_PAYLOADS_MAX)
@@ -25,16 +26,17 @@ def check_proposal(proposal: types.Proposal) -> None:
     if proposal.session_id < 1:
         raise InvalidArgument("session_id is 0: open a session first")
     if proposal.sequence < 1:
-        raise InvalidArgument("sequence is 0: a session's sequences start at 1")
+        raise InvalidArgument("sequence is 0: begin a session's sequences at 1")
     if proposal.sequence >= proposal.acknowledged_below + limits.SESSION_WINDOW:
         raise InvalidArgument(
             f"sequence {proposal.sequence} is {limits.SESSION_WINDOW} or more above "
-            f"acknowledged_below {proposal.acknowledged_below}: wait for answers first"
+            f"acknowledged_below {proposal.acknowledged_below}: wait for earlier answers and "
+            "acknowledge them first"
         )
     if proposal.sequence < proposal.acknowledged_below:
         raise InvalidArgument(
-            f"sequence {proposal.sequence} lies below acknowledged_below "
-            f"{proposal.acknowledged_below}: its answer was acknowledged already"
+            f"sequence {proposal.sequence} is below acknowledged_below "
+            f"{proposal.acknowledged_below}: its answer is already acknowledged; use a new sequence"
         )
     for number, payload in enumerate(proposal.payloads, 1):
         check_payload(payload, f"payload {number}")
@@ -46,9 +48,10 @@ def check_proposal(proposal: types.Proposal) -> None:
 
 
 def passes_full_disk(body: types.EntryBody) -> bool:
-    """Whether an entry takes nothing but its own row, so that a full disk can take it."""
+    """Whether an entry adds no data except its own row. A replica with a full disk accepts such
+    entries, out of its reserve."""
     if body.WhichOneof("body") in ("close_session", "open_session"):
-        return True  # without a session nobody could remove anything
+        return True  # a client needs a session to delete anything
     proposal = body.proposal
     return (
         body.WhichOneof("body") == "proposal"
@@ -71,26 +74,26 @@ def check_payload(payload: types.Payload, what: str) -> None:
     if payload.size > limits.PAYLOAD_INLINE_BYTES_MAX:
         if payload.data:
             raise InvalidArgument(
-                f"{what} has {payload.size} bytes and carries data; above "
-                f"{limits.PAYLOAD_INLINE_BYTES_MAX} bytes a payload is uploaded (UploadPayload)"
+                f"{what} has {payload.size} bytes and inline data; payloads above "
+                f"{limits.PAYLOAD_INLINE_BYTES_MAX} bytes must be uploaded (UploadPayload)"
             )
         return
     if len(payload.data) != payload.size:
         raise PayloadMismatch(
-            f"{what} says {payload.size} bytes and carries {len(payload.data)}; up to "
-            f"{limits.PAYLOAD_INLINE_BYTES_MAX} bytes a payload is carried whole"
+            f"{what} has size {payload.size} and {len(payload.data)} bytes of data; payloads up to "
+            f"{limits.PAYLOAD_INLINE_BYTES_MAX} bytes must be inline, with all of their data"
         )
     actual = hashlib.sha256(payload.data).digest()
     if actual != payload.digest:
         raise PayloadMismatch(
-            f"{what} has SHA-256 {actual.hex()}, not the {payload.digest.hex()} that it says"
+            f"{what} has SHA-256 {actual.hex()}, but its digest is {payload.digest.hex()}"
         )
 
 
 def check_digest(digest: bytes, what: str) -> None:
     if len(digest) != DIGEST_BYTES:
         raise InvalidArgument(
-            f"{what} has a digest of {len(digest)} bytes; a SHA-256 has {DIGEST_BYTES}"
+            f"{what} has a digest of {len(digest)} bytes; give a SHA-256 of {DIGEST_BYTES} bytes"
         )
 
 
@@ -102,13 +105,13 @@ def check_key(key: bytes, what: str) -> None:
 
 
 def session_time_to_live_ms(requested: int) -> int:
-    """The time to live that a request for `requested` gets; 0 asks for the default."""
+    """The time to live of a session in milliseconds; `requested` 0 stands for the default."""
     if requested == 0:
         return limits.SESSION_TTL_MS_DEFAULT
     if not limits.SESSION_TTL_MS_MIN <= requested <= limits.SESSION_TTL_MS_MAX:
         raise InvalidArgument(
-            f"time_to_live_ms {requested}: allowed are {limits.SESSION_TTL_MS_MIN} to "
-            f"{limits.SESSION_TTL_MS_MAX}, or 0 for {limits.SESSION_TTL_MS_DEFAULT}"
+            f"time_to_live_ms is {requested}; allowed are {limits.SESSION_TTL_MS_MIN} to "
+            f"{limits.SESSION_TTL_MS_MAX}, or 0 for the default, {limits.SESSION_TTL_MS_DEFAULT}"
         )
     return requested
 
@@ -119,7 +122,7 @@ def _check_count(what: str, count: int, most: int) -> None:
 
 
 def check_operation(operation: types.Operation, number: int, payload_count: int) -> None:
-    """Raises InvalidArgument, naming the operation by its number in the entry."""
+    """Raises InvalidArgument, which names the operation by its number in the entry, from 1."""
     what = f"operation {number}"
     match operation.WhichOneof("operation"):
         case "set_key":
@@ -133,19 +136,20 @@ def check_operation(operation: types.Operation, number: int, payload_count: int)
             check_path(operation.create_directory.path, f"{what}: path")
             if operation.create_directory.mode > limits.MODE_MAX:
                 raise InvalidArgument(
-                    f"{what}: mode {operation.create_directory.mode:#o}; allowed are 0 to 0777"
+                    f"{what} has mode {operation.create_directory.mode:#o}; allowed are 0 to 0777"
                 )
         case "remove_directory_entry":
             check_path(operation.remove_directory_entry.path, f"{what}: path")
         case _:
             raise InvalidArgument(
-                f"{what} is unknown here; allowed are create_hard_link, remove_directory_entry, "
-                "create_directory, set_key and delete_key"
+                f"{what} is of a kind that this replica does not know; allowed are "
+                "create_hard_link, remove_directory_entry, create_directory, set_key and delete_key"
             )
 
 
 def _check_new_name(operation: types.Operation, number: int) -> None:
-    """Not of imported entries: a log of format 1 may have made longer names."""
+    """Checks the name of a new path. Not for imported entries: a log of format 1 may contain longer
+    names."""
     match operation.WhichOneof("operation"):
         case "create_hard_link":
             path, name = operation.create_hard_link.destination_path, "destination_path"
@@ -162,12 +166,13 @@ def _check_link(link: types.CreateHardLink, what: str, payload_count: int) -> No
         case "payload":
             if not 1 <= link.payload <= payload_count:
                 raise InvalidArgument(
-                    f"{what} links payload {link.payload}; the proposal has {payload_count}"
+                    f"{what} links payload {link.payload}; the proposal has {payload_count} "
+                    "payloads, numbered from 1"
                 )
         case "source_path":
             check_path(link.source_path, f"{what}: source_path")
         case _:
-            raise InvalidArgument(f"{what} links nothing: set payload or source_path")
+            raise InvalidArgument(f"{what} has no source: set payload or source_path")
 
 
 def _check_value(value: bytes, what: str) -> None:
@@ -192,4 +197,7 @@ def _check_precondition(precondition: types.Precondition, number: int) -> None:
             check_path(precondition.path_digest_equals.path, what)
             check_digest(precondition.path_digest_equals.digest, what)
         case _:
-            raise InvalidArgument(f"{what} is unknown here")
+            raise InvalidArgument(
+                f"{what} is of a kind that this replica does not know; allowed are key_equals, "
+                "key_absent, path_absent and path_digest_equals"
+            )

@@ -1,13 +1,13 @@
-"""`partition-replica`'s commands, each a process that ends: inspection and verification of a
-volume, replication on and off, import and export of the seed's directories, stored snapshots.
+"""The commands of `partition-replica` other than `serve`: they inspect and verify a volume, enable
+and disable replication, import and export logs of directories, and work on stored snapshots.
 
-Most work on a volume that no process serves, under its lock. A serving replica starts some beside
-itself, so that they have a GIL of their own and can't take it down: `snapshots.child` for snapshot
-jobs, `volume.verification_child`. They see a copy of the state that it captured, and end when it
-does. `volume.remote` asks a running replica, `snapshots` a directory or a bucket; nothing else here
-talks to a network.
+Most commands lock a volume that no replica serves. A serving replica starts snapshot jobs
+(`snapshots.child`) and verifications (`volume.verification_child`) as child processes. These have a
+GIL of their own, and their failures do not end the replica. They read a copy of the state that the
+replica captured, and exit when the replica exits. `volume.remote` calls a running replica, and
+`snapshots` accesses a directory or a bucket. No other module here uses the network.
 
-Each takes what it needs as open objects or paths, says how far it is through a callback, and
-returns a report; the command line prints it. What makes a volume (import, restore) writes to a new
-one only, and leaves it either as it was or complete. Nothing that serves imports this package.
+A command takes open objects or paths, reports its progress to a callback, and returns a report that
+the command line prints. An import or a restore writes to a new volume only, and leaves it either
+unchanged or complete. The serving replica does not import this package.
 """

@@ -1,13 +1,13 @@
-"""`partition-replica`'s commands: inspect, verify, replication, log. This module has their flags,
-what they print, and their exit codes; `snapshots.commands` has those of `snapshot`.
+"""The flags, output and exit codes of the commands inspect, verify, replication and log.
+`snapshots.commands` has those of `snapshot`. Exit codes:
 
-0    done
-1    refused, or there are findings
-2    wrong use
+0    success
+1    the command was refused, or a verification has findings
+2    invalid usage
 70   the volume is damaged
-74   reading or writing failed: the scratch directory, the target, the volume or the output has no
-     room, or its disk fails
-141  the reader of the output went away
+74   reading or writing failed: the scratch directory, the target, the volume or the output is full,
+     or its disk fails
+141  the reader of the output closed it
 """
 
 import argparse
@@ -50,65 +50,91 @@ BASE_FORMS = ("volume", "seed")
 
 def add_commands(commands: Any) -> None:
     """Adds the subcommands to `partition-replica`'s parser."""
-    inspect = commands.add_parser("inspect", help="what a volume holds; reads only")
+    inspect = commands.add_parser("inspect", help="show what a volume contains; read-only")
     _add_source(inspect)
     inspect.add_argument(
         "what",
         nargs="?",
         choices=["positions", "terms", "entry"],
         default="positions",
-        help="identity, indexes and positions; which LSNs were written in which term; one entry",
+        help="positions: identity, indexes and positions (default); terms: the LSNs of each term; "
+        "entry: one entry, by its LSN",
     )
-    inspect.add_argument("lsn", nargs="?", type=arguments.lsn, help="of the entry")
+    inspect.add_argument("lsn", nargs="?", type=arguments.lsn, help="the LSN of the entry")
     verify = commands.add_parser(
-        "verify", help="checks everything that is stored; reads only, exit code 1 for findings"
+        "verify", help="check all stored data; read-only, exit code 1 if there are findings"
     )
     _add_source(verify)
     verify.add_argument(
-        "--scratch", type=Path, help="where a stopped volume's replay may write (default: TMPDIR)"
+        "--scratch",
+        type=Path,
+        help="directory for temporary files, with --data only (default: TMPDIR)",
     )
-    verify.add_argument("--job", action="store_true", help=argparse.SUPPRESS)  # a replica's own
+    verify.add_argument("--job", action="store_true", help=argparse.SUPPRESS)  # set by a replica
     switch = commands.add_parser(
-        "replication", help="switches Raft on or off for a stopped, sole replica"
+        "replication", help="enable or disable Raft on the volume of a stopped, sole replica"
     )
     switch.add_argument("action", choices=["enable", "disable"])
     switch.add_argument("--data", type=Path, required=True, help="the volume")
-    log = commands.add_parser("log", help="the log as directories, in and out; stopped replicas")
+    log = commands.add_parser("log", help="export a log as directories, or import one")
     actions = log.add_subparsers(dest="action", required=True)
-    export = actions.add_parser("export", help="writes the log, one directory an entry")
+    export = actions.add_parser(
+        "export", help="write a stopped replica's log, one directory per entry"
+    )
     export.add_argument("target", type=Path, help="a new directory; the log is TARGET/log")
     export.add_argument("--data", type=Path, required=True, help="the volume")
     export.add_argument(
-        "--with-base", action="store_true", help="the state, too: what a log needs that was pruned"
+        "--with-base",
+        action="store_true",
+        help="write the state, too; the import of a pruned log needs it",
     )
     export.add_argument(
         "--base-form",
         choices=BASE_FORMS,
         default=BASE_FORMS[0],
-        help="of the state: a volume's own files, or a snapshot as the seed writes it",
+        help="format of the state: the files of a volume, or a snapshot of the seed",
     )
     export.add_argument(
-        "--partition", type=int, default=1, help="the partition's number in a snapshot's name"
+        "--partition",
+        type=int,
+        default=1,
+        help="the partition's number in the name of a seed snapshot (default: 1)",
     )
-    take = actions.add_parser("import", help="makes a new volume of a log of directories")
-    take.add_argument("source", type=Path, help="the directory with an entry a directory")
+    take = actions.add_parser("import", help="make a new volume from a log of directories")
+    take.add_argument("source", type=Path, help="the log: a directory with one directory per entry")
     take.add_argument("--data", type=Path, required=True, help="the new volume")
-    take.add_argument("--cluster-id", type=arguments.cluster_id, help="a UUID; default: a new one")
-    take.add_argument("--replication", choices=["Raft", "None"], default="None")
-    take.add_argument("--hard-state", type=Path, help="raftpb.HardState, a file")
-    take.add_argument("--conf-state", type=Path, help="raftpb.ConfState, a file")
+    take.add_argument(
+        "--cluster-id",
+        type=arguments.cluster_id,
+        help="the ID of the new group, a UUID (default: a new one)",
+    )
+    take.add_argument(
+        "--replication",
+        choices=["Raft", "None"],
+        default="None",
+        help="Raft: the sole voter of a new group; None: standalone (default)",
+    )
+    take.add_argument("--hard-state", type=Path, help="a file with the log's raftpb.HardState")
+    take.add_argument("--conf-state", type=Path, help="a file with the log's raftpb.ConfState")
     take.add_argument(
         "--base",
         type=Path,
-        help="the state that the log goes on from: TARGET/base of an export, or a snapshot of the "
-        "seed, <partition>-<term>-<index>.snap",
+        help="the state that a pruned log continues from: TARGET/base of an export, or a snapshot "
+        "of the seed, <partition>-<term>-<index>.snap",
     )
-    take.add_argument("--base-tree", type=Path, help="that state's files, as a directory")
-    take.add_argument("--base-keys", type=Path, help="its keys, as in a snapshot's kv-state")
+    take.add_argument(
+        "--base-tree",
+        type=Path,
+        help="instead of --base, with --base-keys: a directory with the state's files",
+    )
+    take.add_argument(
+        "--base-keys", type=Path, help="a file with the state's keys, as a snapshot's kv-state"
+    )
     take.add_argument(
         "--base-index",
         type=int,
-        help="the entry that tree and keys are as of; default: the one before the log's first",
+        help="the LSN of the last entry that --base-tree and --base-keys include (default: the "
+        "LSN before the log's first entry)",
     )
     for command in (export, take):
         command.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -120,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         code = _COMMANDS[options.command](options)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has had enough
+    except BrokenPipeError:  # the reader closed the output
         _drop_output()
         return EXIT_PIPE
     except OSError as error:
@@ -142,7 +168,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _drop_output() -> None:
-    """Python is not to write at its end what could not be written before."""
+    """Drops buffered output, so that Python does not try to write it again at its exit."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -156,7 +182,9 @@ def _drop_output() -> None:
 
 def _inspect(options: argparse.Namespace) -> int:
     if (options.what == "entry") != (options.lsn is not None):
-        raise InvalidArgument("an LSN goes with `entry`, and only there: inspect … entry 42")
+        raise InvalidArgument(
+            "`entry` needs an LSN, and only `entry` takes one; for example: inspect … entry 42"
+        )
     if options.address:
         with _remote(options) as replica:
             return _show_remote(options, replica)
@@ -233,7 +261,9 @@ def _show_positions(options: argparse.Namespace, values: dict[str, Any]) -> None
 
 def _show_entry(options: argparse.Namespace, entries: list[LogEntry]) -> None:
     if not entries:
-        raise NotFound(f"entry {options.lsn} is not there, or not applied yet")
+        raise NotFound(
+            f"entry {options.lsn} is not stored, or not applied yet: see `inspect … positions`"
+        )
     for entry in entries:
         shown = rendering.entry_json(entry) if options.json else rendering.entry_text(entry)
         print(json.dumps(shown) if options.json else shown)
@@ -274,10 +304,10 @@ def _verify(options: argparse.Namespace) -> int:
         else:
             try:
                 report, cut_off = _verify_stopped(options, progress)
-            except Damaged as error:  # it can't even be opened
+            except Damaged as error:  # the volume cannot be opened
                 report = VerifyReport()
                 report.find(str(error))
-                report.unchecked.append("everything behind that")
+                report.unchecked.append("everything else: the volume cannot be opened")
     print(json.dumps(asdict(report)) if options.json else rendering.report_text(report))
     if report.findings:
         return EXIT_REFUSED
@@ -287,20 +317,21 @@ def _verify(options: argparse.Namespace) -> int:
 def _verify_stopped(
     options: argparse.Namespace, progress: Callable[[str, int, int], None]
 ) -> tuple[VerifyReport, bool]:
-    """(report, whether something else than the volume kept it from its end)."""
+    """Returns (report, whether a failure outside the volume ended the verification early)."""
     try:
         scratch = tempfile.TemporaryDirectory(prefix="verify-", dir=options.scratch)
     except OSError as error:
         raise InvalidArgument(
-            f"no scratch directory can be made ({error}): give a folder with room (--scratch)"
+            f"cannot create a scratch directory ({error}): give a directory with free space "
+            "(--scratch)"
         ) from error
-    with open_stopped(options.data) as volume, scratch as folder:
+    with open_stopped(options.data) as volume, scratch as directory:
         run = Verification(
             volume.log,
             volume.state,
             volume.blob_path,
             volume.blobs,
-            Path(folder),
+            Path(directory),
             live=False,
             progress=progress,
         )
@@ -313,7 +344,10 @@ def _verify_stopped(
 def _replication(options: argparse.Namespace) -> int:
     if options.action == "disable":
         last = replication.disable(options.data)
-        print(f"replication is off: a standalone log up to {last}; start the replica as before")
+        print(
+            f"replication is disabled: the log is standalone, its last LSN is {last}; start the "
+            "replica as before"
+        )
         return 0
     with progress_bar(False) as progress:
         found = replication.enable(
@@ -322,8 +356,8 @@ def _replication(options: argparse.Namespace) -> int:
             lambda at: progress("backfill", at.next - at.first, at.target + 1 - at.first),
         )
     print(
-        f"replication is on: entries {found.first} to {found.target} have Raft's metadata, those "
-        f"without a term got {found.term}; the replica is the sole voter"
+        f"replication is enabled: entries {found.first} to {found.target} have Raft's metadata, "
+        f"and entries without a term now have term {found.term}; the replica is the sole voter"
     )
     return 0
 
@@ -373,8 +407,9 @@ def _base(options: argparse.Namespace) -> Path | BaseTree | None:
         return given
     if given is not None or tree is None or keys is None:
         raise InvalidArgument(
-            "a base is --base alone, or --base-tree with --base-keys and, if the log does not go "
-            "on right behind it, --base-index. A state without keys has an empty file of keys"
+            "give a base as --base alone, or as --base-tree with --base-keys. Add --base-index if "
+            "the base includes entries of the log. If the state has no keys, give an empty file "
+            "as --base-keys"
         )
     index = options.base_index
     return BaseTree(tree, keys, None if index is None else LSN(index))
@@ -395,14 +430,20 @@ COMMANDS = frozenset(_COMMANDS)
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=Path, help="a stopped replica's volume")
-    source.add_argument("--address", type=arguments.address, help="a running replica, host:port")
+    source.add_argument("--data", type=Path, help="the volume of a stopped replica")
+    source.add_argument(
+        "--address", type=arguments.address, help="the host:port of a running replica"
+    )
     parser.add_argument(
         "--tls-dir",
         default=os.environ.get("PARTITION_TLS_DIR", ""),
-        help="folder with tls.crt, tls.key and ca.crt; without it, plain text",
+        help="directory with tls.crt, tls.key and ca.crt; the connection is insecure without it",
     )
-    parser.add_argument("--server-name", default="", help="the name in the replica's certificate")
+    parser.add_argument(
+        "--server-name",
+        default="",
+        help="the name in the replica's certificate, if it differs from the host of --address",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -410,7 +451,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
 def _remote(options: argparse.Namespace) -> Iterator[RemoteReplica]:
     tls = None
     if options.tls_dir:
-        folder = Path(options.tls_dir)
-        tls = TlsFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
+        directory = Path(options.tls_dir)
+        tls = TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
     with connect(options.address, tls, options.server_name) as replica:
         yield replica

@@ -1,9 +1,8 @@
-"""A volume that an import or a restore makes: staged whole beside where it belongs, then moved into
-place.
+"""The new volume of an import or a restore: it is staged completely, then moved into place.
 
-Order: what is staged is durable before anything moves; blobs move first, then the state, and the
-log last, because its identity decides that the volume exists. `storage.volume` collects blobs and
-states that no log names, so a crash leaves a new volume or the complete import.
+All staged files are durable before the first move. Blobs move first, then the state, and the log
+last, because the volume exists once the log's identity is in place. After a crash, the volume is
+still new, or the import is complete: `storage.volume` deletes blobs and states that no log names.
 """
 
 import logging
@@ -44,17 +43,18 @@ LOG, STATE, BLOBS, STAGING = "log", "state", "blobs", "staging"
 GENERATION = "1"
 
 _OURS = frozenset({LOG, f"{LOG}.new", STATE, BLOBS, STAGING, "lock"})
-# Stored snapshots belong to no log: they are there before one, and outlive it.
+# Stored snapshots do not depend on a log: they may exist before it and outlive it.
 _ANYBODYS = frozenset({"lost+found", SNAPSHOTS, SNAPSHOT_BASE})
 
 
 class NewVolume:
-    """The volume at `data`, locked while the context lasts. What is staged in `staged` becomes the
-    volume by `move_into_place`; left without that, everything is as it was before, but for a file
-    `lock` in a directory that was there.
+    """The volume at `data`, locked while the context lasts. `move_into_place` turns the files in
+    `staged` into the volume. Without that call, the exit restores what was there before; only a
+    file `lock` stays in a directory that existed.
 
-    staged/log, staged/state/<generation> and staged/blobs/xx/<hex> are the skeleton. `member` is
-    the volume's own member ID where it has one. `action`: who makes it, for messages.
+    The caller fills staged/log, staged/state/<generation> and staged/blobs/xx/<hex>. `member` is
+    the volume's member ID, or a new one if the volume has no log. `action` names the caller in
+    messages: "an import" or "a restore".
     """
 
     def __init__(self, data: Path, action: str = "an import") -> None:
@@ -67,12 +67,12 @@ class NewVolume:
         self.member = MemberID(secrets.randbits(62) + 1)
 
     def __enter__(self) -> Self:
-        """Raises ImportRefused for a volume that is not new (VolumeTaken for one of a cluster,
-        VolumeBusy for one that somebody uses), StorageFailed."""
+        """Raises ImportRefused if the volume is not new (VolumeTaken if it belongs to a group,
+        VolumeBusy if another process uses it), StorageFailed."""
         if self._data.exists():
-            self._check_names()  # before there is a lock file of ours among them
+            self._check_names()  # before our own lock file is among them
         elif not self._data.parent.is_dir():
-            raise ImportRefused(f"{self._data.parent} is no directory: create it, or mount it")
+            raise ImportRefused(f"{self._data.parent} is not a directory: create it, or mount it")
         else:
             self._create()
             self._created = True
@@ -81,7 +81,7 @@ class NewVolume:
                 f"another process uses the volume {self._data}: stop it, then try again"
             )
         try:
-            # Under the lock, and with its file, which stays: somebody may wait for it.
+            # Under the lock. Its file stays, because another process may wait for it.
             self._before = self._names()
             self._check_new()
         except BaseException:
@@ -100,12 +100,12 @@ class NewVolume:
         except StorageFailed as failed:
             if error is None:
                 raise
-            # What went wrong first is what counts. The volume is as one whose maker was killed:
-            # still new, and the next one cleans it.
-            logger.warning("%s is not taken back whole: %s", self._action, failed)
+            # The first error is the one to report. As after a crash, the volume is still new, and
+            # the next import or restore cleans it.
+            logger.warning("the files of %s could not all be removed: %s", self._action, failed)
 
     def stage(self) -> None:
-        """Makes the empty skeleton; what an earlier import left there goes."""
+        """Makes the empty staging directories; removes what an earlier import left in them."""
         self._staging = True
         self._drop_remains()
         empty_directory(self._data / STAGING)
@@ -113,7 +113,8 @@ class NewVolume:
             make_directory(path)
 
     def move_into_place(self) -> None:
-        """Makes what is staged the volume. It is durable already, names and all."""
+        """Moves the staged files into place, durably. The caller has made them durable, with their
+        names."""
         reach("import.staged")
         blobs, states = self._data / BLOBS, self._data / STATE
         make_directory(blobs)
@@ -121,7 +122,7 @@ class NewVolume:
             _move_directory(directory, blobs / directory.name)
         sync_directory(blobs)
         reach("import.blobs_moved")
-        # The state of a volume of no cluster does not count.
+        # The volume belongs to no group, so an existing state is a leftover.
         empty_directory(states)
         move_file(self.staged / STATE / GENERATION, states / GENERATION, "a state")
         sync_directory(states)
@@ -151,14 +152,14 @@ class NewVolume:
             return set(os.listdir(self._data))
         except OSError as error:
             raise ImportRefused(
-                f"the volume {self._data} cannot be listed ({error.strerror}); allowed is a "
-                "directory, or nothing yet"
+                f"the volume {self._data} cannot be listed ({error.strerror}): give an empty "
+                "directory that this user can read, or one that does not exist"
             ) from error
 
     def _check_names(self) -> None:
         for name in sorted(self._names() - _OURS - _ANYBODYS):
             raise ImportRefused(
-                f"the volume {self._data} holds {name!r}; {self._action} writes to a new volume "
+                f"the volume {self._data} contains {name!r}; {self._action} writes to a new volume "
                 "only: give an empty directory, or one that does not exist"
             )
 
@@ -170,13 +171,14 @@ class NewVolume:
         try:
             log = LmdbLog(self._data / LOG, self.member, blob_digests, read_only=True)
         except (Damaged, StorageFailed) as error:
-            # Tables are made before the identity is written: it may have been cut off there.
+            # A replica creates the tables before it writes the identity, and may have been
+            # interrupted in between.
             with suppress(Damaged, StorageFailed):
                 if holds_nothing(self._data / LOG):
                     return
             raise ImportRefused(
-                f"the log of the volume {self._data} cannot be read ({error}), so whether it is "
-                "new can't be told: give another directory"
+                f"the log of the volume {self._data} cannot be read ({error}), so the volume may "
+                "not be new: give another directory"
             ) from error
         try:
             identity, last = log.identity, log.last.index
@@ -185,7 +187,7 @@ class NewVolume:
             log.close()
         if identity.cluster_id or last:
             raise VolumeTaken(
-                f"the volume {self._data} belongs to cluster {identity.cluster_id or '(none)'} "
+                f"the volume {self._data} belongs to cluster ID {identity.cluster_id or '(none)'} "
                 f"and its log ends at {last}; {self._action} writes to a new volume only: give an "
                 "empty directory, or one that does not exist",
                 identity.cluster_id,
@@ -195,12 +197,12 @@ class NewVolume:
         self.member = identity.member_id
 
     def _check_no_log(self) -> None:
-        # As `storage.volume` decides: what an import left says so, by what it staged.
+        # The same rule as in `storage.volume`: the files of an interrupted import are still staged.
         states = self._data / STATE
         if states.exists() and any(states.iterdir()) and not self.staged.exists():
             raise ImportRefused(
-                f"the volume {self._data} has a state and no log: its log was lost, so it is not "
-                "new; keep it, and give another directory"
+                f"the volume {self._data} has a state and no log: the log is lost, so the volume "
+                "is not new; keep it, and give another directory"
             )
 
     def _leave(self) -> None:
@@ -218,7 +220,7 @@ class NewVolume:
                 disk.remove_tree(self._data)
             return
         if self._before is None:
-            return  # nothing was done, and what was there is not known
+            return  # nothing was changed yet
         if self._staging:
             if self._earlier_log.exists() and not (self._data / LOG).exists():
                 move_file(self._earlier_log, self._data / LOG, "an empty log")
@@ -234,25 +236,27 @@ class NewVolume:
                     disk.remove(path)
 
     def _drop_remains(self) -> None:
-        """The state of an import that was cut off, before what it staged: see _check_no_log."""
+        """Removes the state of an interrupted import, before its staged files: _check_no_log needs
+        these as long as the state exists."""
         if (self._data / STATE).exists() and not (self._data / LOG).exists():
             empty_directory(self._data / STATE)
             sync_directory(self._data / STATE)
 
 
 def free_bytes(directory: Path) -> int:
-    """Free for us, of its file system."""
+    """Bytes that this process may still write to the file system of `directory`."""
     found = os.statvfs(directory)
     return found.f_bavail * found.f_frsize
 
 
 def _move_directory(source: Path, target: Path) -> None:
-    """Moves a directory of blobs, whole where its target is new; the move is durable with the
-    target's parent, the blobs below it when this returns."""
+    """Moves a directory of blobs, in one step if the target does not exist. That step is durable
+    once the caller syncs the target's parent; blobs that are moved one by one are durable when this
+    returns."""
     if not target.exists():
         move_file(source, target, "a directory of blobs")
         return
-    # Of a move that was cut off, or of a volume that was in use once.
+    # The target is left of an interrupted move, or of a volume that was once in use.
     for blob in sorted(source.iterdir()):
         move_file(blob, target / blob.name, "a blob")
     sync_directory(target)

@@ -1,4 +1,4 @@
-"""Entries, positions and reports as text and as JSON. Pure."""
+"""Renders entries, positions and reports as text and as JSON. Pure."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,8 +14,8 @@ KINDS = {0: "normal", 1: "configuration", 2: "configuration"}
 
 
 def entry_json(entry: LogEntry) -> dict[str, Any]:
-    """Bytes are base64, LSNs and other 64-bit numbers inside the body strings, as in protobuf's
-    JSON."""
+    """The entry as JSON. As in protobuf's JSON, bytes are base64, and 64-bit numbers inside the
+    body are strings."""
     found: dict[str, Any] = {
         "lsn": int(entry.index),
         "term": int(entry.term),
@@ -28,7 +28,7 @@ def entry_json(entry: LogEntry) -> dict[str, Any]:
 
 
 def entry_text(entry: LogEntry) -> str:
-    """A line for the entry, one an operation, and one a payload."""
+    """One line for the entry, one per operation, and one per payload."""
     kind = KINDS.get(entry.kind, str(entry.kind))
     lines = [f"entry {entry.index}  term {entry.term or '-'}  {kind}"]
     if entry.kind or not entry.data:
@@ -49,7 +49,7 @@ def entry_text(entry: LogEntry) -> str:
             lines += [f"  if {_one_line(condition)}" for condition in proposal.preconditions]
             lines += map(_operation, proposal.operations)
     for number, payload in enumerate(payloads_of(body), 1):
-        where = "carried" if payload.data or not payload.size else "blob"
+        where = "inline" if payload.data or not payload.size else "blob"
         lines.append(
             f"  payload {number}: {payload.size} bytes, mode {payload.mode:#o}, {where} "
             f"{payload.digest.hex()}"
@@ -78,7 +78,7 @@ def _operation(operation: types.Operation) -> str:
                 else f"{link.source_path!r}"
             )
             return f"  link {link.destination_path!r} to {source}"
-    return "  an operation unknown here"
+    return "  an operation that this version does not know"
 
 
 def _one_line(message: Any) -> str:
@@ -86,7 +86,7 @@ def _one_line(message: Any) -> str:
 
 
 def positions_text(values: Mapping[str, Any]) -> str:
-    """Name and value, one a line, aligned."""
+    """One aligned line per name and value."""
     width = max(map(len, values))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
 
@@ -100,6 +100,6 @@ def report_text(report: VerifyReport) -> str:
     lines = ["read: " + ", ".join(counts)]
     lines += [f"not checked: {text}" for text in report.unchecked]
     lines += [f"WRONG: {text}" for text in report.findings]
-    whole = "everything that was checked holds" if report.unchecked else "everything holds"
+    whole = "no findings in what was checked" if report.unchecked else "no findings"
     lines.append(f"{report.counts.get('findings', 0)} findings" if report.findings else whole)
     return "\n".join(lines)

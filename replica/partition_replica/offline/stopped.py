@@ -1,4 +1,4 @@
-"""A stopped replica's volume, opened to be read: under its lock, and without writing anything."""
+"""Opens a stopped replica's volume read-only, under its lock."""
 
 import fcntl
 import os
@@ -17,7 +17,7 @@ from partition_replica.storage.state import LmdbState
 
 @dataclass(frozen=True, slots=True)
 class StoppedVolume:
-    """Log and state, read-only; `root` is the volume's directory."""
+    """An open volume: log and state are read-only, `root` is the volume's directory."""
 
     root: Path
     log: LmdbLog
@@ -32,22 +32,22 @@ class StoppedVolume:
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Holds the volume's lock. Raises InvalidArgument where there is no volume, or where a replica
-    uses it."""
+    """Holds the volume's lock. Raises InvalidArgument if there is no volume, or if a replica uses
+    it."""
     try:
         descriptor = os.open(root / "lock", os.O_RDWR | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidArgument(
-            f"{root} is no replica's volume (it has no file `lock`): give the directory that "
-            "--data names when the replica runs"
+            f"{root} is not a replica's volume (it has no file `lock`): give the directory that "
+            "the replica runs with (--data)"
         ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InvalidArgument(
-                f"a replica uses the volume {root}: ask it instead (--address HOST:PORT), or stop "
-                "it first"
+                f"a running replica uses the volume {root}: stop the replica first, or ask it "
+                "(--address HOST:PORT)"
             ) from error
         yield
     finally:
@@ -56,15 +56,18 @@ def locked(root: Path) -> Iterator[None]:
 
 @contextmanager
 def open_stopped(root: Path) -> Iterator[StoppedVolume]:
-    """Raises InvalidArgument, Damaged, StorageFailed."""
+    """Opens the volume `root`. Raises InvalidArgument, Damaged, StorageFailed."""
     with locked(root):
         if not (root / "log").exists():
-            raise InvalidArgument(f"the volume {root} is new: it holds no log yet")
+            raise InvalidArgument(f"the volume {root} is new: it has no log yet")
         log = LmdbLog(root / "log", MemberID(0), blob_digests, read_only=True)
         try:
             generation = root / "state" / str(log.identity.state_generation)
             if not log.identity.cluster_id or not generation.exists():
-                raise InvalidArgument(f"the volume {root} belongs to no cluster: it holds nothing")
+                raise InvalidArgument(
+                    f"the volume {root} is empty: its replica has not been bootstrapped or joined "
+                    "to a group"
+                )
             state = LmdbState(generation, read_only=True)
             try:
                 yield StoppedVolume(root, log, state)

@@ -1,8 +1,8 @@
-"""Payloads above the inline limit: immutable files named by their SHA-256.
+"""Blobs: payloads above the inline limit, as immutable files named by their SHA-256.
 
-A blob is here once, durable before anything names it: content fsynced, renamed into place,
-directory fsynced. It stays while the log or the state names it, a pin (a lease in memory) or a
-hold keeps it; a process that starts collects what nothing names.
+A blob is stored once, and is durable before anything names it: its content is fsynced, the file is
+renamed into place, and the directory is fsynced. It stays while the log or the state names it, or a
+pin or a hold (both in memory) keeps it. A starting process deletes blobs that nothing names.
 """
 
 import hashlib
@@ -33,8 +33,8 @@ from partition_replica.storage.files import (
 
 
 class BlobWriter:
-    """One upload into a staging file. Ends by `finish` or `abort`; unnamed until then. One that
-    broke off may go on at `written`."""
+    """One upload into a staging file, until `finish` or `abort`. An interrupted upload may resume
+    at offset `written`."""
 
     def __init__(self, store: "BlobStore", digest: Digest, size: int, path: Path) -> None:
         self._store = store
@@ -44,16 +44,18 @@ class BlobWriter:
         self._hash = hashlib.sha256()
         self.written = 0
         self.failed = False
-        """A write failed: it is good for `abort` only, whoever heard of that."""
+        """A write failed. Only `abort` is allowed, also for a caller that did not receive the
+        error."""
 
         self._file = create_file(path)
 
     def write(self, chunk: bytes) -> None:
-        """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed; then it
-        is good for `abort` only."""
+        """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed. After an
+        error, only `abort` is allowed."""
         if self.written + len(chunk) > self._size:
             raise PayloadMismatch(
-                f"more than the announced {self._size} bytes came for {self._digest.hex()}"
+                f"received more than the announced {self._size} bytes of payload "
+                f"{self._digest.hex()}"
             )
         try:
             with full_disk_refuses("a payload"):
@@ -65,10 +67,12 @@ class BlobWriter:
         self.written += len(chunk)
 
     def finish(self) -> None:
-        """Makes the blob durable under its name. Raises PayloadMismatch; nothing is kept then."""
+        """Makes the blob durable under its name. Raises PayloadMismatch, which keeps nothing, and
+        StorageFailed."""
         if self.written != self._size:
             raise PayloadMismatch(
-                f"{self.written} of the announced {self._size} bytes came for {self._digest.hex()}"
+                f"received {self.written} of the announced {self._size} bytes of payload "
+                f"{self._digest.hex()}"
             )
         actual = self._hash.digest()
         if actual != self._digest:
@@ -81,32 +85,33 @@ class BlobWriter:
 
     @property
     def closed(self) -> bool:
-        """It ended."""
+        """Whether `finish` or `abort` has ended the upload."""
         return self._file.closed
 
     def abort(self) -> None:
-        """Forgets it. Does nothing after finish."""
+        """Discards the upload. Does nothing after `finish`."""
         if not self._file.closed:
             self._file.close()
             remove_file(self._path, "a staging file")
 
 
 class BlobGroup:
-    """Small blobs that arrive whole and become durable together, in two syncs of the file system
-    where each alone needs two of its own. Ends by `finish` or `abort`; unnamed until then. One
-    thread at a time."""
+    """Small, complete blobs that become durable together, in two syncs of the file system instead
+    of two fsyncs per blob. Ends with `finish` or `abort`. One thread at a time."""
 
     def __init__(self, store: "BlobStore", root: Path) -> None:
         self._store = store
-        # Its own: the system tells each descriptor of a failed write once.
+        # A descriptor of its own: the kernel reports a failed write once per descriptor.
         self._file_system = open_file_system(root)
         self._staged: list[tuple[Path, Digest]] = []
 
     def add(self, digest: Digest, size: int, content: bytes) -> None:
-        """Raises PayloadMismatch for what is not the content, DiskFull, StorageFailed; then those
-        that were added before are what they were."""
+        """Raises PayloadMismatch if size or digest do not match the content, DiskFull,
+        StorageFailed. An error does not affect the blobs that were added before."""
         if len(content) != size:
-            raise PayloadMismatch(f"{len(content)} bytes came for {digest.hex()}, which has {size}")
+            raise PayloadMismatch(
+                f"received {len(content)} bytes of payload {digest.hex()}, which has {size}"
+            )
         actual = hashlib.sha256(content).digest()
         if actual != digest:
             raise PayloadMismatch(
@@ -126,18 +131,18 @@ class BlobGroup:
 
     @property
     def digests(self) -> list[Digest]:
-        """What was added, or made durable."""
+        """The digests of the added blobs, also after `finish`."""
         return [digest for _, digest in self._staged]
 
     def finish(self) -> None:
-        """Makes all that were added durable under their names. Raises StorageFailed."""
+        """Makes all added blobs durable under their names. Raises StorageFailed."""
         try:
             self._store.adopt_together(self._staged, self._file_system)
         finally:
             self._file_system.close()
 
     def abort(self) -> None:
-        """Forgets what was added."""
+        """Discards the added blobs."""
         self._file_system.close()
         for path, _ in self._staged:
             remove_file(path, "a staging file")
@@ -145,14 +150,12 @@ class BlobGroup:
 
 
 DEFERRED_MAX = 262_144
-"""Candidates of the collection kept for later; where there are more, all blobs are looked at."""
+"""The maximum number of deferred candidates for the garbage collection. If there are more, it
+checks all blobs."""
 
 
 class BlobStore:
-    """The blobs of a volume. Safe for use from several threads.
-
-    `named` tells whether the log or the state names a digest; it is asked under the digest's lock.
-    """
+    """The blobs of a volume. Thread-safe."""
 
     def __init__(
         self,
@@ -167,7 +170,7 @@ class BlobStore:
         self._pins: dict[Digest, float] = {}
         self._holds: dict[Digest, int] = {}
         self._postponed = 0
-        self._deferred: dict[Digest, None] = {}  # in order, which a set has not
+        self._deferred: dict[Digest, None] = {}  # a set that keeps its order
         self._deferred_too_many = False
         self._deferred_changed = False
         self._pins_max = pins_max
@@ -175,7 +178,7 @@ class BlobStore:
         self._lock = threading.Lock()
         self._serial = 0
         self._directories: set[str] = set()
-        # Renamed, and the rename not durable yet: not here for whoever asks.
+        # Renamed into place, but not durable yet: `has` does not report these.
         self._arriving: dict[Digest, int] = {}
         make_directory(root)
         empty_directory(staging)
@@ -184,7 +187,7 @@ class BlobStore:
         return blob_path(self._root, digest)
 
     def has(self, digest: Digest) -> bool:
-        """Whether it is here, durably."""
+        """Whether the blob is stored, durably."""
         with self._lock:
             return self._has(digest)
 
@@ -204,7 +207,7 @@ class BlobStore:
         return BlobGroup(self, self._root)
 
     def staging_path(self) -> Path:
-        """Where the next file is staged."""
+        """A new path for a staging file."""
         with self._lock:
             self._serial += 1
             return self._staging / f"blob-{self._serial}"
@@ -212,7 +215,7 @@ class BlobStore:
     def adopt(self, staged: Path, digest: Digest) -> None:
         """Renames a durable staging file into place, durably."""
         arriving = self._move(staged, digest)
-        # A failure from here on is fatal, and so may leave it arriving.
+        # A failure from here on ends the process, so the blob may stay in `_arriving`.
         sync_directory(self.path(digest).parent)
         if arriving:
             self._arrived(digest)
@@ -220,8 +223,8 @@ class BlobStore:
     def adopt_together(
         self, staged: Sequence[tuple[Path, Digest]], file_system: FileSystem
     ) -> None:
-        """Renames staging files into place, durably, none of them before its content is durable.
-        `file_system` was opened before they were written."""
+        """Makes staging files durable and renames them into place, durably. `file_system` must
+        have been opened before they were written."""
         if not staged:
             return
         sync_file_system(file_system, "blobs", [path for path, _ in staged])
@@ -234,10 +237,11 @@ class BlobStore:
             self._arrived(digest)
 
     def _move(self, staged: Path, digest: Digest) -> bool:
-        """Renames into place; whether it is arriving since, and not here before `_arrived`."""
+        """Renames a file into place. Returns True if the blob is new; then it is not reported as
+        stored before `_arrived`."""
         target = self.path(digest)
         if target.parent.name not in self._directories:
-            make_directory(target.parent)  # another thread may make it, too
+            make_directory(target.parent)  # another thread may create it at the same time
             self._directories.add(target.parent.name)
         with self._lock:
             new = not self._has(digest)
@@ -255,15 +259,18 @@ class BlobStore:
     # --- pins ---------------------------------------------------------------------------------
 
     def pin(self, digest: Digest, lease_s: float) -> None:
-        """Keeps a blob for lease_s seconds, whoever names it. Raises Overloaded over the limit."""
+        """Keeps a blob for lease_s seconds, even if nothing names it. Raises Overloaded over the
+        limit."""
         with self._lock:
             if digest not in self._pins and len(self._pins) >= self._pins_max:
-                raise Overloaded(f"{self._pins_max} payloads are pinned; retry later")
+                raise Overloaded(
+                    f"{self._pins_max} payloads are pinned, the maximum (pins_max): retry later"
+                )
             self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + lease_s)
 
     def pin_present(self, digest: Digest, lease_s: float) -> bool:
-        """Pins a blob where it is here, durably, in one step with looking: nobody collects it
-        meanwhile."""
+        """Pins a blob if it is stored, durably; returns whether it is. Check and pin are atomic, so
+        the garbage collection cannot delete the blob in between."""
         with self._lock:
             if not self._has(digest):
                 return False
@@ -271,14 +278,16 @@ class BlobStore:
             return True
 
     def hold(self, digests: Iterable[Digest]) -> None:
-        """Keeps blobs, here or to come, until `release_hold`: for a snapshot under way."""
+        """Keeps blobs until `release_hold`, also those that are stored later. For copies of the
+        state."""
         for some in _batches(digests, HELD_BATCH):
             with self._lock:
                 for digest in some:
                     self._holds[digest] = self._holds.get(digest, 0) + 1
 
     def release_hold(self, digests: Iterable[Digest], *, unneeded: bool = False) -> None:
-        """unneeded: nobody may ever have named them: they are candidates for the collection."""
+        """Ends a hold. unneeded: the blobs may never have been named, so they become candidates
+        for the garbage collection."""
         for some in _batches(digests, HELD_BATCH):
             with self._lock:
                 for digest in some:
@@ -301,7 +310,7 @@ class BlobStore:
         return len(self._pins)
 
     def expired_pins(self) -> list[Digest]:
-        """Forgets the leases that ran out; their blobs are candidates for `collect`."""
+        """Removes expired pins. Returns their blobs, which are candidates for `collect`."""
         now = self._clock()
         with self._lock:
             expired = [digest for digest, until in self._pins.items() if until <= now]
@@ -312,8 +321,8 @@ class BlobStore:
     # --- collection ---------------------------------------------------------------------------
 
     def pause_collection(self) -> None:
-        """Collects nothing until `resume`: what a copy of the state names is not known yet. May be
-        called several times."""
+        """Suspends deletions until `resume`, because the names in a new copy of the state are not
+        known yet. Calls nest."""
         with self._lock:
             self._postponed += 1
 
@@ -323,7 +332,7 @@ class BlobStore:
             self._deferred_changed = True
 
     def defer(self, candidates: Iterable[Digest]) -> bool:
-        """Keeps candidates for later where the collection is postponed; else returns False."""
+        """If the collection is paused, keeps the candidates for later and returns True."""
         with self._lock:
             if not self._postponed:
                 return False
@@ -338,7 +347,7 @@ class BlobStore:
             self._deferred_too_many = True
 
     def take_deferred(self) -> Iterable[Digest]:
-        """Candidates that were postponed or held and are so no more: to be collected now."""
+        """Returns the deferred candidates that are no longer paused or held, for `collect`."""
         with self._lock:
             if self._postponed or not self._deferred_changed:
                 return []
@@ -350,8 +359,9 @@ class BlobStore:
         return self.digests() if everything else free
 
     def collect(self, candidates: Iterable[Digest], named: Callable[[Digest], bool]) -> int:
-        """Unlinks the candidates that nothing names, pins or holds; returns how many. What is held
-        is kept in mind until it is not (`take_deferred`)."""
+        """Deletes the candidates that nothing names, pins or holds; returns their number. Held
+        candidates are deferred (`take_deferred`). `named` returns whether the log or the state
+        names a digest; it is called under the lock."""
         collected = 0
         for digest in candidates:
             with self._lock:
@@ -364,18 +374,18 @@ class BlobStore:
         return collected
 
     def digests(self) -> Iterator[Digest]:
-        """Everything that is here; names that are no digests are passed over."""
+        """The digests of all stored blobs. Other file names are skipped."""
         return stored_digests(self._root)
 
 
 def blob_path(root: Path, digest: Digest) -> Path:
-    """Where a blob lies below a volume's directory `blobs`."""
+    """The path of a blob below a volume's directory `blobs`."""
     name = digest.hex()
     return root / name[:2] / name
 
 
 def stored_digests(root: Path) -> Iterator[Digest]:
-    """The digests that files below `root` are named by."""
+    """The digests in the names of the files below `root`."""
     for directory in sorted(root.iterdir()):
         if directory.is_dir():
             for file in directory.iterdir():
@@ -388,7 +398,7 @@ def stored_digests(root: Path) -> Iterator[Digest]:
 
 
 HELD_BATCH = 4096
-"""Held in one go: others wait for the lock meanwhile."""
+"""Blobs held per acquisition of the lock, for which other threads wait."""
 
 
 def _batches(digests: Iterable[Digest], count: int) -> Iterator[list[Digest]]:

@@ -1,7 +1,7 @@
-"""Rows: how each is framed, and checked when it is read back.
+"""Rows: their framing, and the checks when they are read.
 
-Every row is crc32(key + payload), 4 bytes big-endian, then the payload. The key is part of the
-checksum so that a row in another's place is damage too.
+A row is crc32(key + payload), 4 bytes big-endian, then the payload. The checksum includes the key,
+so a row under another key is detected as damage, too.
 """
 
 import struct
@@ -18,7 +18,7 @@ from partition_replica.ids import LSN, Term
 LOG_FORMAT_VERSION = 1
 
 STATE_FORMAT_VERSION = 2
-"""What is written. 2: keys and paths may be longer than an LMDB key."""
+"""The version that is written. Since 2, keys and paths may be longer than an LMDB key."""
 
 STATE_FORMATS_READ = (1, 2)
 
@@ -31,7 +31,7 @@ U64_MAX = (1 << 64) - 1
 _RAFT = struct.Struct(">QBI")
 
 KEY_SHOWN_BYTES = 100
-"""Of a key in a message."""
+"""The maximum bytes of a key in a message."""
 
 M = TypeVar("M", bound=Message)
 
@@ -44,18 +44,21 @@ def u64(value: int) -> bytes:
 def from_u64(data: bytes) -> int:
     """Raises Damaged for anything but 8 bytes."""
     if len(data) != _U64.size:
-        raise Damaged(f"key {bytes(data).hex()} is no LSN: it has {len(data)} bytes instead of 8")
+        raise Damaged(
+            f"key {bytes(data).hex()} is not an LSN: it has {len(data)} bytes instead of 8; the "
+            "volume is damaged, keep it"
+        )
     value: int = _U64.unpack(data)[0]
     return value
 
 
 def key_crc(key: bytes) -> int:
-    """The checksum's start, for rows of several tables under one key."""
+    """The checksum of a key, to share between rows of several tables."""
     return zlib.crc32(key)
 
 
 def seal_with(crc: int, payload: bytes) -> bytes:
-    """`seal`, with the key's checksum made before."""
+    """As `seal`, with the key's checksum (`key_crc`)."""
     return _CRC.pack(zlib.crc32(payload, crc)) + payload
 
 
@@ -64,7 +67,7 @@ def seal(key: bytes, payload: bytes) -> bytes:
 
 
 def first_unsealed(rows: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-    """The first of (key, row)s whose row is not what was sealed under its key; None for none."""
+    """The key of the first (key, row) whose row fails its checksum; None if all are correct."""
     crc32, read = zlib.crc32, _CRC.unpack_from
     for key, row in rows:
         if len(row) < CHECKSUM_BYTES or read(row)[0] != crc32(row[CHECKSUM_BYTES:], crc32(key)):
@@ -73,7 +76,7 @@ def first_unsealed(rows: Iterable[tuple[bytes, bytes]]) -> bytes | None:
 
 
 def unseal(table: str, key: bytes, row: bytes) -> bytes:
-    """The payload. Raises Damaged, naming table and key."""
+    """Returns a row's payload. Raises Damaged, which names table and key."""
     if len(row) >= _CRC.size:
         payload = row[_CRC.size :]
         if _CRC.unpack_from(row)[0] == zlib.crc32(payload, zlib.crc32(key)):
@@ -94,21 +97,22 @@ def unseal_message(table: str, key: bytes, row: bytes, kind: type[M]) -> M:
         message.ParseFromString(unseal(table, key, row))
     except DecodeError as error:
         raise Damaged(
-            f"row {shown_hex(key)} of table {table} is no {kind.__name__}: {error}"
+            f"row {shown_hex(key)} of table {table} is not a valid {kind.__name__}: {error}; the "
+            "volume is damaged, keep it"
         ) from error
     return message
 
 
 def shown_hex(key: bytes) -> str:
-    """A key as messages have it: whole, or its beginning and its length."""
+    """A key for messages: all of it, or its beginning and its length."""
     if len(key) <= KEY_SHOWN_BYTES:
         return bytes(key).hex()
     return f"{bytes(key[:KEY_SHOWN_BYTES]).hex()}… ({len(key)} bytes)"
 
 
 def encode_raft(entry: LogEntry, term: Term) -> bytes:
-    """The `raft` row: term, kind, length of the context, context, then the data of a
-    configuration change. A normal entry's data is its `manifest` row."""
+    """The `raft` row: term, kind, length of the context, context, and the data of a configuration
+    change. A normal entry's data is in its `manifest` row."""
     if not entry.kind and not entry.context:
         return _RAFT.pack(term, 0, 0)
     data = entry.data if entry.kind else b""
@@ -116,23 +120,32 @@ def encode_raft(entry: LogEntry, term: Term) -> bytes:
 
 
 def metadata(term: Term) -> bytes:
-    """The `raft` row of a normal entry that got its term later."""
+    """The `raft` row of a normal entry with the term that a backfill gives it."""
     return _RAFT.pack(term, 0, 0)
 
 
 def decode_raft(index: LSN, payload: bytes, manifest: bytes) -> LogEntry:
     if len(payload) < _RAFT.size:
-        raise Damaged(f"the raft row of entry {index} has {len(payload)} bytes: too few")
+        raise Damaged(
+            f"the raft row of log entry {index} has {len(payload)} bytes, fewer than "
+            f"{_RAFT.size}: the volume is damaged; keep it"
+        )
     term, kind, context_length = _RAFT.unpack_from(payload)
     context_end = _RAFT.size + context_length
     context = payload[_RAFT.size : context_end]
     if context_end > len(payload):
-        raise Damaged(f"the raft row of entry {index} ends inside its context")
+        raise Damaged(
+            f"the raft row of log entry {index} ends inside its context: the volume is damaged; "
+            "keep it"
+        )
     data = payload[context_end:] if kind else manifest
     return LogEntry(index, Term(term), kind, data, context)
 
 
 def decode_term(payload: bytes) -> Term:
     if len(payload) < _RAFT.size:
-        raise Damaged(f"a raft row has {len(payload)} bytes: too few")
+        raise Damaged(
+            f"a raft row has {len(payload)} bytes, fewer than {_RAFT.size}: the volume is damaged; "
+            "keep it"
+        )
     return Term(_RAFT.unpack_from(payload)[0])

@@ -41,10 +41,10 @@ _MAGIC, _VERSION = 0xBEEFC0DE, 1
 _BRANCH, _OVERFLOWN = 0x01, 0x01
 
 PAGE_BYTES_MIN, PAGE_BYTES_MAX = 256, 65536
-"""Of a data file: a meta page that says something else is damaged."""
+"""The page sizes of LMDB: a meta page with another size is damaged."""
 
 UNWRITTEN_PAGES_MAX = 1 << 18
-"""Pages behind the end of a file that may be free: more than a transaction can hold."""
+"""The maximum number of free pages after the end of a file: more than a transaction can use."""
 
 
 def open_environment(
@@ -52,9 +52,9 @@ def open_environment(
 ) -> lmdb.Environment:
     """Opens or creates an environment for writing.
 
-    metasync=False keeps integrity and may lose the last commit in a power failure: only for what
-    can be rebuilt. sync=False: nothing is durable before an explicit sync, and a power failure may
-    leave anything: only for what is staged. Raises Damaged, StorageFailed.
+    metasync=False: a power failure may lose the last commit, without damage; only for data that can
+    be rebuilt. sync=False: nothing is durable before an explicit sync, and a power failure may
+    damage the file; only for staged data. Raises Damaged, StorageFailed.
     """
     if not path.exists():
         _create(path)
@@ -73,14 +73,15 @@ def open_environment(
             max_dbs=tables,
             mode=0o600,
         )
-        # A reader that died with its process would keep pages from being reused for ever.
+        # Else a reader whose process died would prevent the reuse of pages for ever.
         environment.reader_check()
     sync_directory(path)
     return environment
 
 
 def open_read_only(path: Path, tables: int) -> lmdb.Environment:
-    """Opens a copy that nobody writes: no lock file, no write. Raises Damaged, StorageFailed."""
+    """Opens an environment that no process writes, without a lock file. Raises Damaged,
+    StorageFailed."""
     check_length(path)
     with lmdb_failures(f"opening {path.name} to read"):
         return lmdb.Environment(
@@ -89,10 +90,10 @@ def open_read_only(path: Path, tables: int) -> lmdb.Environment:
 
 
 def open_beside(path: Path, tables: int) -> lmdb.Environment:
-    """Opens one that another process writes, to read it. The other must run `reader_check` when
-    this process has ended: one that died keeps pages from being reused. Raises Damaged,
-    StorageFailed."""
-    # Its length was checked by who writes it, and changes while we would look.
+    """Opens an environment for reading while another process writes it. The other process must run
+    `reader_check` after this one has ended, because a dead reader prevents the reuse of pages.
+    Raises Damaged, StorageFailed."""
+    # Without check_length: the writer has checked the file, and its length changes meanwhile.
     with lmdb_failures(f"opening {path.name} to read"):
         return lmdb.Environment(
             str(path), map_size=MAP_BYTES, readonly=True, max_dbs=tables, create=False
@@ -106,8 +107,9 @@ def open_tables(
     create: bool,
     later: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
-    """Handles by name. Without `create`, one of `later`, which earlier versions did not have, is
-    None where it is not there; Damaged, by the lmdb.NotFoundError, for any other."""
+    """Opens tables; returns their handles by name. Without `create`, the handle of a missing table
+    in `later`, the tables that earlier versions did not have, is None. Raises Damaged for any other
+    missing table."""
     found: dict[str, Any] = {}
     with lmdb_failures("opening tables"):
         for name in names:
@@ -123,8 +125,8 @@ def open_tables(
 
 
 def _create(path: Path) -> None:
-    """Makes an empty environment, whole or not at all: so that one without its file, or with an
-    empty one, is a damaged one, and is never taken for a new one."""
+    """Creates an empty environment atomically. So an environment without its file, or with an empty
+    one, is damaged, and never mistaken for a new one."""
     new = path.with_name(f"{path.name}.new")
     empty_directory(new)
     with lmdb_failures(f"creating {path.name}"):
@@ -141,11 +143,11 @@ def _create(path: Path) -> None:
 
 
 def check_length(path: Path) -> None:
-    """Raises Damaged for an environment whose file lacks pages that are in use: LMDB would map it,
-    and reading them would end the process by a signal.
+    """Raises Damaged if the environment's file lacks pages that are in use: LMDB would map the
+    file, and reading these pages would end the process by a signal.
 
-    A file that is shorter than its last page is not damaged by that: pages which a transaction took
-    and gave back are not written. They are in the free list, which is read for such a file only.
+    A file may legitimately end before its last page: LMDB does not write pages that a transaction
+    allocated and freed. They are in the free list, which is read for such files only.
     """
     file = path / DATA_FILE
     with fatal_on_failure(f"reading {path.name}"):
@@ -156,7 +158,7 @@ def check_length(path: Path) -> None:
             try:
                 _check_length(descriptor, os.fstat(descriptor).st_size, path)
             except (struct.error, OverflowError) as error:
-                raise _cut(path, "ends inside a page that is in use") from error
+                raise _cut(path, "is truncated inside a page that is in use") from error
 
 
 def _check_length(descriptor: int, size: int, path: Path) -> None:
@@ -175,16 +177,17 @@ def _check_length(descriptor: int, size: int, path: Path) -> None:
             return
     raise _cut(
         path,
-        f"ends at page {pages}, and page {min(missing, default=pages)} of {meta.last_page} is in "
-        "use",
+        f"is truncated: it has {pages} pages, and page {min(missing, default=pages)} of "
+        f"{meta.last_page} is in use",
     )
 
 
 def _free_list(descriptor: int, size: int, meta: "_Meta") -> Iterator[tuple[int, ...]]:
-    """The numbers of free pages, as far as the file goes. Raises struct.error, OverflowError."""
+    """The numbers of free pages, from the part of the free list that is in the file. Raises
+    struct.error, OverflowError."""
     pages = size // meta.page_bytes
     todo = [meta.free_root]
-    for _ in range(pages):  # a page comes once: more would be a circle
+    for _ in range(pages):  # each page occurs once: this ends a cycle
         page = todo.pop() if todo else pages
         if page >= pages:
             return
@@ -201,19 +204,19 @@ def _free_list(descriptor: int, size: int, meta: "_Meta") -> Iterator[tuple[int,
                 (overflow,) = struct.unpack_from("<Q", data, start)
                 start = overflow * meta.page_bytes + _PAGE.size
                 row = os.pread(descriptor, min(length, size), start)
-            yield struct.unpack(f"<{length // 8}Q", row)[1:]  # their count, then they
+            yield struct.unpack(f"<{length // 8}Q", row)[1:]  # after their count
 
 
 class _Meta:
-    """What one of the two meta pages says."""
+    """The content of one of the two meta pages."""
 
     def __init__(self, page: bytes, path: Path) -> None:
         magic, version = _META.unpack_from(page)
         if (magic, version) != (_MAGIC, _VERSION):
-            raise _cut(path, "has a meta page that is none")
+            raise _cut(path, "has no valid meta page")
         self.page_bytes, _, self.free_root = _DATABASE.unpack_from(page, _META.size)
         if not PAGE_BYTES_MIN <= self.page_bytes <= PAGE_BYTES_MAX:
-            raise _cut(path, f"has pages of {self.page_bytes} bytes")
+            raise _cut(path, f"has an invalid page size of {self.page_bytes} bytes")
         self.last_page, self.transaction = _META_END.unpack_from(
             page, _META.size + 2 * _DATABASE.size
         )
@@ -227,7 +230,7 @@ def _cut(path: Path, what: str) -> Damaged:
 
 
 DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)
-"""What LMDB raises for pages that it can't make sense of."""
+"""LMDB's errors for damaged pages."""
 
 
 @contextmanager
@@ -239,8 +242,8 @@ def reading(environment: lmdb.Environment, what: str) -> Iterator[Transaction]:
 
 @contextmanager
 def lmdb_failures(what: str) -> Iterator[None]:
-    """LMDB's errors where we write are fatal: the transaction is gone, and why is unknown. Pages
-    that it can't make sense of are damage."""
+    """Turns LMDB's errors into Damaged, for damaged pages, and StorageFailed. Both are fatal: a
+    failed transaction is lost, for an unknown reason."""
     try:
         yield
     except DAMAGE as error:

@@ -1,7 +1,7 @@
-"""Named places at which a test may end the process, as a power cut would.
+"""Failpoints: named places where a test may end the process without any clean-up.
 
-Armed by PARTITION_FAILPOINT=name or name:n (the n-th time). `REGISTERED` is what crash tests must
-have tried: one that no test tried fails the run.
+PARTITION_FAILPOINT=name arms one; name:n ends the process at the n-th time. The crash tests fail
+unless they have used every failpoint in `REGISTERED`.
 """
 
 import os
@@ -67,7 +67,7 @@ _left = int(_count or 1)
 
 
 def reach(name: str) -> None:
-    """Ends the process without any clean-up where `name` is armed."""
+    """Ends the process, without any clean-up, if `name` is armed."""
     if name != _name:
         return
     global _left

@@ -1,4 +1,4 @@
-"""Durable files: everything that calls fsync outside of LMDB."""
+"""Durable files: all fsyncs outside of LMDB."""
 
 import errno
 import fcntl
@@ -18,15 +18,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Disk:
-    """The calls that change the disk, outside of LMDB: in one place, so that a test can record them
-    and take away what a power failure may take (tests/support/power_loss.py)."""
+    """The calls that change the disk, outside of LMDB. A test replaces them to record them and to
+    simulate a power failure (tests/support/power_loss.py)."""
 
     def create(self, path: Path) -> io.FileIO:
-        """A new file, open for writing; that it exists already is an error."""
+        """Creates a file and opens it for writing. Raises FileExistsError."""
         return path.open("xb", buffering=0)
 
     def write(self, file: io.FileIO, data: memoryview) -> int:
-        """Writes some of it; returns how many bytes."""
+        """Writes a part of the data; returns the number of bytes written."""
         return file.write(data) or 0
 
     def sync(self, descriptor: int) -> None:
@@ -60,7 +60,8 @@ disk = Disk()
 
 @contextmanager
 def fatal_on_failure(what: str) -> Iterator[None]:
-    """A failed write can't be retried: the kernel may have dropped the pages and said so once."""
+    """Turns an OSError into StorageFailed. A failed write or fsync must not be retried: the kernel
+    may have dropped the pages, and it reports the error only once."""
     try:
         yield
     except OSError as error:
@@ -69,13 +70,15 @@ def fatal_on_failure(what: str) -> Iterator[None]:
 
 @contextmanager
 def full_disk_refuses(what: str) -> Iterator[None]:
-    """For files that are being staged: one that has no room is given up, and nothing else is in
-    doubt. Raises DiskFull for StorageFailed then."""
+    """Turns StorageFailed into DiskFull if the disk is full. Only for staged files: the caller
+    abandons the file, and no other data is affected."""
     try:
         yield
     except StorageFailed as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
-            raise DiskFull(f"the volume has no room for {what}: make room or grow it") from error
+            raise DiskFull(
+                f"the volume is too full for {what}: free space or grow the volume"
+            ) from error
         raise
 
 
@@ -85,7 +88,7 @@ def create_file(path: Path) -> io.FileIO:
 
 
 def write_file(file: io.FileIO, data: bytes | memoryview, what: str) -> None:
-    """Writes all of it; not durable until `sync_file`."""
+    """Writes all data; it is not durable until `sync_file`."""
     view = memoryview(data)
     with fatal_on_failure(f"writing {what}"):
         while view:
@@ -104,15 +107,16 @@ def sync_directory(path: Path) -> None:
 
 
 def open_file_system(directory: Path) -> FileSystem:
-    """The file system that a directory is on; open it before what is to be synced is written."""
+    """Opens the file system of a directory. It must be open before the files to sync are written,
+    because it reports only the write errors that occur later."""
     with fatal_on_failure(f"opening {directory.name}"):
         return FileSystem(directory)
 
 
 def sync_file_system(file_system: FileSystem, what: str, written: Iterable[Path] = ()) -> None:
-    """Makes everything on it durable, contents and names: for many small files, where a sync of
-    each, and of each one's directory, would take most of the time. `written`, files or directories,
-    are synced each where the system does not tell otherwise of what could not be written."""
+    """Makes all files of the file system durable, contents and names. It is faster than an fsync
+    per file and directory if there are many small files. `written`: the files or directories to
+    fsync one by one on a system whose sync does not report write errors."""
     with fatal_on_failure(f"sync of {what}"):
         disk.sync_file_system(file_system)
         if not files.TELLS_FAILURES:
@@ -121,27 +125,27 @@ def sync_file_system(file_system: FileSystem, what: str, written: Iterable[Path]
 
 
 def create_directory(path: Path) -> None:
-    """A new one; not durable until `sync_directory` of its parent."""
+    """Creates a directory; it is not durable until `sync_directory` of its parent."""
     with fatal_on_failure(f"creating directory {path.name}"):
         disk.make_directory(path)
 
 
 def make_directory(path: Path) -> None:
-    """Creates one directory, durably; that it exists already is fine."""
+    """Creates a directory, durably, if it does not exist."""
     with fatal_on_failure(f"creating directory {path.name}"), suppress(FileExistsError):
         disk.make_directory(path)
-    # Where it exists, too: whoever created it may have been killed before this.
+    # Also if it exists: the process that created it may have ended before its fsync.
     sync_directory(path.parent)
 
 
 def move_file(source: Path, target: Path, what: str) -> None:
-    """Renames in one step, over what stands there; not durable until `sync_directory`."""
+    """Renames atomically and replaces the target; not durable until `sync_directory`."""
     with fatal_on_failure(f"renaming {what} into place"):
         disk.replace(source, target)
 
 
 def remove_file(path: Path, what: str) -> bool:
-    """False where there is none. A power failure may bring it back."""
+    """Removes a file; returns False if it does not exist. A power failure may bring it back."""
     with fatal_on_failure(f"removing {what}"):
         try:
             disk.remove(path)
@@ -151,7 +155,7 @@ def remove_file(path: Path, what: str) -> bool:
 
 
 def empty_directory(path: Path) -> None:
-    """Removes what an earlier process left in a directory of temporary files."""
+    """Creates a directory, or removes everything from it."""
     make_directory(path)
     with fatal_on_failure(f"emptying {path.name}"):
         for child in path.iterdir():
@@ -162,14 +166,14 @@ def empty_directory(path: Path) -> None:
 
 
 class VolumeLock:
-    """An exclusive flock on the volume: taken before anything else of it is opened."""
+    """An exclusive flock on the volume. It must be acquired before other files are opened."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "lock"
         self._descriptor = -1
 
     def try_acquire(self) -> bool:
-        """False where another process holds it."""
+        """Returns False if another process holds the lock."""
         with fatal_on_failure("opening the volume's lock file"):
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -1,4 +1,4 @@
-"""Blobs that neither the state nor the log names any more: found and unlinked."""
+"""Garbage collection: deletes blobs that neither the state nor the log names."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,8 @@ from partition_replica.storage.generations import StateGenerations
 
 
 class GarbageCollector:
-    """Runs on the applier's thread, once there is one: a copy of the state is begun there, too."""
+    """Runs on the applier's thread, if there is one. Copies of the state begin on that thread,
+    too."""
 
     def __init__(self, log: PayloadNames, states: StateGenerations, blobs: BlobStore) -> None:
         self._log = log
@@ -21,27 +22,28 @@ class GarbageCollector:
         return self._states.current.names_blob(digest) or self._log.names_blob(digest)
 
     def collect(self, candidates: Iterable[Digest]) -> int:
-        """Unlinks those of the candidates that nothing names, pins or holds; returns how many."""
+        """Deletes the candidates that nothing names, pins or holds; returns their number."""
         candidates = list(candidates)
         if self._blobs.defer(candidates):
             return 0
         unnamed = [digest for digest in candidates if not self._named(digest)]
         if not unnamed:
             return 0
-        # What dropped the last name must be durable first: a power failure would bring it back.
+        # The change that dropped the last reference must be durable first: a power failure could
+        # undo it.
         self._states.current.sync()
         return self._blobs.collect(unnamed, self.names_blob)
 
     def collect_at_start(self) -> int:
-        """Looks at every blob of the volume."""
+        """Checks every blob of the volume; returns the number of deleted ones."""
         unnamed = [digest for digest in self._blobs.digests() if not self._named(digest)]
         if unnamed:
-            # Reads, and so checks, each row that names a blob: one whose key is damaged would not.
+            # Raises Damaged for a row with a damaged key, whose blob would look unnamed.
             self._states.current.blobs()
         return self.collect(unnamed)
 
     def _named(self, digest: Digest) -> bool:
-        """`names_blob`; tells the log what it alone keeps."""
+        """As `names_blob`. Also reports the size of a blob that only the log keeps to the log."""
         state = self._states.current
         if state.names_blob(digest):
             return True

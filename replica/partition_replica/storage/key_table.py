@@ -1,23 +1,23 @@
-"""A table whose keys may be longer than LMDB's 511 bytes, in byte order all the same.
+"""A table whose keys may be longer than LMDB's 511 bytes, and which is still in byte order.
 
-A key of up to SHORT_BYTES is an LMDB key. A longer one is cut into chunks: the first of
-SHORT_BYTES, the others of CHUNK_BYTES, the last of what remains. Each chunk but the last leads to a
-*node*, which holds what follows it:
+A key of up to SHORT_BYTES is an LMDB key. A longer key is split into chunks: the first of
+SHORT_BYTES, the others of CHUNK_BYTES, the last of the rest. Each chunk except the last leads to a
+*node*, which contains what follows the chunk:
 
     table `short`:  key                               -> row
                     510 bytes, 0x00                   -> mark: node
     table `long`:   node (8 bytes), 1 to 500 bytes    -> row: the key ends here
                     node, 500 bytes, 0x00             -> mark: the next node
 
-The LMDB key of a mark sorts where the keys below it belong: behind the key that is just its
-beginning, and before every other one. So a walk that goes down at each mark finds all keys in
-order, however many of them share a beginning, and keeps no more of them in memory than one. Nothing
-is hashed, so no two keys can meet. Keys with a common beginning share the marks that lead to it.
+The LMDB key of a mark sorts where the keys below it belong: after the key that equals its
+beginning, and before every other key. So a walk that descends at each mark finds all keys in order,
+no matter how many of them share a beginning, and keeps only one of them in memory. Nothing is
+hashed, so keys cannot collide. Keys with a common beginning share the marks that lead to it.
 
-Rows are sealed under their whole key, and marks under the whole beginning that they stand for and
-0x00, "mark": a node below another mark than its own fails every checksum. A mark goes with the last
-row of its node. A new node gets the number behind the highest that has rows, so it is above its
-parent's, and the same on every replica that applies the same entries.
+Rows are sealed under their whole key; marks are sealed under their whole beginning and 0x00,
+"mark". So all checksums fail if a node is below another mark than its own. A mark is deleted with
+the last row of its node. A new node gets the number after the highest one that has rows. So its
+number is above its parent's, and equal on every replica that applies the same entries.
 """
 
 import zlib
@@ -31,15 +31,15 @@ from partition_replica.storage.environment import Database, Transaction
 
 SHORT_BYTES = 510
 """The longest key that is an LMDB key itself, and the size of a long key's first chunk. Part of the
-format. As many as LMDB takes beside the byte of a mark: a replica of format 1 that is told to apply
-such a key stores it in the same way, though its own limit is 480."""
+format. It is LMDB's limit minus the byte of a mark. A replica of format 1 also stores such keys in
+this way if it has to apply them, although its own limit for a proposal is 480."""
 
 CHUNK_BYTES = 500
 """The size of the other chunks: part of the format."""
 
 MARK = b"\0"
 _MARK_SEAL = b"\0mark"
-"""Follows the beginning in a mark's checksum, so that no mark is ever read as a row."""
+"""Follows the beginning in a mark's checksum, so that a mark is never read as a row."""
 
 NODE_BYTES = codec.U64_BYTES
 _INNER_BYTES = NODE_BYTES + CHUNK_BYTES
@@ -50,10 +50,10 @@ Row = tuple[bytes, bytes]
 
 
 class KeyTable:
-    """`name`: for messages. `long` is None in a state of format 1 that is only read.
+    """`name`: for messages. `long` is None in a state of format 1 that is opened read-only.
 
-    Short keys are the caller's: `get`, `put` and `delete` take keys above SHORT_BYTES only, so that
-    the short ones cost no more than a comparison. Raises Damaged for a mark that is."""
+    `get`, `put` and `delete` take keys above SHORT_BYTES only. The caller accesses shorter keys in
+    `short`, so these cost no more than a comparison. Raises Damaged for a damaged mark."""
 
     def __init__(self, name: str, short: Database, long: Database | None) -> None:
         self.name = name
@@ -72,7 +72,7 @@ class KeyTable:
         return txn.get(chain.last_key(key), db=self.long) if chain.complete else None
 
     def put(self, txn: Transaction, key: bytes, row: bytes) -> None:
-        """Writes a long key's sealed row."""
+        """Writes the sealed row of a long key."""
         chain = self._find(txn, key)
         number = 0
         while not chain.complete:
@@ -84,7 +84,7 @@ class KeyTable:
         txn.put(chain.last_key(key), row, db=self.long)
 
     def delete(self, txn: Transaction, key: bytes) -> None:
-        """Removes a long key, and the marks that lead to nothing any more."""
+        """Deletes a long key, and the marks that lead to no row any more."""
         chain = self._find(txn, key)
         if not chain.complete or not txn.delete(chain.last_key(key), db=self.long):
             return
@@ -103,20 +103,20 @@ class KeyTable:
         start: bytes = b"",
         damaged: Callable[[Damaged], None] | None = None,
     ) -> Iterator[Row]:
-        """Every row from the first key that is `start` or behind it, in the keys' order. With
-        `damaged`, a mark that is damaged is told to it and passed over."""
+        """Every row whose key is at or above `start`, in the keys' order. A damaged mark raises
+        Damaged or, with `damaged`, is passed to it and skipped."""
         return self.walk(txn, damaged)(start)
 
     def walk(
         self, txn: Transaction, damaged: Callable[[Damaged], None] | None = None
     ) -> Callable[[bytes], Iterator[Row]]:
-        """`rows` for a reader that begins anew several times; each time ends the one before."""
+        """As `rows`, for a reader that starts several times; each start ends the previous one."""
         cursor = txn.cursor(self.short)
         if self.long is not None and txn.stat(self.long)["entries"]:
             return lambda start: self._rows(txn, cursor, start, damaged)
 
         def short(start: bytes) -> Iterator[Row]:
-            # LMDB's own iterator: where no key is long, nothing is paid for those that may be.
+            # LMDB's own iterator: no overhead if the table has no long key.
             found = cursor.set_range(start[: SHORT_BYTES + 1]) if start else cursor.first()
             return cursor.iternext() if found else iter(())
 
@@ -142,11 +142,11 @@ class KeyTable:
             yield from self._below(txn, head_mark, below, damaged)
 
     def first_from(self, txn: Transaction, start: bytes) -> bytes | None:
-        """The first key that is `start` or behind it."""
+        """The first key at or above `start`."""
         return next((key for key, _ in self.rows(txn, start)), None)
 
     def node_count(self, txn: Transaction) -> int:
-        """How many nodes have rows; a mark leads to each."""
+        """The number of nodes with rows. One mark leads to each."""
         count = 0
         if self.long is None:
             return count
@@ -159,12 +159,12 @@ class KeyTable:
         return count
 
     def stored(self, txn: Transaction) -> int:
-        """Rows of both tables, marks included."""
+        """The number of rows in both tables, including marks."""
         count = int(txn.stat(self.short)["entries"])
         return count if self.long is None else count + int(txn.stat(self.long)["entries"])
 
     def count(self, txn: Transaction) -> int:
-        """How many keys there are. It takes a look at each node."""
+        """The number of keys. Its cost grows with the number of nodes."""
         return self.stored(txn) - self.node_count(txn)
 
     def _below(
@@ -174,9 +174,8 @@ class KeyTable:
         rest: bytes,
         damaged: Callable[[Damaged], None] | None,
     ) -> Iterator[Row]:
-        """The rows below a mark of table `short`, given as (chunk, 0x00, row), whose keys go on
-        with `rest` or something behind it. Loops instead of calling itself: a key may lie 129 nodes
-        deep."""
+        """The rows below a mark of table `short`, given as (chunk, 0x00, row), whose remaining keys
+        are at or above `rest`. A loop instead of recursion: a key may be 129 nodes deep."""
         levels: list[_Level] = []
         above = b""
         while True:
@@ -209,7 +208,7 @@ class KeyTable:
                 return
 
     def _find(self, txn: Transaction, key: bytes) -> "_Chain":
-        """The nodes that a long key's chunks lead to, as far as there are any."""
+        """The existing nodes that a long key's chunks lead to."""
         chain = _Chain(key)
         while not chain.complete:
             table, place, chunk = self._place(chain, key)
@@ -218,12 +217,13 @@ class KeyTable:
                 break
             above = chain.nodes[-1] if chain.nodes else b""
             crc = zlib.crc32(chunk, chain.crc)
-            # Of the beginning only what a message shows: a copy at each node would be megabytes.
+            # Only the part of the beginning that a message shows: copies for each node would take
+            # megabytes.
             chain.follow(chunk, self._opened(mark, crc, above, key[:SHORT_BYTES]))
         return chain
 
     def _place(self, chain: "_Chain", key: bytes) -> tuple[Database | None, bytes, bytes]:
-        """Where the mark behind a chain's last node is: (table, LMDB key, its chunk)."""
+        """The place of the mark after a chain's last node: (table, LMDB key, its chunk)."""
         level = len(chain.nodes)
         if not level:
             return self.short, key[:SHORT_BYTES] + MARK, key[:SHORT_BYTES]
@@ -250,13 +250,16 @@ class KeyTable:
         with txn.cursor(self.long) as cursor:
             last = codec.from_u64(cursor.key()[:NODE_BYTES]) if cursor.last() else 0
         if last == codec.U64_MAX:
-            raise Damaged(f"table {self.name} has a node with the highest number: nobody writes it")
+            raise Damaged(
+                f"table {self.name} has a node with number {last}, which no replica writes: the "
+                "volume is damaged; keep it"
+            )
         return last + 1
 
 
 class _Chain:
-    """A long key's way down. cuts: where its chunks end, but for the last one; nodes: those that
-    the chunks lead to; crc: of the chunks that were followed."""
+    """The path to a long key. cuts: the ends of its chunks, except the last one; nodes: the nodes
+    that the chunks lead to; crc: the checksum of the chunks up to the last node."""
 
     def __init__(self, key: bytes) -> None:
         self.cuts = range(SHORT_BYTES, len(key), CHUNK_BYTES)
@@ -277,7 +280,7 @@ class _Chain:
 
 
 class _Level:
-    """A node of a walk: its rows from where the walk begins in it."""
+    """A node of a walk, with its rows from the start of the walk on."""
 
     def __init__(self, cursor: Any, node: bytes, beginning: bytes, crc: int, rest: bytes) -> None:
         self.node, self.beginning, self.crc = node, beginning, crc
@@ -288,5 +291,5 @@ class _Level:
         self.rows: Iterator[Row] = cursor.iternext() if cursor.set_range(start) else iter(())
 
     def rest_below(self, chunk: bytes) -> bytes:
-        """Where the walk begins in the node behind `chunk`."""
+        """The start of the walk in the node that `chunk` leads to."""
         return self._rest[CHUNK_BYTES:] if self._rest[:CHUNK_BYTES] == chunk else b""

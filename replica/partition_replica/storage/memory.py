@@ -1,12 +1,12 @@
-"""The reference: the same state machine tables in dictionaries, without durability. Conformance
-tests run both, with this as the model."""
+"""The reference implementation of the state: dictionaries, without durability. Conformance tests
+use it as the model for the state in LMDB."""
 
 from partition_replica.core.model import ProposalResult, Session, TreeEntry
 from partition_replica.ids import Digest, SessionID
 
 
 class MemoryView:
-    """`core.ports.StateView` over dictionaries; every change is immediate."""
+    """`core.ports.StateView` on dictionaries; changes take effect at once."""
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}

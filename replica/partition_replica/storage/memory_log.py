@@ -1,5 +1,5 @@
-"""The reference of `core.ports.LogStorage`: dictionaries, no durability, no cleverness. Conformance
-tests run it beside LMDB, and hypothesis takes it as the model, so nothing is shared with
+"""The reference implementation of `core.ports.LogStorage`: simple code on dictionaries, without
+durability. Conformance tests compare it with the log in LMDB, so it shares no code with
 `storage.log`."""
 
 from collections.abc import Callable, Collection, Sequence
@@ -85,7 +85,7 @@ class MemoryLog:
         return compaction.low_water_mark(self.positions)
 
     def reopen(self) -> None:
-        """What a restart does: what is in memory only is gone."""
+        """Simulates a restart: data that LMDB does not store is lost."""
         self.status = InitStatus.UNKNOWN
         self._consumer = None
         self._positions.pop(APPLIED, None)
@@ -100,7 +100,7 @@ class MemoryLog:
         if cancelled():
             raise Cancelled("cancelled")
         if not self.boundary.index <= applied <= self.last.index:
-            raise Damaged(f"the state is at {applied}, outside of the log")
+            raise Damaged(f"the state is at LSN {applied}, outside of the log")
         self._positions[APPLIED] = applied
         target = self.compaction_target(1) if prune else None
         if target is not None:
@@ -213,7 +213,7 @@ class MemoryLog:
                 raise ValueError("entry would overwrite a committed one")
             self._rows = {i: row for i, row in self._rows.items() if i < entry.index}
         if entry.index != self.last.index + 1:
-            raise ValueError("entry leaves a hole")
+            raise ValueError("entry leaves a gap")
         if self.identity.standalone:
             if entry.term or entry.kind:
                 raise ValueError("entry of Raft's in a standalone log")
@@ -225,7 +225,7 @@ class MemoryLog:
 
     def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
         if not self.identity.standalone:
-            raise ValueError("append to Raft's log")
+            raise ValueError("append to a replicated log")
         first = LSN(self.last.index + 1)
         if expected is not None and expected != first:
             raise ValueError("append elsewhere than at the end")
@@ -236,7 +236,7 @@ class MemoryLog:
     def truncate_from(self, lsn: LSN) -> list[Digest]:
         self._check_open()
         if not self.identity.standalone:
-            raise ValueError("truncation of Raft's log")
+            raise ValueError("truncation of a replicated log")
         if self.backfill is not None:
             raise ValueError("truncation during a backfill")
         if lsn > self.last.index:
@@ -297,7 +297,7 @@ class MemoryLog:
         self._check_open()
         compaction.check_consumer_name(name)
         if name in self._positions:
-            raise ValueError("registered already")
+            raise ValueError("already registered")
         if len(set(self._positions) - compaction.RESERVED) >= compaction.CONSUMERS_MAX:
             raise ValueError("too many consumers")
         if not 0 <= lsn <= self.last.index:
@@ -343,7 +343,7 @@ class MemoryLog:
         self._weights[digest] = (lsn, size)
 
     def _held(self) -> int:
-        """The highest LSN that nobody needs."""
+        """The highest LSN that no position and no hold needs."""
         lag_max = self.retention.consumer_lag_entries_max
         holding = [
             lsn
@@ -391,7 +391,7 @@ class MemoryLog:
 
     def step_backfill(self, rows_max: int) -> Backfill:
         if self.backfill is None:
-            raise ValueError("no backfill is under way")
+            raise ValueError("no backfill is in progress")
         now = self.backfill
         lo = max(now.next, self.first_stored)
         hi = min(lo + rows_max, now.target + 1)
@@ -415,7 +415,7 @@ class MemoryLog:
 
     def backfilled_position(self, applied: LSN) -> Position:
         if self.backfill is None:
-            raise ValueError("no backfill is under way")
+            raise ValueError("no backfill is in progress")
         term = self.term(applied)
         if not term:
             term = Term(1) if applied < self._termed else self.backfill.term
@@ -462,8 +462,7 @@ class MemoryLog:
             self._consumer(self.low_water_mark, self.committed)
 
     def _released(self, before: dict[int, LogEntry]) -> list[Digest]:
-        """Digests that rows which went named, and no row names any more. With an entry what was
-        weighed of it goes."""
+        """The digests that only deleted rows named. Also drops the weights of deleted entries."""
         self._weights = {
             digest: (lsn, size)
             for digest, (lsn, size) in self._weights.items()

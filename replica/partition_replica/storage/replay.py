@@ -1,8 +1,8 @@
-"""The state against a replay of the log.
+"""Compares the state with a replay of the log.
 
-Where the log is whole (nothing was compacted since the state was empty), the state is built anew
-and compared, table by table. Else what entries that are stored wrote last must be there: each knows
-which of its operations had an effect (the table `unapplied`), and the last one decides.
+If the log is complete (it has all entries since the state was empty), a second state is built from
+it and compared, table by table. Otherwise, for each key and path, the last stored entry that wrote
+it is compared with the state. The table `unapplied` contains the operations without effect.
 """
 
 import hashlib
@@ -25,14 +25,15 @@ from partition_replica.storage.state import LmdbState
 
 PAGE_BYTES = 4 * 1024**2
 PAGE_ENTRIES = 2048
-"""What is read, and replayed, at a time: whichever comes first."""
+"""The maximum bytes and entries that are read and replayed at a time, whichever comes first."""
 
 ANY_FILE = object()
 COMPARED = ("value", "tree", "payload", "content", "session", "result")
 
 
 class Replay:
-    """One check; `check` calls its argument for each difference."""
+    """One comparison. `entries` counts the replayed entries; `unchecked` lists what was not
+    compared, and why."""
 
     def __init__(
         self,
@@ -50,18 +51,19 @@ class Replay:
         self.unchecked: list[str] = []
 
     def check(self, find: Callable[[str], None]) -> None:
-        """Raises Damaged, Compacted where the log can't be read."""
+        """Calls `find` for each difference. Raises Damaged, Compacted if the log cannot be read."""
         log, applied = self._log, self._state.applied.index
         if self._base >= log.first_stored:
             self.unchecked.append(
-                f"the state against a replay of entries up to {self._base}: it was imported with "
-                "what they did, as a base; what later ones wrote last was checked"
+                f"the state against a replay of entries up to {self._base}: it was imported as a "
+                "base that includes them; only the last write of later entries to each key and "
+                "path was checked"
             )
             self._check_backwards(applied, find)
             return
         if log.first_stored > applied:
             self.unchecked.append(
-                f"the state against a replay: the log stores nothing up to {applied}"
+                f"the state against a replay: the log has no entry up to {applied}, the applied LSN"
             )
             return
         start = _start(log)
@@ -70,7 +72,7 @@ class Replay:
             return
         self.unchecked.append(
             f"the state against a replay from its start: the log begins at {log.first_stored}; "
-            "what entries from there on wrote last was checked"
+            "only the last write of these entries to each key and path was checked"
         )
         self._check_backwards(applied, find)
 
@@ -88,11 +90,14 @@ class Replay:
                 self.entries += len(batch)
                 self._progress("replay", self.entries, applied - start.index)
             if rebuilt.time_ms != self._state.time_ms:
-                find(f"the state's time is {self._state.time_ms}, a replay's {rebuilt.time_ms}")
+                find(
+                    f"the state's time is {self._state.time_ms} ms, a replay of the log gives "
+                    f"{rebuilt.time_ms} ms"
+                )
             if rebuilt.clock_ms != self._state.clock_ms:
                 find(
-                    f"the clock of sessions is {self._state.clock_ms}, a replay's "
-                    f"{rebuilt.clock_ms}"
+                    f"the session clock is {self._state.clock_ms} ms, a replay of the log gives "
+                    f"{rebuilt.clock_ms} ms"
                 )
             for name in COMPARED:
                 self._compare(name, rebuilt, find)
@@ -100,7 +105,7 @@ class Replay:
             rebuilt.close()
 
     def _compare(self, name: str, rebuilt: LmdbState, find: Callable[[str], None]) -> None:
-        """Both tables, row by row."""
+        """Compares a table row by row."""
         with self._state.environment.begin() as ours, rebuilt.environment.begin() as theirs:
             left, right = self._state.tables.rows(ours, name), rebuilt.tables.rows(theirs, name)
             one, other = next(left, None), next(right, None)
@@ -124,7 +129,8 @@ class Replay:
     # --- in part ------------------------------------------------------------------------------
 
     def _check_backwards(self, applied: LSN, find: Callable[[str], None]) -> None:
-        """From the last entry to the first: who comes first wrote last."""
+        """Checks the entries from the last to the first: the first write that it meets is the last
+        one."""
         seen = _Seen(self._scratch)
         first = LSN(max(self._log.first_stored, self._base + 1))
         end = applied
@@ -135,7 +141,7 @@ class Replay:
                     try:
                         self._check_entry(entry, seen, find)
                     except (Damaged, IndexError) as error:
-                        find(f"entry {entry.index} can't be compared with the state: {error}")
+                        find(f"log entry {entry.index} cannot be compared with the state: {error}")
                     self.entries += 1
                 self._progress("replay", self.entries, applied - first + 1)
                 end = LSN(page[-1].index - 1)
@@ -159,22 +165,22 @@ class Replay:
                 continue
             difference = self._check_operation(operations[number], payloads, seen)
             if difference:
-                find(f"entry {entry.index}, operation {number + 1}: {difference}")
+                find(f"log entry {entry.index}, operation {number + 1}: {difference}")
 
     def _check_operation(
         self, operation: types.Operation, payloads: Sequence[types.Payload], seen: "_Seen"
     ) -> str:
-        """What the state has otherwise; "" where it has what the operation left."""
+        """The difference between the state and the operation's result; "" if there is none."""
         key, path, expected = _left(operation, payloads)
         if key:
             if seen.first(b"k", key) and self._state.get_value(key)[0] != expected:
-                return f"key {shown(key)} is not in the state as it left it"
+                return f"key {shown(key)} of the state differs from the operation's result"
         elif path and seen.first(b"p", path):
             node = self._state.get_tree_entry(path)[0]
-            # Of a file that was linked from the tree only that it is a file is known.
+            # If the link's source is a path, only the fact that the result is a file is known.
             is_file = node is not None and not node.directory
             if not is_file if expected is ANY_FILE else node != expected:
-                return f"path {shown(path)} is not in the state as it left it"
+                return f"path {shown(path)} of the state differs from the operation's result"
         return ""
 
     # --- the log ------------------------------------------------------------------------------
@@ -184,17 +190,17 @@ class Replay:
 
 
 class _Seen:
-    """What was met before, in an LMDB of its own."""
+    """The set of names met so far, in an LMDB environment of its own."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True)
         self._environment = lmdb.Environment(str(path), map_size=1 << 40, sync=False, lock=False)
 
     def first(self, kind: bytes, name: bytes) -> bool:
-        """Whether this is the first time; the next ones are not."""
+        """Adds a name; returns whether it is new."""
         key = kind + name
         if len(name) > SHORT_BYTES:
-            # Of names, two with one SHA-256 would only hide one finding.
+            # A collision of SHA-256 would only hide one finding.
             key = kind.upper() + hashlib.sha256(name).digest()
         with lmdb_failures("the scratch directory"), self._environment.begin(write=True) as txn:
             return bool(txn.put(key, b"", overwrite=False))
@@ -204,7 +210,7 @@ class _Seen:
 
 
 def _start(log: LogReader) -> Position | None:
-    """Where an empty state begins, where the log has everything since; else None."""
+    """The position of the empty state, if the log has all entries since; otherwise None."""
     if log.base:
         return None
     if log.first_stored == 1:
@@ -218,7 +224,8 @@ def _start(log: LogReader) -> Position | None:
 def _left(  # noqa: PLR0911  # a flat match over operations
     operation: types.Operation, payloads: Sequence[types.Payload]
 ) -> tuple[bytes, bytes, object]:
-    """(key, b"", its value or None) or (b"", path, its node, None or ANY_FILE)."""
+    """The result of an operation: (key, b"", its value or None) or (b"", path, its tree entry, None
+    or ANY_FILE)."""
     match operation.WhichOneof("operation"):
         case "set_key":
             return operation.set_key.key, b"", operation.set_key.value

@@ -1,8 +1,8 @@
-"""Which sessions have expired, without looking at all of them.
+"""Finds expired sessions without reading all of them.
 
-Derived from the state's session rows and kept in memory: a heap of moments before which no session
-can expire. A session that became active since is put back with its true moment when its turn comes,
-so opening a session costs a logarithm, however many there are.
+A heap in memory, derived from the state's session rows, has the earliest time at which each session
+can expire. If a session has become active since, it is pushed again with its new time when its old
+time is reached. So opening a session takes logarithmic time in the number of sessions.
 """
 
 import heapq
@@ -12,12 +12,12 @@ from partition_replica.core.model import Session
 from partition_replica.ids import SessionID
 
 EMPTY_PLACES_MAX = 1024
-"""Places of sessions that are gone, beyond as many as there are sessions."""
+"""The heap is rebuilt if deleted sessions have more places than existing ones plus this."""
 
 
 class SessionExpiry:
-    """Of one state. Used by the one thread that applies. It is loaded when it is asked the first
-    time; what comes and goes before that is in the rows that it is loaded from."""
+    """The expiry of one state's sessions. Used only by the thread that applies. It is loaded from
+    the rows at its first use; earlier changes are in these rows."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int]] = []
@@ -25,21 +25,21 @@ class SessionExpiry:
         self.count = 0
 
     def load(self, sessions: Iterable[tuple[SessionID, Session]]) -> None:
-        """All sessions that are stored."""
+        """Loads all stored sessions."""
         self._heap = [(row.lives_until_ms, int(session)) for session, row in sessions]
         heapq.heapify(self._heap)
         self.count = len(self._heap)
         self.loaded = True
 
     def add(self, session: SessionID, row: Session) -> None:
-        """A session that did not exist."""
+        """Adds a new session."""
         if self.loaded:
             heapq.heappush(self._heap, (row.lives_until_ms, int(session)))
             self.count += 1
 
     def remove(self) -> None:
-        """A session that existed goes. Its place in the heap goes when its turn comes, or when most
-        places are empty: then the heap is made anew when it is asked the next time."""
+        """Counts the deletion of a session. Its place in the heap is removed when its time is
+        reached. If most places are unused, the heap is rebuilt at its next use."""
         if not self.loaded:
             return
         self.count -= 1
@@ -48,7 +48,7 @@ class SessionExpiry:
             self.loaded = False
 
     def expired(self, clock_ms: int, get: Callable[[SessionID], Session | None]) -> list[SessionID]:
-        """Every session that has expired at `clock_ms`, ascending; the caller deletes them."""
+        """The sessions that have expired at `clock_ms`, ascending; the caller deletes them."""
         found: set[SessionID] = set()
         while self._heap and self._heap[0][0] < clock_ms:
             session = SessionID(heapq.heappop(self._heap)[1])

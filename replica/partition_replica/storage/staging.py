@@ -1,4 +1,4 @@
-"""A file that arrives in parts."""
+"""A staged file that is received in parts."""
 
 import hashlib
 from collections.abc import Iterator
@@ -18,8 +18,9 @@ from partition_replica.storage.files import (
 
 
 class StagedFile:
-    """Below staging/, in a directory of its own. It counts when it is whole (`check`) and durable
-    (`make_durable`); one that broke off goes on at `received`, as long as the process lives."""
+    """A file below staging/, in a directory of its own. It is valid once it is complete (`check`)
+    and durable (`make_durable`). An interrupted transfer may resume at offset `received` while the
+    process lives."""
 
     def __init__(self, directory: Path, name: str, size: int, digest: bytes) -> None:
         """The directory must not exist, or be empty. Raises DiskFull, StorageFailed."""
@@ -27,8 +28,8 @@ class StagedFile:
         self.received = 0
         self.complete = False
         self.broken = False
-        """A write or a sync failed, so what is on the disk is not known: good for `remove` only,
-        whoever heard of the failure."""
+        """A write or an fsync failed, so the file's content on the disk is unknown. Only `remove`
+        is allowed, also for a caller that did not receive the error."""
 
         self._path = directory / name
         self._size = size
@@ -40,32 +41,32 @@ class StagedFile:
 
     @property
     def lacks(self) -> int:
-        """Bytes that are to come."""
+        """The number of bytes not received yet."""
         return self._size - self.received
 
     def append(self, chunk: bytes) -> None:
-        """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed; then it is
-        good for `remove` only."""
+        """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed. After an
+        error, only `remove` is allowed."""
         with self._breaking(), full_disk_refuses("a snapshot"):
             if self.received + len(chunk) > self._size:
-                raise PayloadMismatch(f"more than the announced {self._size} bytes came")
+                raise PayloadMismatch(f"received more than the announced {self._size} bytes")
             write_file(self._file, chunk, "a snapshot")
         self._hash.update(chunk)
         self.received += len(chunk)
 
     def check(self) -> None:
-        """Raises PayloadMismatch where it is not what was announced."""
+        """Raises PayloadMismatch if size or SHA-256 differ from the announced ones."""
         if self.received != self._size or self._hash.digest() != self._digest:
             raise PayloadMismatch(
-                f"{self.received} of the announced {self._size} bytes came, or their SHA-256 is "
-                f"not the announced {self._digest.hex()}"
+                f"received {self.received} of the announced {self._size} bytes, or their SHA-256 "
+                f"is not the announced {self._digest.hex()}"
             )
 
     def make_durable(self) -> None:
-        """With its name. Again does nothing. Raises DiskFull, StorageFailed."""
+        """Makes content and name durable, once. Raises DiskFull, StorageFailed."""
         if self.complete:
             return
-        # The system tells of a failed write once: a second sync would succeed.
+        # The kernel reports a failed write only once: a second fsync would succeed.
         with self._breaking(), full_disk_refuses("a snapshot"):
             sync_file(self._file.fileno(), "a snapshot")
             self._file.close()
@@ -81,7 +82,7 @@ class StagedFile:
             raise
 
     def remove(self) -> None:
-        """Forgets it, and its directory. Does nothing for what was moved away."""
+        """Removes the file and its directory, unless they were moved away."""
         self._file.close()
         if remove_file(self._path, "a staged snapshot"):
             self.directory.rmdir()

@@ -1,8 +1,8 @@
-"""The state machine in LMDB: keys, the file tree, sessions and the applied LSN, in one
-transaction a batch.
+"""The state machine in LMDB: keys, the file tree, sessions and the applied LSN. Each batch is one
+transaction.
 
-Its commits may lag the log's: it is opened without meta syncs, so a power failure may undo the
-last batch, which is then applied again from its own applied LSN.
+Its commits may become durable later than the log's: the environment is opened without meta syncs. A
+power failure may undo the last batch, which is then applied again from the stored applied LSN.
 """
 
 import threading
@@ -56,11 +56,11 @@ from partition_replica.storage.state_tables import (
 
 
 class LmdbState:
-    """One generation of a replica's state. Reads from any thread, `apply` from one at a time."""
+    """One generation of a replica's state. Any thread may read; one at a time may `apply`."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        """Opens or creates the environment; a new one has applied nothing. read_only: opens one
-        that nobody else uses, creates nothing, and only reads are allowed."""
+        """Opens or creates the environment. A new one has applied LSN 0. read_only: opens an
+        existing environment that no other process uses; only reads are allowed."""
         self.path = path
         self._environment = (
             open_read_only(path, len(TABLES))
@@ -72,7 +72,7 @@ class LmdbState:
             self._applied = read_applied(self._environment, self._tables)
             self._history = read_history(self._environment, self._tables)
         except BaseException:
-            self._environment.close()  # LMDB opens a file once in a process
+            self._environment.close()  # LMDB allows one open environment per file and process
             raise
         self._expiry = SessionExpiry()
         self._views = 0
@@ -81,7 +81,7 @@ class LmdbState:
 
     @property
     def environment(self) -> lmdb.Environment:
-        """For those who look at rows: verification, export."""
+        """For code that reads rows directly: verification, export."""
         return self._environment
 
     @property
@@ -95,23 +95,25 @@ class LmdbState:
 
     @property
     def time_ms(self) -> int:
-        """The wall clock of the last applied entry that carried one, milliseconds since 1970."""
+        """The wall-clock time in the last applied entry that has one, in milliseconds since
+        1970."""
         return self._applied.time_ms
 
     @property
     def clock_ms(self) -> int:
-        """The clock by which sessions expire, in milliseconds."""
+        """The session clock, in milliseconds."""
         return clock_of(self._applied)
 
     @property
     def history(self) -> str:
-        """The history ID that a restore gave it; "" if the cluster's ID is the history."""
+        """The history ID that a restore or an import gave the state; "" if it is the cluster
+        ID."""
         return self._history
 
     # --- writes -------------------------------------------------------------------------------
 
     def start(self, position: Position, members: dict[int, str]) -> None:
-        """Makes a new state that of `position`, durably: the first one of a group."""
+        """Sets the position and the members of a new group's empty state, durably."""
         with lmdb_failures("commit of the state"), self._environment.begin(write=True) as txn:
             view = LmdbView(txn, self._tables, self._applied, self._expiry)
             for member, address in members.items():
@@ -125,12 +127,14 @@ class LmdbState:
     ) -> tuple[list[Applied], list[Digest]]:
         """Applies consecutive entries in one transaction.
 
-        `members`: addresses that a configuration change among them sets, None for one it removes.
-        Returns what each did, and the blobs that lost their last reference from the tree. Raises
-        ValueError for a gap, Damaged, StorageFailed.
+        `members`: the addresses that configuration changes among the entries set; None removes the
+        member. Returns the effect of each entry, and the blobs that lost their last reference from
+        the tree. Raises ValueError for a gap, Damaged, StorageFailed.
         """
         if entries[0].index != self._applied.index + 1:
-            raise ValueError(f"entry {entries[0].index} applied behind {self._applied.index}")
+            raise ValueError(
+                f"entry {entries[0].index} cannot be applied after {self._applied.index}"
+            )
         results: list[Applied] = []
         with lmdb_failures("commit of the state"), self._environment.begin(write=True) as txn:
             view = LmdbView(txn, self._tables, self._applied, self._expiry)
@@ -150,14 +154,14 @@ class LmdbState:
         return results, released
 
     def sync(self) -> Position:
-        """Makes everything applied so far durable, the last batch too; returns up to where."""
+        """Makes all applied entries durable; returns the position of the last one."""
         position = self.applied
         with lmdb_failures("sync of the state"):
             self._environment.sync(True)
         return position
 
     def set_term(self, term: Term) -> None:
-        """Gives the applied position the term that a backfill gave its entry, durably."""
+        """Sets the term of the applied position, durably, after a backfill of its entry."""
         with lmdb_failures("commit of the state"):
             with self._environment.begin(write=True) as txn:
                 position = Position(self.applied.index, term)
@@ -167,9 +171,8 @@ class LmdbState:
         self._applied = read_applied(self._environment, self._tables)
 
     def begin_history(self, history: str) -> None:
-        """Gives the state a history ID of its own, durably: of a volume that an import makes. The
-        sessions of the old one, which came with a base, are over: nobody of the new one owns
-        them."""
+        """Sets the history ID of an imported state, durably. Sessions from its base expire, because
+        no client of the new history owns them."""
         clock_ms = self.clock_ms + (SESSION_TTL_MS_MAX + 1 if self.session_count() else 0)
         with lmdb_failures("commit of the state"):
             with self._environment.begin(write=True) as txn:
@@ -180,7 +183,7 @@ class LmdbState:
         self._history = history
 
     def save_member(self, member: int, address: str) -> None:
-        """Where a member is reached, durably: of one that is in no entry, as after an import."""
+        """Sets a member's address, durably, if no entry does, as after an import."""
         with lmdb_failures("commit of the state"):
             with self._environment.begin(write=True) as txn:
                 key = codec.u64(member)
@@ -189,7 +192,8 @@ class LmdbState:
             self._environment.sync(True)
 
     def forget_unapplied(self, below: LSN, rows_max: int = 4096) -> int:
-        """Drops notes of entries below an LSN, which the log has no more; how many went."""
+        """Deletes the notes of ineffective entries below an LSN, after the log has pruned them.
+        Returns the number of deleted notes, at most `rows_max`."""
         count = 0
         with lmdb_failures("commit of the state"), self._environment.begin(write=True) as txn:
             cursor = txn.cursor(self._tables.unapplied)
@@ -201,7 +205,7 @@ class LmdbState:
         return count
 
     def unapplied(self, lsn: LSN) -> rows.UnappliedRow | None:
-        """What of the entry at an LSN had no effect; None where all had."""
+        """The note about the entry at an LSN if it was, in part, ineffective; otherwise None."""
         key = codec.u64(lsn)
         if self._tables.unapplied is None:
             return None
@@ -212,8 +216,8 @@ class LmdbState:
         )
 
     def unapplied_between(self, first: LSN, last: LSN) -> dict[LSN, Ineffective]:
-        """What of the entries [first, last] had no effect, by LSN; those that had all are not in
-        it. Of entries that the log has no more nothing is known."""
+        """The entries of [first, last] that were, in part, ineffective, by LSN. It does not contain
+        entries that the log has pruned."""
         found: dict[LSN, Ineffective] = {}
         if self._tables.unapplied is None:
             return found
@@ -229,8 +233,8 @@ class LmdbState:
         return found
 
     def freeze(self) -> FrozenState:
-        """The state as it is now, for as long as it takes to copy it. Call where nothing is applied
-        meanwhile; it takes microseconds."""
+        """Opens a read transaction on the current state, to copy it. No entry may be applied during
+        this call, which takes microseconds."""
         with self._lock:
             self._views += 1
         try:
@@ -244,8 +248,8 @@ class LmdbState:
         )
 
     def copy(self, directory: Path) -> Position:
-        """Copies the state, compacted, to `directory`/data.mdb, durably; returns its position. Call
-        where nothing applies meanwhile."""
+        """Writes a compacted copy of the state to `directory`/data.mdb, durably; returns its
+        position. No entry may be applied meanwhile."""
         frozen = self.freeze()
         try:
             frozen.copy(directory)
@@ -254,12 +258,12 @@ class LmdbState:
         return frozen.position
 
     def size_bytes(self) -> int:
-        """Bytes of the file that are in use, free pages included: what a copy may take."""
+        """The used bytes of the file, including free pages: an upper bound of a copy's size."""
         info = self._environment.info()
         return (info["last_pgno"] + 1) * self._environment.stat()["psize"]
 
     def close(self) -> None:
-        """Closes it; where it is being copied, the copy's end does."""
+        """Closes the environment, or lets the end of a copy in progress close it."""
         with self._lock:
             self._closing = True
             if self._views:
@@ -284,7 +288,7 @@ class LmdbState:
     # --- reads --------------------------------------------------------------------------------
 
     def get_value(self, key: bytes) -> tuple[bytes | None, LSN]:
-        """(value or None, the LSN it is as of)."""
+        """Returns (value or None, the applied LSN)."""
         with reading(self._environment, "the state") as txn:
             if len(key) <= SHORT_BYTES:
                 row = txn.get(key, db=self._tables.value)
@@ -296,7 +300,9 @@ class LmdbState:
     def list_values(
         self, start: bytes, end: bytes, count: int, bytes_max: int
     ) -> tuple[list[tuple[bytes, bytes]], bytes, LSN]:
-        """(items of [start, end), where to go on or b"", the LSN). An empty end means none."""
+        """Returns (the items of [start, end), the key to continue from or b"", the applied LSN). An
+        empty `end` is no bound. At most `count` items and `bytes_max` bytes, but at least one
+        item."""
         items: list[tuple[bytes, bytes]] = []
         size = 0
         with reading(self._environment, "the state") as txn:
@@ -320,8 +326,9 @@ class LmdbState:
             return node, self._applied_in(txn)
 
     def get_file(self, path: bytes) -> tuple[TreeEntry | None, bytes | None, LSN]:
-        """(the file at a path, its content where that is inlined, the LSN) of one moment. No node
-        where there is none or a directory; no content where it is a blob."""
+        """Returns (the file at a path, its inline content, the applied LSN), all as of that LSN.
+        The file is None if the path does not exist or is a directory; the content is None if it is
+        a blob."""
         with reading(self._environment, "the state") as txn:
             row = self._tables.nodes.get_any(txn, path)
             node = None if row is None else decode_node(path, row)
@@ -334,9 +341,9 @@ class LmdbState:
     def list_tree_entries(
         self, path: bytes, after: bytes, recursive: bool, count: int
     ) -> tuple[list[tuple[bytes, TreeEntry]], LSN]:
-        """Up to `count` entries below directory `path` (b"" is the root) behind the path `after`
-        (b"" from the start), in byte order; only the directory's own where not recursive. Raises
-        NotFound where `path` is no directory."""
+        """Returns up to `count` tree entries below directory `path` (b"" is the root) after the
+        path `after` (b"": from the start), in byte order, and the applied LSN. Without `recursive`,
+        only the directory's direct entries. Raises NotFound if `path` is not a directory."""
         prefix = path + b"/" if path else b""
         items: list[tuple[bytes, TreeEntry]] = []
         with reading(self._environment, "the state") as txn:
@@ -356,12 +363,12 @@ class LmdbState:
                 if slash < 0:
                     items.append((key, decode_node(key, row)))
                 else:
-                    # Behind everything that this nested directory holds: '0' follows '/'.
+                    # Continue after the contents of this nested directory: '0' follows '/'.
                     rows = walk(key[:slash] + b"0")
             return items, self._applied_in(txn)
 
     def content(self, digest: Digest) -> bytes | None:
-        """An inlined payload's content; None where it is a blob, or nothing names it."""
+        """An inline payload's content; None if it is a blob, or nothing names it."""
         with reading(self._environment, "the state") as txn:
             row = txn.get(digest, db=self._tables.content)
         return None if row is None else codec.unseal("content", digest, row)
@@ -369,7 +376,8 @@ class LmdbState:
     def get_session(
         self, session: SessionID, sequence: int
     ) -> tuple[Session | None, ProposalResult | None]:
-        """The session, and what is stored of one of its sequences, at one moment."""
+        """Returns (the session, the stored result of one of its sequences), each or None, as of one
+        LSN."""
         key = codec.u64(session)
         result_key = key + codec.u64(sequence)
         with reading(self._environment, "the state") as txn:
@@ -381,7 +389,7 @@ class LmdbState:
         )
 
     def session_count(self) -> int:
-        """Including expired ones that no OpenSession has swept yet."""
+        """The number of sessions, including expired ones that no OpenSession has deleted yet."""
         with reading(self._environment, "the state") as txn:
             return int(txn.stat(self._tables.session)["entries"])
 
@@ -396,7 +404,7 @@ class LmdbState:
             }
 
     def names_blob(self, digest: Digest) -> bool:
-        """Whether the tree names it and it is no inlined payload."""
+        """Whether the tree names the payload and it is a blob."""
         with reading(self._environment, "the state") as txn:
             row = txn.get(digest, db=self._tables.payload)
         if row is None:
@@ -404,7 +412,7 @@ class LmdbState:
         return not codec.unseal_message("payload", digest, row, rows.PayloadRow).inlined
 
     def payload_size(self, digest: Digest) -> int | None:
-        """Of a payload that the tree names; None of others."""
+        """The size in bytes of a payload that the tree names; None for others."""
         with reading(self._environment, "the state") as txn:
             row = txn.get(digest, db=self._tables.payload)
         if row is None:

@@ -1,4 +1,4 @@
-"""Copies of the state: made of a read transaction while the state goes on, and looked into."""
+"""Copies the state from a read transaction while the state changes, and inspects copies."""
 
 import fcntl
 import hashlib
@@ -35,21 +35,21 @@ from partition_replica.storage.files import (
 from partition_replica.storage.state_tables import TABLES, Tables, iterate_blobs, read_applied
 
 PIPE_BYTES = PART_BYTES = 1024**2
-"""A pipe may have so many without a privilege, by Linux' default."""
+"""The largest pipe that Linux allows without a privilege, by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class CopiedFile:
-    """A copy's data.mdb: bytes, SHA-256."""
+    """A copy's data.mdb: size in bytes, SHA-256."""
 
     size: int
     digest: bytes
 
 
 class FrozenState:
-    """A state at one position, in a read transaction: LMDB keeps every page that it names, and the
-    file grows by what is written meanwhile, so it is short. May move to another thread (py-lmdb
-    opens every environment with NOTLS), but is used by one at a time."""
+    """A state at one position, in a read transaction. Keep it short: LMDB cannot reuse pages
+    meanwhile, so the file grows with every write. It may move to another thread (py-lmdb opens
+    every environment with NOTLS), but only one may use it at a time."""
 
     def __init__(
         self,
@@ -69,25 +69,25 @@ class FrozenState:
         self._given_up = False
 
     def give_up(self) -> None:
-        """A copy under way writes nothing more, and raises Cancelled. From any thread."""
+        """Cancels a copy in progress: it writes no more and raises Cancelled. Thread-safe."""
         self._given_up = True
 
     def check_wanted(self) -> None:
-        """Raises Cancelled if the state was given up. For work on its copy, too."""
+        """Raises Cancelled after `give_up`. Also for work on the finished copy."""
         if self._given_up:
-            raise Cancelled("the copy of the state was given up")
+            raise Cancelled("the copy of the state was cancelled")
 
     def copy(self, directory: Path, *, durably: bool = True) -> CopiedFile:
-        """Writes `directory`/data.mdb, compacted; LMDB does it without the GIL. Raises DiskFull,
-        StorageFailed, Damaged, Cancelled; what is there then is the caller's to remove."""
-        # A full disk puts nothing of the volume in doubt: only the copy is incomplete.
+        """Writes a compacted copy to `directory`/data.mdb. LMDB does it without the GIL. Raises
+        DiskFull, StorageFailed, Damaged, Cancelled; the caller then removes the directory."""
+        # A full disk does not affect other data: only the copy is incomplete.
         what = "a copy of the state"
         found = hashlib.sha256()
         size = 0
         with full_disk_refuses(what):
             create_directory(directory)
             with create_file(directory / DATA_FILE) as file:
-                # One compacts, the other hashes.
+                # One thread compacts, the other one hashes.
                 threads = ThreadPoolExecutor(2, "state-copy")
                 with threads, self._compacted(threads) as parts:
                     for part in parts:
@@ -104,14 +104,14 @@ class FrozenState:
 
     @contextmanager
     def _compacted(self, threads: ThreadPoolExecutor) -> Iterator[Iterator[memoryview]]:
-        """The compacted copy in parts, each good until the next one is taken.
+        """The compacted copy in parts, each valid until the next one is taken.
 
-        LMDB compacts in one thread and writes in another, and stops both behind each row that has
-        pages of its own: a write to the disk each time, which goes past the page cache, where it
-        is given a path. So it is given a pipe, and what comes out of that is put together.
+        LMDB compacts in one thread and writes in another. Both wait for each other after every row
+        that has pages of its own. If LMDB is given a path, each of these writes goes directly to
+        the disk. So it is given a pipe, and we write the data in larger parts.
         """
         reading, writing = os.pipe()
-        with suppress(OSError):  # it is faster, no more
+        with suppress(OSError):  # only an optimization
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
         def write() -> None:
@@ -130,8 +130,8 @@ class FrozenState:
             try:
                 yield _parts(pipe)
             finally:
-                # To its end, also where nobody wants it any more, though that takes as long as the
-                # rest of the copy: LMDB would wait for the signal of a broken pipe, which Python
+                # Read the pipe to its end, also after an error, although that takes as long as the
+                # rest of the copy: LMDB waits for the signal of a broken pipe, which Python
                 # ignores.
                 for _ in _parts(pipe):
                     pass
@@ -147,7 +147,7 @@ class FrozenState:
 
 
 def _begin(threads: ThreadPoolExecutor, work: Callable[[], None]) -> Future[None]:
-    """Raises StorageFailed where the system has no thread to give."""
+    """Submits work. Raises StorageFailed if the system cannot create a thread."""
     try:
         return threads.submit(work)
     except RuntimeError as error:
@@ -155,7 +155,7 @@ def _begin(threads: ThreadPoolExecutor, work: Callable[[], None]) -> Future[None
 
 
 def _parts(pipe: io.FileIO) -> Iterator[memoryview]:
-    """What comes through a pipe, PART_BYTES at a time."""
+    """Reads a pipe in parts of PART_BYTES."""
     buffer = memoryview(bytearray(PART_BYTES))
     while True:
         filled = 0
@@ -170,11 +170,10 @@ def _parts(pipe: io.FileIO) -> Iterator[memoryview]:
 def inspect_copy(
     directory: Path, *, pause: Callable[[], None] | None = None
 ) -> tuple[Position, list[tuple[Digest, int]]]:
-    """What a copied state is: its position, and the (digest, size) of the blobs it names. `pause`
-    is called before each few rows: it gives way to other threads (`give_way`), and what it raises
-    ends the reading.
+    """Returns the position of a copied state, and the (digest, size) of the blobs that it names.
 
-    Raises Damaged, StorageFailed.
+    `pause` is called every few rows, for example to yield to other threads (`give_way`). If it
+    raises, the reading ends. Raises Damaged, StorageFailed.
     """
     environment = open_read_only(directory, len(TABLES))
     try:
@@ -191,6 +190,6 @@ GIVE_WAY_S = 0.0002
 
 
 def give_way() -> None:
-    """Python runs one thread at a time, and one that only computes keeps the others waiting for 5
-    ms each time that they come back from a call of LMDB; one that sleeps doesn't."""
+    """Yields the GIL to other threads. Without it, a thread that only computes delays each return
+    of another thread from LMDB by 5 ms."""
     time.sleep(GIVE_WAY_S)

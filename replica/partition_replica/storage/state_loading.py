@@ -1,7 +1,7 @@
-"""A state made of rows that another one held, in order: what a restore writes.
+"""Builds a state from the rows of another one, in order, for a restore.
 
-Rows come as they are stored, sealed, and are checked. Nothing is durable, and the state is not
-one, before `finish`.
+Rows are passed as they are stored, sealed, and are checked. The state is neither durable nor valid
+before `finish`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from partition_replica.storage.state_tables import (
 )
 
 TRANSACTION_BYTES = 16 * 1024**2
-"""Of keys and rows that one transaction loads."""
+"""The size of keys and rows that one transaction loads."""
 
 LMDB_KEY_BYTES_MAX = 511
 
@@ -36,7 +36,7 @@ class StateLoader:
     """Loads one state into the new environment `path`. One thread."""
 
     def __init__(self, path: Path, order: Sequence[str]) -> None:
-        """`order`: the tables that rows come of, in the order in which they come."""
+        """`order`: the names of the tables, in the order in which their rows are added."""
         self._environment = open_environment(path, metasync=False, sync=False, tables=len(TABLES))
         self._tables = Tables(self._environment, create=True)
         self._order = {name: number for number, name in enumerate(order)}
@@ -48,30 +48,36 @@ class StateLoader:
         self.rows = dict.fromkeys(order, 0)
 
     def put_rows(self, table: str, rows: Sequence[tuple[bytes, bytes]]) -> None:
-        """Adds (key, row)s of one table behind the last ones; some hundred at once cost least.
-        Raises RowsRefused for one that is damaged or out of order, and then none of these is
-        added; StorageFailed."""
+        """Adds (key, row)s of one table after the previous ones; batches of some hundred are
+        fastest. Raises RowsRefused, and adds no row, if a row is damaged or out of order;
+        StorageFailed."""
         number = self._order.get(table, -1)
         if number < 0:
-            raise RowsRefused(f"a row of table {table!r}: known are {', '.join(self._order)}")
+            raise RowsRefused(
+                f"a row of the unknown table {table!r}; known are {', '.join(self._order)}"
+            )
         if not rows:
             return
         last_table, last = self._last
         if number < last_table:
-            raise RowsRefused(f"a row of table {table} is out of order: behind a later table's")
+            raise RowsRefused(
+                f"a row of table {table} is out of order: it comes after rows of a later table"
+            )
         keys = [key for key, _ in rows]
-        # The empty key comes before all others, so it is refused here, too.
+        # This refuses the empty key, too.
         before = [last if number == last_table else b"", *keys[:-1]]
         if not all(map(lt, before, keys)):
             key = next(key for lower, key in zip(before, keys, strict=True) if key <= lower)
             raise RowsRefused(
-                f"row {codec.shown_hex(key)} of table {table} is out of order, or there twice"
+                f"row {codec.shown_hex(key)} of table {table} is out of order, or a duplicate"
             )
         longest = max(map(len, keys))
         keyed = self._tables.keyed(table)
         most = LMDB_KEY_BYTES_MAX if keyed is None else KEY_BYTES_MAX
         if longest > most:
-            raise RowsRefused(f"a key of {longest} bytes in table {table}; allowed are 1 to {most}")
+            raise RowsRefused(
+                f"table {table} has a key of {longest} bytes; allowed are 1 to {most}"
+            )
         damaged = codec.first_unsealed(rows)
         if damaged is not None:
             raise RowsRefused(f"row {codec.shown_hex(damaged)} of table {table} fails its checksum")
@@ -86,13 +92,14 @@ class StateLoader:
         self.rows[table] += len(rows)
 
     def blobs(self) -> Iterator[tuple[Digest, int]]:
-        """(digest, size) of every blob that the rows name, by digest; when everything is loaded."""
+        """(digest, size) of every blob that the rows name, in order of the digests. Call it after
+        all rows are added."""
         with lmdb_failures("reading a state"), self._environment.begin() as txn:
             yield from iterate_blobs(txn, self._tables)
 
     def finish(self, position: Position, time_ms: int, clock_ms: int, history: str) -> None:
-        """Makes it the state at `position`, whole and durable, but for its name. `clock_ms`: that
-        of its sessions; `history`: the ID of what begins here."""
+        """Completes the state as of `position` and makes it durable, except for the directory's
+        name. `clock_ms`: the session clock; `history`: the new history ID."""
         self._flush()
         with lmdb_failures("commit of a state"):
             with self._environment.begin(write=True) as txn:
@@ -117,7 +124,7 @@ class StateLoader:
         self._pending_bytes = 0
 
     def _append_keyed(self, txn: Transaction, keyed: KeyTable) -> None:
-        """Puts the pending rows, long keys among them, in their order."""
+        """Puts the pending rows, some with long keys, in their order."""
         for long, group in groupby(self._pending, lambda row: len(row[0]) > SHORT_BYTES):
             if long:
                 for key, row in group:
@@ -127,8 +134,8 @@ class StateLoader:
 
 
 def _append(txn: Transaction, table: Any, rows: list[tuple[bytes, bytes]]) -> None:
-    """Puts rows behind all others of a table."""
+    """Appends rows to a table. Their keys are above all others of the table."""
     with txn.cursor(table) as cursor:
         # Ascending keys: appending to the right edge leaves full pages.
         _, added = cursor.putmulti(rows, append=True)
-    assert added == len(rows), "the order was checked"
+    assert added == len(rows), "put_rows has checked the order"

@@ -1,4 +1,4 @@
-"""The state's tables, and the state machine's view of them inside one write transaction."""
+"""The state's tables, and the state machine's view of them in one write transaction."""
 
 from collections.abc import Callable, Iterator
 
@@ -29,7 +29,8 @@ TABLES = (
     "tree_long",
 )
 LATER = frozenset({"unapplied", "value_long", "tree_long"})
-"""Tables that volumes of earlier versions lack until this one writes them: None when read-only."""
+"""Tables that volumes of earlier versions lack. They are created on open; if the volume is opened
+read-only, their handles are None."""
 
 
 class Tables:
@@ -52,18 +53,19 @@ class Tables:
         self.nodes = KeyTable("tree", self.tree, self.tree_long)
 
     def rows(self, txn: Transaction, name: str) -> Iterator[Row]:
-        """(whole key, sealed row) of a table that every state has, in the keys' order."""
+        """Every (whole key, sealed row) of a table that every state has, in the keys' order."""
         keyed = self.keyed(name)
         return iter(txn.cursor(getattr(self, name))) if keyed is None else keyed.rows(txn)
 
     def keyed(self, name: str) -> KeyTable | None:
-        """The table of that name, where keys may be long; None for the others."""
+        """The KeyTable of that name; None for a table without long keys."""
         return {"value": self.values, "tree": self.nodes}.get(name)
 
 
 class LmdbView:
-    """`core.ports.StateView` over one write transaction. Sessions are written back at the end:
-    a batch touches the same few over and over. `expiry` is told of each one that comes and goes."""
+    """`core.ports.StateView` on one write transaction. Sessions are written at the end, because a
+    batch changes the same few many times. `expiry` is updated for each session that is opened or
+    deleted."""
 
     def __init__(
         self, txn: Transaction, tables: Tables, applied: rows.AppliedRow, expiry: SessionExpiry
@@ -124,7 +126,7 @@ class LmdbView:
         if len(prefix) > SHORT_BYTES:
             first = self._nodes.first_from(self._txn, prefix)
             return first is not None and first.startswith(prefix)
-        # A mark of long paths begins as they do.
+        # The mark of long paths begins with their prefix, so one lookup finds these, too.
         cursor = self._txn.cursor(self._tree)
         return cursor.set_range(prefix) and cursor.key().startswith(prefix)
 
@@ -140,7 +142,10 @@ class LmdbView:
     def drop_payload_reference(self, digest: Digest) -> None:
         row = self._payload(digest)
         if row is None:
-            raise Damaged(f"payload {digest.hex()} is named by the tree and has no row")
+            raise Damaged(
+                f"the tree names payload {digest.hex()}, which has no row: the volume is damaged; "
+                "keep it"
+            )
         if row.references > 1:
             row.references -= 1
             self._txn.put(digest, codec.seal_message(digest, row), db=self._tables.payload)
@@ -199,7 +204,7 @@ class LmdbView:
         self._drop_results(prefix, prefix + codec.u64(sequence))
 
     def _drop_results(self, prefix: bytes, end: bytes | None) -> None:
-        """A session's results with keys below `end`; all of them where it is None."""
+        """Deletes a session's results with keys below `end`, or all of them if it is None."""
         cursor = self._txn.cursor(self._tables.result)
         found = cursor.set_range(prefix)
         while found and cursor.key().startswith(prefix) and (end is None or cursor.key() < end):
@@ -215,7 +220,7 @@ class LmdbView:
         self._txn.delete(codec.u64(member), db=self._tables.member)
 
     def note_unapplied(self, applied: Applied) -> None:
-        """Remembers what of an entry had no effect: an export leaves it out."""
+        """Stores which parts of an entry were ineffective: an export leaves these out."""
         result = applied.result
         whole = (
             applied.kind == "session_expired"
@@ -229,7 +234,7 @@ class LmdbView:
         self._txn.put(key, codec.seal_message(key, row), db=self._tables.unapplied)
 
     def finish(self, position: Position) -> None:
-        """Writes what was kept back, and the applied LSN."""
+        """Writes the changed sessions and the applied LSN."""
         self._write_sessions()
         put_applied(self._txn, self._tables, applied_row(position, self.time_ms, self.clock_ms))
 
@@ -279,7 +284,7 @@ def iterate_blobs(
 
 
 def applied_row(position: Position, time_ms: int, clock_ms: int) -> rows.AppliedRow:
-    """What a state at `position` says of itself, in this version's format."""
+    """The row with the applied position, in this version's format."""
     return rows.AppliedRow(
         format_version=codec.STATE_FORMAT_VERSION,
         index=position.index,
@@ -294,7 +299,7 @@ def put_applied(txn: Transaction, tables: Tables, applied: rows.AppliedRow) -> N
 
 
 def clock_of(applied: rows.AppliedRow) -> int:
-    """The clock of sessions; in format 1 it is the entries' wall time."""
+    """The session clock in milliseconds; in format 1 it is the entries' wall-clock time."""
     return applied.clock_ms if applied.HasField("clock_ms") else applied.time_ms
 
 
@@ -304,7 +309,7 @@ def put_history(txn: Transaction, tables: Tables, history: str) -> None:
 
 
 def read_history(environment: lmdb.Environment, tables: Tables) -> str:
-    """The history ID that a restore gave the state; "" if none did."""
+    """The history ID that a restore or an import gave the state, or ""."""
     with reading(environment, "the state") as txn:
         row = txn.get(HISTORY, db=tables.meta)
     if row is None:

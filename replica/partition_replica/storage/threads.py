@@ -1,4 +1,4 @@
-"""Work on threads that must not be left half done."""
+"""Work on threads that must not be abandoned halfway."""
 
 import asyncio
 import logging
@@ -20,9 +20,12 @@ async def finish(
     *,
     give_up: Callable[[], None] | None = None,
 ) -> T:
-    """Returns the result of `work`. A caller that is cancelled, however often, still waits for its
-    end, and is cancelled then, once: `give_up` is called at once, to hasten the end, and `undo`
-    gets the result. A Fatal is raised all the same: a failed fsync must end the process."""
+    """Waits for `work` and returns its result.
+
+    A cancelled caller still waits for the end of the work, no matter how often it is cancelled:
+    `give_up` is called at once to hasten the end, `undo` gets the result, and then the
+    cancellation is raised. If the work raises a Fatal, that is raised instead, because a failed
+    fsync must end the process."""
     future = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(future)
@@ -47,16 +50,16 @@ async def run_to_end(
     *,
     give_up: Callable[[], None] | None = None,
 ) -> T:
-    """Runs `body` on a thread. Cancelled, it waits for the body's end first: a thread can't be
-    stopped, and what it works on must not be taken away below it. Otherwise as `finish`."""
-    # Not to_thread: that is a task, which the loop's end cancels while the thread works on.
+    """Runs `body` on a thread, and waits for it as `finish` does: a thread cannot be stopped, and
+    the caller must not release resources that it still uses."""
+    # Not to_thread: that is a task. The loop's end cancels it while the thread still works.
     working = asyncio.get_running_loop().run_in_executor(None, body)
     return await finish(working, undo, give_up=give_up)
 
 
 async def all_ended(*works: Awaitable[object], failed: Callable[[Fatal], None]) -> None:
-    """Returns when all have ended, however. `failed` gets a Fatal as soon as it is raised. Raises
-    the first error then, and logs the others; a Fatal goes before any other."""
+    """Waits until all have ended. Passes each Fatal to `failed` as soon as it is raised. Then
+    raises one error, a Fatal if there is one, and logs the others."""
     errors: list[Exception] = []
 
     async def end(work: Awaitable[object]) -> None:
@@ -65,19 +68,19 @@ async def all_ended(*works: Awaitable[object], failed: Callable[[Fatal], None]) 
         except Fatal as error:
             errors.insert(0, error)
             failed(error)
-        except Exception as error:  # the others are ended all the same
+        except Exception as error:  # still wait for the others
             errors.append(error)
 
     await asyncio.gather(*map(end, works))
     for error in errors[1:]:
-        logger.error("another part did not end cleanly either", exc_info=error)
+        logger.error("another part also failed to stop cleanly", exc_info=error)
     if errors:
         raise errors[0]
 
 
 async def ahead(items: AsyncIterator[T], work: Callable[[T], None]) -> None:
-    """Does `work` for each item in order, on a thread, while the next one is on its way. The first
-    error of either is raised when no thread works any more; cancelled, it waits for that, too."""
+    """Calls `work` on a thread for each item, in order, while the next item is produced. An error
+    of either, or a cancellation, is raised once no thread works any more."""
     loop = asyncio.get_running_loop()
     working: asyncio.Future[None] | None = None
     try:
@@ -92,12 +95,12 @@ async def ahead(items: AsyncIterator[T], work: Callable[[T], None]) -> None:
 
 
 async def both(one: Awaitable[T], other: Awaitable[R]) -> tuple[T, R]:
-    """Both results. An error of one, or a cancellation, ends the other, and is raised when both
-    have ended; a Fatal of either comes first."""
+    """Runs both at the same time and returns their results. An error of one, or a cancellation,
+    cancels the other, and is raised once both have ended. A Fatal has precedence."""
     first, second = asyncio.ensure_future(one), asyncio.ensure_future(other)
     tasks: tuple[asyncio.Future[Any], ...] = (first, second)
     try:
-        # Not FIRST_EXCEPTION: that takes one that was cancelled for one that succeeded.
+        # Not FIRST_EXCEPTION: that ignores cancelled tasks.
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not any(task.done() and (task.cancelled() or task.exception()) for task in tasks):
             await asyncio.wait(tasks)

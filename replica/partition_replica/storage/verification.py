@@ -1,8 +1,8 @@
-"""Checks everything that a volume holds: every checksum, the log's contiguity, blobs against
-references, the state against itself and against a replay of the log. Reads only; what it needs to
-count and to replay goes into a scratch directory.
+"""Verifies a volume: every checksum, the log's contiguity, blobs against references, the state's
+consistency, and the state against a replay of the log. Reads the volume only; counts and the replay
+are written to a scratch directory.
 
-Findings are collected, not raised: one damaged row does not hide the next.
+Findings are collected, not raised, so a damaged row does not hide the next one.
 """
 
 import hashlib
@@ -29,28 +29,29 @@ from partition_replica.storage.state import LmdbState
 
 ROWS_A_TRANSACTION = 4096
 BYTES_A_TRANSACTION = 4 * 1024**2
-"""Of rows that are kept at a time: one may have a MiB and more."""
+"""The maximum size of the rows that are in memory at a time: one may have more than 1 MiB."""
 
 READ_BYTES = 1024 * 1024
 PROGRESS_BYTES = 64 * READ_BYTES
 
 COUNTS_PENDING_MAX = 4096
-"""Digests whose counts are in memory before they go into the scratch directory."""
+"""The maximum number of counts in memory before they are written to the scratch directory."""
 
 Progress = Callable[[str, int, int], None]
-"""(step, done, total): "log", "state", "blobs" or "replay"; total 0 where it is not known."""
+"""(step, done, total). The steps: "log", "state", "blobs", "replay". Total 0 means unknown."""
 
 Row = tuple[bytes, bytes]
 
 MEANINGLESS = (DecodeError, IndexError, ValueError)
-"""What rows raise whose checksums are right and that nobody of us wrote."""
+"""Errors of rows whose checksums are correct, but which no version of this program writes."""
 
 
 class Verification:
-    """One run. `state` does not change meanwhile (a stopped replica's, or a copy); `log` may be
-    appended to and pruned where `live`. Blobs that the state names stay for as long as it runs.
+    """One run. `state` must not change meanwhile: it is a stopped replica's, or a copy. If `live`,
+    `log` may be appended to and pruned. The caller keeps blobs that the state names.
 
-    cut_off: something else than what is verified kept it from its end: no room for scratch."""
+    cut_off: the run ended early because of a failure outside the volume, such as a full scratch
+    directory."""
 
     def __init__(
         self,
@@ -74,7 +75,8 @@ class Verification:
         self.cut_off = False
 
     def run(self) -> VerifyReport:
-        """The report. Takes as long as reading everything, and replaying the log, takes."""
+        """Runs the verification and returns the report. It reads the whole volume and replays the
+        log."""
         for name, step in (
             ("log", self._check_log),
             ("state", self._check_state),
@@ -86,15 +88,15 @@ class Verification:
                     step()
             except MEANINGLESS as error:
                 self.report.find(f"{name}: {type(error).__name__}: {error}")
-                self.report.unchecked.append(f"{name}: the rest, behind what is damaged")
+                self.report.unchecked.append(f"{name}: everything after the damage")
             except Damaged as error:
                 if str(error) not in self.report.findings:
                     self.report.find(str(error))
-                self.report.unchecked.append(f"{name}: the rest, behind what is damaged")
-            except (StorageFailed, OSError) as error:  # where we count and replay
+                self.report.unchecked.append(f"{name}: everything after the damage")
+            except (StorageFailed, OSError) as error:  # of the scratch directory
                 self.cut_off = True
                 self.report.unchecked.append(f"{name}: the rest: {error}")
-            except RequestRefused as error:  # compacted while we read
+            except RequestRefused as error:  # the log was compacted meanwhile
                 self.report.unchecked.append(f"{name}: {error}")
         if self.report.counts.get("findings", 0) > FINDINGS_MAX:
             self.report.unchecked.append(f"only the first {FINDINGS_MAX} findings are listed")
@@ -131,13 +133,13 @@ class Verification:
             if done % ROWS_A_TRANSACTION == 0:
                 self._progress("log", done, total)
             if len(key) != codec.U64_BYTES:
-                self.report.find(f"row {key.hex()} of table manifest is under no LSN")
+                self.report.find(f"the key of row {key.hex()} of table manifest is not an LSN")
                 continue
             index = codec.from_u64(key)
             if index != expected and self._moving(expected):
                 expected = max(expected, int(log.first_stored))
             if index != expected and not self._moving(index):
-                self.report.find(f"log entry {expected} is missing: the next one is {index}")
+                self.report.find(f"log entry {expected} is missing; the next entry is {index}")
             expected = index + 1
             data = self._unseal("manifest", key, row)
             if data is not None:
@@ -148,13 +150,13 @@ class Verification:
         self.report.counts["blob_references"] = found
         if not self._live and found != named:
             self.report.find(
-                f"entries name blobs {named} times, the table payload has {found} rows"
+                f"log entries name blobs {named} times, but the table payload has {found} rows"
             )
 
     def _check_entry(
         self, key: bytes, index: LSN, data: bytes, last_term: Term
     ) -> tuple[Term, int]:
-        """(its term, how many blobs it names)."""
+        """Returns (the entry's term, the number of blobs that it names)."""
         log = self._log
         with log.environment.begin() as txn:
             row = txn.get(key, db=log.tables.raft)
@@ -174,7 +176,9 @@ class Verification:
                 return last_term, 0
             term, entry_kind = entry.term, entry.kind
             if term < last_term and not self._moving(index):
-                self.report.find(f"log entry {index} has term {term}, behind {last_term}")
+                self.report.find(
+                    f"log entry {index} has term {term}, below the previous one, {last_term}"
+                )
             if term < 1:
                 self.report.find(f"log entry {index} has term 0 in its raft row")
         if entry_kind or not data:
@@ -185,8 +189,8 @@ class Verification:
         log = self._log
         try:
             body = types.EntryBody.FromString(data)
-        except Exception as error:  # whatever the decoder says
-            self.report.find(f"log entry {index} is no EntryBody: {error}")
+        except Exception as error:  # the decoder's errors are not documented
+            self.report.find(f"log entry {index} is not a valid EntryBody: {error}")
             return 0
         del body
         digests = set(blob_digests(_normal(index, data)))
@@ -195,12 +199,13 @@ class Verification:
         for digest in missing:
             if not self._moving(index):
                 self.report.find(
-                    f"log entry {index} names blob {digest.hex()}, the table payload does not"
+                    f"log entry {index} names blob {digest.hex()}, which is not in table payload"
                 )
         return len(digests)
 
     def _moving(self, index: int) -> bool:
-        """Rows that went while we read are no finding, nor are those that a leader may replace."""
+        """Whether the entry may change during the run: it is pruned, or not applied yet, so a
+        leader may overwrite it. Such an entry is not a finding."""
         if not self._live:
             return False
         return index > self._state.applied.index or index < self._log.first_stored
@@ -231,7 +236,8 @@ class Verification:
         self._progress("state", 3, 3)
 
     def _check_tree(self) -> None:
-        """Parents are directories; payloads are referenced as often as their rows say."""
+        """Checks that parents are directories, and that the payloads' reference counts are
+        right."""
         counts = Counts(self._scratch / "counts")
         with self._state.environment.begin() as txn:
             self._check_nodes(txn, counts)
@@ -249,9 +255,12 @@ class Verification:
             if parent:
                 above = tables.nodes.get_any(txn, parent)
                 if above is None or not _is_directory(parent, above):
-                    self.report.find(f"path {shown(path)} lies in no directory")
+                    self.report.find(f"path {shown(path)} has no parent directory")
             if not node.directory and len(node.digest) != DIGEST_BYTES:
-                self.report.find(f"path {shown(path)} names a payload by {len(node.digest)} bytes")
+                self.report.find(
+                    f"path {shown(path)} has a digest of {len(node.digest)} bytes instead of "
+                    f"{DIGEST_BYTES}"
+                )
             elif not node.directory:
                 counts.add(node.digest)
                 if txn.get(node.digest, db=tables.payload) is None:
@@ -266,19 +275,19 @@ class Verification:
             named = counts.get(digest)
             if named != payload.references:
                 self.report.find(
-                    f"payload {digest.hex()} is named by {named} paths, its row says "
+                    f"payload {digest.hex()} is named by {named} paths, but its row has "
                     f"{payload.references}"
                 )
             content = txn.get(digest, db=tables.content)
             if payload.inlined and (
                 content is None or len(content) - codec.CHECKSUM_BYTES != payload.size
             ):
-                self.report.find(f"the content of payload {digest.hex()} is missing or cut")
+                self.report.find(f"the content of payload {digest.hex()} is missing or truncated")
 
     # --- blobs --------------------------------------------------------------------------------
 
     def _check_blobs(self) -> None:
-        """Each blob that log or state names is here, whole; what else is here is counted."""
+        """Checks every blob that the log or the state names; counts all other blobs."""
         self._progress("blobs", 0, 0)
         done = 0
         for digest in self._named_blobs():
@@ -301,22 +310,24 @@ class Verification:
                     size += len(chunk)
         except FileNotFoundError:
             if self._live and not (self._log.names_blob(digest) or self._state.names_blob(digest)):
-                return  # the log dropped it while we read
+                return  # the log has pruned its entry meanwhile
             self.report.find(f"blob {digest.hex()} is missing")
             return
         except OSError as error:
-            self.report.find(f"blob {digest.hex()} can't be read: {error}")
+            self.report.find(f"blob {digest.hex()} cannot be read: {error}")
             return
         self.report.count("blobs")
         self.report.count("blob_bytes", size)
         expected = self._state.payload_size(digest)
         if expected is not None and expected != size:
-            self.report.find(f"blob {digest.hex()} has {size} bytes; the state says {expected}")
+            self.report.find(
+                f"blob {digest.hex()} has {size} bytes, but {expected} bytes in the state"
+            )
         elif hashed.digest() != digest:
-            self.report.find(f"blob {digest.hex()} has SHA-256 {hashed.hexdigest()}: damaged")
+            self.report.find(f"blob {digest.hex()} is damaged: its SHA-256 is {hashed.hexdigest()}")
 
     def _named_blobs(self) -> Iterator[Digest]:
-        """Each once: those of the log, then those that only the state names."""
+        """Each named blob once: those of the log, then those that only the state names."""
         last = b""
         keys = self._keys(self._log.environment, self._log.tables.payload)
         for key in keys:
@@ -331,10 +342,10 @@ class Verification:
     # --- rows ---------------------------------------------------------------------------------
 
     def _rows(self, environment: lmdb.Environment, table: Any, name: str) -> Iterator[Row]:
-        """Every row, in transactions that end soon: a long one makes LMDB grow."""
+        """Every row, in short transactions: long ones make the LMDB file grow."""
         after: bytes | None = None
         read = 0
-        while table is not None:  # one that volumes of earlier versions lack
+        while table is not None:  # volumes of earlier versions lack some tables
             found: list[Row] = []
             size = 0
             with reading(environment, name) as txn, txn.cursor(table) as cursor:
@@ -346,7 +357,7 @@ class Verification:
             if not found:
                 stored = self._count(environment, table)
                 if read != stored and not self._live:
-                    self.report.find(f"{name}: {read} rows are found, {stored} are counted")
+                    self.report.find(f"{name}: found {read} rows, but the table has {stored}")
                 return
             after = found[-1][0]
             read += len(found)
@@ -354,8 +365,8 @@ class Verification:
             yield from found
 
     def _keyed_rows(self, table: KeyTable, name: str) -> Iterator[Row]:
-        """`_rows`, where keys may be long; finds marks that are damaged, or that nothing leads to,
-        too."""
+        """As `_rows`, for a table with long keys. Also reports damaged marks, and nodes that no
+        mark leads to."""
         environment = self._state.environment
         with reading(environment, name) as txn:
             stored, nodes = table.stored(txn), table.node_count(txn)
@@ -368,7 +379,7 @@ class Verification:
 
         start = b""
         read = 0
-        while read <= stored:  # else one node is below two marks
+        while read <= stored:  # else two marks lead to one node
             found: list[Row] = []
             size = 0
             with reading(environment, name) as txn:
@@ -385,7 +396,7 @@ class Verification:
             yield from found
         if read + nodes != stored:
             self.report.find(
-                f"{name}: {read} rows and {nodes} marks are found, {stored} are counted"
+                f"{name}: found {read} rows and {nodes} marks, but the tables have {stored} rows"
             )
 
     def _keys(self, environment: lmdb.Environment, table: Any) -> Iterator[bytes]:
@@ -423,7 +434,8 @@ class Verification:
 
 
 class Counts:
-    """How often each digest was added, in an LMDB of its own: millions need no memory."""
+    """Counts how often each digest was added, in an LMDB environment, not in memory: there may be
+    millions."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir(parents=True)
@@ -453,7 +465,7 @@ class Counts:
 
 
 def _is_directory(path: bytes, row: bytes) -> bool:
-    """True for a damaged row, which is found in its own turn."""
+    """Whether a row is a directory's. True for a damaged row, which is a finding of its own."""
     try:
         return codec.unseal_message("tree", path, row, rows.NodeRow).directory
     except Damaged:

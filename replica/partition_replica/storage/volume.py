@@ -1,12 +1,14 @@
-"""A replica's volume: what lies where, and the order in which it is opened.
+"""A replica's volume: its layout, and the order in which it is opened.
 
 lock            flock of the process that uses the volume
 log/            LMDB: the log, hard state, configuration, identity
-state/<n>/      LMDB: generation n of the state; the log names the one in force
+state/<n>/      LMDB: generation n of the state; the log names the current one
 blobs/xx/       payloads above the inline limit, by SHA-256
-staging/        unfinished uploads and snapshots; emptied at start
-snapshots/      stored snapshots, of package partition_snapshots; snapshot-base/: what the last one
-                in an object store consists of. Nothing here reads, collects or removes them
+staging/        unfinished uploads, state transfers and copies; emptied at start
+snapshots/      stored snapshots, see package partition_snapshots
+snapshot-base/  rows of the last snapshot in an object store, the base of the next one
+
+The modules here neither read nor delete the last two.
 """
 
 import secrets
@@ -32,7 +34,7 @@ from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state import LmdbState
 
 IMPORT = "import"
-"""Below staging/, while a log is imported or a snapshot restored."""
+"""The directory below staging/ of an import or a restore in progress."""
 
 STATES = "state"
 SNAPSHOTS, SNAPSHOT_BASE = "snapshots", "snapshot-base"
@@ -50,7 +52,7 @@ class Volume:
         retention: LogRetention | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Opens or creates it, and collects what no reference names.
+        """Opens or creates the volume, and deletes blobs that nothing names.
 
         Raises Damaged, StorageFailed.
         """
@@ -68,19 +70,20 @@ class Volume:
         )
         self.states = StateGenerations(root / STATES, lambda: self.log.identity)
         self.states.open()
-        # Compaction relies on what is durable, and a killed process may have left more than that.
-        # What may go goes later, beside everything else: a start does not wait for it.
+        # Synced first: compaction relies on a durable state, and a killed process may have left
+        # batches that are not durable. Pruning runs later in the background, to start fast.
         self.log.initialize(self.state.sync().index, prune=False)
         self.garbage = GarbageCollector(self.log, self.states, self.blobs)
         self.blobs_collected = self.garbage.collect_at_start()
 
     @property
     def state(self) -> LmdbState:
-        """The one in force."""
+        """The current generation of the state."""
         return self.states.current
 
     def _check_log_is_there(self) -> None:
-        """A state without a log is damage, or an interrupted import, whose log comes last."""
+        """Raises Damaged for a state without a log, unless an import was interrupted before it
+        moved its log into place; then removes that state."""
         states = self.root / STATES
         if (self.root / "log").exists() or not states.exists():
             return
@@ -91,8 +94,8 @@ class Volume:
                 "the volume has a state and no log: the log is lost; keep the volume, and let the "
                 "operator rebuild this replica from the others"
             )
-        # Before the rest of the import goes, which says what this is.
-        with fatal_on_failure("removing what is left of an import"):
+        # Before staging/ is emptied, which shows that this state is left of an import.
+        with fatal_on_failure("removing the remains of an import"):
             for child in states.iterdir():
                 shutil.rmtree(child)
         sync_directory(states)

@@ -1,7 +1,8 @@
-"""The state beside a log of the seed: what its snapshots are called and how they hold keys. Pure.
+"""The format of the seed's snapshots: their names, and the encoding of keys. Pure.
 
-A snapshot is a tar: `kv-state` with every key first, then the tree below `fs/`. Its name says what
-it is a state of: `<partition>-<term>-<index>.snap`, each number of 16 decimal digits or more.
+A snapshot is a tar: first the file `kv-state` with all keys, then the tree below `fs/`. Its name
+contains partition and position: `<partition>-<term>-<index>.snap`, each number with at least 16
+decimal digits.
 """
 
 import re
@@ -24,21 +25,21 @@ KEYS = "kv-state"
 TREE = "fs"
 
 PAIR_BYTES_MAX = limits.KEY_BYTES_MAX + limits.VALUE_BYTES_MAX + 16
-"""Of a key and its value with their tags and lengths."""
+"""The maximum size of a key and its value, with their tags and lengths."""
 
 _NAME = re.compile(r"([0-9]{16,19})-([0-9]{16,19})-([0-9]{16,19})\.snap")
 _VARINT_BYTES_MAX = 5
-"""Of a pair's length: more than PAIR_BYTES_MAX needs."""
+"""The maximum size of a pair's length: more than PAIR_BYTES_MAX needs."""
 _VARINT_BITS = 7
-"""Of the number in each byte of a varint."""
+"""Bits of the number per byte of a varint."""
 _VARINT_MASK = 0x7F
 _VARINT_MORE = 0x80
-"""Set in every byte but the last one."""
+"""Set in every byte except the last one."""
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotName:
-    """What a snapshot's name says: of which partition, and as of which entry."""
+    """The partition and the position in a snapshot's name."""
 
     partition: int
     position: Position
@@ -49,20 +50,20 @@ def snapshot_name(partition: int, position: Position) -> str:
 
 
 def parse_snapshot_name(name: str) -> SnapshotName:
-    """Raises ImportRefused for a name that no snapshot of the seed has."""
+    """Parses a snapshot's name. Raises ImportRefused if it is not valid."""
     found = _NAME.fullmatch(name)
     if found is None:
         raise ImportRefused(
-            f"the base {name!r} is a file, and its name is not a snapshot's; allowed is "
-            "<partition>-<term>-<index>.snap with 16 decimal digits each, because the name alone "
-            "says which entry the state is as of: give the file the name that it was written under"
+            f"the base {name!r} is a file whose name is not a snapshot's; allowed is "
+            "<partition>-<term>-<index>.snap with 16 decimal digits each, because only the name "
+            "contains the position of the state: give the file its original name"
         )
     partition, term, index = map(int, found.groups())
     if not 1 <= index <= LSN_MAX or term > LSN_MAX:
         raise ImportRefused(
-            f"the base {name!r} is a state at entry {index} in term {term}; allowed are entries 1 "
-            "to 2^63 - 1 and terms 0 to 2^63 - 1. A log that begins at entry 1 needs no base: "
-            "import it without one"
+            f"the base {name!r} is a state as of entry {index} in term {term}; allowed are entries "
+            "1 to 2^63 - 1 and terms 0 to 2^63 - 1. If the log begins at entry 1, it needs no "
+            "base: import it without one"
         )
     return SnapshotName(partition, Position(LSN(index), Term(term)))
 
@@ -71,8 +72,8 @@ def parse_snapshot_name(name: str) -> SnapshotName:
 
 
 def encode_pair(key: bytes, value: bytes) -> bytes:
-    """A key of `kv-state`, with its length in front."""
-    # A field at its default is left out, as the seed's writer does.
+    """A key and its value as in `kv-state`, after their length."""
+    # A field with its default value is omitted, as by the seed.
     message = seed.KeyValue(key=key, value=value or None).SerializeToString(deterministic=True)
     length = bytearray()
     size = len(message)
@@ -84,8 +85,8 @@ def encode_pair(key: bytes, value: bytes) -> bytes:
 
 
 def read_pairs(read: Callable[[int], bytes], what: str) -> Iterator[tuple[bytes, bytes]]:
-    """Every (key, value) of `kv-state`. `read`: returns that many bytes, fewer at the end only.
-    `what`: how messages name it. Raises ImportRefused."""
+    """Every (key, value) of `kv-state`. `read(n)` returns n bytes, and fewer at the end only.
+    `what`: the file's name in messages. Raises ImportRefused."""
     number = 0
     while True:
         number += 1
@@ -95,33 +96,35 @@ def read_pairs(read: Callable[[int], bytes], what: str) -> Iterator[tuple[bytes,
             return
         if size > PAIR_BYTES_MAX:
             raise ImportRefused(
-                f"{where} has {size} bytes; allowed are {PAIR_BYTES_MAX}, so the file is damaged "
-                "or holds a larger value: use another copy of it"
+                f"{where} has {size} bytes; at most {PAIR_BYTES_MAX} are allowed, so the file is "
+                "damaged or contains a larger value: use another copy of it"
             )
         content = read(size)
         if len(content) < size:
             raise ImportRefused(
-                f"{where} has {size} bytes and {len(content)} are left: the file is cut; use "
-                "another copy of it"
+                f"{where} has {size} bytes and only {len(content)} are left: the file is "
+                "truncated; use another copy of it"
             )
         yield _parse_pair(content, where)
 
 
 def _read_length(read: Callable[[int], bytes], where: str) -> int | None:
-    """A varint; None at the end."""
+    """Reads a varint; returns None at the end of the file."""
     size = 0
     for shift in range(_VARINT_BYTES_MAX):
         byte = read(1)
         if not byte:
             if not shift:
                 return None
-            raise ImportRefused(f"{where} ends in its length: the file is cut; use another copy")
+            raise ImportRefused(
+                f"{where} ends inside its length: the file is truncated; use another copy of it"
+            )
         size |= (byte[0] & _VARINT_MASK) << (_VARINT_BITS * shift)
         if byte[0] < _VARINT_MORE:
             return size
     raise ImportRefused(
-        f"{where} has a length of more than {_VARINT_BYTES_MAX} bytes: the file is damaged, or no "
-        "list of keys; use another copy of it"
+        f"the length of {where} takes more than {_VARINT_BYTES_MAX} bytes: the file is damaged, or "
+        "not a file of keys; use another copy of it"
     )
 
 
@@ -135,17 +138,17 @@ def _parse_pair(content: bytes, where: str) -> tuple[bytes, bytes]:
         ) from error
     if len(UnknownFieldSet(pair)):
         raise ImportRefused(
-            f"{where} has a field that is unknown here; allowed are key and value: a newer version "
-            "may import it"
+            f"{where} has a field that this version does not know; allowed are key and value: try "
+            "a newer version"
         )
     try:
         check_key(pair.key, where)
     except InvalidArgument as error:
-        raise ImportRefused(f"{error}; such a state can't be imported") from error
+        raise ImportRefused(f"{error}; this state cannot be imported") from error
     if len(pair.value) > limits.VALUE_BYTES_MAX:
         raise ImportRefused(
-            f"{where}: the value of key {pair.key!r} has {len(pair.value)} bytes; allowed are "
-            f"{limits.VALUE_BYTES_MAX}: such a state can't be imported"
+            f"{where}: the value of key {pair.key!r} has {len(pair.value)} bytes; at most "
+            f"{limits.VALUE_BYTES_MAX} are allowed: this state cannot be imported"
         )
     return pair.key, pair.value
 
@@ -154,13 +157,14 @@ def _parse_pair(content: bytes, where: str) -> tuple[bytes, bytes]:
 
 
 def member_path(member: bytes, what: str) -> bytes:
-    """The path of the tree that a tar's member stands for; b"" is the root. Raises ImportRefused
-    for one outside of the tree."""
+    """The path in the tree of a tar member; b"" is the root. Raises ImportRefused if it is outside
+    the tree."""
     root, slash, path = member.partition(b"/")
     if root != TREE.encode() or (slash and not path):
         raise ImportRefused(
-            f"{what} holds {member!r}; allowed are {KEYS} as the first member, and {TREE} with "
-            f"paths below it: it is not a snapshot of the seed, or it is damaged"
+            f"{what} contains {member!r}; allowed are {KEYS} as the first member, and {TREE} with "
+            "paths below it: the file is damaged or not a snapshot of the seed; use another copy "
+            "of it"
         )
     if path:
         check_tree_path(path, what)
@@ -168,8 +172,8 @@ def member_path(member: bytes, what: str) -> bytes:
 
 
 def check_tree_path(path: bytes, what: str) -> None:
-    """Raises ImportRefused for a path that could leave the tree, or is too long."""
+    """Raises ImportRefused if the path is too long or could leave the tree."""
     try:
         check_path(path, f"{what}: path")
     except InvalidArgument as error:
-        raise ImportRefused(f"{error}; such a state can't be imported") from error
+        raise ImportRefused(f"{error}; this state cannot be imported") from error

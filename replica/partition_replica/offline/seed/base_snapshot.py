@@ -1,4 +1,4 @@
-"""A state written as a snapshot of the seed: a plain tar, `kv-state` first, then `fs/`."""
+"""Writes a state as a snapshot of the seed: an uncompressed tar, `kv-state` first, then `fs/`."""
 
 import tarfile
 from collections.abc import Callable, Iterator
@@ -17,8 +17,8 @@ Content = Callable[[TreeEntry], Iterator[bytes]]
 
 
 def write_snapshot(state: LmdbState, content: Content) -> Iterator[bytes]:
-    """The snapshot of a state that nobody changes meanwhile, in parts."""
-    # A member's size stands in front of it, so the keys are read twice.
+    """The snapshot of a state, in parts. The state must not change meanwhile."""
+    # A member's header contains its size, so the keys are read twice.
     size = sum(len(encode_pair(*pair)) for pair in _pairs(state))
     yield _header(KEYS.encode(), TreeEntry(False, FILE_MODE, size))
     for pair in _pairs(state):
@@ -54,7 +54,7 @@ def _pairs(state: LmdbState) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _nodes(state: LmdbState) -> Iterator[tuple[bytes, TreeEntry]]:
-    """In byte order, so that a directory comes before what it holds."""
+    """All tree entries in byte order, so a directory comes before its contents."""
     after = b""
     while True:
         items, _ = state.list_tree_entries(b"", after, True, PAGE_PATHS)

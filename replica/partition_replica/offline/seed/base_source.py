@@ -1,9 +1,9 @@
-"""The state that a pruned log of the seed goes on from, read with suspicion: a snapshot of the
-seed, or a directory tree beside a file of keys. `base_format` has the names and encodings.
+"""Reads the untrusted state that a pruned log of the seed continues from: a snapshot of the seed,
+or a directory tree and a file of keys. `base_format` has the names and encodings.
 
-Both are read twice, as the log is: once to check everything, once to write. What a hostile archive
-could make large is bounded: unpacked bytes by the room that the volume has, a header and a pair of
-keys by their own limits; nothing is kept in memory a member.
+Both are read twice, as the log is: once to check everything, once to write it. Hostile archives
+cannot exhaust resources: unpacked bytes are bounded by the volume's free space, headers and
+key-value pairs by their own limits, and memory does not grow with the number of members.
 """
 
 import gzip
@@ -39,7 +39,7 @@ from partition_replica.offline.seed.source_files import (
 )
 
 HEADER_BYTES_MAX = 1024 * 1024
-"""Of what tarfile reads in one piece: a header, and the long names that stand in front of it."""
+"""The maximum size of a header with the long names before it, which tarfile reads at once."""
 
 _BLOCK_BYTES = 512
 _GZIP = b"\x1f\x8b"
@@ -54,13 +54,13 @@ _MODES = 0o777
 ANY_BYTES = "surrogateescape"
 
 Done = Callable[[int], None]
-"""(how much was read, in the unit of `SeedBase.total`)."""
+"""(the amount read, in the unit of `SeedBase.total`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BaseNode:
-    """A file or a directory of the tree. mode: permission bits; special_bits: it has others, too;
-    chunks: a file's content, to be read before the next node is asked for."""
+    """A file or a directory of the tree. mode: permission bits; special_bits: whether it has other
+    mode bits; chunks: a file's content, which must be read before the next node."""
 
     path: bytes
     directory: bool
@@ -73,16 +73,16 @@ class BaseNode:
 
 @dataclass(frozen=True, slots=True)
 class BaseContents:
-    """An open base. The pairs come first: nodes are asked for when there is no further pair."""
+    """An open base. All pairs must be read before the first node."""
 
     pairs: Iterator[tuple[bytes, bytes]]
     nodes: Iterator[BaseNode]
 
 
 class SeedBase(Protocol):
-    """A state as of `position`, whose term is a bound: the entry's own is not above it; 0 if not
-    known. total: of what `open` tells how much was read, 0 if not known; unverified: what this form
-    gives no way to check."""
+    """A state as of `position`. Its term is an upper bound of the entry's term; 0 means unknown.
+    total: the total of the progress that `open` reports, 0 if unknown; unverified: facts that this
+    format gives no way to check."""
 
     position: Position
     what: str
@@ -90,15 +90,15 @@ class SeedBase(Protocol):
     unverified: Sequence[str]
 
     def open(self, room_bytes: int, done: Done) -> AbstractContextManager[BaseContents]:
-        """Opens it for one pass. Raises ImportRefused, then and later, for everything that is
-        wrong, for more than room_bytes, and, at the end, if it changed meanwhile."""
+        """Opens the base for one pass. This and later reads raise ImportRefused if the base is
+        damaged, has more than `room_bytes`, or has changed."""
         ...
 
 
 @dataclass(slots=True)
 class BaseSurvey:
-    """What a pass over a base found. room_bytes: what it may unpack to; digest: tells it from a
-    changed one."""
+    """The result of a pass over a base. room_bytes: the maximum unpacked size; digest: differs if
+    the base has changed."""
 
     room_bytes: int = 0
     files: int = 0
@@ -118,8 +118,8 @@ class BaseSurvey:
 
 
 def survey_base(base: SeedBase, room_bytes: int, done: Done) -> BaseSurvey:
-    """The first pass: checks all but what only the state can tell, that a path or a key is there
-    twice or a directory is missing. Raises ImportRefused."""
+    """The first pass. Checks everything except for duplicate paths and keys and missing
+    directories, which the second pass finds. Raises ImportRefused."""
     found = BaseSurvey(room_bytes)
     with base.open(room_bytes, done) as contents:
         for pair in contents.pairs:
@@ -133,22 +133,22 @@ def survey_base(base: SeedBase, room_bytes: int, done: Done) -> BaseSurvey:
 
 
 class SnapshotBase:
-    """A file `<partition>-<term>-<index>.snap`: a tar, plain or in gzip."""
+    """A file `<partition>-<term>-<index>.snap`: a tar, uncompressed or compressed with gzip."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ImportRefused for what is no regular file of such a name."""
+        """Raises ImportRefused if it is not a regular file with such a name."""
         self.what = f"the base {path}"
         descriptor, found = open_regular(path, self.what)
         os.close(descriptor)
         name = base_format.parse_snapshot_name(path.name)
         self.position = name.position
         self.unverified: Sequence[str] = (
-            f"whether the base is of the log's partition: its name says partition {name.partition},"
-            " and a log says none",
+            f"whether the base is of the log's partition: its name has partition {name.partition}, "
+            "and a log does not contain its partition",
             "the content of the base's files and keys, if it is not compressed: a tar has "
-            "checksums of its headers alone",
-            "permissions in the base: the seed adds read and write for everybody when it writes a "
-            "snapshot, so they may be wider than they were in its tree",
+            "checksums of its headers only",
+            "permissions in the base: the seed adds read and write permission for all users when "
+            "it writes a snapshot, so the original ones are unknown",
         )
         self._path = path
         self._identity = identity_of(found)
@@ -166,8 +166,8 @@ class SnapshotBase:
             if keys is None or keys.name != KEYS or not keys.isreg():
                 name = "nothing" if keys is None else repr(keys.name[:256])
                 raise ImportRefused(
-                    f"{self.what} begins with {name}; the first member of a snapshot is the file "
-                    f"{KEYS}: it is not a snapshot of the seed"
+                    f"{self.what} begins with {name}; the first member of a snapshot must be the "
+                    f"file {KEYS}: give a snapshot of the seed"
                 )
             content = io.BufferedReader(_Content(unpacked, keys), CHUNK_BYTES)
             yield BaseContents(
@@ -183,8 +183,8 @@ class SnapshotBase:
         for magic, command in _OTHERS.items():
             if head.startswith(magic):
                 raise ImportRefused(
-                    f"{self.what} is compressed in a way that is unknown here; allowed are a plain "
-                    f"tar and gzip: unpack it with `{command}`, and keep its name"
+                    f"{self.what} has an unsupported compression; allowed are an uncompressed tar "
+                    f"and gzip: decompress it with `{command}`, and keep its name"
                 )
         return gzip.GzipFile(fileobj=file, mode="rb") if head.startswith(_GZIP) else file
 
@@ -200,18 +200,18 @@ class SnapshotBase:
                 member = tar.next()
             except (tarfile.TarError, RecursionError, ValueError) as error:
                 raise ImportRefused(
-                    f"{self.what} is cut or damaged at byte {unpacked.tell()} of the archive "
+                    f"{self.what} is truncated or damaged at byte {unpacked.tell()} of the archive "
                     f"({error}): use another copy of it"
                 ) from error
             if member is None:
                 break
-            tar.members = []  # type: ignore[attr-defined]  # it would remember each
+            tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps every member
             yield member
-        # A block that is no header ends the loop as the end of the archive does.
+        # tarfile also ends the loop at a block that is not a header.
         if len(unpacked.last) < _BLOCK_BYTES or any(unpacked.last):
             raise ImportRefused(
-                f"{self.what} is cut or damaged at byte {unpacked.tell()} of the archive: use "
-                "another copy of it"
+                f"{self.what} is truncated or damaged at byte {unpacked.tell()} of the archive: "
+                "use another copy of it"
             )
 
     def _nodes(
@@ -222,15 +222,18 @@ class SnapshotBase:
             where = f"{name[:256]!r} of {self.what}"
             if member.issparse() or not (member.isreg() or member.isdir()):
                 raise ImportRefused(
-                    f"{where} is {_member_kind(member)}; allowed are files and directories, since "
-                    "the seed writes nothing else: such a state can't be imported"
+                    f"{where} is {_member_kind(member)}; only files and directories are allowed, "
+                    "because the seed writes nothing else: this state cannot be imported"
                 )
             check_file_size(member.size, where)
             path = base_format.member_path(name, self.what)
             done()
             if not path:
                 if not member.isdir():
-                    raise ImportRefused(f"{where} is a file; {TREE} is the tree's root")
+                    raise ImportRefused(
+                        f"{where} is a file; {TREE} must be a directory, the tree's root: use "
+                        "another copy of the snapshot"
+                    )
                 continue
             yield BaseNode(
                 path,
@@ -242,22 +245,24 @@ class SnapshotBase:
             )
 
     def _check_end(self, unpacked: "_Unpacked") -> None:
-        """Two blocks of zeros, and nothing but zeros behind them."""
+        """Checks that the archive ends with two blocks of zeros, and only zeros after them."""
         rest = unpacked.read(_BLOCK_BYTES)
         if len(rest) < _BLOCK_BYTES:
-            raise ImportRefused(f"{self.what} lacks its end: it is cut; use another copy of it")
+            raise ImportRefused(
+                f"{self.what} lacks the end of its archive: it is truncated; use another copy of it"
+            )
         while rest:
             if any(rest):
                 raise ImportRefused(
-                    f"{self.what} goes on behind the end of its archive: it is damaged; use "
+                    f"{self.what} has data after the end of its archive: it is damaged; use "
                     "another copy of it"
                 )
             rest = unpacked.read(CHUNK_BYTES)
 
 
 class _Unpacked:
-    """What tarfile reads: the archive without its compression, forwards only, a bounded part at a
-    time, and no more than there is room for."""
+    """The file object that tarfile reads: the decompressed archive. It only reads forwards, and it
+    bounds the size of each read and of the whole."""
 
     def __init__(self, file: Any, what: str, room_bytes: int) -> None:
         self._file = file
@@ -265,7 +270,7 @@ class _Unpacked:
         self._room_bytes = room_bytes
         self._position = 0
         self.last = b""
-        """What was read last."""
+        """The result of the last read."""
 
     def tell(self) -> int:
         return self._position
@@ -274,47 +279,48 @@ class _Unpacked:
         if not 0 <= size <= HEADER_BYTES_MAX:
             raise ImportRefused(
                 f"{self._what} has a header of {size} bytes at byte {self._position} of the "
-                f"archive; allowed are {HEADER_BYTES_MAX}: it is damaged, use another copy of it"
+                f"archive; at most {HEADER_BYTES_MAX} are allowed: it is damaged, use another copy "
+                "of it"
             )
         with refused_on_failure(self._what):
             try:
                 self.last = self._file.read(size)
             except (EOFError, zlib.error, gzip.BadGzipFile) as error:
                 raise ImportRefused(
-                    f"{self._what} is cut or damaged at byte {self._position} of the archive "
+                    f"{self._what} is truncated or damaged at byte {self._position} of the archive "
                     f"({error}): use another copy of it"
                 ) from error
         self._position += len(self.last)
         if self._position > self._room_bytes:
             raise ImportRefused(
-                f"{self._what} unpacks to more than the {self._room_bytes} bytes that the volume "
-                "has free: give a larger volume, if the archive is what it should be"
+                f"{self._what} unpacks to more than the {self._room_bytes} bytes that are free on "
+                "the volume: give a larger volume, if you trust the archive"
             )
         return bytes(self.last)
 
     def seek(self, position: int) -> int:
         if position < self._position:
             raise ImportRefused(
-                f"{self._what} has a header at byte {self._position} of the archive that points "
-                "back: it is damaged, use another copy of it"
+                f"{self._what} has a header that points backwards at byte {self._position} of the "
+                "archive: it is damaged, use another copy of it"
             )
         while self._position < position:
             self.read_some(position - self._position)
         return position
 
     def read_some(self, most: int) -> bytes:
-        """At least one of the next `most` bytes. Raises ImportRefused at the end."""
+        """Reads 1 to `most` bytes. Raises ImportRefused at the end."""
         chunk = self.read(min(CHUNK_BYTES, most))
         if not chunk:
             raise ImportRefused(
                 f"{self._what} ends at byte {self._position} of the archive, {most} bytes too "
-                "early: it is cut; use another copy of it"
+                "early: it is truncated; use another copy of it"
             )
         return chunk
 
 
 class _Content(io.RawIOBase):
-    """A member's content; other members begin behind it."""
+    """The content of one member of the archive."""
 
     def __init__(self, unpacked: _Unpacked, member: tarfile.TarInfo) -> None:
         self._unpacked = unpacked
@@ -353,14 +359,14 @@ def _member_kind(member: tarfile.TarInfo) -> str:
 
 
 class TreeBase:
-    """A directory with the tree, as of entry `index`, and a file with its keys."""
+    """A directory with the tree and a file with the keys, as of entry `index`."""
 
     def __init__(self, tree: Path, keys: Path, index: LSN) -> None:
-        """Raises ImportRefused for what is no directory, or no regular file."""
+        """Raises ImportRefused if `keys` is not a regular file."""
         self.position = Position(index, Term(0))
         self.what = f"the base {tree}"
         self.unverified: Sequence[str] = (
-            f"whether {tree} and {keys} are as of entry {int(index)}: nothing in them says",
+            f"whether {tree} and {keys} are as of entry {int(index)}: they do not contain an LSN",
         )
         self.total = 0
         self._tree = tree
@@ -390,8 +396,8 @@ class TreeBase:
 
 
 class _Walk:
-    """A directory tree in the order of its names, opened without following links. A directory
-    stays open while what it holds is read."""
+    """Walks a directory tree in the order of its names, without following links. A directory stays
+    open while its contents are read."""
 
     def __init__(self, root: int, what: str, room_bytes: int, done: Done) -> None:
         self._what = what
@@ -441,13 +447,13 @@ class _Walk:
                 node = _describe(path, found, chunks)
             else:
                 raise ImportRefused(
-                    f"{where} is {kind_of(mode)}; allowed are files and directories, since the "
-                    "seed writes nothing else: remove it from a copy of the tree"
+                    f"{where} is {kind_of(mode)}; only files and directories are allowed, because "
+                    "the seed writes nothing else: import a copy of the tree without it"
                 )
         if self._size > self._room_bytes:
             raise ImportRefused(
-                f"{self._what} holds more than the {self._room_bytes} bytes that the volume has "
-                "free: give a larger volume"
+                f"{self._what} has more than the {self._room_bytes} bytes that are free on the "
+                "volume: give a larger volume"
             )
         return node
 
@@ -461,9 +467,9 @@ def _describe(path: bytes, found: os.stat_result, chunks: Iterator[bytes]) -> Ba
 
 
 def check_file_size(size: int, where: str) -> None:
-    """Raises ImportRefused for a file above its limit."""
+    """Raises ImportRefused if a file is too large."""
     if not 0 <= size <= limits.PAYLOAD_BYTES_MAX:
         raise ImportRefused(
-            f"{where} has {size} bytes; allowed are {limits.PAYLOAD_BYTES_MAX}: such a state can't "
-            "be imported"
+            f"{where} has {size} bytes; at most {limits.PAYLOAD_BYTES_MAX} are allowed: this state "
+            "cannot be imported"
         )

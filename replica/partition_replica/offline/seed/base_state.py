@@ -1,4 +1,4 @@
-"""The state made of a base that a pruned log of the seed goes on from: the second pass over it."""
+"""The second pass over the base of a pruned log of the seed: writes the state."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ from partition_replica.storage.state_tables import LmdbView
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 * 1024**2
-"""What one transaction of the state takes: whichever comes first."""
+"""The maximum rows and bytes per transaction of the state, whichever comes first."""
 
 T = TypeVar("T")
 
 Store = Callable[[Iterator[bytes]], Digest]
-"""Makes content a blob of the volume, durably."""
+"""Stores content as a blob of the volume, durably."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """A path of the tree with its node; content of one that the state itself holds."""
+    """A path of the tree with its tree entry, and the content if it is inline."""
 
     path: bytes
     node: TreeEntry
@@ -48,10 +48,10 @@ def write_base(
     store: Store,
     done: Done,
 ) -> None:
-    """Makes the new state `path` that of the base, durably, as of `position`.
+    """Writes the base into the new state `path`, durably, as of `position`.
 
-    found: of the first pass. Raises ImportRefused, StorageFailed; what is there then is the
-    caller's to remove.
+    found: the result of the first pass. Raises ImportRefused, StorageFailed; the caller then
+    removes `path`.
     """
     again = BaseSurvey()
     state = LmdbState(path)
@@ -105,8 +105,8 @@ def _put_keys(state: LmdbState, pairs: list[tuple[bytes, bytes]], what: str) -> 
         for key, value in pairs:
             if view.get_value(key) is not None:
                 raise ImportRefused(
-                    f"{what} has the key {key[:256]!r} twice; a state has each key once: it is "
-                    "damaged, use another copy of it"
+                    f"{what} has the key {key[:256]!r} twice, so it is damaged: use another copy "
+                    "of it"
                 )
             view.put_value(key, value)
 
@@ -118,16 +118,15 @@ def _put_nodes(state: LmdbState, batch: list[_Row], what: str) -> None:
             where = f"{row.path[:256]!r} of {what}"
             if view.get_tree_entry(row.path) is not None:
                 raise ImportRefused(
-                    f"{where} is there twice; a tree has each path once: it is damaged, use "
-                    "another copy of it"
+                    f"{where} exists twice, so the base is damaged: use another copy of it"
                 )
             above = parent(row.path)
             if above:
                 directory = view.get_tree_entry(above)
                 if directory is None or not directory.directory:
                     raise ImportRefused(
-                        f"{where} lies in no directory of it; a directory comes before what it "
-                        "holds: it is damaged, use another copy of it"
+                        f"{where} has no parent directory before it, so the base is damaged: use "
+                        "another copy of it"
                     )
             if not row.node.directory:
                 view.add_payload_reference(row.node.digest, row.node.size, row.content)

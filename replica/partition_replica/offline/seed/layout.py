@@ -1,9 +1,9 @@
-"""The seed's log of directories: `<LSN, 13 base-36 digits>/MANIFEST, RAFT, 1, 2, …`. Pure: names,
-translation between its files and our entries, and what is refused.
+"""The seed's log of directories: `<LSN, 13 base-36 digits>/MANIFEST, RAFT, 1, 2, …`. Pure: checks
+names and files, and translates between files and our entries.
 
-MANIFEST is a seed.Manifest, RAFT a bare raftpb.Entry, the others are payloads, numbered in base 36.
-Fields and encodings that are unknown here are kept: an imported entry holds the original bytes
-wherever encoding its operations again would give others.
+MANIFEST is a seed.Manifest, RAFT a bare raftpb.Entry; the other files are payloads, numbered in
+base 36. Unknown fields and encodings are kept: an imported entry contains the original bytes if
+encoding its operations again would give different ones.
 """
 
 import re
@@ -30,12 +30,12 @@ OPERATIONS_MAX = 8192
 PAYLOADS_MAX = 8192
 RAFT_BYTES_MAX = 64 * 1024
 MANIFEST_BYTES_MAX = limits.PROPOSAL_BYTES_MAX + 16 * OPERATIONS_MAX
-"""A proposal's 1 MiB, and what its operations may grow by in this layout (a directory's mode takes
-up to 7 bytes more, a payload's name 2, the mark of a path of the tree 2, lengths 2): what was
-exported can be imported."""
+"""A proposal's 1 MiB, and what its operations may grow by in this layout: up to 7 bytes for a
+directory's mode, 2 for a payload's name, 2 for the flag of a path of the tree, 2 for lengths. So
+every exported entry can be imported."""
 
 BODY_BYTES_MAX = limits.PROPOSAL_BYTES_MAX
-"""Payloads are carried in the entry up to this size of the whole."""
+"""Payloads are inline as long as the entry stays within this size."""
 
 _LSN_DIGITS = 13
 _GO_MODE_DIRECTORY = 0x80000000
@@ -43,9 +43,9 @@ _GO_MODE_BITS = _GO_MODE_DIRECTORY | 0o777
 _ENTRY_NAME = re.compile(rf"[0-9a-z]{{{_LSN_DIGITS}}}")
 _PAYLOAD_NAME = re.compile(r"[1-9a-z][0-9a-z]{0,3}")
 _ENTRY_TYPE_MAX = 2
-"""Of raftpb.EntryType: ConfChangeV2."""
+"""The highest raftpb.EntryType: ConfChangeV2."""
 _CARRIED_OVERHEAD_BYTES = 16
-"""More than what a payload's data costs beside its own bytes: tags and lengths."""
+"""An upper bound of the tags and lengths that inline data adds to an entry."""
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -65,28 +65,29 @@ def entry_name(lsn: LSN) -> str:
 
 
 def parse_entry_name(name: str) -> LSN:
-    """Raises ImportRefused for a name that no entry has."""
+    """The LSN in an entry's directory name. Raises ImportRefused for any other name."""
     lsn = int(name, 36) if _ENTRY_NAME.fullmatch(name) else 0
     if not 1 <= lsn <= LSN_MAX:
         raise ImportRefused(
-            f"{name!r} in the log's directory is no entry; allowed are directories named by an LSN "
-            f"from 1 in {_LSN_DIGITS} lower-case base-36 digits: move everything else away"
+            f"{name!r} in the log's directory is not an entry; allowed are directories whose names "
+            f"are an LSN from 1 in {_LSN_DIGITS} lower-case base-36 digits: move everything else "
+            "away"
         )
     return LSN(lsn)
 
 
 def place(lsn: LSN, file: str = "") -> str:
-    """How messages name an entry, and a file of it."""
+    """The name of an entry, or of a file of it, in messages."""
     return f"entry {int(lsn)} ({entry_name(lsn)}{'/' + file if file else ''})"
 
 
 def check_names(lsn: LSN, names: Iterable[str]) -> tuple[bool, int]:
-    """What an entry's directory holds: (whether RAFT is there, how many payloads). Raises
-    ImportRefused for what is missing, and for what does not belong there."""
+    """Checks the file names of an entry's directory. Returns (whether RAFT exists, the number of
+    payloads). Raises ImportRefused for missing and for unknown files."""
     rest = set(names)
     if MANIFEST not in rest:
         raise ImportRefused(
-            f"{place(lsn, MANIFEST)} is missing; every entry has one, of 0 bytes where it has no "
+            f"{place(lsn, MANIFEST)} is missing; every entry has one, of 0 bytes if it has no "
             "operations: restore the directory from another copy of the log"
         )
     with_raft = RAFT in rest
@@ -95,20 +96,20 @@ def check_names(lsn: LSN, names: Iterable[str]) -> tuple[bool, int]:
     for name in sorted(rest):
         if not _PAYLOAD_NAME.fullmatch(name):
             raise ImportRefused(
-                f"{place(lsn)} holds {name!r}; allowed are {MANIFEST}, {RAFT} and payloads 1, 2, … "
-                "in base 36: move everything else away"
+                f"{place(lsn)} contains {name!r}; allowed are {MANIFEST}, {RAFT} and payloads 1, "
+                "2, … in base 36: move everything else away"
             )
     if len(numbers) > PAYLOADS_MAX:
         raise ImportRefused(
-            f"{place(lsn)} has {len(numbers)} payloads; allowed are {PAYLOADS_MAX}: such a log "
-            "can't be imported"
+            f"{place(lsn)} has {len(numbers)} payloads; at most {PAYLOADS_MAX} are allowed: this "
+            "log cannot be imported"
         )
     for number in range(1, len(numbers) + 1):
         if number not in numbers:
             raise ImportRefused(
-                f"{place(lsn, base36(number))} is missing, though the entry has payloads behind "
-                "it; payloads are numbered from 1 without a gap: restore the file from another "
-                "copy of the log"
+                f"{place(lsn, base36(number))} is missing, and the entry has payloads with higher "
+                "numbers; payloads are numbered from 1 without a gap: restore the file from "
+                "another copy of the log"
             )
     return with_raft, len(numbers)
 
@@ -118,8 +119,8 @@ def check_names(lsn: LSN, names: Iterable[str]) -> tuple[bool, int]:
 
 @dataclass(frozen=True, slots=True)
 class RaftFile:
-    """A RAFT file. kind as in model.LogEntry; explained: its data reads as that of an
-    application's entry, or it is a configuration change."""
+    """A RAFT file. kind: as in model.LogEntry; explained: the entry is a configuration change, or
+    its data decodes as that of an application's entry."""
 
     term: Term
     kind: int
@@ -127,11 +128,12 @@ class RaftFile:
 
 
 def parse_raft(lsn: LSN, content: bytes) -> RaftFile:
-    """Raises ImportRefused for what is no raftpb.Entry, or not this entry's."""
+    """Parses a RAFT file. Raises ImportRefused if it is not a raftpb.Entry, or not of this
+    entry."""
     where = place(lsn, RAFT)
     copy = "restore the file from another copy of the log"
     if not content:
-        raise ImportRefused(f"{where} has 0 bytes; type, term and index are always there: {copy}")
+        raise ImportRefused(f"{where} has 0 bytes; type, term and index are required: {copy}")
     entry = seed.RaftEntry()
     try:
         entry.ParseFromString(content)
@@ -140,7 +142,7 @@ def parse_raft(lsn: LSN, content: bytes) -> RaftFile:
     for name in ("type", "term", "index"):
         if not entry.HasField(name):
             raise ImportRefused(
-                f"{where} lacks its {name}; type, term and index are always written: {copy}"
+                f"{where} lacks its {name}; type, term and index are required: {copy}"
             )
     if entry.type > _ENTRY_TYPE_MAX:
         raise ImportRefused(
@@ -149,8 +151,8 @@ def parse_raft(lsn: LSN, content: bytes) -> RaftFile:
         )
     if entry.index != lsn:
         raise ImportRefused(
-            f"{where} has index {entry.index}; the index equals the LSN, {int(lsn)}: the directory "
-            f"holds another entry's file; {copy}"
+            f"{where} has index {entry.index}; the index must equal the LSN, {int(lsn)}: the "
+            f"directory contains another entry's file; {copy}"
         )
     if not 1 <= entry.term <= LSN_MAX:
         raise ImportRefused(f"{where} has term {entry.term}; allowed are 1 to 2^63 - 1: {copy}")
@@ -165,13 +167,13 @@ def _explained(data: bytes) -> bool:
 
 
 def make_raft(lsn: LSN, term: Term) -> bytes:
-    """The RAFT of an application's entry that never had one: as the seed backfills it."""
+    """The RAFT of an application's entry that has none, as the seed backfills it."""
     data = seed.RaftData(id=lsn, data=seed.LogData(local_path=entry_name(lsn).encode()))
     return encode_raft(lsn, term, 0, data.SerializeToString(deterministic=True))
 
 
 def make_empty_raft(position: Position) -> bytes:
-    """The RAFT of an entry that does nothing, as a new leader's."""
+    """The RAFT of an entry without operations, such as a new leader's first entry."""
     return encode_raft(position.index, position.term, 0, b"")
 
 
@@ -185,8 +187,9 @@ def encode_raft(lsn: LSN, term: Term, kind: int, data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """A MANIFEST. verbatim: encoding the operations again gives other bytes, so these are kept;
-    mode_bits_dropped: directories created with more than permission bits."""
+    """A MANIFEST. verbatim: encoding the operations again gives different bytes, so the original
+    ones are kept; mode_bits_dropped: the number of directories created with more than permission
+    bits."""
 
     operations: list[types.Operation]
     verbatim: bool
@@ -194,8 +197,8 @@ class ManifestFile:
 
 
 def parse_manifest(lsn: LSN, content: bytes, payload_count: int) -> ManifestFile:
-    """Raises ImportRefused for what does not decode, can't be applied, or links other payloads
-    than the `payload_count` that are there."""
+    """Parses a MANIFEST. Raises ImportRefused if it does not decode, has an invalid operation, or
+    does not link exactly the payloads 1 to `payload_count`."""
     where = place(lsn, MANIFEST)
     manifest = seed.Manifest()
     try:
@@ -206,8 +209,8 @@ def parse_manifest(lsn: LSN, content: bytes, payload_count: int) -> ManifestFile
         ) from error
     if len(manifest.operations) > OPERATIONS_MAX:
         raise ImportRefused(
-            f"{where} has {len(manifest.operations)} operations; allowed are {OPERATIONS_MAX}: "
-            "such a log can't be imported"
+            f"{where} has {len(manifest.operations)} operations; at most {OPERATIONS_MAX} are "
+            "allowed: this log cannot be imported"
         )
     operations = [
         _translate(f"{where}: operation {number}", lsn, operation, payload_count)
@@ -217,7 +220,7 @@ def parse_manifest(lsn: LSN, content: bytes, payload_count: int) -> ManifestFile
         try:
             check_operation(operation, number, payload_count)
         except InvalidArgument as error:
-            raise ImportRefused(f"{where}: {error}; such an entry can't be imported") from error
+            raise ImportRefused(f"{where}: {error}; this entry cannot be imported") from error
     _check_all_linked(lsn, operations, payload_count)
     dropped = sum(
         bool(operation.create_directory.mode & ~_GO_MODE_BITS)
@@ -248,9 +251,9 @@ def _translate(
             return _translate_link(where, lsn, operation.create_hard_link, payload_count)
         case _:
             raise ImportRefused(
-                f"{where} is of a kind that is unknown here; allowed are create_hard_link, "
-                "remove_directory_entry, create_directory, set_key and delete_key: a newer version "
-                "may import it"
+                f"{where} is of a kind that this version does not know; allowed are "
+                "create_hard_link, remove_directory_entry, create_directory, set_key and "
+                "delete_key: try a newer version"
             )
 
 
@@ -270,7 +273,7 @@ def _translate_link(
     ours.payload = int(name, 36)
     if ours.payload > payload_count:
         raise ImportRefused(
-            f"{where} links payload {name}, and {place(lsn, name)} is missing: restore the file "
+            f"{where} links payload {name}, but {place(lsn, name)} is missing: restore the file "
             "from another copy of the log"
         )
     return types.Operation(create_hard_link=ours)
@@ -281,9 +284,9 @@ def _check_all_linked(lsn: LSN, operations: list[types.Operation], payload_count
     for number in range(1, payload_count + 1):
         if number not in linked:
             raise ImportRefused(
-                f"{place(lsn, base36(number))} is linked by no operation of {MANIFEST}, which is "
-                "how a MANIFEST that was cut at an operation's boundary shows; every payload is "
-                "linked: restore the MANIFEST from another copy of the log"
+                f"{place(lsn, base36(number))} is a payload that no operation of {MANIFEST} links; "
+                f"all payloads must be linked, so the {MANIFEST} may be truncated after an "
+                f"operation: restore the {MANIFEST} from another copy of the log"
             )
 
 
@@ -331,8 +334,8 @@ def make_body(
     raft: bytes | None,
     payloads: Sequence[tuple[int, int]],
 ) -> types.EntryBody:
-    """The entry of (size, mode) payloads, whose digests and data are still to be filled in; the
-    digests are 32 zeros, so its size is what it will be without data."""
+    """The entry with the given (size, mode) payloads. The caller fills in their digests and data.
+    The digests are 32 zeros until then, so the entry has its final size except for the data."""
     imported = types.ImportedEntry(
         payloads=[
             types.Payload(digest=bytes(DIGEST_BYTES), size=size, mode=mode)
@@ -346,8 +349,8 @@ def make_body(
 
 
 def carried(body: types.EntryBody) -> list[bool]:
-    """Which payloads of `make_body`'s entry it carries itself; the others are blobs. In order,
-    those that are small enough as long as the entry stays within BODY_BYTES_MAX."""
+    """Which payloads of `make_body`'s entry are inline; the others are blobs. In order, each small
+    payload is inline if the entry stays within BODY_BYTES_MAX."""
     room = BODY_BYTES_MAX - body.ByteSize() - _CARRIED_OVERHEAD_BYTES
     found: list[bool] = []
     for payload in body.imported.payloads:
@@ -364,16 +367,16 @@ def check_file_size(lsn: LSN, file: str, size: int) -> None:
     most = {MANIFEST: MANIFEST_BYTES_MAX, RAFT: RAFT_BYTES_MAX}.get(file, limits.PAYLOAD_BYTES_MAX)
     if size > most:
         raise ImportRefused(
-            f"{place(lsn, file)} has {size} bytes; allowed are {most}: such an entry can't be "
-            "imported"
+            f"{place(lsn, file)} has {size} bytes; at most {most} are allowed: this entry cannot "
+            "be imported"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class EntryFiles:
-    """An entry as it is written: payloads in the order of their numbers, raft None for no file.
-    dropped: operations that had no effect and are left out; reduced: what of ours this layout
-    has no place for."""
+    """The files of an entry: payloads in the order of their numbers; raft is None for no file.
+    dropped: the number of operations that had no effect and are left out; reduced: parts of the
+    entry that this layout cannot store."""
 
     raft: bytes | None = None
     manifest: bytes = b""
@@ -385,9 +388,13 @@ class EntryFiles:
 def export_normal(
     lsn: LSN, term: Term, body: types.EntryBody, *, whole: bool, outcomes: bytes
 ) -> EntryFiles:
-    """The files of a normal entry. `whole`: nothing of it had an effect; else a byte (Outcome) an
-    operation, empty where all had: what had none is left out, as the seed knows no condition.
-    Imported entries are what they were; term 0 is an entry without Raft."""
+    """The files of a normal entry.
+
+    `whole`: the entry had no effect at all. `outcomes`: otherwise, one byte (Outcome) per
+    operation, or empty if all had an effect. Operations without effect are left out, because the
+    seed has no preconditions. Imported entries get their original files. Term 0 stands for an
+    entry without Raft.
+    """
     raft = make_raft(lsn, term) if term else None
     match body.WhichOneof("body"):
         case "imported":
@@ -434,36 +441,45 @@ def _export_proposal(
 
 
 def parse_hard_state(name: str, content: bytes) -> HardState:
-    """`name`: how the file is called in messages. Raises ImportRefused."""
+    """`name`: the file's name in messages. Raises ImportRefused."""
     state = seed.HardState()
     try:
         state.ParseFromString(content)
     except DecodeError as error:
-        raise ImportRefused(f"{name} does not decode as raftpb.HardState ({error})") from error
+        raise ImportRefused(
+            f"{name} does not decode as raftpb.HardState ({error}): use another copy of the file, "
+            "or import without it"
+        ) from error
     for needed in ("term", "commit"):
         if not state.HasField(needed):
             raise ImportRefused(
-                f"{name} lacks its {needed}; raftpb.HardState always has it: take the file from "
-                "another copy, or import without it"
+                f"{name} lacks its {needed}, which is required: use another copy of the file, or "
+                "import without it"
             )
     if max(state.term, state.commit) > LSN_MAX:
-        raise ImportRefused(f"{name} has a term or commit above 2^63 - 1: it is damaged")
+        raise ImportRefused(
+            f"{name} has a term or commit above 2^63 - 1, so it is damaged: use another copy of "
+            "the file, or import without it"
+        )
     return HardState(Term(state.term), MemberID(state.vote), LSN(state.commit))
 
 
 def parse_conf_state(name: str, content: bytes) -> Configuration:
-    """`name`: how the file is called in messages. Raises ImportRefused."""
+    """`name`: the file's name in messages. Raises ImportRefused."""
     state = seed.ConfState()
     try:
         state.ParseFromString(content)
     except DecodeError as error:
-        raise ImportRefused(f"{name} does not decode as raftpb.ConfState ({error})") from error
+        raise ImportRefused(
+            f"{name} does not decode as raftpb.ConfState ({error}): use another copy of the file, "
+            "or import without it"
+        ) from error
     everybody = [*state.voters, *state.learners]
     if not state.voters or 0 in everybody or len(set(everybody)) < len(everybody):
         raise ImportRefused(
             f"{name} has voters {list(state.voters)} and learners {list(state.learners)}; allowed "
-            "are one voter or more, each member once and none 0: take the file from another copy, "
-            "or import without it"
+            "are at least one voter, no member twice, and no member 0: use another copy of the "
+            "file, or import without it"
         )
     return Configuration(
         tuple(state.voters),

@@ -1,9 +1,9 @@
-"""A stopped replica's log written as the seed writes it, a directory an entry.
+"""Exports a stopped replica's log as the seed's log of directories.
 
-target/log/<LSN>/MANIFEST, RAFT, 1, 2, …; target/hard_state and target/conf_state in raftpb form,
-where the log is or was Raft's; the state, if asked for: target/base/state and target/base/blobs, or
-target/base/<partition>-<term>-<index>.snap as the seed writes it (`base_snapshot`).
-It is staged beside the target and renamed when all of it is durable.
+target/log/<LSN>/MANIFEST, RAFT, 1, 2, …; target/hard_state and target/conf_state in raftpb form, if
+the log is or was replicated; the state, on request: target/base/state and target/base/blobs, or a
+snapshot of the seed, target/base/<partition>-<term>-<index>.snap (`base_snapshot`).
+The export is staged beside the target and renamed once all of it is durable.
 """
 
 import hashlib
@@ -50,24 +50,25 @@ PAGE_BYTES = 4 * 1024**2
 CHUNK_BYTES = 1024 * 1024
 APPLY_ENTRIES = 1024
 SYNC_FILES = 2048
-"""Files and directories that wait for their fsync, at most."""
+"""The maximum number of files and directories that wait for their fsync."""
 
 SYNC_THREADS = 16
-"""Many fsyncs at once share the file system's commits."""
+"""Concurrent fsyncs share the file system's commits."""
 
 BOOTSTRAP = Position(LSN(1), Term(1))
-"""Where a group that was replicated from its start begins: nothing was ever at LSN 1."""
+"""The boundary of a group that was replicated from its start. It never had an entry at LSN 1."""
 
 Progress = Callable[[int, int], None]
-"""(entries done, of how many)."""
+"""(entries done, total entries)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportReport:
-    """What was exported. first and last: LSNs; with_raft: entries that have RAFT; left_out:
-    operations that had no effect; uncommitted: entries behind the last committed one, which are
-    not exported; base: the LSN of the state that was written, 0 for none; notes: what this layout
-    has no place for, and what an import will need."""
+    """What was exported. first, last: LSNs; entries, with_raft, payloads: counts of entries, of
+    entries with a RAFT file and of payloads; left_out: the number of operations without effect,
+    which are not exported; uncommitted: the number of entries after the last committed one, which
+    are not exported; base: the LSN of the exported state, 0 for none; notes: data that this layout
+    cannot store, and what an import needs."""
 
     first: int
     last: int
@@ -91,27 +92,31 @@ def export_log(
     snapshot_of: int | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> ExportReport:
-    """Writes what a log stores and has committed to the new or empty directory `target`, durably.
+    """Writes the stored, committed entries of a log to the new or empty directory `target`,
+    durably.
 
-    log, state: opened read-only; blobs: the volume's. What is committed and not applied yet is
-    applied to a copy, so that operations without effect are known. with_base: the state, too, as of
-    the last entry written; snapshot_of: as the seed's snapshot of the partition of that number.
-    Raises InvalidArgument for a target that holds something, Damaged, StorageFailed; nothing is
-    left of the target then.
+    log, state: opened read-only; blobs: the volume's directory of blobs. Committed entries that are
+    not applied yet are applied to a copy of the state, because operations without effect are not
+    exported. with_base: also writes the state as of the last entry; snapshot_of: writes it as the
+    seed's snapshot of the partition with this number. Raises InvalidArgument if the target is not
+    empty, Damaged, StorageFailed; then the target does not exist.
     """
     if snapshot_of is not None and not with_base:
-        raise InvalidArgument("a form of the base goes with the base: add --with-base")
+        raise InvalidArgument("--base-form needs a base: add --with-base")
     if snapshot_of is not None and not 0 <= snapshot_of < 10**16:
-        raise InvalidArgument(f"partition {snapshot_of}: allowed are 0 to 16 decimal digits")
+        raise InvalidArgument(
+            f"--partition {snapshot_of} is not allowed; give a number of at most 16 decimal digits"
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InvalidArgument(f"{target} holds something already: give a new directory")
+        raise InvalidArgument(f"{target} is not an empty directory: give a new or empty directory")
     if not target.parent.is_dir():
-        raise InvalidArgument(f"{target.parent} is no directory: create it first")
+        raise InvalidArgument(f"{target.parent} is not a directory: create it first")
     applied = state.applied.index
     if not log.boundary.index <= applied <= log.last.index:
         raise Damaged(
-            f"the state is at {applied}, outside of the log's {log.boundary.index} to "
-            f"{log.last.index}: state and log are not of one replica, or one of them is damaged"
+            f"the state is at LSN {applied}, outside of the log's range {log.boundary.index} to "
+            f"{log.last.index}: state and log are of different replicas, or one of them is "
+            "damaged; keep the volume"
         )
     partial = target.with_name(f".{target.name}.partial")
     _remove(partial)
@@ -141,7 +146,7 @@ def _remove(path: Path) -> None:
 
 
 def _catch_up(log: LmdbLog, state: LmdbState, scratch: Path) -> LmdbState:
-    """The state at the last committed entry: itself, or a copy to which the rest was applied."""
+    """The state at the last committed entry: `state`, or a copy with the other entries applied."""
     if state.applied.index >= log.committed:
         return state
     state.copy(scratch)
@@ -164,7 +169,7 @@ def _pages(log: LmdbLog, lo: LSN, last: LSN) -> Iterator[list[LogEntry]]:
 
 
 class _Syncs:
-    """Files and directories that were written, made durable many at a time."""
+    """Collects written files and directories, and makes many of them durable at a time."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(SYNC_THREADS, "sync")
@@ -181,7 +186,7 @@ class _Syncs:
         self._files.append(path)
 
     def directory(self, path: Path) -> None:
-        """A directory whose files were named before."""
+        """Adds a directory, whose files must have been added before."""
         self._directories.append(path)
         if len(self._files) + len(self._directories) >= SYNC_FILES:
             self.flush()
@@ -204,7 +209,7 @@ def _sync(path: Path) -> None:
 
 
 class _Export:
-    """One export into an empty directory. `state` is at the last entry that is written."""
+    """One export into an empty directory. `state` is at the last entry to export."""
 
     def __init__(self, log: LmdbLog, state: LmdbState, blobs: Path, root: Path) -> None:
         self._log = log
@@ -225,7 +230,7 @@ class _Export:
             make_directory(entries)
             bootstrapped = first == BOOTSTRAP.index + 1 and self._log.boundary == BOOTSTRAP
             if bootstrapped and not self._log.base:
-                # So that the log is whole, and imports without a base.
+                # With an entry at LSN 1, the log is complete and needs no base for an import.
                 self._write(entries, LSN(1), EntryFiles(layout.make_empty_raft(BOOTSTRAP)))
                 self._report = replace(self._report, first=1)
             total = max(0, last - first + 1)
@@ -269,7 +274,7 @@ class _Export:
         if files.raft is not None:
             self._write_file(directory / RAFT, [files.raft])
         for number, payload in enumerate(files.payloads, 1):
-            # Its mode becomes the file's in the tree: that is the original's rule, too.
+            # The file's mode becomes its mode in the tree, as in the seed.
             self._write_file(directory / base36(number), self._content(payload), payload.mode)
         self._syncs.directory(directory)
         self._reduced |= files.reduced
@@ -289,7 +294,7 @@ class _Export:
                 write_file(file, chunk, path.name)
             with fatal_on_failure(f"the permissions of {path.name}"):
                 os.fchmod(file.fileno(), mode)
-            if not mode & 0o400:  # it can't be opened again
+            if not mode & 0o400:  # it cannot be opened again
                 sync_file(file.fileno(), path.name)
                 return
         self._syncs.file(path)
@@ -311,7 +316,7 @@ class _Export:
             self._write_file(self._root / "conf_state", [content])
 
     def _write_base(self) -> None:
-        """The state as it is, and the blobs that it names."""
+        """Writes a copy of the state, and the blobs that it names."""
         base, root = self._root / "base", self._root / "base" / "blobs"
         make_directory(base)
         self._state.copy(base / "state")
@@ -342,24 +347,24 @@ class _Export:
         notes: list[str] = []
         if self._reduced:
             left_out = ", ".join(sorted(self._reduced))
-            notes.append(f"this layout has no place for {left_out}")
+            notes.append(f"this layout cannot store {left_out}: left out")
         if report.uncommitted:
             notes.append(
                 f"entries {report.last + 1} to {report.last + report.uncommitted} are not "
-                "committed, and not exported"
+                "committed, so they are not exported"
             )
         if report.first > 1 and not with_base:
             notes.append(
-                f"the log begins at {report.first}: an import needs the state that it goes on "
-                "from; export with the base (--with-base)"
+                f"the log begins at LSN {report.first}: an import also needs the state that it "
+                "continues from; export again with the base (--with-base)"
             )
         if not report.entries:
-            notes.append("the log stores no entry: there is none to import")
+            notes.append("the log is empty: no entry is exported")
         return notes
 
 
 def _read_blob(root: Path, digest: Digest, size: int) -> Iterator[bytes]:
-    """A blob's content, in chunks. Raises Damaged where it is not what its name says."""
+    """A blob's content, in chunks. Raises Damaged if its digest is wrong."""
     hashed = hashlib.sha256()
     try:
         with blob_path(root, digest).open("rb", buffering=0) as file:

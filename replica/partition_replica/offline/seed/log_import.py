@@ -1,9 +1,9 @@
-"""A log of directories made into a new volume.
+"""Imports a log of directories into a new volume.
 
-Two passes: the first (`log_survey`) reads and checks everything and writes nothing; the second
-writes, and finds out where the source changed meanwhile. The volume is staged whole and moved into
-place at the end (`new_volume`). Every entry counts as committed and is applied, so the volume is
-ready to serve.
+The first of two passes (`log_survey`) reads and checks everything and writes nothing. The second
+writes, and fails if the source has changed since the first. The volume is staged completely and
+moved into place at the end (`new_volume`). Every entry counts as committed and is applied, so the
+volume is ready to serve.
 """
 
 import hashlib
@@ -65,17 +65,19 @@ from partition_replica.storage.state_tables import TABLES, Tables
 
 BATCH_ENTRIES = 1024
 BATCH_BYTES = 8 * 1024**2
-"""What one transaction of the log, and one of the state, takes."""
+"""The maximum entries and bytes per transaction of the log, and of the state."""
 
 BACKFILL_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What was imported. first and last: LSNs; with_raft: entries that have RAFT; blobs: files that
-    were stored beside the log, the base's too; base: the entry that the base is as of, 0 without
-    one; highest_term: of the entries' RAFT, 0 without any.
-    unverified: what this layout gives no way to check; adjusted: what is not as it was."""
+    """What was imported. first, last: LSNs; entries, with_raft, payloads: counts of entries, of
+    entries with a RAFT file and of payloads; blobs: the number of blobs stored, including the
+    base's; base: the LSN of the base's state, 0 without a base; highest_term: the highest term of a
+    RAFT file, 0 without any.
+    unverified: facts that this layout gives no way to check; adjusted: differences from the
+    source."""
 
     first: int
     last: int
@@ -102,17 +104,19 @@ def import_log(  # noqa: PLR0913  # one keyword for each option of the command
     progress: Progress = lambda _done, _total: None,
     base_progress: Progress = lambda _done, _total: None,
 ) -> ImportReport:
-    """Makes the log in the directory `source` the new volume `data`: a standalone partition or,
-    `replicated`, the sole voter of a group.
+    """Imports the log in the directory `source` into the new volume `data`: as a standalone group
+    or, if `replicated`, as the sole voter of a group.
 
-    hard_state, conf_state: files in raftpb form. base: the state that the log goes on from, needed
-    if it begins above LSN 1 or was pruned whole: the directory that an export with the base wrote,
-    a snapshot of the seed, or a tree with its keys. Entries up to its position are stored and not
-    applied again. base_progress: of a base that is not a directory, in bytes of the snapshot or in
-    paths of the tree, over both passes; a total of 0 is not known.
-    Durable when it returns; interrupted at any point the volume is still new, or complete. Raises
-    ImportRefused, naming entry and file, for damage, for a volume that is not new and for a source
-    that changes, StorageFailed where a write fails; both leave the volume as it was.
+    hard_state, conf_state: files in raftpb form. base: the state that the log continues from: the
+    directory that an export with the base wrote, a snapshot of the seed, or a tree with its keys.
+    It is required if the log begins above LSN 1 or has no entry. Entries up to the base's position
+    are stored and not applied again. base_progress: progress over both passes of a base that is not
+    from an export, in bytes of the snapshot or in paths of the tree; total 0 means unknown.
+
+    The volume is durable when this returns. If it is interrupted, the volume is still new, or
+    complete. Raises ImportRefused, which names entry and file, for damage, for a source that
+    changes, and for a volume that is not new; StorageFailed if a write fails. Both leave the volume
+    unchanged.
     """
     if not cluster:
         raise ImportRefused("the cluster ID is empty: give a UUID")
@@ -139,8 +143,8 @@ def import_log(  # noqa: PLR0913  # one keyword for each option of the command
 
 @dataclass(slots=True)
 class _Effects:
-    """What had no effect in the replay. unexpected: at which the original would have failed; it
-    passes over what exists already, and over removals of what is not there."""
+    """Operations without effect in the replay. expected: the seed ignores them, too (creation of
+    an existing path, removal of a missing one); unexpected: the seed would have failed."""
 
     expected: Tally = field(default_factory=Tally)
     unexpected: Tally = field(default_factory=Tally)
@@ -160,7 +164,7 @@ class _Effects:
 
 
 class _Writer:
-    """The second pass: everything below volume.staged, durably."""
+    """The second pass: writes everything below volume.staged, durably."""
 
     def __init__(self, source: SourceLog, found: Survey, volume: NewVolume) -> None:
         self._source = source
@@ -175,13 +179,13 @@ class _Writer:
         self.blobs = 0
 
     def write_base(self, progress: Progress) -> None:
-        """The state that the log goes on from, if there is one."""
+        """Writes the state that the log continues from, if there is one."""
         base = self._found.base
         if isinstance(base, ImportBase):
             self._copy_base(base)
         elif base is not None:
             survey = self._found.seed_base
-            assert survey is not None, "the first pass was over it"
+            assert survey is not None, "the first pass read it"
             paths = survey.files + survey.directories
             total = 2 * (base.total or paths)
             write_base(
@@ -194,7 +198,7 @@ class _Writer:
             )
 
     def write(self, cluster: ClusterID, progress: Progress) -> None:
-        """A standalone log with its state, applied to the end."""
+        """Writes a standalone log, and its state with all entries applied."""
         base = self._found.base
         log = self._open_log()
         try:
@@ -205,7 +209,8 @@ class _Writer:
             state = LmdbState(self._state_path)
             try:
                 self._write_entries(log, state, progress)
-                # At the address of another group its LSNs would be taken for that group's.
+                # A new history ID: a client that was connected to another group at the same address
+                # must not take these LSNs for that group's.
                 state.begin_history(str(uuid.uuid4()))
             finally:
                 state.close()
@@ -214,7 +219,7 @@ class _Writer:
             log.close()
 
     def replicate(self) -> None:
-        """Gives the log Raft's metadata: the volume becomes a sole voter."""
+        """Backfills the log; the volume becomes a sole voter."""
         log = self._open_log()
         try:
             progress = log.begin_backfill()
@@ -238,7 +243,7 @@ class _Writer:
     def _write_entries(self, log: LmdbLog, state: LmdbState, progress: Progress) -> None:
         done = total = len(self._source)
         for batch in self._batches():
-            # Not by `append`: entries of a standalone log have no term, and these keep theirs.
+            # Not with `append`: it gives entries no term, and these keep theirs.
             with lmdb_failures("commit of the log"), log.environment.begin(write=True) as txn:
                 log.tables.put(txn, batch, Term(0))
             fresh = [entry for entry in batch if entry.index > state.applied.index]
@@ -297,7 +302,7 @@ class _Writer:
     # --- blobs and base -----------------------------------------------------------------------
 
     def _store(self, chunks: Iterator[bytes]) -> Digest:
-        """Makes content a blob, durably."""
+        """Stores content as a blob, durably."""
         path = self._uploads / f"import-{next(self._serial)}"
         hashed = hashlib.sha256()
         with create_file(path) as file:
@@ -316,8 +321,8 @@ class _Writer:
         return digest
 
     def _copy_base(self, base: ImportBase) -> None:
-        """The state and its blobs; each must be what its name says. The old group's members and
-        the old replica's notes of what had no effect go."""
+        """Copies the state and its blobs, and checks the blobs' digests. Leaves out the old group's
+        members and the old replica's notes of ineffective entries."""
         make_directory(self._state_path)
         what = f"the base's state {base.path / 'state' / 'data.mdb'}"
         with create_file(self._state_path / "data.mdb") as copy:
@@ -332,15 +337,15 @@ class _Writer:
             actual = self._store(_content(base.blob(digest), what))
             if actual != digest:
                 raise ImportRefused(
-                    f"{what} is not what its name says, its SHA-256: that is {actual.hex()}; use "
-                    "another copy of the base"
+                    f"{what} is damaged: its SHA-256 is {actual.hex()}, which differs from its "
+                    "name; use another copy of the base"
                 )
         environment = open_environment(self._state_path, metasync=True, tables=len(TABLES))
         try:
-            tables = Tables(environment, create=True)  # one of an earlier version lacks the last
+            tables = Tables(environment, create=True)  # a base of an earlier version lacks some
             with lmdb_failures("commit of the state"), environment.begin(write=True) as txn:
                 txn.drop(tables.member, delete=False)
-                assert tables.unapplied is not None, "it was made"
+                assert tables.unapplied is not None, "Tables has created it"
                 txn.drop(tables.unapplied, delete=False)
         finally:
             environment.close()
@@ -375,32 +380,35 @@ def _report(log: SourceLog, found: Survey, writer: _Writer, replicated: bool) ->
 
 def _unverified(found: Survey, effects: _Effects) -> list[str]:
     notes = [
-        "whether a MANIFEST was cut at an operation's boundary: it shows only where a payload is "
-        "left that nothing links"
+        "whether a MANIFEST was truncated after an operation: that is visible only if a payload "
+        "is left that no operation links"
     ]
     if found.payloads:
         notes.append(
-            f"the {found.payloads} payloads: sizes and checksums are recorded nowhere, so one that "
-            "was cut or changed can't be told"
+            f"the {found.payloads} payloads: the layout records no sizes and checksums, so "
+            "truncated or changed payloads are not visible"
         )
     if found.base is not None and not isinstance(found.base, ImportBase):
         notes += found.base.unverified
     if found.hard_state is None:
-        notes.append("whether the log is cut at its end: no hard state says what was committed")
+        notes.append(
+            "whether the log's last entries are missing: without a hard state, the commit index "
+            "is unknown"
+        )
     if found.unexplained.count:
         notes.append(
-            f"RAFT of {found.unexplained}: entries with operations whose data is not an "
-            "application's; it is kept and not needed"
+            f"RAFT files of {found.unexplained}: the entries have operations, but the file's data "
+            "is not an application's; it is kept for an export and not used"
         )
     if found.verbatim.count:
         notes.append(
-            f"MANIFEST of {found.verbatim}: fields or encodings that are unknown here; they are "
-            "kept for an export and not interpreted"
+            f"MANIFEST files of {found.verbatim}: they have fields or encodings that this version "
+            "does not know; these are kept for an export and ignored"
         )
     if effects.unexpected.count:
         notes.append(
-            f"operations that found no source, no parent directory, or a directory in use, and had "
-            f"no effect: {effects.unexpected}; see whether log and base are the right ones"
+            "operations without effect, because their source or parent directory is missing or a "
+            f"directory is not empty: {effects.unexpected}; check that log and base belong together"
         )
     return notes
 
@@ -410,34 +418,35 @@ def _adjusted(found: Survey, effects: _Effects, last: LSN, replicated: bool) -> 
     hard = found.hard_state
     if effects.expected.count:
         notes.append(
-            "operations that had no effect, as the original passes over them: what they create was "
-            f"there, or what they remove was not: {effects.expected}"
+            "operations without effect, which the seed ignores, too: they create an existing path, "
+            f"or remove a missing one: {effects.expected}"
         )
     if found.mode_bits_dropped.count:
         notes.append(
-            f"bits beyond permissions were dropped from modes: {found.mode_bits_dropped}; a "
-            "MANIFEST keeps its own for an export"
+            "mode bits other than permissions were dropped from files and directories: "
+            f"{found.mode_bits_dropped}; those in a MANIFEST are kept for an export"
         )
     if found.other_modes.count:
         notes.append(
-            "files and directories of the log that are not 0400 and 0700: an export makes them so: "
-            f"{found.other_modes}"
+            "files and directories of the log whose modes are not 0400 and 0700: an export writes "
+            f"these modes: {found.other_modes}"
         )
     if hard is not None and hard.term < found.highest_term:
         notes.append(
             f"the hard state's term {int(hard.term)} was raised to {int(found.highest_term)}, the "
-            "highest imported"
+            "highest term of an imported entry"
         )
     if hard is not None and hard.commit < last:
         notes.append(
-            f"entries {hard.commit + 1} to {int(last)} were not known to be committed; now they are"
+            f"entries {hard.commit + 1} to {int(last)} are above the hard state's commit index; "
+            "now they are committed"
         )
     if hard is not None and hard.vote:
-        notes.append(f"the vote for member {hard.vote:x} was not taken over")
+        notes.append(f"the vote for member {hard.vote:x} was not imported")
     if found.configuration is not None or found.with_raft:
         members = ""
         if found.configuration is not None:
             members = " " + ", ".join(f"{m:x}" for m in sorted(found.configuration.members))
         now = "this volume is the sole voter" if replicated else "this volume is standalone"
-        notes.append(f"the old group's members{members} were not taken over: {now}")
+        notes.append(f"the old group's members{members} were not imported: {now}")
     return notes

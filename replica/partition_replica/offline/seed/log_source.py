@@ -1,6 +1,6 @@
-"""A log of directories, read with suspicion: it may be damaged, hostile, or still written to.
+"""Reads an untrusted log of directories: it may be damaged, hostile, or still written to.
 
-Whatever is wrong is an ImportRefused that names entry and file.
+Every problem raises an ImportRefused that names entry and file.
 """
 
 import hashlib
@@ -33,7 +33,8 @@ from partition_replica.offline.seed.source_files import (
 
 @dataclass(frozen=True, slots=True)
 class SourcePayload:
-    """A payload's file: size in bytes, permission bits, whether it has others, too."""
+    """A payload's file. size: bytes; mode: permission bits; special_bits: whether it has other mode
+    bits."""
 
     size: int
     mode: int
@@ -43,10 +44,11 @@ class SourcePayload:
 
 @dataclass(frozen=True, slots=True)
 class SourceEntry:
-    """An entry's directory, read but for its payloads' content. It is open: `payload` reads on.
+    """An entry's open directory, with all files except the payloads' content, which `payload`
+    reads.
 
-    raft: None without the file. other_modes: files and directories that have other permissions
-    than the layout's, payloads aside.
+    raft: None without the file. other_modes: the number of files and directories, except payloads,
+    whose permissions differ from the layout's.
     """
 
     lsn: LSN
@@ -57,7 +59,7 @@ class SourceEntry:
     descriptor: int
 
     def fingerprint(self) -> int:
-        """64 bits that tell this entry from a changed one."""
+        """64 bits that differ if the entry has changed."""
         digest = hashlib.blake2b(self.manifest, digest_size=8)
         digest.update(repr((self.raft, [payload.identity for payload in self.payloads])).encode())
         return int.from_bytes(digest.digest())
@@ -71,11 +73,11 @@ class SourceEntry:
 
 
 class SourceLog:
-    """An open log directory. `first` and `last` are the entries' LSNs; there is no hole. One
-    without an entry has 1 and 0, until `begin_behind` says where it was pruned to."""
+    """An open log of directories. It has the entries `first` to `last`, without a gap. Without an
+    entry, these are 1 and 0 until `begin_behind` sets them."""
 
     def __init__(self, path: Path) -> None:
-        """Raises ImportRefused for names that are no entries', and for a hole."""
+        """Raises ImportRefused for unknown names, and for a gap."""
         self.what = f"the log's directory {path}"
         with refused_on_failure(self.what):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -98,14 +100,14 @@ class SourceLog:
         os.close(self._descriptor)
 
     def begin_behind(self, last: LSN) -> None:
-        """A log without an entry ends at `last`: everything up to there was pruned."""
+        """For a log without an entry: sets `last`, the last LSN that was pruned."""
         self.first, self.last = LSN(last + 1), last
 
     def lsns(self) -> Iterator[LSN]:
         return map(LSN, range(self.first, self.last + 1))
 
     def check_unchanged(self) -> None:
-        """Raises ImportRefused where entries came or went."""
+        """Raises ImportRefused if entries were added or deleted since the log was opened."""
         if self._list() != self._listed:
             raise changed(self.what)
 
@@ -117,7 +119,10 @@ class SourceLog:
             name = entry_name(lsn)
             mode = os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode
             if not stat.S_ISDIR(mode):
-                raise ImportRefused(f"{what} is {kind_of(mode)}; an entry is a directory")
+                raise ImportRefused(
+                    f"{what} is {kind_of(mode)}; an entry must be a directory: restore it from "
+                    "another copy of the log"
+                )
             descriptor = os.open(name, DIRECTORY_FLAGS, dir_fd=self._descriptor)
         try:
             yield _read_entry(lsn, descriptor)
@@ -136,8 +141,8 @@ class SourceLog:
             pairs = zip(itertools.count(first), sorted(found), strict=False)
             missing = next(expected for expected, lsn in pairs if expected != lsn)
             raise ImportRefused(
-                f"{place(LSN(missing))} is missing, and the log goes on to {last}; a log has no "
-                "hole: restore the directory from another copy of the log"
+                f"{place(LSN(missing))} is missing, and the log ends at {last}; a log must not "
+                "have gaps: restore the directory from another copy of the log"
             )
         return LSN(first), LSN(last)
 
@@ -165,14 +170,14 @@ def _names(lsn: LSN, descriptor: int) -> list[str]:
             names.append(name.name)
             if len(names) > most:
                 raise ImportRefused(
-                    f"{place(lsn)} holds more than {most} files; allowed are {MANIFEST}, {RAFT} "
-                    f"and {most - 2} payloads: such an entry can't be imported"
+                    f"{place(lsn)} has more than {most} files; allowed are {MANIFEST}, {RAFT} and "
+                    f"{most - 2} payloads: this entry cannot be imported"
                 )
     return names
 
 
 def _read_file(lsn: LSN, directory: int, name: str) -> tuple[bytes, bool]:
-    """(content, whether its permissions are others than the layout's)."""
+    """Returns (content, whether the permissions differ from the layout's)."""
     what = place(lsn, name)
     with refused_on_failure(what):
         descriptor, found = open_at(directory, name, what)

@@ -28,7 +28,7 @@ from partition_replica.storage.state_copy import inspect_copy
 STATE_FILE_BYTES_MAX = 64 * 1024
 
 Progress = Callable[[int, int], None]
-"""(entries done, of how many), over both passes."""
+"""(entries done, total entries), over both passes."""
 
 
 NO_TERM = Term(0)
@@ -36,8 +36,8 @@ NO_TERM = Term(0)
 
 @dataclass(frozen=True, slots=True)
 class BaseTree:
-    """A base as a directory and a file with its keys. index: the entry that they are as of; None
-    for the one before the log's first."""
+    """A base: a directory with the tree and a file with the keys. index: the LSN of the last entry
+    that they include; None for the LSN before the log's first entry."""
 
     tree: Path
     keys: Path
@@ -46,8 +46,8 @@ class BaseTree:
 
 @dataclass(frozen=True, slots=True)
 class ImportBase:
-    """A copied state that the log goes on from: `path`/state/data.mdb and `path`/blobs/xx/<hex>.
-    blobs: (digest, size) of those it names."""
+    """An exported state that the log continues from: `path`/state/data.mdb and
+    `path`/blobs/xx/<hex>. blobs: the (digest, size) of the blobs that it names."""
 
     path: Path
     position: Position
@@ -63,7 +63,7 @@ class ImportBase:
 
 @dataclass(slots=True)
 class Tally:
-    """How often something was met, and where first."""
+    """Counts occurrences, and keeps the place of the first one."""
 
     count: int = 0
     first: str = ""
@@ -79,8 +79,9 @@ class Tally:
 
 @dataclass(slots=True)
 class Survey:
-    """What the first pass found. fingerprints: 64 bits an entry, in the log's order. seed_base: of
-    a base that is not a volume's own; base_term: of the base's entry, as far as it is known."""
+    """The result of the first pass. fingerprints: 64 bits per entry, in the log's order; seed_base:
+    the survey of a base that is not from an export; base_term: the term of the base's entry, 0 if
+    unknown."""
 
     base: ImportBase | SeedBase | None = None
     seed_base: BaseSurvey | None = None
@@ -99,8 +100,8 @@ class Survey:
 
 
 def translate(entry: SourceEntry) -> tuple[ManifestFile, RaftFile | None, types.EntryBody]:
-    """An entry's files, decoded, and the entry that they become but for its payloads' digests and
-    data. Raises ImportRefused."""
+    """Decodes an entry's files. Returns the files and our entry without the digests and data of its
+    payloads. Raises ImportRefused."""
     raft = None if entry.raft is None else layout.parse_raft(entry.lsn, entry.raft)
     manifest = layout.parse_manifest(entry.lsn, entry.manifest, len(entry.payloads))
     payloads = [(payload.size, payload.mode) for payload in entry.payloads]
@@ -118,8 +119,8 @@ def survey(
     progress: Progress,
     base_progress: Progress,
 ) -> Survey:
-    """Raises ImportRefused for the first thing that is wrong. room_bytes: what the volume has
-    free, which a base must not unpack to more than."""
+    """Checks the whole source. Raises ImportRefused for the first problem. room_bytes: the free
+    bytes of the volume, the maximum unpacked size of a base."""
     found = Survey()
     found.base = _look_at_base(log, base)
     if found.base is not None:
@@ -150,8 +151,8 @@ def _read_hard_state(path: Path, last: LSN) -> HardState:
     state = layout.parse_hard_state(name, read_regular(path, name, STATE_FILE_BYTES_MAX))
     if state.commit > last:
         raise ImportRefused(
-            f"{name} says that {int(state.commit)} is committed, and the log ends at {int(last)}: "
-            "entries are missing at its end, or the file is of another log; import the whole log, "
+            f"{name} has commit index {int(state.commit)}, and the log ends at {int(last)}: the "
+            "log's last entries are missing, or the file is of another log; import the whole log, "
             "or import without the file"
         )
     return state
@@ -161,16 +162,16 @@ def _look_at_base(log: SourceLog, given: Path | BaseTree | None) -> ImportBase |
     if given is None:
         if not len(log):
             raise ImportRefused(
-                f"{log.what} holds no entry; give the directory that holds the entries' "
-                f"directories, {layout.entry_name(LSN(1))} and so on. If the whole log was "
-                "pruned, give the state that it left as the base"
+                f"{log.what} contains no entry; give the directory that contains the entries' "
+                f"directories, {layout.entry_name(LSN(1))} and so on. If all entries were pruned, "
+                "give the log's state as the base"
             )
         if log.first > 1:
             raise ImportRefused(
-                f"the log begins at entry {int(log.first)}, so what entries 1 to {log.first - 1} "
-                "did is not in it; give the state that it goes on from as the base, as of an entry "
-                f"from {log.first - 1} to {int(log.last)}: a snapshot of the seed, a tree with its "
-                "keys, or what an export with the base wrote"
+                f"the log begins at entry {int(log.first)}: entries 1 to {log.first - 1} were "
+                f"pruned; give a base, a state as of an entry from {log.first - 1} to "
+                f"{int(log.last)}: a snapshot of the seed, a tree with its keys, or the directory "
+                "base/ of an export"
             )
         return None
     if isinstance(given, BaseTree):
@@ -187,14 +188,14 @@ def _look_at_tree(log: SourceLog, given: BaseTree) -> TreeBase:
     if index is None:
         if not len(log):
             raise ImportRefused(
-                f"{log.what} holds no entry, so which entry the base {given.tree} is as of can't "
-                "be told: give its number (--base-index)"
+                f"{log.what} contains no entry, so the LSN of the base {given.tree} is unknown: "
+                "give it (--base-index)"
             )
         index = LSN(log.first - 1)
     if not 1 <= index <= layout.LSN_MAX:
         raise ImportRefused(
-            f"the base {given.tree} is a state at entry {int(index)}; allowed are entries 1 to "
-            "2^63 - 1. A log that begins at entry 1 needs no base: import it without one"
+            f"the base {given.tree} is a state as of entry {int(index)}; allowed are entries 1 to "
+            "2^63 - 1. If the log begins at entry 1, it needs no base: import it without one"
         )
     tree = TreeBase(given.tree, given.keys, index)
     _check_position(log, tree)
@@ -205,17 +206,17 @@ def _check_position(log: SourceLog, base: ImportBase | SeedBase) -> None:
     index = base.position.index
     if len(log) and not log.first - 1 <= index <= log.last:
         raise ImportRefused(
-            f"{base.what} is a state at entry {int(index)}, and the log holds entries "
-            f"{int(log.first)} to {int(log.last)}; allowed are {log.first - 1} to {int(log.last)}, "
-            "so that the log goes on from there: use a base of this log that is as of one of them"
+            f"{base.what} is a state as of entry {int(index)}, and the log has entries "
+            f"{int(log.first)} to {int(log.last)}; the base must be as of entry {log.first - 1} to "
+            f"{int(log.last)}: use another base of this log"
         )
 
 
 def _look_at_volume_base(log: SourceLog, path: Path) -> ImportBase:
     if not (path / "state").exists():
         raise ImportRefused(
-            f"the base {path} is a directory without state/; allowed are the directory base/ that "
-            "an export wrote, and the file of a snapshot. Give a tree of files by --base-tree"
+            f"the base {path} is a directory without state/; allowed are the directory base/ of an "
+            "export, and the file of a snapshot. Give a directory with the tree as --base-tree"
         )
     try:
         position, blobs = inspect_copy(path / "state")
@@ -231,8 +232,8 @@ def _look_at_volume_base(log: SourceLog, path: Path) -> ImportBase:
             status = base.blob(digest).stat(follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             raise ImportRefused(
-                f"{what} is no file of {size} bytes, as the base's state says: use another copy of "
-                "the base"
+                f"{what} is not a file of {size} bytes, its size in the base's state: use another "
+                "copy of the base"
             )
     return base
 
@@ -258,8 +259,9 @@ def _check_term(lsn: LSN, raft: RaftFile, found: Survey) -> None:
     where = place(lsn, RAFT)
     if raft.term < found.highest_term:
         raise ImportRefused(
-            f"{where} has term {int(raft.term)}, and an entry before it {int(found.highest_term)}; "
-            "terms never fall: one of the two is of another log, restore it from another copy"
+            f"{where} has term {int(raft.term)}, and an entry before it has term "
+            f"{int(found.highest_term)}; terms never fall, so one of the two is of another log: "
+            "restore it from another copy of the log"
         )
     if found.base is not None:
         _check_base_term(lsn, raft.term, found.base)
@@ -270,16 +272,15 @@ def _check_term(lsn: LSN, raft: RaftFile, found: Survey) -> None:
 
 
 def _check_base_term(lsn: LSN, term: Term, base: ImportBase | SeedBase) -> None:
-    """Terms never fall, from the log's start over the base's entry to the end. 0: not known."""
+    """Checks an entry's term against the base's, because terms never fall. Term 0 is unknown."""
     index, known = base.position.index, base.position.term
-    # The seed names a snapshot by the last term that it knows of, which may be above that of the
-    # snapshot's entry, and of some behind it.
+    # The seed puts its current term into a snapshot's name. It may be higher than the term of the
+    # snapshot's entry and of some entries after it.
     exact = isinstance(base, ImportBase)
     low = known if exact and lsn >= index else Term(0)
     high = known if lsn <= index else term
     if known and not low <= term <= high:
         raise ImportRefused(
-            f"{place(lsn, RAFT)} has term {int(term)}, and the base is a state at entry "
-            f"{int(index)} in term {int(known)}: the base is of another log; use the one that was "
-            "written with this log"
+            f"{place(lsn, RAFT)} has term {int(term)}, and the base is a state as of entry "
+            f"{int(index)} in term {int(known)}: the base is of another log; use a base of this log"
         )

@@ -1,7 +1,7 @@
-"""Files of others, read with suspicion: they may be damaged, hostile, or still written to.
+"""Reads untrusted files: they may be damaged, hostile, or still written to.
 
-Everything is opened relative to its directory's descriptor, without following links, so that what
-was looked at is what is read. Whatever is wrong is an ImportRefused that names the file: `what`.
+Each file is opened relative to its directory's descriptor, without following links, so the checked
+file is the file that is read. Every problem raises an ImportRefused that names the file (`what`).
 """
 
 import os
@@ -18,31 +18,30 @@ DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 Identity = tuple[int, ...]
-"""What of a file changes when it is written to or replaced."""
+"""Fields of a file's status that change if it is written to or replaced."""
 
 
 @contextmanager
 def refused_on_failure(what: str) -> Iterator[None]:
-    """A source that can't be read is refused: nothing was written yet, or it is taken back."""
+    """Turns an OSError of the source into ImportRefused. The import then undoes its writes."""
     try:
         yield
     except OSError as error:
         raise ImportRefused(
-            f"{what} cannot be read ({error.strerror or error}): see that it is there, readable, "
-            "and on a disk without errors"
+            f"{what} cannot be read ({error.strerror or error}): check that it exists, that this "
+            "user may read it, and that its disk has no errors"
         ) from error
 
 
 def changed(what: str) -> ImportRefused:
     return ImportRefused(
-        f"{what} changed while it was imported; a log is imported at rest: stop what writes to it, "
-        "then import again"
+        f"{what} changed during the import: stop the program that writes to it, then import again"
     )
 
 
 def open_at(directory: int, name: str | bytes, what: str) -> tuple[int, os.stat_result]:
     """Opens a regular file: (descriptor, stat). Raises ImportRefused for anything else."""
-    # Looked at first: opening a device may do something, opening a pipe may wait.
+    # Checked first: opening a device may have effects, and opening a pipe may block.
     mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
     if stat.S_ISREG(mode):
         descriptor = os.open(name, _FILE, dir_fd=directory)
@@ -57,8 +56,8 @@ def open_at(directory: int, name: str | bytes, what: str) -> tuple[int, os.stat_
 def read_unchanged(
     directory: int, name: str | bytes, what: str, size: int, identity: Identity
 ) -> Iterator[bytes]:
-    """A file's content in chunks. Raises ImportRefused where it is not the file any more that had
-    this size and identity when it was looked at, before or behind its last byte."""
+    """A file's content in chunks. Raises ImportRefused if the file's size or identity differs from
+    the given ones, before or after it is read."""
     with refused_on_failure(what):
         descriptor, found = open_at(directory, name, what)
         try:
@@ -74,7 +73,7 @@ def read_unchanged(
 
 
 def open_regular(path: Path, what: str) -> tuple[int, os.stat_result]:
-    """Opens a regular file beside the log, not a link: (descriptor, stat). Raises ImportRefused."""
+    """Opens a regular file by its path, not a link: (descriptor, stat). Raises ImportRefused."""
     with refused_on_failure(what):
         directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -84,12 +83,13 @@ def open_regular(path: Path, what: str) -> tuple[int, os.stat_result]:
 
 
 def read_regular(path: Path, what: str, bytes_max: int) -> bytes:
-    """A small file beside the log. Raises ImportRefused."""
+    """The content of a small file. Raises ImportRefused."""
     descriptor, found = open_regular(path, what)
     with open(descriptor, "rb") as file:
         if found.st_size > bytes_max:
             raise ImportRefused(
-                f"{what} has {found.st_size} bytes; allowed are {bytes_max}: it is another file"
+                f"{what} has {found.st_size} bytes; at most {bytes_max} are allowed: check that "
+                "it is the right file"
             )
         with refused_on_failure(what):
             return file.read()

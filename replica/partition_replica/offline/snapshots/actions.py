@@ -1,4 +1,4 @@
-"""What each command on stored snapshots does; each returns what its report says."""
+"""The actions of `partition-replica snapshot`. Each returns its report."""
 
 import argparse
 import os
@@ -69,7 +69,8 @@ async def _opened(
 
 
 def _teller(listener: Listener, state_bytes: int = 0) -> Callable[[StoreProgress], None]:
-    """state_bytes: what a state may have, which nobody knows before it is read."""
+    """Passes the progress of a store on to `listener`. state_bytes: an upper bound of the state's
+    size, for the phase in which the store does not know a total."""
 
     def tell(found: StoreProgress) -> None:
         total = found.total_bytes or (state_bytes if found.phase == "state" else 0)
@@ -82,12 +83,13 @@ def _teller(listener: Listener, state_bytes: int = 0) -> Callable[[StoreProgress
 
 
 async def _take(options: argparse.Namespace, limits: SnapshotLimits, listener: Listener) -> Report:
-    """Of a stopped replica's volume, or of the state that a running one captures when asked."""
+    """Takes a snapshot of a stopped replica's volume, or of the state that a running replica
+    captures on request."""
     check_new_snapshot_id(options.snapshot)
     async with _opened(options, limits) as (destination, store):
         taking = _Taking(options, limits, listener, destination, store)
         if isinstance(listener, Parent):
-            # Before anything is copied: it may be there, and the store may not be.
+            # Before the state is copied: the snapshot may exist, or the store may be unavailable.
             found = await taking.existing(options.cluster_id, options.owner)
             if found is not None:
                 return found
@@ -128,24 +130,25 @@ class _Taking:
         self._uid = options.uid or options.snapshot
 
     async def existing(self, cluster: str, owner: str) -> Report | None:
-        """The report of the snapshot that is there, where it is this one, and whole."""
+        """The report of the snapshot, if an earlier attempt of this take has completed it; None if
+        there is no such snapshot, or an incomplete one."""
         try:
             found = await load(self._store, self._options.snapshot, self._limits)
         except SnapshotNotFound:
             return None
         if found.cluster_id != cluster:
             raise OtherCluster(
-                f"{self._destination} holds snapshots of cluster {found.cluster_id}, this is "
-                f"{cluster}: give another destination"
+                f"{self._destination} holds snapshots of cluster ID {found.cluster_id}, and this "
+                f"group has cluster ID {cluster}: give another destination"
             )
         if found.uid != self._uid:
             raise SnapshotExists(
-                f"{self._destination} holds another snapshot {found.snapshot_id}: use another ID, "
-                "or delete that one first"
+                f"{self._destination} already holds another snapshot with ID {found.snapshot_id}: "
+                "use another ID, or delete that snapshot first"
             )
         try:
-            # Who wrote it may have died before knowing whether a collection had come between. It is
-            # looked through under a marker, as the next take of it does.
+            # The writer may have died before it knew whether a garbage collection had deleted
+            # objects of the snapshot meanwhile. So all objects are checked again, under a marker.
             await take_snapshot(
                 self._store,
                 _source_of(found),
@@ -163,7 +166,8 @@ class _Taking:
     async def take(
         self, state: LmdbState, cluster: str, members: CapturedState, owner: str
     ) -> Report:
-        """owner: the replica, which does one thing at a time with a store, by its member ID."""
+        """Takes the snapshot. owner: the replica's member ID; a replica does one thing at a time
+        with a store."""
         options = self._options
         contents = survey(state)
         source = SnapshotSource(
@@ -200,7 +204,7 @@ class _Taking:
 
 
 class _NotWhole(Exception):
-    """What is there lacks something, so it counts for nothing."""
+    """The stored snapshot lacks objects, so it is taken again."""
 
 
 def _no_rows() -> Iterator[Row]:
@@ -220,16 +224,19 @@ async def _restore(
     try:
         cluster = ClusterID(str(uuid.UUID(options.cluster_id)))
     except ValueError as error:
-        raise InvalidArgument(f"--cluster-id {options.cluster_id!r} is no UUID") from error
+        raise InvalidArgument(
+            f"--cluster-id {options.cluster_id!r} is not a UUID; give the ID of the new group"
+        ) from error
     last = completed(options.data, cluster)
     if last is not None:
-        # The store is not asked: it may be gone, and "latest" may be another one by now.
+        # Without the store: it may be deleted, and "latest" may now be another snapshot.
         return {
             "snapshotID": options.snapshot,
             "clusterID": cluster,
             "lsn": int(last),
             "existed": True,
-            "message": f"the volume belongs to cluster {cluster} already, and ends at {last}",
+            "message": f"already restored: the volume has cluster ID {cluster}, and its log ends "
+            f"at {last}",
         }
     async with _opened(options, limits) as (_, store):
         manifest = await load(store, options.snapshot, limits)
@@ -268,7 +275,7 @@ async def _prove(
     store: Store,
     manifest: Manifest,
 ) -> None:
-    """Restores it into a scratch volume, opens that, verifies all of it, and compares digests."""
+    """Restores the snapshot into a scratch volume, verifies that volume, and compares digests."""
     scratch = Path(tempfile.mkdtemp(prefix="restored-", dir=options.scratch))
     try:
         await restore(
@@ -283,23 +290,24 @@ async def _prove(
         report, digest = await run_to_end(lambda: _examine(scratch, listener))
     except Damaged as error:
         raise SnapshotDamaged(
-            f"snapshot {manifest.snapshot_id} was restored, and can't be opened: {error}"
+            f"snapshot {manifest.snapshot_id} was restored for a verification, and the volume "
+            f"cannot be opened: {error}"
         ) from error
     finally:
         await run_to_end(lambda: shutil.rmtree(scratch, ignore_errors=True))
     what = [*report.findings]
     if digest != manifest.digest:
-        what.append(f"its rows have digest {digest}, its manifest says {manifest.digest}")
+        what.append(f"its rows have digest {digest}, and its manifest has {manifest.digest}")
     if what:
         shown = "; ".join(what[:FINDINGS_SHOWN_MAX])
         raise SnapshotDamaged(
-            f"snapshot {manifest.snapshot_id} was restored, and {len(what)} things are wrong with "
-            f"it: {shown}"
+            f"snapshot {manifest.snapshot_id} was restored for a verification, which has "
+            f"{len(what)} findings: {shown}"
         )
 
 
 def _examine(scratch: Path, listener: Listener) -> tuple[VerifyReport, str]:
-    """The verification and the digest of a volume that was restored."""
+    """Returns the verification report and the digest of a restored volume."""
     with open_stopped(scratch / "data") as volume:
         report = Verification(
             volume.log,

@@ -1,8 +1,9 @@
-"""A command on stored snapshots as a replica runs it: a process of its own, with a GIL of its own.
+"""The protocol between a replica and its child process, which has a GIL of its own.
 
-It says on standard output, a JSON object a line, how far it is, {"phase", "done", "total"}; that it
-wants the state now, {"need": "capture"}; and last how it ended, {"report"}. On standard input it
-gets one line, the captured state; where that ends the replica is gone, and so is this, at once.
+The child writes one JSON object per line to standard output: its progress,
+{"phase", "done", "total"}; a request for the state, {"need": "capture"}; and, as the last line, its
+result, {"report"}. It reads one line from standard input, the captured state. If standard input is
+closed, the replica has exited, and the child exits at once.
 """
 
 import asyncio
@@ -19,13 +20,13 @@ from typing import Any, Protocol
 from partition_snapshots.errors import EXIT_UNAVAILABLE
 
 NICENESS = 10
-"""Applications come first."""
+"""Lower than the application's priority."""
 
 PROGRESS_S = 0.2
-"""The least time between two lines of progress, in seconds."""
+"""The minimum time between two lines of progress of one phase, in seconds."""
 
 LINE_BYTES_MAX = 64 * 1024
-"""Of what the replica says."""
+"""The maximum length of the line on standard input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,13 @@ class CapturedState:
 
 
 class Listener(Protocol):
-    """Who is told how far a command is."""
+    """Receives the progress of a command."""
 
     def progress(self, phase: str, done: int, total: int) -> None: ...
 
 
 class Parent:
-    """The replica. Made on the event loop."""
+    """The replica that started this process. Must be created on the event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         os.nice(NICENESS)
@@ -64,7 +65,7 @@ class Parent:
         _say({"phase": phase, "done": done, "total": total})
 
     async def capture(self) -> CapturedState:
-        """Asks for the state, and waits for it."""
+        """Requests the state and waits for it."""
         _say({"need": "capture"})
         found = json.loads(await self._answer)
         return CapturedState(
@@ -75,7 +76,7 @@ class Parent:
         _say({"report": report})
 
     def _listen(self) -> None:
-        # Not by sys.stdin, whose lock a thread that waits would keep when the interpreter ends.
+        # Not through sys.stdin: a waiting thread would keep its lock when the interpreter exits.
         line = b""
         while chunk := os.read(0, LINE_BYTES_MAX):
             line += chunk

@@ -1,6 +1,6 @@
-"""`partition-replica snapshot`: take, restore, verify, ls, delete. A replica runs take, verify
-and delete as processes of its own (--job, see `child`); the others are for people, and for the pods
-that the operator starts."""
+"""The command line of `partition-replica snapshot`: take, restore, verify, ls, delete. Users run
+them, and so do the pods that the operator starts. A replica runs take, verify and delete as child
+processes (--job, see `child`)."""
 
 import argparse
 import asyncio
@@ -33,11 +33,11 @@ from partition_replica.transport.progress import served_progress
 logger = logging.getLogger(__name__)
 
 DEPRECATED_ACTIONS = {"publish": "take", "prune": "delete"}
-"""Earlier names of actions, which work for one minor version more, and today's names."""
+"""Earlier names of actions, accepted for one more minor version, and today's names."""
 
 
 class _Deprecated(argparse.Action):
-    """An earlier name of a flag without a value: for one minor version. `use`: today's name."""
+    """A deprecated name of a flag without a value. `use`: today's name."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, *, use: str) -> None:
         super().__init__(
@@ -58,44 +58,67 @@ class _Deprecated(argparse.Action):
 
 def add_command(commands: Any) -> None:
     """Adds `snapshot` to `partition-replica`'s parser."""
-    parser = commands.add_parser("snapshot", help="stored snapshots, in a directory or a bucket")
+    parser = commands.add_parser(
+        "snapshot", help="take, restore, verify, list or delete stored snapshots"
+    )
     actions = parser.add_subparsers(dest="action", required=True)
-    made = actions.add_parser("take", help="stores a snapshot of a stopped replica's state")
+    made = actions.add_parser("take", help="store a snapshot of a stopped replica's state")
     made.add_argument("--data", type=Path, required=True, help="the volume")
-    made.add_argument("--uid", default="", help="of who asks; default: the snapshot's ID")
-    made.add_argument("--partition", default="", help="namespace/name, for the manifest")
-    made.add_argument("--full", action="store_true", help="everything anew")
+    made.add_argument(
+        "--uid",
+        default="",
+        help="identifies the request: a retry with the same UID finds the snapshot of an earlier "
+        "try (default: the snapshot's ID)",
+    )
+    made.add_argument(
+        "--partition", default="", help="namespace/name of the Partition, for the manifest"
+    )
+    made.add_argument(
+        "--full", action="store_true", help="do not build on an earlier snapshot in the store"
+    )
     made.add_argument("--cluster-id", default="", help=argparse.SUPPRESS)  # of a running replica
-    back = actions.add_parser("restore", help="makes a new volume of a stored snapshot")
+    back = actions.add_parser("restore", help="make a new volume from a stored snapshot")
     back.add_argument("--data", type=Path, required=True, help="the new volume")
-    back.add_argument("--cluster-id", required=True, help="of the new cluster, a UUID")
-    back.add_argument("--standalone", action="store_true", help="a standalone log, without Raft")
+    back.add_argument("--cluster-id", required=True, help="the ID of the new group, a UUID")
+    back.add_argument(
+        "--standalone", action="store_true", help="make the volume standalone, without Raft"
+    )
     back.add_argument("--unreplicated", dest="standalone", action=_Deprecated, use="--standalone")
-    proof = actions.add_parser("verify", help="reads all of a snapshot and compares every digest")
-    proof.add_argument("--restore", action="store_true", help="restores it, too, and verifies that")
-    proof.add_argument("--scratch", type=Path, help="where a restored volume may be (TMPDIR)")
-    listing = actions.add_parser("ls", help="which snapshots a store holds")
+    proof = actions.add_parser("verify", help="read a whole snapshot and compare every digest")
+    proof.add_argument(
+        "--restore",
+        action="store_true",
+        help="also restore it into a scratch volume and verify that volume",
+    )
+    proof.add_argument(
+        "--scratch", type=Path, help="directory for the scratch volume (default: TMPDIR)"
+    )
+    listing = actions.add_parser("ls", help="list the snapshots of a store")
     listing.set_defaults(snapshot=None)
-    gone = actions.add_parser("delete", help="deletes snapshots, and what no other one names")
+    gone = actions.add_parser(
+        "delete", help="delete snapshots, and the objects that no other snapshot uses"
+    )
     for command in (made, gone):
-        # Who asks, and does one thing at a time with a store: what a dead process of the same one
-        # left there is removed at once.
+        # The owner does one thing at a time with a store, so leftovers of its earlier processes
+        # are deleted at once.
         command.add_argument("--owner", default="", help=argparse.SUPPRESS)
     for command in (back, proof):
         command.add_argument(
             "--listen",
             default=os.environ.get("PARTITION_PROGRESS_LISTEN", ""),
             metavar="HOST:PORT",
-            help="serves GET /progress there, as JSON, while it works; or by the variable "
-            "PARTITION_PROGRESS_LISTEN",
+            help="address at which the command serves its progress as JSON, GET /progress, while "
+            "it runs (default: the environment variable PARTITION_PROGRESS_LISTEN)",
         )
     for command in (made, back, proof):
-        command.add_argument("--snapshot", required=True, help="its ID")
-    gone.add_argument("--snapshot", action="append", required=True, help="an ID; may come again")
+        command.add_argument("--snapshot", required=True, help="the snapshot's ID")
+    gone.add_argument(
+        "--snapshot", action="append", required=True, help="a snapshot's ID; may be repeated"
+    )
     for command in actions.choices.values():
         add_arguments(command)
         command.add_argument("--json", action="store_true", help="print JSON")
-        command.add_argument("--report", type=Path, help="a file for the report, as JSON")
+        command.add_argument("--report", type=Path, help="a file to write the report to, as JSON")
         command.add_argument(
             "--limit",
             action="append",
@@ -107,7 +130,7 @@ def add_command(commands: Any) -> None:
 
 
 def with_todays_action(arguments: Sequence[str]) -> list[str]:
-    """The arguments of the program, where an action's earlier name is replaced by today's."""
+    """The program's arguments with an action's earlier name replaced by today's."""
     found = list(arguments)
     if found[:1] == ["snapshot"] and len(found) > 1 and found[1] in DEPRECATED_ACTIONS:
         today = DEPRECATED_ACTIONS[found[1]]
@@ -129,7 +152,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 class _Watched:
-    """A Listener at a terminal, and for those who ask; `said` never falls."""
+    """A Listener that shows progress on a terminal and keeps the latest in `said`, for requests.
+    The percentage in `said` never falls."""
 
     def __init__(self, kind: str, show: Callable[[str, int, int], None]) -> None:
         self._kind = kind
@@ -171,7 +195,7 @@ async def _run(
     except (Exception, asyncio.CancelledError) as error:
         cause: BaseException = error
         if isinstance(error, asyncio.CancelledError):
-            cause = Cancelled("it was told to end; nothing half-done is left")
+            cause = Cancelled("the command received SIGTERM; it leaves nothing half-done")
         failure = reports.failure(cause)
         report, code = failure.report(), failure.exit_code
         if isinstance(options.snapshot, str):

@@ -1,5 +1,5 @@
-"""What a snapshot holds of a state: its rows exactly as they are stored, and the blobs they
-name."""
+"""What a snapshot contains of a state: its rows, exactly as they are stored, and the blobs that the
+rows name."""
 
 import hashlib
 import shutil
@@ -20,16 +20,16 @@ from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import SNAPSHOT_BASE
 
 DIGEST_ROWS = 1024
-"""Rows that are hashed at once."""
+"""Rows per hash update."""
 
 
 BASES_MAX = 2
-"""Buckets of which the last snapshot's rows are kept on the volume, as the base of the next one."""
+"""The number of buckets whose last snapshot's rows stay on the volume, as the next one's base."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a state holds. blobs: (digest, size), by digest."""
+    """Counts of a state. blobs: (digest, size in bytes), in order of the digests."""
 
     keys: int
     files: int
@@ -37,7 +37,7 @@ class Contents:
 
 
 def survey(state: LmdbState) -> Contents:
-    """Counts a state, and finds its blobs. Raises Damaged, StorageFailed."""
+    """Counts the keys and files of a state, and lists its blobs. Raises Damaged, StorageFailed."""
     files = 0
     blobs: list[tuple[bytes, int]] = []
     with state.environment.begin() as txn:
@@ -63,7 +63,7 @@ def iterate_rows(state: LmdbState) -> Iterator[Row]:
 
 
 def digest_of(state: LmdbState) -> str:
-    """The digest by which equal states are equal, as a manifest has it."""
+    """The digest of a state's rows, as in a manifest. Equal states have equal digests."""
     digest = RowDigest()
     batch: list[Row] = []
     for row in iterate_rows(state):
@@ -76,9 +76,11 @@ def digest_of(state: LmdbState) -> str:
 
 
 def base_directory(data: Path, destination: Destination) -> Path | None:
-    """Where the rows of the last snapshot in a bucket are kept, so that the next one is written
-    against them; None where the store itself is at hand. Those of other buckets go, but the one
-    used last: the rows are as large as the state."""
+    """The directory on the volume with the rows of the last snapshot in this bucket, the base of
+    the next one; None if the store is a directory, which has the base itself.
+
+    The rows are as large as the state. So the bases of other buckets are deleted, except for the
+    one used last."""
     if isinstance(destination, DirectoryDestination):
         return None
     bases = data / SNAPSHOT_BASE

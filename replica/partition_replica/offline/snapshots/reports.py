@@ -1,8 +1,11 @@
-"""How a command on stored snapshots ended, as programs read it: a report, and an exit code.
+"""The result of a command on stored snapshots, for programs: a report and an exit code.
 
-0 done; 65 the snapshot, or the volume, is damaged or of another version: trying again changes
-nothing; 69 a store or volume is busy or away: try again; 73 a volume or store is full; 78 flags,
-credentials, bucket or cluster are wrong; 1 a defect.
+0    success
+1    an unexpected error, a defect of the program
+65   the snapshot or the volume is damaged or of another version; a retry does not help
+69   the store or the volume is busy or unavailable; retry
+73   the volume or the store is full
+78   flags, credentials, bucket or cluster ID are wrong
 """
 
 import errno
@@ -35,7 +38,7 @@ from partition_replica.errors import (
 )
 
 REPORT_BYTES_MAX = 4000
-"""A container's termination message holds 4096."""
+"""Kubernetes reads at most 4096 bytes of a container's termination message."""
 
 EXIT_DONE, EXIT_DEFECT = 0, 1
 
@@ -55,7 +58,8 @@ _OURS: tuple[tuple[type[Exception], str, int], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """reason: a word that callers may compare; message: a sentence that says what to do."""
+    """reason: a word that programs may compare; message: what was wrong and what to do;
+    retriable: whether a retry may succeed."""
 
     reason: str
     message: str
@@ -72,9 +76,9 @@ class Failure:
 
 
 def failure(error: BaseException) -> Failure:
-    """What an error means to whoever started the command."""
+    """Maps an error to what the command reports."""
     if any(_full(cause) for cause in _causes(error)) and not isinstance(error, StoreFull):
-        return Failure("VolumeFull", f"no room is left: {error}", False, EXIT_FULL)
+        return Failure("VolumeFull", f"the volume is full: {error}", False, EXIT_FULL)
     if isinstance(error, SnapshotError):
         return Failure(error.reason, str(error), error.retriable, error.exit_code)
     for kind, reason, code in _OURS:
@@ -84,7 +88,7 @@ def failure(error: BaseException) -> Failure:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """It, and what it came from."""
+    """The error and its chain of causes."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -98,7 +102,8 @@ def _full(error: BaseException) -> bool:
 
 
 def of_collection(collected: Collected) -> dict[str, Any]:
-    """The last three are deprecated, and stand there for one minor version more."""
+    """The report of a deletion. The last three keys are deprecated; they stay for one more minor
+    version."""
     return {
         "snapshotsDeleted": collected.snapshots_deleted,
         "objectsDeleted": collected.objects_deleted,
@@ -110,7 +115,7 @@ def of_collection(collected: Collected) -> dict[str, Any]:
 
 
 def encode(report: dict[str, Any]) -> bytes:
-    """As JSON, at most REPORT_BYTES_MAX: a message that is too long is cut."""
+    """The report as JSON, at most REPORT_BYTES_MAX. A message that is too long is truncated."""
     encoded = json.dumps(report).encode()
     while len(encoded) > REPORT_BYTES_MAX:
         over = len(encoded) - REPORT_BYTES_MAX
@@ -120,5 +125,5 @@ def encode(report: dict[str, Any]) -> bytes:
 
 
 def write(path: Path, report: dict[str, Any]) -> None:
-    """Into a file that may be there already, such as a container's termination message."""
+    """Writes the report to a file. It may exist, as a container's termination message does."""
     path.write_bytes(encode(report))

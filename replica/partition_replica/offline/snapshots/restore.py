@@ -1,8 +1,8 @@
-"""A stored snapshot made into a new volume: keys, files, modes, sessions, and the LSN that the log
-goes on from, in a cluster of its own.
+"""Restores a stored snapshot into a new volume of a new group: keys, files, modes, sessions, and
+the LSN after which the log continues.
 
-The volume is staged whole and moved into place at the end, as an import's (`new_volume`). Where
-that was cut off, it starts over; where the volume is the cluster's already, there is nothing left
+The volume is staged completely and moved into place at the end (`new_volume`). After an
+interruption, the restore starts over. If the volume already belongs to the group, there is nothing
 to do.
 """
 
@@ -41,17 +41,18 @@ from partition_replica.storage.state_loading import StateLoader
 from partition_replica.storage.threads import both, run_to_end
 
 TABLE_NAMES = dict(enumerate(TABLES, start=1))
-"""By number, as rows of a snapshot name them."""
+"""Table names by the numbers that a snapshot's rows have."""
 
 ACTION = "a restore"
 
 Progress = Callable[[str, int, int], None]
-"""("restoring", bytes done, bytes in all): rows and files, at the same time."""
+"""("restoring", bytes done, total bytes), rows and files together."""
 
 
 def completed(data: Path, cluster: ClusterID) -> LSN | None:
-    """The last LSN of a volume that belongs to `cluster` already: there is nothing to restore. None
-    where it is new. Raises VolumeTaken for one of another cluster, VolumeBusy, ImportRefused."""
+    """The last LSN of the volume `data`, if it already belongs to `cluster`: the restore is
+    complete. None if the volume is new. Raises VolumeTaken if it belongs to another group,
+    VolumeBusy, ImportRefused."""
     if not (data / LOG).exists():
         return None
     try:
@@ -60,7 +61,7 @@ def completed(data: Path, cluster: ClusterID) -> LSN | None:
     except VolumeTaken as error:
         if error.cluster != cluster or not error.founded:
             raise
-        # Whoever moved it into place may have been ended before this.
+        # The process that moved it into place may have ended before its fsync.
         sync_directory(data)
         return LSN(error.last)
 
@@ -75,12 +76,13 @@ async def restore(
     limits: SnapshotLimits,
     progress: Progress = lambda _step, _done, _total: None,
 ) -> Position:
-    """Makes the snapshot the new volume `data`: the sole voter of the new group `cluster`, or an
-    standalone partition. Returns where its log goes on behind.
+    """Restores the snapshot into the new volume `data`, as the sole voter of the new group
+    `cluster` or, if `standalone`, as a standalone group. Returns the position after which the log
+    continues.
 
-    Durable when it returns; interrupted at any point the volume is still new, or complete
-    (`completed` tells). Raises SnapshotDamaged (naming what), StoreUnavailable, VolumeFull,
-    VolumeTaken, VolumeBusy, StorageFailed; all leave the volume as it was.
+    The volume is durable when this returns. If it is interrupted, the volume is still new, or
+    complete (see `completed`). Raises SnapshotDamaged (which names the damage), StoreUnavailable,
+    VolumeFull, VolumeTaken, VolumeBusy, StorageFailed; each leaves the volume unchanged.
     """
     with NewVolume(data, ACTION) as volume:
         _check_room(volume, manifest)
@@ -93,10 +95,10 @@ async def restore(
 
 
 def start_of(manifest: Manifest, *, standalone: bool, empty: bool) -> Position:
-    """Where the log of a restored volume begins: behind the snapshot's LSN, whose term stays.
+    """The position after which the log of a restored volume begins: the snapshot's LSN and term.
 
-    A group begins at (1, 1) at least. There the state is an empty one, by which `verify` knows a
-    log that is whole from its start; so one with content gets the next term.
+    For a group it is at least (1, 1). `verify` takes a log that begins after (1, 1) as complete
+    from an empty state. So a state with content gets term 2 there.
     """
     lsn, term = manifest.lsn, manifest.term
     if standalone:
@@ -108,7 +110,7 @@ def start_of(manifest: Manifest, *, standalone: bool, empty: bool) -> Position:
 
 
 class _Restorer:
-    """Everything below volume.staged, durably."""
+    """Writes everything below volume.staged, durably."""
 
     def __init__(
         self,
@@ -128,12 +130,12 @@ class _Restorer:
         self._directories: set[Path] = set()
 
     async def write(self, cluster: ClusterID, standalone: bool) -> Position:
-        # Cut off, it waits for what its threads do: LMDB must not be closed below one, and no
-        # directory removed that another one writes to.
+        # If cancelled, it waits for its threads: LMDB must not be closed while a thread uses it,
+        # and no directory may be removed while a thread writes to it.
         state = self._volume.staged / STATE / GENERATION
         loader = await run_to_end(lambda: StateLoader(state, TABLES), undo=StateLoader.close)
         try:
-            # Rows take a processor, files the disk.
+            # At the same time: rows need a processor, files need the disk.
             start, count = await both(self._load_rows(loader, standalone), self._fetch_blobs())
             await run_to_end(partial(self._check_blobs, loader.blobs(), count))
         finally:
@@ -143,13 +145,14 @@ class _Restorer:
         return start
 
     def _tell(self) -> None:
-        """Rows count as they are stored, where they may be smaller: never more than all of them."""
+        """Reports progress. Rows count in their stored size, which may exceed that in the
+        manifest, so their sum is capped."""
         rows = sum(run.size for run in self._manifest.runs)
         done = min(self._row_bytes, rows) + self._blob_bytes
         self._progress("restoring", done, rows + self._manifest.blob_bytes)
 
     async def _load_rows(self, loader: StateLoader, standalone: bool) -> Position:
-        """Returns where the log goes on behind the state, which is whole and durable."""
+        """Loads the state, durably, and returns the position after which the log continues."""
         try:
             async with aclosing(self._reader.take_rows(partial(_put, loader))) as sizes:
                 async for size in sizes:
@@ -159,11 +162,11 @@ class _Restorer:
             raise self._damaged(str(error)) from error
         keys = loader.rows["value"]
         if keys != self._manifest.keys:
-            raise self._damaged(f"it has {keys} keys, its manifest says {self._manifest.keys}")
+            raise self._damaged(f"it has {keys} keys, and its manifest has {self._manifest.keys}")
         empty = not any(loader.rows.values())
         start = start_of(self._manifest, standalone=standalone, empty=empty)
-        # What the old group acknowledged behind the snapshot is gone: clients have to hear of it,
-        # and no session of theirs may go on as if nothing was.
+        # Entries that the old group acknowledged after the snapshot are lost. The new history ID
+        # reports that to clients, and all of their sessions have to expire.
         history = str(uuid.uuid4())
         clock_ms = self._manifest.clock_ms
         if loader.rows["session"]:
@@ -178,13 +181,13 @@ class _Restorer:
             )
         )
         reach("restore.rows_loaded")
-        # Rows that a later run took the place of were not loaded.
+        # Rows that a later run replaces were not loaded, and count as done.
         self._row_bytes = sum(run.size for run in self._manifest.runs)
         self._tell()
         return start
 
     async def _fetch_blobs(self) -> int:
-        """What the snapshot lists; returns how many."""
+        """Fetches all blobs of the snapshot's lists; returns their number."""
 
         def progress(size: int) -> None:
             self._blob_bytes += size
@@ -192,36 +195,42 @@ class _Restorer:
 
         try:
             count, _ = await self._reader.fetch_blobs(self._target, progress)
-        except StoreFull as error:  # nothing is written but here
+        except StoreFull as error:  # only the volume is written to
             raise VolumeFull(str(error)) from error
         return count
 
     def _target(self, digest: bytes) -> Path:
-        """Where a blob is staged. Its directory is synced with everything. On any thread."""
+        """The path where a blob is staged, in an existing directory. May be called on any
+        thread."""
         target = blob_path(self._blobs, Digest(digest))
         if target.parent not in self._directories:
-            # Another thread may make it at the same time.
+            # Another thread may create it at the same time.
             with fatal_on_failure("creating a directory of blobs"), suppress(FileExistsError):
                 disk.make_directory(target.parent)
             self._directories.add(target.parent)
         return target
 
     def _check_blobs(self, named: Iterator[tuple[Digest, int]], fetched: int) -> None:
-        """Each that a row names is there, and no other one is."""
+        """Checks that exactly the blobs that rows name were fetched."""
         count = 0
         for digest, size in named:
             count += 1
             try:
                 found = blob_path(self._blobs, digest).stat().st_size
             except FileNotFoundError:
-                raise self._damaged(f"a row names file {digest.hex()}, no list does") from None
+                raise self._damaged(
+                    f"a row names file {digest.hex()}, and no list contains it"
+                ) from None
             if found != size:
-                raise self._damaged(f"file {digest.hex()} has {found} bytes, a row says {size}")
+                raise self._damaged(
+                    f"file {digest.hex()} has {found} bytes, and its row has {size}"
+                )
         if count != fetched:
-            raise self._damaged(f"its lists name {fetched} files, its rows {count}")
+            raise self._damaged(f"its lists contain {fetched} files, and its rows name {count}")
 
     def _write_log(self, cluster: ClusterID, standalone: bool, start: Position) -> None:
-        """The log that goes on behind the state: empty, with a configuration of this member."""
+        """Creates the empty log that continues after the state, with this member as its sole
+        voter."""
         member = self._volume.member
         log = LmdbLog(self._volume.staged / LOG, member, blob_digests)
         try:
@@ -234,22 +243,22 @@ class _Restorer:
 
     def _damaged(self, what: str) -> SnapshotDamaged:
         return SnapshotDamaged(
-            f"snapshot {self._manifest.snapshot_id} is damaged: {what}; restore another one"
+            f"snapshot {self._manifest.snapshot_id} is damaged: {what}; restore another snapshot"
         )
 
 
 def _put(loader: StateLoader, batch: list[Row]) -> None:
     """Raises RowsRefused, StorageFailed."""
-    whole = batch[0][0] == batch[-1][0]  # as most are
+    whole = batch[0][0] == batch[-1][0]  # rows of one table, as in most batches
     for table, rows in [(batch[0][0], batch)] if whole else groupby(batch, key=itemgetter(0)):
         loader.put_rows(TABLE_NAMES.get(table, "?"), [(key, row) for _, key, row in rows])
 
 
 def _check_room(volume: NewVolume, manifest: Manifest) -> None:
-    """Before anything is written: what a snapshot holds has to fit."""
+    """Raises VolumeFull if the snapshot does not fit. Called before anything is written."""
     free = free_bytes(volume.root)
     if free < manifest.size_bytes:
         raise VolumeFull(
-            f"snapshot {manifest.snapshot_id} holds {manifest.size_bytes} bytes and the volume has "
-            f"{free} free: give a larger volume"
+            f"snapshot {manifest.snapshot_id} has {manifest.size_bytes} bytes and the volume has "
+            f"{free} bytes free: give a larger volume"
         )

@@ -1,2 +1,2 @@
-"""What the commands do with one volume: verify it, switch its replication on or off, or ask the
-replica that serves it."""
+"""Commands on one volume: verify it, enable or disable its replication, or call the replica that
+serves it."""

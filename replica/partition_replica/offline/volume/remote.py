@@ -1,4 +1,4 @@
-"""A running replica, asked over gRPC for what the commands show of a stopped one's volume."""
+"""Calls a running replica over gRPC for what the commands show of a stopped replica's volume."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +49,7 @@ class RemoteReplica:
             yield LogEntry(LSN(found.lsn), Term(found.term), kind, data)
 
     def verify(self, progress: Any) -> VerifyReport:
-        """`progress(step, done, total)` as it goes."""
+        """Verifies the replica's volume; calls `progress(step, done, total)` meanwhile."""
         for found in self._inspection.Verify(inspection_pb2.VerifyRequest()):
             if found.HasField("report"):
                 report = found.report
@@ -57,13 +57,14 @@ class RemoteReplica:
                     list(report.findings), list(report.unchecked), dict(report.counts)
                 )
             progress(found.step, found.done, found.total)
-        raise InvalidArgument("the replica ended the verification without a report")
+        raise InvalidArgument("the replica ended the verification without a report: try again")
 
 
 @contextmanager
 def connect(address: str, tls: TlsFiles | None, server_name: str) -> Iterator[RemoteReplica]:
-    """`server_name`: the name in the replica's certificate, if it is dialled by another. Raises
-    InvalidArgument if TLS can't work with these files."""
+    """Opens a channel to the replica at `address`. `server_name`: the name in the replica's
+    certificate, if it differs from the host of `address`. Raises InvalidArgument if TLS does not
+    work with these files."""
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", CLIENT_MESSAGE_BYTES_MAX),
         ("grpc.enable_http_proxy", 0),

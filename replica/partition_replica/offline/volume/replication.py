@@ -1,4 +1,4 @@
-"""Replication switched off and on for a stopped replica."""
+"""Enables and disables replication on a stopped replica's volume."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +16,12 @@ from partition_replica.storage.volume import Volume
 
 @contextmanager
 def open_volume(root: Path) -> Iterator[Volume]:
-    """Opens a volume to write, under its lock, as a starting replica does."""
+    """Opens a volume for writing, under its lock, as a starting replica does."""
     if not (root / "log").exists():
-        raise InvalidArgument(f"{root} is no replica's volume: it holds no log")
+        raise InvalidArgument(f"{root} is not a replica's volume: it has no log")
     lock = VolumeLock(root)
     if not lock.try_acquire():
-        raise InvalidArgument(f"a replica uses the volume {root}: stop it first")
+        raise InvalidArgument(f"a running replica uses the volume {root}: stop it first")
     volume = Volume(root, lock, pins_max=Limits().pins_max)
     try:
         yield volume
@@ -30,8 +30,8 @@ def open_volume(root: Path) -> Iterator[Volume]:
 
 
 def disable(root: Path) -> int:
-    """Makes a sole voter's log a plain one; returns its last LSN. The next start serves it without
-    Raft. One durable transaction. Raises MembershipRefused, InvalidArgument."""
+    """Makes a sole voter's log standalone, in one durable transaction, and returns its last LSN.
+    The replica is standalone from its next start. Raises MembershipRefused, InvalidArgument."""
     with open_volume(root) as volume:
         try:
             volume.log.disable_replication()
@@ -41,9 +41,9 @@ def disable(root: Path) -> int:
 
 
 def enable(root: Path, rows: int, progress: Callable[[Backfill], None]) -> Backfill:
-    """Gives a standalone log Raft's metadata, `rows` entries a transaction, and makes the replica a
-    sole voter. Interrupted at any point it goes on there, the next time or when the replica starts.
-    Raises MembershipRefused, InvalidArgument."""
+    """Backfills a standalone log, `rows` entries per transaction, and makes the replica a sole
+    voter. If it is interrupted, the next call or the replica's next start resumes it. Raises
+    MembershipRefused, InvalidArgument, DiskFull."""
     with open_volume(root) as volume:
         log, state = volume.log, volume.state
         try:
@@ -68,14 +68,14 @@ def _check_room(volume: Volume) -> None:
     room = volume.space.room_for(volume.log.backfill_bytes(), Limits(), own_work=True)
     if not room.enough:
         raise DiskFull(
-            f"the backfill takes up to {room.needed_bytes} bytes with what is reserved, "
-            f"{room.free_bytes} are free: make room or grow the volume"
+            f"the backfill needs up to {room.needed_bytes} free bytes, including the reserve, and "
+            f"{room.free_bytes} are free: free space or grow the volume"
         )
 
 
 def _apply_first(log: LmdbLog, state: LmdbState) -> None:
-    """A group's log begins behind an applied entry: one that does nothing, where none was written.
-    Raises ValueError for Raft's log."""
+    """Applies the first entry, because a group's log begins after an applied entry. Appends an
+    entry without operations if the log is empty. Raises ValueError for a replicated log."""
     if state.applied.index:
         return
     if not log.last.index:

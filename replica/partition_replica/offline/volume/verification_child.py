@@ -1,5 +1,5 @@
-"""Verifying a running replica's volume, as the replica runs it: a process of its own, which pages
-that LMDB can't make sense of may end by a signal. How the two talk: offline/snapshots/child.py."""
+"""Verifies a running replica's volume in a child process of the replica. Damaged LMDB pages may end
+the child by a signal, and the replica keeps running. Their protocol: offline/snapshots/child.py."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ from partition_replica.storage.state import LmdbState
 from partition_replica.storage.verification import Verification
 
 STATE, REPORT = "state", "report.json"
-"""Below the scratch directory: the copy of the state, and what this says in the end."""
+"""Names in the scratch directory: the copy of the state, and the report."""
 
 
 def run(root: Path, scratch: Path) -> int:
-    """Verifies the volume `root` with the copy of its state in scratch/state, under nobody's lock;
-    the report goes to scratch/report.json. Returns the exit code."""
+    """Verifies the volume `root` with the copy of its state in scratch/state, without a lock of its
+    own, and writes the report to scratch/report.json. Returns the exit code."""
     return asyncio.run(_run(root, scratch))
 
 
@@ -30,10 +30,10 @@ async def _run(root: Path, scratch: Path) -> int:
     parent = Parent()
     try:
         report = await asyncio.to_thread(_verify, root, scratch, parent)
-    except Damaged as error:  # it can't even be opened
+    except Damaged as error:  # the volume cannot be opened
         report = VerifyReport()
         report.find(str(error))
-        report.unchecked.append("everything behind that")
+        report.unchecked.append("everything else: the volume cannot be opened")
     (scratch / REPORT).write_text(json.dumps(asdict(report)))
     parent.report({"state": "succeeded"})
     return 0
@@ -42,7 +42,7 @@ async def _run(root: Path, scratch: Path) -> int:
 def _verify(root: Path, scratch: Path, parent: Listener) -> VerifyReport:
     state = LmdbState(scratch / STATE, read_only=True)
     try:
-        # Opened behind the copy, so that it has every entry that the copy has applied.
+        # Opened after the copy, so that it has every entry that the copy has applied.
         log = RunningLog(root / "log", MemberID(0), blob_digests)
         try:
             return Verification(

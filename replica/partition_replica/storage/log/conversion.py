@@ -1,4 +1,4 @@
-"""Replication switched on for a standalone log (backfill), and off again."""
+"""Enables replication for a standalone log (backfill), and disables it."""
 
 from dataclasses import replace
 
@@ -20,22 +20,22 @@ from partition_replica.storage.log.retention import RetainedLog
 from partition_replica.storage.log.tables import BACKFILL
 
 METADATA_BYTES = 64
-"""What an entry's metadata takes, at most: key and row are 25 bytes, the rest is LMDB's. Measured:
-36 where no entry has any, 52 where others stand in between."""
+"""An upper bound of an entry's metadata in bytes: key and row take 25, the rest is LMDB's overhead.
+Measured: 36 if no entry has metadata, 52 if some have."""
 
 TRANSACTION_BYTES = 1024**2
-"""Pages that a transaction copies before it gives those of the one before back."""
+"""The bytes of pages that a transaction copies before LMDB frees the previous ones."""
 
 
 class ConvertibleLog(RetainedLog):
-    """A log whose Raft metadata comes and goes."""
+    """A log that can be converted between standalone and replicated."""
 
     # --- replication on and off ---------------------------------------------------------------
 
     def begin_backfill(self) -> Backfill:
         with self._writing:
             if not self._identity.standalone or not self._identity.cluster_id:
-                raise ValueError("only a standalone partition's log is backfilled")
+                raise ValueError("the log is not standalone, so it needs no backfill")
             if self._backfill is None:
                 with self._transaction() as txn:
                     termed, highest = self.tables.last_term(txn)
@@ -53,13 +53,13 @@ class ConvertibleLog(RetainedLog):
             return self._progress()
 
     def backfill_bytes(self) -> int:
-        """What the metadata of every stored entry would take, at most."""
+        """An upper bound of the size of all stored entries' metadata."""
         return (self._last.index - self._first_stored + 1) * METADATA_BYTES + TRANSACTION_BYTES
 
     def step_backfill(self, rows_max: int) -> Backfill:
         with self._writing:
             now = self._progress()
-            # Rows that were pruned meanwhile need nothing.
+            # Entries that were pruned meanwhile need no metadata.
             lo = max(now.next, self._first_stored)
             hi = min(lo + rows_max, now.target + 1)
             assert self._backfill is not None
@@ -73,7 +73,7 @@ class ConvertibleLog(RetainedLog):
                     termed = LSN(row.termed)
                     self.tables.put_missing_metadata(txn, lo, hi, now.term, before, termed)
                 if lo <= boundary.index < hi:
-                    # It moved here before its entry had a term.
+                    # The boundary moved here before its entry had a term.
                     boundary = Position(boundary.index, self.tables.term(txn, boundary.index))
                     self._put_boundary(txn, boundary)
                 self.tables.put_meta(txn, BACKFILL, row)
@@ -100,9 +100,14 @@ class ConvertibleLog(RetainedLog):
             progress = self._progress()
             last = self._last.index
             if not progress.complete:
-                raise ValueError(f"the backfill is at {progress.next} of {progress.target}")
+                raise ValueError(
+                    f"the backfill is not complete: it is at {progress.next} of {progress.target}"
+                )
             if not 1 <= applied.index <= last or applied.index < self._boundary.index:
-                raise ValueError(f"applied {applied.index} lies outside of 1 to {last}")
+                raise ValueError(
+                    f"applied LSN {applied.index} is outside of "
+                    f"{max(1, self._boundary.index)} to {last}"
+                )
             if applied != self.backfilled_position(applied.index):
                 raise ValueError(f"the term of entry {applied.index} is not {applied.term}")
             configuration = Configuration(voters=(self._identity.member_id,))
@@ -112,7 +117,10 @@ class ConvertibleLog(RetainedLog):
                 span = self.tables.span(txn)
                 missing = span and self.tables.metadata_missing(txn, *span)
                 if missing:
-                    raise Damaged(f"log entry {missing} has no raft row behind a backfill")
+                    raise Damaged(
+                        f"log entry {missing} has no raft row after a backfill: the volume is "
+                        "damaged; keep it"
+                    )
                 stored = last > applied.index
                 term = self.tables.term(txn, last) if stored else applied.term
                 self.tables.put_identity(txn, identity)
@@ -132,19 +140,19 @@ class ConvertibleLog(RetainedLog):
         with self._writing:
             index, configuration = self._configuration
             if self._identity.standalone or not self._identity.cluster_id:
-                raise ValueError("this partition is not replicated")
+                raise ValueError("the log is not replicated, so there is nothing to disable")
             if configuration != Configuration(voters=(self._identity.member_id,)):
                 raise ValueError(
-                    f"the configuration is {configuration}; only a sole voter's replication can be "
-                    "stopped: remove the other members first"
+                    f"the configuration is {configuration}; only a sole voter can disable "
+                    "replication: remove the other members first"
                 )
             with self._transaction() as txn:
                 lo = max(index + 1, self._boundary.index + 1)
                 for entry in self.tables.entries(txn, lo, self._last.index + 1):
                     if entry.kind:
                         raise ValueError(
-                            f"entry {entry.index} changes the configuration and is not in it yet: "
-                            "start the replica once, then try again"
+                            f"entry {entry.index} changes the configuration and is not applied "
+                            "yet: start the replica once, then try again"
                         )
                 hard_state = replace(self._hard_state, commit=self._last.index)
                 identity = replace(self._identity, standalone=True)
@@ -158,11 +166,11 @@ class ConvertibleLog(RetainedLog):
     def _progress(self) -> Backfill:
         progress = self.backfill
         if progress is None:
-            raise ValueError("no backfill is under way")
+            raise ValueError("no backfill is in progress")
         return progress
 
     def _term_before(self, txn: Transaction, lsn: LSN) -> Term:
-        """The term of the entry before, 0 where none is known. A row knows better than the
+        """The term of the previous entry, 0 if it is unknown. Its row has precedence over the
         boundary, which may have moved there before the row got its term."""
         if lsn > self._first_stored:
             return self.tables.term(txn, LSN(lsn - 1))

@@ -1,4 +1,4 @@
-"""What is written to a log: Raft's batches, a standalone log's appends, who the volume is."""
+"""Writes to a log: Raft's batches, a standalone log's appends, the volume's identity."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -63,7 +63,7 @@ class LmdbLog(ConvertibleLog):
                 self._put_hard_state(txn, hard_state)
             released = {digest for digest in released if not self.tables.names(txn, digest)}
             if batch.snapshot is not None:
-                # Before the rows go: a reader meets Compacted, never a hole.
+                # Before the rows are deleted: a reader gets Compacted, never Damaged.
                 self._boundary = self._last = boundary
                 self._first_stored = first_stored
                 reach("log.snapshot.before")
@@ -87,8 +87,8 @@ class LmdbLog(ConvertibleLog):
         boundary: Position,
         hard_state: HardState,
     ) -> tuple[Position, set[Digest]]:
-        """Writes entries behind `last`, or in place of what stands there; (the new last, blobs
-        that what was overwritten named)."""
+        """Writes entries after `last`, or overwrites uncommitted ones. Returns (the new last
+        position, the blobs that overwritten entries named)."""
         plain = self._identity.standalone
         plain_term = Term(self._backfill.term) if plain and self._backfill else Term(0)
         fixed = last.index if plain else max(hard_state.commit, boundary.index)
@@ -116,7 +116,7 @@ class LmdbLog(ConvertibleLog):
         with self._writing:
             if index < self._configuration[0]:
                 raise ValueError(
-                    f"configuration as of {index} is older than the saved one, of "
+                    f"the configuration as of {index} is older than the saved one, as of "
                     f"{self._configuration[0]}"
                 )
             with self._transaction() as txn:
@@ -138,9 +138,9 @@ class LmdbLog(ConvertibleLog):
     def bootstrap(
         self, cluster: ClusterID, configuration: Configuration, start: Position = FIRST
     ) -> None:
-        """The state must be durable at `start` before."""
+        """The state must already be durable at `start`."""
         if start.index < 1 or start.term < 1:
-            raise ValueError(f"a group's log begins at (1, 1) or above, not at {start}")
+            raise ValueError(f"a group's log must begin at (1, 1) or above, not at {start}")
         self._begin(replace(self._identity, cluster_id=cluster), configuration, start)
         self._status = InitStatus.BOOTSTRAPPED
 
@@ -149,13 +149,13 @@ class LmdbLog(ConvertibleLog):
         self._begin(identity, Configuration(voters=(identity.member_id,)), start)
 
     def _begin(self, identity: Identity, configuration: Configuration, start: Position) -> None:
-        """A log without entries, behind `start`, in one transaction."""
+        """Makes the log begin after `start`, without entries, in one transaction."""
         hard_state = HardState(start.term, MemberID(0), start.index)
         with self._writing:
             if self._identity.cluster_id or self._last.index:
                 raise ValueError(
-                    f"the log belongs to cluster {self._identity.cluster_id or '(none)'} and ends "
-                    f"at {self._last.index}: only a new one begins"
+                    f"the log belongs to cluster ID {self._identity.cluster_id or '(none)'} and "
+                    f"ends at {self._last.index}: only a new log can be bootstrapped"
                 )
             with self._transaction() as txn:
                 self.tables.put_identity(txn, identity)
@@ -184,7 +184,7 @@ class LmdbLog(ConvertibleLog):
     def append(self, expected: LSN | None, bodies: Sequence[bytes]) -> LSN:
         with self._writing:
             if not self._identity.standalone:
-                raise ValueError("this log is Raft's: propose instead of appending")
+                raise ValueError("the log is replicated: propose the entries instead")
             first = LSN(self._last.index + 1)
             if expected is not None and expected != first:
                 raise ValueError(
@@ -198,15 +198,15 @@ class LmdbLog(ConvertibleLog):
     def truncate_from(self, lsn: LSN) -> list[Digest]:
         with self._writing:
             if not self._identity.standalone:
-                raise ValueError("this log is Raft's: a leader's entries overwrite, nobody else")
+                raise ValueError("the log is replicated: only a leader's entries overwrite its own")
             if self._backfill is not None:
-                raise ValueError("a backfill is under way: what it counts may not go")
+                raise ValueError("a backfill is in progress: wait for its end")
             if lsn > self._last.index:
                 return []
             known = max([self._boundary.index, *self.positions.values()])
             if lsn <= known:
                 raise ValueError(
-                    f"truncation from {lsn} refused: entries up to {known} were applied or "
+                    f"truncation from {lsn} refused: entries up to {known} are applied or "
                     "acknowledged"
                 )
             self._count_weighed()
@@ -227,24 +227,28 @@ class LmdbLog(ConvertibleLog):
 
 def _check_overwrite(entry: LogEntry, fixed: LSN) -> None:
     if entry.index <= fixed:
-        raise ValueError(f"entry {entry.index} would overwrite a committed one (committed {fixed})")
+        raise ValueError(
+            f"entry {entry.index} would overwrite a committed entry (the commit index is {fixed})"
+        )
 
 
 def _check_append(entry: LogEntry, last: LSN, term: Term, plain: bool) -> None:
     if entry.index != last + 1:
-        raise ValueError(f"entry {entry.index} behind {last} would leave a hole")
+        raise ValueError(f"entry {entry.index} after {last} would leave a gap")
     if plain:
         if entry.term or entry.kind:
             raise ValueError(
-                f"entry {entry.index} has term {entry.term} and kind {entry.kind}: a standalone "
-                "log's have 0"
+                f"entry {entry.index} has term {entry.term} and kind {entry.kind}; in a standalone "
+                "log both must be 0"
             )
     elif entry.term < max(term, 1):
-        raise ValueError(f"entry {entry.index} has term {entry.term}, below {max(term, 1)}")
+        raise ValueError(
+            f"entry {entry.index} has term {entry.term}, below the previous one, {max(term, 1)}"
+        )
 
 
 def _check_hard_state(wanted: HardState, saved: HardState, last: Position) -> None:
     if wanted.term < saved.term or wanted.commit < saved.commit:
-        raise ValueError(f"hard state {wanted} falls below the saved {saved}")
+        raise ValueError(f"the hard state {wanted} is below the saved one, {saved}")
     if wanted.commit > last.index:
-        raise ValueError(f"commit index {wanted.commit} passes the last index {last.index}")
+        raise ValueError(f"the commit index {wanted.commit} is above the last LSN {last.index}")

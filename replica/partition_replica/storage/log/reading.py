@@ -1,4 +1,4 @@
-"""What is read of a log: how it is opened and checked, its Raft state, its entries."""
+"""Opens and checks a log, and reads its Raft state and its entries."""
 
 import threading
 from collections import deque
@@ -44,11 +44,12 @@ from partition_replica.storage.log.tables import (
 )
 
 WEIGHED_MAX = 100_000
-"""Blobs noted by `weigh` until the next look at the trail; of more the first are forgotten."""
+"""The maximum number of blobs that `weigh` keeps until the trail is measured again. The oldest ones
+are dropped first."""
 
 
 class LogReader:
-    """An open log. `_transaction` is how the classes above write."""
+    """An open log. Derived classes write in `_transaction`."""
 
     def __init__(
         self,
@@ -59,15 +60,16 @@ class LogReader:
         retention: LogRetention | None = None,
         read_only: bool = False,
     ) -> None:
-        """Opens or creates the log. `new_member` is the ID of a volume that has none yet.
+        """Opens or creates the log. `new_member`: the member ID for a new volume.
 
-        Raises Damaged for a hole, a row that fails its checksum, a format of another version.
+        Raises Damaged for a missing entry, a row that fails its checksum, or a format of another
+        version; StorageFailed.
         """
         self._environment = self._open(path, read_only)
         try:
             self.tables = LogTables(self._environment, blob_digests, create=not read_only)
         except BaseException:
-            self._environment.close()  # LMDB opens a file once in a process
+            self._environment.close()  # LMDB allows one open environment per file and process
             raise
         self.retention = retention or LogRetention()
         self._writing = threading.RLock()
@@ -93,7 +95,7 @@ class LogReader:
 
     @property
     def environment(self) -> lmdb.Environment:
-        """For those who look at rows: verification, export."""
+        """For code that reads rows directly: verification, export."""
         return self._environment
 
     @property
@@ -141,7 +143,8 @@ class LogReader:
 
     @property
     def base(self) -> LSN:
-        """Up to where the state was imported instead of applied; 0 for all others."""
+        """The LSN up to which the state was imported as a base instead of applied; 0 without a
+        base."""
         return self._base
 
     # --- life ---------------------------------------------------------------------------------
@@ -161,7 +164,7 @@ class LogReader:
         if lo <= self._boundary.index:
             raise self._compacted(lo, LSN(self._boundary.index + 1))
         if self._last.index <= self._boundary.index:
-            raise Unavailable(f"the log has no entry behind {self._boundary.index}")
+            raise Unavailable(f"the log has no entry after {self._boundary.index}")
         return self._read(lo, hi, bytes_max)
 
     def read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
@@ -170,7 +173,8 @@ class LogReader:
         return self._read(lo, hi, bytes_max)
 
     def read_back(self, lo: LSN, last: LSN, entries_max: int, bytes_max: int) -> list[LogEntry]:
-        """[lo, last] from its end on, the last entry first; at least one. As `read` otherwise."""
+        """Reads [lo, last] backwards: the last entry first, at least one, at most `entries_max` and
+        `bytes_max`. Otherwise as `read`."""
         found: list[LogEntry] = []
         size = 0
         with self._reading_from(lo) as txn:
@@ -184,7 +188,9 @@ class LogReader:
 
     def _read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
         if hi > self._last.index + 1:
-            raise Unavailable(f"entries below {hi} asked for; the log ends at {self._last.index}")
+            raise Unavailable(
+                f"entries up to {hi - 1} were requested; the log ends at {self._last.index}"
+            )
         found: list[LogEntry] = []
         size = 0
         with self._reading_from(lo) as txn:
@@ -199,7 +205,8 @@ class LogReader:
 
     @contextmanager
     def _reading_from(self, lo: LSN) -> Iterator[Transaction]:
-        """A read of entries from `lo` on. Raises Compacted where they are pruned meanwhile."""
+        """A read transaction for entries from `lo` on. Raises Compacted if they are pruned
+        meanwhile."""
         try:
             with self._reading() as txn:
                 yield txn
@@ -215,7 +222,9 @@ class LogReader:
         if index < boundary.index:
             raise self._compacted(index, LSN(boundary.index + 1))
         if index > self._last.index:
-            raise Unavailable(f"term of {index} asked for; the log ends at {self._last.index}")
+            raise Unavailable(
+                f"the term of entry {index} was requested; the log ends at {self._last.index}"
+            )
         try:
             with self._reading() as txn:
                 term = self.tables.term(txn, index)
@@ -229,7 +238,7 @@ class LogReader:
 
     def _check_plain(self, index: LSN) -> None:
         if not self._identity.standalone:
-            raise Damaged(f"log entry {index} has no raft row: the log has a hole")
+            raise Damaged(f"log entry {index} has no raft row: the volume is damaged; keep it")
 
     def names_blob(self, digest: Digest) -> bool:
         with self._reading() as txn:
@@ -247,7 +256,7 @@ class LogReader:
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
-        """A write transaction that is durable when the block is left, or never was."""
+        """A write transaction: committed durably when the block is left, aborted by an error."""
         self._check_open()
         with lmdb_failures("commit of the log"), self._environment.begin(write=True) as txn:
             yield txn
@@ -273,13 +282,16 @@ class LogReader:
                 txn.stat(self.tables.meta)["entries"] or txn.stat(self.tables.manifest)["entries"]
             )
         if identity is None and others:
-            raise Damaged("row identity of table meta is missing, and others are there")
-        # A standalone log has a boundary with a term while it is backfilled, and no hard state yet.
+            raise Damaged(
+                "row identity of table meta is missing, and the log has other rows: the volume is "
+                "damaged; keep it"
+            )
+        # During a backfill, a standalone log has a boundary with a term, and no hard state yet.
         plain = identity is not None and identity.standalone
         if boundary.term and not hard.term and not plain:
-            raise Damaged("row hard_state of table meta is missing")
+            raise Damaged("row hard_state of table meta is missing: the volume is damaged; keep it")
         if boundary.term and identity and identity.cluster_id and not conf.voters:
-            raise Damaged("row conf_state of table meta is missing")
+            raise Damaged("row conf_state of table meta is missing: the volume is damaged; keep it")
         self._boundary = Position(LSN(boundary.index), Term(boundary.term))
         self._hard_state = HardState(Term(hard.term), MemberID(hard.vote), LSN(hard.commit))
         self._configuration = (LSN(conf.index), _configuration(conf))
@@ -309,7 +321,7 @@ class LogReader:
         )
 
     def _load_span(self) -> None:
-        """Finds the first and last entry, and any hole."""
+        """Finds the first and the last entry. Raises Damaged for a missing one."""
         boundary = self._boundary
         with self._reading() as txn:
             span = self.tables.span(txn)
@@ -319,12 +331,14 @@ class LogReader:
             first, last = span
             if first > boundary.index + 1 or last < boundary.index:
                 raise Damaged(
-                    f"log entry {boundary.index + 1} is missing: the log has a hole (boundary "
-                    f"{boundary.index}, entries {first} to {last})"
+                    f"log entry {boundary.index + 1} is missing (boundary {boundary.index}, "
+                    f"entries {first} to {last}): the volume is damaged; keep it"
                 )
             missing = self.tables.metadata_missing(txn, first, last)
             if missing is not None and not self._identity.standalone:
-                raise Damaged(f"log entry {missing} has no raft row: the log has a hole")
+                raise Damaged(
+                    f"log entry {missing} has no raft row: the volume is damaged; keep it"
+                )
             self._first_stored = LSN(first)
             self._last = (
                 boundary
@@ -342,16 +356,16 @@ class LogReader:
 
     def _compacted(self, index: LSN, first: LSN) -> Compacted:
         return Compacted(
-            f"entry {index} is compacted; the log begins at {first}: read the state, and go on "
-            "from there",
+            f"entry {index} is compacted; the log begins at {first}: read the state, and continue "
+            "from its LSN",
             first,
             self._positions.get(APPLIED, self.committed),
         )
 
 
 class RunningLog(LogReader):
-    """A running replica's log, for another process that only reads it. It goes on meanwhile:
-    `first_stored` is what it is now, everything else what it was when this was opened."""
+    """A running replica's log, opened read-only by another process while the replica writes it.
+    `first_stored` is up to date; all other properties are as of the opening."""
 
     def __init__(self, path: Path, new_member: MemberID, blob_digests: BlobDigests) -> None:
         super().__init__(path, new_member, blob_digests, read_only=True)

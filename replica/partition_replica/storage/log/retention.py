@@ -1,4 +1,4 @@
-"""Positions, and what goes because no position needs it: boundary, pruning."""
+"""Positions, and compaction and pruning of the entries that no position needs."""
 
 from collections.abc import Callable, Collection
 from functools import partial
@@ -21,7 +21,7 @@ PRUNE_ROWS = 4096
 
 
 class RetainedLog(LogReader):
-    """A log that keeps what its positions need."""
+    """A log that keeps the entries that its positions need."""
 
     def initialize(
         self, applied: LSN, cancelled: Callable[[], bool] = never, *, prune: bool = True
@@ -30,12 +30,12 @@ class RetainedLog(LogReader):
             self._check_open()
             self._status = InitStatus.UNKNOWN
             if cancelled():
-                raise Cancelled("initialisation was cancelled before it read anything")
+                raise Cancelled("the initialization was cancelled before it read anything")
             if not self._boundary.index <= applied <= self._last.index:
                 raise Damaged(
-                    f"the state is at {applied}, outside of the log's {self._boundary.index} to "
-                    f"{self._last.index}: state and log are not of one replica, or one of them is "
-                    "damaged"
+                    f"the state is at LSN {applied}, outside of the log's range "
+                    f"{self._boundary.index} to {self._last.index}: state and log are of different "
+                    "replicas, or one of them is damaged; keep the volume"
                 )
             self._positions[APPLIED] = applied
             if prune:
@@ -50,7 +50,7 @@ class RetainedLog(LogReader):
             self.compact(target)
         while self.prune(PRUNE_ROWS)[0]:
             if cancelled():
-                raise Cancelled("initialisation was cancelled while it pruned")
+                raise Cancelled("the initialization was cancelled while it pruned")
 
     def _init_status(self) -> InitStatus:
         with self._environment.begin() as txn:
@@ -85,10 +85,11 @@ class RetainedLog(LogReader):
         compaction.check_consumer_name(name)
         with self._writing:
             if name in self._positions:
-                raise ValueError(f"consumer {name!r} is registered already")
+                raise ValueError(f"consumer {name!r} is already registered")
             if self.consumer_count >= compaction.CONSUMERS_MAX:
                 raise ValueError(
-                    f"{compaction.CONSUMERS_MAX} consumers are registered, the most that may be"
+                    f"{compaction.CONSUMERS_MAX} consumers are registered, which is the maximum: "
+                    "remove one first"
                 )
             self._check_position(name, lsn)
             if lsn + 1 < self._first_stored:
@@ -111,7 +112,10 @@ class RetainedLog(LogReader):
             if lsn == now:
                 return
             if lsn < now:
-                raise ValueError(f"position {name!r} is at {now} and never falls; {lsn} was given")
+                raise ValueError(
+                    f"position {name!r} is at {now} and cannot move back to {lsn}: give an LSN "
+                    f"from {now}"
+                )
             self._check_position(name, lsn)
             if name not in compaction.RESERVED:
                 with self._transaction() as txn:
@@ -119,11 +123,11 @@ class RetainedLog(LogReader):
             self._positions[name] = lsn
 
     def _check_position(self, name: str, lsn: LSN) -> None:
-        # Not by the saved commit index: it is saved lazily and may lie below what is applied.
+        # Not by the saved commit index: it is saved lazily and may be below the applied LSN.
         if not 0 <= lsn <= self._last.index:
             raise ValueError(
                 f"position {name!r} cannot be {lsn}: allowed are 0 to {self._last.index}, the last "
-                "entry"
+                "LSN"
             )
 
     def hold(self, lsns: Collection[LSN]) -> None:
@@ -169,7 +173,7 @@ class RetainedLog(LogReader):
             applied = self._positions.get(APPLIED, LSN(0))
             if index > min(applied, self._last.index):
                 raise ValueError(
-                    f"compaction to {index} refused: applied is {applied}, the last entry "
+                    f"compaction to {index} refused: the applied LSN is {applied}, the last LSN "
                     f"{self._last.index}"
                 )
             boundary = Position(index, self.term(index))
@@ -207,13 +211,13 @@ class RetainedLog(LogReader):
         except lmdb.Error as error:
             txn.abort()
             raise PruneFailed(
-                f"entries {first} to {end} could not be deleted ({error}); nothing changed, and it "
-                "is tried again"
+                f"entries {first} to {end} could not be deleted ({error}); nothing changed, and "
+                "the replica tries again"
             ) from error
         except BaseException:
             txn.abort()
             raise
-        self._first_stored = LSN(end + 1)  # before the rows go: readers meet Compacted
+        self._first_stored = LSN(end + 1)  # before the rows are deleted: readers get Compacted
         with lmdb_failures("commit of the log"):
             txn.commit()
         return sorted(released)

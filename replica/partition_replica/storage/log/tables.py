@@ -1,8 +1,8 @@
-"""The log's tables: rows in and out, inside the caller's transaction. Knows no rules.
+"""The log's tables: reads and writes rows in the caller's transaction, without Raft's rules.
 
-Tables: `manifest` and `raft` by LSN (the seed's MANIFEST and RAFT files; a standalone log's entries
-have no `raft` row), `payload` from digest + LSN to nothing (which entries name a blob), `position`
-by consumer, `meta`.
+Tables: `manifest` and `raft` by LSN (as the seed's MANIFEST and RAFT files; a standalone log's
+entries have no `raft` row), `payload` by digest + LSN, without values (the entries that name a
+blob), `position` by consumer, `meta`.
 """
 
 import itertools
@@ -36,13 +36,14 @@ BASE = b"base"
 
 NAMES = ("meta", "manifest", "raft", "payload", "position")
 LATER = frozenset({"position"})
-"""Tables that volumes of earlier versions lack until this one writes them: None when read-only."""
+"""Tables that volumes of earlier versions lack. They are created on open; if the volume is opened
+read-only, their handles are None."""
 
 BlobDigests = Callable[[LogEntry], list[Digest]]
 
 
 class LogTables:
-    """`blob_digests` names the blobs (payloads that the entry does not carry) of an entry."""
+    """`blob_digests` returns the digests of an entry's blobs (payloads that are not inline)."""
 
     def __init__(
         self, environment: lmdb.Environment, blob_digests: BlobDigests, *, create: bool
@@ -58,8 +59,8 @@ class LogTables:
     # --- entries ------------------------------------------------------------------------------
 
     def put(self, txn: Transaction, entries: list[LogEntry], plain_term: Term) -> None:
-        """Consecutive entries behind the last one. Entries of term 0 get a `raft` row with
-        plain_term, or none where that is 0, too."""
+        """Appends consecutive entries. Entries of term 0 get a `raft` row with plain_term, or no
+        such row if plain_term is 0."""
         manifests: list[tuple[bytes, bytes]] = []
         metadata: list[tuple[bytes, bytes]] = []
         for entry in entries:
@@ -115,7 +116,7 @@ class LogTables:
         return named
 
     def entries(self, txn: Transaction, lo: int, hi: int) -> Iterator[LogEntry]:
-        """[lo, hi), one by one, from a transaction that outlives the iteration."""
+        """Iterates over the entries [lo, hi). The transaction must outlive the iteration."""
         if lo >= hi:
             return
         manifests, metadata = txn.cursor(self.manifest), txn.cursor(self.raft)
@@ -127,7 +128,10 @@ class LogTables:
                 raise _hole(index)
             data = codec.unseal("manifest", key, row)
             if has_metadata and metadata.key() < key:
-                raise Damaged(f"the log has a raft row under {metadata.key().hex()}, and no entry")
+                raise Damaged(
+                    f"the log has a raft row under {metadata.key().hex()} without an entry: the "
+                    "volume is damaged; keep it"
+                )
             if has_metadata and metadata.key() == key:
                 payload = codec.unseal("raft", key, metadata.value())
                 yield codec.decode_raft(LSN(index), payload, data)
@@ -139,7 +143,7 @@ class LogTables:
             raise _hole(end)
 
     def entry(self, txn: Transaction, index: LSN) -> LogEntry:
-        """Raises Damaged where there is none."""
+        """Returns one entry. Raises Damaged if it is missing."""
         key = codec.u64(index)
         row = txn.get(key, db=self.manifest)
         if row is None:
@@ -147,7 +151,7 @@ class LogTables:
         return self._entry(txn, index, key, row)
 
     def term(self, txn: Transaction, index: LSN) -> Term:
-        """0 for an entry without metadata. Raises Damaged where there is no entry."""
+        """The term of an entry, 0 without metadata. Raises Damaged if the entry is missing."""
         key = codec.u64(index)
         row = txn.get(key, db=self.raft)
         if row is not None:
@@ -157,17 +161,19 @@ class LogTables:
         return Term(0)
 
     def first(self, txn: Transaction) -> LSN | None:
-        """The lowest LSN with rows."""
+        """The lowest LSN with rows, or None."""
         with txn.cursor(self.manifest) as cursor:
             return LSN(codec.from_u64(cursor.key())) if cursor.first() else None
 
     def span(self, txn: Transaction) -> tuple[int, int] | None:
-        """(first, last) LSN with rows; None without any. Finds any hole, and names it: rows are as
-        many as the LSNs that they span."""
+        """The (first, last) LSN with rows, or None. Raises Damaged for a gap: then there are fewer
+        rows than LSNs in this range."""
         with txn.cursor(self.manifest) as cursor:
             if not cursor.first():
                 if txn.stat(self.raft)["entries"]:
-                    raise Damaged("the log has raft rows and no manifest rows")
+                    raise Damaged(
+                        "the log has raft rows and no manifest rows: the volume is damaged; keep it"
+                    )
                 return None
             first = codec.from_u64(cursor.key())
             cursor.last()
@@ -182,8 +188,8 @@ class LogTables:
         return first, last
 
     def metadata_missing(self, txn: Transaction, first: int, last: int) -> int | None:
-        """The lowest LSN of [first, last], which have manifest rows, without a `raft` row. Raises
-        Damaged for raft rows elsewhere."""
+        """The lowest LSN of [first, last], the range of the manifest rows, that has no `raft` row;
+        None if all have one. Raises Damaged for raft rows outside the range."""
         count = txn.stat(self.raft)["entries"]
         with txn.cursor(self.raft) as cursor:
             ends: tuple[int, int] | None = None
@@ -193,8 +199,8 @@ class LogTables:
                 ends = (low, codec.from_u64(cursor.key()))
         if ends is not None and not first <= ends[0] <= ends[1] <= last:
             raise Damaged(
-                f"raft rows span {ends[0]} to {ends[1]}, manifest rows {first} to {last}: the log "
-                "has a hole"
+                f"the raft rows span {ends[0]} to {ends[1]}, the manifest rows {first} to {last}: "
+                "entries are missing, so the volume is damaged; keep it"
             )
         if count == last - first + 1:
             return None
@@ -215,9 +221,9 @@ class LogTables:
     def put_missing_metadata(
         self, txn: Transaction, lo: int, hi: int, term: Term, before: Term, termed: LSN
     ) -> None:
-        """Gives entries of [lo, hi) without metadata `term`; those in front of `termed`, an entry
-        that had a term before, inherit the last one before them (`before` at lo): terms never
-        fall."""
+        """Writes metadata for the entries of [lo, hi) that have none. Entries after `termed`, the
+        last entry that had metadata before the backfill, get `term`. The others get the term of the
+        entry before them (`before` at lo), because terms never fall."""
         made: list[tuple[bytes, bytes]] = []
         inherited, own = max(before, Term(1)), codec.metadata(term)
         with txn.cursor(self.raft) as cursor:
@@ -264,8 +270,8 @@ class LogTables:
             return LSN(codec.from_u64(key[DIGEST_BYTES:])) if key.startswith(digest) else None
 
     def sizes(self, txn: "lmdb.Transaction[memoryview]", lo: int, hi: int) -> Iterator[int]:
-        """Bytes of data of the entries [lo, hi), in a transaction with buffers: of large rows only
-        the length is read."""
+        """The sizes in bytes of the data of the entries [lo, hi). `txn` has buffers, so only the
+        length of large rows is read."""
         with txn.cursor(self.manifest) as cursor:
             if lo >= hi or not cursor.set_key(codec.u64(lo)):
                 return
@@ -321,8 +327,8 @@ class LogTables:
 
 
 def holds_nothing(path: Path) -> bool:
-    """Whether a log's environment has nothing but empty tables of ours: one whose making was cut
-    off before it had an identity. Raises Damaged, StorageFailed."""
+    """Whether a log's environment contains only empty tables of ours, because its creation was
+    interrupted before the identity was written. Raises Damaged, StorageFailed."""
     environment = open_read_only(path, len(NAMES))
     try:
         with reading(environment, "the log") as txn:
@@ -337,4 +343,4 @@ def holds_nothing(path: Path) -> bool:
 
 
 def _hole(index: int) -> Damaged:
-    return Damaged(f"log entry {index} is missing: the log has a hole")
+    return Damaged(f"log entry {index} is missing: the volume is damaged; keep it")
