@@ -44,7 +44,7 @@ PAGE_BYTES_MIN, PAGE_BYTES_MAX = 256, 65536
 """The page sizes of LMDB: a meta page with another size is damaged."""
 
 UNWRITTEN_PAGES_MAX = 1 << 18
-"""The maximum number of free pages after the end of a file: more than a transaction can free."""
+"""The maximum number of free pages after the end of a file: more than a transaction can use."""
 
 
 def open_environment(

@@ -1,7 +1,7 @@
 """Failpoints: named places where a test may end the process without any clean-up.
 
-PARTITION_FAILPOINT=name arms one; name:n ends the process at the n-th time. A run of the crash
-tests fails if no test has used a failpoint in `REGISTERED`.
+PARTITION_FAILPOINT=name arms one; name:n ends the process at the n-th time. The crash tests fail
+unless they have used every failpoint in `REGISTERED`.
 """
 
 import os
