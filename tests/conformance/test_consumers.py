@@ -34,7 +34,7 @@ class Here:
         self.log.initialize(LSN(1))
         entries = [LogEntry(LSN(index), Term(1), 0, b"") for index in range(2, LAST + 1)]
         self.log.commit(LogBatch(entries, HardState(Term(1), OWN, LSN(LAST))))
-        self.applied = LAST
+        self.applied = self.committed = LAST
         self.consumers = self._consumers()
 
     def _open(self) -> LmdbLog:
@@ -52,7 +52,13 @@ class Here:
             return body()
 
         states: Any = SimpleNamespace(current=State())
-        member: Any = SimpleNamespace(loop=SimpleNamespace(call_writer=call_writer))
+
+        async def reach(index: LSN) -> None:
+            here.applied = max(here.applied, index)
+
+        status = SimpleNamespace(commit=self.committed)
+        loop = SimpleNamespace(call_writer=call_writer, status=lambda: status)
+        member: Any = SimpleNamespace(loop=loop, waits=SimpleNamespace(reach_for_caller=reach))
         return Consumers(self.log, states, lambda: member)
 
     def adopt(self) -> None:
@@ -144,3 +150,14 @@ async def test_a_mark_is_that_of_the_positions_beside_it(here: Here) -> None:
 
     here.consumers._log = Moving()  # type: ignore[assignment]
     assert here.consumers.list() == ([("reader", 4)], 2)
+
+
+async def test_an_lsn_that_is_committed_is_waited_for(here: Here) -> None:
+    """An append is answered at its commit: its writer may acknowledge it before it is applied."""
+    here.applied = 5
+    assert (await here.consumers.register("reader", 7))[0] == 7
+    assert here.applied == 7
+    assert (await here.consumers.acknowledge("reader", LAST))[0] == LAST
+    for call in (here.consumers.register, here.consumers.acknowledge):
+        with pytest.raises(InvalidArgument, match=r"LSN 11 is not committed.*0 to 10 are allowed"):
+            await call("reader", LAST + 1)

@@ -26,7 +26,7 @@ class Consumers:
         name is registered at this LSN already, so a retry is safe. Raises InvalidArgument,
         Compacted, NoLeader."""
         log = self._log
-        self._check_applied(lsn)
+        await self._until_applied(lsn)
 
         def body() -> int:
             position = lsn or log.first_stored - 1
@@ -40,7 +40,7 @@ class Consumers:
     async def acknowledge(self, name: str, lsn: int) -> tuple[int, int]:
         """Moves the position of `name` to `lsn`. Raises NotFound, InvalidArgument, and Compacted if
         entries after `lsn` are deleted, so that the consumer learns it before its next read."""
-        self._check_applied(lsn)
+        await self._until_applied(lsn)
 
         def body() -> int:
             log = self._log
@@ -77,10 +77,19 @@ class Consumers:
     def _check_stored(self, position: int) -> None:
         check_stored(position + 1, self._log.first_stored, self._states.current.applied.index)
 
-    def _check_applied(self, lsn: int) -> None:
-        applied = self._states.current.applied.index
-        if lsn > applied:
-            raise InvalidArgument(f"LSN {lsn} is not applied here: 0 to {applied} are allowed")
+    async def _until_applied(self, lsn: int) -> None:
+        """Waits until a committed LSN is applied here: an append is answered at its commit. Raises
+        InvalidArgument, Overloaded."""
+        if lsn <= self._states.current.applied.index:
+            return
+        member = self._running()
+        committed = member.loop.status().commit
+        if lsn > committed:
+            raise InvalidArgument(
+                f"LSN {lsn} is not committed, as far as this replica knows: 0 to {committed} are "
+                "allowed; ask the leader, or retry with backoff"
+            )
+        await member.waits.reach_for_caller(LSN(lsn))
 
     async def _call(self, name: str, body: Callable[[], int]) -> tuple[int, int]:
         def work() -> tuple[int, int]:
