@@ -35,7 +35,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
             "--replica", default="", help=f"this replica, host:port of its own{replica}"
         )
         action.add_argument(
-            "--json", action="store_true", default=argparse.SUPPRESS, help="one value a line"
+            "--json", action="store_true", default=argparse.SUPPRESS, help="one value per line"
         )
 
 

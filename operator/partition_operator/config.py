@@ -26,7 +26,7 @@ class OperatorConfig:
     """Seconds between status requests to the replicas of a settled Partition."""
     poll_progressing_s: float = 1.0
     poll_backfill_s: float = 0.5
-    """Used while replication is being switched on, which may take less than a second."""
+    """Used while replication is being enabled, which may take less than a second."""
     backfill_stalled_s: float = 300.0
     """A backfill without progress for this time is reported as stalled."""
     replica_timeout_s: float = 5.0

@@ -157,7 +157,7 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
             check_path(request.path)
             node = self.view.get_tree_entry(request.path)
             if node is None or not node.directory:
-                raise NotFound(f"{request.path!r} is no directory of the tree")
+                raise NotFound(f"{request.path!r} is not a directory of the tree")
         start = request.path + b"/" if request.path else b""
         for path, node in sorted(self.view.nodes.items()):
             inside = path.removeprefix(start)

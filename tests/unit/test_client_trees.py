@@ -126,9 +126,9 @@ async def test_under_a_file_is_said(
     with pytest.raises(TreeMismatch, match="b'f/g' was not written: its parent"):
         await put_tree(client, source, b"f/g")
     for under in (b"f", b"none"):
-        with pytest.raises(NotFound, match="is no directory of the tree"):
+        with pytest.raises(NotFound, match="is not a directory of the tree"):
             await get_tree(client, under, tmp_path / "out")
-        with pytest.raises(NotFound, match="is no directory of the tree"):
+        with pytest.raises(NotFound, match="is not a directory of the tree"):
             await digest_tree(client, under)
     assert not (tmp_path / "out").exists()
 

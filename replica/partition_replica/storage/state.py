@@ -351,7 +351,7 @@ class LmdbState:
                 row = self._tables.nodes.get_any(txn, path)
                 if row is None or not decode_node(path, row).directory:
                     raise NotFound(
-                        f"{shown(path)} is no directory of the tree at LSN {self._applied_in(txn)}"
+                        f"{shown(path)} is not a directory of the tree at LSN {self._applied_in(txn)}"
                     )
             walk = self._tables.nodes.walk(txn)
             rows = walk(after + b"\0" if after else prefix)

@@ -235,13 +235,13 @@ def _replicated(found: Replication) -> Condition:
             "is lost; mode Raft replicates it"
         )
         return Condition("Replicated", False, Reason.STANDALONE, message)
-    return Condition("Replicated", False, BACKFILLING, "replication is being switched on")
+    return Condition("Replicated", False, BACKFILLING, "replication is being enabled")
 
 
 def _progressing(found: Replication) -> list[Condition]:
     if found.mode == STANDALONE:
         return []
-    message = "replication is being switched on: status.backfill shows the progress"
+    message = "replication is being enabled: status.backfill shows the progress"
     return [Condition("Progressing", True, BACKFILLING, message)]
 
 
@@ -261,7 +261,7 @@ def _ready(
     if found.mode == STANDALONE:
         message = "serves, but is not complete: waiting for its pod to be ready"
         return Condition("Ready", True, Reason.DEGRADED, message)
-    doing = "has stalled, see BackfillComplete" if found.stalled else "is being switched on"
+    doing = "has stalled, see BackfillComplete" if found.stalled else "is being enabled"
     return Condition(
         "Ready", True, Reason.DEGRADED, f"serves, but is not complete: replication {doing}"
     )

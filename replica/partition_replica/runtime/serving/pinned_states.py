@@ -174,7 +174,7 @@ class PinnedStates:
         if len(self._places) >= self._limits.pinned_states_max:
             raise Overloaded(
                 f"{self._limits.pinned_states_max} states are pinned here, the most that may be: "
-                "retry with back-off, or read the state of another replica"
+                "retry with backoff, or read the state of another replica"
             )
         place = _Place(next(self._serial))
         self._places[place.serial] = place
