@@ -350,9 +350,8 @@ class LmdbState:
             if path:
                 row = self._tables.nodes.get_any(txn, path)
                 if row is None or not decode_node(path, row).directory:
-                    raise NotFound(
-                        f"{shown(path)} is not a directory of the tree at LSN {self._applied_in(txn)}"
-                    )
+                    applied = self._applied_in(txn)
+                    raise NotFound(f"{shown(path)} is not a directory of the tree at LSN {applied}")
             walk = self._tables.nodes.walk(txn)
             rows = walk(after + b"\0" if after else prefix)
             while len(items) < count:
