@@ -172,7 +172,7 @@ async def test_what_is_not_there_or_asked_wrongly_leaves_the_state(here: Served)
         before = await everything(state)
         with pytest.raises(NotFound, match="b'none' is not a file"):
             await state.read_file(b"none", lambda _: None)
-        with pytest.raises(NotFound, match="b'f' is no directory"):
+        with pytest.raises(NotFound, match="b'f' is not a directory"):
             await anext(aiter(state.tree(b"f")))
         with pytest.raises(RequestRefused, match="INVALID_ARGUMENT"):
             await state.read_file(b"a//b", lambda _: None)
