@@ -12,7 +12,7 @@ export PATH := $(CACHE)/uv/bin:$(PATH)
 # again each time, which takes as long as all the rest of its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-down test test-long coverage check check-generated format lock-check e2e bench generate cluster cluster-down site
+.PHONY: help setup demo demo-down test test-long coverage check check-generated format lock-check e2e bench bench-etcd generate cluster cluster-down site
 
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ e2e: test-long ## test-long, then the tests on a cluster at length: idle minutes
 
 bench: setup ## what docs/performance.md quotes
 	@$(RUN) python -m tests.benchmarks.run
+
+bench-etcd: setup ## beside etcd, on an idle machine; builds etcd once (tests/benchmarks/etcd)
+	@$(RUN) python -m tests.benchmarks.etcd.compare $(BENCH_ARGUMENTS)
 
 generate: setup ## code of the services, manifests, the operator's types, reference pages
 	@$(RUN) python -m dev.generate

@@ -1,0 +1,1 @@
+"""Ours and etcd side by side: `make bench-etcd`. compare.py says what is compared, and how."""
