@@ -14,12 +14,8 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry, Position
 from partition_replica.errors import Damaged, ImportRefused, InvalidArgument
 from partition_replica.ids import LSN, MemberID, SessionID, Term
-from partition_replica.offline.seed.layout import (
-    base36,
-    encode_conf_state,
-    encode_hard_state,
-    entry_name,
-)
+from partition_replica.offline.seed.layout import base36, entry_name
+from partition_replica.offline.seed.state_files import encode_conf_state, encode_hard_state
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import codec
 from partition_replica.storage.files import VolumeLock

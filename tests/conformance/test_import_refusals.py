@@ -11,8 +11,8 @@ import pytest
 from partition_replica.core.model import HardState
 from partition_replica.errors import Damaged, ImportRefused, StorageFailed
 from partition_replica.ids import LSN, MemberID, Term
-from partition_replica.offline.seed.layout import encode_hard_state
 from partition_replica.offline.seed.log_import import import_log
+from partition_replica.offline.seed.state_files import encode_hard_state
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import files
 from partition_replica.storage.files import VolumeLock

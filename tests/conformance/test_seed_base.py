@@ -15,8 +15,9 @@ from partition_replica.errors import ImportRefused, InvalidArgument, StorageFail
 from partition_replica.ids import LSN, MemberID, Term
 from partition_replica.offline import commands
 from partition_replica.offline.seed import log_import
-from partition_replica.offline.seed.layout import encode_hard_state, entry_name
+from partition_replica.offline.seed.layout import entry_name
 from partition_replica.offline.seed.log_survey import BaseTree
+from partition_replica.offline.seed.state_files import encode_hard_state
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage import files
 

@@ -22,18 +22,20 @@ from partition_replica.offline.seed.layout import (
     carried,
     check_file_size,
     check_names,
-    encode_conf_state,
-    encode_hard_state,
     encode_manifest,
     entry_name,
     export_normal,
     make_body,
     make_raft,
-    parse_conf_state,
     parse_entry_name,
-    parse_hard_state,
     parse_manifest,
     parse_raft,
+)
+from partition_replica.offline.seed.state_files import (
+    encode_conf_state,
+    encode_hard_state,
+    parse_conf_state,
+    parse_hard_state,
 )
 
 from tests.support.proposals import (

@@ -18,6 +18,7 @@ from partition_replica.errors import Damaged, ImportRefused, InvalidArgument, Pa
 from partition_replica.ids import LSN, Term
 from partition_replica.offline.seed import base_format as seed_base
 from partition_replica.offline.seed import layout as seed_layout
+from partition_replica.offline.seed import state_files
 from partition_replica.storage import codec
 
 
@@ -101,7 +102,7 @@ DECODERS = {
     # Of an imported log.
     "MANIFEST": Decoder(lambda data: seed_layout.parse_manifest(LSN(1), data, 2), (ImportRefused,)),
     "RAFT": Decoder(lambda data: seed_layout.parse_raft(LSN(1), data), (ImportRefused,)),
-    "hard state": Decoder(lambda data: seed_layout.parse_hard_state("f", data), (ImportRefused,)),
-    "conf state": Decoder(lambda data: seed_layout.parse_conf_state("f", data), (ImportRefused,)),
+    "hard state": Decoder(lambda data: state_files.parse_hard_state("f", data), (ImportRefused,)),
+    "conf state": Decoder(lambda data: state_files.parse_conf_state("f", data), (ImportRefused,)),
     "kv-state": Decoder(pairs, (ImportRefused,)),
 }

@@ -20,7 +20,7 @@ from partition_replica.core.model import LogEntry, Position, TreeEntry
 from partition_replica.core.payloads import decode_body, is_blob
 from partition_replica.errors import Damaged, InvalidArgument
 from partition_replica.ids import LSN, Digest, Term
-from partition_replica.offline.seed import layout
+from partition_replica.offline.seed import layout, state_files
 from partition_replica.offline.seed.base_format import snapshot_name
 from partition_replica.offline.seed.base_snapshot import write_snapshot
 from partition_replica.offline.seed.layout import (
@@ -308,11 +308,11 @@ class _Export:
         state = self._log.hard_state
         if not state.term:
             return
-        content = layout.encode_hard_state(replace(state, commit=last))
+        content = state_files.encode_hard_state(replace(state, commit=last))
         self._write_file(self._root / "hard_state", [content])
         _, configuration = self._log.configuration
         if configuration.voters:
-            content = layout.encode_conf_state(configuration)
+            content = state_files.encode_conf_state(configuration)
             self._write_file(self._root / "conf_state", [content])
 
     def _write_base(self) -> None:

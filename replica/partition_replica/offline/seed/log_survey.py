@@ -11,7 +11,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.model import Configuration, HardState, Position
 from partition_replica.errors import Damaged, ImportRefused, StorageFailed
 from partition_replica.ids import LSN, Digest, Term
-from partition_replica.offline.seed import layout
+from partition_replica.offline.seed import layout, state_files
 from partition_replica.offline.seed.base_source import (
     BaseSurvey,
     SeedBase,
@@ -132,7 +132,7 @@ def survey(
     if conf_state is not None:
         name = f"the configuration state {conf_state}"
         content = read_regular(conf_state, name, STATE_FILE_BYTES_MAX)
-        found.configuration = layout.parse_conf_state(name, content)
+        found.configuration = state_files.parse_conf_state(name, content)
     if found.base is not None and not isinstance(found.base, ImportBase):
         total = 2 * found.base.total
         found.seed_base = survey_base(
@@ -148,7 +148,7 @@ def survey(
 
 def _read_hard_state(path: Path, last: LSN) -> HardState:
     name = f"the hard state {path}"
-    state = layout.parse_hard_state(name, read_regular(path, name, STATE_FILE_BYTES_MAX))
+    state = state_files.parse_hard_state(name, read_regular(path, name, STATE_FILE_BYTES_MAX))
     if state.commit > last:
         raise ImportRefused(
             f"{name} has commit index {int(state.commit)}, and the log ends at {int(last)}: the "
