@@ -20,6 +20,7 @@ from partition_replica.offline.snapshots import restore as snapshot_restore
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.failpoints import EXIT_CODE
 from partition_replica.storage.files import disk
+from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state_loading import StateLoader
 from partition_snapshots.destination import DirectoryDestination, open_store
 from partition_snapshots.limits import SnapshotLimits
@@ -53,7 +54,7 @@ def test_a_full_volume_is_left_as_it_was(stored: Stored, monkeypatch: pytest.Mon
         assert (code, report["reason"]) == (73, "VolumeFull")
         assert not data.exists()
     with monkeypatch.context() as patched:
-        patched.setattr(snapshot_restore, "free_bytes", lambda _: 1000)
+        patched.setattr(VolumeSpace, "free_bytes", lambda _: (1000, 10**12))
         code, report = stored.run("restore", *stored.restore_arguments(data))
         assert (code, report["reason"]) == (73, "VolumeFull")
         assert "1000 bytes free" in report["message"]

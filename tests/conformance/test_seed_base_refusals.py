@@ -12,6 +12,7 @@ from partition_replica.errors import ImportRefused
 from partition_replica.offline.seed import log_import
 from partition_replica.offline.seed.base_source import SnapshotBase, survey_base
 from partition_replica.offline.seed.log_survey import BaseTree
+from partition_replica.storage.space import VolumeSpace
 
 from tests.support.seed_damage import NO_KEYS, REFUSED
 from tests.support.seed_logs import (
@@ -119,7 +120,7 @@ def test_a_bomb_stops_where_the_volume_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By what it unpacks to, in the first pass, before anything is written."""
-    monkeypatch.setattr(log_import, "free_bytes", lambda _: 10_000_000)
+    monkeypatch.setattr(VolumeSpace, "free_bytes", lambda _: (10_000_000, 10**12))
     log = pruned_log(tmp_path / "log", 6)
     bomb = put_snap(tmp_path, 5, [NO_KEYS, Member(b"fs/a", bytes(50_000_000))], packed=True)
     assert bomb.stat().st_size < 100_000

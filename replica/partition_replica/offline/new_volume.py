@@ -35,6 +35,7 @@ from partition_replica.storage.files import (
 )
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.log.tables import holds_nothing
+from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.volume import IMPORT, SNAPSHOT_BASE, SNAPSHOTS
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class NewVolume:
 
     def __init__(self, data: Path, action: str = "an import") -> None:
         self._action = action
-        self._data = self.root = data
+        self._data = data
+        self._space = VolumeSpace(data)
         self._before: set[str] | None = None
         self._lock = VolumeLock(data)
         self._created = self._staging = self._complete = False
@@ -103,6 +105,10 @@ class NewVolume:
             # The first error is the one to report. As after a crash, the volume is still new, and
             # the next import or restore cleans it.
             logger.warning("the files of %s could not all be removed: %s", self._action, failed)
+
+    def free_bytes(self) -> int:
+        """The bytes that this process may still write to the volume's file system."""
+        return self._space.free_bytes()[0]
 
     def stage(self) -> None:
         """Makes the empty staging directories; removes what an earlier import left in them."""
@@ -241,12 +247,6 @@ class NewVolume:
         if (self._data / STATE).exists() and not (self._data / LOG).exists():
             empty_directory(self._data / STATE)
             sync_directory(self._data / STATE)
-
-
-def free_bytes(directory: Path) -> int:
-    """Bytes that this process may still write to the file system of `directory`."""
-    found = os.statvfs(directory)
-    return found.f_bavail * found.f_frsize
 
 
 def _move_directory(source: Path, target: Path) -> None:

@@ -26,7 +26,6 @@ from partition_replica.offline.new_volume import (
     LOG,
     STATE,
     NewVolume,
-    free_bytes,
 )
 from partition_replica.offline.seed import layout
 from partition_replica.offline.seed.base_state import write_base
@@ -126,7 +125,7 @@ def import_log(  # noqa: PLR0913  # one keyword for each option of the command
             hard_state=hard_state,
             conf_state=conf_state,
             base=base,
-            room_bytes=free_bytes(volume.root),
+            room_bytes=volume.free_bytes(),
             progress=progress,
             base_progress=base_progress,
         )

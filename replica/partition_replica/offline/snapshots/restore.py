@@ -31,7 +31,6 @@ from partition_replica.offline.new_volume import (
     LOG,
     STATE,
     NewVolume,
-    free_bytes,
 )
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.failpoints import reach
@@ -256,7 +255,7 @@ def _put(loader: StateLoader, batch: list[Row]) -> None:
 
 def _check_room(volume: NewVolume, manifest: Manifest) -> None:
     """Raises VolumeFull if the snapshot does not fit. Called before anything is written."""
-    free = free_bytes(volume.root)
+    free = volume.free_bytes()
     if free < manifest.size_bytes:
         raise VolumeFull(
             f"snapshot {manifest.snapshot_id} has {manifest.size_bytes} bytes and the volume has "
