@@ -15,8 +15,9 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.model import LogEntry, Position, TreeEntry
 from partition_replica.core.paths import shown
 from partition_replica.core.payloads import decode_body, payloads_of
+from partition_replica.core.ports import FIRST, NOTHING
 from partition_replica.errors import Damaged
-from partition_replica.ids import LSN, Digest, Term
+from partition_replica.ids import LSN, Digest
 from partition_replica.storage import codec
 from partition_replica.storage.environment import lmdb_failures
 from partition_replica.storage.key_table import SHORT_BYTES
@@ -214,10 +215,9 @@ def _start(log: LogReader) -> Position | None:
     if log.base:
         return None
     if log.first_stored == 1:
-        return Position(LSN(0), Term(0))
-    bootstrap = Position(LSN(1), Term(1))
-    if log.first_stored == bootstrap.index + 1 and log.boundary == bootstrap:
-        return bootstrap
+        return NOTHING
+    if log.first_stored == FIRST.index + 1 and log.boundary == FIRST:
+        return FIRST
     return None
 
 

@@ -16,10 +16,11 @@ from typing import Self
 
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.model import LogEntry, Position, TreeEntry
+from partition_replica.core.model import LogEntry, TreeEntry
 from partition_replica.core.payloads import decode_body, is_blob
+from partition_replica.core.ports import FIRST
 from partition_replica.errors import Damaged, InvalidArgument
-from partition_replica.ids import LSN, Digest, Term
+from partition_replica.ids import LSN, Digest
 from partition_replica.offline.seed import layout, state_files
 from partition_replica.offline.seed.base_format import snapshot_name
 from partition_replica.offline.seed.base_snapshot import write_snapshot
@@ -54,9 +55,6 @@ SYNC_FILES = 2048
 
 SYNC_THREADS = 16
 """Concurrent fsyncs share the file system's commits."""
-
-BOOTSTRAP = Position(LSN(1), Term(1))
-"""The boundary of a group that was replicated from its start. It never had an entry at LSN 1."""
 
 Progress = Callable[[int, int], None]
 """(entries done, total entries)."""
@@ -228,10 +226,11 @@ class _Export:
         entries = self._root / "log"
         with self._syncs:
             make_directory(entries)
-            bootstrapped = first == BOOTSTRAP.index + 1 and self._log.boundary == BOOTSTRAP
+            bootstrapped = first == FIRST.index + 1 and self._log.boundary == FIRST
             if bootstrapped and not self._log.base:
-                # With an entry at LSN 1, the log is complete and needs no base for an import.
-                self._write(entries, LSN(1), EntryFiles(layout.make_empty_raft(BOOTSTRAP)))
+                # A group that was replicated from its start never had an entry at LSN 1. With one,
+                # the log is complete and needs no base for an import.
+                self._write(entries, LSN(1), EntryFiles(layout.make_empty_raft(FIRST)))
                 self._report = replace(self._report, first=1)
             total = max(0, last - first + 1)
             done = 0

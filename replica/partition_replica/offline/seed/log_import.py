@@ -18,6 +18,7 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import Applied, LogEntry, Position
 from partition_replica.core.payloads import blob_digests, decode_body
+from partition_replica.core.ports import NOTHING
 from partition_replica.errors import ImportRefused
 from partition_replica.ids import LSN, ClusterID, Digest, Term
 from partition_replica.offline.new_volume import (
@@ -256,7 +257,7 @@ class _Writer:
     def _write_meta(self, log: LmdbLog) -> None:
         found = self._found
         with lmdb_failures("commit of the log"), log.environment.begin(write=True) as txn:
-            start = found.base.position if found.base is not None else Position(LSN(0), Term(0))
+            start = found.base.position if found.base is not None else NOTHING
             if self._source.first > 1:
                 before = LSN(self._source.first - 1)
                 term = found.base_term if start.index == before else Term(0)
