@@ -15,9 +15,8 @@ else:
 logger = logging.getLogger(__name__)
 
 LIMIT_MAX = 2**63 - 1
-"""The largest value of a limit: whatever a program hands a limit to can hold it, a C library or
-a protobuf field of 64 bits, too."""
-
+"""The largest value of a limit. It fits a signed integer of 64 bits, as C libraries and protobuf
+have them."""
 
 _KINDS = {int: "a whole number", float: "a number"}
 
