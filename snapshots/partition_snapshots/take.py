@@ -16,10 +16,7 @@ from pathlib import Path
 
 from partition_snapshots import failpoints
 from partition_snapshots.base import DeltaBase, LocalBase, find_base
-from partition_snapshots.errors import (
-    StoreBusy,
-    StoreUnavailable,
-)
+from partition_snapshots.errors import StoreBusy, StoreUnavailable
 from partition_snapshots.existing import (
     claim,
     existing_of,
@@ -104,9 +101,9 @@ async def take_snapshot(  # noqa: PLR0913  # the parts of a snapshot, then a key
                 await remove_markers(store, source.snapshot_id)
                 return TakenSnapshot(existing, 0, 0, existed=True)
             full = True  # an object was missing, so rely on none of them
-        publication = _Take(store, source, limits, marker, report, local, full, owner)
+        take = _Take(store, source, limits, marker, report, local, full, owner)
         try:
-            return await publication.run(rows, blobs, blob_path)
+            return await take.run(rows, blobs, blob_path)
         except BaseException:
             if local is not None:
                 local.collect_garbage(limits)

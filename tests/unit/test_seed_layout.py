@@ -19,12 +19,12 @@ from partition_replica.offline.seed.layout import (
     RAFT,
     RAFT_BYTES_MAX,
     base36,
-    carried,
     check_file_size,
     check_names,
     encode_manifest,
     entry_name,
     export_normal,
+    inlined,
     make_body,
     make_raft,
     parse_entry_name,
@@ -320,22 +320,22 @@ def body_of(sizes: list[int], operations: list[types.Operation] | None = None) -
     return make_body(found, b"", None, [(size, 0o400) for size in sizes])
 
 
-def test_small_payloads_are_carried_as_long_as_the_entry_is_small() -> None:
+def test_small_payloads_are_inline_as_long_as_the_entry_is_small() -> None:
     inline = limits.PAYLOAD_INLINE_BYTES_MAX
-    assert carried(body_of([0, 1, inline, inline + 1])) == [True, True, True, False]
-    assert carried(body_of([60_000] * 20 + [10, 0])) == [True] * 17 + [False] * 3 + [True, True]
+    assert inlined(body_of([0, 1, inline, inline + 1])) == [True, True, True, False]
+    assert inlined(body_of([60_000] * 20 + [10, 0])) == [True] * 17 + [False] * 3 + [True, True]
     big = [set_key(b"k%d" % n, bytes(500_000)) for n in range(2)]
-    assert carried(body_of([60_000, 40_000], big)) == [False, True]
+    assert inlined(body_of([60_000, 40_000], big)) == [False, True]
     more = [set_key(b"k%d" % n, bytes(524_288)) for n in range(2)]
-    assert carried(body_of([1, 0], more)) == [False, True]
+    assert inlined(body_of([1, 0], more)) == [False, True]
 
 
 @given(st.lists(st.integers(0, 70_000), max_size=60), st.integers(0, 900_000))
-def test_an_entry_with_what_it_carries_keeps_its_limit(sizes: list[int], value: int) -> None:
+def test_an_entry_with_its_inline_payloads_keeps_its_limit(sizes: list[int], value: int) -> None:
     values = [set_key(b"k", bytes(size)) for size in (value // 2, value - value // 2)]
     body = body_of(sizes, values)
-    for found, carry in zip(body.imported.payloads, carried(body), strict=True):
-        if carry:
+    for found, inline in zip(body.imported.payloads, inlined(body), strict=True):
+        if inline:
             found.data = bytes(found.size)
     assert body.ByteSize() <= BODY_BYTES_MAX
 

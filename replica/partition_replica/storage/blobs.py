@@ -258,23 +258,23 @@ class BlobStore:
 
     # --- pins ---------------------------------------------------------------------------------
 
-    def pin(self, digest: Digest, lease_s: float) -> None:
-        """Keeps a blob for lease_s seconds, even if nothing names it. Raises Overloaded over the
-        limit."""
+    def pin(self, digest: Digest, time_to_live_s: float) -> None:
+        """Keeps a blob for time_to_live_s seconds, even if nothing names it. Raises Overloaded
+        over the limit."""
         with self._lock:
             if digest not in self._pins and len(self._pins) >= self._pins_max:
                 raise Overloaded(
                     f"{self._pins_max} payloads are pinned, the maximum (pins_max): retry later"
                 )
-            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + lease_s)
+            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + time_to_live_s)
 
-    def pin_present(self, digest: Digest, lease_s: float) -> bool:
+    def pin_present(self, digest: Digest, time_to_live_s: float) -> bool:
         """Pins a blob if it is stored, durably; returns whether it is. Check and pin are atomic, so
         the garbage collection cannot delete the blob in between."""
         with self._lock:
             if not self._has(digest):
                 return False
-            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + lease_s)
+            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + time_to_live_s)
             return True
 
     def hold(self, digests: Iterable[Digest]) -> None:

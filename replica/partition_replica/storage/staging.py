@@ -35,7 +35,7 @@ class StagedFile:
         self._size = size
         self._digest = digest
         self._hash = hashlib.sha256()
-        with full_disk_refuses("a snapshot"):
+        with full_disk_refuses("a transferred state"):
             make_directory(directory)
             self._file = create_file(self._path)
 
@@ -47,10 +47,10 @@ class StagedFile:
     def append(self, chunk: bytes) -> None:
         """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed. After an
         error, only `remove` is allowed."""
-        with self._breaking(), full_disk_refuses("a snapshot"):
+        with self._breaking(), full_disk_refuses("a transferred state"):
             if self.received + len(chunk) > self._size:
                 raise PayloadMismatch(f"received more than the announced {self._size} bytes")
-            write_file(self._file, chunk, "a snapshot")
+            write_file(self._file, chunk, "a transferred state")
         self._hash.update(chunk)
         self.received += len(chunk)
 
@@ -67,8 +67,8 @@ class StagedFile:
         if self.complete:
             return
         # The kernel reports a failed write only once: a second fsync would succeed.
-        with self._breaking(), full_disk_refuses("a snapshot"):
-            sync_file(self._file.fileno(), "a snapshot")
+        with self._breaking(), full_disk_refuses("a transferred state"):
+            sync_file(self._file.fileno(), "a transferred state")
             self._file.close()
             sync_directory(self.directory)
         self.complete = True
@@ -84,5 +84,5 @@ class StagedFile:
     def remove(self) -> None:
         """Removes the file and its directory, unless they were moved away."""
         self._file.close()
-        if remove_file(self._path, "a staged snapshot"):
+        if remove_file(self._path, "a transferred state"):
             self.directory.rmdir()

@@ -22,11 +22,7 @@ from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged
 from partition_replica.ids import MemberID
 from partition_replica.storage.blobs import BlobStore
-from partition_replica.storage.files import (
-    VolumeLock,
-    fatal_on_failure,
-    sync_directory,
-)
+from partition_replica.storage.files import VolumeLock, fatal_on_failure, sync_directory
 from partition_replica.storage.garbage import GarbageCollector
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.log import LmdbLog

@@ -44,7 +44,7 @@ _ENTRY_NAME = re.compile(rf"[0-9a-z]{{{_LSN_DIGITS}}}")
 _PAYLOAD_NAME = re.compile(r"[1-9a-z][0-9a-z]{0,3}")
 _ENTRY_TYPE_MAX = 2
 """The highest raftpb.EntryType: ConfChangeV2."""
-_CARRIED_OVERHEAD_BYTES = 16
+_INLINE_OVERHEAD_BYTES = 16
 """An upper bound of the tags and lengths that inline data adds to an entry."""
 
 
@@ -348,13 +348,13 @@ def make_body(
     return types.EntryBody(imported=imported)
 
 
-def carried(body: types.EntryBody) -> list[bool]:
+def inlined(body: types.EntryBody) -> list[bool]:
     """Which payloads of `make_body`'s entry are inline; the others are blobs. In order, each small
     payload is inline if the entry stays within BODY_BYTES_MAX."""
-    room = BODY_BYTES_MAX - body.ByteSize() - _CARRIED_OVERHEAD_BYTES
+    room = BODY_BYTES_MAX - body.ByteSize() - _INLINE_OVERHEAD_BYTES
     found: list[bool] = []
     for payload in body.imported.payloads:
-        cost = payload.size + _CARRIED_OVERHEAD_BYTES
+        cost = payload.size + _INLINE_OVERHEAD_BYTES
         small = payload.size <= limits.PAYLOAD_INLINE_BYTES_MAX and cost <= room
         found.append(small or not payload.size)
         if small:

@@ -336,9 +336,9 @@ class _Export:
         self._syncs.directory(base)
 
     def _node_content(self, node: TreeEntry) -> Iterator[bytes]:
-        carried = self._state.content(node.digest)
-        if carried is not None:
-            return iter([carried])
+        inlined = self._state.content(node.digest)
+        if inlined is not None:
+            return iter([inlined])
         return _read_blob(self._blobs, node.digest, node.size)
 
     def _notes(self, with_base: bool) -> list[str]:

@@ -288,10 +288,10 @@ class _Writer:
 
     def _make(self, entry: SourceEntry) -> LogEntry:
         _, raft, body = translate(entry)
-        for number, carried in enumerate(layout.carried(body), 1):
+        for number, inlined in enumerate(layout.inlined(body), 1):
             payload = body.imported.payloads[number - 1]
             chunks = entry.payload(number)
-            if carried:
+            if inlined:
                 payload.data = b"".join(chunks)
                 payload.digest = hashlib.sha256(payload.data).digest()
             else:

@@ -185,7 +185,7 @@ class _Taking:
             writer=f"partition-replica {__version__}",
         )
         blobs: Path = options.data / "blobs"
-        published = await take_snapshot(
+        taken = await take_snapshot(
             self._store,
             source,
             lambda: iterate_rows(state),
@@ -197,9 +197,9 @@ class _Taking:
             limits=self._limits,
             progress=_teller(self._listener, state.size_bytes()),
         )
-        return summary(published.manifest) | {
-            "transferredBytes": published.transferred_bytes,
-            "existed": published.existed,
+        return summary(taken.manifest) | {
+            "transferredBytes": taken.transferred_bytes,
+            "existed": taken.existed,
         }
 
 
