@@ -1,6 +1,6 @@
-"""The ports that the runtime calls, as Protocols. `storage.memory` is the reference implementation
-of the storage ports; the LMDB ones must differ from it in durability only. `services` has the ports
-that callers of the runtime use."""
+"""The ports to the log, the state and the other members, as Protocols. `storage.memory` and
+`storage.memory_log` are the reference implementations of the storage ports; the LMDB ones must
+differ from them in durability only. `services` has the ports that callers of the runtime use."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
@@ -417,7 +417,8 @@ class LogStorage(
 
 
 class PeerTransport(Protocol):
-    """Sends to other members. Sending never blocks, and messages may be lost."""
+    """Sends messages, payloads and states to other members, and fetches payloads from them. `send`
+    never blocks, and its messages may be lost."""
 
     def send(self, member: int, messages: list[bytes]) -> None:
         """Queues encoded messages to a member. Messages above the queue's limit are dropped."""
