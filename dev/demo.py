@@ -1,8 +1,9 @@
 """`make demo`: runs the whole system once on a real cluster, measures it, and checks that no data
 is lost.
 
-python -m dev.demo up [--context NAME [--image REPOSITORY:TAG]] installs, writes, kills, verifies,
-prints a summary python -m dev.demo down [--context NAME]  removes everything that `up` has created
+python -m dev.demo up [--context NAME [--image REPOSITORY:TAG]]
+                                          installs, writes, kills, verifies, prints a summary
+python -m dev.demo down [--context NAME]  removes everything that `up` has created
 """
 
 import argparse
