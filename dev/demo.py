@@ -298,7 +298,11 @@ def kill_container(layout: Layout, kubectl: Kubectl, namespace: str, pod: str) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dev.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("action", choices=["up", "down"])
     parser.add_argument("--context", default=os.environ.get("CONTEXT", ""))
     parser.add_argument("--image", default=os.environ.get("IMAGE", ""))
