@@ -1,8 +1,9 @@
 """`make demo`: runs the whole system once on a real cluster, measures it, and checks that no data
 is lost.
 
-python -m dev.demo up [--context NAME [--image REPOSITORY:TAG]] installs, writes, kills, verifies,
-prints a summary python -m dev.demo down [--context NAME]  removes everything that `up` has created
+python -m dev.demo up [--context NAME [--image REPOSITORY:TAG]]
+                                          installs, writes, kills, verifies, prints a summary
+python -m dev.demo down [--context NAME]  removes everything that `up` has created
 """
 
 import argparse
@@ -297,7 +298,11 @@ def kill_container(layout: Layout, kubectl: Kubectl, namespace: str, pod: str) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dev.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("action", choices=["up", "down"])
     parser.add_argument("--context", default=os.environ.get("CONTEXT", ""))
     parser.add_argument("--image", default=os.environ.get("IMAGE", ""))

@@ -176,7 +176,7 @@ def _compile(site: Path) -> None:
     container, remove its bytecode."""
     if platform.python_version_tuple()[:2] != tuple(PYTHON.split(".")):
         raise SystemExit(
-            f"cluster: this is Python {platform.python_version()}, but the images have Python "
+            f"image: this is Python {platform.python_version()}, but the images have Python "
             f"{PYTHON}, which ignores bytecode of other versions: create the environment with "
             f"Python {PYTHON}"
         )
@@ -190,13 +190,13 @@ def _compile(site: Path) -> None:
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"cluster: the sources can't be compiled:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"image: the sources can't be compiled:\n{done.stdout}{done.stderr}")
 
 
 def _uv(*words: str) -> None:
     done = subprocess.run([UV, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"cluster: uv {words[0]} failed:\n{done.stderr}")
+        raise SystemExit(f"image: uv {words[0]} failed:\n{done.stderr}")
 
 
 def _tar_tree(root: Path, archive: Path, prefix: str) -> None:

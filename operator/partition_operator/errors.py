@@ -1,11 +1,13 @@
 """The operator's errors, and what the reconcile loop does after each.
 
-OperatorError ├── InvalidSpec        report it in status and an event; do not retry until the spec
-changes ├── Conflict           the object has changed since it was observed: observe it again ├──
-ReplicaUnreachable retry soon: pods come and go ├── ReplicaRefused     the replica refused the
-request; `reason` is the replica's reason ├── AuthorityInvalid   the Secret with the authority can't
-be used; the message names it └── Deposed            a replica has seen a higher fencing token:
-raise ours, unless another operator holds the Lease
+OperatorError
+├── InvalidSpec        report it in status and an event; do not retry until the spec changes
+├── Conflict           the object has changed since it was observed: observe it again
+├── ReplicaUnreachable retry soon: pods come and go
+├── ReplicaRefused     the replica refused the request; `reason` is the replica's reason
+├── AuthorityInvalid   the Secret with the authority can't be used; the message names it
+└── Deposed            a replica has seen a higher fencing token: raise ours, unless another
+                       operator holds the Lease
 """
 
 from partition_proto.v1 import types_pb2 as types

@@ -76,7 +76,7 @@ class World:
     # --- replicas
 
     async def delete_snapshots(self, seen: object, pod: object, job_id: str, **more: Any) -> None:
-        self.log.append("prune " + " ".join(more["snapshot_ids"]))
+        self.log.append("delete stored " + " ".join(more["snapshot_ids"]))
         self.jobs[job_id] = self.ends
 
     # --- the API server

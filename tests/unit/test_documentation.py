@@ -1,6 +1,8 @@
 """What the documentation lists is what there is."""
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from partition_operator.metrics import OperatorMetrics
@@ -54,3 +56,32 @@ def test_links_lead_somewhere() -> None:
             assert file.exists(), f"{page.name}: {target}"
             if anchor:
                 assert anchor in anchors(file), f"{page.name}: {target}#{anchor}"
+
+
+def texts(package: str) -> Iterator[str]:
+    """Every string of the sources. … stands for what is computed."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "…"
+                    for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_quoted_messages_are_those_of_the_programs() -> None:
+    """A quote has several words. In it … or N stands for what differs."""
+    said = [text for package in ("operator", "replica", "snapshots") for text in texts(package)]
+    pages = [*(ROOT / "docs" / "operations").iterdir(), *(ROOT / "docs" / "runbooks").iterdir()]
+    quotes = {
+        (page.name, quote)
+        for page in pages
+        for quote in re.findall(r'(?<![\w:=])"([a-z]\w* [^"{}|]+)"', page.read_text())
+    }
+    assert len(quotes) > 8
+    for page, quote in sorted(quotes):
+        parts = re.split(r"…|\bN\b", quote)
+        wanted = re.compile(".*".join(map(re.escape, map(str.strip, parts))), re.DOTALL)
+        assert any(wanted.search(text) for text in said), f"{page}: {quote}"

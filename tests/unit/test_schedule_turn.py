@@ -13,7 +13,7 @@ from tests.support.snapshot_objects import stored
 async def test_a_removal_is_written_down_before_anything_goes() -> None:
     world = keeping_one()
     await turns(world.reconciler())
-    assert world.log == ["Removing old", "prune old", "delete old uid-old"]
+    assert world.log == ["Removing old", "delete stored old", "delete old uid-old"]
 
 
 async def test_a_snapshot_that_was_changed_meanwhile_is_not_touched() -> None:
@@ -29,7 +29,7 @@ async def test_a_removal_that_failed_is_finished_whatever_the_spec_says_then() -
     world.ends = ObservedJob("Failed", reason="StoreBusy", message="someone collects")
     reconciler = world.reconciler()
     pause = await turns(reconciler)
-    assert world.log == ["Removing old", "prune old"]
+    assert world.log == ["Removing old", "delete stored old"]
     assert 5 < pause <= 10, "as long as it waits"
     said = world.condition("RetentionEnforced")
     assert (said["status"], said["reason"]) == ("False", "StoreBusy")
@@ -50,7 +50,7 @@ async def test_a_removal_that_failed_is_finished_whatever_the_spec_says_then() -
     world.body["spec"]["snapshots"]["retention"]["count"] = 9
     world.ends = ObservedJob("Succeeded")
     await turns(world.reconciler())
-    assert world.log[-2:] == ["prune old", "delete old uid-old"]
+    assert world.log[-2:] == ["delete stored old", "delete old uid-old"]
     assert world.condition("RetentionEnforced")["status"] == "True"
 
 

@@ -77,7 +77,7 @@ items:
     reason: {description: 'Why, in one word.', type: string}
     message: {description: 'Why, for people.', type: string}
     lastTransitionTime: {description: When status last changed., type: string, format: date-time}
-    observedGeneration: {description: The generation of the spec that it is of., type: integer, format: int64}
+    observedGeneration: {description: The generation of the spec that the condition describes., type: integer, format: int64}
 {{- end -}}
 
 {{/* spec.snapshots of a Partition. */}}

@@ -20,7 +20,7 @@ from partition_operator.config import OperatorConfig
 from partition_operator.errors import ReplicaRefused, text_of
 from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJobOrNone, volume_lost
 from partition_operator.reconcile.partition.ownership import is_foreign
-from partition_operator.reconcile.schedule import deletion as removing
+from partition_operator.reconcile.schedule import deletion
 from partition_operator.reconcile.schedule.deletion import Attempt, Deletion, DeletionStep
 from partition_operator.reconcile.schedule.policy import (
     ObservedSchedule,
@@ -120,9 +120,9 @@ class ScheduleReconciler:
         # The plan's own clock: another clock may be behind or ahead of it.
         now = view.now
         pauses = [(end - now).total_seconds() for end in ends if end is not None]
-        prune = removing.pause_s((self._attempts.get(key) or {}).values(), now)
-        if prune is not None:
-            pauses.append(prune)
+        due = deletion.pause_s((self._attempts.get(key) or {}).values(), now)
+        if due is not None:
+            pauses.append(due)
         return min([*pauses, self._config.resync_s])
 
     async def _create(self, body: dict[str, Any], view: ObservedSchedule) -> bool:
@@ -147,13 +147,13 @@ class ScheduleReconciler:
         await self._look_at_lost(key, view.snapshots)
         attempts = self._attempts.setdefault(key, {})
         gone = await self._expired(view, step, attempts)
-        wanted = removing.removals(gone, view.group)
+        wanted = deletion.removals(gone, view.group)
         for digest in set(attempts) - {removal.digest for removal in wanted}:
             del attempts[digest]
         waits: set[str] = set()
         marked: set[str] = set()
         problem = None
-        numbers = {"snapshots": 0, "objects": 0, "bytes": 0}
+        numbers = {"objects": 0, "bytes": 0}
         for removal in wanted:
             found = await self._remove(view, removal, attempts, marked)
             problem = problem or found.problem
@@ -166,7 +166,7 @@ class ScheduleReconciler:
         ready = [
             s
             for s in gone
-            if s.name not in waits and (s.name in named or not removing.may_be_stored(s))
+            if s.name not in waits and (s.name in named or not deletion.may_be_stored(s))
         ]
         refused = await self._delete(ready)
         if refused:
@@ -213,11 +213,11 @@ class ScheduleReconciler:
     async def _expired(
         self, view: ObservedSchedule, step: PolicyPlan, attempts: dict[str, Attempt]
     ) -> list[Snapshot]:
-        gone = removing.gone(view, step.spec, attempts.values())
+        gone = deletion.gone(view, step.spec, attempts.values())
         if not gone or step.spec is None:
             return gone
         held = await self._observer.restored_from(view.partition.namespace)
-        return removing.gone(view, step.spec, attempts.values(), held)
+        return deletion.gone(view, step.spec, attempts.values(), held)
 
     async def _remove(
         self,
@@ -231,7 +231,7 @@ class ScheduleReconciler:
             job = await self._observer.job(view.group, known.ordinal, known.job_id)
         newest = max(view.snapshots, key=lambda s: (s.created, s.name), default=None)
         pod = str(newest.status.get("sourcePod", "")) if newest is not None else ""
-        step = removing.next_step(removal, known, job, view.group, pod)
+        step = deletion.next_step(removal, known, job, view.group, pod)
         if step.start and step.attempt is not None:
             step = await self._start(view, removal, step, step.attempt, marked)
         if step.attempt is not None:
@@ -265,7 +265,7 @@ class ScheduleReconciler:
                 credentials=credentials,
             )
         except ReplicaRefused as error:
-            return removing.failed(attempt, view.now, "SourceRefused", str(error))
+            return deletion.failed(attempt, view.now, "SourceRefused", str(error))
         failpoints.reach("schedule.StartDelete")
         return step
 
@@ -277,7 +277,7 @@ class ScheduleReconciler:
             named = snapshot.status.get("snapshotID") in removal.snapshot_ids
             before = snapshot.state == SnapshotState.REMOVING or snapshot.name in marked
             if named and snapshot.ended and not before:
-                status = removing.marked(snapshot, view.now)
+                status = deletion.marked(snapshot, view.now)
                 await self._kube.apply_status(snapshot.body, status)
                 marked.add(snapshot.name)
                 failpoints.reach("schedule.Removing")

@@ -107,10 +107,8 @@ def gone(
     ours = [s for s in view.snapshots if s.cluster_id in ("", cluster)]
     if spec is None:
         return begun(ours)
-    damage, proven = (
-        blocked_by_damage(as_it_stands(partition), attempts),
-        spec.verify != VerifyMethod.NONE,
-    )
+    damage = blocked_by_damage(as_it_stands(partition), attempts)
+    proven = spec.verify != VerifyMethod.NONE
     return expired(ours, spec.retention, view.now, held, proven=proven, damage=damage)
 
 
@@ -254,7 +252,7 @@ def _begin(
         return DeletionStep(attempt, problem=("WaitingForReplica", f"waiting for {who} to serve"))
     failures = attempt.failures if attempt is not None else 0
     problem = attempt.problem if attempt is not None else None
-    job_id = f"prune-{removal.digest}-{int(group.now.timestamp())}"
+    job_id = f"delete-{removal.digest}-{int(group.now.timestamp())}"
     again = Attempt(job_id, source.ordinal, failures, problem=problem)
     return DeletionStep(again, start=True, problem=problem)
 
