@@ -107,7 +107,6 @@ class Member:
         self.sender.start(self.loop.report_snapshot)
         self.applier.start(ApplyHooks(change=self._apply_change, done=self._applied))
         self.loop.start(
-            self.applier,
             LoopHooks(
                 role_changed=self._role_changed,
                 send_state=self.sender.send,
