@@ -283,7 +283,9 @@ async def test_everybody_who_waits_hears_of_a_leader(tmp_path: Path) -> None:
     later = asyncio.create_task(member.leader_changed())
     await asyncio.sleep(0)
     assert not later.done()
-    later.cancel()
+    asked = member.leader_changed()
+    member._role_changed("follower", 7)  # before the task that waits for it has begun
+    await asyncio.wait_for(asyncio.gather(later, asked), 10)
     await one.stop()
 
 

@@ -80,6 +80,14 @@ async def test_a_call_on_a_channel_that_is_closed_has_failed(
             await asyncio.wait_for(calling, 60)
 
 
+async def test_a_close_waits_for_the_channels_of_earlier_addresses() -> None:
+    async with connected(Stalling(0)) as peers:
+        peer = peers._connected(1)
+        peers.set_addresses({1: "127.0.0.1:1"})
+        await peers.close()
+        assert peer._task.done()
+
+
 @pytest.mark.parametrize("after", [0, 1])
 @pytest.mark.parametrize("call", [together, one])
 async def test_a_member_that_sends_nothing_has_failed(

@@ -2,82 +2,97 @@
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from partition_replica.core.model import Configuration
 from partition_replica.errors import Fatal, StorageFailed
-from partition_replica.ids import MemberID
 from partition_replica.storage.threads import all_ended
 
-from tests.support.one_replica import OneReplica
+from tests.support.one_replica import CLUSTER, OneReplica
+from tests.support.stand_in_member import StandInMember
+
+
+@pytest.fixture
+def one(tmp_path: Path) -> OneReplica:
+    return OneReplica(tmp_path / "data")
+
+
+def give(one: OneReplica, role: str, monkeypatch: pytest.MonkeyPatch) -> StandInMember:
+    """The replica's member from now on, of that role."""
+    member = StandInMember(role)
+    one.replica.current.member = cast("Any", member)
+    monkeypatch.setattr(one.replica.administration, "transfer", member.hand_over)
+    return member
 
 
 @pytest.mark.parametrize("slow", ["inspection", "_pinned_states", "snapshot_jobs"])
 async def test_leadership_is_handed_over_before_anything_slow_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: str
+    one: OneReplica, monkeypatch: pytest.MonkeyPatch, slow: str
 ) -> None:
-    one = OneReplica(tmp_path / "data")
-    handed_over, closed = asyncio.Event(), asyncio.Event()
-
-    async def hand_over(*_: object) -> None:
-        handed_over.set()
-
-    async def close_member() -> None:
-        assert handed_over.is_set()
-        closed.set()
-
-    monkeypatch.setattr(one.replica.administration, "transfer", hand_over)
-    monkeypatch.setattr(getattr(one.replica, slow), "close", handed_over.wait)
-    leading: Any = SimpleNamespace(
-        loop=SimpleNamespace(role="leader"),
-        configuration=Configuration((MemberID(1), MemberID(2))),
-        leader_changed=asyncio.Event().wait,
-        close=close_member,
-    )
-    one.replica.current.member = leading
+    member = give(one, "leader", monkeypatch)
+    monkeypatch.setattr(getattr(one.replica, slow), "close", member.handed_over.wait)
     await asyncio.wait_for(one.stop(), 20)
-    assert closed.is_set()
+    assert member.closed_as == "follower"
 
 
 async def test_leadership_that_comes_while_it_stops_is_handed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one: OneReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A leader that stops, too, may have chosen it."""
-    one = OneReplica(tmp_path / "data")
-    loop, handed_over, changed = SimpleNamespace(role="follower"), asyncio.Event(), asyncio.Event()
+    member = give(one, "follower", monkeypatch)
 
     async def slow() -> None:
-        loop.role = "leader"
-        changed.set()
-        await handed_over.wait()
+        member.becomes("leader")
+        await member.handed_over.wait()
 
-    async def hand_over(*_: object) -> None:
-        assert loop.role == "leader"
-        loop.role = "follower"
-        handed_over.set()
-
-    async def close_member() -> None:
-        assert loop.role == "follower"
-
-    monkeypatch.setattr(one.replica.administration, "transfer", hand_over)
     monkeypatch.setattr(one.replica.snapshot_jobs, "close", slow)
-    member: Any = SimpleNamespace(
-        loop=loop,
-        configuration=Configuration((MemberID(1), MemberID(2))),
-        leader_changed=changed.wait,
-        close=close_member,
-    )
-    one.replica.current.member = member
     await asyncio.wait_for(one.stop(), 20)
-    assert handed_over.is_set()
+    assert member.closed_as == "follower"
+
+
+async def test_a_stop_that_is_cancelled_still_ends_the_parts_before_the_member(
+    one: OneReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They use the member's threads and the volume."""
+    member = give(one, "follower", monkeypatch)
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> None:
+        begun.set()
+        await go.wait()
+
+    monkeypatch.setattr(one.replica.snapshot_jobs, "close", slow)
+    stopping = asyncio.create_task(one.replica.stop())
+    await begun.wait()
+    stopping.cancel()
+    await asyncio.wait([stopping], timeout=0.05)
+    assert not member.closed_as
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(stopping, 20)
+    assert member.closed_as == "follower"
+    one.volume.close()
+
+
+@pytest.mark.parametrize("command", ["bootstrap", "join"])
+async def test_a_command_that_ends_after_the_stop_starts_no_member(
+    one: OneReplica, command: str
+) -> None:
+    """Nothing would close that member before the volume is closed."""
+    operator = one.replica.administration
+    await one.replica.stop()
+    if command == "join":
+        await operator.join(CLUSTER)
+    else:
+        await operator.bootstrap(CLUSTER, standalone=False)
+    assert one.volume.log.identity.cluster_id == CLUSTER  # the next start runs its member
+    assert one.replica.member is None
+    one.volume.close()
 
 
 async def test_a_part_that_does_not_end_leaves_no_other_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one: OneReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = OneReplica(tmp_path / "data")
     await one.lead()
     member = one.replica.current.running()
 

@@ -59,13 +59,13 @@ def loop_of(
         roster=Roster(),
         proposals=cast("Any", None),
         reads=cast("Any", SimpleNamespace(wanted=False)),
+        applier=cast("Any", SimpleNamespace(pause=lambda: None)),
         tick_s=tick_s,
         wall_ms=lambda: 0,
         failed=lambda _: None,
         log_writer=cast("Any", log_writer),
     )
     raft_loop.start(
-        cast("Any", SimpleNamespace(pause=lambda: None)),
         LoopHooks(
             role_changed=lambda *_: None,
             send_state=lambda *_: None,

@@ -1,7 +1,6 @@
 """NOT_LEADER names a leader that can be reached; without one it is NO_LEADER, everywhere."""
 
 import asyncio
-from collections import deque
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,8 +10,9 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.errors import NoLeader, NotLeader, ReplicaError, not_leading
 from partition_replica.ids import LSN, Term
+from partition_replica.runtime.consensus.changes import Change, Changes
 from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
-from partition_replica.runtime.consensus.raft_loop import Change, RaftLoop
+from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.transport.failures import detail
@@ -62,11 +62,11 @@ async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) ->
     loop: Any = RaftLoop.__new__(RaftLoop)
     loop.role, loop._roster = "leader", Roster()
     loop._roster.leader, loop._roster.addresses = 1, {1: "one:1", leader[0]: leader[1]}
-    loop._closing_sessions = set()
     loop._proposals = proposals
     loop._reads = SimpleNamespace(fail=lambda: None)
-    loop._changes = deque([change])
-    loop._started = None, SimpleNamespace(role_changed=lambda *_: None)
+    loop._changes = Changes()
+    loop._changes.add(change)
+    loop._given_hooks = SimpleNamespace(role_changed=lambda *_: None)
     loop._role_changed("follower", leader[0])
     for future in (queued.future, change.future):
         error = future.exception()

@@ -24,7 +24,7 @@ from partition_replica.errors import (
     not_leading,
 )
 from partition_replica.ids import LSN, ClusterID, Term
-from partition_replica.runtime.consensus.raft_loop import Change
+from partition_replica.runtime.consensus.changes import Change
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.member import Member
 from partition_replica.storage.failpoints import reach

@@ -179,6 +179,7 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
         roster=roster,
         proposals=proposals,
         reads=read_indexes,
+        applier=applier,
         tick_s=config.tick_s,
         wall_ms=wall_ms,
         failed=failed,

@@ -5,9 +5,10 @@ It exists once the volume belongs to a cluster.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import promised_mark
@@ -107,7 +108,6 @@ class Member:
         self.sender.start(self.loop.report_snapshot)
         self.applier.start(ApplyHooks(change=self._apply_change, done=self._applied))
         self.loop.start(
-            self.applier,
             LoopHooks(
                 role_changed=self._role_changed,
                 send_state=self.sender.send,
@@ -151,8 +151,10 @@ class Member:
         """Whether a configuration change is proposed or committed, but not applied."""
         return self.loop.configuration() != self.configuration
 
-    async def leader_changed(self) -> None:
-        await self._leader_changed.wait()
+    def leader_changed(self) -> Coroutine[Any, Any, object]:
+        """Waits for the next change of role or leader after this call. Not an async function: a
+        task would miss a change before its first step."""
+        return self._leader_changed.wait()
 
     @property
     def leaderless_s(self) -> float:

@@ -7,8 +7,9 @@ puts the parts together.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.model import ReplicaStatus
@@ -88,7 +89,12 @@ class Replica:
         return self._status.read()
 
     def start(self) -> None:
-        """Starts the member, if the volume belongs to a cluster."""
+        """Starts the member, if the volume belongs to a cluster. Does nothing once `stop` was
+        called: nothing would close a member that a late bootstrap starts."""
+        if not self.current.stopping:
+            self._start_member()
+
+    def _start_member(self) -> None:
         if self._volume.log.identity.cluster_id and self.current.member is None:
             member = self._make_member()
             member.start()
@@ -128,7 +134,7 @@ class Replica:
         assert member is not None, "a backfill runs beside a member"
         await member.close()
         await asyncio.to_thread(switch)
-        self.start()
+        self._start_member()  # also during `stop`, which waits for it and closes it
         self.current.held = False
         if self.current.member is not None:
             self.current.member.collect_unnamed()
@@ -140,8 +146,8 @@ class Replica:
 
     async def stop(self) -> None:
         """Transfers leadership if this member leads and there is another voter. Meanwhile ends the
-        other parts, and the member last. Once all have ended, raises the first error of a part that
-        did not end cleanly. A Fatal goes to `failed` at once."""
+        other parts, and the member last, even if it is cancelled. Once all have ended, raises the
+        first error of a part that did not end cleanly. A Fatal goes to `failed` at once."""
         self.current.stopping = True
         ending = asyncio.ensure_future(
             all_ended(
@@ -153,8 +159,10 @@ class Replica:
             )
         )
         try:
-            await self._hand_over_until(ending)
-            await ending
+            try:
+                await self._hand_over_until(ending)
+            finally:
+                await ending
         finally:
             if self.current.member is not None:
                 await self.current.member.close()
@@ -168,9 +176,11 @@ class Replica:
             await self._hand_over(member)
             if over:
                 return
-            changed = asyncio.create_task(_changed(member))
-            await asyncio.wait({ending, changed}, return_when=asyncio.FIRST_COMPLETED)
-            changed.cancel()
+            changed: asyncio.Future[Any] = asyncio.create_task(_changed(member))
+            try:
+                await asyncio.wait({ending, changed}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
 
     async def _hand_over(self, member: Member | None) -> None:
         if member is None or member.loop.role != "leader":
@@ -197,9 +207,6 @@ class Replica:
         return member is not None and not self.current.stopping and member.loop.leader != 0
 
 
-async def _changed(member: Member | None) -> None:
-    """Returns at the member's next change of role or leader; never if there is no member."""
-    if member is not None:
-        await member.leader_changed()
-    else:
-        await asyncio.Event().wait()
+def _changed(member: Member | None) -> Coroutine[Any, Any, object]:
+    """Waits for the member's next change of role or leader; forever if there is no member."""
+    return asyncio.Event().wait() if member is None else member.leader_changed()

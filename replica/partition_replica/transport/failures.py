@@ -71,7 +71,7 @@ def text(error: Exception) -> str:
 def detail(error: ReplicaError) -> types.ErrorDetail:
     """The error as the message that programs read."""
     message = types.ErrorDetail(reason=f"REASON_{error.reason}", message=text(error))
-    if isinstance(error, NotLeader) and error.leader[0]:
+    if isinstance(error, NotLeader):
         message.leader.member_id, message.leader.address = error.leader
     if isinstance(error, Compacted):
         message.first_index, message.applied = error.first_index, error.applied

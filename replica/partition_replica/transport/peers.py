@@ -340,8 +340,10 @@ class Peers:
         return int(found.offset)
 
     async def close(self) -> None:
-        await asyncio.gather(*(peer.close() for peer in self._peers.values()))
-        self._peers.clear()
+        for member in list(self._peers):
+            self._close(member)
+        # Also those that a change of address began to close.
+        await asyncio.gather(*self._closing)
 
     def _address(self, member: int) -> str:
         return self._addresses.get(member) or self._learned.get(member, "")

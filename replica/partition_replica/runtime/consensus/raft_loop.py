@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from partition_replica.core.limits import Limits
@@ -24,8 +24,6 @@ from partition_replica.core.model import (
 )
 from partition_replica.core.ports import EntryWriter, PeerTransport
 from partition_replica.engine.port import (
-    ChangeKind,
-    ConfChangeRefused,
     Engine,
     EngineStatus,
     InvalidMessage,
@@ -36,15 +34,11 @@ from partition_replica.engine.port import (
     Ready,
     TransferHeader,
 )
-from partition_replica.errors import (
-    MembershipRefused,
-    NoLeader,
-    Overloaded,
-    not_leading,
-)
-from partition_replica.ids import LSN, Digest, Term
+from partition_replica.errors import NoLeader, Overloaded
+from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.consensus.admission import Admission
 from partition_replica.runtime.consensus.applier import Applier
+from partition_replica.runtime.consensus.changes import Change, Changes
 from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.consensus.roster import Roster
@@ -78,17 +72,6 @@ class _InFlight:
 
 
 @dataclass(slots=True)
-class Change:
-    """A configuration change that waits for the engine. The future's result is its (LSN, term)."""
-
-    changes: list[tuple[ChangeKind, int]]
-    context: bytes
-    future: "asyncio.Future[tuple[LSN, Term]]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-
-@dataclass(slots=True)
 class LoopHooks:
     """Callbacks of the loop. All run on the event loop; none may raise."""
 
@@ -114,6 +97,7 @@ class RaftLoop:
         roster: Roster,
         proposals: Proposals,
         reads: ReadIndexes,
+        applier: Applier,
         tick_s: float,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
@@ -126,6 +110,7 @@ class RaftLoop:
         self._roster = roster
         self._proposals = proposals
         self._reads = reads
+        self._applier = applier
         self._tick_s = tick_s
         self._wall_ms = wall_ms
         loop = asyncio.get_running_loop()
@@ -144,7 +129,7 @@ class RaftLoop:
         self._led_at = self._now()
         self._held_number = 0
         self._retired_number = 0
-        self._changes: deque[Change] = deque()
+        self._changes = Changes()
         self._in_flight: deque[_InFlight] = deque()
         self._on_disk = 0
         self._durable_number = 0
@@ -152,24 +137,19 @@ class RaftLoop:
         self._unsaved_since = 0.0
         self._ticks = 0
         self._wake = asyncio.Event()
-        self._started: tuple[Applier, LoopHooks] | None = None
+        self._given_hooks: LoopHooks | None = None
         self.role = "follower"
         self._after_round: list[Callable[[], None]] = []
 
-    def start(self, applier: Applier, hooks: LoopHooks) -> None:
-        """Sets the receiver of committed entries and the callbacks. Call it before `run`."""
-        self._started = applier, hooks
+    def start(self, hooks: LoopHooks) -> None:
+        """Sets the callbacks and starts the writer. Call it before `run`."""
+        self._given_hooks = hooks
         self._writer.start()
 
     @property
-    def _applier(self) -> Applier:
-        assert self._started is not None, "start() is first"
-        return self._started[0]
-
-    @property
     def _hooks(self) -> LoopHooks:
-        assert self._started is not None, "start() is first"
-        return self._started[1]
+        assert self._given_hooks is not None, "start() is first"
+        return self._given_hooks
 
     @property
     def leader(self) -> int:
@@ -217,7 +197,7 @@ class RaftLoop:
         self._wake.set()
 
     def change(self, change: Change) -> None:
-        self._changes.append(change)
+        self._changes.add(change)
         self._wake.set()
 
     # --- the engine, for other parts ----------------------------------------------------------
@@ -337,22 +317,10 @@ class RaftLoop:
                 self._metrics.messages_dropped.labels("invalid").inc()
                 logger.warning("a message of member %x is refused: %s", message.sender, error)
         if self.role == "leader":
-            self._feed_changes()
+            self._changes.propose(self._engine)
             self._feed_proposals()
             if self._reads.wanted and self._engine.committed_in_term():
                 self._engine.read_index(self._reads.start())
-
-    def _feed_changes(self) -> None:
-        while self._changes:
-            change = self._changes.popleft()
-            if change.future.done():
-                continue
-            try:
-                change.future.set_result(
-                    self._engine.propose_change(change.changes, change.context)
-                )
-            except (ConfChangeRefused, ProposalDropped) as error:
-                change.future.set_exception(MembershipRefused(str(error)))
 
     def _feed_proposals(self) -> None:
         while batch := self._proposals.take():
@@ -496,8 +464,5 @@ class RaftLoop:
             hint = self._roster.leading
             self._proposals.leadership_lost(hint)
             self._reads.fail()
-            while self._changes:
-                change = self._changes.popleft()
-                if not change.future.done():
-                    change.future.set_exception(not_leading("leadership was lost", hint))
+            self._changes.leadership_lost(hint)
         self._hooks.role_changed(role, leader)

@@ -19,12 +19,15 @@ class AppliedWaits:
         self._waiting: dict[LSN, dict[asyncio.Future[None], None]] = {}
         self.applied = LSN(0)
         self._changed: asyncio.Event = asyncio.Event()
+        self._closed = False
 
     async def reach(self, index: LSN) -> None:
-        """Returns once the state is at `index`. Raises NoLeader if the member closes. For the
-        replica's own work, which is never refused because too many callers wait."""
+        """Returns once the state is at `index`. Raises NoLeader if the member closes or is closed.
+        For the replica's own work, which is never refused because too many callers wait."""
         if index <= self.applied:
             return
+        if self._closed:
+            raise _closing()
         if index not in self._waiting:
             self._waiting[index] = {}
             heapq.heappush(self._heap, index)
@@ -69,14 +72,19 @@ class AppliedWaits:
         await self._changed.wait()
 
     def close(self) -> None:
-        """Ends all waits: `reach` raises NoLeader, `change` returns."""
+        """Ends all waits, later ones too: `reach` raises NoLeader, `change` returns."""
+        self._closed = True
         for futures in self._waiting.values():
             for future in futures:
                 if not future.done():
-                    future.set_exception(NoLeader("this member is closing: retry with backoff"))
+                    future.set_exception(_closing())
         self._waiting.clear()
         self._heap.clear()
         self._changed.set()
+
+
+def _closing() -> NoLeader:
+    return NoLeader("this member is closing: retry with backoff")
 
 
 class ReadIndexes:

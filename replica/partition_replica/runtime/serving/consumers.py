@@ -79,7 +79,7 @@ class Consumers:
 
     async def _until_applied(self, lsn: int) -> None:
         """Waits until a committed LSN is applied here: an append is answered at its commit. Raises
-        InvalidArgument, Overloaded."""
+        InvalidArgument, Overloaded, and NoLeader if the member closes meanwhile."""
         if lsn <= self._states.current.applied.index:
             return
         member = self._running()

@@ -7,7 +7,7 @@ from partition_replica.storage.generations import StateGenerations
 
 
 class Histories:
-    """On the event loop."""
+    """The history of the state that is current. On the event loop."""
 
     def __init__(self, log: LogView, states: StateGenerations, current: CurrentMember) -> None:
         self._log = log

@@ -44,14 +44,14 @@ from partition_replica.storage.threads import all_ended, finish, run_to_end
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
-"""How often it is looked whether a copy has to be given up."""
+"""Seconds between checks whether a copy has to be given up."""
 
 LOOK_AGAIN_S = 0.2
-"""How often it is looked whether the copies that end have made enough room, and how soon after the
-last of them is gone."""
+"""Seconds between checks whether the copies that end have made enough room, and until the check
+after the last of them is gone."""
 
 ROOM_WAIT_S = 30.0
-"""How long the free space may not rise while copies end, before the next one is given up, too."""
+"""Seconds without a rise of the free space, while copies end, until the next one is given up."""
 
 
 class PinnedState:
@@ -117,7 +117,8 @@ class PinnedState:
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """One of the few. why: what its reader gets once it is ended; the first reason counts."""
+    """One of `pinned_states_max` places. why: the error that its reader gets once it is ended; the
+    first one counts."""
 
     serial: int
     pinning: "asyncio.Task[PinnedState] | None" = None
@@ -126,9 +127,9 @@ class _Place:
 
 
 class PinnedStates:
-    """All of one replica. On the event loop."""
+    """The pinned states of one replica. On the event loop."""
 
-    def __init__(  # noqa: PLR0913  # explicit assembly
+    def __init__(  # noqa: PLR0913  # takes its parts from the assembly
         self,
         states: StateGenerations,
         blobs: BlobStore,
@@ -145,7 +146,7 @@ class PinnedStates:
         failed: Callable[[BaseException], None],
     ) -> None:
         """`check_state` raises NoLeader while this replica has none of its group's state. `failed`
-        gets what must end the process."""
+        is called with an error that must end the process."""
         self._states = states
         self._blobs = blobs
         self._space = space
@@ -173,7 +174,7 @@ class PinnedStates:
             raise _stopping()
         if len(self._places) >= self._limits.pinned_states_max:
             raise Overloaded(
-                f"{self._limits.pinned_states_max} states are pinned here, the most that may be: "
+                f"{self._limits.pinned_states_max} states are pinned here, the maximum: "
                 "retry with backoff, or read the state of another replica"
             )
         place = _Place(next(self._serial))
@@ -203,8 +204,8 @@ class PinnedStates:
     async def _wait_pinned(
         self, place: _Place, pinning: "asyncio.Task[PinnedState]"
     ) -> PinnedState:
-        """What `pinning` gives, or why its place was ended. A caller that is cancelled waits for
-        the task's end first."""
+        """Returns the result of `pinning`, or raises why its place was ended. A cancelled caller
+        waits for the end of the task first."""
         try:
             await asyncio.wait([pinning])
         except asyncio.CancelledError:
@@ -217,7 +218,7 @@ class PinnedStates:
     async def _pin(self, place: _Place, linearizable: bool, history: str) -> PinnedState:
         await self._reads.point(linearizable=linearizable)
         self._check()
-        # From before the copy on: compaction goes on beside it, however long it takes.
+        # Held from before the copy, because the log is compacted while the copy is made.
         self._holds.hold(place, self._states.current.applied.index)
         captured = await capture_in_time(
             lambda: self._running().capture,
@@ -232,7 +233,7 @@ class PinnedStates:
         except BaseException:
             await run_to_end(captured.remove)
             raise
-        # The copy's own: the group's may be another one by now.
+        # Read from the copy: the group may have another history by now.
         own = self._states.history_of(state)
         place.pinned = PinnedState(captured, state, own, self._blobs)
         self._holds.hold(place, captured.position.index)
@@ -241,7 +242,7 @@ class PinnedStates:
         return place.pinned
 
     def _check(self) -> None:
-        """Whether a copy may begin now."""
+        """Raises NoLeader or DiskFull unless a copy may begin now."""
         self._check_state()
         room = self._space.room_for(self._states.current.size_bytes(), self._limits)
         if not room.enough:
@@ -288,7 +289,7 @@ class PinnedStates:
         now = asyncio.get_running_loop().time
         most, rose_at, ending = self._disk.free_bytes, now(), True
         while ending and now() - rose_at < ROOM_WAIT_S:
-            # Asked before the pause: what the last one freed is seen behind it.
+            # Checked before the pause, so that the space that the last one freed is seen after it.
             ending = any(place.why is not None for place in self._places.values())
             await asyncio.sleep(LOOK_AGAIN_S)
             if not self._disk.below_reserve():
@@ -307,14 +308,14 @@ class PinnedStates:
             )
         if place.pinned.age_s > limits.pinned_state_age_max_s:
             return Overloaded(
-                f"the state was pinned for {limits.pinned_state_age_max_s} s, the longest that may "
-                "be, so the copy of the state was given up: begin anew, and read faster"
+                f"the state was pinned for {limits.pinned_state_age_max_s} s, the maximum, "
+                "so the copy of the state was given up: begin anew, and read faster"
             )
         return None
 
     def _give_up(self, place: _Place, why: ReplicaError) -> None:
-        """Begins to end a place. Not waited for: the end of a copy under way takes its time, and
-        the others' ends must not wait for it."""
+        """Begins to end a place. It does not wait: a copy that is being made takes long to end, and
+        the other places must not wait for it."""
         logger.warning("pinned state %d ends: %s", place.serial, why)
         place.why = why
         ending = self._spawn(self._end(place, why))
@@ -349,7 +350,7 @@ class PinnedStates:
 
 
 async def _end_task(task: "asyncio.Task[PinnedState]") -> None:
-    """Cancels a task, and returns when it has ended. Raises a Fatal of its."""
+    """Cancels a task, and returns when it has ended. Raises its error if that is a Fatal."""
     if not task.done():
         task.cancel()
         await finish(asyncio.wait([task]))

@@ -37,7 +37,7 @@ class Status:
         self._incarnation = incarnation
 
     def read(self) -> ReplicaStatus:
-        self._disk.full()
+        disk_full = self._disk.full()  # first: it also reads the bytes anew
         identity, log, state = self._log.identity, self._log, self._states.current
         member = self._current.member
         # Other threads move the log and the state meanwhile. Of two numbers, the one that is never
@@ -52,7 +52,7 @@ class Status:
             "first_index": first_index,
             "applied": applied,
             "last_index": log.last.index,
-            "disk_full": self._disk.full(),
+            "disk_full": disk_full,
             "disk_free_bytes": self._disk.free_bytes,
             "disk_total_bytes": self._disk.total_bytes,
             "session_count": state.session_count(),
