@@ -5,8 +5,10 @@ import datetime as dt
 from typing import Any, cast
 
 import pytest
+from partition_operator.api import names
 from partition_operator.api.events import Event
 from partition_operator.api.partition import Partition
+from partition_operator.api.times import parse_stamp
 from partition_operator.clients.kube import ApiError, Kube
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import OperatorConfig
@@ -93,6 +95,10 @@ async def test_a_certificate_is_written_at_the_version_that_was_looked_at() -> N
     (written,) = kube.writes
     assert written["metadata"]["resourceVersion"] == "6"
     assert base64.b64decode(written["data"]["ca.crt"]).count(b"BEGIN CERTIFICATE") == 2
+    # The others wait from the write on, not from the observation, which may be long ago.
+    stamp = parse_stamp(written["metadata"]["annotations"][names.ANNOTATION_TRUST_CHANGED])
+    assert stamp is not None
+    assert stamp > observed.now + dt.timedelta(days=1)
 
 
 async def test_an_object_is_applied_at_the_version_that_was_looked_at() -> None:

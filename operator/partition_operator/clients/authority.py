@@ -22,10 +22,6 @@ from partition_operator.resources.trust import Authority, fingerprint
 logger = logging.getLogger(__name__)
 
 
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
 class AuthorityKeeper:
     """value: the authority to issue with. problem: why the Secret can't be used; "" if it can."""
 
@@ -40,6 +36,12 @@ class AuthorityKeeper:
         self._value: Authority | None = None
         self.problem = ""
 
+    @staticmethod
+    def now() -> dt.datetime:
+        """The time to issue at, and to write into a Secret. A turn may have begun long before, and
+        the others wait for a while from the write on."""
+        return dt.datetime.now(dt.UTC)
+
     @property
     def value(self) -> Authority:
         assert self._value is not None, "open() is first"
@@ -49,9 +51,9 @@ class AuthorityKeeper:
         """Reads the Secret, or creates it. Raises AuthorityInvalid, ApiError."""
         found = await self._read()
         if found is None:
-            found = await self._create(make_authority(_now(), self._config.lifetimes))
+            found = await self._create(make_authority(self.now(), self._config.lifetimes))
             failpoints.reach("authority.created")
-        self._value = Authority(authority_of(found, _now()))
+        self._value = Authority(authority_of(found, self.now()))
         self._looked = self._clock()
 
     async def refresh(self) -> None:
@@ -82,7 +84,7 @@ class AuthorityKeeper:
 
     def _follow(self, secret: Body) -> None:
         try:
-            current = authority_of(secret, _now())
+            current = authority_of(secret, self.now())
         except AuthorityInvalid as error:
             self._say_problem(text_of(error))
             return

@@ -140,7 +140,7 @@ class Executor:
             role,
             live,
             self.authority.value,
-            observed.now,
+            self.authority.now(),
             self.lifetimes,
             step=step,
         )
