@@ -11,8 +11,8 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.addresses import is_address
-from partition_replica.core.model import Configuration, Position
-from partition_replica.core.ports import LogFormation
+from partition_replica.core.model import Configuration
+from partition_replica.core.ports import FIRST, NOTHING, LogFormation
 from partition_replica.engine.port import ChangeKind
 from partition_replica.errors import (
     Deposed,
@@ -23,7 +23,7 @@ from partition_replica.errors import (
     WrongCluster,
     not_leading,
 )
-from partition_replica.ids import LSN, ClusterID, Term
+from partition_replica.ids import ClusterID
 from partition_replica.runtime.consensus.changes import Change
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.member import Member
@@ -113,7 +113,7 @@ class Administration:
             if self._states.current.applied.index:
                 self._states.reset()
             log, state = self._log, self._states.current
-            start = Position(LSN(0), Term(0)) if standalone else Position(LSN(1), Term(1))
+            start = NOTHING if standalone else FIRST
             await asyncio.to_thread(state.start, start, members)
             reach("bootstrap.state_started")
             if standalone:
