@@ -10,7 +10,7 @@ import grpc
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
-from partition_client.appends import AppendStream, ClientSession, PendingAppend
+from partition_client.appends import AppendStream, ClientSession
 from partition_client.calls import (
     CALL_TIMEOUT_S,
     Calls,
@@ -30,6 +30,7 @@ from partition_client.errors import (
     TreeMismatch,
     not_written,
 )
+from partition_client.pending_append import PendingAppend
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
 from partition_client.sources import INLINE_BYTES_MAX, PayloadSource, upload_source

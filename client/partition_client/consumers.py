@@ -24,18 +24,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         (
             "ls",
             "list them, the one that is furthest behind first",
-            "; without it, all of --endpoints",
+            "without it, all of --endpoints",
         ),
-        ("rm", "remove one: the log no longer waits for it", "; not needed for a single endpoint"),
+        ("rm", "remove one: the log no longer waits for it", "not needed for a single endpoint"),
     ):
         action = actions.add_parser(name, help=about, description=about)
         if name == "rm":
             action.add_argument("name", help="as `consumer ls` shows it")
+        action.add_argument("--replica", default="", help=f"the replica's own host:port; {replica}")
         action.add_argument(
-            "--replica", default="", help=f"this replica, host:port of its own{replica}"
-        )
-        action.add_argument(
-            "--json", action="store_true", default=argparse.SUPPRESS, help="one value per line"
+            "--json",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print JSON, one value per line",
         )
 
 

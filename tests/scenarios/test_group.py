@@ -17,10 +17,10 @@ from partition_client import (
     RequestRefused,
     TreeMismatch,
 )
-from partition_client.appends import PendingAppend
 from partition_client.channels import open_channel
 from partition_client.client import create_directory, link_payload
 from partition_client.errors import detail_of
+from partition_client.pending_append import PendingAppend
 from partition_client.tree import digest_directory, digest_tree, get_tree, put_tree
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc

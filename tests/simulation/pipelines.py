@@ -9,13 +9,14 @@ order, and what has no answer when a stream breaks is sent again, some of it beh
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from partition_client.appends import AppendStream, ClientSession, PendingAppend
+from partition_client.appends import AppendStream, ClientSession
 from partition_client.errors import (
     ClientError,
     HistoryChanged,
     OutcomeUnknown,
     PreconditionFailed,
 )
+from partition_client.pending_append import PendingAppend
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.errors import ReplicaError

@@ -1,10 +1,10 @@
 """Restores in place: the group is ended and made anew of an earlier snapshot of itself, at the same
 addresses, while its clients go on.
 
-As the operator and its pods do it (docs/runbooks/restore.md): a replica publishes its state, which
-it captures while it serves; later all replicas end and their volumes go; one volume is made of the
+As the operator and its pods do it (docs/runbooks/restore.md): a replica takes a snapshot of its
+state while it serves; later all replicas end and their volumes go; one volume is made of the
 snapshot, in a new cluster, and its replica is the sole voter; the others join anew. The product's
-own code publishes and restores. Not the product's are:
+own code takes the snapshot and restores it. Not the product's are:
 
 - who runs it: a snapshot job is a process of its own, and here a task of the replica's process;
 - how the thread that reads rows gets a segment: there it asks the event loop and waits
@@ -133,7 +133,7 @@ class Restores:
             return False
         node = self.rng.choice(nodes)
         try:
-            stored = await self._cluster.network.call(("snapshots", process), node, self._publish)
+            stored = await self._cluster.network.call(("snapshots", process), node, self._take_at)
         except (Unreachable, ReplicaError):
             return False
         if stored is None:
@@ -141,7 +141,7 @@ class Restores:
         self._stored.append(stored)
         return True
 
-    async def _publish(self, node: Node) -> Stored | None:
+    async def _take_at(self, node: Node) -> Stored | None:
         """As runtime/jobs/snapshot_jobs.py and the process that it starts."""
         assert node.replica is not None and node.volume is not None
         member, volume = node.replica.current.running(), node.volume
@@ -177,8 +177,8 @@ class Restores:
                 state.close()
             captured.release()
             await asyncio.to_thread(lambda: shutil.rmtree(directory, ignore_errors=True))
-        self._cluster.trace.event(node.name, "publishes", f"{captured.position.index}")
-        self._cluster.trace.count("snapshots published")
+        self._cluster.trace.event(node.name, "takes a snapshot", f"{captured.position.index}")
+        self._cluster.trace.count("snapshots taken")
         return Stored(path, snapshot, node.checks)
 
     # --- restores -----------------------------------------------------------------------------

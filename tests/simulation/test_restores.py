@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from partition_client.appends import AppendStream, PendingAppend
+from partition_client.appends import AppendStream
+from partition_client.pending_append import PendingAppend
 from partition_replica.core.model import ProposalResult
 from partition_replica.ids import SessionID
 from partition_replica.offline.snapshots import restore as snapshot_restore

@@ -111,8 +111,8 @@ def test_finds_messages_that_leave_before_their_term_is_durable(
     take_ready = RaftEngine.take_ready
 
     def hasty(engine: RaftEngine) -> Ready | None:
-        work = take_ready(engine)
-        return None if work is None else replace(work, hold_messages=False)
+        ready = take_ready(engine)
+        return None if ready is None else replace(ready, hold_messages=False)
 
     monkeypatch.setattr(RaftEngine, "take_ready", hasty)
     assert find().check == "durable term"

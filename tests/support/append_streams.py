@@ -7,7 +7,8 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from partition_client.appends import AppendStream, ClientSession, PendingAppend
+from partition_client.appends import AppendStream, ClientSession
+from partition_client.pending_append import PendingAppend
 from partition_client.routing import Routing
 from partition_common import error_details
 from partition_proto.v1 import log_store_pb2 as api

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from partition_client.appends import AppendStream, ClientSession, PendingAppend
+from partition_client.appends import AppendStream, ClientSession
 from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
@@ -15,6 +15,7 @@ from partition_client.errors import (
     PreconditionFailed,
     RequestRefused,
 )
+from partition_client.pending_append import PendingAppend
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 

@@ -24,3 +24,9 @@ def test_anything_else_is_no_report() -> None:
     for text in ("", REPORT.replace("99%", "98%"), "Error: no endpoint"):
         with pytest.raises(ValueError, match="no report of etcd"):
             parse_tool(text)
+
+
+def test_a_report_of_failed_operations_is_refused() -> None:
+    failed = REPORT + "\nError distribution:\n  [3] etcdserver: mvcc: database space exceeded\n"
+    with pytest.raises(ValueError, match=r"failed.*database space exceeded"):
+        parse_tool(failed)

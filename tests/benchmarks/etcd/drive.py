@@ -1,100 +1,111 @@
 """One client process: `python -m tests.benchmarks.etcd.drive ours|etcd put|get|get-stale …`.
 
-It writes or reads for some seconds, from some tasks at once, and prints what it did as JSON. A load
-begins at a moment that all processes of one measurement share.
+It connects, prints a line, and reads from standard input when to begin: a moment of the monotonic
+clock, which all processes of one measurement share. Then it writes or reads for some seconds, from
+some tasks at once, and prints the latencies as JSON.
+
+Both sides get keys and values of the same sizes. A key is one of a million, as with etcd's own load
+generator. Reads are of one key.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import random
+import sys
 import time
 from collections.abc import Awaitable, Callable
 
 import grpc
 from partition_client import AsyncClient, PayloadSource
 
-from tests.benchmarks.etcd.kv import KeyValue
+from tests.benchmarks.etcd.kv import ANSWER_S, KEY_BYTES, KEY_SPACE, READ_KEY, READ_VALUE, KeyValue
 
-INLINE_BYTES_MAX = 32 * 1024
-"""Above it our value is the content of a file, which is what users do."""
+FILE_BYTES_MIN = 64 * 1024
+"""From here on our value is the content of a file, which is what users do."""
 
-Operation = Callable[[int, int], Awaitable[object]]
-"""(number of the task, number of its operation)."""
+MARK_BYTES = 32
+
+Operation = Callable[[int], Awaitable[object]]
+"""Takes the number of its task, which chooses a replica if any can answer. Tasks of all processes
+are numbered together."""
 
 
-async def drive(
-    operation: Operation, tasks: int, begin_at: float, seconds: float
-) -> dict[str, object]:
-    """Latencies are in seconds, of operations that ended in time."""
+class Content:
+    """Random keys, and values that differ, because equal files are stored once."""
+
+    def __init__(self, size: int) -> None:
+        self._rest = os.urandom(size - MARK_BYTES)
+        self._count = 0
+
+    def key(self) -> bytes:
+        return b"%0*d" % (KEY_BYTES, random.randrange(KEY_SPACE))
+
+    def value(self) -> bytes:
+        self._count += 1
+        return (b"%d/%d" % (os.getpid(), self._count)).ljust(MARK_BYTES) + self._rest
+
+
+async def drive(operation: Operation, arguments: argparse.Namespace) -> None:
+    """Prints the latencies in seconds, sorted, of the operations that ended in time."""
     latencies: list[float] = []
-    until = begin_at + seconds
+    print("ready", flush=True)
+    begin_at = float(await asyncio.to_thread(sys.stdin.readline))
+    until = begin_at + arguments.seconds
 
     async def repeat(number: int) -> None:
-        await asyncio.sleep(max(begin_at - time.time(), 0))
-        count = 0
-        while True:
-            began = time.time()
-            if began >= until:
-                return
-            await operation(number, count)
-            count += 1
-            ended = time.time()
+        await asyncio.sleep(begin_at - time.monotonic())
+        while (began := time.monotonic()) < until:
+            await operation(number)
+            ended = time.monotonic()
             if ended <= until:
                 latencies.append(ended - began)
 
-    await asyncio.gather(*(repeat(number) for number in range(tasks)))
-    return {"count": len(latencies), "latencies": sorted(latencies)}
+    first = arguments.first_task
+    await asyncio.gather(*(repeat(first + number) for number in range(arguments.tasks)))
+    print(json.dumps(sorted(latencies)), flush=True)
 
 
-async def ours(arguments: argparse.Namespace) -> dict[str, object]:
-    value, prefix = os.urandom(arguments.size), f"{os.getpid()}/".encode()
-    async with AsyncClient(arguments.endpoints, None) as client:
-        await client.set_key(b"read/0", b"v" * 256)
+async def ours(arguments: argparse.Namespace) -> None:
+    content, endpoints = Content(arguments.size), arguments.endpoints
+    async with AsyncClient(endpoints, None, deadline_s=ANSWER_S) as client:
+        await client.set_key(READ_KEY, READ_VALUE)
+        for endpoint in endpoints:  # connects, and waits until stale reads have the key
+            while await client.get_key(READ_KEY, stale_from=endpoint) is None:
+                await asyncio.sleep(0.05)
 
-        async def put(number: int, count: int) -> None:
-            key = b"%s%d/%d" % (prefix, number, count)
-            if arguments.size <= INLINE_BYTES_MAX:
-                await client.set_key(key, value)
+        async def put(_number: int) -> None:
+            if arguments.size < FILE_BYTES_MIN:
+                await client.set_key(content.key(), content.value())
             else:
-                name = key.replace(b"/", b"-")
-                await client.put_file(name, PayloadSource.of_bytes(os.urandom(arguments.size)))
+                await client.put_file(content.key(), PayloadSource.of_bytes(content.value()))
 
-        async def get(_number: int, _count: int) -> None:
-            await client.get_key(b"read/0")
+        async def get(_number: int) -> None:
+            await client.get_key(READ_KEY)
 
-        stale_from = arguments.endpoints[0]
-
-        async def get_stale(_number: int, _count: int) -> None:
-            await client.get_key(b"read/0", stale_from=stale_from)
+        async def get_stale(number: int) -> None:
+            await client.get_key(READ_KEY, stale_from=endpoints[number % len(endpoints)])
 
         operations = {"put": put, "get": get, "get-stale": get_stale}
-        begin_at = arguments.begin_at or time.time()
-        return await drive(operations[arguments.load], arguments.tasks, begin_at, arguments.seconds)
+        await drive(operations[arguments.load], arguments)
 
 
-async def etcd(arguments: argparse.Namespace) -> dict[str, object]:
-    value, prefix = os.urandom(arguments.size), f"{os.getpid()}/".encode()
+async def etcd(arguments: argparse.Namespace) -> None:
+    if arguments.load != "put":
+        raise SystemExit("etcd's own load generator reads from etcd; this client only puts")
+    content = Content(arguments.size)
     channels = [grpc.aio.insecure_channel(endpoint) for endpoint in arguments.endpoints]
     services = [KeyValue(channel) for channel in channels]
-    await services[0].put(b"read/0", b"v" * 256)
+    for service in services:
+        await service.put(READ_KEY, READ_VALUE)  # connects
 
-    async def put(number: int, count: int) -> None:
-        key = b"%s%d/%d" % (prefix, number, count)
-        await services[number % len(services)].put(key, value)
+    async def put(number: int) -> None:
+        await services[number % len(services)].put(content.key(), content.value())
 
-    async def get(number: int, _count: int) -> None:
-        await services[number % len(services)].get(b"read/0")
-
-    async def get_stale(number: int, _count: int) -> None:
-        await services[number % len(services)].get(b"read/0", stale=True)
-
-    operations = {"put": put, "get": get, "get-stale": get_stale}
-    begin_at = arguments.begin_at or time.time()
-    found = await drive(operations[arguments.load], arguments.tasks, begin_at, arguments.seconds)
+    await drive(put, arguments)
     for channel in channels:
         await channel.close()
-    return found
 
 
 def main() -> None:
@@ -103,12 +114,11 @@ def main() -> None:
     parser.add_argument("load", choices=["put", "get", "get-stale"])
     parser.add_argument("--endpoints", required=True, type=lambda text: text.split(","))
     parser.add_argument("--tasks", type=int, default=1)
+    parser.add_argument("--first-task", type=int, default=0, help="number of the first task")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--begin-at", type=float, default=0.0, help="seconds since 1970; 0: now")
     arguments = parser.parse_args()
-    found = asyncio.run({"ours": ours, "etcd": etcd}[arguments.server](arguments))
-    print(json.dumps(found))
+    asyncio.run({"ours": ours, "etcd": etcd}[arguments.server](arguments))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""etcd's KV service as far as the loads need it: two messages, built here, over grpc.aio.
+"""The part of etcd's KV service that the loads need, and the keys that both sides use.
 
 Field numbers are those of etcd's rpc.proto and kv.proto (API version 3).
 """
@@ -6,15 +6,19 @@ Field numbers are those of etcd's rpc.proto and kv.proto (API version 3).
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-BYTES, BOOL = (
-    descriptor_pb2.FieldDescriptorProto.TYPE_BYTES,
-    descriptor_pb2.FieldDescriptorProto.TYPE_BOOL,
-)
+KEY_BYTES = 32
+KEY_SPACE = 1_000_000
+"""Number of keys that are written, on both sides."""
+ANSWER_S = 30.0
+"""A client gives up after it, on both sides."""
+READ_KEY, READ_VALUE = b"read/0", b"v" * 256
+
+BYTES = descriptor_pb2.FieldDescriptorProto.TYPE_BYTES
 
 MESSAGES = {
-    "PutRequest": (("key", 1, BYTES), ("value", 2, BYTES)),
+    "PutRequest": (("key", 1), ("value", 2)),
     "PutResponse": (),
-    "RangeRequest": (("key", 1, BYTES), ("serializable", 7, BOOL)),
+    "RangeRequest": (("key", 1),),
     "RangeResponse": (),
 }
 
@@ -24,8 +28,8 @@ def _classes() -> dict[str, type]:
     file.syntax = "proto3"
     for name, fields in MESSAGES.items():
         message = file.message_type.add(name=name)
-        for field, number, kind in fields:
-            message.field.add(name=field, number=number, type=kind, label=1)
+        for field, number in fields:
+            message.field.add(name=field, number=number, type=BYTES, label=1)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
@@ -52,8 +56,8 @@ class KeyValue:
             response_deserializer=CLASSES[f"{name}Response"].FromString,  # type: ignore[attr-defined]
         )
 
-    async def put(self, key: bytes, value: bytes, timeout_s: float = 30.0) -> None:
+    async def put(self, key: bytes, value: bytes, timeout_s: float = ANSWER_S) -> None:
         await self._put(CLASSES["PutRequest"](key=key, value=value), timeout=timeout_s)
 
-    async def get(self, key: bytes, *, stale: bool = False, timeout_s: float = 30.0) -> None:
-        await self._range(CLASSES["RangeRequest"](key=key, serializable=stale), timeout=timeout_s)
+    async def get(self, key: bytes, timeout_s: float = ANSWER_S) -> None:
+        await self._range(CLASSES["RangeRequest"](key=key), timeout=timeout_s)
