@@ -7,14 +7,15 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from operator import attrgetter
 
 import grpc
 from partition_common import backoff
-from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
+from partition_client.append_calls import Answers, AppendCall, FrameCall, SingleCall
 from partition_client.calls import refusal
+from partition_client.deadlines import Deadlines
 from partition_client.errors import (
     RETRIED,
     ClientError,
@@ -26,14 +27,11 @@ from partition_client.errors import (
     from_detail,
     reason_name,
 )
-from partition_client.pending_append import PendingAppend
+from partition_client.pending_append import Appended, PendingAppend
 from partition_client.routing import Routing
 from partition_client.waiting import being_cancelled
 
 logger = logging.getLogger(__name__)
-
-StreamCall = Any
-"""grpc.aio's StreamStreamCall; generic in its stubs only."""
 
 WINDOW = 4000
 """Sequences above the oldest that has no answer: replicas refuse more than 4,096."""
@@ -72,6 +70,9 @@ class ClientSession:
     history: str
 
 
+_waits_applied = attrgetter("wait_applied")
+
+
 class AppendStream:
     """Owns session, sequences and the stream. `open_session` opens a session at the address and in
     the history that it is given; the history "" is any."""
@@ -91,50 +92,79 @@ class AppendStream:
         later one: until then the replica that said so may itself be one that was left behind."""
         self._last_failure = ""
         self._next_sequence = 1
-        self._new: deque[PendingAppend] = deque()
+        self._new: dict[PendingAppend, None] = {}
+        """Not numbered yet, in the order of their arrival."""
         self._unanswered: dict[int, PendingAppend] = {}
         """By sequence; put in ascending, so the first is the oldest."""
-        self._again: deque[PendingAppend] = deque()
-        self._by_request: dict[int, PendingAppend] = {}
+        self._again: dict[int, PendingAppend] = {}
+        """Of these, by sequence: those that have to be sent on this stream."""
+        self._sent: dict[int, PendingAppend] = {}
+        """By sequence: those under way on this stream."""
+        self._without_frames: set[str] = set()
+        """Addresses of replicas that do not know AppendFrames."""
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._deadlines: Deadlines[PendingAppend] = Deadlines(self._too_late)
         self._wake = asyncio.Event()
-        self._serial = 0
         self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def append(self, pending: PendingAppend) -> api.AppendResponse:
+    async def append(self, pending: PendingAppend) -> Appended:
         """Raises ClientError."""
-        size = pending.proposal.ByteSize()
+        size = len(pending.content)
         if size > PROPOSAL_BYTES_MAX:
             raise RequestRefused(
                 f"the append encodes to {size} bytes; allowed are {PROPOSAL_BYTES_MAX}: split it, "
                 "or store large values as files",
                 "INVALID_ARGUMENT",
             )
+        if self._closed:
+            raise client_closed()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(self._ended)
+        # The wait for a slot counts, too.
+        self._deadlines.add(pending, pending.allowed_s)
         try:
-            # The wait for a slot counts, too.
-            async with asyncio.timeout_at(pending.deadline) as pending.timeout, self._slots:
-                if self._closed:
-                    raise client_closed()
-                if self._task is None:
-                    self._task = asyncio.create_task(self._run())
-                    self._task.add_done_callback(self._ended)
-                self._new.append(pending)
-                self._wake.set()
-                return await pending.future
-        except TimeoutError as error:
-            effect = "may have taken effect" if pending.doubts else "did not take effect"
-            last = self._last_failure or pending.failure
-            raise DeadlineExceeded(
-                f"no answer before the deadline; the append {effect}"
-                + (f"; last: {last}" if last else "")
-            ) from error
+            if self._slots.locked():
+                return await self._append_in_turn(pending)
+            async with self._slots:
+                return await self._queued(pending)
         finally:
-            pending.timeout = None
+            self._deadlines.remove(pending, pending.allowed_s)
             self._forget(pending)
             if pending.resend is not None:
                 pending.resend.cancel()
+
+    async def _append_in_turn(self, pending: PendingAppend) -> Appended:
+        """Waits for a slot. The deadline or `close` may end the append before it has one."""
+        waiting = asyncio.ensure_future(self._slots.acquire())
+        try:
+            await asyncio.wait({waiting, pending.future}, return_when=asyncio.FIRST_COMPLETED)
+            if pending.future.done():
+                return pending.future.result()
+            if self._closed:
+                raise client_closed()
+            return await self._queued(pending)
+        finally:
+            if waiting.done() and not waiting.cancelled():
+                self._slots.release()
+            waiting.cancel()
+
+    async def _queued(self, pending: PendingAppend) -> Appended:
+        self._new[pending] = None
+        self._wake.set()
+        return await pending.future
+
+    def _too_late(self, pending: PendingAppend) -> None:
+        effect = "may have taken effect" if pending.doubts else "did not take effect"
+        last = self._last_failure or pending.failure
+        pending.fail(
+            DeadlineExceeded(
+                f"no answer before the deadline; the append {effect}"
+                + (f"; last: {last}" if last else "")
+            )
+        )
 
     async def close(self) -> ClientSession | None:
         """Ends the stream; returns the session that is left open, if any, to the first caller.
@@ -145,6 +175,7 @@ class AppendStream:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._deadlines.close()
         session, self._session = self._session, None
         return session
 
@@ -172,7 +203,7 @@ class AppendStream:
             if address:
                 if self._session is None:
                     self._session_opened(await self._open_session(address, self._history))
-                return await self._stream(address)
+                return await self._stream(address, self._session.id)
             self._last_failure = self._routing.explain()
         except grpc.aio.AioRpcError as error:
             self._call_failed(address, error)
@@ -188,105 +219,128 @@ class AppendStream:
             self._fail_all(error)
         return False
 
-    async def _stream(self, address: str) -> bool:
+    async def _stream(self, address: str, session: int) -> bool:
         """Serves one stream until it has to be given up; True where it answered anything."""
-        self._by_request.clear()
-        self._again.clear()
-        call = self._routing.stub(address).Append()
+        self._sent.clear()
+        stub = self._routing.stub(address)
+        call: AppendCall = (
+            SingleCall(stub, self._history)
+            if address in self._without_frames
+            else FrameCall(stub, session, self._history)
+        )
         reader = asyncio.create_task(self._read(call, address))
+        reader.add_done_callback(lambda _: self._wake.set())
         try:
-            unanswered = (self._unanswered[s] for s in sorted(self._unanswered))
             # `_send_again` brings the others: in the queue here, too, they would be sent twice.
-            self._again.extend(pending for pending in unanswered if pending.resend is None)
+            self._again = {
+                sequence: self._unanswered[sequence]
+                for sequence in sorted(self._unanswered)
+                if self._unanswered[sequence].resend is None
+            }
             while not reader.done():
                 self._wake.clear()
-                while self._again and self._writable(reader):
-                    await self._write(call, self._again.popleft())
-                while self._new and self._in_window() and self._writable(reader):
-                    pending = self._number(self._new[0])
-                    self._new.popleft()
-                    await self._write(call, pending)
-                if self._again and self._writable(reader):
+                # A session that is gone takes nothing more, but what it was sent is answered.
+                if not self._session_gone and (appends := self._to_send(session)):
+                    oldest = next(iter(self._unanswered))
+                    await call.send(appends, acknowledged_below=oldest)
                     continue
-                wake = asyncio.ensure_future(self._wake.wait())
-                try:
-                    await asyncio.wait({wake, reader}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    wake.cancel()
+                await self._wake.wait()
             return await reader
         finally:
             call.cancel()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
 
-    def _writable(self, reader: "asyncio.Task[bool]") -> bool:
-        """A session that is gone takes nothing more, but what it was sent is answered."""
-        return not reader.done() and not self._session_gone
+    def _to_send(self, session: int) -> list[PendingAppend]:
+        """Takes what has to be sent again, and as many new ones as the window has room for."""
+        again, self._again = self._again, {}
+        appends = [
+            pending
+            for _, pending in sorted(again.items())
+            if not pending.future.done() and pending.resend is None
+        ]
+        for pending in appends:
+            pending.retry = pending.doubts > 0
+        appends += self._number(session)
+        for pending in appends:
+            pending.doubts += 1
+            self._sent[pending.sequence] = pending
+        return appends
 
-    def _in_window(self) -> bool:
+    def _number(self, session: int) -> list[PendingAppend]:
+        """Gives sequences to new appends. Those that wait for the apply come last, because a frame
+        has only one kind."""
+        if not self._new:
+            return []
         oldest = next(iter(self._unanswered), self._next_sequence)
-        return self._next_sequence < oldest + WINDOW
+        room = oldest + WINDOW - self._next_sequence
+        taken = [pending for pending, _ in zip(self._new, range(room), strict=False)]
+        taken.sort(key=_waits_applied)
+        for pending in taken:
+            # In one of the two at any time: an error must find it.
+            self._unanswered[self._next_sequence] = pending
+            del self._new[pending]
+            pending.number(session, self._next_sequence)
+            pending.retry = False
+            self._next_sequence += 1
+        # `_send_again` brings the others, as in `_stream`.
+        return [pending for pending in taken if pending.resend is None]
 
-    def _number(self, pending: PendingAppend) -> PendingAppend:
-        assert self._session is not None, "opened before the stream"
-        pending.proposal.session_id = self._session.id
-        pending.proposal.sequence = self._next_sequence
-        self._next_sequence += 1
-        self._unanswered[pending.proposal.sequence] = pending
-        return pending
-
-    async def _write(self, call: StreamCall, pending: PendingAppend) -> None:
-        if pending.future.done() or pending.resend is not None:
-            return
-        first = not self._by_request
-        self._serial += 1
-        self._by_request[self._serial] = pending
-        pending.proposal.acknowledged_below = next(iter(self._unanswered))
-        request = api.AppendRequest(
-            request_id=self._serial,
-            proposal=pending.proposal,
-            retry=pending.doubts > 0,
-            wait_applied=pending.wait_applied,
-            # Of the first ones is enough: a replica's history changes with its process only.
-            history_id=self._history if first else "",
-        )
-        pending.doubts += 1
-        await call.write(request)
-
-    async def _read(self, call: StreamCall, address: str) -> bool:
+    async def _read(self, call: AppendCall, address: str) -> bool:
         """Takes answers until the stream has to be given up; True where there was any."""
         answered = False
         while True:
             try:
-                response = await asyncio.wait_for(call.read(), SILENCE_S)
+                answers = await asyncio.wait_for(call.read(), SILENCE_S)
             except TimeoutError:
                 # The call is cancelled with its read; an idle one is opened again when needed.
-                if self._by_request:
+                if self._sent:
                     self._last_failure = f"the leader said nothing for {SILENCE_S:.0f} s"
                     self._routing.forget_leader()
-                return answered or not self._by_request
-            if response is grpc.aio.EOF:
+                return answered or not self._sent
+            if answers is None:
                 self._routing.forget_leader()
+                # Another version may run there, or at this address, by now.
+                self._without_frames.discard(address)
                 return answered
             self._last_failure = ""
-            pending = self._by_request.pop(response.request_id, None)
+            some, go_on = self._take(address, answers)
+            answered = answered or some
+            if not go_on or (self._session_gone and not self._sent):
+                return answered
+
+    def _take(self, address: str, answers: Answers) -> tuple[bool, bool]:
+        """Returns (whether any append succeeded, whether the stream goes on)."""
+        succeeded = False
+        refused: list[tuple[PendingAppend, types.ErrorDetail]] = []
+        for sequence, answer in answers:
+            pending = self._sent.pop(sequence, None)
             if pending is None:
                 continue
-            if response.HasField("error"):
-                if not self._meet(address, pending, response.error):
-                    return answered
-            else:
-                answered = True
-                if not pending.future.done():
-                    pending.future.set_result(response)
-                self._forget(pending)
-            if self._session_gone and not self._by_request:
-                return answered
+            if not isinstance(answer, Appended):
+                pending.doubts -= answer.reason not in UNKNOWN  # this try was refused
+                refused.append((pending, answer))
+                continue
+            succeeded = True
+            if not pending.future.done():
+                pending.future.set_result(answer)
+            self._forget(pending)
+        go_on = True
+        for pending, error in refused:
+            go_on = self._meet(address, pending, error) and go_on
+            if error.reason == types.REASON_WRONG_HISTORY:
+                break  # it answers all others, too
+        return succeeded, go_on
 
     # --- errors -------------------------------------------------------------------------------
 
     def _call_failed(self, address: str, error: grpc.aio.AioRpcError) -> None:
         """The stream to a replica, or the call that opens a session there, ended with an error."""
+        if error.code() is grpc.StatusCode.UNIMPLEMENTED and address not in self._without_frames:
+            self._without_frames.add(address)
+            self._send_refused()
+            return
+        self._without_frames.discard(address)
         self._last_failure = f"{error.code().name} {error.details()}"
         detail = detail_of(error)
         if detail is not None and detail.reason == types.REASON_WRONG_HISTORY:
@@ -298,12 +352,16 @@ class AppendStream:
         else:
             self._routing.forget_leader()
 
+    def _send_refused(self) -> None:
+        """Nothing of what was sent on this stream had an effect."""
+        for pending in self._sent.values():
+            pending.doubts -= 1
+        self._sent.clear()
+
     def _meet(self, address: str, pending: PendingAppend, error: types.ErrorDetail) -> bool:
         """Does what an error asks for; False if the stream has to be given up."""
         pending.failure = f"{reason_name(error)}: {error.message}"
         reason, cause = error.reason, error.cause
-        if reason not in UNKNOWN:
-            pending.doubts -= 1  # this try was refused
         if types.REASON_SESSION_EXPIRED in (reason, cause):
             self._session_expired(pending)
             return True
@@ -344,12 +402,14 @@ class AppendStream:
         """The next append opens a new session. What was refused had no effect, and is numbered anew
         there; the outcome of everything else that was sent is unknown."""
         self._session, self._session_gone = None, False
-        for sequence in sorted(self._unanswered, reverse=True):
+        refused = {}
+        for sequence in sorted(self._unanswered):
             pending = self._unanswered.pop(sequence)
             if pending.doubts:
                 pending.fail(_session_gone_unknown())
             elif not pending.future.done():
-                self._new.appendleft(pending)
+                refused[pending] = None
+        self._new = refused | self._new
         self._again.clear()
 
     def _session_opened(self, session: ClientSession) -> None:
@@ -386,7 +446,8 @@ class AppendStream:
         pending.uploads += 1
         moves = pending.uploads <= UPLOADS_MAX
         if moves:
-            pending.move_deadline(None)  # the upload has its own, which moves with it
+            # The upload has its own deadline, which moves with it.
+            self._deadlines.remove(pending, pending.allowed_s)
         try:
             assert pending.upload is not None
             await pending.upload(digests)
@@ -395,8 +456,8 @@ class AppendStream:
         except OSError as error:
             pending.refuse(ClientError(f"a payload can't be read any more: {error}"))
         finally:
-            if moves:
-                pending.move_deadline(asyncio.get_running_loop().time() + pending.allowed_s)
+            if moves and not pending.future.done():
+                self._deadlines.add(pending, pending.allowed_s)
         self._send_again(pending)
 
     async def _send_later(self, pending: PendingAppend) -> None:
@@ -408,8 +469,8 @@ class AppendStream:
     def _send_again(self, pending: PendingAppend) -> None:
         pending.resend = None
         # If it waits to be numbered anew, it is sent with the new ones.
-        if self._unanswered.get(pending.proposal.sequence) is pending:
-            self._again.append(pending)
+        if self._unanswered.get(pending.sequence) is pending:
+            self._again[pending.sequence] = pending
             self._wake.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -426,10 +487,9 @@ class AppendStream:
 
     def _forget(self, pending: PendingAppend) -> None:
         """Only once its future is done, because `_fail_all` no longer finds it."""
-        if pending in self._new:
-            self._new.remove(pending)
-        if self._unanswered.get(pending.proposal.sequence) is pending:
-            del self._unanswered[pending.proposal.sequence]
+        self._new.pop(pending, None)
+        if self._unanswered.get(pending.sequence) is pending:
+            del self._unanswered[pending.sequence]
             if self._new:
                 self._wake.set()  # the window may have room now
 

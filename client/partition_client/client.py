@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -30,23 +29,13 @@ from partition_client.errors import (
     TreeMismatch,
     not_written,
 )
-from partition_client.pending_append import PendingAppend
+from partition_client.pending_append import Appended, PendingAppend
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
 from partition_client.sources import INLINE_BYTES_MAX, PayloadSource, upload_source
 from partition_client.waiting import Silent
 
 DIRECTORY_MODE = 0o755
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """The entry of an append. `outcomes` has a types.Outcome per operation, if the append waited
-    for the apply and not all operations were APPLIED. Otherwise it is empty."""
-
-    lsn: int
-    term: int
-    outcomes: tuple[int, ...] = ()
 
 
 class AsyncClient:
@@ -144,10 +133,10 @@ class AsyncClient:
             payloads=[source.payload() for source in sources],
             operations=operations,
         )
-        response = await self._appends.append(
-            PendingAppend(proposal, wait_applied, Deadline(allowed_s).at, upload if large else None)
+        pending = PendingAppend(
+            proposal, wait_applied, check_seconds(allowed_s), upload if large else None
         )
-        return Appended(response.lsn, response.term, tuple(response.outcomes))
+        return await self._appends.append(pending)
 
     async def set_key(self, key: bytes, value: bytes) -> Appended:
         return await self.append([types.Operation(set_key=types.SetKey(key=key, value=value))])

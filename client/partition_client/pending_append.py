@@ -4,42 +4,52 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
 from partition_client.errors import ClientError, OutcomeUnknown
 
 
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The entry of an append. `outcomes` has a types.Outcome per operation, if the append waited
+    for the apply and not all operations were APPLIED. Otherwise it is empty."""
+
+    lsn: int
+    term: int
+    outcomes: tuple[int, ...] = ()
+
+
 @dataclass(slots=True, eq=False)
 class PendingAppend:
-    """One append. `upload` brings payloads that the leader lacks. `doubts`: tries that were sent
-    and not refused; while there is one, the append may have taken effect. `failure`: why its last
-    try was refused. `resend`: the task that waits or uploads, and then sends the append again."""
+    """One append. `allowed_s`: seconds that it may take, counted from the last progress of an
+    upload. `upload` brings payloads that the leader lacks. `doubts`: tries that were sent and not
+    refused; while there is one, the append may have taken effect. `retry`: whether the last try was
+    not the first one. `failure`: why its last try was refused. `resend`: the task that waits or
+    uploads, and then sends the append again. Created on the event loop."""
 
     proposal: types.Proposal
     wait_applied: bool
-    deadline: float
+    allowed_s: float
     upload: Callable[[list[bytes]], Awaitable[None]] | None = None
+    sequence: int = 0
     doubts: int = 0
+    retry: bool = False
     pauses: int = 0
     uploads: int = 0
     failure: str = ""
-    timeout: asyncio.Timeout | None = None
     resend: asyncio.Task[None] | None = None
-    future: "asyncio.Future[api.AppendResponse]" = field(
+    content: bytes = field(init=False)
+    """The proposal as it is sent, without session and sequence."""
+    future: "asyncio.Future[Appended]" = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
-    allowed_s: float = field(init=False)
-    """How long the append may take, counted from the last progress of an upload."""
 
     def __post_init__(self) -> None:
-        self.allowed_s = self.deadline - asyncio.get_running_loop().time()
+        self.content = self.proposal.SerializeToString(deterministic=True)
 
-    def move_deadline(self, deadline: float | None) -> None:
-        """None: no deadline. Does nothing once the append has ended, because its timeout may be
-        the reason, and a timeout that has passed can't be moved."""
-        if self.timeout is not None and not self.future.done():
-            self.timeout.reschedule(deadline)
+    def number(self, session: int, sequence: int) -> None:
+        self.sequence = self.proposal.sequence = sequence
+        self.proposal.session_id = session
 
     def fail(self, error: ClientError) -> None:
         if not self.future.done():

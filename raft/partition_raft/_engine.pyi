@@ -209,6 +209,10 @@ class Node:
         """Proposes `data` as consecutive entries. Returns (index of the first, term). Raises
         ProposalDropped."""
 
+    def announce_commit(self) -> None:
+        """At the leader: sends its commit index to the others, with entries that they lack. New
+        entries carry it anyway; without them, nothing else does before the next heartbeat."""
+
     def propose_conf_change(
         self, changes: list[tuple[int, int]], joint: bool = ..., context: bytes = ...
     ) -> tuple[int, int]:

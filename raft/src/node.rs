@@ -86,6 +86,8 @@ impl Config {
             max_committed_size_per_ready: self.max_committed_size_per_ready,
             pre_vote: true,
             check_quorum: true,
+            // The next append carries the commit index, or `announce_commit` sends it.
+            skip_bcast_commit: true,
             ..Default::default()
         }
     }
@@ -306,6 +308,18 @@ impl Node {
                 n.raw.raft.raft_log.last_index() + 1 - count,
                 n.raw.raft.term,
             ))
+        })
+    }
+
+    /// At the leader: sends its commit index to the others, with entries that they lack. At other
+    /// members it does nothing.
+    fn announce_commit(&mut self, py: Python<'_>) -> PyResult<()> {
+        self.not_pending("announce_commit")?;
+        self.call(py, |n| {
+            if n.raw.raft.state == StateRole::Leader {
+                n.raw.raft.bcast_append();
+            }
+            Ok(())
         })
     }
 

@@ -59,8 +59,12 @@ class MemoryStore:
 class Peer:
     """One member: node, store, and what it applied."""
 
-    def __init__(self, number: int, store: MemoryStore, applied: int, **config: int) -> None:
+    def __init__(
+        self, number: int, store: MemoryStore, applied: int, *, announces: bool, **config: int
+    ) -> None:
+        """announces: as a leader, tells the others of each commit index at once."""
         self.number = number
+        self.announces = announces
         self.store = store
         self.applied: list[bytes] = []
         self.applied_index = applied
@@ -111,13 +115,23 @@ class Peer:
                 self.applied_index = entry.index
             if ready.committed_entries:
                 self.node.advance_apply_to(self.applied_index)
+                if self.announces:
+                    self.node.announce_commit()
         return out
 
 
 class Group:
     """Members 1 to n, all voters, starting at boundary (1, 1)."""
 
-    def __init__(self, size: int = 3, *, voters: list[int] | None = None, **config: int) -> None:
+    def __init__(
+        self,
+        size: int = 3,
+        *,
+        voters: list[int] | None = None,
+        announces: bool = True,
+        **config: int,
+    ) -> None:
+        self.announces = announces
         self.cut: set[int] = set()
         self.peers: dict[int, Peer] = {}
         self.config = config
@@ -127,12 +141,14 @@ class Group:
             store.boundary = (1, 1)
             store.hard_state = raft.HardState(1, 0, 1)
             store.conf_state = raft.ConfState(voters or list(range(1, size + 1)))
-            self.peers[number] = Peer(number, store, 1, **config)
+            self.peers[number] = Peer(number, store, 1, announces=announces, **config)
 
     def restart(self, number: int) -> Peer:
         """From what its store holds."""
         old = self.peers[number]
-        peer = Peer(number, old.store, old.applied_index, **self.config)
+        peer = Peer(
+            number, old.store, old.applied_index, announces=self.announces, **self.config
+        )
         peer.applied = old.applied
         self.peers[number] = peer
         return peer

@@ -28,6 +28,25 @@ def test_a_batch_is_one_message() -> None:
     assert [m.entry_count for m in appends] == [100]
 
 
+def test_the_commit_index_travels_with_entries_or_when_it_is_announced() -> None:
+    """Not in a message of its own for each commit."""
+    group = Group(announces=False)
+    leader, follower = group.elect(1), group.peers[2]
+    group.tick(2, 1)  # heartbeats carry it, too
+    group.settle()
+    leader.node.propose([b"one"])
+    group.settle()
+    assert (leader.applied, follower.applied) == ([b"one"], [])
+    leader.node.propose([b"two"])
+    group.settle()
+    assert (leader.applied, follower.applied) == ([b"one", b"two"], [b"one"])
+    leader.node.announce_commit()
+    group.settle()
+    assert follower.applied == [b"one", b"two"]
+    follower.node.announce_commit()
+    assert not follower.node.has_ready(), "only a leader has one to announce"
+
+
 def test_followers_refuse_proposals() -> None:
     group = Group()
     group.elect(1)
@@ -197,7 +216,7 @@ def test_a_restarted_member_with_unapplied_changes_does_not_campaign() -> None:
         group.settle()
     store = leader.store
     store.conf_state = raft.ConfState([1, 2, 3])
-    peer = Peer(1, store, 2)
+    peer = Peer(1, store, 2, announces=True)
     peer.node.campaign()
     assert peer.node.status().role == "follower"
 

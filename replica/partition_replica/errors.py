@@ -284,3 +284,14 @@ def not_leading(why: str, leader: tuple[int, str]) -> NotLeader | NoLeader:
             "backoff, or ask another replica"
         )
     return NoLeader(f"{why}: no leader is known here; retry with backoff, or ask another replica")
+
+
+def of_retry(error: ReplicaError) -> ReplicaError:
+    """The error to answer if the request was a retry. It must not say that nothing was written if
+    that holds for this try only."""
+    if not isinstance(error, (SessionExpired, DiskFull)):
+        return error
+    return OutcomeUnknown(
+        f"an earlier try of this sequence may have taken effect; this try failed: {error}",
+        error.reason,
+    )

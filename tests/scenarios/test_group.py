@@ -283,7 +283,7 @@ async def test_one_stuck_append_does_not_stop_the_others(group: LocalGroup) -> N
             stuck = PendingAppend(
                 types.Proposal(payloads=[absent], operations=[link_payload(1, b"f")]),
                 False,
-                asyncio.get_running_loop().time() + 3600,
+                3600,
                 never,
             )
             waiting = asyncio.create_task(stream.append(stuck))

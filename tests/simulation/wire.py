@@ -74,6 +74,9 @@ class Stub:
     def Append(self) -> "Call":
         return Call(self._caller, self._node, "Append", api.AppendRequest)
 
+    def AppendFrames(self) -> "Call":
+        return Call(self._caller, self._node, "AppendFrames", api.AppendFrame)
+
     def Read(self, request: api.ReadRequest) -> "Call":
         call = Call(self._caller, self._node, "Read", api.ReadRequest)
         call.send(request)
@@ -111,6 +114,10 @@ class Call:
     def send(self, request: Any) -> None:
         if self._message is api.AppendRequest and request.retry:
             self._caller.trace.count("appends of several that are sent again")
+        if self._message is api.AppendFrame:
+            self._caller.trace.count(f"frames of {min(len(request.proposals), 4)} appends or more")
+            if request.retry:
+                self._caller.trace.count("appends of several that are sent again")
         self._history = self._history or request.history_id
         self._travel(self._requests, request.SerializeToString())
 
@@ -168,10 +175,18 @@ class Call:
         self._loop.call_exactly_at(at, queue.put_nowait, message)
 
 
-def _is_definite(answer: api.AppendResponse) -> bool:
-    """Whether it was acknowledged, or refused as only its own history may."""
-    error = answer.error
-    return not error.reason or types.REASON_SESSION_EXPIRED in (error.reason, error.cause)
+def _is_definite(answer: api.AppendResponse | api.AppendFrameResponse) -> bool:
+    """Whether an append was acknowledged, or refused as only its own history may."""
+    if isinstance(answer, api.AppendResponse):
+        errors = [answer.error]
+    else:
+        errors = [refused.error for refused in answer.refused]
+        if answer.appended:
+            return True
+    return any(
+        not error.reason or types.REASON_SESSION_EXPIRED in (error.reason, error.cause)
+        for error in errors
+    )
 
 
 def _check_history(caller: "Caller", line: Checks, named: str, what: str) -> None:

@@ -67,10 +67,54 @@ class Stream:
         self._leader.streams.remove(self)
 
 
+class FrameStream(Stream):
+    """One call of AppendFrames. The leader sees an AppendRequest per proposal, with the sequence as
+    its request ID, and answers as in an Append."""
+
+    async def write(self, request: Any) -> None:
+        if not self._leader.frames:
+            self.fail(call_error(grpc.StatusCode.UNIMPLEMENTED))
+            return
+        self._leader.frames_written.append(request)
+        for sequence, content in enumerate(request.proposals, request.first_sequence):
+            proposal = types.Proposal.FromString(content)
+            proposal.session_id, proposal.sequence = request.session_id, sequence
+            proposal.acknowledged_below = request.acknowledged_below
+            await super().write(
+                api.AppendRequest(
+                    request_id=sequence,
+                    proposal=proposal,
+                    retry=request.retry,
+                    wait_applied=request.wait_applied,
+                    history_id=request.history_id,
+                )
+            )
+
+    async def read(self) -> Any:
+        answer = await super().read()
+        if answer is grpc.aio.EOF:
+            return answer
+        found = api.AppendFrameResponse()
+        if answer.HasField("error"):
+            found.refused.add(first_sequence=answer.request_id, count=1, error=answer.error)
+        else:
+            found.appended.add(
+                first_sequence=answer.request_id,
+                count=1,
+                first_lsn=answer.lsn,
+                term=answer.term,
+                outcomes=answer.outcomes,
+            )
+        return found
+
+
 class Leader:
     """Answers each append by `answer`, and opens sessions 101, 102 and so on."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, frames: bool = True) -> None:
+        self.frames = frames
+        """Whether it knows AppendFrames."""
+        self.frames_written: list[api.AppendFrame] = []
         self.requests: list[api.AppendRequest] = []
         self.streams: list[Stream] = []
         self.opened: list[str] = []
@@ -88,6 +132,10 @@ class Leader:
 
     def Append(self) -> Stream:  # as gRPC names it
         self.streams.append(Stream(self))
+        return self.streams[-1]
+
+    def AppendFrames(self) -> Stream:  # as gRPC names it
+        self.streams.append(FrameStream(self))
         return self.streams[-1]
 
     async def open_session(self, address: str, history: str) -> ClientSession:
@@ -110,9 +158,10 @@ class Leader:
         self.hints.append((leader.member_id, told_by))
 
 
-@pytest.fixture
-async def leader() -> Leader:
-    return Leader()
+@pytest.fixture(params=[True, False], ids=["frames", "no_frames"])
+async def leader(request: pytest.FixtureRequest) -> Leader:
+    """A leader of this version, and one of the version before."""
+    return Leader(frames=request.param)
 
 
 @pytest.fixture
@@ -124,7 +173,7 @@ async def stream(leader: Leader) -> AsyncGenerator[AppendStream, None]:
 
 def put(number: int = 0, *, deadline_s: float = 20.0) -> PendingAppend:
     proposal = types.Proposal(operations=[set_key(b"%d" % number, b"v")])
-    return PendingAppend(proposal, False, asyncio.get_running_loop().time() + deadline_s)
+    return PendingAppend(proposal, False, deadline_s)
 
 
 async def outcomes(stream: AppendStream, count: int) -> Counter[str]:

@@ -3,6 +3,8 @@
 import hashlib
 
 from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.proposed_entry import proposed
+from partition_replica.runtime.consensus.proposals import AwaitedProposal
 
 
 def set_key(key: bytes, value: bytes) -> types.Operation:
@@ -66,3 +68,8 @@ def opening(time_to_live_ms: int = 600_000, time_ms: int = 1000) -> types.EntryB
     return types.EntryBody(
         open_session=types.OpenSession(time_to_live_ms=time_to_live_ms), time_ms=time_ms
     )
+
+
+def pending(body: types.EntryBody | None = None, *, wait_applied: bool = False) -> AwaitedProposal:
+    """What waits for the engine; without a body something of no session."""
+    return AwaitedProposal(proposed(body or types.EntryBody()), wait_applied=wait_applied)

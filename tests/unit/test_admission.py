@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from partition_proto.v1 import types_pb2 as types
-from partition_replica.core.sessions import ELAPSED_MS_MAX, content_digest
+from partition_replica.core.sessions import ELAPSED_MS_MAX
 from partition_replica.errors import (
     OutcomeUnknown,
     PreconditionFailed,
@@ -15,7 +15,7 @@ from partition_replica.errors import (
     SessionExpired,
 )
 from partition_replica.runtime.consensus.admission import answer_of
-from partition_replica.runtime.consensus.proposals import PendingProposal
+from partition_replica.runtime.consensus.proposals import AwaitedProposal
 
 from tests.support import proposals
 from tests.support.admissions import SESSION, Leader
@@ -29,15 +29,14 @@ async def leader(tmp_path: Path) -> Leader:
 
 def write(
     sequence: int, value: bytes = b"v", *, below: int = 1, preconditions: list[Any] | None = None
-) -> PendingProposal:
+) -> AwaitedProposal:
     proposal = proposals.proposal(
         SESSION, sequence, [set_key(b"k", value)], below=below, preconditions=preconditions
     )
-    body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal), term=4)
-    return PendingProposal(body, 10, wait_applied=False)
+    return proposals.pending(types.EntryBody(proposal=proposal))
 
 
-async def refused(pending: PendingProposal, error: type[Exception]) -> None:
+async def refused(pending: AwaitedProposal, error: type[Exception]) -> None:
     with pytest.raises(error):
         await asyncio.wait_for(pending.future, 1)
 
@@ -53,8 +52,8 @@ async def test_the_same_sequence_twice_in_a_batch_waits_for_the_apply(leader: Le
     first, second = write(1, b"1"), write(1, b"2")
     assert leader.offer(100.0, first, second) == [True, True]
     assert (first.wait_applied, second.wait_applied) == (False, True)
-    leader.apply(first.body)
-    leader.apply(second.body)
+    leader.apply(leader.written(first))
+    leader.apply(leader.written(second))
     await refused(second, SequenceReused)
 
 
@@ -64,7 +63,7 @@ async def test_a_second_try_waits_for_the_first_one(leader: Leader) -> None:
     assert leader.offer(100.0, first) == [True]
     assert leader.offer(100.0, same, other) == [False, False]
     assert not same.future.done()
-    leader.apply(first.body)
+    leader.apply(leader.written(first))
     assert (await same.future).result.lsn == 2  # type: ignore[union-attr]
     await refused(other, SequenceReused)
     assert leader.proposals.waiting == 0
@@ -75,9 +74,9 @@ async def test_a_second_try_is_not_refused_for_what_follows_the_first(leader: Le
     first, late = write(1, b"1"), write(1, b"1")
     assert leader.offer(109.9, first) == [True]
     close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
-    assert leader.offer(110.0, PendingProposal(close, 10, wait_applied=True)) == [True]
+    assert leader.offer(110.0, proposals.pending(close, wait_applied=True)) == [True]
     assert leader.offer(130.0, late) == [False]
-    leader.apply(first.body)
+    leader.apply(leader.written(first))
     assert (await late.future).kind == "duplicate"
 
 
@@ -94,7 +93,7 @@ async def test_what_the_engine_drops_is_not_counted(leader: Leader) -> None:
     """A close, a mark and a sequence that came into no log."""
     close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
     leader.offer(
-        100.0, write(9, below=9), PendingProposal(close, 10, wait_applied=True), dropped=True
+        100.0, write(9, below=9), proposals.pending(close, wait_applied=True), dropped=True
     )
     again = write(5)
     assert leader.offer(100.0, again) == [True]
@@ -102,7 +101,7 @@ async def test_what_the_engine_drops_is_not_counted(leader: Leader) -> None:
 
 
 async def test_what_is_applied_is_answered_at_once(leader: Leader) -> None:
-    leader.apply(write(1, b"1").body)
+    leader.apply(leader.written(write(1, b"1")))
     same, other = write(1, b"1"), write(1, b"2")
     assert leader.offer(100.0, same, other) == [False, False]
     assert (await same.future).result.lsn == 2  # type: ignore[union-attr]
@@ -112,12 +111,12 @@ async def test_what_is_applied_is_answered_at_once(leader: Leader) -> None:
 
 async def test_a_failed_precondition_stays_one(leader: Leader) -> None:
     fails = [types.Precondition(key_equals=types.KeyEquals(key=b"x", value=b"x"))]
-    leader.apply(write(1, preconditions=fails).body)
+    leader.apply(leader.written(write(1, preconditions=fails)))
     again = write(1, preconditions=fails)
     assert leader.offer(100.0, again) == [False]
     await refused(again, PreconditionFailed)
     with pytest.raises(PreconditionFailed):
-        answer_of(leader.state, write(1, preconditions=fails).body)
+        answer_of(leader.state, write(1, preconditions=fails).entry)
 
 
 @pytest.mark.parametrize("together", [True, False])
@@ -144,7 +143,7 @@ async def test_another_leadership_forgets_what_was_under_way(leader: Leader) -> 
 async def test_nothing_of_a_session_follows_its_close(leader: Leader) -> None:
     close = types.EntryBody(close_session=types.CloseSession(session_id=SESSION))
     late = write(1)
-    assert leader.offer(100.0, PendingProposal(close, 10, wait_applied=True), late) == [True, False]
+    assert leader.offer(100.0, proposals.pending(close, wait_applied=True), late) == [True, False]
     await refused(late, SessionExpired)
 
 
@@ -153,13 +152,13 @@ async def test_time_counts_from_entry_to_entry_and_none_is_lost(leader: Leader) 
     not be applied yet."""
     first = write(1)
     leader.offer(104.0, first)
-    assert first.body.elapsed_ms == 4_000
+    assert leader.written(first).elapsed_ms == 4_000
     leader.offer(106.0)
     second = write(2)
     assert leader.offer(114.0, second) == [True], "14 s after the last one that is applied"
-    assert second.body.elapsed_ms == 10_000
-    leader.apply(first.body)
-    leader.apply(second.body)
+    assert leader.written(second).elapsed_ms == 10_000
+    leader.apply(leader.written(first))
+    leader.apply(leader.written(second))
     assert leader.state.clock_ms == 14_000
     third = write(3)
     assert leader.offer(124.001, third) == [False]
@@ -167,9 +166,9 @@ async def test_time_counts_from_entry_to_entry_and_none_is_lost(leader: Leader) 
 
 
 async def test_a_pause_of_days_counts_as_an_hour(leader: Leader) -> None:
-    close = types.EntryBody(close_session=types.CloseSession(session_id=1))
-    leader.offer(100.0 + 400_000, PendingProposal(close, 10, wait_applied=True))
-    assert close.elapsed_ms == ELAPSED_MS_MAX
-    after = types.EntryBody(close_session=types.CloseSession(session_id=1))
-    leader.offer(100.0 + 400_001, PendingProposal(after, 10, wait_applied=True))
-    assert after.elapsed_ms == 1_000
+    body = types.EntryBody(close_session=types.CloseSession(session_id=1))
+    close, after = proposals.pending(body), proposals.pending(body)
+    leader.offer(100.0 + 400_000, close)
+    assert leader.written(close).elapsed_ms == ELAPSED_MS_MAX
+    leader.offer(100.0 + 400_001, after)
+    assert leader.written(after).elapsed_ms == 1_000

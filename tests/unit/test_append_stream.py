@@ -37,7 +37,7 @@ async def test_a_burst_after_the_session_expired_is_written_once(
         return leader.succeed(request)
 
     leader.answer = answer
-    assert await outcomes(stream, 100) == {"AppendResponse": 100}
+    assert await outcomes(stream, 100) == {"Appended": 100}
     new = [r.proposal for r in leader.requests if r.proposal.session_id == 102]
     assert sorted(p.sequence for p in new) == list(range(1, 101))
     assert [p.operations[0].set_key.key for p in new] == [b"%d" % n for n in range(100)], "in order"
@@ -389,7 +389,7 @@ async def test_the_wait_for_a_slot_is_within_the_deadline(
 
 async def test_an_append_above_the_limit_is_not_sent(leader: Leader, stream: AppendStream) -> None:
     large = types.Proposal(operations=[set_key(b"k", bytes(600_000))] * 2)
-    pending = PendingAppend(large, False, asyncio.get_running_loop().time() + 5)
+    pending = PendingAppend(large, False, 5)
     with pytest.raises(RequestRefused, match="1048576"):
         await stream.append(pending)
     assert leader.requests == []

@@ -5,17 +5,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.errors import NoLeader, NotLeader, ReplicaError, not_leading
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.changes import Change, Changes
-from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
+from partition_replica.runtime.consensus.proposals import Proposals
 from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.transport.failures import detail
+
+from tests.support.proposals import pending as pending_proposal
 
 KNOWN, NOBODY, NOWHERE = (5, "five:1"), (0, ""), (5, "")
 
@@ -44,7 +45,7 @@ async def test_of_a_proposal_that_another_leader_s_entry_replaced(
 ) -> None:
     """Told when the entry commits to one who waits for that, and at the apply to the others."""
     proposals = Proposals(Limits(), leader=lambda: leader)
-    pending = PendingProposal(types.EntryBody(), 0, wait_applied)
+    pending = pending_proposal(wait_applied=wait_applied)
     proposals.proposed(LSN(7), Term(2), [pending])
     proposals.committed(LogEntry(LSN(7), Term(3), 0, b""))
     proposals.applied(Applied(LSN(7), Term(3), "empty"))
@@ -56,8 +57,8 @@ async def test_of_a_proposal_that_another_leader_s_entry_replaced(
 @pytest.mark.parametrize("leader", [KNOWN, NOBODY, NOWHERE])
 async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) -> None:
     proposals = Proposals(Limits())
-    queued = PendingProposal(types.EntryBody(), 0, False)
-    proposals.add(queued)
+    queued = pending_proposal()
+    proposals.add([queued])
     change = Change([], b"")
     loop: Any = RaftLoop.__new__(RaftLoop)
     loop.role, loop._roster = "leader", Roster()
@@ -75,7 +76,7 @@ async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) ->
 
 
 async def test_while_leadership_is_handed_over_nobody_is_sent_to_who_hands_it_over() -> None:
-    pending = PendingProposal(types.EntryBody(), 0, False)
+    pending = pending_proposal()
     loop: Any = RaftLoop.__new__(RaftLoop)
     status = SimpleNamespace(role="leader", lead_transferee=9)
     loop._engine = SimpleNamespace(status=lambda: status)

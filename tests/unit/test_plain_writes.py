@@ -4,7 +4,6 @@ import asyncio
 
 import partition_raft as raft
 import pytest
-from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogBatch, LogEntry
 from partition_replica.core.payloads import blob_digests
@@ -12,9 +11,11 @@ from partition_replica.engine.standalone import StandaloneEngine
 from partition_replica.errors import NotLeader
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.runtime.consensus.log_writer import LogWriter
-from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
+from partition_replica.runtime.consensus.proposals import AwaitedProposal, Proposals
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.memory_log import MemoryLog
+
+from tests.support.proposals import pending as pending_proposal
 
 
 class HeldWriter(LogWriter):
@@ -64,10 +65,10 @@ async def test_what_is_committed_together_is_handed_on_once() -> None:
         engine.propose([b"x" * 200])
 
 
-def waiting(term: int, *, wait_applied: bool) -> tuple[Proposals, PendingProposal]:
+def waiting(term: int, *, wait_applied: bool) -> tuple[Proposals, AwaitedProposal]:
     """A proposal at LSN 5 of a term; 0: of a standalone log."""
     proposals = Proposals(Limits(), leader=lambda: (2, "two:1"))
-    pending = PendingProposal(types.EntryBody(), 10, wait_applied)
+    pending = pending_proposal(wait_applied=wait_applied)
     proposals.proposed(LSN(5), Term(term), [pending])
     return proposals, pending
 

@@ -7,17 +7,19 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry, ProposalResult
 from partition_replica.errors import NotLeader, OutcomeUnknown, Overloaded
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
+from partition_replica.runtime.consensus.proposals import AwaitedProposal, Proposals
+
+from tests.support.proposals import pending as pending_proposal
 
 TERM = Term(2)
 
 
-def waiting(count: int) -> tuple[Proposals, list[PendingProposal]]:
+def waiting(count: int) -> tuple[Proposals, list[AwaitedProposal]]:
     """Proposals at LSN 5 and on, which wait for their commit."""
     proposals = Proposals(Limits(), leader=lambda: (7, "other:1"))
-    found = [PendingProposal(types.EntryBody(), 10, False) for _ in range(count)]
+    found = [pending_proposal() for _ in range(count)]
     for pending in found:
-        proposals.add(pending)
+        proposals.add([pending])
     assert proposals.queued == count
     proposals.proposed(LSN(5), TERM, proposals.take())
     assert (proposals.queued, proposals.waiting) == (0, count)
@@ -58,8 +60,8 @@ async def test_a_replaced_entry_fails_its_own_caller_alone() -> None:
 async def test_lost_leadership_answers_everybody_once() -> None:
     """What was proposed may still be committed; what was only queued is in no log."""
     proposals, found = waiting(2)
-    queued = PendingProposal(types.EntryBody(), 10, False)
-    proposals.add(queued)
+    queued = pending_proposal()
+    proposals.add([queued])
     commit(proposals, 5)
     proposals.leadership_lost((7, "there:1"))
     assert (proposals.queued, proposals.waiting) == (0, 0)
@@ -84,21 +86,24 @@ async def test_one_who_went_away_is_no_failure() -> None:
 async def test_what_waits_is_bounded() -> None:
     proposals = Proposals(Limits(proposals_queued_max=2))
     for _ in range(2):
-        proposals.add(PendingProposal(types.EntryBody(), 10, False))
+        proposals.add([pending_proposal()])
     with pytest.raises(Overloaded, match="at most 2"):
-        proposals.add(PendingProposal(types.EntryBody(), 10, False))
+        proposals.add([pending_proposal()])
     proposals.proposed(LSN(5), TERM, proposals.take())
     with pytest.raises(Overloaded):  # under way counts, too
-        proposals.add(PendingProposal(types.EntryBody(), 10, False))
+        proposals.add([pending_proposal()])
     commit(proposals, 5)
-    proposals.add(PendingProposal(types.EntryBody(), 10, False))
+    proposals.add([pending_proposal()])
 
 
 async def test_a_second_try_is_not_answered_by_a_strangers_entry() -> None:
     """Another leader's entry took the place of the one that it waits for."""
     proposals = Proposals(Limits(), leader=lambda: (7, "other:1"))
     body = types.EntryBody(proposal=types.Proposal(session_id=1, sequence=1))
-    first, second = PendingProposal(body, 10, True), PendingProposal(body, 10, True)
+    first, second = (
+        pending_proposal(body, wait_applied=True),
+        pending_proposal(body, wait_applied=True),
+    )
     proposals.proposed(LSN(5), TERM, [first])
     assert proposals.follow(second)
     proposals.applied(Applied(LSN(5), Term(3), "proposal", ProposalResult(LSN(5), Term(3))))

@@ -144,6 +144,56 @@ class AppendResponse(_message.Message):
     error: _types_pb2.ErrorDetail
     def __init__(self, request_id: _Optional[int] = ..., lsn: _Optional[int] = ..., term: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_types_pb2.Outcome, str]]] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
 
+class AppendFrame(_message.Message):
+    __slots__ = ("session_id", "first_sequence", "acknowledged_below", "proposals", "retry", "wait_applied", "history_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ACKNOWLEDGED_BELOW_FIELD_NUMBER: _ClassVar[int]
+    PROPOSALS_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    WAIT_APPLIED_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: int
+    first_sequence: int
+    acknowledged_below: int
+    proposals: _containers.RepeatedScalarFieldContainer[bytes]
+    retry: bool
+    wait_applied: bool
+    history_id: str
+    def __init__(self, session_id: _Optional[int] = ..., first_sequence: _Optional[int] = ..., acknowledged_below: _Optional[int] = ..., proposals: _Optional[_Iterable[bytes]] = ..., retry: _Optional[bool] = ..., wait_applied: _Optional[bool] = ..., history_id: _Optional[str] = ...) -> None: ...
+
+class AppendedRange(_message.Message):
+    __slots__ = ("first_sequence", "count", "first_lsn", "term", "outcomes")
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    FIRST_LSN_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    first_sequence: int
+    count: int
+    first_lsn: int
+    term: int
+    outcomes: _containers.RepeatedScalarFieldContainer[_types_pb2.Outcome]
+    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., first_lsn: _Optional[int] = ..., term: _Optional[int] = ..., outcomes: _Optional[_Iterable[_Union[_types_pb2.Outcome, str]]] = ...) -> None: ...
+
+class RefusedRange(_message.Message):
+    __slots__ = ("first_sequence", "count", "error")
+    FIRST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    first_sequence: int
+    count: int
+    error: _types_pb2.ErrorDetail
+    def __init__(self, first_sequence: _Optional[int] = ..., count: _Optional[int] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class AppendFrameResponse(_message.Message):
+    __slots__ = ("appended", "refused")
+    APPENDED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    appended: _containers.RepeatedCompositeFieldContainer[AppendedRange]
+    refused: _containers.RepeatedCompositeFieldContainer[RefusedRange]
+    def __init__(self, appended: _Optional[_Iterable[_Union[AppendedRange, _Mapping]]] = ..., refused: _Optional[_Iterable[_Union[RefusedRange, _Mapping]]] = ...) -> None: ...
+
 class ReadRequest(_message.Message):
     __slots__ = ("from_lsn", "to_lsn", "follow", "history_id")
     FROM_LSN_FIELD_NUMBER: _ClassVar[int]

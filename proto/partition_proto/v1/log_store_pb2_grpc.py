@@ -71,6 +71,11 @@ class LogStoreStub:
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.AppendRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.AppendResponse.FromString,
                 _registered_method=True)
+        self.AppendFrames = channel.stream_stream(
+                '/logstore.v1.LogStore/AppendFrames',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.AppendFrame.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.AppendFrameResponse.FromString,
+                _registered_method=True)
         self.Read = channel.unary_stream(
                 '/logstore.v1.LogStore/Read',
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.ReadRequest.SerializeToString,
@@ -184,6 +189,18 @@ class LogStoreServicer:
         waits for answers and receives nothing for 5 seconds. Flow control: the replica stops reading
         the stream if more than 4,096 of its requests, or more than 16 MiB, have no sent answer. So it
         does not read from a client that does not read its answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AppendFrames(self, request_iterator, context):
+        """The same as Append for a caller that has many appends at a time: one message has many proposals,
+        and one answer has the results of many. At the leader only. Interruption, silence, retries and
+        flow control are those of Append. An answer names its proposals by their sequences. A frame that
+        cannot be decoded, or breaks the rules of AppendFrame, ends the stream with INVALID_ARGUMENT;
+        then no proposal of that frame was written. Replicas of versions before this method answer
+        UNIMPLEMENTED: use Append there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -339,6 +356,11 @@ def add_LogStoreServicer_to_server(servicer, server):
                     servicer.Append,
                     request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.AppendRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_log__store__pb2.AppendResponse.SerializeToString,
+            ),
+            'AppendFrames': grpc.stream_stream_rpc_method_handler(
+                    servicer.AppendFrames,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.AppendFrame.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.AppendFrameResponse.SerializeToString,
             ),
             'Read': grpc.unary_stream_rpc_method_handler(
                     servicer.Read,
@@ -504,6 +526,33 @@ class LogStore:
             '/logstore.v1.LogStore/Append',
             partition__proto_dot_v1_dot_log__store__pb2.AppendRequest.SerializeToString,
             partition__proto_dot_v1_dot_log__store__pb2.AppendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AppendFrames(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/logstore.v1.LogStore/AppendFrames',
+            partition__proto_dot_v1_dot_log__store__pb2.AppendFrame.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.AppendFrameResponse.FromString,
             options,
             channel_credentials,
             insecure,

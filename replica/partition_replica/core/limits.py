@@ -56,6 +56,12 @@ PROPOSAL_PAYLOADS_MAX = 1024
 PROPOSAL_PRECONDITIONS_MAX = 64
 """Preconditions per proposal."""
 
+FRAME_BYTES_MAX = 2 * 1024**2
+"""The total size of the proposals in a frame. A larger frame is INVALID_ARGUMENT."""
+
+FRAME_PROPOSALS_MAX = 4096
+"""Proposals per frame. More are INVALID_ARGUMENT."""
+
 SESSIONS_MAX = 4096
 """Sessions of a group. One more is SESSIONS_FULL until a session expires or is closed."""
 
@@ -104,12 +110,17 @@ class Limits:
     proposals_queued_bytes_max: int = 64 * 1024**2
     """The total size of the proposals that wait for the engine; more are OVERLOADED."""
 
-    proposal_batch_bytes_max: int = 1024 * 1024
-    """The total size of the proposals per call of the engine, which takes at least one. The others
-    wait for the next call."""
+    proposal_batch_bytes_max: int = 4 * 1024**2
+    """The total size of the proposals that a leader proposes and writes together, at least one. The
+    others wait until its disk is done."""
 
-    proposal_batch_max: int = 1024
-    """Proposals per call of the engine. The others wait for the next call."""
+    proposal_batch_max: int = 4096
+    """Proposals that a leader proposes and writes together. The others wait until its disk is
+    done."""
+
+    commit_delay_s: float = 0.005
+    """The time that a leader waits for further entries before it tells the others of a new commit
+    index in a message of its own. Until then they apply nothing new."""
 
     uncommitted_bytes_max: int = 64 * 1024**2
     """The total size of a leader's uncommitted entries; more are OVERLOADED."""

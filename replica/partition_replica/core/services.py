@@ -1,8 +1,9 @@
 """The ports of the runtime that the gRPC services call, as Protocols. `ports` has those that the
 runtime calls."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -80,6 +81,35 @@ class ConsumerService(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class AppendFrame:
+    """Proposals of one session with consecutive sequences, from `first_sequence` on. `proposals`:
+    encoded Proposals, see log_store.proto. `validation.check_sequences` has accepted its
+    sequences."""
+
+    session: int
+    first_sequence: int
+    acknowledged_below: int
+    proposals: Sequence[bytes]
+    retry: bool
+    wait_applied: bool
+
+
+class AppendAnswers(Protocol):
+    """Takes the answers to the proposals of one stream, by their sequences. On the event loop."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody takes answers any more: the stream is over."""
+        ...
+
+    def appended(self, sequence: int, applied: Applied) -> None: ...
+    def refused(self, sequence: int, error: ReplicaError) -> None: ...
+    def run(self, body: Coroutine[None, None, None]) -> None:
+        """Runs `body` as a task that ends with the stream."""
+        ...
+
+
 class ApplicationService(Protocol):
     """The operations of a replica for applications. Runs on the event loop. Raises the errors of
     errors.py."""
@@ -103,6 +133,11 @@ class ApplicationService(Protocol):
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         """Returns once the proposal is committed or, if `wait_applied`, applied. `retry`: the
         client has sent this sequence before."""
+        ...
+
+    def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+        """Appends the proposals of a frame. Each gets exactly one answer, now or later, unless the
+        stream ends before. Raises nothing."""
         ...
 
     async def read_point(self, *, linearizable: bool) -> StateReader:

@@ -14,34 +14,45 @@ from partition_replica.ids import DIGEST_BYTES
 def check_proposal(proposal: types.Proposal) -> None:
     """Raises InvalidArgument or PayloadMismatch, which name the operation or payload by its
     number."""
-    size = proposal.ByteSize()
+    check_sequences(proposal.session_id, proposal.sequence, 1, proposal.acknowledged_below)
+    check_content(proposal, proposal.ByteSize())
+
+
+def check_sequences(session: int, first: int, count: int, acknowledged_below: int) -> None:
+    """Checks `count` consecutive sequences, from `first` on. Raises InvalidArgument."""
+    if session < 1:
+        raise InvalidArgument("session_id is 0: open a session first")
+    if first < 1:
+        raise InvalidArgument("sequence is 0: begin a session's sequences at 1")
+    last = first + count - 1
+    if last >= acknowledged_below + limits.SESSION_WINDOW:
+        raise InvalidArgument(
+            f"sequence {last} is {limits.SESSION_WINDOW} or more above acknowledged_below "
+            f"{acknowledged_below}: wait for earlier answers and acknowledge them first"
+        )
+    if first < acknowledged_below:
+        raise InvalidArgument(
+            f"sequence {first} is below acknowledged_below {acknowledged_below}: its answer is "
+            "already acknowledged; use a new sequence"
+        )
+
+
+def check_content(proposal: types.Proposal, size: int) -> None:
+    """Checks what a proposal asks for; `size` is its encoded size in bytes. Raises InvalidArgument
+    or PayloadMismatch, which name the operation or payload by its number."""
     if size > limits.PROPOSAL_BYTES_MAX:
         raise InvalidArgument(
             f"the proposal has {size} encoded bytes; allowed are {limits.PROPOSAL_BYTES_MAX}: "
             "split it, or upload large payloads (UploadPayload)"
         )
-    _check_count("operations", len(proposal.operations), limits.PROPOSAL_OPERATIONS_MAX)
-    _check_count("payloads", len(proposal.payloads), limits.PROPOSAL_PAYLOADS_MAX)
+    operations, payloads = proposal.operations, proposal.payloads
+    _check_count("operations", len(operations), limits.PROPOSAL_OPERATIONS_MAX)
+    _check_count("payloads", len(payloads), limits.PROPOSAL_PAYLOADS_MAX)
     _check_count("preconditions", len(proposal.preconditions), limits.PROPOSAL_PRECONDITIONS_MAX)
-    if proposal.session_id < 1:
-        raise InvalidArgument("session_id is 0: open a session first")
-    if proposal.sequence < 1:
-        raise InvalidArgument("sequence is 0: begin a session's sequences at 1")
-    if proposal.sequence >= proposal.acknowledged_below + limits.SESSION_WINDOW:
-        raise InvalidArgument(
-            f"sequence {proposal.sequence} is {limits.SESSION_WINDOW} or more above "
-            f"acknowledged_below {proposal.acknowledged_below}: wait for earlier answers and "
-            "acknowledge them first"
-        )
-    if proposal.sequence < proposal.acknowledged_below:
-        raise InvalidArgument(
-            f"sequence {proposal.sequence} is below acknowledged_below "
-            f"{proposal.acknowledged_below}: its answer is already acknowledged; use a new sequence"
-        )
-    for number, payload in enumerate(proposal.payloads, 1):
+    for number, payload in enumerate(payloads, 1):
         check_payload(payload, f"payload {number}")
-    for number, operation in enumerate(proposal.operations, 1):
-        check_operation(operation, number, len(proposal.payloads))
+    for number, operation in enumerate(operations, 1):
+        check_operation(operation, number, len(payloads))
         _check_new_name(operation, number)
     for number, precondition in enumerate(proposal.preconditions, 1):
         _check_precondition(precondition, number)

@@ -125,6 +125,11 @@ class Engine(Protocol):
         if it does not lead, is transferring leadership, or has too many uncommitted bytes."""
         ...
 
+    def announce_commit(self) -> None:
+        """At a leader: sends its commit index to the others. The engine does not do that by itself,
+        because the next append carries the index, too. At other members it does nothing."""
+        ...
+
     def propose_change(
         self, changes: list[tuple[ChangeKind, int]], context: bytes
     ) -> tuple[LSN, Term]:

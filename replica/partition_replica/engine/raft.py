@@ -83,6 +83,9 @@ class RaftEngine:
         index, term = self._node.propose(data)
         return LSN(index), Term(term)
 
+    def announce_commit(self) -> None:
+        self._node.announce_commit()
+
     def propose_change(
         self, changes: list[tuple[raft.ChangeKind, int]], context: bytes
     ) -> tuple[LSN, Term]:

@@ -79,6 +79,9 @@ class StandaloneEngine:
         self._last = LSN(self._last + len(data))
         return first, Term(0)
 
+    def announce_commit(self) -> None:
+        """There is nobody to tell."""
+
     def propose_change(
         self, changes: list[tuple[ChangeKind, int]], context: bytes
     ) -> tuple[LSN, Term]:

@@ -24,11 +24,13 @@ from partition_replica.runtime.member import Member, MemberParts
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.peer_requests import PeerRequests
 from partition_replica.runtime.replica import Replica, ReplicaParts
+from partition_replica.runtime.serving.append_frames import AppendFrames
 from partition_replica.runtime.serving.appends import Appends
 from partition_replica.runtime.serving.applications import Applications
 from partition_replica.runtime.serving.consumers import Consumers
 from partition_replica.runtime.serving.histories import Histories
 from partition_replica.runtime.serving.pinned_states import PinnedStates
+from partition_replica.runtime.serving.proposer import Proposer
 from partition_replica.runtime.serving.reads import Reads
 from partition_replica.runtime.serving.status import Status
 from partition_replica.runtime.transfer.capture import StateCapture
@@ -68,9 +70,9 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
     current = CurrentMember(log)
     histories = Histories(log, states, current)
     consumers = Consumers(log, states, current.running)
-    appends = Appends(
-        states, blobs, limits, disk, metrics, current=current, draw_session=draw_session
-    )
+    proposer = Proposer(limits, disk, current)
+    appends = Appends(states, blobs, metrics, proposer, current=current, draw_session=draw_session)
+    frames = AppendFrames(states, metrics, proposer, appends, current)
     reads = Reads(log, states, blobs, current)
     pinned_states = PinnedStates(
         states,
@@ -100,7 +102,9 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
         current=current,
         disk=disk,
         status=status,
-        applications=Applications(histories, appends, reads, pinned_states, consumers, status),
+        applications=Applications(
+            histories, appends, frames, reads, pinned_states, consumers, status
+        ),
         peer_requests=PeerRequests(log, blobs, transport, metrics, current, status),
         pinned_states=pinned_states,
         inspection=Inspection(volume, limits, disk, current.running),

@@ -51,6 +51,12 @@ class Metrics:
             "logstore_log_commit_seconds", "Durable commit of the log", buckets=FAST, registry=r
         )
         self.log_entries = Counter("logstore_log_entries", "Entries made durable", registry=r)
+        self.proposal_batches = Histogram(
+            "logstore_proposal_batch_entries",
+            "Entries that a leader proposed and wrote together",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096),
+            registry=r,
+        )
         self.applies = Histogram(
             "logstore_apply_seconds", "Applying one batch to the state", buckets=FAST, registry=r
         )

@@ -387,6 +387,24 @@ class LmdbState:
             None if result is None else decode_result(result_key, result),
         )
 
+    def get_results(
+        self, session: SessionID, low: int, high: int
+    ) -> tuple[Session | None, dict[int, ProposalResult]]:
+        """Returns (the session or None, the stored results of its sequences from `low` to `high`),
+        as of one LSN. A session has at most `limits.SESSION_WINDOW` results."""
+        key = codec.u64(session)
+        first, last = key + codec.u64(low), key + codec.u64(high)
+        found: dict[int, ProposalResult] = {}
+        with reading(self._environment, "the state") as txn:
+            row = txn.get(key, db=self._tables.session)
+            cursor = txn.cursor(self._tables.result)
+            more = cursor.set_range(first)
+            while more and (result_key := cursor.key()) <= last:
+                sequence = codec.from_u64(result_key[len(key) :])
+                found[sequence] = decode_result(result_key, cursor.value())
+                more = cursor.next()
+        return None if row is None else decode_session(key, row), found
+
     def session_count(self) -> int:
         """The number of sessions, including expired ones that no OpenSession has deleted yet."""
         with reading(self._environment, "the state") as txn:

@@ -22,6 +22,7 @@ from partition_replica.core.services import ApplicationService
 from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
 from partition_replica.ids import LSN
+from partition_replica.transport.append_frames import FrameStream
 from partition_replica.transport.chunks import in_time, payload_chunks
 from partition_replica.transport.failures import Failures, abort, detail, stream, unary
 from partition_replica.transport.state_reading import (
@@ -130,6 +131,19 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                 for task in list(running):
                     task.cancel()
                 room.close()
+
+    @stream
+    def AppendFrames(
+        self, request: AsyncIterator[api.AppendFrame], context: Any
+    ) -> AsyncGenerator[api.AppendFrameResponse, None]:
+        limits = self._limits
+        frames = FrameStream(
+            self._replica,
+            self.failures,
+            StreamWindow(limits.append_requests_max, limits.append_bytes_max, self._appends),
+            bytes_total_max=limits.append_bytes_total_max,
+        )
+        return self._streams.through("AppendFrames", frames.serve(request))
 
     def _overloaded(self, request_id: int) -> api.AppendResponse:
         error = Overloaded(

@@ -81,15 +81,15 @@ class StreamWindow:
         self._requests = self._bytes = 0
         self._freed = asyncio.Event()
 
-    async def take(self, size: int) -> bool:
-        """Waits until there is room for one more request of `size` bytes. Only one caller may wait.
-        A request above `bytes_max` waits until it is alone. Returns False if the request does not
-        fit into the limit of all streams; then it counts as one request of 0 bytes."""
-        while self._requests and not self._fits(size):
+    async def take(self, size: int, requests: int = 1) -> bool:
+        """Waits until there is room for more requests of together `size` bytes. Only one caller may
+        wait. What is above a limit by itself waits until it is alone. Returns False if it does not
+        fit into the limit of all streams; then the requests count, with 0 bytes."""
+        while self._requests and not self._fits(size, requests):
             self._freed.clear()
             await self._freed.wait()
         fits = self._held.fits(size)
-        self._requests += 1
+        self._requests += requests
         if fits:
             self._bytes += size
             self._held.add(size)
@@ -103,8 +103,9 @@ class StreamWindow:
         self._held.add(to - size)
         self._freed.set()
 
-    def give(self, size: int) -> None:
-        self._requests -= 1
+    def give(self, size: int, requests: int = 1) -> None:
+        """Answers are sent, to requests that held `size` bytes together."""
+        self._requests -= requests
         self._bytes -= size
         self._held.add(-size)
         self._freed.set()
@@ -114,5 +115,13 @@ class StreamWindow:
         self._held.add(-self._bytes)
         self._requests = self._bytes = 0
 
-    def _fits(self, size: int) -> bool:
-        return self._requests < self._requests_max and self._bytes + size <= self._bytes_max
+    @property
+    def empty(self) -> bool:
+        """Whether the answers to all requests are sent."""
+        return not self._requests
+
+    def _fits(self, size: int, requests: int) -> bool:
+        return (
+            self._requests + requests <= self._requests_max
+            and self._bytes + size <= self._bytes_max
+        )

@@ -6,12 +6,12 @@ the applied state, and its own proposals that are not applied yet. Entries of ea
 applied by the time it serves.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.limits import SESSIONS_MAX
 from partition_replica.core.model import Applied, ProposalResult, Session
+from partition_replica.core.proposed_entry import ProposedEntry
 from partition_replica.core.sessions import ELAPSED_MS_MAX, WITHOUT_EFFECT, Verdict, judge
 from partition_replica.errors import SessionExpired
 from partition_replica.ids import LSN, SessionID, Term
@@ -58,6 +58,8 @@ class Admission:
         self._sessions: dict[int, _Proposed] = {}
         self._batch_sessions: dict[int, _Proposed] = {}
         self._batch_sequences: set[Sequence] = set()
+        self._rows: dict[int, tuple[Session | None, dict[int, ProposalResult]]] = {}
+        """What the state has of the batch's sessions: each row, and results of its sequences."""
         self._clock_ms: int | None = None
         """The session clock after the last proposed entry; None before the first one."""
         self._batch_clock_ms = 0
@@ -71,9 +73,10 @@ class Admission:
         self._clock_ms = None
         self._now_ms = self._proposed_ms = int(now_s * 1000)
 
-    def begin_batch(self, now_s: float) -> int:
+    def begin_batch(self, now_s: float, batch: Iterable[PendingProposal]) -> int:
         """Returns the milliseconds since the last proposed entry, for the first entry of this
         batch."""
+        self._read_rows(batch)
         if self._clock_ms is None:
             self._clock_ms = self._states.current.clock_ms
         self._batch_sessions.clear()
@@ -86,12 +89,11 @@ class Admission:
     def admit(self, pending: PendingProposal) -> bool:
         """Whether to propose it. If not, it is answered already, or waits for an earlier try of the
         same sequence. Sets `wait_applied` if only the apply can decide."""
-        if pending.future.done():
+        if pending.over:
             return False
-        match pending.body.WhichOneof("body"):
+        match pending.entry.kind:
             case "close_session":
-                session = pending.body.close_session.session_id
-                self._batch_sessions[session] = _Proposed(closed=True)
+                self._batch_sessions[pending.entry.session] = _Proposed(closed=True)
                 return True
             case "open_session":
                 return True
@@ -104,13 +106,29 @@ class Admission:
         self._sessions |= self._batch_sessions
         self._forget_old()
 
+    def _read_rows(self, batch: Iterable[PendingProposal]) -> None:
+        """Reads the state once per session. What was applied since is among this leader's own
+        proposals, which `_sessions` and `Proposals.follow` know."""
+        asked: dict[int, tuple[int, int]] = {}
+        for pending in batch:
+            sequence = pending.entry.sequence
+            if sequence:
+                low, high = asked.get(pending.entry.session, (sequence, sequence))
+                asked[pending.entry.session] = min(low, sequence), max(high, sequence)
+        state = self._states.current
+        self._rows = {
+            session: state.get_results(SessionID(session), low, high)
+            for session, (low, high) in asked.items()
+        }
+
     def _admit_proposal(self, pending: PendingProposal) -> bool:
-        proposal = pending.body.proposal
-        session = SessionID(proposal.session_id)
-        row, earlier = self._states.current.get_session(session, proposal.sequence)
+        entry = pending.entry
+        session = entry.session
+        row, results = self._rows[session]
+        earlier = results.get(entry.sequence)
         known = self._batch_sessions.get(session) or self._sessions.get(session, NOTHING)
         mark = max(row.acknowledged_below if row else 0, known.acknowledged_below)
-        verdict = judge(proposal.sequence, pending.body.content_digest, mark, earlier)
+        verdict = judge(entry.sequence, entry.content_digest, mark, earlier)
         if earlier is not None:
             pending.settle(_stored(verdict, earlier))
             return False
@@ -131,7 +149,7 @@ class Admission:
         if sequence in self._batch_sequences:
             pending.wait_applied = True
         self._batch_sequences.add(sequence)
-        mark = max(mark, proposal.acknowledged_below)
+        mark = max(mark, entry.acknowledged_below)
         self._batch_sessions[session] = _Proposed(mark, self._batch_clock_ms)
         return True
 
@@ -154,14 +172,13 @@ class Admission:
         }
 
 
-def answer_of(state: LmdbState, body: types.EntryBody) -> Applied | None:
+def answer_of(state: LmdbState, entry: ProposedEntry) -> Applied | None:
     """Returns the stored answer to a sequence, or None if no result is stored. A stored answer
     never changes, so any replica may return it. Raises SequenceReused, PreconditionFailed."""
-    proposal = body.proposal
-    _, earlier = state.get_session(SessionID(proposal.session_id), proposal.sequence)
+    _, earlier = state.get_session(SessionID(entry.session), entry.sequence)
     if earlier is None:
         return None
-    applied = _stored(judge(proposal.sequence, body.content_digest, 0, earlier), earlier)
+    applied = _stored(judge(entry.sequence, entry.content_digest, 0, earlier), earlier)
     error = refusal(applied)
     if error is not None:
         raise error

@@ -1,14 +1,14 @@
 """Proposals in progress (queued, proposed, committed, applied) and their waiting callers."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-
-from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.limits import SESSIONS_MAX, Limits
 from partition_replica.core.model import Applied, LogEntry
+from partition_replica.core.proposed_entry import ProposedEntry
 from partition_replica.core.sessions import WITHOUT_EFFECT, judge
 from partition_replica.errors import (
     OutcomeUnknown,
@@ -29,25 +29,29 @@ Sequence = tuple[int, int]
 """(session ID, sequence), which identifies a proposal."""
 
 
-@dataclass(slots=True)
-class PendingProposal:
-    """One proposal. Its future's result is an Applied; without a `result` if it is answered at
-    commit."""
+class PendingProposal(ABC):
+    """One proposal and whoever waits for its answer. The answer is an Applied; without a `result`
+    if it is answered at commit."""
 
-    body: types.EntryBody
-    size: int
-    wait_applied: bool
-    future: "asyncio.Future[Applied]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
+    __slots__ = ("entry", "size", "wait_applied")
 
+    def __init__(self, entry: ProposedEntry, *, wait_applied: bool) -> None:
+        self.entry = entry
+        self.size = len(entry.encoded)
+        self.wait_applied = wait_applied
+
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether it is answered, or nobody waits any more."""
+
+    @abstractmethod
     def fail(self, error: ReplicaError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        """Does nothing if it is over."""
 
+    @abstractmethod
     def succeed(self, applied: Applied) -> None:
-        if not self.future.done():
-            self.future.set_result(applied)
+        """Does nothing if it is over."""
 
     def settle(self, applied: Applied) -> None:
         """Answers with the outcome of the apply, or with a result stored before."""
@@ -56,6 +60,28 @@ class PendingProposal:
             self.succeed(applied)
         else:
             self.fail(error)
+
+
+class AwaitedProposal(PendingProposal):
+    """A proposal that one task awaits. Created on the event loop."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, entry: ProposedEntry, *, wait_applied: bool) -> None:
+        super().__init__(entry, wait_applied=wait_applied)
+        self.future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+
+    @property
+    def over(self) -> bool:
+        return self.future.done()
+
+    def fail(self, error: ReplicaError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def succeed(self, applied: Applied) -> None:
+        if not self.future.done():
+            self.future.set_result(applied)
 
 
 def refusal(applied: Applied) -> ReplicaError | None:  # noqa: PLR0911  # a flat match over kinds
@@ -125,17 +151,19 @@ class Proposals:
     def waiting(self) -> int:
         return len(self._waiting) + self._followers
 
-    def add(self, pending: PendingProposal) -> None:
+    def add(self, batch: Collection[PendingProposal]) -> None:
+        """Queues all of them, or none."""
         limits = self._limits
-        over = self._queued_bytes + pending.size > limits.proposals_queued_bytes_max
-        if over or self.queued + self.waiting >= limits.proposals_queued_max:
+        queued_bytes = self._queued_bytes + sum(pending.size for pending in batch)
+        over = queued_bytes > limits.proposals_queued_bytes_max
+        if over or self.queued + self.waiting + len(batch) > limits.proposals_queued_max:
             raise Overloaded(
                 f"{self.queued + self.waiting} proposals wait (at most "
                 f"{limits.proposals_queued_max}, or {limits.proposals_queued_bytes_max} bytes): "
                 "retry with backoff"
             )
-        self._queue.append(pending)
-        self._queued_bytes += pending.size
+        self._queue.extend(batch)
+        self._queued_bytes = queued_bytes
 
     def take(self) -> list[PendingProposal]:
         """Returns the next batch, in order. It is empty only if nothing is queued."""
@@ -153,7 +181,7 @@ class Proposals:
     def proposed(self, first: LSN, term: Term, batch: list[PendingProposal]) -> None:
         for offset, pending in enumerate(batch):
             self._waiting[first + offset] = (term, pending)
-            if pending.body.HasField("proposal"):
+            if pending.entry.sequence:
                 sequence = sequence_of(pending)
                 self._unapplied[first + offset] = _UnderWay(sequence, term)
                 self._last_of[sequence] = first + offset
@@ -229,13 +257,13 @@ def _as_a_second_try(pending: PendingProposal, first: Applied) -> Applied:
     """The result of the first try, as the answer to a later try of the same sequence."""
     if first.result is None:
         return first
-    digest = pending.body.content_digest
-    verdict = judge(pending.body.proposal.sequence, digest, 0, first.result)
+    entry = pending.entry
+    verdict = judge(entry.sequence, entry.content_digest, 0, first.result)
     return Applied(first.index, first.term, WITHOUT_EFFECT[verdict], first.result)
 
 
 def sequence_of(pending: PendingProposal) -> Sequence:
-    return pending.body.proposal.session_id, pending.body.proposal.sequence
+    return pending.entry.session, pending.entry.sequence
 
 
 def _replaced(proposed: Term, found: Term) -> bool:

@@ -5,35 +5,27 @@ from collections.abc import AsyncIterator, Callable
 
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.limits import (
-    PAYLOAD_BYTES_MAX,
-    PAYLOAD_INLINE_BYTES_MAX,
-    Limits,
-)
+from partition_replica.core.limits import PAYLOAD_BYTES_MAX, PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import Applied
-from partition_replica.core.sessions import content_digest
+from partition_replica.core.proposed_entry import ProposedEntry, proposed
 from partition_replica.core.validation import (
     check_digest,
     check_proposal,
-    passes_full_disk,
     session_time_to_live_ms,
 )
 from partition_replica.errors import (
     DiskFull,
     InvalidArgument,
-    NoLeader,
-    OutcomeUnknown,
-    Overloaded,
     PayloadMissing,
     SessionExpired,
+    of_retry,
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.consensus.admission import answer_of
-from partition_replica.runtime.consensus.proposals import PendingProposal
 from partition_replica.runtime.current_member import CurrentMember
-from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.serving.proposer import Proposer
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.generations import StateGenerations
 
@@ -45,9 +37,8 @@ class Appends:
         self,
         states: StateGenerations,
         blobs: BlobStore,
-        limits: Limits,
-        disk: DiskWatch,
         metrics: Metrics,
+        proposer: Proposer,
         *,
         current: CurrentMember,
         draw_session: Callable[[], int],
@@ -55,9 +46,8 @@ class Appends:
         """draw_session: see `runtime.assembly`."""
         self._states = states
         self._blobs = blobs
-        self._limits = limits
-        self._disk = disk
         self._metrics = metrics
+        self._proposer = proposer
         self._current = current
         self._draw_session = draw_session
 
@@ -66,13 +56,15 @@ class Appends:
         member = self._current.leading()
         session = self._draw_session()
         opening = types.OpenSession(time_to_live_ms=time_to_live_ms, session_id=session)
-        await self._propose(member, types.EntryBody(open_session=opening), wait_applied=True)
+        entry = proposed(types.EntryBody(open_session=opening))
+        await self._proposer.propose(member, entry, wait_applied=True)
         return session, time_to_live_ms
 
     async def close_session(self, session: int) -> None:
         member = self._current.leading()
-        body = types.EntryBody(close_session=types.CloseSession(session_id=session))
-        await self._propose(member, body, wait_applied=True)
+        closing = types.CloseSession(session_id=session)
+        entry = proposed(types.EntryBody(close_session=closing))
+        await self._proposer.propose(member, entry, wait_applied=True)
 
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         started = time.perf_counter()
@@ -81,10 +73,7 @@ class Appends:
         except (SessionExpired, DiskFull) as error:
             if not retry:
                 raise
-            raise OutcomeUnknown(
-                f"an earlier try of this sequence may have taken effect; this try failed: {error}",
-                error.reason,
-            ) from error
+            raise of_retry(error) from error
         self._metrics.appends.observe(time.perf_counter() - started)
         return applied
 
@@ -95,22 +84,32 @@ class Appends:
         # Checked before any refusal: an earlier leader may have written an earlier try.
         member.check_serving()
         check_proposal(proposal)
-        body = types.EntryBody(proposal=proposal, content_digest=content_digest(proposal))
-        large = [
-            Digest(payload.digest)
-            for payload in proposal.payloads
-            if payload.size > PAYLOAD_INLINE_BYTES_MAX
-        ]
-        if retry or large:
+        entry = proposed(types.EntryBody(proposal=proposal))
+        if retry and (known := answer_of(self._states.current, entry)) is not None:
+            return known
+        return await self.append_checked(
+            member, entry, proposal, wait_applied=wait_applied or retry
+        )
+
+    async def append_checked(
+        self,
+        member: Member,
+        entry: ProposedEntry,
+        proposal: types.Proposal,
+        *,
+        wait_applied: bool,
+    ) -> Applied:
+        """Appends a proposal whose content is checked, once a quorum has its large payloads.
+        `proposal`: the same, decoded."""
+        if large := large_payloads(proposal):
             # A stored answer needs neither the payloads nor free space on the disk.
-            known = answer_of(self._states.current, body)
+            known = answer_of(self._states.current, entry)
             if known is not None:
                 return known
-        if large:
             await member.payloads.ensure_quorum(large)
             self._check_sizes(proposal)
-        wait_applied = wait_applied or retry or bool(proposal.preconditions)
-        return await self._propose(member, body, wait_applied=wait_applied)
+        wait_applied = wait_applied or bool(proposal.preconditions)
+        return await self._proposer.propose(member, entry, wait_applied=wait_applied)
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         member = self._current.leading()
@@ -126,26 +125,6 @@ class Appends:
         await member.payloads.ensure_quorum([name])
         return member.payloads.holders(name)
 
-    async def _propose(
-        self, member: Member, body: types.EntryBody, *, wait_applied: bool
-    ) -> Applied:
-        member.check_serving()  # again, because waiting for payloads may have taken long
-        if self._current.held:
-            raise NoLeader("replication is being enabled: retry in a moment")
-        if self._disk.full() and not passes_full_disk(body):
-            raise DiskFull(
-                f"the volume has {self._disk.free_bytes} bytes free, below its reserve: writes are "
-                "refused, deletes and reads still work. Make room or grow the volume"
-            )
-        if member.applier.lag > self._limits.apply_lag_max:
-            raise Overloaded(
-                f"{member.applier.lag} entries are committed but not applied, at most "
-                f"{self._limits.apply_lag_max} are allowed: retry with backoff"
-            )
-        pending = PendingProposal(body, body.ByteSize(), wait_applied)
-        member.loop.propose(pending)
-        return await pending.future
-
     def _check_sizes(self, proposal: types.Proposal) -> None:
         for number, payload in enumerate(proposal.payloads, 1):
             if payload.size <= PAYLOAD_INLINE_BYTES_MAX:
@@ -159,3 +138,12 @@ class Appends:
                 raise InvalidArgument(
                     f"payload {number}: size is {payload.size}, but its content has {size} bytes"
                 )
+
+
+def large_payloads(proposal: types.Proposal) -> list[Digest]:
+    """The payloads that must be uploaded before the proposal."""
+    return [
+        Digest(payload.digest)
+        for payload in proposal.payloads
+        if payload.size > PAYLOAD_INLINE_BYTES_MAX
+    ]

@@ -6,8 +6,14 @@ from contextlib import AbstractAsyncContextManager
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import Applied, Ineffective, LogEntry, OpenedFile, ReplicaStatus
-from partition_replica.core.services import PinnedStateService, StateReader
+from partition_replica.core.services import (
+    AppendAnswers,
+    AppendFrame,
+    PinnedStateService,
+    StateReader,
+)
 from partition_replica.ids import LSN
+from partition_replica.runtime.serving.append_frames import AppendFrames
 from partition_replica.runtime.serving.appends import Appends
 from partition_replica.runtime.serving.consumers import Consumers
 from partition_replica.runtime.serving.histories import Histories
@@ -23,6 +29,7 @@ class Applications:
         self,
         histories: Histories,
         appends: Appends,
+        frames: AppendFrames,
         reads: Reads,
         pinned_states: PinnedStates,
         consumers: Consumers,
@@ -30,6 +37,7 @@ class Applications:
     ) -> None:
         self._histories = histories
         self._appends = appends
+        self._frames = frames
         self._reads = reads
         self._pinned_states = pinned_states
         self._status = status
@@ -52,6 +60,9 @@ class Applications:
 
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         return await self._appends.append(proposal, retry=retry, wait_applied=wait_applied)
+
+    def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+        self._frames.append(frame, answers)
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         return await self._appends.upload(digest, size, chunks)
