@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.etcd import failover, trees
+from tests.benchmarks.etcd import failover, machine, trees
 from tests.benchmarks.etcd.compare import in_turns
 from tests.benchmarks.etcd.figures import (
     VALUES,
@@ -22,6 +22,7 @@ from tests.benchmarks.etcd.figures import (
     table,
 )
 from tests.benchmarks.etcd.loads import LoadFailed, from_reports, parse_tool
+from tests.benchmarks.etcd.progress import Progress
 from tests.benchmarks.etcd.rows import ROWS, choose
 from tests.benchmarks.etcd.usage import Meter
 
@@ -193,6 +194,32 @@ def test_the_side_that_begins_changes() -> None:
         "etcd",
         "ours",
     ]
+
+
+async def test_a_round_waits_for_an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "POLL_S", 0.0)
+    loads = [3.0, 0.6, 0.5]
+    calm = machine.Calm(Progress(1), 60.0, lambda: loads.pop(0))
+    assert await calm.before_round() == 0.5
+    assert loads == []
+
+
+async def test_the_wait_for_an_idle_machine_is_bounded() -> None:
+    """The round is measured all the same, and its load makes the row invalid."""
+    assert await machine.Calm(Progress(1), 0.0, lambda: 3.0).before_round() == 3.0
+
+
+def test_progress_shows_a_step_once_if_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    progress = Progress(4)
+    for left in (9, 8, 7):
+        progress.show("waiting", f"({left} s more)")
+    progress.reach(2)
+    progress.show("put-8: 1 of 2, ours")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "[0/4] waiting"
+    assert second.startswith("[2/4, about 0 min left] put-8")
 
 
 class ScriptedWriter:

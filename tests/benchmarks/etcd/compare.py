@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -45,7 +46,7 @@ from tests.benchmarks.etcd.groups import (
     use_default_settings,
 )
 from tests.benchmarks.etcd.loads import Loader, LoadFailed
-from tests.benchmarks.etcd.machine import Calm, check_space, describe, sync_ms
+from tests.benchmarks.etcd.machine import CALM_WAIT_S, Calm, check_space, describe, sync_ms
 from tests.benchmarks.etcd.progress import Progress
 from tests.benchmarks.etcd.rows import FAILOVER, FILES, ROWS, TREE, LoadRow, Row, choose
 
@@ -58,6 +59,7 @@ FAILURES = (
     ClientError,
     grpc.aio.AioRpcError,
     RuntimeError,  # a server has ended
+    subprocess.SubprocessError,  # `cp` or `go` failed
     OSError,  # also TimeoutError, and ProcessLookupError if a server ended during a load
     AssertionError,  # `eventually` waited in vain
 )
@@ -85,25 +87,29 @@ class Run:
         folder.mkdir()
         result = self._empty(row)
         try:
-            match row:
-                case LoadRow():
-                    await self._load(row, result, folder)
-                case _ if isinstance(result, Failover):
-                    await self._failover(result, folder)
-                case _ if row == FILES:
-                    await self._files(result, folder)
-                case _:
-                    await self._tree(result, folder)
+            if isinstance(result, Failover):
+                await self._failover(result, folder)
+            elif isinstance(row, LoadRow):
+                await self._load(row, result, folder)
+            elif row == FILES:
+                await self._files(result, folder)
+            else:
+                await self._tree(result, folder)
         except FAILURES as error:
             result.failure = f"{type(error).__name__}: {error}"
         finally:
-            shutil.rmtree(folder)
+            # After a cancellation a thread may still copy files. The run's directory goes later.
+            shutil.rmtree(folder, ignore_errors=True)
         return result
 
     def _empty(self, row: Row) -> Result | Failover:
         if row == FAILOVER:
             return Failover(row.name, row.title, seconds={"ours": [], "etcd": []})
-        other = {FILES: "copies", TREE: "before" if self.before else ""}.get(row, "etcd")
+        other = "etcd"
+        if row == FILES:
+            other = "copies"
+        elif row == TREE:
+            other = "before" if self.before else ""
         return Result(row.name, row.title, other, {side: [] for side in ("ours", other) if side})
 
     @asynccontextmanager
@@ -231,7 +237,7 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> list[Result | 
         folder,
         Security.make(folder / "pki") if arguments.tls else None,
         Loader(python_only=arguments.python_clients, spread=arguments.spread),
-        Calm(progress, wait=not arguments.hurry),
+        Calm(progress, 0.0 if arguments.hurry else CALM_WAIT_S),
         progress,
         arguments.rounds,
         arguments.seconds,

@@ -63,15 +63,15 @@ Value = Callable[[Measured], float | None]
 
 
 def cpu_ms(measured: Measured) -> float | None:
-    return measured.servers and measured.servers.cpu_ms
+    return measured.servers.cpu_ms if measured.servers else None
 
 
 def written_bytes(measured: Measured) -> float | None:
-    return measured.servers and measured.servers.written_bytes
+    return measured.servers.written_bytes if measured.servers else None
 
 
 def peak_mib(measured: Measured) -> float | None:
-    return measured.servers and measured.servers.peak_anonymous_mib
+    return measured.servers.peak_anonymous_mib if measured.servers else None
 
 
 VALUES: dict[str, Value] = {
@@ -227,7 +227,7 @@ def _uses(rows: Sequence[Result]) -> Iterator[str]:
             _both(row, VALUES["client_cpu_per_operation"]),
             _both(row, peak_mib),
             _ratio(row.ratio(peak_mib)),
-            _both(row, lambda m: m.servers and m.servers.written_bytes / 1024),
+            _both(row, lambda m: m.servers.written_bytes / 1024 if m.servers else None),
         ]
         yield _cells(cells)
     yield ""

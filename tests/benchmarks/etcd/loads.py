@@ -113,7 +113,7 @@ class Loader:
             consistency = "s" if row.load == "get-stale" else "l"
             command += ["range", READ_KEY.decode()]
             command += [f"--consistency={consistency}", f"--total={total}"]
-        before = _children_cpu_s()
+        before = children_cpu_s()
         with meter:
             code, output, errors = await _run(command, TOOL_S)
         if code:
@@ -122,7 +122,7 @@ class Loader:
             rate, p50_s, p99_s = parse_tool(output)
         except ValueError as error:
             raise LoadFailed(str(error)) from error
-        client_cpu_ms = (_children_cpu_s() - before) * 1000 / total
+        client_cpu_ms = (children_cpu_s() - before) * 1000 / total
         return Measured(total, rate, p50_s, p99_s, client_cpu_ms, server_use(meter, total))
 
 
@@ -174,7 +174,7 @@ def _tls_flags(tls: Tls | None) -> list[str]:
     return ["--tls-dir", str(tls.certificate.parent)] if tls else []
 
 
-def _children_cpu_s() -> float:
+def children_cpu_s() -> float:
     """Processor seconds of all children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -6,6 +6,7 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dev.etcd import LOAD, SERVER, versions
@@ -15,6 +16,7 @@ from tests.benchmarks.etcd.progress import Progress
 CALM_WAIT_S = 300.0
 """How long a round waits for an idle machine. The load average of 64 running processes needs about
 that long to sink."""
+POLL_S = 1.0
 FREE_BYTES_MIN = 24 * 1024**3
 SYNCS = 200
 
@@ -78,23 +80,28 @@ def sync_ms(folder: Path) -> float:
     return statistics.median(took) * 1000
 
 
-class Calm:
-    """Waits for an idle machine, unless wait is False."""
+def load_average() -> float:
+    """Of the last minute."""
+    return os.getloadavg()[0]
 
-    def __init__(self, progress: Progress, *, wait: bool) -> None:
+
+class Calm:
+    """Waits up to `wait_s` seconds for an idle machine before each round."""
+
+    def __init__(
+        self, progress: Progress, wait_s: float, load: Callable[[], float] = load_average
+    ) -> None:
         self._progress = progress
-        self._wait = wait
+        self._wait_s = wait_s
+        self._load = load
 
     async def before_round(self) -> float:
-        """Returns the load average of the last minute: above LOAD_MAX if the wait was in vain."""
-        deadline = time.monotonic() + CALM_WAIT_S
-        while self._wait and (load := os.getloadavg()[0]) > LOAD_MAX:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
+        """Returns the load average: above LOAD_MAX if the wait was in vain."""
+        deadline = time.monotonic() + self._wait_s
+        while (found := self._load()) > LOAD_MAX and (left := deadline - time.monotonic()) > 0:
             self._progress.show(
                 f"waiting until the load average is at most {LOAD_MAX}",
-                f"(now {load:.2f}; {left:.0f} s more)",
+                f"(now {found:.2f}; {left:.0f} s more)",
             )
-            await asyncio.sleep(1)
-        return os.getloadavg()[0]
+            await asyncio.sleep(POLL_S)
+        return found

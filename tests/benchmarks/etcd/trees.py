@@ -11,19 +11,11 @@ from pathlib import Path
 
 from tests.benchmarks.etcd.figures import Measured
 from tests.benchmarks.etcd.groups import Group, Version
-from tests.benchmarks.etcd.loads import LoadFailed, end, server_use, start
+from tests.benchmarks.etcd.loads import LoadFailed, children_cpu_s, end, server_use, start
 from tests.benchmarks.etcd.usage import Meter
 
-PACKAGES = {
-    "client": "partition_client",
-    "common": "partition_common",
-    "operator": "partition_operator",
-    "proto": "partition_proto",
-    "raft": "partition_raft",
-    "replica": "partition_replica",
-    "snapshots": "partition_snapshots",
-}
-"""Directory of a checkout, and the package in it."""
+FOLDERS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots")
+"""Of a checkout, with a package in each."""
 IMPORTED = ("partition_client", "partition_proto", "partition_raft", "partition_replica")
 PUT_TREE_S = 900.0
 
@@ -49,7 +41,7 @@ def older_version(checkout: Path) -> Version:
     checkout = checkout.resolve()
     own = checkout / ".venv" / "bin" / "python"
     python = str(own) if own.exists() else sys.executable
-    folders = [checkout / name for name, package in PACKAGES.items()]
+    folders = [checkout / name for name in FOLDERS]
     path = os.pathsep.join(str(folder) for folder in folders if folder.is_dir())
     version = Version("before", python, {"PYTHONPATH": path})
     names = ", ".join(IMPORTED)
@@ -82,6 +74,7 @@ async def put_tree(group: Group, version: Version, source: Path, files: int) -> 
     command += ["put-tree", str(source)]
     environment = os.environ | version.environment
     meter = Meter(group.pids)
+    used = children_cpu_s()
     with meter:
         began = time.monotonic()
         process = await start(*command, stdout=DEVNULL, stderr=PIPE, env=environment)
@@ -95,4 +88,7 @@ async def put_tree(group: Group, version: Version, source: Path, files: int) -> 
         took = time.monotonic() - began
     if process.returncode:
         raise LoadFailed(f"put-tree of {group.name}: {errors.decode(errors='replace')[-500:]}")
-    return Measured(files, files / took, servers=server_use(meter, files))
+    client_cpu_ms = (children_cpu_s() - used) * 1000 / files
+    return Measured(
+        files, files / took, client_cpu_ms=client_cpu_ms, servers=server_use(meter, files)
+    )
