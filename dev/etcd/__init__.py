@@ -33,3 +33,13 @@ def _go_build(module: str, package: str, target: Path) -> None:
     command = ["go", "build", "-trimpath", "-ldflags", "-s -w", "-o", str(partial), package]
     subprocess.run(command, cwd=HERE / module, env=os.environ | {"CGO_ENABLED": "0"}, check=True)
     partial.rename(target)
+
+
+def versions() -> dict[Path, str]:
+    """The module and version that each program is built from, as their go.mod files say."""
+    found = {}
+    for module, target in (("server", SERVER), ("benchmark", LOAD)):
+        text = (HERE / module / "go.mod").read_text()
+        line = next(line for line in text.splitlines() if line.startswith("require go.etcd.io"))
+        found[target] = line.removeprefix("require ")
+    return found

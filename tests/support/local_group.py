@@ -71,6 +71,7 @@ class LocalReplica:
     """Of a proxy in front of it; 0 for none."""
     prefix: tuple[str, ...] = ()
     """In front of its command."""
+    python: str = sys.executable
 
     @property
     def address(self) -> str:
@@ -84,7 +85,7 @@ class LocalReplica:
         assert not self.running
         command = [
             *self.prefix,
-            sys.executable,
+            self.python,
             "-m",
             "partition_replica",
             "serve",
@@ -154,9 +155,10 @@ class LocalGroup:
         tls: dict[str, Tls] | None = None,
         tls_directories: dict[str, Path] | None = None,
         arguments: tuple[str, ...] = (),
+        tick_ms: int | None = 50,
     ) -> None:
         """tls: the operator's and a client's ("operator", "client"); tls_directories: each
-        replica's folder; neither means plain text."""
+        replica's folder; neither means plain text. tick_ms: None for the replica's default."""
         self.root = root
         self.tls = tls
         self.lease = admin_api.FencingToken(transitions=1, holder="tests")
@@ -168,13 +170,14 @@ class LocalGroup:
             security = (
                 ["--tls-dir", str(tls_directories[name])] if tls_directories else ["--insecure"]
             )
+            ticks = [] if tick_ms is None else ["--tick-ms", str(tick_ms)]
             self.replicas.append(
                 LocalReplica(
                     name,
                     root / name,
                     free_port(),
                     free_port(),
-                    [*security, "--tick-ms", "50", *arguments],
+                    [*security, *ticks, *arguments],
                     root / f"{name}.log",
                 )
             )
@@ -188,7 +191,8 @@ class LocalGroup:
         for replica in self.replicas:
             if replica.running:
                 replica.kill()
-        if kind is not None:
+        # A caller that ends early, as by Ctrl-C, has no use for the logs.
+        if kind is not None and kind is not asyncio.CancelledError:
             for replica in self.replicas:
                 if replica.log.exists():
                     tail = replica.log.read_text(errors="replace").splitlines()[-40:]

@@ -1,245 +1,321 @@
 """Ours and etcd in turns: `make bench-etcd`.
 
 Three replicas of ours and three members of etcd stand on one machine and one disk, with the
-durability and the heartbeat interval that each has by default, without TLS on either side. Each row
-is driven in rounds: ours, then etcd, then ours again, so that a slow moment of the machine meets
-both. A ratio is that of one round; the table shows the median and the range of the rounds.
+settings that each has by default, and with mutual TLS on both sides or on neither. Each row has
+new groups, which are warmed up. Then it is driven in rounds. In each round both sides take a turn,
+and the side that begins changes. So a slow moment of the machine meets both. A ratio is that of one
+round. The table shows the median and the range of the rounds.
 
-Keys have the same size on both sides, and so have values. The processor's time, the memory and the
-bytes written are those of the servers, from the beginning of a load to its end.
+Loads are closed loops. Keys have the same size on both sides, and so have values. The servers'
+processor time, memory and bytes are those from the beginning of a load to its end, without the
+start of servers and of Python clients. Before each turn everything is synced. docs/performance.md
+says what is not equal.
 
-What differs:
-
-- etcd is driven by its own load generator, in one process written in Go, with a connection per
-  client (at most 64). Ours is driven by one Python client with one stream of appends to the leader.
-  The rows of many processes and of large values drive both by Python clients.
-- etcd's clients are spread over its members, which pass writes on to the leader. Our client writes
-  to the leader and does linearizable reads there. Stale reads are spread over all on both sides.
-- etcd answers a write after it is applied. We answer a key's write when it is committed, and a
-  file's after it is applied.
-
-Writes build/bench/summary.json. The result calls itself valid only if the load average was at most
-0.5 before each round.
+Writes build/bench/summary.json. A row is valid only if it has at least 5 rounds (20 kills), and the
+load average was at most 0.5 before each of them. The exit code is 1 if a row failed.
 """
 
 import argparse
 import asyncio
+import fcntl
 import json
 import os
-import platform
+import shutil
 import signal
-import statistics
+import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+import grpc
+from partition_client import ClientError
 
 import dev.etcd
+from tests.benchmarks.etcd import files, trees
+from tests.benchmarks.etcd.failover import measure_kill
+from tests.benchmarks.etcd.figures import KILLS_MIN, ROUNDS_MIN, Failover, Result, line, table
 from tests.benchmarks.etcd.groups import (
-    Etcd,
     Group,
-    Load,
-    drive,
-    drive_tool,
+    Security,
+    Version,
     etcd_group,
     our_group,
+    use_default_settings,
 )
-from tests.benchmarks.etcd.usage import Meter
+from tests.benchmarks.etcd.loads import Loader, LoadFailed
+from tests.benchmarks.etcd.machine import CALM_WAIT_S, Calm, check_space, describe, sync_ms
+from tests.benchmarks.etcd.progress import Progress
+from tests.benchmarks.etcd.rows import FAILOVER, FILES, ROWS, TREE, LoadRow, Row, choose
 
-LOAD_MAX = 0.5
-CALM_WAIT_S = 180.0
-"""How long a round waits for a calm machine."""
-FIRST_RATE = 500.0
-"""Operations per second with which the search for etcd's rate begins."""
-SUMMARY = Path("build/bench/summary.json")
-MIB = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A load. tasks: per process. tool: etcd is driven by its own generator, in one process."""
-
-    name: str
-    load: str
-    tasks: int
-    processes: int = 1
-    size: int = 256
-    tool: bool = True
-
-
-ROWS = (
-    *(Row(f"{n} writer{'s' * (n > 1)}, 256 B", "put", n) for n in (1, 8, 64, 256, 1000)),
-    Row("64 writers in 64 processes, 256 B", "put", 1, processes=64, tool=False),
-    Row("16 writers, 64 KiB", "put", 16, size=64 * 1024, tool=False),
-    Row("4 writers, 1 MiB", "put", 4, size=MIB, tool=False),
-    *(Row(f"{n} reader{'s' * (n > 1)}, linearizable", "get", n) for n in (1, 64, 1000)),
-    Row("64 readers, stale", "get-stale", 64),
+OUTPUT = Path("build/bench")
+SUMMARY = OUTPUT / "summary.json"
+RUN_PREFIX = "run-"
+WARM_UP_S = 2.0
+FAILURES = (
+    LoadFailed,
+    ClientError,
+    grpc.aio.AioRpcError,
+    RuntimeError,  # a server has ended
+    subprocess.SubprocessError,  # `cp` or `go` failed
+    OSError,  # also TimeoutError, and ProcessLookupError if a server ended during a load
+    AssertionError,  # `eventually` waited in vain
 )
+"""A row that ends with one of these failed, which the result says; the other rows follow."""
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Measured:
-    """One side of one round."""
+class Run:
+    """What the rows have in common."""
 
-    rate: float
-    p50_s: float
-    p99_s: float
-    cpu_ms_per_operation: float
-    written_bytes_per_operation: float
-    peak_anonymous_mib: float
+    folder: Path
+    security: Security | None
+    loader: Loader
+    calm: Calm
+    progress: Progress
+    rounds: int
+    seconds: float
+    kills: int
+    before: Version | None
+
+    async def row(self, row: Row) -> Result | Failover:
+        """Never fails but by cancellation: a failure is part of the result."""
+        folder = self.folder / row.name
+        folder.mkdir()
+        result = self._empty(row)
+        try:
+            if isinstance(result, Failover):
+                await self._failover(result, folder)
+            elif isinstance(row, LoadRow):
+                await self._load(row, result, folder)
+            elif row == FILES:
+                await self._files(result, folder)
+            else:
+                await self._tree(result, folder)
+        except FAILURES as error:
+            result.failure = f"{type(error).__name__}: {error}"
+        finally:
+            # After a cancellation a thread may still copy files. The run's directory goes later.
+            shutil.rmtree(folder, ignore_errors=True)
+        return result
+
+    def _empty(self, row: Row) -> Result | Failover:
+        if row == FAILOVER:
+            return Failover(row.name, row.title, seconds={"ours": [], "etcd": []})
+        other = "etcd"
+        if row == FILES:
+            other = "copies"
+        elif row == TREE:
+            other = "before" if self.before else ""
+        return Result(row.name, row.title, other, {side: [] for side in ("ours", other) if side})
+
+    @asynccontextmanager
+    async def _both(self, folder: Path) -> AsyncIterator[tuple[Group, Group]]:
+        async with AsyncExitStack() as stack:
+            etcd = await stack.enter_async_context(etcd_group(folder / "etcd", self.security))
+            ours = await stack.enter_async_context(our_group(folder / "ours", self.security))
+            yield ours, etcd
+
+    async def _load(self, row: LoadRow, result: Result, folder: Path) -> None:
+        self.progress.show(f"{row.name}: starting, warming up")
+        async with self._both(folder) as both:
+            for group in both:
+                await self.loader.warm_up(group, row, min(WARM_UP_S, self.seconds))
+            for number in range(self.rounds):
+                result.loads.append(await self.calm.before_round())
+                for group in in_turns(both, number):
+                    self._show(row.name, number, self.rounds, group.name)
+                    await sync()
+                    measured = await self.loader.measure(group, row, self.seconds)
+                    result.sides[group.name].append(measured)
+                self.progress.step()
+
+    async def _failover(self, result: Failover, folder: Path) -> None:
+        self.progress.show(f"{result.name}: starting")
+        async with self._both(folder) as both:
+            for number in range(self.kills):
+                result.loads.append(await self.calm.before_round())
+                for group in in_turns(both, number):
+                    self._show(result.name, number, self.kills, group.name)
+                    result.seconds[group.name].append(await measure_kill(group))
+                self.progress.step()
+
+    async def _files(self, result: Result, folder: Path) -> None:
+        self.progress.show(f"{result.name}: starting, warming up")
+        count = files.FILES_PER_ROUND
+        async with our_group(folder / "ours", self.security) as ours:
+            await files.put_files(ours, folder, 1)
+            await asyncio.to_thread(files.copy_files, folder, 1)
+            for number in range(self.rounds):
+                result.loads.append(await self.calm.before_round())
+                for side in in_turns(("ours", "copies"), number):
+                    self._show(result.name, number, self.rounds, side)
+                    await sync()
+                    if side == "ours":
+                        measured = await files.put_files(ours, folder, count)
+                    else:
+                        measured = await asyncio.to_thread(files.copy_files, folder, count)
+                    result.sides[side].append(measured)
+                self.progress.step()
+
+    async def _tree(self, result: Result, folder: Path) -> None:
+        """Each turn has a new group, because equal files are stored once."""
+        source = trees.go_sources()
+        count = await asyncio.to_thread(trees.read_all, source)
+        versions = [Version.current(), *([self.before] if self.before else [])]
+        for number in range(self.rounds):
+            result.loads.append(await self.calm.before_round())
+            for version in in_turns(versions, number):
+                self._show(result.name, number, self.rounds, version.name)
+                data = folder / version.name
+                async with our_group(data, self.security, version) as group:
+                    await sync()
+                    measured = await trees.put_tree(group, version, source, count)
+                    result.sides[version.name].append(measured)
+                shutil.rmtree(data)
+            self.progress.step()
+
+    def _show(self, row: str, number: int, of: int, side: str) -> None:
+        self.progress.show(f"{row}: {number + 1} of {of}, {side}")
 
 
-@dataclass(slots=True)
-class Result:
-    row: str
-    ours: list[Measured] = field(default_factory=list)
-    etcd: list[Measured] = field(default_factory=list)
-
-    def ratios(self, value: Callable[[Measured], float]) -> list[float]:
-        pairs = zip(self.ours, self.etcd, strict=True)
-        return sorted(value(a) / value(b) for a, b in pairs if value(b))
+def in_turns(sides: Sequence[T], number: int) -> list[T]:
+    """The sides in the order of a round: the one that begins changes."""
+    return list(sides) if number % 2 == 0 else list(reversed(sides))
 
 
-def put_load(group: Group, row: Row, seconds: float, rate: float, meter: Meter) -> Load:
-    """rate: operations per second that are expected of etcd, if its load generator drives it."""
-    if row.tool and isinstance(group, Etcd):
-        return drive_tool(
-            group,
-            row.load,
-            clients=row.tasks,
-            size=row.size,
-            seconds=seconds,
-            rate=rate,
-            meter=meter,
-        )
-    return drive(
-        group,
-        row.load,
-        tasks=row.tasks,
-        processes=row.processes,
-        size=row.size,
-        seconds=seconds,
-        meter=meter,
-    )
+async def sync() -> None:
+    """So that no side waits for the other's writes."""
+    await asyncio.to_thread(os.sync)
 
 
-def warm_up(group: Group, row: Row, seconds: float) -> float:
-    """Returns the rate. etcd's load generator runs again until it ran for about `seconds`."""
-    rate = FIRST_RATE
-    while True:
-        load = put_load(group, row, seconds, rate, Meter(group.pids))
-        rate = load.rate
-        if not load.operations:
-            raise SystemExit(f"{group.name}: nothing was done in {seconds:g} s of {row.name}")
-        if load.operations / load.rate >= seconds / 2:
-            return rate
-
-
-def measure(group: Group, row: Row, seconds: float, rate: float) -> Measured:
-    meter = Meter(group.pids)
-    load = put_load(group, row, seconds, rate, meter)
-    operations = max(load.operations, 1)
-    return Measured(
-        load.rate,
-        load.p50_s,
-        load.p99_s,
-        meter.cpu_s * 1000 / operations,
-        meter.written_bytes / operations,
-        meter.peak_anonymous_bytes / MIB,
-    )
-
-
-class Calm:
-    """Whether the machine was idle before each round."""
-
-    def __init__(self, *, wait: bool) -> None:
-        self._wait = wait
-        self.loads: list[float] = []
-
-    def before_round(self) -> None:
-        deadline = time.monotonic() + CALM_WAIT_S
-        while self._wait and os.getloadavg()[0] > LOAD_MAX and time.monotonic() < deadline:
-            time.sleep(1)
-        self.loads.append(os.getloadavg()[0])
-
-    @property
-    def valid(self) -> bool:
-        return max(self.loads, default=0.0) <= LOAD_MAX
-
-
-def table(results: list[Result]) -> Iterator[str]:
-    """The last three columns are ratios, ours to etcd's."""
-    yield "| row | ours | etcd | ratio of rates | of CPU per operation | of p99 |"
-    yield "|---|---|---|---|---|---|"
-    for result in results:
-        cells = [result.row]
-        for side in (result.ours, result.etcd):
-            cells.append(f"{statistics.median(m.rate for m in side):,.0f} /s")
-        cells += [
-            _ratio(result.ratios(lambda m: m.rate)),
-            _ratio(result.ratios(lambda m: m.cpu_ms_per_operation)),
-            _ratio(result.ratios(lambda m: m.p99_s)),
-        ]
-        yield "| " + " | ".join(cells) + " |"
-
-
-def _ratio(found: list[float]) -> str:
-    if not found:
-        return "-"
-    return f"{statistics.median(found):.2f} ({found[0]:.2f} to {found[-1]:.2f})"
-
-
-async def compare(arguments: argparse.Namespace) -> None:
-    calm = Calm(wait=not arguments.hurry)
-    chosen = [row for row in ROWS if arguments.only in row.name]
-    if not chosen:
-        raise SystemExit(f"--only {arguments.only}: no row has it; rows: {[r.name for r in ROWS]}")
-    results = [Result(row.name) for row in chosen]
+def cancel_on_signals() -> None:
+    """The first SIGINT or SIGTERM cancels this task, which then cleans up; further ones do nothing,
+    so that it can finish."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)  # so that no process is left over
-    with tempfile.TemporaryDirectory(dir=".") as name:
-        folder = Path(name).resolve()
-        async with etcd_group(folder) as etcd, our_group(folder) as ours:
-            for row, result in zip(chosen, results, strict=True):
-                rate = 0.0
-                for group in (ours, etcd):
-                    rate = await asyncio.to_thread(warm_up, group, row, 1.0)
-                for _ in range(arguments.rounds):
-                    await asyncio.to_thread(calm.before_round)
-                    for group, side in ((ours, result.ours), (etcd, result.etcd)):
-                        side.append(
-                            await asyncio.to_thread(measure, group, row, arguments.seconds, rate)
-                        )
-                    rate = result.etcd[-1].rate
-                print(list(table([result]))[-1], flush=True)
+    asked = False
+
+    def cancel() -> None:
+        nonlocal asked
+        if not asked:
+            asked = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, cancel)
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """A directory for the data of both sides, on the disk of the checkout. It is removed in the
+    end, and so are those of earlier runs that were killed. Raises SystemExit if another run is
+    going on."""
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with (OUTPUT / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit("another comparison is going on in this checkout") from None
+        for left in OUTPUT.glob(f"{RUN_PREFIX}*"):
+            shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=RUN_PREFIX, dir=OUTPUT) as name:
+            yield Path(name).resolve()
+
+
+async def compare(arguments: argparse.Namespace, folder: Path) -> list[Result | Failover]:
+    """Writes the summary after each row, so that a run that is ended has what was measured."""
+    SUMMARY.unlink(missing_ok=True)
+    cancel_on_signals()
+    chosen: list[Row] = arguments.rows
+    steps = [arguments.kills if row == FAILOVER else arguments.rounds for row in chosen]
+    progress = Progress(sum(steps))
+    run = Run(
+        folder,
+        Security.make(folder / "pki") if arguments.tls else None,
+        Loader(python_only=arguments.python_clients, spread=arguments.spread),
+        Calm(progress, 0.0 if arguments.hurry else CALM_WAIT_S),
+        progress,
+        arguments.rounds,
+        arguments.seconds,
+        arguments.kills,
+        arguments.before,
+    )
     summary = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}",
-        "python": platform.python_version(),
-        "valid": calm.valid,
-        "load_before_rounds": calm.loads,
-        "rows": [asdict(result) for result in results],
+        "machine": describe(folder, tls=arguments.tls),
+        "etcd_clients": "python" if arguments.python_clients else "its own load generator",
+        "etcd_clients_at": "all members" if arguments.spread else "the leader",
+        "seconds_per_turn": arguments.seconds,
+        "sync_4_kib_ms": {"before": await asyncio.to_thread(sync_ms, folder)},
     }
-    SUMMARY.parent.mkdir(parents=True, exist_ok=True)
-    SUMMARY.write_text(json.dumps(summary, indent=1))
+    results: list[Result | Failover] = []
+    for row in chosen:
+        results.append(await run.row(row))
+        progress.reach(sum(steps[: len(results)]))
+        summary["valid"] = not any(result.doubts() for result in results)
+        summary["complete"] = len(results) == len(chosen)
+        summary["sync_4_kib_ms"]["after"] = await asyncio.to_thread(sync_ms, folder)
+        summary["rows"] = [result.summary() for result in results]
+        SUMMARY.write_text(json.dumps(summary, indent=1) + "\n")
+        progress.clear()
+        print(line(results[-1]), flush=True)
+    print("\nThe machine:", *(f"{k}: {v}" for k, v in summary["machine"].items()), sep="\n  ")
+    syncs = summary["sync_4_kib_ms"]
+    print(
+        f"  4 KiB with fdatasync: {syncs['before']:.2f} ms before, {syncs['after']:.2f} ms after\n"
+    )
     print(*table(results), sep="\n")
-    if not calm.valid:
-        print(f"NOT VALID: the load average before a round was up to {max(calm.loads):.2f}")
+    print(f"{SUMMARY}: {'valid' if summary['valid'] else 'NOT VALID'}")
+    return results
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = ", ".join(row.name for row in ROWS)
+    parser.add_argument("--rows", default="", help=f"separated by commas: {names}; default: all")
+    parser.add_argument("--rounds", type=int, default=ROUNDS_MIN)
+    parser.add_argument("--kills", type=int, default=KILLS_MIN, help="of each side, in failover")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of one turn of a side")
+    parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--before", type=Path, help="an older checkout of this project, set up")
+    parser.add_argument(
+        "--python-clients", action="store_true", help="drive etcd by Python clients in all rows"
+    )
+    parser.add_argument(
+        "--spread", action="store_true", help="etcd's clients use all members, not the leader alone"
+    )
+    parser.add_argument("--hurry", action="store_true", help="does not wait for an idle machine")
+    arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.kills) < 1 or arguments.seconds <= 0:
+        parser.error("--rounds, --kills and --seconds must be above 0")
+    try:
+        arguments.rows = choose(arguments.rows)
+        if arguments.before is not None:
+            arguments.before = trees.older_version(arguments.before)
+    except ValueError as error:
+        parser.error(str(error))
+    return arguments
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of one side of a round")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
-    parser.add_argument("--hurry", action="store_true", help="does not wait for a calm machine")
-    arguments = parser.parse_args()
+    use_default_settings()
+    arguments = parse()
     dev.etcd.build()
-    try:
-        asyncio.run(compare(arguments))
-    except asyncio.CancelledError:
-        raise SystemExit("ended by SIGTERM; nothing was written") from None
+    with run_folder() as folder:
+        check_space(folder)
+        try:
+            results = asyncio.run(compare(arguments, folder))
+        except asyncio.CancelledError:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the directory is about to be removed
+            done = f"; {SUMMARY} has the complete rows" if SUMMARY.exists() else ""
+            raise SystemExit(f"\nended by a signal{done}") from None
+    if any(result.failure for result in results):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,47 @@
-"""Three members of etcd and three replicas of ours, and the load that is put on them. Both are in
-plain text, on loopback, with their data below one directory."""
+"""Three replicas of ours and three members of etcd, as processes on loopback, with their data below
+one directory. Both have the settings that they have by default, and the same certificates."""
 
-import json
+import asyncio
+import os
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import grpc
+from partition_client import AsyncClient, Tls
 
-from dev.etcd import LOAD, SERVER
-from tests.benchmarks.etcd.kv import KEY_BYTES, KEY_SPACE, READ_KEY, READ_VALUE, KeyValue
-from tests.benchmarks.etcd.usage import Meter
-from tests.support.local_group import LocalGroup, eventually, free_port
+from dev.etcd import SERVER
+from tests.benchmarks.etcd.kv import READ_KEY, READ_VALUE, open_member
+from tests.support import certificates
+from tests.support.local_group import PARTITION, LocalGroup, eventually, free_port
 
-READY_S = 30.0
-BEGIN_S = 0.2
-"""From the last client that is ready to the beginning of the load."""
-TOOL_CONNECTIONS_MAX = 64
+READY_S = 60.0
+MEMBERS = 3
+SETTINGS = ("PARTITION_", "ETCD_", "GOGC", "GOMAXPROCS", "GODEBUG", "GOMEMLIMIT")
+"""Beginnings of the names of variables that would change a server's settings."""
+
+
+def use_default_settings() -> None:
+    """Removes variables that change a server's settings from the environment, for both sides."""
+    for name in [name for name in os.environ if name.startswith(SETTINGS)]:
+        del os.environ[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """The operator's and a client's certificates, and a directory for each server."""
+
+    tls: dict[str, Tls]
+    folders: dict[str, Path]
+
+    @classmethod
+    def make(cls, root: Path) -> "Security":
+        """Certificates as the operator issues them: ECDSA on P-256, checked on both sides."""
+        return cls(*certificates.make(root, PARTITION, MEMBERS))
 
 
 class Group(Protocol):
@@ -29,76 +49,150 @@ class Group(Protocol):
 
     name: str
     endpoints: list[str]
+    tls: Tls | None
+    """A client's."""
 
     @property
     def pids(self) -> list[int]:
-        """Of its processes. Raises RuntimeError if one has ended."""
+        """Of its servers. Raises RuntimeError if one has ended."""
+        ...
+
+    async def leader(self) -> int:
+        """Waits for a leader; returns its number."""
+        ...
+
+    def kill(self, number: int) -> None:
+        """Sends SIGKILL, and doesn't wait."""
+        ...
+
+    async def restart(self, number: int) -> None:
+        """Waits for the end of a killed server, starts it again, and waits until all servers have
+        the same."""
         ...
 
 
 class Ours:
-    name = "ours"
+    """`name` is "before" for replicas of an older checkout."""
 
-    def __init__(self, group: LocalGroup) -> None:
+    def __init__(self, name: str, group: LocalGroup) -> None:
+        self.name = name
         self._group = group
         self.endpoints = [replica.address for replica in group.replicas]
+        self.tls = group.tls["client"] if group.tls else None
 
     @property
     def pids(self) -> list[int]:
         return _pids([r.process for r in self._group.replicas if r.process is not None], self.name)
 
+    async def leader(self) -> int:
+        return self._group.replicas.index(await self._group.leader())
+
+    def kill(self, number: int) -> None:
+        process = self._group.replicas[number].process
+        assert process is not None
+        process.kill()
+
+    async def restart(self, number: int) -> None:
+        replica = self._group.replicas[number]
+        await asyncio.to_thread(replica.wait_exit)
+        await self._group.start(replica)
+        await self._group.settled()
+
 
 class Etcd:
     name = "etcd"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, security: Security | None) -> None:
         self._folder = folder
-        self._clients = [free_port() for _ in range(3)]
-        self._peers = [free_port() for _ in range(3)]
+        self._security = security
+        self.tls = security.tls["client"] if security else None
+        self._scheme = "https" if security else "http"
+        self._clients = [free_port() for _ in range(MEMBERS)]
+        self._peers = [free_port() for _ in range(MEMBERS)]
         self._processes: list[subprocess.Popen[bytes]] = []
-        self.endpoints = [f"127.0.0.1:{port}" for port in self._clients]
+        self.endpoints = [f"localhost:{port}" for port in self._clients]
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"{self._scheme}://{endpoint}" for endpoint in self.endpoints]
 
     @property
     def pids(self) -> list[int]:
         return _pids(self._processes, self.name)
 
     async def start(self) -> None:
-        for number in range(3):
+        for number in range(MEMBERS):
             self._processes.append(self._start(number))
         await eventually(self._serves, "etcd serves", READY_S)
-        async with grpc.aio.insecure_channel(self.endpoints[0]) as channel:
-            await KeyValue(channel).put(READ_KEY, READ_VALUE)
+        async with open_member(self.endpoints[0], self.tls) as member:
+            await member.connect()
 
     def _start(self, number: int) -> "subprocess.Popen[bytes]":
-        peers = [f"http://127.0.0.1:{port}" for port in self._peers]
-        client = f"http://127.0.0.1:{self._clients[number]}"
+        scheme = self._scheme
+        peers = [f"{scheme}://localhost:{port}" for port in self._peers]
         command = [
             str(SERVER),
             f"--name=m{number}",
             f"--data-dir={self._folder / f'etcd-{number}'}",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peers[number]}",
+            f"--listen-client-urls={scheme}://127.0.0.1:{self._clients[number]}",
+            f"--advertise-client-urls={self.urls[number]}",
+            f"--listen-peer-urls={scheme}://127.0.0.1:{self._peers[number]}",
             f"--initial-advertise-peer-urls={peers[number]}",
             "--initial-cluster=" + ",".join(f"m{n}={peer}" for n, peer in enumerate(peers)),
-            "--quota-backend-bytes=8589934592",
+            "--quota-backend-bytes=8589934592",  # the largest that etcd recommends
             "--log-level=error",
+            *self._tls_flags(number),
         ]
         with self._log(number).open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log)
+
+    def _tls_flags(self, number: int) -> list[str]:
+        if self._security is None:
+            return []
+        folder = self._security.folders[f"replica-{number}"]
+        flags = ["--client-cert-auth", "--peer-client-cert-auth"]
+        for prefix in ("", "peer-"):
+            flags += [
+                f"--{prefix}cert-file={folder / 'tls.crt'}",
+                f"--{prefix}key-file={folder / 'tls.key'}",
+                f"--{prefix}trusted-ca-file={folder / 'ca.crt'}",
+            ]
+        return flags
 
     def _log(self, number: int) -> Path:
         return self._folder / f"etcd-{number}.log"
 
     async def _serves(self) -> bool:
+        """Whether all members answer linearizable reads: each has applied what was committed."""
         assert self.pids  # raises if one has ended
         try:
             for endpoint in self.endpoints:
-                async with grpc.aio.insecure_channel(endpoint) as channel:
-                    await KeyValue(channel).get(b"ready", timeout_s=2.0)
+                async with open_member(endpoint, self.tls) as member:
+                    await member.get(b"ready", timeout_s=2.0)
         except grpc.aio.AioRpcError:
             return False
         return True
+
+    async def leader(self) -> int:
+        async def find() -> tuple[int] | None:
+            for number, endpoint in enumerate(self.endpoints):
+                try:
+                    async with open_member(endpoint, self.tls) as member:
+                        if await member.leads(timeout_s=2.0):
+                            return (number,)
+                except grpc.aio.AioRpcError:
+                    continue
+            return None
+
+        return (await eventually(find, "a member of etcd leads", READY_S))[0]
+
+    def kill(self, number: int) -> None:
+        self._processes[number].kill()
+
+    async def restart(self, number: int) -> None:
+        await asyncio.to_thread(self._processes[number].wait)
+        self._processes[number] = self._start(number)
+        await eventually(self._serves, "etcd serves", READY_S)
 
     def print_logs(self) -> None:
         for number in range(len(self._processes)):
@@ -108,6 +202,7 @@ class Etcd:
     def stop(self) -> None:
         for process in self._processes:
             process.kill()
+        for process in self._processes:
             process.wait()
 
 
@@ -119,141 +214,53 @@ def _pids(processes: "list[subprocess.Popen[bytes]]", name: str) -> list[int]:
 
 
 @asynccontextmanager
-async def etcd_group(folder: Path) -> AsyncIterator[Etcd]:
-    group = Etcd(folder)
+async def etcd_group(folder: Path, security: Security | None) -> AsyncIterator[Etcd]:
+    folder.mkdir(parents=True)
+    group = Etcd(folder, security)
     try:
         await group.start()
         yield group
-    except BaseException:
+    except Exception:
         group.print_logs()
         raise
     finally:
         group.stop()
 
 
-@asynccontextmanager
-async def our_group(folder: Path) -> AsyncIterator[Ours]:
-    """With the tick that a replica has by default, which is etcd's heartbeat interval, too."""
-    async with LocalGroup(folder, arguments=("--tick-ms", "100")) as group:
-        await group.bootstrap()
-        yield Ours(group)
-
-
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What was done. rate: operations per second. Percentiles are over single operations."""
+class Version:
+    """The code that our replicas and commands run."""
 
-    operations: int
-    rate: float
-    p50_s: float
-    p99_s: float
+    name: str
+    python: str
+    environment: dict[str, str]
+
+    @classmethod
+    def current(cls) -> "Version":
+        return cls("ours", sys.executable, {})
 
 
-def drive(
-    group: Group,
-    load: str,
-    *,
-    tasks: int,
-    processes: int,
-    size: int,
-    seconds: float,
-    meter: Meter,
-) -> Load:
-    """A load of Python clients. The meter runs while they do, not while they start."""
-    command = [sys.executable, "-m", "tests.benchmarks.etcd.drive", group.name, load]
-    command += ["--endpoints", ",".join(group.endpoints), "--tasks", str(tasks)]
-    command += ["--size", str(size), "--seconds", str(seconds)]
-    with _clients(command, tasks, processes) as running:
-        for client in running:
-            _line(client, group.name)
-        with meter:
-            begin_at = time.monotonic() + BEGIN_S
-            for client in running:
-                print(begin_at, file=client.stdin, flush=True)
-            latencies = sorted(
-                latency for client in running for latency in json.loads(_line(client, group.name))
-            )
-        for client in running:
-            client.wait()
-    return Load(
-        len(latencies),
-        len(latencies) / seconds,
-        percentile(latencies, 0.5),
-        percentile(latencies, 0.99),
+@asynccontextmanager
+async def our_group(
+    folder: Path, security: Security | None, version: Version | None = None
+) -> AsyncIterator[Ours]:
+    """Started as the operator starts replicas: with no setting of its own. The benchmark does the
+    operator's part, and so is the operator's client."""
+    folder.mkdir(parents=True)
+    version = version or Version.current()
+    local = LocalGroup(
+        folder,
+        size=MEMBERS,
+        tls=security.tls if security else None,
+        tls_directories=security.folders if security else None,
+        tick_ms=None,
     )
-
-
-@contextmanager
-def _clients(
-    command: list[str], tasks: int, processes: int
-) -> "Iterator[list[subprocess.Popen[str]]]":
-    """Client processes; what still runs afterwards is killed."""
-    running: list[subprocess.Popen[str]] = []
-    try:
-        for number in range(processes):
-            first = ["--first-task", str(number * tasks)]
-            pipe = subprocess.PIPE
-            running.append(subprocess.Popen(command + first, stdin=pipe, stdout=pipe, text=True))
-        yield running
-    finally:
-        for client in running:
-            client.kill()
-            client.communicate()
-
-
-def _line(client: "subprocess.Popen[str]", name: str) -> str:
-    assert client.stdout is not None
-    line = client.stdout.readline()
-    if not line:
-        raise SystemExit(f"a client of {name} failed; its error is printed above")
-    return line
-
-
-def percentile(latencies: list[float], share: float) -> float:
-    """`latencies` is sorted. Returns 0 if it is empty."""
-    return latencies[min(int(len(latencies) * share), len(latencies) - 1)] if latencies else 0.0
-
-
-def drive_tool(
-    group: Etcd, load: str, *, clients: int, size: int, seconds: float, rate: float, meter: Meter
-) -> Load:
-    """A load of etcd's own load generator. It takes a number of operations, not a time: as many as
-    `rate` gives in `seconds`, and at least one per client."""
-    total = max(int(rate * seconds), clients)
-    command = [str(LOAD), f"--endpoints={','.join(group.endpoints)}", "--precise"]
-    command += [f"--clients={clients}", f"--conns={min(clients, TOOL_CONNECTIONS_MAX)}"]
-    if load == "put":
-        command += ["put", f"--val-size={size}", f"--key-size={KEY_BYTES}", f"--total={total}"]
-        command += [f"--key-space-size={KEY_SPACE}"]
-    else:
-        consistency = "s" if load == "get-stale" else "l"
-        command += ["range", READ_KEY.decode()]
-        command += [f"--consistency={consistency}", f"--total={total}"]
-    with meter:
-        # Without a time-out it would wait for ever for a member that has ended.
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=60 + 10 * seconds
-        )
-    if done.returncode:
-        raise SystemExit(
-            f"etcd's load generator ended with {done.returncode}: {done.stderr[-500:]}"
-        )
-    found, p50_s, p99_s = parse_tool(done.stdout)
-    return Load(total, found, p50_s, p99_s)
-
-
-def parse_tool(output: str) -> tuple[float, float, float]:
-    """Returns (operations per second, p50, p99 in seconds). Raises ValueError if the output is not
-    a report of etcd's load generator, or if operations failed."""
-    if "Error distribution:" in output:
-        raise ValueError(f"operations of etcd's load generator failed: {output[-500:]!r}")
-    rate, percentiles = None, {}
-    for line in output.splitlines():
-        words = line.split()
-        if line.strip().startswith("Requests/sec:"):
-            rate = float(words[1])
-        elif len(words) == 4 and words[0].endswith("%") and words[1] == "in":
-            percentiles[words[0]] = float(words[2])
-    if rate is None or "50%" not in percentiles or "99%" not in percentiles:
-        raise ValueError(f"no report of etcd's load generator: {output[-500:]!r}")
-    return rate, percentiles["50%"], percentiles["99%"]
+    for replica in local.replicas:
+        replica.python = version.python
+        replica.environment |= version.environment
+    async with local:
+        await local.bootstrap()
+        group = Ours(version.name, local)
+        async with AsyncClient(group.endpoints, group.tls) as client:
+            await client.set_key(READ_KEY, READ_VALUE)
+        yield group
