@@ -45,6 +45,9 @@ class Entry:
     def __init__(
         self, index: int, term: int, data: bytes = ..., kind: int = ..., context: bytes = ...
     ) -> None: ...
+    def row(self) -> tuple[int, int, int, bytes, bytes]:
+        """Returns (index, term, kind, data, context). Cheaper than the properties."""
+
     @property
     def index(self) -> int: ...
     @property

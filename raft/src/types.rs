@@ -138,6 +138,8 @@ pub struct Entry {
     pub inner: eraftpb::Entry,
 }
 
+type EntryRow<'py> = (u64, u64, i32, Bound<'py, PyBytes>, Bound<'py, PyBytes>);
+
 #[pymethods]
 impl Entry {
     #[new]
@@ -152,6 +154,17 @@ impl Entry {
         };
         inner.set_entry_type(entry_type(kind)?);
         Ok(Entry { inner })
+    }
+
+    /// (index, term, kind, data, context): all fields in one crossing of the boundary.
+    fn row<'py>(&self, py: Python<'py>) -> EntryRow<'py> {
+        (
+            self.inner.index,
+            self.inner.term,
+            self.kind(),
+            self.data(py),
+            self.context(py),
+        )
     }
 
     #[getter]

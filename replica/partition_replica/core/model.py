@@ -97,7 +97,9 @@ class Configuration:
         )
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, although nobody changes one: every entry of the log is made several times, and a frozen
+# dataclass takes four times as long to make.
+@dataclass(slots=True, unsafe_hash=True)
 class LogEntry:
     """An entry of the log. `kind`: 0 normal, 1 and 2 configuration changes. `data`: the encoded
     EntryBody of a normal entry, or empty. Term 0: an entry of a standalone log, without

@@ -16,10 +16,11 @@ from partition_replica.core.sessions import CONTENT_DIGEST_BYTES, content_digest
 _PROPOSAL = b"\x0a"
 _SESSION_ID, _SEQUENCE, _ACKNOWLEDGED_BELOW = b"\x08", b"\x10", b"\x18"
 _TIME_MS, _ELAPSED_MS, _CONTENT_DIGEST, _TERM = b"\x20", b"\x30", b"\x3a", b"\x40"
-_SMALL_VARINTS = tuple(bytes([value]) for value in range(0x80))
+_MORE = 0x80
+_SMALL_VARINTS = tuple(bytes([value]) for value in range(_MORE))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as model.LogEntry
 class ProposedEntry:
     """What an entry will hold, without what the leader adds: times and term.
 
@@ -51,8 +52,8 @@ class ProposedEntry:
 
 
 class Stamp:
-    """What a leader adds to the entries of one batch. `time_ms`: its wall clock; `elapsed_ms`: since
-    its previous entry, which the first entry of the batch carries for all of them."""
+    """What a leader adds to the entries of one batch. `time_ms`: its wall clock. `elapsed_ms`: since
+    its previous entry; the first entry of the batch carries it for all of them."""
 
     def __init__(self, *, time_ms: int, elapsed_ms: int, term: int) -> None:
         time = _TIME_MS + varint(time_ms) if time_ms else b""
@@ -121,13 +122,14 @@ def proposed(body: types.EntryBody) -> ProposedEntry:
 
 
 def varint(value: int) -> bytes:
-    """The encoding of an unsigned number below 2^64 in protobuf."""
-    if value < 0x80:
+    """The encoding of an unsigned number below 2^64 in protobuf: seven bits per byte, the lowest
+    ones first, and the highest bit of a byte says that another one follows."""
+    if value < _MORE:
         return _SMALL_VARINTS[value]
     encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
+    while value >= _MORE:
+        encoded.append(value % _MORE | _MORE)
+        value //= _MORE
     encoded.append(value)
     return bytes(encoded)
 

@@ -14,7 +14,47 @@ def to_entry(entry: LogEntry) -> raft.Entry:
 
 
 def from_entry(entry: raft.Entry) -> LogEntry:
-    return LogEntry(LSN(entry.index), Term(entry.term), entry.kind, entry.data, entry.context)
+    index, term, kind, data, context = entry.row()
+    return LogEntry(LSN(index), Term(term), kind, data, context)
+
+
+class RecentEntries:
+    """Entries that the engine gave to be written, until it gives them again as committed. So each
+    is converted once. Bounded by `bytes_max`; entries that are not here are converted again."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._entries: dict[int, LogEntry] = {}
+        self._bytes = 0
+
+    def convert(self, entries: list[raft.Entry]) -> list[LogEntry]:
+        """Converts entries to be written. One that overwrites an earlier one takes its place."""
+        converted = [from_entry(entry) for entry in entries]
+        for entry in converted:
+            replaced = self._entries.pop(entry.index, None)
+            if replaced is not None:
+                self._bytes -= len(replaced.data)
+            if self._bytes + len(entry.data) <= self._bytes_max:
+                self._entries[entry.index] = entry
+                self._bytes += len(entry.data)
+        return converted
+
+    def committed(self, entries: list[raft.Entry]) -> list[LogEntry]:
+        """The committed entries, which are needed no longer."""
+        found = []
+        for entry in entries:
+            recent = self._entries.pop(entry.index, None)
+            if recent is not None:
+                self._bytes -= len(recent.data)
+            if recent is None or recent.term != entry.term:
+                recent = from_entry(entry)
+            found.append(recent)
+        return found
+
+    def clear(self) -> None:
+        """Forgets all, because the log begins anew behind a received state."""
+        self._entries.clear()
+        self._bytes = 0
 
 
 def member_changes(entry: LogEntry) -> dict[int, str | None]:

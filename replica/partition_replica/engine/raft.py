@@ -11,7 +11,7 @@ from partition_replica.core.model import (
     Position,
 )
 from partition_replica.core.ports import EntryReader
-from partition_replica.engine.entries import from_entry, to_entry
+from partition_replica.engine.entries import RecentEntries, to_entry
 from partition_replica.engine.port import (
     EngineSettings,
     EngineStatus,
@@ -48,6 +48,7 @@ class RaftEngine:
             if (tail_first <= last.index)
             else []
         )
+        self._recent = RecentEntries(settings.entry_cache_bytes_max)
         timeout = settings.election_timeout_ticks
         self._node = raft.Node(
             raft.Config(
@@ -104,16 +105,18 @@ class RaftEngine:
         ready = self._node.ready()
         self._node.advance_append_async()
         soft = ready.soft_state
+        if ready.snapshot is not None:
+            self._recent.clear()
         return Ready(
             number=ready.number,
             role=soft.role if soft else None,
             leader=soft.leader_id if soft else 0,
             hard_state=_from_hard_state(ready.hard_state),
-            entries=[from_entry(entry) for entry in ready.entries],
+            entries=self._recent.convert(ready.entries),
             snapshot=_from_snapshot(ready.snapshot),
             messages=ready.messages,
             persisted_messages=ready.persisted_messages,
-            committed=[from_entry(entry) for entry in ready.committed_entries],
+            committed=self._recent.committed(ready.committed_entries),
             read_states=ready.read_states,
             must_sync=ready.must_sync,
             hold_messages=ready.term_or_vote_changed,
