@@ -1,4 +1,4 @@
-"""Deadlines of many waits with one timer: a timer for each would cost as much as the wait itself."""
+"""Deadlines of many waits with one timer. A timer for each would cost as much as the wait."""
 
 import asyncio
 from collections.abc import Callable

@@ -146,9 +146,7 @@ class Group:
     def restart(self, number: int) -> Peer:
         """From what its store holds."""
         old = self.peers[number]
-        peer = Peer(
-            number, old.store, old.applied_index, announces=self.announces, **self.config
-        )
+        peer = Peer(number, old.store, old.applied_index, announces=self.announces, **self.config)
         peer.applied = old.applied
         self.peers[number] = peer
         return peer

@@ -265,24 +265,6 @@ async def test_used_and_acknowledged_sequences_are_refused(tmp_path: Path) -> No
         assert reasons == {2: "REASON_SEQUENCE_ACKNOWLEDGED", 4: "REASON_SEQUENCE_REUSED"}
 
 
-async def test_a_client_that_does_not_read_its_answers_is_not_read_from(tmp_path: Path) -> None:
-    limits = replace(Limits(), append_requests_max=256, append_bytes_max=64 * 1024)
-    async with streaming(tmp_path, limits) as (here, stream):
-        sequence, stalled_s, sent_max = 1, 1.5, 400
-        # Each answer is a message of 8,192 outcomes, so that those that nobody reads fill HTTP/2.
-        outcomes = content(*(delete_key(b"k") for _ in range(8191)), mkdir(b"a/b"))
-        with pytest.raises(TimeoutError):  # "held back" comes as a write that does not end
-            while sequence < sent_max:
-                frame = stream.send(
-                    sequence, outcomes, wait_applied=True, below=max(1, sequence - 9)
-                )
-                await asyncio.wait_for(asyncio.shield(frame), stalled_s)
-                sequence += 1
-        assert here.one.volume.log.last.index < sent_max
-        await stream.answers(sequence - 1)
-        assert not stream.refused
-
-
 async def test_all_streams_share_a_limit(tmp_path: Path) -> None:
     limits = replace(Limits(), append_bytes_total_max=10_000)
     async with streaming(tmp_path, limits) as (_, stream):

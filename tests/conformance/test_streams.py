@@ -49,6 +49,33 @@ async def test_a_client_that_does_not_read_its_answers_is_not_read_from() -> Non
         call.cancel()
 
 
+async def test_a_client_that_does_not_read_answers_to_frames_is_not_read_from() -> None:
+    limits = replace(Limits(), append_requests_max=64)
+    replica = Replica()
+    async with served(replica, limits) as channel:
+        call = log_store_pb2_grpc.LogStoreStub(channel).AppendFrames()
+        sent, frame_appends = 0, 16
+        with pytest.raises(TimeoutError):  # "held back" comes as a write that does not end
+            while sent < SENT:
+                frame = api.AppendFrame(
+                    session_id=1,
+                    first_sequence=sent + 1,
+                    acknowledged_below=sent + 1,
+                    proposals=[bytes(8000)] * frame_appends,
+                )
+                await asyncio.wait_for(asyncio.shield(call.write(frame)), STALLED_S)
+                sent += frame_appends
+        assert replica.asked < limits.append_requests_max + BUFFERED
+
+        # It goes on where the client reads, and nothing is lost.
+        answers: list[int] = []
+        while len(answers) < sent:
+            response = await call.read()
+            answers += [done.first_sequence for done in response.appended]
+        assert answers[:sent] == list(range(1, sent + 1))
+        call.cancel()
+
+
 async def test_a_reader_that_does_not_read_is_sent_no_more(tmp_path: Path) -> None:
     replica = Replica()
     async with served(replica, Limits()) as channel:

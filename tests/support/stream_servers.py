@@ -15,6 +15,7 @@ from partition_proto.v1 import (
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry, OpenedFile, ProposalResult, TreeEntry
+from partition_replica.core.services import AppendAnswers, AppendFrame
 from partition_replica.ids import LSN, Digest, Term
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.log_store_service import LogStoreService
@@ -40,6 +41,12 @@ class Replica:
         await self.gate.wait()
         result = ProposalResult(LSN(self.asked), Term(1), outcomes=OUTCOMES)
         return Applied(LSN(self.asked), Term(1), "proposal", result)
+
+    def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+        for sequence in range(frame.first_sequence, frame.first_sequence + len(frame.proposals)):
+            self.asked += 1
+            result = ProposalResult(LSN(self.asked), Term(1), outcomes=OUTCOMES)
+            answers.appended(sequence, Applied(LSN(self.asked), Term(1), "proposal", result))
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         self.asked += 1

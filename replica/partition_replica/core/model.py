@@ -97,8 +97,8 @@ class Configuration:
         )
 
 
-# Not frozen, although nobody changes one: every entry of the log is made several times, and a frozen
-# dataclass takes four times as long to make.
+# Not frozen, although nobody changes one: every entry of the log is made several times, and making a
+# frozen dataclass takes four times as long.
 @dataclass(slots=True, unsafe_hash=True)
 class LogEntry:
     """An entry of the log. `kind`: 0 normal, 1 and 2 configuration changes. `data`: the encoded

@@ -52,8 +52,8 @@ class ProposedEntry:
 
 
 class Stamp:
-    """What a leader adds to the entries of one batch. `time_ms`: its wall clock. `elapsed_ms`: since
-    its previous entry; the first entry of the batch carries it for all of them."""
+    """What a leader adds to the entries of one batch. `time_ms`: its wall clock. `elapsed_ms`: the
+    time since its previous entry; the first entry of the batch carries it for all of them."""
 
     def __init__(self, *, time_ms: int, elapsed_ms: int, term: int) -> None:
         time = _TIME_MS + varint(time_ms) if time_ms else b""
