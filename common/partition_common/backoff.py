@@ -21,8 +21,10 @@ class Backoff:
 CALL = Backoff(0.02, 0.05, 0.1, 0.2, 0.4)
 """Calls and appends of the client, to the same or another replica."""
 
-PEER_CONNECTION = Backoff(0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
-"""A replica's connection to another member."""
+PEER_CONNECTION = Backoff(0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
+"""A replica's connection to another member. The first pause, after a connection that worked, is
+short: a leader has to connect again before its followers' fast clocks
+(`runtime/consensus/ticker.py`) make them elect another one."""
 
 STATE_TRANSFER = Backoff(0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 """A failed state transfer to one member. The first retry has no pause, because it resumes where the
