@@ -132,6 +132,17 @@ class _WatchedLog:
         return released
 
 
+class _Counted:
+    """A counter of the metrics that the trace counts."""
+
+    def __init__(self, trace: Trace, what: str) -> None:
+        self._trace = trace
+        self._what = what
+
+    def inc(self) -> None:
+        self._trace.count(self._what)
+
+
 class ReplicaProcess(Process):
     """A replica's. `stored` hears of each durable commit of the log. `streams`: the connections
     that others have opened to it, the newest of each member."""
@@ -266,11 +277,13 @@ class Node:
         )
         process = self.process
         peers = SimulatedPeers(self, process, self.network, volume)
+        metrics = Metrics()
+        metrics.fast_clocks = _Counted(self.trace, "fast clocks")  # type: ignore[assignment]
         replica = build_replica(
             config,
             volume,
             peers,
-            Metrics(),
+            metrics,
             make_engine=make_engine,
             wall_ms=self._wall_ms,
             failed=lambda error: self.end_by(process, error),

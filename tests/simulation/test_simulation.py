@@ -42,6 +42,9 @@ EXERCISED = (
     "restores",
     "answers out of order",
     "appends of several that are sent again",
+    "resets",
+    "streams that ended",
+    "fast clocks",
 )
 """What happens in any ten seeds, or they are worth nothing."""
 
