@@ -83,6 +83,28 @@ def test_the_fast_clock_finds_a_leader_several_times_sooner(
     assert silent > 0.9 * ELECTION_S, "without an end of the connection no clock is fast"
 
 
+def test_a_new_leader_serves_without_waiting_for_a_tick() -> None:
+    """It proposes, commits and applies the first entry of its term in a few round trips."""
+    took: list[float] = []
+
+    async def body(cluster: Cluster) -> None:
+        lost = await settled_leader(cluster)
+        others = [node for node in cluster.nodes if node is not lost]
+        lost.crash()
+        async with asyncio.timeout(ELECTED_S):
+            while not any(
+                n.running is not None and n.running.loop.role == "leader" for n in others
+            ):
+                await asyncio.sleep(0.001)
+        elected = cluster.loop.time()
+        await successor(cluster, lost)
+        took.append(cluster.loop.time() - elected)
+
+    for seed in SEEDS:
+        quietly(body, seed=seed)
+    assert statistics.median(took) < TICK_S / 4, took
+
+
 def both(one: str, other: str) -> list[tuple[str, str]]:
     return [(one, other), (other, one)]
 
