@@ -57,12 +57,14 @@ class Ticker:
         self._loop = asyncio.get_running_loop()
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
+        self._ticked_at = 0.0
         self._fast_until = 0.0
         self.fast = False
         """Whether the fast clock runs."""
 
     def start(self) -> None:
         self._running = True
+        self._ticked_at = self._loop.time()
         self._set_timer()
 
     def stop(self) -> None:
@@ -71,13 +73,14 @@ class Ticker:
 
     def hurry(self) -> None:
         """Starts the fast clock. It ends after an election time-out of the normal clock: without a
-        quorum, faster elections would only be more elections. The next tick is a fast one."""
+        quorum, faster elections would only be more elections. The next tick is a fast one, counted
+        from the last tick."""
         self.fast = True
         self._fast_until = self._loop.time() + self._fast_for_s
         self._set_timer()
 
     def calm(self) -> None:
-        """Ends the fast clock. The next tick comes a normal tick from now."""
+        """Ends the fast clock. The next tick comes a normal tick after the last one."""
         if self.fast:
             self.fast = False
             self._set_timer()
@@ -86,7 +89,9 @@ class Ticker:
         self._cancel_timer()
         if self._running:
             tick_s = self._tick_s / FAST_TICKS_A_TICK if self.fast else self._tick_s
-            self._timer = self._loop.call_later(tick_s, self._tick)
+            # From the last tick, so that a connection that comes and goes does not stop the clock.
+            at = max(self._ticked_at + tick_s, self._loop.time())
+            self._timer = self._loop.call_at(at, self._tick)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -96,5 +101,6 @@ class Ticker:
     def _tick(self) -> None:
         if self.fast and self._loop.time() >= self._fast_until:
             self.fast = False
+        self._ticked_at = self._loop.time()
         self._set_timer()
         self._ticked()
