@@ -461,7 +461,7 @@ class AppendStream:
         self._send_again(pending)
 
     async def _send_later(self, pending: PendingAppend) -> None:
-        pause = backoff.CALL.after(pending.pauses + 1)
+        pause = backoff.REFUSED.after(pending.pauses + 1)
         pending.pauses += 1
         await asyncio.sleep(pause)
         self._send_again(pending)

@@ -107,6 +107,8 @@ class Tries:
         self._pauses = 0
         self._last = ""
         self._first = True
+        self.refused = False
+        """Whether the last try was refused by a replica that is overloaded (`Calls.failed`)."""
 
     async def next(self) -> str:
         """Returns an address, after a pause unless it is the first. Raises DeadlineExceeded with
@@ -123,7 +125,8 @@ class Tries:
                 return self._last
 
     async def _pause(self) -> None:
-        pause = backoff.CALL.after(self._pauses + 1)
+        pauses = backoff.REFUSED if self.refused else backoff.CALL
+        pause = pauses.after(self._pauses + 1)
         self._pauses += 1
         if pause > self._deadline.remaining():
             raise DeadlineExceeded(
@@ -152,7 +155,7 @@ class Calls:
             try:
                 return await call(self._routing.stub(target))
             except (grpc.aio.AioRpcError, Silent) as error:
-                await self.failed(target, error, deadline, fixed=bool(address))
+                tries.refused = await self.failed(target, error, deadline, fixed=bool(address))
 
     async def failed(
         self,
@@ -161,15 +164,17 @@ class Calls:
         deadline: Deadline,
         *,
         fixed: bool,
-    ) -> None:
-        """Records a failed try. Raises errors that a retry can't fix, and ClientError if the client
-        is closed, which ends its calls. fixed: the caller named the replica, so a TLS failure is
-        raised at once. Otherwise the client first looks for the leader again."""
+    ) -> bool:
+        """Records a failed try. Returns whether an overloaded replica refused it.
+
+        Raises errors that a retry can't fix, and ClientError if the client is closed, which ends
+        its calls. fixed: the caller named the replica, so a TLS failure is raised at once.
+        Otherwise the client first looks for the leader again."""
         if isinstance(error, Silent):
             self._routing.check_open()
             self._routing.heard(target, str(error))
             self._routing.lost(target)
-            return
+            return False
         refused = refusal(target, error)
         if fixed or refused is not None:
             within_s = deadline.limit(STATUS_TIMEOUT_S)
@@ -183,6 +188,7 @@ class Calls:
             self._routing.hint(detail.leader, told_by=target)
         else:
             self._routing.lost(target)
+        return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def unary(method: Any, request: Any, deadline: Deadline) -> Any:

@@ -277,7 +277,9 @@ class AsyncClient:
                         yield response
                 return
             except (grpc.aio.AioRpcError, Silent) as error:
-                await self._calls.failed(target, error, deadline, fixed=bool(stale_from))
+                tries.refused = await self._calls.failed(
+                    target, error, deadline, fixed=bool(stale_from)
+                )
 
     def state(
         self, *, stale_from: str = "", history: str = ""

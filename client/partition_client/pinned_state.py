@@ -198,7 +198,7 @@ async def pinned_state(
             try:
                 await state.open(request)
             except (grpc.aio.AioRpcError, Silent) as error:
-                await calls.failed(target, error, deadline, fixed=bool(stale_from))
+                tries.refused = await calls.failed(target, error, deadline, fixed=bool(stale_from))
                 continue
             yield state
             return

@@ -24,15 +24,11 @@ from partition_client.errors import (
     client_closed,
 )
 from partition_client.processes import Owner
+from partition_client.status_calls import Answer, StatusCalls
 from partition_client.waiting import Silent, within
 
 STATUS_TIMEOUT_S = 1.0
 CLOSE_TIMEOUT_S = 1.0
-OTHER_LEADER_S = 0.05
-"""How long another leader, of a later term, may take to answer once one has."""
-
-Answer = api.GetStatusResponse | ClientError | None
-"""An endpoint's status; None if it does not answer now, an error if it never will."""
 
 PERMANENT_CODES = frozenset(
     {
@@ -64,7 +60,13 @@ class Routing:
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._members: dict[int, str] = {}
         self._heard: dict[str, str] = {}
+        self._status_calls = StatusCalls(lambda address, timeout_s: self._ask(address, timeout_s))
         self.leader = ""
+        self._term = 0
+        """The highest term that a replica named since a leader was found last."""
+        self._lost = ""
+        """The leader that was lost last, at or before `_lost_term`."""
+        self._lost_term = 0
         self._closed = False
 
     @property
@@ -96,6 +98,7 @@ class Routing:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 await asyncio.gather(*(channel.close() for channel in self._channels.values()))
+        await self._status_calls.close()
         self._channels.clear()
         await self._diagnosis.close()
         self.owner.closed()
@@ -112,79 +115,95 @@ class Routing:
         return f"no replica says that it leads; {'; '.join(heard)}"
 
     def forget_leader(self) -> None:
+        if self.leader:
+            self._lost, self._lost_term = self.leader, self._term
+            self._status_calls.forget_answers()
         self.leader = ""
 
     def lost(self, address: str) -> None:
         """A call of this replica failed: if it was said to lead, who leads is asked again."""
         if self.leader == address:
-            self.leader = ""
+            self.forget_leader()
 
     def hint(self, leader: types.LeaderHint, *, told_by: str) -> None:
         """Takes the word of the replica at `told_by` for who leads."""
         if self._members.get(leader.member_id) == told_by:
             # The endpoint, of a Service perhaps, reaches another member than it did before.
             del self._members[leader.member_id]
+        self.leader = self._address_of(leader)
+
+    def _address_of(self, leader: types.LeaderHint) -> str:
+        """Where to reach a leader that a replica named; "" if that is not known."""
         if leader.member_id in self._members:
-            self.leader = self._members[leader.member_id]
-        elif self._follow_hints and leader.address:
-            self.leader = leader.address
-        else:
-            self.leader = ""
+            return self._members[leader.member_id]
+        return leader.address if self._follow_hints else ""
 
     async def find_leader(self, timeout_s: float = STATUS_TIMEOUT_S) -> str:
         """The leader's address; "" if nobody says that it leads. Raises ClientError if no replica
-        answers and one never will."""
+        answers and one never will.
+
+        The first replica that says that it leads and serves is taken. A follower's hint has the
+        leader asked at once. A replica that does not answer is not waited for if others do."""
         if self.leader:
             return self.leader
-        found = await self._ask_all(timeout_s)
+        found = await self._status_calls.round(
+            self.endpoints, timeout_s, self._suffices, self._hinted
+        )
         answered = {e: s for e, s in found.items() if isinstance(s, api.GetStatusResponse)}
         refused = [one for one in found.values() if isinstance(one, ClientError)]
         if refused and not answered:
             raise refused[0]
-        # Behind a Service one endpoint reaches several members over time.
-        self._members = {m: e for m, e in self._members.items() if e not in answered}
-        best_term, best = 0, ""
-        hint, told_by = types.LeaderHint(), ""
-        for endpoint, status in answered.items():
-            self._members[status.member_id] = endpoint
-            if status.role == "leader" and status.term >= best_term:
-                best_term, best = status.term, endpoint
-            elif status.leader.member_id:
-                hint, told_by = status.leader, endpoint
-        if best:
-            self.leader = best
-        elif hint.member_id:
-            self.hint(hint, told_by=told_by)
-            if self.leader and self.leader not in self.endpoints:
-                answer = await self._ask(self.leader, timeout_s)
-                if isinstance(answer, TlsRefused):
-                    self.leader = ""
-                    raise answer
+        self._learn_members(answered)
+        leading = {e: s for e, s in answered.items() if s.role == "leader"}
+        if leading:
+            self.leader = max(leading, key=lambda e: leading[e].term)
+            self._term = leading[self.leader].term
+        else:
+            self._follow_hint(answered, found)
         return self.leader
 
-    async def _ask_all(self, timeout_s: float) -> dict[str, Answer]:
-        """What each endpoint says; without those that are slow, once one leads and serves."""
-        tasks = {asyncio.create_task(self._ask(e, timeout_s)): e for e in self.endpoints}
-        waiting = set(tasks)
-        found: dict[str, Answer] = {}
-        patience_s = None
-        try:
-            while waiting:
-                done, waiting = await asyncio.wait(
-                    waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    break
-                for task in done:
-                    found[tasks[task]] = answer = task.result()
-                    if isinstance(answer, api.GetStatusResponse) and answer.serving:
-                        patience_s = OTHER_LEADER_S
-        finally:
-            for task in waiting:
-                task.cancel()
-            # Those that are done, too: asyncio logs a failure that nobody takes.
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def _learn_members(self, answered: dict[str, api.GetStatusResponse]) -> None:
+        # Behind a Service one endpoint reaches several members over time.
+        self._members = {m: e for m, e in self._members.items() if e not in answered}
+        for endpoint in self.endpoints:
+            if endpoint in answered:
+                self._members[answered[endpoint].member_id] = endpoint
+
+    def _follow_hint(
+        self, answered: dict[str, api.GetStatusResponse], found: dict[str, Answer]
+    ) -> None:
+        """Takes a follower's word for who leads, of the highest term. Raises TlsRefused if that
+        leader can't be used."""
+        hints = {e: s for e, s in answered.items() if s.leader.member_id}
+        if not hints:
+            return
+        told_by = max(hints, key=lambda e: hints[e].term)
+        self.hint(hints[told_by].leader, told_by=told_by)
+        answer = found.get(self.leader)
+        if isinstance(answer, TlsRefused) and self.leader not in self.endpoints:
+            self.leader = ""
+            raise answer
+        if self._is_lost(self.leader, hints[told_by].term) and self.leader not in found:
+            # The followers have not noticed yet. It may be a black hole: wait for its answer.
+            self.leader = ""
+
+    def _suffices(self, endpoint: str, status: api.GetStatusResponse) -> bool:
+        """Whether a status says for sure where to go. A leader that was just lost, or is of an
+        earlier term than another one that was heard of, may not know that it leads no more."""
+        leads = status.role == "leader" and status.serving
+        return leads and status.term >= self._term and not self._is_lost(endpoint, status.term)
+
+    def _hinted(self, endpoint: str, status: api.GetStatusResponse) -> str:
+        """The address of the leader that a follower names."""
+        if status.role == "leader" or not status.leader.member_id:
+            return ""
+        found = self._address_of(status.leader)
+        if found == endpoint:  # the endpoint reaches another member than it did before
+            return status.leader.address if self._follow_hints else ""
         return found
+
+    def _is_lost(self, address: str, term: int) -> bool:
+        return bool(address) and address == self._lost and term <= self._lost_term
 
     async def status(
         self, endpoint: str, timeout_s: float = STATUS_TIMEOUT_S
@@ -234,6 +253,7 @@ class Routing:
             self.check_open()
         else:
             self.heard(endpoint, f"it is {response.role}")
+            self._term = max(self._term, response.term)
             return response
         # A last try, cut short by the deadline, says less than the one before.
         if timeout_s >= STATUS_TIMEOUT_S or endpoint not in self._heard:

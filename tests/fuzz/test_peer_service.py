@@ -47,6 +47,7 @@ def test_messages_are_of_whom_the_hello_names(batches: list[api.RaftBatch]) -> N
     assert answered == bool(good)
     sent = [(found, first.member_id) for batch in batches for found in batch.messages]
     assert replica.seen == (sent if good else [])
+    assert not replica.greeted
 
 
 @fuzzing

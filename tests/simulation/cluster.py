@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from partition_common import backoff
 
 from tests.simulation import restores
 from tests.simulation.callers import make_process
@@ -266,6 +267,7 @@ def simulate(seed: int, *, faults_max: int | None = None, echo: bool = False) ->
             disks = Disks(Path(directory))
             disks.attach(patch)
             restores.attach(patch)
+            patch.setattr(backoff, "draw", random.Random(f"{seed}/backoff").random)
             cluster = Cluster(seed, loop, disks, trace)
             scratch = Path(directory) / "scratch"
             try:

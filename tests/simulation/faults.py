@@ -39,6 +39,8 @@ class Faults:
             (1, self._stop),
             (1, self._skew),
         ]
+        if self._cluster.settings.resets:
+            faults.append((4, self._reset))
         count = 0
         while self._most is None or count < self._most:
             every = self._cluster.settings.faults_every_s
@@ -123,6 +125,19 @@ class Faults:
         at = self._rng.randint(1, len(names))
         pairs = [(a, b) for a in names[:at] for b in names[at:]]
         self._cut_all(pairs + [(b, a) for a, b in pairs])
+
+    def _reset(self) -> None:
+        """Ends the connections of one member, often a leader, to some or all others, to it, or
+        both ways. All processes live, and may connect again."""
+        one, others = self._one_and_others()
+        some = [other for other in others if self._rng.random() < 0.7]
+        pairs = [(one, other) for other in some]
+        back = [(other, one) for other in some]
+        pairs = self._rng.choice([pairs, back, pairs + back])
+        self._cluster.trace.event("faults", "resets", " ".join(f"{a}>{b}" for a, b in pairs))
+        self._cluster.trace.count("resets")
+        for source, target in pairs:
+            self._cluster.network.reset(source, target)
 
     def _slow_disk(self) -> None:
         node = self._pick()

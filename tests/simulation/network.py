@@ -53,6 +53,7 @@ class Network:
         self._last_arrival: dict[tuple[str, str], float] = {}
         self._calls: dict[_Call, None] = {}
         self._watchers: dict[Callable[[Process | None], None], None] = {}
+        self._resets: dict[Callable[[str, str], None], None] = {}
 
     # --- faults -------------------------------------------------------------------------------
 
@@ -63,6 +64,15 @@ class Network:
             if {call.source_name, call.target_name} == {source, target}:
                 self._loop.call_exactly_at(self._notice_at(), self._break, call)
         self._loop.call_exactly_at(self._notice_at(), self._tell_watchers, None)
+
+    def reset(self, source: str, target: str) -> None:
+        """The connections from one to the other end now, and their owners hear of it at once, as by
+        an RST. Nothing keeps them from connecting again."""
+        for reset in list(self._resets):
+            reset(source, target)
+        for call in list(self._calls):
+            if (call.source_name, call.target_name) == (source, target):
+                self._break(call)
 
     def heal(self) -> None:
         self._cut.clear()
@@ -80,12 +90,19 @@ class Network:
                 )
         self._loop.call_exactly_at(self._notice_at(), self._tell_watchers, process)
 
-    def watch(self, watcher: Callable[[Process | None], None]) -> None:
-        """`watcher` hears of processes that ended, and, by None, of links that were cut."""
+    def watch(
+        self, watcher: Callable[[Process | None], None], reset: Callable[[str, str], None]
+    ) -> None:
+        """`watcher` hears of processes that ended, and, by None, of links that were cut; `reset` of
+        connections that are reset, by source and target."""
         self._watchers[watcher] = None
+        self._resets[reset] = None
 
-    def unwatch(self, watcher: Callable[[Process | None], None]) -> None:
+    def unwatch(
+        self, watcher: Callable[[Process | None], None], reset: Callable[[str, str], None]
+    ) -> None:
         self._watchers.pop(watcher, None)
+        self._resets.pop(reset, None)
 
     # --- messages -----------------------------------------------------------------------------
 

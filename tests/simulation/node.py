@@ -132,12 +132,25 @@ class _WatchedLog:
         return released
 
 
+class _Counted:
+    """A counter of the metrics that the trace counts."""
+
+    def __init__(self, trace: Trace, what: str) -> None:
+        self._trace = trace
+        self._what = what
+
+    def inc(self) -> None:
+        self._trace.count(self._what)
+
+
 class ReplicaProcess(Process):
-    """A replica's. `stored` hears of each durable commit of the log."""
+    """A replica's. `stored` hears of each durable commit of the log. `streams`: the connections
+    that others have opened to it, the newest of each member."""
 
     def __init__(self, loop: VirtualLoop, name: str, rng: random.Random) -> None:
         super().__init__(loop, name, rng)
         self.stored: Callable[[LogBatch], None] = lambda _: None
+        self.streams: dict[int, Any] = {}
 
 
 @dataclass(eq=False)
@@ -167,6 +180,7 @@ class Node:
     """A restore missed it: it runs on, at an address that is its own."""
     retired: bool = False
     _disk: VolumeDisk | None = None
+    _peers: SimulatedPeers | None = None
     _directory: str = ""
     _lock: VolumeLock | None = None
     _operations_left: int = 0
@@ -263,11 +277,13 @@ class Node:
         )
         process = self.process
         peers = SimulatedPeers(self, process, self.network, volume)
+        metrics = Metrics()
+        metrics.fast_clocks = _Counted(self.trace, "fast clocks")  # type: ignore[assignment]
         replica = build_replica(
             config,
             volume,
             peers,
-            Metrics(),
+            metrics,
             make_engine=make_engine,
             wall_ms=self._wall_ms,
             failed=lambda error: self.end_by(process, error),
@@ -275,6 +291,7 @@ class Node:
             draw_session=lambda: process.rng.randrange(1, 1 << 62),
         )
         peers.replica = replica
+        self._peers = peers
         self.volume, self.replica = volume, replica
         replica.start()
 
@@ -307,6 +324,8 @@ class Node:
         if process is None or disk is None:
             return
         power = self.rng.random() < self.settings.power_loss
+        if not power and self._peers is not None:
+            self._peers.close()
         self.trace.event(self.name, "crash", "power" if power else "process")
         self.trace.count("power losses" if power else "process crashes")
         directory = self.directory(self.starts + 1)
@@ -337,6 +356,8 @@ class Node:
             return
         process.run(volume.close)
         process.kill()
+        if self._peers is not None:
+            self._peers.close()
         self._forget()
         self.network.process_ended(process)
 
@@ -353,7 +374,7 @@ class Node:
             self.process.disk_delay_s = (0.02, 0.25) if slow else (0.0002, 0.004)
 
     def _forget(self) -> None:
-        self.process = self.replica = self.volume = None
+        self.process = self.replica = self.volume = self._peers = None
         self._operations_left = 0
         if self._lock is not None:
             self._lock.release()

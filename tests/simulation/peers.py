@@ -30,10 +30,13 @@ from tests.simulation.loop import Process
 from tests.simulation.network import Network, Unreachable
 
 if TYPE_CHECKING:
-    from tests.simulation.node import Node
+    from tests.simulation.node import Node, ReplicaProcess
 
 
 RECONNECT_S = 0.1
+RECONNECT_GREETED_S = 0.01
+"""After a connection that worked: the first pause of backoff.PEER_CONNECTION."""
+
 HELLO_TIMEOUT_S = 0.5
 
 BATCH = 2
@@ -45,7 +48,7 @@ class _Connection:
     """To one process of one member. `queue`: what waits for the answer to the hello."""
 
     target: "Node"
-    process: Process
+    process: "ReplicaProcess"
     greeted: bool = False
     queue: list[bytes] = field(default_factory=list)
 
@@ -63,7 +66,7 @@ class SimulatedPeers:
         self._learned: dict[int, str] = {}
         self._connections: dict[int, _Connection] = {}
         self._not_before: dict[int, float] = {}
-        network.watch(self._something_went)
+        network.watch(self._something_went, self._reset)
 
     # --- PeerTransport ------------------------------------------------------------------------
 
@@ -212,6 +215,7 @@ class SimulatedPeers:
         connection.process.run(
             target.replica.peer_requests.greet, self._node.member, self._node.address
         )
+        connection.process.streams[self._node.member] = connection
         self._network.deliver(
             target.name, self._node.name, partial(self._greeted, connection, member)
         )
@@ -227,9 +231,35 @@ class SimulatedPeers:
         if self._connections.get(member) is connection and not connection.greeted:
             self._disconnect(member)
 
+    def _end(self, connection: _Connection) -> None:
+        """At the other side, which hears that the connection ended. It may have a newer one."""
+        process, replica = connection.process, connection.target.replica
+        if process.streams.get(self._node.member) is connection:
+            del process.streams[self._node.member]
+            if process.alive and replica is not None:
+                self._node.trace.count("streams that ended")
+                process.run(replica.peer_requests.disconnected, self._node.member)
+
+    def close(self) -> None:
+        """The process ended, and its kernel closes its connections."""
+        for connection in self._connections.values():
+            self._say_end(connection)
+
+    def _say_end(self, connection: _Connection) -> None:
+        self._network.deliver(
+            self._node.name, connection.target.name, partial(self._end, connection)
+        )
+
+    def _reset(self, source: str, target: str) -> None:
+        if source != self._node.name or not self._process.alive:
+            return
+        for member, connection in list(self._connections.items()):
+            if connection.target.name == target:
+                self._disconnect(member)
+
     def _something_went(self, process: Process | None) -> None:
         if process is self._process or not self._process.alive:
-            self._network.unwatch(self._something_went)
+            self._network.unwatch(self._something_went, self._reset)
             return
         for member, connection in list(self._connections.items()):
             one, other = self._node.name, connection.target.name
@@ -238,11 +268,21 @@ class SimulatedPeers:
                 self._disconnect(member)
 
     def _disconnect(self, member: int) -> None:
-        self._connections.pop(member, None)
-        self._refused(member)
+        connection = self._connections.pop(member, None)
+        if connection is None or not connection.greeted:
+            self._refused(member)
+            return
+        self._say_end(connection)
+        self._refused(member, RECONNECT_GREETED_S)
+        loop = self._process.loop
+        loop.call_exactly_at(loop.time() + RECONNECT_GREETED_S, self._connect_again, member)
 
-    def _refused(self, member: int) -> None:
-        self._not_before[member] = self._process.loop.time() + RECONNECT_S
+    def _connect_again(self, member: int) -> None:
+        if self._process.alive and member not in self._connections:
+            self._connect(member)
+
+    def _refused(self, member: int, pause_s: float = RECONNECT_S) -> None:
+        self._not_before[member] = self._process.loop.time() + pause_s
         if self._process.alive and self.replica is not None:
             self._process.run(self.replica.peer_requests.unreachable, member)
 

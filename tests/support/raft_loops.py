@@ -21,6 +21,7 @@ class RecordingEngine:
     def __init__(self) -> None:
         self.told: list[str] = []
         self.asked = 0
+        self.term = 1
         self._work: list[Ready] = [
             Ready(1, None, 0, None, [], HEADER, [], [], [], [], must_sync=True, hold_messages=False)
         ]
@@ -37,6 +38,9 @@ class RecordingEngine:
 
     def tick(self) -> None:
         self.told.append("tick")
+
+    def status(self) -> Any:
+        return SimpleNamespace(term=self.term)
 
     def report_snapshot(self, member: int, succeeded: bool) -> None:
         self.told.append(f"snapshot {member} {succeeded}")
@@ -61,6 +65,7 @@ def loop_of(
         reads=cast("Any", SimpleNamespace(wanted=False)),
         applier=cast("Any", SimpleNamespace(pause=lambda: None)),
         tick_s=tick_s,
+        election_ticks=10,
         wall_ms=lambda: 0,
         failed=lambda _: None,
         log_writer=cast("Any", log_writer),

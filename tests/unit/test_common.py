@@ -19,7 +19,26 @@ def test_a_backoff_grows_with_each_failure_and_then_stays() -> None:
         Backoff()
 
 
-def test_every_backoff_of_the_project_grows() -> None:
+def test_jitter_shortens_a_pause_by_up_to_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = Backoff(1.0, 2.0, jitter=0.25)
+    for drawn, expected in ((0.0, 2.0), (0.5, 1.75), (0.999, 1.5)):
+        monkeypatch.setattr(backoff, "draw", lambda drawn=drawn: drawn)
+        assert pauses.after(2) == pytest.approx(expected, abs=0.001)
+
+
+def test_a_client_looks_often_while_a_leader_is_elected_and_seldom_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backoff, "draw", lambda: 0.0)
+    pauses = [backoff.CALL.after(failures) for failures in range(1, 40)]
+    assert pauses[0] == 0
+    half_second = [pause for n, pause in enumerate(pauses) if sum(pauses[:n]) < 0.5]
+    assert max(half_second) <= 0.05
+    assert pauses[-1] >= 0.4
+
+
+def test_every_backoff_of_the_project_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "draw", lambda: 0.0)
     tables = [found for found in vars(backoff).values() if isinstance(found, Backoff)]
     assert len(tables) >= 10
     for table in tables:

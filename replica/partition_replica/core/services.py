@@ -198,7 +198,15 @@ class PeerRequestService(Protocol):
         """Raises WrongCluster, NotBootstrapped. to_member 0: any member of the group."""
         ...
 
-    def greet(self, member: int, address: str) -> None: ...
+    def greet(self, member: int, address: str) -> None:
+        """A Raft stream of `member`, which `check_peer` has accepted, begins."""
+        ...
+
+    def disconnected(self, member: int) -> None:
+        """A Raft stream of `member` that was greeted has ended, and no other one is open. Call it
+        once everything that came on the stream has been passed to `receive`."""
+        ...
+
     def receive(self, message: bytes, sender: int) -> None: ...
     async def take_payload(
         self, digest: bytes, size: int, chunks: AsyncIterator[bytes]

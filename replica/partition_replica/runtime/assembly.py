@@ -185,6 +185,7 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
         reads=read_indexes,
         applier=applier,
         tick_s=config.tick_s,
+        election_ticks=config.election_ticks,
         wall_ms=wall_ms,
         failed=failed,
         log_writer=log_writer,

@@ -134,6 +134,17 @@ class Metrics:
             registry=r,
         )
 
+        self.elections_started = Counter(
+            "logstore_elections_started",
+            "Elections that this member started, from its first pre-vote until it leads or follows",
+            registry=r,
+        )
+        self.fast_clocks = Counter(
+            "logstore_fast_clocks",
+            "Periods of the fast clock: the connection from the leader broke",
+            registry=r,
+        )
+
         r.register(
             DeprecatedCounters(
                 {

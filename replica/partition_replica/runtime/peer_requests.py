@@ -74,6 +74,12 @@ class PeerRequests:
 
     def greet(self, member: int, address: str) -> None:
         self._transport.learn_address(member, address)
+        if self._current.member is not None:
+            self._current.member.loop.peer_connected(member)
+
+    def disconnected(self, member: int) -> None:
+        if self._current.member is not None:
+            self._current.member.loop.peer_disconnected(member)
 
     def unreachable(self, member_id: int) -> None:
         """The stream to a member failed: the engine sends it no entries until it answers."""

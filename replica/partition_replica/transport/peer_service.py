@@ -1,5 +1,6 @@
 """The Peer service, which other members call."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -33,6 +34,8 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         self._limits = limits
         self.failures = failures
         self._streams = streams or Streams(limits.peer_streams_max)
+        self._greeted: Counter[int] = Counter()
+        """Open Raft streams by the sender's member ID."""
 
     @stream
     def Raft(
@@ -44,25 +47,40 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         self, request: AsyncIterator[api.RaftBatch]
     ) -> AsyncGenerator[api.RaftReply, None]:
         sender = 0
-        async for batch in request:
-            if not sender:
-                if not batch.HasField("hello") or not batch.hello.member_id:
-                    raise InvalidArgument(
-                        "the first batch of a stream must have a hello with the sender's member ID"
-                    )
-                hello = batch.hello
-                if not hello.to_member_id:
-                    raise InvalidArgument(
-                        "the hello has no to_member_id: set it to the receiver's member ID"
-                    )
-                self._replica.check_peer(
-                    hello.cluster_id, hello.to_member_id, hello.member_id, hello.last_index
-                )
-                sender = hello.member_id
-                self._replica.greet(sender, hello.address)
-                yield api.RaftReply(hello=self._hello())
-            for message in batch.messages:
-                self._replica.receive(message, sender)
+        try:
+            async for batch in request:
+                if not sender:
+                    sender = self._greet(batch)
+                    yield api.RaftReply(hello=self._hello())
+                for message in batch.messages:
+                    self._replica.receive(message, sender)
+        finally:
+            if sender:
+                self._ended(sender)
+
+    def _greet(self, batch: api.RaftBatch) -> int:
+        """Checks the first batch of a stream; returns the sender's member ID."""
+        if not batch.HasField("hello") or not batch.hello.member_id:
+            raise InvalidArgument(
+                "the first batch of a stream must have a hello with the sender's member ID"
+            )
+        hello = batch.hello
+        if not hello.to_member_id:
+            raise InvalidArgument(
+                "the hello has no to_member_id: set it to the receiver's member ID"
+            )
+        self._replica.check_peer(
+            hello.cluster_id, hello.to_member_id, hello.member_id, hello.last_index
+        )
+        self._replica.greet(hello.member_id, hello.address)
+        self._greeted[hello.member_id] += 1
+        return hello.member_id
+
+    def _ended(self, sender: int) -> None:
+        self._greeted[sender] -= 1
+        if not self._greeted[sender]:
+            del self._greeted[sender]
+            self._replica.disconnected(sender)
 
     @unary
     async def InstallSnapshot(

@@ -29,6 +29,7 @@ class Replica:
         self.let_in: set[int] = set()
         self.files: dict[bytes, Path] = {}
         self.seen: list[tuple[Any, ...]] = []
+        self.greeted: set[int] = set()
 
     def check_peer(self, cluster: str, to: int, sender: int = 0, last_index: int = 0) -> None:
         if cluster != CLUSTER or to not in (0, OWN):
@@ -37,6 +38,10 @@ class Replica:
 
     def greet(self, member: int, address: str) -> None:
         assert member in self.let_in
+        self.greeted.add(member)
+
+    def disconnected(self, member: int) -> None:
+        self.greeted.remove(member)
 
     def receive(self, message: bytes, sender: int) -> None:
         assert sender in self.let_in

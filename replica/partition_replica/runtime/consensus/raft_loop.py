@@ -43,6 +43,7 @@ from partition_replica.runtime.consensus.changes import Change, Changes
 from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.consensus.roster import Roster
+from partition_replica.runtime.consensus.ticker import Ticker
 from partition_replica.runtime.consensus.waits import ReadIndexes
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
@@ -61,6 +62,9 @@ WORK_A_ROUND_MAX = 16
 BATCHES_ON_DISK_MAX = 1
 """Readys of a leader on its disk at which further proposals wait. What waits is proposed together
 when the disk is done."""
+
+FROM_LEADERS = frozenset({MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT})
+"""The messages that only a leader sends."""
 
 COMMIT_FLUSH_S = 1.0
 """A new commit index is saved with the next entries, or after this time."""
@@ -104,6 +108,7 @@ class RaftLoop:
         reads: ReadIndexes,
         applier: Applier,
         tick_s: float,
+        election_ticks: int,
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
         log_writer: type[LogWriter] = LogWriter,
@@ -116,7 +121,6 @@ class RaftLoop:
         self._proposals = proposals
         self._reads = reads
         self._applier = applier
-        self._tick_s = tick_s
         self._wall_ms = wall_ms
         loop = asyncio.get_running_loop()
         self._now = loop.time
@@ -144,6 +148,8 @@ class RaftLoop:
         self._unannounced = False
         """Whether this leader has a commit index that no message to the others has carried."""
         self._announcement: asyncio.TimerHandle | None = None
+        self._ticker = Ticker(tick_s, election_ticks, self._ticked)
+        self._lost_leader = 0
         self._wake = asyncio.Event()
         self._given_hooks: LoopHooks | None = None
         self.role = "follower"
@@ -171,6 +177,8 @@ class RaftLoop:
         above the limits is dropped: the inbox fills while a follower waits for its disk."""
         limits = self._limits
         self._heard[message.sender] = self._now()
+        if self._ticker.fast and self._comes_from_a_leader(message):
+            self._ticker.calm()
         full = len(self._inbox) >= limits.inbox_messages_max
         if full or self._inbox_bytes + size > limits.inbox_bytes_max:
             self._metrics.messages_dropped.labels("inbox_full").inc()
@@ -183,6 +191,25 @@ class RaftLoop:
         """`receive`; calls `after` at the end of the round that steps the message."""
         self.receive(message, 0)
         self._after_round.append(after)
+
+    def peer_disconnected(self, member: int) -> None:
+        """The last stream on which `member` sent its Raft messages has ended, by FIN or RST. If the
+        member leads, starts the fast clock (`ticker`). Call it after every `receive` of a message
+        of that stream."""
+        if self.role == "follower" and member == self._roster.leader:
+            self._lost_leader = member
+            self._ticker.hurry()
+            self._metrics.fast_clocks.inc()
+
+    def peer_connected(self, member: int) -> None:
+        """A stream of `member` has begun. If it is the leader whose stream had ended, ends the fast
+        clock: the leader lives, and its next heartbeat may come later than a fast election."""
+        if member == self._lost_leader:
+            self._ticker.calm()
+
+    def _comes_from_a_leader(self, message: Message) -> bool:
+        """Whether it is a message of the leader of this member's term, or of a later one."""
+        return message.kind in FROM_LEADERS and message.term >= self._engine.status().term
 
     def heard_from(self, member: int, within_s: float) -> bool:
         """Whether a member sent a message within `within_s`. raft-rs resets its own flag at each
@@ -268,14 +295,14 @@ class RaftLoop:
         return LSN(self._engine.status().last_index)
 
     async def run(self) -> None:
-        ticker = asyncio.create_task(self._tick())
+        self._ticker.start()
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 self._round()
         finally:
-            ticker.cancel()
+            self._ticker.stop()
 
     def close(self) -> None:
         """Saves an unsaved commit index and ends the writer. Cancel the task of `run` first."""
@@ -288,11 +315,9 @@ class RaftLoop:
 
     # --- a round ------------------------------------------------------------------------------
 
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._tick_s)
-            self._ticks = min(self._ticks + 1, TICKS_A_ROUND_MAX)
-            self._wake.set()
+    def _ticked(self) -> None:
+        self._ticks = min(self._ticks + 1, TICKS_A_ROUND_MAX)
+        self._wake.set()
 
     def _round(self) -> None:
         self._retire()
@@ -492,8 +517,11 @@ class RaftLoop:
 
     def _role_changed(self, role: str, leader: int) -> None:
         was_leader = self.role == "leader"
+        if self.role == "follower" and role != "follower":
+            self._metrics.elections_started.inc()
         self.role, self._roster.leader = role, leader
         if role == "leader":
+            self._ticker.calm()
             self._admission.lead(self._engine.status().term, self._now())
         if was_leader and role != "leader":
             hint = self._roster.leading
