@@ -24,6 +24,9 @@ CALL = Backoff(0.02, 0.05, 0.1, 0.2, 0.4)
 PEER_CONNECTION = Backoff(0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 """A replica's connection to another member."""
 
+RAFT_CONNECTION = Backoff(0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
+"""A replica's Raft connection to another member. Meanwhile it uses the gRPC stream."""
+
 STATE_TRANSFER = Backoff(0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 """A failed state transfer to one member. The first retry has no pause, because it resumes where the
 transfer was interrupted."""

@@ -29,6 +29,51 @@ class DeprecatedCounters(Collector):
                 yield earlier
 
 
+class RaftCounts:
+    """How Raft messages travel: over a gRPC "stream" or a Raft "connection". Implements
+    transport.raft_traffic.RaftTraffic."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._messages = Counter(
+            "logstore_raft_messages",
+            "Raft messages sent and received, by their way",
+            ["direction", "way"],
+            registry=registry,
+        )
+        self._bytes = Counter(
+            "logstore_raft_bytes",
+            "Bytes of Raft messages sent and received, by their way",
+            ["direction", "way"],
+            registry=registry,
+        )
+        self._members = Gauge(
+            "logstore_raft_members",
+            "Members that this one sends Raft messages to, by their way",
+            ["way"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "logstore_raft_connections_refused",
+            "Raft connections refused before or after their hello, by reason",
+            ["reason"],
+            registry=registry,
+        )
+
+    def sent(self, way: str, messages: int, size: int) -> None:
+        self._messages.labels("out", way).inc(messages)
+        self._bytes.labels("out", way).inc(size)
+
+    def received(self, way: str, messages: int, size: int) -> None:
+        self._messages.labels("in", way).inc(messages)
+        self._bytes.labels("in", way).inc(size)
+
+    def sending(self, way: str, change: int) -> None:
+        self._members.labels(way).inc(change)
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
+
+
 class Metrics:
     """The metrics of one process, in their own registry."""
 
@@ -66,7 +111,8 @@ class Metrics:
         )
         self.peers_refused = Counter(
             "logstore_peers_refused",
-            "Members that TLS cannot reach, by reason; counted once until they are reached",
+            "Members that refuse us or that TLS cannot reach, by reason; counted once until they "
+            "are reached",
             ["reason"],
             registry=r,
         )
@@ -79,6 +125,7 @@ class Metrics:
         self.messages_dropped = Counter(
             "logstore_peer_messages_dropped", "Raft messages dropped", ["cause"], registry=r
         )
+        self.raft = RaftCounts(r)
         self.payload_bytes = Counter(
             "logstore_payload_bytes",
             "Bytes of payloads sent and received",

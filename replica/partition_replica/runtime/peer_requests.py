@@ -75,6 +75,11 @@ class PeerRequests:
     def greet(self, member: int, address: str) -> None:
         self._transport.learn_address(member, address)
 
+    def disconnected(self, member: int) -> None:
+        running = self._current.member
+        if running is not None:
+            running.loop.peer_disconnected(member)
+
     def unreachable(self, member_id: int) -> None:
         """The stream to a member failed: the engine sends it no entries until it answers."""
         member = self._current.member

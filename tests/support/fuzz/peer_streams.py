@@ -38,6 +38,9 @@ class Replica:
     def greet(self, member: int, address: str) -> None:
         assert member in self.let_in
 
+    def disconnected(self, member: int) -> None:
+        assert member in self.let_in
+
     def receive(self, message: bytes, sender: int) -> None:
         assert sender in self.let_in
         assert sender

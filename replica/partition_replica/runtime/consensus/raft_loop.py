@@ -126,6 +126,8 @@ class RaftLoop:
         self._inbox_bytes = 0
         self._admission = Admission(states, proposals)
         self._heard: dict[int, float] = {}
+        self._disconnected: set[int] = set()
+        """Members whose last connection to this replica ended, and that sent nothing since."""
         self._led_at = self._now()
         self._held_number = 0
         self._retired_number = 0
@@ -163,6 +165,7 @@ class RaftLoop:
         above the limits is dropped: the inbox fills while a follower waits for its disk."""
         limits = self._limits
         self._heard[message.sender] = self._now()
+        self._disconnected.discard(message.sender)
         full = len(self._inbox) >= limits.inbox_messages_max
         if full or self._inbox_bytes + size > limits.inbox_bytes_max:
             self._metrics.messages_dropped.labels("inbox_full").inc()
@@ -180,6 +183,11 @@ class RaftLoop:
         """Whether a member sent a message within `within_s`. raft-rs resets its own flag at each
         election."""
         return self._now() - self._heard.get(member, float("-inf")) <= within_s
+
+    def peer_disconnected(self, member: int) -> None:
+        """The last connection of a member to this replica ended. The loop only remembers it, until
+        the member's next message."""
+        self._disconnected.add(member)
 
     def leaderless_s(self) -> float:
         """Seconds without a leader, as far as this member knows: since it led itself, or last
