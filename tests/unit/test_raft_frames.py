@@ -9,7 +9,6 @@ from partition_replica.transport.raft_frames import (
     HELLO,
     MESSAGE,
     PREAMBLE,
-    READ_BYTES,
     BadFrame,
     FrameReader,
     frame,
@@ -20,14 +19,10 @@ SMALL = 100
 
 
 def fed(reader: FrameReader, content: bytes, most: int) -> list[tuple[int, bytes]]:
-    """Receives `content` in parts of at most `most` bytes, as a socket does."""
+    """Receives `content` in parts of at most `most` bytes, as from a socket."""
     found: list[tuple[int, bytes]] = []
-    while content:
-        place = reader.buffer()
-        assert len(place), "a socket must have room, or it seems closed"
-        part, content = content[: min(most, len(place))], content[min(most, len(place)) :]
-        place[: len(part)] = part
-        found += reader.received(len(part))
+    for place in range(0, len(content), most):
+        found += reader.received(content[place : place + most])
     return found
 
 
@@ -45,21 +40,25 @@ def test_frames_are_the_same_however_the_bytes_come(
     assert fed(reader, begin + frames_of(messages), most) == [(MESSAGE, m) for m in messages]
 
 
-@pytest.mark.parametrize("most", [1000, READ_BYTES, 10 * READ_BYTES])
+@pytest.mark.parametrize("most", [1000, 65_536, 10_000_000])
 def test_large_frames_between_small_ones(most: int) -> None:
     reader = FrameReader(SMALL, PREAMBLE)
     assert fed(reader, PREAMBLE + frame(HELLO, b"h"), most) == [(HELLO, b"h")]
-    reader.allow(3 * READ_BYTES)
-    messages = [b"a" * size for size in (3, 3 * READ_BYTES, 0, READ_BYTES, 7, 2 * READ_BYTES, 1)]
+    reader.content_bytes_max = 300_000
+    messages = [b"a" * size for size in (3, 300_000, 0, 65_536, 7, 200_000, 1)]
     assert fed(reader, frames_of(messages), most) == [(MESSAGE, m) for m in messages]
-    assert len(reader.buffer()) == READ_BYTES, "the place of a large frame is given back"
+    assert not reader._begun, "nothing is kept between frames"
 
 
 def test_a_stranger_has_a_small_buffer() -> None:
+    """However long it sends, and in whatever parts."""
     reader = FrameReader(SMALL, PREAMBLE)
-    for byte in PREAMBLE + HEADER.pack(HELLO, SMALL) + bytes(SMALL - 1):
-        assert len(reader.buffer()) <= len(PREAMBLE) + HEADER.size + SMALL
+    begun = PREAMBLE + HEADER.pack(HELLO, SMALL) + bytes(SMALL - 1)
+    for byte in begun:
         assert fed(reader, bytes([byte]), 1) == []
+        assert len(reader._begun) < HEADER.size + SMALL
+    with pytest.raises(BadFrame):
+        fed(FrameReader(SMALL, PREAMBLE), PREAMBLE + HEADER.pack(HELLO, 1 << 31) + bytes(9), 9)
 
 
 def test_a_frame_above_the_limit_is_refused_at_its_header() -> None:

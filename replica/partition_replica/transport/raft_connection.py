@@ -84,7 +84,7 @@ async def open_connection(
     return connection
 
 
-class RaftConnection(asyncio.BufferedProtocol):
+class RaftConnection(asyncio.Protocol):
     """One Raft connection that we opened. On the event loop."""
 
     def __init__(self, limits: Limits, writable: Callable[[], None]) -> None:
@@ -145,15 +145,11 @@ class RaftConnection(asyncio.BufferedProtocol):
             sockets.tune(transport.get_extra_info("socket"), self._limits.raft_silence_s)
         transport.set_write_buffer_limits(high=UNSENT_BYTES_HIGH, low=UNSENT_BYTES_LOW)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._reader.buffer()
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         if self._over:
-            self._reader = FrameReader(RAFT_HELLO_BYTES_MAX)
             return
         try:
-            for kind, content in self._reader.received(nbytes):
+            for kind, content in self._reader.received(data):
                 self._take(kind, content)
         except (BadFrame, DecodeError, RaftRefused) as error:
             self._why = error

@@ -14,10 +14,6 @@ HELLO, REFUSAL, MESSAGE = 1, 2, 3
 
 HEADER = struct.Struct(">BI")
 
-READ_BYTES = 128 * 1024
-"""The buffer of a connection whose sender was let in. It grows for a frame that does not fit, and
-shrinks again after it."""
-
 
 class BadFrame(Exception):
     """The other side does not keep to the protocol: end the connection."""
@@ -36,69 +32,74 @@ def frames_of(messages: Sequence[bytes]) -> bytes:
 
 
 class FrameReader:
-    """Cuts received bytes into frames. A frame's content is copied once, out of the buffer.
+    """Cuts received bytes into frames.
 
-    Receive into `buffer()`, then tell `received` how many bytes there are.
+    The content of a frame is copied once out of the bytes of one read. Only a frame that spans
+    several reads is collected first. Nothing else is kept in memory.
     """
 
     def __init__(self, content_bytes_max: int, preamble: bytes = b"") -> None:
         """The content of a frame may have `content_bytes_max` bytes. `preamble`: must come before
         the first frame."""
-        self._content_bytes_max = content_bytes_max
+        self.content_bytes_max = content_bytes_max
         self._preamble = preamble
-        self._usual_bytes = len(preamble) + HEADER.size + content_bytes_max
-        self._buffer = memoryview(bytearray(self._usual_bytes))
-        self._begin = self._end = 0
-        self._wanted_bytes = HEADER.size
-        """The size of the incomplete frame at `_begin`, as far as it is known."""
+        self._begun = bytearray()
+        """The bytes so far of a frame, or of the preamble, that is not complete."""
+        self._wanted = 0
+        """The size of that frame, as far as it is known."""
 
-    def allow(self, content_bytes_max: int) -> None:
-        """From the next frame on, frames may be larger."""
-        self._content_bytes_max = content_bytes_max
-        self._usual_bytes = READ_BYTES
-
-    def buffer(self) -> memoryview:
-        """The place for the next bytes; never empty. It is valid until `received`."""
-        size = max(self._usual_bytes, self._wanted_bytes)
-        if size != len(self._buffer):
-            self._move(memoryview(bytearray(size)))
-        elif self._begin == self._end or self._begin + self._wanted_bytes > size:
-            self._move(self._buffer)
-        return self._buffer[self._end :]
-
-    def received(self, count: int) -> Iterator[tuple[int, bytes]]:
-        """Yields (kind, content) of each frame that `count` more bytes complete. Take all of them.
-        Raises BadFrame; then the reader must not be used again."""
-        self._end += count
-        if self._preamble and not self._take_preamble():
-            return
-        self._wanted_bytes = HEADER.size
-        while self._end - self._begin >= HEADER.size:
-            kind, size = HEADER.unpack_from(self._buffer, self._begin)
-            if size > self._content_bytes_max:
-                raise BadFrame(
-                    f"a frame of {size} bytes is announced; at most {self._content_bytes_max} are "
-                    "allowed here"
-                )
-            content_at = self._begin + HEADER.size
-            if content_at + size > self._end:
-                self._wanted_bytes = HEADER.size + size
+    def received(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yields (kind, content) of each frame that these bytes complete. Take all of them. Raises
+        BadFrame; then the reader must not be used again."""
+        at = self._take_preamble(data) if self._preamble else 0
+        while self._begun:
+            at = self._go_on(data, at)
+            if len(self._begun) < self._wanted:
                 return
-            self._begin = content_at + size
-            yield kind, self._buffer[content_at : self._begin].tobytes()
+            kind, size = self._header(self._begun, 0)
+            self._wanted = HEADER.size + size
+            if len(self._begun) == self._wanted:
+                content = bytes(memoryview(self._begun)[HEADER.size :])
+                self._begun = bytearray()
+                yield kind, content
+        end = len(data)
+        while end - at >= HEADER.size:
+            kind, size = self._header(data, at)
+            begin = at + HEADER.size
+            if begin + size > end:
+                self._wanted = HEADER.size + size
+                break
+            at = begin + size
+            yield kind, data[begin:at]
+        else:
+            self._wanted = HEADER.size
+        if at < end:
+            self._begun += memoryview(data)[at:]
 
-    def _take_preamble(self) -> bool:
-        """Whether the preamble is complete. Raises BadFrame as soon as a byte differs."""
-        found = self._buffer[: min(self._end, len(self._preamble))].tobytes()
+    def _header(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
+        """The kind and size of the frame that begins there. Raises BadFrame."""
+        kind, size = HEADER.unpack_from(data, at)
+        if size > self.content_bytes_max:
+            raise BadFrame(
+                f"a frame of {size} bytes is announced; at most {self.content_bytes_max} are "
+                "allowed here"
+            )
+        return kind, size
+
+    def _go_on(self, data: bytes, at: int) -> int:
+        """Adds what is missing of the incomplete frame, from `at` on. Returns the place after
+        it."""
+        end = min(len(data), at + self._wanted - len(self._begun))
+        self._begun += memoryview(data)[at:end]
+        return end
+
+    def _take_preamble(self, data: bytes) -> int:
+        """Returns the place after the preamble's bytes. Raises BadFrame as soon as one differs."""
+        self._wanted = len(self._preamble)
+        at = self._go_on(data, 0)
+        found = bytes(self._begun)
         if not self._preamble.startswith(found):
             raise BadFrame(f"the connection begins with {found!r}, not with {self._preamble!r}")
-        if len(found) < len(self._preamble):
-            return False
-        self._begin, self._preamble = len(found), b""
-        return True
-
-    def _move(self, target: memoryview) -> None:
-        """Moves the bytes of the incomplete frame to the front of `target`."""
-        left = self._buffer[self._begin : self._end].tobytes()
-        target[: len(left)] = left
-        self._buffer, self._begin, self._end = target, 0, len(left)
+        if found == self._preamble:
+            self._preamble, self._begun = b"", bytearray()
+        return at

@@ -221,8 +221,10 @@ class RaftLink:
         """Returns when the stream has ended, or when a Raft connection is open."""
         while not ended.done() and self._connection is None:
             wake = asyncio.ensure_future(self._wake.wait())
-            await asyncio.wait({wake, ended}, return_when=asyncio.FIRST_COMPLETED)
-            wake.cancel()
+            try:
+                await asyncio.wait({wake, ended}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                wake.cancel()
             self._wake.clear()
             while self._queue and self._connection is None:
                 messages, size = self._take()

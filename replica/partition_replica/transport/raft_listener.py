@@ -53,9 +53,6 @@ OPEN_AS = "RaftConnection"
 ACCEPT_PAUSE_S = 0.5
 """After a connection could not be accepted, for example because the process has too many files."""
 
-READ_OVER_BYTES = 4096
-"""The buffer for bytes after a refusal, which are ignored."""
-
 SHUTDOWN_S = 1.0
 """The time in which the other side must take a refusal and close."""
 
@@ -219,7 +216,7 @@ class Forbidden(Exception):
     """The certificate is of another role or Partition."""
 
 
-class _Connection(asyncio.BufferedProtocol):
+class _Connection(asyncio.Protocol):
     """One Raft connection that a member, or a stranger, opened."""
 
     def __init__(self, listener: RaftListener) -> None:
@@ -264,15 +261,12 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = transport
         self._listener.opened(self)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return memoryview(bytearray(READ_OVER_BYTES)) if self._over else self._reader.buffer()
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         if self._over:
             return
         count = size = 0
         try:
-            for kind, content in self._reader.received(nbytes):
+            for kind, content in self._reader.received(data):
                 if not self._member:
                     self._let_in(kind, content)
                 elif kind == MESSAGE:
@@ -305,7 +299,7 @@ class _Connection(asyncio.BufferedProtocol):
             raise BadFrame(f"the first frame has kind {kind}; a hello is expected")
         assert self._transport is not None, "bytes come after the connection is made"
         self._member = self._listener.let_in(self, content, self._names())
-        self._reader.allow(RAFT_FRAME_BYTES_MAX)
+        self._reader.content_bytes_max = RAFT_FRAME_BYTES_MAX
         self._transport.write(frame(HELLO, self._parts.greetings.own().SerializeToString()))
         self.greeted.set()
 
