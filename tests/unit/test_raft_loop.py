@@ -44,6 +44,16 @@ async def test_an_installed_snapshot_counts_as_applied_before_the_next_tick() ->
     assert installed == [HEADER]
 
 
+async def test_a_member_is_disconnected_until_its_next_message() -> None:
+    writer = SimpleNamespace(start=lambda: None, write=None, close=lambda: None)
+    raft_loop = loop_of(RecordingEngine(), lambda *_, **__: writer, [], tick_s=3600)
+    for member in (2, 3):
+        raft_loop.peer_disconnected(member)
+    message: Any = SimpleNamespace(sender=2)
+    raft_loop.receive(message, 1)
+    assert raft_loop._disconnected == {3}
+
+
 @pytest.mark.parametrize("told", ["snapshot 2 True", "applied to 7"])
 async def test_what_the_engine_is_told_is_acted_on_at_once(told: str) -> None:
     """Not at the next tick, which may be long in coming."""
