@@ -448,6 +448,29 @@ async def test_a_receiver_that_does_not_read_costs_a_bounded_queue() -> None:
             await until(lambda: sender.unreachable, "the connection is given up")
 
 
+async def test_both_sides_notice_a_silent_one() -> None:
+    """Its kernel answers neither data nor probes: as soon as gRPC's keepalive would notice."""
+    async with Receiver().serving() as receiver:
+        receiver.listen()
+        async with Sender(receiver.address) as sender:
+            await sender.connected()
+            ours = sender.peers._connected(1)._connection
+            (theirs,) = receiver.listener._members.values()
+            for one in (ours, theirs):
+                assert one is not None
+                assert one._transport is not None
+                found = one._transport.get_extra_info("socket")
+
+                def option(name: int, of: Any = found) -> int:
+                    return int(of.getsockopt(socket.IPPROTO_TCP, name))
+
+                assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                probes_s = option(socket.TCP_KEEPCNT) * option(socket.TCP_KEEPINTVL)
+                assert option(socket.TCP_KEEPIDLE) + probes_s == 8
+                assert option(socket.TCP_USER_TIMEOUT) == 8000
+                assert option(socket.TCP_NODELAY)
+
+
 async def test_a_reset_connection_is_opened_again() -> None:
     """And a half that a dead sender left behind does not stay."""
     async with Receiver().serving() as receiver:

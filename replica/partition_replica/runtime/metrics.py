@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.registry import Collector
 
+from partition_replica.transport.raft_traffic import CONNECTION, STREAM
+
 FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 DEPRECATED_GAUGES = {"logstore_entry_cache_bytes": "logstore_mirror_bytes"}
@@ -34,13 +36,13 @@ class RaftCounts:
     transport.raft_traffic.RaftTraffic."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._messages = Counter(
+        messages = Counter(
             "logstore_raft_messages",
             "Raft messages sent and received, by their way",
             ["direction", "way"],
             registry=registry,
         )
-        self._bytes = Counter(
+        size = Counter(
             "logstore_raft_bytes",
             "Bytes of Raft messages sent and received, by their way",
             ["direction", "way"],
@@ -58,14 +60,20 @@ class RaftCounts:
             ["reason"],
             registry=registry,
         )
+        # Looked up once: this runs for each write and read.
+        ways = (STREAM, CONNECTION)
+        self._out = {way: (messages.labels("out", way), size.labels("out", way)) for way in ways}
+        self._in = {way: (messages.labels("in", way), size.labels("in", way)) for way in ways}
 
     def sent(self, way: str, messages: int, size: int) -> None:
-        self._messages.labels("out", way).inc(messages)
-        self._bytes.labels("out", way).inc(size)
+        counts = self._out[way]
+        counts[0].inc(messages)
+        counts[1].inc(size)
 
     def received(self, way: str, messages: int, size: int) -> None:
-        self._messages.labels("in", way).inc(messages)
-        self._bytes.labels("in", way).inc(size)
+        counts = self._in[way]
+        counts[0].inc(messages)
+        counts[1].inc(size)
 
     def sending(self, way: str, change: int) -> None:
         self._members.labels(way).inc(change)
