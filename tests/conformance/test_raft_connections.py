@@ -62,9 +62,10 @@ def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountedCertificates:
 async def test_messages_arrive_in_order(pki: MountedCertificates, tls: bool) -> None:
     """Small and large ones, alone and together; and the stream that it began with is over."""
     here, there = (pki.folders["replica-0"], pki.folders["replica-1"]) if tls else (None, None)
-    async with Receiver(folder=here).serving() as receiver:
+    limits = replace(Limits(), raft_hello_s=3600.0)
+    async with Receiver(limits, here).serving() as receiver:
         receiver.listen()
-        async with Sender(receiver.address, folder=there) as sender:
+        async with Sender(receiver.address, limits, there) as sender:
             await sender.connected()
             sizes = [0, 1, 60, 300_000, 7, 5_000_000, 100] * 5
             sent = [os.urandom(8) + bytes(size) for size in sizes]

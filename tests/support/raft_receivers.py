@@ -243,11 +243,14 @@ class Dialled:
 
     async def answer(self) -> tuple[int, bytes] | None:
         """The next frame; None if the connection has ended instead."""
-        with suppress(asyncio.IncompleteReadError, OSError):
+        try:
             async with asyncio.timeout(60):
                 kind, size = HEADER.unpack(await self._reader.readexactly(HEADER.size))
                 return kind, await self._reader.readexactly(size)
-        return None
+        except TimeoutError:
+            raise AssertionError("neither a frame came nor the end") from None
+        except (asyncio.IncompleteReadError, OSError):
+            return None
 
     async def refusal(self) -> str:
         """The reason of the refusal, behind which the connection has ended."""
