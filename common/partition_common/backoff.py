@@ -41,6 +41,9 @@ PEER_CONNECTION = Backoff(0.01, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0)
 short: a leader has to connect again before its followers' fast clocks
 (`runtime/consensus/ticker.py`) make them elect another one."""
 
+RAFT_CONNECTION = Backoff(0.2, 0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
+"""A replica's Raft connection to another member. Meanwhile it uses the gRPC stream."""
+
 STATE_TRANSFER = Backoff(0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 """A failed state transfer to one member. The first retry has no pause, because it resumes where the
 transfer was interrupted."""

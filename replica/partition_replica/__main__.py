@@ -36,6 +36,11 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
     flags = {
         "data": ("directory of the volume", None),
         "listen": ("host:port for gRPC; [::] means all IPv4 and IPv6 addresses", "[::]:7000"),
+        "raft-listen": (
+            "host:port for Raft connections of the other members, or off; by default the host of "
+            "--listen, and a port that the system chooses",
+            None,
+        ),
         "http-listen": ("host:port for probes and metrics", "[::]:7080"),
         "advertise": ("host:port at which clients and members reach this replica", None),
         "partition": ("namespace/name, which every certificate must carry", None),
@@ -43,6 +48,7 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
     }
     kinds: dict[str, Callable[[str], str]] = {
         "listen": arguments_of.listen_address,
+        "raft-listen": arguments_of.raft_listen_address,
         "http-listen": arguments_of.listen_address,
         "advertise": arguments_of.address,
     }
@@ -102,8 +108,16 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         tick_s=options.tick_ms / 1000,
         election_ticks=options.election_ticks,
         keep_all_entries=options.keep_all_entries,
+        raft_listen=_raft_listen(options),
         limits=_limits(parser, options.limit),
     )
+
+
+def _raft_listen(options: argparse.Namespace) -> str:
+    if options.raft_listen is None:
+        host, _, _ = options.listen.rpartition(":")
+        return f"{host}:0"
+    return "" if options.raft_listen == arguments_of.OFF else str(options.raft_listen)
 
 
 def _limits(parser: argparse.ArgumentParser, flags: list[str]) -> Limits:

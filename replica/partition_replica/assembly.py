@@ -36,11 +36,13 @@ from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.channels import SERVER_OPTIONS, add_port
 from partition_replica.transport.failures import Failures
+from partition_replica.transport.greetings import Greetings
 from partition_replica.transport.http import serve_http
 from partition_replica.transport.inspection_service import InspectionGrpcService
 from partition_replica.transport.log_store_service import LogStoreService
 from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
+from partition_replica.transport.raft_listener import ListenerParts, RaftListener
 from partition_replica.transport.streams import StreamBytes, Streams
 
 logger = logging.getLogger(__name__)
@@ -145,13 +147,6 @@ class SidecarProcess:
                 address=config.advertise,
             )
 
-        def heard(user: str, problem: BadPem | None) -> None:
-            self._metrics.tls_files_bad.labels(user).set(problem is not None)
-            if problem is None:
-                logger.info("%s: the TLS files are valid again", user)
-            else:
-                logger.error("%s: the previous TLS files stay in use: %s", user, problem)
-
         peers = Peers(
             own,
             config.limits,
@@ -161,7 +156,8 @@ class SidecarProcess:
             dropped=lambda n: self._metrics.messages_dropped.labels("peer_queue_full").inc(n),
             snapshot_sent=lambda n: count_sent(self._metrics, n),
             refused=lambda reason: self._metrics.peers_refused.labels(reason).inc(),
-            files_heard=lambda problem: heard("peers", problem),
+            traffic=self._metrics.raft,
+            files_heard=lambda problem: self._heard("peers", problem),
         )
         replica = build_replica(
             config,
@@ -173,11 +169,21 @@ class SidecarProcess:
             failed=end_process,
         )
         replica.start()
-        server, health_servicer = self._make_server(replica)
-        port = add_port(server, config.listen, config.tls, lambda problem: heard("server", problem))
+        server, health_servicer, listener = self._make_server(replica)
+        if config.raft_listen:
+            # First: the hellos of the gRPC service name its port.
+            listener.start(config.raft_listen)
+        port = add_port(
+            server, config.listen, config.tls, lambda problem: self._heard("server", problem)
+        )
         await server.start()
         self._replica = replica
-        logger.info("serving on port %d, advertised as %s", port, config.advertise)
+        logger.info(
+            "serving on port %d, Raft connections on port %d, advertised as %s",
+            port,
+            listener.port,
+            config.advertise,
+        )
         watcher = asyncio.create_task(self._watch_health(replica, health_servicer))
         await self._stop.wait()
         logger.info("stopping")
@@ -185,18 +191,32 @@ class SidecarProcess:
         await health_servicer.enter_graceful_shutdown()
         await replica.stop()
         await server.stop(grace=1.0)
+        await listener.close()
         await peers.close()
         volume.close()
         logger.info("stopped")
 
-    def _make_server(self, replica: Replica) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
+    def _heard(self, user: str, problem: BadPem | None) -> None:
+        """The TLS files changed: they are invalid, or valid again."""
+        self._metrics.tls_files_bad.labels(user).set(problem is not None)
+        if problem is None:
+            logger.info("%s: the TLS files are valid again", user)
+        else:
+            logger.error("%s: the previous TLS files stay in use: %s", user, problem)
+
+    def _make_server(
+        self, replica: Replica
+    ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, RaftListener]:
+        """Creates the services. None of them listens yet."""
         config = self._config
 
         def refused(reason: str) -> None:
             self._metrics.refused.labels(reason).inc()
 
-        interceptors = [Authorizer(config.partition, refused)] if config.tls else []
-        server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+        authorizer = Authorizer(config.partition, refused) if config.tls else None
+        server = grpc.aio.server(
+            interceptors=[authorizer] if authorizer else [], options=SERVER_OPTIONS
+        )
         limits = config.limits
         failures = Failures(refused, end_process)
 
@@ -216,9 +236,25 @@ class SidecarProcess:
         replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
             ReplicaAdminService(replica.administration, replica.snapshot_jobs, failures), server
         )
+        parts = ListenerParts(
+            replica.peer_requests,
+            Greetings(replica.peer_requests, lambda: listener.port),
+            Streams(limits.peer_streams_max, opened),
+            failures,
+            authorizer,
+            self._metrics.raft,
+        )
+        listener = RaftListener(
+            parts, limits, config.tls, lambda problem: self._heard("raft", problem)
+        )
         peer_pb2_grpc.add_PeerServicer_to_server(
             PeerService(
-                replica.peer_requests, limits, failures, Streams(limits.peer_streams_max, opened)
+                replica.peer_requests,
+                limits,
+                failures,
+                parts.streams,
+                greetings=parts.greetings,
+                traffic=parts.traffic,
             ),
             server,
         )
@@ -230,7 +266,7 @@ class SidecarProcess:
         reflection.enable_server_reflection(
             (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), server
         )
-        return server, health_servicer
+        return server, health_servicer, listener
 
     async def _watch_health(self, replica: Replica, servicer: health.aio.HealthServicer) -> None:
         while True:

@@ -19,7 +19,8 @@ class ReplicaConfig:
     "namespace/name", which every certificate must carry. tls: None means plain text, which the user
     has to request explicitly. election_timeout_ticks: 0 draws the time-out at random, as Raft needs
     it; any other value fixes it, for simulations. keep_all_entries: never compact the log, for
-    debugging.
+    debugging. raft_listen: host:port for Raft connections of other members, which connect to that
+    port at the host of `advertise`; "" accepts none.
     """
 
     data: Path
@@ -34,4 +35,5 @@ class ReplicaConfig:
     election_timeout_ticks: int = 0
     shutdown_s: float = 10.0
     keep_all_entries: bool = False
+    raft_listen: str = ""
     limits: Limits = field(default_factory=Limits)

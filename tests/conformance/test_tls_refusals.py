@@ -14,7 +14,8 @@ from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import peer_pb2 as peer_api
 from partition_replica.config import TlsFiles
 from partition_replica.core.limits import Limits
-from partition_replica.transport.peers import TLS_TRIED_AT, Peers
+from partition_replica.transport.peers import Peers
+from partition_replica.transport.raft_link import TLS_TRIED_AT
 
 from tests.support.certificates import mount
 from tests.support.local_group import eventually

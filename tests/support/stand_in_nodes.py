@@ -219,6 +219,8 @@ class StandInNodes:
             f"{self._folder}/{name}",
             "--listen",
             f"{ip}:7000",
+            "--raft-listen",
+            f"{ip}:7001",
             "--http-listen",
             f"{ip}:7080",
             "--advertise",

@@ -24,6 +24,7 @@ from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc
 from partition_replica.__main__ import parse
 from partition_replica.config import ReplicaConfig
+from partition_replica.transport import sockets
 from partition_replica.transport.http import serve_http
 from partition_replica.transport.listening import parse_listen
 from partition_replica.transport.progress import served_progress
@@ -105,7 +106,10 @@ async def test_replicas_listen_on_both_families(ip: str) -> None:
     server = grpc.aio.server()
     grpc_port = server.add_insecure_port(flags()["listen"].replace(str(names.GRPC_PORT), "0"))
     await server.start()
+    raft = sockets.listening(flags()["raft-listen"].replace(str(names.RAFT_PORT), "0"))
     try:
+        for one in raft:
+            socket.create_connection((ip, one.getsockname()[1]), timeout=5).close()
         async with (
             aiohttp.ClientSession(trust_env=False) as session,
             session.get(f"http://{names.endpoint(ip, port)}/livez") as response,
@@ -115,6 +119,23 @@ async def test_replicas_listen_on_both_families(ip: str) -> None:
     finally:
         await server.stop(0)
         await runner.cleanup()
+        for one in raft:
+            one.close()
+
+
+@needs_ipv6
+def test_a_host_with_two_addresses_has_one_port_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = [info for ip in BOTH for info in socket.getaddrinfo(ip, 0, type=socket.SOCK_STREAM)]
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", lambda *_, **__: both)
+        listening = sockets.listening("both:0")
+    try:
+        (port,) = {one.getsockname()[1] for one in listening}
+        for ip in BOTH:
+            socket.create_connection((ip, port), timeout=5).close()
+    finally:
+        for one in listening:
+            one.close()
 
 
 @needs_ipv6

@@ -27,6 +27,7 @@ SERVE = ["serve", "--data", "d", "--partition", "a/b", "--insecure"]
         ("serve --advertise https://h:1", "is not an address"),
         ("serve --advertise h:1 --listen localhost", "'localhost' is not a listen address"),
         ("serve --advertise h:1 --listen 0.0.0.0:65536", "is not a listen address"),
+        ("serve --advertise h:1 --raft-listen on", "'on' is not a listen address"),
         ("serve --advertise h:1 --http-listen ::1:80", "is not a listen address"),
         ("serve --advertise h:1 --tick-ms 0", "'0' is not a whole number above 0"),
         ("serve --advertise h:1 --tick-ms -5", "'-5' is not a whole number above 0"),
@@ -110,6 +111,23 @@ def test_addresses_that_are_right(listen: str, advertise: str) -> None:
     found = parse([*SERVE, "--advertise", advertise, "--listen", listen, "--http-listen", listen])
     assert isinstance(found, ReplicaConfig)
     assert (found.listen, found.http_listen, found.advertise) == (listen, listen, advertise)
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("", "[::]:0"),
+        ("--listen 127.0.0.1:7000", "127.0.0.1:0"),
+        ("--listen [::1]:7000 --raft-listen :7001", ":7001"),
+        ("--raft-listen off", ""),
+    ],
+)
+def test_raft_connections_are_accepted_beside_grpc_unless_they_are_off(
+    words: str, wanted: str
+) -> None:
+    found = parse([*SERVE, "--advertise", "h:1", *words.split()])
+    assert isinstance(found, ReplicaConfig)
+    assert found.raft_listen == wanted
 
 
 def test_a_file_is_no_volume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

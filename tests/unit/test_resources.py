@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from partition_operator.resources import pdb, statefulset
+from partition_operator.resources import pdb, services, statefulset
 
 from tests.support.partition_views import partition
 
@@ -27,6 +27,17 @@ def test_a_replica_that_recovers_a_large_log_is_not_killed() -> None:
     assert start["httpGet"] == alive["httpGet"]
     assert start["httpGet"]["path"] == "/livez"
     assert seconds(alive) <= 120, "once it has started, a replica that hangs is restarted soon"
+
+
+def test_members_reach_each_other_at_the_port_that_the_replica_listens_at() -> None:
+    replica = container()
+    listens = [word for word in replica["args"] if word.startswith("--raft-listen=")]
+    (port,) = [p["containerPort"] for p in replica["ports"] if p["name"] == "raft"]
+    assert listens == [f"--raft-listen=[::]:{port}"]
+    headless = services.build_headless(partition())["spec"]["ports"]
+    assert {"name": "raft", "port": port, "targetPort": "raft", "protocol": "TCP"} in headless
+    # Clients have no business there.
+    assert [p["name"] for p in services.build_client(partition())["spec"]["ports"]] == ["grpc"]
 
 
 @pytest.mark.parametrize(("voters", "wanted"), [(2, 2), (3, 2), (5, 3), (7, 4)])

@@ -39,6 +39,8 @@ ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 """On a verifying or restoring pod: the number of its attempt, from 1."""
 
 GRPC_PORT = 7000
+RAFT_PORT = 7001
+"""Raft connections between the replicas of a Partition."""
 HTTP_PORT = 7080
 VOLUME = "data"
 DATA_PATH = "/var/lib/partition"

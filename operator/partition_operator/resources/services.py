@@ -7,6 +7,7 @@ from partition_operator.api.partition import Partition
 from partition_operator.resources.common import metadata
 
 GRPC = {"name": "grpc", "port": names.GRPC_PORT, "targetPort": "grpc", "protocol": "TCP"}
+RAFT = {"name": "raft", "port": names.RAFT_PORT, "targetPort": "raft", "protocol": "TCP"}
 HTTP = {"name": "http", "port": names.HTTP_PORT, "targetPort": "http", "protocol": "TCP"}
 
 
@@ -21,7 +22,7 @@ def build_headless(partition: Partition) -> dict[str, Any]:
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
             "selector": names.selector(partition.name),
-            "ports": [GRPC, HTTP],
+            "ports": [GRPC, RAFT, HTTP],
         },
     }
 

@@ -100,6 +100,7 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             f"--data={names.DATA_PATH}/data",
             # All addresses, IPv4 and IPv6.
             f"--listen=[::]:{names.GRPC_PORT}",
+            f"--raft-listen=[::]:{names.RAFT_PORT}",
             f"--http-listen=[::]:{names.HTTP_PORT}",
             f"--advertise=$(POD_NAME).{domain}:{names.GRPC_PORT}",
             f"--partition={partition.namespace}/{partition.name}",
@@ -113,6 +114,7 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
         ],
         "ports": [
             {"name": "grpc", "containerPort": names.GRPC_PORT, "protocol": "TCP"},
+            {"name": "raft", "containerPort": names.RAFT_PORT, "protocol": "TCP"},
             {"name": "http", "containerPort": names.HTTP_PORT, "protocol": "TCP"},
         ],
         # The replica opens and checks its volume before it answers. A large log takes minutes. A

@@ -53,6 +53,10 @@ class FromFiles:
             self._version, self._credentials = version, credentials_of(found)
         return version, self._credentials
 
+    def versioned_pem(self) -> tuple[int, pem.Pem]:
+        """Returns (version, PEM content). Raises BadPem as `current` does."""
+        return self._files.current()
+
     def pem(self) -> pem.Pem:
         """Returns the current PEM content. Raises BadPem as `current` does."""
         return self._files.current()[1]

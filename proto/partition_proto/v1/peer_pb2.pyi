@@ -7,20 +7,30 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("cluster_id", "member_id", "incarnation", "last_index", "address", "to_member_id")
+    __slots__ = ("cluster_id", "member_id", "incarnation", "last_index", "address", "to_member_id", "raft_port")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     LAST_INDEX_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     TO_MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    RAFT_PORT_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     member_id: int
     incarnation: int
     last_index: int
     address: str
     to_member_id: int
-    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., last_index: _Optional[int] = ..., address: _Optional[str] = ..., to_member_id: _Optional[int] = ...) -> None: ...
+    raft_port: int
+    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., last_index: _Optional[int] = ..., address: _Optional[str] = ..., to_member_id: _Optional[int] = ..., raft_port: _Optional[int] = ...) -> None: ...
+
+class RaftRefusal(_message.Message):
+    __slots__ = ("reason", "message")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    message: str
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class RaftBatch(_message.Message):
     __slots__ = ("hello", "messages")

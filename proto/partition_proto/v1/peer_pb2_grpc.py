@@ -73,6 +73,19 @@ class PeerServicer:
         """One stream from each member to each other member. The first batch carries the sender's hello.
         The receiver answers with its own hello, and with nothing else. It refuses a wrong cluster or
         receiver with FAILED_PRECONDITION. Messages are not resent, because Raft tolerates their loss.
+
+        If the receiver's hello names a raft_port, the sender opens a Raft connection to it, ends the
+        stream, and sends its messages there. If it can't open one, it stays on the stream and tries
+        again later. A Raft connection is a TCP connection, with mutual TLS if gRPC has TLS:
+
+        - The sender begins with the 6 bytes "LSRAFT" and the version 1 as 2 bytes. Frames follow, in
+        both directions. A frame is its kind (1 byte), the length of its content (4 bytes) and its
+        content. Numbers are big-endian.
+        - The sender's first frame is its Hello (kind 1), of at most 4 KiB.
+        - The receiver answers with its Hello (kind 1), or with a RaftRefusal (kind 2) and the end of the
+        connection. It sends nothing else, except for a RaftRefusal when it ends the connection later.
+        - Each further frame of the sender is one encoded eraftpb.Message (kind 3) of at most 16 MiB.
+        - A newer connection of a member replaces the older one, which the receiver closes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

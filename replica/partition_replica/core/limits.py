@@ -44,6 +44,14 @@ PAYLOAD_BATCH_BYTES_MAX = 2 * 1024**2
 """The total size of the payloads in a message of FetchPayloads. The others are sent in the next
 message."""
 
+RAFT_FRAME_BYTES_MAX = 16 * 1024**2
+"""The size of a Raft message on a Raft connection. A member drops a larger one before it is sent,
+and ends a connection that announces one."""
+
+RAFT_HELLO_BYTES_MAX = 4096
+"""The size of the first frame of a Raft connection, the hello. A connection that announces a larger
+one is ended: only a member that was let in costs more memory."""
+
 PROPOSAL_BYTES_MAX = 1024 * 1024
 """The encoded size of a proposal. A larger one is INVALID_ARGUMENT, as are too many parts."""
 
@@ -143,8 +151,19 @@ class Limits:
     sends them again."""
 
     peer_batch_bytes_max: int = 4 * 1024**2
-    """The total size of Raft messages in one message of a stream, which has at least one. The
-    others are sent in the next one."""
+    """The total size of Raft messages in one message of a stream, or in one write to a Raft
+    connection, which has at least one. The others are sent in the next one."""
+
+    raft_hellos_max: int = 64
+    """Raft connections whose hello has not come yet. One more is closed at once."""
+
+    raft_hello_s: float = 5.0
+    """The time in which the TLS handshake and the hello of a Raft connection must come, and in
+    which they must be answered. Then the connection is closed."""
+
+    raft_silence_s: float = 8.0
+    """The time for which the other side's kernel may not answer on a Raft connection. Then the
+    connection is broken: the other side is dead or unreachable."""
 
     held_appends_max: int = 64
     """A leader's appends that wait until their blobs are fetched. One more is dropped; Raft sends
@@ -277,7 +296,7 @@ class Limits:
     """Open streams of clients, including uploads; one more is OVERLOADED."""
 
     peer_streams_max: int = 256
-    """Open streams of members; one more is OVERLOADED."""
+    """Open streams and Raft connections of members; one more is OVERLOADED."""
 
     stream_stall_s: float = 60.0
     """The time for which an upload, a push or a state transfer may send nothing, and in which a

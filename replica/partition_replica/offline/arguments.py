@@ -7,6 +7,8 @@ from partition_replica.core.addresses import is_address, is_listen_address
 
 LSN_MAX = (1 << 64) - 1
 
+OFF = "off"
+
 
 def lsn(text: str) -> int:
     """Parses the LSN of an entry."""
@@ -59,3 +61,8 @@ def listen_address(text: str) -> str:
             f"{text!r} is not a listen address; write host:port, such as 0.0.0.0:7000"
         )
     return text
+
+
+def raft_listen_address(text: str) -> str:
+    """Parses the host:port to listen at, or OFF."""
+    return text if text == OFF else listen_address(text)

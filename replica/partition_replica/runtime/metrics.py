@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.registry import Collector
 
+from partition_replica.transport.raft_traffic import CONNECTION, STREAM
+
 FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 DEPRECATED_GAUGES = {"logstore_entry_cache_bytes": "logstore_mirror_bytes"}
@@ -27,6 +29,57 @@ class DeprecatedCounters(Collector):
                     suffix = sample.name.removeprefix(today.name)
                     earlier.samples.append(sample._replace(name=name + suffix))
                 yield earlier
+
+
+class RaftCounts:
+    """How Raft messages travel: over a gRPC "stream" or a Raft "connection". Implements
+    transport.raft_traffic.RaftTraffic."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        messages = Counter(
+            "logstore_raft_messages",
+            "Raft messages sent and received, by their way",
+            ["direction", "way"],
+            registry=registry,
+        )
+        size = Counter(
+            "logstore_raft_bytes",
+            "Bytes of Raft messages sent and received, by their way",
+            ["direction", "way"],
+            registry=registry,
+        )
+        self._members = Gauge(
+            "logstore_raft_members",
+            "Members that this one sends Raft messages to, by their way",
+            ["way"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "logstore_raft_connections_refused",
+            "Raft connections refused before or after their hello, by reason",
+            ["reason"],
+            registry=registry,
+        )
+        # Looked up once: this runs for each write and read.
+        ways = (STREAM, CONNECTION)
+        self._out = {way: (messages.labels("out", way), size.labels("out", way)) for way in ways}
+        self._in = {way: (messages.labels("in", way), size.labels("in", way)) for way in ways}
+
+    def sent(self, way: str, messages: int, size: int) -> None:
+        counts = self._out[way]
+        counts[0].inc(messages)
+        counts[1].inc(size)
+
+    def received(self, way: str, messages: int, size: int) -> None:
+        counts = self._in[way]
+        counts[0].inc(messages)
+        counts[1].inc(size)
+
+    def sending(self, way: str, change: int) -> None:
+        self._members.labels(way).inc(change)
+
+    def refused(self, reason: str) -> None:
+        self._refused.labels(reason).inc()
 
 
 class Metrics:
@@ -72,7 +125,8 @@ class Metrics:
         )
         self.peers_refused = Counter(
             "logstore_peers_refused",
-            "Members that TLS cannot reach, by reason; counted once until they are reached",
+            "Members that refuse us or that TLS cannot reach, by reason; counted once until they "
+            "are reached",
             ["reason"],
             registry=r,
         )
@@ -85,6 +139,7 @@ class Metrics:
         self.messages_dropped = Counter(
             "logstore_peer_messages_dropped", "Raft messages dropped", ["cause"], registry=r
         )
+        self.raft = RaftCounts(r)
         self.payload_bytes = Counter(
             "logstore_payload_bytes",
             "Bytes of payloads sent and received",

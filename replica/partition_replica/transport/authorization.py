@@ -1,7 +1,7 @@
 """Authorization: the role in the caller's certificate decides which services it may call."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -41,31 +41,34 @@ class Authorizer(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        method = str(handler_call_details.method)
         if handler is None:
             return handler
+        return self._guarded(handler, str(handler_call_details.method))
+
+    def refusal(self, method: str, names: Iterable[str]) -> str:
+        """Returns "" if a certificate with these URI names may call `method`; otherwise the reason
+        why not. Counts each refusal, but logs a caller only once per method."""
+        parties = [name for name in names if name.startswith(SCHEME)]
         # No caller may use a service that is not listed.
         roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
-        return self._guarded(handler, roles, method)
-
-    def _note(self, method: str, parties: list[str]) -> None:
-        """Counts each refused call; logs a caller only once per method."""
+        if any(f"{self._prefix}{role}" in parties for role in roles):
+            return ""
         self._refused("PERMISSION_DENIED")
+        named = ", ".join(parties) or "no party of a partition"
         caller = (method, *parties)
         if caller not in self._logged and len(self._logged) < LOGGED_MAX:
             self._logged.add(caller)
-            logger.warning("a certificate of %s may not call %s", _names(parties), method)
+            logger.warning("a certificate of %s may not call %s", named, method)
+        return (
+            f"a certificate of {named} may not call {method}; "
+            f"allowed are {sorted(self._prefix + role for role in roles)}"
+        )
 
-    def _guarded(self, handler: Any, roles: set[str], method: str) -> Any:
+    def _guarded(self, handler: Any, method: str) -> Any:
         async def check(context: Any) -> None:
-            parties = _parties(context)
-            if not any(f"{self._prefix}{role}" in parties for role in roles):
-                self._note(method, parties)
-                await context.abort(
-                    grpc.StatusCode.PERMISSION_DENIED,
-                    f"a certificate of {_names(parties)} may not call {method}; "
-                    f"allowed are {sorted(self._prefix + role for role in roles)}",
-                )
+            refusal = self.refusal(method, _names(context))
+            if refusal:
+                await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
 
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
@@ -97,12 +100,7 @@ def _rebuild(handler: Any, behaviour: Any) -> Any:
     return make(behaviour, handler.request_deserializer, handler.response_serializer)
 
 
-def _names(parties: list[str]) -> str:
-    return ", ".join(parties) or "no party of a partition"
-
-
-def _parties(context: Any) -> list[str]:
-    """The identities in the caller's certificate."""
+def _names(context: Any) -> list[str]:
+    """The alternative names in the caller's certificate."""
     values = context.auth_context().get("x509_subject_alternative_name", [])
-    names = [value.decode(errors="replace") for value in values]
-    return [name for name in names if name.startswith(SCHEME)]
+    return [value.decode(errors="replace") for value in values]

@@ -1,7 +1,7 @@
 """The Peer service, which other members call."""
 
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 from partition_proto.v1 import peer_pb2 as api
@@ -17,6 +17,8 @@ from partition_replica.transport.chunks import (
     payload_chunks,
 )
 from partition_replica.transport.failures import Failures, stream, unary
+from partition_replica.transport.greetings import Greetings
+from partition_replica.transport.raft_traffic import STREAM, NotCounted, RaftTraffic
 from partition_replica.transport.streams import Streams
 
 
@@ -29,13 +31,17 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         limits: Limits,
         failures: Failures,
         streams: Streams | None = None,
+        *,
+        greetings: Greetings | None = None,
+        traffic: RaftTraffic | None = None,
     ) -> None:
+        """By default, hellos name no port for Raft connections, and nothing is counted."""
         self._replica = replica
         self._limits = limits
         self.failures = failures
         self._streams = streams or Streams(limits.peer_streams_max)
-        self._greeted: Counter[int] = Counter()
-        """Open Raft streams by the sender's member ID."""
+        self._greetings = greetings or Greetings(replica)
+        self._traffic = traffic or NotCounted()
 
     @stream
     def Raft(
@@ -47,40 +53,19 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         self, request: AsyncIterator[api.RaftBatch]
     ) -> AsyncGenerator[api.RaftReply, None]:
         sender = 0
-        try:
+        with ExitStack() as present:
             async for batch in request:
                 if not sender:
-                    sender = self._greet(batch)
-                    yield api.RaftReply(hello=self._hello())
+                    if not batch.HasField("hello"):
+                        raise InvalidArgument("the first batch of a stream must have a hello")
+                    sender = self._greetings.let_in(batch.hello)
+                    present.enter_context(self._greetings.present(sender))
+                    yield api.RaftReply(hello=self._greetings.own())
                 for message in batch.messages:
                     self._replica.receive(message, sender)
-        finally:
-            if sender:
-                self._ended(sender)
-
-    def _greet(self, batch: api.RaftBatch) -> int:
-        """Checks the first batch of a stream; returns the sender's member ID."""
-        if not batch.HasField("hello") or not batch.hello.member_id:
-            raise InvalidArgument(
-                "the first batch of a stream must have a hello with the sender's member ID"
-            )
-        hello = batch.hello
-        if not hello.to_member_id:
-            raise InvalidArgument(
-                "the hello has no to_member_id: set it to the receiver's member ID"
-            )
-        self._replica.check_peer(
-            hello.cluster_id, hello.to_member_id, hello.member_id, hello.last_index
-        )
-        self._replica.greet(hello.member_id, hello.address)
-        self._greeted[hello.member_id] += 1
-        return hello.member_id
-
-    def _ended(self, sender: int) -> None:
-        self._greeted[sender] -= 1
-        if not self._greeted[sender]:
-            del self._greeted[sender]
-            self._replica.disconnected(sender)
+                if batch.messages:
+                    size = sum(map(len, batch.messages))
+                    self._traffic.received(STREAM, len(batch.messages), size)
 
     @unary
     async def InstallSnapshot(
@@ -147,15 +132,6 @@ class PeerService(peer_pb2_grpc.PeerServicer):
                 first.digest, first.size, payload_chunks(first.data, messages, "data")
             )
             return api.PushPayloadResponse(existed=existed)
-
-    def _hello(self) -> api.Hello:
-        status = self._replica.status()
-        return api.Hello(
-            cluster_id=status.cluster,
-            member_id=status.member,
-            incarnation=status.incarnation,
-            last_index=status.last_index,
-        )
 
 
 def _check_header(header: api.TransferHeader) -> None:

@@ -1,21 +1,16 @@
-"""The client for the other members: one Raft stream each, and calls for payloads and state.
+"""The client for the other members: a link for Raft messages, and calls for payloads and state.
 
 A slow or dead member costs only a bounded queue. Messages that do not fit are dropped, and Raft
 sends them again.
 """
 
 import asyncio
-import logging
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
-from partition_common import backoff
-from partition_proto.connection import handshake
-from partition_proto.connection.channel import FromFiles, Insecure
 from partition_proto.connection.renewed import Heard
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
@@ -25,146 +20,14 @@ from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX, Limits
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import NotFound, PayloadMismatch
 from partition_replica.ids import Digest
-from partition_replica.transport.channels import peer_channel, peer_credentials
+from partition_replica.transport.channels import peer_credentials
 from partition_replica.transport.chunks import file_chunks
-
-logger = logging.getLogger(__name__)
+from partition_replica.transport.raft_link import LinkHooks, RaftLink, Security
+from partition_replica.transport.raft_traffic import NotCounted, RaftTraffic
 
 PUSH_TIMEOUT_S = 3600.0
 SNAPSHOT_TIMEOUT_S = 6 * 3600.0
 OFFSET_TIMEOUT_S = 10.0
-
-TLS_TRIED_AT = 3
-"""Consecutive failures after which a handshake is tried to find out whether TLS is the reason. It
-is tried again at each multiple."""
-
-
-class _Peer:
-    """One other member."""
-
-    def __init__(
-        self,
-        member: int,
-        address: str,
-        peers: "Peers",
-        limits: Limits,
-        credentials: FromFiles | Insecure,
-    ) -> None:
-        self.member = member
-        self.address = address
-        self._peers = peers
-        self._limits = limits
-        self._queue: deque[bytes] = deque()
-        self._queued_bytes = 0
-        self._wake = asyncio.Event()
-        self._greeted = False
-        self._credentials = credentials
-        self._refusal = ""
-        self._trial: asyncio.Task[None] | None = None
-        self._channel = peer_channel(address, credentials)
-        self.stub = peer_pb2_grpc.PeerStub(self._channel)
-        self._task = asyncio.create_task(self._run())
-
-    def send(self, messages: list[bytes]) -> int:
-        """Queues messages; returns how many were dropped."""
-        dropped = 0
-        for message in messages:
-            if self._queued_bytes + len(message) > self._limits.peer_queue_bytes_max:
-                dropped += 1
-                continue
-            self._queue.append(message)
-            self._queued_bytes += len(message)
-        self._wake.set()
-        return dropped
-
-    async def close(self) -> None:
-        tasks = [task for task in (self._task, self._trial) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._channel.close()
-
-    async def _run(self) -> None:
-        failures = 0
-        while True:
-            self._greeted = False
-            try:
-                await self._stream()
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                # InvalidStateError: a write to a call that has ended already.
-                if failures in (0, 10):
-                    logger.info(
-                        "the stream to member %x at %s was interrupted: %s",
-                        self.member,
-                        self.address,
-                        error,
-                    )
-                self._look_for_refusal(error, failures + 1)
-            except Exception:  # an ended task would never send anything to this member again
-                logger.exception("the stream to member %x at %s failed", self.member, self.address)
-            failures = 1 if self._greeted else failures + 1
-            if self._greeted:
-                self._refusal = ""
-            self._peers.unreachable(self.member)
-            self._queue.clear()
-            self._queued_bytes = 0
-            await asyncio.sleep(backoff.PEER_CONNECTION.after(failures))
-
-    def _look_for_refusal(self, error: Exception, failures: int) -> None:
-        """Reports a failure that no retry fixes: a certificate that one side refuses."""
-        if self._greeted or not isinstance(error, grpc.aio.AioRpcError):
-            return
-        if error.code() is grpc.StatusCode.PERMISSION_DENIED:
-            self._refused(error.code().name, str(error.details()))
-        elif failures % TLS_TRIED_AT == 0 and (self._trial is None or self._trial.done()):
-            self._trial = asyncio.create_task(self._try_handshake())
-
-    async def _try_handshake(self) -> None:
-        pem = self._credentials.pem() if isinstance(self._credentials, FromFiles) else None
-        found = await asyncio.to_thread(handshake.refusal, self.address, pem)
-        if found is not None and not self._greeted:
-            self._refused(found.reason, found.message)
-
-    def _refused(self, reason: str, message: str) -> None:
-        """Reports each reason once until the member is reached."""
-        if self._refusal != reason:
-            self._refusal = reason
-            logger.warning("member %x can't be reached: %s: %s", self.member, reason, message)
-            self._peers.refused(reason)
-
-    async def _stream(self) -> None:
-        call = self.stub.Raft()
-        try:
-            await call.write(api.RaftBatch(hello=self._peers.hello(self.member)))
-            reply = await call.read()
-            if reply is grpc.aio.EOF:
-                return
-            self._greeted = True
-            watcher = asyncio.ensure_future(call.read())
-            try:
-                while not watcher.done():
-                    wake = asyncio.ensure_future(self._wake.wait())
-                    await asyncio.wait({wake, watcher}, return_when=asyncio.FIRST_COMPLETED)
-                    wake.cancel()
-                    self._wake.clear()
-                    while self._queue:
-                        await call.write(api.RaftBatch(messages=self._take()))
-            finally:
-                watcher.cancel()
-        finally:
-            call.cancel()
-
-    def _take(self) -> list[bytes]:
-        taken: list[bytes] = []
-        size = 0
-        while self._queue:
-            size += len(self._queue[0])
-            if taken and size > self._limits.peer_batch_bytes_max:
-                break
-            message = self._queue.popleft()
-            self._queued_bytes -= len(message)
-            taken.append(message)
-        return taken
 
 
 class Peers:
@@ -182,24 +45,26 @@ class Peers:
         snapshot_sent: Callable[[int], None],
         refused: Callable[[str], None] = lambda _: None,
         files_heard: Heard = lambda _: None,
+        traffic: RaftTraffic | None = None,
     ) -> None:
         """Callbacks: `dropped` gets the number of dropped messages, `snapshot_sent` the bytes of
-        state files sent, `refused` the reason why TLS to a member fails, `files_heard` the problem
-        of changed TLS files or None."""
+        state files sent, `refused` the reason why a member refuses us or TLS to it fails,
+        `files_heard` the problem of changed TLS files or None. `traffic`: by default, nothing is
+        counted."""
         self._own = own_member
         self._limits = limits
-        self._credentials = peer_credentials(tls, files_heard)
+        credentials = peer_credentials(tls, files_heard)
         # Read at the start. If the files are invalid when the first member is dialled, which may be
         # months later, these stay in use.
-        self._credentials.current()
-        self.refused = refused
+        credentials.current()
+        self._security = Security(credentials)
         self._make_hello = hello
-        self.unreachable = unreachable
+        self._hooks = LinkHooks(self.hello, unreachable, refused, traffic or NotCounted())
         self._dropped = dropped
         self._snapshot_sent = snapshot_sent
         self._addresses: dict[int, str] = {}
         self._learned: dict[int, str] = {}
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, RaftLink] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def hello(self, member: int) -> api.Hello:
@@ -348,7 +213,7 @@ class Peers:
     def _address(self, member: int) -> str:
         return self._addresses.get(member) or self._learned.get(member, "")
 
-    def _peer(self, member: int) -> _Peer | None:
+    def _peer(self, member: int) -> RaftLink | None:
         peer = self._peers.get(member)
         address = self._address(member)
         if peer is not None and peer.address == address:
@@ -357,10 +222,12 @@ class Peers:
             self._close(member)
         if not address or member == self._own:
             return None
-        peer = self._peers[member] = _Peer(member, address, self, self._limits, self._credentials)
+        peer = self._peers[member] = RaftLink(
+            member, address, self._limits, self._security, self._hooks
+        )
         return peer
 
-    def _connected(self, member: int) -> _Peer:
+    def _connected(self, member: int) -> RaftLink:
         peer = self._peer(member)
         if peer is None:
             raise PeerFailed(f"the address of member {member:x} is not known")

@@ -43,6 +43,9 @@ class Replica:
     def disconnected(self, member: int) -> None:
         self.greeted.remove(member)
 
+    def disconnected(self, member: int) -> None:
+        assert member in self.let_in
+
     def receive(self, message: bytes, sender: int) -> None:
         assert sender in self.let_in
         assert sender
