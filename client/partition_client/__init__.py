@@ -13,7 +13,7 @@ from partition_client import fork_handlers  # first: it decides how gRPC is impo
 
 # isort: split
 from partition_client.channels import Tls
-from partition_client.client import Appended, AsyncClient
+from partition_client.client import AsyncClient
 from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
@@ -31,6 +31,7 @@ from partition_client.errors import (
     TlsRefused,
     TreeMismatch,
 )
+from partition_client.pending_append import Appended
 from partition_client.pinned_state import PinnedState
 from partition_client.sources import PayloadSource
 from partition_client.sync import Client

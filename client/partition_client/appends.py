@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
+from typing import Any
 
 import grpc
 from partition_common import backoff
@@ -140,7 +141,8 @@ class AppendStream:
         """Waits for a slot. The deadline or `close` may end the append before it has one."""
         waiting = asyncio.ensure_future(self._slots.acquire())
         try:
-            await asyncio.wait({waiting, pending.future}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {waiting, pending.future}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if pending.future.done():
                 return pending.future.result()
             if self._closed:
@@ -201,9 +203,11 @@ class AppendStream:
         try:
             address = await self._routing.find_leader()
             if address:
-                if self._session is None:
-                    self._session_opened(await self._open_session(address, self._history))
-                return await self._stream(address, self._session.id)
+                session = self._session
+                if session is None:
+                    session = await self._open_session(address, self._history)
+                    self._session_opened(session)
+                return await self._stream(address, session.id)
             self._last_failure = self._routing.explain()
         except grpc.aio.AioRpcError as error:
             self._call_failed(address, error)
@@ -402,7 +406,7 @@ class AppendStream:
         """The next append opens a new session. What was refused had no effect, and is numbered anew
         there; the outcome of everything else that was sent is unknown."""
         self._session, self._session_gone = None, False
-        refused = {}
+        refused: dict[PendingAppend, None] = {}
         for sequence in sorted(self._unanswered):
             pending = self._unanswered.pop(sequence)
             if pending.doubts:

@@ -17,8 +17,9 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from partition_client.channels import Tls
-from partition_client.client import Appended, AsyncClient
+from partition_client.client import AsyncClient
 from partition_client.errors import ClientError, client_closed
+from partition_client.pending_append import Appended
 from partition_client.sources import PayloadSource
 
 CLOSED_POLL_S = 0.01

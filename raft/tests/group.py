@@ -106,18 +106,21 @@ class Peer:
             self.reads += ready.read_states
             if ready.snapshot is not None:
                 self.node.advance_apply_to(ready.snapshot.index)
-            for entry in ready.committed_entries:
-                assert entry.index == self.applied_index + 1
-                if entry.kind != raft.EntryKind.NORMAL:
-                    self.store.conf_state = self.node.apply_conf_change(entry)
-                elif entry.data:
-                    self.applied.append(entry.data)
-                self.applied_index = entry.index
-            if ready.committed_entries:
-                self.node.advance_apply_to(self.applied_index)
-                if self.announces:
-                    self.node.announce_commit()
+            self._apply(ready.committed_entries)
         return out
+
+    def _apply(self, entries: list[raft.Entry]) -> None:
+        for entry in entries:
+            assert entry.index == self.applied_index + 1
+            if entry.kind != raft.EntryKind.NORMAL:
+                self.store.conf_state = self.node.apply_conf_change(entry)
+            elif entry.data:
+                self.applied.append(entry.data)
+            self.applied_index = entry.index
+        if entries:
+            self.node.advance_apply_to(self.applied_index)
+            if self.announces:
+                self.node.announce_commit()
 
 
 class Group:

@@ -97,7 +97,7 @@ class Configuration:
         )
 
 
-# Not frozen, although nobody changes one: every entry of the log is made several times, and making a
+# Not frozen, although nobody changes one: each entry of the log is made several times, and making a
 # frozen dataclass takes four times as long.
 @dataclass(slots=True, unsafe_hash=True)
 class LogEntry:

@@ -240,7 +240,7 @@ class _Response:
                 count=1,
                 first_lsn=result.lsn,
                 term=result.term,
-                outcomes=list(result.outcomes),  # type: ignore[arg-type]  # a byte is an Outcome
+                outcomes=list(result.outcomes),
             )
 
     def message(self) -> api.AppendFrameResponse:

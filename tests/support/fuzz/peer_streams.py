@@ -41,10 +41,8 @@ class Replica:
         self.greeted.add(member)
 
     def disconnected(self, member: int) -> None:
-        self.greeted.remove(member)
-
-    def disconnected(self, member: int) -> None:
         assert member in self.let_in
+        self.greeted.remove(member)
 
     def receive(self, message: bytes, sender: int) -> None:
         assert sender in self.let_in
