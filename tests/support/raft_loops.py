@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from partition_replica.core.limits import Limits
-from partition_replica.core.model import Configuration, Position
+from partition_replica.core.model import Configuration, LogEntry, Position
 from partition_replica.engine.port import Ready, TransferHeader
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
@@ -26,6 +26,13 @@ class RecordingEngine:
             Ready(1, None, 0, None, [], HEADER, [], [], [], [], must_sync=True, hold_messages=False)
         ]
 
+    def commit(self, index: int) -> None:
+        """The next work is an entry that is committed."""
+        entry = LogEntry(LSN(index), Term(1), 0, b"")
+        self._work = [
+            Ready(2, None, 0, None, [], None, [], [], [entry], [], False, hold_messages=False)
+        ]
+
     def take_ready(self) -> Ready | None:
         self.asked += 1
         return self._work.pop() if self._work else None
@@ -42,6 +49,12 @@ class RecordingEngine:
     def status(self) -> Any:
         return SimpleNamespace(term=self.term)
 
+    def announce_commit(self) -> None:
+        self.told.append("announce")
+
+    def committed_in_term(self) -> bool:
+        return True
+
     def report_snapshot(self, member: int, succeeded: bool) -> None:
         self.told.append(f"snapshot {member} {succeeded}")
 
@@ -52,18 +65,19 @@ def loop_of(
     installed: list[TransferHeader],
     *,
     tick_s: float,
+    limits: Limits | None = None,
 ) -> RaftLoop:
     raft_loop = RaftLoop(
         cast("Any", None),
         cast("Any", None),
         cast("Any", engine),
         cast("Any", None),
-        Limits(),
+        limits or Limits(),
         Metrics(),
         roster=Roster(),
-        proposals=cast("Any", None),
+        proposals=cast("Any", SimpleNamespace(committed=lambda _: None, take=list)),
         reads=cast("Any", SimpleNamespace(wanted=False)),
-        applier=cast("Any", SimpleNamespace(pause=lambda: None)),
+        applier=cast("Any", SimpleNamespace(pause=lambda: None, add=lambda _: None)),
         tick_s=tick_s,
         election_ticks=10,
         wall_ms=lambda: 0,

@@ -1,10 +1,12 @@
 """When, and in which order, the loop tells its engine things."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogBatch
 from partition_replica.engine.port import TransferHeader
 from partition_replica.ids import LSN
@@ -65,3 +67,55 @@ async def test_what_the_engine_is_told_is_acted_on_at_once(told: str) -> None:
     await eventually(asked, "the loop asks the engine for work", 20)
     assert engine.told == [told]
     task.cancel()
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+async def test_a_leader_announces_a_commit_that_no_entries_carry(role: str) -> None:
+    engine = RecordingEngine()
+    writer = SimpleNamespace(start=lambda: None, write=None, close=lambda: None)
+    limits = replace(Limits(), commit_delay_s=0.02)
+    raft_loop = loop_of(engine, lambda *_, **__: writer, [], tick_s=3600, limits=limits)
+    raft_loop.role = role
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(raft_loop.run())
+    for index in (7, 8):
+        engine.commit(index)
+        raft_loop.wake()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    began = loop.time()
+    if role == "follower":
+        assert raft_loop._announcement is None
+    else:
+
+        async def announced() -> bool:
+            return "announce" in engine.told
+
+        await eventually(announced, "the others are told", 20)
+        assert loop.time() >= began + 0.02 - 0.005, "entries had the time to carry it"
+        assert engine.told.count("announce") == 1, "once for both"
+    task.cancel()
+    raft_loop.close()
+
+
+async def test_entries_that_carry_a_commit_announce_it() -> None:
+    engine = RecordingEngine()
+    writer = SimpleNamespace(start=lambda: None, write=None, close=lambda: None)
+    limits = replace(Limits(), commit_delay_s=0.01)
+    raft_loop = loop_of(engine, lambda *_, **__: writer, [], tick_s=3600, limits=limits)
+    raft_loop.role = "leader"
+    task = asyncio.create_task(raft_loop.run())
+    engine.commit(7)
+    raft_loop.wake()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert raft_loop._announcement is not None
+    raft_loop._unannounced = False  # as `_feed_proposals` does
+
+    async def over() -> bool:
+        return raft_loop._announcement is None
+
+    await eventually(over, "the delay ends", 20)
+    assert "announce" not in engine.told
+    task.cancel()
+    raft_loop.close()
