@@ -120,6 +120,10 @@ class Limits:
     apply_batch_bytes_max: int = 8 * 1024**2
     """The total size of the entries per transaction, which applies at least one."""
 
+    apply_delay_s: float = 0.02
+    """The time for which a committed entry may wait for others before it is applied, if nobody
+    waits for it. Then it is applied, in one transaction with the others; 0 applies it at once."""
+
     apply_queue_bytes_max: int = 64 * 1024**2
     """The total size of entries in memory that are committed and not applied. The others are read
     from the log when they are applied."""

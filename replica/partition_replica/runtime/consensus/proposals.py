@@ -103,10 +103,16 @@ class Proposals:
     Overloaded."""
 
     def __init__(
-        self, limits: Limits, *, leader: Callable[[], tuple[int, str]] = lambda: (0, "")
+        self,
+        limits: Limits,
+        *,
+        leader: Callable[[], tuple[int, str]] = lambda: (0, ""),
+        hurry: Callable[[LSN], None] = lambda _: None,
     ) -> None:
-        """`leader` returns (member ID, address) as far as known."""
+        """`leader` returns (member ID, address) as far as known. `hurry` is told the LSNs whose
+        apply is waited for (`Applier.hurry`)."""
         self._limits = limits
+        self._hurry = hurry
         self._leader = leader
         self._queue: deque[PendingProposal] = deque()
         self._queued_bytes = 0
@@ -153,6 +159,8 @@ class Proposals:
     def proposed(self, first: LSN, term: Term, batch: list[PendingProposal]) -> None:
         for offset, pending in enumerate(batch):
             self._waiting[first + offset] = (term, pending)
+            if pending.wait_applied:
+                self._hurry(LSN(first + offset))
             if pending.body.HasField("proposal"):
                 sequence = sequence_of(pending)
                 self._unapplied[first + offset] = _UnderWay(sequence, term)
@@ -165,6 +173,7 @@ class Proposals:
         lsn = self._last_of.get(sequence_of(pending))
         if lsn is None:
             return False
+        self._hurry(LSN(lsn))
         self._unapplied[lsn].followers.append(pending)
         self._followers += 1
         return True
