@@ -193,7 +193,7 @@ class ProposalResult(NamedTuple):
     content_digest: bytes = b""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True)  # not frozen: each entry makes one, and that would take four times as long
 class Applied:
     """The effect of applying one entry.
 
