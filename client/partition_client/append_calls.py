@@ -11,8 +11,9 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_client.pending_append import Appended, PendingAppend
 
-FRAME_BYTES_MAX = 1024 * 1024
-"""A frame is closed at this size; it has at least one proposal."""
+FRAME_BYTES_MAX = 256 * 1024
+"""A frame is closed at this size; it has at least one proposal. On a slow link a larger one might
+take longer than the silence after which a stream is given up."""
 
 FRAME_PROPOSALS_MAX = 1024
 """Proposals per frame."""

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -103,6 +104,13 @@ class AppendStream:
         """By sequence: those under way on this stream."""
         self._without_frames: set[str] = set()
         """Addresses of replicas that do not know AppendFrames."""
+        self._heard = False
+        """Whether this stream has answered anything."""
+        self._later: list[PendingAppend] = []
+        """Refused for now, by the message that is being read."""
+        self._pauses = 0
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        """Of pauses, by their number."""
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._deadlines: Deadlines[PendingAppend] = Deadlines(self._too_late)
         self._wake = asyncio.Event()
@@ -176,7 +184,10 @@ class AppendStream:
         tasks = [task for task in (self._task, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._timers.clear()
         self._deadlines.close()
         session, self._session = self._session, None
         return session
@@ -211,9 +222,6 @@ class AppendStream:
             self._last_failure = self._routing.explain()
         except grpc.aio.AioRpcError as error:
             self._call_failed(address, error)
-        except asyncio.InvalidStateError:
-            # InvalidStateError: a write to a call that is over already.
-            self._routing.forget_leader()
         except asyncio.CancelledError:
             if being_cancelled():
                 raise
@@ -226,6 +234,7 @@ class AppendStream:
     async def _stream(self, address: str, session: int) -> bool:
         """Serves one stream until it has to be given up; True where it answered anything."""
         self._sent.clear()
+        self._heard = False
         stub = self._routing.stub(address)
         call: AppendCall = (
             SingleCall(stub, self._history)
@@ -239,14 +248,17 @@ class AppendStream:
             self._again = {
                 sequence: self._unanswered[sequence]
                 for sequence in sorted(self._unanswered)
-                if self._unanswered[sequence].resend is None
+                if not self._unanswered[sequence].held
             }
             while not reader.done():
                 self._wake.clear()
                 # A session that is gone takes nothing more, but what it was sent is answered.
                 if not self._session_gone and (appends := self._to_send(session)):
                     oldest = next(iter(self._unanswered))
-                    await call.send(appends, acknowledged_below=oldest)
+                    try:
+                        await call.send(appends, acknowledged_below=oldest)
+                    except asyncio.InvalidStateError:
+                        break  # the call is over already, and its reader knows why
                     continue
                 await self._wake.wait()
             return await reader
@@ -261,7 +273,7 @@ class AppendStream:
         appends = [
             pending
             for _, pending in sorted(again.items())
-            if not pending.future.done() and pending.resend is None
+            if not pending.future.done() and not pending.held
         ]
         for pending in appends:
             pending.retry = pending.doubts > 0
@@ -278,7 +290,9 @@ class AppendStream:
             return []
         oldest = next(iter(self._unanswered), self._next_sequence)
         room = oldest + WINDOW - self._next_sequence
-        taken = [pending for pending, _ in zip(self._new, range(room), strict=False)]
+        # Who is answered already, by the deadline or by being cancelled, was told "not written".
+        waiting = (pending for pending in self._new if not pending.future.done())
+        taken = list(islice(waiting, max(0, room)))
         taken.sort(key=_waits_applied)
         for pending in taken:
             # In one of the two at any time: an error must find it.
@@ -288,7 +302,7 @@ class AppendStream:
             pending.retry = False
             self._next_sequence += 1
         # `_send_again` brings the others, as in `_stream`.
-        return [pending for pending in taken if pending.resend is None]
+        return [pending for pending in taken if not pending.held]
 
     async def _read(self, call: AppendCall, address: str) -> bool:
         """Takes answers until the stream has to be given up; True where there was any."""
@@ -329,18 +343,21 @@ class AppendStream:
             if not pending.future.done():
                 pending.future.set_result(answer)
             self._forget(pending)
+        self._heard = True
         go_on = True
         for pending, error in refused:
             go_on = self._meet(address, pending, error) and go_on
             if error.reason == types.REASON_WRONG_HISTORY:
                 break  # it answers all others, too
+        self._pause()
         return succeeded, go_on
 
     # --- errors -------------------------------------------------------------------------------
 
     def _call_failed(self, address: str, error: grpc.aio.AioRpcError) -> None:
         """The stream to a replica, or the call that opens a session there, ended with an error."""
-        if error.code() is grpc.StatusCode.UNIMPLEMENTED and address not in self._without_frames:
+        unknown = error.code() is grpc.StatusCode.UNIMPLEMENTED and not self._heard
+        if unknown and address not in self._without_frames:
             self._without_frames.add(address)
             self._send_refused()
             return
@@ -375,7 +392,7 @@ class AppendStream:
         # On a full disk "nothing was written" would be a guess if an earlier try is in doubt.
         full = reason == types.REASON_DISK_FULL and pending.doubts > 0
         if full or reason in LATER:
-            self._resend(pending, self._send_later(pending))
+            self._later.append(pending)
             return True
         if reason == types.REASON_WRONG_HISTORY:
             self._history_changed(error)
@@ -464,11 +481,31 @@ class AppendStream:
                 self._deadlines.add(pending, pending.allowed_s)
         self._send_again(pending)
 
-    async def _send_later(self, pending: PendingAppend) -> None:
-        pause = backoff.REFUSED.after(pending.pauses + 1)
-        pending.pauses += 1
-        await asyncio.sleep(pause)
-        self._send_again(pending)
+    def _pause(self) -> None:
+        """Sends what was refused for now again after a pause: one timer for all that were refused
+        together and equally often."""
+        groups: dict[int, list[PendingAppend]] = {}
+        for pending in self._later:
+            if not pending.future.done():
+                pending.pauses += 1
+                pending.paused = True
+                groups.setdefault(pending.pauses, []).append(pending)
+        self._later.clear()
+        loop = asyncio.get_running_loop()
+        for pauses, group in groups.items():
+            self._pauses += 1
+            pause_s = backoff.REFUSED.after(pauses)
+            timer = loop.call_later(pause_s, self._resume, self._pauses, group)
+            self._timers[self._pauses] = timer
+
+    def _resume(self, number: int, group: list[PendingAppend]) -> None:
+        del self._timers[number]
+        for pending in group:
+            pending.paused = False
+            try:
+                self._send_again(pending)
+            except Exception as error:  # nobody else would send it, or the others of the group
+                self._not_sent_again(pending, error)
 
     def _send_again(self, pending: PendingAppend) -> None:
         pending.resend = None
@@ -510,8 +547,10 @@ class AppendStream:
         """After a failure that its body does not expect, nobody would send the append again."""
         self._tasks.discard(task)
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None or pending.future.done():
-            return
+        if error is not None and not pending.future.done():
+            self._not_sent_again(pending, error)
+
+    def _not_sent_again(self, pending: PendingAppend, error: BaseException) -> None:
         logger.error("an append could not be sent again", exc_info=error)
         pending.refuse(ClientError(f"the append could not be sent again: {error!r}"))
         self._forget(pending)

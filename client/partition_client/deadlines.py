@@ -6,6 +6,10 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+IDLE_TIMERS_MAX = 16
+"""Above so many timers, one that no item needs is cancelled. Otherwise it stays for the next item:
+one item at a time would set a timer for each."""
+
 
 class Deadlines(Generic[T]):
     """Calls `expired` for each item that is not removed in time. On one event loop.
@@ -31,8 +35,12 @@ class Deadlines(Generic[T]):
     def remove(self, item: T, allowed_s: float) -> None:
         """Ends the time of `item`. Does nothing if it has none."""
         waiting = self._waiting.get(allowed_s)
-        if waiting is not None:
-            waiting.pop(item, None)
+        if waiting is None:
+            return
+        waiting.pop(item, None)
+        if not waiting and len(self._timers) > IDLE_TIMERS_MAX:
+            self._timers.pop(allowed_s).cancel()
+            del self._waiting[allowed_s]
 
     def close(self) -> None:
         for timer in self._timers.values():

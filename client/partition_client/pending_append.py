@@ -24,8 +24,8 @@ class PendingAppend:
     """One append. `allowed_s`: seconds that it may take, counted from the last progress of an
     upload. `upload` brings payloads that the leader lacks. `doubts`: tries that were sent and not
     refused; while there is one, the append may have taken effect. `retry`: whether the last try was
-    not the first one. `failure`: why its last try was refused. `resend`: the task that waits or
-    uploads, and then sends the append again. Created on the event loop."""
+    not the first one. `failure`: why its last try was refused. `paused`: it waits to be sent again.
+    `resend`: the task that uploads, and then sends the append again. Created on the event loop."""
 
     proposal: types.Proposal
     wait_applied: bool
@@ -37,6 +37,7 @@ class PendingAppend:
     pauses: int = 0
     uploads: int = 0
     failure: str = ""
+    paused: bool = False
     resend: asyncio.Task[None] | None = None
     content: bytes = field(init=False)
     """The proposal as it is sent, without session and sequence."""
@@ -50,6 +51,11 @@ class PendingAppend:
     def number(self, session: int, sequence: int) -> None:
         self.sequence = self.proposal.sequence = sequence
         self.proposal.session_id = session
+
+    @property
+    def held(self) -> bool:
+        """Whether something else will send it again."""
+        return self.paused or self.resend is not None
 
     def fail(self, error: ClientError) -> None:
         if not self.future.done():

@@ -21,10 +21,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.compaction import LogRetention
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, HardState, LogBatch, LogEntry, Position
 from partition_replica.core.payloads import blob_digests
+from partition_replica.core.sessions import content_digest
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import VolumeLock
@@ -38,7 +40,7 @@ from tests.benchmarks.directory_writer import (
     spread_directories,
     write_sequentially,
 )
-from tests.support.proposals import body, link, payload, proposal, set_key
+from tests.support.proposals import body, link, opening, payload, proposal, set_key
 
 ROUNDS = 7
 ROUND_S = 0.35
@@ -66,7 +68,7 @@ def main(root: Path) -> None:
     before = yardstick(folder)
     report.add("4 KiB append with fdatasync, before", _per_second(before), note=_per_call(before))
     with AnonymousMemory() as memory:
-        for measure in (measure_appends, measure_payloads):
+        for measure in (measure_appends, measure_applies, measure_payloads):
             measure(folder, report, memory)
         measure_long_log(folder / "volume", report, memory, limits)
         measure_backfill(folder / "plain", report, memory, limits)
@@ -199,6 +201,59 @@ def directory_step(writer: DirectoryWriter, batch: int) -> Step:
 
 
 # --- payloads ---------------------------------------------------------------------------------
+
+
+# --- the apply --------------------------------------------------------------------------------
+
+APPLY_KEYS = 1000
+
+
+def measure_applies(folder: Path, report: Report, memory: AnonymousMemory) -> None:
+    with memory.phase("applies"):
+        for sessions in (1, 64):
+            for batch in (1, 16, 64, 256, 1024):
+                path = folder / f"applies-{sessions}-{batch}"
+                state = LmdbState(path)
+                rate = in_turns({"apply": apply_step(state, sessions, batch)})["apply"]
+                state.close()
+                report.add(
+                    f"applies of 256-byte proposals of {sessions} sessions, batches of {batch}",
+                    f"{1e6 / rate.median:.1f} µs an entry",
+                    note=f"best round {1e6 / rate.best:.1f} µs; each sets one of {APPLY_KEYS} keys",
+                )
+
+
+def apply_step(state: LmdbState, sessions: int, batch: int) -> Step:
+    """One batch of proposals, in turns of the sessions; each acknowledges the 64th before it."""
+    opened = [
+        LogEntry(LSN(n), TERM, 0, opening().SerializeToString()) for n in range(1, sessions + 1)
+    ]
+    state.apply(opened, {})
+    value = os.urandom(150)
+
+    def entry(index: int) -> LogEntry:
+        sequence = index // sessions
+        made = proposal(
+            index % sessions + 1,
+            sequence,
+            [set_key(b"accounts/%07d" % (index % APPLY_KEYS), value)],
+            below=max(1, sequence - 64),
+        )
+        found = types.EntryBody(
+            proposal=made,
+            time_ms=1 << 40,
+            term=1,
+            elapsed_ms=1,
+            content_digest=content_digest(made),
+        )
+        return LogEntry(LSN(index), TERM, 0, found.SerializeToString())
+
+    def step() -> tuple[float, float]:
+        first = state.applied.index + 1
+        entries = [entry(index) for index in range(first, first + batch)]
+        return batch, timed(lambda: state.apply(entries, {}))
+
+    return step
 
 
 def measure_payloads(folder: Path, report: Report, memory: AnonymousMemory) -> None:

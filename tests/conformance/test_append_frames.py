@@ -1,7 +1,9 @@
 """AppendFrames: many proposals in a message, each answered once, by its sequence."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import FRAME_BYTES_MAX, FRAME_PROPOSALS_MAX, Limits
+from partition_replica.runtime.serving.append_frames import SLICE_OPERATIONS
 from partition_replica.storage.blobs import Digest
 
 from tests.support.frame_streams import content, ended, streaming
 from tests.support.proposals import delete_key, link, mkdir, payload, set_key
+from tests.support.served_replica import served
 
 WITHIN_S = 30.0
 
@@ -128,6 +132,14 @@ async def test_large_payloads_of_a_frame_wait_for_their_upload(tmp_path: Path) -
         ({"first_sequence": 4096, "proposals": [b"", b""]}, "or more above"),
         ({"first_sequence": 3, "acknowledged_below": 4, "proposals": [b""]}, "is below"),
         ({"session_id": 0, "proposals": [b""]}, "session_id is 0"),
+        (
+            {
+                "first_sequence": 2**64 - 2,
+                "acknowledged_below": 2**64 - 2,
+                "proposals": [b"", b""],
+            },
+            "above the highest one",
+        ),
     ],
 )
 async def test_a_frame_against_the_rules_ends_the_stream(
@@ -181,9 +193,10 @@ class Stuck:
 
 async def test_used_and_acknowledged_sequences_are_refused(tmp_path: Path) -> None:
     async with streaming(tmp_path) as (_, stream):
-        await stream.send(1, *(content(set_key(b"k", b"%d" % n)) for n in range(5)))
+        five = [content(set_key(b"k", b"%d" % n)) for n in range(5)]
+        await stream.send(1, *five, wait_applied=True)
         await stream.answers(5)
-        await stream.send(6, content(set_key(b"k", b"5")), below=4)
+        await stream.send(6, content(set_key(b"k", b"5")), below=4, wait_applied=True)
         await stream.answers(6)
         done = dict(stream.appended)
         stream.appended.clear()
@@ -228,3 +241,71 @@ async def test_a_stream_that_is_left_is_over_for_the_replica(tmp_path: Path) -> 
         assert here.streams["AppendFrames"] == 1
         stream.call.cancel()
         await here.eventually(lambda: not here.streams["AppendFrames"], "its place is free")
+
+
+async def test_bytes_that_are_no_frame_end_the_stream(tmp_path: Path) -> None:
+    """With a code that tells the sender not to try again."""
+    async with served(tmp_path / "data", Limits()) as here:
+        async with grpc.aio.insecure_channel(here.address) as channel:
+            call = channel.stream_stream(
+                "/logstore.v1.LogStore/AppendFrames",
+                request_serializer=bytes,
+                response_deserializer=bytes,
+            )()
+            await call.write(b"\x3a\x02\xff\xff")  # history_id, not UTF-8
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                async with asyncio.timeout(WITHIN_S):
+                    await call.read()
+            assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_other_tasks_run_while_a_frame_is_checked(tmp_path: Path) -> None:
+    """Ticks and heartbeats, for example: a frame may have 2 MiB of operations."""
+    async with streaming(tmp_path) as (here, stream):
+        one = here.one
+        turns = 0
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        taken: list[int] = []
+        propose = one.replica.member.loop.propose
+
+        def noted(batch: Any) -> int:
+            taken.append(turns)
+            return int(propose(batch))
+
+        one.replica.member.loop.propose = noted
+        counting = asyncio.create_task(count())
+        many = content(*(delete_key(b"k") for _ in range(SLICE_OPERATIONS)))
+        await stream.send(1, *[many] * 8)
+        await stream.answers(8)
+        counting.cancel()
+        assert len(taken) == 8
+        assert all(later > earlier for earlier, later in pairwise(taken))
+
+
+async def test_of_a_frame_that_does_not_fit_the_first_ones_are_taken(tmp_path: Path) -> None:
+    """Otherwise large frames would starve beside small ones."""
+    async with streaming(tmp_path, replace(Limits(), proposals_queued_max=100)) as (_, stream):
+        await stream.send(1, *(content(set_key(b"k%d" % n, b"v")) for n in range(250)))
+        await stream.answers(250)
+        assert len(stream.appended) >= 100
+        assert sorted(stream.appended) == list(range(1, len(stream.appended) + 1))
+        assert {e.reason for e in stream.refused.values()} == {types.REASON_OVERLOADED}
+
+
+async def test_a_retry_of_a_frame_gets_the_first_answers(tmp_path: Path) -> None:
+    async with streaming(tmp_path) as (_, stream):
+        proposals = [content(set_key(b"k%d" % n, b"v")) for n in range(10)]
+        await stream.send(1, *proposals[:6], wait_applied=True)
+        await stream.answers(6)
+        first = dict(stream.appended)
+        stream.appended.clear()
+        await stream.send(1, *proposals, retry=True)
+        await stream.answers(10)
+        assert {s: stream.appended[s] for s in first} == first
+        assert len({lsn for lsn, _, _ in stream.appended.values()}) == 10

@@ -63,6 +63,7 @@ def draw_more(rng: random.Random, settings: Settings) -> Settings:
         pipelines=rng.choice([0, 0, 0, 1, 1, 2]),
         tails=rng.randint(1, 2) if restores else 0,
         resets=rng.random() < 0.5,
+        limits=replace(settings.limits, apply_delay_s=rng.choice([0.0, 0.02, 0.02, 5.0])),
     )
 
 

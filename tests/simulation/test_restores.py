@@ -12,7 +12,7 @@ from partition_replica.ids import SessionID
 from partition_replica.offline.snapshots import restore as snapshot_restore
 from partition_replica.runtime.serving.applications import Applications
 from partition_replica.storage.memory import MemoryView
-from partition_replica.storage.state_tables import LmdbView
+from partition_replica.storage.state_view import LmdbView
 
 from tests.simulation.checks import Violation
 from tests.simulation.clients import Client

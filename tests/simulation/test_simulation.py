@@ -20,10 +20,11 @@ from partition_replica.core.model import ProposalResult
 from partition_replica.core.sessions import Verdict
 from partition_replica.engine.port import Ready
 from partition_replica.engine.raft import RaftEngine
-from partition_replica.ids import Digest
+from partition_replica.ids import LSN, Digest
 from partition_replica.runtime import assembly
 from partition_replica.runtime.consensus import admission
 from partition_replica.runtime.consensus.compactor import Compactor
+from partition_replica.runtime.consensus.waits import AppliedWaits
 from partition_replica.storage.blobs import BlobStore
 
 from tests.simulation.checks import Violation
@@ -107,6 +108,16 @@ def test_finds_a_boundary_ahead_of_the_durable_state(monkeypatch: pytest.MonkeyP
     found = find()
     assert found.check == "start"
     assert "the state is at" in found.text
+
+
+def test_finds_waiters_that_are_told_before_the_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def reach(waits: AppliedWaits, index: LSN) -> None:
+        """Returns at once; the entries are applied later."""
+
+    monkeypatch.setattr(AppliedWaits, "reach", reach)
+    found = find()
+    assert found.check == "client"
+    assert "is not it" in found.text
 
 
 def test_finds_messages_that_leave_before_their_term_is_durable(

@@ -42,7 +42,7 @@ class Replica:
         result = ProposalResult(LSN(self.asked), Term(1), outcomes=OUTCOMES)
         return Applied(LSN(self.asked), Term(1), "proposal", result)
 
-    def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+    async def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
         for sequence in range(frame.first_sequence, frame.first_sequence + len(frame.proposals)):
             self.asked += 1
             result = ProposalResult(LSN(self.asked), Term(1), outcomes=OUTCOMES)

@@ -151,19 +151,20 @@ async def test_an_append_whose_caller_has_gone_uploads_nothing(
 # --- failures that nobody expects -------------------------------------------------------------
 
 
+@pytest.mark.parametrize("error", [KeyError("planted"), asyncio.CancelledError("planted")])
 async def test_an_upload_that_fails_unexpectedly_is_said_and_logged(
-    leader: Leader, stream: AppendStream, caplog: pytest.LogCaptureFixture
+    leader: Leader, stream: AppendStream, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     async def upload(_: list[bytes]) -> None:
-        raise KeyError("planted")
+        raise error
 
     pending = put()
     pending.upload = upload
     leader.answer = missing_once(leader)
-    with pytest.raises(ClientError, match=r"not be sent again: KeyError\('planted'\)") as caught:
+    with pytest.raises(ClientError, match=r"not be sent again: \w+\(") as caught:
         await stream.append(pending)
     assert not isinstance(caught.value, OutcomeUnknown)
-    assert "planted" in caplog.text
+    assert "an append could not be sent again" in caplog.text
     await stream.append(put())
 
 
@@ -174,17 +175,15 @@ async def test_an_upload_that_fails_unexpectedly_is_said_and_logged(
         (types.REASON_OUTCOME_UNKNOWN, OutcomeUnknown),
     ],
 )
-@pytest.mark.parametrize("error", [RuntimeError("planted"), asyncio.CancelledError("planted")])
 async def test_an_append_that_can_not_be_sent_again_ends(
     leader: Leader,
     stream: AppendStream,
     monkeypatch: pytest.MonkeyPatch,
     reason: types.Reason.ValueType,
     wanted: type[ClientError],
-    error: BaseException,
 ) -> None:
     def fail(_: object) -> None:
-        raise error
+        raise RuntimeError("planted")
 
     monkeypatch.setattr(stream, "_send_again", fail)
     leader.answer = lambda _: leader.refuse(reason)
@@ -266,12 +265,12 @@ async def test_an_append_that_waits_while_the_stream_is_reopened_goes_out_once(
     waiting = put(0)
     waiting.pauses = 100  # the longest pause, for the stream to be open again before its end
     task = asyncio.ensure_future(stream.append(waiting))
-    await until(lambda: stream._tasks)
+    await until(lambda: stream._timers)
     first = leader.streams[0]
     leader.answer = lambda request: None if key(request) == b"0" else leader.succeed(request)
     first.end()
     await until(lambda: leader.streams and leader.streams[0] is not first)
-    await until(lambda: not stream._tasks)
+    await until(lambda: not stream._timers)
     # What is sent again precedes what is new.
     await stream.append(put(1))
     assert [key(r) for r in leader.requests] == [b"0", b"0", b"1"]
@@ -285,7 +284,7 @@ async def test_an_append_that_has_waited_while_the_stream_was_full_goes_out_once
     waiting = put(1)
     waiting.pauses = 100
     tasks = [asyncio.ensure_future(stream.append(one)) for one in (put(0), waiting)]
-    await until(lambda: stream._tasks)
+    await until(lambda: stream._timers)
     write, go_on = Stream.write, asyncio.Event()
 
     async def write_later(call: Stream, request: api.AppendRequest) -> None:
@@ -295,7 +294,7 @@ async def test_an_append_that_has_waited_while_the_stream_was_full_goes_out_once
     monkeypatch.setattr(Stream, "write", write_later)
     leader.answer = lambda _: None
     leader.streams[0].end()
-    await until(lambda: not stream._tasks)
+    await until(lambda: not stream._timers)
     go_on.set()
     leader.answer = lambda r: leader.succeed(r) if key(r) == b"2" else None
     await stream.append(put(2))
@@ -317,9 +316,9 @@ async def test_an_append_that_waits_while_the_session_expires_goes_out_once(
     waiting = put(0)
     waiting.pauses = 100
     task = asyncio.ensure_future(stream.append(waiting))
-    await until(lambda: stream._tasks)
+    await until(lambda: stream._timers)
     await stream.append(put(1))
-    await until(lambda: not stream._tasks)
+    await until(lambda: not stream._timers)
     await stream.append(put(2))
     new = [key(r) for r in leader.requests if r.proposal.session_id == 102]
     assert sorted(new) == [b"0", b"1", b"2"]

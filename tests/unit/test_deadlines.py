@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from partition_client.deadlines import Deadlines
+from partition_client.deadlines import IDLE_TIMERS_MAX, Deadlines
 
 WITHIN_S = 20.0
 
@@ -68,4 +68,15 @@ async def test_nothing_is_kept_of_what_has_ended(allowed_s: float) -> None:
         deadlines.remove(item, allowed_s)
     assert not deadlines._waiting[allowed_s]
     assert len(deadlines._timers) == 1
+    deadlines.close()
+
+
+async def test_allowed_times_that_nobody_shares_leave_nothing() -> None:
+    """As a caller that passes the time that it has left."""
+    deadlines: Deadlines[int] = Deadlines(lambda _: None)
+    for item in range(1000):
+        deadlines.add(item, 60 + item / 1000)
+        deadlines.remove(item, 60 + item / 1000)
+    assert len(deadlines._timers) <= IDLE_TIMERS_MAX
+    assert len(deadlines._waiting) <= IDLE_TIMERS_MAX
     deadlines.close()

@@ -3,9 +3,14 @@
 import random
 
 import pytest
+from partition_proto.v1 import log_store_pb2
 from partition_proto.v1 import types_pb2 as types
+from partition_replica.core.model import LogEntry
+from partition_replica.core.payloads import blob_digests, may_name_blobs
 from partition_replica.core.proposed_entry import ProposalEncoder, Stamp, proposed, varint
 from partition_replica.core.sessions import content_digest
+from partition_replica.errors import InvalidArgument
+from partition_replica.ids import LSN, Term
 
 from tests.support.proposals import delete_key, link, payload, set_key
 
@@ -43,7 +48,8 @@ def test_a_framed_entry_is_read_as_one_message(seed: int) -> None:
     for sequence in rng.sample(range(1, 1000), 5):
         proposal = drawn(rng)
         content = proposal.SerializeToString(deterministic=True)
-        entry = encoder.encode(sequence, content, proposal)
+        encoded, decoded = encoder.encode(sequence, content)
+        entry = encoder.entry(sequence, content, encoded, decoded)
         assert entry.content_digest == content_digest(proposal)
         batch.append(entry)
         body = types.EntryBody(proposal=proposal, content_digest=entry.content_digest)
@@ -84,3 +90,48 @@ def test_a_single_entry_keeps_its_body(body: types.EntryBody) -> None:
         assert (entry.sequence, entry.acknowledged_below) == (3, 2)
         body.content_digest = content_digest(body.proposal)
     assert types.EntryBody.FromString(data) == body
+
+
+DEEPER = 97
+"""Nested groups at which a proposal can be decoded alone, and not inside an answer of Read."""
+
+
+@pytest.mark.parametrize("depth", [DEEPER, DEEPER + 1, 99, 100])
+def test_what_readers_could_not_decode_is_refused(depth: int) -> None:
+    """An entry that can't be decoded would end every replica, at each start."""
+    content = set_key(b"k", b"v").SerializeToString()
+    nested = types.Proposal(operations=[set_key(b"k", b"v")]).SerializeToString()
+    nested += b"\xc3\x3e" * depth + b"\xc4\x3e" * depth  # groups of field 1000
+    types.Proposal.FromString(nested)
+    encoder = ProposalEncoder(7, 1)
+    try:
+        encoded, _ = encoder.encode(1, nested)
+    except InvalidArgument as error:
+        assert "nested too deep" in str(error)
+        assert depth > DEEPER
+    else:
+        body = types.EntryBody.FromString(encoded)
+        response = log_store_pb2.ReadResponse(body=body)
+        assert log_store_pb2.ReadResponse.FromString(response.SerializeToString()) == response
+        assert content in encoded
+
+
+def test_a_single_proposal_that_readers_could_not_decode_is_refused() -> None:
+    nested = b"\xc3\x3e" * 100 + b"\xc4\x3e" * 100
+    with pytest.raises(InvalidArgument, match="nested too deep"):
+        proposed(types.EntryBody(proposal=types.Proposal.FromString(nested)))
+
+
+def test_payloads_are_found_in_whatever_bytes_a_caller_sends() -> None:
+    """A digest whose length takes two bytes, where protobuf writes one."""
+    odd = b"\x0a\xa0\x00" + b"d" * 32 + types.Payload(size=100_000).SerializeToString()
+    content = b"\x2a" + varint(len(odd)) + odd
+    assert types.Proposal.FromString(content).payloads[0].digest == b"d" * 32
+    assert not may_name_blobs(content)
+    encoder = ProposalEncoder(7, 1)
+    encoded, proposal = encoder.encode(3, content)
+    entry = encoder.entry(3, content, encoded, proposal)
+    assert may_name_blobs(entry.encoded)
+    (data,) = Stamp(time_ms=1, elapsed_ms=1, term=1).batch([entry])
+    assert blob_digests(LogEntry(LSN(1), Term(1), 0, data)) == [b"d" * 32]
+    assert (entry.session, entry.sequence, entry.acknowledged_below) == (7, 3, 1)

@@ -1,7 +1,7 @@
 """Entries of the engine, converted once."""
 
 import partition_raft as raft
-from partition_replica.engine.entries import RecentEntries
+from partition_replica.engine.entries import ENTRY_OVERHEAD_BYTES, RecentEntries
 
 
 def entry(index: int, term: int = 1, data: bytes = b"data") -> raft.Entry:
@@ -36,7 +36,7 @@ def test_an_entry_of_another_term_is_not_taken_for_it() -> None:
 
 
 def test_what_does_not_fit_is_converted_again_and_room_is_given_back() -> None:
-    recent = RecentEntries(10)
+    recent = RecentEntries(ENTRY_OVERHEAD_BYTES + 10)
     large = recent.convert([entry(1, data=b"x" * 8), entry(2, data=b"y" * 8)])
     assert recent.committed([entry(1, data=b"x" * 8)])[0] is large[0]
     again = recent.committed([entry(2, data=b"y" * 8)])[0]

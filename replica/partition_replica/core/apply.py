@@ -13,7 +13,7 @@ from partition_replica.core.model import Applied, ProposalResult, Session, TreeE
 from partition_replica.core.paths import parent
 from partition_replica.core.payloads import is_blob
 from partition_replica.core.ports import StateView
-from partition_replica.core.sessions import WITHOUT_EFFECT, Verdict, advance_clock, judge
+from partition_replica.core.sessions import NEW, WITHOUT_EFFECT, advance_clock, judge
 from partition_replica.ids import LSN, Digest, SessionID, Term
 
 APPLIED = types.OUTCOME_APPLIED
@@ -53,31 +53,33 @@ def _open_session(view: StateView, index: LSN, term: Term, opening: types.OpenSe
 
 
 def _apply_proposal(view: StateView, index: LSN, term: Term, body: types.EntryBody) -> Applied:
-    proposal, session = body.proposal, SessionID(body.proposal.session_id)
+    proposal = body.proposal
+    session, sequence = SessionID(proposal.session_id), proposal.sequence
     row = view.get_session(session)
     if row is None or row.expired(view.clock_ms):
         view.delete_session(session)
         return Applied(index, term, "session_expired")
-    earlier = view.get_result(session, proposal.sequence)
-    verdict = judge(proposal.sequence, body.content_digest, row.acknowledged_below, earlier)
-    if verdict is not Verdict.NEW:
-        view.put_session(
-            session, Session(row.time_to_live_ms, view.clock_ms, row.acknowledged_below)
-        )
+    acknowledged_below = row.acknowledged_below
+    earlier = view.get_result(session, sequence)
+    verdict = judge(sequence, body.content_digest, acknowledged_below, earlier)
+    if verdict is not NEW:
+        view.put_session(session, Session(row.time_to_live_ms, view.clock_ms, acknowledged_below))
         return Applied(index, term, WITHOUT_EFFECT[verdict], earlier)
 
-    result = _result(view, index, body)
-    view.put_result(session, proposal.sequence, result)
-    if proposal.acknowledged_below > row.acknowledged_below:
-        view.drop_results_below(session, proposal.acknowledged_below)
-    acknowledged_below = max(row.acknowledged_below, proposal.acknowledged_below)
+    result = _result(view, index, body, proposal)
+    view.put_result(session, sequence, result)
+    if proposal.acknowledged_below > acknowledged_below:
+        acknowledged_below = proposal.acknowledged_below
+        view.drop_results_below(session, acknowledged_below)
     view.put_session(session, Session(row.time_to_live_ms, view.clock_ms, acknowledged_below))
     return Applied(index, term, "proposal", result)
 
 
-def _result(view: StateView, index: LSN, body: types.EntryBody) -> ProposalResult:
-    proposal = body.proposal
-    failed = not all(_holds(view, precondition) for precondition in proposal.preconditions)
+def _result(
+    view: StateView, index: LSN, body: types.EntryBody, proposal: types.Proposal
+) -> ProposalResult:
+    preconditions = proposal.preconditions[:]
+    failed = bool(preconditions) and not all(_holds(view, found) for found in preconditions)
     outcomes = b""
     if not failed:
         outcomes = _apply_operations(view, proposal.operations, proposal.payloads)
@@ -104,7 +106,8 @@ def _apply_operations(
     view: StateView, operations: Sequence[types.Operation], payloads: Sequence[types.Payload]
 ) -> bytes:
     """One byte (types.Outcome) per operation; empty if all were applied."""
-    outcomes = bytes(_apply_operation(view, operation, payloads) for operation in operations)
+    # A copy: iterating over a repeated field takes longer than all that most entries have to do.
+    outcomes = bytes([_apply_operation(view, found, payloads) for found in operations[:]])
     return b"" if outcomes.count(APPLIED) == len(outcomes) else outcomes
 
 
@@ -113,7 +116,8 @@ def _apply_operation(
 ) -> types.Outcome:
     match operation.WhichOneof("operation"):
         case "set_key":
-            view.put_value(operation.set_key.key, operation.set_key.value)
+            setting = operation.set_key
+            view.put_value(setting.key, setting.value)
             return APPLIED
         case "delete_key":
             view.delete_value(operation.delete_key.key)

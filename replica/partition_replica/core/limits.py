@@ -73,6 +73,10 @@ FRAME_PROPOSALS_MAX = 4096
 SESSIONS_MAX = 4096
 """Sessions of a group. One more is SESSIONS_FULL until a session expires or is closed."""
 
+SEQUENCE_MAX = (1 << 64) - 2
+"""The highest sequence: acknowledged_below one above it still fits its field. A higher one is
+INVALID_ARGUMENT."""
+
 SESSION_WINDOW = 4096
 """A sequence must be below acknowledged_below + this, which bounds the results kept per session. A
 higher one is INVALID_ARGUMENT."""
@@ -138,6 +142,10 @@ class Limits:
 
     apply_batch_bytes_max: int = 8 * 1024**2
     """The total size of the entries per transaction, which applies at least one."""
+
+    apply_delay_s: float = 0.02
+    """The time for which a committed entry may wait for others before it is applied, if nobody
+    waits for it. Then it is applied, in one transaction with the others; 0 applies it at once."""
 
     apply_queue_bytes_max: int = 64 * 1024**2
     """The total size of entries in memory that are committed and not applied. The others are read
@@ -255,7 +263,7 @@ class Limits:
 
     entry_cache_bytes_max: int = 64 * 1024**2
     """The size of the entry cache, the log's tail in the engine's memory. Older entries are read
-    from the log."""
+    from the log. Entries that wait for their commit take at most as much again."""
 
     pinned_states_max: int = 4
     """States that readers have pinned (ReadState), each a copy on the volume; one more is

@@ -8,13 +8,17 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from google.protobuf.message import DecodeError
+from partition_proto.v1 import log_store_pb2
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.sessions import CONTENT_DIGEST_BYTES, content_digest
+from partition_replica.errors import InvalidArgument
 
 # Tags of the encoding: field number * 8 + wire type.
 _PROPOSAL = b"\x0a"
 _SESSION_ID, _SEQUENCE, _ACKNOWLEDGED_BELOW = b"\x08", b"\x10", b"\x18"
+_BODY = b"\x1a"  # of ReadResponse
 _TIME_MS, _ELAPSED_MS, _CONTENT_DIGEST, _TERM = b"\x20", b"\x30", b"\x3a", b"\x40"
 _MORE = 0x80
 _SMALL_VARINTS = tuple(bytes([value]) for value in range(_MORE))
@@ -86,24 +90,36 @@ class ProposalEncoder:
         """The size of what `encode` puts behind the content."""
         return len(self._before) + len(varint(sequence)) + len(self._after)
 
-    def encode(self, sequence: int, content: bytes, proposal: types.Proposal) -> ProposedEntry:
-        """`content`: an encoded Proposal whose session_id, sequence and acknowledged_below do not
-        count, and `proposal`: the same, decoded. `sequence` is at least 1."""
+    def encode(self, sequence: int, content: bytes) -> tuple[bytes, types.Proposal]:
+        """Returns (the proposal as a field of EntryBody, the same decoded). `content`: an encoded
+        Proposal whose session_id, sequence and acknowledged_below do not count. `sequence` is at
+        least 1. Raises InvalidArgument."""
         fields = self._before + varint(sequence) + self._after
         size = varint(len(fields) + len(content))
+        encoded = b"".join((_PROPOSAL, size, content, fields))
+        return encoded, decode_stored(encoded).proposal
+
+    def entry(
+        self, sequence: int, content: bytes, encoded: bytes, proposal: types.Proposal
+    ) -> ProposedEntry:
+        """The entry of `encode`'s result, once the proposal is checked. A proposal with payloads is
+        encoded anew: `payloads.may_name_blobs` looks for them in bytes that protobuf wrote."""
+        if proposal.payloads:
+            return proposed(types.EntryBody(proposal=proposal))
+        # A caller that sends bytes which protobuf would not write gets the digest of its bytes,
+        # which its retries repeat.
+        digest = hashlib.sha256(content).digest()[:CONTENT_DIGEST_BYTES]
         return ProposedEntry(
-            "proposal",
-            self._session,
-            sequence,
-            self._acknowledged_below,
-            _digest(content, proposal),
-            b"".join((_PROPOSAL, size, content, fields)),
+            "proposal", self._session, sequence, self._acknowledged_below, digest, encoded
         )
 
 
 def proposed(body: types.EntryBody) -> ProposedEntry:
-    """An entry whose caller sent one message: `body` without times, term and content digest."""
+    """An entry whose caller sent one message: `body` without times, term and content digest.
+    Raises InvalidArgument for a proposal that readers of the log could not decode."""
     encoded = body.SerializeToString(deterministic=True)
+    if body.HasField("proposal"):
+        decode_stored(encoded)
     match body.WhichOneof("body"):
         case "proposal":
             proposal = body.proposal
@@ -121,6 +137,19 @@ def proposed(body: types.EntryBody) -> ProposedEntry:
             return ProposedEntry("close_session", body.close_session.session_id, 0, 0, b"", encoded)
 
 
+def decode_stored(encoded: bytes) -> types.EntryBody:
+    """Decodes an EntryBody as deep inside other messages as any reader of the log gets it. Unknown
+    fields of a caller may be nested so deep that they can be decoded alone, and not there. Raises
+    InvalidArgument."""
+    try:
+        read = log_store_pb2.ReadResponse.FromString(_BODY + varint(len(encoded)) + encoded)
+    except DecodeError as error:
+        raise InvalidArgument(
+            f"the proposal is not an encoded Proposal, or is nested too deep: {error}"
+        ) from error
+    return read.body
+
+
 def varint(value: int) -> bytes:
     """The encoding of an unsigned number below 2^64 in protobuf: seven bits per byte, the lowest
     ones first, and the highest bit of a byte says that another one follows."""
@@ -132,11 +161,3 @@ def varint(value: int) -> bytes:
         value //= _MORE
     encoded.append(value)
     return bytes(encoded)
-
-
-def _digest(content: bytes, proposal: types.Proposal) -> bytes:
-    """`content_digest` of the proposal, without encoding it again. A caller that sends bytes which
-    protobuf would not write gets the digest of its bytes, which its retries repeat."""
-    if proposal.payloads:
-        return content_digest(proposal)
-    return hashlib.sha256(content).digest()[:CONTENT_DIGEST_BYTES]

@@ -135,9 +135,9 @@ class ApplicationService(Protocol):
         client has sent this sequence before."""
         ...
 
-    def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
-        """Appends the proposals of a frame. Each gets exactly one answer, now or later, unless the
-        stream ends before. Raises nothing."""
+    async def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+        """Appends the proposals of a frame; returns once all are checked. Each gets exactly one
+        answer, now or later, unless the stream ends before. Raises nothing."""
         ...
 
     async def read_point(self, *, linearizable: bool) -> StateReader:

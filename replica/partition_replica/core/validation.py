@@ -25,6 +25,8 @@ def check_sequences(session: int, first: int, count: int, acknowledged_below: in
     if first < 1:
         raise InvalidArgument("sequence is 0: begin a session's sequences at 1")
     last = first + count - 1
+    if last > limits.SEQUENCE_MAX:
+        raise InvalidArgument(f"sequence {last} is above the highest one, {limits.SEQUENCE_MAX}")
     if last >= acknowledged_below + limits.SESSION_WINDOW:
         raise InvalidArgument(
             f"sequence {last} is {limits.SESSION_WINDOW} or more above acknowledged_below "

@@ -18,6 +18,10 @@ def from_entry(entry: raft.Entry) -> LogEntry:
     return LogEntry(LSN(index), Term(term), kind, data, context)
 
 
+ENTRY_OVERHEAD_BYTES = 300
+"""The memory of an entry beside its data, about."""
+
+
 class RecentEntries:
     """Entries that the engine gave to be written, until it gives them again as committed. So each
     is converted once. Bounded by `bytes_max`; entries that are not here are converted again."""
@@ -33,10 +37,10 @@ class RecentEntries:
         for entry in converted:
             replaced = self._entries.pop(entry.index, None)
             if replaced is not None:
-                self._bytes -= len(replaced.data)
-            if self._bytes + len(entry.data) <= self._bytes_max:
+                self._bytes -= _size(replaced)
+            if self._bytes + _size(entry) <= self._bytes_max:
                 self._entries[entry.index] = entry
-                self._bytes += len(entry.data)
+                self._bytes += _size(entry)
         return converted
 
     def committed(self, entries: list[raft.Entry]) -> list[LogEntry]:
@@ -45,7 +49,7 @@ class RecentEntries:
         for entry in entries:
             recent = self._entries.pop(entry.index, None)
             if recent is not None:
-                self._bytes -= len(recent.data)
+                self._bytes -= _size(recent)
             if recent is None or recent.term != entry.term:
                 recent = from_entry(entry)
             found.append(recent)
@@ -55,6 +59,10 @@ class RecentEntries:
         """Forgets all, because the log begins anew behind a received state."""
         self._entries.clear()
         self._bytes = 0
+
+
+def _size(entry: LogEntry) -> int:
+    return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
 def member_changes(entry: LogEntry) -> dict[int, str | None]:

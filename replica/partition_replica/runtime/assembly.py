@@ -156,11 +156,11 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
     limits, log, states, blobs = config.limits, volume.log, volume.states, volume.blobs
     applied = states.current.applied.index
     roster = Roster()
-    waits = AppliedWaits(limits.reads_waiting_max)
-    waits.applied = applied
-    proposals = Proposals(limits, leader=lambda: roster.leading)
-    read_indexes = ReadIndexes(limits.reads_waiting_max)
     applier = Applier(log, states, volume.garbage, limits, metrics)
+    waits = AppliedWaits(limits.reads_waiting_max, hurry=applier.hurry)
+    waits.applied = applied
+    proposals = Proposals(limits, leader=lambda: roster.leading, hurry=applier.hurry)
+    read_indexes = ReadIndexes(limits.reads_waiting_max)
     collection = Collection(volume.garbage, applier, metrics)
     capture = StateCapture(log, states, blobs, volume.space, applier, limits)
     sender = StateSender(

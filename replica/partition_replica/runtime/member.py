@@ -6,6 +6,7 @@ It exists once the volume belongs to a cluster.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 1.0
 COMPACTION_S = 1.0
+LAST_APPLY_S = 5.0
+"""The time in which a closing member applies what is committed. Later, the next start does it."""
+
 LEADERLESS_ELECTIONS = 2
 """Election time-outs without a leader after which a member ends the streams that follow its log."""
 
@@ -171,8 +175,12 @@ class Member:
         return await request
 
     async def close(self) -> None:
-        """Ends the tasks, then waits until the disk's threads have finished their work."""
+        """Applies what is committed, ends the tasks, then waits until the disk's threads have
+        finished their work."""
         self._closing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_APPLY_S):
+                await self.applier.caught_up()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -198,6 +206,9 @@ class Member:
         logger.info("member %x is %s, leader %x", self._own, role, leader)
         self._metrics.elections.inc()
         self.serving = False
+        if role == "leader":
+            # It serves once an entry of its term is applied: the engine has appended one.
+            self.applier.hurry(self.loop.last_proposed)
         self.payloads.forget_holders()
         self._update_serving()
         self._leader_changed.set()

@@ -113,6 +113,12 @@ class Metrics:
         self.applies = Histogram(
             "logstore_apply_seconds", "Applying one batch to the state", buckets=FAST, registry=r
         )
+        self.apply_batch_entries = Histogram(
+            "logstore_apply_batch_entries",
+            "Entries per batch applied",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
+            registry=r,
+        )
         self.applied_entries = Counter("logstore_applied_entries", "Entries applied", registry=r)
         self.appends = Histogram(
             "logstore_append_seconds",

@@ -40,7 +40,6 @@ from partition_replica.storage.state_copy import FrozenState
 from partition_replica.storage.state_tables import (
     APPLIED,
     TABLES,
-    LmdbView,
     Tables,
     applied_row,
     clock_of,
@@ -53,6 +52,7 @@ from partition_replica.storage.state_tables import (
     read_applied,
     read_history,
 )
+from partition_replica.storage.state_view import LmdbView
 
 
 class LmdbState:
@@ -142,6 +142,7 @@ class LmdbState:
                 applied = self._apply_entry(view, entry)
                 view.note_unapplied(applied)
                 results.append(applied)
+                view.spill()
             for member, address in members.items():
                 if address is None:
                     view.delete_member(member)

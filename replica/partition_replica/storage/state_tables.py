@@ -1,18 +1,16 @@
-"""The state's tables, and the state machine's view of them in one write transaction."""
+"""The state's tables, and the encoding of their rows."""
 
 from collections.abc import Callable, Iterator
 
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
-from partition_replica.core.model import Applied, Position, ProposalResult, Session, TreeEntry
-from partition_replica.core.sessions import WITHOUT_EFFECT
+from partition_replica.core.model import Position, ProposalResult, Session, TreeEntry
 from partition_replica.errors import Damaged
-from partition_replica.ids import LSN, Digest, SessionID, Term
+from partition_replica.ids import LSN, Digest, Term
 from partition_replica.storage import codec
 from partition_replica.storage.environment import Database, Transaction, open_tables, reading
-from partition_replica.storage.key_table import SHORT_BYTES, KeyTable, Row
-from partition_replica.storage.session_expiry import SessionExpiry
+from partition_replica.storage.key_table import KeyTable, Row
 
 APPLIED, HISTORY = b"applied", b"history"
 TABLES = (
@@ -60,212 +58,6 @@ class Tables:
     def keyed(self, name: str) -> KeyTable | None:
         """The KeyTable of that name; None for a table without long keys."""
         return {"value": self.values, "tree": self.nodes}.get(name)
-
-
-class LmdbView:
-    """`core.ports.StateView` on one write transaction. Sessions are written at the end, because a
-    batch changes the same few many times. `expiry` is updated for each session that is opened or
-    deleted."""
-
-    def __init__(
-        self, txn: Transaction, tables: Tables, applied: rows.AppliedRow, expiry: SessionExpiry
-    ) -> None:
-        self._txn = txn
-        self._tables = tables
-        self._expiry = expiry
-        self._value, self._values = tables.value, tables.values
-        self._tree, self._nodes = tables.tree, tables.nodes
-        self._sessions: dict[SessionID, Session | None] = {}
-        self.time_ms = applied.time_ms
-        self.clock_ms = clock_of(applied)
-        self.released: set[Digest] = set()
-
-    def get_value(self, key: bytes) -> bytes | None:
-        if len(key) <= SHORT_BYTES:
-            row = self._txn.get(key, db=self._value)
-        else:
-            row = self._values.get(self._txn, key)
-        return None if row is None else codec.unseal("value", key, row)
-
-    def put_value(self, key: bytes, value: bytes) -> None:
-        if len(key) <= SHORT_BYTES:
-            self._txn.put(key, codec.seal(key, value), db=self._value)
-        else:
-            self._values.put(self._txn, key, codec.seal(key, value))
-
-    def delete_value(self, key: bytes) -> None:
-        if len(key) <= SHORT_BYTES:
-            self._txn.delete(key, db=self._value)
-        else:
-            self._values.delete(self._txn, key)
-
-    def get_tree_entry(self, path: bytes) -> TreeEntry | None:
-        if len(path) <= SHORT_BYTES:
-            row = self._txn.get(path, db=self._tree)
-        else:
-            row = self._nodes.get(self._txn, path)
-        return None if row is None else decode_node(path, row)
-
-    def put_tree_entry(self, path: bytes, node: TreeEntry) -> None:
-        message = rows.NodeRow(
-            directory=node.directory, mode=node.mode, size=node.size, digest=node.digest
-        )
-        if len(path) <= SHORT_BYTES:
-            self._txn.put(path, codec.seal_message(path, message), db=self._tree)
-        else:
-            self._nodes.put(self._txn, path, codec.seal_message(path, message))
-
-    def delete_tree_entry(self, path: bytes) -> None:
-        if len(path) <= SHORT_BYTES:
-            self._txn.delete(path, db=self._tree)
-        else:
-            self._nodes.delete(self._txn, path)
-
-    def has_children(self, path: bytes) -> bool:
-        prefix = path + b"/"
-        if len(prefix) > SHORT_BYTES:
-            first = self._nodes.first_from(self._txn, prefix)
-            return first is not None and first.startswith(prefix)
-        # The mark of long paths begins with their prefix, so one lookup finds these, too.
-        cursor = self._txn.cursor(self._tree)
-        return cursor.set_range(prefix) and cursor.key().startswith(prefix)
-
-    def add_payload_reference(self, digest: Digest, size: int, data: bytes | None) -> None:
-        row = self._payload(digest)
-        if row is None:
-            row = rows.PayloadRow(size=size, inlined=data is not None)
-            if data is not None:
-                self._txn.put(digest, codec.seal(digest, data), db=self._tables.content)
-        row.references += 1
-        self._txn.put(digest, codec.seal_message(digest, row), db=self._tables.payload)
-
-    def drop_payload_reference(self, digest: Digest) -> None:
-        row = self._payload(digest)
-        if row is None:
-            raise Damaged(
-                f"the tree names payload {digest.hex()}, which has no row: the volume is damaged; "
-                "keep it"
-            )
-        if row.references > 1:
-            row.references -= 1
-            self._txn.put(digest, codec.seal_message(digest, row), db=self._tables.payload)
-            return
-        self._txn.delete(digest, db=self._tables.payload)
-        if row.inlined:
-            self._txn.delete(digest, db=self._tables.content)
-        else:
-            self.released.add(digest)
-
-    def get_session(self, session: SessionID) -> Session | None:
-        if session not in self._sessions:
-            key = codec.u64(session)
-            row = self._txn.get(key, db=self._tables.session)
-            self._sessions[session] = None if row is None else decode_session(key, row)
-        return self._sessions[session]
-
-    def put_session(self, session: SessionID, row: Session) -> None:
-        if self.get_session(session) is None:
-            self._expiry.add(session, row)
-        self._sessions[session] = row
-
-    def delete_session(self, session: SessionID) -> None:
-        if self.get_session(session) is None:
-            return
-        self._sessions[session] = None
-        self._expiry.remove()
-        self._drop_results(codec.u64(session), None)
-
-    def expired_sessions(self, clock_ms: int) -> list[SessionID]:
-        self._load_expiry()
-        return self._expiry.expired(clock_ms, self.get_session)
-
-    def session_count(self) -> int:
-        self._load_expiry()
-        return self._expiry.count
-
-    def get_result(self, session: SessionID, sequence: int) -> ProposalResult | None:
-        key = codec.u64(session) + codec.u64(sequence)
-        row = self._txn.get(key, db=self._tables.result)
-        return None if row is None else decode_result(key, row)
-
-    def put_result(self, session: SessionID, sequence: int, result: ProposalResult) -> None:
-        key = codec.u64(session) + codec.u64(sequence)
-        message = rows.ResultRow(
-            lsn=result.lsn,
-            precondition_failed=result.precondition_failed,
-            outcomes=result.outcomes,
-            term=result.term,
-            content_digest=result.content_digest,
-        )
-        self._txn.put(key, codec.seal_message(key, message), db=self._tables.result)
-
-    def drop_results_below(self, session: SessionID, sequence: int) -> None:
-        prefix = codec.u64(session)
-        self._drop_results(prefix, prefix + codec.u64(sequence))
-
-    def _drop_results(self, prefix: bytes, end: bytes | None) -> None:
-        """Deletes a session's results with keys below `end`, or all of them if it is None."""
-        cursor = self._txn.cursor(self._tables.result)
-        found = cursor.set_range(prefix)
-        while found and cursor.key().startswith(prefix) and (end is None or cursor.key() < end):
-            cursor.delete()
-            found = bool(cursor.key())
-
-    def put_member(self, member: int, address: str) -> None:
-        key = codec.u64(member)
-        row = codec.seal_message(key, rows.MemberRow(address=address))
-        self._txn.put(key, row, db=self._tables.member)
-
-    def delete_member(self, member: int) -> None:
-        self._txn.delete(codec.u64(member), db=self._tables.member)
-
-    def note_unapplied(self, applied: Applied) -> None:
-        """Stores which parts of an entry were ineffective: an export leaves these out."""
-        result = applied.result
-        whole = (
-            applied.kind == "session_expired"
-            or applied.kind in WITHOUT_EFFECT.values()
-            or (result is not None and result.precondition_failed)
-        )
-        if not whole and (result is None or not result.outcomes):
-            return
-        key = codec.u64(applied.index)
-        row = rows.UnappliedRow(whole=whole, outcomes=b"" if whole else result.outcomes)  # type: ignore[union-attr]
-        self._txn.put(key, codec.seal_message(key, row), db=self._tables.unapplied)
-
-    def finish(self, position: Position) -> None:
-        """Writes the changed sessions and the applied LSN."""
-        self._write_sessions()
-        put_applied(self._txn, self._tables, applied_row(position, self.time_ms, self.clock_ms))
-
-    def _payload(self, digest: Digest) -> rows.PayloadRow | None:
-        row = self._txn.get(digest, db=self._tables.payload)
-        if row is None:
-            return None
-        return codec.unseal_message("payload", digest, row, rows.PayloadRow)
-
-    def _load_expiry(self) -> None:
-        if self._expiry.loaded:
-            return
-        self._write_sessions()
-        cursor = self._txn.cursor(self._tables.session)
-        self._expiry.load(
-            (SessionID(codec.from_u64(key)), decode_session(bytes(key), row)) for key, row in cursor
-        )
-
-    def _write_sessions(self) -> None:
-        for session, row in self._sessions.items():
-            key = codec.u64(session)
-            if row is None:
-                self._txn.delete(key, db=self._tables.session)
-                continue
-            message = rows.SessionRow(
-                time_to_live_ms=row.time_to_live_ms,
-                last_active_ms=row.last_active_ms,
-                acknowledged_below=row.acknowledged_below,
-            )
-            self._txn.put(key, codec.seal_message(key, message), db=self._tables.session)
-        self._sessions.clear()
 
 
 LISTED_ROWS = 128

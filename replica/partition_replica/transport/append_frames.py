@@ -134,9 +134,13 @@ class FrameStream:
         # it must not be written either.
         self._history = self._history or frame.history_id
         self._session = self._session or frame.session_id
-        first, proposals = frame.first_sequence, list(frame.proposals)
+        first, count = frame.first_sequence, len(frame.proposals)
+        if not 1 <= count <= FRAME_PROPOSALS_MAX:
+            raise InvalidArgument(
+                f"the frame has {count} proposals; allowed are 1 to {FRAME_PROPOSALS_MAX}"
+            )
+        proposals = list(frame.proposals)
         self._check(frame, proposals)
-        count = len(proposals)
         sizes = [len(content) + PROPOSAL_OVERHEAD_BYTES for content in proposals]
         fits = await self._room.take(sum(sizes), count)
         # Not before the wait: meanwhile the answers to an earlier try may still be under way.
@@ -152,7 +156,7 @@ class FrameStream:
             self._refuse(first, count, error)
             return
         try:
-            self._replica.append_frame(
+            await self._replica.append_frame(
                 AppendFrame(
                     frame.session_id,
                     first,
@@ -167,11 +171,6 @@ class FrameStream:
             self._defect(error)
 
     def _check(self, frame: api.AppendFrame, proposals: list[bytes]) -> None:
-        count = len(proposals)
-        if not 1 <= count <= FRAME_PROPOSALS_MAX:
-            raise InvalidArgument(
-                f"the frame has {count} proposals; allowed are 1 to {FRAME_PROPOSALS_MAX}"
-            )
         size = sum(map(len, proposals))
         if size > FRAME_BYTES_MAX:
             raise InvalidArgument(
@@ -183,7 +182,9 @@ class FrameStream:
                 f"the frame is of session {frame.session_id}, the frames before it of session "
                 f"{self._session}: open another stream for another session"
             )
-        check_sequences(frame.session_id, frame.first_sequence, count, frame.acknowledged_below)
+        check_sequences(
+            frame.session_id, frame.first_sequence, len(proposals), frame.acknowledged_below
+        )
 
     def _check_new(self, first: int, count: int) -> None:
         """Raises InvalidArgument if a sequence is under way on this stream: two answers to one

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from partition_replica.errors import InvalidArgument
 
@@ -30,9 +30,12 @@ def check_request(message: Message) -> None:
 
 async def checked(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     """Yields the same messages. Raises InvalidArgument at the first one that is refused."""
-    async for message in requests:
-        check_request(message)
-        yield message
+    try:
+        async for message in requests:
+            check_request(message)
+            yield message
+    except DecodeError as error:
+        raise InvalidArgument(f"a message of the stream cannot be decoded: {error}") from error
 
 
 def _check_enum(name: str, kind: EnumDescriptor, number: int) -> None:

@@ -19,7 +19,7 @@ from partition_replica.storage.environment import lmdb_failures
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.session_expiry import SessionExpiry
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.state_tables import LmdbView
+from partition_replica.storage.state_view import LmdbView
 
 BATCH_ROWS = 1024
 BATCH_BYTES = 8 * 1024**2
@@ -109,6 +109,7 @@ def _put_keys(state: LmdbState, pairs: list[tuple[bytes, bytes]], what: str) -> 
                     "of it"
                 )
             view.put_value(key, value)
+        view.flush()
 
 
 def _put_nodes(state: LmdbState, batch: list[_Row], what: str) -> None:
@@ -131,3 +132,4 @@ def _put_nodes(state: LmdbState, batch: list[_Row], what: str) -> None:
             if not row.node.directory:
                 view.add_payload_reference(row.node.digest, row.node.size, row.content)
             view.put_tree_entry(row.path, row.node)
+        view.flush()

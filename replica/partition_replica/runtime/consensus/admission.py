@@ -176,8 +176,11 @@ def answer_of(state: LmdbState, entry: ProposedEntry) -> Applied | None:
     """Returns the stored answer to a sequence, or None if no result is stored. A stored answer
     never changes, so any replica may return it. Raises SequenceReused, PreconditionFailed."""
     _, earlier = state.get_session(SessionID(entry.session), entry.sequence)
-    if earlier is None:
-        return None
+    return None if earlier is None else answer_of_result(earlier, entry)
+
+
+def answer_of_result(earlier: ProposalResult, entry: ProposedEntry) -> Applied:
+    """The answer to a sequence whose stored result is `earlier`. Raises as `answer_of`."""
     applied = _stored(judge(entry.sequence, entry.content_digest, 0, earlier), earlier)
     error = refusal(applied)
     if error is not None:

@@ -1,5 +1,15 @@
 """Applies committed entries in order, on its own thread. Its queue in memory is bounded: entries
-that do not fit are read from the log again in their turn."""
+that do not fit are read from the log again in their turn.
+
+A transaction of the state costs far more than an entry in it, so the applier waits for more entries
+as long as nobody waits for the state. It applies at once if one of these is true:
+
+- `hurry` named an LSN that is committed and not applied. Everyone who waits for the state calls it:
+  `AppliedWaits`, `Proposals`, a new leader, and `caught_up` for copies of the state and the end;
+- a configuration change is among the entries, because the engine needs it;
+- a whole batch is there: `apply_batch_max` entries or `apply_batch_bytes_max` bytes;
+- `apply_delay_s` has passed since an entry was committed.
+"""
 
 import asyncio
 from collections import deque
@@ -52,7 +62,11 @@ class Applier:
         self._target = self._told = states.current.applied.index
         self._switch: Callable[[], Awaitable[None]] | None = None
         self._paused = False
+        self._wanted = LSN(0)
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
         self._wake = asyncio.Event()
+        self._stepped = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="applier")
 
     @property
@@ -89,13 +103,36 @@ class Applier:
                 self._queue.append(entry)
                 self._queued_bytes += len(entry.data)
             self._target = entry.index
-        self._wake.set()
+            if entry.kind:
+                self.hurry(entry.index)
+        if self._due:
+            self._wake.set()
+        delay_s = self._limits.apply_delay_s
+        if self._timer is None and delay_s:
+            # It began with the oldest entry that is not applied, or with an earlier one.
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._delay_passed)
+
+    def hurry(self, index: LSN) -> None:
+        """Applies the entries up to `index` at once, those that are not committed yet once they
+        are. For everyone who waits for the state, and before they wait."""
+        self._wanted = max(self._wanted, index)
+        if self._due:
+            self._wake.set()
+
+    async def caught_up(self) -> None:
+        """Applies what is committed now; returns once it is applied. Also returns if nothing can be
+        applied any more: `run` has ended, or a received state is being installed."""
+        target = self._target
+        self.hurry(target)
+        while self._told < target and not self._paused and not self._ended:
+            await self._stepped.wait()
 
     def pause(self) -> None:
         """Applies nothing until `switch`, because the log is installing a received state."""
         self._paused = True
         self._queue.clear()
         self._queued_bytes = 0
+        self._tell_step()
 
     def switch(self, body: Callable[[], Awaitable[None]], index: LSN) -> None:
         """Runs `body` between batches. It replaces the state by one at `index`."""
@@ -114,15 +151,40 @@ class Applier:
         self._hooks = hooks
 
     async def run(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            while await self._step():
-                pass
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while await self._step():
+                    self._tell_step()
+        finally:
+            self._ended = True
+            self._tell_step()
+            if self._timer is not None:
+                self._timer.cancel()
 
     def close(self) -> None:
         """Waits until the current batch is applied, and ends the thread."""
         self._thread.shutdown(wait=True)
+
+    @property
+    def _due(self) -> bool:
+        """Whether entries have to be applied now."""
+        limits, waiting = self._limits, self._target - self._told
+        return waiting > 0 and (
+            self._told < self._wanted
+            or waiting >= limits.apply_batch_max
+            or self._queued_bytes >= limits.apply_batch_bytes_max
+            or not limits.apply_delay_s
+        )
+
+    def _delay_passed(self) -> None:
+        self._timer = None
+        self.hurry(self._target)
+
+    def _tell_step(self) -> None:
+        self._stepped.set()
+        self._stepped = asyncio.Event()
 
     async def _step(self) -> bool:
         if self._switch is not None:
@@ -131,7 +193,7 @@ class Applier:
             self._told = self._states.current.applied.index
             self._paused = False
             return True
-        if self._paused:
+        if self._paused or not self._due:
             return False
         assert self._hooks is not None, "start() is first"
         batch = self._next_batch()
@@ -181,6 +243,7 @@ class Applier:
             outcome = self._states.current.apply(batch, member_changes(batch[0]))
         reach("state.apply.after")
         self._metrics.applied_entries.inc(len(batch))
+        self._metrics.apply_batch_entries.observe(len(batch))
         return outcome
 
 

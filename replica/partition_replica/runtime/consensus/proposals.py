@@ -3,7 +3,8 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from collections.abc import Sequence as Batch
 from dataclasses import dataclass, field
 
 from partition_replica.core.limits import SESSIONS_MAX, Limits
@@ -129,10 +130,16 @@ class Proposals:
     Overloaded."""
 
     def __init__(
-        self, limits: Limits, *, leader: Callable[[], tuple[int, str]] = lambda: (0, "")
+        self,
+        limits: Limits,
+        *,
+        leader: Callable[[], tuple[int, str]] = lambda: (0, ""),
+        hurry: Callable[[LSN], None] = lambda _: None,
     ) -> None:
-        """`leader` returns (member ID, address) as far as known."""
+        """`leader` returns (member ID, address) as far as known. `hurry` is told the LSNs whose
+        apply is waited for (`Applier.hurry`)."""
         self._limits = limits
+        self._hurry = hurry
         self._leader = leader
         self._queue: deque[PendingProposal] = deque()
         self._queued_bytes = 0
@@ -151,19 +158,25 @@ class Proposals:
     def waiting(self) -> int:
         return len(self._waiting) + self._followers
 
-    def add(self, batch: Collection[PendingProposal]) -> None:
-        """Queues all of them, or none."""
+    def add(self, batch: Batch[PendingProposal]) -> int:
+        """Queues proposals, from the first one on, as long as they fit. Returns how many, at least
+        one of a batch that is not empty. Raises Overloaded if there is no room for the first."""
         limits = self._limits
-        queued_bytes = self._queued_bytes + sum(pending.size for pending in batch)
-        over = queued_bytes > limits.proposals_queued_bytes_max
-        if over or self.queued + self.waiting + len(batch) > limits.proposals_queued_max:
+        added = 0
+        for pending in batch:
+            over = self._queued_bytes + pending.size > limits.proposals_queued_bytes_max
+            if over or self.queued + self.waiting >= limits.proposals_queued_max:
+                break
+            self._queue.append(pending)
+            self._queued_bytes += pending.size
+            added += 1
+        if batch and not added:
             raise Overloaded(
                 f"{self.queued + self.waiting} proposals wait (at most "
                 f"{limits.proposals_queued_max}, or {limits.proposals_queued_bytes_max} bytes): "
                 "retry with backoff"
             )
-        self._queue.extend(batch)
-        self._queued_bytes = queued_bytes
+        return added
 
     def take(self) -> list[PendingProposal]:
         """Returns the next batch, in order. It is empty only if nothing is queued."""
@@ -181,6 +194,8 @@ class Proposals:
     def proposed(self, first: LSN, term: Term, batch: list[PendingProposal]) -> None:
         for offset, pending in enumerate(batch):
             self._waiting[first + offset] = (term, pending)
+            if pending.wait_applied:
+                self._hurry(LSN(first + offset))
             if pending.entry.sequence:
                 sequence = sequence_of(pending)
                 self._unapplied[first + offset] = _UnderWay(sequence, term)
@@ -193,6 +208,7 @@ class Proposals:
         lsn = self._last_of.get(sequence_of(pending))
         if lsn is None:
             return False
+        self._hurry(LSN(lsn))
         self._unapplied[lsn].followers.append(pending)
         self._followers += 1
         return True

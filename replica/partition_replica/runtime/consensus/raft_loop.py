@@ -9,7 +9,7 @@ before they feed the engine again.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -147,6 +147,8 @@ class RaftLoop:
         self._ticks = 0
         self._unannounced = False
         """Whether this leader has a commit index that no message to the others has carried."""
+        self._announces = False
+        """Whether the next round announces it."""
         self._announcement: asyncio.TimerHandle | None = None
         self._ticker = Ticker(tick_s, election_ticks, self._ticked)
         self._lost_leader = 0
@@ -227,10 +229,11 @@ class RaftLoop:
             self._led_at = max(self._led_at, self._heard.get(self.leader, 0.0))
         return now - self._led_at
 
-    def propose(self, batch: Collection[PendingProposal]) -> None:
-        """Queues proposals, all or none. Raises Overloaded."""
-        self._proposals.add(batch)
+    def propose(self, batch: Sequence[PendingProposal]) -> int:
+        """Queues proposals, as many as fit; returns how many. Raises Overloaded if none fits."""
+        added = self._proposals.add(batch)
         self._wake.set()
+        return added
 
     def change(self, change: Change) -> None:
         self._changes.add(change)
@@ -355,6 +358,10 @@ class RaftLoop:
         if self.role == "leader":
             self._changes.propose(self._engine)
             self._feed_proposals()
+            if self._announces and self._unannounced:
+                self._unannounced = False
+                self._engine.announce_commit()
+            self._announces = False
             if self._reads.wanted and self._engine.committed_in_term():
                 self._engine.read_index(self._reads.start())
 
@@ -439,11 +446,10 @@ class RaftLoop:
             )
 
     def _announce(self) -> None:
+        """In the next round, where an error of the engine ends the loop."""
         self._announcement = None
-        if self._unannounced and self.role == "leader":
-            self._unannounced = False
-            self._engine.announce_commit()
-            self._wake.set()
+        self._announces = self._unannounced
+        self._wake.set()
 
     def _batch(self, work: Ready) -> LogBatch:
         """The batch that a Ready writes to disk. Pauses the applier if the Ready has a snapshot."""

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 
 from partition_replica.errors import NoLeader, Overloaded
 from partition_replica.ids import LSN
@@ -12,8 +13,10 @@ class AppliedWaits:
     """Futures by LSN, resolved in order as the state advances. The number of distinct LSNs is
     bounded by the maximum lag of the apply."""
 
-    def __init__(self, callers_max: int) -> None:
+    def __init__(self, callers_max: int, *, hurry: Callable[[LSN], None] = lambda _: None) -> None:
+        """`hurry` is told which LSN a caller begins to wait for (`Applier.hurry`)."""
         self._callers_max = callers_max
+        self._hurry = hurry
         self._callers = 0
         self._heap: list[LSN] = []
         self._waiting: dict[LSN, dict[asyncio.Future[None], None]] = {}
@@ -28,6 +31,7 @@ class AppliedWaits:
             return
         if self._closed:
             raise _closing()
+        self._hurry(index)
         if index not in self._waiting:
             self._waiting[index] = {}
             heapq.heappush(self._heap, index)
@@ -69,6 +73,7 @@ class AppliedWaits:
     async def change(self) -> None:
         """Returns when the state advances next, when `wake` is called, or when the waits are
         closed."""
+        self._hurry(LSN(self.applied + 1))
         await self._changed.wait()
 
     def close(self) -> None:

@@ -1,16 +1,18 @@
 """Appends that arrive in frames: many proposals of one session at a time, and no task for each."""
 
+import asyncio
 import time
+from collections.abc import Mapping
 
-from google.protobuf.message import DecodeError
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.model import Applied
+from partition_replica.core.model import Applied, ProposalResult
 from partition_replica.core.proposed_entry import ProposalEncoder, ProposedEntry
 from partition_replica.core.services import AppendAnswers, AppendFrame
 from partition_replica.core.validation import check_content
-from partition_replica.errors import InvalidArgument, ReplicaError, of_retry
-from partition_replica.runtime.consensus.admission import answer_of
+from partition_replica.errors import ReplicaError, of_retry
+from partition_replica.ids import SessionID
+from partition_replica.runtime.consensus.admission import answer_of_result
 from partition_replica.runtime.consensus.proposals import PendingProposal
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.member import Member
@@ -19,42 +21,45 @@ from partition_replica.runtime.serving.appends import Appends, large_payloads
 from partition_replica.runtime.serving.proposer import Proposer
 from partition_replica.storage.generations import StateGenerations
 
+SLICE_OPERATIONS = 512
+"""Operations of a frame that are checked in one turn of the event loop, at least those of one
+proposal. The others are checked in the next turn."""
+
 
 class _Framed(PendingProposal):
     """A proposal of a frame. Its stream takes the answer."""
 
-    __slots__ = ("_answers", "_metrics", "_over", "_retry", "_started")
+    __slots__ = ("_metrics", "_over", "_retry", "_started", "answers", "proposable", "sequence")
 
     def __init__(
-        self,
-        entry: ProposedEntry,
-        answers: AppendAnswers,
-        metrics: Metrics,
-        *,
-        retry: bool,
-        wait_applied: bool,
+        self, sequence: int, answers: AppendAnswers, metrics: Metrics, frame: AppendFrame
     ) -> None:
-        super().__init__(entry, wait_applied=wait_applied)
-        self._answers = answers
+        self.sequence = sequence
+        self.answers = answers
+        self.proposable = False
+        self.wait_applied = frame.wait_applied or frame.retry
         self._metrics = metrics
-        self._retry = retry
+        self._retry = frame.retry
         self._started = time.perf_counter()
         self._over = False
 
+    def ask_for(self, entry: ProposedEntry, *, preconditions: bool) -> None:
+        super().__init__(entry, wait_applied=self.wait_applied or preconditions)
+
     @property
     def over(self) -> bool:
-        return self._over or self._answers.closed
+        return self._over or self.answers.closed
 
     def fail(self, error: ReplicaError) -> None:
         if not self.over:
             self._over = True
-            self._answers.refused(self.entry.sequence, of_retry(error) if self._retry else error)
+            self.answers.refused(self.sequence, of_retry(error) if self._retry else error)
 
     def succeed(self, applied: Applied) -> None:
         if not self.over:
             self._over = True
             self._metrics.appends.observe(time.perf_counter() - self._started)
-            self._answers.appended(self.entry.sequence, applied)
+            self.answers.appended(self.sequence, applied)
 
 
 class AppendFrames:
@@ -74,65 +79,93 @@ class AppendFrames:
         self._appends = appends
         self._current = current
 
-    def append(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+    async def append(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+        """Checks and proposes slice by slice, and lets other tasks run between them: ticks and
+        heartbeats must not wait for a frame with many operations."""
+        encoder = ProposalEncoder(frame.session, frame.acknowledged_below)
+        results = self._results(frame)
+        start = 0
+        while start < len(frame.proposals):
+            if start:
+                await asyncio.sleep(0)
+            start = self._append_slice(frame, start, encoder, results, answers)
+
+    def _results(self, frame: AppendFrame) -> Mapping[int, ProposalResult]:
+        """Stored results of a frame that is sent again, by sequence. They never change, so that
+        later slices need not look again: admission does."""
+        if not frame.retry:
+            return {}
+        first = frame.first_sequence
+        last = first + len(frame.proposals) - 1
+        return self._states.current.get_results(SessionID(frame.session), first, last)[1]
+
+    def _append_slice(
+        self,
+        frame: AppendFrame,
+        start: int,
+        encoder: ProposalEncoder,
+        results: Mapping[int, ProposalResult],
+        answers: AppendAnswers,
+    ) -> int:
+        """Handles the proposals from number `start` on; returns the number of the first one that is
+        left."""
         first = frame.first_sequence
         try:
             member = self._current.leading()
             # Checked before any refusal: an earlier leader may have written an earlier try.
             member.check_serving()
         except ReplicaError as error:
-            for offset in range(len(frame.proposals)):
-                answers.refused(first + offset, error)
-            return
-        encoder = ProposalEncoder(frame.session, frame.acknowledged_below)
+            for number in range(start, len(frame.proposals)):
+                answers.refused(first + number, error)
+            return len(frame.proposals)
         batch: list[PendingProposal] = []
-        for sequence, content in enumerate(frame.proposals, first):
+        operations, end = 0, start
+        while end < len(frame.proposals) and operations < SLICE_OPERATIONS:
+            pending = _Framed(first + end, answers, self._metrics, frame)
             try:
-                pending = self._checked(member, frame, sequence, content, encoder, answers)
+                operations += self._check(member, pending, frame.proposals[end], encoder, results)
             except ReplicaError as error:
-                answers.refused(sequence, of_retry(error) if frame.retry else error)
-                continue
-            if pending is not None:
+                pending.fail(error)
+            if pending.proposable:
                 batch.append(pending)
-        if not batch:
-            return
+            end += 1
+        self._propose(member, batch)
+        return end
+
+    def _propose(self, member: Member, batch: list[PendingProposal]) -> None:
+        """Proposes as many as there is room for, and refuses the others."""
         try:
-            self._proposer.check(member)
-            member.loop.propose(batch)
+            while batch:
+                self._proposer.check(member)
+                batch = batch[member.loop.propose(batch) :]
         except ReplicaError as error:
             for pending in batch:
                 pending.fail(error)
 
-    def _checked(  # one proposal, and what all of its frame share
+    def _check(
         self,
         member: Member,
-        frame: AppendFrame,
-        sequence: int,
+        pending: "_Framed",
         content: bytes,
         encoder: ProposalEncoder,
-        answers: AppendAnswers,
-    ) -> PendingProposal | None:
-        """Returns a proposal to propose. None if it is answered, or will be by a task."""
-        try:
-            proposal = types.Proposal.FromString(content)
-        except DecodeError as error:
-            raise InvalidArgument(
-                f"the proposal of sequence {sequence} is not an encoded Proposal: {error}"
-            ) from error
+        results: Mapping[int, ProposalResult],
+    ) -> int:
+        """Checks one proposal, and marks it as proposable unless it is answered, or will be by a
+        task. Returns the number of its operations, at least 1."""
+        sequence = pending.sequence
+        encoded, proposal = encoder.encode(sequence, content)
         check_content(proposal, len(content) + encoder.fields_bytes(sequence))
-        entry = encoder.encode(sequence, content, proposal)
-        if frame.retry and (known := answer_of(self._states.current, entry)) is not None:
-            answers.appended(sequence, known)
-            return None
-        wait_applied = frame.wait_applied or frame.retry or bool(proposal.preconditions)
-        pending = _Framed(
-            entry, answers, self._metrics, retry=frame.retry, wait_applied=wait_applied
-        )
+        entry = encoder.entry(sequence, content, encoded, proposal)
+        if (known := results.get(sequence)) is not None:
+            pending.succeed(answer_of_result(known, entry))
+            return 1
+        pending.ask_for(entry, preconditions=bool(proposal.preconditions))
         if large_payloads(proposal):
-            answers.run(self._append_large(member, pending, proposal))
-            return None
-        self._proposer.check_room(entry)
-        return pending
+            pending.answers.run(self._append_large(member, pending, proposal))
+        else:
+            self._proposer.check_room(entry)
+            pending.proposable = True
+        return max(1, len(proposal.operations))
 
     async def _append_large(
         self, member: Member, pending: PendingProposal, proposal: types.Proposal

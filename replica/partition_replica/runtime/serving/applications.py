@@ -61,8 +61,8 @@ class Applications:
     async def append(self, proposal: types.Proposal, *, retry: bool, wait_applied: bool) -> Applied:
         return await self._appends.append(proposal, retry=retry, wait_applied=wait_applied)
 
-    def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
-        self._frames.append(frame, answers)
+    async def append_frame(self, frame: AppendFrame, answers: AppendAnswers) -> None:
+        await self._frames.append(frame, answers)
 
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         return await self._appends.upload(digest, size, chunks)

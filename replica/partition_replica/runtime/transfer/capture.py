@@ -1,6 +1,7 @@
 """Captures a consistent copy of the running state, which is then sent, stored, verified or read.
 
-Between two batches, the applier's thread begins a read transaction, which takes microseconds.
+The applier first applies what is committed. Between two batches, its thread then begins a read
+transaction, which takes microseconds.
 Another thread then lets LMDB copy that state, without the GIL, while entries are applied. The blobs
 that the state names are read from the copy. Until they are held, no blob is collected; blobs that
 lost their last name meanwhile are checked again afterwards (`BlobStore.pause_collection`).
@@ -138,6 +139,7 @@ class StateCapture:
                 begun[0].close()
                 self._blobs.resume()
 
+        await self._applier.caught_up()
         return await finish(self._applier.call(self._begin), undo)
 
     def _begin(self) -> tuple[FrozenState, Configuration] | None:
