@@ -39,6 +39,7 @@ from tests.support.local_group import free_port
 from tests.support.raft_receivers import (
     OTHER,
     PARTITION,
+    Deaf,
     Receiver,
     Sender,
     context_of,
@@ -282,6 +283,24 @@ async def test_strangers_are_limited_in_number() -> None:
     await receiver.listener.close()
 
 
+async def test_a_flood_of_strangers_is_limited_from_the_first_one() -> None:
+    receiver = Receiver(replace(Limits(), raft_hellos_max=2, raft_hello_s=60.0))
+    port = receiver.listen()
+    # The listener does not run meanwhile: it finds all of them at once.
+    strangers = [socket.create_connection(("localhost", port)) for _ in range(50)]
+    turns = 0
+    while receiver.traffic.reasons.count("OVERLOADED") < 48:
+        turns += 1
+        assert turns < 10_000
+        assert receiver.listener._waiting <= 2
+        await asyncio.sleep(0)
+    assert turns > 40, "others run between two strangers"
+    assert receiver.listener._waiting == 2
+    for stranger in strangers:
+        stranger.close()
+    await receiver.listener.close()
+
+
 async def test_a_newer_connection_of_a_member_replaces_the_older() -> None:
     receiver = Receiver()
     port = receiver.listen()
@@ -393,30 +412,6 @@ async def test_a_receiver_that_comes_back_is_reached_again(
             await sender.connected()
             sender.send(b"again")
             await until(lambda: b"again" in receiver.payloads(), "it arrives")
-
-
-class Deaf:
-    """Answers the hello of a Raft connection, and reads no further."""
-
-    async def __aenter__(self) -> int:
-        listening = socket.create_server(("127.0.0.1", 0))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._server = await asyncio.start_server(self._accept, sock=listening, limit=4096)
-        return int(listening.getsockname()[1])
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def __init__(self) -> None:
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        await reader.readexactly(len(PREAMBLE) + HEADER.size)
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
-        writer.write(frame(HELLO, hello(1).SerializeToString()))
 
 
 async def test_a_receiver_that_does_not_read_costs_a_bounded_queue() -> None:

@@ -2,6 +2,7 @@
 who connect to it."""
 
 import asyncio
+import socket
 import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -273,3 +274,27 @@ async def dialled(port: int, context: ssl.SSLContext | None = None) -> AsyncIter
         yield found
     finally:
         await found.close()
+
+
+class Deaf:
+    """Answers the hello of a Raft connection, and reads no further."""
+
+    async def __aenter__(self) -> int:
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._server = await asyncio.start_server(self._accept, sock=listening, limit=4096)
+        return int(listening.getsockname()[1])
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def __init__(self) -> None:
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        await reader.readexactly(len(PREAMBLE) + HEADER.size)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(frame(HELLO, hello(1).SerializeToString()))

@@ -130,17 +130,14 @@ class RaftListener:
             if self._waiting >= self.limits.raft_hellos_max:
                 self.parts.traffic.refused("OVERLOADED")
                 accepted.close()
-                continue
-            self._spawn(self._greet(accepted))
+            else:
+                self._waiting += 1
+                self._spawn(self._greet(accepted))
+            # An accept that need not wait does not let others run: a flood would stop the replica.
+            await asyncio.sleep(0)
 
     async def _greet(self, accepted: socket.socket) -> None:
-        """Serves a connection until its member is let in, or until it ends."""
-        try:
-            sockets.tune(accepted, self.limits.raft_silence_s)
-        except OSError:  # it ended already
-            accepted.close()
-            return
-        self._waiting += 1
+        """Serves a connection, counted in `_waiting`, until its member is let in or it ends."""
         connection = _Connection(self)
         try:
             async with asyncio.timeout(self.limits.raft_hello_s):
@@ -159,13 +156,19 @@ class RaftListener:
     async def _connect(self, accepted: socket.socket, connection: "_Connection") -> None:
         """Returns after the TLS handshake. Raises OSError; then the socket is closed."""
         loop = asyncio.get_running_loop()
-        if self._context is None:
+        try:
+            sockets.tune(accepted, self.limits.raft_silence_s)
+            context = None if self._context is None else self._context.current()
+        except OSError:
+            accepted.close()
+            raise
+        if context is None:
             await loop.connect_accepted_socket(lambda: connection, accepted)
             return
         await loop.connect_accepted_socket(
             lambda: connection,
             accepted,
-            ssl=self._context.current(),
+            ssl=context,
             ssl_handshake_timeout=2 * self.limits.raft_hello_s,  # the caller's time-out is first
             ssl_shutdown_timeout=SHUTDOWN_S,
         )
