@@ -40,6 +40,7 @@ EXERCISED = (
     "starts",
     "files read under replacement",
     "restores",
+    "linearizable reads in frames",
     "answers out of order",
     "appends of several that are sent again",
 )

@@ -190,6 +190,36 @@ class GetKeyResponse(_message.Message):
     applied: int
     def __init__(self, found: _Optional[bool] = ..., value: _Optional[bytes] = ..., applied: _Optional[int] = ...) -> None: ...
 
+class GetFrame(_message.Message):
+    __slots__ = ("frame_id", "keys", "consistency", "history_id")
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    frame_id: int
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    consistency: Consistency
+    history_id: str
+    def __init__(self, frame_id: _Optional[int] = ..., keys: _Optional[_Iterable[bytes]] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., history_id: _Optional[str] = ...) -> None: ...
+
+class GetFrameResponse(_message.Message):
+    __slots__ = ("frame_id", "first", "values", "absent", "applied", "last", "error")
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    frame_id: int
+    first: int
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    absent: _containers.RepeatedScalarFieldContainer[int]
+    applied: int
+    last: bool
+    error: _types_pb2.ErrorDetail
+    def __init__(self, frame_id: _Optional[int] = ..., first: _Optional[int] = ..., values: _Optional[_Iterable[bytes]] = ..., absent: _Optional[_Iterable[int]] = ..., applied: _Optional[int] = ..., last: _Optional[bool] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+
 class ListKeysRequest(_message.Message):
     __slots__ = ("start", "end", "limit", "consistency")
     START_FIELD_NUMBER: _ClassVar[int]

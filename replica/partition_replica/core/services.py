@@ -29,6 +29,9 @@ class StateReader(Protocol):
     for arguments and results."""
 
     def get_value(self, key: bytes) -> tuple[bytes | None, LSN]: ...
+    def get_values(
+        self, keys: Sequence[bytes], bytes_max: int
+    ) -> tuple[list[bytes | None], LSN]: ...
     def list_values(
         self, start: bytes, end: bytes, count: int, bytes_max: int
     ) -> tuple[list[tuple[bytes, bytes]], bytes, LSN]: ...
