@@ -45,6 +45,11 @@ class Caller:
         """Of the group's history now."""
         return self.cluster.checks
 
+    @property
+    def known_history(self) -> str:
+        """What its frames of gets name; "" is any."""
+        return ""
+
     def reachable(self) -> list[Node]:
         """Who may be asked. Who names no history has nothing to tell a replica apart by that a
         restore left behind."""
