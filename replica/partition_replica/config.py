@@ -19,7 +19,8 @@ class ReplicaConfig:
     "namespace/name", which every certificate must carry. tls: None means plain text, which the user
     has to request explicitly. election_timeout_ticks: 0 draws the time-out at random, as Raft needs
     it; any other value fixes it, for simulations. keep_all_entries: never compact the log, for
-    debugging.
+    debugging. lease_reads: answer linearizable reads by the leader's lease; equal at all members
+    (docs/appends.md says what it relies on).
     """
 
     data: Path
@@ -34,4 +35,5 @@ class ReplicaConfig:
     election_timeout_ticks: int = 0
     shutdown_s: float = 10.0
     keep_all_entries: bool = False
+    lease_reads: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -157,6 +157,10 @@ class Node:
     starts: int = 0
     slow: bool = False
     clock_skew_ms: int = 0
+    suspended_s: float = 0.0
+    """By how much its clock that counts suspension is ahead of the other one."""
+    frozen_clock: tuple[float, float] | None = None
+    """What its lease takes for the time, for ever: a machine that stopped without its clocks."""
     process: ReplicaProcess | None = None
     replica: Replica | None = None
     volume: Volume | None = None
@@ -259,6 +263,7 @@ class Node:
             tick_s=TICK_S,
             election_ticks=ELECTION_TICKS,
             election_timeout_ticks=self.rng.randrange(ELECTION_TICKS, 2 * ELECTION_TICKS),
+            lease_reads=self.settings.lease_reads,
             limits=limits,
         )
         process = self.process
@@ -272,11 +277,17 @@ class Node:
             wall_ms=self._wall_ms,
             failed=lambda error: self.end_by(process, error),
             log_writer=SimulatedLogWriter,
+            lease_clock=self._lease_clock,
             draw_session=lambda: process.rng.randrange(1, 1 << 62),
         )
         peers.replica = replica
         self.volume, self.replica = volume, replica
         replica.start()
+
+    def _lease_clock(self) -> tuple[float, float]:
+        if self.frozen_clock is not None:
+            return self.frozen_clock
+        return self.loop.time() + self.suspended_s, self.loop.time()
 
     def _wall_ms(self) -> int:
         return int(self.loop.time() * 1000) + self.clock_skew_ms

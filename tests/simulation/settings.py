@@ -11,7 +11,8 @@ from partition_replica.core.limits import Limits
 class Settings:
     """Probabilities are of one message or call; times in seconds of the simulation. voters: how
     many the operator wants at least; patience: the chance that it lets a learner wait. restores: in
-    place, of a snapshot; pipelines, tails: clients of those kinds."""
+    place, of a snapshot; pipelines, tails: clients of those kinds. lease_reads: the
+    leader answers reads by its lease."""
 
     limits: Limits
     latency_s: tuple[float, float]
@@ -30,6 +31,7 @@ class Settings:
     restores: int = 0
     pipelines: int = 0
     tails: int = 0
+    lease_reads: bool = False
 
 
 def draw_settings(rng: random.Random, active_s: float) -> Settings:
@@ -60,6 +62,7 @@ def draw_more(rng: random.Random, settings: Settings) -> Settings:
         restores=restores,
         pipelines=rng.choice([0, 0, 0, 1, 1, 2]),
         tails=rng.randint(1, 2) if restores else 0,
+        lease_reads=rng.random() < 0.5,
     )
 
 

@@ -54,6 +54,12 @@ class Metrics:
         self.get_keys = Histogram(
             "logstore_get_frame_keys", "Keys per get frame", buckets=FRAME_KEYS, registry=r
         )
+        self.linearizable_reads = Counter(
+            "logstore_linearizable_reads",
+            "Linearizable reads and get frames, by what confirmed them",
+            ["by"],
+            registry=r,
+        )
         self.pinned_states = Gauge(
             "logstore_pinned_states", "Copies of the state that readers have pinned", registry=r
         )

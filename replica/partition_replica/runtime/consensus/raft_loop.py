@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+VOTE_REQUESTS = frozenset({MessageKind.REQUEST_VOTE, MessageKind.REQUEST_PRE_VOTE})
+
 TICKS_A_ROUND_MAX = 1
 """A loop that was delayed does not catch up on ticks: that would start needless elections."""
 
@@ -102,7 +104,11 @@ class RaftLoop:
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
         log_writer: type[LogWriter] = LogWriter,
+        voteless_ticks: int = 0,
     ) -> None:
+        """`voteless_ticks`: from the start on, for which this member votes for nobody. It may have
+        promised a leader so, and has forgotten it (`lease`)."""
+        self._voteless_ticks = voteless_ticks
         self._engine = engine
         self._transport = transport
         self._limits = limits
@@ -215,6 +221,8 @@ class RaftLoop:
         self.wake()
 
     def transfer_leader(self, member: int) -> None:
+        if self._reads.lease is not None:
+            self._reads.lease.forbid()
         self._engine.transfer_leader(member)
         self.wake()
 
@@ -305,10 +313,14 @@ class RaftLoop:
     def _feed(self) -> None:
         for _ in range(self._ticks):
             self._engine.tick()
+        self._voteless_ticks -= min(self._ticks, self._voteless_ticks)
         self._ticks = 0
         for _ in range(len(self._inbox)):
             message, size = self._inbox.popleft()
             self._inbox_bytes -= size
+            if self._voteless_ticks and message.kind in VOTE_REQUESTS:
+                self._metrics.messages_dropped.labels("voteless").inc()
+                continue
             try:
                 self._engine.step(message)
             except PeerNotFound:
@@ -458,6 +470,8 @@ class RaftLoop:
     def _role_changed(self, role: str, leader: int) -> None:
         was_leader = self.role == "leader"
         self.role, self._roster.leader = role, leader
+        if self._reads.lease is not None:
+            self._reads.lease.role_changed()
         if role == "leader":
             self._admission.lead(self._engine.status().term, self._now())
         if was_leader and role != "leader":

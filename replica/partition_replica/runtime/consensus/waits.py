@@ -6,6 +6,7 @@ import itertools
 
 from partition_replica.errors import NoLeader, Overloaded
 from partition_replica.ids import LSN
+from partition_replica.runtime.consensus.lease import LeaderLease
 
 
 class AppliedWaits:
@@ -94,8 +95,11 @@ class ReadIndexes:
     is committed in the term. Then the time-out of each request ends it.
     """
 
-    def __init__(self, waiting_max: int) -> None:
+    def __init__(self, waiting_max: int, lease: LeaderLease | None = None) -> None:
+        """`lease`: is told of the rounds, and may answer reads without one."""
         self._waiting_max = waiting_max
+        self.lease = lease
+        self._renewing = False
         self._next: list[asyncio.Future[LSN]] = []
         self._under_way: dict[bytes, list[asyncio.Future[LSN]]] = {}
         self._serial = itertools.count(1)
@@ -103,7 +107,16 @@ class ReadIndexes:
 
     @property
     def wanted(self) -> bool:
-        return bool(self._next)
+        return bool(self._next) or self._renewing
+
+    def leased(self) -> bool:
+        """Whether a read may be answered at this moment without a round. While reads ask, rounds
+        are sent now and then that nobody waits for, so that the lease goes on."""
+        if self.lease is None:
+            return False
+        holds = self.lease.holds()
+        self._renewing = self._renewing or (holds and self.lease.wants_round())
+        return holds
 
     async def get(self, timeout_s: float) -> LSN:
         """The index that a linearizable read has to wait for. Raises NoLeader, Overloaded."""
@@ -128,9 +141,14 @@ class ReadIndexes:
         context = next(self._serial).to_bytes(8, "big")
         self._under_way[context] = self._next
         self._next = []
+        self._renewing = False
+        if self.lease is not None:
+            self.lease.asked(context)
         return context
 
     def confirmed(self, index: int, context: bytes) -> None:
+        if self.lease is not None:
+            self.lease.confirmed(context)
         for future in self._under_way.pop(context, []):
             if not future.done():
                 future.set_result(LSN(index))
@@ -143,3 +161,4 @@ class ReadIndexes:
                     future.set_exception(NoLeader("leadership was lost: retry at the new leader"))
         self._under_way.clear()
         self._next = []
+        self._renewing = False

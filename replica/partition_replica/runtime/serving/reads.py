@@ -4,7 +4,7 @@ A read takes everything that it needs from one transaction of the state. The app
 thread, so two transactions may see two different states.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from partition_replica.core.model import Ineffective, LogEntry, OpenedFile
@@ -20,6 +20,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.current_member import CurrentMember
+from partition_replica.runtime.member import Member
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.state import LmdbState
@@ -52,7 +53,11 @@ class Reads:
         states: StateGenerations,
         blobs: BlobStore,
         current: CurrentMember,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`count` is called for each linearizable read, with what confirmed it: "round" or
+        "lease"."""
+        self._count = count
         self._log = log
         self._states = states
         self._blobs = blobs
@@ -64,9 +69,23 @@ class Reads:
             if member.loop.role != "leader":
                 raise self._current.not_leader(member)
             member.check_serving()
-            index = await member.read_index(READ_INDEX_TIMEOUT_S)
-            await member.waits.reach_for_caller(index)
+            if not await self._reach_leased(member):
+                index = await member.read_index(READ_INDEX_TIMEOUT_S)
+                await member.waits.reach_for_caller(index)
+                self._count("round")
         return self._states.current
+
+    async def _reach_leased(self, member: Member) -> bool:
+        """Waits for the index of a read by the lease. False if there was no lease, or none any more
+        after the wait."""
+        index = member.leased_index()
+        if index is None:
+            return False
+        await member.waits.reach_for_caller(index)
+        if member.leased_index() is None:
+            return False
+        self._count("lease")
+        return True
 
     def entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         self._current.running()
