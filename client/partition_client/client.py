@@ -30,7 +30,7 @@ from partition_client.errors import (
     TreeMismatch,
     not_written,
 )
-from partition_client.gets import Gets
+from partition_client.gets import Gets, Source
 from partition_client.pending_append import PendingAppend
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
@@ -186,12 +186,17 @@ class AsyncClient:
 
     # --- reads --------------------------------------------------------------------------------
 
-    async def get_key(self, key: bytes, *, stale_from: str = "") -> bytes | None:
-        """Returns the value, or None if the key is absent. The read is linearizable. With
-        `stale_from`, it returns what that replica has applied. Concurrent gets of one client travel
-        together."""
+    async def get_key(
+        self, key: bytes, *, stale_from: str = "", read_from: str = ""
+    ) -> bytes | None:
+        """Returns the value, or None if the key is absent. The read is linearizable, from the
+        leader. With `read_from`, it is linearizable from that replica, which asks the leader how
+        far it has to be. With `stale_from`, it returns what that replica has applied. Concurrent
+        gets of one client travel together. Raises ValueError if both are given."""
         self.owner.check()
-        return await self._gets.get(key, stale_from)
+        if stale_from and read_from:
+            raise ValueError("give stale_from or read_from, not both")
+        return await self._gets.get(key, Source(stale_from or read_from, bool(stale_from)))
 
     async def list_keys(
         self, start: bytes = b"", end: bytes = b"", *, stale_from: str = ""

@@ -22,7 +22,6 @@ from partition_client.calls import (
     Calls,
     Deadline,
     check_seconds,
-    consistency,
     unary,
 )
 from partition_client.endpoints import check_endpoint
@@ -57,6 +56,26 @@ UNARY_S = 60.0
 """A replica without GetFrames is asked by GetKey for this time. Then GetFrames is tried again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The replica that a get asks, and how: the leader if `address` is "", else that replica.
+    stale: for what it has applied. Otherwise the read is linearizable."""
+
+    address: str = ""
+    stale: bool = False
+
+    @property
+    def consistency(self) -> api.Consistency:
+        return api.CONSISTENCY_STALE if self.stale else api.CONSISTENCY_LINEARIZABLE
+
+    @property
+    def at_follower(self) -> bool:
+        return bool(self.address) and not self.stale
+
+
+LEADER = Source()
+
+
 class _WithoutFrames(Exception):
     """The replica is of a version without GetFrames: the caller asks by GetKey."""
 
@@ -87,26 +106,24 @@ class Gets:
         self._routing = routing
         self._calls = calls
         self._allowed_s = check_seconds(allowed_s)
-        self._lanes: dict[str, _Lane] = {}
-        """By address; "" is the leader."""
+        self._lanes: dict[Source, _Lane] = {}
         self._all: dict[_Get, None] = {}
         """In the order of their deadlines, because all may take equally long."""
         self._timer: asyncio.TimerHandle | None = None
         self._unary_until: dict[str, float] = {}
         self._closed = False
 
-    async def get(self, key: bytes, address: str = "") -> bytes | None:
-        """Returns the value, or None if the key is absent: linearizable from the leader, stale from
-        the replica `address`. Raises ClientError."""
+    async def get(self, key: bytes, source: Source = LEADER) -> bytes | None:
+        """Returns the value, or None if the key is absent. Raises ClientError."""
         self._routing.check_open()
         if self._closed:
             raise client_closed()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._allowed_s
-        target = address or self._routing.leader
+        target = source.address or self._routing.leader
         if not 0 < len(key) <= KEY_BYTES_MAX or self.lacks_frames(target):
-            return await self._by_get_key(key, address, deadline)
-        get = _Get(key, deadline, self._lane(address), loop.create_future())
+            return await self._by_get_key(key, source, deadline)
+        get = _Get(key, deadline, self._lane(source), loop.create_future())
         self._all[get] = None
         get.lane.add(get)
         if self._timer is None:
@@ -118,7 +135,7 @@ class Gets:
         finally:
             del self._all[get]
             get.lane.waiting.pop(get, None)
-        return await self._by_get_key(key, address, deadline)
+        return await self._by_get_key(key, source, deadline)
 
     async def close(self) -> None:
         """Ends the streams. Gets that still wait get ClientError."""
@@ -151,28 +168,30 @@ class Gets:
 
     def ended(self, lane: "_Lane") -> None:
         """Nothing waits for this lane any more."""
-        if self._lanes.get(lane.address) is lane:
-            del self._lanes[lane.address]
+        if self._lanes.get(lane.source) is lane:
+            del self._lanes[lane.source]
 
     # --- inside -------------------------------------------------------------------------------
 
-    def _lane(self, address: str) -> "_Lane":
-        lane = self._lanes.get(address)
+    def _lane(self, source: Source) -> "_Lane":
+        lane = self._lanes.get(source)
         if lane is None:
-            if address:
-                check_endpoint(address)
-            lane = self._lanes[address] = _Lane(self, self._routing, self._calls, address)
+            if source.address:
+                check_endpoint(source.address)
+            lane = self._lanes[source] = _Lane(self, self._routing, self._calls, source)
         return lane
 
-    async def _by_get_key(self, key: bytes, address: str, until: float) -> bytes | None:
+    async def _by_get_key(self, key: bytes, source: Source, until: float) -> bytes | None:
         deadline = Deadline(self._allowed_s)
         deadline.at = until
-        request = api.GetKeyRequest(key=key, consistency=consistency(address))
+        request = api.GetKeyRequest(
+            key=key, consistency=source.consistency, at_follower=source.at_follower
+        )
 
         async def call(stub: Any) -> Any:
             return await unary(stub.GetKey, request, deadline)
 
-        response: api.GetKeyResponse = await self._calls.retry(call, deadline, address)
+        response: api.GetKeyResponse = await self._calls.retry(call, deadline, source.address)
         return response.value if response.found else None
 
     def _expire(self) -> None:
@@ -195,15 +214,14 @@ class Gets:
 
 
 class _Lane:
-    """The gets of one replica, or of the leader (address ""), and the stream to it. Its task runs
-    until nothing waits."""
+    """The gets from one source, and the stream to it. Its task runs until nothing waits."""
 
-    def __init__(self, gets: Gets, routing: Routing, calls: Calls, address: str) -> None:
+    def __init__(self, gets: Gets, routing: Routing, calls: Calls, source: Source) -> None:
         self._gets = gets
         self._routing = routing
         self._calls = calls
-        self.address = address
-        self.target = address
+        self.source = source
+        self.target = source.address
         """The replica that was asked last; "" if no leader was found."""
         self.waiting: dict[_Get, None] = {}
         """Not sent; in the order of their arrival."""
@@ -246,7 +264,7 @@ class _Lane:
     async def _serve(self) -> None:
         """Looks for the leader, if it is to be asked, and serves one stream to the replica. Raises
         ClientError if no retry can help."""
-        self.target = self.address or await self._routing.find_leader(STATUS_TIMEOUT_S)
+        self.target = self.source.address or await self._routing.find_leader(STATUS_TIMEOUT_S)
         if not self.target:
             return
         if not self._gets.lacks_frames(self.target):
@@ -256,7 +274,7 @@ class _Lane:
             except (grpc.aio.AioRpcError, Silent) as error:
                 if not _is_unimplemented(error):
                     within = Deadline(STATUS_TIMEOUT_S)
-                    fixed = bool(self.address)
+                    fixed = bool(self.source.address)
                     await self._calls.failed(self.target, error, within, fixed=fixed)
                     return
                 self._gets.found_without_frames(self.target)
@@ -325,7 +343,8 @@ class _Lane:
         return api.GetFrame(
             frame_id=self._serial,
             keys=[get.key for get in gets],
-            consistency=consistency(self.address),
+            consistency=self.source.consistency,
+            at_follower=self.source.at_follower,
         )
 
     async def _read(self, call: StreamCall, target: str) -> None:

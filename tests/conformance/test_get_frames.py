@@ -182,7 +182,10 @@ class Stage:
             lambda _: None,
         )
 
-    async def read_point(self, *, linearizable: bool) -> "Stage":
+    def check_history(self, history: str) -> None:
+        """It has any."""
+
+    async def read_point(self, *, linearizable: bool, at_follower: bool = False) -> "Stage":
         if linearizable:
             self.asked += 1
             await self.gate.wait()

@@ -81,6 +81,14 @@ class Caller:
                 raise Unreachable("no answer in time") from error
             raise
 
+    async def ask_at(self, node: Node, serve: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
+        """Of one node, whether it leads or not. Raises what it says, and Unreachable."""
+        call = self.network.call((self.name, self.process), node, serve)
+        try:
+            return await asyncio.wait_for(call, TIMEOUT_S[1])
+        except TimeoutError as error:
+            raise Unreachable("no answer in time") from error
+
     async def upload(self, digests: Iterable[bytes]) -> None:
         """Some of `workload.DIGESTS`, until one is not taken."""
         for digest in digests:

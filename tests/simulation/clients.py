@@ -335,21 +335,28 @@ class Client(Caller):
         view = View(other, item)
         self._reads += 1
         # Not drawn: the seeds then give the runs that they gave before there were frames.
-        framed = self._reads % 2 == 0
+        framed, at_follower = self._reads % 2 == 0, self._reads % 4 in (0, 3)
 
         async def serve(node: Node) -> tuple[bytes | None, Checks]:
             if framed:
                 frame = api.GetFrame(frame_id=1, keys=[b"absent", item[1]])
+                frame.at_follower = at_follower
                 absent, value = await get_frame(node, frame)
                 assert absent is None
                 return value, node.checks
-            state = await _replica(node).applications.read_point(linearizable=True)
+            state = await _replica(node).applications.read_point(
+                linearizable=True, at_follower=at_follower
+            )
             return state.get_value(item[1])[0], node.checks
 
+        nodes = self.reachable()
+        node = nodes[self._reads % len(nodes)] if at_follower else None
         try:
-            value, line = await self._ask_latest(serve)
+            value, line = await self._ask_latest(serve, node)
         except AGAIN:
             return
+        if node is not None and node.running is not None and node.running.loop.role != "leader":
+            self.trace.count("linearizable reads at followers")
         self.trace.event(self.name, "reads", f"{item[1]!r}: {value!r}")
         self.trace.count(f"linearizable reads{' in frames' if framed else ''}")
         known = view.of(line)
@@ -367,12 +374,14 @@ class Client(Caller):
             self.expected.written(line, {item: value})
 
     async def _ask_latest(
-        self, serve: Callable[[Node], Coroutine[Any, Any, tuple[T, Checks]]]
+        self,
+        serve: Callable[[Node], Coroutine[Any, Any, tuple[T, Checks]]],
+        node: Node | None = None,
     ) -> tuple[T, Checks]:
-        """Reads name no history. But nothing is read from one that was over before the client
-        learnt of the group's history."""
+        """Of the leader, or of `node`. Reads name no history. But nothing is read from one that was
+        over before the client learnt of the group's history."""
         least = self._line
-        found, line = await self.ask(serve)
+        found, line = await (self.ask(serve) if node is None else self.ask_at(node, serve))
         if line.number < least.number:
             self.checks.violated(
                 "history",

@@ -41,6 +41,7 @@ EXERCISED = (
     "files read under replacement",
     "restores",
     "linearizable reads in frames",
+    "linearizable reads at followers",
     "linearizable reads by frames beside several appends",
     "answers out of order",
     "appends of several that are sent again",

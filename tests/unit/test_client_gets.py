@@ -85,6 +85,23 @@ async def test_stale_gets_have_a_stream_to_their_replica() -> None:
     assert [f.consistency for f in leader.frames] == [api.CONSISTENCY_LINEARIZABLE]
 
 
+async def test_linearizable_gets_from_a_follower_say_so() -> None:
+    leader, other = Framed(), Framed()
+    other.serving_as = "follower"
+    async with leader.serving() as one, other.serving() as two:
+        async with AsyncClient([one], deadline_s=WITHIN_S) as client:
+            await get_all(client, range(3), read_from=two)
+            await get_all(client, range(3), stale_from=two)
+            await get_all(client, range(3))
+            with pytest.raises(ValueError, match="not both"):
+                await client.get_key(b"k", read_from=two, stale_from=two)
+    assert [(f.consistency, f.at_follower) for f in other.frames] == [
+        (api.CONSISTENCY_LINEARIZABLE, True),
+        (api.CONSISTENCY_STALE, False),
+    ]
+    assert [f.at_follower for f in leader.frames] == [False]
+
+
 async def test_a_get_costs_no_task() -> None:
     replica = Framed()
     async with replica.client(deadline_s=WITHIN_S) as client:
@@ -209,26 +226,27 @@ async def test_a_broken_stream_is_opened_again() -> None:
 
 
 async def test_a_silent_stream_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gets, "CALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(gets, "CALL_TIMEOUT_S", 0.5)
     replica = Breaking("silence", "part", "silence")
     async with replica.client(deadline_s=WITHIN_S) as client:
         await get_all(client, range(3))
-    assert replica.calls["GetFrames"] == 4
+    assert not replica.ends
 
 
 async def test_each_get_has_its_own_deadline() -> None:
     replica = Framed()
-    async with replica.client(deadline_s=0.5) as client:
+    async with replica.client(deadline_s=2.0) as client:
         await client.get_key(b"0")
         replica.gate.clear()
         loop = asyncio.get_running_loop()
         began = loop.time()
         first = asyncio.ensure_future(client.get_key(b"1"))
-        await asyncio.sleep(0.3)
+        while loop.time() < began + 1.0:
+            await asyncio.sleep(0.05)
         second = asyncio.ensure_future(client.get_key(b"2"))
-        with pytest.raises(DeadlineExceeded, match=r"no answer within 0.5 s: 127"):
+        with pytest.raises(DeadlineExceeded, match=r"no answer within 2 s: 127"):
             await first
-        assert 0.5 <= loop.time() - began < 0.8
+        assert loop.time() >= began + 2.0
         assert not second.done()
         replica.gate.set()
         assert await second == b"v2"

@@ -108,9 +108,10 @@ class ApplicationService(Protocol):
         client has sent this sequence before."""
         ...
 
-    async def read_point(self, *, linearizable: bool) -> StateReader:
-        """Waits until a read has the requested consistency. Returns a reader that is valid until
-        the caller's next await."""
+    async def read_point(self, *, linearizable: bool, at_follower: bool = False) -> StateReader:
+        """Waits until a read has the requested consistency. A replica that does not lead asks its
+        leader if `at_follower`; otherwise it raises NotLeader or NoLeader. Returns a reader that is
+        valid until the caller's next await."""
         ...
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:

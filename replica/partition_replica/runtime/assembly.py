@@ -167,7 +167,8 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
         if config.lease_reads
         else None
     )
-    read_indexes = ReadIndexes(limits.reads_waiting_max, lease)
+    token = int(log.identity.member_id).to_bytes(8, "big") + secrets.token_bytes(8)
+    read_indexes = ReadIndexes(limits.reads_waiting_max, lease, token)
     applier = Applier(log, states, volume.garbage, limits, metrics)
     collection = Collection(volume.garbage, applier, metrics)
     capture = StateCapture(log, states, blobs, volume.space, applier, limits)

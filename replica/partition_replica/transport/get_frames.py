@@ -116,9 +116,10 @@ class GetFrames:
         asked = linearizable(request.consistency)
         try:
             self._check(request)
-            if request.history_id:
-                self._replica.check_history(request.history_id, leading=asked)
-            await self._replica.read_point(linearizable=asked)
+            await self._replica.read_point(linearizable=asked, at_follower=request.at_follower)
+            # Behind the wait: a replica that a restore missed has no leader to confirm it, and
+            # must not tell a client of the history that is over.
+            self._replica.check_history(request.history_id)
         except ReplicaError as error:
             return _Frame(request, size, error)
         return _Frame(request, size)

@@ -196,7 +196,9 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     @unary
     async def GetKey(self, request: api.GetKeyRequest, context: Any) -> Any:
         check_key(request.key, "GetKey")
-        state = await self._replica.read_point(linearizable=linearizable(request.consistency))
+        state = await self._replica.read_point(
+            linearizable=linearizable(request.consistency), at_follower=request.at_follower
+        )
         value, applied = state.get_value(request.key)
         return api.GetKeyResponse(found=value is not None, value=value or b"", applied=applied)
 

@@ -59,6 +59,9 @@ TICKS_A_ROUND_MAX = 1
 WORK_A_ROUND_MAX = 16
 """Readys handled per round, so that other tasks run, too: after a restart the log may be long."""
 
+READ_INDEX_AGAIN_TICKS = 3
+"""A follower asks its leader for a read index again after this time without an answer."""
+
 COMMIT_FLUSH_S = 1.0
 """A new commit index is saved with the next entries, or after this time."""
 
@@ -118,6 +121,7 @@ class RaftLoop:
         self._reads = reads
         self._applier = applier
         self._tick_s = tick_s
+        self._ask_again_s = READ_INDEX_AGAIN_TICKS * tick_s
         self._wall_ms = wall_ms
         loop = asyncio.get_running_loop()
         self._now = loop.time
@@ -333,6 +337,8 @@ class RaftLoop:
             self._feed_proposals()
             if self._reads.wanted and self._engine.committed_in_term():
                 self._engine.read_index(self._reads.start())
+        elif self.leader and self._reads.wants_leader(self._now(), self._ask_again_s):
+            self._engine.read_index(self._reads.start(leading=False))
 
     def _feed_proposals(self) -> None:
         while batch := self._proposals.take():
@@ -396,6 +402,8 @@ class RaftLoop:
             self._applier.add(work.committed)
         for index, context in work.read_states:
             self._reads.confirmed(index, context)
+            if self._reads.wanted:
+                self._wake.set()
 
     def _batch(self, work: Ready) -> LogBatch:
         """The batch that a Ready writes to disk. Pauses the applier if the Ready has a snapshot."""
@@ -479,4 +487,6 @@ class RaftLoop:
             self._proposals.leadership_lost(hint)
             self._reads.fail()
             self._changes.leadership_lost(hint)
+        else:
+            self._reads.ask_again()  # the round was for another leader
         self._hooks.role_changed(role, leader)

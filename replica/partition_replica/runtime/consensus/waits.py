@@ -91,12 +91,20 @@ def _closing() -> NoLeader:
 class ReadIndexes:
     """Read indexes in rounds. All requests that arrive during one round share the next round.
 
+    A leader asks a quorum. A follower asks its leader, through the engine, one round at a time.
+
     The engine silently drops a request that it can't answer, because there is no leader or nothing
     is committed in the term. Then the time-out of each request ends it.
     """
 
-    def __init__(self, waiting_max: int, lease: LeaderLease | None = None) -> None:
-        """`lease`: is told of the rounds, and may answer reads without one."""
+    def __init__(
+        self, waiting_max: int, lease: LeaderLease | None = None, token: bytes = b""
+    ) -> None:
+        """`lease`: is told of the rounds, and may answer reads without one. `token`: of this member
+        and start alone. A leader answers a follower by the round's name, and must not take it for a
+        round of another member, nor the follower an answer for one of its next start."""
+        self._token = token
+        self._asked_leader_at = 0.0
         self._waiting_max = waiting_max
         self.lease = lease
         self._renewing = False
@@ -136,13 +144,34 @@ class ReadIndexes:
         finally:
             self._waiting -= 1
 
-    def start(self) -> bytes:
-        """Begins a round; returns the context to give to the engine."""
-        context = next(self._serial).to_bytes(8, "big")
+    def wants_leader(self, now: float, again_s: float) -> bool:
+        """Whether a follower should ask its leader now: if requests wait and no round is under way.
+        Of a round without an answer for `again_s` seconds, the requests wait again: it is lost, or
+        was for another leader."""
+        if self._under_way:
+            if now < self._asked_leader_at + again_s:
+                return False
+            self.ask_again()
+        # Who was cancelled or timed out needs no round.
+        self._next = [future for future in self._next if not future.done()]
+        if self._next:
+            self._asked_leader_at = now
+        return bool(self._next)
+
+    def ask_again(self) -> None:
+        """The requests of rounds that are under way share the next round instead."""
+        earlier = [future for futures in self._under_way.values() for future in futures]
+        self._next = earlier + self._next
+        self._under_way.clear()
+
+    def start(self, *, leading: bool = True) -> bytes:
+        """Begins a round; returns the context to give to the engine. leading: a quorum is asked,
+        and not the leader."""
+        context = self._token + next(self._serial).to_bytes(8, "big")
         self._under_way[context] = self._next
         self._next = []
         self._renewing = False
-        if self.lease is not None:
+        if self.lease is not None and leading:
             self.lease.asked(context)
         return context
 

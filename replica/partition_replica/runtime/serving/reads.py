@@ -55,25 +55,36 @@ class Reads:
         current: CurrentMember,
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`count` is called for each linearizable read, with what confirmed it: "round" or
-        "lease"."""
+        """`count` is called for each linearizable read, with what confirmed it: "round", "lease",
+        or "leader" at a follower."""
         self._count = count
         self._log = log
         self._states = states
         self._blobs = blobs
         self._current = current
 
-    async def point(self, *, linearizable: bool) -> StateReader:
+    async def point(self, *, linearizable: bool, at_follower: bool = False) -> StateReader:
         member = self._current.running()
-        if linearizable:
-            if member.loop.role != "leader":
-                raise self._current.not_leader(member)
+        if linearizable and member.loop.role != "leader":
+            await self._reach_by_leader(member, at_follower)
+        elif linearizable:
             member.check_serving()
             if not await self._reach_leased(member):
                 index = await member.read_index(READ_INDEX_TIMEOUT_S)
                 await member.waits.reach_for_caller(index)
                 self._count("round")
         return self._states.current
+
+    async def _reach_by_leader(self, member: Member, at_follower: bool) -> None:
+        """Waits for an index that the leader confirms. Raises NotLeader unless `at_follower`,
+        NoLeader."""
+        if not at_follower:
+            raise self._current.not_leader(member)
+        if not member.loop.leader:
+            raise NoLeader("this replica knows no leader to ask: retry with backoff")
+        index = await member.read_index(READ_INDEX_TIMEOUT_S)
+        await member.waits.reach_for_caller(index)
+        self._count("leader")
 
     async def _reach_leased(self, member: Member) -> bool:
         """Waits for the index of a read by the lease. False if there was no lease, or none any more
