@@ -29,6 +29,7 @@ from partition_client.errors import (
     TreeMismatch,
     not_written,
 )
+from partition_client.gets import Gets, Source
 from partition_client.pending_append import Appended, PendingAppend
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
@@ -72,6 +73,7 @@ class AsyncClient:
         self._calls = Calls(self._routing)
         self._session_ttl_ms = session_ttl_ms
         self._appends = AppendStream(self._routing, self._open_session)
+        self._gets = Gets(self._routing, self._calls, self._deadline_s)
         self._close_lock = asyncio.Lock()
 
     async def __aenter__(self) -> "AsyncClient":
@@ -81,9 +83,9 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the append stream and closes all channels. Closes the session if the leader answers
-        within a second; otherwise the session expires later. Does nothing if the client is closed,
-        and in a fork of the client's process."""
+        """Ends the streams of appends and gets, and closes all channels. Closes the session if the
+        leader answers within a second; otherwise the session expires later. Does nothing if the
+        client is closed, and in a fork of the client's process."""
         if not self.owner.here:
             return
         async with self._close_lock:  # a concurrent close would close channels that this one uses
@@ -94,6 +96,7 @@ class AsyncClient:
 
     async def _close_session(self) -> None:
         session = await self._appends.close()
+        await self._gets.close()
         if session is not None and self._routing.leader:
             request = api.CloseSessionRequest(session_id=session.id, history_id=session.history)
             with suppress(grpc.aio.AioRpcError, ClientError):  # it expires by itself
@@ -172,12 +175,17 @@ class AsyncClient:
 
     # --- reads --------------------------------------------------------------------------------
 
-    async def get_key(self, key: bytes, *, stale_from: str = "") -> bytes | None:
-        """Returns the value, or None if the key is absent. The read is linearizable. With
-        `stale_from`, it returns what that replica has applied."""
-        request = api.GetKeyRequest(key=key, consistency=consistency(stale_from))
-        response: api.GetKeyResponse = await self._call("GetKey", request, stale_from)
-        return response.value if response.found else None
+    async def get_key(
+        self, key: bytes, *, stale_from: str = "", read_from: str = ""
+    ) -> bytes | None:
+        """Returns the value, or None if the key is absent. The read is linearizable, from the
+        leader. With `read_from`, it is linearizable from that replica, which asks the leader how
+        far it has to be. With `stale_from`, it returns what that replica has applied. Concurrent
+        gets of one client travel together. Raises ValueError if both are given."""
+        self.owner.check()
+        if stale_from and read_from:
+            raise ValueError("give stale_from or read_from, not both")
+        return await self._gets.get(key, Source(stale_from or read_from, bool(stale_from)))
 
     async def list_keys(
         self, start: bytes = b"", end: bytes = b"", *, stale_from: str = ""

@@ -77,8 +77,10 @@ class MessageKind(IntEnum):
     """The kinds of messages that a transport treats differently; the numbers are eraftpb's."""
 
     APPEND = 3
+    REQUEST_VOTE = 5
     SNAPSHOT = 7
     HEARTBEAT = 8
+    REQUEST_PRE_VOTE = 17
 
 
 class ColdStorage(Protocol):

@@ -154,8 +154,15 @@ impl Node {
         if m.to != raft.id {
             return Err(format!("it is meant for {:x}, this is {:x}", m.to, raft.id));
         }
-        if m.term == 0 {
-            return Err("its term is 0, which only local messages have".to_string());
+        let asks = m.get_msg_type() == MessageType::MsgReadIndex;
+        if asks != (m.term == 0) {
+            return Err(format!(
+                "its term is {}; it is 0 in a request for a read index, and in no other message",
+                m.term
+            ));
+        }
+        if asks || m.get_msg_type() == MessageType::MsgReadIndexResp {
+            return check_read_index(m, raft.prs().get(m.from).is_some());
         }
         if m.get_msg_type() == MessageType::MsgHeartbeat && m.commit > raft.raft_log.last_index() {
             return Err(format!(
@@ -183,6 +190,25 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// The size of the context by which a request for a read index and its answer find each other.
+const READ_CONTEXT_BYTES_MAX: usize = 64;
+
+/// A request of a follower for a read index, or the leader's answer to it.
+fn check_read_index(m: &eraftpb::Message, known: bool) -> Result<(), String> {
+    match m.get_entries() {
+        [one] if (1..=READ_CONTEXT_BYTES_MAX).contains(&one.data.len()) => {}
+        _ => {
+            return Err(format!(
+                "it has no context of 1 to {READ_CONTEXT_BYTES_MAX} bytes for a read index"
+            ))
+        }
+    }
+    if !known {
+        return Err("it asks for a read index and is no member".to_string());
+    }
+    Ok(())
 }
 
 #[pymethods]
@@ -271,11 +297,8 @@ impl Node {
                     "hand-over is asked of the leader by its API",
                 ))
             }
-            MsgReadIndex | MsgReadIndexResp => {
-                return Err(InvalidMessage::new_err(
-                    "read indexes are asked of the leader by its API",
-                ))
-            }
+            // A follower would forward it. The one that asks hears of another leader, and asks again.
+            MsgReadIndex if self.raw.raft.state != StateRole::Leader => return Ok(()),
             _ => {}
         }
         self.check_message(&message.inner)

@@ -17,6 +17,9 @@ enum Schema {
 /// hundred in memory.
 const ENTRIES_MAX: u32 = 1 << 17;
 
+/// eraftpb's numbers of MsgReadIndex and MsgReadIndexResp.
+const READ_INDEX_KINDS: [u64; 2] = [15, 16];
+
 impl Schema {
     fn child(self, field: u64) -> Option<Schema> {
         match (self, field) {
@@ -36,6 +39,8 @@ pub fn check_message(bytes: &[u8]) -> Result<(), String> {
 
 fn check(mut rest: &[u8], schema: Schema) -> Result<(), String> {
     let mut entries = 0u32;
+    // The entry of a message that asks for a read index has only data.
+    let mut asks_for_index = false;
     let (mut term, mut index) = (0, 0);
     while !rest.is_empty() {
         let tag = varint(&mut rest)?;
@@ -43,6 +48,13 @@ fn check(mut rest: &[u8], schema: Schema) -> Result<(), String> {
         match tag & 7 {
             0 => {
                 let value = varint(&mut rest)?;
+                if matches!(schema, Schema::Message) && field == 1 {
+                    let asks = READ_INDEX_KINDS.contains(&value);
+                    if entries > 0 && asks != asks_for_index {
+                        return Err("its kind stands behind its entries".to_string());
+                    }
+                    asks_for_index = asks;
+                }
                 match field {
                     2 => term = value,
                     3 => index = value,
@@ -64,6 +76,10 @@ fn check(mut rest: &[u8], schema: Schema) -> Result<(), String> {
                             return Err(format!("more than {ENTRIES_MAX} entries"));
                         }
                     }
+                    let child = match child {
+                        Schema::Entry if asks_for_index => Schema::Leaf,
+                        other => other,
+                    };
                     check(inner, child)?;
                 }
                 rest = tail;

@@ -148,6 +148,84 @@ def test_read_index_needs_a_quorum() -> None:
     assert leader.reads == [(3, b"one")]
 
 
+def test_a_follower_asks_its_leader_for_a_read_index() -> None:
+    group = Group()
+    leader = group.elect(1)
+    leader.node.propose([b"x"])
+    group.settle()
+    follower = group.peers[2]
+    follower.node.read_index(b"one")
+    group.settle()
+    assert follower.reads == [(3, b"one")]
+    assert leader.reads == []
+    group.cut = {1, 2}  # both from the third one, and from each other
+    follower.node.read_index(b"two")
+    group.settle()
+    assert follower.reads == [(3, b"one")]
+
+
+def test_a_leader_without_a_quorum_gives_no_follower_a_read_index() -> None:
+    group = Group(5)
+    group.elect(1)
+    group.settle()
+    follower = group.peers[2]
+    asked = asking(follower, b"one")
+    group.cut = {3, 4, 5}
+    group.peers[1].node.step(asked)
+    group.settle()
+    assert follower.reads == []
+    group.cut = set()
+    group.tick(3)
+    assert [context for _, context in follower.reads] == [b"one"], "the next heartbeat asks again"
+
+
+def asking(follower: Peer, context: bytes) -> raft.Message:
+    """What a follower sends to ask for a read index."""
+    follower.node.read_index(context)
+    (message,) = follower.work()
+    return raft.Message.decode(message.encode())
+
+
+def test_who_does_not_lead_forwards_no_request_for_a_read_index() -> None:
+    group = Group()
+    group.elect(1)
+    asked = asking(group.peers[2], b"one")
+    group.peers[1].node.transfer_leader(3)
+    group.settle()
+    group.peers[1].node.step(asked)
+    group.settle()
+    assert group.peers[2].reads == []
+
+
+def read_index(kind: int, term: int, context: bytes, *, sender: int = 2, entries: int = 1) -> bytes:
+    entry = b"\x22" + bytes([len(context)]) + context
+    encoded = bytes([8, kind, 16, 1, 24, sender, *([32, term] if term else [])])
+    return encoded + (b"\x3a" + bytes([len(entry)]) + entry) * entries
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (read_index(15, 9, b"one"), "term is 9"),
+        (read_index(16, 0, b"one"), "term is 0"),
+        (read_index(15, 0, b""), "context of 1 to 64"),
+        (read_index(15, 0, b"x" * 65), "context of 1 to 64"),
+        (read_index(15, 0, b"one", entries=2), "context of 1 to 64"),
+        (read_index(15, 0, b"one", entries=0), "context of 1 to 64"),
+        (read_index(16, 2, b"one", entries=2), "context of 1 to 64"),
+        (read_index(15, 0, b"one", sender=9), "no member"),
+        (read_index(3, 9, b"one"), "no term or no index"),
+        (read_index(15, 0, b"one") + b"\x08\x03", "kind stands behind"),
+    ],
+)
+def test_a_lying_request_for_a_read_index_is_refused(message: bytes, why: str) -> None:
+    group = Group()
+    leader = group.elect(1)
+    with pytest.raises(raft.InvalidMessage, match=why):
+        leader.node.step(raft.Message.decode(message))
+    leader.node.tick()
+
+
 def test_leadership_is_handed_over() -> None:
     group = Group()
     group.elect(1)

@@ -66,6 +66,12 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         "--keep-all-entries", action="store_true", help="never compact the log, for debugging"
     )
     serve.add_argument(
+        "--lease-reads",
+        action="store_true",
+        help="the leader answers linearizable reads by its lease, without asking the others each "
+        "time; relies on clocks (docs/appends.md), and must be set at all members",
+    )
+    serve.add_argument(
         "--tick-ms",
         type=arguments_of.positive,
         default=100,
@@ -109,6 +115,7 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         election_ticks=options.election_ticks,
         keep_all_entries=options.keep_all_entries,
         raft_listen=_raft_listen(options),
+        lease_reads=options.lease_reads,
         limits=_limits(parser, options.limit),
     )
 

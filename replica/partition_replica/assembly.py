@@ -230,6 +230,8 @@ class SidecarProcess:
                 failures,
                 Streams(limits.client_streams_max, opened),
                 StreamBytes(limits.append_bytes_total_max, self._metrics.append_bytes.set),
+                StreamBytes(limits.get_bytes_total_max, self._metrics.get_bytes.set),
+                self._metrics.get_keys.observe,
             ),
             server,
         )

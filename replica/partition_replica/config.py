@@ -20,7 +20,8 @@ class ReplicaConfig:
     has to request explicitly. election_timeout_ticks: 0 draws the time-out at random, as Raft needs
     it; any other value fixes it, for simulations. keep_all_entries: never compact the log, for
     debugging. raft_listen: host:port for Raft connections of other members, which connect to that
-    port at the host of `advertise`; "" accepts none.
+    port at the host of `advertise`; "" accepts none. lease_reads: answer linearizable reads by the
+    leader's lease; equal at all members (docs/appends.md says what it relies on).
     """
 
     data: Path
@@ -36,4 +37,5 @@ class ReplicaConfig:
     shutdown_s: float = 10.0
     keep_all_entries: bool = False
     raft_listen: str = ""
+    lease_reads: bool = False
     limits: Limits = field(default_factory=Limits)

@@ -34,7 +34,7 @@ def enums(kind: Any) -> list[Any]:
 
 
 WITH_ENUMS = [
-    (found.name, method.name, field.name)
+    (found.name, method, field.name)
     for description in DESCRIPTIONS
     for found in description.DESCRIPTOR.services_by_name.values()
     for method in found.methods
@@ -43,16 +43,20 @@ WITH_ENUMS = [
 
 
 def test_the_reads_are_among_them() -> None:
-    methods = {method for _, method, _ in WITH_ENUMS}
-    assert methods >= {"GetKey", "ListKeys", "ListTree", "ReadFile"}
+    methods = {method.name for _, method, _ in WITH_ENUMS}
+    assert methods >= {"GetKey", "GetFrames", "ListKeys", "ListTree", "ReadFile"}
 
 
 @pytest.mark.parametrize("number", [2, 7, -1])
-@pytest.mark.parametrize(("name", "method", "field"), WITH_ENUMS)
-async def test_an_unknown_value_is_refused(name: str, method: str, field: str, number: int) -> None:
-    request = getattr(api, f"{method}Request")(**{field: number})
+@pytest.mark.parametrize(
+    ("name", "method", "field"), WITH_ENUMS, ids=[f"{n}-{m.name}-{f}" for n, m, f in WITH_ENUMS]
+)
+async def test_an_unknown_value_is_refused(name: str, method: Any, field: str, number: int) -> None:
+    request: Any = getattr(api, method.input_type.name)(**{field: number})
+    if method.client_streaming:
+        request = stream([request])
     with pytest.raises(Refused, match=f"INVALID_ARGUMENT: {field} is {number}.*allowed are"):
-        await call(name, method, request)
+        await call(name, method.name, request)
 
 
 @pytest.mark.parametrize(

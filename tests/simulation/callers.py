@@ -45,6 +45,11 @@ class Caller:
         """Of the group's history now."""
         return self.cluster.checks
 
+    @property
+    def known_history(self) -> str:
+        """What its frames of gets name; "" is any."""
+        return ""
+
     def reachable(self) -> list[Node]:
         """Who may be asked. Who names no history has nothing to tell a replica apart by that a
         restore left behind."""
@@ -75,6 +80,14 @@ class Caller:
             if isinstance(error, TimeoutError):
                 raise Unreachable("no answer in time") from error
             raise
+
+    async def ask_at(self, node: Node, serve: Callable[[Node], Coroutine[Any, Any, T]]) -> T:
+        """Of one node, whether it leads or not. Raises what it says, and Unreachable."""
+        call = self.network.call((self.name, self.process), node, serve)
+        try:
+            return await asyncio.wait_for(call, TIMEOUT_S[1])
+        except TimeoutError as error:
+            raise Unreachable("no answer in time") from error
 
     async def upload(self, digests: Iterable[bytes]) -> None:
         """Some of `workload.DIGESTS`, until one is not taken."""

@@ -270,16 +270,19 @@ class Checks:
 
     # --- the state ----------------------------------------------------------------------------
 
+    def configured(self, configuration: Configuration) -> None:
+        """An engine or a log has it. A leader's engine acknowledges by it at once, before it is on
+        the leader's disk: the entry of the change is, on a quorum of the one before."""
+        if configuration not in self._configurations and configuration.voters:
+            self._configurations.append(configuration)
+            del self._configurations[:-CONFIGURATIONS_KEPT]
+
     def worked(self, node: "Node", process: Process) -> None:
         """Something was done on one of its threads."""
         volume = node.volume
         if volume is None or not process.alive or node.process is not process:
             return
-        # Before what it makes of it is acknowledged: that may be as soon as the engine has it.
-        configuration = volume.log.configuration[1]
-        if configuration not in self._configurations and configuration.voters:
-            self._configurations.append(configuration)
-            del self._configurations[:-CONFIGURATIONS_KEPT]
+        self.configured(volume.log.configuration[1])
         applied = volume.state.applied
         before = self._applied.get(process.name)
         if applied.index == before:

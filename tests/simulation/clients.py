@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.model import Applied
 from partition_replica.errors import (
@@ -35,6 +36,7 @@ from tests.simulation.checks import Checks
 from tests.simulation.loop import Process
 from tests.simulation.network import Unreachable
 from tests.simulation.node import Node
+from tests.simulation.wire import get_frame
 from tests.simulation.workload import Expected, Item, Operation, Workload, restored
 from tests.support import proposals
 
@@ -66,6 +68,7 @@ class Client(Caller):
         self.expected = Expected(name)
         self.workload = Workload(name, process.rng, self._known)
         self.answers = 0
+        self._reads = 0
         self._line = cluster.checks
         """The history that its session, or its last one, belongs to."""
         self._asked = self._line
@@ -330,17 +333,32 @@ class Client(Caller):
         other = self.rng.choice(self.cluster.clients)
         item = ("key", other.workload.counter_key)
         view = View(other, item)
+        self._reads += 1
+        # Not drawn: the seeds then give the runs that they gave before there were frames.
+        framed, at_follower = self._reads % 2 == 0, self._reads % 4 in (0, 3)
 
         async def serve(node: Node) -> tuple[bytes | None, Checks]:
-            state = await _replica(node).applications.read_point(linearizable=True)
+            if framed:
+                frame = api.GetFrame(frame_id=1, keys=[b"absent", item[1]])
+                frame.at_follower = at_follower
+                absent, value = await get_frame(node, frame)
+                assert absent is None
+                return value, node.checks
+            state = await _replica(node).applications.read_point(
+                linearizable=True, at_follower=at_follower
+            )
             return state.get_value(item[1])[0], node.checks
 
+        nodes = self.reachable()
+        node = nodes[self._reads % len(nodes)] if at_follower else None
         try:
-            value, line = await self._ask_latest(serve)
+            value, line = await self._ask_latest(serve, node)
         except AGAIN:
             return
+        if node is not None and node.running is not None and node.running.loop.role != "leader":
+            self.trace.count("linearizable reads at followers")
         self.trace.event(self.name, "reads", f"{item[1]!r}: {value!r}")
-        self.trace.count("linearizable reads")
+        self.trace.count(f"linearizable reads{' in frames' if framed else ''}")
         known = view.of(line)
         least = int(next(iter(known)) or b"0") if len(known) == 1 else 0
         if int(value or b"0") < least:
@@ -356,12 +374,14 @@ class Client(Caller):
             self.expected.written(line, {item: value})
 
     async def _ask_latest(
-        self, serve: Callable[[Node], Coroutine[Any, Any, tuple[T, Checks]]]
+        self,
+        serve: Callable[[Node], Coroutine[Any, Any, tuple[T, Checks]]],
+        node: Node | None = None,
     ) -> tuple[T, Checks]:
-        """Reads name no history. But nothing is read from one that was over before the client
-        learnt of the group's history."""
+        """Of the leader, or of `node`. Reads name no history. But nothing is read from one that was
+        over before the client learnt of the group's history."""
         least = self._line
-        found, line = await self.ask(serve)
+        found, line = await (self.ask(serve) if node is None else self.ask_at(node, serve))
         if line.number < least.number:
             self.checks.violated(
                 "history",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import LogRetention
-from partition_replica.core.model import LogBatch
+from partition_replica.core.model import Configuration, LogBatch, LogEntry
 from partition_replica.core.payloads import blob_digests
 from partition_replica.engine.factory import make_engine
+from partition_replica.engine.port import Engine
 from partition_replica.ids import Digest, MemberID
 from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.consensus.log_writer import LogWriter, _Call
@@ -170,6 +171,10 @@ class Node:
     starts: int = 0
     slow: bool = False
     clock_skew_ms: int = 0
+    suspended_s: float = 0.0
+    """By how much its clock that counts suspension is ahead of the other one."""
+    frozen_clock: tuple[float, float] | None = None
+    """What its lease takes for the time, for ever: a machine that stopped without its clocks."""
     process: ReplicaProcess | None = None
     replica: Replica | None = None
     volume: Volume | None = None
@@ -273,6 +278,7 @@ class Node:
             tick_s=TICK_S,
             election_ticks=ELECTION_TICKS,
             election_timeout_ticks=self.rng.randrange(ELECTION_TICKS, 2 * ELECTION_TICKS),
+            lease_reads=self.settings.lease_reads,
             limits=limits,
         )
         process = self.process
@@ -284,16 +290,34 @@ class Node:
             volume,
             peers,
             metrics,
-            make_engine=make_engine,
+            make_engine=self._make_engine,
             wall_ms=self._wall_ms,
             failed=lambda error: self.end_by(process, error),
             log_writer=SimulatedLogWriter,
+            lease_clock=self._lease_clock,
             draw_session=lambda: process.rng.randrange(1, 1 << 62),
         )
         peers.replica = replica
         self._peers = peers
         self.volume, self.replica = volume, replica
         replica.start()
+
+    def _make_engine(self, *arguments: Any) -> Engine:
+        engine = make_engine(*arguments)
+        apply_change = engine.apply_change
+
+        def apply_and_note(entry: LogEntry) -> Configuration:
+            configuration = apply_change(entry)
+            self.checks.configured(configuration)
+            return configuration
+
+        engine.apply_change = apply_and_note  # type: ignore[method-assign]
+        return engine
+
+    def _lease_clock(self) -> tuple[float, float]:
+        if self.frozen_clock is not None:
+            return self.frozen_clock
+        return self.loop.time() + self.suspended_s, self.loop.time()
 
     def _wall_ms(self) -> int:
         return int(self.loop.time() * 1000) + self.clock_skew_ms

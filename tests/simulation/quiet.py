@@ -25,7 +25,11 @@ ELECTED_S = 60.0
 
 
 def quietly(
-    body: Callable[[Cluster], Coroutine[Any, Any, None]], *, voters: int = 3, seed: int = 1
+    body: Callable[[Cluster], Coroutine[Any, Any, None]],
+    *,
+    voters: int = 3,
+    seed: int = 1,
+    lease_reads: bool = False,
 ) -> None:
     """Runs `body` on a group of so many voters, then raises what the checks have found."""
     base = MEMORY_DIRECTORY if os.access(MEMORY_DIRECTORY, os.W_OK) else None
@@ -41,6 +45,7 @@ def quietly(
             disks.attach(patch)
             restores.attach(patch)
             cluster = Cluster(seed, loop, disks, Trace(loop.time, echo=False))
+            cluster.settings = replace(cluster.settings, lease_reads=lease_reads)
             try:
                 run(loop, _run(cluster, body, voters))
             finally:

@@ -12,7 +12,7 @@ class Settings:
     """Probabilities are of one message or call; times in seconds of the simulation. voters: how
     many the operator wants at least; patience: the chance that it lets a learner wait. restores: in
     place, of a snapshot; pipelines, tails: clients of those kinds; resets: whether connections of
-    members that live end."""
+    members that live end; lease_reads: the leader answers reads by its lease."""
 
     limits: Limits
     latency_s: tuple[float, float]
@@ -32,6 +32,7 @@ class Settings:
     pipelines: int = 0
     tails: int = 0
     resets: bool = False
+    lease_reads: bool = False
 
 
 def draw_settings(rng: random.Random, active_s: float) -> Settings:
@@ -64,6 +65,7 @@ def draw_more(rng: random.Random, settings: Settings) -> Settings:
         tails=rng.randint(1, 2) if restores else 0,
         resets=rng.random() < 0.5,
         limits=replace(settings.limits, apply_delay_s=rng.choice([0.0, 0.02, 0.02, 5.0])),
+        lease_reads=rng.random() < 0.5,
     )
 
 

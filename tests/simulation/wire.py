@@ -6,12 +6,22 @@ any call. Each answer is looked at on its way: it must be of the history that th
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from grpc.aio import Metadata
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
+from partition_replica.errors import (
+    NoLeader,
+    NotBootstrapped,
+    NotLeader,
+    Overloaded,
+    ReplicaError,
+    Stopping,
+)
 
 from tests.simulation.checks import Checks
 from tests.simulation.network import Unreachable
@@ -39,6 +49,35 @@ class _Context:
 
     async def abort(self, code: grpc.StatusCode, text: str, metadata: Any = ()) -> None:
         raise Aborted(code, text, metadata)
+
+
+async def get_frame(node: Node, frame: api.GetFrame) -> list[bytes | None]:
+    """What the service of `node` answers to one frame, for a caller that is there already. Raises
+    ReplicaError."""
+
+    async def frames() -> AsyncIterator[api.GetFrame]:
+        yield api.GetFrame.FromString(frame.SerializeToString())
+
+    values: list[bytes | None] = []
+    async with aclosing(node.service.GetFrames(frames(), _Context())) as answers:
+        async for answer in answers:
+            if answer.HasField("error"):
+                raise raised(answer.error)
+            values += [
+                None if place in answer.absent else value
+                for place, value in enumerate(answer.values)
+            ]
+    return values
+
+
+def raised(error: types.ErrorDetail) -> ReplicaError:
+    """As the replica raised it, for callers that ask the replica itself."""
+    if error.HasField("leader"):
+        return NotLeader(error.message, (error.leader.member_id, error.leader.address))
+    kinds: dict[str, type[ReplicaError]] = {
+        kind.reason: kind for kind in (NoLeader, Overloaded, NotBootstrapped, Stopping)
+    }
+    return kinds[types.Reason.Name(error.reason).removeprefix("REASON_")](error.message)
 
 
 def failure(error: Aborted | Unreachable) -> grpc.aio.AioRpcError:
@@ -76,6 +115,9 @@ class Stub:
 
     def AppendFrames(self) -> "Call":
         return Call(self._caller, self._node, "AppendFrames", api.AppendFrame)
+
+    def GetFrames(self) -> "Frames":
+        return Frames(self._caller, self._node, "GetFrames", api.GetFrame)
 
     def Read(self, request: api.ReadRequest) -> "Call":
         call = Call(self._caller, self._node, "Read", api.ReadRequest)
@@ -157,8 +199,12 @@ class Call:
         request = await self._next() if single else self._requests_in_turn()
         async for answer in method(request, _Context()):
             if single or _is_definite(answer):
-                _check_history(self._caller, node.checks, self._history, f"answered by {node.name}")
+                named = self._named_for(answer)
+                _check_history(self._caller, node.checks, named, f"answered by {node.name}")
             self._travel(self._answers, type(answer).FromString(answer.SerializeToString()))
+
+    def _named_for(self, answer: Any) -> str:
+        return self._history
 
     async def _next(self) -> Any:
         return self._message.FromString(await self._requests.get())
@@ -175,14 +221,34 @@ class Call:
         self._loop.call_exactly_at(at, queue.put_nowait, message)
 
 
-def _is_definite(answer: api.AppendResponse | api.AppendFrameResponse) -> bool:
-    """Whether an append was acknowledged, or refused as only its own history may."""
-    if isinstance(answer, api.AppendResponse):
-        errors = [answer.error]
-    else:
+class Frames(Call):
+    """A stream of gets. The product's client names no history in them, as in GetKey. Here each
+    frame names the one that its caller knows, so that nothing is read from another."""
+
+    def send(self, request: Any) -> None:
+        request.history_id = self._caller.known_history
+        self._histories[request.frame_id] = request.history_id
+        super().send(request)
+
+    def _named_for(self, answer: Any) -> str:
+        return self._histories[answer.frame_id]
+
+    @cached_property
+    def _histories(self) -> dict[int, str]:
+        """By frame."""
+        return {}
+
+
+def _is_definite(
+    answer: api.AppendResponse | api.AppendFrameResponse | api.GetFrameResponse,
+) -> bool:
+    """Whether one was acknowledged, or refused as only its own history may."""
+    if isinstance(answer, api.AppendFrameResponse):
         errors = [refused.error for refused in answer.refused]
         if answer.appended:
             return True
+    else:
+        errors = [answer.error]
     return any(
         not error.reason or types.REASON_SESSION_EXPIRED in (error.reason, error.cause)
         for error in errors

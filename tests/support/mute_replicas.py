@@ -89,6 +89,10 @@ class Mute(StandInReplica):
     async def GetKey(self, request: Any, context: Any) -> Any:
         await self._nothing()
 
+    async def GetFrames(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        await self._nothing()
+        yield
+
     async def ListKeys(self, request: Any, context: Any) -> Any:
         await self._nothing()
 

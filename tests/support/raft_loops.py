@@ -10,6 +10,7 @@ from partition_replica.engine.port import Ready, TransferHeader
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
+from partition_replica.runtime.consensus.waits import ReadIndexes
 from partition_replica.runtime.metrics import Metrics
 
 HEADER = TransferHeader(Position(LSN(369), Term(3)), Configuration(voters=(1,)), b"manifest")
@@ -76,7 +77,7 @@ def loop_of(
         Metrics(),
         roster=Roster(),
         proposals=cast("Any", SimpleNamespace(committed=lambda _: None, take=list)),
-        reads=cast("Any", SimpleNamespace(wanted=False)),
+        reads=ReadIndexes(1),
         applier=cast("Any", SimpleNamespace(pause=lambda: None, add=lambda _: None)),
         tick_s=tick_s,
         election_ticks=10,

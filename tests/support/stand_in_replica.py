@@ -139,6 +139,24 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         value = self.view.get_value(request.key)
         return api.GetKeyResponse(found=value is not None, value=value or b"", applied=self.lsn)
 
+    async def GetFrames(
+        self, request: AsyncIterator[api.GetFrame], context: Any
+    ) -> AsyncIterator[api.GetFrameResponse]:
+        self._count("GetFrames")
+        async for frame in request:
+            response = api.GetFrameResponse(frame_id=frame.frame_id, applied=self.lsn, last=True)
+            try:
+                self.get_frame(frame, response)
+            except ReplicaError as error:
+                response.error.CopyFrom(detail(error))
+            yield response
+
+    def get_frame(self, frame: api.GetFrame, response: api.GetFrameResponse) -> None:
+        """Raises ReplicaError to refuse it."""
+        values = [self.view.get_value(key) for key in frame.keys]
+        response.values.extend(value or b"" for value in values)
+        response.absent.extend(n for n, value in enumerate(values) if value is None)
+
     @unary
     async def ListKeys(self, request: api.ListKeysRequest, context: Any) -> Any:
         items = [

@@ -242,6 +242,10 @@ async def test_a_replica_that_never_lets_us_in(code: str, name: str, tmp_path: P
 
         GetKey = GetStatus
 
+        async def GetFrames(self, request: Any, context: Any) -> AsyncIterator[Any]:
+            await self.GetStatus(request, context)
+            yield
+
     async with Stranger().client(deadline_s=60.0) as client, asyncio.timeout(WITHIN_S):
         with pytest.raises(RequestRefused, match="another partition's certificate") as caught:
             await USES[name](client, tmp_path)

@@ -4,6 +4,8 @@ import asyncio
 import sys
 import textwrap
 import threading
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from partition_client import AsyncClient, Client, ClientError, InvalidEndpoint
@@ -200,9 +202,10 @@ def test_a_client_that_can_not_be_made_leaves_no_thread() -> None:
 
 async def test_close_ends_the_calls_of_other_threads() -> None:
     class Mute(StandInReplica):
-        async def GetKey(self, request: object, context: object) -> None:
+        async def GetFrames(self, request: object, context: object) -> AsyncIterator[Any]:
             asked.set()
             await asyncio.Event().wait()
+            yield
 
     asked = asyncio.Event()
     async with Mute().serving() as address, asyncio.timeout(WITHIN_S):

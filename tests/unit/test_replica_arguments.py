@@ -55,6 +55,13 @@ def test_a_flag_that_is_wrong_is_said(
     assert why in capsys.readouterr().err
 
 
+def test_lease_reads_are_asked_for() -> None:
+    for flags, wanted in (([], False), (["--lease-reads"], True)):
+        found = parse([*SERVE, "--advertise", "h:1", *flags])
+        assert isinstance(found, ReplicaConfig)
+        assert found.lease_reads is wanted
+
+
 def test_every_deprecated_name_of_a_limit_sets_it(caplog: pytest.LogCaptureFixture) -> None:
     for name, today in DEPRECATED_NAMES.items():
         found = parse([*SERVE, "--advertise", "h:1", "--limit", f"{name}=7"])

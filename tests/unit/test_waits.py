@@ -6,12 +6,46 @@ from contextlib import suppress
 import pytest
 from partition_replica.errors import NoLeader, Overloaded
 from partition_replica.ids import LSN
-from partition_replica.runtime.consensus.waits import AppliedWaits
+from partition_replica.runtime.consensus.waits import AppliedWaits, ReadIndexes
 
 
 async def settle() -> None:
     for _ in range(3):
         await asyncio.sleep(0)
+
+
+async def test_a_follower_asks_its_leader_one_round_at_a_time() -> None:
+    reads = ReadIndexes(16, token=b"token")
+    assert not reads.wants_leader(0.0, 0.3)
+    first = asyncio.ensure_future(reads.get(10))
+    await settle()
+    assert reads.wants_leader(0.0, 0.3)
+    context = reads.start(leading=False)
+    assert context.startswith(b"token")
+    second = asyncio.ensure_future(reads.get(10))
+    await settle()
+    assert not reads.wants_leader(0.2, 0.3), "one is under way"
+    reads.confirmed(7, context)
+    assert await first == 7
+    assert reads.wants_leader(0.2, 0.3)
+    lost = reads.start(leading=False)
+    assert not reads.wants_leader(0.4, 0.3)
+    assert reads.wants_leader(0.5, 0.3), "it is lost"
+    context = reads.start(leading=False)
+    reads.confirmed(8, lost)
+    await settle()
+    assert not second.done(), "an answer that came too late is for nobody"
+    reads.confirmed(9, context)
+    assert await second == 9
+
+
+async def test_nobody_is_asked_for_reads_that_are_over() -> None:
+    reads = ReadIndexes(16)
+    gone = asyncio.ensure_future(reads.get(10))
+    await settle()
+    gone.cancel()
+    await settle()
+    assert not reads.wants_leader(0.0, 0.3)
 
 
 async def test_nobody_is_told_before_anything_happens() -> None:

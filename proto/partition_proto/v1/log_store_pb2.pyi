@@ -223,12 +223,14 @@ class ReadResponse(_message.Message):
     def __init__(self, lsn: _Optional[int] = ..., term: _Optional[int] = ..., body: _Optional[_Union[_types_pb2.EntryBody, _Mapping]] = ..., configuration_change: _Optional[bool] = ..., effect: _Optional[_Union[Effect, str]] = ..., outcomes: _Optional[_Iterable[_Union[_types_pb2.Outcome, str]]] = ...) -> None: ...
 
 class GetKeyRequest(_message.Message):
-    __slots__ = ("key", "consistency")
+    __slots__ = ("key", "consistency", "at_follower")
     KEY_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    AT_FOLLOWER_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     consistency: Consistency
-    def __init__(self, key: _Optional[bytes] = ..., consistency: _Optional[_Union[Consistency, str]] = ...) -> None: ...
+    at_follower: bool
+    def __init__(self, key: _Optional[bytes] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., at_follower: _Optional[bool] = ...) -> None: ...
 
 class GetKeyResponse(_message.Message):
     __slots__ = ("found", "value", "applied")
@@ -239,6 +241,38 @@ class GetKeyResponse(_message.Message):
     value: bytes
     applied: int
     def __init__(self, found: _Optional[bool] = ..., value: _Optional[bytes] = ..., applied: _Optional[int] = ...) -> None: ...
+
+class GetFrame(_message.Message):
+    __slots__ = ("frame_id", "keys", "consistency", "history_id", "at_follower")
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
+    AT_FOLLOWER_FIELD_NUMBER: _ClassVar[int]
+    frame_id: int
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    consistency: Consistency
+    history_id: str
+    at_follower: bool
+    def __init__(self, frame_id: _Optional[int] = ..., keys: _Optional[_Iterable[bytes]] = ..., consistency: _Optional[_Union[Consistency, str]] = ..., history_id: _Optional[str] = ..., at_follower: _Optional[bool] = ...) -> None: ...
+
+class GetFrameResponse(_message.Message):
+    __slots__ = ("frame_id", "first", "values", "absent", "applied", "last", "error")
+    FRAME_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    ABSENT_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    frame_id: int
+    first: int
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    absent: _containers.RepeatedScalarFieldContainer[int]
+    applied: int
+    last: bool
+    error: _types_pb2.ErrorDetail
+    def __init__(self, frame_id: _Optional[int] = ..., first: _Optional[int] = ..., values: _Optional[_Iterable[bytes]] = ..., absent: _Optional[_Iterable[int]] = ..., applied: _Optional[int] = ..., last: _Optional[bool] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
 
 class ListKeysRequest(_message.Message):
     __slots__ = ("start", "end", "limit", "consistency")

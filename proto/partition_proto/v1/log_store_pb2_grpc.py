@@ -86,6 +86,11 @@ class LogStoreStub:
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.GetKeyRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.GetKeyResponse.FromString,
                 _registered_method=True)
+        self.GetFrames = channel.stream_stream(
+                '/logstore.v1.LogStore/GetFrames',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.GetFrame.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.GetFrameResponse.FromString,
+                _registered_method=True)
         self.ListKeys = channel.unary_unary(
                 '/logstore.v1.LogStore/ListKeys',
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.ListKeysRequest.SerializeToString,
@@ -215,6 +220,23 @@ class LogStoreServicer:
 
     def GetKey(self, request, context):
         """Returns the value of one key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetFrames(self, request_iterator, context):
+        """Returns the values of many keys. A client that has several gets waiting sends them in one frame.
+        The replica asks for one read index per frame, and reads the values in one transaction per
+        message. Frames are answered in any order; `frame_id` matches them. A refused frame is answered
+        with `error`, and the stream continues. Only a failure of the replica itself ends the stream.
+
+        Flow control: the replica stops reading the stream if 64 of its frames, or 4 MiB of keys, have no
+        sent answer. It reads the values of a message when the message before it is sent. So a client
+        that does not read its answers costs one message. If frames and answers of all streams exceed
+        128 MiB, a frame is OVERLOADED. The numbers are defaults: a replica's --limit changes them.
+
+        Replicas of versions before this call answer UNIMPLEMENTED: use GetKey there.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -371,6 +393,11 @@ def add_LogStoreServicer_to_server(servicer, server):
                     servicer.GetKey,
                     request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.GetKeyRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_log__store__pb2.GetKeyResponse.SerializeToString,
+            ),
+            'GetFrames': grpc.stream_stream_rpc_method_handler(
+                    servicer.GetFrames,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.GetFrame.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.GetFrameResponse.SerializeToString,
             ),
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
@@ -607,6 +634,33 @@ class LogStore:
             '/logstore.v1.LogStore/GetKey',
             partition__proto_dot_v1_dot_log__store__pb2.GetKeyRequest.SerializeToString,
             partition__proto_dot_v1_dot_log__store__pb2.GetKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetFrames(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/logstore.v1.LogStore/GetFrames',
+            partition__proto_dot_v1_dot_log__store__pb2.GetFrame.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.GetFrameResponse.FromString,
             options,
             channel_credentials,
             insecure,

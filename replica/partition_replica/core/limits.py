@@ -300,6 +300,24 @@ class Limits:
     append_bytes_total_max: int = 256 * 1024**2
     """The total size of the appends and answers of all streams; more are OVERLOADED."""
 
+    get_frame_keys_max: int = 1024
+    """Keys per frame of GetFrames. More are INVALID_ARGUMENT."""
+
+    get_frames_max: int = 64
+    """Frames of a GetFrames stream that are in progress or whose answers are not sent. At this
+    number, the replica stops reading from the stream until an answer is sent."""
+
+    get_bytes_max: int = 4 * 1024**2
+    """The total size of these frames, with the answer that is being sent. At this size, the replica
+    stops reading, too."""
+
+    get_answer_bytes_max: int = 2 * 1024**2
+    """The total size of the values per message of GetFrames, which has at least one. The others are
+    read and sent after it."""
+
+    get_bytes_total_max: int = 128 * 1024**2
+    """The total size of the frames and answers of all GetFrames streams; more are OVERLOADED."""
+
     client_streams_max: int = 1024
     """Open streams of clients, including uploads; one more is OVERLOADED."""
 

@@ -30,6 +30,9 @@ class StateReader(Protocol):
     for arguments and results."""
 
     def get_value(self, key: bytes) -> tuple[bytes | None, LSN]: ...
+    def get_values(
+        self, keys: Sequence[bytes], bytes_max: int
+    ) -> tuple[list[bytes | None], LSN]: ...
     def list_values(
         self, start: bytes, end: bytes, count: int, bytes_max: int
     ) -> tuple[list[tuple[bytes, bytes]], bytes, LSN]: ...
@@ -140,9 +143,10 @@ class ApplicationService(Protocol):
         answer, now or later, unless the stream ends before. Raises nothing."""
         ...
 
-    async def read_point(self, *, linearizable: bool) -> StateReader:
-        """Waits until a read has the requested consistency. Returns a reader that is valid until
-        the caller's next await."""
+    async def read_point(self, *, linearizable: bool, at_follower: bool = False) -> StateReader:
+        """Waits until a read has the requested consistency. A replica that does not lead asks its
+        leader if `at_follower`; otherwise it raises NotLeader or NoLeader. Returns a reader that is
+        valid until the caller's next await."""
         ...
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:

@@ -10,6 +10,7 @@ from partition_replica.engine.port import EngineSettings, MakeEngine
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.consensus.collection import Collection
 from partition_replica.runtime.consensus.compactor import Compactor
+from partition_replica.runtime.consensus.lease import Clock, LeaderLease, machine_clock
 from partition_replica.runtime.consensus.log_holds import LogHolds
 from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.consensus.proposals import Proposals
@@ -57,11 +58,13 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
     failed: Callable[[BaseException], None],
     log_writer: type[LogWriter] = LogWriter,
     draw_session: Callable[[], int] = draw_session,
+    lease_clock: Clock = machine_clock,
 ) -> Replica:
     """Creates a replica that is not started. On the event loop.
 
     `failed` is called with an error that must end the process. `draw_session` returns unused
-    session IDs. `wall_ms` is the wall clock, in milliseconds since 1970.
+    session IDs. `wall_ms` is the wall clock, in milliseconds since 1970. `lease_clock` measures the
+    leader's lease.
     """
     limits, log, states, blobs = config.limits, volume.log, volume.states, volume.blobs
     incarnation = secrets.randbits(62) + 1
@@ -73,7 +76,9 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
     proposer = Proposer(limits, disk, current)
     appends = Appends(states, blobs, metrics, proposer, current=current, draw_session=draw_session)
     frames = AppendFrames(states, metrics, proposer, appends, current)
-    reads = Reads(log, states, blobs, current)
+    reads = Reads(
+        log, states, blobs, current, lambda by: metrics.linearizable_reads.labels(by).inc()
+    )
     pinned_states = PinnedStates(
         states,
         blobs,
@@ -125,6 +130,7 @@ def build_replica(  # noqa: PLR0913  # everything that a test or the simulation 
             wall_ms=wall_ms,
             failed=failed,
             log_writer=log_writer,
+            lease_clock=lease_clock,
         )
 
     return Replica(
@@ -150,17 +156,24 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
     wall_ms: Callable[[], int],
     failed: Callable[[BaseException], None],
     log_writer: type[LogWriter],
+    lease_clock: Clock,
 ) -> Member:
     """Creates a member, not started, of the group that the volume belongs to. On the event loop.
     Raises partition_raft.InvalidConfig if the log contradicts itself."""
     limits, log, states, blobs = config.limits, volume.log, volume.states, volume.blobs
     applied = states.current.applied.index
     roster = Roster()
+    lease = (
+        LeaderLease(config.election_ticks, config.tick_s, lease_clock)
+        if config.lease_reads
+        else None
+    )
+    token = int(log.identity.member_id).to_bytes(8, "big") + secrets.token_bytes(8)
+    read_indexes = ReadIndexes(limits.reads_waiting_max, lease, token)
     applier = Applier(log, states, volume.garbage, limits, metrics)
     waits = AppliedWaits(limits.reads_waiting_max, hurry=applier.hurry)
     waits.applied = applied
     proposals = Proposals(limits, leader=lambda: roster.leading, hurry=applier.hurry)
-    read_indexes = ReadIndexes(limits.reads_waiting_max)
     collection = Collection(volume.garbage, applier, metrics)
     capture = StateCapture(log, states, blobs, volume.space, applier, limits)
     sender = StateSender(
@@ -189,6 +202,7 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
         wall_ms=wall_ms,
         failed=failed,
         log_writer=log_writer,
+        voteless_ticks=config.election_ticks if config.lease_reads else 0,
     )
     payloads = Payloads(
         blobs,

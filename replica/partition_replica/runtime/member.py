@@ -21,6 +21,7 @@ from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.consensus.applier import Applier, ApplyHooks
 from partition_replica.runtime.consensus.collection import Collection
 from partition_replica.runtime.consensus.compactor import Compactor
+from partition_replica.runtime.consensus.lease import LeaderLease
 from partition_replica.runtime.consensus.proposals import Proposals
 from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
@@ -128,6 +129,8 @@ class Member:
             self._spawn(self._compaction()),
             self._spawn(self._watch_leader()),
         ]
+        if self._read_indexes.lease is not None:
+            self._tasks.append(self._spawn(self._tick_lease(self._read_indexes.lease)))
         if alone:
             # No other member can lead: there is no time-out to wait for.
             self.loop.campaign()
@@ -166,6 +169,16 @@ class Member:
         other members may commit entries that this member does not receive."""
         found = self.loop.leaderless_s()
         return found if found >= LEADERLESS_ELECTIONS * self._election_s else 0.0
+
+    def leased_index(self) -> LSN | None:
+        """The index that a linearizable read has to wait for, if the leader's lease says so without
+        a round; else None. Ask again after the wait: see LeaderLease.holds."""
+        if not self._read_indexes.leased():
+            return None
+        if self._read_indexes.wanted:
+            self.loop.wake()
+        # Read after the lease: it has everything that was acknowledged while the lease held.
+        return LSN(self.loop.status().commit)
 
     async def read_index(self, timeout_s: float) -> LSN:
         self.loop.wake()
@@ -220,6 +233,8 @@ class Member:
         saved_as_of = self._volume.log.configuration[0]
         if entry.index <= saved_as_of:
             return
+        if self._read_indexes.lease is not None:
+            self._read_indexes.lease.end()
         configuration = self.loop.apply_change(entry)
         await self.loop.call_writer(
             partial(self._volume.log.save_configuration, entry.index, configuration)
@@ -315,6 +330,11 @@ class Member:
             await asyncio.sleep(self._election_s / 2)
             if self.leaderless_s:
                 self.waits.wake()
+
+    async def _tick_lease(self, lease: LeaderLease) -> None:
+        while True:
+            await asyncio.sleep(self._config.tick_s)
+            lease.ticked()
 
     async def _compaction(self) -> None:
         while True:

@@ -9,6 +9,8 @@ from partition_replica.transport.raft_traffic import CONNECTION, STREAM
 
 FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
+FRAME_KEYS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
 DEPRECATED_GAUGES = {"logstore_entry_cache_bytes": "logstore_mirror_bytes"}
 """Earlier names of gauges, by current name. Both are exported for one minor version."""
 
@@ -95,6 +97,20 @@ class Metrics:
         self.append_bytes = Gauge(
             "logstore_append_streams_bytes",
             "Bytes of append requests in progress and of answers not sent yet",
+            registry=r,
+        )
+        self.get_bytes = Gauge(
+            "logstore_get_streams_bytes",
+            "Bytes of get frames in progress and of answers not sent yet",
+            registry=r,
+        )
+        self.get_keys = Histogram(
+            "logstore_get_frame_keys", "Keys per get frame", buckets=FRAME_KEYS, registry=r
+        )
+        self.linearizable_reads = Counter(
+            "logstore_linearizable_reads",
+            "Linearizable reads and get frames, by what confirmed them",
+            ["by"],
             registry=r,
         )
         self.pinned_states = Gauge(

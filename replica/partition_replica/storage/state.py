@@ -6,6 +6,7 @@ power failure may undo the last batch, which is then applied again from the stor
 """
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import lmdb
@@ -297,6 +298,24 @@ class LmdbState:
                 row = self._tables.values.get(txn, key)
             value = None if row is None else codec.unseal("value", key, row)
             return value, self._applied_in(txn)
+
+    def get_values(self, keys: Sequence[bytes], bytes_max: int) -> tuple[list[bytes | None], LSN]:
+        """Returns (the values of the first keys, None for an absent key; the applied LSN), all as
+        of that LSN. There are as many values as fit into `bytes_max`, but at least one."""
+        values: list[bytes | None] = []
+        size = 0
+        with reading(self._environment, "the state") as txn:
+            for key in keys:
+                if len(key) <= SHORT_BYTES:
+                    row = txn.get(key, db=self._tables.value)
+                else:
+                    row = self._tables.values.get(txn, key)
+                value = None if row is None else codec.unseal("value", key, row)
+                size += len(value or b"")
+                if values and size > bytes_max:
+                    break
+                values.append(value)
+            return values, self._applied_in(txn)
 
     def list_values(
         self, start: bytes, end: bytes, count: int, bytes_max: int

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from partition_replica.ids import LSN
 from partition_replica.transport.append_frames import FrameStream
 from partition_replica.transport.chunks import in_time, payload_chunks
 from partition_replica.transport.failures import Failures, abort, detail, stream, unary
+from partition_replica.transport.get_frames import GetFrames
 from partition_replica.transport.state_reading import (
     StateReadings,
     TreeListing,
@@ -40,21 +41,26 @@ logger = logging.getLogger(__name__)
 class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     """Translates between gRPC messages and the replica's ApplicationService."""
 
-    def __init__(
+    def __init__(  # what the assembly watches
         self,
         replica: ApplicationService,
         limits: Limits,
         failures: Failures,
         streams: Streams | None = None,
         appends: StreamBytes | None = None,
+        gets: StreamBytes | None = None,
+        get_keys: Callable[[int], object] = lambda _: None,
     ) -> None:
-        """`appends`: the bytes that all append streams hold together."""
+        """`appends`, `gets`: the bytes that all streams of one kind hold together. `get_keys` is
+        called with the number of keys of each get frame."""
         self._replica = replica
         self._limits = limits
         self.failures = failures
         self._streams = streams or Streams(limits.client_streams_max)
         self._states = StateReadings(replica, limits, failures.refused)
         self._appends = appends or StreamBytes(limits.append_bytes_total_max)
+        held = gets or StreamBytes(limits.get_bytes_total_max)
+        self._gets = GetFrames(replica, limits, failures.refused, held, get_keys)
 
     @unary
     async def OpenSession(self, request: api.OpenSessionRequest, context: Any) -> Any:
@@ -204,9 +210,17 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     @unary
     async def GetKey(self, request: api.GetKeyRequest, context: Any) -> Any:
         check_key(request.key, "GetKey")
-        state = await self._replica.read_point(linearizable=linearizable(request.consistency))
+        state = await self._replica.read_point(
+            linearizable=linearizable(request.consistency), at_follower=request.at_follower
+        )
         value, applied = state.get_value(request.key)
         return api.GetKeyResponse(found=value is not None, value=value or b"", applied=applied)
+
+    @stream
+    def GetFrames(
+        self, request: AsyncIterator[api.GetFrame], context: Any
+    ) -> AsyncGenerator[api.GetFrameResponse, None]:
+        return self._streams.through("GetFrames", self._gets.serve(request))
 
     @unary
     async def ListKeys(self, request: api.ListKeysRequest, context: Any) -> Any:

@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+VOTE_REQUESTS = frozenset({MessageKind.REQUEST_VOTE, MessageKind.REQUEST_PRE_VOTE})
+
 TICKS_A_ROUND_MAX = 1
 """A loop that was delayed does not catch up on ticks: that would start needless elections."""
 
@@ -65,6 +67,9 @@ when the disk is done."""
 
 FROM_LEADERS = frozenset({MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT})
 """The messages that only a leader sends."""
+
+READ_INDEX_AGAIN_TICKS = 3
+"""A follower asks its leader for a read index again after this time without an answer."""
 
 COMMIT_FLUSH_S = 1.0
 """A new commit index is saved with the next entries, or after this time."""
@@ -112,7 +117,11 @@ class RaftLoop:
         wall_ms: Callable[[], int],
         failed: Callable[[BaseException], None],
         log_writer: type[LogWriter] = LogWriter,
+        voteless_ticks: int = 0,
     ) -> None:
+        """`voteless_ticks`: from the start on, for which this member votes for nobody. It may have
+        promised a leader so, and has forgotten it (`lease`)."""
+        self._voteless_ticks = voteless_ticks
         self._engine = engine
         self._transport = transport
         self._limits = limits
@@ -121,6 +130,7 @@ class RaftLoop:
         self._proposals = proposals
         self._reads = reads
         self._applier = applier
+        self._ask_again_s = READ_INDEX_AGAIN_TICKS * tick_s
         self._wall_ms = wall_ms
         loop = asyncio.get_running_loop()
         self._now = loop.time
@@ -197,7 +207,12 @@ class RaftLoop:
     def peer_disconnected(self, member: int) -> None:
         """The last stream on which `member` sent its Raft messages has ended, by FIN or RST. If the
         member leads, starts the fast clock (`ticker`). Call it after every `receive` of a message
-        of that stream."""
+        of that stream.
+
+        A leader's lease relies on followers that count their ticks by the normal clock: with lease
+        reads there is no fast clock."""
+        if self._reads.lease is not None:
+            return
         if self.role == "follower" and member == self._roster.leader:
             self._lost_leader = member
             self._ticker.hurry()
@@ -254,6 +269,8 @@ class RaftLoop:
         self.wake()
 
     def transfer_leader(self, member: int) -> None:
+        if self._reads.lease is not None:
+            self._reads.lease.forbid()
         self._engine.transfer_leader(member)
         self.wake()
 
@@ -344,10 +361,14 @@ class RaftLoop:
     def _feed(self) -> None:
         for _ in range(self._ticks):
             self._engine.tick()
+        self._voteless_ticks -= min(self._ticks, self._voteless_ticks)
         self._ticks = 0
         for _ in range(len(self._inbox)):
             message, size = self._inbox.popleft()
             self._inbox_bytes -= size
+            if self._voteless_ticks and message.kind in VOTE_REQUESTS:
+                self._metrics.messages_dropped.labels("voteless").inc()
+                continue
             try:
                 self._engine.step(message)
             except PeerNotFound:
@@ -364,6 +385,8 @@ class RaftLoop:
             self._announces = False
             if self._reads.wanted and self._engine.committed_in_term():
                 self._engine.read_index(self._reads.start())
+        elif self.leader and self._reads.wants_leader(self._now(), self._ask_again_s):
+            self._engine.read_index(self._reads.start(leading=False))
 
     def _feed_proposals(self) -> None:
         """Group commit: while a batch of this leader's own is on its disk, proposals wait. They
@@ -433,6 +456,8 @@ class RaftLoop:
             self._announce_soon()
         for index, context in work.read_states:
             self._reads.confirmed(index, context)
+            if self._reads.wanted:
+                self._wake.set()
 
     def _announce_soon(self) -> None:
         """Tells the others of a new commit index, unless the next entries do it within
@@ -526,6 +551,8 @@ class RaftLoop:
         if self.role == "follower" and role != "follower":
             self._metrics.elections_started.inc()
         self.role, self._roster.leader = role, leader
+        if self._reads.lease is not None:
+            self._reads.lease.role_changed()
         if role == "leader":
             self._ticker.calm()
             self._admission.lead(self._engine.status().term, self._now())
@@ -534,4 +561,6 @@ class RaftLoop:
             self._proposals.leadership_lost(hint)
             self._reads.fail()
             self._changes.leadership_lost(hint)
+        else:
+            self._reads.ask_again()  # the round was for another leader
         self._hooks.role_changed(role, leader)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from partition_replica.errors import NoLeader, Overloaded
 from partition_replica.ids import LSN
+from partition_replica.runtime.consensus.lease import LeaderLease
 
 
 class AppliedWaits:
@@ -95,12 +96,23 @@ def _closing() -> NoLeader:
 class ReadIndexes:
     """Read indexes in rounds. All requests that arrive during one round share the next round.
 
+    A leader asks a quorum. A follower asks its leader, through the engine, one round at a time.
+
     The engine silently drops a request that it can't answer, because there is no leader or nothing
     is committed in the term. Then the time-out of each request ends it.
     """
 
-    def __init__(self, waiting_max: int) -> None:
+    def __init__(
+        self, waiting_max: int, lease: LeaderLease | None = None, token: bytes = b""
+    ) -> None:
+        """`lease`: is told of the rounds, and may answer reads without one. `token`: of this member
+        and start alone. A leader answers a follower by the round's name, and must not take it for a
+        round of another member, nor the follower an answer for one of its next start."""
+        self._token = token
+        self._asked_leader_at = 0.0
         self._waiting_max = waiting_max
+        self.lease = lease
+        self._renewing = False
         self._next: list[asyncio.Future[LSN]] = []
         self._under_way: dict[bytes, list[asyncio.Future[LSN]]] = {}
         self._serial = itertools.count(1)
@@ -108,7 +120,16 @@ class ReadIndexes:
 
     @property
     def wanted(self) -> bool:
-        return bool(self._next)
+        return bool(self._next) or self._renewing
+
+    def leased(self) -> bool:
+        """Whether a read may be answered at this moment without a round. While reads ask, rounds
+        are sent now and then that nobody waits for, so that the lease goes on."""
+        if self.lease is None:
+            return False
+        holds = self.lease.holds()
+        self._renewing = self._renewing or (holds and self.lease.wants_round())
+        return holds
 
     async def get(self, timeout_s: float) -> LSN:
         """The index that a linearizable read has to wait for. Raises NoLeader, Overloaded."""
@@ -128,14 +149,40 @@ class ReadIndexes:
         finally:
             self._waiting -= 1
 
-    def start(self) -> bytes:
-        """Begins a round; returns the context to give to the engine."""
-        context = next(self._serial).to_bytes(8, "big")
+    def wants_leader(self, now: float, again_s: float) -> bool:
+        """Whether a follower should ask its leader now: if requests wait and no round is under way.
+        Of a round without an answer for `again_s` seconds, the requests wait again: it is lost, or
+        was for another leader."""
+        if self._under_way:
+            if now < self._asked_leader_at + again_s:
+                return False
+            self.ask_again()
+        # Who was cancelled or timed out needs no round.
+        self._next = [future for future in self._next if not future.done()]
+        if self._next:
+            self._asked_leader_at = now
+        return bool(self._next)
+
+    def ask_again(self) -> None:
+        """The requests of rounds that are under way share the next round instead."""
+        earlier = [future for futures in self._under_way.values() for future in futures]
+        self._next = earlier + self._next
+        self._under_way.clear()
+
+    def start(self, *, leading: bool = True) -> bytes:
+        """Begins a round; returns the context to give to the engine. leading: a quorum is asked,
+        and not the leader."""
+        context = self._token + next(self._serial).to_bytes(8, "big")
         self._under_way[context] = self._next
         self._next = []
+        self._renewing = False
+        if self.lease is not None and leading:
+            self.lease.asked(context)
         return context
 
     def confirmed(self, index: int, context: bytes) -> None:
+        if self.lease is not None:
+            self.lease.confirmed(context)
         for future in self._under_way.pop(context, []):
             if not future.done():
                 future.set_result(LSN(index))
@@ -148,3 +195,4 @@ class ReadIndexes:
                     future.set_exception(NoLeader("leadership was lost: retry at the new leader"))
         self._under_way.clear()
         self._next = []
+        self._renewing = False

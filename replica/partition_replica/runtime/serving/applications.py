@@ -67,8 +67,8 @@ class Applications:
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         return await self._appends.upload(digest, size, chunks)
 
-    async def read_point(self, *, linearizable: bool) -> StateReader:
-        return await self._reads.point(linearizable=linearizable)
+    async def read_point(self, *, linearizable: bool, at_follower: bool = False) -> StateReader:
+        return await self._reads.point(linearizable=linearizable, at_follower=at_follower)
 
     def committed_entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         return self._reads.entries(lo, bytes_max)

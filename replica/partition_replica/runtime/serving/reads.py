@@ -4,7 +4,7 @@ A read takes everything that it needs from one transaction of the state. The app
 thread, so two transactions may see two different states.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from partition_replica.core.model import Ineffective, LogEntry, OpenedFile
@@ -20,6 +20,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.current_member import CurrentMember
+from partition_replica.runtime.member import Member
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.state import LmdbState
@@ -52,21 +53,50 @@ class Reads:
         states: StateGenerations,
         blobs: BlobStore,
         current: CurrentMember,
+        count: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """`count` is called for each linearizable read, with what confirmed it: "round", "lease",
+        or "leader" at a follower."""
+        self._count = count
         self._log = log
         self._states = states
         self._blobs = blobs
         self._current = current
 
-    async def point(self, *, linearizable: bool) -> StateReader:
+    async def point(self, *, linearizable: bool, at_follower: bool = False) -> StateReader:
         member = self._current.running()
-        if linearizable:
-            if member.loop.role != "leader":
-                raise self._current.not_leader(member)
+        if linearizable and member.loop.role != "leader":
+            await self._reach_by_leader(member, at_follower)
+        elif linearizable:
             member.check_serving()
-            index = await member.read_index(READ_INDEX_TIMEOUT_S)
-            await member.waits.reach_for_caller(index)
+            if not await self._reach_leased(member):
+                index = await member.read_index(READ_INDEX_TIMEOUT_S)
+                await member.waits.reach_for_caller(index)
+                self._count("round")
         return self._states.current
+
+    async def _reach_by_leader(self, member: Member, at_follower: bool) -> None:
+        """Waits for an index that the leader confirms. Raises NotLeader unless `at_follower`,
+        NoLeader."""
+        if not at_follower:
+            raise self._current.not_leader(member)
+        if not member.loop.leader:
+            raise NoLeader("this replica knows no leader to ask: retry with backoff")
+        index = await member.read_index(READ_INDEX_TIMEOUT_S)
+        await member.waits.reach_for_caller(index)
+        self._count("leader")
+
+    async def _reach_leased(self, member: Member) -> bool:
+        """Waits for the index of a read by the lease. False if there was no lease, or none any more
+        after the wait."""
+        index = member.leased_index()
+        if index is None:
+            return False
+        await member.waits.reach_for_caller(index)
+        if member.leased_index() is None:
+            return False
+        self._count("lease")
+        return True
 
     def entries(self, lo: int, bytes_max: int) -> tuple[list[LogEntry], int]:
         self._current.running()
