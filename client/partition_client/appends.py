@@ -266,6 +266,9 @@ class AppendStream:
             call.cancel()
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+            # The reader's error names this frame, which would keep it, the call and gRPC's threads
+            # until the next collection of garbage.
+            del reader, call
 
     def _to_send(self, session: int) -> list[PendingAppend]:
         """Takes what has to be sent again, and as many new ones as the window has room for."""
@@ -309,7 +312,9 @@ class AppendStream:
         answered = False
         while True:
             try:
-                answers = await asyncio.wait_for(call.read(), SILENCE_S)
+                # Not `wait_for`: its task and an error of the call would keep each other, and gRPC.
+                async with asyncio.timeout(SILENCE_S):
+                    answers = await call.read()
             except TimeoutError:
                 # The call is cancelled with its read; an idle one is opened again when needed.
                 if self._sent:

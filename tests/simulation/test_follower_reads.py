@@ -7,8 +7,8 @@ from partition_replica.errors import NoLeader, NotLeader
 
 from tests.simulation.cluster import Cluster
 from tests.simulation.node import TICK_S, Node
+from tests.simulation.one_key import KEY, elected, write
 from tests.simulation.quiet import cut_off, leader, quietly
-from tests.simulation.test_deposed_leader import KEY, elected, write
 
 SEEDS = range(1, 5)
 OUT_OF_DATE_S = 6.0

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 from partition_raft import Message, MessageKind
+from partition_replica.runtime.consensus.lease import LeaderLease
 from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.consensus.ticker import (
     FAST_TICKS_A_TICK,
@@ -162,6 +163,18 @@ def test_only_the_leader_s_connection_counts() -> None:
         raft_loop.peer_disconnected(LEADER)
         assert raft_loop._ticker.fast
         assert fast_clocks(raft_loop) == 1
+
+    on_virtual_time(body())
+
+
+def test_lease_reads_exclude_the_fast_clock() -> None:
+    """A leader's lease ends by the followers' normal clocks."""
+
+    async def body() -> None:
+        raft_loop = follower()
+        raft_loop._reads.lease = LeaderLease(10, 0.1, lambda: (0.0, 0.0))
+        raft_loop.peer_disconnected(LEADER)
+        assert not raft_loop._ticker.fast
 
     on_virtual_time(body())
 
