@@ -11,12 +11,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core import apply
 from partition_replica.core.compaction import APPLIED
-from partition_replica.core.model import ProposalResult
+from partition_replica.core.model import Applied, ProposalResult
+from partition_replica.core.services import AppendFrame
 from partition_replica.core.sessions import Verdict
 from partition_replica.engine.port import Ready
 from partition_replica.engine.raft import RaftEngine
@@ -24,7 +26,9 @@ from partition_replica.ids import LSN, Digest
 from partition_replica.runtime import assembly
 from partition_replica.runtime.consensus import admission
 from partition_replica.runtime.consensus.compactor import Compactor
+from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.consensus.waits import AppliedWaits
+from partition_replica.runtime.serving.append_frames import AppendFrames
 from partition_replica.storage.blobs import BlobStore
 
 from tests.simulation.checks import Violation
@@ -47,6 +51,7 @@ EXERCISED = (
     "linearizable reads by frames beside several appends",
     "answers out of order",
     "appends of several that are sent again",
+    "frames of several appends",
     "resets",
     "streams that ended",
     "fast clocks",
@@ -121,6 +126,37 @@ def test_finds_waiters_that_are_told_before_the_apply(monkeypatch: pytest.Monkey
     found = find()
     assert found.check == "client"
     assert "is not it" in found.text
+
+
+def test_finds_answers_before_the_log_is_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each member tells its engine of the disk as soon as it has given it something to write."""
+    handle = RaftLoop._handle
+
+    def hasty(loop: RaftLoop, work: Ready) -> None:
+        loop._durable_number = work.number
+        handle(loop, work)
+
+    monkeypatch.setattr(RaftLoop, "_handle", hasty)
+    assert find().check == "durable"
+
+
+def test_finds_appends_of_a_frame_that_a_retry_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last one of a frame that is sent again is answered, and not proposed."""
+    append_slice = AppendFrames._append_slice
+
+    def careless(
+        frames: AppendFrames, frame: AppendFrame, start: int, encoder: Any, results: Any, to: Any
+    ) -> int:
+        last = frame.first_sequence + len(frame.proposals) - 1
+        if frame.retry and last not in results:
+            position = frames._states.current.applied
+            to.appended(last, Applied(position.index, position.term, "committed"))
+            frame = replace(frame, proposals=frame.proposals[:-1])
+        append_slice(frames, frame, start, encoder, results, to)
+        return len(frame.proposals) + 1
+
+    monkeypatch.setattr(AppendFrames, "_append_slice", careless)
+    assert find().check in ("committed", "client")
 
 
 def test_finds_messages_that_leave_before_their_term_is_durable(

@@ -157,7 +157,8 @@ class Call:
         if self._message is api.AppendRequest and request.retry:
             self._caller.trace.count("appends of several that are sent again")
         if self._message is api.AppendFrame:
-            self._caller.trace.count(f"frames of {min(len(request.proposals), 4)} appends or more")
+            several = "several appends" if len(request.proposals) > 1 else "one append"
+            self._caller.trace.count(f"frames of {several}")
             if request.retry:
                 self._caller.trace.count("appends of several that are sent again")
         self._history = self._history or request.history_id
