@@ -4,7 +4,7 @@ chart, the operator's types from the CRDs, and reference pages from the CRDs and
 --check writes nothing, and fails if a committed file differs.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -23,7 +23,9 @@ def write(target: Path) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:] != ["--check"]:
+    parser = argparse.ArgumentParser(prog="python -m dev.generate", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if files differ")
+    if not parser.parse_args().check:
         write(ROOT)
         return
     stale = []
