@@ -56,7 +56,10 @@ class StatusCalls:
         waiting = {self._begin(address, timeout_s): address for address in addresses}
         late = {a for a, call in self._calls.items() if began - call.began > OTHERS_S}
         answered = False
-        while waiting and not (answered and late.issuperset(waiting.values())):
+        while waiting:
+            # Late ones are not waited for. One that is done by now counts.
+            if answered and all(a in late and not task.done() for task, a in waiting.items()):
+                break
             done, _ = await asyncio.wait(
                 waiting, timeout=ends - now(), return_when=asyncio.FIRST_COMPLETED
             )

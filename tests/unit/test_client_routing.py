@@ -12,7 +12,7 @@ from partition_client.calls import Calls, Deadline
 from partition_client.diagnosis import Diagnosis
 from partition_client.errors import ClientError
 from partition_client.routing import Routing
-from partition_client.status_calls import KEPT_S, OTHERS_S, Answer
+from partition_client.status_calls import KEPT_S, OTHERS_S, Answer, StatusCalls
 from partition_proto.connection import handshake
 from partition_proto.connection.channel import Insecure
 from partition_proto.v1 import log_store_pb2 as api
@@ -415,3 +415,22 @@ def test_a_search_of_a_client_that_closes_fails(monkeypatch: pytest.MonkeyPatch)
             await finding
 
     on_virtual_time(body())
+
+
+async def test_a_slow_refusal_of_a_named_leader_is_heard_in_the_next_round() -> None:
+    """It takes longer than a round, because TLS is tried once more to find out what is wrong."""
+    refusal: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    follower = api.GetStatusResponse(role="follower")
+
+    async def ask(address: str, _: float) -> Any:
+        return await refusal if address == "leader" else follower
+
+    calls = StatusCalls(ask)
+
+    async def one_round() -> dict[str, Any]:
+        return await calls.round(["other"], 1.0, lambda *_: False, lambda *_: "leader")
+
+    assert await one_round() == {"other": follower}
+    refusal.set_result(error := ClientError("refused"))
+    assert await one_round() == {"other": follower, "leader": error}
+    await calls.close()
