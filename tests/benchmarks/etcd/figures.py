@@ -33,11 +33,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class ServerUse:
-    """What three servers used during a load. CPU and bytes: of all three together, per operation.
-    Memory: the peak of the server that has the most."""
+    """What three servers used during a load. CPU and bytes: of all three together, per operation;
+    bytes: None if their disk does not count them. Memory: the peak of the server that has the
+    most."""
 
     cpu_ms: float
-    written_bytes: float
+    written_bytes: float | None
     peak_anonymous_mib: float
 
 
@@ -68,6 +69,11 @@ def cpu_ms(measured: Measured) -> float | None:
 
 def written_bytes(measured: Measured) -> float | None:
     return measured.servers.written_bytes if measured.servers else None
+
+
+def written_kib(measured: Measured) -> float | None:
+    written = written_bytes(measured)
+    return None if written is None else written / 1024
 
 
 def peak_mib(measured: Measured) -> float | None:
@@ -227,7 +233,7 @@ def _uses(rows: Sequence[Result]) -> Iterator[str]:
             _both(row, VALUES["client_cpu_per_operation"]),
             _both(row, peak_mib),
             _ratio(row.ratio(peak_mib)),
-            _both(row, lambda m: m.servers.written_bytes / 1024 if m.servers else None),
+            _both(row, written_kib),
         ]
         yield _cells(cells)
     yield ""

@@ -148,7 +148,7 @@ def from_reports(reports: list[dict[str, Any]], begin_at: float, meter: Meter) -
 def server_use(meter: Meter, operations: int) -> ServerUse:
     return ServerUse(
         meter.cpu_s * 1000 / operations,
-        meter.written_bytes / operations,
+        None if meter.written_bytes is None else meter.written_bytes / operations,
         meter.peak_anonymous_bytes / MIB,
     )
 
