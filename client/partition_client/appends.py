@@ -5,6 +5,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -106,6 +107,7 @@ class AppendStream:
         """Addresses of replicas that do not know AppendFrames."""
         self._heard = False
         """Whether this stream has answered anything."""
+        self._silence: asyncio.Timeout | None = None
         self._later: list[PendingAppend] = []
         """Refused for now, by the message that is being read."""
         self._pauses = 0
@@ -226,7 +228,7 @@ class AppendStream:
             if being_cancelled():
                 raise
             # Of the call, not of this task: a write while its silent stream was given up.
-            self._routing.forget_leader()
+            self._routing.lost(address)
         except ClientError as error:
             self._fail_all(error)
         return False
@@ -281,6 +283,10 @@ class AppendStream:
         for pending in appends:
             pending.retry = pending.doubts > 0
         appends += self._number(session)
+        if appends and not self._sent and self._silence is not None:
+            # The silence of an idle stream does not count. Between two reads there is no timeout.
+            with suppress(RuntimeError):
+                self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
         for pending in appends:
             pending.doubts += 1
             self._sent[pending.sequence] = pending
@@ -313,16 +319,16 @@ class AppendStream:
         while True:
             try:
                 # Not `wait_for`: its task and an error of the call would keep each other, and gRPC.
-                async with asyncio.timeout(SILENCE_S):
+                async with asyncio.timeout(SILENCE_S) as self._silence:
                     answers = await call.read()
             except TimeoutError:
                 # The call is cancelled with its read; an idle one is opened again when needed.
                 if self._sent:
                     self._last_failure = f"the leader said nothing for {SILENCE_S:.0f} s"
-                    self._routing.forget_leader()
+                    self._routing.lost(address)
                 return answered or not self._sent
             if answers is None:
-                self._routing.forget_leader()
+                self._routing.lost(address)
                 # Another version may run there, or at this address, by now.
                 self._without_frames.discard(address)
                 return answered
@@ -376,7 +382,7 @@ class AppendStream:
         elif detail is not None and detail.HasField("leader"):
             self._routing.hint(detail.leader, told_by=address)
         else:
-            self._routing.forget_leader()
+            self._routing.lost(address)
 
     def _send_refused(self) -> None:
         """Nothing of what was sent on this stream had an effect."""
@@ -407,7 +413,7 @@ class AppendStream:
             if error.HasField("leader"):
                 self._routing.hint(error.leader, told_by=address)
             else:
-                self._routing.forget_leader()
+                self._routing.lost(address)
             return False
         if reason in DEFINITE:
             pending.fail(from_detail(error))

@@ -186,9 +186,9 @@ class Calls:
         detail = detail_of(error)
         if detail is not None and detail.HasField("leader"):
             self._routing.hint(detail.leader, told_by=target)
-        else:
+        elif not (overloaded := error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED):
             self._routing.lost(target)
-        return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return overloaded
 
 
 async def unary(method: Any, request: Any, deadline: Deadline) -> Any:

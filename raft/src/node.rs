@@ -298,7 +298,26 @@ impl Node {
                 ))
             }
             // A follower would forward it. The one that asks hears of another leader, and asks again.
-            MsgReadIndex if self.raw.raft.state != StateRole::Leader => return Ok(()),
+            // So does a leader that was removed: with one voter left, raft-rs would let it confirm
+            // reads alone.
+            MsgReadIndex
+                if self.raw.raft.state != StateRole::Leader || !self.raw.raft.promotable() =>
+            {
+                return Ok(())
+            }
+            // A late answer of a higher term to a member that follows a leader. raft-rs would forget
+            // the leader, and grant a vote within the time in which the leader's lease relies on
+            // this member. The leader learns of the term from its own heartbeats.
+            MsgRequestVoteResponse
+            | MsgRequestPreVoteResponse
+            | MsgAppendResponse
+            | MsgHeartbeatResponse
+                if self.raw.raft.state == StateRole::Follower
+                    && self.raw.raft.leader_id != 0
+                    && message.inner.term > self.raw.raft.term =>
+            {
+                return Ok(())
+            }
             _ => {}
         }
         self.check_message(&message.inner)
@@ -509,7 +528,11 @@ impl Node {
     fn read_index(&mut self, py: Python<'_>, context: Vec<u8>) -> PyResult<()> {
         self.not_pending("read_index")?;
         self.call(py, |n| {
-            n.raw.read_index(context);
+            let raft = &n.raw.raft;
+            // As in `step`: a leader that was removed confirms nothing.
+            if raft.state != StateRole::Leader || raft.promotable() {
+                n.raw.read_index(context);
+            }
             Ok(())
         })
     }

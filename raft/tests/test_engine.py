@@ -438,3 +438,60 @@ def varint(value: int) -> bytes:
         out.append(value & 127 | 128)
         value >>= 7
     return bytes(out) + struct.pack("B", value)
+
+
+def test_a_late_answer_does_not_undo_the_promise_to_a_leader() -> None:
+    """Who follows a leader votes for nobody else for an election time-out: the leader's lease
+    relies on it. A late refusal of an earlier request for votes, of a higher term, must not make
+    the member forget its leader, or it would grant the vote."""
+    group = Group(5, min_election_tick=10, max_election_tick=11)
+    old, wavers, rival, voter = (group.peers[n] for n in (1, 2, 3, 4))
+    group.elect(1)
+
+    def deliver(messages: list[raft.Message], to: Peer) -> None:
+        for message in messages:
+            if message.to == to.number:
+                to.node.step(raft.Message.decode(message.encode()))
+
+    for peer in (wavers, rival, voter):  # nobody hears of the leader for a while
+        for _ in range(10):
+            peer.node.tick()
+    asks, asks_too = wavers.work(), rival.work()
+    voter.work()
+    for peer in (wavers, voter):
+        deliver(asks_too, peer)
+    deliver(wavers.work() + voter.work(), rival)
+    votes = rival.work()
+    deliver(votes, voter)
+    voter.work()
+    deliver(asks, voter)
+    late = voter.work()
+    old.node.read_index(b"x" * 24)
+    deliver(old.work(), wavers)
+    wavers.work()
+    assert wavers.node.status().leader_id == 1
+    before = wavers.node.status()
+    deliver(late, wavers)
+    deliver(votes, wavers)
+    wavers.work()
+    after = wavers.node.status()
+    assert (after.term, after.vote, after.leader_id) == (before.term, before.vote, 1)
+
+
+def test_a_leader_that_was_removed_confirms_no_read() -> None:
+    """Of the one voter that is left, it knows neither what that commits nor that it leads."""
+    group = Group(2)
+    old, other = group.elect(1), group.peers[2]
+    old.node.propose_conf_change([(raft.ChangeKind.REMOVE, 1)])
+    group.settle()
+    assert list(old.node.conf_state().voters) == [2]
+    for _ in range(25):
+        other.node.tick()
+        other.work()
+    other.node.propose([b"new"])
+    other.work()
+    assert other.applied == [b"new"]
+    old.reads.clear()
+    old.node.read_index(b"c" * 24)
+    old.work()
+    assert (old.role, old.reads) == ("leader", [])

@@ -190,9 +190,9 @@ class SidecarProcess:
         watcher.cancel()
         await health_servicer.enter_graceful_shutdown()
         await replica.stop()
+        await peers.close()  # first: the others learn by it that this member, if it leads, is gone
         await server.stop(grace=1.0)
         await listener.close()
-        await peers.close()
         volume.close()
         logger.info("stopped")
 

@@ -75,15 +75,16 @@ def test_finds_results_that_a_later_append_drops(monkeypatch: pytest.MonkeyPatch
 
 
 def test_finds_retries_under_another_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = AppendStream._write
+    to_send = AppendStream._to_send
 
-    async def numbered_anew(stream: AppendStream, call: Any, pending: PendingAppend) -> None:
-        if pending.doubts and not pending.future.done():
-            stream._unanswered.pop(pending.proposal.sequence, None)
-            stream._number(pending)
-        await write(stream, call, pending)
+    def numbered_anew(stream: AppendStream, session: int) -> list[PendingAppend]:
+        for sequence, pending in list(stream._again.items()):
+            if pending.doubts and not pending.future.done():
+                del stream._again[sequence], stream._unanswered[sequence]
+                stream._new[pending] = None
+        return to_send(stream, session)
 
-    monkeypatch.setattr(AppendStream, "_write", numbered_anew)
+    monkeypatch.setattr(AppendStream, "_to_send", numbered_anew)
     _assert_applied_twice(find())
 
 

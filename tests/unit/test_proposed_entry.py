@@ -135,3 +135,17 @@ def test_payloads_are_found_in_whatever_bytes_a_caller_sends() -> None:
     (data,) = Stamp(time_ms=1, elapsed_ms=1, term=1).batch([entry])
     assert blob_digests(LogEntry(LSN(1), Term(1), 0, data)) == [b"d" * 32]
     assert (entry.session, entry.sequence, entry.acknowledged_below) == (7, 3, 1)
+
+
+@pytest.mark.parametrize("sequence", [7, 300, 2**40])
+def test_content_that_swallows_what_is_behind_it_is_refused(sequence: int) -> None:
+    """It ends with the beginning of an unknown field, as long as our fields. Then the session that
+    the content names would count, and not the one that the leader has checked."""
+    encoder = ProposalEncoder(2**40, 1)
+    forged = types.Proposal(session_id=99, sequence=3, acknowledged_below=2)
+    forged.operations.append(set_key(b"k", b"v"))
+    content = forged.SerializeToString() + b"\xfa\x01" + varint(encoder.fields_bytes(sequence))
+    with pytest.raises(InvalidArgument, match="not read as session"):
+        encoder.encode(sequence, content)
+    whole = forged.SerializeToString()
+    assert encoder.encode(sequence, whole)[1].session_id == 2**40

@@ -77,8 +77,8 @@ class Stamp:
 
 class ProposalEncoder:
     """Puts session, sequence and acknowledgement behind the contents of one session's proposals. Of
-    a field that is there twice, protobuf takes the last one. So no content can name another session
-    or sequence than those that the leader checks."""
+    a field that is there twice, protobuf takes the last one. The result is decoded, and refused if
+    it names another session or sequence than those that the leader checks."""
 
     def __init__(self, session: int, acknowledged_below: int) -> None:
         self._session = session
@@ -97,7 +97,15 @@ class ProposalEncoder:
         fields = self._before + varint(sequence) + self._after
         size = varint(len(fields) + len(content))
         encoded = b"".join((_PROPOSAL, size, content, fields))
-        return encoded, decode_stored(encoded).proposal
+        proposal = decode_stored(encoded).proposal
+        found = proposal.session_id, proposal.sequence, proposal.acknowledged_below
+        if found != (self._session, sequence, self._acknowledged_below):
+            # For example, the content ends in the middle of a field, which swallows ours.
+            raise InvalidArgument(
+                f"the proposal of sequence {sequence} is not an encoded Proposal: what is behind "
+                "it in the log is not read as session, sequence and acknowledgement"
+            )
+        return encoded, proposal
 
     def entry(
         self, sequence: int, content: bytes, encoded: bytes, proposal: types.Proposal

@@ -98,7 +98,9 @@ class GetFrames:
             async for request in requests:
                 size = request.ByteSize()
                 if not await room.take(size):
-                    ready.put_nowait(_Frame(request, 0, self._overloaded()))
+                    # Without its keys, which are not accounted for.
+                    refused = api.GetFrame(frame_id=request.frame_id)
+                    ready.put_nowait(_Frame(refused, 0, self._overloaded()))
                     continue
                 task = asyncio.create_task(prepare(request, size))
                 running[task] = None

@@ -22,6 +22,8 @@ class Greetings:
         self._replica = replica
         self._raft_port = raft_port
         self._present: Counter[int] = Counter()
+        self._incarnations: dict[int, int] = {}
+        """Of the present members: the process that each was let in with."""
 
     def let_in(self, hello: api.Hello) -> int:
         """Returns the member that sends the hello. Raises InvalidArgument, WrongCluster,
@@ -33,11 +35,16 @@ class Greetings:
             raise InvalidArgument(
                 "the hello has no to_member_id: set it to the receiver's member ID"
             )
+        member = hello.member_id
+        # The same process, which moves to another way meanwhile. What it acknowledged on the first
+        # one may have overtaken this hello, so its last index says nothing.
+        moves = self._present[member] > 0 and self._incarnations.get(member) == hello.incarnation
         self._replica.check_peer(
-            hello.cluster_id, hello.to_member_id, hello.member_id, hello.last_index
+            hello.cluster_id, hello.to_member_id, 0 if moves else member, hello.last_index
         )
-        self._replica.greet(hello.member_id, hello.address)
-        return hello.member_id
+        self._incarnations[member] = hello.incarnation
+        self._replica.greet(member, hello.address)
+        return member
 
     def own(self) -> api.Hello:
         """The answer to a hello."""
@@ -61,4 +68,5 @@ class Greetings:
             self._present[member] -= 1
             if not self._present[member]:
                 del self._present[member]
+                self._incarnations.pop(member, None)
                 self._replica.disconnected(member)

@@ -38,6 +38,13 @@ TLS_TRIED_AT = 3
 """Consecutive failures after which a handshake is tried to find out whether TLS is the reason. It
 is tried again at each multiple."""
 
+SETTLED_S = 30.0
+"""The life of a Raft connection after which its end is no failure. If shorter ones follow each
+other, their pauses grow, and the messages go over gRPC meanwhile."""
+
+PASSING = frozenset({"OVERLOADED", "NOT_BOOTSTRAPPED"})
+"""Reasons of a refusal that a retry may fix."""
+
 LOGGED_AT = (0, 10)
 """Numbers of earlier consecutive failures at which a failure is logged."""
 
@@ -88,6 +95,8 @@ class RaftLink:
         self._refusal = ""
         self._connection: RaftConnection | None = None
         self._connection_problem = ""
+        self._connection_failures = 0
+        """Consecutive Raft connections that were not opened, or did not settle."""
         self._trial: asyncio.Task[None] | None = None
         self._channel = peer_channel(address, security.credentials)
         self.stub = peer_pb2_grpc.PeerStub(self._channel)
@@ -235,17 +244,16 @@ class RaftLink:
 
     async def _open(self, port: int) -> None:
         """Opens a Raft connection, however many tries it takes."""
-        failures = 0
         while self._connection is None:
-            target = self._security.target(self.address, port)
-            hello = self._hooks.hello(self.member)
+            if self._connection_failures:
+                await asyncio.sleep(backoff.RAFT_CONNECTION.after(self._connection_failures))
             try:
+                target = self._security.target(self.address, port)
+                hello = self._hooks.hello(self.member)
                 self._connection = await open_connection(target, hello, self._limits, self._write)
-            except (RaftRefused, RaftLost, OSError) as error:
+            except Exception as error:  # also of an address or port that is none
                 self._not_connected(port, error)
-                failures += 1
-                await asyncio.sleep(backoff.RAFT_CONNECTION.after(failures))
-        self._connection_problem = ""
+                self._connection_failures += 1
         self._wake.set()
 
     def _not_connected(self, port: int, error: Exception) -> None:
@@ -261,7 +269,7 @@ class RaftLink:
                 self.address,
                 str(error) or reason,
             )
-            if isinstance(error, RaftRefused):
+            if isinstance(error, RaftRefused) and reason not in PASSING:
                 self._hooks.refused(reason)
 
     async def _move(
@@ -270,6 +278,8 @@ class RaftLink:
         """Ends the gRPC stream, and waits until the Raft connection is lost. Raises RaftLost,
         RaftRefused."""
         self._hooks.traffic.sending(CONNECTION, 1)
+        now = asyncio.get_running_loop().time
+        began = now()
         lost = asyncio.ensure_future(connection.lost())
         try:
             self._write()
@@ -287,6 +297,9 @@ class RaftLink:
         finally:
             lost.cancel()
             self._hooks.traffic.sending(CONNECTION, -1)
+            self._connection_failures += 1
+            if now() - began >= SETTLED_S:
+                self._connection_failures, self._connection_problem = 0, ""
 
     def _write(self) -> None:
         """Writes queued messages while the connection has room."""

@@ -143,6 +143,8 @@ class RaftListener:
             async with asyncio.timeout(self.limits.raft_hello_s):
                 await self._connect(accepted, connection)
                 await connection.greeted.wait()
+                if not connection.member:  # it is refused, and counts until it has gone
+                    await connection.ended.wait()
         except TimeoutError:
             self.parts.traffic.refused("TIMEOUT")
             connection.end()
@@ -294,6 +296,11 @@ class _Connection(asyncio.Protocol):
         self._finish()
         self._listener.closed(self)
         self.ended.set()
+
+    @property
+    def member(self) -> int:
+        """The member that was let in; 0 for none."""
+        return self._member
 
     # --- its course ---------------------------------------------------------------------------
 

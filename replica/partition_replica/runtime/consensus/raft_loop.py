@@ -189,7 +189,9 @@ class RaftLoop:
         above the limits is dropped: the inbox fills while a follower waits for its disk."""
         limits = self._limits
         self._heard[message.sender] = self._now()
-        if self._ticker.fast and self._comes_from_a_leader(message):
+        # Not of the leader that was lost: an append of it may have waited for its blobs.
+        lost = message.sender == self._lost_leader
+        if self._ticker.fast and not lost and self._comes_from_a_leader(message):
             self._ticker.calm()
         full = len(self._inbox) >= limits.inbox_messages_max
         if full or self._inbox_bytes + size > limits.inbox_bytes_max:
@@ -222,6 +224,7 @@ class RaftLoop:
         """A stream of `member` has begun. If it is the leader whose stream had ended, ends the fast
         clock: the leader lives, and its next heartbeat may come later than a fast election."""
         if member == self._lost_leader:
+            self._lost_leader = 0
             self._ticker.calm()
 
     def _comes_from_a_leader(self, message: Message) -> bool:

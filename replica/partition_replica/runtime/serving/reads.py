@@ -4,6 +4,7 @@ A read takes everything that it needs from one transaction of the state. The app
 thread, so two transactions may see two different states.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -82,8 +83,16 @@ class Reads:
             raise self._current.not_leader(member)
         if not member.loop.leader:
             raise NoLeader("this replica knows no leader to ask: retry with backoff")
-        index = await member.read_index(READ_INDEX_TIMEOUT_S)
-        await member.waits.reach_for_caller(index)
+        try:
+            async with asyncio.timeout(READ_INDEX_TIMEOUT_S):
+                index = await member.read_index(READ_INDEX_TIMEOUT_S)
+                # The entries up to it may not come: the link to the leader may be cut now.
+                await member.waits.reach_for_caller(index)
+        except TimeoutError as error:
+            raise NoLeader(
+                f"this replica did not reach the leader's commit index within "
+                f"{READ_INDEX_TIMEOUT_S} s: retry with backoff, or at another replica"
+            ) from error
         self._count("leader")
 
     async def _reach_leased(self, member: Member) -> bool:
