@@ -319,8 +319,13 @@ class AppendStream:
         while True:
             try:
                 # Not `wait_for`: its task and an error of the call would keep each other, and gRPC.
-                async with asyncio.timeout(SILENCE_S) as self._silence:
-                    answers = await call.read()
+                async with asyncio.timeout(SILENCE_S) as silence:
+                    self._silence = silence
+                    try:
+                        answers = await call.read()
+                    finally:  # it names this task, whose error names this frame
+                        self._silence = None
+                        del silence
             except TimeoutError:
                 # The call is cancelled with its read; an idle one is opened again when needed.
                 if self._sent:

@@ -184,9 +184,10 @@ class Calls:
         self._routing.check_open()
         self._routing.heard(target, f"{error.code().name}: {error.details()}")
         detail = detail_of(error)
+        overloaded = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         if detail is not None and detail.HasField("leader"):
             self._routing.hint(detail.leader, told_by=target)
-        elif not (overloaded := error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED):
+        elif not overloaded:
             self._routing.lost(target)
         return overloaded
 

@@ -183,9 +183,8 @@ class Routing:
         if isinstance(answer, TlsRefused) and self.leader not in self.endpoints:
             self.leader = ""
             raise answer
-        if self.leader not in found:
-            # It may be a black hole, of which the followers do not know yet: wait for its answer,
-            # which counts in the next round.
+        if self._is_lost(self.leader, hints[told_by].term) and self.leader not in found:
+            # The followers have not noticed yet. It may be a black hole: wait for its answer.
             self.leader = ""
 
     def _suffices(self, endpoint: str, status: api.GetStatusResponse) -> bool:

@@ -23,7 +23,7 @@ from partition_replica.core.limits import (
     RAFT_HELLO_BYTES_MAX,
     Limits,
 )
-from partition_replica.errors import Overloaded
+from partition_replica.errors import Overloaded, ReplicaError, WrongCluster
 from partition_replica.transport import raft_connection
 from partition_replica.transport.raft_frames import (
     HEADER,
@@ -345,9 +345,20 @@ async def test_messages_go_over_grpc_until_the_port_opens(
     assert caplog.text.count("no Raft connection to member 1") == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [(Overloaded("not now"), []), (WrongCluster("another one's"), ["WRONG_CLUSTER"])],
+    ids=["passing", "lasting"],
+)
 async def test_a_refused_connection_is_said_once_and_grpc_is_used(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    error: ReplicaError,
+    counted: list[str],
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
     monkeypatch.setattr("partition_common.backoff.RAFT_CONNECTION.after", lambda _: 0.0)
     async with Receiver().serving() as receiver, Receiver().serving() as elsewhere:
         port = elsewhere.listen()
@@ -358,12 +369,8 @@ async def test_a_refused_connection_is_said_once_and_grpc_is_used(
             sender.send(b"message")
             await until(lambda: len(elsewhere.traffic.reasons) >= 3, "it is tried again")
             assert receiver.payloads() == [b"message"]
-            assert sender.refused == ["OVERLOADED"]
+            assert sender.refused == counted
     assert caplog.text.count("no Raft connection to member 1") == 1
-
-
-def refuse(*_: object) -> None:
-    raise Overloaded("not now")
 
 
 async def test_an_earlier_version_is_sent_its_messages_over_grpc() -> None:

@@ -43,7 +43,7 @@ def test_finds_appends_of_another_history(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_finds_readers_of_another_history(monkeypatch: pytest.MonkeyPatch) -> None:
     _plant(monkeypatch, leading=False)
-    assert find().check in ("history", "tail", "consumer")
+    assert find().check in ("history", "tail", "consumer", "liveness")
 
 
 def test_finds_sessions_that_outlive_a_restore(monkeypatch: pytest.MonkeyPatch) -> None:

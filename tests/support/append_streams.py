@@ -153,6 +153,7 @@ class Leader:
         return self
 
     def forget_leader(self) -> None: ...
+    def lost(self, address: str) -> None: ...
 
     def hint(self, leader: types.LeaderHint, *, told_by: str) -> None:
         self.hints.append((leader.member_id, told_by))

@@ -199,6 +199,7 @@ REPLY = 4
     [
         (MessageKind.HEARTBEAT, LEADER, TERM, False),
         (MessageKind.APPEND, OTHER, TERM + 1, False),
+        (MessageKind.APPEND, LEADER, TERM, True),
         (MessageKind.SNAPSHOT, OTHER, TERM + 1, False),
         (MessageKind.HEARTBEAT, OTHER, TERM - 1, True),
         (REPLY, OTHER, TERM + 1, True),

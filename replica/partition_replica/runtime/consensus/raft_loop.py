@@ -189,9 +189,9 @@ class RaftLoop:
         above the limits is dropped: the inbox fills while a follower waits for its disk."""
         limits = self._limits
         self._heard[message.sender] = self._now()
-        # Not of the leader that was lost: an append of it may have waited for its blobs.
-        lost = message.sender == self._lost_leader
-        if self._ticker.fast and not lost and self._comes_from_a_leader(message):
+        # An append of the leader that was lost says nothing: it may have waited for its blobs.
+        late = message.sender == self._lost_leader and message.kind == MessageKind.APPEND
+        if self._ticker.fast and not late and self._comes_from_a_leader(message):
             self._ticker.calm()
         full = len(self._inbox) >= limits.inbox_messages_max
         if full or self._inbox_bytes + size > limits.inbox_bytes_max:
