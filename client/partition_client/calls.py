@@ -172,7 +172,8 @@ class Calls:
         Otherwise the client first looks for the leader again."""
         if isinstance(error, Silent):
             self._routing.check_open()
-            self._routing.heard(target, str(error))
+            # A last try, cut short by the deadline, says less than the one before.
+            self._routing.heard(target, str(error), last=deadline.remaining() <= 0)
             self._routing.lost(target)
             return False
         refused = refusal(target, error)
@@ -182,7 +183,8 @@ class Calls:
         if refused is not None:
             raise refused from error
         self._routing.check_open()
-        self._routing.heard(target, f"{error.code().name}: {error.details()}")
+        cut = error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and deadline.remaining() <= 0
+        self._routing.heard(target, f"{error.code().name}: {error.details()}", last=cut)
         detail = detail_of(error)
         overloaded = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         if detail is not None and detail.HasField("leader"):

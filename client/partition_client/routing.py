@@ -103,9 +103,11 @@ class Routing:
         await self._diagnosis.close()
         self.owner.closed()
 
-    def heard(self, address: str, what: str) -> None:
-        """Keeps what was last heard of a replica that didn't do what was wanted."""
-        self._heard[address] = what
+    def heard(self, address: str, what: str, *, last: bool = False) -> None:
+        """Keeps what was last heard of a replica that didn't do what was wanted. last: of a try
+        that the deadline cut short; it counts only if nothing else was heard."""
+        if not last or address not in self._heard:
+            self._heard[address] = what
 
     def explain(self, address: str = "") -> str:
         """What was last heard of one replica, or of all endpoints if none leads."""
