@@ -44,7 +44,7 @@ async def successor(cluster: Cluster, lost: Node) -> Node:
 
 def heard_at(node: Node, sender: Node) -> float:
     assert node.running is not None
-    return node.running.loop._heard[sender.member]
+    return node.running.loop._contacts.heard_at(sender.member)
 
 
 def running_beside(cluster: Cluster, lost: Node) -> list[Node]:

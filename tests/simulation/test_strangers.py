@@ -111,7 +111,7 @@ def traces(node: Node) -> tuple[Any, ...]:
     assert node.volume is not None and node.running is not None
     blobs = node.volume.blobs
     staged = sorted(path.name for path in node.volume.staging.iterdir())
-    heard = [m for m in node.running.loop._heard if m not in (101, 102, 103)]
+    heard = [m for m in node.running.loop._contacts._heard if m not in (101, 102, 103)]
     learned = node.replica.peer_requests._transport._learned  # type: ignore[union-attr]
     return list(blobs.digests()), blobs.pinned, staged, heard, dict(learned)
 

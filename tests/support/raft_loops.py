@@ -8,7 +8,8 @@ from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, LogEntry, Position
 from partition_replica.engine.port import Ready, TransferHeader
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
+from partition_replica.runtime.consensus.loop_hooks import LoopHooks
+from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.waits import ReadIndexes
 from partition_replica.runtime.metrics import Metrics

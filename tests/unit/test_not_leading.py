@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
-from partition_replica.errors import NoLeader, NotLeader, ReplicaError, not_leading
+from partition_replica.errors import NoLeader, NotLeader, Overloaded, ReplicaError, not_leading
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.changes import Change, Changes
 from partition_replica.runtime.consensus.proposals import Proposals
@@ -76,13 +76,12 @@ async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) ->
 
 
 async def test_while_leadership_is_handed_over_nobody_is_sent_to_who_hands_it_over() -> None:
-    pending = pending_proposal()
-    loop: Any = RaftLoop.__new__(RaftLoop)
-    status = SimpleNamespace(role="leader", lead_transferee=9)
-    loop._engine = SimpleNamespace(status=lambda: status)
-    loop._limits = Limits()
-    loop._drop([pending])
+    pending, other = pending_proposal(), pending_proposal()
+    proposals = Proposals(Limits())
+    proposals.dropped([pending], leads=False)
     assert isinstance(pending.future.exception(), NoLeader)
+    proposals.dropped([other], leads=True)
+    assert isinstance(other.future.exception(), Overloaded)
     await asyncio.sleep(0)
 
 

@@ -85,7 +85,7 @@ async def test_a_leader_announces_a_commit_that_no_entries_carry(role: str) -> N
         await asyncio.sleep(0)
     began = loop.time()
     if role == "follower":
-        assert raft_loop._announcement is None
+        assert raft_loop._announcements._timer is None
     else:
 
         async def announced() -> bool:
@@ -109,11 +109,11 @@ async def test_entries_that_carry_a_commit_announce_it() -> None:
     raft_loop.wake()
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert raft_loop._announcement is not None
-    raft_loop._unannounced = False  # as `_feed_proposals` does
+    assert raft_loop._announcements._timer is not None
+    raft_loop._announcements.carried()
 
     async def over() -> bool:
-        return raft_loop._announcement is None
+        return raft_loop._announcements._timer is None
 
     await eventually(over, "the delay ends", 20)
     assert "announce" not in engine.told

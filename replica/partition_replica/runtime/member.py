@@ -22,8 +22,9 @@ from partition_replica.runtime.consensus.applier import Applier, ApplyHooks
 from partition_replica.runtime.consensus.collection import Collection
 from partition_replica.runtime.consensus.compactor import Compactor
 from partition_replica.runtime.consensus.lease import LeaderLease
+from partition_replica.runtime.consensus.loop_hooks import LoopHooks
 from partition_replica.runtime.consensus.proposals import Proposals
-from partition_replica.runtime.consensus.raft_loop import LoopHooks, RaftLoop
+from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.waits import AppliedWaits, ReadIndexes
 from partition_replica.runtime.disk import DiskWatch

@@ -12,6 +12,7 @@ from partition_replica.core.model import Applied, LogEntry
 from partition_replica.core.proposed_entry import ProposedEntry
 from partition_replica.core.sessions import WITHOUT_EFFECT, judge
 from partition_replica.errors import (
+    NoLeader,
     OutcomeUnknown,
     Overloaded,
     PreconditionFailed,
@@ -200,6 +201,20 @@ class Proposals:
                 sequence = sequence_of(pending)
                 self._unapplied[first + offset] = _UnderWay(sequence, term)
                 self._last_of[sequence] = first + offset
+
+    def dropped(self, batch: Batch[PendingProposal], *, leads: bool) -> None:
+        """The engine took none of them, because it transfers leadership, or because too much is
+        uncommitted."""
+        error = (
+            Overloaded(
+                f"more than {self._limits.uncommitted_bytes_max} bytes are proposed but not "
+                "committed: retry with backoff"
+            )
+            if leads
+            else NoLeader("leadership is being transferred: retry with backoff")
+        )
+        for pending in batch:
+            pending.fail(error)
 
     def follow(self, pending: PendingProposal) -> bool:
         """Lets a second try wait for the first one, if this leader proposed it and it is not

@@ -35,12 +35,15 @@ from partition_replica.engine.port import (
     Ready,
     TransferHeader,
 )
-from partition_replica.errors import NoLeader, Overloaded
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.consensus.admission import Admission
 from partition_replica.runtime.consensus.applier import Applier
 from partition_replica.runtime.consensus.changes import Change, Changes
+from partition_replica.runtime.consensus.commit_announcements import CommitAnnouncements
+from partition_replica.runtime.consensus.contacts import Contacts
+from partition_replica.runtime.consensus.inbox import Inbox
 from partition_replica.runtime.consensus.log_writer import LogWriter
+from partition_replica.runtime.consensus.loop_hooks import LoopHooks
 from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.ticker import Ticker
@@ -65,9 +68,6 @@ BATCHES_ON_DISK_MAX = 1
 """Readys of a leader on its disk at which further proposals wait. What waits is proposed together
 when the disk is done."""
 
-FROM_LEADERS = frozenset({MessageKind.APPEND, MessageKind.HEARTBEAT, MessageKind.SNAPSHOT})
-"""The messages that only a leader sends."""
-
 READ_INDEX_AGAIN_TICKS = 3
 """A follower asks its leader for a read index again after this time without an answer."""
 
@@ -83,17 +83,6 @@ class _InFlight:
     on_disk: bool
     messages: list[Message]
     snapshot: TransferHeader | None = None
-
-
-@dataclass(slots=True)
-class LoopHooks:
-    """Callbacks of the loop. All run on the event loop; none may raise."""
-
-    role_changed: Callable[[str, int], None]
-    send_state: Callable[[Message], None]
-    staged_state: Callable[[TransferHeader], int]
-    state_installed: Callable[[TransferHeader], None]
-    released: Callable[[list[Digest]], None]
 
 
 class RaftLoop:
@@ -141,11 +130,8 @@ class RaftLoop:
             persisted=self._persisted,
             failed=failed,
         )
-        self._inbox: deque[tuple[Message, int]] = deque()
-        self._inbox_bytes = 0
+        self._inbox = Inbox(limits)
         self._admission = Admission(states, proposals)
-        self._heard: dict[int, float] = {}
-        self._led_at = self._now()
         self._held_number = 0
         self._retired_number = 0
         self._changes = Changes()
@@ -155,14 +141,12 @@ class RaftLoop:
         self._unsaved_commit: HardState | None = None
         self._unsaved_since = 0.0
         self._ticks = 0
-        self._unannounced = False
-        """Whether this leader has a commit index that no message to the others has carried."""
-        self._announces = False
-        """Whether the next round announces it."""
-        self._announcement: asyncio.TimerHandle | None = None
-        self._ticker = Ticker(tick_s, election_ticks, self._ticked)
-        self._lost_leader = 0
         self._wake = asyncio.Event()
+        self._announcements = CommitAnnouncements(limits.commit_delay_s, self._wake.set)
+        self._ticker = Ticker(tick_s, election_ticks, self._ticked)
+        self._contacts = Contacts(
+            roster, self._ticker, self._now, lambda: self._engine.status().term
+        )
         self._given_hooks: LoopHooks | None = None
         self.role = "follower"
         self._after_round: list[Callable[[], None]] = []
@@ -186,20 +170,12 @@ class RaftLoop:
 
     def receive(self, message: Message, size: int) -> None:
         """Queues a peer's message of `size` bytes, whose blobs must be here already. A message
-        above the limits is dropped: the inbox fills while a follower waits for its disk."""
-        limits = self._limits
-        self._heard[message.sender] = self._now()
-        # An append of the leader that was lost says nothing: it may have waited for its blobs.
-        late = message.sender == self._lost_leader and message.kind == MessageKind.APPEND
-        if self._ticker.fast and not late and self._comes_from_a_leader(message):
-            self._ticker.calm()
-        full = len(self._inbox) >= limits.inbox_messages_max
-        if full or self._inbox_bytes + size > limits.inbox_bytes_max:
+        above the limits is dropped."""
+        self._contacts.received(message)
+        if self._inbox.put(message, size):
+            self._wake.set()
+        else:
             self._metrics.messages_dropped.labels("inbox_full").inc()
-            return
-        self._inbox.append((message, size))
-        self._inbox_bytes += size
-        self._wake.set()
 
     def receive_then(self, message: Message, after: Callable[[], None]) -> None:
         """`receive`; calls `after` at the end of the round that steps the message."""
@@ -213,39 +189,22 @@ class RaftLoop:
 
         A leader's lease relies on followers that count their ticks by the normal clock: with lease
         reads there is no fast clock."""
-        if self._reads.lease is not None:
-            return
-        if self.role == "follower" and member == self._roster.leader:
-            self._lost_leader = member
-            self._ticker.hurry()
+        may_hurry = self._reads.lease is None and self.role == "follower"
+        if may_hurry and self._contacts.disconnected(member):
             self._metrics.fast_clocks.inc()
 
     def peer_connected(self, member: int) -> None:
-        """A stream of `member` has begun. If it is the leader whose stream had ended, ends the fast
-        clock: the leader lives, and its next heartbeat may come later than a fast election."""
-        if member == self._lost_leader:
-            self._lost_leader = 0
-            self._ticker.calm()
-
-    def _comes_from_a_leader(self, message: Message) -> bool:
-        """Whether it is a message of the leader of this member's term, or of a later one."""
-        return message.kind in FROM_LEADERS and message.term >= self._engine.status().term
+        """A stream of `member` has begun."""
+        self._contacts.connected(member)
 
     def heard_from(self, member: int, within_s: float) -> bool:
         """Whether a member sent a message within `within_s`. raft-rs resets its own flag at each
         election."""
-        return self._now() - self._heard.get(member, float("-inf")) <= within_s
+        return self._now() - self._contacts.heard_at(member) <= within_s
 
     def leaderless_s(self) -> float:
-        """Seconds without a leader, as far as this member knows: since it led itself, or last
-        received a message of its leader. The engine's leader is not enough: a learner's engine
-        never forgets it."""
-        now = self._now()
-        if self.role == "leader":
-            self._led_at = now
-        elif self.leader:
-            self._led_at = max(self._led_at, self._heard.get(self.leader, 0.0))
-        return now - self._led_at
+        """Seconds without a leader (`Contacts.leaderless_s`)."""
+        return self._contacts.leaderless_s(leads=self.role == "leader")
 
     def propose(self, batch: Sequence[PendingProposal]) -> int:
         """Queues proposals, as many as fit; returns how many. Raises Overloaded if none fits."""
@@ -329,8 +288,7 @@ class RaftLoop:
 
     def close(self) -> None:
         """Saves an unsaved commit index and ends the writer. Cancel the task of `run` first."""
-        if self._announcement is not None:
-            self._announcement.cancel()
+        self._announcements.close()
         if self._unsaved_commit is not None:
             self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
             self._unsaved_commit = None
@@ -366,9 +324,7 @@ class RaftLoop:
             self._engine.tick()
         self._voteless_ticks -= min(self._ticks, self._voteless_ticks)
         self._ticks = 0
-        for _ in range(len(self._inbox)):
-            message, size = self._inbox.popleft()
-            self._inbox_bytes -= size
+        for message in self._inbox.take():
             if self._voteless_ticks and message.kind in VOTE_REQUESTS:
                 self._metrics.messages_dropped.labels("voteless").inc()
                 continue
@@ -382,10 +338,8 @@ class RaftLoop:
         if self.role == "leader":
             self._changes.propose(self._engine)
             self._feed_proposals()
-            if self._announces and self._unannounced:
-                self._unannounced = False
+            if self._announcements.take():
                 self._engine.announce_commit()
-            self._announces = False
             if self._reads.wanted and self._engine.committed_in_term():
                 self._engine.read_index(self._reads.start())
         elif self.leader and self._reads.wants_leader(self._now(), self._ask_again_s):
@@ -409,26 +363,15 @@ class RaftLoop:
                     stamp.batch([pending.entry for pending in batch])
                 )
             except ProposalDropped:
-                self._drop(batch)
+                status = self._engine.status()
+                leads = status.role == "leader" and not status.lead_transferee
+                self._proposals.dropped(batch, leads=leads)
                 return
-            self._unannounced = False  # these entries carry the commit index
+            self._announcements.carried()
             self._proposals.proposed(first, term, batch)
             self._admission.proposed()
             self._metrics.proposal_batches.observe(len(batch))
             return
-
-    def _drop(self, batch: list[PendingProposal]) -> None:
-        status = self._engine.status()
-        for pending in batch:
-            if status.role != "leader" or status.lead_transferee:
-                pending.fail(NoLeader("leadership is being transferred: retry with backoff"))
-            else:
-                pending.fail(
-                    Overloaded(
-                        f"more than {self._limits.uncommitted_bytes_max} bytes are proposed but "
-                        "not committed: retry with backoff"
-                    )
-                )
 
     # --- a Ready ------------------------------------------------------------------------------
 
@@ -456,28 +399,12 @@ class RaftLoop:
             self._proposals.committed(entry)
         if work.committed:
             self._applier.add(work.committed)
-            self._announce_soon()
+            if self.role == "leader":
+                self._announcements.committed()
         for index, context in work.read_states:
             self._reads.confirmed(index, context)
             if self._reads.wanted:
                 self._wake.set()
-
-    def _announce_soon(self) -> None:
-        """Tells the others of a new commit index, unless the next entries do it within
-        `commit_delay_s`."""
-        if self.role != "leader":
-            return
-        self._unannounced = True
-        if self._announcement is None:
-            self._announcement = asyncio.get_running_loop().call_later(
-                self._limits.commit_delay_s, self._announce
-            )
-
-    def _announce(self) -> None:
-        """In the next round, where an error of the engine ends the loop."""
-        self._announcement = None
-        self._announces = self._unannounced
-        self._wake.set()
 
     def _batch(self, work: Ready) -> LogBatch:
         """The batch that a Ready writes to disk. Pauses the applier if the Ready has a snapshot."""
