@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from operator import attrgetter
 from typing import Any
 
 import grpc
@@ -17,6 +15,7 @@ from partition_common import backoff
 from partition_proto.v1 import types_pb2 as types
 
 from partition_client.append_calls import Answers, AppendCall, FrameCall, SingleCall
+from partition_client.append_queue import AppendQueue
 from partition_client.calls import refusal
 from partition_client.deadlines import Deadlines
 from partition_client.errors import (
@@ -30,14 +29,12 @@ from partition_client.errors import (
     from_detail,
     reason_name,
 )
+from partition_client.pauses import Pauses
 from partition_client.pending_append import Appended, PendingAppend
 from partition_client.routing import Routing
 from partition_client.waiting import being_cancelled
 
 logger = logging.getLogger(__name__)
-
-WINDOW = 4000
-"""Sequences above the oldest that has no answer: replicas refuse more than 4,096."""
 
 IN_FLIGHT_MAX = 1024
 PROPOSAL_BYTES_MAX = 1024 * 1024
@@ -73,9 +70,6 @@ class ClientSession:
     history: str
 
 
-_waits_applied = attrgetter("wait_applied")
-
-
 class AppendStream:
     """Owns session, sequences and the stream. `open_session` opens a session at the address and in
     the history that it is given; the history "" is any."""
@@ -94,25 +88,13 @@ class AppendStream:
         """Histories that a replica said are over. They count as left once a session is opened in a
         later one: until then the replica that said so may itself be one that was left behind."""
         self._last_failure = ""
-        self._next_sequence = 1
-        self._new: dict[PendingAppend, None] = {}
-        """Not numbered yet, in the order of their arrival."""
-        self._unanswered: dict[int, PendingAppend] = {}
-        """By sequence; put in ascending, so the first is the oldest."""
-        self._again: dict[int, PendingAppend] = {}
-        """Of these, by sequence: those that have to be sent on this stream."""
-        self._sent: dict[int, PendingAppend] = {}
-        """By sequence: those under way on this stream."""
+        self._queue = AppendQueue()
         self._without_frames: set[str] = set()
         """Addresses of replicas that do not know AppendFrames."""
         self._heard = False
         """Whether this stream has answered anything."""
         self._silence: asyncio.Timeout | None = None
-        self._later: list[PendingAppend] = []
-        """Refused for now, by the message that is being read."""
-        self._pauses = 0
-        self._timers: dict[int, asyncio.TimerHandle] = {}
-        """Of pauses, by their number."""
+        self._pauses = Pauses(self._after_pause)
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         self._deadlines: Deadlines[PendingAppend] = Deadlines(self._too_late)
         self._wake = asyncio.Event()
@@ -164,7 +146,7 @@ class AppendStream:
             waiting.cancel()
 
     async def _queued(self, pending: PendingAppend) -> Appended:
-        self._new[pending] = None
+        self._queue.new[pending] = None
         self._wake.set()
         return await pending.future
 
@@ -186,10 +168,8 @@ class AppendStream:
         tasks = [task for task in (self._task, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
-        for timer in self._timers.values():
-            timer.cancel()
+        self._pauses.close()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._timers.clear()
         self._deadlines.close()
         session, self._session = self._session, None
         return session
@@ -199,7 +179,7 @@ class AppendStream:
     async def _run(self) -> None:
         failures = 0
         while True:
-            while not self._new and not self._unanswered:
+            while not self._queue.waits:
                 self._wake.clear()
                 await self._wake.wait()
             answered = await self._serve()
@@ -235,7 +215,6 @@ class AppendStream:
 
     async def _stream(self, address: str, session: int) -> bool:
         """Serves one stream until it has to be given up; True where it answered anything."""
-        self._sent.clear()
         self._heard = False
         stub = self._routing.stub(address)
         call: AppendCall = (
@@ -246,19 +225,13 @@ class AppendStream:
         reader = asyncio.create_task(self._read(call, address))
         reader.add_done_callback(lambda _: self._wake.set())
         try:
-            # `_send_again` brings the others: in the queue here, too, they would be sent twice.
-            self._again = {
-                sequence: self._unanswered[sequence]
-                for sequence in sorted(self._unanswered)
-                if not self._unanswered[sequence].held
-            }
+            self._queue.begin_stream()
             while not reader.done():
                 self._wake.clear()
                 # A session that is gone takes nothing more, but what it was sent is answered.
                 if not self._session_gone and (appends := self._to_send(session)):
-                    oldest = next(iter(self._unanswered))
                     try:
-                        await call.send(appends, acknowledged_below=oldest)
+                        await call.send(appends, acknowledged_below=self._queue.oldest)
                     except asyncio.InvalidStateError:
                         break  # the call is over already, and its reader knows why
                     continue
@@ -273,45 +246,13 @@ class AppendStream:
             del reader, call
 
     def _to_send(self, session: int) -> list[PendingAppend]:
-        """Takes what has to be sent again, and as many new ones as the window has room for."""
-        again, self._again = self._again, {}
-        appends = [
-            pending
-            for _, pending in sorted(again.items())
-            if not pending.future.done() and not pending.held
-        ]
-        for pending in appends:
-            pending.retry = pending.doubts > 0
-        appends += self._number(session)
-        if appends and not self._sent and self._silence is not None:
+        idle = not self._queue.sent
+        appends = self._queue.take(session)
+        if appends and idle and self._silence is not None:
             # The silence of an idle stream does not count. Between two reads there is no timeout.
             with suppress(RuntimeError):
                 self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
-        for pending in appends:
-            pending.doubts += 1
-            self._sent[pending.sequence] = pending
         return appends
-
-    def _number(self, session: int) -> list[PendingAppend]:
-        """Gives sequences to new appends. Those that wait for the apply come last, because a frame
-        has only one kind."""
-        if not self._new:
-            return []
-        oldest = next(iter(self._unanswered), self._next_sequence)
-        room = oldest + WINDOW - self._next_sequence
-        # Who is answered already, by the deadline or by being cancelled, was told "not written".
-        waiting = (pending for pending in self._new if not pending.future.done())
-        taken = list(islice(waiting, max(0, room)))
-        taken.sort(key=_waits_applied)
-        for pending in taken:
-            # In one of the two at any time: an error must find it.
-            self._unanswered[self._next_sequence] = pending
-            del self._new[pending]
-            pending.number(session, self._next_sequence)
-            pending.retry = False
-            self._next_sequence += 1
-        # `_send_again` brings the others, as in `_stream`.
-        return [pending for pending in taken if not pending.held]
 
     async def _read(self, call: AppendCall, address: str) -> bool:
         """Takes answers until the stream has to be given up; True where there was any."""
@@ -328,10 +269,10 @@ class AppendStream:
                         del silence
             except TimeoutError:
                 # The call is cancelled with its read; an idle one is opened again when needed.
-                if self._sent:
+                if self._queue.sent:
                     self._last_failure = f"the leader said nothing for {SILENCE_S:.0f} s"
                     self._routing.lost(address)
-                return answered or not self._sent
+                return answered or not self._queue.sent
             if answers is None:
                 self._routing.lost(address)
                 # Another version may run there, or at this address, by now.
@@ -340,7 +281,7 @@ class AppendStream:
             self._last_failure = ""
             some, go_on = self._take(address, answers)
             answered = answered or some
-            if not go_on or (self._session_gone and not self._sent):
+            if not go_on or (self._session_gone and not self._queue.sent):
                 return answered
 
     def _take(self, address: str, answers: Answers) -> tuple[bool, bool]:
@@ -348,7 +289,7 @@ class AppendStream:
         succeeded = False
         refused: list[tuple[PendingAppend, types.ErrorDetail]] = []
         for sequence, answer in answers:
-            pending = self._sent.pop(sequence, None)
+            pending = self._queue.sent.pop(sequence, None)
             if pending is None:
                 continue
             if not isinstance(answer, Appended):
@@ -365,7 +306,7 @@ class AppendStream:
             go_on = self._meet(address, pending, error) and go_on
             if error.reason == types.REASON_WRONG_HISTORY:
                 break  # it answers all others, too
-        self._pause()
+        self._pauses.begin()
         return succeeded, go_on
 
     # --- errors -------------------------------------------------------------------------------
@@ -375,7 +316,7 @@ class AppendStream:
         unknown = error.code() is grpc.StatusCode.UNIMPLEMENTED and not self._heard
         if unknown and address not in self._without_frames:
             self._without_frames.add(address)
-            self._send_refused()
+            self._queue.refuse_sent()
             return
         self._without_frames.discard(address)
         self._last_failure = f"{error.code().name} {error.details()}"
@@ -388,12 +329,6 @@ class AppendStream:
             self._routing.hint(detail.leader, told_by=address)
         else:
             self._routing.lost(address)
-
-    def _send_refused(self) -> None:
-        """Nothing of what was sent on this stream had an effect."""
-        for pending in self._sent.values():
-            pending.doubts -= 1
-        self._sent.clear()
 
     def _meet(self, address: str, pending: PendingAppend, error: types.ErrorDetail) -> bool:
         """Does what an error asks for; False if the stream has to be given up."""
@@ -408,7 +343,7 @@ class AppendStream:
         # On a full disk "nothing was written" would be a guess if an earlier try is in doubt.
         full = reason == types.REASON_DISK_FULL and pending.doubts > 0
         if full or reason in LATER:
-            self._later.append(pending)
+            self._pauses.add(pending)
             return True
         if reason == types.REASON_WRONG_HISTORY:
             self._history_changed(error)
@@ -439,19 +374,13 @@ class AppendStream:
         """The next append opens a new session. What was refused had no effect, and is numbered anew
         there; the outcome of everything else that was sent is unknown."""
         self._session, self._session_gone = None, False
-        refused: dict[PendingAppend, None] = {}
-        for sequence in sorted(self._unanswered):
-            pending = self._unanswered.pop(sequence)
-            if pending.doubts:
-                pending.fail(_session_gone_unknown())
-            elif not pending.future.done():
-                refused[pending] = None
-        self._new = refused | self._new
-        self._again.clear()
+        for pending in self._queue.leave_session():
+            pending.fail(_session_gone_unknown())
 
     def _session_opened(self, session: ClientSession) -> None:
         """A quorum has committed it, so its history is the group's."""
-        self._session, self._history, self._next_sequence = session, session.history, 1
+        self._session, self._history = session, session.history
+        self._queue.begin_session()
         self._left.extend(passed for passed in self._passed if passed != session.history)
         self._passed.clear()
 
@@ -464,7 +393,7 @@ class AppendStream:
         if self._history:
             self._passed.append(self._history)
         self._history, self._session, self._session_gone = error.history_id, None, False
-        for pending in (*self._new, *self._unanswered.values()):
+        for pending in self._queue.all():
             if pending.doubts:
                 pending.fail(
                     OutcomeUnknown(
@@ -475,9 +404,7 @@ class AppendStream:
                 )
             else:
                 pending.fail(from_detail(error))
-        self._new.clear()
-        self._unanswered.clear()
-        self._again.clear()
+        self._queue.clear()
 
     async def _upload_again(self, pending: PendingAppend, digests: list[bytes]) -> None:
         pending.uploads += 1
@@ -497,37 +424,15 @@ class AppendStream:
                 self._deadlines.add(pending, pending.allowed_s)
         self._send_again(pending)
 
-    def _pause(self) -> None:
-        """Sends what was refused for now again after a pause: one timer for all that were refused
-        together and equally often."""
-        groups: dict[int, list[PendingAppend]] = {}
-        for pending in self._later:
-            if not pending.future.done():
-                pending.pauses += 1
-                pending.paused = True
-                groups.setdefault(pending.pauses, []).append(pending)
-        self._later.clear()
-        loop = asyncio.get_running_loop()
-        for pauses, group in groups.items():
-            self._pauses += 1
-            pause_s = backoff.REFUSED.after(pauses)
-            timer = loop.call_later(pause_s, self._resume, self._pauses, group)
-            self._timers[self._pauses] = timer
-
-    def _resume(self, number: int, group: list[PendingAppend]) -> None:
-        del self._timers[number]
-        for pending in group:
-            pending.paused = False
-            try:
-                self._send_again(pending)
-            except Exception as error:  # nobody else would send it, or the others of the group
-                self._not_sent_again(pending, error)
+    def _after_pause(self, pending: PendingAppend) -> None:
+        try:
+            self._send_again(pending)
+        except Exception as error:  # nobody else would send it, or the others of its pause
+            self._not_sent_again(pending, error)
 
     def _send_again(self, pending: PendingAppend) -> None:
         pending.resend = None
-        # If it waits to be numbered anew, it is sent with the new ones.
-        if self._unanswered.get(pending.sequence) is pending:
-            self._again[pending.sequence] = pending
+        if self._queue.send_again(pending):
             self._wake.set()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -537,18 +442,14 @@ class AppendStream:
             self._fail_all(ClientError(f"the append stream failed: {error!r}"))
 
     def _fail_all(self, error: ClientError) -> None:
-        for pending in (*self._new, *self._unanswered.values()):
+        for pending in self._queue.all():
             pending.refuse(error)
-        self._new.clear()
-        self._unanswered.clear()
+        self._queue.clear()
 
     def _forget(self, pending: PendingAppend) -> None:
-        """Only once its future is done, because `_fail_all` no longer finds it."""
-        self._new.pop(pending, None)
-        if self._unanswered.get(pending.sequence) is pending:
-            del self._unanswered[pending.sequence]
-            if self._new:
-                self._wake.set()  # the window may have room now
+        """Only once its future is done (`AppendQueue.forget`)."""
+        if self._queue.forget(pending):
+            self._wake.set()
 
     def _resend(self, pending: PendingAppend, body: Coroutine[None, None, None]) -> None:
         """Until the task ends, the append is not sent; it is cancelled if the append ends first."""

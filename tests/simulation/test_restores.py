@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from partition_client.appends import AppendStream
+from partition_client.append_queue import AppendQueue
 from partition_client.pending_append import PendingAppend
 from partition_replica.core.model import ProposalResult
 from partition_replica.ids import SessionID
@@ -75,16 +75,16 @@ def test_finds_results_that_a_later_append_drops(monkeypatch: pytest.MonkeyPatch
 
 
 def test_finds_retries_under_another_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
-    to_send = AppendStream._to_send
+    take = AppendQueue.take
 
-    def numbered_anew(stream: AppendStream, session: int) -> list[PendingAppend]:
-        for sequence, pending in list(stream._again.items()):
+    def numbered_anew(queue: AppendQueue, session: int) -> list[PendingAppend]:
+        for sequence, pending in list(queue.again.items()):
             if pending.doubts and not pending.future.done():
-                del stream._again[sequence], stream._unanswered[sequence]
-                stream._new[pending] = None
-        return to_send(stream, session)
+                del queue.again[sequence], queue.unanswered[sequence]
+                queue.new[pending] = None
+        return take(queue, session)
 
-    monkeypatch.setattr(AppendStream, "_to_send", numbered_anew)
+    monkeypatch.setattr(AppendQueue, "take", numbered_anew)
     _assert_applied_twice(find())
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import grpc
 import pytest
-from partition_client import appends
+from partition_client import append_queue, appends
 from partition_client.appends import UPLOADS_MAX, AppendStream, ClientSession
 from partition_client.errors import ClientError, DeadlineExceeded, OutcomeUnknown
 from partition_proto.v1 import log_store_pb2 as api
@@ -190,7 +190,7 @@ async def test_an_append_that_can_not_be_sent_again_ends(
     with pytest.raises(ClientError, match="the append could not be sent again") as caught:
         await stream.append(put(deadline_s=WITHIN_S))
     assert type(caught.value) is wanted
-    assert not stream._unanswered
+    assert not stream._queue.unanswered
 
 
 @pytest.mark.parametrize(
@@ -265,12 +265,12 @@ async def test_an_append_that_waits_while_the_stream_is_reopened_goes_out_once(
     waiting = put(0)
     waiting.pauses = 100  # the longest pause, for the stream to be open again before its end
     task = asyncio.ensure_future(stream.append(waiting))
-    await until(lambda: stream._timers)
+    await until(lambda: stream._pauses.timers)
     first = leader.streams[0]
     leader.answer = lambda request: None if key(request) == b"0" else leader.succeed(request)
     first.end()
     await until(lambda: leader.streams and leader.streams[0] is not first)
-    await until(lambda: not stream._timers)
+    await until(lambda: not stream._pauses.timers)
     # What is sent again precedes what is new.
     await stream.append(put(1))
     assert [key(r) for r in leader.requests] == [b"0", b"0", b"1"]
@@ -284,7 +284,7 @@ async def test_an_append_that_has_waited_while_the_stream_was_full_goes_out_once
     waiting = put(1)
     waiting.pauses = 100
     tasks = [asyncio.ensure_future(stream.append(one)) for one in (put(0), waiting)]
-    await until(lambda: stream._timers)
+    await until(lambda: stream._pauses.timers)
     write, go_on = Stream.write, asyncio.Event()
 
     async def write_later(call: Stream, request: api.AppendRequest) -> None:
@@ -294,7 +294,7 @@ async def test_an_append_that_has_waited_while_the_stream_was_full_goes_out_once
     monkeypatch.setattr(Stream, "write", write_later)
     leader.answer = lambda _: None
     leader.streams[0].end()
-    await until(lambda: not stream._timers)
+    await until(lambda: not stream._pauses.timers)
     go_on.set()
     leader.answer = lambda r: leader.succeed(r) if key(r) == b"2" else None
     await stream.append(put(2))
@@ -316,9 +316,9 @@ async def test_an_append_that_waits_while_the_session_expires_goes_out_once(
     waiting = put(0)
     waiting.pauses = 100
     task = asyncio.ensure_future(stream.append(waiting))
-    await until(lambda: stream._timers)
+    await until(lambda: stream._pauses.timers)
     await stream.append(put(1))
-    await until(lambda: not stream._timers)
+    await until(lambda: not stream._pauses.timers)
     await stream.append(put(2))
     new = [key(r) for r in leader.requests if r.proposal.session_id == 102]
     assert sorted(new) == [b"0", b"1", b"2"]
@@ -329,11 +329,11 @@ async def test_an_append_that_waits_for_the_window_goes_out_when_the_oldest_is_a
     leader: Leader, stream: AppendStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not when another append comes, nor when the stream has been silent for too long."""
-    monkeypatch.setattr(appends, "WINDOW", 1)
+    monkeypatch.setattr(append_queue, "WINDOW", 1)
     monkeypatch.setattr(appends, "SILENCE_S", 10 * WITHIN_S)
     leader.answer = lambda _: None
     tasks = [asyncio.ensure_future(stream.append(put(number))) for number in range(2)]
-    await until(lambda: leader.requests and len(stream._new) == 1)
+    await until(lambda: leader.requests and len(stream._queue.new) == 1)
     leader.answer = leader.succeed
     found = leader.succeed(leader.requests[0])
     found.request_id = leader.requests[0].request_id
