@@ -24,6 +24,7 @@ from partition_client.calls import (
     check_seconds,
     unary,
 )
+from partition_client.deadlines import Deadlines
 from partition_client.endpoints import check_endpoint
 from partition_client.errors import (
     RETRIED,
@@ -85,7 +86,6 @@ class _Get:
     """One get that waits for its answer."""
 
     key: bytes
-    deadline: float
     lane: "_Lane"
     future: "asyncio.Future[bytes | None]"
 
@@ -107,9 +107,7 @@ class Gets:
         self._calls = calls
         self._allowed_s = check_seconds(allowed_s)
         self._lanes: dict[Source, _Lane] = {}
-        self._all: dict[_Get, None] = {}
-        """In the order of their deadlines, because all may take equally long."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadlines: Deadlines[_Get] = Deadlines(self._too_late)
         self._unary_until: dict[str, float] = {}
         self._closed = False
 
@@ -123,17 +121,15 @@ class Gets:
         target = source.address or self._routing.leader
         if not 0 < len(key) <= KEY_BYTES_MAX or self.lacks_frames(target):
             return await self._by_get_key(key, source, deadline)
-        get = _Get(key, deadline, self._lane(source), loop.create_future())
-        self._all[get] = None
+        get = _Get(key, self._lane(source), loop.create_future())
+        self._deadlines.add(get, self._allowed_s)
         get.lane.add(get)
-        if self._timer is None:
-            self._timer = loop.call_at(deadline, self._expire)
         try:
             return await get.future
         except _WithoutFrames:
             pass
         finally:
-            del self._all[get]
+            self._deadlines.remove(get, self._allowed_s)
             get.lane.waiting.pop(get, None)
         return await self._by_get_key(key, source, deadline)
 
@@ -146,9 +142,8 @@ class Gets:
             lane.fail(client_closed())
         for task in tasks:
             task.cancel()
-        if self._timer is not None:
-            self._timer.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._deadlines.close()
         self._lanes.clear()
 
     # --- for the lanes ------------------------------------------------------------------------
@@ -194,17 +189,8 @@ class Gets:
         response: api.GetKeyResponse = await self._calls.retry(call, deadline, source.address)
         return response.value if response.found else None
 
-    def _expire(self) -> None:
-        """Ends the gets whose deadline has passed, and waits for the nearest of the others."""
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for get in self._all:
-            if get.future.done():
-                continue
-            if get.deadline > now:
-                self._timer = loop.call_at(get.deadline, self._expire)
-                return
+    def _too_late(self, get: _Get) -> None:
+        if not get.future.done():
             get.future.set_exception(
                 DeadlineExceeded(
                     f"no answer within {self._allowed_s:g} s: "

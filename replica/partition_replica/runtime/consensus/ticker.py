@@ -17,12 +17,10 @@ the followers elect another leader after one fast election time-out. That is saf
 is. It costs one change of leader that a slow clock would have avoided, and it is at most one per
 reset: the new leader's streams are not those that broke.
 
-**Leases.** A follower's refusal to vote is what a leader's lease stands on, and the fast clock
-shortens it in seconds, though not in ticks. A follower cannot tell a dead leader from a live one
-behind a reset. So no lease may be longer than `vote_refused_s` after the *sending* of the messages
-that a quorum answered, minus an allowance for the drift of clocks. Within this bound a lease read
-is right even if a reset gives all followers the fast clock. A lease of a whole election time-out,
-such as raft-rs's own, cannot be had together with the fast clock.
+**Leases.** A leader's lease (`lease`) stands on its followers' refusal to vote for nearly a whole
+election time-out. The fast clock shortens that in seconds, though not in ticks, and a follower
+cannot tell a dead leader from a live one behind a reset. So the two exclude each other: with lease
+reads no clock is fast.
 
 A lost node or a cut link sends no FIN and no RST. The end of a stream by keepalive comes after more
 than an election time-out, when the follower knows of no leader or of another one.
@@ -41,8 +39,7 @@ the votes."""
 def vote_refused_s(tick_s: float, election_ticks: int) -> float:
     """Seconds for which a follower, by its own clock, at least refuses its vote after it has heard
     of its leader, whatever happens to its connections. It counts whole ticks, and the first one may
-    come at once. The bound of every leader's lease. A member that restarts forgets what it heard:
-    a lease also needs restarts to take longer than this."""
+    come at once. A live leader has to reconnect within this time."""
     return (election_ticks - 1) * tick_s / FAST_TICKS_A_TICK
 
 

@@ -29,37 +29,38 @@ proposal. The others are checked in the next turn."""
 class _Framed(PendingProposal):
     """A proposal of a frame. Its stream takes the answer."""
 
-    __slots__ = ("_metrics", "_over", "_retry", "_started", "answers", "proposable", "sequence")
+    __slots__ = ("_answers", "_metrics", "_over", "_retry", "_started")
 
     def __init__(
-        self, sequence: int, answers: AppendAnswers, metrics: Metrics, frame: AppendFrame
+        self,
+        entry: ProposedEntry,
+        answers: AppendAnswers,
+        metrics: Metrics,
+        *,
+        retry: bool,
+        wait_applied: bool,
     ) -> None:
-        self.sequence = sequence
-        self.answers = answers
-        self.proposable = False
-        self.wait_applied = frame.wait_applied or frame.retry
+        super().__init__(entry, wait_applied=wait_applied)
+        self._answers = answers
         self._metrics = metrics
-        self._retry = frame.retry
+        self._retry = retry
         self._started = time.perf_counter()
         self._over = False
 
-    def ask_for(self, entry: ProposedEntry, *, preconditions: bool) -> None:
-        super().__init__(entry, wait_applied=self.wait_applied or preconditions)
-
     @property
     def over(self) -> bool:
-        return self._over or self.answers.closed
+        return self._over or self._answers.closed
 
     def fail(self, error: ReplicaError) -> None:
         if not self.over:
             self._over = True
-            self.answers.refused(self.sequence, of_retry(error) if self._retry else error)
+            self._answers.refused(self.entry.sequence, of_retry(error) if self._retry else error)
 
     def succeed(self, applied: Applied) -> None:
         if not self.over:
             self._over = True
             self._metrics.appends.observe(time.perf_counter() - self._started)
-            self.answers.appended(self.sequence, applied)
+            self._answers.appended(self.entry.sequence, applied)
 
 
 class AppendFrames:
@@ -121,14 +122,28 @@ class AppendFrames:
         batch: list[PendingProposal] = []
         operations, end = 0, start
         while end < len(frame.proposals) and operations < SLICE_OPERATIONS:
-            pending = _Framed(first + end, answers, self._metrics, frame)
-            try:
-                operations += self._check(member, pending, frame.proposals[end], encoder, results)
-            except ReplicaError as error:
-                pending.fail(error)
-            if pending.proposable:
-                batch.append(pending)
+            content, sequence = frame.proposals[end], first + end
             end += 1
+            try:
+                entry, proposal = self._checked(encoder, sequence, content)
+                operations += max(1, len(proposal.operations))
+                if (known := results.get(sequence)) is not None:
+                    answers.appended(sequence, answer_of_result(known, entry))
+                    continue
+                large = bool(large_payloads(proposal))
+                if not large:
+                    self._proposer.check_room(entry)
+            except ReplicaError as error:
+                answers.refused(sequence, of_retry(error) if frame.retry else error)
+                continue
+            wait_applied = frame.wait_applied or frame.retry or bool(proposal.preconditions)
+            pending = _Framed(
+                entry, answers, self._metrics, retry=frame.retry, wait_applied=wait_applied
+            )
+            if large:
+                answers.run(self._append_large(member, pending, proposal))
+            else:
+                batch.append(pending)
         self._propose(member, batch)
         return end
 
@@ -142,30 +157,13 @@ class AppendFrames:
             for pending in batch:
                 pending.fail(error)
 
-    def _check(
-        self,
-        member: Member,
-        pending: "_Framed",
-        content: bytes,
-        encoder: ProposalEncoder,
-        results: Mapping[int, ProposalResult],
-    ) -> int:
-        """Checks one proposal, and marks it as proposable unless it is answered, or will be by a
-        task. Returns the number of its operations, at least 1."""
-        sequence = pending.sequence
+    def _checked(
+        self, encoder: ProposalEncoder, sequence: int, content: bytes
+    ) -> tuple[ProposedEntry, types.Proposal]:
+        """Returns the entry and its proposal. Raises InvalidArgument, PayloadMismatch."""
         encoded, proposal = encoder.encode(sequence, content)
         check_content(proposal, len(content) + encoder.fields_bytes(sequence))
-        entry = encoder.entry(sequence, content, encoded, proposal)
-        if (known := results.get(sequence)) is not None:
-            pending.succeed(answer_of_result(known, entry))
-            return 1
-        pending.ask_for(entry, preconditions=bool(proposal.preconditions))
-        if large_payloads(proposal):
-            pending.answers.run(self._append_large(member, pending, proposal))
-        else:
-            self._proposer.check_room(entry)
-            pending.proposable = True
-        return max(1, len(proposal.operations))
+        return encoder.entry(sequence, content, encoded, proposal), proposal
 
     async def _append_large(
         self, member: Member, pending: PendingProposal, proposal: types.Proposal
