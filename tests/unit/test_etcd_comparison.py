@@ -18,6 +18,8 @@ from tests.benchmarks.etcd.figures import (
     ServerUse,
     Spread,
     line,
+    memory_summary,
+    peak_of_rounds,
     percentile,
     table,
 )
@@ -133,8 +135,28 @@ def test_the_side_with_fewer_rounds_counts() -> None:
 
 def test_a_failed_row_is_not_valid() -> None:
     row = result([1] * 5, [1] * 5)
-    row.failure = "process 2 of ours has ended"
-    assert row.doubts() == ["failed: process 2 of ours has ended"]
+    row.failed(2, RuntimeError("process 2 of ours has ended"))
+    row.failed(3, RuntimeError("process 1 of ours has ended"))
+    assert row.doubts() == ["failed: round 3: RuntimeError: process 2 of ours has ended"]
+
+
+def test_a_busy_machine_before_one_turn_makes_the_row_invalid() -> None:
+    row = result([1] * 5, [1] * 5)
+    row.busy = [0.15, 0.02]
+    assert row.doubts() == []
+    row.busy.append(0.4)
+    assert row.doubts() == ["processors were 40% busy before a turn; at most 15% is allowed"]
+
+
+def test_memory_is_judged_by_the_largest_of_all_rows_of_a_round() -> None:
+    small, large = result([1, 1], [1, 1]), result([1, 1], [1, 1])
+    small.sides["ours"] = [measured(1, peak_mib=40), measured(1, peak_mib=60)]
+    large.sides["etcd"] = [measured(1, peak_mib=400), measured(1, peak_mib=100)]
+    whole = peak_of_rounds([small, kills([1], [1]), large])
+    assert whole is not None
+    assert whole.ratio(VALUES["peak_anonymous_memory"]) == Spread(0.35, 0.1, 0.6)
+    assert memory_summary([small, large])["ratio"] == {"median": 0.35, "low": 0.1, "high": 0.6}
+    assert memory_summary([result([], []), kills([1], [1])]) == {}
 
 
 def test_failovers_are_compared_by_median_and_worst() -> None:
@@ -199,14 +221,30 @@ def test_the_side_that_begins_changes() -> None:
 async def test_a_round_waits_for_an_idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "POLL_S", 0.0)
     loads = [3.0, 0.6, 0.5]
-    calm = machine.Calm(Progress(1), 60.0, lambda: loads.pop(0))
+    calm = machine.Calm(Progress(1), load=lambda: loads.pop(0))
     assert await calm.before_round() == 0.5
     assert loads == []
 
 
 async def test_the_wait_for_an_idle_machine_is_bounded() -> None:
     """The round is measured all the same, and its load makes the row invalid."""
-    assert await machine.Calm(Progress(1), 0.0, lambda: 3.0).before_round() == 3.0
+    calm = machine.Calm(Progress(1), hurry=True, load=lambda: 3.0)
+    assert await calm.before_round() == 3.0
+
+
+async def test_a_turn_waits_for_idle_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "POLL_S", 0.0)
+    times = [(0, 0), (50, 100), (50, 100), (140, 200)]
+    calm = machine.Calm(Progress(1), times=lambda: times.pop(0))
+    assert await calm.before_turn() == pytest.approx(0.1)
+    assert times == []
+
+
+async def test_the_wait_for_idle_processors_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "POLL_S", 0.0)
+    times = [(0, 0), (50, 100)]
+    calm = machine.Calm(Progress(1), hurry=True, times=lambda: times.pop(0))
+    assert await calm.before_turn() == 0.5
 
 
 def test_progress_shows_a_step_once_if_there_is_no_terminal(

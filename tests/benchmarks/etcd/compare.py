@@ -1,31 +1,33 @@
 """Ours and etcd in turns: `make bench-etcd`.
 
 Three replicas of ours and three members of etcd stand on one machine and one disk, with the
-settings that each has by default, and with mutual TLS on both sides or on neither. Each row has
-new groups, which are warmed up. Then it is driven in rounds. In each round both sides take a turn,
-and the side that begins changes. So a slow moment of the machine meets both. A ratio is that of one
-round. The table shows the median and the range of the rounds.
+settings that each has by default, and with mutual TLS on both sides or on neither. Each round
+begins with new groups on an idle machine, and drives all rows. In each row both sides take a turn,
+and the side that begins changes with the round. So a slow moment of the machine meets both. A ratio
+is that of one round. The table shows the median and the range of the rounds.
 
 Loads are closed loops. Keys have the same size on both sides, and so have values. The servers'
 processor time, memory and bytes are those from the beginning of a load to its end, without the
-start of servers and of Python clients. Before each turn everything is synced. docs/performance.md
-says what is not equal.
+start of servers and of Python clients. Before each turn everything is synced, and the processors
+have been idle for a second. docs/performance.md says what is not equal.
 
-Writes build/bench/summary.json. A row is valid only if it has at least 5 rounds (20 kills), and the
-load average was at most 0.5 before each of them. The exit code is 1 if a row failed.
+Writes build/bench/summary.json after each round. A row is valid only if it has at least 5 rounds
+(20 kills), the load average was at most 0.5 before each of them, and the processors were idle
+before each turn. The exit code is 1 if a row failed.
 """
 
 import argparse
 import asyncio
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -36,7 +38,15 @@ from partition_client import ClientError
 import dev.etcd
 from tests.benchmarks.etcd import files, trees
 from tests.benchmarks.etcd.failover import measure_kill
-from tests.benchmarks.etcd.figures import KILLS_MIN, ROUNDS_MIN, Failover, Result, line, table
+from tests.benchmarks.etcd.figures import (
+    KILLS_MIN,
+    ROUNDS_MIN,
+    Failover,
+    Result,
+    line,
+    memory_summary,
+    table,
+)
 from tests.benchmarks.etcd.groups import (
     Group,
     Security,
@@ -46,7 +56,7 @@ from tests.benchmarks.etcd.groups import (
     use_default_settings,
 )
 from tests.benchmarks.etcd.loads import Loader, LoadFailed
-from tests.benchmarks.etcd.machine import CALM_WAIT_S, Calm, check_space, describe, sync_ms
+from tests.benchmarks.etcd.machine import Calm, check_space, describe, sync_ms
 from tests.benchmarks.etcd.progress import Progress
 from tests.benchmarks.etcd.rows import FAILOVER, FILES, ROWS, TREE, LoadRow, Row, choose
 
@@ -69,127 +79,136 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Run:
-    """What the rows have in common."""
+    """What the rounds have in common. `results` has one for each chosen row."""
 
     folder: Path
     security: Security | None
     loader: Loader
     calm: Calm
     progress: Progress
-    rounds: int
+    results: dict[Row, Result | Failover]
     seconds: float
     kills: int
     before: Version | None
 
-    async def row(self, row: Row) -> Result | Failover:
-        """Never fails but by cancellation: a failure is part of the result."""
-        folder = self.folder / row.name
+    async def round(self, number: int) -> None:
+        """Drives all rows once. Never fails but by cancellation: a failure is part of a row's
+        result, and the other rows follow."""
+        self.progress.show(f"round {number + 1}: waiting")
+        load = await self.calm.before_round()
+        for result in self.results.values():
+            result.loads.append(load)
+        folder = self.folder / f"round-{number}"
         folder.mkdir()
-        result = self._empty(row)
+        todo = [row for row in self.results if row != TREE]
         try:
-            if isinstance(result, Failover):
-                await self._failover(result, folder)
-            elif isinstance(row, LoadRow):
-                await self._load(row, result, folder)
-            elif row == FILES:
-                await self._files(result, folder)
-            else:
-                await self._tree(result, folder)
-        except FAILURES as error:
-            result.failure = f"{type(error).__name__}: {error}"
+            async with AsyncExitStack() as stack:
+                self.progress.show(f"round {number + 1}: starting, warming up")
+                try:
+                    both = await self._both(folder, stack) if todo else None
+                except FAILURES as error:
+                    for row in todo:
+                        self.results[row].failed(number, error)
+                    both = None
+                for row in todo if both else ():
+                    await self._row(row, number, folder, both)
+                    self.progress.step()
+            if TREE in self.results:
+                await self._row(TREE, number, folder, None)
+                self.progress.step()
         finally:
             # After a cancellation a thread may still copy files. The run's directory goes later.
             shutil.rmtree(folder, ignore_errors=True)
-        return result
 
-    def _empty(self, row: Row) -> Result | Failover:
-        if row == FAILOVER:
-            return Failover(row.name, row.title, seconds={"ours": [], "etcd": []})
-        other = "etcd"
-        if row == FILES:
-            other = "copies"
-        elif row == TREE:
-            other = "before" if self.before else ""
-        return Result(row.name, row.title, other, {side: [] for side in ("ours", other) if side})
+    async def _both(self, folder: Path, stack: AsyncExitStack) -> tuple[Group, Group]:
+        etcd = await stack.enter_async_context(etcd_group(folder / "etcd", self.security))
+        ours = await stack.enter_async_context(our_group(folder / "ours", self.security))
+        for row in self.results:
+            if isinstance(row, LoadRow):
+                for group in (ours, etcd):
+                    await self.loader.warm_up(group, row, min(WARM_UP_S, self.seconds))
+                break
+        return ours, etcd
 
-    @asynccontextmanager
-    async def _both(self, folder: Path) -> AsyncIterator[tuple[Group, Group]]:
-        async with AsyncExitStack() as stack:
-            etcd = await stack.enter_async_context(etcd_group(folder / "etcd", self.security))
-            ours = await stack.enter_async_context(our_group(folder / "ours", self.security))
-            yield ours, etcd
+    async def _row(
+        self, row: Row, number: int, folder: Path, both: tuple[Group, Group] | None
+    ) -> None:
+        result = self.results[row]
+        try:
+            if both is None:
+                assert isinstance(result, Result)
+                await self._tree(result, number, folder)
+            elif isinstance(result, Failover):
+                await self._failover(result, number, both)
+            elif isinstance(row, LoadRow):
+                await self._load(row, result, number, both)
+            else:
+                await self._files(result, number, folder, both[0])
+        except FAILURES as error:
+            result.failed(number, error)
 
-    async def _load(self, row: LoadRow, result: Result, folder: Path) -> None:
-        self.progress.show(f"{row.name}: starting, warming up")
-        async with self._both(folder) as both:
-            for group in both:
-                await self.loader.warm_up(group, row, min(WARM_UP_S, self.seconds))
-            for number in range(self.rounds):
-                result.loads.append(await self.calm.before_round())
-                for group in in_turns(both, number):
-                    self._show(row.name, number, self.rounds, group.name)
-                    await sync()
-                    measured = await self.loader.measure(group, row, self.seconds)
-                    result.sides[group.name].append(measured)
-                self.progress.step()
+    async def _load(
+        self, row: LoadRow, result: Result, number: int, both: tuple[Group, Group]
+    ) -> None:
+        for group in in_turns(both, number):
+            await self._before_turn(result, number, group.name)
+            measured = await self.loader.measure(group, row, self.seconds)
+            result.sides[group.name].append(measured)
 
-    async def _failover(self, result: Failover, folder: Path) -> None:
-        self.progress.show(f"{result.name}: starting")
-        async with self._both(folder) as both:
-            for number in range(self.kills):
-                result.loads.append(await self.calm.before_round())
-                for group in in_turns(both, number):
-                    self._show(result.name, number, self.kills, group.name)
-                    result.seconds[group.name].append(await measure_kill(group))
-                self.progress.step()
+    async def _failover(self, result: Failover, number: int, both: tuple[Group, Group]) -> None:
+        for kill in range(self.kills):
+            for group in in_turns(both, number + kill):
+                await self._before_turn(result, number, group.name)
+                result.seconds[group.name].append(await measure_kill(group))
 
-    async def _files(self, result: Result, folder: Path) -> None:
-        self.progress.show(f"{result.name}: starting, warming up")
+    async def _files(self, result: Result, number: int, folder: Path, ours: Group) -> None:
         count = files.FILES_PER_ROUND
-        async with our_group(folder / "ours", self.security) as ours:
+        if number == 0:  # page cache and directories
             await files.put_files(ours, folder, 1)
             await asyncio.to_thread(files.copy_files, folder, 1)
-            for number in range(self.rounds):
-                result.loads.append(await self.calm.before_round())
-                for side in in_turns(("ours", "copies"), number):
-                    self._show(result.name, number, self.rounds, side)
-                    await sync()
-                    if side == "ours":
-                        measured = await files.put_files(ours, folder, count)
-                    else:
-                        measured = await asyncio.to_thread(files.copy_files, folder, count)
-                    result.sides[side].append(measured)
-                self.progress.step()
+        for side in in_turns(("ours", "copies"), number):
+            await self._before_turn(result, number, side)
+            if side == "ours":
+                measured = await files.put_files(ours, folder, count)
+            else:
+                measured = await asyncio.to_thread(files.copy_files, folder, count)
+            result.sides[side].append(measured)
 
-    async def _tree(self, result: Result, folder: Path) -> None:
+    async def _tree(self, result: Result, number: int, folder: Path) -> None:
         """Each turn has a new group, because equal files are stored once."""
         source = trees.go_sources()
         count = await asyncio.to_thread(trees.read_all, source)
         versions = [Version.current(), *([self.before] if self.before else [])]
-        for number in range(self.rounds):
-            result.loads.append(await self.calm.before_round())
-            for version in in_turns(versions, number):
-                self._show(result.name, number, self.rounds, version.name)
-                data = folder / version.name
-                async with our_group(data, self.security, version) as group:
-                    await sync()
-                    measured = await trees.put_tree(group, version, source, count)
-                    result.sides[version.name].append(measured)
-                shutil.rmtree(data)
-            self.progress.step()
+        for version in in_turns(versions, number):
+            data = folder / version.name
+            async with our_group(data, self.security, version) as group:
+                await self._before_turn(result, number, version.name)
+                measured = await trees.put_tree(group, version, source, count)
+                result.sides[version.name].append(measured)
+            shutil.rmtree(data)
 
-    def _show(self, row: str, number: int, of: int, side: str) -> None:
-        self.progress.show(f"{row}: {number + 1} of {of}, {side}")
+    async def _before_turn(self, result: Result | Failover, number: int, side: str) -> None:
+        """Syncs, so that no side waits for the other's writes, and waits for idle processors."""
+        self.progress.show(f"round {number + 1}, {result.name}: {side}")
+        await asyncio.to_thread(os.sync)
+        result.busy.append(await self.calm.before_turn())
+
+
+def empty(row: Row, before: Version | None) -> Result | Failover:
+    """A row's result without rounds."""
+    if row == FAILOVER:
+        return Failover(row.name, row.title, seconds={"ours": [], "etcd": []})
+    other = "etcd"
+    if row == FILES:
+        other = "copies"
+    elif row == TREE:
+        other = "before" if before else ""
+    return Result(row.name, row.title, other, {side: [] for side in ("ours", other) if side})
 
 
 def in_turns(sides: Sequence[T], number: int) -> list[T]:
     """The sides in the order of a round: the one that begins changes."""
     return list(sides) if number % 2 == 0 else list(reversed(sides))
-
-
-async def sync() -> None:
-    """So that no side waits for the other's writes."""
-    await asyncio.to_thread(os.sync)
 
 
 def cancel_on_signals() -> None:
@@ -227,23 +246,22 @@ def run_folder() -> Iterator[Path]:
 
 
 async def compare(arguments: argparse.Namespace, folder: Path) -> list[Result | Failover]:
-    """Writes the summary after each row, so that a run that is ended has what was measured."""
+    """Writes the summary after each round, so that a run that is ended has what was measured."""
     SUMMARY.unlink(missing_ok=True)
     cancel_on_signals()
-    chosen: list[Row] = arguments.rows
-    steps = [arguments.kills if row == FAILOVER else arguments.rounds for row in chosen]
-    progress = Progress(sum(steps))
+    progress = Progress(arguments.rounds * len(arguments.rows))
     run = Run(
         folder,
         Security.make(folder / "pki") if arguments.tls else None,
         Loader(python_only=arguments.python_clients, spread=arguments.spread),
-        Calm(progress, 0.0 if arguments.hurry else CALM_WAIT_S),
+        Calm(progress, hurry=arguments.hurry),
         progress,
-        arguments.rounds,
+        {row: empty(row, arguments.before) for row in arguments.rows},
         arguments.seconds,
         arguments.kills,
         arguments.before,
     )
+    results = list(run.results.values())
     summary = {
         "machine": describe(folder, tls=arguments.tls),
         "etcd_clients": "python" if arguments.python_clients else "its own load generator",
@@ -251,17 +269,17 @@ async def compare(arguments: argparse.Namespace, folder: Path) -> list[Result | 
         "seconds_per_turn": arguments.seconds,
         "sync_4_kib_ms": {"before": await asyncio.to_thread(sync_ms, folder)},
     }
-    results: list[Result | Failover] = []
-    for row in chosen:
-        results.append(await run.row(row))
-        progress.reach(sum(steps[: len(results)]))
+    for number in range(arguments.rounds):
+        await run.round(number)
+        progress.reach((number + 1) * len(results))
         summary["valid"] = not any(result.doubts() for result in results)
-        summary["complete"] = len(results) == len(chosen)
+        summary["complete"] = number + 1 == arguments.rounds
         summary["sync_4_kib_ms"]["after"] = await asyncio.to_thread(sync_ms, folder)
+        summary["memory"] = memory_summary(results)
         summary["rows"] = [result.summary() for result in results]
         SUMMARY.write_text(json.dumps(summary, indent=1) + "\n")
         progress.clear()
-        print(line(results[-1]), flush=True)
+        print(f"after round {number + 1}:", *map(line, results), sep="\n  ", flush=True)
     print("\nThe machine:", *(f"{k}: {v}" for k, v in summary["machine"].items()), sep="\n  ")
     syncs = summary["sync_4_kib_ms"]
     print(
@@ -279,7 +297,12 @@ def parse() -> argparse.Namespace:
     names = ", ".join(row.name for row in ROWS)
     parser.add_argument("--rows", default="", help=f"separated by commas: {names}; default: all")
     parser.add_argument("--rounds", type=int, default=ROUNDS_MIN)
-    parser.add_argument("--kills", type=int, default=KILLS_MIN, help="of each side, in failover")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=math.ceil(KILLS_MIN / ROUNDS_MIN),
+        help="of each side in each round of failover",
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of one turn of a side")
     parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--before", type=Path, help="an older checkout of this project, set up")

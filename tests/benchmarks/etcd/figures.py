@@ -7,6 +7,9 @@ from typing import Any
 
 LOAD_MAX = 0.5
 """The highest load average (of one minute) before a round that counts as an idle machine."""
+BUSY_MAX = 0.15
+"""The busy share of the processors before a turn up to which they count as idle. Both groups stand
+by, and their heartbeats go on."""
 ROUNDS_MIN = 5
 KILLS_MIN = 20
 MIB = 1024 * 1024
@@ -94,13 +97,15 @@ VALUES: dict[str, Value] = {
 @dataclass(slots=True)
 class Result:
     """A row. other: the name of the side that ours is compared with; "" if there is no other side.
-    loads: the load average before each round. failure: why the row ended early, or ""."""
+    loads: the load average before each round. busy: the busy share of the processors before each
+    turn. failure: of the first turn that failed, or ""."""
 
     name: str
     title: str
     other: str
     sides: dict[str, list[Measured]] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     failure: str = ""
 
     def of(self, side: str, value: Value) -> Spread | None:
@@ -117,10 +122,14 @@ class Result:
                 found.append(above / below)
         return Spread.of(found)
 
+    def failed(self, number: int, error: BaseException) -> None:
+        """Round `number`, from 0, failed."""
+        self.failure = self.failure or _failure(number, error)
+
     def doubts(self) -> list[str]:
         """Why the row may not go into the documentation; empty if it may."""
         rounds = min((len(side) for side in self.sides.values()), default=0)
-        return _doubts(self.failure, rounds, ROUNDS_MIN, "rounds", self.loads)
+        return _doubts(self.failure, rounds, ROUNDS_MIN, "rounds", self.loads, self.busy)
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
@@ -141,6 +150,7 @@ class Failover:
     other: str = "etcd"
     seconds: dict[str, list[float]] = field(default_factory=dict)
     loads: list[float] = field(default_factory=list)
+    busy: list[float] = field(default_factory=list)
     failure: str = ""
 
     def of(self, side: str) -> Spread | None:
@@ -154,9 +164,13 @@ class Failover:
             return None
         return ours.median / other.median, ours.high / other.high
 
+    def failed(self, number: int, error: BaseException) -> None:
+        """Round `number`, from 0, failed."""
+        self.failure = self.failure or _failure(number, error)
+
     def doubts(self) -> list[str]:
         kills = min((len(side) for side in self.seconds.values()), default=0)
-        return _doubts(self.failure, kills, KILLS_MIN, "kills", self.loads)
+        return _doubts(self.failure, kills, KILLS_MIN, "kills", self.loads, self.busy)
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
@@ -165,13 +179,53 @@ class Failover:
         return {**asdict(self), "doubts": self.doubts(), "ratios": named}
 
 
-def _doubts(failure: str, done: int, least: int, what: str, loads: Sequence[float]) -> list[str]:
+def _failure(number: int, error: BaseException) -> str:
+    return f"round {number + 1}: {type(error).__name__}: {error}"
+
+
+def _doubts(
+    failure: str,
+    done: int,
+    least: int,
+    what: str,
+    loads: Sequence[float],
+    busy: Sequence[float],
+) -> list[str]:
     found = [f"failed: {failure}"] if failure else []
     if done < least:
         found.append(f"{done} {what}; {least} are needed")
     if (worst := max(loads, default=0.0)) > LOAD_MAX:
         found.append(f"load average {worst:.2f} before a round; at most {LOAD_MAX} is allowed")
+    if (worst := max(busy, default=0.0)) > BUSY_MAX:
+        found.append(
+            f"processors were {worst:.0%} busy before a turn; at most {BUSY_MAX:.0%} is allowed"
+        )
     return found
+
+
+def peak_of_rounds(results: Sequence["Result | Failover"]) -> Result | None:
+    """The peak memory over all rows of each round that have servers on both sides, as a row of its
+    own. None without such rows."""
+    rows = [r for r in results if isinstance(r, Result) and r.other == "etcd"]
+    rounds = min((len(side) for row in rows for side in row.sides.values()), default=0)
+    if not rounds:
+        return None
+    whole = Result("memory", "all rows of a round", "etcd", {"ours": [], "etcd": []})
+    for name, side in whole.sides.items():
+        for number in range(rounds):
+            peak = max(peak_mib(row.sides[name][number]) or 0.0 for row in rows)
+            side.append(Measured(0, 0.0, servers=ServerUse(0.0, None, peak)))
+    return whole
+
+
+def memory_summary(results: Sequence["Result | Failover"]) -> dict[str, Any]:
+    """For JSON: the peak anonymous memory of a server over all rows of a round, in MiB."""
+    whole = peak_of_rounds(results)
+    if whole is None:
+        return {}
+    sides = {f"{side}_mib": whole.of(side, peak_mib) for side in whole.sides}
+    found = {**sides, "ratio": whole.ratio(peak_mib)}
+    return {name: asdict(spread) for name, spread in found.items() if spread}
 
 
 def line(result: Result | Failover) -> str:
@@ -196,6 +250,11 @@ def table(results: Sequence[Result | Failover]) -> Iterator[str]:
     if rows:
         yield from _rates(rows)
         yield from _uses(rows)
+    if (whole := peak_of_rounds(results)) is not None:
+        ratio = _ratio(whole.ratio(peak_mib))
+        yield "Peak anonymous memory of a server over all rows of a round, MiB: ours / etcd:"
+        yield f"{_both(whole, peak_mib)}; the ratio is {ratio}"
+        yield ""
     if kills:
         yield from _failovers(kills)
     for result in results:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dev.etcd import LOAD, SERVER, versions
-from tests.benchmarks.etcd.figures import LOAD_MAX
+from tests.benchmarks.etcd.figures import BUSY_MAX, LOAD_MAX
 from tests.benchmarks.etcd.progress import Progress
 
 CALM_WAIT_S = 300.0
 """How long a round waits for an idle machine. The load average of 64 running processes needs about
 that long to sink."""
+TURN_WAIT_S = 30.0
+"""How long a turn waits for idle processors."""
 POLL_S = 1.0
 FREE_BYTES_MIN = 24 * 1024**3
 SYNCS = 200
@@ -85,19 +87,33 @@ def load_average() -> float:
     return os.getloadavg()[0]
 
 
+def processor_times() -> tuple[int, int]:
+    """Returns the (idle, total) time of all processors since the machine began, in clock ticks. A
+    wait for the disk is not idle, and neither is time that the host took."""
+    times = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return times[3], sum(times)
+
+
 class Calm:
-    """Waits up to `wait_s` seconds for an idle machine before each round."""
+    """Waits for an idle machine: before a round up to CALM_WAIT_S seconds, before a turn up to
+    TURN_WAIT_S. hurry: does not wait."""
 
     def __init__(
-        self, progress: Progress, wait_s: float, load: Callable[[], float] = load_average
+        self,
+        progress: Progress,
+        *,
+        hurry: bool = False,
+        load: Callable[[], float] = load_average,
+        times: Callable[[], tuple[int, int]] = processor_times,
     ) -> None:
         self._progress = progress
-        self._wait_s = wait_s
+        self._hurry = hurry
         self._load = load
+        self._times = times
 
     async def before_round(self) -> float:
         """Returns the load average: above LOAD_MAX if the wait was in vain."""
-        deadline = time.monotonic() + self._wait_s
+        deadline = time.monotonic() + (0.0 if self._hurry else CALM_WAIT_S)
         while (found := self._load()) > LOAD_MAX and (left := deadline - time.monotonic()) > 0:
             self._progress.show(
                 f"waiting until the load average is at most {LOAD_MAX}",
@@ -105,3 +121,15 @@ class Calm:
             )
             await asyncio.sleep(POLL_S)
         return found
+
+    async def before_turn(self) -> float:
+        """Returns the busy share of the processors, from 0 to 1, in the last second of the wait:
+        above BUSY_MAX if the wait was in vain."""
+        deadline = time.monotonic() + (0.0 if self._hurry else TURN_WAIT_S)
+        while True:
+            idle_before, all_before = self._times()
+            await asyncio.sleep(POLL_S)
+            idle, total = self._times()
+            busy = 1 - (idle - idle_before) / max(total - all_before, 1)
+            if busy <= BUSY_MAX or time.monotonic() >= deadline:
+                return busy
