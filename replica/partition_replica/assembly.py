@@ -31,6 +31,7 @@ from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
 from partition_replica.runtime.transfer.state_sender import count_sent
 from partition_replica.storage.files import VolumeLock, make_directory
+from partition_replica.storage.log.journal import JournalLimits
 from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
@@ -123,7 +124,13 @@ class SidecarProcess:
         config = self._config
         limits = config.limits
         retention = LogRetention.of(limits, keep_all=config.keep_all_entries)
-        volume = Volume(config.data, lock, pins_max=limits.pins_max, retention=retention)
+        volume = Volume(
+            config.data,
+            lock,
+            pins_max=limits.pins_max,
+            retention=retention,
+            journal=JournalLimits.of(limits),
+        )
         own = int(volume.log.identity.member_id)
         logger.info(
             "partition-replica %s: member %x of cluster %s, log %d to %d, applied %d, "

@@ -2,7 +2,6 @@
 the reference and on LMDB (docs/seed_behaviours.md)."""
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,8 @@ from partition_replica.errors import Compacted, Damaged, PruneFailed, Unavailabl
 from partition_replica.ids import LSN, Term
 from partition_replica.storage.log import LmdbLog
 
+from tests.support.log_subjects import subject as subject  # a fixture
 from tests.support.logs import CLUSTER, MEMBER, Subject, entry, hard
-
-
-@pytest.fixture(params=("memory", "lmdb"))
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
-    found = Subject(None if request.param == "memory" else tmp_path / "log")
-    yield found
-    found.log.close()
-
 
 # --- initialisation ---------------------------------------------------------------------------
 

@@ -23,8 +23,9 @@ from partition_replica.core.model import (
 from partition_replica.core.ports import LogStorage
 from partition_replica.errors import ReplicaError
 from partition_replica.ids import LSN, Digest, Term
+from partition_replica.storage.log.journal import JournalLimits
 
-from tests.support.logs import CLUSTER, MEMBER, Subject, hard
+from tests.support.logs import CLUSTER, MEMBER, SMALL_JOURNAL, Subject, hard
 from tests.support.proposals import body, link, payload, proposal
 
 BLOBS = [payload(bytes([n]) * 70_000) for n in range(3)]
@@ -51,13 +52,14 @@ class LogMachine(RuleBasedStateMachine):
         trail=st.sampled_from([0, 2, 20]),
         trail_bytes=st.sampled_from([0, 60, 300, 1 << 62]),
         lag=st.sampled_from([6, 1 << 62]),
+        journal=st.sampled_from([None, SMALL_JOURNAL]),
     )
-    def begin(self, trail: int, trail_bytes: int, lag: int) -> None:
+    def begin(self, trail: int, trail_bytes: int, lag: int, journal: JournalLimits | None) -> None:
         retention = LogRetention(
             trail_entries=trail, trail_bytes=trail_bytes, consumer_lag_entries_max=lag
         )
         self.model = Subject(None, retention)
-        self.real = Subject(self.root / "log", retention)
+        self.real = Subject(self.root / "log", retention, journal)
         self.both(lambda subject: subject.initialize(0))
 
     def both(self, call: Callable[[Subject], Any]) -> Any:
@@ -182,6 +184,17 @@ class LogMachine(RuleBasedStateMachine):
         applied = max(0, self.model.log.last.index - back)
         self.both(lambda subject: subject.reopen(applied))
         assert self.model.told == self.real.told
+
+    @rule(back=st.integers(0, 4), journal=st.sampled_from([None, SMALL_JOURNAL]))
+    def killed(self, back: int, journal: JournalLimits | None) -> None:
+        """The next process has the journal that this one left, and may go on without one."""
+        self.real.kill()
+        self.real.journal = journal
+        self.reopen(back)
+
+    @rule()
+    def checkpoint(self) -> None:
+        self.both(lambda subject: subject.log.checkpoint())
 
     @rule()
     def join(self) -> None:

@@ -20,9 +20,11 @@ from partition_replica.core.model import (
 from partition_replica.ids import LSN, Term
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.environment import DATA_FILE
+from partition_replica.storage.log.journal import JournalLimits
 
+from tests.support.logs import SMALL_JOURNAL
 from tests.support.power_loss import Recorder
-from tests.support.proposals import link, remove
+from tests.support.proposals import link, remove, set_key
 from tests.support.replica_life import (
     Killed,
     Life,
@@ -34,6 +36,7 @@ from tests.support.replica_life import (
     content,
     digest,
     replay,
+    the_journal_fills,
 )
 from tests.support.replica_life import disk as disk  # a fixture
 from tests.support.replica_life import live as live  # a fixture
@@ -52,6 +55,29 @@ def test_blobs_come_and_go(live: Callable[..., Life], disk: Path) -> None:
     found = replay(life, disk / "left")
     print(f"{found.moments} moments, {found.states} states")
     assert found.states > found.moments > 80
+
+
+def test_the_journal_fills(live: Callable[..., Life], disk: Path) -> None:
+    life = live(the_journal_fills, journal=SMALL_JOURNAL)
+    kinds = [str(operation) for operation in life.recorder.operations]
+    assert sum("overwrite log/journal" in kind for kind in kinds) > 8
+    found = replay(life, disk / "left")
+    print(f"{found.moments} moments, {found.states} states")
+    assert found.states > found.moments > 60
+
+
+@pytest.mark.parametrize(
+    ("omitted", "what"),
+    [
+        ("sync log/journal", r"is gone|outside of the log"),
+        ("sync_directory log", r"`journal` is missing"),
+    ],
+)
+def test_a_journal_that_is_not_synced_is_found(
+    live: Callable[..., Life], disk: Path, omitted: str, what: str
+) -> None:
+    with pytest.raises(Violated, match=what):
+        replay(live(the_journal_fills, omitted, SMALL_JOURNAL), disk / "left")
 
 
 def test_a_snapshot_arrives(live: Callable[..., Life], disk: Path) -> None:
@@ -80,8 +106,9 @@ def test_a_blob_goes_behind_its_last_name_in_the_state(
     replay(live(the_state_forgets_a_blob), disk / "left")
 
 
+@pytest.mark.parametrize("journal", [None, SMALL_JOURNAL])
 def test_a_killed_process_leaves_nothing_that_the_next_one_trusts(
-    disk: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, monkeypatch: pytest.MonkeyPatch, journal: JournalLimits | None
 ) -> None:
     """The process is killed at each operation, which the kernel survives, and the next one's work
     is what the power failure meets: names and content that an earlier process did not sync are as
@@ -93,6 +120,8 @@ def test_a_killed_process_leaves_nothing_that_the_next_one_trusts(
             life.bootstrap()
         life.upload("a")
         life.commit(life.propose([link(b"a")], "a"), commit=True)
+        life.commit(life.propose([set_key(b"k", b"v")]), commit=True)
+        life.commit(life.propose([set_key(b"k", b"v")]), commit=True)
         life.apply()
 
     killed = 0
@@ -100,7 +129,7 @@ def test_a_killed_process_leaves_nothing_that_the_next_one_trusts(
         root = disk / f"volume-{moment}"
         root.mkdir()
         recorder = Recorder(root)
-        life = Life(root, recorder)
+        life = Life(root, recorder, journal)
         countdown = iter(range(moment))
 
         def before(countdown: Iterator[int] = countdown) -> None:
@@ -126,11 +155,11 @@ def ends_early(life: Life, story: Callable[[Life], None]) -> bool:
     """Whether it was killed; then nothing of it is left in memory."""
     try:
         story(life)
+        life.close()
     except Killed:
         life.recorder.close()
         life.lock.release()
     else:
-        life.close()
         return False
     gc.collect()  # an environment that was being opened
     return True

@@ -22,6 +22,10 @@ from tests.support.seed_logs import WHILE_IMPORTING, WHILE_WRITING_A_BASE, verif
 WHILE_WRITING = {
     "log.commit.before": 20,
     "log.commit.after": 20,
+    "log.journal.before": 20,
+    "log.journal.after": 20,
+    "log.checkpoint.before": 10,
+    "log.checkpoint.after": 10,
     "state.apply.before": 20,
     "state.apply.after": 20,
     "blob.adopted": 2,
@@ -38,10 +42,16 @@ ALONE = {
     # start writes: its own empty entry, the session. None: the write was answered, or not begun.
     "propose.before": (8, False),
     "log.commit.before": (8, False),
+    "log.journal.before": (8, False),
+    "log.journal.after": (8, True),
+    "log.checkpoint.before": (3, False),
+    "log.checkpoint.after": (3, True),
     "hard_state.before": (1, None),
     "state.apply.before": (8, None),
     "advance.before": (8, True),
 }
+JOURNAL_OF_THREE = ("--limit", "log_journal_entries_max=3")
+"""Each fourth entry is written to the tables, which take over the others."""
 WHILE_JOINING = ("transfer.staged", "transfer.installed", "transfer.switched")
 WHILE_BOOTSTRAPPING = ("bootstrap.state_started",)
 
@@ -101,6 +111,7 @@ async def test_one_replica_alone(group: LocalGroup, failpoint: str) -> None:
     and C are there, and B exactly where its entry was durable."""
     async with group:
         only = group.replicas[0]
+        only.arguments += JOURNAL_OF_THREE
         group.replicas = [only]
         await group.bootstrap()
         async with group.client() as client:

@@ -145,6 +145,7 @@ class Checks:
         self.base: MemoryView | None = None
         """The state that it begins with, where that is a restored one."""
         self.logs: dict[int, StoredLog] = {}
+        self._storing: dict[int, LogBatch] = {}
         self.committed: dict[int, LogEntry] = {}
         self.acknowledged: dict[int, tuple[str, int, int]] = {}
         """By LSN: whose it is, its session and sequence."""
@@ -231,7 +232,12 @@ class Checks:
 
     # --- the log ------------------------------------------------------------------------------
 
+    def storing(self, node: "Node", batch: LogBatch) -> None:
+        """The log begins to write a batch. If it is killed meanwhile, it may have it or not."""
+        self._storing[node.member] = batch
+
     def stored(self, node: "Node", batch: LogBatch) -> None:
+        self._storing.pop(node.member, None)
         log = self.logs.setdefault(node.member, StoredLog())
         if batch.snapshot is not None:
             position = batch.snapshot.position
@@ -338,6 +344,11 @@ class Checks:
             return
         log = self.logs.setdefault(node.member, StoredLog())
         last = volume.log.last
+        storing = self._storing.pop(node.member, None)
+        if storing is not None and storing.entries and storing.snapshot is None:
+            end = storing.entries[-1]
+            if (end.index, end.term) == (last.index, last.term):
+                self.stored(node, storing)
         if volume.log.boundary.index and (last.index, last.term) != (log.last, log.term(log.last)):
             self.violated(
                 "durable",

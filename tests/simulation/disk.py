@@ -10,7 +10,7 @@ alone.
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,6 +154,13 @@ class Disks(files.Disk):
     def write(self, file: Any, data: memoryview) -> int:
         return int(self._of(file.name).write(file, data))
 
+    def fill(self, descriptor: int, size: int) -> None:
+        self._of(os.readlink(f"/proc/self/fd/{descriptor}")).fill(descriptor, size)
+
+    def write_durably(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
+        disk = self._of(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return int(disk.write_durably(descriptor, parts, offset))
+
     def sync(self, descriptor: int) -> None:
         self._of(os.readlink(f"/proc/self/fd/{descriptor}")).sync(descriptor)
 
@@ -196,6 +203,8 @@ _real_rmtree = shutil.rmtree
 _ELSEWHERE = SimpleNamespace(
     create=files.Disk().create,
     write=files.Disk().write,
+    fill=files.Disk().fill,
+    write_durably=files.Disk().write_durably,
     sync=files.Disk().sync,
     sync_directory=files.Disk().sync_directory,
     sync_file_system=files.Disk().sync_file_system,

@@ -20,6 +20,7 @@ from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
 from partition_replica.storage.files import VolumeLock
 from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.log.journal import JournalLimits
 from partition_replica.storage.volume import Volume
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.log_store_service import LogStoreService
@@ -127,6 +128,8 @@ class _WatchedLog:
         return getattr(self._real, name)
 
     def commit(self, batch: LogBatch) -> list[Digest]:
+        if isinstance(self._process, ReplicaProcess):
+            self._process.storing(batch)
         released = self._real.commit(batch)
         if isinstance(self._process, ReplicaProcess):
             self._process.stored(batch)
@@ -150,6 +153,7 @@ class ReplicaProcess(Process):
 
     def __init__(self, loop: VirtualLoop, name: str, rng: random.Random) -> None:
         super().__init__(loop, name, rng)
+        self.storing: Callable[[LogBatch], None] = lambda _: None
         self.stored: Callable[[LogBatch], None] = lambda _: None
         self.streams: dict[int, Any] = {}
 
@@ -237,7 +241,8 @@ class Node:
         self.process = ReplicaProcess(self.loop, f"{self.name}.{self.starts}", rng)
         process = self.process
         process.worked = lambda: self.checks.worked(self, process)
-        process.stored = lambda batch: self.checks.stored(self, batch)
+        process.storing = lambda batch: self.checks.storing(self, batch)
+        process.stored = self._stored
         self.set_slow(self.slow)
         self._disk.before = lambda: self._before_operation(process)
         self._disk.removed = lambda path: self.checks.blob_removed(self, process, path)
@@ -266,6 +271,7 @@ class Node:
             self._lock,
             pins_max=limits.pins_max,
             retention=LogRetention.of(limits),
+            journal=JournalLimits.of(limits),
             clock=self.loop.time,
         )
         config = ReplicaConfig(
@@ -301,6 +307,11 @@ class Node:
         self._peers = peers
         self.volume, self.replica = volume, replica
         replica.start()
+
+    def _stored(self, batch: LogBatch) -> None:
+        if self.volume is not None and batch.entries and self.volume.log.journaled_count:
+            self.trace.count("commits to a journal")
+        self.checks.stored(self, batch)
 
     def _make_engine(self, *arguments: Any) -> Engine:
         engine = make_engine(*arguments)

@@ -58,15 +58,24 @@ def draw_settings(rng: random.Random, active_s: float) -> Settings:
 def draw_more(rng: random.Random, settings: Settings) -> Settings:
     """What came later, of a stream of its own: a seed that draws none of it runs as before."""
     restores = rng.choice([0, 0, 0, 1, 1, 2])
-    return replace(
+    found = replace(
         settings,
         restores=restores,
         pipelines=rng.choice([0, 0, 0, 1, 1, 2]),
         tails=rng.randint(1, 2) if restores else 0,
         resets=rng.random() < 0.5,
-        limits=replace(settings.limits, apply_delay_s=rng.choice([0.0, 0.02, 0.02, 5.0])),
+        limits=replace(
+            settings.limits,
+            apply_delay_s=rng.choice([0.0, 0.02, 0.02, 5.0]),
+        ),
         lease_reads=rng.random() < 0.5,
     )
+    journal = replace(
+        found.limits,
+        log_journal_bytes=rng.choice([0, 12 * 1024, 64 * 1024, 256 * 1024]),
+        log_journal_entries_max=rng.choice([3, 30, 1024]),
+    )
+    return replace(found, limits=journal)
 
 
 def _draw_limits(rng: random.Random) -> Limits:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,9 +30,11 @@ from partition_replica.runtime.consensus.raft_loop import RaftLoop
 from partition_replica.runtime.consensus.waits import AppliedWaits
 from partition_replica.runtime.serving.append_frames import AppendFrames
 from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.log import journaled
 
 from tests.simulation.checks import Violation
 from tests.simulation.cluster import simulate
+from tests.simulation.disk import VolumeDisk
 
 SEEDS = int(os.environ.get("SIMULATION_SEEDS", "100"))
 FIRST = int(os.environ.get("SIMULATION_FIRST", "0"))
@@ -54,6 +56,7 @@ EXERCISED = (
     "frames of several appends",
     "streams that ended",
     "fast clocks",
+    "commits to a journal",
 )
 """What happens in any ten seeds, or they are worth nothing."""
 
@@ -137,6 +140,26 @@ def test_finds_answers_before_the_log_is_durable(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(RaftLoop, "_handle", hasty)
     assert find().check == "durable"
+
+
+def test_finds_a_journal_that_does_not_wait_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file is not opened with O_DSYNC: a power failure may lose what was written to it."""
+
+    def write(disk: VolumeDisk, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
+        path = disk._of_descriptor(descriptor)
+        disk._see(path)
+        count = os.pwritev(descriptor, parts, offset)
+        disk._note("overwrite", path, data=b"".join(parts)[:count], offset=offset)
+        return count
+
+    monkeypatch.setattr(VolumeDisk, "write_durably", write)
+    assert find().check in ("durable", "start")
+
+
+def test_finds_a_journal_that_keeps_its_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that the tables took over long ago are read again."""
+    monkeypatch.setattr(journaled.secrets, "token_bytes", lambda size: b"e" * size)
+    assert find().check == "start"
 
 
 def test_finds_appends_of_a_frame_that_a_retry_drops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,9 @@ class GatedLog:
         self.batches: list[int] = []
         self.begun = 0
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
     def commit(self, batch: LogBatch) -> Any:
         if batch.entries:
             self.begun += 1

@@ -11,11 +11,14 @@ from pathlib import Path
 from partition_replica.core.model import Configuration, LogBatch, Position, StateSwitch
 from partition_replica.core.ports import LogStorage
 from partition_replica.ids import LSN, Term
+from partition_replica.storage.log.journal import JournalLimits
 
 from tests.support.logs import CLUSTER, MEMBER, Subject, entry, hard
 from tests.support.proposals import body, link, payload, proposal
 
 NAMED = body(proposal(1, 1, [link(b"a")], [payload(b"z" * 70_000)])).SerializeToString()
+
+JOURNAL = JournalLimits(file_bytes=16 * 1024, entries_max=10)
 
 Step = Callable[[LogStorage], object]
 
@@ -48,6 +51,11 @@ STEPS: list[Step] = [
     lambda log: log.commit(LogBatch([entry(1, n, NAMED) for n in (11, 12, 13)], hard(2, 7, 11))),
     lambda log: log.commit(LogBatch([entry(2, 12, b"other")])),
     lambda log: log.commit(LogBatch([entry(2, 13), entry(2, 14)], hard(2, 7, 13))),
+    lambda log: log.commit(LogBatch([entry(2, 15, b"journaled")])),
+    lambda log: log.commit(LogBatch([entry(2, 16)], hard(2, 7, 14))),
+    lambda log: log.commit(LogBatch([entry(3, 16, b"overwrites the journal")], hard(3, 9, 15))),
+    lambda log: log.commit(LogBatch([entry(3, 17)], hard(3, 9, 16))),
+    lambda log: log.checkpoint(),
     lambda log: log.save_configuration(LSN(13), Configuration(voters=(MEMBER,))),
     lambda log: log.save_fencing_token(3, "operator"),
     lambda log: log.acknowledge("applied", LSN(12)),
@@ -58,6 +66,7 @@ STEPS: list[Step] = [
     # Off, on again, and a snapshot takes its place.
     lambda log: log.disable_replication(),
     lambda log: log.append(None, [b"plain"]),
+    lambda log: log.append(None, [b"plain", b"too"]),
     lambda log: log.begin_backfill(),
     lambda log: log.step_backfill(100),
     lambda log: log.finish_backfill(log.backfilled_position(LSN(13))),
@@ -74,6 +83,10 @@ STEPS: list[Step] = [
 FAILPOINTS = (
     "log.commit.before",
     "log.commit.after",
+    "log.journal.before",
+    "log.journal.after",
+    "log.checkpoint.before",
+    "log.checkpoint.after",
     "log.overwrite",
     "log.snapshot.before",
     "log.truncate.before",
@@ -92,7 +105,7 @@ FAILPOINTS = (
 
 
 def main() -> None:
-    subject = Subject(Path(sys.argv[1]))
+    subject = Subject(Path(sys.argv[1]), journal=JOURNAL)
     for number, step in enumerate(STEPS, 1):
         step(subject.log)
         print(number, flush=True)

@@ -9,14 +9,17 @@ from partition_replica.core.model import (
 )
 from partition_replica.ids import LSN, Term
 
-from tests.support.logs import Subject
+from tests.support.logs import SMALL_JOURNAL, Subject
 
-KINDS = ("memory", "lmdb")
+KINDS = ("memory", "lmdb", "journal")
 
 
 @pytest.fixture(params=KINDS)
 def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Subject]:
-    found = Subject(None if request.param == "memory" else tmp_path / "log")
+    found = Subject(
+        None if request.param == "memory" else tmp_path / "log",
+        journal=SMALL_JOURNAL if request.param == "journal" else None,
+    )
     yield found
     found.log.close()
 

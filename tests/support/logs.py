@@ -9,7 +9,11 @@ from partition_replica.core.payloads import blob_digests
 from partition_replica.core.ports import LogStorage
 from partition_replica.ids import LSN, ClusterID, MemberID, Term
 from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.log.journal import JournalLimits
 from partition_replica.storage.memory_log import MemoryLog
+
+SMALL_JOURNAL = JournalLimits(file_bytes=32 * 1024, entries_max=12)
+"""It is full again and again."""
 
 MEMBER = MemberID(7)
 CLUSTER = ClusterID("c")
@@ -24,10 +28,17 @@ def hard(term: int, vote: int, commit: int) -> HardState:
 
 
 class Subject:
-    """A log, and what its consumer was told. `folder` None: the reference."""
+    """A log, and what its consumer was told. `folder` None: the reference. `journal`: none by
+    default."""
 
-    def __init__(self, folder: Path | None, retention: LogRetention | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        retention: LogRetention | None = None,
+        journal: JournalLimits | None = None,
+    ) -> None:
         self.folder = folder
+        self.journal = journal
         self.retention = retention or LogRetention()
         self.told: list[tuple[int, int]] = []
         self.log: LogStorage = self._open()
@@ -35,7 +46,9 @@ class Subject:
     def _open(self) -> LogStorage:
         if self.folder is None:
             return MemoryLog(MEMBER, blob_digests, retention=self.retention)
-        return LmdbLog(self.folder, MEMBER, blob_digests, retention=self.retention)
+        return LmdbLog(
+            self.folder, MEMBER, blob_digests, retention=self.retention, journal=self.journal
+        )
 
     def initialize(self, applied: int, cancelled: Callable[[], bool] = lambda: False) -> InitStatus:
         self.told.clear()
@@ -50,6 +63,14 @@ class Subject:
             self.log.close()
             self.log = self._open()
         return InitStatus.UNKNOWN if applied is None else self.initialize(applied)
+
+    def kill(self) -> None:
+        """As if the process had ended. Open it again."""
+        if isinstance(self.log, LmdbLog):
+            self.log._environment.close()
+            self.log._closed = True
+            if self.log._journal is not None:
+                self.log._journal.close()
 
     def rows(self) -> list[LogEntry]:
         """Everything that is stored."""

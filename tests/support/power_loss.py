@@ -23,7 +23,7 @@ import itertools
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +54,7 @@ class Operation:
     data: bytes = b""
     target: str = ""
     target_directory: int = 0
+    offset: int = 0
 
     def __str__(self) -> str:
         more = f" -> {self.target}" if self.target else ""
@@ -110,6 +111,18 @@ class Recorder(files.Disk):
         count = super().write(file, data)
         path = self._of_descriptor(file.fileno())
         self._note("write", path, data=bytes(data[:count]))
+        return count
+
+    def write_durably(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
+        """A write that a power failure may tear, and a sync: nothing tells how far it is before it
+        returns."""
+        path = self._of_descriptor(descriptor)
+        self._see(path)
+        self.before()
+        count = super().write_durably(descriptor, parts, offset)
+        self._note("overwrite", path, data=b"".join(parts)[:count], offset=offset)
+        self.before()
+        self._note("sync", path)
         return count
 
     def sync(self, descriptor: int) -> None:
@@ -296,13 +309,23 @@ class _Transaction:
 @dataclass(slots=True)
 class _File:
     """`contents` are candidates as a whole: of an LMDB file its commits, of another file the one
-    that is durable; `writes` came after it."""
+    that is durable; `writes`, (offset, data), came after it."""
 
     contents: list[bytes] = field(default_factory=lambda: [b""])
-    writes: list[bytes] = field(default_factory=list)
+    writes: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def append(self, data: bytes) -> None:
+        self.writes.append((self.end(), data))
+
+    def end(self) -> int:
+        ends = (offset + len(data) for offset, data in self.writes)
+        return max([len(self.contents[-1]), *ends])
 
     def full(self) -> bytes:
-        return self.contents[-1] + b"".join(self.writes)
+        content = bytearray(self.contents[-1].ljust(self.end(), b"\0"))
+        for offset, data in self.writes:
+            content[offset : offset + len(data)] = data
+        return bytes(content)
 
     def candidates(self, rng: random.Random, most: int) -> list[bytes]:
         """At first the two ends: nothing of what is unsynced, all of it."""
@@ -310,14 +333,16 @@ class _File:
             return [self.contents[0], *reversed(self.contents[1:])]
         durable, full = self.contents[-1], self.full()
         found = [durable, full]
-        ends = list(itertools.accumulate((len(w) for w in self.writes), initial=len(durable)))
+        ends = [max(offset + len(data), len(durable)) for offset, data in self.writes]
+        before = durable.ljust(len(full), b"\0")
+        begin = min(offset for offset, _ in self.writes)
         while len(found) < most:
-            size = rng.choice([*ends[1:], rng.randint(len(durable), len(full))])
+            size = rng.choice([*ends, rng.randint(len(durable), len(full))])
             content = bytearray(full[:size])
-            for start in range(len(durable) - len(durable) % PAGE, size, PAGE):
+            for start in range(begin - begin % PAGE, size, PAGE):
                 if rng.random() < 0.5:
-                    lost = slice(max(start, len(durable)), min(start + PAGE, size))
-                    content[lost] = bytes(lost.stop - lost.start)
+                    lost = slice(start, min(start + PAGE, size))
+                    content[lost] = before[lost]
             found.append(bytes(content))
         return found
 
@@ -363,7 +388,9 @@ class Model:
                 self._directories[node] = _Directory()
                 self._directories[operation.directory].set(name, node)
             case "write":
-                self._files[node].writes.append(operation.data)
+                self._files[node].append(operation.data)
+            case "overwrite":
+                self._files[node].writes.append((operation.offset, operation.data))
             case "commit":
                 self._files[node] = _File([operation.data])
             case "commit_unsynced":

@@ -27,12 +27,13 @@ from partition_replica.errors import ReplicaError
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.files import VolumeLock
+from partition_replica.storage.log.journal import JournalLimits
 from partition_replica.storage.staging import StagedFile
 from partition_replica.storage.state import LmdbState
 from partition_replica.storage.volume import Volume
 
 from tests.support.power_loss import Model, Recorder, Tree, materialise
-from tests.support.proposals import body, link, opening, proposal, remove
+from tests.support.proposals import body, link, opening, proposal, remove, set_key
 
 STATES = int(os.environ.get("POWER_LOSS_STATES", "20"))
 SEED = int(os.environ.get("POWER_LOSS_SEED", "1"))
@@ -81,8 +82,11 @@ class Sent:
 class Life:
     """A replica's storage at work, in the order that the runtime keeps."""
 
-    def __init__(self, root: Path, recorder: Recorder) -> None:
+    def __init__(
+        self, root: Path, recorder: Recorder, journal: JournalLimits | None = None
+    ) -> None:
         self.root = root
+        self.journal = journal
         self.recorder = recorder
         self.promises: list[Promise] = []
         self.term = 1
@@ -91,7 +95,7 @@ class Life:
     def open(self) -> None:
         self.lock = VolumeLock(self.root)
         assert self.lock.try_acquire()
-        self.volume = Volume(self.root, self.lock, pins_max=100)
+        self.volume = Volume(self.root, self.lock, pins_max=100, journal=self.journal)
 
     def close(self) -> None:
         self.volume.close()
@@ -287,13 +291,15 @@ def disk() -> Iterator[Path]:
 def live(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Life]:
     """`live(what happens)`: the life of a volume that is recorded; with what is omitted."""
 
-    def run(story: Callable[[Life], None], omit: str = "") -> Life:
+    def run(
+        story: Callable[[Life], None], omit: str = "", journal: JournalLimits | None = None
+    ) -> Life:
         root = disk / "volume"
         root.mkdir()
         recorder = Recorder(root, omit)
         with monkeypatch.context() as patch:
             recorder.attach(patch)
-            life = Life(root, recorder)
+            life = Life(root, recorder, journal)
             life.open()
             story(life)
             life.close()
@@ -325,6 +331,32 @@ def blobs_come_and_go(life: Life) -> None:
     life.upload("b")
     life.commit(life.propose([link(b"b")], "b"), commit=True)
     life.apply()
+
+
+def the_journal_fills(life: Life) -> None:
+    """Small entries in the journal, which is full again and again; overwriting; entries that name
+    blobs, for which there is no place; compaction of what is in the journal; a restart."""
+    life.bootstrap()
+    for _ in range(4):
+        life.commit(life.propose([set_key(b"k", b"v" * 100)]), commit=True)
+    life.apply()
+    life.commit(life.propose([set_key(b"large", b"v" * 9000)]), commit=False)
+    life.commit(life.propose([set_key(b"k", b"lost")]), commit=False)
+    life.term = 2
+    life.commit(life.propose([set_key(b"k", b"kept")]), at=life.volume.log.last.index, commit=True)
+    life.commit(life.propose([set_key(b"k", b"1")]), life.propose([]), commit=True)
+    life.apply()
+    life.compact()
+    life.commit(life.propose([set_key(b"k", b"2")]), commit=True)
+    life.upload("a")
+    life.commit(life.propose([link(b"a")], "a"), commit=True)
+    life.commit(life.propose([set_key(b"k", b"3")]), commit=True)
+    life.apply()
+    life.close()
+    life.open()
+    for number in range(3):
+        life.commit(life.propose([set_key(b"k", b"%d" % number)]), commit=True)
+        life.apply()
 
 
 def a_snapshot_arrives(life: Life, sent: Sent) -> None:

@@ -1,8 +1,8 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -81,6 +81,34 @@ class LeaseRow(_message.Message):
     transitions: int
     holder: str
     def __init__(self, transitions: _Optional[int] = ..., holder: _Optional[str] = ...) -> None: ...
+
+class JournalRow(_message.Message):
+    __slots__ = ("epoch",)
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    epoch: bytes
+    def __init__(self, epoch: _Optional[bytes] = ...) -> None: ...
+
+class JournalRecord(_message.Message):
+    __slots__ = ("first", "entries", "hard_state")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    HARD_STATE_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    entries: _containers.RepeatedCompositeFieldContainer[JournalEntry]
+    hard_state: HardStateRow
+    def __init__(self, first: _Optional[int] = ..., entries: _Optional[_Iterable[_Union[JournalEntry, _Mapping]]] = ..., hard_state: _Optional[_Union[HardStateRow, _Mapping]] = ...) -> None: ...
+
+class JournalEntry(_message.Message):
+    __slots__ = ("term", "kind", "data", "context")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    kind: int
+    data: bytes
+    context: bytes
+    def __init__(self, term: _Optional[int] = ..., kind: _Optional[int] = ..., data: _Optional[bytes] = ..., context: _Optional[bytes] = ...) -> None: ...
 
 class AppliedRow(_message.Message):
     __slots__ = ("format_version", "index", "term", "time_ms", "clock_ms")

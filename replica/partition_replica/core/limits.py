@@ -248,6 +248,16 @@ class Limits:
     """The total size of these entries, with the blobs that only they name. A follower that needs
     more gets a state transfer, which copies the whole state."""
 
+    log_journal_bytes: int = 2 * 1024**2
+    """The size of the log's journal, in which small batches of entries become durable. The file is
+    made when the first entry is written. A batch for which there is no room is written to the
+    log's tables, with all that the journal has. 0: there is no journal, and small batches wait for
+    the disk twice."""
+
+    log_journal_entries_max: int = 256
+    """Entries that are durable in the journal alone. A batch that would exceed it is written to the
+    log's tables, with all that the journal has."""
+
     log_compaction_step_entries: int = 1_000
     """The minimum number of entries per compaction, unless the limit in bytes is exceeded."""
 

@@ -183,8 +183,8 @@ class EntryWriter(Protocol):
     """Writes a replicated log."""
 
     def commit(self, batch: LogBatch) -> list[Digest]:
-        """Writes a batch atomically, in one durable transaction. Returns the digests whose last
-        reference in the log was deleted.
+        """Writes a batch atomically and durably. Returns the digests whose last reference in the
+        log was deleted.
 
         An entry at an existing index first deletes all entries from that index on. Raises
         ValueError for a gap, an index at or below the commit index, a term that is 0 or below the
@@ -192,6 +192,16 @@ class EntryWriter(Protocol):
         commit index falls (the seed allows that: a member could vote twice in a term), and a commit
         index above the last LSN.
         """
+        ...
+
+    @property
+    def journaled_count(self) -> int:
+        """The number of entries that are durable in the log's journal alone."""
+        ...
+
+    def checkpoint(self) -> None:
+        """Writes what the journal has to the log's tables, durably. Other processes that read the
+        tables see it then. Raises StorageFailed."""
         ...
 
     def save_configuration(self, index: LSN, configuration: Configuration) -> None:

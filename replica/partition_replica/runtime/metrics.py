@@ -119,6 +119,17 @@ class Metrics:
         self.log_commits = Histogram(
             "logstore_log_commit_seconds", "Durable commit of the log", buckets=FAST, registry=r
         )
+        self.log_journaled = Gauge(
+            "logstore_log_journaled_entries",
+            "Entries that are durable in the log's journal alone",
+            registry=r,
+        )
+        self.log_checkpoints = Histogram(
+            "logstore_log_checkpoint_seconds",
+            "Checkpoint of an idle log: its tables take over the journal",
+            buckets=FAST,
+            registry=r,
+        )
         self.log_entries = Counter("logstore_log_entries", "Entries made durable", registry=r)
         self.proposal_batches = Histogram(
             "logstore_proposal_batch_entries",

@@ -16,6 +16,10 @@ from partition_replica.errors import Damaged
 from partition_replica.ids import LSN, Term
 
 LOG_FORMAT_VERSION = 1
+LOG_FORMAT_JOURNALED = 2
+"""The format of a log whose journal may have entries. A clean end makes it version 1 again."""
+
+LOG_FORMATS_READ = (LOG_FORMAT_VERSION, LOG_FORMAT_JOURNALED)
 
 STATE_FORMAT_VERSION = 2
 """The version that is written. Since 2, keys and paths may be longer than an LMDB key."""

@@ -16,6 +16,10 @@ REGISTERED = frozenset(
     {
         "log.commit.before",
         "log.commit.after",
+        "log.journal.before",
+        "log.journal.after",
+        "log.checkpoint.before",
+        "log.checkpoint.after",
         "propose.before",
         "advance.before",
         "hard_state.before",

@@ -5,7 +5,7 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from partition_snapshots.files import FileSystem
 from partition_replica.errors import DiskFull, StorageFailed
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+
+FILL_BYTES = 1024**2
+"""Zeros per write of `fill_file`."""
 
 
 class Disk:
@@ -28,6 +31,17 @@ class Disk:
     def write(self, file: io.FileIO, data: memoryview) -> int:
         """Writes a part of the data; returns the number of bytes written."""
         return file.write(data) or 0
+
+    def fill(self, descriptor: int, size: int) -> None:
+        """Fills a new file with zeros. Space that is only reserved would be slower: the first write
+        to each part of it changes the file system's metadata, too."""
+        for offset in range(0, size, FILL_BYTES):
+            os.pwrite(descriptor, bytes(min(FILL_BYTES, size - offset)), offset)
+
+    def write_durably(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
+        """Writes a part of the data to a file that was opened with O_DSYNC: what is written is
+        durable. Returns the number of bytes written."""
+        return os.pwritev(descriptor, parts, offset)
 
     def sync(self, descriptor: int) -> None:
         os.fsync(descriptor)
@@ -93,6 +107,23 @@ def write_file(file: io.FileIO, data: bytes | memoryview, what: str) -> None:
     with fatal_on_failure(f"writing {what}"):
         while view:
             view = view[disk.write(file, view) :]
+
+
+def fill_file(descriptor: int, size: int, what: str) -> None:
+    """Fills a new file with `size` zeros; not durable until `sync_file`."""
+    with fatal_on_failure(f"writing {what}"):
+        disk.fill(descriptor, size)
+
+
+def write_durably(descriptor: int, parts: Sequence[bytes], offset: int, what: str) -> None:
+    """Writes all parts, one after the other, to a file that was opened with O_DSYNC. They are
+    durable when this returns."""
+    with fatal_on_failure(f"writing {what}"):
+        written = disk.write_durably(descriptor, parts, offset)
+        size = sum(map(len, parts))
+        while written < size:  # a full disk or a signal may cut a write short
+            rest = b"".join(parts)[written:]
+            written += disk.write_durably(descriptor, (rest,), offset + written)
 
 
 def sync_file(descriptor: int, what: str) -> None:

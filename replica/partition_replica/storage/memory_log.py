@@ -165,6 +165,13 @@ class MemoryLog:
         naming = [i for i, entry in self._rows.items() if digest in self._blob_digests(entry)]
         return LSN(max(naming)) if naming else None
 
+    @property
+    def journaled_count(self) -> int:
+        return 0
+
+    def checkpoint(self) -> None:
+        self._check_open()
+
     def commit(self, batch: LogBatch) -> list[Digest]:
         self._check_open()
         before = (dict(self._rows), self.boundary, self.hard_state, self.identity)

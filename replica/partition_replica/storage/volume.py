@@ -1,7 +1,7 @@
 """A replica's volume: its layout, and the order in which it is opened.
 
 lock            flock of the process that uses the volume
-log/            LMDB: the log, hard state, configuration, identity
+log/            LMDB: the log, hard state, configuration, identity; and the log's journal
 state/<n>/      LMDB: generation n of the state; the log names the current one
 blobs/xx/       payloads above the inline limit, by SHA-256
 staging/        unfinished uploads, state transfers and copies; emptied at start
@@ -26,6 +26,7 @@ from partition_replica.storage.files import VolumeLock, fatal_on_failure, sync_d
 from partition_replica.storage.garbage import GarbageCollector
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.log import LmdbLog
+from partition_replica.storage.log.journal import JournalLimits
 from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state import LmdbState
 
@@ -46,6 +47,7 @@ class Volume:
         *,
         pins_max: int,
         retention: LogRetention | None = None,
+        journal: JournalLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Opens or creates the volume, and deletes blobs that nothing names.
@@ -63,6 +65,7 @@ class Volume:
             MemberID(secrets.randbits(62) + 1),
             blob_digests,
             retention=retention,
+            journal=journal,
         )
         self.states = StateGenerations(root / STATES, lambda: self.log.identity)
         self.states.open()

@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 BATCH_ENTRIES_MAX = 4096
 
+CHECKPOINT_AFTER_S = 1.0
+"""The time without a batch after which the log's tables take over its journal."""
+
 
 @dataclass(slots=True)
 class _Write:
@@ -84,8 +87,21 @@ class LogWriter:
         except BaseException as error:  # after any error, nothing more may be reported durable
             self._loop.call_soon_threadsafe(self._failed, error)
 
+    def _next(self) -> "_Write | _Call | None":
+        """Waits for the next item. A log that gets nothing new for a while makes a checkpoint."""
+        if self._log.journaled_count:
+            try:
+                return self._queue.get(timeout=CHECKPOINT_AFTER_S)
+            except queue.Empty:
+                self._checkpoint()
+        return self._queue.get()
+
+    def _checkpoint(self) -> None:
+        with self._metrics.log_checkpoints.time():
+            self._log.checkpoint()
+
     def _step(self) -> bool:
-        item: _Write | _Call | None = self._queue.get()
+        item = self._next()
         while isinstance(item, _Write):
             item = self._commit(item)
         if item is None:
@@ -123,6 +139,7 @@ class LogWriter:
         with self._metrics.log_commits.time():
             released = self._log.commit(batch)
         self._metrics.log_entries.inc(len(batch.entries))
+        self._metrics.log_journaled.set(self._log.journaled_count)
         self._loop.call_soon_threadsafe(self._persisted, number, released)
         return following
 

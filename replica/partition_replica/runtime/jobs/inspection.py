@@ -133,6 +133,8 @@ class Inspection:
                 )
             told(step, done, total)
 
+        # The process reads the log's tables: they need what its copy of the state has applied.
+        await run_to_end(self._volume.log.checkpoint)
         process = JobProcess(
             self._limits, told=heard, capture=_nothing, command=("verify",), stall_s=STALL_S
         )

@@ -19,6 +19,7 @@ from partition_replica.core.ports import FIRST, NOTHING
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.environment import Transaction
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.log.checks import check_append, check_hard_state, check_overwrite
 from partition_replica.storage.log.conversion import ConvertibleLog
 from partition_replica.storage.log.tables import LEASE
 
@@ -30,8 +31,9 @@ class LmdbLog(ConvertibleLog):
 
     def commit(self, batch: LogBatch) -> list[Digest]:
         with self._writing:
+            self._check_open()
             committed_before = self.committed
-            released = self._commit(batch)
+            released = [] if self._commit_to_journal(batch) else self._commit(batch)
             self._notify(committed_before)
             return released
 
@@ -58,7 +60,7 @@ class LmdbLog(ConvertibleLog):
                 released |= dropped
             if batch.hard_state is not None or batch.snapshot is not None:
                 wanted = batch.hard_state or hard_state
-                _check_hard_state(wanted, hard_state, last)
+                check_hard_state(wanted, hard_state, last)
                 hard_state = wanted
                 self._put_hard_state(txn, hard_state)
             released = {digest for digest in released if not self.tables.names(txn, digest)}
@@ -89,15 +91,14 @@ class LmdbLog(ConvertibleLog):
     ) -> tuple[Position, set[Digest]]:
         """Writes entries after `last`, or overwrites uncommitted ones. Returns (the new last
         position, the blobs that overwritten entries named)."""
-        plain = self._identity.standalone
-        plain_term = Term(self._backfill.term) if plain and self._backfill else Term(0)
+        plain, plain_term = self._identity.standalone, self._plain_term()
         fixed = last.index if plain else max(hard_state.commit, boundary.index)
         released: set[Digest] = set()
         pending: list[LogEntry] = []
         index, term = last.index, last.term
         for entry in entries:
             if entry.index <= index:
-                _check_overwrite(entry, fixed)
+                check_overwrite(entry, fixed)
                 self.tables.put(txn, pending, plain_term)
                 pending = []
                 released |= self.tables.delete(txn, entry.index, index)
@@ -106,7 +107,7 @@ class LmdbLog(ConvertibleLog):
                 reach("log.overwrite")
                 index = LSN(entry.index - 1)
                 term = boundary.term if index == boundary.index else self.tables.term(txn, index)
-            _check_append(entry, index, term, plain)
+            check_append(entry, index, term, plain)
             pending.append(entry)
             index, term = entry.index, entry.term or plain_term
         self.tables.put(txn, pending, plain_term)
@@ -223,32 +224,3 @@ class LmdbLog(ConvertibleLog):
                 released = {d for d in released if not self.tables.names(txn, d)}
             self._last = Position(LSN(at), term)
             return sorted(released)
-
-
-def _check_overwrite(entry: LogEntry, fixed: LSN) -> None:
-    if entry.index <= fixed:
-        raise ValueError(
-            f"entry {entry.index} would overwrite a committed entry (the commit index is {fixed})"
-        )
-
-
-def _check_append(entry: LogEntry, last: LSN, term: Term, plain: bool) -> None:
-    if entry.index != last + 1:
-        raise ValueError(f"entry {entry.index} after {last} would leave a gap")
-    if plain:
-        if entry.term or entry.kind:
-            raise ValueError(
-                f"entry {entry.index} has term {entry.term} and kind {entry.kind}; in a standalone "
-                "log both must be 0"
-            )
-    elif entry.term < max(term, 1):
-        raise ValueError(
-            f"entry {entry.index} has term {entry.term}, below the previous one, {max(term, 1)}"
-        )
-
-
-def _check_hard_state(wanted: HardState, saved: HardState, last: Position) -> None:
-    if wanted.term < saved.term or wanted.commit < saved.commit:
-        raise ValueError(f"the hard state {wanted} is below the saved one, {saved}")
-    if wanted.commit > last.index:
-        raise ValueError(f"the commit index {wanted.commit} is above the last LSN {last.index}")

@@ -1,10 +1,13 @@
 """Opens and checks a log, and reads its Raft state and its entries."""
 
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
@@ -30,6 +33,8 @@ from partition_replica.storage.environment import (
     open_read_only,
     reading,
 )
+from partition_replica.storage.log.checks import check_append, check_hard_state
+from partition_replica.storage.log.journal import read_journal
 from partition_replica.storage.log.tables import (
     BACKFILL,
     BASE,
@@ -37,19 +42,52 @@ from partition_replica.storage.log.tables import (
     CONF_STATE,
     HARD_STATE,
     IDENTITY,
+    JOURNAL,
     LEASE,
     NAMES,
     BlobDigests,
     LogTables,
 )
 
+T = TypeVar("T")
+
 WEIGHED_MAX = 100_000
 """The maximum number of blobs that `weigh` keeps until the trail is measured again. The oldest ones
 are dropped first."""
 
 
+@dataclass(slots=True)
+class Journaled:
+    """The entries from LSN `first` on that the journal alone has. Entries are only added: after a
+    transaction took them over there is a new object. So a reader that takes this one before it
+    begins to read the tables finds each entry here or there."""
+
+    first: int = sys.maxsize
+    entries: list[LogEntry] = field(default_factory=list)
+
+    def add(self, entries: Sequence[LogEntry]) -> None:
+        self.entries.extend(entries)
+        if self.first == sys.maxsize:
+            self.first = entries[0].index
+
+    def between(self, lo: int, hi: int) -> list[LogEntry]:
+        """Those of [lo, hi)."""
+        if hi <= self.first:
+            return []
+        return self.entries[max(lo - self.first, 0) : hi - self.first]
+
+
+def with_terms(entries: list[LogEntry], plain_term: Term) -> list[LogEntry]:
+    """The entries as the tables return them: those without a term have `plain_term`."""
+    if not plain_term:
+        return entries
+    return [entry if entry.term else replace(entry, term=plain_term) for entry in entries]
+
+
 class LogReader:
     """An open log. Derived classes write in `_transaction`."""
+
+    _last: Position
 
     def __init__(
         self,
@@ -65,6 +103,8 @@ class LogReader:
         Raises Damaged for a missing entry, a row that fails its checksum, or a format of another
         version; StorageFailed.
         """
+        self._path = path
+        self._journaled = Journaled()
         self._environment = self._open(path, read_only)
         try:
             self.tables = LogTables(self._environment, blob_digests, create=not read_only)
@@ -97,6 +137,11 @@ class LogReader:
     def environment(self) -> lmdb.Environment:
         """For code that reads rows directly: verification, export."""
         return self._environment
+
+    @property
+    def journaled(self) -> Sequence[LogEntry]:
+        """The entries that the journal alone has, for code that reads rows directly."""
+        return self._journaled.entries
 
     @property
     def identity(self) -> Identity:
@@ -175,33 +220,65 @@ class LogReader:
     def read_back(self, lo: LSN, last: LSN, entries_max: int, bytes_max: int) -> list[LogEntry]:
         """Reads [lo, last] backwards: the last entry first, at least one, at most `entries_max` and
         `bytes_max`. Otherwise as `read`."""
-        found: list[LogEntry] = []
-        size = 0
-        with self._reading_from(lo) as txn:
-            for index in range(last, max(lo, last - entries_max + 1) - 1, -1):
-                entry = self.tables.entry(txn, LSN(index))
-                size += len(entry.data)
-                if found and size > bytes_max:
-                    break
-                found.append(entry)
-        return found
+
+        def read(journaled: Journaled) -> list[LogEntry]:
+            found: list[LogEntry] = []
+            size = 0
+            with self._reading_from(lo) as txn:
+                for index in range(last, max(lo, last - entries_max + 1) - 1, -1):
+                    if index >= journaled.first:
+                        entry = journaled.entries[index - journaled.first]
+                    else:
+                        entry = self.tables.entry(txn, LSN(index))
+                    size += len(entry.data)
+                    if found and size > bytes_max:
+                        break
+                    found.append(entry)
+            return found
+
+        return self._consistently(read)
 
     def _read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
         if hi > self._last.index + 1:
             raise Unavailable(
                 f"entries up to {hi - 1} were requested; the log ends at {self._last.index}"
             )
-        found: list[LogEntry] = []
-        size = 0
-        with self._reading_from(lo) as txn:
-            for entry in self.tables.entries(txn, lo, hi):
-                if not entry.term:
-                    self._check_plain(entry.index)
+
+        def read(journaled: Journaled) -> list[LogEntry]:
+            found: list[LogEntry] = []
+            size = 0
+            for entry in self._iterate(journaled, lo, hi):
                 size += len(entry.data)
                 if found and bytes_max is not None and size > bytes_max:
                     break
                 found.append(entry)
-        return found
+            return found
+
+        return self._consistently(read)
+
+    def _iterate(self, journaled: Journaled, lo: LSN, hi: LSN) -> Iterator[LogEntry]:
+        if lo < journaled.first:
+            with self._reading_from(lo) as txn:
+                for entry in self.tables.entries(txn, lo, min(hi, journaled.first)):
+                    if not entry.term:
+                        self._check_plain(entry.index)
+                    yield entry
+        yield from journaled.between(lo, hi)
+
+    def _consistently(self, read: Callable[[Journaled], T]) -> T:
+        """Reads again if a transaction took over the journal meanwhile: it may also have
+        overwritten entries of the tables, and the part from the journal does not know that."""
+        while True:
+            self._check_open()
+            journaled = self._journaled
+            try:
+                found = read(journaled)
+            except Damaged:
+                if self._journaled is journaled:
+                    raise
+                continue
+            if self._journaled is journaled:
+                return found
 
     @contextmanager
     def _reading_from(self, lo: LSN) -> Iterator[Transaction]:
@@ -225,6 +302,9 @@ class LogReader:
             raise Unavailable(
                 f"the term of entry {index} was requested; the log ends at {self._last.index}"
             )
+        journaled = self._journaled
+        if index >= journaled.first:
+            return journaled.entries[index - journaled.first].term
         try:
             with self._reading() as txn:
                 term = self.tables.term(txn, index)
@@ -235,6 +315,12 @@ class LogReader:
             if index < self._first_stored:
                 raise self._compacted(index, self._first_stored) from None
             raise
+
+    def _plain_term(self) -> Term:
+        """The term that an entry without one has: that of a backfill in progress, or 0."""
+        if self._backfill is None or not self._identity.standalone:
+            return Term(0)
+        return Term(self._backfill.term)
 
     def _check_plain(self, index: LSN) -> None:
         if not self._identity.standalone:
@@ -276,6 +362,7 @@ class LogReader:
             lease = self.tables.get_meta(txn, LEASE, rows.LeaseRow) or rows.LeaseRow()
             self._backfill = self.tables.get_meta(txn, BACKFILL, rows.BackfillRow)
             base = self.tables.get_meta(txn, BASE, rows.PositionRow)
+            journal = self.tables.get_meta(txn, JOURNAL, rows.JournalRow)
             self._base = LSN(base.lsn if base is not None else 0)
             self._positions.update(self.tables.positions(txn))
             others = (
@@ -298,6 +385,37 @@ class LogReader:
         self._fencing_token: int = lease.transitions
         self._identity = self._load_identity(identity, new_member, read_only)
         self._load_span()
+        if self.tables.format_version == codec.LOG_FORMAT_JOURNALED:
+            self._load_journal(journal)
+
+    def _load_journal(self, row: rows.JournalRow | None) -> None:
+        """Reads what the journal has beyond the tables. Raises Damaged, StorageFailed."""
+        if row is None:
+            raise Damaged("row journal of table meta is missing: the volume is damaged; keep it")
+        plain, position = self._identity.standalone, self._last
+        for record in read_journal(self._path, row.epoch):
+            index, term = position.index, position.term
+            entries = [
+                LogEntry(LSN(record.first + n), Term(e.term), e.kind, e.data, e.context)
+                for n, e in enumerate(record.entries)
+            ]
+            try:
+                for entry in entries:
+                    check_append(entry, index, term, plain)
+                    index, term = entry.index, entry.term or self._plain_term()
+                if record.HasField("hard_state"):
+                    state = record.hard_state
+                    wanted = HardState(Term(state.term), MemberID(state.vote), LSN(state.commit))
+                    check_hard_state(wanted, self._hard_state, Position(index, term))
+                    self._hard_state = wanted
+            except ValueError as error:
+                raise Damaged(
+                    f"the log's journal does not continue its tables: {error}; the volume is "
+                    "damaged, keep it"
+                ) from error
+            self._journaled.add(with_terms(entries, self._plain_term()))
+            position = Position(index, term)
+        self._last = position
 
     def _load_identity(
         self, row: rows.IdentityRow | None, new_member: MemberID, read_only: bool
@@ -308,11 +426,13 @@ class LogReader:
                 with self._transaction() as txn:
                     self.tables.put_identity(txn, identity)
             return identity
-        if row.format_version != codec.LOG_FORMAT_VERSION:
+        if row.format_version not in codec.LOG_FORMATS_READ:
+            known = " and ".join(map(str, codec.LOG_FORMATS_READ))
             raise Damaged(
-                f"the volume has format {row.format_version}; this version reads "
-                f"{codec.LOG_FORMAT_VERSION}: run the version that wrote it"
+                f"the volume has format {row.format_version}; this version reads {known}: run the "
+                "version that wrote it"
             )
+        self.tables.format_version = row.format_version
         return Identity(
             MemberID(row.member_id),
             ClusterID(row.cluster_id),
@@ -372,6 +492,9 @@ class RunningLog(LogReader):
 
     def _open(self, path: Path, read_only: bool) -> lmdb.Environment:
         return open_beside(path, len(NAMES))
+
+    def _load_journal(self, row: rows.JournalRow | None) -> None:
+        """The replica writes it meanwhile, and has made a checkpoint before."""
 
     @property
     def first_stored(self) -> LSN:

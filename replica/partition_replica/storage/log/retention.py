@@ -1,6 +1,6 @@
 """Positions, and compaction and pruning of the entries that no position needs."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import lmdb
@@ -14,13 +14,13 @@ from partition_replica.errors import Cancelled, Damaged, PruneFailed
 from partition_replica.ids import LSN, Digest
 from partition_replica.storage.environment import DAMAGE, lmdb_failures
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.log.reading import LogReader
+from partition_replica.storage.log.journaled import JournaledLog
 from partition_replica.storage.log.tables import HARD_STATE
 
 PRUNE_ROWS = 4096
 
 
-class RetainedLog(LogReader):
+class RetainedLog(JournaledLog):
     """A log that keeps the entries that its positions need."""
 
     def initialize(
@@ -162,9 +162,12 @@ class RetainedLog(LogReader):
         end = LSN(max(mark - 1, self._boundary.index))
         low = LSN(end - self.retention.trail_entries)
         with lmdb_failures("reading the log"), self._environment.begin(buffers=True) as txn:
-            return self._trail.measure(
-                self._boundary.index, end, low, partial(self.tables.sizes, txn)
-            )
+            return self._trail.measure(self._boundary.index, end, low, partial(self._sizes, txn))
+
+    def _sizes(self, txn: "lmdb.Transaction[memoryview]", lo: int, hi: int) -> Iterator[int]:
+        """The sizes in bytes of the data of the entries [lo, hi)."""
+        yield from self.tables.sizes(txn, lo, min(hi, self._journaled.first))
+        yield from (len(entry.data) for entry in self._journaled.between(lo, hi))
 
     def compact(self, index: LSN) -> None:
         with self._writing:
@@ -194,6 +197,8 @@ class RetainedLog(LogReader):
             end = min(until, first + rows_max - 1)
             if end < first:
                 return 0, []
+            if end >= self._journaled.first:
+                self.checkpoint()
             reach("log.prune.before")
             released = self._prune(first, end)
             reach("log.prune.after")

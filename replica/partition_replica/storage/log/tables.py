@@ -33,6 +33,7 @@ CONF_STATE = b"conf_state"
 LEASE = b"lease"
 BACKFILL = b"backfill"
 BASE = b"base"
+JOURNAL = b"journal"
 
 NAMES = ("meta", "manifest", "raft", "payload", "position")
 LATER = frozenset({"position"})
@@ -54,7 +55,9 @@ class LogTables:
         self.raft = handles["raft"]
         self.payload = handles["payload"]
         self.position: Database | None = handles["position"]
-        self._blob_digests = blob_digests
+        self.blob_digests = blob_digests
+        self.format_version = codec.LOG_FORMAT_VERSION
+        """The log's format, which `put_identity` writes."""
 
     # --- entries ------------------------------------------------------------------------------
 
@@ -71,7 +74,7 @@ class LogTables:
             term = entry.term or plain_term
             if term:
                 metadata.append((key, codec.seal_with(crc, codec.encode_raft(entry, term))))
-            for digest in self._blob_digests(entry):
+            for digest in self.blob_digests(entry):
                 txn.put(digest + key, b"", db=self.payload)
         # Ascending keys: appending to the right edge leaves full pages.
         with txn.cursor(self.manifest) as cursor:
@@ -93,7 +96,7 @@ class LogTables:
                 row = cursor.value()
                 if may_name_blobs(row):
                     entry = self._entry(txn, LSN(index), bytes(key), row)
-                    for digest in self._blob_digests(entry):
+                    for digest in self.blob_digests(entry):
                         txn.delete(digest + key, db=self.payload)
                         named.add(digest)
                 cursor.delete()
@@ -303,7 +306,7 @@ class LogTables:
             txn,
             IDENTITY,
             rows.IdentityRow(
-                format_version=codec.LOG_FORMAT_VERSION,
+                format_version=self.format_version,
                 cluster_id=identity.cluster_id,
                 member_id=identity.member_id,
                 state_generation=identity.state_generation,

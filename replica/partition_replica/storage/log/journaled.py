@@ -1,0 +1,187 @@
+"""The entries that the journal alone has, and the writes to it."""
+
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from partition_proto.v1 import storage_pb2 as rows
+
+from partition_replica.core.compaction import LogRetention
+from partition_replica.core.model import LogBatch, LogEntry, Position
+from partition_replica.errors import DiskFull, StorageFailed
+from partition_replica.ids import MemberID
+from partition_replica.storage import codec
+from partition_replica.storage.environment import Transaction
+from partition_replica.storage.failpoints import reach
+from partition_replica.storage.files import full_disk_refuses
+from partition_replica.storage.log.checks import check_append, check_hard_state
+from partition_replica.storage.log.journal import EPOCH_BYTES, Journal, JournalLimits
+from partition_replica.storage.log.reading import Journaled, LogReader, with_terms
+from partition_replica.storage.log.tables import JOURNAL, BlobDigests
+
+logger = logging.getLogger(__name__)
+
+
+class JournaledLog(LogReader):
+    """A log whose small batches become durable in the journal. Each transaction of the tables takes
+    over what the journal has, so the tables are complete inside of it."""
+
+    def __init__(
+        self,
+        path: Path,
+        new_member: MemberID,
+        blob_digests: BlobDigests,
+        *,
+        retention: LogRetention | None = None,
+        read_only: bool = False,
+        journal: JournalLimits | None = None,
+    ) -> None:
+        """As LogReader. If the log is opened for writing, the tables take over what a journal has.
+        `journal`: without it, nothing is written to a journal."""
+        self._journal: Journal | None = None
+        self._journal_limits = journal or JournalLimits()
+        self._read_only = read_only
+        super().__init__(path, new_member, blob_digests, retention=retention, read_only=read_only)
+        if not read_only:
+            try:
+                self._leave_journal()
+            except BaseException:
+                self._environment.close()
+                raise
+
+    @property
+    def journaled_count(self) -> int:
+        """The number of entries that the journal alone has."""
+        return len(self._journaled.entries)
+
+    def checkpoint(self) -> None:
+        """Makes the tables take over what the journal has. Raises StorageFailed."""
+        with self._writing:
+            if self._journaled.entries:
+                with self._transaction():
+                    pass
+
+    def close(self) -> None:
+        with self._writing:
+            if not self._closed and not self._read_only:
+                try:
+                    self._leave_journal()
+                except StorageFailed as error:
+                    # Nothing is lost: the next start reads the journal.
+                    logger.warning("the journal is kept for the next start: %s", error)
+                if self._journal is not None:
+                    self._journal.close()
+            super().close()
+
+    # --- writes -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Transaction]:
+        with super()._transaction() as txn:
+            epoch = self._take_over(txn)
+            yield txn
+        if epoch:
+            self._taken_over(epoch)
+
+    def _take_over(self, txn: Transaction) -> bytes:
+        """Writes what the journal has to the tables. Returns the epoch of the journal's next
+        records; b"" if it is empty and keeps its epoch."""
+        entries = self._journaled.entries
+        starting = self._journal is not None and not self._journal.started
+        if not entries and not starting:
+            return b""
+        if starting:
+            self.tables.format_version = codec.LOG_FORMAT_JOURNALED
+            self.tables.put_identity(txn, self._identity)
+        if entries:
+            self.tables.put(txn, entries, self._plain_term())
+            self._put_hard_state(txn, self._hard_state)
+            reach("log.checkpoint.before")
+        epoch = secrets.token_bytes(EPOCH_BYTES)
+        self.tables.put_meta(txn, JOURNAL, rows.JournalRow(epoch=epoch))
+        return epoch
+
+    def _taken_over(self, epoch: bytes) -> None:
+        if self._journaled.entries:
+            reach("log.checkpoint.after")
+        self._journaled = Journaled()
+        if self._journal is not None:
+            self._journal.restart(epoch)
+
+    def _leave_journal(self) -> None:
+        """Empties the journal, and gives the log the format without one. Versions that know no
+        journal open it then."""
+        if self.tables.format_version != codec.LOG_FORMAT_JOURNALED:
+            return
+        with self._transaction() as txn:
+            self.tables.format_version = codec.LOG_FORMAT_VERSION
+            self.tables.put_identity(txn, self._identity)
+
+    def _commit_to_journal(self, batch: LogBatch) -> bool:
+        """Writes a batch to the journal if it fits there; returns whether it did. The others are
+        for the tables: large ones, those that overwrite entries or name blobs, and snapshots.
+        Raises ValueError, StorageFailed."""
+        if not batch.entries or batch.snapshot is not None or not self._may_journal(batch):
+            return False
+        last = self._position_after(batch.entries)
+        if batch.hard_state is not None:
+            check_hard_state(batch.hard_state, self._hard_state, last)
+        record = _encode(batch).SerializeToString()
+        journal = self._journal
+        assert journal is not None
+        if not journal.fits(len(record)):
+            return False
+        reach("log.journal.before")
+        journal.append(record)
+        reach("log.journal.after")
+        self._journaled.add(with_terms(batch.entries, self._plain_term()))
+        self._last = last
+        self._hard_state = batch.hard_state or self._hard_state
+        return True
+
+    def _may_journal(self, batch: LogBatch) -> bool:
+        limits = self._journal_limits
+        if not limits.file_bytes:
+            return False
+        if self._journal is None:
+            self._open_journal()  # from the next batch on: this one's transaction begins its epoch
+            return False
+        return (
+            self._journal.started
+            and self.journaled_count + len(batch.entries) <= limits.entries_max
+            and batch.entries[0].index == self._last.index + 1
+            and not any(map(self.tables.blob_digests, batch.entries))
+        )
+
+    def _open_journal(self) -> None:
+        """Without room for its file, there is no journal until the next start."""
+        limits = self._journal_limits
+        try:
+            with full_disk_refuses("the log's journal"):
+                self._journal = Journal(self._path, limits.file_bytes)
+        except DiskFull as error:
+            logger.warning("%s. Until the next start, small appends wait longer", error)
+            self._journal_limits = JournalLimits()
+
+    def _position_after(self, entries: list[LogEntry]) -> Position:
+        """Raises ValueError."""
+        plain, plain_term = self._identity.standalone, self._plain_term()
+        index, term = self._last.index, self._last.term
+        for entry in entries:
+            check_append(entry, index, term, plain)
+            index, term = entry.index, entry.term or plain_term
+        return Position(index, term)
+
+
+def _encode(batch: LogBatch) -> rows.JournalRecord:
+    record = rows.JournalRecord(first=batch.entries[0].index)
+    add = record.entries.add
+    for entry in batch.entries:
+        add(term=entry.term, kind=entry.kind, data=entry.data, context=entry.context)
+    if batch.hard_state is not None:
+        state = batch.hard_state
+        record.hard_state.term, record.hard_state.vote = state.term, state.vote
+        record.hard_state.commit = state.commit
+    return record
