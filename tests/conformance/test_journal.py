@@ -31,6 +31,7 @@ from tests.support.journals import (
     transactions,
 )
 from tests.support.journals import disk as disk  # a fixture
+from tests.support.journals import subject as subject  # a fixture
 from tests.support.local_group import eventually
 from tests.support.log_script import NAMED
 from tests.support.logs import MEMBER, Subject, entry, hard

@@ -38,7 +38,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 
 @pytest.fixture
-def journaled(tmp_path: Path) -> Iterator[Subject]:
+def subject(tmp_path: Path) -> Iterator[Subject]:
     """Entry 1 is in the tables: its transaction began the journal."""
     found = Subject(tmp_path / "log", journal=LARGE)
     found.initialize(0)
