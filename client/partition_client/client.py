@@ -33,7 +33,7 @@ from partition_client.gets import Gets, Source
 from partition_client.pending_append import Appended, PendingAppend
 from partition_client.pinned_state import PinnedState, pinned_state
 from partition_client.routing import STATUS_TIMEOUT_S, Routing
-from partition_client.sources import INLINE_BYTES_MAX, PayloadSource, upload_source
+from partition_client.sources import INLINE_BYTES_MAX, PayloadSource, upload_sources
 from partition_client.waiting import Silent
 
 DIRECTORY_MODE = 0o755
@@ -126,8 +126,8 @@ class AsyncClient:
         large = {s.digest: s for s in sources if s.size > INLINE_BYTES_MAX}
 
         async def upload(digests: list[bytes]) -> None:
-            for digest in digests:
-                await upload_source(self._calls, large[digest], Deadline(allowed_s))
+            sources = [large[digest] for digest in digests]
+            await upload_sources(self._calls, sources, lambda: Deadline(allowed_s))
 
         if large:
             await upload(list(large))

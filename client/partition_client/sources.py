@@ -2,8 +2,10 @@
 
 import asyncio
 import hashlib
+import io
+import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,22 @@ from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types
 
 from partition_client.calls import Calls, Deadline, moving
-from partition_client.errors import SourceFailed, detail_of
+from partition_client.errors import RequestRefused, SourceFailed, detail_of
 
 INLINE_BYTES_MAX = 64 * 1024
 """Content up to this size travels in the append itself; larger content is uploaded before it."""
 
 CHUNK_BYTES = 512 * 1024
 """Bytes of an upload in one message."""
+
+TOGETHER_BYTES_MAX = 1024 * 1024
+"""Content up to this size is uploaded with that of other payloads of the append."""
+
+TOGETHER_MAX = 256
+"""Payloads per call that uploads several."""
+
+MESSAGE_BYTES_MAX = 2 * 1024 * 1024
+"""Content per message of such a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +51,11 @@ class PayloadSource:
         """Reads the file once for its digest. Keeps content up to INLINE_BYTES_MAX in memory.
         Raises OSError with the file's name, and SourceFailed for larger content that can't be read
         a second time to send it, such as a pipe's."""
-        mode = path.stat().st_mode
         digest, size = hashlib.sha256(), 0
         try:
-            with path.open("rb") as file:
-                first = file.read(INLINE_BYTES_MAX + 1)
+            with open(path, "rb", buffering=0) as file:
+                mode = os.fstat(file.fileno()).st_mode
+                first = _read_up_to(file, INLINE_BYTES_MAX + 1)
                 if len(first) <= INLINE_BYTES_MAX:
                     return cls.of_bytes(first, mode & 0o777)
                 if not stat.S_ISREG(mode):
@@ -67,6 +78,106 @@ class PayloadSource:
         if self.size <= INLINE_BYTES_MAX and isinstance(self.content, bytes):
             payload.data = self.content
         return payload
+
+
+def _read_up_to(file: io.FileIO, size: int) -> bytes:
+    """Reads until the end or `size` bytes: a pipe gives less at a time."""
+    found = file.read(size)
+    while found and len(found) < size and (more := file.read(size - len(found))):
+        found += more
+    return found
+
+
+async def upload_sources(
+    calls: Calls, sources: Sequence[PayloadSource], deadlines: Callable[[], Deadline]
+) -> None:
+    """Uploads the contents of large payloads, which differ, to the leader. Those up to
+    TOGETHER_BYTES_MAX travel in calls with others. Each message restarts its call's deadline.
+    Raises SourceFailed if a file became unreadable or has changed, and ClientError."""
+    together = [source for source in sources if source.size <= TOGETHER_BYTES_MAX]
+    alone = [source for source in sources if source.size > TOGETHER_BYTES_MAX]
+    for start in range(0, len(together), TOGETHER_MAX):
+        some = together[start : start + TOGETHER_MAX]
+        if len(some) == 1 or not await _upload_together(calls, some, deadlines()):
+            alone += some
+    for source in alone:
+        await upload_source(calls, source, deadlines())
+
+
+async def _upload_together(
+    calls: Calls, sources: Sequence[PayloadSource], deadline: Deadline
+) -> bool:
+    """Returns False if the leader, of an earlier version, takes them one by one only."""
+
+    async def upload(stub: Any) -> None:
+        failures: list[Exception] = []
+        try:
+            await moving(
+                stub.UploadPayloads(_requests_together(sources, failures, deadline)), deadline
+            )
+        except grpc.aio.AioRpcError:
+            if failures:
+                raise failures[0] from None
+            raise
+        if failures:  # the leader has what came before
+            raise failures[0]
+
+    try:
+        await calls.retry(upload, deadline)
+    except RequestRefused as refused:
+        if refused.reason != "UNIMPLEMENTED":
+            raise
+        return False
+    return True
+
+
+async def _requests_together(
+    sources: Sequence[PayloadSource], failures: list[Exception], deadline: Deadline
+) -> AsyncIterator[api.UploadPayloadsRequest]:
+    """Yields the messages of an upload of several. Errors of files go to `failures`, as in
+    `_upload_requests`."""
+    for some in _messages(sources):
+        try:
+            contents = await asyncio.to_thread(_contents, some)
+        except (OSError, SourceFailed) as error:
+            failures.append(error if isinstance(error, SourceFailed) else _unreadable(error))
+            return
+        yield api.UploadPayloadsRequest(payloads=contents)
+        deadline.progress()
+
+
+def _messages(sources: Sequence[PayloadSource]) -> Iterator[list[PayloadSource]]:
+    some: list[PayloadSource] = []
+    size = 0
+    for source in sources:
+        if some and size + source.size > MESSAGE_BYTES_MAX:
+            yield some
+            some, size = [], 0
+        some.append(source)
+        size += source.size
+    yield some
+
+
+def _contents(sources: Sequence[PayloadSource]) -> list[types.PayloadContent]:
+    """Raises OSError, and SourceFailed for a file that has another size now."""
+    found = []
+    for source in sources:
+        content = source.content if isinstance(source.content, bytes) else _again(source)
+        found.append(types.PayloadContent(digest=source.digest, content=content))
+    return found
+
+
+def _again(source: PayloadSource) -> bytes:
+    """A file's content, which must have the digest that it had."""
+    with open(source.content, "rb", buffering=0) as file:
+        content = _read_up_to(file, source.size + 1)
+    if hashlib.sha256(content).digest() != source.digest:
+        raise SourceFailed(f"{source.content!s} changed while it was sent; send it again")
+    return content
+
+
+def _unreadable(error: OSError) -> SourceFailed:
+    return SourceFailed(f"{error.filename} can't be read any more: {error.strerror}")
 
 
 async def upload_source(calls: Calls, source: PayloadSource, deadline: Deadline) -> None:

@@ -20,10 +20,14 @@ from partition_client.client import (
 )
 from partition_client.errors import NotFound, TreeMismatch, not_written
 from partition_client.paths import ancestors, below, parent, relative, tree_path
-from partition_client.sources import INLINE_BYTES_MAX, PayloadSource
+from partition_client.sources import INLINE_BYTES_MAX, TOGETHER_BYTES_MAX, PayloadSource
 
 BATCH_BYTES_MAX = 512 * 1024
 BATCH_FILES_MAX = 256
+"""Of small files, which travel in one append."""
+UPLOAD_BYTES_MAX = 8 * 1024 * 1024
+UPLOAD_FILES_MAX = 64
+"""Of larger files, up to TOGETHER_BYTES_MAX, which are uploaded together, and appended together."""
 BATCH_DIRECTORIES_MAX = 1000
 IN_FLIGHT_MAX = 8
 LARGE_IN_FLIGHT_MAX = 3
@@ -59,6 +63,20 @@ class _Batch:
     operations: list[types.Operation] = field(default_factory=list)
     sources: list[PayloadSource] = field(default_factory=list)
     size: int = 0
+    inline: bool = True
+    """Whether the append carries the content."""
+
+    def full(self, source: PayloadSource, bytes_max: int, files_max: int) -> bool:
+        """Whether there is no room for the source."""
+        return bool(self.sources) and (
+            self.size + source.size > bytes_max or len(self.sources) >= files_max
+        )
+
+    def add(self, path: bytes, source: PayloadSource) -> None:
+        self.sources.append(source)
+        self.operations.append(remove_entry(path))
+        self.operations.append(link_payload(len(self.sources), path))
+        self.size += source.size
 
 
 def scan(root: Path, summary: TreeSummary) -> Iterator[tuple[bytes, Path, bool]]:
@@ -190,25 +208,35 @@ async def _put_files(
         progress(len(batch.sources), batch.size)
 
     async with _together() as group:
-        batch = _Batch()
-        for name, path in files:
-            source = await asyncio.to_thread(PayloadSource.of_file, path)
-            target = batch if source.size <= INLINE_BYTES_MAX else _Batch()
-            full = target.size + source.size > BATCH_BYTES_MAX
-            if target is batch and (full or len(batch.sources) >= BATCH_FILES_MAX):
-                await small.acquire()
-                group.create_task(send(batch, small))
-                batch = target = _Batch()
-            target.sources.append(source)
-            target.operations.append(remove_entry(name))
-            target.operations.append(link_payload(len(target.sources), name))
-            target.size += source.size
-            if target is not batch:
-                await large.acquire()
-                group.create_task(send(target, large))
-        if batch.sources:
-            await small.acquire()
-            group.create_task(send(batch, small))
+        batches = _batches(files)
+        # A thread reads the next files while the ones before are sent.
+        while batch := await asyncio.to_thread(next, batches, None):
+            slots = small if batch.inline else large
+            await slots.acquire()
+            group.create_task(send(batch, slots))
+
+
+def _batches(files: list[tuple[bytes, Path]]) -> Iterator[_Batch]:
+    """Reads files, and puts them into batches: small ones, larger ones, and each of the largest by
+    itself. Raises what PayloadSource.of_file raises."""
+    small, larger = _Batch(), _Batch(inline=False)
+    for name, path in files:
+        source = PayloadSource.of_file(path)
+        if source.size <= INLINE_BYTES_MAX:
+            if small.full(source, BATCH_BYTES_MAX, BATCH_FILES_MAX):
+                yield small
+                small = _Batch()
+            small.add(name, source)
+        elif source.size <= TOGETHER_BYTES_MAX:
+            if larger.full(source, UPLOAD_BYTES_MAX, UPLOAD_FILES_MAX):
+                yield larger
+                larger = _Batch(inline=False)
+            larger.add(name, source)
+        else:
+            alone = _Batch(inline=False)
+            alone.add(name, source)
+            yield alone
+    yield from (batch for batch in (small, larger) if batch.sources)
 
 
 def _check_links(batch: _Batch, outcomes: tuple[int, ...]) -> None:

@@ -1,7 +1,7 @@
 """Limits of a program as flags of its command line: `--limit NAME=VALUE`, any number of times."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,12 +26,14 @@ def override(
     flags: Sequence[str],
     *,
     positive: bool = True,
+    zero: Collection[str] = (),
     deprecated: Mapping[str, str] | None = None,
 ) -> L:
     """Returns `limits` with the values of `flags`, each NAME=VALUE; the last one of a name counts.
 
     A value has the type that the field has in `limits`, int or float, and is at most LIMIT_MAX.
     positive: it is above 0; else it is 0 or above, and the class of `limits` may refuse more.
+    zero: names that may also be 0.
     deprecated: earlier names of fields, each with today's; using one writes a warning to the log.
 
     Raises ValueError, which begins with "--limit", names the flag, and says what is allowed. It
@@ -51,9 +53,10 @@ def override(
             value = kinds[name](text)
         except ValueError as error:
             raise ValueError(f"--limit {flag}: must be {_KINDS[kinds[name]]}") from error
-        in_range = 0 < value <= LIMIT_MAX if positive else 0 <= value <= LIMIT_MAX  # nor nan
+        above_zero = positive and name not in zero
+        in_range = 0 < value <= LIMIT_MAX if above_zero else 0 <= value <= LIMIT_MAX  # nor nan
         if not in_range:
-            lowest = "above 0" if positive else "of 0 or above"
+            lowest = "above 0" if above_zero else "of 0 or above"
             raise ValueError(f"--limit {flag}: must be a number {lowest}, at most {LIMIT_MAX}")
         values[name], given[name] = value, flag
     try:

@@ -16,7 +16,7 @@ from partition_snapshots.process import leave
 from partition_replica import __version__
 from partition_replica.assembly import SidecarProcess, end_process
 from partition_replica.config import ReplicaConfig, TlsFiles
-from partition_replica.core.limits import DEPRECATED_NAMES, Limits
+from partition_replica.core.limits import DEPRECATED_NAMES, MAY_BE_ZERO, Limits
 from partition_replica.offline import arguments as arguments_of
 from partition_replica.offline.commands import COMMANDS, add_commands, run
 from partition_replica.offline.snapshots.commands import with_todays_action
@@ -129,7 +129,7 @@ def _raft_listen(options: argparse.Namespace) -> str:
 
 def _limits(parser: argparse.ArgumentParser, flags: list[str]) -> Limits:
     try:
-        return limit_flags.override(Limits(), flags, deprecated=DEPRECATED_NAMES)
+        return limit_flags.override(Limits(), flags, deprecated=DEPRECATED_NAMES, zero=MAY_BE_ZERO)
     except ValueError as error:
         parser.error(str(error))
 

@@ -1,24 +1,20 @@
-"""The log's journal: what is read of it after a kill, a power failure, damage; what it refuses."""
+"""The log's journal: what is written there, when the tables take it over, and what readers see."""
 
 import asyncio
-import errno
-import secrets
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from partition_replica.core.model import LogBatch, LogEntry, Position, StateSwitch
 from partition_replica.core.payloads import blob_digests
-from partition_replica.errors import Damaged, StorageFailed
+from partition_replica.errors import Unavailable
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus import log_writer
 from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.metrics import Metrics
-from partition_replica.storage import files
 from partition_replica.storage.log import LmdbLog, journal
-from partition_replica.storage.log.journal import BLOCK_BYTES, Journal, read_journal
+from partition_replica.storage.log.tables import LogTables
 
 from tests.support.journals import (
     LARGE,
@@ -71,6 +67,16 @@ def test_other_batches_take_what_the_journal_has_along(
     assert (subject.rows(), subject.log.last, subject.log.hard_state) == (rows, last, state)
 
 
+def test_entries_that_overwrite_those_of_the_same_batch(subject: Subject) -> None:
+    """The writer joins what a deposed leader wrote, and what the new leader sent it."""
+    batch = LogBatch([entry(1, 2), entry(1, 3), entry(2, 2, b"new")], hard(2, 9, 1))
+    subject.log.commit(batch)
+    assert data(subject) == [b"first", b"new"]
+    subject.kill()
+    subject.reopen()
+    assert (data(subject), subject.log.hard_state) == ([b"first", b"new"], hard(2, 9, 1))
+
+
 def test_a_snapshot_leaves_nothing_in_the_journal(subject: Subject) -> None:
     append(subject, b"older than the snapshot")
     switch = StateSwitch(Position(LSN(9), Term(2)), subject.log.configuration[1], 2)
@@ -111,164 +117,6 @@ def test_reading_alone_changes_nothing(subject: Subject) -> None:
     log.close()
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     subject.reopen()
-
-
-@pytest.mark.parametrize("torn", ["cut", "zeros", "last byte"])
-def test_a_torn_record_ends_the_journal(subject: Subject, torn: str) -> None:
-    """Its write did not return, so it was promised to nobody."""
-    append(subject, b"a")
-    append(subject, b"b" * 3 * BLOCK_BYTES)
-    subject.kill()
-    file = file_of(subject)
-    content = bytearray(file.read_bytes())
-    if torn == "cut":
-        content = content[: 2 * BLOCK_BYTES + 100]
-    elif torn == "zeros":
-        content[2 * BLOCK_BYTES : 3 * BLOCK_BYTES] = bytes(BLOCK_BYTES)
-    else:
-        content[BLOCK_BYTES * 4 + 30] ^= 1
-    file.write_bytes(content)
-    subject.reopen()
-    assert data(subject) == [b"first", b"a"]
-
-
-def test_damage_in_front_of_a_valid_record_is_found(subject: Subject) -> None:
-    """It was acknowledged: to leave it out would lose it silently."""
-    append(subject, b"a")
-    append(subject, b"b" * 3 * BLOCK_BYTES)
-    append(subject, b"c")
-    subject.kill()
-    file = file_of(subject)
-    intact = file.read_bytes()
-    for position in (40, BLOCK_BYTES + 8, 2 * BLOCK_BYTES):
-        content = bytearray(intact)
-        content[position] ^= 1
-        file.write_bytes(content)
-        with pytest.raises(Damaged, match=r"record [01] of the log's file `journal` is damaged"):
-            subject.reopen()
-    file.write_bytes(intact)
-    subject.reopen()
-    assert len(data(subject)) == 4
-
-
-def test_a_record_that_does_not_continue_the_tables_is_damage(subject: Subject) -> None:
-    append(subject, b"a")
-    assert isinstance(subject.log, LmdbLog)
-    assert subject.log._journal is not None
-    record = journal.rows.JournalRecord(first=7)
-    record.entries.add(term=1)
-    subject.log._journal.append(record.SerializeToString())
-    subject.kill()
-    with pytest.raises(Damaged, match=r"does not continue its tables: entry 7 after 2"):
-        subject.reopen()
-
-
-def test_a_missing_file_is_damage(subject: Subject) -> None:
-    append(subject, b"a")
-    subject.kill()
-    file_of(subject).unlink()
-    with pytest.raises(Damaged, match="`journal` is missing"):
-        subject.reopen()
-
-
-def test_records_from_before_a_checkpoint_are_not_read_again(subject: Subject) -> None:
-    append(subject, b"a")
-    append(subject, b"b")
-    subject.log.checkpoint()
-    subject.log.commit(LogBatch([entry(2, 3, b"other")], hard(2, 7, 1)))  # overwrites b
-    subject.kill()
-    subject.reopen()
-    assert data(subject) == [b"first", b"a", b"other"]
-
-
-@pytest.mark.parametrize("guessed", [False, True])
-def test_content_cannot_pose_as_a_record(
-    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guessed: bool
-) -> None:
-    """A client chooses the bytes that lie in the file behind the last record. It does not know the
-    epoch, which is drawn at random each time: were it guessed, its bytes would count."""
-    epoch = secrets.token_bytes(16)
-    if guessed:
-        monkeypatch.setattr(secrets, "token_bytes", lambda _: epoch)
-    forged = Journal(_made(tmp_path / "forged"), 1024**2)
-    forged.restart(epoch)
-    for _ in range(2):  # the second one has the number behind the true record's
-        forged.append(journal.rows.JournalRecord(first=99).SerializeToString())
-    block = (tmp_path / "forged" / journal.NAME).read_bytes()[BLOCK_BYTES : 2 * BLOCK_BYTES]
-    forged.close()
-    # One of the copies lies at the beginning of a block.
-    for shift in range(4030, 4060):
-        append(subject, bytes(shift) + block * 2)
-    subject.log.checkpoint()
-    append(subject, b"short")
-    subject.kill()
-    if guessed:
-        with pytest.raises(Damaged, match="a valid one follows it"):
-            subject.reopen()
-        return
-    subject.reopen()
-    assert data(subject)[-1] == b"short"
-    assert len(data(subject)) == 32
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def test_without_room_for_the_file_there_is_no_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    class Full(files.Disk):
-        def fill(self, descriptor: int, size: int) -> None:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(files, "disk", Full())
-    subject = Subject(tmp_path / "log", journal=LARGE)
-    for number in range(1, 4):
-        subject.log.commit(LogBatch([entry(1, number)]))
-    assert subject.log.journaled_count == 0
-    assert "too full for the log's journal" in caplog.text
-    subject.log.close()
-    monkeypatch.undo()
-    subject.reopen()
-    assert len(subject.rows()) == 3
-    subject.log.commit(LogBatch([entry(1, 4)]))
-    subject.log.commit(LogBatch([entry(1, 5)]))
-    assert subject.log.journaled_count == 1
-    subject.log.close()
-
-
-def test_a_write_that_fails_is_fatal(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    append(subject, b"kept")
-
-    class Broken(files.Disk):
-        def write_durably(self, descriptor: int, parts: Any, offset: int) -> int:
-            raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "disk", Broken())
-        with pytest.raises(StorageFailed, match=r"writing journal: .*Input/output error"):
-            append(subject, b"not acknowledged")
-    assert data(subject) == [b"first", b"kept"]
-    subject.kill()
-    subject.reopen()
-    assert data(subject) == [b"first", b"kept"]
-
-
-def test_a_write_that_is_cut_short_goes_on(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Slow(files.Disk):
-        def write_durably(self, descriptor: int, parts: Any, offset: int) -> int:
-            return super().write_durably(descriptor, (b"".join(parts)[:1000],), offset)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "disk", Slow())
-        append(subject, b"x" * 9000)
-    subject.kill()
-    subject.reopen()
-    assert data(subject) == [b"first", b"x" * 9000]
 
 
 def test_a_refused_batch_leaves_the_log_as_it_was(subject: Subject, disk: Disk) -> None:
@@ -325,6 +173,66 @@ def test_readers_see_each_entry_once_while_others_write(subject: Subject) -> Non
             reader.join()
     assert not failures, failures
     assert min(reads) > 0
+
+
+@pytest.mark.parametrize(("lo", "hi"), [(1, 4), (1, 6)])
+def test_a_read_is_not_begun_again_because_others_write(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, lo: int, hi: int
+) -> None:
+    """Else a reader of many entries never ends while checkpoints come."""
+    append(subject, b"a", b"b", b"c")
+    subject.log.checkpoint()
+    append(subject, b"d", b"e")
+    entries, begun = LogTables.entries, 0
+
+    def slowly(tables: LogTables, txn: Any, lo: int, hi: int) -> Iterator[LogEntry]:
+        nonlocal begun
+        begun += 1
+        for found in entries(tables, txn, lo, hi):
+            if begun < 5:  # each entry takes as long as a transaction
+                writing = threading.Thread(target=write)
+                writing.start()
+                writing.join()
+            yield found
+
+    def write() -> None:
+        append(subject, b"more")
+        subject.log.checkpoint()
+
+    monkeypatch.setattr(LogTables, "entries", slowly)
+    found = subject.log.read(LSN(lo), LSN(hi), None)
+    assert [row.index for row in found] == list(range(lo, hi))
+    assert begun == 1
+
+
+def test_a_read_between_a_commit_and_its_end_is_of_one_moment(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LMDB has published the transaction, and the log does not know yet that it has returned."""
+    append(subject, b"a", b"b", b"c")  # 2 to 4
+    subject.log.checkpoint()
+    append(subject, b"d", b"e")
+    taken_over = LmdbLog._taken_over
+    found: list[list[int]] = []
+
+    def read() -> None:
+        try:
+            found.append([row.term for row in subject.log.read(LSN(1), LSN(7), None)])
+        except Unavailable:  # once the log knows that it has become shorter
+            found.append([])
+
+    reader = threading.Thread(target=read)
+
+    def late(log: LmdbLog, epoch: bytes) -> None:
+        reader.start()
+        reader.join(0.2)
+        taken_over(log, epoch)
+
+    monkeypatch.setattr(LmdbLog, "_taken_over", late)
+    # The end of the tables is where it was: 3 and 4 are overwritten, and 5 and 6 are gone.
+    subject.log.commit(LogBatch([entry(2, 3), entry(2, 4)]))
+    reader.join()
+    assert found in ([[]], [[1, 1, 2, 2]])
 
 
 def test_entries_are_pruned_out_of_the_journal(subject: Subject) -> None:
@@ -386,28 +294,3 @@ async def test_an_idle_log_makes_a_checkpoint(
 
     await eventually(empty, "the journal is empty", 10.0)
     assert found._queue.empty()
-
-
-def test_a_record_of_another_epoch_is_no_record(tmp_path: Path) -> None:
-    opened = Journal(tmp_path, 1024**2)
-    one, other = b"1" * 16, b"2" * 16
-    opened.restart(one)
-    for number in range(3):
-        opened.append(journal.rows.JournalRecord(first=number).SerializeToString())
-    assert [record.first for record in read_journal(tmp_path, one)] == [0, 1, 2]
-    opened.restart(other)
-    opened.append(journal.rows.JournalRecord(first=9).SerializeToString())
-    assert [record.first for record in read_journal(tmp_path, other)] == [9]
-    opened.close()
-
-
-def test_the_end_of_the_file_is_the_end_of_the_journal(tmp_path: Path) -> None:
-    opened = Journal(tmp_path, 2 * BLOCK_BYTES)
-    opened.restart(b"1" * 16)
-    assert opened.fits(2 * BLOCK_BYTES - 36)
-    assert not opened.fits(2 * BLOCK_BYTES - 35)
-    opened.append(b"")
-    opened.append(b"")
-    assert not opened.fits(0)
-    assert len(read_journal(tmp_path, b"1" * 16)) == 2
-    opened.close()

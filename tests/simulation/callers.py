@@ -90,8 +90,12 @@ class Caller:
             raise Unreachable("no answer in time") from error
 
     async def upload(self, digests: Iterable[bytes]) -> None:
-        """Some of `workload.DIGESTS`, until one is not taken."""
-        for digest in digests:
+        """Some of `workload.DIGESTS`: several together, one alone. Ends if they are not taken."""
+        wanted = list(digests)
+        if len(wanted) > 1:
+            await self._upload_together(wanted)
+            return
+        for digest in wanted:
             content = DIGESTS[digest]
 
             async def serve(
@@ -108,6 +112,23 @@ class Caller:
                 await self.back_off()
                 return
             self.trace.count("uploads")
+
+    async def _upload_together(self, digests: list[bytes]) -> None:
+        async def groups() -> AsyncIterator[list[tuple[bytes, bytes]]]:
+            for digest in digests:
+                await asyncio.sleep(self.network.latency())
+                yield [(digest, DIGESTS[digest])]
+
+        async def serve(node: Node) -> None:
+            assert node.replica is not None, "a call reaches a replica that runs"
+            await node.replica.applications.upload_together(groups())
+
+        try:
+            await self.ask(serve)
+        except AGAIN:
+            await self.back_off()
+            return
+        self.trace.count("uploads together")
 
     async def _chunks(self, content: bytes) -> AsyncIterator[bytes]:
         chunk_bytes = self.cluster.settings.limits.chunk_bytes

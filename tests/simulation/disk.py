@@ -154,8 +154,8 @@ class Disks(files.Disk):
     def write(self, file: Any, data: memoryview) -> int:
         return int(self._of(file.name).write(file, data))
 
-    def fill(self, descriptor: int, size: int) -> None:
-        self._of(os.readlink(f"/proc/self/fd/{descriptor}")).fill(descriptor, size)
+    def fill(self, descriptor: int, start: int, end: int) -> None:
+        self._of(os.readlink(f"/proc/self/fd/{descriptor}")).fill(descriptor, start, end)
 
     def write_durably(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
         disk = self._of(os.readlink(f"/proc/self/fd/{descriptor}"))

@@ -104,6 +104,24 @@ class SimulatedPeers:
         await self._call(member, serve)
         self._node.trace.count("payloads pushed")
 
+    async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
+        async def contents() -> AsyncIterator[list[tuple[bytes, bytes]]]:
+            for start in range(0, len(blobs), BATCH):
+                await self._transfer(member)
+                some = blobs[start : start + BATCH]
+                try:
+                    yield [(digest, file.read_bytes()) for digest, file, _ in some]
+                except FileNotFoundError as error:
+                    raise PeerFailed(f"{error.filename} is not here any more") from error
+
+        async def serve(target: "Node") -> None:
+            replica = _replica(target)
+            replica.peer_requests.check_peer(self._cluster, 0)
+            await replica.peer_requests.take_payloads(contents())
+
+        await self._call(member, serve)
+        self._node.trace.count("payloads pushed together", len(blobs))
+
     async def fetch_payload(
         self, member: int, digest: Digest, offset: int = 0
     ) -> tuple[int, AsyncIterator[bytes]]:

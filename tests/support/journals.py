@@ -82,3 +82,11 @@ def format_of(folder: Path) -> int:
         return row.format_version
     finally:
         environment.close()
+
+
+def format_of_open(subject: Subject) -> int:
+    log = lmdb(subject)
+    with log.environment.begin() as txn:
+        row = log.tables.get_meta(txn, IDENTITY, rows.IdentityRow)
+    assert row is not None
+    return row.format_version

@@ -113,6 +113,13 @@ class Recorder(files.Disk):
         self._note("write", path, data=bytes(data[:count]))
         return count
 
+    def fill(self, descriptor: int, start: int, end: int) -> None:
+        path = self._of_descriptor(descriptor)
+        self._see(path)
+        self.before()
+        super().fill(descriptor, start, end)
+        self._note("overwrite", path, data=bytes(end - start), offset=start)
+
     def write_durably(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
         """A write that a power failure may tear, and a sync: nothing tells how far it is before it
         returns."""

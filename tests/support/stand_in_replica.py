@@ -208,6 +208,18 @@ class StandInReplica(log_store_pb2_grpc.LogStoreServicer):
         return api.UploadPayloadResponse(holders=[MEMBER])
 
     @unary
+    async def UploadPayloads(
+        self, request: AsyncIterator[api.UploadPayloadsRequest], context: Any
+    ) -> Any:
+        self._count("UploadPayloads")
+        async for item in request:
+            for payload in item.payloads:
+                if _digest(payload.content) != payload.digest:
+                    raise PayloadMismatch("the content's digest differs")
+                self.uploads[payload.digest] = payload.content
+        return api.UploadPayloadsResponse()
+
+    @unary
     async def ListConsumers(self, request: api.ListConsumersRequest, context: Any) -> Any:
         found = [api.Consumer(name=name, lsn=lsn) for name, lsn in self.consumers.items()]
         return api.ListConsumersResponse(consumers=found)

@@ -414,6 +414,16 @@ class UploadPayloadRequest(_message.Message):
     chunk: bytes
     def __init__(self, payload: _Optional[_Union[_types_pb2.Payload, _Mapping]] = ..., chunk: _Optional[bytes] = ...) -> None: ...
 
+class UploadPayloadsRequest(_message.Message):
+    __slots__ = ("payloads",)
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    payloads: _containers.RepeatedCompositeFieldContainer[_types_pb2.PayloadContent]
+    def __init__(self, payloads: _Optional[_Iterable[_Union[_types_pb2.PayloadContent, _Mapping]]] = ...) -> None: ...
+
+class UploadPayloadsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class UploadPayloadResponse(_message.Message):
     __slots__ = ("holders",)
     HOLDERS_FIELD_NUMBER: _ClassVar[int]

@@ -116,6 +116,11 @@ class LogStoreStub:
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadResponse.FromString,
                 _registered_method=True)
+        self.UploadPayloads = channel.stream_unary(
+                '/logstore.v1.LogStore/UploadPayloads',
+                request_serializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadsRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadsResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/logstore.v1.LogStore/GetStatus',
                 request_serializer=partition__proto_dot_v1_dot_log__store__pb2.GetStatusRequest.SerializeToString,
@@ -319,6 +324,17 @@ class LogStoreServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UploadPayloads(self, request_iterator, context):
+        """Uploads several complete payloads to the leader, which sends them to the other members: up to 256
+        of more than 64 KiB and at most 1 MiB each. Returns when all are durable and pinned on a quorum of
+        voters. They are synced together, so that many files take less time. At the leader only. An
+        interrupted upload leaves nothing behind. A replica without it answers UNIMPLEMENTED: use
+        UploadPayload.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetStatus(self, request, context):
         """Returns the status of this replica. Every replica answers, also one without a group.
         """
@@ -423,6 +439,11 @@ def add_LogStoreServicer_to_server(servicer, server):
                     servicer.UploadPayload,
                     request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadResponse.SerializeToString,
+            ),
+            'UploadPayloads': grpc.stream_unary_rpc_method_handler(
+                    servicer.UploadPayloads,
+                    request_deserializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadsRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadsResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -796,6 +817,33 @@ class LogStore:
             '/logstore.v1.LogStore/UploadPayload',
             partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadRequest.SerializeToString,
             partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UploadPayloads(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/logstore.v1.LogStore/UploadPayloads',
+            partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadsRequest.SerializeToString,
+            partition__proto_dot_v1_dot_log__store__pb2.UploadPayloadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

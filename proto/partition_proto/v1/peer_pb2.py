@@ -22,9 +22,10 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from partition_proto.v1 import types_pb2 as partition__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpartition_proto/v1/peer.proto\x12\x0blogstore.v1\"\x91\x01\n\x05Hello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x14\n\x0cto_member_id\x18\x06 \x01(\x04\x12\x11\n\traft_port\x18\x07 \x01(\r\".\n\x0bRaftRefusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"@\n\tRaftBatch\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.logstore.v1.Hello\x12\x10\n\x08messages\x18\x02 \x03(\x0c\".\n\tRaftReply\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.logstore.v1.Hello\"\x85\x01\n\x0eTransferHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\x04\x12\x10\n\x08receiver\x18\x03 \x01(\x04\x12\x0f\n\x07message\x18\x04 \x01(\x0c\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x0e\n\x06offset\x18\x07 \x01(\x04\" \n\x0eTransferOffset\x12\x0e\n\x06offset\x18\x01 \x01(\x04\"z\n\x10TransferManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x13\n\x0bsnapshot_id\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\"T\n\x16InstallSnapshotRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.logstore.v1.TransferHeader\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"3\n\x17InstallSnapshotResponse\x12\x18\n\x10payloads_fetched\x18\x01 \x01(\x04\"I\n\x13\x46\x65tchPayloadRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\";\n\x14\x46\x65tchPayloadsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x03(\x0c\" \n\x0cPayloadBatch\x12\x10\n\x08\x63ontents\x18\x01 \x03(\x0c\"N\n\x0cPayloadChunk\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"&\n\x13PushPayloadResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\x32\xdf\x03\n\x04Peer\x12:\n\x04Raft\x12\x16.logstore.v1.RaftBatch\x1a\x16.logstore.v1.RaftReply(\x01\x30\x01\x12^\n\x0fInstallSnapshot\x12#.logstore.v1.InstallSnapshotRequest\x1a$.logstore.v1.InstallSnapshotResponse(\x01\x12M\n\x11GetSnapshotOffset\x12\x1b.logstore.v1.TransferHeader\x1a\x1b.logstore.v1.TransferOffset\x12M\n\x0c\x46\x65tchPayload\x12 .logstore.v1.FetchPayloadRequest\x1a\x19.logstore.v1.PayloadChunk0\x01\x12O\n\rFetchPayloads\x12!.logstore.v1.FetchPayloadsRequest\x1a\x19.logstore.v1.PayloadBatch0\x01\x12L\n\x0bPushPayload\x12\x19.logstore.v1.PayloadChunk\x1a .logstore.v1.PushPayloadResponse(\x01\x42\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpartition_proto/v1/peer.proto\x12\x0blogstore.v1\x1a\x1epartition_proto/v1/types.proto\"\x91\x01\n\x05Hello\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x13\n\x0bincarnation\x18\x03 \x01(\x04\x12\x12\n\nlast_index\x18\x04 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x05 \x01(\t\x12\x14\n\x0cto_member_id\x18\x06 \x01(\x04\x12\x11\n\traft_port\x18\x07 \x01(\r\".\n\x0bRaftRefusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"@\n\tRaftBatch\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.logstore.v1.Hello\x12\x10\n\x08messages\x18\x02 \x03(\x0c\".\n\tRaftReply\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x12.logstore.v1.Hello\"\x85\x01\n\x0eTransferHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06sender\x18\x02 \x01(\x04\x12\x10\n\x08receiver\x18\x03 \x01(\x04\x12\x0f\n\x07message\x18\x04 \x01(\x0c\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\x12\x0e\n\x06offset\x18\x07 \x01(\x04\" \n\x0eTransferOffset\x12\x0e\n\x06offset\x18\x01 \x01(\x04\"z\n\x10TransferManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x13\n\x0bsnapshot_id\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x06 \x01(\x0c\"T\n\x16InstallSnapshotRequest\x12+\n\x06header\x18\x01 \x01(\x0b\x32\x1b.logstore.v1.TransferHeader\x12\r\n\x05\x63hunk\x18\x02 \x01(\x0c\"3\n\x17InstallSnapshotResponse\x12\x18\n\x10payloads_fetched\x18\x01 \x01(\x04\"I\n\x13\x46\x65tchPayloadRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\";\n\x14\x46\x65tchPayloadsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x03(\x0c\" \n\x0cPayloadBatch\x12\x10\n\x08\x63ontents\x18\x01 \x03(\x0c\"N\n\x0cPayloadChunk\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"X\n\x13PushPayloadsRequest\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12-\n\x08payloads\x18\x02 \x03(\x0b\x32\x1b.logstore.v1.PayloadContent\"\x16\n\x14PushPayloadsResponse\"&\n\x13PushPayloadResponse\x12\x0f\n\x07\x65xisted\x18\x01 \x01(\x08\x32\xb6\x04\n\x04Peer\x12:\n\x04Raft\x12\x16.logstore.v1.RaftBatch\x1a\x16.logstore.v1.RaftReply(\x01\x30\x01\x12^\n\x0fInstallSnapshot\x12#.logstore.v1.InstallSnapshotRequest\x1a$.logstore.v1.InstallSnapshotResponse(\x01\x12M\n\x11GetSnapshotOffset\x12\x1b.logstore.v1.TransferHeader\x1a\x1b.logstore.v1.TransferOffset\x12M\n\x0c\x46\x65tchPayload\x12 .logstore.v1.FetchPayloadRequest\x1a\x19.logstore.v1.PayloadChunk0\x01\x12O\n\rFetchPayloads\x12!.logstore.v1.FetchPayloadsRequest\x1a\x19.logstore.v1.PayloadBatch0\x01\x12L\n\x0bPushPayload\x12\x19.logstore.v1.PayloadChunk\x1a .logstore.v1.PushPayloadResponse(\x01\x12U\n\x0cPushPayloads\x12 .logstore.v1.PushPayloadsRequest\x1a!.logstore.v1.PushPayloadsResponse(\x01\x42\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,34 +33,38 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'partition_proto.v1.peer_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z logstore.dev/proto/v1;logstorev1'
-  _globals['_HELLO']._serialized_start=47
-  _globals['_HELLO']._serialized_end=192
-  _globals['_RAFTREFUSAL']._serialized_start=194
-  _globals['_RAFTREFUSAL']._serialized_end=240
-  _globals['_RAFTBATCH']._serialized_start=242
-  _globals['_RAFTBATCH']._serialized_end=306
-  _globals['_RAFTREPLY']._serialized_start=308
-  _globals['_RAFTREPLY']._serialized_end=354
-  _globals['_TRANSFERHEADER']._serialized_start=357
-  _globals['_TRANSFERHEADER']._serialized_end=490
-  _globals['_TRANSFEROFFSET']._serialized_start=492
-  _globals['_TRANSFEROFFSET']._serialized_end=524
-  _globals['_TRANSFERMANIFEST']._serialized_start=526
-  _globals['_TRANSFERMANIFEST']._serialized_end=648
-  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_start=650
-  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_end=734
-  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_start=736
-  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_end=787
-  _globals['_FETCHPAYLOADREQUEST']._serialized_start=789
-  _globals['_FETCHPAYLOADREQUEST']._serialized_end=862
-  _globals['_FETCHPAYLOADSREQUEST']._serialized_start=864
-  _globals['_FETCHPAYLOADSREQUEST']._serialized_end=923
-  _globals['_PAYLOADBATCH']._serialized_start=925
-  _globals['_PAYLOADBATCH']._serialized_end=957
-  _globals['_PAYLOADCHUNK']._serialized_start=959
-  _globals['_PAYLOADCHUNK']._serialized_end=1037
-  _globals['_PUSHPAYLOADRESPONSE']._serialized_start=1039
-  _globals['_PUSHPAYLOADRESPONSE']._serialized_end=1077
-  _globals['_PEER']._serialized_start=1080
-  _globals['_PEER']._serialized_end=1559
+  _globals['_HELLO']._serialized_start=79
+  _globals['_HELLO']._serialized_end=224
+  _globals['_RAFTREFUSAL']._serialized_start=226
+  _globals['_RAFTREFUSAL']._serialized_end=272
+  _globals['_RAFTBATCH']._serialized_start=274
+  _globals['_RAFTBATCH']._serialized_end=338
+  _globals['_RAFTREPLY']._serialized_start=340
+  _globals['_RAFTREPLY']._serialized_end=386
+  _globals['_TRANSFERHEADER']._serialized_start=389
+  _globals['_TRANSFERHEADER']._serialized_end=522
+  _globals['_TRANSFEROFFSET']._serialized_start=524
+  _globals['_TRANSFEROFFSET']._serialized_end=556
+  _globals['_TRANSFERMANIFEST']._serialized_start=558
+  _globals['_TRANSFERMANIFEST']._serialized_end=680
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_start=682
+  _globals['_INSTALLSNAPSHOTREQUEST']._serialized_end=766
+  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_start=768
+  _globals['_INSTALLSNAPSHOTRESPONSE']._serialized_end=819
+  _globals['_FETCHPAYLOADREQUEST']._serialized_start=821
+  _globals['_FETCHPAYLOADREQUEST']._serialized_end=894
+  _globals['_FETCHPAYLOADSREQUEST']._serialized_start=896
+  _globals['_FETCHPAYLOADSREQUEST']._serialized_end=955
+  _globals['_PAYLOADBATCH']._serialized_start=957
+  _globals['_PAYLOADBATCH']._serialized_end=989
+  _globals['_PAYLOADCHUNK']._serialized_start=991
+  _globals['_PAYLOADCHUNK']._serialized_end=1069
+  _globals['_PUSHPAYLOADSREQUEST']._serialized_start=1071
+  _globals['_PUSHPAYLOADSREQUEST']._serialized_end=1159
+  _globals['_PUSHPAYLOADSRESPONSE']._serialized_start=1161
+  _globals['_PUSHPAYLOADSRESPONSE']._serialized_end=1183
+  _globals['_PUSHPAYLOADRESPONSE']._serialized_start=1185
+  _globals['_PUSHPAYLOADRESPONSE']._serialized_end=1223
+  _globals['_PEER']._serialized_start=1226
+  _globals['_PEER']._serialized_end=1792
 # @@protoc_insertion_point(module_scope)

@@ -1,3 +1,4 @@
+from partition_proto.v1 import types_pb2 as _types_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -135,6 +136,18 @@ class PayloadChunk(_message.Message):
     size: int
     data: bytes
     def __init__(self, cluster_id: _Optional[str] = ..., digest: _Optional[bytes] = ..., size: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class PushPayloadsRequest(_message.Message):
+    __slots__ = ("cluster_id", "payloads")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    payloads: _containers.RepeatedCompositeFieldContainer[_types_pb2.PayloadContent]
+    def __init__(self, cluster_id: _Optional[str] = ..., payloads: _Optional[_Iterable[_Union[_types_pb2.PayloadContent, _Mapping]]] = ...) -> None: ...
+
+class PushPayloadsResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class PushPayloadResponse(_message.Message):
     __slots__ = ("existed",)

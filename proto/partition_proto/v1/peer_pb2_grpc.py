@@ -64,6 +64,11 @@ class PeerStub:
                 request_serializer=partition__proto_dot_v1_dot_peer__pb2.PayloadChunk.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_peer__pb2.PushPayloadResponse.FromString,
                 _registered_method=True)
+        self.PushPayloads = channel.stream_unary(
+                '/logstore.v1.Peer/PushPayloads',
+                request_serializer=partition__proto_dot_v1_dot_peer__pb2.PushPayloadsRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_peer__pb2.PushPayloadsResponse.FromString,
+                _registered_method=True)
 
 
 class PeerServicer:
@@ -131,6 +136,14 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PushPayloads(self, request_iterator, context):
+        """The leader pushes up to 256 complete payloads of at most 1 MiB each to this member. Returns when
+        all are durable and pinned. A member without it answers UNIMPLEMENTED: PushPayload is used.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -163,6 +176,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.PushPayload,
                     request_deserializer=partition__proto_dot_v1_dot_peer__pb2.PayloadChunk.FromString,
                     response_serializer=partition__proto_dot_v1_dot_peer__pb2.PushPayloadResponse.SerializeToString,
+            ),
+            'PushPayloads': grpc.stream_unary_rpc_method_handler(
+                    servicer.PushPayloads,
+                    request_deserializer=partition__proto_dot_v1_dot_peer__pb2.PushPayloadsRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_peer__pb2.PushPayloadsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -327,6 +345,33 @@ class Peer:
             '/logstore.v1.Peer/PushPayload',
             partition__proto_dot_v1_dot_peer__pb2.PayloadChunk.SerializeToString,
             partition__proto_dot_v1_dot_peer__pb2.PushPayloadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PushPayloads(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/logstore.v1.Peer/PushPayloads',
+            partition__proto_dot_v1_dot_peer__pb2.PushPayloadsRequest.SerializeToString,
+            partition__proto_dot_v1_dot_peer__pb2.PushPayloadsResponse.FromString,
             options,
             channel_credentials,
             insecure,

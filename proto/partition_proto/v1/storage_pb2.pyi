@@ -83,10 +83,12 @@ class LeaseRow(_message.Message):
     def __init__(self, transitions: _Optional[int] = ..., holder: _Optional[str] = ...) -> None: ...
 
 class JournalRow(_message.Message):
-    __slots__ = ("epoch",)
+    __slots__ = ("epoch", "file_bytes")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FILE_BYTES_FIELD_NUMBER: _ClassVar[int]
     epoch: bytes
-    def __init__(self, epoch: _Optional[bytes] = ...) -> None: ...
+    file_bytes: int
+    def __init__(self, epoch: _Optional[bytes] = ..., file_bytes: _Optional[int] = ...) -> None: ...
 
 class JournalRecord(_message.Message):
     __slots__ = ("first", "entries", "hard_state")

@@ -71,6 +71,14 @@ REASON_SEQUENCE_ACKNOWLEDGED: Reason
 REASON_SEQUENCE_REUSED: Reason
 REASON_SESSIONS_FULL: Reason
 
+class PayloadContent(_message.Message):
+    __slots__ = ("digest", "content")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    content: bytes
+    def __init__(self, digest: _Optional[bytes] = ..., content: _Optional[bytes] = ...) -> None: ...
+
 class Payload(_message.Message):
     __slots__ = ("digest", "size", "mode", "data")
     DIGEST_FIELD_NUMBER: _ClassVar[int]

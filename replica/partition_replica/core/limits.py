@@ -105,6 +105,10 @@ def disk_reserve(wanted_bytes: int, total_bytes: int, *, own_work: bool = False)
     return reserved // 2 if own_work else reserved
 
 
+LOG_JOURNAL_BYTES_MAX = 64 * 1024**2
+"""The maximum of `log_journal_bytes`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one process. Words such as OVERLOADED are the error that a caller gets above a
@@ -353,6 +357,16 @@ class Limits:
     range_items_max: int = 1000
     """Keys per answer of ListKeys. The answer contains the start of the next call."""
 
+    def __post_init__(self) -> None:
+        if self.log_journal_bytes > LOG_JOURNAL_BYTES_MAX:
+            raise ValueError(
+                f"log_journal_bytes is {self.log_journal_bytes}; allowed are at most "
+                f"{LOG_JOURNAL_BYTES_MAX}: a start reads all of it"
+            )
+
+
+MAY_BE_ZERO = frozenset({"apply_delay_s", "log_journal_bytes"})
+"""Limits for which `--limit` accepts 0."""
 
 DEPRECATED_NAMES = {
     "mirror_bytes_max": "entry_cache_bytes_max",

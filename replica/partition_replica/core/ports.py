@@ -447,6 +447,12 @@ class PeerTransport(Protocol):
         """Sends a payload; returns once the member has stored it durably. Raises PeerFailed."""
         ...
 
+    async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
+        """Sends payloads (digest, file, size): at most PAYLOADS_A_CALL_MAX, each of at most
+        PAYLOAD_BATCHED_BYTES_MAX. Returns once the member has stored all of them durably. Raises
+        PeerFailed."""
+        ...
+
     async def fetch_payload(
         self, member: int, digest: Digest, offset: int = 0
     ) -> tuple[int, AsyncIterator[bytes]]:

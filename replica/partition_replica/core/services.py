@@ -185,6 +185,11 @@ class ApplicationService(Protocol):
         quorum."""
         ...
 
+    async def upload_together(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+        """Stores payloads, (digest, content), at the leader. Returns once a quorum has all of
+        them."""
+        ...
+
     def status(self) -> ReplicaStatus: ...
 
     @property
@@ -215,6 +220,7 @@ class PeerRequestService(Protocol):
     async def take_payload(
         self, digest: bytes, size: int, chunks: AsyncIterator[bytes]
     ) -> bool: ...
+    async def take_payloads(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None: ...
     def payload_file(self, digest: bytes) -> tuple[Path, int]: ...
     async def receive_state(
         self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]

@@ -223,7 +223,7 @@ class Member:
         if role == "leader":
             # It serves once an entry of its term is applied: the engine has appended one.
             self.applier.hurry(self.loop.last_proposed)
-        self.payloads.forget_holders()
+        self.payloads.dissemination.forget_holders()
         self._update_serving()
         self._leader_changed.set()
         self._leader_changed = asyncio.Event()
@@ -351,7 +351,7 @@ class Member:
             self.payloads.expire()
             expired = self._volume.blobs.expired_pins()
             if expired:
-                self.payloads.forget(expired)
+                self.payloads.dissemination.forget(expired)
                 await self._collection.collect(expired)
             await self._collection.collect(self._volume.blobs.take_deferred())
             self._tasks = [task for task in self._tasks if not task.done()]

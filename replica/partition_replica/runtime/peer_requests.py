@@ -1,7 +1,7 @@
 """Handles requests of the other members: Raft messages, payloads, state transfers."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from partition_proto.v1 import peer_pb2 as peer
@@ -107,6 +107,9 @@ class PeerRequests:
     async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
         check_digest(digest, "the payload")
         return await self._current.running().payloads.receive(Digest(digest), size, chunks)
+
+    async def take_payloads(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+        await self._current.running().payloads.receive_together(groups)
 
     def payload_file(self, digest: bytes) -> tuple[Path, int]:
         check_digest(digest, "the payload")

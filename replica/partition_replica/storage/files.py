@@ -32,11 +32,11 @@ class Disk:
         """Writes a part of the data; returns the number of bytes written."""
         return file.write(data) or 0
 
-    def fill(self, descriptor: int, size: int) -> None:
-        """Fills a new file with zeros. Space that is only reserved would be slower: the first write
-        to each part of it changes the file system's metadata, too."""
-        for offset in range(0, size, FILL_BYTES):
-            os.pwrite(descriptor, bytes(min(FILL_BYTES, size - offset)), offset)
+    def fill(self, descriptor: int, start: int, end: int) -> None:
+        """Writes zeros to [start, end) of a file. Space that is only reserved would be slower: the
+        first write to each part of it changes the file system's metadata, too."""
+        while start < end:
+            start += os.pwrite(descriptor, bytes(min(FILL_BYTES, end - start)), start)
 
     def write_durably(self, descriptor: int, parts: Sequence[bytes], offset: int) -> int:
         """Writes a part of the data to a file that was opened with O_DSYNC: what is written is
@@ -109,10 +109,10 @@ def write_file(file: io.FileIO, data: bytes | memoryview, what: str) -> None:
             view = view[disk.write(file, view) :]
 
 
-def fill_file(descriptor: int, size: int, what: str) -> None:
-    """Fills a new file with `size` zeros; not durable until `sync_file`."""
+def fill_file(descriptor: int, start: int, end: int, what: str) -> None:
+    """Writes zeros to [start, end) of a file; not durable until `sync_file`."""
     with fatal_on_failure(f"writing {what}"):
-        disk.fill(descriptor, size)
+        disk.fill(descriptor, start, end)
 
 
 def write_durably(descriptor: int, parts: Sequence[bytes], offset: int, what: str) -> None:

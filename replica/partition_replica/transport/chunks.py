@@ -9,7 +9,9 @@ from typing import Any
 from partition_replica.core.limits import (
     PAYLOAD_BATCH_BYTES_MAX,
     PAYLOAD_BATCHED_BYTES_MAX,
+    PAYLOADS_A_CALL_MAX,
 )
+from partition_replica.core.validation import check_digest
 from partition_replica.errors import InvalidArgument, NotFound, Overloaded
 
 CHUNK_BYTES_MAX = 1024 * 1024
@@ -106,6 +108,35 @@ async def payload_chunks(
         yield _bounded(first)
     async for request in requests:
         yield _bounded(getattr(request, field))
+
+
+async def payload_groups(
+    requests: AsyncIterator[Any],
+) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+    """Yields the payloads of each message as (digest, content). Raises InvalidArgument if they
+    exceed a limit of PAYLOADS_A_CALL_MAX, PAYLOAD_BATCH_BYTES_MAX and PAYLOAD_BATCHED_BYTES_MAX."""
+    count = 0
+    async for request in requests:
+        count += len(request.payloads)
+        if count > PAYLOADS_A_CALL_MAX:
+            raise InvalidArgument(
+                f"the call has more than {PAYLOADS_A_CALL_MAX} payloads: send the others in "
+                "another call"
+            )
+        sizes = [len(payload.content) for payload in request.payloads]
+        if max(sizes, default=0) > PAYLOAD_BATCHED_BYTES_MAX:
+            raise InvalidArgument(
+                f"a payload has {max(sizes)} bytes; at most {PAYLOAD_BATCHED_BYTES_MAX} are "
+                "allowed in a call with several: send it alone"
+            )
+        if sum(sizes) > PAYLOAD_BATCH_BYTES_MAX:
+            raise InvalidArgument(
+                f"a message has {sum(sizes)} bytes of content; at most {PAYLOAD_BATCH_BYTES_MAX} "
+                "are allowed"
+            )
+        for payload in request.payloads:
+            check_digest(payload.digest, "the payload")
+        yield [(payload.digest, payload.content) for payload in request.payloads]
 
 
 def _bounded(chunk: bytes) -> bytes:

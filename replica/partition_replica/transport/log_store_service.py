@@ -23,7 +23,7 @@ from partition_replica.core.validation import check_key
 from partition_replica.errors import InvalidArgument, Overloaded, ReplicaError
 from partition_replica.ids import LSN
 from partition_replica.transport.append_frames import FrameStream
-from partition_replica.transport.chunks import in_time, payload_chunks
+from partition_replica.transport.chunks import in_time, payload_chunks, payload_groups
 from partition_replica.transport.failures import Failures, abort, detail, stream, unary
 from partition_replica.transport.get_frames import GetFrames
 from partition_replica.transport.state_reading import (
@@ -289,6 +289,15 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
                 payload_chunks(first.chunk, messages, "chunk"),
             )
             return api.UploadPayloadResponse(holders=holders)
+
+    @unary
+    async def UploadPayloads(
+        self, request: AsyncIterator[api.UploadPayloadsRequest], context: Any
+    ) -> Any:
+        with self._streams.open("UploadPayloads"):
+            messages = in_time(request, self._limits.stream_stall_s)
+            await self._replica.upload_together(payload_groups(messages))
+            return api.UploadPayloadsResponse()
 
     @unary
     async def RegisterConsumer(self, request: api.RegisterConsumerRequest, context: Any) -> Any:

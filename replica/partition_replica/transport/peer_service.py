@@ -15,6 +15,7 @@ from partition_replica.transport.chunks import (
     file_chunks,
     in_time,
     payload_chunks,
+    payload_groups,
 )
 from partition_replica.transport.failures import Failures, stream, unary
 from partition_replica.transport.greetings import Greetings
@@ -132,6 +133,26 @@ class PeerService(peer_pb2_grpc.PeerServicer):
                 first.digest, first.size, payload_chunks(first.data, messages, "data")
             )
             return api.PushPayloadResponse(existed=existed)
+
+    @unary
+    async def PushPayloads(
+        self, request: AsyncIterator[api.PushPayloadsRequest], context: Any
+    ) -> Any:
+        with self._streams.open("PushPayloads"):
+            messages = in_time(request, self._limits.stream_stall_s)
+            await self._replica.take_payloads(payload_groups(self._of_the_group(messages)))
+            return api.PushPayloadsResponse()
+
+    async def _of_the_group(
+        self, requests: AsyncIterator[api.PushPayloadsRequest]
+    ) -> AsyncIterator[api.PushPayloadsRequest]:
+        """Yields the same messages. Raises WrongCluster, NotBootstrapped for the first one."""
+        checked = False
+        async for request in requests:
+            if not checked:
+                self._replica.check_peer(request.cluster_id, 0)
+                checked = True
+            yield request
 
 
 def _check_header(header: api.TransferHeader) -> None:

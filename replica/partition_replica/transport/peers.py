@@ -14,6 +14,7 @@ import grpc
 from partition_proto.connection.renewed import Heard
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
+from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import TlsFiles
 from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX, Limits
@@ -21,7 +22,7 @@ from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import NotFound, PayloadMismatch
 from partition_replica.ids import Digest
 from partition_replica.transport.channels import peer_credentials
-from partition_replica.transport.chunks import file_chunks
+from partition_replica.transport.chunks import file_batches, file_chunks
 from partition_replica.transport.raft_link import LinkHooks, RaftLink, Security
 from partition_replica.transport.raft_traffic import NotCounted, RaftTraffic
 
@@ -101,6 +102,23 @@ class Peers:
 
         with source.blamed(), _failures(member):
             await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
+
+    async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
+        source = _Sources(blobs)
+
+        async def requests() -> AsyncIterator[api.PushPayloadsRequest]:
+            cluster = self._make_hello().cluster_id
+            async for payloads in source.messages():
+                yield api.PushPayloadsRequest(cluster_id=cluster, payloads=payloads)
+
+        try:
+            with source.blamed(), _failures(member):
+                await self._connected(member).stub.PushPayloads(requests(), timeout=PUSH_TIMEOUT_S)
+        except PeerFailed as failed:
+            if not _unimplemented(failed):
+                raise
+            for digest, file, size in blobs:
+                await self.push_payload(member, digest, file, size)
 
     async def fetch_payload(
         self, member: int, digest: Digest, offset: int = 0
@@ -273,6 +291,42 @@ class _Source:
             if not self._fault:
                 raise
             raise PeerFailed(f"{self._file} can't be sent: {self._fault}", refused=True) from failed
+
+
+class _Sources:
+    """Local files of small payloads that are sent together. Errors as in `_Source`."""
+
+    def __init__(self, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
+        self._files = {bytes(digest): (file, size) for digest, file, size in blobs}
+        self._fault: Exception | None = None
+
+    async def messages(self) -> AsyncIterator[list[types.PayloadContent]]:
+        digests = list(self._files)
+        done = 0
+        try:
+            async for contents in file_batches(self._files.__getitem__, digests):
+                some = digests[done : done + len(contents)]
+                done += len(contents)
+                yield [
+                    types.PayloadContent(digest=digest, content=content)
+                    for digest, content in zip(some, contents, strict=True)
+                ]
+        except (NotFound, OSError) as error:
+            self._fault = error
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """Raises the error of a file instead of the call's, and also if the member took what it
+        got before it."""
+        failed: PeerFailed | None = None
+        try:
+            yield
+        except PeerFailed as error:
+            failed = error
+        if self._fault is not None:
+            raise PeerFailed(f"payloads can't be sent: {self._fault}", refused=True) from failed
+        if failed is not None:
+            raise failed
 
 
 def _unimplemented(failed: PeerFailed) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -55,6 +56,7 @@ class LogWriter:
         self._persisted = persisted
         self._failed = failed
         self._queue: queue.SimpleQueue[_Write | _Call | None] = queue.SimpleQueue()
+        self._committed_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
@@ -88,17 +90,19 @@ class LogWriter:
             self._loop.call_soon_threadsafe(self._failed, error)
 
     def _next(self) -> "_Write | _Call | None":
-        """Waits for the next item. A log that gets nothing new for a while makes a checkpoint."""
-        if self._log.journaled_count:
+        """Waits for the next item. A log that gets no batch for a while makes a checkpoint."""
+        while self._log.journaled_count:
+            left = self._committed_at + CHECKPOINT_AFTER_S - time.monotonic()
             try:
-                return self._queue.get(timeout=CHECKPOINT_AFTER_S)
+                return self._queue.get(timeout=max(0.0, left))
             except queue.Empty:
-                self._checkpoint()
+                with self._metrics.log_checkpoints.time():
+                    self._log.checkpoint()
+                self._count_journaled()
         return self._queue.get()
 
-    def _checkpoint(self) -> None:
-        with self._metrics.log_checkpoints.time():
-            self._log.checkpoint()
+    def _count_journaled(self) -> None:
+        self._metrics.log_journaled.set(self._log.journaled_count)
 
     def _step(self) -> bool:
         item = self._next()
@@ -108,6 +112,7 @@ class LogWriter:
             return False
         if isinstance(item, _Call):
             self._call(item)
+            self._count_journaled()  # a transaction took it over
         return True
 
     def _call(self, item: _Call) -> None:
@@ -139,7 +144,8 @@ class LogWriter:
         with self._metrics.log_commits.time():
             released = self._log.commit(batch)
         self._metrics.log_entries.inc(len(batch.entries))
-        self._metrics.log_journaled.set(self._log.journaled_count)
+        self._committed_at = time.monotonic()
+        self._count_journaled()
         self._loop.call_soon_threadsafe(self._persisted, number, released)
         return following
 

@@ -1,7 +1,7 @@
 """Appends, sessions and uploads at a leader: checks requests and proposes entries."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from partition_proto.v1 import types_pb2 as types
 
@@ -123,7 +123,12 @@ class Appends:
         name = Digest(digest)
         await member.payloads.receive(name, size, chunks)
         await member.payloads.ensure_quorum([name])
-        return member.payloads.holders(name)
+        return member.payloads.dissemination.holders(name)
+
+    async def upload_together(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+        member = self._current.leading()
+        digests = await member.payloads.receive_together(_large(groups))
+        await member.payloads.ensure_quorum(digests)
 
     def _check_sizes(self, proposal: types.Proposal) -> None:
         for number, payload in enumerate(proposal.payloads, 1):
@@ -138,6 +143,20 @@ class Appends:
                 raise InvalidArgument(
                     f"payload {number}: size is {payload.size}, but its content has {size} bytes"
                 )
+
+
+async def _large(
+    groups: AsyncIterator[Sequence[tuple[bytes, bytes]]],
+) -> AsyncIterator[Sequence[tuple[bytes, bytes]]]:
+    """Yields the same. Raises InvalidArgument for a payload that belongs into its append."""
+    async for contents in groups:
+        for _, content in contents:
+            if len(content) <= PAYLOAD_INLINE_BYTES_MAX:
+                raise InvalidArgument(
+                    f"a payload of {len(content)} bytes can't be uploaded: more than "
+                    f"{PAYLOAD_INLINE_BYTES_MAX} bytes are needed. Send it in the append itself"
+                )
+        yield contents
 
 
 def large_payloads(proposal: types.Proposal) -> list[Digest]:

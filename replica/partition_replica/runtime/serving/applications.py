@@ -67,6 +67,9 @@ class Applications:
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         return await self._appends.upload(digest, size, chunks)
 
+    async def upload_together(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+        await self._appends.upload_together(groups)
+
     async def read_point(self, *, linearizable: bool, at_follower: bool = False) -> StateReader:
         return await self._reads.point(linearizable=linearizable, at_follower=at_follower)
 

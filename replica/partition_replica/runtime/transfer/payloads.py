@@ -13,7 +13,10 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 
-from partition_replica.core.limits import Limits
+from partition_replica.core.limits import (
+    PAYLOADS_A_CALL_MAX,
+    Limits,
+)
 from partition_replica.core.model import Configuration
 from partition_replica.core.payloads import blob_digests
 from partition_replica.core.ports import PeerFailed, PeerTransport
@@ -26,17 +29,16 @@ from partition_replica.errors import (
     Overloaded,
     PayloadMismatch,
     PayloadMissing,
-    PayloadQuorum,
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.dissemination import Dissemination
 from partition_replica.storage.blobs import BlobGroup, BlobStore, BlobWriter
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 
-PUSHES_A_MEMBER_MAX = 4
 FETCHES_MAX = 4
 
 
@@ -68,14 +70,12 @@ class Payloads:
         self._transport = transport
         self._limits = limits
         self._metrics = metrics
-        self._own_member = own_member
-        self._configuration = configuration
         self._disk_full = disk_full
         self._deliver = deliver
         self._failed = failed
-        self._holders: dict[Digest, set[int]] = {}
-        self._pushes: dict[tuple[Digest, int], asyncio.Task[bool]] = {}
-        self._push_slots: dict[int, asyncio.Semaphore] = {}
+        self.dissemination = Dissemination(
+            blobs, transport, metrics, own_member=own_member, configuration=configuration
+        )
         self._fetches: dict[Digest, asyncio.Task[None]] = {}
         self._broken: dict[Digest, _Broken] = {}
         self._fetch_slots = asyncio.Semaphore(FETCHES_MAX)
@@ -95,12 +95,7 @@ class Payloads:
         """
         if self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
             return True
-        if self._disk_full():
-            raise DiskFull("the volume is below its reserve: make room or grow the volume")
-        if self._uploads >= self._limits.uploads_max:
-            raise Overloaded(
-                f"{self._uploads} uploads are in progress, the maximum: retry with backoff"
-            )
+        self._check_room()
         self._uploads += 1
         try:
             self._blobs.pin(digest, self._limits.pin_time_to_live_s)
@@ -121,6 +116,55 @@ class Payloads:
             self._uploads -= 1
         return False
 
+    async def receive_together(
+        self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]
+    ) -> list[Digest]:
+        """Receives small, complete payloads, (digest, content), and pins them. Returns their
+        digests.
+
+        All are durable when this returns. Raises PayloadMismatch, Overloaded, DiskFull, and then
+        keeps nothing that was not here before.
+        """
+        self._check_room()
+        self._uploads += 1
+        try:
+            group = self._blobs.group()
+            digests: list[Digest] = []
+            try:
+                async for contents in groups:
+                    digests += await self._receive_some(group, contents)
+            except BaseException:
+                await run_to_end(group.abort)
+                raise
+            await run_to_end(group.finish)
+            reach("blob.adopted")
+        finally:
+            self._uploads -= 1
+        return digests
+
+    async def _receive_some(
+        self, group: BlobGroup, contents: Sequence[tuple[bytes, bytes]]
+    ) -> list[Digest]:
+        if self._disk_full():
+            raise DiskFull("the volume fell below its reserve: make room or grow the volume")
+        found = [(Digest(digest), content) for digest, content in contents]
+        for digest, _ in found:
+            self._blobs.pin(digest, self._limits.pin_time_to_live_s)
+        new = [one for one in found if not self._blobs.has(one[0])]
+        sizes = [(digest, len(content)) for digest, content in new]
+        await run_to_end(partial(_add, group, sizes, [content for _, content in new]))
+        self._metrics.payload_bytes.labels("in").inc(sum(size for _, size in sizes))
+        return [digest for digest, _ in found]
+
+    def _check_room(self) -> None:
+        """Raises DiskFull, Overloaded."""
+        if self._disk_full():
+            raise DiskFull("the volume is below its reserve: make room or grow the volume")
+        if self._uploads >= self._limits.uploads_max:
+            raise Overloaded(
+                f"{self._uploads} uploads are in progress, the maximum: retry with backoff"
+            )
+
     # --- the leader ---------------------------------------------------------------------------
 
     async def ensure_quorum(self, digests: list[Digest]) -> None:
@@ -137,66 +181,9 @@ class Payloads:
                 "retry the same sequence",
                 [bytes(d) for d in missing],
             )
-        for digest in digests:
-            await self._disseminate(digest)
-
-    def holders(self, digest: Digest) -> list[int]:
-        return sorted(self._holders.get(digest, set()) | {self._own_member})
-
-    def forget_holders(self) -> None:
-        """Called at a change of leader. Members are asked again when needed."""
-        self._holders.clear()
-
-    def forget(self, digests: list[Digest]) -> None:
-        for digest in digests:
-            self._holders.pop(digest, None)
-
-    async def _disseminate(self, digest: Digest) -> None:
-        configuration = self._configuration()
-        holders = self._holders.setdefault(digest, set())
-        if configuration.is_quorum(holders | {self._own_member}):
-            return
-        pushes = {
-            self._push(digest, member)
-            for member in configuration.members
-            if member != self._own_member and member not in holders
-        }
-        while pushes:
-            _, pushes = await asyncio.wait(pushes, return_when=asyncio.FIRST_COMPLETED)
-            if self._configuration().is_quorum(holders | {self._own_member}):
-                return
-        holding = ", ".join(f"{member:x}" for member in self.holders(digest))
-        raise PayloadQuorum(
-            f"payload {digest.hex()} is only on members {holding}, which is not a quorum, and the "
-            "others can't be reached: retry with backoff"
-        )
-
-    def _push(self, digest: Digest, member: int) -> "asyncio.Task[bool]":
-        """Starts a push, or returns the running one for the same digest and member."""
-        key = (digest, member)
-        task = self._pushes.get(key)
-        if task is None:
-            task = asyncio.create_task(self._push_once(digest, member))
-            self._pushes[key] = task
-            task.add_done_callback(lambda _: self._pushes.pop(key, None))
-        return task
-
-    async def _push_once(self, digest: Digest, member: int) -> bool:
-        slots = self._push_slots.setdefault(member, asyncio.Semaphore(PUSHES_A_MEMBER_MAX))
-        async with slots:
-            size = self._blobs.size(digest)
-            if size is None:
-                return False
-            try:
-                await self._transport.push_payload(member, digest, self._blobs.path(digest), size)
-            except PeerFailed as error:
-                logger.info(
-                    "payload %s was not pushed to member %x: %s", digest.hex(), member, error
-                )
-                return False
-        self._holders.setdefault(digest, set()).add(member)
-        self._metrics.payload_bytes.labels("out").inc(size)
-        return True
+        # Together, because each push is a call of its own, with syncs of its own.
+        for start in range(0, len(digests), PAYLOADS_A_CALL_MAX):
+            await self.dissemination.to_quorum(digests[start : start + PAYLOADS_A_CALL_MAX])
 
     # --- the follower -------------------------------------------------------------------------
 
@@ -442,10 +429,11 @@ class Payloads:
 
     async def close(self) -> None:
         fetches = [*self._fetches.values(), *self._grouped.values()]
-        tasks = {*self._pushes.values(), *fetches, *self._tasks}
+        tasks = {*fetches, *self._tasks}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.dissemination.close()
         for broken in self._broken.values():
             broken.writer.abort()
         self._broken.clear()

@@ -6,8 +6,8 @@ transaction of the log's tables takes over all entries of the journal and draws 
 ends the validity of all its records. After that, the file is written from its beginning again.
 
 A record is acknowledged when its write has returned, and the next one is written after that. So
-only the last record can be torn, and a power failure that tears it loses nothing. If a valid record
-follows an invalid one, the invalid one is damage.
+only the last record can be torn, and a power failure that tears it loses nothing. If another record
+of the epoch follows an invalid one, the invalid one is damage.
 """
 
 import os
@@ -20,11 +20,13 @@ from google.protobuf.message import DecodeError
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.limits import Limits
-from partition_replica.errors import Damaged
+from partition_replica.errors import Damaged, StorageFailed
 from partition_replica.storage.files import (
     create_file,
     fatal_on_failure,
     fill_file,
+    move_file,
+    remove_file,
     sync_directory,
     sync_file,
     write_durably,
@@ -47,9 +49,6 @@ checksum covers what follows it: the rest of the header, and the payload."""
 _CHECKED = struct.Struct(">16s Q I")
 _MAGIC = b"PLJ1"
 
-FILE_BYTES_READ_MAX = 256 * 1024**2
-"""A larger file is damaged: no setting allows a journal of this size."""
-
 
 @dataclass(frozen=True, slots=True)
 class JournalLimits:
@@ -70,19 +69,32 @@ class Journal:
     """The open journal of a log. Not thread-safe: the log's lock protects it."""
 
     def __init__(self, directory: Path, file_bytes: int) -> None:
-        """Opens the journal, or creates it with `file_bytes` zeros. Raises StorageFailed."""
+        """Opens the journal, with a file of at least `file_bytes`: a new file, and the missing part
+        of an existing one, are filled with zeros. Raises StorageFailed, and then leaves no new
+        file."""
         path = directory / NAME
         if not path.exists():
-            with create_file(path) as file:
-                fill_file(file.fileno(), file_bytes, NAME)
-                sync_file(file.fileno(), NAME)
-            sync_directory(directory)
+            _create(directory, file_bytes)
         with fatal_on_failure("opening the journal"):
             descriptor = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
-        self._file_bytes = file_bytes
+        try:
+            size = os.fstat(descriptor).st_size
+            if size < file_bytes:
+                fill_file(descriptor, size, file_bytes, NAME)
+                sync_file(descriptor, NAME)
+        except BaseException:
+            self._file.close()
+            raise
+        self.file_bytes = file_bytes
         self._epoch = b""
         self._number = self._offset = 0
+        self._failed = False
+
+    @property
+    def started(self) -> bool:
+        """Whether it has an epoch, so that records can be written."""
+        return bool(self._epoch)
 
     def restart(self, epoch: bytes) -> None:
         """Begins at the file's beginning. The epoch is durable already."""
@@ -90,81 +102,101 @@ class Journal:
 
     def fits(self, size: int) -> bool:
         """Whether there is room for a record with a payload of `size` bytes."""
-        return size <= RECORD_BYTES_MAX and self._offset + _padded(size) <= self._file_bytes
+        return size <= RECORD_BYTES_MAX and self._offset + _padded(size) <= self.file_bytes
 
     def append(self, record: bytes) -> None:
         """Writes a record for which there is room. It is durable when this returns. Raises
-        StorageFailed, after which the journal must not be used."""
+        StorageFailed, and from then on always: whether the record is there is unknown."""
+        if self._failed:
+            raise StorageFailed("an earlier write of the journal failed")
         checked = _CHECKED.pack(self._epoch, self._number, len(record))
         crc = zlib.crc32(record, zlib.crc32(checked))
         header = _HEADER.pack(_MAGIC, crc, self._epoch, self._number, len(record))
         padding = bytes(_padded(len(record)) - len(header) - len(record))
+        self._failed = True
         write_durably(self._file.fileno(), (header, record, padding), self._offset, NAME)
+        self._failed = False
         self._offset += _padded(len(record))
         self._number += 1
-
-    @property
-    def started(self) -> bool:
-        """Whether it has an epoch, so that records can be written."""
-        return bool(self._epoch)
 
     def close(self) -> None:
         self._file.close()
 
 
-def read_journal(directory: Path, epoch: bytes) -> list[rows.JournalRecord]:
-    """Returns the records of `epoch`, in order. Raises Damaged, StorageFailed."""
+def _create(directory: Path, file_bytes: int) -> None:
+    """Makes the file under another name first: the journal is complete, or not there."""
+    new = directory / f"{NAME}.new"
+    remove_file(new, NAME)
+    try:
+        with create_file(new) as file:
+            fill_file(file.fileno(), 0, file_bytes, NAME)
+            sync_file(file.fileno(), NAME)
+    except BaseException:
+        remove_file(new, NAME)
+        raise
+    move_file(new, directory / NAME, NAME)
+    sync_directory(directory)
+
+
+def read_journal(directory: Path, epoch: bytes, file_bytes: int) -> list[rows.JournalRecord]:
+    """Returns the records of `epoch`, in order. file_bytes: the size that the file had at least
+    when the epoch began. Raises Damaged, StorageFailed."""
     path = directory / NAME
+    found: list[rows.JournalRecord] = []
     with fatal_on_failure("reading the journal"):
         try:
-            size = path.stat().st_size
+            file = path.open("rb", buffering=0)
         except FileNotFoundError:
             raise Damaged(
                 "the log's file `journal` is missing: the volume is damaged; keep it, and let the "
                 "operator rebuild this replica from the others"
             ) from None
-        if size > FILE_BYTES_READ_MAX:
-            raise Damaged(
-                f"the log's file `journal` has {size} bytes; allowed are {FILE_BYTES_READ_MAX}: "
-                "the volume is damaged; keep it"
-            )
-        content = memoryview(path.read_bytes())
-    found: list[rows.JournalRecord] = []
-    offset = 0
-    while (record := _record(content, offset, epoch, len(found))) is not None:
-        found.append(_decoded(record, len(found)))
-        offset += _padded(len(record))
-    # Behind the end of all valid records.
-    for later in range(offset, len(content), BLOCK_BYTES):
-        if _record(content, later, epoch, None) is not None:
-            raise _damaged(len(found), "is damaged, and a valid one follows it")
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if size < file_bytes:
+                raise Damaged(
+                    f"the log's file `journal` has {size} bytes, and had {file_bytes}: the volume "
+                    "is damaged; keep it, and let the operator rebuild this replica from the others"
+                )
+            offset = 0
+            while (record := _record(file.fileno(), offset, epoch, len(found))) is not None:
+                found.append(_decoded(record, len(found)))
+                offset += _padded(len(record))
+            # A torn write explains one record that is not valid, at this place. A header of the
+            # epoch behind it is of a record that was written when this one was durable.
+            for later in range(offset + BLOCK_BYTES, size, BLOCK_BYTES):
+                if _header(file.fileno(), later, epoch) is not None:
+                    raise _damaged(len(found), "is damaged, and another one follows it")
     return found
 
 
-def _record(
-    content: memoryview, offset: int, epoch: bytes, number: int | None
-) -> memoryview | None:
-    """The payload of a valid record of `epoch` at `offset`; None if there is none. number: the one
-    that it must have, None for any."""
-    if offset + _HEADER.size > len(content):
+def _header(descriptor: int, offset: int, epoch: bytes) -> tuple[int, int, int] | None:
+    """(checksum, number, size of the payload) of a header of `epoch` at `offset`; None if there is
+    none."""
+    data = os.pread(descriptor, _HEADER.size, offset)
+    if len(data) < _HEADER.size:
         return None
-    magic, crc, its_epoch, its_number, size = _HEADER.unpack_from(content, offset)
-    if magic != _MAGIC or its_epoch != epoch or size > RECORD_BYTES_MAX:
+    magic, crc, its_epoch, number, size = _HEADER.unpack(data)
+    return (crc, number, size) if magic == _MAGIC and its_epoch == epoch else None
+
+
+def _record(descriptor: int, offset: int, epoch: bytes, number: int) -> bytes | None:
+    """The payload of the valid record with this number at `offset`; None if there is none."""
+    found = _header(descriptor, offset, epoch)
+    if found is None or found[1] != number or found[2] > RECORD_BYTES_MAX:
         return None
-    if number is not None and its_number != number:
-        return None
-    start = offset + _HEADER.size
-    payload = content[start : start + size]
-    checked = _CHECKED.pack(its_epoch, its_number, size)
+    crc, _, size = found
+    payload = os.pread(descriptor, size, offset + _HEADER.size)
+    checked = _CHECKED.pack(epoch, number, size)
     if len(payload) < size or crc != zlib.crc32(payload, zlib.crc32(checked)):
         return None
     return payload
 
 
-def _decoded(payload: memoryview, number: int) -> rows.JournalRecord:
+def _decoded(payload: bytes, number: int) -> rows.JournalRecord:
     record = rows.JournalRecord()
     try:
-        record.ParseFromString(bytes(payload))
+        record.ParseFromString(payload)
     except DecodeError as error:
         raise _damaged(number, f"is not a valid JournalRecord: {error}") from error
     return record

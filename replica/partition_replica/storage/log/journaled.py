@@ -2,22 +2,29 @@
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import LogBatch, LogEntry, Position
 from partition_replica.errors import DiskFull, StorageFailed
-from partition_replica.ids import MemberID
+from partition_replica.ids import LSN, MemberID
 from partition_replica.storage import codec
 from partition_replica.storage.environment import Transaction
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import full_disk_refuses
 from partition_replica.storage.log.checks import check_append, check_hard_state
-from partition_replica.storage.log.journal import EPOCH_BYTES, Journal, JournalLimits
+from partition_replica.storage.log.journal import (
+    BLOCK_BYTES,
+    EPOCH_BYTES,
+    RECORD_BYTES_MAX,
+    Journal,
+    JournalLimits,
+)
 from partition_replica.storage.log.reading import Journaled, LogReader, with_terms
 from partition_replica.storage.log.tables import JOURNAL, BlobDigests
 
@@ -46,7 +53,7 @@ class JournaledLog(LogReader):
         super().__init__(path, new_member, blob_digests, retention=retention, read_only=read_only)
         if not read_only:
             try:
-                self._leave_journal()
+                self._take_over_at_start()
             except BaseException:
                 self._environment.close()
                 raise
@@ -65,15 +72,16 @@ class JournaledLog(LogReader):
 
     def close(self) -> None:
         with self._writing:
-            if not self._closed and not self._read_only:
-                try:
+            try:
+                if not self._closed and not self._read_only:
                     self._leave_journal()
-                except StorageFailed as error:
-                    # Nothing is lost: the next start reads the journal.
-                    logger.warning("the journal is kept for the next start: %s", error)
+            except StorageFailed as error:
+                # Nothing is lost: the next start reads the journal.
+                logger.warning("the journal is kept for the next start: %s", error)
+            finally:
                 if self._journal is not None:
                     self._journal.close()
-            super().close()
+                super().close()
 
     # --- writes -------------------------------------------------------------------------------
 
@@ -97,10 +105,12 @@ class JournaledLog(LogReader):
             self.tables.put_identity(txn, self._identity)
         if entries:
             self.tables.put(txn, entries, self._plain_term())
-            self._put_hard_state(txn, self._hard_state)
+            if self._journaled.hard_state:
+                self._put_hard_state(txn, self._hard_state)
             reach("log.checkpoint.before")
         epoch = secrets.token_bytes(EPOCH_BYTES)
-        self.tables.put_meta(txn, JOURNAL, rows.JournalRow(epoch=epoch))
+        size = self._journal.file_bytes if self._journal is not None else 0
+        self.tables.put_meta(txn, JOURNAL, rows.JournalRow(epoch=epoch, file_bytes=size))
         return epoch
 
     def _taken_over(self, epoch: bytes) -> None:
@@ -109,6 +119,17 @@ class JournaledLog(LogReader):
         self._journaled = Journaled()
         if self._journal is not None:
             self._journal.restart(epoch)
+
+    def _take_over_at_start(self) -> None:
+        """On a full disk the entries stay in the journal, and in memory, until a transaction has
+        room. Raises StorageFailed for other reasons."""
+        try:
+            self._leave_journal()
+        except StorageFailed as error:
+            if not isinstance(error.__cause__, lmdb.DiskError):
+                raise
+            self.tables.format_version = codec.LOG_FORMAT_JOURNALED  # as it is on the disk
+            logger.warning("the disk has no room for the journal's entries: %s", error)
 
     def _leave_journal(self) -> None:
         """Empties the journal, and gives the log the format without one. Versions that know no
@@ -136,14 +157,16 @@ class JournaledLog(LogReader):
         reach("log.journal.before")
         journal.append(record)
         reach("log.journal.after")
-        self._journaled.add(with_terms(batch.entries, self._plain_term()))
+        entries = with_terms(batch.entries, self._plain_term())
+        self._journaled.add(entries, self._last_transaction())
+        self._journaled.hard_state |= batch.hard_state is not None
         self._last = last
         self._hard_state = batch.hard_state or self._hard_state
         return True
 
     def _may_journal(self, batch: LogBatch) -> bool:
         limits = self._journal_limits
-        if not limits.file_bytes:
+        if limits.file_bytes < BLOCK_BYTES:
             return False
         if self._journal is None:
             self._open_journal()  # from the next batch on: this one's transaction begins its epoch
@@ -151,7 +174,8 @@ class JournaledLog(LogReader):
         return (
             self._journal.started
             and self.journaled_count + len(batch.entries) <= limits.entries_max
-            and batch.entries[0].index == self._last.index + 1
+            and _follow(batch.entries, self._last.index)
+            and sum(len(entry.data) for entry in batch.entries) <= RECORD_BYTES_MAX
             and not any(map(self.tables.blob_digests, batch.entries))
         )
 
@@ -173,6 +197,12 @@ class JournaledLog(LogReader):
             check_append(entry, index, term, plain)
             index, term = entry.index, entry.term or plain_term
         return Position(index, term)
+
+
+def _follow(entries: Sequence[LogEntry], last: LSN) -> bool:
+    """Whether no entry overwrites one, also of the same batch: a leader that was deposed may have
+    written entries that the new leader's overwrite, and the writer joins their batches."""
+    return all(entry.index == last + n for n, entry in enumerate(entries, 1))
 
 
 def _encode(batch: LogBatch) -> rows.JournalRecord:

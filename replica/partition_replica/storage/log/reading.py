@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import lmdb
 from partition_proto.v1 import storage_pb2 as rows
@@ -49,8 +48,6 @@ from partition_replica.storage.log.tables import (
     LogTables,
 )
 
-T = TypeVar("T")
-
 WEIGHED_MAX = 100_000
 """The maximum number of blobs that `weigh` keeps until the trail is measured again. The oldest ones
 are dropped first."""
@@ -64,10 +61,16 @@ class Journaled:
 
     first: int = sys.maxsize
     entries: list[LogEntry] = field(default_factory=list)
+    hard_state: bool = False
+    """Whether the journal alone has the hard state, too."""
+    since: int = 0
+    """The last transaction of the tables before the first entry: no other one comes before all are
+    taken over."""
 
-    def add(self, entries: Sequence[LogEntry]) -> None:
+    def add(self, entries: Sequence[LogEntry], last_transaction: int) -> None:
         self.entries.extend(entries)
         if self.first == sys.maxsize:
+            self.since = last_transaction
             self.first = entries[0].index
 
     def between(self, lo: int, hi: int) -> list[LogEntry]:
@@ -221,76 +224,79 @@ class LogReader:
         """Reads [lo, last] backwards: the last entry first, at least one, at most `entries_max` and
         `bytes_max`. Otherwise as `read`."""
 
-        def read(journaled: Journaled) -> list[LogEntry]:
-            found: list[LogEntry] = []
-            size = 0
-            with self._reading_from(lo) as txn:
-                for index in range(last, max(lo, last - entries_max + 1) - 1, -1):
-                    if index >= journaled.first:
-                        entry = journaled.entries[index - journaled.first]
-                    else:
-                        entry = self.tables.entry(txn, LSN(index))
-                    size += len(entry.data)
-                    if found and size > bytes_max:
-                        break
-                    found.append(entry)
-            return found
-
-        return self._consistently(read)
+        found: list[LogEntry] = []
+        size = 0
+        with self._snapshot(lo, LSN(last + 1)) as (txn, journaled):
+            for index in range(last, max(lo, last - entries_max + 1) - 1, -1):
+                if index >= journaled.first:
+                    entry = journaled.entries[index - journaled.first]
+                else:
+                    assert txn is not None
+                    entry = self.tables.entry(txn, LSN(index))
+                size += len(entry.data)
+                if found and size > bytes_max:
+                    break
+                found.append(entry)
+        return found
 
     def _read(self, lo: LSN, hi: LSN, bytes_max: int | None) -> list[LogEntry]:
-        if hi > self._last.index + 1:
-            raise Unavailable(
-                f"entries up to {hi - 1} were requested; the log ends at {self._last.index}"
-            )
-
-        def read(journaled: Journaled) -> list[LogEntry]:
-            found: list[LogEntry] = []
-            size = 0
-            for entry in self._iterate(journaled, lo, hi):
+        self._check_end(hi)
+        found: list[LogEntry] = []
+        size = 0
+        with self._snapshot(lo, hi) as (txn, journaled):
+            for entry in self._iterate(txn, journaled, lo, hi):
                 size += len(entry.data)
                 if found and bytes_max is not None and size > bytes_max:
                     break
                 found.append(entry)
-            return found
+        return found
 
-        return self._consistently(read)
-
-    def _iterate(self, journaled: Journaled, lo: LSN, hi: LSN) -> Iterator[LogEntry]:
-        if lo < journaled.first:
-            with self._reading_from(lo) as txn:
-                for entry in self.tables.entries(txn, lo, min(hi, journaled.first)):
-                    if not entry.term:
-                        self._check_plain(entry.index)
-                    yield entry
+    def _iterate(
+        self, txn: Transaction | None, journaled: Journaled, lo: LSN, hi: LSN
+    ) -> Iterator[LogEntry]:
+        if txn is not None:
+            for entry in self.tables.entries(txn, lo, min(hi, journaled.first)):
+                if not entry.term:
+                    self._check_plain(entry.index)
+                yield entry
         yield from journaled.between(lo, hi)
 
-    def _consistently(self, read: Callable[[Journaled], T]) -> T:
-        """Reads again if a transaction took over the journal meanwhile: it may also have
-        overwritten entries of the tables, and the part from the journal does not know that."""
+    @contextmanager
+    def _snapshot(self, lo: LSN, hi: LSN) -> Iterator[tuple[Transaction | None, Journaled]]:
+        """The tables and the journal's entries at one moment, to read [lo, hi). The transaction is
+        None if the journal has all of them. Raises as `_reading_from`."""
         while True:
             self._check_open()
             journaled = self._journaled
-            try:
-                found = read(journaled)
-            except Damaged:
-                if self._journaled is journaled:
-                    raise
-                continue
-            if self._journaled is journaled:
-                return found
+            if lo >= journaled.first:
+                yield None, journaled
+                return
+            with self._reading_from(lo, hi) as txn:
+                # Else a transaction took the journal over in between, and the tables may have other
+                # entries in the place of the journal's.
+                if hi <= journaled.first or txn.id() == journaled.since:
+                    yield txn, journaled
+                    return
 
     @contextmanager
-    def _reading_from(self, lo: LSN) -> Iterator[Transaction]:
-        """A read transaction for entries from `lo` on. Raises Compacted if they are pruned
-        meanwhile."""
+    def _reading_from(self, lo: LSN, hi: LSN) -> Iterator[Transaction]:
+        """A read transaction for the entries [lo, hi). Raises Compacted if they are pruned
+        meanwhile, Unavailable if they are overwritten by fewer."""
         try:
             with self._reading() as txn:
                 yield txn
         except Damaged:
             if lo < self.first_stored:
                 raise self._compacted(lo, self.first_stored) from None
+            with self._writing:  # a commit under way may have published what it did
+                self._check_end(hi)
             raise
+
+    def _check_end(self, hi: LSN) -> None:
+        if hi > self._last.index + 1:
+            raise Unavailable(
+                f"entries up to {hi - 1} were requested; the log ends at {self._last.index}"
+            )
 
     def term(self, index: LSN) -> Term:
         boundary = self._boundary
@@ -302,6 +308,7 @@ class LogReader:
             raise Unavailable(
                 f"the term of entry {index} was requested; the log ends at {self._last.index}"
             )
+        self._check_open()
         journaled = self._journaled
         if index >= journaled.first:
             return journaled.entries[index - journaled.first].term
@@ -346,6 +353,10 @@ class LogReader:
         self._check_open()
         with lmdb_failures("commit of the log"), self._environment.begin(write=True) as txn:
             yield txn
+
+    def _last_transaction(self) -> int:
+        number: int = self._environment.info()["last_txnid"]
+        return number
 
     @contextmanager
     def _reading(self) -> Iterator[Transaction]:
@@ -393,7 +404,7 @@ class LogReader:
         if row is None:
             raise Damaged("row journal of table meta is missing: the volume is damaged; keep it")
         plain, position = self._identity.standalone, self._last
-        for record in read_journal(self._path, row.epoch):
+        for record in read_journal(self._path, row.epoch, row.file_bytes):
             index, term = position.index, position.term
             entries = [
                 LogEntry(LSN(record.first + n), Term(e.term), e.kind, e.data, e.context)
@@ -408,12 +419,13 @@ class LogReader:
                     wanted = HardState(Term(state.term), MemberID(state.vote), LSN(state.commit))
                     check_hard_state(wanted, self._hard_state, Position(index, term))
                     self._hard_state = wanted
+                    self._journaled.hard_state = True
             except ValueError as error:
                 raise Damaged(
                     f"the log's journal does not continue its tables: {error}; the volume is "
                     "damaged, keep it"
                 ) from error
-            self._journaled.add(with_terms(entries, self._plain_term()))
+            self._journaled.add(with_terms(entries, self._plain_term()), self._last_transaction())
             position = Position(index, term)
         self._last = position
 
