@@ -57,6 +57,7 @@ EXERCISED = (
     "streams that ended",
     "fast clocks",
     "commits to a journal",
+    "payloads pushed together",
 )
 """What happens in any ten seeds, or they are worth nothing."""
 
