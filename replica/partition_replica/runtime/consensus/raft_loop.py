@@ -443,7 +443,8 @@ class RaftLoop:
         self._wake.set()
 
     def _retire(self) -> None:
-        """Reports durable Readys to the engine, and sends the messages that waited for them."""
+        """Reports durable Readys to the engine, and sends the messages that waited for them. What
+        the engine has to do then is taken in the same round."""
         retired: list[_InFlight] = []
         while self._in_flight:
             item = self._in_flight[0]
@@ -464,7 +465,6 @@ class RaftLoop:
                 # An engine that campaigns meanwhile reads the entries that are not applied.
                 self._engine.applied_to(item.snapshot.position.index)
                 self._hooks.state_installed(item.snapshot)
-        self._wake.set()
 
     def _send(self, messages: list[Message]) -> None:
         by_member: dict[int, list[bytes]] = {}
