@@ -75,7 +75,8 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         "--tick-ms",
         type=arguments_of.positive,
         default=100,
-        help="milliseconds per tick; the leader sends one heartbeat per tick",
+        help="milliseconds per tick; the leader sends a heartbeat every two ticks, or every tick "
+        "with fewer than 10 --election-ticks",
     )
     serve.add_argument(
         "--election-ticks",

@@ -7,6 +7,8 @@ from partition_proto.connection.pem import PemFiles
 
 from partition_replica.core.limits import Limits
 
+HEARTBEATS_A_TIMEOUT_MIN = 5
+
 TlsFiles = PemFiles
 """PEM files; the replica reads them again when they change."""
 
@@ -32,10 +34,15 @@ class ReplicaConfig:
     tls: TlsFiles | None
     tick_s: float = 0.1
     election_ticks: int = 10
-    heartbeat_ticks: int = 1
     election_timeout_ticks: int = 0
     shutdown_s: float = 10.0
     keep_all_entries: bool = False
     raft_listen: str = ""
     lease_reads: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    @property
+    def heartbeat_ticks(self) -> int:
+        """Ticks from one heartbeat of a leader to the next: two, if at least five still fit into
+        the shortest election time-out. Each one costs an idle group as much as several ticks."""
+        return 2 if self.election_ticks >= 2 * HEARTBEATS_A_TIMEOUT_MIN else 1

@@ -1,7 +1,7 @@
 """Collects garbage between the applier's batches, a few blobs at a time."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 
 from partition_replica.ids import Digest
 from partition_replica.runtime.consensus.applier import Applier
@@ -22,6 +22,8 @@ class Collection:
 
     async def collect(self, digests: Iterable[Digest]) -> None:
         """Unlinks those of `digests` that nothing names, pins or holds."""
+        if isinstance(digests, Sized) and not digests:
+            return  # most calls; the applier need not wake up
         candidates = iter(digests)
         collect, more = self._garbage.collect, True
 
