@@ -29,8 +29,12 @@ TOGETHER_BYTES_MAX = 1024 * 1024
 TOGETHER_MAX = 256
 """Payloads per call that uploads several."""
 
-MESSAGE_BYTES_MAX = 2 * 1024 * 1024
-"""Content per message of such a call."""
+CALL_BYTES_MAX = 8 * 1024 * 1024
+"""Content per such a call. The leader syncs and passes on all of it after the last message, within
+the deadline."""
+
+MESSAGE_BYTES_MAX = 1024 * 1024
+"""Content per message of such a call, at least one payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,7 @@ async def upload_sources(
     Raises SourceFailed if a file became unreadable or has changed, and ClientError."""
     together = [source for source in sources if source.size <= TOGETHER_BYTES_MAX]
     alone = [source for source in sources if source.size > TOGETHER_BYTES_MAX]
-    for start in range(0, len(together), TOGETHER_MAX):
-        some = together[start : start + TOGETHER_MAX]
+    for some in _cut(together, CALL_BYTES_MAX, TOGETHER_MAX):
         if len(some) == 1 or not await _upload_together(calls, some, deadlines()):
             alone += some
     for source in alone:
@@ -136,7 +139,7 @@ async def _requests_together(
 ) -> AsyncIterator[api.UploadPayloadsRequest]:
     """Yields the messages of an upload of several. Errors of files go to `failures`, as in
     `_upload_requests`."""
-    for some in _messages(sources):
+    for some in _cut(sources, MESSAGE_BYTES_MAX, TOGETHER_MAX):
         try:
             contents = await asyncio.to_thread(_contents, some)
         except (OSError, SourceFailed) as error:
@@ -146,16 +149,20 @@ async def _requests_together(
         deadline.progress()
 
 
-def _messages(sources: Sequence[PayloadSource]) -> Iterator[list[PayloadSource]]:
+def _cut(
+    sources: Sequence[PayloadSource], bytes_max: int, count_max: int
+) -> Iterator[list[PayloadSource]]:
+    """Yields groups within the limits, of at least one source each."""
     some: list[PayloadSource] = []
     size = 0
     for source in sources:
-        if some and size + source.size > MESSAGE_BYTES_MAX:
+        if some and (size + source.size > bytes_max or len(some) == count_max):
             yield some
             some, size = [], 0
         some.append(source)
         size += source.size
-    yield some
+    if some:
+        yield some
 
 
 def _contents(sources: Sequence[PayloadSource]) -> list[types.PayloadContent]:
@@ -169,8 +176,12 @@ def _contents(sources: Sequence[PayloadSource]) -> list[types.PayloadContent]:
 
 def _again(source: PayloadSource) -> bytes:
     """A file's content, which must have the digest that it had."""
-    with open(source.content, "rb", buffering=0) as file:
-        content = _read_up_to(file, source.size + 1)
+    try:
+        with open(source.content, "rb", buffering=0) as file:
+            content = _read_up_to(file, source.size + 1)
+    except OSError as error:
+        error.filename = error.filename or str(source.content)
+        raise
     if hashlib.sha256(content).digest() != source.digest:
         raise SourceFailed(f"{source.content!s} changed while it was sent; send it again")
     return content

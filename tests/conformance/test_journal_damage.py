@@ -1,5 +1,6 @@
 """The log's journal after a power failure, on damaged files and on full disks."""
 
+import asyncio
 import errno
 import secrets
 from pathlib import Path
@@ -7,8 +8,13 @@ from typing import Any
 
 import lmdb as lmdb_module
 import pytest
-from partition_replica.core.model import LogBatch
-from partition_replica.errors import Damaged, StorageFailed
+from partition_replica.core.compaction import LogRetention
+from partition_replica.core.model import LogBatch, Position
+from partition_replica.errors import Damaged, DiskFull, PruneFailed, StorageFailed
+from partition_replica.ids import LSN, Term
+from partition_replica.runtime.consensus import log_writer
+from partition_replica.runtime.consensus.log_writer import LogWriter
+from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage import files
 from partition_replica.storage.log import LmdbLog, journal
 from partition_replica.storage.log.journal import BLOCK_BYTES, Journal, JournalLimits, read_journal
@@ -23,6 +29,7 @@ from tests.support.journals import (
 )
 from tests.support.journals import disk as disk  # a fixture
 from tests.support.journals import subject as subject  # a fixture
+from tests.support.local_group import eventually
 from tests.support.logs import Subject, entry, hard
 
 
@@ -190,17 +197,18 @@ def test_a_disk_that_is_nearly_full_gets_its_space_back(
     subject.log.close()
 
 
+def no_room(*_: object) -> None:
+    raise lmdb_module.DiskError("mdb_txn_commit: No space left on device")
+
+
 def test_a_start_on_a_full_disk_keeps_the_journal(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     append(subject, b"a", b"b")
     subject.kill()
 
-    def full(_: object) -> None:
-        raise StorageFailed("commit of the log: full") from lmdb_module.DiskError("mdb_txn_commit")
-
     with monkeypatch.context() as patch:
-        patch.setattr(LogTables, "put", lambda *_: full(_))
+        patch.setattr(LogTables, "put", no_room)
         subject.reopen()
         assert data(subject) == [b"first", b"a", b"b"]
         assert format_of_open(subject) == 2
@@ -290,3 +298,62 @@ def test_the_end_of_the_file_is_the_end_of_the_journal(tmp_path: Path) -> None:
     assert not opened.fits(0)
     assert len(read_journal(tmp_path, b"1" * 16, 0)) == 2
     opened.close()
+
+
+async def test_an_idle_log_waits_for_room(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is lost meanwhile, so the process need not end."""
+    monkeypatch.setattr(log_writer, "CHECKPOINT_AFTER_S", 0.01)
+    monkeypatch.setattr(log_writer, "CHECKPOINT_AGAIN_S", 0.01)
+    failures: list[BaseException] = []
+    writer = LogWriter(
+        subject.log,
+        asyncio.get_running_loop(),
+        Metrics(),
+        persisted=lambda *_: None,
+        failed=failures.append,
+    )
+    append(subject, b"a")
+    with monkeypatch.context() as patch:
+        patch.setattr(LogTables, "put", no_room)
+        with pytest.raises(DiskFull, match="no room for the entries of the log's journal"):
+            subject.log.checkpoint()
+        with pytest.raises(PruneFailed, match="nothing is deleted"):
+            subject.log.acknowledge("applied", LSN(1))
+            subject.log.retention = LogRetention()  # type: ignore[attr-defined]
+            subject.log._boundary = Position(LSN(1), Term(1))  # type: ignore[attr-defined]
+            subject.log.prune(1)
+        writer.start()
+
+        async def warned() -> bool:
+            return caplog.text.count("no room for the entries") > 2
+
+        await eventually(warned, "it has tried again", 10.0)
+
+    async def empty() -> bool:
+        return subject.log.journaled_count == 0
+
+    await eventually(empty, "the journal is empty", 10.0)
+    writer.close()
+    assert failures == []
+
+
+def test_a_longer_file_for_which_there_is_no_room_stays_as_it_was(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(subject, b"a")
+    subject.log.close()
+
+    class Full(files.Disk):
+        def fill(self, descriptor: int, start: int, end: int) -> None:
+            super().fill(descriptor, start, (start + end) // 2)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    subject.journal = JournalLimits(LARGE.file_bytes * 2, LARGE.entries_max)
+    subject.reopen()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "disk", Full())
+        append(subject, b"b")
+    assert file_of(subject).stat().st_size == LARGE.file_bytes
+    assert data(subject) == [b"first", b"a", b"b"]

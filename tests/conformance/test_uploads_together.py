@@ -89,6 +89,29 @@ async def test_what_is_refused_leaves_nothing(
         assert replica.copies == []
 
 
+async def test_payloads_that_are_here_need_no_place_among_the_pins(tmp_path: Path) -> None:
+    async with serving(tmp_path / "data") as one:  # with room for ten pins
+        assert one.replica.member is not None
+        payloads = one.replica.member.payloads
+        contents = [(digest_of(content), content) for content in some(10)]
+        await payloads.receive_together(_of(contents))
+        assert await payloads.receive_together(_of(contents)) == [d for d, _ in contents]
+        new = os.urandom(SIZE)
+        with pytest.raises(Overloaded, match="10 payloads are pinned"):
+            await payloads.receive_together(_of([(digest_of(new), new)]))
+        assert not one.volume.blobs.has(digest_of(new))
+
+
+async def test_a_message_without_a_payload_is_refused() -> None:
+    """It would keep a call open for ever."""
+
+    async def messages() -> AsyncIterator[api.UploadPayloadsRequest]:
+        yield api.UploadPayloadsRequest()
+
+    with pytest.raises(InvalidArgument, match="a message has no payload"):
+        await anext(aiter(payload_groups(messages())))
+
+
 async def test_a_call_has_so_many_payloads() -> None:
     async def messages() -> AsyncIterator[api.UploadPayloadsRequest]:
         for _ in range(PAYLOADS_A_CALL_MAX + 1):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from partition_proto.v1 import peer_pb2 as api
+from partition_proto.v1 import types_pb2
 from partition_replica.core.limits import Limits
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.peer_service import PeerService
@@ -73,6 +74,12 @@ CALLS: dict[str, Request] = {
     "PushPayload": lambda c: stream(
         api.PayloadChunk(
             cluster_id=c.cluster, digest=DIGEST, size=len(CONTENT), data=CONTENT[:1000]
+        )
+    ),
+    "PushPayloads": lambda c: stream(
+        api.PushPayloadsRequest(
+            cluster_id=c.cluster,
+            payloads=[types_pb2.PayloadContent(digest=DIGEST, content=CONTENT[:1000])],
         )
     ),
 }

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from partition_client import AsyncClient, PayloadSource, SourceFailed
 from partition_client.client import link_payload
-from partition_client.sources import INLINE_BYTES_MAX, TOGETHER_BYTES_MAX
+from partition_client.sources import CALL_BYTES_MAX, INLINE_BYTES_MAX, TOGETHER_BYTES_MAX
 from partition_client.tree import UPLOAD_FILES_MAX, put_tree
 
 from tests.support.stand_in_replica import StandInReplica
@@ -73,6 +73,16 @@ async def test_a_file_that_changed_is_named(
     with pytest.raises(SourceFailed, match=f"{changed}.*(changed while|can't be read any more)"):
         await put(client, sources)
     assert replica.view.nodes == {}
+
+
+async def test_a_call_has_so_many_bytes(
+    replica: StandInReplica, client: AsyncClient, tmp_path: Path
+) -> None:
+    """The leader works on all of them within one deadline."""
+    size = CALL_BYTES_MAX // 10
+    await put(client, [file_of(tmp_path / f"{n}", size) for n in range(12)])
+    assert len(replica.uploads) == 12
+    assert replica.calls.get("UploadPayloads", 0) == (0 if isinstance(replica, Earlier) else 2)
 
 
 async def test_one_large_payload_is_uploaded_alone(

@@ -34,14 +34,15 @@ PAYLOAD_BYTES_MAX = 64 * 1024**3
 """The size of a payload. A larger one is INVALID_ARGUMENT."""
 
 PAYLOAD_BATCHED_BYTES_MAX = 1024**2
-"""The size of a payload that members send each other in one message with others. A larger one is
-fetched alone."""
+"""The size of a payload that travels in one message with others: of clients to the leader, and of
+members. A larger one travels alone."""
 
 PAYLOADS_A_CALL_MAX = 256
-"""Payloads per call of FetchPayloads. More are INVALID_ARGUMENT."""
+"""Payloads per call of UploadPayloads, PushPayloads and FetchPayloads. More are
+INVALID_ARGUMENT."""
 
 PAYLOAD_BATCH_BYTES_MAX = 2 * 1024**2
-"""The total size of the payloads in a message of FetchPayloads. The others are sent in the next
+"""The total size of the payloads in a message of these calls. The others are sent in the next
 message."""
 
 RAFT_FRAME_BYTES_MAX = 16 * 1024**2

@@ -201,7 +201,7 @@ class EntryWriter(Protocol):
 
     def checkpoint(self) -> None:
         """Writes what the journal has to the log's tables, durably. Other processes that read the
-        tables see it then. Raises StorageFailed."""
+        tables see it then. Raises DiskFull, which changes nothing, and StorageFailed."""
         ...
 
     def save_configuration(self, index: LSN, configuration: Configuration) -> None:

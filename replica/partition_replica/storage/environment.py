@@ -1,5 +1,6 @@
 """How an LMDB environment is opened. The flags are argued in docs/on_disk_format.md."""
 
+import errno
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -227,6 +228,13 @@ def _cut(path: Path, what: str) -> Damaged:
         f"{path.name}/{DATA_FILE} {what}: the volume is damaged; keep it, and let the operator "
         "rebuild this replica from the others"
     )
+
+
+def lacks_room(error: StorageFailed) -> bool:
+    """Whether LMDB failed because the disk or the quota is full: the transaction is undone."""
+    cause = error.__cause__
+    full = isinstance(cause, lmdb.DiskError) or os.strerror(errno.EDQUOT) in str(cause)
+    return isinstance(cause, lmdb.Error) and full
 
 
 DAMAGE = (lmdb.CorruptedError, lmdb.InvalidError, lmdb.PageNotFoundError)

@@ -117,6 +117,8 @@ async def payload_groups(
     exceed a limit of PAYLOADS_A_CALL_MAX, PAYLOAD_BATCH_BYTES_MAX and PAYLOAD_BATCHED_BYTES_MAX."""
     count = 0
     async for request in requests:
+        if not request.payloads:
+            raise InvalidArgument("a message has no payload: send at least one in each")
         count += len(request.payloads)
         if count > PAYLOADS_A_CALL_MAX:
             raise InvalidArgument(

@@ -1,6 +1,7 @@
 """The log's only writer: a thread that commits queued batches in order, several at a time."""
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -10,9 +11,11 @@ from typing import Any, TypeVar
 
 from partition_replica.core.model import LogBatch
 from partition_replica.core.ports import EntryWriter
-from partition_replica.errors import Fatal, ReplicaError
+from partition_replica.errors import DiskFull, Fatal, ReplicaError
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -20,6 +23,9 @@ BATCH_ENTRIES_MAX = 4096
 
 CHECKPOINT_AFTER_S = 1.0
 """The time without a batch after which the log's tables take over its journal."""
+
+CHECKPOINT_AGAIN_S = 10.0
+"""After this time it is tried again if the disk was full."""
 
 
 @dataclass(slots=True)
@@ -56,7 +62,7 @@ class LogWriter:
         self._persisted = persisted
         self._failed = failed
         self._queue: queue.SimpleQueue[_Write | _Call | None] = queue.SimpleQueue()
-        self._committed_at = time.monotonic()
+        self._checkpoint_at = time.monotonic() + CHECKPOINT_AFTER_S
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
 
     def start(self) -> None:
@@ -92,14 +98,21 @@ class LogWriter:
     def _next(self) -> "_Write | _Call | None":
         """Waits for the next item. A log that gets no batch for a while makes a checkpoint."""
         while self._log.journaled_count:
-            left = self._committed_at + CHECKPOINT_AFTER_S - time.monotonic()
+            left = self._checkpoint_at - time.monotonic()
             try:
                 return self._queue.get(timeout=max(0.0, left))
             except queue.Empty:
-                with self._metrics.log_checkpoints.time():
-                    self._log.checkpoint()
-                self._count_journaled()
+                self._checkpoint()
         return self._queue.get()
+
+    def _checkpoint(self) -> None:
+        try:
+            with self._metrics.log_checkpoints.time():
+                self._log.checkpoint()
+        except DiskFull as error:
+            logger.warning("%s", error)
+            self._checkpoint_at = time.monotonic() + CHECKPOINT_AGAIN_S
+        self._count_journaled()
 
     def _count_journaled(self) -> None:
         self._metrics.log_journaled.set(self._log.journaled_count)
@@ -144,7 +157,7 @@ class LogWriter:
         with self._metrics.log_commits.time():
             released = self._log.commit(batch)
         self._metrics.log_entries.inc(len(batch.entries))
-        self._committed_at = time.monotonic()
+        self._checkpoint_at = time.monotonic() + CHECKPOINT_AFTER_S
         self._count_journaled()
         self._loop.call_soon_threadsafe(self._persisted, number, released)
         return following

@@ -493,4 +493,6 @@ class RaftLoop:
             self._changes.leadership_lost(hint)
         else:
             self._reads.ask_again()  # the round was for another leader
+            if self._reads.wanted:
+                self._wake.set()
         self._hooks.role_changed(role, leader)

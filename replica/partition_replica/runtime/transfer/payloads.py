@@ -123,7 +123,7 @@ class Payloads:
         digests.
 
         All are durable when this returns. Raises PayloadMismatch, Overloaded, DiskFull, and then
-        keeps nothing that was not here before.
+        keeps nothing that was not here before, but pins of what may come again.
         """
         self._check_room()
         self._uploads += 1
@@ -148,9 +148,10 @@ class Payloads:
         if self._disk_full():
             raise DiskFull("the volume fell below its reserve: make room or grow the volume")
         found = [(Digest(digest), content) for digest, content in contents]
-        for digest, _ in found:
-            self._blobs.pin(digest, self._limits.pin_time_to_live_s)
-        new = [one for one in found if not self._blobs.has(one[0])]
+        time_to_live_s = self._limits.pin_time_to_live_s
+        new = [one for one in found if not self._blobs.pin_present(one[0], time_to_live_s)]
+        for digest, _ in new:
+            self._blobs.pin(digest, time_to_live_s)
         sizes = [(digest, len(content)) for digest, content in new]
         await run_to_end(partial(_add, group, sizes, [content for _, content in new]))
         self._metrics.payload_bytes.labels("in").inc(sum(size for _, size in sizes))

@@ -81,8 +81,7 @@ class Journal:
         try:
             size = os.fstat(descriptor).st_size
             if size < file_bytes:
-                fill_file(descriptor, size, file_bytes, NAME)
-                sync_file(descriptor, NAME)
+                self._extend(size, file_bytes)
         except BaseException:
             self._file.close()
             raise
@@ -90,6 +89,15 @@ class Journal:
         self._epoch = b""
         self._number = self._offset = 0
         self._failed = False
+
+    def _extend(self, size: int, file_bytes: int) -> None:
+        descriptor = self._file.fileno()
+        try:
+            fill_file(descriptor, size, file_bytes, NAME)
+        except BaseException:
+            os.ftruncate(descriptor, size)  # gives the space back
+            raise
+        sync_file(descriptor, NAME)
 
     @property
     def started(self) -> bool:

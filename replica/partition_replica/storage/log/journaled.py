@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import lmdb
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.compaction import LogRetention
@@ -14,7 +13,7 @@ from partition_replica.core.model import LogBatch, LogEntry, Position
 from partition_replica.errors import DiskFull, StorageFailed
 from partition_replica.ids import LSN, MemberID
 from partition_replica.storage import codec
-from partition_replica.storage.environment import Transaction
+from partition_replica.storage.environment import Transaction, lacks_room
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import full_disk_refuses
 from partition_replica.storage.log.checks import check_append, check_hard_state
@@ -64,11 +63,21 @@ class JournaledLog(LogReader):
         return len(self._journaled.entries)
 
     def checkpoint(self) -> None:
-        """Makes the tables take over what the journal has. Raises StorageFailed."""
+        """Makes the tables take over what the journal has. Raises DiskFull, which changes nothing,
+        and StorageFailed."""
         with self._writing:
-            if self._journaled.entries:
+            if not self._journaled.entries:
+                return
+            try:
                 with self._transaction():
                     pass
+            except StorageFailed as error:
+                if not lacks_room(error):
+                    raise
+                raise DiskFull(
+                    "the volume has no room for the entries of the log's journal: free space or "
+                    "grow the volume"
+                ) from error
 
     def close(self) -> None:
         with self._writing:
@@ -126,7 +135,7 @@ class JournaledLog(LogReader):
         try:
             self._leave_journal()
         except StorageFailed as error:
-            if not isinstance(error.__cause__, lmdb.DiskError):
+            if not lacks_room(error):
                 raise
             self.tables.format_version = codec.LOG_FORMAT_JOURNALED  # as it is on the disk
             logger.warning("the disk has no room for the journal's entries: %s", error)

@@ -268,6 +268,10 @@ class LogReader:
         while True:
             self._check_open()
             journaled = self._journaled
+            if journaled.first < hi and journaled.first + len(journaled.entries) < hi:
+                with self._writing:  # it was overwritten by fewer entries meanwhile
+                    self._check_end(hi)
+                continue
             if lo >= journaled.first:
                 yield None, journaled
                 return
@@ -311,7 +315,10 @@ class LogReader:
         self._check_open()
         journaled = self._journaled
         if index >= journaled.first:
-            return journaled.entries[index - journaled.first].term
+            found = journaled.between(index, index + 1)
+            if not found:  # it was overwritten by fewer entries meanwhile
+                raise Unavailable(f"the log ended at {index - 1} meanwhile")
+            return found[0].term
         try:
             with self._reading() as txn:
                 term = self.tables.term(txn, index)

@@ -10,7 +10,7 @@ from partition_replica.core import compaction
 from partition_replica.core.compaction import APPLIED
 from partition_replica.core.model import InitStatus, Position
 from partition_replica.core.ports import never
-from partition_replica.errors import Cancelled, Damaged, PruneFailed
+from partition_replica.errors import Cancelled, Damaged, DiskFull, PruneFailed
 from partition_replica.ids import LSN, Digest
 from partition_replica.storage.environment import DAMAGE, lmdb_failures
 from partition_replica.storage.failpoints import reach
@@ -197,7 +197,10 @@ class RetainedLog(JournaledLog):
             end = min(until, first + rows_max - 1)
             if end < first:
                 return 0, []
-            self.checkpoint()  # as each transaction takes over what the journal has
+            try:
+                self.checkpoint()  # as each transaction takes over what the journal has
+            except DiskFull as error:
+                raise PruneFailed(f"nothing is deleted: {error}") from error
             reach("log.prune.before")
             released = self._prune(first, end)
             reach("log.prune.after")
