@@ -35,6 +35,15 @@ class RecordingEngine:
             Ready(2, None, 0, None, [], None, [], [], [entry], [], False, hold_messages=False)
         ]
 
+    def follow(self, leader: int) -> None:
+        """The next work names a leader, and nothing is written."""
+        self._work = [
+            Ready(3, "follower", leader, None, [], None, [], [], [], [], False, hold_messages=False)
+        ]
+
+    def read_index(self, context: bytes) -> None:
+        self.told.append("read index")
+
     def take_ready(self) -> Ready | None:
         self.asked += 1
         return self._work.pop() if self._work else None

@@ -69,6 +69,26 @@ async def test_what_the_engine_is_told_is_acted_on_at_once(told: str) -> None:
     task.cancel()
 
 
+async def test_reads_that_wait_for_a_leader_are_asked_for_as_soon_as_it_is_known() -> None:
+    """Not at the next tick or message."""
+    engine = RecordingEngine()
+    engine._work.clear()
+    writer = SimpleNamespace(start=lambda: None, write=None, close=lambda: None)
+    raft_loop = loop_of(engine, lambda *_, **__: writer, [], tick_s=3600)
+    task = asyncio.create_task(raft_loop.run())
+    reading = asyncio.create_task(raft_loop._reads.get(20.0))
+    await asyncio.sleep(0)
+    engine.follow(2)
+    raft_loop.wake()
+
+    async def asked() -> bool:
+        return "read index" in engine.told
+
+    await eventually(asked, "the leader is asked", 20)
+    reading.cancel()
+    task.cancel()
+
+
 @pytest.mark.parametrize("role", ["leader", "follower"])
 async def test_a_leader_announces_a_commit_that_no_entries_carry(role: str) -> None:
     engine = RecordingEngine()
