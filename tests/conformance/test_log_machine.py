@@ -107,6 +107,8 @@ class LogMachine(RuleBasedStateMachine):
             saved.vote,
             max(0, min(saved.commit + state[1], first + len(rows))),
         )
+        if rows and its_term and not max(saved.term, wanted.term if wanted else 0):
+            return  # Raft saves a term before, or with, its first entry
         self.both(lambda subject: subject.log.commit(LogBatch(list(rows), wanted)))
 
     @rule(

@@ -389,7 +389,10 @@ class Node:
             await asyncio.sleep(0.01)
         if self.process is not process:
             return
-        process.run(volume.close)
+        try:
+            process.run(volume.close)
+        except SimulatedCrash:
+            return
         process.kill()
         if self._peers is not None:
             self._peers.close()

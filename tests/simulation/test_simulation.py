@@ -55,7 +55,6 @@ EXERCISED = (
     "appends of several that are sent again",
     "frames of several appends",
     "streams that ended",
-    "fast clocks",
     "commits to a journal",
     "payloads pushed together",
 )

@@ -56,7 +56,8 @@ def manifests(draw: st.DrawFn) -> bytes:
         inner = draw(st.sampled_from([None, "blobs", "state", "configuration"]))
         if inner is not None and isinstance(fields.get(inner), dict):
             at = fields[inner]
-        at[draw(st.sampled_from(sorted(at)))] = draw(VALUES)
+        if at:  # it may have become {}
+            at[draw(st.sampled_from(sorted(at)))] = draw(VALUES)
     if draw(st.booleans()):
         fields["checksum"] = _checksum(fields)
     return json.dumps(fields).encode()
