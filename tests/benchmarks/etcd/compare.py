@@ -180,7 +180,7 @@ class Run:
         count = await asyncio.to_thread(trees.read_all, source)
         versions = [Version.current(), *([self.before] if self.before else [])]
         for version in in_turns(versions, number):
-            data = folder / version.name
+            data = folder / f"tree-{version.name}"
             async with our_group(data, self.security, version) as group:
                 await self._before_turn(result, number, version.name)
                 measured = await trees.put_tree(group, version, source, count)
