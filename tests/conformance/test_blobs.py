@@ -14,7 +14,7 @@ from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.payloads import Payloads
 from partition_replica.storage import blobs
-from partition_replica.storage.blobs import BlobStore
+from partition_replica.storage.blobs import PIN_KEPT_S, BlobStore
 from partition_replica.storage.files import sync_file
 
 CONTENT = b"content" * 1000
@@ -96,6 +96,32 @@ def test_pins_are_bounded(store: BlobStore) -> None:
     store.pin(Digest(b"1" * 32), 10)
     with pytest.raises(Overloaded):
         store.pin(Digest(b"3" * 32), 10)
+
+
+def test_the_pin_that_was_renewed_least_recently_makes_room(store: BlobStore, clock: Clock) -> None:
+    """Else whoever uploads many files has to wait until the first pins expire."""
+    put(store)
+    store.pin(DIGEST, 600)
+    store.pin(Digest(b"2" * 32), 600)
+    clock.now = 1.0
+    assert store.pin_present(DIGEST, 600)
+    clock.now = PIN_KEPT_S
+    store.pin(Digest(b"3" * 32), 600)  # instead of 2
+    assert store.expired_pins() == [Digest(b"2" * 32)]
+    assert store.collect([DIGEST], lambda _: False) == 0
+    with pytest.raises(Overloaded, match="2 payloads are pinned"):
+        store.pin(Digest(b"4" * 32), 600)  # the oldest one is younger than 30 s
+    clock.now = PIN_KEPT_S + 1.0
+    store.pin(Digest(b"4" * 32), 600)
+    assert store.expired_pins() == [DIGEST]
+    assert store.collect([DIGEST], lambda _: False) == 1
+
+
+def test_a_renewed_pin_lasts_as_long_as_the_longest(store: BlobStore, clock: Clock) -> None:
+    store.pin(DIGEST, 600)
+    store.pin(DIGEST, 10)
+    clock.now = 599
+    assert store.expired_pins() == []
 
 
 async def test_an_upload_whose_caller_goes_away_is_adopted_whole_or_taken_back(

@@ -186,7 +186,8 @@ class Limits:
     """Uploads and pushes of payloads in progress; one more is OVERLOADED."""
 
     pins_max: int = 100_000
-    """Payloads that are pinned; one more is OVERLOADED."""
+    """Payloads that are pinned. For one more the oldest pin ends, or the new one is OVERLOADED if
+    the oldest is younger than 30 s."""
 
     pin_time_to_live_s: float = 600.0
     """The time for which a payload that no entry names is kept. Then it is deleted."""

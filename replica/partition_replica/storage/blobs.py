@@ -149,6 +149,10 @@ class BlobGroup:
         self._staged.clear()
 
 
+PIN_KEPT_S = 30.0
+"""For this time a pin stays also if there are too many. An append that comes later has to upload
+its payload again if nothing names it: the client does so."""
+
 DEFERRED_MAX = 262_144
 """The maximum number of deferred candidates for the garbage collection. If there are more, it
 checks all blobs."""
@@ -167,7 +171,9 @@ class BlobStore:
     ) -> None:
         self._root = root
         self._staging = staging
-        self._pins: dict[Digest, float] = {}
+        self._pins: dict[Digest, tuple[float, float]] = {}
+        """(until, since), the least recently pinned first."""
+        self._unpinned: list[Digest] = []
         self._holds: dict[Digest, int] = {}
         self._postponed = 0
         self._deferred: dict[Digest, None] = {}  # a set that keeps its order
@@ -259,14 +265,29 @@ class BlobStore:
     # --- pins ---------------------------------------------------------------------------------
 
     def pin(self, digest: Digest, time_to_live_s: float) -> None:
-        """Keeps a blob for time_to_live_s seconds, even if nothing names it. Raises Overloaded
-        over the limit."""
+        """Keeps a blob for time_to_live_s seconds, even if nothing names it. Over the limit, the
+        oldest pin goes before its time, unless it is younger than PIN_KEPT_S. Raises Overloaded if
+        it is."""
         with self._lock:
             if digest not in self._pins and len(self._pins) >= self._pins_max:
-                raise Overloaded(
-                    f"{self._pins_max} payloads are pinned, the maximum (pins_max): retry later"
-                )
-            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + time_to_live_s)
+                self._make_room_for_pin()
+            self._renew_pin(digest, time_to_live_s)
+
+    def _make_room_for_pin(self) -> None:
+        oldest, (_, since) = next(iter(self._pins.items()))
+        if since > self._clock() - PIN_KEPT_S:
+            raise Overloaded(
+                f"{self._pins_max} payloads are pinned, the maximum (pins_max): retry later"
+            )
+        del self._pins[oldest]
+        self._unpinned.append(oldest)
+
+    def _renew_pin(self, digest: Digest, time_to_live_s: float) -> None:
+        now = self._clock()
+        until = now + time_to_live_s
+        if digest in self._pins:
+            until = max(until, self._pins.pop(digest)[0])
+        self._pins[digest] = (until, now)  # the last one in their order
 
     def pin_present(self, digest: Digest, time_to_live_s: float) -> bool:
         """Pins a blob if it is stored, durably; returns whether it is. Check and pin are atomic, so
@@ -274,7 +295,7 @@ class BlobStore:
         with self._lock:
             if not self._has(digest):
                 return False
-            self._pins[digest] = max(self._pins.get(digest, 0.0), self._clock() + time_to_live_s)
+            self._renew_pin(digest, time_to_live_s)
             return True
 
     def hold(self, digests: Iterable[Digest]) -> None:
@@ -310,12 +331,15 @@ class BlobStore:
         return len(self._pins)
 
     def expired_pins(self) -> list[Digest]:
-        """Removes expired pins. Returns their blobs, which are candidates for `collect`."""
+        """Removes expired pins. Returns their blobs, and those that were unpinned before their
+        time: candidates for `collect`."""
         now = self._clock()
         with self._lock:
-            expired = [digest for digest, until in self._pins.items() if until <= now]
+            expired = [digest for digest, (until, _) in self._pins.items() if until <= now]
             for digest in expired:
                 del self._pins[digest]
+            expired += self._unpinned
+            self._unpinned.clear()
         return expired
 
     # --- collection ---------------------------------------------------------------------------
