@@ -107,6 +107,10 @@ async def upload_sources(
         await upload_source(calls, source, deadlines())
 
 
+class _OneByOne(Exception):
+    """The payloads are to be uploaded one by one."""
+
+
 async def _upload_together(
     calls: Calls, sources: Sequence[PayloadSource], deadline: Deadline
 ) -> bool:
@@ -118,15 +122,21 @@ async def _upload_together(
             await moving(
                 stub.UploadPayloads(_requests_together(sources, failures, deadline)), deadline
             )
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
             if failures:
                 raise failures[0] from None
+            if error.code() is grpc.StatusCode.INTERNAL:
+                # grpcio tells of its own failed write, not of the answer that it came from:
+                # UNIMPLEMENTED, or an error that an upload alone gets, too.
+                raise _OneByOne from error
             raise
         if failures:  # the leader has what came before
             raise failures[0]
 
     try:
         await calls.retry(upload, deadline)
+    except _OneByOne:
+        return False
     except RequestRefused as refused:
         if refused.reason != "UNIMPLEMENTED":
             raise

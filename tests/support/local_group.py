@@ -1,8 +1,10 @@
 """Three replicas as three processes on loopback: started, killed, stopped, wiped by tests."""
 
 import asyncio
+import itertools
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -10,7 +12,7 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,10 +35,26 @@ WAIT_S = 60.0
 POLL_S_MIN, POLL_S_MAX = 0.02, 0.5
 
 
+def _ports() -> Iterator[int]:
+    """Those of this worker of the test run, again and again. Below the range from which the kernel
+    takes ports for clients, so that nobody else gets one before the replica binds it."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw15").removeprefix("gw")) % 16
+    ports = range(15_000 + 900 * worker, 15_900 + 900 * worker)
+    start = random.randrange(len(ports))
+    return itertools.cycle((*ports[start:], *ports[:start]))
+
+
+PORTS = _ports()
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
+    raise AssertionError("there is always a next port")
 
 
 async def eventually(

@@ -22,7 +22,14 @@ class Earlier(StandInReplica):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
 
 
-@pytest.fixture(params=[StandInReplica, Earlier])
+class CutShort(Earlier):
+    """What grpcio tells if that answer arrives while a message is being written."""
+
+    async def UploadPayloads(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.INTERNAL, "Internal error from Core")
+
+
+@pytest.fixture(params=[StandInReplica, Earlier, CutShort])
 def replica(request: pytest.FixtureRequest) -> StandInReplica:
     made: StandInReplica = request.param()
     return made

@@ -115,7 +115,7 @@ class Peers:
             with source.blamed(), _failures(member):
                 await self._connected(member).stub.PushPayloads(requests(), timeout=PUSH_TIMEOUT_S)
         except PeerFailed as failed:
-            if not _unimplemented(failed):
+            if not (_unimplemented(failed) or _cut_short(failed)):
                 raise
             for digest, file, size in blobs:
                 await self.push_payload(member, digest, file, size)
@@ -291,6 +291,13 @@ class _Source:
             if not self._fault:
                 raise
             raise PeerFailed(f"{self._file} can't be sent: {self._fault}", refused=True) from failed
+
+
+def _cut_short(failed: PeerFailed) -> bool:
+    """Whether grpcio tells of its own failed write instead of the member's answer. That happens if
+    a member answers UNIMPLEMENTED while a message is being written."""
+    cause = failed.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.INTERNAL
 
 
 class _Sources:
