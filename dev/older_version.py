@@ -18,9 +18,15 @@ PACKAGES = ("client", "common", "proto", "raft", "replica", "snapshots")
 
 def build() -> Path:
     """Returns the folder, with the Rust module built. Its Python needs today's dependencies. Raises
-    CalledProcessError, for example without the history (a shallow clone)."""
+    RuntimeError without the history, CalledProcessError if the build fails."""
     if FOLDER.exists():
         return FOLDER
+    known = ["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"]
+    if subprocess.run(known, cwd=ROOT, capture_output=True, check=False).returncode:
+        raise RuntimeError(
+            f"this clone does not have the commit {COMMIT}: fetch the whole history, for example "
+            "with `git fetch --unshallow`"
+        )
     new = FOLDER.with_name(f"{FOLDER.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)

@@ -100,8 +100,11 @@ async def upload_sources(
     Raises SourceFailed if a file became unreadable or has changed, and ClientError."""
     together = [source for source in sources if source.size <= TOGETHER_BYTES_MAX]
     alone = [source for source in sources if source.size > TOGETHER_BYTES_MAX]
+    taken = True
     for some in _cut(together, CALL_BYTES_MAX, TOGETHER_MAX):
-        if len(some) == 1 or not await _upload_together(calls, some, deadlines()):
+        if taken and len(some) > 1:
+            taken = await _upload_together(calls, some, deadlines())
+        if not taken or len(some) == 1:
             alone += some
     for source in alone:
         await upload_source(calls, source, deadlines())
@@ -176,7 +179,7 @@ def _cut(
 
 
 def _contents(sources: Sequence[PayloadSource]) -> list[types.PayloadContent]:
-    """Raises OSError, and SourceFailed for a file that has another size now."""
+    """Raises OSError, and SourceFailed for a file that has changed."""
     found = []
     for source in sources:
         content = source.content if isinstance(source.content, bytes) else _again(source)
@@ -193,8 +196,12 @@ def _again(source: PayloadSource) -> bytes:
         error.filename = error.filename or str(source.content)
         raise
     if hashlib.sha256(content).digest() != source.digest:
-        raise SourceFailed(f"{source.content!s} changed while it was sent; send it again")
+        raise _changed(source)
     return content
+
+
+def _changed(source: PayloadSource) -> SourceFailed:
+    return SourceFailed(f"{source.content!s} changed while it was sent; send it again")
 
 
 def _unreadable(error: OSError) -> SourceFailed:
@@ -212,15 +219,11 @@ async def upload_source(calls: Calls, source: PayloadSource, deadline: Deadline)
             await moving(stub.UploadPayload(requests), deadline)
         except grpc.aio.AioRpcError as error:
             if failures:
-                raise SourceFailed(
-                    f"{source.content!s} can't be read any more: {failures[0].strerror}"
-                ) from failures[0]
+                raise _unreadable(failures[0]) from failures[0]
             detail = detail_of(error)
             changed = detail is not None and detail.reason == types.REASON_PAYLOAD_MISMATCH
             if changed and isinstance(source.content, Path):
-                raise SourceFailed(
-                    f"{source.content} changed while it was sent; send it again"
-                ) from error
+                raise _changed(source) from error
             raise
 
     await calls.retry(upload, deadline)
@@ -245,4 +248,5 @@ async def _upload_requests(
                 yield api.UploadPayloadRequest(chunk=chunk)
                 deadline.progress()
     except OSError as error:
+        error.filename = error.filename or str(source.content)
         failures.append(error)

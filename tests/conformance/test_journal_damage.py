@@ -250,7 +250,7 @@ def test_a_write_that_fails_is_fatal(subject: Subject, monkeypatch: pytest.Monke
 
     with monkeypatch.context() as patch:
         patch.setattr(files, "disk", Broken())
-        with pytest.raises(StorageFailed, match=r"writing journal: .*Input/output error"):
+        with pytest.raises(StorageFailed, match=r"writing the log's journal: .*Input/output error"):
             append(subject, b"not acknowledged")
     with pytest.raises(StorageFailed, match="an earlier write of the journal failed"):
         append(subject, b"neither")

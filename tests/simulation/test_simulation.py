@@ -60,6 +60,11 @@ EXERCISED = (
 )
 """What happens in any ten seeds, or they are worth nothing."""
 
+RARE = ("fast clocks",)
+"""What happens in any RARE_SEEDS seeds; ten may have none of it."""
+
+RARE_SEEDS = 30
+
 PLANTED_SEEDS_MAX = 60
 
 pytestmark = pytest.mark.timeout(900)  # a seed takes about a second of a processor of its own
@@ -75,6 +80,15 @@ def test_seeds(first: int) -> None:
         counts += report.counts
     if first + BATCH <= FIRST + SEEDS:
         assert not [kind for kind in EXERCISED if not counts[kind]]
+
+
+def test_what_is_rare_happens() -> None:
+    missing = set(RARE)
+    for seed in range(FIRST, FIRST + RARE_SEEDS):
+        missing -= {kind for kind, count in simulate(seed).counts.items() if count}
+        if not missing:
+            return
+    pytest.fail(f"not in {RARE_SEEDS} seeds: {missing}")
 
 
 def test_equal_seeds_give_equal_runs() -> None:

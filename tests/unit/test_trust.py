@@ -36,6 +36,7 @@ from tests.support.trust_steps import (
     PARTITION,
     ROLES,
     Secrets,
+    act,
     content,
     settle,
     talk,
@@ -68,6 +69,26 @@ def test_a_change_parts_nobody_who_is_a_step_behind() -> None:
     for secret in secrets.values():
         assert content(secret).authority == new.certificate
         assert not talk(content(secret), held_by(old))
+
+
+def test_a_change_is_in_progress_until_the_old_authority_is_gone() -> None:
+    """Also in the turn that issues the new certificates: a user who read "Issued" there would take
+    the old authority for gone."""
+    old, new = Authority(make_authority(NOW)), Authority(make_authority(NOW))
+    secrets: Secrets = dict.fromkeys(ROLES)
+    assert not trust.changing(secrets, trust.steps(secrets, old, NOW))  # the first issue
+    settle(secrets, old, NOW)
+    turns: list[tuple[bool, bool]] = []
+    now = NOW
+    for _ in range(8):
+        found = trust.steps(secrets, new, now, LIFETIMES)
+        alone = all(content(s).authority == new.current.certificate for s in secrets.values())
+        turns.append((trust.changing(secrets, found), alone))
+        act(secrets, new, now)
+        now += LIFETIMES.spread
+    assert [changing for changing, _ in turns] == [not alone for _, alone in turns]
+    assert turns[0] == (True, False)
+    assert turns[-1] == (False, True)
 
 
 def held_by(authority: KeyPair) -> pem.Pem:

@@ -102,7 +102,6 @@ class Observer:
         replicas = await self.replicas(partition, pods)
         steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
         good = {secret: step is not trust.TrustStep.ISSUE for secret, step in steps.items()}
-        changing = (trust.TrustStep.WAIT, trust.TrustStep.TRUST)
         return ObservedPartition(
             partition,
             now,
@@ -118,7 +117,7 @@ class Observer:
                 untrusting=frozenset(
                     s for s, step in steps.items() if step is trust.TrustStep.TRUST
                 ),
-                changing=any(step in changing for step in steps.values()),
+                changing=trust.changing(secrets, steps),
                 problem=self._authority.problem,
                 refused=self._replicas.refused(partition, pods),
                 authority_ends=trust.ending(self._authority.value, now, self._lifetimes),

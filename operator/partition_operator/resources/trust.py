@@ -127,6 +127,16 @@ def steps(
     }
 
 
+def changing(secrets: Mapping[str, Secret | None], found: Mapping[str, TrustStep]) -> bool:
+    """Whether the authority is being replaced: until no Secret trusts several any more. `found`:
+    the steps of these Secrets. The turn that issues the new certificates is in the middle."""
+    return any(
+        step in (TrustStep.WAIT, TrustStep.TRUST)
+        or (step is TrustStep.ISSUE and len(read(secrets[name]).trusted) > 1)
+        for name, step in found.items()
+    )
+
+
 def _step(
     held: SecretContents,
     current: x509.Certificate,

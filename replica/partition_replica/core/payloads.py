@@ -9,6 +9,9 @@ from partition_replica.core.model import LogEntry
 from partition_replica.errors import Damaged
 from partition_replica.ids import Digest
 
+CompletePayloads = Sequence[tuple[bytes, bytes]]
+"""Payloads that travel whole: (digest, content) of each."""
+
 
 def is_blob(payload: types.Payload) -> bool:
     """Whether a payload is a blob: it has a size and no data. In clients' proposals, these are the

@@ -21,6 +21,7 @@ from partition_replica.core.model import (
     TreeEntry,
     VerifyReport,
 )
+from partition_replica.core.payloads import CompletePayloads
 from partition_replica.errors import ReplicaError
 from partition_replica.ids import LSN
 
@@ -185,7 +186,7 @@ class ApplicationService(Protocol):
         quorum."""
         ...
 
-    async def upload_together(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+    async def upload_together(self, groups: AsyncIterator[CompletePayloads]) -> None:
         """Stores payloads, (digest, content), at the leader. Returns once a quorum has all of
         them."""
         ...
@@ -220,7 +221,7 @@ class PeerRequestService(Protocol):
     async def take_payload(
         self, digest: bytes, size: int, chunks: AsyncIterator[bytes]
     ) -> bool: ...
-    async def take_payloads(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None: ...
+    async def take_payloads(self, groups: AsyncIterator[CompletePayloads]) -> None: ...
     def payload_file(self, digest: bytes) -> tuple[Path, int]: ...
     async def receive_state(
         self, header: peer.TransferHeader, chunks: AsyncIterator[bytes]

@@ -1,12 +1,13 @@
 """Handles requests of the other members: Raft messages, payloads, state transfers."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from partition_proto.v1 import peer_pb2 as peer
 
 from partition_replica.core.model import ReplicaStatus
+from partition_replica.core.payloads import CompletePayloads
 from partition_replica.core.ports import LogView, PeerTransport
 from partition_replica.core.validation import check_digest
 from partition_replica.engine.port import InvalidMessage, Message
@@ -108,7 +109,7 @@ class PeerRequests:
         check_digest(digest, "the payload")
         return await self._current.running().payloads.receive(Digest(digest), size, chunks)
 
-    async def take_payloads(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+    async def take_payloads(self, groups: AsyncIterator[CompletePayloads]) -> None:
         await self._current.running().payloads.receive_together(groups)
 
     def payload_file(self, digest: bytes) -> tuple[Path, int]:

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
+from partition_proto.v1 import storage_pb2 as rows
 
-from partition_replica.core.model import LogEntry
+from partition_replica.core.model import HardState, LogEntry
 from partition_replica.errors import Damaged
-from partition_replica.ids import LSN, Term
+from partition_replica.ids import LSN, MemberID, Term
 
 LOG_FORMAT_VERSION = 1
 LOG_FORMAT_JOURNALED = 2
@@ -121,6 +122,14 @@ def encode_raft(entry: LogEntry, term: Term) -> bytes:
         return _RAFT.pack(term, 0, 0)
     data = entry.data if entry.kind else b""
     return _RAFT.pack(term, entry.kind, len(entry.context)) + entry.context + data
+
+
+def hard_state_row(state: HardState) -> rows.HardStateRow:
+    return rows.HardStateRow(term=state.term, vote=state.vote, commit=state.commit)
+
+
+def hard_state_of(row: rows.HardStateRow) -> HardState:
+    return HardState(Term(row.term), MemberID(row.vote), LSN(row.commit))
 
 
 def metadata(term: Term) -> bytes:

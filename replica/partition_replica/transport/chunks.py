@@ -11,6 +11,7 @@ from partition_replica.core.limits import (
     PAYLOAD_BATCHED_BYTES_MAX,
     PAYLOADS_A_CALL_MAX,
 )
+from partition_replica.core.payloads import CompletePayloads
 from partition_replica.core.validation import check_digest
 from partition_replica.errors import InvalidArgument, NotFound, Overloaded
 
@@ -112,7 +113,7 @@ async def payload_chunks(
 
 async def payload_groups(
     requests: AsyncIterator[Any],
-) -> AsyncIterator[list[tuple[bytes, bytes]]]:
+) -> AsyncIterator[CompletePayloads]:
     """Yields the payloads of each message as (digest, content). Raises InvalidArgument if they
     exceed a limit of PAYLOADS_A_CALL_MAX, PAYLOAD_BATCH_BYTES_MAX and PAYLOAD_BATCHED_BYTES_MAX."""
     count = 0
@@ -126,7 +127,7 @@ async def payload_groups(
                 "another call"
             )
         sizes = [len(payload.content) for payload in request.payloads]
-        if max(sizes, default=0) > PAYLOAD_BATCHED_BYTES_MAX:
+        if max(sizes) > PAYLOAD_BATCHED_BYTES_MAX:
             raise InvalidArgument(
                 f"a payload has {max(sizes)} bytes; at most {PAYLOAD_BATCHED_BYTES_MAX} are "
                 "allowed in a call with several: send it alone"

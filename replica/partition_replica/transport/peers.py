@@ -293,13 +293,6 @@ class _Source:
             raise PeerFailed(f"{self._file} can't be sent: {self._fault}", refused=True) from failed
 
 
-def _cut_short(failed: PeerFailed) -> bool:
-    """Whether grpcio tells of its own failed write instead of the member's answer. That happens if
-    a member answers UNIMPLEMENTED while a message is being written."""
-    cause = failed.__cause__
-    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.INTERNAL
-
-
 class _Sources:
     """Local files of small payloads that are sent together. Errors as in `_Source`."""
 
@@ -340,6 +333,13 @@ def _unimplemented(failed: PeerFailed) -> bool:
     """Whether the member, of an earlier version, does not have the RPC."""
     cause = failed.__cause__
     return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def _cut_short(failed: PeerFailed) -> bool:
+    """Whether grpcio tells of its own failed write instead of the member's answer. That happens if
+    a member answers UNIMPLEMENTED while a message is being written."""
+    cause = failed.__cause__
+    return isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.INTERNAL
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Appends, sessions and uploads at a leader: checks requests and proposes entries."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.limits import PAYLOAD_BYTES_MAX, PAYLOAD_INLINE_BYTES_MAX
 from partition_replica.core.model import Applied
+from partition_replica.core.payloads import CompletePayloads
 from partition_replica.core.proposed_entry import ProposedEntry, proposed
 from partition_replica.core.validation import (
     check_digest,
@@ -125,7 +126,7 @@ class Appends:
         await member.payloads.ensure_quorum([name])
         return member.payloads.dissemination.holders(name)
 
-    async def upload_together(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+    async def upload_together(self, groups: AsyncIterator[CompletePayloads]) -> None:
         member = self._current.leading()
         digests = await member.payloads.receive_together(_large(groups))
         await member.payloads.ensure_quorum(digests)
@@ -146,8 +147,8 @@ class Appends:
 
 
 async def _large(
-    groups: AsyncIterator[Sequence[tuple[bytes, bytes]]],
-) -> AsyncIterator[Sequence[tuple[bytes, bytes]]]:
+    groups: AsyncIterator[CompletePayloads],
+) -> AsyncIterator[CompletePayloads]:
     """Yields the same. Raises InvalidArgument for a payload that belongs into its append."""
     async for contents in groups:
         for _, content in contents:

@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import Applied, Ineffective, LogEntry, OpenedFile, ReplicaStatus
+from partition_replica.core.payloads import CompletePayloads
 from partition_replica.core.services import (
     AppendAnswers,
     AppendFrame,
@@ -67,7 +68,7 @@ class Applications:
     async def upload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> list[int]:
         return await self._appends.upload(digest, size, chunks)
 
-    async def upload_together(self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]) -> None:
+    async def upload_together(self, groups: AsyncIterator[CompletePayloads]) -> None:
         await self._appends.upload_together(groups)
 
     async def read_point(self, *, linearizable: bool, at_follower: bool = False) -> StateReader:

@@ -18,7 +18,7 @@ from partition_replica.core.limits import (
     Limits,
 )
 from partition_replica.core.model import Configuration
-from partition_replica.core.payloads import blob_digests
+from partition_replica.core.payloads import CompletePayloads, blob_digests
 from partition_replica.core.ports import PeerFailed, PeerTransport
 from partition_replica.engine.entries import from_entry
 from partition_replica.engine.port import Message, MessageKind
@@ -116,9 +116,7 @@ class Payloads:
             self._uploads -= 1
         return False
 
-    async def receive_together(
-        self, groups: AsyncIterator[Sequence[tuple[bytes, bytes]]]
-    ) -> list[Digest]:
+    async def receive_together(self, groups: AsyncIterator[CompletePayloads]) -> list[Digest]:
         """Receives small, complete payloads, (digest, content), and pins them. Returns their
         digests.
 
@@ -142,9 +140,7 @@ class Payloads:
             self._uploads -= 1
         return digests
 
-    async def _receive_some(
-        self, group: BlobGroup, contents: Sequence[tuple[bytes, bytes]]
-    ) -> list[Digest]:
+    async def _receive_some(self, group: BlobGroup, contents: CompletePayloads) -> list[Digest]:
         if self._disk_full():
             raise DiskFull("the volume fell below its reserve: make room or grow the volume")
         found = [(Digest(digest), content) for digest, content in contents]

@@ -1,5 +1,7 @@
 """Raft's rules for what may be written to a log. They raise ValueError."""
 
+from collections.abc import Iterable
+
 from partition_replica.core.model import HardState, LogEntry, Position
 from partition_replica.ids import LSN, Term
 
@@ -26,6 +28,18 @@ def check_append(entry: LogEntry, last: LSN, term: Term, plain: bool) -> None:
         raise ValueError(
             f"entry {entry.index} has term {entry.term}, below the previous one, {max(term, 1)}"
         )
+
+
+def position_after(
+    entries: Iterable[LogEntry], last: Position, plain: bool, plain_term: Term
+) -> Position:
+    """The position of the last of `entries`, which are appended after `last`. `plain_term`: of
+    those that have none."""
+    index, term = last.index, last.term
+    for entry in entries:
+        check_append(entry, index, term, plain)
+        index, term = entry.index, entry.term or plain_term
+    return Position(index, term)
 
 
 def check_hard_state(wanted: HardState, saved: HardState, last: Position) -> None:

@@ -1,5 +1,7 @@
-"""The journal in front of the log's tables: small batches become durable here with one synchronous
-write, where a transaction of LMDB waits for the disk twice. docs/on_disk_format.md has the format.
+"""The journal in front of the log's tables: its file, and the entries that it alone has.
+
+Small batches become durable here with one synchronous write, where a transaction of LMDB waits for
+the disk twice. docs/on_disk_format.md has the format.
 
 The file is written from its beginning, record after record, each at a multiple of BLOCK_BYTES. A
 transaction of the log's tables takes over all entries of the journal and draws a new epoch, which
@@ -12,15 +14,19 @@ of the epoch follows an invalid one, the invalid one is damage.
 
 import os
 import struct
+import sys
 import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.limits import Limits
+from partition_replica.core.model import LogEntry
 from partition_replica.errors import Damaged, StorageFailed
+from partition_replica.ids import Term
 from partition_replica.storage.files import (
     create_file,
     fatal_on_failure,
@@ -33,6 +39,8 @@ from partition_replica.storage.files import (
 )
 
 NAME = "journal"
+WHAT = "the log's journal"
+"""As messages name it."""
 
 BLOCK_BYTES = 4096
 """Records begin at multiples of it. So the write of a record touches no page of another one."""
@@ -54,7 +62,7 @@ _MAGIC = b"PLJ1"
 class JournalLimits:
     """file_bytes: the size of the journal's file. entries_max: entries that are in the journal
     alone. A batch that would exceed one of them is written to the tables, with all that the journal
-    has. file_bytes 0: there is no journal."""
+    has. file_bytes below BLOCK_BYTES: there is no journal."""
 
     file_bytes: int = 0
     entries_max: int = 256
@@ -63,6 +71,40 @@ class JournalLimits:
     def of(limits: Limits) -> "JournalLimits":
         """The journal of a replica with these limits."""
         return JournalLimits(limits.log_journal_bytes, limits.log_journal_entries_max)
+
+
+@dataclass(slots=True)
+class Journaled:
+    """The entries from LSN `first` on that the journal alone has. Entries are only added: after a
+    transaction took them over there is a new object. So a reader that takes this one before it
+    begins to read the tables finds each entry here or there."""
+
+    first: int = sys.maxsize
+    entries: list[LogEntry] = field(default_factory=list)
+    hard_state: bool = False
+    """Whether the journal alone has the hard state, too."""
+    since: int = 0
+    """The last transaction of the tables before the first entry: no other one comes before all are
+    taken over."""
+
+    def add(self, entries: Sequence[LogEntry], last_transaction: int) -> None:
+        self.entries.extend(entries)
+        if self.first == sys.maxsize:
+            self.since = last_transaction
+            self.first = entries[0].index
+
+    def between(self, lo: int, hi: int) -> list[LogEntry]:
+        """Those of [lo, hi)."""
+        if hi <= self.first:
+            return []
+        return self.entries[max(lo - self.first, 0) : hi - self.first]
+
+
+def with_terms(entries: list[LogEntry], plain_term: Term) -> list[LogEntry]:
+    """The entries as the tables return them: those without a term have `plain_term`."""
+    if not plain_term:
+        return entries
+    return [entry if entry.term else replace(entry, term=plain_term) for entry in entries]
 
 
 class Journal:
@@ -93,11 +135,12 @@ class Journal:
     def _extend(self, size: int, file_bytes: int) -> None:
         descriptor = self._file.fileno()
         try:
-            fill_file(descriptor, size, file_bytes, NAME)
+            fill_file(descriptor, size, file_bytes, WHAT)
         except BaseException:
-            os.ftruncate(descriptor, size)  # gives the space back
+            with fatal_on_failure(f"shortening {WHAT}"):
+                os.ftruncate(descriptor, size)  # gives the space back
             raise
-        sync_file(descriptor, NAME)
+        sync_file(descriptor, WHAT)
 
     @property
     def started(self) -> bool:
@@ -122,7 +165,7 @@ class Journal:
         header = _HEADER.pack(_MAGIC, crc, self._epoch, self._number, len(record))
         padding = bytes(_padded(len(record)) - len(header) - len(record))
         self._failed = True
-        write_durably(self._file.fileno(), (header, record, padding), self._offset, NAME)
+        write_durably(self._file.fileno(), (header, record, padding), self._offset, WHAT)
         self._failed = False
         self._offset += _padded(len(record))
         self._number += 1
@@ -134,15 +177,15 @@ class Journal:
 def _create(directory: Path, file_bytes: int) -> None:
     """Makes the file under another name first: the journal is complete, or not there."""
     new = directory / f"{NAME}.new"
-    remove_file(new, NAME)
+    remove_file(new, WHAT)
     try:
         with create_file(new) as file:
-            fill_file(file.fileno(), 0, file_bytes, NAME)
-            sync_file(file.fileno(), NAME)
+            fill_file(file.fileno(), 0, file_bytes, WHAT)
+            sync_file(file.fileno(), WHAT)
     except BaseException:
-        remove_file(new, NAME)
+        remove_file(new, WHAT)
         raise
-    move_file(new, directory / NAME, NAME)
+    move_file(new, directory / NAME, WHAT)
     sync_directory(directory)
 
 

@@ -9,22 +9,24 @@ from pathlib import Path
 from partition_proto.v1 import storage_pb2 as rows
 
 from partition_replica.core.compaction import LogRetention
-from partition_replica.core.model import LogBatch, LogEntry, Position
+from partition_replica.core.model import LogBatch, LogEntry
 from partition_replica.errors import DiskFull, StorageFailed
 from partition_replica.ids import LSN, MemberID
 from partition_replica.storage import codec
 from partition_replica.storage.environment import Transaction, lacks_room
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import full_disk_refuses
-from partition_replica.storage.log.checks import check_append, check_hard_state
+from partition_replica.storage.log.checks import check_hard_state, position_after
 from partition_replica.storage.log.journal import (
     BLOCK_BYTES,
     EPOCH_BYTES,
     RECORD_BYTES_MAX,
     Journal,
+    Journaled,
     JournalLimits,
+    with_terms,
 )
-from partition_replica.storage.log.reading import Journaled, LogReader, with_terms
+from partition_replica.storage.log.reading import LogReader
 from partition_replica.storage.log.tables import JOURNAL, BlobDigests
 
 logger = logging.getLogger(__name__)
@@ -155,7 +157,8 @@ class JournaledLog(LogReader):
         Raises ValueError, StorageFailed."""
         if not batch.entries or batch.snapshot is not None or not self._may_journal(batch):
             return False
-        last = self._position_after(batch.entries)
+        standalone, plain_term = self._identity.standalone, self._plain_term()
+        last = position_after(batch.entries, self._last, standalone, plain_term)
         if batch.hard_state is not None:
             check_hard_state(batch.hard_state, self._hard_state, last)
         record = _encode(batch).SerializeToString()
@@ -166,7 +169,7 @@ class JournaledLog(LogReader):
         reach("log.journal.before")
         journal.append(record)
         reach("log.journal.after")
-        entries = with_terms(batch.entries, self._plain_term())
+        entries = with_terms(batch.entries, plain_term)
         self._journaled.add(entries, self._last_transaction())
         self._journaled.hard_state |= batch.hard_state is not None
         self._last = last
@@ -198,15 +201,6 @@ class JournaledLog(LogReader):
             logger.warning("%s. Until the next start, small appends wait longer", error)
             self._journal_limits = JournalLimits()
 
-    def _position_after(self, entries: list[LogEntry]) -> Position:
-        """Raises ValueError."""
-        plain, plain_term = self._identity.standalone, self._plain_term()
-        index, term = self._last.index, self._last.term
-        for entry in entries:
-            check_append(entry, index, term, plain)
-            index, term = entry.index, entry.term or plain_term
-        return Position(index, term)
-
 
 def _follow(entries: Sequence[LogEntry], last: LSN) -> bool:
     """Whether no entry overwrites one, also of the same batch: a leader that was deposed may have
@@ -215,12 +209,9 @@ def _follow(entries: Sequence[LogEntry], last: LSN) -> bool:
 
 
 def _encode(batch: LogBatch) -> rows.JournalRecord:
-    record = rows.JournalRecord(first=batch.entries[0].index)
+    state = None if batch.hard_state is None else codec.hard_state_row(batch.hard_state)
+    record = rows.JournalRecord(first=batch.entries[0].index, hard_state=state)
     add = record.entries.add
     for entry in batch.entries:
         add(term=entry.term, kind=entry.kind, data=entry.data, context=entry.context)
-    if batch.hard_state is not None:
-        state = batch.hard_state
-        record.hard_state.term, record.hard_state.vote = state.term, state.vote
-        record.hard_state.commit = state.commit
     return record

@@ -1,11 +1,9 @@
 """Opens and checks a log, and reads its Raft state and its entries."""
 
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import lmdb
@@ -32,8 +30,8 @@ from partition_replica.storage.environment import (
     open_read_only,
     reading,
 )
-from partition_replica.storage.log.checks import check_append, check_hard_state
-from partition_replica.storage.log.journal import read_journal
+from partition_replica.storage.log.checks import check_hard_state, position_after
+from partition_replica.storage.log.journal import Journaled, read_journal, with_terms
 from partition_replica.storage.log.tables import (
     BACKFILL,
     BASE,
@@ -51,40 +49,6 @@ from partition_replica.storage.log.tables import (
 WEIGHED_MAX = 100_000
 """The maximum number of blobs that `weigh` keeps until the trail is measured again. The oldest ones
 are dropped first."""
-
-
-@dataclass(slots=True)
-class Journaled:
-    """The entries from LSN `first` on that the journal alone has. Entries are only added: after a
-    transaction took them over there is a new object. So a reader that takes this one before it
-    begins to read the tables finds each entry here or there."""
-
-    first: int = sys.maxsize
-    entries: list[LogEntry] = field(default_factory=list)
-    hard_state: bool = False
-    """Whether the journal alone has the hard state, too."""
-    since: int = 0
-    """The last transaction of the tables before the first entry: no other one comes before all are
-    taken over."""
-
-    def add(self, entries: Sequence[LogEntry], last_transaction: int) -> None:
-        self.entries.extend(entries)
-        if self.first == sys.maxsize:
-            self.since = last_transaction
-            self.first = entries[0].index
-
-    def between(self, lo: int, hi: int) -> list[LogEntry]:
-        """Those of [lo, hi)."""
-        if hi <= self.first:
-            return []
-        return self.entries[max(lo - self.first, 0) : hi - self.first]
-
-
-def with_terms(entries: list[LogEntry], plain_term: Term) -> list[LogEntry]:
-    """The entries as the tables return them: those without a term have `plain_term`."""
-    if not plain_term:
-        return entries
-    return [entry if entry.term else replace(entry, term=plain_term) for entry in entries]
 
 
 class LogReader:
@@ -223,7 +187,6 @@ class LogReader:
     def read_back(self, lo: LSN, last: LSN, entries_max: int, bytes_max: int) -> list[LogEntry]:
         """Reads [lo, last] backwards: the last entry first, at least one, at most `entries_max` and
         `bytes_max`. Otherwise as `read`."""
-
         found: list[LogEntry] = []
         size = 0
         with self._snapshot(lo, LSN(last + 1)) as (txn, journaled):
@@ -398,7 +361,7 @@ class LogReader:
         if boundary.term and identity and identity.cluster_id and not conf.voters:
             raise Damaged("row conf_state of table meta is missing: the volume is damaged; keep it")
         self._boundary = Position(LSN(boundary.index), Term(boundary.term))
-        self._hard_state = HardState(Term(hard.term), MemberID(hard.vote), LSN(hard.commit))
+        self._hard_state = codec.hard_state_of(hard)
         self._configuration = (LSN(conf.index), _configuration(conf))
         self._fencing_token: int = lease.transitions
         self._identity = self._load_identity(identity, new_member, read_only)
@@ -412,19 +375,15 @@ class LogReader:
             raise Damaged("row journal of table meta is missing: the volume is damaged; keep it")
         plain, position = self._identity.standalone, self._last
         for record in read_journal(self._path, row.epoch, row.file_bytes):
-            index, term = position.index, position.term
             entries = [
                 LogEntry(LSN(record.first + n), Term(e.term), e.kind, e.data, e.context)
                 for n, e in enumerate(record.entries)
             ]
             try:
-                for entry in entries:
-                    check_append(entry, index, term, plain)
-                    index, term = entry.index, entry.term or self._plain_term()
+                position = position_after(entries, position, plain, self._plain_term())
                 if record.HasField("hard_state"):
-                    state = record.hard_state
-                    wanted = HardState(Term(state.term), MemberID(state.vote), LSN(state.commit))
-                    check_hard_state(wanted, self._hard_state, Position(index, term))
+                    wanted = codec.hard_state_of(record.hard_state)
+                    check_hard_state(wanted, self._hard_state, position)
                     self._hard_state = wanted
                     self._journaled.hard_state = True
             except ValueError as error:
@@ -433,7 +392,6 @@ class LogReader:
                     "damaged, keep it"
                 ) from error
             self._journaled.add(with_terms(entries, self._plain_term()), self._last_transaction())
-            position = Position(index, term)
         self._last = position
 
     def _load_identity(
@@ -490,8 +448,7 @@ class LogReader:
         self.tables.put_meta(txn, BOUNDARY, row)
 
     def _put_hard_state(self, txn: Transaction, state: HardState) -> None:
-        row = rows.HardStateRow(term=state.term, vote=state.vote, commit=state.commit)
-        self.tables.put_meta(txn, HARD_STATE, row)
+        self.tables.put_meta(txn, HARD_STATE, codec.hard_state_row(state))
 
     def _compacted(self, index: LSN, first: LSN) -> Compacted:
         return Compacted(
