@@ -5,7 +5,6 @@ import asyncio
 import base64
 import json
 import os
-import socket
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -15,6 +14,7 @@ from typing import Any
 from partition_client import AsyncClient, Tls
 
 from dev.cluster.layout import BIN
+from dev.ports import free_port
 
 GRPC_PORT = 7000
 
@@ -74,7 +74,7 @@ class Access:
                 self._servers.append(server)
                 port = server.sockets[0].getsockname()[1]
             else:
-                port = _free_port()
+                port = free_port()
                 self._forwards.append(asyncio.create_task(self._forward(pod, port)))
             self.endpoints.append(f"127.0.0.1:{port}")
         return self
@@ -154,12 +154,6 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while data := await reader.read(1 << 18):
             writer.write(data)
             await writer.drain()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def source_tree() -> Path:

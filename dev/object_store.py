@@ -19,6 +19,7 @@ from pathlib import Path
 
 from dev.cluster.builds import timed
 from dev.cluster.layout import BIN
+from dev.ports import free_port
 
 MODULE = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 PROGRAM = BIN / "versitygw"
@@ -41,12 +42,6 @@ def _install() -> None:
         env=os.environ | {"GOBIN": str(BIN)},
         check=True,
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ObjectStoreServer:

@@ -34,8 +34,8 @@ from partition_replica.transport.raft_frames import (
     frames_of,
 )
 
+from dev.ports import free_port
 from tests.support.certificates import MountedCertificates, mount
-from tests.support.local_group import free_port
 from tests.support.raft_receivers import (
     OTHER,
     PARTITION,

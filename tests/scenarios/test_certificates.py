@@ -9,8 +9,9 @@ from pathlib import Path
 
 from partition_client import AsyncClient
 
+from dev.ports import free_port
 from tests.support.certificates import MountedCertificates
-from tests.support.local_group import PARTITION, LocalGroup, eventually, free_port
+from tests.support.local_group import PARTITION, LocalGroup, eventually
 from tests.support.proxy import ResettingProxy
 
 LIFETIME = dt.timedelta(seconds=10)

@@ -27,7 +27,8 @@ from partition_proto.v1 import log_store_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
 from partition_proto.v1 import types_pb2 as types
 
-from tests.support.local_group import LocalGroup, LocalReplica, assert_equal, eventually, free_port
+from dev.ports import free_port
+from tests.support.local_group import LocalGroup, LocalReplica, assert_equal, eventually
 from tests.support.proposals import proposal, set_key
 
 LARGE = os.urandom(300_000)

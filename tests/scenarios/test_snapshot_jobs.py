@@ -15,6 +15,7 @@ from partition_proto.v1 import replica_admin_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
 from dev.object_store import ObjectStoreServer
+from dev.ports import free_port
 from tests.support.local_group import LocalGroup, eventually
 from tests.support.object_store import BUCKET
 from tests.support.snapshot_jobs import (
@@ -156,7 +157,7 @@ async def test_what_can_not_be_done_is_said(group: LocalGroup, server: ObjectSto
             *("--limit", "snapshot_store_retry_s=1"),
             *("--limit", "snapshot_job_stall_s=30"),
         )
-        nobody = f"http://127.0.0.1:{free_closed_port()}"
+        nobody = f"http://127.0.0.1:{free_port()}"
         good = in_bucket(server)
         for changes, reason, retriable in (
             ({"endpoint": nobody}, "StoreUnavailable", True),
@@ -191,12 +192,6 @@ async def test_what_can_not_be_done_is_said(group: LocalGroup, server: ObjectSto
             assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert staged(only) == []
         assert "not-to-be-seen" not in only.log.read_text()
-
-
-def free_closed_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def test_who_may_ask(group: LocalGroup) -> None:

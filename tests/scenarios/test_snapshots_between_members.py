@@ -6,6 +6,7 @@ import re
 import pytest
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
+from dev.ports import free_port
 from tests.support.crash_points import WHILE_CATCHING_UP
 from tests.support.left_behind import (
     FILE_BYTES,
@@ -18,7 +19,7 @@ from tests.support.left_behind import (
     writing,
 )
 from tests.support.left_behind import small_group as small_group  # a fixture
-from tests.support.local_group import LocalGroup, eventually, free_port
+from tests.support.local_group import LocalGroup, eventually
 from tests.support.proxy import ResettingProxy
 
 

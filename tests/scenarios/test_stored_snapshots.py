@@ -14,13 +14,13 @@ from partition_proto.v1 import types_pb2 as types
 from partition_replica.storage.failpoints import ENVIRONMENT, EXIT_CODE
 
 from dev.object_store import ObjectStoreServer
+from dev.ports import free_port
 from tests.support.crash_points import WHILE_A_JOB_RUNS, WHILE_DELETING, WHILE_TAKING
 from tests.support.local_group import (
     LocalGroup,
     assert_equal,
     enable,
     eventually,
-    free_port,
 )
 from tests.support.proxy import ResettingProxy
 from tests.support.seed_logs import check

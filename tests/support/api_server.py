@@ -13,7 +13,7 @@ from dev.cluster.builds import build_programs
 from dev.cluster.layout import BIN, ROOT
 from dev.cluster.pki import SERVER, Authority, write_key, write_kubeconfig
 from dev.cluster.settings import etcd
-from tests.support.local_group import free_port
+from dev.ports import free_port
 
 
 class ApiServer:

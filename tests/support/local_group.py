@@ -1,18 +1,15 @@
 """Three replicas as three processes on loopback: started, killed, stopped, wiped by tests."""
 
 import asyncio
-import itertools
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,33 +25,13 @@ from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin_api
 
+from dev.ports import free_port
+
 T = TypeVar("T")
 
 PARTITION = "tests/group"
 WAIT_S = 60.0
 POLL_S_MIN, POLL_S_MAX = 0.02, 0.5
-
-
-def _ports() -> Iterator[int]:
-    """Those of this worker of the test run, again and again. Below the range from which the kernel
-    takes ports for clients, so that nobody else gets one before the replica binds it."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw15").removeprefix("gw")) % 16
-    ports = range(15_000 + 900 * worker, 15_900 + 900 * worker)
-    start = random.randrange(len(ports))
-    return itertools.cycle((*ports[start:], *ports[:start]))
-
-
-PORTS = _ports()
-
-
-def free_port() -> int:
-    for port in PORTS:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise AssertionError("there is always a next port")
 
 
 async def eventually(

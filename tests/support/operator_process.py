@@ -9,8 +9,9 @@ from pathlib import Path
 from partition_operator.assembly import EXIT_DEPOSED
 from partition_operator.failpoints import ENVIRONMENT, EXIT_CODE
 
+from dev.ports import free_port
 from tests.support.api_server import ApiServer
-from tests.support.local_group import eventually, free_port
+from tests.support.local_group import eventually
 
 UNHURRIED = {"PARTITION_OPERATOR_LEASE_SECONDS": "60"}
 """For an operator that nobody takes over from: a busy machine does not cost it its lease."""

@@ -11,8 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from dev.cluster.pki import SERVER, Authority
+from dev.ports import free_port
 from tests.support.api_server import ApiServer
-from tests.support.local_group import free_port
 
 Change = Callable[[dict[str, Any]], list[dict[str, Any]]]
 """An object to the JSON patch that is made of it."""

@@ -30,8 +30,8 @@ from partition_replica.transport.listening import parse_listen
 from partition_replica.transport.progress import served_progress
 from prometheus_client import CollectorRegistry
 
+from dev.ports import free_port
 from tests.support.certificates import KnownAuthority
-from tests.support.local_group import free_port
 from tests.support.partition_views import partition, pod
 
 BOTH = ("127.0.0.1", "::1")

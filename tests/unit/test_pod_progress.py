@@ -11,7 +11,7 @@ from partition_operator.clients import pod_progress
 from partition_operator.reconcile.observed.progress import JobProgress, parse_progress
 from partition_replica.transport.progress import served_progress
 
-from tests.support.local_group import free_port
+from dev.ports import free_port
 
 
 def pod(ip: str = "127.0.0.1", phase: str = "Running") -> dict[str, Any]:

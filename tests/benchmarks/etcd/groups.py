@@ -15,9 +15,10 @@ import grpc
 from partition_client import AsyncClient, Tls
 
 from dev.etcd import SERVER
+from dev.ports import free_port
 from tests.benchmarks.etcd.kv import READ_KEY, READ_VALUE, open_member
 from tests.support import certificates
-from tests.support.local_group import PARTITION, LocalGroup, eventually, free_port
+from tests.support.local_group import PARTITION, LocalGroup, eventually
 
 READY_S = 60.0
 MEMBERS = 3
