@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import InvalidArgument, Overloaded, PayloadMismatch, PayloadQuorum
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.arriving import ArrivingFile
 from partition_replica.runtime.transfer.dissemination import Dissemination
 from partition_replica.transport.chunks import payload_groups
 
@@ -222,12 +223,23 @@ class Members:
 
     def __init__(self, fails: set[int] | None = None) -> None:
         self.calls: list[tuple[int, int]] = []
+        self.passed_on: list[int] = []
         self.fails = fails or set()
+        self.fails_on_the_way: set[int] = set()
         self.go_on = asyncio.Event()
         self.go_on.set()
 
     async def push_payload(self, member: int, digest: Digest, file: Path, size: int) -> None:
         await self._call(member, 1)
+
+    async def push_arriving(
+        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+    ) -> None:
+        self.passed_on.append(member)
+        async for _ in chunks:
+            pass
+        if member in self.fails_on_the_way:
+            raise PeerFailed("the connection was reset")
 
     async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
         await self._call(member, len(blobs))
@@ -246,6 +258,7 @@ def dissemination(members: Members, sizes: dict[Digest, int]) -> Dissemination:
         cast("Any", members),
         Metrics(),
         own_member=1,
+        passed_on_max=2,
         configuration=lambda: Configuration(voters=(1, 2, 3)),
     )
 
@@ -296,3 +309,89 @@ async def test_a_payload_is_pushed_once_at_a_time() -> None:
     await asyncio.gather(first, second)
     await pushing.close()
     assert sorted(members.calls) == [(2, 2), (2, 3), (3, 2), (3, 3)]
+
+
+# --- while they arrive ------------------------------------------------------------------------
+
+
+def arriving(folder: Path, written: int = 0) -> ArrivingFile:
+    path = folder / "staged"
+    path.write_bytes(b"x" * SIZE)
+    found = ArrivingFile(path, SIZE, 10_000)
+    found.advance(written)
+    return found
+
+
+async def test_a_payload_that_was_passed_on_is_not_pushed_again(tmp_path: Path) -> None:
+    members = Members()
+    [digest] = digests(1)
+    pushing = dissemination(members, {digest: SIZE})
+    file = arriving(tmp_path)
+    pushing.pass_on(digest, SIZE, file)
+    quorum = asyncio.create_task(pushing.to_quorum([digest]))
+    await asyncio.sleep(0)
+    assert not quorum.done()
+    file.advance(SIZE)
+    file.end()
+    await quorum
+    assert members.passed_on == [2, 3]
+    assert members.calls == []
+    await pushing.close()
+
+
+async def test_a_member_that_did_not_take_it_on_its_way_gets_it_when_it_is_complete(
+    tmp_path: Path,
+) -> None:
+    members = Members(fails={3})
+    members.fails_on_the_way = {2, 3}
+    [digest] = digests(1)
+    pushing = dissemination(members, {digest: SIZE})
+    pushing.pass_on(digest, SIZE, arriving(tmp_path, SIZE))
+    await pushing.to_quorum([digest])
+    assert pushing.holders(digest) == [1, 2]
+    assert (2, 1) in members.calls
+    await pushing.close()
+
+
+async def test_who_took_a_payload_that_was_given_up_holds_nothing(tmp_path: Path) -> None:
+    members = Members()
+    [digest] = digests(1)
+    pushing = dissemination(members, {digest: SIZE})
+    file = arriving(tmp_path, SIZE // 2)
+    pushing.pass_on(digest, SIZE, file)
+    file.end()
+    await pushing.to_quorum([digest])
+    assert len(members.calls) >= 1
+    await pushing.close()
+
+
+async def test_slow_uploads_have_places_of_their_own(tmp_path: Path) -> None:
+    members = Members()
+    first, second, third, complete = digests(4)
+    pushing = dissemination(members, {complete: SIZE})
+    for digest in (first, second, third):
+        pushing.pass_on(digest, SIZE, arriving(tmp_path))
+    await asyncio.sleep(0)
+    assert members.passed_on == [2, 3, 2, 3]
+    await pushing.to_quorum([complete])
+    await pushing.close()
+
+
+async def test_readers_of_what_arrives_get_it_in_chunks_and_end_with_it(tmp_path: Path) -> None:
+    file = arriving(tmp_path, 25_000)
+    chunks = file.chunks()
+    assert [len(await anext(chunks)) for _ in range(3)] == [10_000, 10_000, 5_000]
+    waiting = asyncio.ensure_future(anext(chunks))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    file.advance(SIZE)
+    file.end()
+    assert not file.given_up
+    assert len(await waiting) == 10_000
+    assert sum([len(chunk) async for chunk in chunks]) == SIZE - 35_000
+
+
+async def test_a_file_that_was_renamed_before_it_was_opened_has_no_chunks(tmp_path: Path) -> None:
+    file = arriving(tmp_path, SIZE)
+    (tmp_path / "staged").rename(tmp_path / "stored")
+    assert [chunk async for chunk in file.chunks()] == []

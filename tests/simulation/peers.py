@@ -104,6 +104,33 @@ class SimulatedPeers:
         await self._call(member, serve)
         self._node.trace.count("payloads pushed")
 
+    async def push_arriving(
+        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+    ) -> None:
+        sent: asyncio.Queue[bytes] = asyncio.Queue(1)
+
+        async def send() -> None:
+            async for chunk in chunks:
+                await sent.put(chunk)
+            await sent.put(b"")
+
+        async def arriving() -> AsyncIterator[bytes]:
+            while chunk := await sent.get():
+                await asyncio.sleep(self._network.latency())
+                yield chunk
+
+        async def serve(target: "Node") -> bool:
+            replica = _replica(target)
+            replica.peer_requests.check_peer(self._cluster, 0)
+            return await replica.peer_requests.take_payload(digest, size, arriving())
+
+        sending = asyncio.ensure_future(send())  # at this side
+        try:
+            await self._call(member, serve)
+        finally:
+            sending.cancel()
+        self._node.trace.count("payloads passed on")
+
     async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
         async def contents() -> AsyncIterator[list[tuple[bytes, bytes]]]:
             for start in range(0, len(blobs), BATCH):

@@ -3,7 +3,7 @@ the loss of one disk must not take the only copy of what a client was told is ke
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -29,17 +29,17 @@ class Pushes:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.lost: set[int] = set()
-        push = SimulatedPeers.push_payload
+        for name in ("push_payload", "push_arriving"):
+            patch.setattr(SimulatedPeers, name, self._unless_lost(getattr(SimulatedPeers, name)))
 
-        async def push_payload(
-            peers: SimulatedPeers, member: int, digest: Digest, file: Any, size: int
-        ) -> None:
+    def _unless_lost(self, push: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+        async def found(peers: SimulatedPeers, member: int, *arguments: Any) -> None:
             if member in self.lost:
                 await asyncio.sleep(0.05)
                 raise PeerFailed("it does not take it")
-            await push(peers, member, digest, file, size)
+            await push(peers, member, *arguments)
 
-        patch.setattr(SimulatedPeers, "push_payload", push_payload)
+        return found
 
 
 async def upload(node: Node) -> None:

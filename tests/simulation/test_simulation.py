@@ -57,6 +57,7 @@ EXERCISED = (
     "streams that ended",
     "commits to a journal",
     "payloads pushed together",
+    "payloads passed on",
 )
 """What happens in any ten seeds, or they are worth nothing."""
 

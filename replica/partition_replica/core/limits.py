@@ -185,6 +185,10 @@ class Limits:
     uploads_max: int = 64
     """Uploads and pushes of payloads in progress; one more is OVERLOADED."""
 
+    passed_on_max: int = 4
+    """Payloads that are pushed to one member while they arrive; 0 for none. One more is pushed when
+    it is complete."""
+
     pins_max: int = 100_000
     """Payloads that are pinned. For one more the oldest pin ends, or the new one is OVERLOADED if
     the oldest is younger than 30 s."""
@@ -367,7 +371,7 @@ class Limits:
             )
 
 
-MAY_BE_ZERO = frozenset({"apply_delay_s", "log_journal_bytes"})
+MAY_BE_ZERO = frozenset({"apply_delay_s", "log_journal_bytes", "passed_on_max"})
 """Limits for which `--limit` accepts 0."""
 
 DEPRECATED_NAMES = {

@@ -447,6 +447,13 @@ class PeerTransport(Protocol):
         """Sends a payload; returns once the member has stored it durably. Raises PeerFailed."""
         ...
 
+    async def push_arriving(
+        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+    ) -> None:
+        """As `push_payload`, with content that is still arriving here. The member refuses it if
+        `chunks` ends early. `chunks` must raise nothing."""
+        ...
+
     async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
         """Sends payloads (digest, file, size): at most PAYLOADS_A_CALL_MAX, each of at most
         PAYLOAD_BATCHED_BYTES_MAX. Returns once the member has stored all of them durably. Raises

@@ -179,6 +179,11 @@ class Metrics:
             ["direction"],
             registry=r,
         )
+        self.payloads_passed_on = Counter(
+            "logstore_payloads_passed_on",
+            "Payloads that a member took while they arrived at the leader",
+            registry=r,
+        )
         self.blobs_collected = Counter(
             "logstore_blobs_collected", "Blobs unlinked because nothing names them", registry=r
         )

@@ -49,6 +49,11 @@ class BlobWriter:
 
         self._file = create_file(path)
 
+    @property
+    def path(self) -> Path:
+        """The staging file, until `finish` or `abort`."""
+        return self._path
+
     def write(self, chunk: bytes) -> None:
         """Raises PayloadMismatch for more bytes than announced, DiskFull, StorageFailed. After an
         error, only `abort` is allowed."""

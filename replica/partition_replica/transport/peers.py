@@ -103,6 +103,18 @@ class Peers:
         with source.blamed(), _failures(member):
             await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
 
+    async def push_arriving(
+        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+    ) -> None:
+        async def requests() -> AsyncIterator[api.PayloadChunk]:
+            cluster = self._make_hello().cluster_id
+            yield api.PayloadChunk(cluster_id=cluster, digest=digest, size=size)
+            async for chunk in chunks:
+                yield api.PayloadChunk(data=chunk)
+
+        with _failures(member):
+            await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
+
     async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
         source = _Sources(blobs)
 

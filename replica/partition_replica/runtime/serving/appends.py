@@ -122,7 +122,7 @@ class Appends:
                 "Send a smaller payload in the append itself"
             )
         name = Digest(digest)
-        await member.payloads.receive(name, size, chunks)
+        await member.payloads.receive(name, size, chunks, pass_on=True)
         await member.payloads.ensure_quorum([name])
         return member.payloads.dissemination.holders(name)
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX
 from partition_replica.core.model import Configuration
@@ -10,6 +11,7 @@ from partition_replica.core.ports import PeerFailed, PeerTransport
 from partition_replica.errors import PayloadQuorum
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.arriving import ArrivingFile
 from partition_replica.storage.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -28,16 +30,20 @@ class Dissemination:
         metrics: Metrics,
         *,
         own_member: int,
+        passed_on_max: int,
         configuration: Callable[[], Configuration],
     ) -> None:
         self._blobs = blobs
         self._transport = transport
         self._metrics = metrics
         self._own_member = own_member
+        self._passed_on_max = passed_on_max
         self._configuration = configuration
         self._holders: dict[Digest, set[int]] = {}
         self._pushes: dict[tuple[Digest, int], asyncio.Task[bool]] = {}
         """The running ones, each under all its payloads."""
+        self._passing: dict[tuple[Digest, int], asyncio.Task[None]] = {}
+        """The running pushes of payloads that arrive, or did when the push began."""
         self._push_slots: dict[int, asyncio.Semaphore] = {}
 
     def holders(self, digest: Digest) -> list[int]:
@@ -52,7 +58,7 @@ class Dissemination:
             self._holders.pop(digest, None)
 
     async def close(self) -> None:
-        tasks = set(self._pushes.values())
+        tasks = {*self._pushes.values(), *self._passing.values()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,6 +82,37 @@ class Dissemination:
                 f"payload {lacking[0].hex()} is only on members {holding}, which is not a quorum, "
                 "and the others can't be reached: retry with backoff"
             )
+
+    def pass_on(self, digest: Digest, size: int, arriving: ArrivingFile) -> None:
+        """Begins to push a payload while it arrives, to each other member with a place free. The
+        others get it once it is complete (`to_quorum`). These places are not those of complete
+        payloads: a client that uploads slowly must not hold those up."""
+        for member in self._configuration().members:
+            busy = sum(1 for _, other in self._passing if other == member)
+            if member == self._own_member or busy >= self._passed_on_max:
+                continue
+            if (digest, member) not in self._passing:
+                task = asyncio.create_task(self._pass_on(digest, size, arriving, member))
+                self._passing[digest, member] = task
+                task.add_done_callback(partial(self._passed_on, digest, member))
+
+    def _passed_on(self, digest: Digest, member: int, _: "asyncio.Task[None]") -> None:
+        del self._passing[digest, member]
+
+    async def _pass_on(
+        self, digest: Digest, size: int, arriving: ArrivingFile, member: int
+    ) -> None:
+        try:
+            await self._transport.push_arriving(member, digest, size, arriving.chunks())
+        except PeerFailed as error:
+            logger.info(
+                "payload %s was not passed on to member %x: %s", digest.hex(), member, error
+            )
+            return
+        if not arriving.given_up:
+            self._known_holders(digest).add(member)
+            self._metrics.payloads_passed_on.inc()
+            self._metrics.payload_bytes.labels("out").inc(size)
 
     def _without_quorum(self, digests: Sequence[Digest]) -> list[Digest]:
         quorum = self._configuration().is_quorum
@@ -145,6 +182,11 @@ class Dissemination:
         return True
 
     async def _push_once(self, digest: Digest, member: int) -> bool:
+        passing = self._passing.get((digest, member))
+        if passing is not None:
+            await asyncio.wait([passing])
+            if member in self._known_holders(digest):
+                return True
         async with self._slots(member):
             size = self._blobs.size(digest)
             if size is None:

@@ -32,6 +32,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.arriving import ArrivingFile
 from partition_replica.runtime.transfer.dissemination import Dissemination
 from partition_replica.storage.blobs import BlobGroup, BlobStore, BlobWriter
 from partition_replica.storage.failpoints import reach
@@ -74,7 +75,12 @@ class Payloads:
         self._deliver = deliver
         self._failed = failed
         self.dissemination = Dissemination(
-            blobs, transport, metrics, own_member=own_member, configuration=configuration
+            blobs,
+            transport,
+            metrics,
+            own_member=own_member,
+            passed_on_max=limits.passed_on_max,
+            configuration=configuration,
         )
         self._fetches: dict[Digest, asyncio.Task[None]] = {}
         self._broken: dict[Digest, _Broken] = {}
@@ -87,8 +93,11 @@ class Payloads:
 
     # --- in -----------------------------------------------------------------------------------
 
-    async def receive(self, digest: Digest, size: int, chunks: AsyncIterator[bytes]) -> bool:
-        """Receives a payload's content and pins it. Returns True if it was here already.
+    async def receive(
+        self, digest: Digest, size: int, chunks: AsyncIterator[bytes], *, pass_on: bool = False
+    ) -> bool:
+        """Receives a payload's content and pins it. Returns True if it was here already. pass_on:
+        payloads of more than one chunk are pushed to the other members while they arrive.
 
         It is durable when this returns. Raises PayloadMismatch, Overloaded, DiskFull, and then
         keeps nothing.
@@ -100,17 +109,22 @@ class Payloads:
         try:
             self._blobs.pin(digest, self._limits.pin_time_to_live_s)
             writer = self._blobs.writer(digest, size)
+            arriving = ArrivingFile(writer.path, size, self._limits.chunk_bytes)
             try:
+                if pass_on and size > self._limits.chunk_bytes:
+                    self.dissemination.pass_on(digest, size, arriving)
                 async for chunk in chunks:
                     if self._disk_full():
                         raise DiskFull(
                             "the volume fell below its reserve: make room or grow the volume"
                         )
                     await run_to_end(partial(writer.write, chunk))
+                    arriving.advance(writer.written)
                     self._metrics.payload_bytes.labels("in").inc(len(chunk))
                 await run_to_end(writer.finish)
                 reach("blob.adopted")
             finally:
+                arriving.end()
                 writer.abort()
         finally:
             self._uploads -= 1
