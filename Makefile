@@ -76,6 +76,7 @@ lock-check: $(UV) ## whether uv.lock agrees with every pyproject.toml
 	@$(UV) lock --check --quiet
 
 e2e: test-long ## test-long, then the tests on a cluster at length: idle minutes, kills, large data
+	@SATURATION_SECONDS=1800 $(RUN) pytest -q -m long tests/scenarios/test_saturation.py
 	@IDLE_SECONDS=600 LEADER_KILLS=20 BACKFILL_ENTRIES=200000 BACKFILL_BYTES=1073741824 \
 	  $(RUN) pytest -q -m "" --durations=15 tests/e2e
 

@@ -4,7 +4,7 @@ has no answer when it breaks is sent again under the same sequence, so it takes 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -104,18 +104,8 @@ class AppendStream:
 
     async def append(self, pending: PendingAppend) -> Appended:
         """Raises ClientError."""
-        size = len(pending.content)
-        if size > PROPOSAL_BYTES_MAX:
-            raise RequestRefused(
-                f"the append encodes to {size} bytes; allowed are {PROPOSAL_BYTES_MAX}: split it, "
-                "or store large values as files",
-                "INVALID_ARGUMENT",
-            )
-        if self._closed:
-            raise client_closed()
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
-            self._task.add_done_callback(self._ended)
+        _check_size(pending)
+        self._start()
         # The wait for a slot counts, too.
         self._deadlines.add(pending, pending.allowed_s)
         try:
@@ -124,10 +114,57 @@ class AppendStream:
             async with self._slots:
                 return await self._queued(pending)
         finally:
-            self._deadlines.remove(pending, pending.allowed_s)
-            self._forget(pending)
-            if pending.resend is not None:
-                pending.resend.cancel()
+            self._leave(pending)
+
+    async def append_many(self, many: Sequence[PendingAppend]) -> None:
+        """Sends appends without a task for each. Returns once every future is done, with an answer
+        or a ClientError. Raises ClientError before it has sent anything."""
+        for pending in many:
+            _check_size(pending)
+        self._start()
+        left = asyncio.Semaphore(0)
+
+        def answered(_: "asyncio.Future[Appended]") -> None:
+            self._slots.release()
+            left.release()
+
+        for pending in many:
+            self._deadlines.add(pending, pending.allowed_s)
+        queued = 0
+        try:
+            for pending in many:
+                await self._slots.acquire()
+                if self._closed:
+                    pending.fail(client_closed())
+                if pending.future.done():
+                    self._slots.release()
+                    continue
+                pending.future.add_done_callback(answered)
+                queued += 1
+                self._queue.new[pending] = None
+                self._wake.set()
+            for _ in range(queued):
+                await left.acquire()
+        finally:
+            for pending in many:
+                if not pending.future.cancel():  # it is done
+                    pending.future.exception()  # retrieved, or asyncio would log it
+                self._leave(pending)
+
+    def _leave(self, pending: PendingAppend) -> None:
+        """Its caller waits no more. Only once its future is done."""
+        self._deadlines.remove(pending, pending.allowed_s)
+        self._forget(pending)
+        if pending.resend is not None:
+            pending.resend.cancel()
+
+    def _start(self) -> None:
+        """Starts the stream. Raises ClientError once it is closed."""
+        if self._closed:
+            raise client_closed()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+            self._task.add_done_callback(self._ended)
 
     async def _append_in_turn(self, pending: PendingAppend) -> Appended:
         """Waits for a slot. The deadline or `close` may end the append before it has one."""
@@ -471,6 +508,17 @@ class AppendStream:
         logger.error("an append could not be sent again", exc_info=error)
         pending.refuse(ClientError(f"the append could not be sent again: {error!r}"))
         self._forget(pending)
+
+
+def _check_size(pending: PendingAppend) -> None:
+    """Raises RequestRefused."""
+    size = len(pending.content)
+    if size > PROPOSAL_BYTES_MAX:
+        raise RequestRefused(
+            f"the append encodes to {size} bytes; allowed are {PROPOSAL_BYTES_MAX}: split it, "
+            "or store large values as files",
+            "INVALID_ARGUMENT",
+        )
 
 
 def _session_gone_unknown() -> OutcomeUnknown:

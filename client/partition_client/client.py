@@ -1,7 +1,7 @@
 """The asynchronous client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any
 
@@ -140,6 +140,29 @@ class AsyncClient:
             proposal, wait_applied, check_seconds(allowed_s), upload if large else None
         )
         return await self._appends.append(pending)
+
+    async def append_many(
+        self,
+        many: Iterable[list[types.Operation]],
+        *,
+        wait_applied: bool = False,
+        deadline_s: float | None = None,
+    ) -> list[Appended | ClientError]:
+        """Appends one entry for each list of operations, which name no payloads. It costs less than
+        as many calls of `append`, because there is no task for each.
+
+        Returns an answer or an error for each, in the order of `many`: some may be written and
+        others not. The entries may be ordered in any way. The deadline is that of each. Raises
+        ClientError if nothing was sent.
+        """
+        self.owner.check()
+        allowed_s = check_seconds(self._deadline_s if deadline_s is None else deadline_s)
+        pending = [
+            PendingAppend(types.Proposal(operations=operations), wait_applied, allowed_s)
+            for operations in many
+        ]
+        await self._appends.append_many(pending)
+        return [_answer(one.future) for one in pending]
 
     async def set_key(self, key: bytes, value: bytes) -> Appended:
         return await self.append([types.Operation(set_key=types.SetKey(key=key, value=value))])
@@ -429,6 +452,13 @@ def remove_entry(path: bytes) -> types.Operation:
 
 def create_directory(path: bytes, mode: int = DIRECTORY_MODE) -> types.Operation:
     return types.Operation(create_directory=types.CreateDirectory(path=path, mode=mode))
+
+
+def _answer(future: "asyncio.Future[Appended]") -> Appended | ClientError:
+    error = future.exception()
+    if error is None or isinstance(error, ClientError):
+        return error or future.result()
+    raise error
 
 
 async def _status(stub: Any, deadline: Deadline) -> api.GetStatusResponse:

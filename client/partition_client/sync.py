@@ -10,11 +10,13 @@ interrupt.
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
+
+from partition_proto.v1 import types_pb2 as types
 
 from partition_client.channels import Tls
 from partition_client.client import AsyncClient
@@ -102,6 +104,11 @@ class Client:
 
     def set_key(self, key: bytes, value: bytes) -> Appended:
         return self._run(self._client.set_key(key, value))
+
+    def append_many(
+        self, many: Iterable[list[types.Operation]], *, wait_applied: bool = False
+    ) -> list[Appended | ClientError]:
+        return self._run(self._client.append_many(many, wait_applied=wait_applied))
 
     def delete_key(self, key: bytes) -> Appended:
         return self._run(self._client.delete_key(key))

@@ -166,6 +166,8 @@ def _rule(types: Types, owner: str, schema: Schema, field: str) -> dict[str, Any
         ("default", "default"),
         ("enum", "allowed"),
         ("minimum", "minimum"),
+        ("maximum", "maximum"),
+        ("maxItems", "max_items"),
         ("minLength", "min_length"),
         ("maxLength", "max_length"),
         ("pattern", "pattern"),

@@ -41,12 +41,19 @@ def parse(environment: Mapping[str, str]) -> OperatorConfig:
             raise ConfigError(f"{name}={text!r}: must be a number above 0")
         return value
 
+    def switch(name: str) -> bool:
+        text = environment.get(name, "false")
+        if text not in ("true", "false"):
+            raise ConfigError(f"{name}={text!r}: true and false are allowed")
+        return text == "true"
+
     lease_s = number("PARTITION_OPERATOR_LEASE_SECONDS", 15)
     watch = environment.get("PARTITION_OPERATOR_WATCH", "")
     return OperatorConfig(
         namespace=required("PARTITION_OPERATOR_NAMESPACE"),
         identity=environment.get("PARTITION_OPERATOR_IDENTITY") or socket.gethostname(),
         image=required("PARTITION_OPERATOR_IMAGE"),
+        image_auto_update=switch("PARTITION_OPERATOR_IMAGE_AUTO_UPDATE"),
         watch=tuple(name.strip() for name in watch.split(",") if name.strip()),
         http_port=int(number("PARTITION_OPERATOR_HTTP_PORT", 8080)),
         workers=int(number("PARTITION_OPERATOR_WORKERS", 8)),

@@ -9,12 +9,13 @@ from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
     """namespace: the operator's own, with its Lease and authority. watch: namespaces to watch,
-    empty for all. image: the image of replicas and of restoring and verifying pods. Names that end
-    in _s are seconds."""
+    empty for all. image: the image of new replicas and of restoring and verifying pods.
+    image_auto_update: replicas without spec.image follow it. Names that end in _s are seconds."""
 
     namespace: str
     identity: str
     image: str
+    image_auto_update: bool = False
     watch: tuple[str, ...] = ()
     http_port: int = 8080
     lease_name: str = "partition-operator"

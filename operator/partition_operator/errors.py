@@ -4,6 +4,7 @@ OperatorError
 ├── InvalidSpec        report it in status and an event; do not retry until the spec changes
 ├── Conflict           the object has changed since it was observed: observe it again
 ├── ReplicaUnreachable retry soon: pods come and go
+├── EvictionRefused    a PodDisruptionBudget protects the pod now: observe again soon
 ├── ReplicaRefused     the replica refused the request; `reason` is the replica's reason
 ├── AuthorityInvalid   the Secret with the authority can't be used; the message names it
 └── Deposed            a replica has seen a higher fencing token: raise ours, unless another
@@ -32,6 +33,10 @@ class Conflict(OperatorError):
 
 
 class ReplicaUnreachable(OperatorError):
+    pass
+
+
+class EvictionRefused(OperatorError):
     pass
 
 

@@ -55,6 +55,9 @@ SNAPSHOTS = frozenset(
 )
 """Failpoints of snapshots and restores. Separate tests try them."""
 
+ROLLOUT = frozenset({"EvictPod"})
+"""The failpoint of a rollout. A separate test tries it."""
+
 CERTIFICATES = frozenset({"TrustAuthority"})
 """The failpoint of a change of the authority. A separate test tries it."""
 
@@ -62,7 +65,7 @@ CERTIFICATES = frozenset({"TrustAuthority"})
 def parse_armed(text: str) -> frozenset[str]:
     """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
-    known = REGISTERED | SNAPSHOTS | CERTIFICATES
+    known = REGISTERED | SNAPSHOTS | ROLLOUT | CERTIFICATES
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
         raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")

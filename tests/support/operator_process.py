@@ -33,6 +33,10 @@ class Operator:
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
 
+    def set(self, **settings: str) -> None:
+        """Changes its environment from the next start on."""
+        self._environment |= settings
+
     def start(self, *failpoints: str) -> None:
         """failpoints: the process ends at the first of them that it reaches."""
         environment = self._environment | {

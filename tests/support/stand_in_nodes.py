@@ -1,11 +1,13 @@
-"""What StatefulSet controller and kubelet do, for real replica processes on loopback: claims, pods,
-processes, addresses, readiness. For tests of the operator against an API server alone.
+"""What the controllers of StatefulSets and of disruption budgets and the kubelet do, for real
+replica processes on loopback: claims, pods, revisions, evictions, processes, addresses, readiness.
+For tests of the operator against an API server alone.
 
 Names resolve by a hosts file, bind-mounted in the replicas' own mount namespace.
 """
 
 import asyncio
 import base64
+import hashlib
 import json
 import os
 import socket
@@ -67,6 +69,8 @@ class StandInNodes:
         self._failpoints: dict[str, list[str]] = {}
         self.restarts: dict[str, int] = {}
         """By pod: how often its process was started again."""
+        self.replaced: list[str] = []
+        """The pods that were deleted or evicted, in order."""
         self._subnets: dict[str, int] = {}
         self.pods = StandInPods(kubectl, namespace, folder, f"127.{self._network}.254")
         """Those that run once: restores."""
@@ -119,7 +123,9 @@ class StandInNodes:
 
     def _once(self) -> None:
         sets = self._kubectl.json("-n", self._namespace, "get", "statefulsets")["items"]
+        self._end_deleted()
         for found in sets:
+            self._tell_revision(found)
             for ordinal in range(found["spec"]["replicas"]):
                 name = f"{found['metadata']['name']}-{ordinal}"
                 if name not in self._pods and self._has_secret(found):
@@ -132,11 +138,64 @@ class StandInNodes:
                 if mine and int(ordinal_text) >= found["spec"]["replicas"]:
                     self._stop(name)
         self.pods.once()
+        self._tell_budgets()
         for pod in self._pods.values():
             if pod.process.poll() is not None and time.monotonic() > pod.started + RESTART_S:
                 pod.process, pod.started = pod.start(), time.monotonic()
                 self.restarts[pod.name] = self.restarts.get(pod.name, 0) + 1
             self._report(pod)
+
+    def _end_deleted(self) -> None:
+        """Ends the processes of pods that are deleted or evicted, as a kubelet does. They are made
+        anew in the same turn."""
+        pods = self._kubectl.json("-n", self._namespace, "get", "pods")["items"]
+        alive = {p["metadata"]["name"] for p in pods if "deletionTimestamp" not in p["metadata"]}
+        for name in set(self._pods) - alive:
+            self._stop(name)
+            self.replaced.append(name)
+
+    def _tell_revision(self, found: dict[str, Any]) -> None:
+        generation = found["metadata"]["generation"]
+        revision = _revision(found)
+        status = found.get("status") or {}
+        if (status.get("observedGeneration"), status.get("updateRevision")) != (
+            generation,
+            revision,
+        ):
+            wanted = {"observedGeneration": generation, "updateRevision": revision, "replicas": 0}
+            self._patch_status("statefulset", found["metadata"]["name"], wanted)
+
+    def _tell_budgets(self) -> None:
+        """How many pods may be evicted now."""
+        budgets = self._kubectl.json("-n", self._namespace, "get", "poddisruptionbudgets")["items"]
+        for budget in budgets:
+            name, least = budget["metadata"]["name"], budget["spec"]["minAvailable"]
+            mine = [p for p in self._pods.values() if p.name.rpartition("-")[0] == name]
+            healthy = sum(_ready(pod.ip) for pod in mine)
+            wanted = {
+                "observedGeneration": budget["metadata"]["generation"],
+                "disruptionsAllowed": max(0, healthy - least),
+                "currentHealthy": healthy,
+                "desiredHealthy": least,
+                "expectedPods": len(mine),
+            }
+            status = budget.get("status") or {}
+            if any(status.get(key) != value for key, value in wanted.items()):
+                self._patch_status("poddisruptionbudget", name, wanted | {"disruptedPods": None})
+
+    def _patch_status(self, kind: str, name: str, status: dict[str, Any]) -> None:
+        self._kubectl(
+            "-n",
+            self._namespace,
+            "patch",
+            kind,
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            json.dumps({"status": status}),
+            check=False,
+        )
 
     def _has_secret(self, found: dict[str, Any]) -> bool:
         return bool(self._secret(found, check=False))
@@ -169,7 +228,11 @@ class StandInNodes:
             {
                 "apiVersion": "v1",
                 "kind": "Pod",
-                "metadata": {"name": name, "labels": template["metadata"]["labels"]},
+                "metadata": {
+                    "name": name,
+                    "labels": template["metadata"]["labels"]
+                    | {"controller-revision-hash": _revision(found)},
+                },
                 "spec": template["spec"]
                 | {
                     "nodeName": "none",
@@ -253,30 +316,22 @@ class StandInNodes:
     def _report(self, pod: _Pod) -> None:
         ready = "True" if _ready(pod.ip) else "False"
         status = {
-            "status": {
-                "phase": "Running",
-                "podIP": pod.ip,
-                "podIPs": [{"ip": pod.ip}],
-                "conditions": [{"type": "Ready", "status": ready}],
-            }
+            "phase": "Running",
+            "podIP": pod.ip,
+            "podIPs": [{"ip": pod.ip}],
+            "conditions": [{"type": "Ready", "status": ready}],
         }
-
-        self._kubectl(
-            "-n",
-            self._namespace,
-            "patch",
-            "pod",
-            pod.name,
-            "--subresource=status",
-            "--type=merge",
-            "-p",
-            json.dumps(status),
-            check=False,
-        )
+        self._patch_status("pod", pod.name, status)
 
     def _apply(self, body: dict[str, Any]) -> None:
 
         self._kubectl("-n", self._namespace, "apply", "-f", "-", stdin=json.dumps(body))
+
+
+def _revision(found: dict[str, Any]) -> str:
+    """The name of a template's revision."""
+    text = json.dumps(found["spec"]["template"], sort_keys=True)
+    return f"{found['metadata']['name']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
 
 def _reserve_network() -> tuple[socket.socket, int]:

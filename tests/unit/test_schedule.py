@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from partition_operator.errors import InvalidSpec
-from partition_operator.reconcile.schedule.cron import (
+from partition_operator.reconcile.cron import (
     MISSED_COUNT_MAX,
     InvalidSchedule,
     Schedule,

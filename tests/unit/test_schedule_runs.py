@@ -12,12 +12,8 @@ from partition_operator.api import names
 from partition_operator.api.partition import parse
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.api.times import parse_stamp, stamp
-from partition_operator.reconcile.schedule.cron import (
-    MISSED_COUNT_MAX,
-    Circumstances,
-    Schedule,
-    decide,
-)
+from partition_operator.reconcile.cron import MISSED_COUNT_MAX, Schedule
+from partition_operator.reconcile.schedule.due import Circumstances, decide
 from partition_operator.reconcile.schedule.policy import (
     FRESH_GRACE,
     ObservedSchedule,

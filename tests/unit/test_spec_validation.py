@@ -15,7 +15,11 @@ LEAST = {"storage": {"size": "1Gi"}}
 
 def test_the_defaults_are_the_crds() -> None:
     found = validation.checked(schema.PartitionSpec, LEAST, "spec")
-    assert found == LEAST | {"replicas": 3, "replication": {"mode": "Raft"}}
+    assert found == LEAST | {
+        "replicas": 3,
+        "replication": {"mode": "Raft"},
+        "updateStrategy": {"type": "Rolling", "progressDeadlineSeconds": 600},
+    }
     assert LEAST == {"storage": {"size": "1Gi"}}, "what was given stays as it is"
     policy = parse_snapshots_spec({"snapshots": {"retention": {}}})
     assert policy is not None
@@ -36,6 +40,36 @@ def test_null_is_absent_as_for_an_api_server() -> None:
         ({"storage": {"size": 1}}, "spec.storage.size 1: is not text"),
         ({"storage": {"size": "1" * 40}}, "spec.storage.size .*: at most 32 characters"),
         ({"replicas": "3"}, "spec.replicas '3': is not a whole number"),
+        ({"paused": "yes"}, "spec.paused 'yes': is neither true nor false"),
+        ({"image": "an image"}, "spec.image 'an image': the image of the replicas, without spaces"),
+        (
+            {"updateStrategy": {"type": "Quick"}},
+            "spec.updateStrategy.type 'Quick': allowed are Rolling, Supervised, OnDelete",
+        ),
+        (
+            {"updateStrategy": {"progressDeadlineSeconds": 0}},
+            "spec.updateStrategy.progressDeadlineSeconds 0: at least 1",
+        ),
+        (
+            {"updateStrategy": {"maintenanceWindows": [{"schedule": "0 3 * * *"}]}},
+            r"spec.updateStrategy.maintenanceWindows\[0\].durationMinutes is missing",
+        ),
+        (
+            {
+                "updateStrategy": {
+                    "maintenanceWindows": [{"schedule": "0 3 * * *", "durationMinutes": 10081}]
+                }
+            },
+            r"spec.updateStrategy.maintenanceWindows\[0\].durationMinutes 10081: at most 10080",
+        ),
+        (
+            {
+                "updateStrategy": {
+                    "maintenanceWindows": [{"schedule": "0 3 * * *", "durationMinutes": 1}] * 17
+                }
+            },
+            "spec.updateStrategy.maintenanceWindows has 17 items: at most 16 are allowed",
+        ),
         ({"replicas": True}, "spec.replicas True: is not a whole number"),
         ({"bootstrap": {"adopt": "yes"}}, "spec.bootstrap.adopt 'yes': is neither true nor false"),
         ({"tolerations": {}}, "spec.tolerations {}: is not a list"),

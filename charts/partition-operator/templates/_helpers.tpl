@@ -37,6 +37,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods/eviction]
+  verbs: [create]
 # The operator deletes only unbound claims, to recreate them with another class or size.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]

@@ -26,6 +26,20 @@ ANNOTATION_OPERATOR = f"{GROUP}/operator"
 ANNOTATION_TRUST_CHANGED = f"{GROUP}/trust-changed"
 """On a Secret with a certificate: when its authorities last changed, RFC 3339."""
 
+ANNOTATION_RESTART = f"{GROUP}/restart"
+"""On a Partition, and from there on its pods: a new value replaces all pods, in order."""
+
+ANNOTATION_APPROVE = f"{GROUP}/approve-rollout"
+"""On a Partition with update strategy Supervised: the revision that its pods may get."""
+
+ANNOTATION_POD_INPUTS = f"{GROUP}/pod-inputs"
+"""On a StatefulSet: a hash of what its pods' spec was made of."""
+ANNOTATION_POD_SPEC = f"{GROUP}/pod-spec"
+"""On a StatefulSet: its pods' spec, as the operator made it, in JSON."""
+
+LABEL_REVISION = "controller-revision-hash"
+"""Kubernetes' label on a pod of a StatefulSet: the revision of the template that it was made of."""
+
 ANNOTATION_APPLIED = f"{GROUP}/applied-hash"
 """On applied objects: the hash of the content that was applied last."""
 
@@ -42,6 +56,7 @@ GRPC_PORT = 7000
 RAFT_PORT = 7001
 """Raft connections between the replicas of a Partition."""
 HTTP_PORT = 7080
+REPLICA_CONTAINER = "replica"
 VOLUME = "data"
 DATA_PATH = "/var/lib/partition"
 TLS_PATH = "/etc/partition/tls"

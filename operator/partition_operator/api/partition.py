@@ -8,6 +8,7 @@ from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
 from partition_operator.api.names import KIND
 from partition_operator.api.rule import Rule
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
+from partition_operator.api.update import UpdateStrategy, parse_update_strategy
 from partition_operator.errors import InvalidSpec
 
 Mode = Literal["None", "Raft"]
@@ -44,6 +45,10 @@ class PartitionSpec:
     tolerations: list[dict[str, Any]] = field(default_factory=list)
     pod_labels: dict[str, str] = field(default_factory=dict)
     pod_annotations: dict[str, str] = field(default_factory=dict)
+    paused: bool = False
+    image: str = ""
+    """"" leaves the choice to the operator."""
+    update: UpdateStrategy = field(default_factory=UpdateStrategy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,10 @@ class Partition:
     @property
     def kind(self) -> str:
         return KIND
+
+    def annotation(self, key: str) -> str:
+        """The value of an annotation; "" if there is none."""
+        return str((self.body["metadata"].get("annotations") or {}).get(key, ""))
 
     @property
     def whole_status(self) -> schema.PartitionStatus:
@@ -155,6 +164,9 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         restore=parse_bootstrap(bootstrap),
         affinity=spec.get("affinity", {}),
         tolerations=spec.get("tolerations", []),
+        paused=spec.get("paused", False),
+        image=spec.get("image", ""),
+        update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
         pod_labels=dict(marks.get("labels", {})),
         pod_annotations=dict(marks.get("annotations", {})),
     )

@@ -16,6 +16,8 @@ class Rule(NamedTuple):
     default: object = None
     allowed: tuple[object, ...] = ()
     minimum: int | None = None
+    maximum: int | None = None
+    max_items: int | None = None
     min_length: int = 0
     max_length: int | None = None
     pattern: str = ""

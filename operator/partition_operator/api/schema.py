@@ -46,6 +46,12 @@ class Resources(TypedDict):
     limits: NotRequired[dict[str, int | str]]
 
 
+class MaintenanceWindow(TypedDict):
+    schedule: str
+    durationMinutes: int
+    timeZone: NotRequired[str]
+
+
 class PodMarks(TypedDict):
     labels: NotRequired[dict[str, str]]
     annotations: NotRequired[dict[str, str]]
@@ -145,6 +151,12 @@ class Destination(TypedDict):
     objectStore: NotRequired[ObjectStore]
 
 
+class UpdateStrategy(TypedDict):
+    type: NotRequired[Literal["Rolling", "Supervised", "OnDelete"]]
+    progressDeadlineSeconds: NotRequired[int]
+    maintenanceWindows: NotRequired[list[MaintenanceWindow]]
+
+
 class PodTemplate(TypedDict):
     metadata: NotRequired[PodMarks]
 
@@ -158,6 +170,9 @@ class PartitionStatus(TypedDict):
     restore: NotRequired[Restore]
     restored: NotRequired[Restored]
     storage: NotRequired[StorageStatus]
+    image: NotRequired[str]
+    revision: NotRequired[str]
+    updatedReplicas: NotRequired[int]
     operator: NotRequired[str]
     ready: NotRequired[str]
     replicas: NotRequired[int]
@@ -245,6 +260,9 @@ class PartitionSpec(TypedDict):
     resources: NotRequired[Resources]
     affinity: NotRequired[dict[str, Any]]
     tolerations: NotRequired[list[dict[str, Any]]]
+    paused: NotRequired[bool]
+    image: NotRequired[str]
+    updateStrategy: NotRequired[UpdateStrategy]
     podTemplate: NotRequired[PodTemplate]
 
 
@@ -284,6 +302,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "resources": Rule(type="object", of="Resources"),
         "affinity": Rule(type="object"),
         "tolerations": Rule(type="array"),
+        "paused": Rule(type="boolean"),
+        "image": Rule(
+            type="string",
+            max_length=1024,
+            pattern="^[^\\s]+$",
+            words="the image of the replicas, without spaces",
+        ),
+        "updateStrategy": Rule(type="object", of="UpdateStrategy", default={}),
         "podTemplate": Rule(type="object", of="PodTemplate"),
     },
     "Replication": {
@@ -409,6 +435,29 @@ RULES: dict[str, dict[str, Rule]] = {
     "Resources": {
         "requests": Rule(type="object"),
         "limits": Rule(type="object"),
+    },
+    "UpdateStrategy": {
+        "type": Rule(
+            type="string", default="Rolling", allowed=("Rolling", "Supervised", "OnDelete")
+        ),
+        "progressDeadlineSeconds": Rule(type="integer", default=600, minimum=1),
+        "maintenanceWindows": Rule(type="array", of="MaintenanceWindow", max_items=16),
+    },
+    "MaintenanceWindow": {
+        "schedule": Rule(
+            type="string",
+            required=True,
+            max_length=256,
+            words="when the window opens, a cron expression with five fields",
+        ),
+        "durationMinutes": Rule(
+            type="integer",
+            required=True,
+            minimum=1,
+            maximum=10080,
+            words="how long the window is open",
+        ),
+        "timeZone": Rule(type="string", max_length=64),
     },
     "PodTemplate": {
         "metadata": Rule(type="object", of="PodMarks"),

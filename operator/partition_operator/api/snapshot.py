@@ -56,7 +56,7 @@ class SnapshotRetention:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotsSpec:
-    """`spec.snapshots`, checked. schedule: "" for none; reconcile/schedule/cron.py parses it."""
+    """`spec.snapshots`, checked. schedule: "" for none; reconcile/cron.py parses it."""
 
     schedule: str
     time_zone: str
@@ -214,7 +214,7 @@ def parse_snapshot_spec(body: object) -> SnapshotAsked:
 
 
 def parse_snapshots_spec(partition_spec: dict[str, Any]) -> SnapshotsSpec | None:
-    """Returns spec.snapshots, or None if it is absent. reconcile/schedule/cron.py parses the
+    """Returns spec.snapshots, or None if it is absent. reconcile/cron.py parses the
     schedule later. Raises InvalidSpec with the field's path."""
     given = partition_spec.get("snapshots")
     if given is None:

@@ -111,6 +111,8 @@ def _value(rule: Rule, value: object, where: str) -> object:
     if rule.of and rule.type == "object":
         return _object(rule.of, value, where)
     _check(rule, value, where)
+    if rule.of and isinstance(value, list):
+        return [_object(rule.of, item, f"{where}[{n}]") for n, item in enumerate(value)]
     for key, inner in value.items() if rule.values and isinstance(value, dict) else ():
         _check(Rule(rule.values), inner, f"{where}.{key}")
     return value
@@ -127,6 +129,10 @@ def _check(rule: Rule, value: object, where: str) -> None:
         raise _wrong(where, value, f"allowed are {allowed}")
     if isinstance(value, int) and rule.minimum is not None and value < rule.minimum:
         raise _wrong(where, value, f"at least {rule.minimum}")
+    if isinstance(value, int) and rule.maximum is not None and value > rule.maximum:
+        raise _wrong(where, value, f"at most {rule.maximum}")
+    if isinstance(value, list) and rule.max_items is not None and len(value) > rule.max_items:
+        raise InvalidSpec(f"{where} has {len(value)} items: at most {rule.max_items} are allowed")
     if isinstance(value, str):
         _check_text(rule, value, where)
 

@@ -16,6 +16,7 @@ PartitionCondition = Literal[
     "Bootstrapped",
     "CertificatesReady",
     "ObjectsApplied",
+    "Paused",
     "PodsPlaced",
     "Progressing",
     "QuorumAvailable",
@@ -23,6 +24,7 @@ PartitionCondition = Literal[
     "Replicated",
     "Restored",
     "RetentionEnforced",
+    "RolledOut",
     "SnapshotFresh",
     "SnapshotScheduleValid",
     "SnapshotsPruned",
@@ -70,6 +72,7 @@ class Reason(StrEnum):
     REFUSED = "Refused"
     RESTORING = "Restoring"
     RETRYING = "Retrying"
+    ROLLING = "Rolling"
     RUNNING = "Running"
     SNAPSHOT_DAMAGED = "SnapshotDamaged"
     SOURCE_RESTARTED = "SourceRestarted"

@@ -14,7 +14,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from partition_operator.api import names
-from partition_operator.errors import Conflict, OperatorError
+from partition_operator.errors import Conflict, EvictionRefused, OperatorError
 
 PATHS = {
     "Partition": f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}",
@@ -219,6 +219,23 @@ class Kube:
         try:
             await self._request("DELETE", _path(kind, namespace, name), body)
         except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+
+    async def evict(self, namespace: str, name: str, uid: str) -> None:
+        """Evicts the pod with this uid. Does nothing if it does not exist; another pod of its name
+        stays. Raises EvictionRefused if a PodDisruptionBudget protects it now."""
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": name, "namespace": namespace},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        try:
+            await self._request("POST", _path("Pod", namespace, name, "eviction"), body)
+        except ApiError as error:
+            if error.status == HTTPStatus.TOO_MANY_REQUESTS:
+                raise EvictionRefused(f"{name} is not evicted yet: {error.words}") from error
             if error.status not in (404, 409):
                 raise
 

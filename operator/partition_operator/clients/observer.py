@@ -307,7 +307,35 @@ def _pod(partition: Partition, item: Body, selector: dict[str, str]) -> Observed
         ends=metadata.get("deletionTimestamp") or "",
         uid=metadata["uid"],
         labelled=_has(metadata, selector),
+        created=metadata.get("creationTimestamp") or "",
+        revision=(metadata.get("labels") or {}).get(names.LABEL_REVISION, ""),
+        broken="" if ready else _why_broken(status),
     )
+
+
+STARTING = frozenset({"ContainerCreating", "PodInitializing"})
+"""Reasons with which the container of a sound pod waits."""
+
+
+def _why_broken(status: dict[str, Any]) -> str:
+    """Returns why a pod can't become ready as it is; "" if it may. A pod that no node takes, whose
+    image is missing, or whose container ended is broken. A replica that opens its volume is not."""
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return _reason(condition, "Unschedulable")
+    for container in status.get("containerStatuses") or []:
+        waiting = (container.get("state") or {}).get("waiting")
+        if waiting and waiting.get("reason") not in STARTING:
+            return _reason(waiting, "Waiting")
+        ended = (container.get("lastState") or {}).get("terminated")
+        if ended and container.get("restartCount"):
+            return _reason(ended, "Terminated")
+    return ""
+
+
+def _reason(state: dict[str, Any], default: str) -> str:
+    words = str(state.get("message") or "").strip().splitlines()
+    return f"{state.get('reason') or default}" + (f": {words[-1][:300]}" if words else "")
 
 
 def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> ObservedClaim:

@@ -1,10 +1,16 @@
 """The replicas' StatefulSet.
 
 podManagementPolicy is Parallel, because OrderedReady deadlocks after a total outage. updateStrategy
-is OnDelete, so that the operator can replace pods in order, which it does not do yet. Volumes are
-always retained.
+is OnDelete, because the operator replaces pods in order (reconcile/partition/rollout.py). Volumes
+are always retained.
+
+A new version of the operator may make another pod spec of the same Partition. Running pods must
+not be replaced for that, and an older image may not know what it asks for. So the pod spec is kept
+in an annotation, and made anew only if the Partition asks for other pods.
 """
 
+import hashlib
+import json
 from typing import Any
 
 from partition_operator.api import names
@@ -17,15 +23,34 @@ START_S = 3600
 START_PERIOD_S = 5
 
 
-def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) -> dict[str, Any]:
-    """replicas: the number of pods; higher than in spec while members are being removed."""
+KEPT_BYTES_MAX = 64 * 1024
+"""A larger pod spec is not kept: all annotations of an object together may have 256 KiB."""
+
+
+def build(
+    partition: Partition,
+    spec: PartitionSpec,
+    replicas: int,
+    image: str,
+    live: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """replicas: the number of pods; higher than in spec while members are being removed. live: the
+    present StatefulSet, whose pod spec is kept if the Partition asks for the same pods."""
+    restart = partition.annotation(names.ANNOTATION_RESTART)
     marks = {"labels": spec.pod_labels | names.labels(partition.name)}
-    if spec.pod_annotations:
-        marks["annotations"] = spec.pod_annotations
+    annotations = spec.pod_annotations | ({names.ANNOTATION_RESTART: restart} if restart else {})
+    if annotations:
+        marks["annotations"] = annotations
+    inputs = _inputs(spec, image, restart)
+    pod = _kept(live, inputs) or _pod_spec(partition, spec, image)
+    text = json.dumps(pod, sort_keys=True, separators=(",", ":"))
+    kept = {names.ANNOTATION_POD_INPUTS: inputs}
+    if len(text) <= KEPT_BYTES_MAX:
+        kept[names.ANNOTATION_POD_SPEC] = text
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
-        "metadata": metadata(partition, partition.name),
+        "metadata": metadata(partition, partition.name) | {"annotations": kept},
         "spec": {
             "replicas": replicas,
             "serviceName": names.headless_service(partition.name),
@@ -38,7 +63,7 @@ def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) 
             "selector": {"matchLabels": names.selector(partition.name)},
             "template": {
                 "metadata": marks,
-                "spec": _pod_spec(partition, spec, image),
+                "spec": pod,
             },
             "volumeClaimTemplates": [
                 {
@@ -50,6 +75,25 @@ def build(partition: Partition, spec: PartitionSpec, replicas: int, image: str) 
             ],
         },
     }
+
+
+def _inputs(spec: PartitionSpec, image: str, restart: str) -> str:
+    """Returns a hash of what a user can change of the pods' spec."""
+    given = [image, spec.resources, spec.affinity, spec.tolerations, restart]
+    return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
+
+
+def _kept(live: dict[str, Any] | None, inputs: str) -> dict[str, Any] | None:
+    """Returns the pod spec that was made of the same inputs; None if there is none. Anybody who may
+    write the StatefulSet may change it, as he may change the pods themselves."""
+    annotations = ((live or {}).get("metadata") or {}).get("annotations") or {}
+    if annotations.get(names.ANNOTATION_POD_INPUTS) != inputs:
+        return None
+    try:
+        found = json.loads(annotations.get(names.ANNOTATION_POD_SPEC, ""))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found.get("containers") else None
 
 
 def claim_spec(spec: PartitionSpec) -> dict[str, Any]:
@@ -91,7 +135,7 @@ def _pod_spec(partition: Partition, spec: PartitionSpec, image: str) -> dict[str
 def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[str, Any]:
     domain = f"{names.headless_service(partition.name)}.{partition.namespace}.svc"
     return {
-        "name": "replica",
+        "name": names.REPLICA_CONTAINER,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "-m", "partition_replica"],

@@ -53,7 +53,7 @@ class Executor:
             self.writes.note_taken(partition.key, *found, mark, now)
         failpoints.reach(_failpoint(action))
 
-    async def _execute(  # noqa: C901  # a flat match over actions
+    async def _execute(  # noqa: C901, PLR0912  # a flat match over actions
         self, observed: ObservedPartition, partition: Partition, action: actions.Action
     ) -> Body | None:
         """Returns the stored object if the action wrote a whole object; otherwise None."""
@@ -81,6 +81,9 @@ class Executor:
                 await self._record(partition, cluster_id, bootstrapped=False)
             case actions.RecordBootstrapped(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=True)
+            case actions.EvictPod(ordinal, uid):
+                name = names.pod(partition.name, ordinal)
+                await self.kube.evict(partition.namespace, name, uid)
             case actions.AnnotateClaim(ordinal, cluster_id):
                 name = names.claim(partition.name, ordinal)
                 uid = next((c.uid for c in observed.claims if c.ordinal == ordinal), "")

@@ -19,7 +19,7 @@ from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import OperatorConfig
-from partition_operator.errors import ReplicaRefused, text_of
+from partition_operator.errors import EvictionRefused, ReplicaRefused, text_of
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import ownership
 from partition_operator.reconcile.partition.actions import (
@@ -102,7 +102,12 @@ class Reconciler:
                 writes=self._executor.writes.of(partition.key),
                 refused=self._refusals.get(key, ""),
             )
-            step = plan(observed, config.image, backfill_stalled_s=config.backfill_stalled_s)
+            step = plan(
+                observed,
+                config.image,
+                backfill_stalled_s=config.backfill_stalled_s,
+                image_auto_update=config.image_auto_update,
+            )
             if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
                 # These actions write status themselves, at the observed version.
                 await self._write_status(observed, step)
@@ -121,6 +126,9 @@ class Reconciler:
         follow at once."""
         try:
             await self._executor.execute(observed, action)
+        except EvictionRefused as error:
+            logger.info("%s: %s", key, text_of(error))
+            return self._config.poll_progressing_s
         except ReplicaRefused as error:
             # The replica's state has changed since it was observed: observe it again soon.
             logger.info("%s: %s", key, text_of(error))

@@ -14,7 +14,9 @@ from partition_operator.reconcile.observed.restore import ObservedRestore
 @dataclass(frozen=True, slots=True)
 class ObservedPod:
     """A replica's pod. ip: "" until it has one. ends: when a pod that is being deleted must have
-    ended, RFC 3339. labelled: it has our labels; without them it was found by its name."""
+    ended, RFC 3339. labelled: it has our labels; without them it was found by its name. revision:
+    of its template, "" if unknown. broken: why it can't become ready by itself, such as
+    "ImagePullBackOff: …"; "" if it may."""
 
     ordinal: int
     ip: str
@@ -24,6 +26,9 @@ class ObservedPod:
     ends: str = ""
     uid: str = ""
     labelled: bool = True
+    created: str = ""
+    revision: str = ""
+    broken: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,15 @@ class TransferLeadership:
 
 
 @dataclass(frozen=True, slots=True)
+class EvictPod:
+    """Evicts a replica's pod, which the PodDisruptionBudget may refuse: a node may be drained at
+    the same moment. uid: of the observed pod."""
+
+    ordinal: int
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class CreatePod:
     """Creates a pod that runs once. An existing pod of this name is left unchanged."""
 
@@ -173,4 +182,5 @@ Action = (
     | PromoteLearner
     | RemoveMember
     | TransferLeadership
+    | EvictPod
 )

@@ -83,6 +83,14 @@ def conditions(
             if disk_full
             else "every volume has enough free space",
         ),
+        Condition(
+            "Paused",
+            spec.paused,
+            "Paused" if spec.paused else "Followed",
+            "the operator changes nothing but certificates: set spec.paused to false to go on"
+            if spec.paused
+            else "the operator follows the spec",
+        ),
         Condition(placement.PLACED, placed.status, placed.reason, placed.message),
         certificates(observed),
         Condition(

@@ -3,7 +3,7 @@
 from partition_operator.api import schema
 from partition_operator.api.events import Event
 from partition_operator.api.words import MemberRole, Reason
-from partition_operator.reconcile.partition import placement, restore, writes
+from partition_operator.reconcile.partition import placement, restore, rollout, writes
 from partition_operator.reconcile.partition.conditions import NO_GROUP
 
 
@@ -40,10 +40,14 @@ def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Eve
 
 def _event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:
     match new["type"]:
+        case "Paused":
+            return _pause_event(old, new)
         case restore.TYPE:
             return restore.event(old, new, state)
         case writes.TYPE:
             return writes.event(old, new)
+        case rollout.TYPE:
+            return rollout.event(old, new)
     return _condition_event(old, new)
 
 
@@ -76,6 +80,14 @@ def _condition_event(  # noqa: PLR0911  # a flat match over conditions
         case "Ready", "True", Reason.READY:
             return Event("Normal", "Ready", new["message"])
     return None
+
+
+def _pause_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    if not _is_news(old, new):
+        return None
+    if new["status"] == "True":
+        return Event("Normal", "Paused", new["message"])
+    return None if old is None else Event("Normal", "Resumed", new["message"])
 
 
 def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:

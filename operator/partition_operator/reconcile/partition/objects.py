@@ -38,10 +38,18 @@ def wanted(
         services.build_account(partition),
         services.build_headless(partition),
         services.build_client(partition),
-        statefulset.build(partition, spec, pods, image),
+        statefulset.build(partition, spec, pods, image, _own_set(observed)),
     ]
     budget = pdb.build(partition, voters)
     return objects if budget is None else [*objects, budget]
+
+
+def _own_set(observed: ObservedPartition) -> dict[str, Any] | None:
+    """Returns the StatefulSet if it is this Partition's."""
+    live = observed.objects.get(("StatefulSet", observed.partition.name))
+    if live is None or is_foreign(live, observed.partition):
+        return None
+    return None if is_leaving(live, observed.partition) else live
 
 
 def differences(

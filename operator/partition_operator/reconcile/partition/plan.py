@@ -17,6 +17,7 @@ from partition_operator.reconcile.partition import (
     objects,
     replication,
     restore,
+    rollout,
     storage,
     volumes,
     writes,
@@ -57,13 +58,23 @@ class _PlanStep:
     """action: the step to take. pending: objects that differ from the wanted ones, whether this
     step writes them or not. conflict: why the operator can't follow the whole spec, "" if it can;
     other steps continue. leaving: objects whose deletion must finish first, "" for none. mending:
-    volumes are being recreated."""
+    volumes are being recreated. paused: a user stopped the operator."""
 
     action: Action | None
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
     leaving: str = ""
     mending: bool = False
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """image: of this Partition's replicas. operator_image: of new Partitions' replicas."""
+
+    image: str
+    operator_image: str
+    backfill_stalled_s: float
 
 
 def plan(  # noqa: PLR0911  # the order of concerns: one return for each
@@ -71,8 +82,11 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     image: str,
     draw: Callable[[], str] = lambda: str(uuid.uuid4()),
     backfill_stalled_s: float = replication.STALLED_S,
+    *,
+    image_auto_update: bool = False,
 ) -> Plan:
-    """Returns the next safe step. image: the image of the replicas. draw: returns a new cluster ID.
+    """Returns the next safe step. image: the operator's image, which new replicas get; with
+    image_auto_update all replicas without spec.image. draw: returns a new cluster ID.
     backfill_stalled_s: after this time without progress a backfill is reported as stalled."""
     partition = observed.partition
     status = partition.status
@@ -82,23 +96,26 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     except InvalidSpec as error:
         return _refused(observed, "InvalidSpec", str(error))
 
+    chosen = rollout.image(observed, asked, image, auto=image_auto_update)
+    settings = _Settings(chosen, image, backfill_stalled_s)
     conflict = _conflict(observed)
     if conflict and not bootstrapped:
         return _refused(observed, "Conflict", conflict)
     # Every status below contains it, unless the spec is refused. Its action is chosen further down.
-    restoring = restore.step(observed, cluster_id, image) if cluster_id else None
-    if leaving := objects.leaving(observed):
-        # A finalizer may delay the deletion without end, so the certificates must be renewed.
+    restoring = restore.step(observed, cluster_id, chosen) if cluster_id else None
+    leaving = objects.leaving(observed)
+    if leaving or asked.paused:
+        # Both may last without end, so the certificates must be renewed.
         due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
-        action = writes.first_free(observed, due)
-        step = _PlanStep(action, pending, conflict=conflict, leaving=leaving)
-        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+        step = _PlanStep(writes.first_free(observed, due), pending, conflict, leaving)
+        step = replace(step, paused=asked.paused)
+        return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
     if not cluster_id:
-        return _without_cluster(observed, image, draw)
+        return _without_cluster(observed, settings, draw)
 
     foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
     if foreign and (found := volumes.mistaken(observed, cluster_id)):
-        return _plan(observed, _PlanStep(RecordCluster(found)), cluster_id, bootstrapped=False)
+        return _plan(observed, _PlanStep(RecordCluster(found)), cluster_id, False, settings)
     if foreign:
         return _refused(
             observed,
@@ -111,13 +128,13 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
         return _refused(observed, "InvalidSpec", why)
     if mending := storage.mend(observed, asked):
         step = _PlanStep(mending.action, conflict=conflict, mending=True)
-        return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+        return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
     if restoring is not None and (not restoring.done or restoring.action is not None):
         step = _PlanStep(restoring.action)
     else:
-        step = _next(observed, image, cluster_id, bootstrapped)
+        step = _next(observed, settings, cluster_id, bootstrapped)
     step = replace(step, conflict=conflict)
-    return _plan(observed, step, cluster_id, bootstrapped, backfill_stalled_s, restoring)
+    return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
 
 
 def _conflict(observed: ObservedPartition) -> str:
@@ -130,7 +147,9 @@ def _conflict(observed: ObservedPartition) -> str:
     )
 
 
-def _without_cluster(observed: ObservedPartition, image: str, draw: Callable[[], str]) -> Plan:
+def _without_cluster(
+    observed: ObservedPartition, settings: _Settings, draw: Callable[[], str]
+) -> Plan:
     """Chooses the cluster ID: a new one for new volumes, or the one of existing volumes."""
     partition = observed.partition
     spec = replication.effective(observed, partition.spec())
@@ -151,13 +170,13 @@ def _without_cluster(observed: ObservedPartition, image: str, draw: Callable[[],
         # These claims have no cluster-ID annotation. Their replicas report the cluster ID of the
         # volumes when their pods run.
         count = max(spec.replicas, max(finding.suspicious) + 1)
-        found, pending = objects.differences(observed, spec, count, 0, image)
+        found, pending = objects.differences(observed, spec, count, 0, settings.image)
         step = _PlanStep(writes.first_free(observed, found), pending)
-        return _plan(observed, step, "", bootstrapped=False)
+        return _plan(observed, step, "", False, settings)
     if why := replication.misplaced(observed):
         return _refused(observed, "VolumesFound", why)
     chosen = next(iter(finding.clusters), "") or draw()
-    return _plan(observed, _PlanStep(RecordCluster(chosen)), "", bootstrapped=False)
+    return _plan(observed, _PlanStep(RecordCluster(chosen)), "", False, settings)
 
 
 def _may_bootstrap(observed: ObservedPartition, cluster_id: str) -> bool:
@@ -179,7 +198,7 @@ def _may_bootstrap(observed: ObservedPartition, cluster_id: str) -> bool:
 
 
 def _next(
-    observed: ObservedPartition, image: str, cluster_id: str, bootstrapped: bool
+    observed: ObservedPartition, settings: _Settings, cluster_id: str, bootstrapped: bool
 ) -> _PlanStep:
     """Returns the next step of a Partition with a cluster ID. A refused write waits for its next
     try; later steps that do not depend on it continue."""
@@ -189,7 +208,7 @@ def _next(
     pods = replication.pods_wanted(observed, asked, pods)
     leader = observed.leader
     voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
-    found, pending = objects.differences(observed, spec, pods, voters, image)
+    found, pending = objects.differences(observed, spec, pods, voters, settings.image)
     free = writes.first_free(observed, found)
     if free is not None:
         return _PlanStep(free, pending)
@@ -206,15 +225,16 @@ def _next(
         return _PlanStep(free, pending)
     if bootstrapped:
         untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
-        return _PlanStep(_change(observed, asked, spec.replicas, cluster_id, untouched), pending)
+        change = _change(observed, asked, spec.replicas, cluster_id, untouched)
+        return _PlanStep(change or rollout.look(observed, spec).action, pending)
     if marks:
         return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
         return _PlanStep(RecordBootstrapped(cluster_id), pending)
     # A replica with role "joining" waits to be added: it never forms a group.
-    may = _may_bootstrap(observed, cluster_id)
     bootstrap = Bootstrap(0, cluster_id, asked.mode == STANDALONE)
-    return _PlanStep(bootstrap if may else None, pending)
+    may = _may_bootstrap(observed, cluster_id)
+    return _PlanStep(bootstrap if may else rollout.look(observed, spec).action, pending)
 
 
 def _change(
@@ -241,17 +261,28 @@ def _plan(
     step: _PlanStep,
     cluster_id: str,
     bootstrapped: bool,
-    backfill_stalled_s: float = replication.STALLED_S,
+    settings: _Settings,
     restoring: Restoring | None = None,
 ) -> Plan:
     partition = observed.partition
     pending = step.pending.also(step.action, partition.name)
     held = step.action is not None and writes.is_held(observed, step.action)
     action = None if held else step.action
-    seen = replication.look(observed, partition.spec(), backfill_stalled_s)
+    seen = replication.look(observed, partition.spec(), settings.backfill_stalled_s)
+    rolling = rollout.look(observed, seen.spec, settings.operator_image)
     status = fold(
         observed,
-        Standing(cluster_id, bootstrapped, seen, restoring, pending, step.conflict, step.leaving),
+        Standing(
+            cluster_id,
+            bootstrapped,
+            seen,
+            rolling,
+            settings.image,
+            restoring,
+            pending,
+            step.conflict,
+            step.leaving,
+        ),
     )
     retry_s = writes.retry_s(observed, pending)
     # A deletion in progress continues by itself, even if the restore has failed or waits.
@@ -260,6 +291,7 @@ def _plan(
     settled = action is None and retry_s is None and (final or status["state"] == "Ready")
     settled = settled and not step.leaving
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
+    waiting |= step.paused
     if retry_s is not None:
         # No other work is in progress, so more frequent turns would observe nothing new.
         complete = any(

@@ -15,6 +15,7 @@ from partition_operator.reconcile.partition import (
     conditions,
     replication,
     restore,
+    rollout,
     storage,
     writes,
 )
@@ -22,6 +23,7 @@ from partition_operator.reconcile.partition.conditions import Condition, written
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
+from partition_operator.reconcile.partition.rollout import Rollout
 from partition_operator.reconcile.partition.writes import PendingWrites
 from partition_operator.resources.pdb import quorum
 
@@ -37,6 +39,9 @@ KEPT = frozenset(
         "restore",
         "restored",
         "storage",
+        "image",
+        "revision",
+        "updatedReplicas",
     }
 )
 """Fields of status that stay while the spec is refused: the group continues to run as before."""
@@ -44,13 +49,15 @@ KEPT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The findings of a plan. pending: objects that differ from the wanted ones. conflict: why the
-    operator can't follow the spec; "" if it can. leaving: objects whose deletion must finish first;
-    "" if there are none."""
+    """The findings of a plan. image: what the replicas shall have. pending: objects that differ
+    from the wanted ones. conflict: why the operator can't follow the spec; "" if it can. leaving:
+    objects whose deletion must finish first; "" if there are none."""
 
     cluster_id: str
     bootstrapped: bool
     replication: Replication
+    rollout: Rollout
+    image: str
     restoring: Restoring | None = None
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
@@ -64,6 +71,10 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
     body = _common(observed, found, standing.cluster_id, bootstrapped=standing.bootstrapped)
     body |= _group(observed, standing.replication.spec)
     body |= replication.fields(observed, standing.replication)
+    body["image"] = standing.image
+    if standing.rollout.revision:
+        body["revision"] = standing.rollout.revision
+        body["updatedReplicas"] = standing.rollout.updated
     if restoring is not None:
         body |= restoring.fields
     body["state"] = writes.word(found) or restore.word(restoring) or conditions.word(found)
@@ -87,6 +98,7 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     seen, bootstrapped = standing.replication, standing.bootstrapped
     found = conditions.conditions(observed, seen.spec, standing.cluster_id, bootstrapped)
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
+    found = rollout.explain(found, standing.rollout)
     found = restore.explain(found, standing.restoring)
     if standing.leaving:
         found = conditions.leaving(found, standing.leaving)

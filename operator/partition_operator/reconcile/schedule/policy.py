@@ -17,11 +17,12 @@ from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import GOOD, Snapshot, SnapshotsSpec
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.errors import InvalidSpec
+from partition_operator.reconcile import cron
+from partition_operator.reconcile.cron import Schedule
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.observed.snapshot import age_of
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.schedule import cron as schedules
-from partition_operator.reconcile.schedule.cron import MOMENT, Circumstances, Schedule, decide
+from partition_operator.reconcile.schedule.due import MOMENT, Circumstances, decide
 from partition_operator.reconcile.snapshot import sources
 
 FRESH_GRACE = dt.timedelta(minutes=10)
@@ -71,7 +72,7 @@ def plan(view: ObservedSchedule) -> PolicyPlan:
             return PolicyPlan(known, [])
         if not spec.schedule:
             return PolicyPlan(known, [], spec=spec)
-        schedule = schedules.parse(spec.schedule, spec.time_zone)
+        schedule = cron.parse(spec.schedule, spec.time_zone)
     except InvalidSpec as error:
         reason = type(error).__name__
         return PolicyPlan(
@@ -124,7 +125,7 @@ def _scheduled(
     events = []
     if step.missed:
         runs = "1 run was" if step.missed == 1 else f"{step.missed} runs were"
-        if step.missed >= schedules.MISSED_COUNT_MAX:
+        if step.missed >= cron.MISSED_COUNT_MAX:
             runs = f"at least {step.missed} runs were"
         events.append(Event("Warning", "SnapshotMissed", f"{runs} missed: {step.reason}"))
     was = {c["type"]: c for c in view.partition.whole_status.get("conditions") or []}

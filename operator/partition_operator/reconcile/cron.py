@@ -1,4 +1,4 @@
-"""When a scheduled snapshot is due, and which due times are missed. Pure: the clock is an argument.
+"""Cron expressions in time zones. Pure: the clock is an argument.
 
 The rules for daylight-saving changes are those of Debian's cron. A job at a fixed time runs once a
 day. If its hour is skipped, it runs right after the gap. If its hour is repeated, it runs the first
@@ -8,7 +8,6 @@ hours, and does not run in a skipped hour.
 
 import datetime as dt
 import functools
-from dataclasses import dataclass
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -37,7 +36,6 @@ LOOKBACK = (
 )
 """How far back to search for a due time, in steps: 29 February may be eight years away."""
 
-MOMENT = dt.timedelta(seconds=1)
 CHANGE_STEP = dt.timedelta(days=7)
 """No time zone changes its offset and changes it back within this time."""
 
@@ -51,19 +49,20 @@ ALLOWED = (
 class Schedule:
     """A five-field cron expression in a time zone."""
 
-    def __init__(self, expression: str, time_zone: str) -> None:
-        """Raises InvalidSchedule or UnknownTimeZone; the message contains what is allowed."""
+    def __init__(self, expression: str, time_zone: str, where: str = "spec.snapshots") -> None:
+        """where: the path of the object with the fields `schedule` and `timeZone`, for messages.
+        Raises InvalidSchedule or UnknownTimeZone; the message contains what is allowed."""
         fields = len(expression.split())
         if fields != FIELDS:
             hint = "; seconds are not supported" if fields == FIELDS + 1 else ""
             raise InvalidSchedule(
-                f"spec.snapshots.schedule {expression!r} has {fields} fields{hint}: {ALLOWED}"
+                f"{where}.schedule {expression!r} has {fields} fields{hint}: {ALLOWED}"
             )
         try:
             self._zone = ZoneInfo(time_zone)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise UnknownTimeZone(
-                f"spec.snapshots.timeZone {time_zone!r} is not a time zone: use a name of the IANA "
+                f"{where}.timeZone {time_zone!r} is not a time zone: use a name of the IANA "
                 "time zone database, such as Etc/UTC or Europe/Berlin"
             ) from None
         self._expression = expression
@@ -73,10 +72,10 @@ class Schedule:
             never = self.next_after(dt.datetime(2024, 1, 1, tzinfo=dt.UTC)) is None
         except (CronSimError, AssertionError, IndexError) as error:
             raise InvalidSchedule(
-                f"spec.snapshots.schedule {expression!r}: {error or 'not understood'}: {ALLOWED}"
+                f"{where}.schedule {expression!r}: {error or 'not understood'}: {ALLOWED}"
             ) from None
         if never:
-            raise InvalidSchedule(f"spec.snapshots.schedule {expression!r} is never due: {ALLOWED}")
+            raise InvalidSchedule(f"{where}.schedule {expression!r} is never due: {ALLOWED}")
 
     def next_after(self, moment: dt.datetime) -> dt.datetime | None:
         """Returns the first due time after `moment`, in UTC; None if there is none."""
@@ -150,63 +149,6 @@ class Schedule:
 
 
 @functools.lru_cache(maxsize=1024)
-def parse(expression: str, time_zone: str) -> Schedule:
+def parse(expression: str, time_zone: str, where: str = "spec.snapshots") -> Schedule:
     """Returns a cached Schedule: it has no state. Raises as Schedule does."""
-    return Schedule(expression, time_zone)
-
-
-@dataclass(frozen=True, slots=True)
-class Circumstances:
-    """cursor: due times up to it have been handled. blocked: why no run can start now; "" if one
-    can. predecessor: the scheduled snapshot that still runs; "" for none."""
-
-    cursor: dt.datetime
-    now: dt.datetime
-    blocked: str = ""
-    predecessor: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """start: the due time whose run starts now. missed: the number of missed due times, for
-    `reason`. cursor: its new value. look_at: when the decision may change by time alone."""
-
-    start: dt.datetime | None
-    missed: int
-    reason: str
-    cursor: dt.datetime
-    look_at: dt.datetime | None
-
-
-def decide(
-    schedule: Schedule, deadline: dt.timedelta | None, circumstances: Circumstances
-) -> Decision:
-    """Decides which run starts.
-
-    Only the newest due run may start, and only before its deadline. Older runs are missed, and so
-    is a run whose predecessor still runs. While no run can start, the newest waits until its
-    deadline. Without a deadline it waits until it can start or the next run is due.
-    """
-    cursor, now = circumstances.cursor, circumstances.now
-    following = schedule.next_after(now)
-    due = schedule.latest(cursor, now)
-    if due is None:
-        return Decision(None, 0, "", cursor, following)
-    older = schedule.count(cursor, due) - 1
-    expires = None if deadline is None else due + deadline
-    if expires is not None and now > expires:
-        why = circumstances.blocked or "it could not start before its deadline"
-        return Decision(None, older + 1, why, due, following)
-    if circumstances.predecessor:
-        why = f"{circumstances.predecessor} still runs"
-        return Decision(None, older + 1, why, due, following)
-    if circumstances.blocked:
-        over = None if expires is None else expires + MOMENT
-        waits = min((t for t in (over, following) if t is not None), default=None)
-        if older and deadline is not None:
-            # The newest waits until its own deadline; the older ones are missed now.
-            kept = due - MOMENT
-            return Decision(None, older, circumstances.blocked, kept, waits)
-        return Decision(None, 0, "", cursor, waits)
-    why = "no run could start when they were due" if older else ""
-    return Decision(due, older, why, due, following)
+    return Schedule(expression, time_zone, where)
