@@ -133,12 +133,9 @@ class AppendStream:
         queued = 0
         try:
             for pending in many:
-                await self._slots.acquire()
-                if self._closed:
-                    pending.fail(client_closed())
-                if pending.future.done():
-                    self._slots.release()
+                if not await self._take_slot(pending):
                     continue
+                self._start()  # the stream may have failed meanwhile
                 pending.future.add_done_callback(answered)
                 queued += 1
                 self._queue.new[pending] = None
@@ -150,6 +147,25 @@ class AppendStream:
                 if not pending.future.cancel():  # it is done
                     pending.future.exception()  # retrieved, or asyncio would log it
                 self._leave(pending)
+
+    async def _take_slot(self, pending: PendingAppend) -> bool:
+        """Returns True with a slot; False if the append has ended, by its deadline or `close`."""
+        if not self._slots.locked() and not self._closed and not pending.future.done():
+            return await self._slots.acquire()  # at once
+        waiting = asyncio.ensure_future(self._slots.acquire())
+        taken = False
+        try:
+            either: set[asyncio.Future[Any]] = {waiting, pending.future}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if self._closed:
+                pending.fail(client_closed())
+            taken = waiting.done() and not pending.future.done()
+            return taken
+        finally:
+            if not taken:
+                if waiting.done() and not waiting.cancelled():
+                    self._slots.release()
+                waiting.cancel()
 
     def _leave(self, pending: PendingAppend) -> None:
         """Its caller waits no more. Only once its future is done."""

@@ -108,7 +108,9 @@ class Client:
     def append_many(
         self, many: Iterable[list[types.Operation]], *, wait_applied: bool = False
     ) -> list[Appended | ClientError]:
-        return self._run(self._client.append_many(many, wait_applied=wait_applied))
+        # Here, not on the client's thread: the caller's iterable may use this client.
+        found = list(many)
+        return self._run(self._client.append_many(found, wait_applied=wait_applied))
 
     def delete_key(self, key: bytes) -> Appended:
         return self._run(self._client.delete_key(key))

@@ -353,6 +353,16 @@ async def test_a_member_that_did_not_take_it_on_its_way_gets_it_when_it_is_compl
     await pushing.close()
 
 
+async def test_a_stalled_upload_holds_up_no_other_one_of_the_same_payload(tmp_path: Path) -> None:
+    members = Members()
+    [digest] = digests(1)
+    pushing = dissemination(members, {digest: SIZE})
+    pushing.pass_on(digest, SIZE, arriving(tmp_path, SIZE // 2))
+    await pushing.to_quorum([digest])
+    assert len(members.calls) >= 1
+    await pushing.close()
+
+
 async def test_who_took_a_payload_that_was_given_up_holds_nothing(tmp_path: Path) -> None:
     members = Members()
     [digest] = digests(1)

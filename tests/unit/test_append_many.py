@@ -78,6 +78,25 @@ async def test_those_that_wait_for_a_slot_have_a_deadline_too(
     await stream.append(put())
 
 
+async def test_slots_of_others_do_not_outlast_its_deadline(
+    leader: Leader, stream: AppendStream
+) -> None:
+    leader.answer = lambda _: None
+    others = [asyncio.ensure_future(stream.append(put(n))) for n in range(IN_FLIGHT_MAX)]
+    while len(leader.requests) < IN_FLIGHT_MAX:
+        await asyncio.sleep(0)
+    many = [put(n) for n in range(3)]
+    for one in many:
+        one.allowed_s = 0.1
+    await stream.append_many(many)
+    assert all(isinstance(one.future.exception(), DeadlineExceeded) for one in many)
+    for other in others:
+        other.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    leader.answer = leader.succeed
+    await stream.append_many([put(n) for n in range(IN_FLIGHT_MAX)])
+
+
 async def test_a_caller_that_goes_away_leaves_no_slot_taken(
     leader: Leader, stream: AppendStream
 ) -> None:

@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from partition_operator.api import names
 from partition_operator.api.partition import parse
+from partition_operator.clients.observer import _why_broken
+from partition_operator.reconcile.observed.last_write import Write
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedPod
 from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.resources.common import content_hash
 
 from tests.support.partition_views import (
     IMAGE,
@@ -131,7 +134,7 @@ def test_a_single_replica_is_replaced_as_it_is() -> None:
         ({"pods": "deleting"}, "waiting for part-1 to be created anew"),
         ({"pods": "missing"}, "waiting for part-1 to be created anew"),
         ({"member": {"recently_active": False}}, "part-1 does not answer the leader"),
-        ({"member": {"matched": 0}, "last": 5000}, "part-1 is 5000 entries behind"),
+        ({"member": {"matched": 0}, "last": 5000}, "part-1 is about 1000 entries behind"),
         ({"member": {"voter": False}}, ""),
         ({"changing": True}, "the members of the group change"),
         ({"leaderless": True}, "no replica leads"),
@@ -146,7 +149,12 @@ def test_no_sound_pod_is_replaced_while_the_group_is_not_whole(
     members = tuple(replace(m, matched=m.matched if m.member_id == 101 else last) for m in members)
     role = "follower" if change.get("leaderless") else "leader"
     lead = replica(
-        0, role, members=members, last_index=last, changing=change.get("changing", False)
+        0,
+        role,
+        members=members,
+        last_index=last,
+        committed=last,
+        changing=change.get("changing", False),
     )
     found = replace(found, replicas=(lead, *found.replicas[1:]))
     if change.get("pods") == "deleting":
@@ -164,7 +172,7 @@ def test_no_sound_pod_is_replaced_while_the_group_is_not_whole(
 
 
 def test_a_new_pod_that_is_not_ready_stops_the_rollout() -> None:
-    found = of(rolling(), 2, revision=NEW, ready=False, created="2026-01-02T00:00:00Z")
+    found = of(rolling(), 2, revision=NEW, ready=False, since="2026-01-02T00:00:00Z")
     step = look(found)
     assert step.action is None
     assert told(step) == ("False", "Rolling")
@@ -202,6 +210,44 @@ def test_a_pod_that_is_not_ready_is_replaced_while_the_rest_serves() -> None:
     alone = tuple(member(n, recently_active=n == 0) for n in range(3))
     found = replace(found, replicas=(replica(0, "leader", members=alone),))
     assert look(found).action is None
+
+
+def test_a_pod_that_runs_is_not_broken_however_often_it_was_started() -> None:
+    """It may be a voter that counts."""
+    ran = {"lastState": {"terminated": {"reason": "OOMKilled"}}, "restartCount": 3}
+    running = ran | {"state": {"running": {}}}
+    assert _why_broken({"containerStatuses": [running]}) == ""
+    starting = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    assert _why_broken({"containerStatuses": [starting]}) == ""
+    looping = ran | {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "a\nb"}}}
+    assert _why_broken({"containerStatuses": [looping]}) == "CrashLoopBackOff: b"
+    unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    assert _why_broken({"conditions": [unplaced]}) == "Unschedulable"
+
+
+def test_without_a_leader_a_pod_is_replaced_once_it_was_not_ready_for_the_deadline() -> None:
+    """A single replica whose template starts and never serves, and the way back."""
+    found = of(rolling(1), 0, ready=False, since="2026-01-02T00:00:00Z")
+    found = replace(found, replicas=())
+    assert look(found).action is None
+    late = replace(found, now=NOW + dt.timedelta(seconds=601))
+    assert look(late).action == actions.EvictPod(0, "u0")
+
+
+def test_an_eviction_that_is_refused_is_said() -> None:
+    found = replace(rolling(), eviction_refused="the budget part allows none")
+    step = look(found)
+    assert step.action == actions.EvictPod(2, "u2")
+    assert by_type(step)["RolledOut"]["message"].endswith("the budget part allows none")
+
+
+def test_a_statefulset_of_somebody_else_says_nothing_about_our_pods() -> None:
+    found = rolling()
+    live = found.objects[STATEFUL_SET]
+    owner = {"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "o", "controller": True}
+    live = live | {"metadata": live["metadata"] | {"ownerReferences": [owner]}}
+    step = look(replace(found, objects=found.objects | {STATEFUL_SET: live}))
+    assert not isinstance(step.action, actions.EvictPod)
 
 
 def test_a_pod_that_fails_later_is_no_rollout() -> None:
@@ -274,11 +320,11 @@ def image_of(step: Plan) -> str:
 
 
 def test_a_new_operator_restarts_no_replica() -> None:
-    found = group()
+    found = with_revision(of_all(group(), OLD), OLD)
     step = plan(found, "image:2")
     assert step.action is None
     assert step.status["image"] == IMAGE
-    condition = by_type(plan(with_revision(of_all(found, OLD), OLD), "image:2"))["RolledOut"]
+    condition = by_type(step)["RolledOut"]
     assert (condition["status"], condition["reason"]) == ("True", "OtherImage")
     assert "image:2" in condition["message"]
 
@@ -297,11 +343,78 @@ def test_an_image_moves_with_the_spec_or_with_auto_update() -> None:
     asked = parse(body | {"spec": body["spec"] | {"image": "image:3"}})
     moved = replace(found, partition=asked)
     assert image_of(plan(moved, "image:2", image_auto_update=True)) == "image:3"
-    # Without spec.image again, it stays.
-    kept = after(complete(moved))
-    body = kept.partition.body
+    # Without spec.image again, it stays, because all pods have had it.
+    kept = after(with_revision(of_all(complete(moved), NEW), NEW))
+    assert kept.partition.status["image"] == "image:3"
+    assert look(without_image(kept)).action is None
+
+
+def without_image(observed: ObservedPartition) -> ObservedPartition:
+    body = observed.partition.body
     spec = {k: v for k, v in body["spec"].items() if k != "image"}
-    assert look(replace(kept, partition=parse(body | {"spec": spec}))).action is None
+    return replace(observed, partition=parse(body | {"spec": spec}))
+
+
+def with_image(observed: ObservedPartition, image: str) -> ObservedPartition:
+    body = observed.partition.body
+    return replace(observed, partition=parse(body | {"spec": body["spec"] | {"image": image}}))
+
+
+def test_an_image_that_never_worked_is_not_kept() -> None:
+    found = after(with_revision(of_all(group(), OLD), OLD))
+    bad = after(with_revision(complete(with_image(found, "bad:1")), NEW))
+    bad = after(of(bad, 2, revision=NEW, ready=False, broken="ErrImagePull"))
+    assert told(look(bad)) == ("False", "Rolling")
+    assert image_of(look(without_image(bad))) == IMAGE
+    paused = parse(found.partition.body | {"spec": found.partition.body["spec"] | {"paused": True}})
+    stopped = after(with_image(replace(found, partition=paused), "bad:1"))
+    assert told(look(stopped)) == ("False", "Paused")
+    assert stopped.partition.status["image"] == IMAGE
+
+
+def test_it_is_not_rolled_out_before_the_template_is_written() -> None:
+    """Else who waits for the condition would go on at once."""
+    found = after(with_revision(of_all(group(), OLD), OLD))
+    step = look(with_image(found, "image:3"))
+    assert isinstance(step.action, actions.Apply)
+    assert told(step) == ("False", "Rolling")
+    written = after(with_image(found, "image:3"))
+    live = {**written.objects[STATEFUL_SET]} | {"spec": step.action.body["spec"]}
+    metadata = (
+        live["metadata"]
+        | {"generation": 2}
+        | {"annotations": step.action.body["metadata"]["annotations"]}
+    )
+    unseen = replace(
+        written, objects=written.objects | {STATEFUL_SET: live | {"metadata": metadata}}
+    )
+    assert told(look(unseen)) == ("False", "Rolling")
+    scaled = parse(found.partition.body | {"spec": found.partition.body["spec"] | {"replicas": 5}})
+    assert told(look(replace(found, partition=scaled))) == ("True", "UpToDate")
+
+
+def test_somebody_elses_template_is_not_rolled_out() -> None:
+    """While the operator waits to put it right."""
+    found = rolling()
+    live = json.loads(json.dumps(found.objects[STATEFUL_SET]))
+    live["spec"]["template"]["spec"]["containers"][0]["image"] = "somebody's"
+    found = replace(found, objects=found.objects | {STATEFUL_SET: live})
+    wanted = look(found).action
+    assert isinstance(wanted, actions.Apply)
+    refused = Write(content_hash(wanted.body), NOW, refusal="by a policy")
+    found = replace(found, writes={STATEFUL_SET: refused})
+    step = look(found)
+    assert not isinstance(step.action, actions.EvictPod)
+    assert told(step) == ("False", "Rolling")
+
+
+def test_a_kept_pod_spec_that_somebody_changed_is_not_used() -> None:
+    found = group()
+    live = json.loads(json.dumps(found.objects[STATEFUL_SET]))
+    pod_spec = json.loads(live["metadata"]["annotations"][names.ANNOTATION_POD_SPEC])
+    pod_spec["containers"][0]["image"] = "somebody's"
+    live["metadata"]["annotations"][names.ANNOTATION_POD_SPEC] = json.dumps(pod_spec)
+    assert image_of(look(replace(found, objects=found.objects | {STATEFUL_SET: live}))) == IMAGE
 
 
 def test_another_pod_spec_of_a_new_operator_waits_for_a_change_of_the_partition(

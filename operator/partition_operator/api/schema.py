@@ -171,6 +171,7 @@ class PartitionStatus(TypedDict):
     restored: NotRequired[Restored]
     storage: NotRequired[StorageStatus]
     image: NotRequired[str]
+    podSpecHash: NotRequired[str]
     revision: NotRequired[str]
     updatedReplicas: NotRequired[int]
     operator: NotRequired[str]
@@ -453,7 +454,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "durationMinutes": Rule(
             type="integer",
             required=True,
-            minimum=1,
+            minimum=5,
             maximum=10080,
             words="how long the window is open",
         ),

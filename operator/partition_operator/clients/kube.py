@@ -224,7 +224,8 @@ class Kube:
 
     async def evict(self, namespace: str, name: str, uid: str) -> None:
         """Evicts the pod with this uid. Does nothing if it does not exist; another pod of its name
-        stays. Raises EvictionRefused if a PodDisruptionBudget protects it now."""
+        stays. Raises EvictionRefused if a PodDisruptionBudget protects it now, if several do, or if
+        the operator may not evict pods."""
         body = {
             "apiVersion": "policy/v1",
             "kind": "Eviction",
@@ -234,8 +235,9 @@ class Kube:
         try:
             await self._request("POST", _path("Pod", namespace, name, "eviction"), body)
         except ApiError as error:
-            if error.status == HTTPStatus.TOO_MANY_REQUESTS:
-                raise EvictionRefused(f"{name} is not evicted yet: {error.words}") from error
+            # 500: several budgets select the pod.
+            if error.status in (403, 429, 500):
+                raise EvictionRefused(error.words) from error
             if error.status not in (404, 409):
                 raise
 

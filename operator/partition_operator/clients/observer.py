@@ -307,7 +307,7 @@ def _pod(partition: Partition, item: Body, selector: dict[str, str]) -> Observed
         ends=metadata.get("deletionTimestamp") or "",
         uid=metadata["uid"],
         labelled=_has(metadata, selector),
-        created=metadata.get("creationTimestamp") or "",
+        since=_since(metadata, status),
         revision=(metadata.get("labels") or {}).get(names.LABEL_REVISION, ""),
         broken="" if ready else _why_broken(status),
     )
@@ -318,8 +318,9 @@ STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def _why_broken(status: dict[str, Any]) -> str:
-    """Returns why a pod can't become ready as it is; "" if it may. A pod that no node takes, whose
-    image is missing, or whose container ended is broken. A replica that opens its volume is not."""
+    """Returns why a pod does not run and can't run as it is; "" if it runs or may. A pod that no
+    node takes, whose image is missing, or whose container ends again and again is broken. A process
+    that runs is not, however often it was started: it may be a voter that counts."""
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return _reason(condition, "Unschedulable")
@@ -327,10 +328,15 @@ def _why_broken(status: dict[str, Any]) -> str:
         waiting = (container.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in STARTING:
             return _reason(waiting, "Waiting")
-        ended = (container.get("lastState") or {}).get("terminated")
-        if ended and container.get("restartCount"):
-            return _reason(ended, "Terminated")
     return ""
+
+
+def _since(metadata: dict[str, Any], status: dict[str, Any]) -> str:
+    """Returns when a pod became ready or unready the last time; else when it was made."""
+    times = [
+        c.get("lastTransitionTime") for c in status.get("conditions") or [] if c["type"] == "Ready"
+    ]
+    return next((str(time) for time in times if time), metadata.get("creationTimestamp") or "")
 
 
 def _reason(state: dict[str, Any], default: str) -> str:

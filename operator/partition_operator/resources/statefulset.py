@@ -33,16 +33,19 @@ def build(
     replicas: int,
     image: str,
     live: dict[str, Any] | None = None,
+    trusted: str = "",
 ) -> dict[str, Any]:
     """replicas: the number of pods; higher than in spec while members are being removed. live: the
-    present StatefulSet, whose pod spec is kept if the Partition asks for the same pods."""
+    present StatefulSet, whose pod spec is kept if the Partition asks for the same pods. trusted:
+    the hash of the pod spec that the operator wrote. Status has it, so that who may only change
+    the StatefulSet can't make the operator write another one."""
     restart = partition.annotation(names.ANNOTATION_RESTART)
     marks = {"labels": spec.pod_labels | names.labels(partition.name)}
     annotations = spec.pod_annotations | ({names.ANNOTATION_RESTART: restart} if restart else {})
     if annotations:
         marks["annotations"] = annotations
     inputs = _inputs(spec, image, restart)
-    pod = _kept(live, inputs) or _pod_spec(partition, spec, image)
+    pod = _kept(live, inputs, trusted) or _pod_spec(partition, spec, image)
     text = json.dumps(pod, sort_keys=True, separators=(",", ":"))
     kept = {names.ANNOTATION_POD_INPUTS: inputs}
     if len(text) <= KEPT_BYTES_MAX:
@@ -83,17 +86,20 @@ def _inputs(spec: PartitionSpec, image: str, restart: str) -> str:
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
 
-def _kept(live: dict[str, Any] | None, inputs: str) -> dict[str, Any] | None:
-    """Returns the pod spec that was made of the same inputs; None if there is none. Anybody who may
-    write the StatefulSet may change it, as he may change the pods themselves."""
+def _kept(live: dict[str, Any] | None, inputs: str, trusted: str) -> dict[str, Any] | None:
+    """Returns the pod spec that was made of the same inputs; None if there is none, or if somebody
+    else wrote it."""
     annotations = ((live or {}).get("metadata") or {}).get("annotations") or {}
-    if annotations.get(names.ANNOTATION_POD_INPUTS) != inputs:
+    text = annotations.get(names.ANNOTATION_POD_SPEC, "")
+    if annotations.get(names.ANNOTATION_POD_INPUTS) != inputs or kept_hash(text) != trusted:
         return None
-    try:
-        found = json.loads(annotations.get(names.ANNOTATION_POD_SPEC, ""))
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) and found.get("containers") else None
+    found: dict[str, Any] | None = json.loads(text) if text else None
+    return found
+
+
+def kept_hash(text: str) -> str:
+    """Returns the hash of a kept pod spec; "" of none."""
+    return hashlib.sha256(text.encode()).hexdigest() if text else ""
 
 
 def claim_spec(spec: PartitionSpec) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from partition_operator.reconcile.partition import ownership
 from partition_operator.reconcile.partition.actions import (
     Action,
     EnableReplication,
+    EvictPod,
     RecordBootstrapped,
     RecordCluster,
     RecordRestored,
@@ -59,6 +60,8 @@ class Reconciler:
         self._recorder = recorder
         self._refusals: dict[Key, str] = {}
         """Why a replica refused to begin a backfill, by Partition."""
+        self._evictions: dict[Key, str] = {}
+        """Why the last eviction was refused, by Partition."""
         self.foreign: set[Key] = set()
         """Watched Partitions that another operator manages."""
         self._told: set[Key] = set()
@@ -85,6 +88,7 @@ class Reconciler:
             if partition is None:
                 await self._forget(key)
                 self._refusals.pop(key, None)
+                self._evictions.pop(key, None)
                 self._not_foreign(key)
                 return None
             if partition.deleting:
@@ -101,6 +105,7 @@ class Reconciler:
                 observed,
                 writes=self._executor.writes.of(partition.key),
                 refused=self._refusals.get(key, ""),
+                eviction_refused=self._evictions.get(key, ""),
             )
             step = plan(
                 observed,
@@ -112,6 +117,8 @@ class Reconciler:
                 # These actions write status themselves, at the observed version.
                 await self._write_status(observed, step)
             entry.seen, entry.settled = observed, step.settled
+            if not isinstance(step.action, EvictPod):
+                self._evictions.pop(key, None)
             if step.action is None:
                 return self._pause(step)
             pause = await self._carry_out(key, observed, step.action)
@@ -128,6 +135,7 @@ class Reconciler:
             await self._executor.execute(observed, action)
         except EvictionRefused as error:
             logger.info("%s: %s", key, text_of(error))
+            self._evictions[key] = str(error)
             return self._config.poll_progressing_s
         except ReplicaRefused as error:
             # The replica's state has changed since it was observed: observe it again soon.
@@ -136,6 +144,8 @@ class Reconciler:
                 # The first message stays, because the numbers in it change all the time.
                 self._refusals.setdefault(key, str(error))
             return self._config.poll_progressing_s
+        if isinstance(action, EvictPod):
+            self._evictions.pop(key, None)
         if isinstance(action, EnableReplication):
             self._refusals.pop(key, None)
             # The replica continues on its own. An immediate next step would repeat the request.

@@ -14,9 +14,9 @@ from partition_operator.reconcile.observed.restore import ObservedRestore
 @dataclass(frozen=True, slots=True)
 class ObservedPod:
     """A replica's pod. ip: "" until it has one. ends: when a pod that is being deleted must have
-    ended, RFC 3339. labelled: it has our labels; without them it was found by its name. revision:
-    of its template, "" if unknown. broken: why it can't become ready by itself, such as
-    "ImagePullBackOff: …"; "" if it may."""
+    ended, RFC 3339. labelled: it has our labels; without them it was found by its name. since:
+    when it became ready or unready. revision: of its template, "" if unknown. broken: why it does
+    not run and can't as it is, such as "ImagePullBackOff: …"; "" if it may."""
 
     ordinal: int
     ip: str
@@ -26,7 +26,7 @@ class ObservedPod:
     ends: str = ""
     uid: str = ""
     labelled: bool = True
-    created: str = ""
+    since: str = ""
     revision: str = ""
     broken: str = ""
 
@@ -133,6 +133,8 @@ class ObservedPartition:
     refused: str = ""
     """Why replica 0 refused to begin a backfill, if a retry alone does not help."""
     certificates: Certificates = field(default_factory=Certificates)
+    eviction_refused: str = ""
+    """Why the last eviction of a pod was refused; "" if it was not."""
 
     @property
     def leader(self) -> ObservedReplica | None:

@@ -38,13 +38,31 @@ def wanted(
         services.build_account(partition),
         services.build_headless(partition),
         services.build_client(partition),
-        statefulset.build(partition, spec, pods, image, _own_set(observed)),
+        _set(observed, spec, pods, image),
     ]
     budget = pdb.build(partition, voters)
     return objects if budget is None else [*objects, budget]
 
 
-def _own_set(observed: ObservedPartition) -> dict[str, Any] | None:
+def _set(observed: ObservedPartition, spec: PartitionSpec, pods: int, image: str) -> dict[str, Any]:
+    trusted = str(observed.partition.status.get("podSpecHash", ""))
+    return statefulset.build(observed.partition, spec, pods, image, own_set(observed), trusted)
+
+
+def template(observed: ObservedPartition, spec: PartitionSpec, image: str) -> tuple[bool, str]:
+    """Returns (whether the live pod template differs from the wanted one, the hash of the wanted
+    pod spec). Without a StatefulSet of ours nothing differs."""
+    live, wanted_set = own_set(observed), _set(observed, spec, 0, image)
+    marks = wanted_set["metadata"]["annotations"]
+    found = statefulset.kept_hash(marks.get(names.ANNOTATION_POD_SPEC, ""))
+    if live is None:
+        return False, found
+    has = (live["metadata"].get("annotations") or {}).get(names.ANNOTATION_POD_INPUTS)
+    same = covers(live["spec"].get("template"), wanted_set["spec"]["template"])
+    return not same or has != marks[names.ANNOTATION_POD_INPUTS], found
+
+
+def own_set(observed: ObservedPartition) -> dict[str, Any] | None:
     """Returns the StatefulSet if it is this Partition's."""
     live = observed.objects.get(("StatefulSet", observed.partition.name))
     if live is None or is_foreign(live, observed.partition):

@@ -26,6 +26,7 @@ from partition_operator.reconcile.partition.actions import (
     Action,
     AnnotateClaim,
     Bootstrap,
+    EnableReplication,
     RecordBootstrapped,
     RecordCluster,
 )
@@ -226,7 +227,10 @@ def _next(
     if bootstrapped:
         untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
         change = _change(observed, asked, spec.replicas, cluster_id, untouched)
-        return _PlanStep(change or rollout.look(observed, spec).action, pending)
+        rolling = _rollout_action(observed, spec, pending)
+        if isinstance(change, EnableReplication) and observed.refused:
+            change = rolling or change  # another template may be what helps
+        return _PlanStep(change or rolling, pending)
     if marks:
         return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
@@ -234,7 +238,16 @@ def _next(
     # A replica with role "joining" waits to be added: it never forms a group.
     bootstrap = Bootstrap(0, cluster_id, asked.mode == STANDALONE)
     may = _may_bootstrap(observed, cluster_id)
-    return _PlanStep(bootstrap if may else rollout.look(observed, spec).action, pending)
+    return _PlanStep(bootstrap if may else _rollout_action(observed, spec, pending), pending)
+
+
+def _rollout_action(
+    observed: ObservedPartition, spec: PartitionSpec, pending: PendingWrites
+) -> Action | None:
+    """Nothing while the StatefulSet has to be written: it may have somebody else's template."""
+    if ("StatefulSet", observed.partition.name) in pending.keys:
+        return None
+    return rollout.look(observed, spec).action
 
 
 def _change(
@@ -269,7 +282,11 @@ def _plan(
     held = step.action is not None and writes.is_held(observed, step.action)
     action = None if held else step.action
     seen = replication.look(observed, partition.spec(), settings.backfill_stalled_s)
-    rolling = rollout.look(observed, seen.spec, settings.operator_image)
+    differs, kept = objects.template(observed, seen.spec, settings.image)
+    waits = step.paused or ("StatefulSet", partition.name) in pending.keys
+    rolling = rollout.look(
+        observed, seen.spec, settings.operator_image, unwritten=differs and waits
+    )
     status = fold(
         observed,
         Standing(
@@ -277,7 +294,8 @@ def _plan(
             bootstrapped,
             seen,
             rolling,
-            settings.image,
+            rollout.kept_image(observed, rolling, settings.image),
+            kept,
             restoring,
             pending,
             step.conflict,

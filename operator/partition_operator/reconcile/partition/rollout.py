@@ -2,8 +2,8 @@
 
 The StatefulSet's controller gives each template a revision. A pod of an earlier revision is behind.
 Followers are replaced first, each only while all members have caught up. The leader is last, after
-it has handed over. A pod that is broken is replaced at once: that can't make things worse, and a
-user mends a broken template by another one.
+it has handed over. A pod that is broken does not run: it is replaced at once, because that can't
+make things worse, and a user mends a broken template by another one.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,8 @@ from partition_operator.reconcile.partition.actions import (
     TransferLeadership,
 )
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
+from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
+from partition_operator.reconcile.partition.objects import own_set
 from partition_operator.resources.pdb import quorum
 
 TYPE: Final = "RolledOut"
@@ -64,17 +65,41 @@ def image(observed: ObservedPartition, spec: PartitionSpec, default: str, *, aut
     image, `default`."""
     if spec.image or auto:
         return spec.image or default
-    return observed.partition.status.get("image") or _live_image(observed) or default
+    status = observed.partition.status
+    # An operator that recorded no image has left it in the StatefulSet.
+    live = _live_image(observed) if status.get("bootstrapped") else ""
+    return status.get("image") or live or default
 
 
-def look(observed: ObservedPartition, spec: PartitionSpec, default_image: str = "") -> Rollout:
+def kept_image(observed: ObservedPartition, rollout: Rollout, chosen: str) -> str:
+    """Returns status.image: the image that all pods had when the last rollout was complete; before
+    the first one, the chosen image, unless the spec has it. So an image of the spec that never
+    worked is not kept. "" for none."""
+    if rollout.condition.status:
+        return _live_image(observed)
+    asked = observed.partition.asked
+    first = "" if asked is None or asked.image else chosen
+    return observed.partition.status.get("image") or first
+
+
+def look(
+    observed: ObservedPartition,
+    spec: PartitionSpec,
+    default_image: str = "",
+    *,
+    unwritten: bool = False,
+) -> Rollout:
     """Returns the state of the rollout and its next step. spec: the one that is followed now.
-    default_image: the operator's."""
+    default_image: the operator's. unwritten: the live template is not the wanted one yet."""
+    if unwritten:
+        updated = observed.partition.status.get("updatedReplicas", 0)
+        return Rollout(None, _unwritten(spec), _old_revision(observed), updated)
     revision = _revision(observed)
     pods = [pod for pod in observed.pods if not pod.deleting]
     behind = [pod for pod in pods if revision and pod.revision != revision]
     updated = len(pods) - len(behind) if revision else 0
     if not revision:
+        updated = observed.partition.status.get("updatedReplicas", 0)
         return Rollout(None, _not_seen(observed), _old_revision(observed), updated)
     if behind:
         action, condition = _next(observed, spec, revision, behind)
@@ -108,9 +133,9 @@ def _next(  # noqa: PLR0911  # the order of concerns: one return for each
     if closed := _closed(observed, spec, behind):
         return None, closed
     for pod in _unready(behind):
-        if _dispensable(observed, pod):
-            name = _name(observed, pod)
-            return EvictPod(pod.ordinal, pod.uid), _rolling(f"{name} is replaced: it is not ready")
+        if _dispensable(observed, pod) or _hopeless(observed, spec, pod):
+            told = f"{_name(observed, pod)} is replaced: it is not ready"
+            return EvictPod(pod.ordinal, pod.uid), _evicting(observed, told)
     if why := _not_whole(observed, spec.replicas):
         return None, _rolling(f"{_names(observed, behind)} follow later: {why}")
     return _replace(observed, behind)
@@ -125,12 +150,14 @@ def _replace(
     followers = [pod for pod in behind if pod.ordinal != leader.ordinal]
     if followers:
         pod = followers[-1]
-        return EvictPod(pod.ordinal, pod.uid), _rolling(f"{_name(observed, pod)} is replaced")
+        told = _evicting(observed, f"{_name(observed, pod)} is replaced")
+        return EvictPod(pod.ordinal, pod.uid), told
     (pod,) = behind
     name = _name(observed, pod)
     others = [m for m in leader.members if m.voter and m.member_id != leader.member_id]
     if not others:
-        return EvictPod(pod.ordinal, pod.uid), _rolling(f"{name}, the only replica, is replaced")
+        told = _evicting(observed, f"{name}, the only replica, is replaced")
+        return EvictPod(pod.ordinal, pod.uid), told
     best = max(others, key=lambda member: member.matched)
     told = _rolling(f"{name} is the last one, and hands the leadership over first")
     return TransferLeadership(leader.ordinal, best.member_id), told
@@ -187,11 +214,10 @@ def _waiting_for(
 ) -> Condition:
     """unready: replaced pods that are not ready yet."""
     pod = unready[0]
-    name, created = _name(observed, pod), parse_stamp(pod.created)
-    why = f" ({pod.broken})" if pod.broken else ""
-    if created is not None and observed.now - created > spec.update.deadline:
+    name, why = _name(observed, pod), f" ({pod.broken})" if pod.broken else ""
+    if _is_late(observed, spec, pod):
         message = (
-            f"{name} has revision {revision} since {pod.created} and is not ready{why}: the other "
+            f"{name} has revision {revision} and is not ready since {pod.since}{why}: the other "
             "pods stay as they are. kubectl describe pod shows more; another change of the spec, "
             "or the former one, replaces this pod first"
         )
@@ -199,9 +225,7 @@ def _waiting_for(
     return _rolling(f"waiting for {name} to be ready{why}")
 
 
-def _not_whole(  # noqa: PLR0911  # one return for each reason
-    observed: ObservedPartition, wanted: int
-) -> str:
+def _not_whole(observed: ObservedPartition, wanted: int) -> str:
     """Returns why no sound pod may be replaced now; "" if one may."""
     if absent := _absent(observed, wanted):
         return f"waiting for {absent}"
@@ -210,8 +234,6 @@ def _not_whole(  # noqa: PLR0911  # one return for each reason
         return "no replica leads"
     if leader.changing or len(leader.members) != wanted:
         return "the members of the group change"
-    if any(replica.backfill is not None for replica in observed.replicas):
-        return "replication is being switched on"
     for member in leader.members:
         pod = names.pod(observed.partition.name, observed.ordinal_of(member.address))
         if not member.voter:
@@ -233,11 +255,26 @@ def _dispensable(observed: ObservedPartition, pod: ObservedPod) -> bool:
     return active >= quorum(len(voters))
 
 
+def _hopeless(observed: ObservedPartition, spec: PartitionSpec, pod: ObservedPod) -> bool:
+    """Whether a pod is not ready for so long, in a group without a leader, that another template
+    may be what helps. Every other pod exists, so that one after the other is replaced."""
+    return observed.leader is None and not _absent(observed) and _is_late(observed, spec, pod)
+
+
+def _is_late(observed: ObservedPartition, spec: PartitionSpec, pod: ObservedPod) -> bool:
+    since = parse_stamp(pod.since)
+    return since is not None and observed.now - since > spec.update.deadline
+
+
 def _lags(leader: ObservedReplica, member: ObservedMember) -> str:
     if not member.recently_active:
         return "does not answer the leader"
-    entries = lag(leader, member)
-    return f"is {entries} entries behind" if entries > PROMOTE_LAG_MAX else ""
+    # What is not committed yet does not count: under load that may be thousands.
+    entries = max(leader.committed - member.matched, 0)
+    if entries <= PROMOTE_LAG_MAX:
+        return ""
+    # Rounded, so that the message does not change at each look.
+    return f"is about {10 ** (len(str(entries)) - 1)} entries behind"
 
 
 def _absent(observed: ObservedPartition, wanted: int = 0) -> str:
@@ -257,7 +294,7 @@ def _unready(pods: Iterable[ObservedPod]) -> list[ObservedPod]:
 
 
 def _live(observed: ObservedPartition) -> dict[str, Any]:
-    return observed.objects.get(("StatefulSet", observed.partition.name)) or {}
+    return own_set(observed) or {}
 
 
 def _size(observed: ObservedPartition) -> int:
@@ -305,6 +342,18 @@ def _names(observed: ObservedPartition, pods: list[ObservedPod]) -> str:
 
 def _rolling(message: str) -> Condition:
     return Condition(TYPE, False, Reason.ROLLING, message)
+
+
+def _evicting(observed: ObservedPartition, message: str) -> Condition:
+    refused = observed.eviction_refused
+    return _rolling(f"{message}; refused so far: {refused}" if refused else message)
+
+
+def _unwritten(spec: PartitionSpec) -> Condition:
+    if spec.paused:
+        message = "the pods have an earlier template, because spec.paused stops the operator"
+        return Condition(TYPE, False, "Paused", message)
+    return _rolling("the pod template is being written")
 
 
 def _not_seen(observed: ObservedPartition) -> Condition:

@@ -40,6 +40,7 @@ KEPT = frozenset(
         "restored",
         "storage",
         "image",
+        "podSpecHash",
         "revision",
         "updatedReplicas",
     }
@@ -49,15 +50,17 @@ KEPT = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The findings of a plan. image: what the replicas shall have. pending: objects that differ
-    from the wanted ones. conflict: why the operator can't follow the spec; "" if it can. leaving:
-    objects whose deletion must finish first; "" if there are none."""
+    """The findings of a plan. image: for status.image, "" for none. pod_spec_hash: of the pods'
+    spec in the StatefulSet. pending: objects that differ from the wanted ones. conflict: why the
+    operator can't follow the spec; "" if it can. leaving: objects whose deletion must finish first;
+    "" if there are none."""
 
     cluster_id: str
     bootstrapped: bool
     replication: Replication
     rollout: Rollout
     image: str
+    pod_spec_hash: str
     restoring: Restoring | None = None
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
@@ -71,7 +74,10 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
     body = _common(observed, found, standing.cluster_id, bootstrapped=standing.bootstrapped)
     body |= _group(observed, standing.replication.spec)
     body |= replication.fields(observed, standing.replication)
-    body["image"] = standing.image
+    if standing.image:
+        body["image"] = standing.image
+    if standing.pod_spec_hash:
+        body["podSpecHash"] = standing.pod_spec_hash
     if standing.rollout.revision:
         body["revision"] = standing.rollout.revision
         body["updatedReplicas"] = standing.rollout.updated

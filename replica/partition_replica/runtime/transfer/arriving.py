@@ -40,6 +40,11 @@ class ArrivingFile:
         """Whether the file ended incomplete."""
         return self._given_up
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of it has arrived."""
+        return self._written == self._size
+
     def _wake_readers(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX
@@ -17,6 +18,14 @@ from partition_replica.storage.blobs import BlobStore
 logger = logging.getLogger(__name__)
 
 PUSHES_A_MEMBER_MAX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Passing:
+    """The push of a payload that arrives."""
+
+    task: "asyncio.Task[None]"
+    arriving: ArrivingFile
 
 
 class Dissemination:
@@ -42,7 +51,7 @@ class Dissemination:
         self._holders: dict[Digest, set[int]] = {}
         self._pushes: dict[tuple[Digest, int], asyncio.Task[bool]] = {}
         """The running ones, each under all its payloads."""
-        self._passing: dict[tuple[Digest, int], asyncio.Task[None]] = {}
+        self._passing: dict[tuple[Digest, int], _Passing] = {}
         """The running pushes of payloads that arrive, or did when the push began."""
         self._push_slots: dict[int, asyncio.Semaphore] = {}
 
@@ -58,7 +67,7 @@ class Dissemination:
             self._holders.pop(digest, None)
 
     async def close(self) -> None:
-        tasks = {*self._pushes.values(), *self._passing.values()}
+        tasks = {*self._pushes.values(), *(passing.task for passing in self._passing.values())}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -93,7 +102,7 @@ class Dissemination:
                 continue
             if (digest, member) not in self._passing:
                 task = asyncio.create_task(self._pass_on(digest, size, arriving, member))
-                self._passing[digest, member] = task
+                self._passing[digest, member] = _Passing(task, arriving)
                 task.add_done_callback(partial(self._passed_on, digest, member))
 
     def _passed_on(self, digest: Digest, member: int, _: "asyncio.Task[None]") -> None:
@@ -183,8 +192,9 @@ class Dissemination:
 
     async def _push_once(self, digest: Digest, member: int) -> bool:
         passing = self._passing.get((digest, member))
-        if passing is not None:
-            await asyncio.wait([passing])
+        # One of another upload of the same payload may wait for its client without end.
+        if passing is not None and passing.arriving.complete:
+            await asyncio.wait([passing.task])
             if member in self._known_holders(digest):
                 return True
         async with self._slots(member):
