@@ -1,6 +1,7 @@
 """Strangers call each RPC between members: of another cluster, for another member, at a volume that
 belongs to nobody. A real replica refuses them, and nothing of theirs gets in."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import types_pb2
 from partition_replica.core.limits import Limits
+from partition_replica.errors import WrongCluster
+from partition_replica.runtime.peer_requests import PeerRequests
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.peer_service import PeerService
 
@@ -173,5 +176,54 @@ def test_a_member_gets_past_the_door(method: str) -> None:
         except Refused as error:
             assert "cluster" not in str(error)
             assert "another volume" not in str(error)
+
+    quietly(body)
+
+
+def test_a_message_in_the_name_of_another_member_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection speaks for one member, whatever its messages say."""
+
+    async def body(cluster: Cluster) -> None:
+        leading = await leader(cluster)
+        one, other = (node for node in cluster.nodes if node is not leading)
+        assert leading.replica is not None
+        receive = PeerRequests.receive
+
+        def watched(requests: PeerRequests, message: bytes, sender: int) -> None:
+            if requests is leading.replica.peer_requests and sender == one.member and not said:  # type: ignore[union-attr]
+                said.append(message)
+            receive(requests, message, sender)
+
+        said: list[bytes] = []
+        monkeypatch.setattr(PeerRequests, "receive", watched)
+        while not said:
+            await asyncio.sleep(0.01)
+        monkeypatch.setattr(PeerRequests, "receive", receive)
+        requests = leading.replica.peer_requests
+        dropped = requests._metrics.messages_dropped.labels("invalid")
+        before = dropped._value.get()
+        requests.receive(said[0], one.member)
+        assert dropped._value.get() == before
+        requests.receive(said[0], other.member)
+        assert dropped._value.get() == before + 1
+
+    quietly(body)
+
+
+def test_a_member_whose_volume_was_rolled_back_is_refused() -> None:
+    """It has acknowledged more than its log has: frames of its past must not count again."""
+
+    async def body(cluster: Cluster) -> None:
+        leading = await leader(cluster)
+        follower = next(node for node in cluster.nodes if node is not leading)
+        assert leading.replica is not None and follower.volume is not None
+        requests = leading.replica.peer_requests
+        last = follower.volume.log.last.index
+        assert last > 1
+        requests.check_peer(CLUSTER, leading.member, follower.member, last)
+        with pytest.raises(WrongCluster, match="its volume was rolled back"):
+            requests.check_peer(CLUSTER, leading.member, follower.member, 1)
 
     quietly(body)
