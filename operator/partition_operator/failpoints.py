@@ -58,6 +58,9 @@ SNAPSHOTS = frozenset(
 ROLLOUT = frozenset({"EvictPod"})
 """The failpoint of a rollout. A separate test tries it."""
 
+VOLUMES = frozenset({"GrowClaim"})
+"""The failpoint of a volume that grows. A separate test tries it."""
+
 CERTIFICATES = frozenset({"TrustAuthority"})
 """The failpoint of a change of the authority. A separate test tries it."""
 
@@ -65,7 +68,7 @@ CERTIFICATES = frozenset({"TrustAuthority"})
 def parse_armed(text: str) -> frozenset[str]:
     """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
-    known = REGISTERED | SNAPSHOTS | ROLLOUT | CERTIFICATES
+    known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | CERTIFICATES
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
         raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")

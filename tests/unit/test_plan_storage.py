@@ -184,3 +184,59 @@ def test_a_class_that_is_not_followed_is_said() -> None:
     spec = {"replicas": 1, "storage": NEW | {"className": "slow"}}
     observed = replace(observed, partition=parse(observed.partition.body | {"spec": spec}))
     assert "class fast, which can't change" in condition(look(observed), "Accepted")["message"]
+
+
+def grown(*claims: ObservedClaim, size: str = "2Gi") -> ObservedPartition:
+    spec = {"storage": NEW | {"size": size}}
+    observed = group(3, claims=claims, spec={"storage": NEW})
+    body = observed.partition.body
+    return replace(observed, partition=parse(body | {"spec": body["spec"] | spec}))
+
+
+def ours(ordinal: int, **more: Any) -> ObservedClaim:
+    values: dict[str, Any] = {"bound": True, "cluster_id": CLUSTER, "capacity": "1Gi"}
+    return made(ordinal, NEW, **(values | more))
+
+
+def test_bound_claims_of_the_group_ask_for_more_one_by_one() -> None:
+    observed = grown(ours(0), ours(1), ours(2))
+    assert look(observed).action == actions.GrowClaim(0, "u0", "2Gi")
+    observed = grown(ours(0, size="2Gi"), ours(1), ours(2))
+    assert look(observed).action == actions.GrowClaim(1, "u1", "2Gi")
+    told = condition(look(observed), "StorageReady")
+    assert (told["status"], told["reason"]) == ("True", "Growing")
+    assert "part-0, part-1, part-2 grow to 2Gi" in told["message"]
+    complete = [ours(n, size="2Gi", capacity="2Gi") for n in range(3)]
+    step = look(grown(*complete))
+    assert step.action is None
+    assert condition(step, "StorageReady")["reason"] == "Ready"
+
+
+def test_no_other_claim_is_grown() -> None:
+    for claim_ in (ours(0, bound=False), ours(0, deleting=True), ours(0, cluster_id="other")):
+        observed = grown(claim_, ours(1, size="2Gi"), ours(2, size="2Gi"))
+        assert not isinstance(look(observed).action, actions.GrowClaim)
+    larger = [ours(n, size="3Gi", capacity="3Gi") for n in range(3)]
+    assert not isinstance(look(grown(*larger)).action, actions.GrowClaim)
+
+
+def test_a_full_disk_is_said_while_volumes_grow() -> None:
+    observed = grown(ours(0, size="2Gi"), ours(1), ours(2))
+    full = tuple(replace(r, disk_full=r.ordinal == 1) for r in observed.replicas)
+    observed = replace(observed, replicas=full)
+    assert look(observed).action == actions.GrowClaim(1, "u1", "2Gi")
+    told = condition(look(observed), "StorageReady")
+    assert told["reason"] == "DiskFull"
+    assert "raise spec.storage.size" in told["message"]
+
+
+def test_a_refused_growth_stops_nothing_else() -> None:
+    observed = grown(ours(0), ours(1), ours(2))
+    refused = last_write.Write(
+        "size 2Gi", observed.now, refusal="no", retry_at=observed.now + dt.timedelta(minutes=1)
+    )
+    keys = [("PersistentVolumeClaim", names.claim("part", n)) for n in range(3)]
+    observed = replace(observed, writes=dict.fromkeys(keys, refused))
+    step = look(observed)
+    assert step.action is None
+    assert condition(step, "ObjectsApplied")["reason"] == "ObjectRefused"

@@ -61,6 +61,7 @@ class Reason(StrEnum):
 
     COMPLETED = "Completed"
     DEGRADED = "Degraded"
+    GROWING = "Growing"
     NO_LEADER = "NoLeader"
     NO_SPARE = "NoSpare"
     STANDALONE = "Standalone"

@@ -355,6 +355,7 @@ def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Observ
         labelled=_has(metadata, selector),
         bound=bool(spec.get("volumeName")),
         size=str(requests.get("storage", "")),
+        capacity=str(((item.get("status") or {}).get("capacity") or {}).get("storage", "")),
         storage_class=spec.get("storageClassName") or "",
         deleting="deletionTimestamp" in metadata,
         version=metadata["resourceVersion"],

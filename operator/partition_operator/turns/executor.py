@@ -84,6 +84,11 @@ class Executor:
             case actions.EvictPod(ordinal, uid):
                 name = names.pod(partition.name, ordinal)
                 await self.kube.evict(partition.namespace, name, uid)
+            case actions.GrowClaim(ordinal, uid, size):
+                name = names.claim(partition.name, ordinal)
+                request = {"spec": {"resources": {"requests": {"storage": size}}}}
+                live = await self._observed("PersistentVolumeClaim", partition, name, uid)
+                await self.kube.merge("PersistentVolumeClaim", live, request)
             case actions.AnnotateClaim(ordinal, cluster_id):
                 name = names.claim(partition.name, ordinal)
                 uid = next((c.uid for c in observed.claims if c.ordinal == ordinal), "")
@@ -120,9 +125,7 @@ class Executor:
         owned: bool = False,
     ) -> None:
         """Changes metadata of the observed object. Raises Conflict if it was replaced."""
-        live = await self.kube.get(kind, partition.namespace, name)
-        if live is None or live["metadata"]["uid"] != uid:
-            raise Conflict(f"{kind} {name} is not the observed object (uid {uid})")
+        live = await self._observed(kind, partition, name, uid)
         if owned:
             # A merge patch replaces lists.
             owners = live["metadata"].get("ownerReferences") or []
@@ -131,6 +134,13 @@ class Executor:
             others = [owner for owner in owners if owner.get("uid") != partition.uid]
             change |= {"ownerReferences": [*others, *metadata(partition, name)["ownerReferences"]]}
         await self.kube.merge(kind, live, {"metadata": change})
+
+    async def _observed(self, kind: str, partition: Partition, name: str, uid: str) -> Body:
+        """Returns the observed object, read again. Raises Conflict if it was replaced."""
+        live = await self.kube.get(kind, partition.namespace, name)
+        if live is None or live["metadata"]["uid"] != uid:
+            raise Conflict(f"{kind} {name} is not the observed object (uid {uid})")
+        return live
 
     async def _renew(
         self, observed: ObservedPartition, secret: str, role: str, step: trust.TrustStep

@@ -34,7 +34,8 @@ class ObservedPod:
 @dataclass(frozen=True, slots=True)
 class ObservedClaim:
     """A replica's PVC. cluster_id: its cluster-ID annotation, "" for none. labelled: it has our
-    labels; without them it was found by its name. bound: it has a volume. size: as requested."""
+    labels; without them it was found by its name. bound: it has a volume. size: as requested.
+    capacity: what the volume has, "" if unknown."""
 
     ordinal: int
     created: str
@@ -43,6 +44,7 @@ class ObservedClaim:
     labelled: bool = True
     bound: bool = False
     size: str = ""
+    capacity: str = ""
     storage_class: str = ""
     deleting: bool = False
     version: str = ""

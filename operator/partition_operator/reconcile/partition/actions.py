@@ -76,6 +76,15 @@ class AnnotateClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class GrowClaim:
+    """Asks for a larger volume. uid: of the observed claim."""
+
+    ordinal: int
+    uid: str
+    size: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bootstrap:
     """Makes a new volume the first of a group. standalone: with a standalone log, without Raft."""
 
@@ -174,6 +183,7 @@ Action = (
     | TrustAuthority
     | RecordCluster
     | AnnotateClaim
+    | GrowClaim
     | Bootstrap
     | EnableReplication
     | RecordBootstrapped

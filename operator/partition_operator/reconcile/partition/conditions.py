@@ -73,16 +73,7 @@ def conditions(
             "AllVoters" if complete else "Incomplete",
             f"{len(active)} of {spec.replicas} voters are active",
         ),
-        Condition(
-            "StorageReady",
-            not disk_full,
-            "DiskFull" if disk_full else "Ready",
-            _pods(observed, disk_full)
-            + " refuse writes: their volumes have less free space than the reserve; free space "
-            "or enlarge the volumes"
-            if disk_full
-            else "every volume has enough free space",
-        ),
+        _storage(observed, spec, disk_full),
         Condition(
             "Paused",
             spec.paused,
@@ -102,6 +93,19 @@ def conditions(
     ]
     found.append(_ready(found, observed, spec, ready_pods))
     return found
+
+
+def _storage(observed: ObservedPartition, spec: PartitionSpec, disk_full: list[int]) -> Condition:
+    if disk_full:
+        message = (
+            f"{_pods(observed, disk_full)} refuse writes: their volumes have less free space than "
+            "the reserve; free space, or raise spec.storage.size"
+        )
+        return Condition("StorageReady", False, "DiskFull", message)
+    if growing := storage.growing(observed, spec):
+        message = f"the volumes of {_pods(observed, growing)} grow to {spec.storage_size}"
+        return Condition("StorageReady", True, Reason.GROWING, message)
+    return Condition("StorageReady", True, "Ready", "every volume has enough free space")
 
 
 def _accepted(observed: ObservedPartition, spec: PartitionSpec) -> str:

@@ -71,8 +71,10 @@ def _condition_event(  # noqa: PLR0911  # a flat match over conditions
             return Event("Normal", "Bootstrapped", new["message"])
         case "QuorumAvailable", _, _:
             return _quorum_event(old, new)
-        case "CertificatesReady" | "StorageReady", _, _:
-            return _need_event(old, new)
+        case "CertificatesReady", _, _:
+            return _certificates_event(old, new)
+        case "StorageReady", _, _:
+            return _storage_event(old, new)
         case ("Ready", "False", Reason.VOLUME_LOST) | (placement.PLACED, "False", _):
             return Event("Warning", new["reason"], new["message"])
         case "BackfillComplete", _, _:
@@ -105,18 +107,24 @@ def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event 
     return None
 
 
-def _need_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
-    """Returns the event for a change of CertificatesReady or StorageReady."""
-    match new["type"], new["status"]:
-        case "CertificatesReady", "False":
-            return Event("Warning", f"Certificates{new['reason']}", new["message"])
-        case "CertificatesReady", _ if old is not None:
-            return Event("Normal", f"Certificates{new['reason']}", new["message"])
-        case "StorageReady", "False":
-            return Event("Warning", "DiskFull", new["message"])
-        case "StorageReady", _ if old is not None:
-            return Event("Normal", "DiskFreed", new["message"])
-    return None
+def _certificates_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    if new["status"] == "False":
+        return Event("Warning", f"Certificates{new['reason']}", new["message"])
+    if old is None:
+        return None
+    return Event("Normal", f"Certificates{new['reason']}", new["message"])
+
+
+def _storage_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    if new["status"] == "False":
+        return Event("Warning", "DiskFull", new["message"])
+    if new["reason"] == Reason.GROWING:
+        return Event("Normal", "VolumesGrow", new["message"])
+    if old is None:
+        return None
+    if old["reason"] == Reason.GROWING:
+        return Event("Normal", "VolumeResized", "every volume has the size of the spec")
+    return Event("Normal", "DiskFreed", new["message"])
 
 
 def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:

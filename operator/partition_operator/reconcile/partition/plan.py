@@ -221,7 +221,10 @@ def _next(
     marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
     for mark in marks:
         pending = pending.also(mark, observed.partition.name)
-    free = writes.first_free(observed, marks)
+    grown = storage.grow(observed, spec)
+    for one in grown:
+        pending = pending.also(one, observed.partition.name)
+    free = writes.first_free(observed, [*marks, *grown])
     if free is not None:
         return _PlanStep(free, pending)
     if bootstrapped:

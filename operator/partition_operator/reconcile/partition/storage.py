@@ -1,8 +1,12 @@
-"""The size and class of the volumes, and spec corrections before any volume exists. Pure.
+"""The size and class of the volumes, their growth, and spec corrections before any volume exists.
+Pure.
 
 A StatefulSet's claim template and a claim's class can't be changed. While no claim is bound, no
 volume and no data exist. So the operator deletes both and recreates them as the spec asks. It never
 deletes a bound claim.
+
+A bound claim can ask for more. The claim template keeps the first size, so the claim of a replica
+that is added later begins with that, and grows once it is bound.
 """
 
 from dataclasses import dataclass
@@ -12,7 +16,7 @@ from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
-from partition_operator.reconcile.partition.actions import Action, DeleteUnchanged
+from partition_operator.reconcile.partition.actions import Action, DeleteUnchanged, GrowClaim
 from partition_operator.resources.statefulset import claim_spec
 
 
@@ -48,6 +52,40 @@ def mend(observed: ObservedPartition, spec: PartitionSpec) -> Mend | None:
     return Mend(None) if old else None
 
 
+def grow(observed: ObservedPartition, spec: PartitionSpec) -> list[GrowClaim]:
+    """Returns the claims of this group that ask for less than the spec does."""
+    return [
+        GrowClaim(claim.ordinal, claim.uid, spec.storage_size)
+        for claim in _grown(observed)
+        if _less(claim.size, spec.storage_size)
+    ]
+
+
+def growing(observed: ObservedPartition, spec: PartitionSpec) -> list[int]:
+    """Returns the ordinals whose volumes are smaller than the spec asks for."""
+    return [
+        claim.ordinal
+        for claim in _grown(observed)
+        if _less(claim.size, spec.storage_size)
+        or (claim.capacity and _less(claim.capacity, claim.size))
+    ]
+
+
+def _grown(observed: ObservedPartition) -> list[ObservedClaim]:
+    """Returns the bound claims whose volumes belong to this group."""
+    cluster_id = observed.partition.status.get("clusterID")
+    return [
+        claim
+        for claim in observed.claims
+        if claim.bound and not claim.deleting and cluster_id and claim.cluster_id == cluster_id
+    ]
+
+
+def _less(one: str, other: str) -> bool:
+    first, second = parse_quantity(one), parse_quantity(other)
+    return first is not None and second is not None and first < second
+
+
 def template_differs(observed: ObservedPartition, spec: PartitionSpec) -> bool:
     """Whether the live StatefulSet would make other claims than the spec asks for."""
     template = _template(observed)
@@ -75,12 +113,6 @@ def recorded(observed: ObservedPartition) -> schema.StorageStatus:
 
 def not_followed(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """Returns which part of a valid spec the volumes don't follow; "" if they follow it."""
-    template = _template(observed)
-    if template is not None and not _same_size(_size(template), spec.storage_size):
-        return (
-            f"volumes were created with {_size(template)}; this version does not resize them to "
-            f"{spec.storage_size}"
-        )
     has = recorded(observed).get("className", "")
     if has and spec.storage_class not in (None, has):
         return (

@@ -58,6 +58,8 @@ def target(  # noqa: PLR0911  # a flat match over actions
             return (kind, name), hashlib.sha256(text.encode()).hexdigest()
         case actions.AnnotateClaim(ordinal, cluster_id):
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), cluster_id
+        case actions.GrowClaim(ordinal, _, size):
+            return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"size {size}"
         case actions.Delete(kind, name, uid) | actions.DeleteUnchanged(kind, name, uid, _):
             return (kind, name), f"delete {uid}"
     return None
