@@ -14,7 +14,7 @@ bucket:
   x-kubernetes-validations:
     - rule: self.matches('^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$')
       message: "bucket: 3 to 63 lower-case letters, digits, '.' and '-' are allowed"
-region: {description: The region of the bucket. If it is absent, us-east-1., type: string, maxLength: 64}
+region: {description: 'The region of the bucket. If it is absent, us-east-1.', type: string, maxLength: 64}
 credentialsSecretRef:
   description: >-
     A Secret in this namespace with the keys accessKeyId and secretAccessKey. It may also have
