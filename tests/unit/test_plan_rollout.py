@@ -1,7 +1,6 @@
 """Pods get a changed template one by one, followers first, never at the cost of the quorum."""
 
 import datetime as dt
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,20 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from partition_operator.api import names
-from partition_operator.api.partition import parse
 from partition_operator.clients.observer import _why_broken
-from partition_operator.reconcile.observed.last_write import Write
-from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedPod
+from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import actions
-from partition_operator.reconcile.partition.plan import Plan, plan
-from partition_operator.resources.common import content_hash
 
 from tests.support.partition_views import (
-    IMAGE,
     NOW,
     after,
     by_type,
-    complete,
     group,
     look,
     member,
@@ -30,47 +23,17 @@ from tests.support.partition_views import (
     reasons,
     replica,
 )
-
-OLD, NEW = "part-old", "part-new"
-STATEFUL_SET = ("StatefulSet", "part")
-
-
-def with_revision(observed: ObservedPartition, revision: str) -> ObservedPartition:
-    """As the StatefulSet's controller reports it."""
-    live = observed.objects[STATEFUL_SET]
-    status = {"observedGeneration": 1, "updateRevision": revision}
-    live = live | {"status": status, "metadata": live["metadata"] | {"generation": 1}}
-    return replace(observed, objects=observed.objects | {STATEFUL_SET: live})
-
-
-def rolling(size: int = 3, pods: tuple[ObservedPod, ...] = (), **spec: Any) -> ObservedPartition:
-    """A group whose pods have the revision OLD, and whose template has the revision NEW."""
-    found = group(size, spec=spec)
-    old = (replace(p, revision=OLD, uid=f"u{p.ordinal}") for p in found.pods)
-    found = replace(found, pods=tuple(old))
-    found = after(with_revision(found, OLD))
-    changed = {p.ordinal: p for p in pods}
-    found = replace(found, pods=tuple(changed.get(p.ordinal, p) for p in found.pods))
-    return after(with_revision(found, NEW))
-
-
-def of(observed: ObservedPartition, ordinal: int, **change: Any) -> ObservedPartition:
-    """With a changed pod."""
-    pods = (replace(p, **change) if p.ordinal == ordinal else p for p in observed.pods)
-    return replace(observed, pods=tuple(pods))
-
-
-def told(step: Plan) -> tuple[str, str]:
-    found = by_type(step)["RolledOut"]
-    return found["status"], found["reason"]
-
-
-def annotated(observed: ObservedPartition, **annotations: str) -> ObservedPartition:
-    body = observed.partition.body
-    marks = {f"logstore.dev/{key.replace('_', '-')}": value for key, value in annotations.items()}
-    metadata = body["metadata"] | {"annotations": marks}
-    return replace(observed, partition=parse(body | {"metadata": metadata}))
-
+from tests.support.rollouts import (
+    NEW,
+    OLD,
+    STATEFUL_SET,
+    annotated,
+    of,
+    of_all,
+    rolling,
+    told,
+    with_revision,
+)
 
 # --- the order --------------------------------------------------------------------------------
 
@@ -81,10 +44,6 @@ def test_a_group_whose_pods_have_the_revision_is_up_to_date() -> None:
     assert step.settled
     assert told(step) == ("True", "UpToDate")
     assert (step.status["revision"], step.status["updatedReplicas"]) == (NEW, 3)
-
-
-def of_all(observed: ObservedPartition, revision: str) -> ObservedPartition:
-    return replace(observed, pods=tuple(replace(p, revision=revision) for p in observed.pods))
 
 
 def test_the_last_follower_is_first_and_the_leader_is_last() -> None:
@@ -308,161 +267,6 @@ def test_a_wrong_window_is_said_and_nothing_is_replaced(window: dict[str, Any], 
     assert step.action is None
     assert told(step) == ("False", "InvalidWindow")
     assert why in by_type(step)["RolledOut"]["message"]
-
-
-# --- which template ---------------------------------------------------------------------------
-
-
-def image_of(step: Plan) -> str:
-    assert isinstance(step.action, actions.Apply)
-    containers = step.action.body["spec"]["template"]["spec"]["containers"]
-    return str(containers[0]["image"])
-
-
-def test_a_new_operator_restarts_no_replica() -> None:
-    found = with_revision(of_all(group(), OLD), OLD)
-    step = plan(found, "image:2")
-    assert step.action is None
-    assert step.status["image"] == IMAGE
-    condition = by_type(step)["RolledOut"]
-    assert (condition["status"], condition["reason"]) == ("True", "OtherImage")
-    assert "image:2" in condition["message"]
-
-
-def test_a_partition_of_an_operator_that_recorded_no_image_keeps_its_image() -> None:
-    found = group()
-    status = {k: v for k, v in found.partition.status.items() if k != "image"}
-    found = replace(found, partition=parse(found.partition.body | {"status": status}))
-    assert plan(found, "image:2").action is None
-
-
-def test_an_image_moves_with_the_spec_or_with_auto_update() -> None:
-    found = group()
-    assert image_of(plan(found, "image:2", image_auto_update=True)) == "image:2"
-    body = found.partition.body
-    asked = parse(body | {"spec": body["spec"] | {"image": "image:3"}})
-    moved = replace(found, partition=asked)
-    assert image_of(plan(moved, "image:2", image_auto_update=True)) == "image:3"
-    # Without spec.image again, it stays, because all pods have had it.
-    kept = after(with_revision(of_all(complete(moved), NEW), NEW))
-    assert kept.partition.status["image"] == "image:3"
-    assert look(without_image(kept)).action is None
-
-
-def without_image(observed: ObservedPartition) -> ObservedPartition:
-    body = observed.partition.body
-    spec = {k: v for k, v in body["spec"].items() if k != "image"}
-    return replace(observed, partition=parse(body | {"spec": spec}))
-
-
-def with_image(observed: ObservedPartition, image: str) -> ObservedPartition:
-    body = observed.partition.body
-    return replace(observed, partition=parse(body | {"spec": body["spec"] | {"image": image}}))
-
-
-def test_an_image_that_never_worked_is_not_kept() -> None:
-    found = after(with_revision(of_all(group(), OLD), OLD))
-    bad = after(with_revision(complete(with_image(found, "bad:1")), NEW))
-    bad = after(of(bad, 2, revision=NEW, ready=False, broken="ErrImagePull"))
-    assert told(look(bad)) == ("False", "Rolling")
-    assert image_of(look(without_image(bad))) == IMAGE
-    paused = parse(found.partition.body | {"spec": found.partition.body["spec"] | {"paused": True}})
-    stopped = after(with_image(replace(found, partition=paused), "bad:1"))
-    assert told(look(stopped)) == ("False", "Paused")
-    assert stopped.partition.status["image"] == IMAGE
-
-
-def test_it_is_not_rolled_out_before_the_template_is_written() -> None:
-    """Else who waits for the condition would go on at once."""
-    found = after(with_revision(of_all(group(), OLD), OLD))
-    step = look(with_image(found, "image:3"))
-    assert isinstance(step.action, actions.Apply)
-    assert told(step) == ("False", "Rolling")
-    written = after(with_image(found, "image:3"))
-    live = {**written.objects[STATEFUL_SET]} | {"spec": step.action.body["spec"]}
-    metadata = (
-        live["metadata"]
-        | {"generation": 2}
-        | {"annotations": step.action.body["metadata"]["annotations"]}
-    )
-    unseen = replace(
-        written, objects=written.objects | {STATEFUL_SET: live | {"metadata": metadata}}
-    )
-    assert told(look(unseen)) == ("False", "Rolling")
-    scaled = parse(found.partition.body | {"spec": found.partition.body["spec"] | {"replicas": 5}})
-    assert told(look(replace(found, partition=scaled))) == ("True", "UpToDate")
-
-
-def test_somebody_elses_template_is_not_rolled_out() -> None:
-    """While the operator waits to put it right."""
-    found = rolling()
-    live = json.loads(json.dumps(found.objects[STATEFUL_SET]))
-    live["spec"]["template"]["spec"]["containers"][0]["image"] = "somebody's"
-    found = replace(found, objects=found.objects | {STATEFUL_SET: live})
-    wanted = look(found).action
-    assert isinstance(wanted, actions.Apply)
-    refused = Write(content_hash(wanted.body), NOW, refusal="by a policy")
-    found = replace(found, writes={STATEFUL_SET: refused})
-    step = look(found)
-    assert not isinstance(step.action, actions.EvictPod)
-    assert told(step) == ("False", "Rolling")
-
-
-def test_a_kept_pod_spec_that_somebody_changed_is_not_used() -> None:
-    found = group()
-    live = json.loads(json.dumps(found.objects[STATEFUL_SET]))
-    pod_spec = json.loads(live["metadata"]["annotations"][names.ANNOTATION_POD_SPEC])
-    pod_spec["containers"][0]["image"] = "somebody's"
-    live["metadata"]["annotations"][names.ANNOTATION_POD_SPEC] = json.dumps(pod_spec)
-    assert image_of(look(replace(found, objects=found.objects | {STATEFUL_SET: live}))) == IMAGE
-
-
-def test_another_pod_spec_of_a_new_operator_waits_for_a_change_of_the_partition(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from partition_operator.resources import statefulset
-
-    found = group()
-    make = statefulset._container
-
-    def other(*arguments: Any) -> dict[str, Any]:
-        container = make(*arguments)
-        return container | {"args": [*container["args"], "--of-a-later-version"]}
-
-    monkeypatch.setattr(statefulset, "_container", other)
-    assert look(found).action is None
-    restarted = annotated(found, restart="once")
-    step = look(restarted)
-    assert isinstance(step.action, actions.Apply)
-    template = step.action.body["spec"]["template"]
-    assert template["spec"]["containers"][0]["args"][-1] == "--of-a-later-version"
-    assert template["metadata"]["annotations"] == {names.ANNOTATION_RESTART: "once"}
-
-
-def test_an_edited_template_is_put_right() -> None:
-    found = group()
-    live = json.loads(json.dumps(found.objects[STATEFUL_SET]))
-    live["spec"]["template"]["spec"]["containers"][0]["image"] = "somebody's"
-    step = look(replace(found, objects=found.objects | {STATEFUL_SET: live}))
-    assert image_of(step) == IMAGE
-
-
-def test_a_pause_stops_everything_but_certificates() -> None:
-    found = rolling()
-    body = found.partition.body
-    stopped = parse(body | {"spec": body["spec"] | {"paused": True}})
-    found = replace(found, partition=stopped)
-    step = look(found)
-    assert step.action is None
-    assert told(step) == ("False", "Rolling")
-    assert by_type(step)["Paused"]["status"] == "True"
-    renewing = replace(found, certificates_good={"part-replica-tls": False})
-    assert isinstance(look(renewing).action, actions.IssueCertificate)
-    begun = after(group())
-    paused = parse(begun.partition.body | {"spec": begun.partition.body["spec"] | {"paused": True}})
-    assert "Paused" in reasons(look(replace(begun, partition=paused)))
-    scaled = parse(paused.body | {"spec": paused.body["spec"] | {"replicas": 5}})
-    assert look(replace(begun, partition=scaled)).action is None
 
 
 # --- a model ----------------------------------------------------------------------------------

@@ -353,7 +353,7 @@ def _unwritten(spec: PartitionSpec) -> Condition:
     if spec.paused:
         message = "the pods have an earlier template, because spec.paused stops the operator"
         return Condition(TYPE, False, "Paused", message)
-    return _rolling("the pod template is being written")
+    return Condition(TYPE, False, "NotWritten", "the pod template has to be written first")
 
 
 def _not_seen(observed: ObservedPartition) -> Condition:
