@@ -185,12 +185,16 @@ def test_a_pod_that_runs_is_not_broken_however_often_it_was_started() -> None:
 
 
 def test_without_a_leader_a_pod_is_replaced_once_it_was_not_ready_for_the_deadline() -> None:
-    """A single replica whose template starts and never serves, and the way back."""
-    found = of(rolling(1), 0, ready=False, since="2026-01-02T00:00:00Z")
-    found = replace(found, replicas=())
-    assert look(found).action is None
-    late = replace(found, now=NOW + dt.timedelta(seconds=601))
-    assert look(late).action == actions.EvictPod(0, "u0")
+    """A template whose replicas run and never elect a leader, and the way back."""
+    for size in (1, 3):
+        found = replace(rolling(size), replicas=())
+        for ordinal in range(size):
+            found = of(found, ordinal, ready=False, since="2026-01-02T00:00:00Z")
+        assert look(found).action is None
+        found = replace(found, now=NOW + dt.timedelta(seconds=601))
+        for ordinal in range(size):
+            assert look(found).action == actions.Delete("Pod", f"part-{ordinal}", f"u{ordinal}")
+            found = of(found, ordinal, revision=NEW)
 
 
 def test_an_eviction_that_is_refused_is_said() -> None:

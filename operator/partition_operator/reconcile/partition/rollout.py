@@ -128,12 +128,18 @@ def _next(  # noqa: PLR0911  # the order of concerns: one return for each
         name = _name(observed, pod)
         why = f"{name} is replaced, because it is broken: {pod.broken}"
         return Delete("Pod", name, pod.uid), _rolling(why)
+    for pod in _unready(behind):
+        if _hopeless(observed, spec, pod):
+            name = _name(observed, pod)
+            # Not evicted: without a quorum the budget protects every pod.
+            told = f"{name} is replaced: it is not ready since {pod.since}, and no replica leads"
+            return Delete("Pod", name, pod.uid), _rolling(told)
     if unready := _unready(pod for pod in observed.pods if pod not in behind):
         return None, _waiting_for(observed, spec, revision, unready)
     if closed := _closed(observed, spec, behind):
         return None, closed
     for pod in _unready(behind):
-        if _dispensable(observed, pod) or _hopeless(observed, spec, pod):
+        if _dispensable(observed, pod):
             told = f"{_name(observed, pod)} is replaced: it is not ready"
             return EvictPod(pod.ordinal, pod.uid), _evicting(observed, told)
     if why := _not_whole(observed, spec.replicas):
@@ -257,7 +263,8 @@ def _dispensable(observed: ObservedPartition, pod: ObservedPod) -> bool:
 
 def _hopeless(observed: ObservedPartition, spec: PartitionSpec, pod: ObservedPod) -> bool:
     """Whether a pod is not ready for so long, in a group without a leader, that another template
-    may be what helps. Every other pod exists, so that one after the other is replaced."""
+    may be what helps. Every other pod exists, so that one after the other is replaced. Those that
+    were replaced before need not be ready: they may need the others for a quorum."""
     return observed.leader is None and not _absent(observed) and _is_late(observed, spec, pod)
 
 
