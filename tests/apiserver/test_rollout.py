@@ -34,6 +34,11 @@ def patch(found: Stage, spec: dict[str, Any]) -> None:
     found.kubectl("patch", "partition", "part", "--type=merge", "-p", words)
 
 
+async def leads(found: Stage, pod: str) -> bool:
+    status = await found.status()
+    return status["leader"] == pod and status.get("switchover") == pod
+
+
 async def rolled_out(found: Stage) -> dict[str, Any]:
     return await condition(found, "True")
 
@@ -122,6 +127,10 @@ async def test_a_new_operator_leaves_the_image_until_the_user_moves_it(
         assert (await found.status())["image"] == "image:2"
         assert len(found.nodes.replaced) == 3
 
+        leader = (await found.status())["leader"]
+        other = next(name for name in ("part-0", "part-1") if name != leader)
+        found.kubectl("annotate", "partition", "part", f"logstore.dev/switchover={other}")
+        await eventually(lambda: leads(found, other), f"{other} leads", 60)
         found.kubectl("annotate", "partition", "part", "logstore.dev/restart=once")
         patch(found, {"updateStrategy": {"type": "Rolling"}})
         await condition(found, "False", "Rolling")

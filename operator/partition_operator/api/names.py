@@ -29,6 +29,9 @@ ANNOTATION_TRUST_CHANGED = f"{GROUP}/trust-changed"
 ANNOTATION_RESTART = f"{GROUP}/restart"
 """On a Partition, and from there on its pods: a new value replaces all pods, in order."""
 
+ANNOTATION_SWITCHOVER = f"{GROUP}/switchover"
+"""On a Partition: the pod that shall lead. A new value is followed once."""
+
 ANNOTATION_APPROVE = f"{GROUP}/approve-rollout"
 """On a Partition with update strategy Supervised: the revision that its pods may get."""
 

@@ -171,6 +171,7 @@ class PartitionStatus(TypedDict):
     restored: NotRequired[Restored]
     storage: NotRequired[StorageStatus]
     image: NotRequired[str]
+    switchover: NotRequired[str]
     podSpecHash: NotRequired[str]
     revision: NotRequired[str]
     updatedReplicas: NotRequired[int]

@@ -19,6 +19,7 @@ from partition_operator.reconcile.partition import (
     restore,
     rollout,
     storage,
+    switchover,
     volumes,
     writes,
 )
@@ -233,7 +234,7 @@ def _next(
         rolling = _rollout_action(observed, spec, pending)
         if isinstance(change, EnableReplication) and observed.refused:
             change = rolling or change  # another template may be what helps
-        return _PlanStep(change or rolling, pending)
+        return _PlanStep(change or switchover.look(observed).action or rolling, pending)
     if marks:
         return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
@@ -290,6 +291,7 @@ def _plan(
     rolling = rollout.look(
         observed, seen.spec, settings.operator_image, unwritten=differs and waits
     )
+    switching = switchover.look(observed)
     status = fold(
         observed,
         Standing(
@@ -299,6 +301,7 @@ def _plan(
             rolling,
             rollout.kept_image(observed, rolling, settings.image),
             kept,
+            switching.followed,
             restoring,
             pending,
             step.conflict,
@@ -321,6 +324,8 @@ def _plan(
         waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
     told = news.events(partition.status, status)
+    if switching.event is not None:
+        told.append(switching.event)
     return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 

@@ -41,6 +41,7 @@ KEPT = frozenset(
         "storage",
         "image",
         "podSpecHash",
+        "switchover",
         "revision",
         "updatedReplicas",
     }
@@ -51,9 +52,9 @@ KEPT = frozenset(
 @dataclass(frozen=True, slots=True)
 class Standing:
     """The findings of a plan. image: for status.image, "" for none. pod_spec_hash: of the pods'
-    spec in the StatefulSet. pending: objects that differ from the wanted ones. conflict: why the
-    operator can't follow the spec; "" if it can. leaving: objects whose deletion must finish first;
-    "" if there are none."""
+    spec in the StatefulSet. switchover: the annotation that was followed last. pending: objects
+    that differ from the wanted ones. conflict: why the operator can't follow the spec; "" if it
+    can. leaving: objects whose deletion must finish first; "" if there are none."""
 
     cluster_id: str
     bootstrapped: bool
@@ -61,6 +62,7 @@ class Standing:
     rollout: Rollout
     image: str
     pod_spec_hash: str
+    switchover: str
     restoring: Restoring | None = None
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
@@ -78,6 +80,8 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
         body["image"] = standing.image
     if standing.pod_spec_hash:
         body["podSpecHash"] = standing.pod_spec_hash
+    if standing.switchover:
+        body["switchover"] = standing.switchover
     if standing.rollout.revision:
         body["revision"] = standing.rollout.revision
         body["updatedReplicas"] = standing.rollout.updated
