@@ -134,7 +134,8 @@ async def test_a_stream_that_several_tasks_advance(tmp_path: Path) -> None:
 
 
 async def test_every_endpoint_is_asked_before_a_failure_is_raised() -> None:
-    """asyncio reports a failure that nobody takes once the failed task is collected."""
+    """asyncio reports a failure that nobody takes once the failed task is collected. What gRPC's
+    poller reports of its own, when it finds nothing to read on a busy machine, is no such one."""
     reported: list[str] = []
     asyncio.get_running_loop().set_exception_handler(
         lambda _, context: reported.append(context["message"])
@@ -150,7 +151,7 @@ async def test_every_endpoint_is_asked_before_a_failure_is_raised() -> None:
             await finding
     del finding
     gc.collect()
-    assert reported == []
+    assert [message for message in reported if "never retrieved" in message] == []
 
 
 async def test_a_close_that_is_cancelled_closes_the_client() -> None:
