@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import grpc
 from partition_common import backoff
@@ -16,6 +15,7 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_client.append_calls import Answers, AppendCall, FrameCall, SingleCall
 from partition_client.append_queue import AppendQueue
+from partition_client.append_slots import AppendSlots
 from partition_client.calls import refusal
 from partition_client.deadlines import Deadlines
 from partition_client.errors import (
@@ -23,11 +23,11 @@ from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
     OutcomeUnknown,
-    RequestRefused,
     client_closed,
     detail_of,
     from_detail,
     reason_name,
+    session_gone_unknown,
 )
 from partition_client.pauses import Pauses
 from partition_client.pending_append import Appended, PendingAppend
@@ -37,9 +37,6 @@ from partition_client.waiting import being_cancelled
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 1024
-PROPOSAL_BYTES_MAX = 1024 * 1024
-"""Replicas take no larger ones, and a message far above it ends the stream of all others."""
-
 UPLOADS_MAX = 8
 """Uploads of one append that move its deadline. A leader that loses payloads again and again would
 keep the caller for ever."""
@@ -95,7 +92,7 @@ class AppendStream:
         """Whether this stream has answered anything."""
         self._silence: asyncio.Timeout | None = None
         self._pauses = Pauses(self._after_pause)
-        self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
+        self._slots = AppendSlots(IN_FLIGHT_MAX)
         self._deadlines: Deadlines[PendingAppend] = Deadlines(self._too_late)
         self._wake = asyncio.Event()
         self._closed = False
@@ -104,15 +101,18 @@ class AppendStream:
 
     async def append(self, pending: PendingAppend) -> Appended:
         """Raises ClientError."""
-        _check_size(pending)
+        pending.check_size()
         self._start()
         # The wait for a slot counts, too.
         self._deadlines.add(pending, pending.allowed_s)
         try:
-            if self._slots.locked():
-                return await self._append_in_turn(pending)
-            async with self._slots:
-                return await self._queued(pending)
+            if not await self._may_queue(pending):
+                return pending.future.result()
+            try:
+                self._put(pending)
+                return await pending.future
+            finally:
+                self._slots.release()
         finally:
             self._leave(pending)
 
@@ -120,7 +120,7 @@ class AppendStream:
         """Sends appends without a task for each. Returns once every future is done, with an answer
         or a ClientError. Raises ClientError before it has sent anything."""
         for pending in many:
-            _check_size(pending)
+            pending.check_size()
         self._start()
         left = asyncio.Semaphore(0)
 
@@ -133,13 +133,10 @@ class AppendStream:
         queued = 0
         try:
             for pending in many:
-                if not await self._take_slot(pending):
-                    continue
-                self._start()  # the stream may have failed meanwhile
-                pending.future.add_done_callback(answered)
-                queued += 1
-                self._queue.new[pending] = None
-                self._wake.set()
+                if await self._may_queue(pending):
+                    pending.future.add_done_callback(answered)
+                    queued += 1
+                    self._put(pending)
             for _ in range(queued):
                 await left.acquire()
         finally:
@@ -148,24 +145,20 @@ class AppendStream:
                     pending.future.exception()  # retrieved, or asyncio would log it
                 self._leave(pending)
 
-    async def _take_slot(self, pending: PendingAppend) -> bool:
-        """Returns True with a slot; False if the append has ended, by its deadline or `close`."""
-        if not self._slots.locked() and not self._closed and not pending.future.done():
-            return await self._slots.acquire()  # at once
-        waiting = asyncio.ensure_future(self._slots.acquire())
-        taken = False
-        try:
-            either: set[asyncio.Future[Any]] = {waiting, pending.future}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if self._closed:
-                pending.fail(client_closed())
-            taken = waiting.done() and not pending.future.done()
-            return taken
-        finally:
-            if not taken:
-                if waiting.done() and not waiting.cancelled():
-                    self._slots.release()
-                waiting.cancel()
+    async def _may_queue(self, pending: PendingAppend) -> bool:
+        """Waits for a slot, and returns True with one; False if the append has ended."""
+        if not await self._slots.take(pending):
+            return False
+        if self._closed:
+            pending.fail(client_closed())
+            self._slots.release()
+            return False
+        self._start()  # the stream may have failed meanwhile
+        return True
+
+    def _put(self, pending: PendingAppend) -> None:
+        self._queue.new[pending] = None
+        self._wake.set()
 
     def _leave(self, pending: PendingAppend) -> None:
         """Its caller waits no more. Only once its future is done."""
@@ -181,27 +174,6 @@ class AppendStream:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
             self._task.add_done_callback(self._ended)
-
-    async def _append_in_turn(self, pending: PendingAppend) -> Appended:
-        """Waits for a slot. The deadline or `close` may end the append before it has one."""
-        waiting = asyncio.ensure_future(self._slots.acquire())
-        try:
-            either: set[asyncio.Future[Any]] = {waiting, pending.future}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if pending.future.done():
-                return pending.future.result()
-            if self._closed:
-                raise client_closed()
-            return await self._queued(pending)
-        finally:
-            if waiting.done() and not waiting.cancelled():
-                self._slots.release()
-            waiting.cancel()
-
-    async def _queued(self, pending: PendingAppend) -> Appended:
-        self._queue.new[pending] = None
-        self._wake.set()
-        return await pending.future
 
     def _too_late(self, pending: PendingAppend) -> None:
         effect = "may have taken effect" if pending.doubts else "did not take effect"
@@ -420,7 +392,7 @@ class AppendStream:
         whether that append took effect."""
         self._session_gone = True
         if pending.doubts:
-            pending.fail(_session_gone_unknown())
+            pending.fail(session_gone_unknown())
             self._forget(pending)
 
     def _leave_session(self) -> None:
@@ -428,7 +400,7 @@ class AppendStream:
         there; the outcome of everything else that was sent is unknown."""
         self._session, self._session_gone = None, False
         for pending in self._queue.leave_session():
-            pending.fail(_session_gone_unknown())
+            pending.fail(session_gone_unknown())
 
     def _session_opened(self, session: ClientSession) -> None:
         """A quorum has committed it, so its history is the group's."""
@@ -524,21 +496,3 @@ class AppendStream:
         logger.error("an append could not be sent again", exc_info=error)
         pending.refuse(ClientError(f"the append could not be sent again: {error!r}"))
         self._forget(pending)
-
-
-def _check_size(pending: PendingAppend) -> None:
-    """Raises RequestRefused."""
-    size = len(pending.content)
-    if size > PROPOSAL_BYTES_MAX:
-        raise RequestRefused(
-            f"the append encodes to {size} bytes; allowed are {PROPOSAL_BYTES_MAX}: split it, "
-            "or store large values as files",
-            "INVALID_ARGUMENT",
-        )
-
-
-def _session_gone_unknown() -> OutcomeUnknown:
-    return OutcomeUnknown(
-        "the session expired while this append was under way: it may have taken effect; read "
-        "before writing it again"
-    )

@@ -160,3 +160,10 @@ def detail_of(error: grpc.aio.AioRpcError) -> types.ErrorDetail | None:
     """Returns the ErrorDetail that the replica sent, or None if the error is the network's or
     gRPC's."""
     return error_details.find(error.trailing_metadata())
+
+
+def session_gone_unknown() -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "the session expired while this append was under way: it may have taken effect; read "
+        "before writing it again"
+    )

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from partition_proto.v1 import types_pb2 as types
 
-from partition_client.errors import ClientError, OutcomeUnknown
+from partition_client.errors import ClientError, OutcomeUnknown, RequestRefused
+
+PROPOSAL_BYTES_MAX = 1024 * 1024
+"""Replicas take no larger ones, and a message far above it ends the stream of all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,16 @@ class PendingAppend:
 
     def __post_init__(self) -> None:
         self.content = self.proposal.SerializeToString(deterministic=True)
+
+    def check_size(self) -> None:
+        """Raises RequestRefused."""
+        size = len(self.content)
+        if size > PROPOSAL_BYTES_MAX:
+            raise RequestRefused(
+                f"the append encodes to {size} bytes; allowed are {PROPOSAL_BYTES_MAX}: split it, "
+                "or store large values as files",
+                "INVALID_ARGUMENT",
+            )
 
     def number(self, session: int, sequence: int) -> None:
         self.sequence = self.proposal.sequence = sequence

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from partition_client.appends import PROPOSAL_BYTES_MAX
+from partition_client.pending_append import PROPOSAL_BYTES_MAX
 
 EXIT_REFUSED = 1
 EXIT_USAGE = 2

@@ -15,7 +15,7 @@ from partition_proto.v1 import replica_admin_pb2 as admin
 
 from tests.support.api_server import ApiServer
 from tests.support.certificates import write
-from tests.support.switch_stage import SWITCHING, Stage, stage
+from tests.support.switch_stage import SWITCHING, THREE_VOTERS, Stage, stage
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(600)]
 
@@ -37,13 +37,6 @@ GROWING = (
 )
 SHRINKING = ("RemoveMember", "Delete.PodDisruptionBudget", "TransferLeadership")
 
-PARTITION = """\
-apiVersion: logstore.dev/v1alpha1
-kind: Partition
-metadata: {name: part}
-spec: {replicas: 3, storage: {size: 1Gi}}
-"""
-
 
 def test_every_failpoint_is_tried() -> None:
     assert {*GROWING, *SHRINKING, *SWITCHING} == REGISTERED
@@ -53,7 +46,7 @@ async def test_a_group_grows_although_the_operator_ends_at_each_step(
     server: ApiServer, tmp_path: Path
 ) -> None:
     async with stage(server, tmp_path) as found:
-        found.kubectl("apply", "-f", "-", stdin=PARTITION)
+        found.kubectl("apply", "-f", "-", stdin=THREE_VOTERS)
         await ended_at_each(found, GROWING)
         found.operator.start()
         await found.ready("Raft", 3)
@@ -64,9 +57,7 @@ async def test_a_group_shrinks_although_the_operator_ends_at_each_step(
     server: ApiServer, tmp_path: Path
 ) -> None:
     async with stage(server, tmp_path) as found:
-        found.kubectl("apply", "-f", "-", stdin=PARTITION)
-        found.operator.start()
-        await found.ready("Raft", 3)
+        await found.three_voters()
         await move_leader(found)
         found.operator.stop()
         found.kubectl("scale", "partition", "part", "--replicas=1")

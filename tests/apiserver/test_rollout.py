@@ -16,12 +16,6 @@ from tests.support.switch_stage import Stage, stage
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(600)]
 
-PARTITION = """\
-apiVersion: logstore.dev/v1alpha1
-kind: Partition
-metadata: {name: part}
-spec: {replicas: 3, storage: {size: 1Gi}}
-"""
 STEPS = ("Apply.StatefulSet", "EvictPod", "TransferLeadership")
 
 
@@ -63,9 +57,7 @@ async def test_the_pods_are_replaced_in_order_although_the_operator_ends_at_each
     server: ApiServer, tmp_path: Path
 ) -> None:
     async with stage(server, tmp_path) as found:
-        found.kubectl("apply", "-f", "-", stdin=PARTITION)
-        found.operator.start()
-        await found.ready("Raft", 3)
+        await found.three_voters()
         await rolled_out(found)
         assert found.nodes.replaced == []
         assert "RolloutCompleted" not in found.events()
@@ -102,9 +94,7 @@ async def test_a_new_operator_leaves_the_image_until_the_user_moves_it(
     server: ApiServer, tmp_path: Path
 ) -> None:
     async with stage(server, tmp_path) as found:
-        found.kubectl("apply", "-f", "-", stdin=PARTITION)
-        found.operator.start()
-        await found.ready("Raft", 3)
+        await found.three_voters()
         await rolled_out(found)
         found.operator.stop()
         found.operator.set(PARTITION_OPERATOR_IMAGE="image:2")

@@ -58,6 +58,13 @@ spec:
   replication: {mode: None}
 """
 
+THREE_VOTERS = """\
+apiVersion: logstore.dev/v1alpha1
+kind: Partition
+metadata: {name: part}
+spec: {replicas: 3, storage: {size: 1Gi}}
+"""
+
 CLAIM = """\
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -87,6 +94,12 @@ class Stage:
         return await asyncio.to_thread(
             self.server.kubectl.json, "-n", self.namespace, "get", "partition", "part"
         )
+
+    async def three_voters(self) -> None:
+        """Makes a Partition with Raft, starts the operator, and waits until it is Ready."""
+        self.kubectl("apply", "-f", "-", stdin=THREE_VOTERS)
+        self.operator.start()
+        await self.ready("Raft", 3)
 
     async def status(self) -> dict[str, Any]:
         found: dict[str, Any] = (await self.partition()).get("status", {})

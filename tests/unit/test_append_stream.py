@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import grpc
 import pytest
+from partition_client.append_slots import AppendSlots
 from partition_client.appends import AppendStream, ClientSession
 from partition_client.errors import (
     ClientError,
@@ -376,7 +377,7 @@ async def test_a_deadline_says_what_came_last(leader: Leader, stream: AppendStre
 async def test_the_wait_for_a_slot_is_within_the_deadline(
     leader: Leader, stream: AppendStream
 ) -> None:
-    stream._slots = asyncio.Semaphore(1)
+    stream._slots = AppendSlots(1)
     leader.answer = lambda _: None
     first = asyncio.ensure_future(stream.append(put(deadline_s=20)))
     while not leader.requests:

@@ -221,7 +221,7 @@ async def test_a_session_whose_end_can_not_be_told_ends_the_append(
     def fail() -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(appends, "_session_gone_unknown", fail)
+    monkeypatch.setattr(appends, "session_gone_unknown", fail)
     leader.answer = lambda _: leader.refuse(
         types.REASON_OUTCOME_UNKNOWN, cause=types.REASON_SESSION_EXPIRED
     )

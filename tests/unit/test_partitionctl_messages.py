@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from partition_client.__main__ import answer, main, parse
-from partition_client.appends import PROPOSAL_BYTES_MAX
+from partition_client.pending_append import PROPOSAL_BYTES_MAX
 from partition_client.snapshots import limits_within
 from partition_client.terminal import INPUT_BYTES_MAX
 from partition_snapshots.limits import SnapshotLimits

@@ -173,13 +173,18 @@ def test_a_pod_that_is_not_ready_is_replaced_while_the_rest_serves() -> None:
 
 def test_a_pod_that_runs_is_not_broken_however_often_it_was_started() -> None:
     """It may be a voter that counts."""
-    ran = {"lastState": {"terminated": {"reason": "OOMKilled"}}, "restartCount": 3}
-    running = ran | {"state": {"running": {}}}
+    ran = {"name": "replica", "lastState": {"terminated": {"reason": "OOMKilled"}}}
+    running = ran | {"restartCount": 3, "state": {"running": {}}}
     assert _why_broken({"containerStatuses": [running]}) == ""
-    starting = {"state": {"waiting": {"reason": "ContainerCreating"}}}
+    starting = {"name": "replica", "state": {"waiting": {"reason": "ContainerCreating"}}}
     assert _why_broken({"containerStatuses": [starting]}) == ""
     looping = ran | {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "a\nb"}}}
     assert _why_broken({"containerStatuses": [looping]}) == "CrashLoopBackOff: b"
+    beside = looping | {"name": "a-mesh"}
+    assert _why_broken({"containerStatuses": [beside, running]}) == ""
+    initialising = {"name": "replica", "state": {"waiting": {"reason": "PodInitializing"}}}
+    held = {"containerStatuses": [initialising], "initContainerStatuses": [beside]}
+    assert _why_broken(held) == "CrashLoopBackOff: b"
     unplaced = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     assert _why_broken({"conditions": [unplaced]}) == "Unschedulable"
 

@@ -318,13 +318,18 @@ STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 
 
 def _why_broken(status: dict[str, Any]) -> str:
-    """Returns why a pod does not run and can't run as it is; "" if it runs or may. A pod that no
-    node takes, whose image is missing, or whose container ends again and again is broken. A process
-    that runs is not, however often it was started: it may be a voter that counts."""
+    """Returns why a replica does not run and can't run as its pod is; "" if it runs or may. A pod
+    that no node takes, whose image is missing, or whose container ends again and again is broken. A
+    replica that runs is not, however often it was started and whatever becomes of containers that
+    others have added: it may be a voter that counts."""
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return _reason(condition, "Unschedulable")
-    for container in status.get("containerStatuses") or []:
+    containers = status.get("containerStatuses") or []
+    replica = next((c for c in containers if c.get("name") == names.REPLICA_CONTAINER), None)
+    if replica is None or "running" in (replica.get("state") or {}):
+        return ""
+    for container in (*(status.get("initContainerStatuses") or []), replica):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in STARTING:
             return _reason(waiting, "Waiting")

@@ -59,6 +59,12 @@ def lag(leader: ObservedReplica, member: ObservedMember) -> int:
     return max(leader.last_index - member.matched, 0)
 
 
+def lacks(leader: ObservedReplica, member: ObservedMember) -> int:
+    """Returns how many committed entries the member lacks. Under load the leader's log is thousands
+    of entries ahead of them, so `lag` says little about a healthy follower."""
+    return max(leader.committed - member.matched, 0)
+
+
 def _pod(observed: ObservedPartition, address: str) -> str:
     return names.pod(observed.partition.name, observed.ordinal_of(address))
 

@@ -49,7 +49,9 @@ def _set(observed: ObservedPartition, spec: PartitionSpec, pods: int, image: str
     return statefulset.build(observed.partition, spec, pods, image, own_set(observed), trusted)
 
 
-def template(observed: ObservedPartition, spec: PartitionSpec, image: str) -> tuple[bool, str]:
+def compare_template(
+    observed: ObservedPartition, spec: PartitionSpec, image: str
+) -> tuple[bool, str]:
     """Returns (whether the live pod template differs from the wanted one, the hash of the wanted
     pod spec). Without a StatefulSet of ours nothing differs."""
     live, wanted_set = own_set(observed), _set(observed, spec, 0, image)

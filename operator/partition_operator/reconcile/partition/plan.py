@@ -109,8 +109,8 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     if leaving or asked.paused:
         # Both may last without end, so the certificates must be renewed.
         due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
-        step = _PlanStep(writes.first_free(observed, due), pending, conflict, leaving)
-        step = replace(step, paused=asked.paused)
+        action = writes.first_free(observed, due)
+        step = _PlanStep(action, pending, conflict, leaving, paused=asked.paused)
         return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
     if not cluster_id:
         return _without_cluster(observed, settings, draw)
@@ -286,7 +286,7 @@ def _plan(
     held = step.action is not None and writes.is_held(observed, step.action)
     action = None if held else step.action
     seen = replication.look(observed, partition.spec(), settings.backfill_stalled_s)
-    differs, kept = objects.template(observed, seen.spec, settings.image)
+    differs, kept = objects.compare_template(observed, seen.spec, settings.image)
     waits = step.paused or ("StatefulSet", partition.name) in pending.keys
     rolling = rollout.look(
         observed, seen.spec, settings.operator_image, unwritten=differs and waits

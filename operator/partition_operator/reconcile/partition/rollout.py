@@ -31,7 +31,7 @@ from partition_operator.reconcile.partition.actions import (
     TransferLeadership,
 )
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
+from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lacks
 from partition_operator.reconcile.partition.objects import own_set
 from partition_operator.resources.pdb import quorum
 
@@ -276,8 +276,7 @@ def _is_late(observed: ObservedPartition, spec: PartitionSpec, pod: ObservedPod)
 def _lags(leader: ObservedReplica, member: ObservedMember) -> str:
     if not member.recently_active:
         return "does not answer the leader"
-    # What is not committed yet does not count: under load that may be thousands.
-    entries = max(leader.committed - member.matched, 0)
+    entries = lacks(leader, member)
     if entries <= PROMOTE_LAG_MAX:
         return ""
     # Rounded, so that the message does not change at each look.

@@ -10,7 +10,7 @@ from partition_operator.api import names
 from partition_operator.api.events import Event
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition.actions import Action, TransferLeadership
-from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX
+from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,8 @@ class Switchover:
 
 def look(observed: ObservedPartition) -> Switchover:
     partition = observed.partition
-    asked, followed = partition.annotation(names.ANNOTATION_SWITCHOVER), _followed(observed)
+    asked = partition.annotation(names.ANNOTATION_SWITCHOVER)
+    followed = partition.status.get("switchover", "")
     leader = observed.leader
     if not asked or asked == followed or leader is None:
         return Switchover(None, followed)
@@ -38,11 +39,7 @@ def look(observed: ObservedPartition) -> Switchover:
         return Switchover(None, asked, Event("Warning", "SwitchoverRefused", message))
     if target.member_id == leader.member_id:
         return Switchover(None, asked, Event("Normal", "SwitchoverCompleted", f"{pod} leads"))
-    behind = leader.committed - target.matched
-    if not target.recently_active or behind > PROMOTE_LAG_MAX or leader.changing:
-        return Switchover(None, followed)  # until it has caught up
+    caught_up = target.recently_active and lacks(leader, target) <= PROMOTE_LAG_MAX
+    if not caught_up or leader.changing:
+        return Switchover(None, followed)
     return Switchover(TransferLeadership(leader.ordinal, target.member_id), followed)
-
-
-def _followed(observed: ObservedPartition) -> str:
-    return observed.partition.status.get("switchover", "")
