@@ -30,6 +30,7 @@ from partition_replica.storage.state_tables import iterate_blobs
 from tests.support.proposals import body, proposal, remove
 from tests.support.snapshot_members import (
     LIMITS,
+    SENDER,
     Network,
     Receiver,
     Sender,
@@ -241,6 +242,37 @@ async def test_what_nobody_goes_on_with_is_given_up(tmp_path: Path, sender: Send
     await receiver.assert_nothing_left()
     assert list(receiver.volume.blobs.digests()) == []
     receiver.volume.close()
+
+
+async def test_a_break_behind_the_last_byte_loses_nothing(
+    sender: Sender, receiver: Receiver
+) -> None:
+    digest = sender.put_file(b"one", b"v" * 30_000)
+    receiver.network.break_behind_the_end = True
+    await receiver.payloads.fetch(digest, SENDER)
+    assert receiver.volume.blobs.has(digest)
+    assert list(receiver.volume.staging.iterdir()) == []
+    receiver.network.break_behind_the_end = False
+
+
+async def test_a_broken_fetch_is_given_up_when_the_payload_came_otherwise(
+    sender: Sender, receiver: Receiver
+) -> None:
+    content = b"v" * 30_000
+    digest = sender.put_file(b"one", content)
+    calls = iter([20_000, 0])
+    receiver.network.allow = lambda: next(calls)
+    with pytest.raises(PeerFailed):
+        await receiver.payloads.fetch(digest, SENDER)
+    receiver.payloads.expire()
+    assert len(list(receiver.volume.staging.iterdir())) == 1
+
+    async def uploaded() -> AsyncIterator[bytes]:
+        yield content
+
+    assert not await receiver.payloads.receive(digest, len(content), uploaded())
+    receiver.payloads.expire()
+    assert list(receiver.volume.staging.iterdir()) == []
 
 
 async def test_it_is_kept_until_then(sender: Sender, receiver: Receiver) -> None:

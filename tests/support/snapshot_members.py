@@ -141,6 +141,9 @@ class Network:
         self.sender = sender
         self.allow: Callable[[], int | None] = lambda: None
         self.allow_whole: Callable[[], int | None] = lambda: None
+        self.break_behind_the_end = False
+        """Whether a call breaks off when all bytes have come, but not the end of the stream."""
+
         self.asked: list[list[Digest]] = []
         self.carried: dict[Digest, int] = {}
 
@@ -174,6 +177,8 @@ class Network:
                     yield chunk
                 if not left and start + len(chunk) < len(content):
                     raise PeerFailed("the connection was reset")
+            if self.break_behind_the_end:
+                raise PeerFailed("the connection was reset")
 
         return len(content), chunks()
 

@@ -74,7 +74,7 @@ class BlobWriter:
     def finish(self) -> None:
         """Makes the blob durable under its name. Raises PayloadMismatch, which keeps nothing, and
         StorageFailed."""
-        if self.written != self._size:
+        if not self.complete:
             raise PayloadMismatch(
                 f"received {self.written} of the announced {self._size} bytes of payload "
                 f"{self._digest.hex()}"
@@ -87,6 +87,11 @@ class BlobWriter:
         sync_file(self._file.fileno(), "a blob")
         self._file.close()
         self._store.adopt(self._path, self._digest)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all announced bytes are written. `finish` still has to check them."""
+        return self.written == self._size
 
     @property
     def closed(self) -> bool:

@@ -121,8 +121,7 @@ class Payloads:
                     await run_to_end(partial(writer.write, chunk))
                     arriving.advance(writer.written)
                     self._metrics.payload_bytes.labels("in").inc(len(chunk))
-                await run_to_end(writer.finish)
-                reach("blob.adopted")
+                await self._adopt(writer)
             finally:
                 arriving.end()
                 writer.abort()
@@ -391,6 +390,9 @@ class Payloads:
                     await self._write(writer, chunks)
                     return
                 except PeerFailed:
+                    if writer is not None and writer.complete:
+                        await self._adopt(writer)  # only the end of the stream was missing
+                        return
                     if writer is None or writer.written == before:
                         raise
         except (PeerFailed, asyncio.CancelledError):
@@ -410,6 +412,9 @@ class Payloads:
                 raise DiskFull("the volume fell below its reserve: make room or grow the volume")
             await run_to_end(partial(writer.write, chunk))
             self._metrics.payload_bytes.labels("in").inc(len(chunk))
+        await self._adopt(writer)
+
+    async def _adopt(self, writer: BlobWriter) -> None:
         await run_to_end(writer.finish)
         reach("blob.adopted")
 
@@ -428,10 +433,12 @@ class Payloads:
         return len(self._fetches) + len(self._grouped)
 
     def expire(self) -> None:
-        """Deletes interrupted fetches that were not resumed in time."""
+        """Deletes interrupted fetches that were not resumed in time, or whose payload came in
+        another way."""
         now = asyncio.get_running_loop().time()
-        for digest in [d for d, broken in self._broken.items() if broken.until <= now]:
-            self._broken.pop(digest).writer.abort()
+        for digest, broken in list(self._broken.items()):
+            if broken.until <= now or self._blobs.has(digest):
+                self._broken.pop(digest).writer.abort()
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """A Fatal ends the process, even if no caller waits for the task."""
