@@ -154,6 +154,18 @@ def after(observed: ObservedPartition, seconds: float = 0.0, **more: Any) -> Obs
     return replace(observed, partition=parse(body), now=now, **more)
 
 
+def with_spec(observed: ObservedPartition, **spec: Any) -> ObservedPartition:
+    """The same with these fields of the spec."""
+    body = observed.partition.body
+    return replace(observed, partition=parse(body | {"spec": body["spec"] | spec}))
+
+
+def with_status(observed: ObservedPartition, **status: Any) -> ObservedPartition:
+    """The same with these fields of the status."""
+    body = observed.partition.body
+    return replace(observed, partition=parse(body | {"status": body["status"] | status}))
+
+
 def condition(step: Plan, kind: str) -> dict[str, Any]:
     found: dict[str, Any] = next(c for c in step.status["conditions"] if c["type"] == kind)
     return found

@@ -46,6 +46,7 @@ class PartitionSpec:
     pod_labels: dict[str, str] = field(default_factory=dict)
     pod_annotations: dict[str, str] = field(default_factory=dict)
     paused: bool = False
+    hibernated: bool = False
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
@@ -165,6 +166,7 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         affinity=spec.get("affinity", {}),
         tolerations=spec.get("tolerations", []),
         paused=spec.get("paused", False),
+        hibernated=spec.get("hibernated", False),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
         pod_labels=dict(marks.get("labels", {})),

@@ -263,6 +263,7 @@ class PartitionSpec(TypedDict):
     affinity: NotRequired[dict[str, Any]]
     tolerations: NotRequired[list[dict[str, Any]]]
     paused: NotRequired[bool]
+    hibernated: NotRequired[bool]
     image: NotRequired[str]
     updateStrategy: NotRequired[UpdateStrategy]
     podTemplate: NotRequired[PodTemplate]
@@ -305,6 +306,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "affinity": Rule(type="object"),
         "tolerations": Rule(type="array"),
         "paused": Rule(type="boolean"),
+        "hibernated": Rule(type="boolean"),
         "image": Rule(
             type="string",
             max_length=1024,

@@ -15,6 +15,7 @@ PartitionCondition = Literal[
     "BackfillComplete",
     "Bootstrapped",
     "CertificatesReady",
+    "Hibernated",
     "ObjectsApplied",
     "Paused",
     "PodsPlaced",
@@ -62,6 +63,7 @@ class Reason(StrEnum):
     COMPLETED = "Completed"
     DEGRADED = "Degraded"
     GROWING = "Growing"
+    HIBERNATED = "Hibernated"
     NO_LEADER = "NoLeader"
     NO_SPARE = "NoSpare"
     STANDALONE = "Standalone"

@@ -42,6 +42,8 @@ def _event(old: schema.Condition | None, new: schema.Condition, state: str) -> E
     match new["type"]:
         case "Paused":
             return _pause_event(old, new)
+        case "Hibernated":
+            return _hibernation_event(old, new)
         case restore.TYPE:
             return restore.event(old, new, state)
         case writes.TYPE:
@@ -92,8 +94,23 @@ def _pause_event(old: schema.Condition | None, new: schema.Condition) -> Event |
     return None if old is None else Event("Normal", "Resumed", new["message"])
 
 
+def _hibernation_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    if old is None or old["reason"] == new["reason"]:
+        return None
+    match new["reason"]:
+        case Reason.HIBERNATED:
+            return Event("Normal", "Hibernated", new["message"])
+        case "Awake" if old["reason"] in (Reason.HIBERNATED, "Stopping"):
+            return Event("Normal", "Woken", "the pods are started again")
+        case Reason.WAITING:
+            return Event("Normal", "HibernationWaits", new["message"])
+    return None
+
+
 def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     match new["status"], new["reason"]:
+        case "False", Reason.HIBERNATED:
+            return None  # asked for
         case "False", _ if old is not None and old["status"] == "True":
             return Event("Warning", "QuorumLost", new["message"])
         case "True", Reason.NO_SPARE:

@@ -12,6 +12,7 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
     conditions,
+    hibernation,
     membership,
     news,
     objects,
@@ -208,6 +209,8 @@ def _next(
     spec = replication.effective(observed, asked)
     pods = membership.pods_wanted(observed, spec.replicas)
     pods = replication.pods_wanted(observed, asked, pods)
+    asleep = hibernation.look(observed, asked, bootstrapped=bootstrapped).asleep
+    pods = 0 if asleep else pods
     leader = observed.leader
     voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
     found, pending = objects.differences(observed, spec, pods, voters, settings.image)
@@ -228,6 +231,8 @@ def _next(
     free = writes.first_free(observed, [*marks, *grown])
     if free is not None:
         return _PlanStep(free, pending)
+    if asleep:
+        return _PlanStep(None, pending)
     if bootstrapped:
         untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
         change = _change(observed, asked, spec.replicas, cluster_id, untouched)
@@ -292,6 +297,7 @@ def _plan(
         observed, seen.spec, settings.operator_image, unwritten=differs and waits
     )
     switching = switchover.look(observed)
+    sleep = hibernation.look(observed, partition.spec(), bootstrapped=bootstrapped)
     status = fold(
         observed,
         Standing(
@@ -302,6 +308,7 @@ def _plan(
             rollout.kept_image(observed, rolling, settings.image),
             kept,
             switching.followed,
+            sleep,
             restoring,
             pending,
             step.conflict,
@@ -312,7 +319,7 @@ def _plan(
     # A deletion in progress continues by itself, even if the restore has failed or waits.
     resting = None if step.leaving or step.mending else restoring
     final = resting is not None and resting.final
-    settled = action is None and retry_s is None and (final or status["state"] == "Ready")
+    settled = action is None and retry_s is None and (final or sleep.over or status["state"] == "Ready")
     settled = settled and not step.leaving
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
     waiting |= step.paused

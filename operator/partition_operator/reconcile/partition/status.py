@@ -13,6 +13,7 @@ from partition_operator.api.words import MemberRole
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import (
     conditions,
+    hibernation,
     replication,
     restore,
     rollout,
@@ -20,6 +21,7 @@ from partition_operator.reconcile.partition import (
     writes,
 )
 from partition_operator.reconcile.partition.conditions import Condition, written
+from partition_operator.reconcile.partition.hibernation import Hibernation
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
@@ -63,6 +65,7 @@ class Standing:
     image: str
     pod_spec_hash: str
     switchover: str
+    hibernation: Hibernation
     restoring: Restoring | None = None
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
@@ -110,6 +113,7 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
     found = rollout.explain(found, standing.rollout)
     found = restore.explain(found, standing.restoring)
+    found = hibernation.explain(found, standing.hibernation)
     if standing.leaving:
         found = conditions.leaving(found, standing.leaving)
     found = writes.explain(found, observed, standing.pending)
