@@ -16,6 +16,8 @@ class OperatorConfig:
     identity: str
     image: str
     image_auto_update: bool = False
+    watch_nodes: bool = False
+    """Whether nodes are watched and volumes are read, which needs rights in the cluster."""
     watch: tuple[str, ...] = ()
     http_port: int = 8080
     lease_name: str = "partition-operator"

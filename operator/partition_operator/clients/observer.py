@@ -18,6 +18,7 @@ from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.times import parse_stamp
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.clients.nodes import NodeBook
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import text_of
@@ -50,7 +51,10 @@ class Observer:
         replicas: Replicas,
         authority: AuthorityKeeper,
         lifetimes: Lifetimes = LIFETIMES,
+        nodes: NodeBook | None = None,
     ) -> None:
+        """nodes: None if the operator may not read nodes."""
+        self._nodes = nodes
         self._lifetimes = lifetimes
         self._kube = kube
         self._replicas = replicas
@@ -122,7 +126,14 @@ class Observer:
                 refused=self._replicas.refused(partition, pods),
                 authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
             ),
+            cordoned=self._cordoned(pods),
         )
+
+    def _cordoned(self, pods: tuple[ObservedPod, ...]) -> frozenset[str]:
+        nodes = self._nodes
+        if nodes is None:
+            return frozenset()
+        return frozenset(pod.node for pod in pods if nodes.is_cordoned(pod.node))
 
     async def group(self, partition: Partition) -> ObservedPartition:
         """Observes only the pods and replicas of a Partition. Raises ApiError."""

@@ -135,6 +135,8 @@ class ObservedPartition:
     refused: str = ""
     """Why replica 0 refused to begin a backfill, if a retry alone does not help."""
     certificates: Certificates = field(default_factory=Certificates)
+    cordoned: frozenset[str] = frozenset()
+    """The nodes of our pods on which no pod shall be placed."""
     eviction_refused: str = ""
     """Why the last eviction of a pod was refused; "" if it was not."""
 

@@ -12,6 +12,7 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
     conditions,
+    cordons,
     hibernation,
     membership,
     news,
@@ -61,7 +62,7 @@ class _PlanStep:
     """action: the step to take. pending: objects that differ from the wanted ones, whether this
     step writes them or not. conflict: why the operator can't follow the whole spec, "" if it can;
     other steps continue. leaving: objects whose deletion must finish first, "" for none. mending:
-    volumes are being recreated. paused: a user stopped the operator."""
+    volumes are being recreated. paused: a user stopped the operator. event: why it is taken."""
 
     action: Action | None
     pending: PendingWrites = field(default_factory=PendingWrites)
@@ -69,6 +70,7 @@ class _PlanStep:
     leaving: str = ""
     mending: bool = False
     paused: bool = False
+    event: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,45 +209,73 @@ def _next(
     try; later steps that do not depend on it continue."""
     asked = observed.partition.spec()
     spec = replication.effective(observed, asked)
-    pods = membership.pods_wanted(observed, spec.replicas)
-    pods = replication.pods_wanted(observed, asked, pods)
     asleep = hibernation.look(observed, asked, bootstrapped=bootstrapped).asleep
-    pods = 0 if asleep else pods
+    pods = membership.pods_wanted(observed, spec.replicas)
+    pods = 0 if asleep else replication.pods_wanted(observed, asked, pods)
     leader = observed.leader
     voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
     found, pending = objects.differences(observed, spec, pods, voters, settings.image)
     free = writes.first_free(observed, found)
     if free is not None:
         return _PlanStep(free, pending)
-    # A claim is annotated before its volume is used, so no other group takes the volume over.
+    unmarked = _unmarked(observed, cluster_id, bootstrapped=bootstrapped)
+    marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
+    of_claims: list[Action] = [*marks, *storage.grow(observed, spec)]
+    for one in of_claims:
+        pending = pending.also(one, observed.partition.name)
+    free = writes.first_free(observed, of_claims)
+    if free is not None or asleep:
+        return _PlanStep(free, pending)
+    if bootstrapped:
+        return _live(observed, spec, cluster_id, unmarked, pending)
+    return _begin(observed, spec, cluster_id, pending, marked=not marks)
+
+
+def _unmarked(observed: ObservedPartition, cluster_id: str, *, bootstrapped: bool) -> list[int]:
+    """Returns the ordinals of claims to annotate. A claim is annotated before its volume is used,
+    so no other group takes the volume over."""
     unknown = objects.unknown_claims(observed)
     unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
-    if not bootstrapped:
-        unmarked += volumes.mismarked(observed, cluster_id)
-    marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
-    for mark in marks:
-        pending = pending.also(mark, observed.partition.name)
-    grown = storage.grow(observed, spec)
-    for one in grown:
-        pending = pending.also(one, observed.partition.name)
-    free = writes.first_free(observed, [*marks, *grown])
-    if free is not None:
-        return _PlanStep(free, pending)
-    if asleep:
-        return _PlanStep(None, pending)
-    if bootstrapped:
-        untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
-        change = _change(observed, asked, spec.replicas, cluster_id, untouched)
-        rolling = _rollout_action(observed, spec, pending)
-        if isinstance(change, EnableReplication) and observed.refused:
-            change = rolling or change  # another template may be what helps
-        return _PlanStep(change or switchover.look(observed).action or rolling, pending)
-    if marks:
+    return unmarked if bootstrapped else unmarked + volumes.mismarked(observed, cluster_id)
+
+
+def _live(
+    observed: ObservedPartition,
+    spec: PartitionSpec,
+    cluster_id: str,
+    unmarked: list[int],
+    pending: PendingWrites,
+) -> _PlanStep:
+    """Returns the next step of a group that exists and whose objects are written."""
+    asked = observed.partition.spec()
+    unknown = [claim.ordinal for claim in objects.unknown_claims(observed)]
+    untouched = frozenset([*unmarked, *unknown])
+    change = _change(observed, asked, spec.replicas, cluster_id, untouched)
+    rolling = _rollout_action(observed, spec, pending)
+    if isinstance(change, EnableReplication) and observed.refused:
+        change = rolling or change  # another template may be what helps
+    change = change or switchover.look(observed).action
+    leaving = cordons.look(observed)
+    if change is None and leaving is not None:
+        return _PlanStep(leaving.action, pending, event=leaving.event)
+    return _PlanStep(change or rolling, pending)
+
+
+def _begin(
+    observed: ObservedPartition,
+    spec: PartitionSpec,
+    cluster_id: str,
+    pending: PendingWrites,
+    *,
+    marked: bool,
+) -> _PlanStep:
+    """Returns the next step towards a group. marked: every claim has its cluster ID."""
+    if not marked:
         return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
         return _PlanStep(RecordBootstrapped(cluster_id), pending)
     # A replica with role "joining" waits to be added: it never forms a group.
-    bootstrap = Bootstrap(0, cluster_id, asked.mode == STANDALONE)
+    bootstrap = Bootstrap(0, cluster_id, observed.partition.spec().mode == STANDALONE)
     may = _may_bootstrap(observed, cluster_id)
     return _PlanStep(bootstrap if may else _rollout_action(observed, spec, pending), pending)
 
@@ -319,7 +349,9 @@ def _plan(
     # A deletion in progress continues by itself, even if the restore has failed or waits.
     resting = None if step.leaving or step.mending else restoring
     final = resting is not None and resting.final
-    settled = action is None and retry_s is None and (final or sleep.over or status["state"] == "Ready")
+    settled = (
+        action is None and retry_s is None and (final or sleep.over or status["state"] == "Ready")
+    )
     settled = settled and not step.leaving
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
     waiting |= step.paused
@@ -331,8 +363,7 @@ def _plan(
         waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
     told = news.events(partition.status, status)
-    if switching.event is not None:
-        told.append(switching.event)
+    told += [event for event in (switching.event, step.event) if event is not None]
     return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 
