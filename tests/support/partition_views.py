@@ -134,7 +134,9 @@ def complete(observed: ObservedPartition) -> ObservedPartition:
             return observed
         body = step.action.body
         key = (body["kind"], body["metadata"]["name"])
-        observed = replace(observed, objects=observed.objects | {key: body})
+        marks = {"uid": f"uid of {key[0]} {key[1]}", "resourceVersion": "1"}
+        live = body | {"metadata": body["metadata"] | marks}
+        observed = replace(observed, objects=observed.objects | {key: live})
     raise AssertionError("the plan applies for ever")
 
 

@@ -32,6 +32,9 @@ ANNOTATION_RESTART = f"{GROUP}/restart"
 ANNOTATION_SWITCHOVER = f"{GROUP}/switchover"
 """On a Partition: the pod that shall lead. A new value is followed once."""
 
+ANNOTATION_REBUILD = f"{GROUP}/rebuild"
+"""On a Partition: the pod that shall get a new volume. A new value is followed once."""
+
 ANNOTATION_APPROVE = f"{GROUP}/approve-rollout"
 """On a Partition with update strategy Supervised: the revision that its pods may get."""
 

@@ -45,6 +45,7 @@ NO_RULES: Mapping[str, Rule] = {}
 SHOWN_MAX = 100
 """Characters of a value that a message shows."""
 SIZE_MIN = 64 * 2**20
+GROWTH_MIN = 2**20
 AGE_MAX_D = 36500
 """Days of retention.maxAge; a longer time could leave the range of dates."""
 PATH_MAX = 512
@@ -181,6 +182,17 @@ def _storage(storage: schema.Storage, where: str) -> None:
         raise _wrong(f"{where}.size", size, "a quantity of at least 64Mi, such as 10Gi")
 
 
+def _autogrow(autogrow: schema.Autogrow, where: str) -> None:
+    """CEL: "spec.storage.autogrow: step and max are quantities of at least 1Mi"."""
+    for field, text in (("step", autogrow["step"]), ("max", autogrow["max"])):
+        if (parse_quantity(text) or 0) < GROWTH_MIN:
+            raise _wrong(f"{where}.{field}", text, "a quantity of at least 1Mi, such as 10Gi")
+    below = autogrow["whenFreeBelow"]
+    if not below.endswith("%") and not parse_quantity(below):
+        words = "a share such as 20%, or a quantity such as 5Gi"
+        raise _wrong(f"{where}.whenFreeBelow", below, words)
+
+
 def _restore_store(store: schema.RestoreStore, where: str) -> None:
     """Checks a store to restore from. For `snapshot` the CRD checks only the length."""
     _endpoint(store, where)
@@ -249,6 +261,7 @@ _CHOICES: dict[str, Callable[[Any, str], None]] = {
 }
 """By object: applied before the rules of its fields, so that a surplus field is reported first."""
 _RULES: dict[str, Callable[[Any, str], None]] = {
+    "Autogrow": _autogrow,
     "ObjectStore": _object_store,
     "PodMarks": _pod_marks,
     "RestoreStore": _restore_store,

@@ -62,6 +62,7 @@ class Reason(StrEnum):
 
     COMPLETED = "Completed"
     DEGRADED = "Degraded"
+    DISK_FULL = "DiskFull"
     GROWING = "Growing"
     HIBERNATED = "Hibernated"
     NO_LEADER = "NoLeader"
@@ -72,6 +73,7 @@ class Reason(StrEnum):
     POD_STUCK = "PodStuck"
     QUORUM = "Quorum"
     READY = "Ready"
+    REPLACING = "Replacing"
     REFUSED = "Refused"
     RESTORING = "Restoring"
     RETRYING = "Retrying"

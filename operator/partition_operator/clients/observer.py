@@ -4,6 +4,8 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from partition_operator.api import names
@@ -14,8 +16,10 @@ from partition_operator.api.destination import (
     credentials,
 )
 from partition_operator.api.partition import STANDALONE, Partition, parse
+from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.times import parse_stamp
+from partition_operator.clients import volumes
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.nodes import NodeBook
@@ -90,6 +94,10 @@ class Observer:
         size = _size(partition, objects.get(("StatefulSet", name)))
         pods, conflicting = await self._pods(partition, size)
         claims = await self._claims(partition, size)
+        lost: dict[int, str] = {}
+        if self._nodes is not None:
+            lost = await volumes.out_of_reach(self._kube, name, pods, claims)
+            claims = await self._with_classes(partition, claims)
         await self._authority.refresh()
         secrets = {
             secret: objects.get(("Secret", secret))
@@ -126,8 +134,21 @@ class Observer:
                 refused=self._replicas.refused(partition, pods),
                 authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
             ),
+            lost=lost,
             cordoned=self._cordoned(pods),
         )
+
+    async def _with_classes(
+        self, partition: Partition, claims: tuple[ObservedClaim, ...]
+    ) -> tuple[ObservedClaim, ...]:
+        """Returns the claims, with what their classes allow where one is smaller than the spec."""
+        spec = partition.asked
+        if spec is None or not spec.replace_volumes:
+            return claims
+        wanted = parse_quantity(spec.storage_size)
+        small = {c.storage_class for c in claims if _less(parse_quantity(c.size), wanted)}
+        fixed = {name for name in small if not await volumes.grows(self._kube, name)}
+        return tuple(replace(c, fixed=c.storage_class in fixed) for c in claims)
 
     def _cordoned(self, pods: tuple[ObservedPod, ...]) -> frozenset[str]:
         nodes = self._nodes
@@ -375,7 +396,13 @@ def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Observ
         storage_class=spec.get("storageClassName") or "",
         deleting="deletionTimestamp" in metadata,
         version=metadata["resourceVersion"],
+        volume=spec.get("volumeName") or "",
+        lost=(item.get("status") or {}).get("phase") == "Lost",
     )
+
+
+def _less(one: Decimal | None, other: Decimal | None) -> bool:
+    return one is not None and other is not None and one < other
 
 
 def _ordinal(prefix: str, name: str) -> int:

@@ -284,6 +284,8 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
         standalone=answer.standalone,
         backfill=_backfill(answer),
         stored_from=answer.stored_from,
+        disk_free=answer.disk_free_bytes,
+        disk_total=answer.disk_total_bytes,
     )
 
 

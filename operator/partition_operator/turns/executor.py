@@ -89,6 +89,16 @@ class Executor:
                 request = {"spec": {"resources": {"requests": {"storage": size}}}}
                 live = await self._observed("PersistentVolumeClaim", partition, name, uid)
                 await self.kube.merge("PersistentVolumeClaim", live, request)
+            case actions.GiveUpVolume(ordinal, uid, volume, keep):
+                if keep and volume:
+                    await self._keep_volume(volume, uid)
+                    failpoints.reach("GiveUpVolume.kept")
+                name = names.claim(partition.name, ordinal)
+                await self.kube.delete("PersistentVolumeClaim", partition.namespace, name, uid)
+            case actions.OrphanPods(name, uid, version):
+                await self.kube.delete_unchanged(
+                    "StatefulSet", partition.namespace, name, uid, version, orphan=True
+                )
             case actions.AnnotateClaim(ordinal, cluster_id):
                 name = names.claim(partition.name, ordinal)
                 uid = next((c.uid for c in observed.claims if c.ordinal == ordinal), "")
@@ -97,6 +107,17 @@ class Executor:
             case _:
                 await self._command(observed, partition, action)
         return None
+
+    async def _keep_volume(self, volume: str, claim_uid: str) -> None:
+        """Sets a volume's reclaim policy to Retain. A volume of another claim is left alone."""
+        live = await self.kube.get("PersistentVolume", "", volume)
+        if live is None:
+            return
+        spec = live.get("spec") or {}
+        ours = (spec.get("claimRef") or {}).get("uid") == claim_uid
+        if ours and spec.get("persistentVolumeReclaimPolicy") != "Retain":
+            change = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+            await self.kube.merge("PersistentVolume", live, change)
 
     async def _apply(self, partition: Partition, body: Body, live: Body | None) -> Body:
         """live: the object of this name, read just before, because the observed one may be seconds

@@ -85,6 +85,28 @@ class GrowClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUpVolume:
+    """Deletes a claim, so that its replica gets another volume. keep: its PersistentVolume is set
+    to Retain first, so that its data stays. uid: of the observed claim. volume: "" if it has
+    none."""
+
+    ordinal: int
+    uid: str
+    volume: str
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanPods:
+    """Deletes the StatefulSet, and leaves its pods running: the next one adopts them. Its claim
+    template can't be changed otherwise."""
+
+    name: str
+    uid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bootstrap:
     """Makes a new volume the first of a group. standalone: with a standalone log, without Raft."""
 
@@ -184,6 +206,8 @@ Action = (
     | RecordCluster
     | AnnotateClaim
     | GrowClaim
+    | GiveUpVolume
+    | OrphanPods
     | Bootstrap
     | EnableReplication
     | RecordBootstrapped

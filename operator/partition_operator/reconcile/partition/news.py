@@ -134,14 +134,17 @@ def _certificates_event(old: schema.Condition | None, new: schema.Condition) -> 
 
 def _storage_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     if new["status"] == "False":
-        return Event("Warning", "DiskFull", new["message"])
-    if new["reason"] == Reason.GROWING:
-        return Event("Normal", "VolumesGrow", new["message"])
-    if old is None:
-        return None
-    if old["reason"] == Reason.GROWING:
-        return Event("Normal", "VolumeResized", "every volume has the size of the spec")
-    return Event("Normal", "DiskFreed", new["message"])
+        return Event("Warning", new["reason"], new["message"])
+    match new["reason"], old and old["reason"]:
+        case Reason.GROWING, _:
+            return Event("Normal", "VolumesGrow", new["message"])
+        case Reason.REPLACING, _:
+            return Event("Normal", "VolumesReplaced", new["message"])
+        case _, Reason.GROWING:
+            return Event("Normal", "VolumeResized", "every volume has the size of the spec")
+        case _, Reason.DISK_FULL:
+            return Event("Normal", "DiskFreed", new["message"])
+    return None
 
 
 def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:

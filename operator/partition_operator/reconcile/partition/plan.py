@@ -17,6 +17,7 @@ from partition_operator.reconcile.partition import (
     membership,
     news,
     objects,
+    rebuild,
     replication,
     restore,
     rollout,
@@ -254,7 +255,10 @@ def _live(
     rolling = _rollout_action(observed, spec, pending)
     if isinstance(change, EnableReplication) and observed.refused:
         change = rolling or change  # another template may be what helps
+    rebuilding = rebuild.look(observed, spec)
     change = change or switchover.look(observed).action
+    if change is None and rebuilding.action is not None:
+        return _PlanStep(rebuilding.action, pending, event=rebuilding.event)
     leaving = cordons.look(observed)
     if change is None and leaving is not None:
         return _PlanStep(leaving.action, pending, event=leaving.event)
@@ -327,6 +331,7 @@ def _plan(
         observed, seen.spec, settings.operator_image, unwritten=differs and waits
     )
     switching = switchover.look(observed)
+    rebuilding = rebuild.look(observed, seen.spec) if bootstrapped else rebuild.Rebuild()
     sleep = hibernation.look(observed, partition.spec(), bootstrapped=bootstrapped)
     status = fold(
         observed,
@@ -339,6 +344,7 @@ def _plan(
             kept,
             switching.followed,
             sleep,
+            rebuilding,
             restoring,
             pending,
             step.conflict,
@@ -363,7 +369,8 @@ def _plan(
         waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
     told = news.events(partition.status, status)
-    told += [event for event in (switching.event, step.event) if event is not None]
+    refusal = rebuilding.event if rebuilding.action is None else None
+    told += [event for event in (switching.event, step.event, refusal) if event is not None]
     return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 

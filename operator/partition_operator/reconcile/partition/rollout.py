@@ -231,6 +231,12 @@ def _waiting_for(
     return _rolling(f"waiting for {name} to be ready{why}")
 
 
+def why_not_now(observed: ObservedPartition, spec: PartitionSpec) -> str:
+    """Returns why no sound member may be stopped now for a change; "" if one may."""
+    closed = _closed(observed, spec, list(observed.pods))
+    return closed.message if closed else _not_whole(observed, spec.replicas)
+
+
 def _not_whole(observed: ObservedPartition, wanted: int) -> str:
     """Returns why no sound pod may be replaced now; "" if one may."""
     if absent := _absent(observed, wanted):

@@ -14,6 +14,7 @@ from partition_operator.reconcile.observed.partition import ObservedPartition, O
 from partition_operator.reconcile.partition import (
     conditions,
     hibernation,
+    rebuild,
     replication,
     restore,
     rollout,
@@ -23,6 +24,7 @@ from partition_operator.reconcile.partition import (
 from partition_operator.reconcile.partition.conditions import Condition, written
 from partition_operator.reconcile.partition.hibernation import Hibernation
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
+from partition_operator.reconcile.partition.rebuild import Rebuild
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.rollout import Rollout
@@ -44,6 +46,7 @@ KEPT = frozenset(
         "image",
         "podSpecHash",
         "switchover",
+        "rebuild",
         "revision",
         "updatedReplicas",
     }
@@ -66,6 +69,7 @@ class Standing:
     pod_spec_hash: str
     switchover: str
     hibernation: Hibernation
+    rebuild: Rebuild
     restoring: Restoring | None = None
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
@@ -85,6 +89,8 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
         body["podSpecHash"] = standing.pod_spec_hash
     if standing.switchover:
         body["switchover"] = standing.switchover
+    if standing.rebuild.record is not None:
+        body["rebuild"] = standing.rebuild.record
     if standing.rollout.revision:
         body["revision"] = standing.rollout.revision
         body["updatedReplicas"] = standing.rollout.updated
@@ -113,6 +119,7 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
     found = rollout.explain(found, standing.rollout)
     found = restore.explain(found, standing.restoring)
+    found = rebuild.explain(found, standing.rebuild)
     found = hibernation.explain(found, standing.hibernation)
     if standing.leaving:
         found = conditions.leaving(found, standing.leaving)

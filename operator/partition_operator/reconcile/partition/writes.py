@@ -60,6 +60,10 @@ def target(  # noqa: PLR0911  # a flat match over actions
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), cluster_id
         case actions.GrowClaim(ordinal, _, size):
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"size {size}"
+        case actions.GiveUpVolume(ordinal, uid, _, _):
+            return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"give up {uid}"
+        case actions.OrphanPods(name, uid, _):
+            return ("StatefulSet", name), f"orphan {uid}"
         case actions.Delete(kind, name, uid) | actions.DeleteUnchanged(kind, name, uid, _):
             return (kind, name), f"delete {uid}"
     return None
