@@ -53,8 +53,7 @@ def without(found: ObservedPartition, ordinal: int) -> Any:
     """The replicas that are left, as their leader sees the others."""
     left = [r for r in found.replicas if r.ordinal != ordinal]
     members = tuple(
-        replace(m, recently_active=m.member_id != 100 + ordinal)
-        for m in found.replicas[0].members
+        replace(m, recently_active=m.member_id != 100 + ordinal) for m in found.replicas[0].members
     )
     return tuple(replace(r, members=members) for r in left)
 

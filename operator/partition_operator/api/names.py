@@ -32,6 +32,9 @@ ANNOTATION_RESTART = f"{GROUP}/restart"
 ANNOTATION_SWITCHOVER = f"{GROUP}/switchover"
 """On a Partition: the pod that shall lead. A new value is followed once."""
 
+ANNOTATION_FENCE = f"{GROUP}/fence"
+"""On a Partition: the pods whose replicas shall answer nobody, separated by commas."""
+
 ANNOTATION_REBUILD = f"{GROUP}/rebuild"
 """On a Partition: the pod that shall get a new volume. A new value is followed once."""
 

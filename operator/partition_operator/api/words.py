@@ -15,6 +15,7 @@ PartitionCondition = Literal[
     "BackfillComplete",
     "Bootstrapped",
     "CertificatesReady",
+    "Fenced",
     "Hibernated",
     "ObjectsApplied",
     "Paused",
@@ -39,6 +40,7 @@ class ReplicaRole(StrEnum):
 
     LEADER = "leader"
     FOLLOWER = "follower"
+    FENCED = "fenced"
 
 
 class MemberRole(StrEnum):

@@ -19,6 +19,7 @@ from partition_operator.api.partition import STANDALONE, Partition, parse
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.times import parse_stamp
+from partition_operator.api.words import ReplicaRole
 from partition_operator.clients import volumes
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
@@ -111,7 +112,7 @@ class Observer:
         own = secrets.get(names.tls_secret(name))
         if own is not None:
             self._replicas.follow(partition.key, own)
-        replicas = await self.replicas(partition, pods)
+        replicas, fenced = await self._answers(partition, pods)
         steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
         good = {secret: step is not trust.TrustStep.ISSUE for secret, step in steps.items()}
         return ObservedPartition(
@@ -134,6 +135,7 @@ class Observer:
                 refused=self._replicas.refused(partition, pods),
                 authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
             ),
+            fenced=fenced,
             lost=lost,
             cordoned=self._cordoned(pods),
         )
@@ -159,13 +161,22 @@ class Observer:
     async def group(self, partition: Partition) -> ObservedPartition:
         """Observes only the pods and replicas of a Partition. Raises ApiError."""
         pods, _ = await self._pods(partition, _size(partition, None))
-        replicas = await self.replicas(partition, pods)
-        return ObservedPartition(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)
+        replicas, fenced = await self._answers(partition, pods)
+        now = dt.datetime.now(dt.UTC)
+        return ObservedPartition(partition, now, {}, pods, (), replicas, fenced=fenced)
+
+    async def _answers(
+        self, partition: Partition, pods: tuple[ObservedPod, ...]
+    ) -> tuple[tuple[ObservedReplica, ...], tuple[ObservedReplica, ...]]:
+        """Returns (the replicas that serve, the fenced ones)."""
+        found = await self.replicas(partition, pods)
+        fenced = tuple(replica for replica in found if replica.role == ReplicaRole.FENCED)
+        return tuple(r for r in found if r.role != ReplicaRole.FENCED), fenced
 
     async def replicas(
         self, partition: Partition, pods: tuple[ObservedPod, ...]
     ) -> tuple[ObservedReplica, ...]:
-        """Returns the status of every replica that answers."""
+        """Returns the status of every replica that answers, a fenced one's, too."""
         await self._replicas.forget(partition.key, {pod.ip for pod in pods if pod.ip})
         asked = [pod for pod in pods if pod.ip and not pod.deleting]
         found = await asyncio.gather(*(self._replicas.status(partition, pod) for pod in asked))

@@ -201,6 +201,8 @@ class Executor:
                 await replicas.remove_member(partition, _pod(observed, leader), member_id)
             case actions.TransferLeadership(leader, member_id):
                 await replicas.transfer_leadership(partition, _pod(observed, leader), member_id)
+            case actions.SetFenced(ordinal, fenced):
+                await replicas.set_fenced(partition, _pod(observed, ordinal), fenced=fenced)
             case _:
                 raise AssertionError(f"no way to execute {action}")
 

@@ -7,6 +7,7 @@ Partition is also observed again about once per minute.
 import logging
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from partition_proto.v1 import types_pb2 as types
@@ -202,20 +203,20 @@ class Reconciler:
         """Whether the replicas report the same as before. Only they are asked: leader changes and
         lag cause no Kubernetes events."""
         replicas = await self._observer.replicas(seen.partition, seen.pods)
-        return _view(replicas) == _view(seen.replicas)
+        before = sorted((*seen.replicas, *seen.fenced), key=lambda r: r.ordinal)
+        return _view(replicas) == _view(before)
 
     async def _write_status(self, observed: ObservedPartition, step: Plan) -> None:
-        """Writes the status and the events, if the status changed."""
+        """Writes the status, if it changed, and the events."""
         partition = observed.partition
-        if partition.status == step.status:
-            return
-        await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
-        failpoints.reach("status.written")
+        if partition.status != step.status:
+            await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
+            failpoints.reach("status.written")
         for event in step.events:
             await self._recorder.post(partition, event)
 
 
-def _view(replicas: tuple[ObservedReplica, ...]) -> object:
+def _view(replicas: Iterable[ObservedReplica]) -> object:
     """Returns the fields of the replicas that matter to a plan, without the counters."""
     return [
         (

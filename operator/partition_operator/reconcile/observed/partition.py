@@ -141,6 +141,9 @@ class ObservedPartition:
     refused: str = ""
     """Why replica 0 refused to begin a backfill, if a retry alone does not help."""
     certificates: Certificates = field(default_factory=Certificates)
+    fenced: tuple[ObservedReplica, ...] = ()
+    """The replicas that are fenced. They tell nothing about the group, so they are not in
+    `replicas`."""
     lost: dict[int, str] = field(default_factory=dict)
     """Why a volume is out of reach for good, by ordinal."""
     cordoned: frozenset[str] = frozenset()

@@ -164,6 +164,14 @@ class TransferLeadership:
 
 
 @dataclass(frozen=True, slots=True)
+class SetFenced:
+    """Fences a replica, or ends its fence."""
+
+    ordinal: int
+    fenced: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EvictPod:
     """Evicts a replica's pod, which the PodDisruptionBudget may refuse: a node may be drained at
     the same moment. uid: of the observed pod."""
@@ -216,5 +224,6 @@ Action = (
     | PromoteLearner
     | RemoveMember
     | TransferLeadership
+    | SetFenced
     | EvictPod
 )

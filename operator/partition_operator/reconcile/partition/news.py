@@ -1,5 +1,7 @@
 """The events for the changes from one status of a Partition to the next. Pure."""
 
+from collections.abc import Callable
+
 from partition_operator.api import schema
 from partition_operator.api.events import Event
 from partition_operator.api.words import MemberRole, Reason
@@ -39,18 +41,9 @@ def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Eve
 
 
 def _event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:
-    match new["type"]:
-        case "Paused":
-            return _pause_event(old, new)
-        case "Hibernated":
-            return _hibernation_event(old, new)
-        case restore.TYPE:
-            return restore.event(old, new, state)
-        case writes.TYPE:
-            return writes.event(old, new)
-        case rollout.TYPE:
-            return rollout.event(old, new)
-    return _condition_event(old, new)
+    if new["type"] == restore.TYPE:
+        return restore.event(old, new, state)
+    return OF_TYPE.get(new["type"], _condition_event)(old, new)
 
 
 def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
@@ -92,6 +85,19 @@ def _pause_event(old: schema.Condition | None, new: schema.Condition) -> Event |
     if new["status"] == "True":
         return Event("Normal", "Paused", new["message"])
     return None if old is None else Event("Normal", "Resumed", new["message"])
+
+
+def _fence_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    if old is None or old["message"] == new["message"]:
+        return None
+    match new["reason"], old["reason"]:
+        case "Fenced", _:
+            return Event("Warning", "ReplicaFenced", new["message"])
+        case "UnknownPod", _:
+            return Event("Warning", "FenceRefused", new["message"])
+        case "None", "Fenced":
+            return Event("Normal", "FenceEnded", new["message"])
+    return None
 
 
 def _hibernation_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
@@ -160,3 +166,13 @@ def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Even
         case Reason.COMPLETED:
             return Event("Normal", "BackfillCompleted", new["message"])
     return None
+
+
+OF_TYPE: dict[str, Callable[[schema.Condition | None, schema.Condition], Event | None]] = {
+    "Fenced": _fence_event,
+    "Hibernated": _hibernation_event,
+    "Paused": _pause_event,
+    rollout.TYPE: rollout.event,
+    writes.TYPE: writes.event,
+}
+"""What tells of a change, by the type of the condition."""

@@ -13,6 +13,7 @@ from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
     conditions,
     cordons,
+    fence,
     hibernation,
     membership,
     news,
@@ -109,13 +110,8 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
         return _refused(observed, "Conflict", conflict)
     # Every status below contains it, unless the spec is refused. Its action is chosen further down.
     restoring = restore.step(observed, cluster_id, chosen) if cluster_id else None
-    leaving = objects.leaving(observed)
-    if leaving or asked.paused:
-        # Both may last without end, so the certificates must be renewed.
-        due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
-        action = writes.first_free(observed, due)
-        step = _PlanStep(action, pending, conflict, leaving, paused=asked.paused)
-        return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
+    if first := _first(observed, conflict, bootstrapped=bootstrapped):
+        return _plan(observed, first, cluster_id, bootstrapped, settings, restoring)
     if not cluster_id:
         return _without_cluster(observed, settings, draw)
 
@@ -141,6 +137,21 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
         step = _next(observed, settings, cluster_id, bootstrapped)
     step = replace(step, conflict=conflict)
     return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
+
+
+def _first(observed: ObservedPartition, conflict: str, *, bootstrapped: bool) -> _PlanStep | None:
+    """Returns the step that goes before all others; None if there is none."""
+    paused, leaving = observed.partition.spec().paused, objects.leaving(observed)
+    fencing = fence.look(observed).action if bootstrapped else None
+    if fencing is not None:
+        # Also while the Partition is paused: a user asks for it by the pod's name.
+        return _PlanStep(fencing, conflict=conflict, leaving=leaving, paused=paused)
+    if leaving or paused:
+        # Both may last without end, so the certificates must be renewed.
+        due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
+        action = writes.first_free(observed, due)
+        return _PlanStep(action, pending, conflict, leaving, paused=paused)
+    return None
 
 
 def _conflict(observed: ObservedPartition) -> str:

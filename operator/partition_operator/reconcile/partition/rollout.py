@@ -177,6 +177,9 @@ def _held(
 ) -> Condition | None:
     """Returns the condition while a user has to act; None if the operator goes on by itself."""
     pods, partition = _names(observed, behind), observed.partition
+    if observed.fenced:
+        message = f"{pods} are behind revision {revision}; no pod is replaced while one is fenced"
+        return Condition(TYPE, False, "Fenced", message)
     if spec.update.type == ON_DELETE and behind:
         message = f"{pods} are behind revision {revision}: delete them, one after the other"
         return Condition(TYPE, False, "OnDelete", message)

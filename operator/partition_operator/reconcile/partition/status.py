@@ -13,6 +13,7 @@ from partition_operator.api.words import MemberRole
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import (
     conditions,
+    fence,
     hibernation,
     rebuild,
     replication,
@@ -120,6 +121,7 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     found = rollout.explain(found, standing.rollout)
     found = restore.explain(found, standing.restoring)
     found = rebuild.explain(found, standing.rebuild)
+    found = [*found, fence.look(observed).condition]
     found = hibernation.explain(found, standing.hibernation)
     if standing.leaving:
         found = conditions.leaving(found, standing.leaving)
