@@ -28,12 +28,13 @@ from partition_proto.v1 import (
 from partition_replica import __version__
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import LogRetention
+from partition_replica.core.model import Fence
 from partition_replica.engine.factory import make_engine
 from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
 from partition_replica.runtime.transfer.state_sender import count_sent
-from partition_replica.storage.fence import Fence, read_fence, remove_fence
+from partition_replica.storage.fence import read_fence, remove_fence
 from partition_replica.storage.files import VolumeLock, make_directory
 from partition_replica.storage.log.journal import JournalLimits
 from partition_replica.storage.threads import run_to_end

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+from partition_replica.core.model import Fence
 from partition_replica.errors import StorageFailed
 from partition_replica.storage import files
-from partition_replica.storage.fence import Fence, put_fence, read_fence, remove_fence
+from partition_replica.storage.fence import put_fence, read_fence, remove_fence
 
 from tests.support.power_loss import Recorder
 

@@ -11,7 +11,7 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.addresses import is_address
-from partition_replica.core.model import Configuration
+from partition_replica.core.model import Configuration, Fence
 from partition_replica.core.ports import FIRST, NOTHING, LogFormation
 from partition_replica.engine.port import ChangeKind
 from partition_replica.errors import (
@@ -28,7 +28,7 @@ from partition_replica.runtime.consensus.changes import Change
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.member import Member
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.fence import Fence, put_fence
+from partition_replica.storage.fence import put_fence
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.threads import run_to_end
 

@@ -5,9 +5,10 @@ the volume, so that a person can inspect it with the offline commands.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
+from partition_replica.core.model import Fence
 from partition_replica.storage.files import (
     create_file,
     move_file,
@@ -19,17 +20,6 @@ from partition_replica.storage.files import (
 
 NAME = "fence"
 WHAT = "the fence"
-
-
-@dataclass(frozen=True, slots=True)
-class Fence:
-    """transitions, holder: the fencing token of the operator that ordered it. cluster_id,
-    member_id: of the volume, "" and 0 if unknown."""
-
-    transitions: int = 0
-    holder: str = ""
-    cluster_id: str = ""
-    member_id: int = 0
 
 
 def read_fence(root: Path) -> Fence | None:

@@ -10,8 +10,8 @@ from partition_proto.v1 import log_store_pb2_grpc, replica_admin_pb2_grpc
 from partition_proto.v1 import replica_admin_pb2 as admin
 
 from partition_replica import __version__
+from partition_replica.core.model import Fence
 from partition_replica.errors import Deposed, InvalidArgument, Stopping
-from partition_replica.storage.fence import Fence
 from partition_replica.transport.failures import Failures, abort, unary
 
 ANSWERED = frozenset({"/logstore.v1.LogStore/GetStatus", "/logstore.v1.ReplicaAdmin/SetFenced"})
