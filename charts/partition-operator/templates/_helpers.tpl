@@ -18,7 +18,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- define "partition-operator.rules" -}}
 - apiGroups: [logstore.dev]
   resources: [partitions]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]   # patch: the finalizer of spec.deletionPolicy SnapshotThenDelete
 - apiGroups: [logstore.dev]
   resources: [partitions/status, partitionsnapshots/status]
   verbs: [patch]

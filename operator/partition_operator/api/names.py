@@ -15,6 +15,9 @@ SNAPSHOT_MANAGER = "partition-operator-snapshots"
 """The field manager of the part of a Partition's status about its snapshots."""
 MANAGED_BY = "partition-operator"
 
+FINALIZER = f"{GROUP}/last-snapshot"
+"""On a Partition with spec.deletionPolicy SnapshotThenDelete."""
+
 LABEL_PARTITION = f"{GROUP}/partition"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
@@ -131,6 +134,11 @@ def scheduled_snapshot(partition: str, due: dt.datetime) -> str:
     """Returns the name of a run's snapshot. It depends only on the due time, so a run can't be
     created twice."""
     return f"{partition}-{due.astimezone(dt.UTC):%Y%m%d%H%M}"
+
+
+def last_snapshot(partition: str, uid: str) -> str:
+    """The snapshot that is taken before a Partition is deleted. uid: of the Partition."""
+    return f"{partition}-last-{uid[:8]}"
 
 
 def verify_pod(snapshot: str) -> str:

@@ -17,6 +17,12 @@ Mode = Literal["None", "Raft"]
 RAFT: Final = "Raft"
 STANDALONE: Final = "None"
 
+DeletionPolicy = Literal["Retain", "Delete", "SnapshotThenDelete"]
+"""The values of spec.deletionPolicy."""
+RETAIN: Final = "Retain"
+DELETE: Final = "Delete"
+SNAPSHOT_THEN_DELETE: Final = "SnapshotThenDelete"
+
 RETENTION_ENFORCED: Final = "RetentionEnforced"
 SNAPSHOTS_PRUNED: Final = "SnapshotsPruned"
 """Deprecated: the earlier name of RetentionEnforced, written beside it for one minor version."""
@@ -62,6 +68,7 @@ class PartitionSpec:
     pod_annotations: dict[str, str] = field(default_factory=dict)
     paused: bool = False
     hibernated: bool = False
+    deletion: DeletionPolicy = RETAIN
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
@@ -196,6 +203,7 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         tolerations=spec.get("tolerations", []),
         paused=spec.get("paused", False),
         hibernated=spec.get("hibernated", False),
+        deletion=spec.get("deletionPolicy", RETAIN),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
         pod_labels=dict(marks.get("labels", {})),

@@ -279,6 +279,7 @@ class PartitionSpec(TypedDict):
     affinity: NotRequired[dict[str, Any]]
     tolerations: NotRequired[list[dict[str, Any]]]
     paused: NotRequired[bool]
+    deletionPolicy: NotRequired[Literal["Retain", "Delete", "SnapshotThenDelete"]]
     hibernated: NotRequired[bool]
     image: NotRequired[str]
     updateStrategy: NotRequired[UpdateStrategy]
@@ -322,6 +323,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "affinity": Rule(type="object"),
         "tolerations": Rule(type="array"),
         "paused": Rule(type="boolean"),
+        "deletionPolicy": Rule(type="string", allowed=("Retain", "Delete", "SnapshotThenDelete")),
         "hibernated": Rule(type="boolean"),
         "image": Rule(
             type="string",

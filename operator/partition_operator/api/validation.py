@@ -193,6 +193,19 @@ def _autogrow(autogrow: schema.Autogrow, where: str) -> None:
         raise _wrong(f"{where}.whenFreeBelow", below, words)
 
 
+def _partition(spec: dict[str, Any], where: str) -> None:
+    """CEL: "spec.deletionPolicy: SnapshotThenDelete needs spec.snapshots.destination"."""
+    if spec.get("deletionPolicy") != "SnapshotThenDelete":
+        return
+    snapshots = spec.get("snapshots")
+    destination = snapshots.get("destination") if isinstance(snapshots, dict) else None
+    if not isinstance(destination, dict) or "objectStore" not in destination:
+        raise InvalidSpec(
+            f"{where}.deletionPolicy: SnapshotThenDelete needs {where}.snapshots.destination."
+            "objectStore: a snapshot on a volume would be deleted with it"
+        )
+
+
 def _restore_store(store: schema.RestoreStore, where: str) -> None:
     """Checks a store to restore from. For `snapshot` the CRD checks only the length."""
     _endpoint(store, where)
@@ -263,6 +276,7 @@ _CHOICES: dict[str, Callable[[Any, str], None]] = {
 _RULES: dict[str, Callable[[Any, str], None]] = {
     "Autogrow": _autogrow,
     "ObjectStore": _object_store,
+    "PartitionSpec": _partition,
     "PodMarks": _pod_marks,
     "RestoreStore": _restore_store,
     "Retention": _retention,

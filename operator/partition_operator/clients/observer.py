@@ -408,6 +408,7 @@ def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Observ
         deleting="deletionTimestamp" in metadata,
         version=metadata["resourceVersion"],
         volume=spec.get("volumeName") or "",
+        owned=any(o.get("uid") == partition.uid for o in metadata.get("ownerReferences") or []),
         lost=(item.get("status") or {}).get("phase") == "Lost",
     )
 

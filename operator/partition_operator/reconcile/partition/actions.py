@@ -85,6 +85,30 @@ class GrowClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnClaim:
+    """Makes the Partition an owner of a claim, so that Kubernetes deletes both together, or ends
+    that. uid: of the observed claim."""
+
+    ordinal: int
+    uid: str
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetFinalizer:
+    """Puts the finalizer of the last snapshot on the Partition, or removes it."""
+
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSnapshot:
+    """Creates a PartitionSnapshot. An existing one of this name is left unchanged."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUpVolume:
     """Deletes a claim, so that its replica gets another volume. keep: its PersistentVolume is set
     to Retain first, so that its data stays. uid: of the observed claim. volume: "" if it has
@@ -214,6 +238,9 @@ Action = (
     | RecordCluster
     | AnnotateClaim
     | GrowClaim
+    | OwnClaim
+    | SetFinalizer
+    | CreateSnapshot
     | GiveUpVolume
     | OrphanPods
     | Bootstrap

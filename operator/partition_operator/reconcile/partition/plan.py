@@ -13,6 +13,7 @@ from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
     conditions,
     cordons,
+    deletion,
     fence,
     hibernation,
     membership,
@@ -233,6 +234,7 @@ def _next(
     unmarked = _unmarked(observed, cluster_id, bootstrapped=bootstrapped)
     marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
     of_claims: list[Action] = [*marks, *storage.grow(observed, spec)]
+    of_claims += deletion.preparations(observed, asked)
     for one in of_claims:
         pending = pending.also(one, observed.partition.name)
     free = writes.first_free(observed, of_claims)
