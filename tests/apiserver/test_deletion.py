@@ -99,9 +99,7 @@ async def test_a_last_snapshot_is_taken_before_the_claims_go(
     assert "DeletionBlocked" in [reason for reason, _ in await turns.events()]
     assert "deletionTimestamp" not in (await claim(turns) or {})["metadata"]
     snapshot = await turns.get("PartitionSnapshot", last)
-    await turns.kube.delete(
-        "PartitionSnapshot", turns.namespace, last, snapshot["metadata"]["uid"]
-    )
+    await turns.kube.delete("PartitionSnapshot", turns.namespace, last, snapshot["metadata"]["uid"])
     await turn()
     await say(turns, last, "Succeeded")
     await turn()
