@@ -25,14 +25,16 @@ class Releases:
         self.mark = uuid.uuid4().hex[:6]
         self._installed: list[tuple[str, str]] = []
 
-    def install(self, name: str, namespace: str, *words: str) -> None:
+    def install(self, name: str, namespace: str, *words: str) -> str:
+        """Returns what Helm tells the user."""
         release, place = self._names(name, namespace)
-        helm(
+        told = helm(
             self.server.kubectl,
             *("install", release, str(CHART), "-n", place, "--create-namespace"),
             *words,
         )
         self._installed.append((release, place))
+        return told
 
     def uninstall(self, name: str, namespace: str) -> None:
         release, place = self._names(name, namespace)
@@ -129,8 +131,10 @@ def test_every_value_is_accepted(releases: Releases, tmp_path: Path) -> None:
     }
     file = tmp_path / "values.json"
     file.write_text(json.dumps(values))
-    releases.install("all", "one", "--values", str(file))
+    told = releases.install("all", "one", "--values", str(file))
     name, home = f"all-{releases.mark}", f"one-{releases.mark}"
+    assert f"helm test {name} -n {home}" in told
+    assert f"the pods of Partitions in {place}." in told
     for namespace, wanted in (
         (home, {name, f"{name}-api-server"}),
         (place, {f"{name}-{home}-replicas", f"{name}-{home}-snapshots"}),
@@ -141,3 +145,10 @@ def test_every_value_is_accepted(releases: Releases, tmp_path: Path) -> None:
     pod = kubectl.json("-n", home, "get", "deployment", name)["spec"]["template"]
     assert pod["spec"]["priorityClassName"] == "system-cluster-critical"
     assert len(pod["spec"]["topologySpreadConstraints"]) == 2
+
+
+def test_policies_of_all_namespaces_are_said_to_be_missing(releases: Releases) -> None:
+    words = ("--set", "crds.enabled=false", "--set", "networkPolicy.enabled=true")
+    told = releases.install("all", "one", *words)
+    assert "NetworkPolicies hold for the operator alone." in told
+    assert "NetworkPolicies" not in releases.install("off", "two", "--set", "crds.enabled=false")
