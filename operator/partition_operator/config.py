@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from partition_operator.errors import OperatorError
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
+LEASE_NAME = "partition-operator"
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
@@ -20,7 +22,7 @@ class OperatorConfig:
     """Whether nodes are watched and volumes are read, which needs rights in the cluster."""
     watch: tuple[str, ...] = ()
     http_port: int = 8080
-    lease_name: str = "partition-operator"
+    lease_name: str = LEASE_NAME
     authority_secret: str = "partition-operator-ca"  # noqa: S105  # a name
     workers: int = 8
     """How many turns run at once, of Partitions, their schedules and PartitionSnapshots."""

@@ -128,7 +128,7 @@ async def test_a_statefulset_leaves_its_pods(turns: Turns, monkeypatch: pytest.M
 
 async def test_a_local_volume_is_out_of_reach_when_its_node_is_gone_or_off(turns: Turns) -> None:
     _, claim = await with_volume(turns)
-    kube = turns.kube
+    kube = turns.theirs
     unplaced = (ObservedPod(0, "", ready=False, deleting=False),)
 
     async def told(*claims: ObservedClaim) -> dict[int, str]:
@@ -141,13 +141,13 @@ async def test_a_local_volume_is_out_of_reach_when_its_node_is_gone_or_off(turns
     assert await told() == {}, "a node that does not answer may come back"
     live = await turns.get("Node", node)
     taint = {"key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}
-    await kube.merge("Node", live, {"spec": {"taints": [taint]}})
+    await turns.kube.merge("Node", live, {"spec": {"taints": [taint]}})
     assert f"local to node {node}, which is declared out of service" in (await told())[0]
     placed = (ObservedPod(0, "", ready=False, deleting=False, node=node),)
     assert await out_of_reach(kube, "part", placed, (claim,)) == {}
     assert "is gone" in (await told(replace(claim, volume="none")))[0]
     assert "is gone" in (await told(replace(claim, bound=False, lost=True)))[0]
-    await kube.delete("Node", "", node, live["metadata"]["uid"])
+    await turns.kube.delete("Node", "", node, live["metadata"]["uid"])
 
 
 async def test_a_class_says_whether_its_volumes_grow(turns: Turns) -> None:
@@ -160,5 +160,5 @@ async def test_a_class_says_whether_its_volumes_grow(turns: Turns) -> None:
             provisioner="tests.example/none",
             allowVolumeExpansion=allowed,
         )
-    found = [await grows(turns.kube, f"{n}-{turns.namespace}") for n in ("one", "two", "none")]
+    found = [await grows(turns.theirs, f"{n}-{turns.namespace}") for n in ("one", "two", "none")]
     assert found == [True, False, False]

@@ -164,6 +164,18 @@ class Kube:
                     404, f"CustomResourceDefinition {crd} is missing: install the chart's CRDs"
                 ) from error
 
+    async def may(self, attributes: Mapping[str, str]) -> bool:
+        """Whether our account has a right: the resourceAttributes of a SelfSubjectAccessReview.
+        Raises ApiError."""
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": dict(attributes)},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        found = await self._request("POST", path, body)
+        return bool(found["status"].get("allowed"))
+
     async def delete_unchanged(
         self,
         kind: str,
