@@ -67,7 +67,7 @@ DELETION = frozenset({"OwnClaim", "SetFinalizer", "Create.PartitionSnapshot"})
 FENCE = frozenset({"SetFenced"})
 """The failpoint of a fence. A separate test tries it."""
 
-REBUILD = frozenset({"GiveUpVolume.kept", "GiveUpVolume", "OrphanPods"})
+REBUILD = frozenset({"GiveUpVolume.kept", "GiveUpVolume.marked", "GiveUpVolume", "OrphanPods"})
 """Failpoints of members that get new volumes. A separate test tries them."""
 
 CERTIFICATES = frozenset({"TrustAuthority"})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from partition_operator.clients.nodes import OUT_OF_SERVICE
 from partition_operator.clients.volumes import grows, out_of_reach
+from partition_operator.errors import Conflict
 from partition_operator.failpoints import REBUILD
 from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPod
 from partition_operator.reconcile.partition import actions
@@ -95,7 +96,8 @@ async def test_a_volume_is_kept_before_its_claim_goes(
 async def test_neither_another_claim_nor_its_volume_is_touched(turns: Turns) -> None:
     await with_volume(turns)
     action = actions.GiveUpVolume(0, "the-uid-of-an-earlier-claim", turns.namespace, keep=True)
-    await turns.executor.execute(await turns.observe(), action)
+    with pytest.raises(Conflict):
+        await turns.executor.execute(await turns.observe(), action)
     volume = await turns.get("PersistentVolume", turns.namespace)
     assert volume["spec"]["persistentVolumeReclaimPolicy"] == "Delete"
     claim = await turns.get("PersistentVolumeClaim", "data-part-0")

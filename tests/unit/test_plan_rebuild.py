@@ -33,6 +33,11 @@ def bound(ordinal: int, **more: Any) -> ObservedClaim:
     return claim(ordinal, **(values | more))
 
 
+def leaving(ordinal: int, **more: Any) -> ObservedClaim:
+    """Given up by the operator; it goes when no pod uses it any more."""
+    return bound(ordinal, deleting=True, given_up=True, **more)
+
+
 def whole(size: int = 3, **more: Any) -> ObservedPartition:
     """A group that serves, with volumes."""
     return after(group(size, claims=tuple(bound(n) for n in range(size)), **more))
@@ -65,7 +70,7 @@ def test_a_lost_member_gets_a_new_volume_and_the_old_one_is_kept() -> None:
     assert reasons(step).count("ReplicaRebuilding") == 1
     assert by_type(step)["StorageReady"]["reason"] == "Rebuilding"
     # The claim ends; then the pod, or it would use the claim again.
-    ending = replace(found, claims=(*found.claims[:2], bound(2, deleting=True)))
+    ending = replace(found, claims=(*found.claims[:2], leaving(2)))
     step = look(after(ending))
     assert step.action == actions.Delete("Pod", "part-2", "p")
     assert "ReplicaRebuilding" not in reasons(step)
@@ -128,7 +133,7 @@ def test_a_user_asks_for_a_rebuild_once() -> None:
     # Also after a restart of the operator between the record and the deletion.
     begun = after(found)
     assert look(begun).action == step.action
-    ending = replace(begun, claims=(begun.claims[0], bound(1, deleting=True), begun.claims[2]))
+    ending = replace(begun, claims=(begun.claims[0], leaving(1), begun.claims[2]))
     assert look(ending).action == actions.EvictPod(1, "")
     # The next claim is not given up.
     anew = replace(begun, claims=(begun.claims[0], bound(1, uid="new"), begun.claims[2]))
@@ -186,6 +191,36 @@ def test_smaller_volumes_replace_larger_ones_the_leader_last() -> None:
     assert look(claimed(found, done)).action == actions.GiveUpVolume(1, "u1", "pv-1", keep=True)
     done[1] = bound(1, uid="n1", size="512Mi", capacity="512Mi")
     assert isinstance(look(claimed(found, done)).action, actions.TransferLeadership)
+
+
+def test_while_one_is_given_up_no_other_is() -> None:
+    """Its pod still serves: each of the next turns would give up another copy."""
+    found = smaller(whenReplaced="Delete")
+    objects = {k: v for k, v in found.objects.items() if k[0] != "StatefulSet"}
+    found = complete(replace(found, objects=objects))
+    one = claimed(found, {2: leaving(2)})
+    assert look(one).action == actions.EvictPod(2, "")
+    ended = tuple(replace(p, deleting=p.ordinal == 2) for p in found.pods)
+    assert look(replace(one, pods=ended)).action is None
+    gone = replace(one, claims=found.claims[:2], pods=found.pods[:2], replicas=without(found, 2))
+    assert not isinstance(look(gone).action, actions.GiveUpVolume | actions.EvictPod)
+    joined = claimed(found, {2: bound(2, uid="n2", size="512Mi", capacity="512Mi")})
+    assert look(joined).action == actions.GiveUpVolume(1, "u1", "pv-1", keep=False)
+
+
+def test_what_was_given_up_together_ends_one_by_one() -> None:
+    found = smaller()
+    both = claimed(found, {1: leaving(1), 2: leaving(2)})
+    assert look(both).action == actions.EvictPod(1, "")
+    first = replace(both, replicas=without(both, 1))
+    assert not isinstance(look(replace(first, pods=both.pods[::2])).action, actions.EvictPod)
+
+
+def test_a_claim_that_a_user_deletes_is_not_hastened() -> None:
+    found = claimed(smaller(), {1: bound(1, deleting=True)})
+    step = look(found)
+    assert step.action is None
+    assert "data-part-1 is being deleted" in by_type(step)["StorageReady"]["message"]
 
 
 def claimed(found: ObservedPartition, done: dict[int, ObservedClaim]) -> ObservedPartition:

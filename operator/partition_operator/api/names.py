@@ -23,6 +23,9 @@ LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
 """On a PVC: the cluster ID of its volume, written before the volume is used."""
 
+ANNOTATION_GIVEN_UP = f"{GROUP}/given-up"
+"""On a PVC: the operator deletes it, so that its replica gets another volume."""
+
 ANNOTATION_OPERATOR = f"{GROUP}/operator"
 """On a Partition: the namespace of the operator that manages it, instead of the first one."""
 

@@ -409,6 +409,7 @@ def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Observ
         version=metadata["resourceVersion"],
         volume=spec.get("volumeName") or "",
         owned=any(o.get("uid") == partition.uid for o in metadata.get("ownerReferences") or []),
+        given_up=names.ANNOTATION_GIVEN_UP in (metadata.get("annotations") or {}),
         lost=(item.get("status") or {}).get("phase") == "Lost",
     )
 

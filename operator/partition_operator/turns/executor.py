@@ -99,12 +99,8 @@ class Executor:
                 request = {"spec": {"resources": {"requests": {"storage": size}}}}
                 live = await self._observed("PersistentVolumeClaim", partition, name, uid)
                 await self.kube.merge("PersistentVolumeClaim", live, request)
-            case actions.GiveUpVolume(ordinal, uid, volume, keep):
-                if keep and volume:
-                    await self._keep_volume(volume, uid)
-                    failpoints.reach("GiveUpVolume.kept")
-                name = names.claim(partition.name, ordinal)
-                await self.kube.delete("PersistentVolumeClaim", partition.namespace, name, uid)
+            case actions.GiveUpVolume():
+                await self._give_up(partition, action)
             case actions.OrphanPods(name, uid, version):
                 await self.kube.delete_unchanged(
                     "StatefulSet", partition.namespace, name, uid, version, orphan=True
@@ -136,6 +132,18 @@ class Executor:
         await self.kube.merge(
             "PersistentVolumeClaim", live, {"metadata": {"ownerReferences": wanted}}
         )
+
+    async def _give_up(self, partition: Partition, action: actions.GiveUpVolume) -> None:
+        """Raises Conflict if the claim was replaced."""
+        name = names.claim(partition.name, action.ordinal)
+        if action.keep and action.volume:
+            await self._keep_volume(action.volume, action.uid)
+            failpoints.reach("GiveUpVolume.kept")
+        # Its pod is ended later, and only if the claim says whose will that is.
+        mark = {"annotations": {names.ANNOTATION_GIVEN_UP: "true"}}
+        await self._mark(partition, "PersistentVolumeClaim", name, action.uid, mark)
+        failpoints.reach("GiveUpVolume.marked")
+        await self.kube.delete("PersistentVolumeClaim", partition.namespace, name, action.uid)
 
     async def _keep_volume(self, volume: str, claim_uid: str) -> None:
         """Sets a volume's reclaim policy to Retain. A volume of another claim is left alone."""

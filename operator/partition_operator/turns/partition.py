@@ -31,6 +31,7 @@ from partition_operator.reconcile.partition.actions import (
     RecordBootstrapped,
     RecordCluster,
     RecordRestored,
+    TransferLeadership,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.turns.executor import Executor
@@ -177,6 +178,9 @@ class Reconciler:
         if isinstance(action, EnableReplication):
             self._refusals.pop(key, None)
             # The replica continues on its own. An immediate next step would repeat the request.
+            return self._config.poll_backfill_s
+        if isinstance(action, TransferLeadership):
+            # The next leader serves in a moment. Until then it would be said that none does.
             return self._config.poll_backfill_s
         return None
 

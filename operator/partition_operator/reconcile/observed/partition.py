@@ -35,9 +35,9 @@ class ObservedPod:
 class ObservedClaim:
     """A replica's PVC. cluster_id: its cluster-ID annotation, "" for none. labelled: it has our
     labels; without them it was found by its name. bound: it has a volume. size: as requested.
-    capacity: what the volume has, "" if unknown. volume: the PersistentVolume's name. owned: it
-    is deleted with the Partition. lost: its volume exists no more. fixed: it shall grow, and its
-    class does not allow that."""
+    capacity: what the volume has, "" if unknown. volume: the PersistentVolume's name. owned: it is
+    deleted with the Partition. given_up: the operator deletes it, for a rebuild. lost: its volume
+    exists no more. fixed: it shall grow, and its class does not allow that."""
 
     ordinal: int
     created: str
@@ -52,6 +52,7 @@ class ObservedClaim:
     version: str = ""
     volume: str = ""
     owned: bool = False
+    given_up: bool = False
     lost: bool = False
     fixed: bool = False
 

@@ -51,6 +51,8 @@ class Rebuild:
 
 def look(observed: ObservedPartition, spec: PartitionSpec) -> Rebuild:
     record = observed.partition.status.get("rebuild")
+    if leaving := [claim for claim in _own(observed) if claim.deleting]:
+        return _finish(observed, leaving, record)
     if observed.lost:
         return _lost(observed, record)
     asked = observed.partition.annotation(names.ANNOTATION_REBUILD)
@@ -165,19 +167,43 @@ def _give_up(
     *,
     keep: bool = True,
 ) -> Rebuild:
-    """The claim goes first: a pod that is made again would use it again."""
+    """The claim goes first: a pod that is made again would use it again. `_finish` goes on."""
     name = names.pod(observed.partition.name, claim.ordinal)
-    told = Condition("StorageReady", True, "Rebuilding", f"{name} gets a new volume: {why}")
-    if not claim.deleting:
-        action = GiveUpVolume(claim.ordinal, claim.uid, claim.volume, keep)
-        event = Event("Normal", "ReplicaRebuilding", told.message)
-        return Rebuild(action, told, record, event)
-    pod = observed.pod(claim.ordinal)
+    message = f"{name} gets a new volume: {why}"
+    action = GiveUpVolume(claim.ordinal, claim.uid, claim.volume, keep)
+    event = Event("Normal", "ReplicaRebuilding", message)
+    return Rebuild(action, _rebuilding(message), record, event)
+
+
+def _finish(
+    observed: ObservedPartition, leaving: list[ObservedClaim], record: schema.Rebuild | None
+) -> Rebuild:
+    """Returns the step that ends the pod of a claim that was given up, and nothing else while any
+    claim leaves: each takes a copy of the data with it. leaving: claims that are being deleted,
+    until no pod uses them."""
+    ours = [claim for claim in leaving if claim.given_up]
+    if not ours:
+        name = names.claim(observed.partition.name, leaving[0].ordinal)
+        message = f"claim {name} is being deleted: its replica loses its volume when its pod ends"
+        return Rebuild(told=_rebuilding(message), record=record)
+    ordinal = ours[0].ordinal
+    name = names.pod(observed.partition.name, ordinal)
+    pod = observed.pod(ordinal)
+    message = f"{name} gets a new volume: its claim is given up"
     if pod is None or pod.deleting:
-        return Rebuild(None, told, record)
+        return Rebuild(None, _rebuilding(message), record)
+    if why := _why_not(observed, ordinal):
+        return Rebuild(None, _rebuilding(f"{message}; waiting: {why}"), record)
+    if step := _hand_over(observed, ordinal):
+        return Rebuild(step, _rebuilding(message), record)
     # A pod that serves is evicted: a node may be drained at the same moment.
-    evict = EvictPod(pod.ordinal, pod.uid)
-    return Rebuild(evict if pod.ready else Delete("Pod", name, pod.uid), told, record)
+    evict = EvictPod(ordinal, pod.uid)
+    end = evict if pod.ready else Delete("Pod", name, pod.uid)
+    return Rebuild(end, _rebuilding(message), record)
+
+
+def _rebuilding(message: str) -> Condition:
+    return Condition("StorageReady", True, "Rebuilding", message)
 
 
 def _without_claim(observed: ObservedPartition) -> Action | None:
@@ -238,12 +264,15 @@ def _have_quorum(leader: ObservedReplica, rest: list[ObservedMember]) -> bool:
     return len(sound) > voters // 2
 
 
+def _own(observed: ObservedPartition) -> list[ObservedClaim]:
+    """Returns the claims of this group."""
+    cluster_id = observed.partition.status.get("clusterID")
+    return [claim for claim in observed.claims if claim.cluster_id == cluster_id]
+
+
 def _claim(observed: ObservedPartition, ordinal: int) -> ObservedClaim | None:
     """Returns the claim of this group's member."""
-    cluster_id = observed.partition.status.get("clusterID")
-    return next(
-        (c for c in observed.claims if c.ordinal == ordinal and c.cluster_id == cluster_id), None
-    )
+    return next((claim for claim in _own(observed) if claim.ordinal == ordinal), None)
 
 
 # --- the condition ----------------------------------------------------------------------------
