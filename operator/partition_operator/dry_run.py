@@ -98,7 +98,7 @@ async def _look(config: OperatorConfig, namespace: str, name: str) -> dict[str, 
 def described(where: str, found: Forecast) -> dict[str, Any]:
     """Returns the forecast as JSON. Pure."""
     status = found.first.status
-    waits = [
+    told = [
         f"{one['type']}: {one['message']}"
         for one in status.get("conditions", [])
         if _matters(one["type"], one["status"])
@@ -106,12 +106,12 @@ def described(where: str, found: Forecast) -> dict[str, Any]:
     steps = [{"action": step.action, "text": step.text} for step in found.steps]
     events = [f"{event.kind} {event.reason}: {event.message}" for event in found.first.events]
     return rendered(
-        where, steps, found.then, state=status.get("state", ""), waits=waits, events=events
+        where, steps, found.then, state=status.get("state", ""), attention=told, events=events
     )
 
 
 def rendered(where: str, steps: Sequence[dict[str, str]], then: str, **more: Any) -> dict[str, Any]:
-    empty = {"state": "", "waits": [], "events": []}
+    empty = {"state": "", "attention": [], "events": []}
     return {"partition": where, "steps": list(steps), "then": then} | empty | more
 
 
@@ -128,7 +128,10 @@ def text(found: dict[str, Any]) -> str:
     lines.append("The operator would now:" if steps else "The operator would do nothing now.")
     lines += [f"  {n}. {step['text']}" for n, step in enumerate(steps, 1)]
     lines.append(found["then"])
-    for title, key in (("What is not as it shall be:", "waits"), ("New events:", "events")):
+    for title, key in (
+        ("Needs attention, or is in progress:", "attention"),
+        ("New events:", "events"),
+    ):
         if found[key]:
             lines += ["", title, *(f"  {line}" for line in found[key])]
     return "\n".join([*lines, "", "Nothing was changed.", NOT_KNOWN])

@@ -137,4 +137,4 @@ def test_the_condition_that_says_what_is_missing_is_shown() -> None:
     ]
     first = replace(found.first, status=status)  # type: ignore[arg-type]
     described = dry_run.described("ns/part", replace(found, first=first))
-    assert described["waits"] == ["Ready: no leader", "Paused: paused"]
+    assert described["attention"] == ["Ready: no leader", "Paused: paused"]
