@@ -2,6 +2,8 @@
 
 import argparse
 import re
+from collections.abc import Callable
+from typing import Protocol
 
 from partition_kubectl import __version__
 
@@ -28,7 +30,7 @@ def duration(text: str) -> float:
     return float(found)
 
 
-def whole(least: int, most: int) -> "type[int]":
+def whole(least: int, most: int) -> Callable[[str], int]:
     """Returns a parser of whole numbers in this range."""
 
     def parse(text: str) -> int:
@@ -42,7 +44,15 @@ def whole(least: int, most: int) -> "type[int]":
             )
         return found
 
-    return parse  # type: ignore[return-value]
+    return parse
+
+
+class AddCommand(Protocol):
+    """Adds a command with the shared flags, and NAME unless `partition` is false."""
+
+    def __call__(
+        self, name: str, text: str, *, partition: bool = True
+    ) -> argparse.ArgumentParser: ...
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,7 +115,7 @@ def _yes(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("-y", "--yes", action="store_true", help="do not ask")
 
 
-def _add_looks(command) -> None:  # type: ignore[no-untyped-def]  # a local function with keywords
+def _add_looks(command: AddCommand) -> None:
     status = command("status", "Show one Partition, or the list of all", partition=False)
     status.add_argument("name", metavar="NAME", nargs="?", help="the Partition")
     status.add_argument(
@@ -134,7 +144,7 @@ def _add_looks(command) -> None:  # type: ignore[no-untyped-def]  # a local func
     logs.add_argument("--timestamps", action="store_true", help="with the time of each line")
 
 
-def _add_controls(command) -> None:  # type: ignore[no-untyped-def]  # see above
+def _add_controls(command: AddCommand) -> None:
     switchover = command("switchover", "Make another replica the leader")
     switchover.add_argument("--to", dest="pod", metavar="POD", help="default: a ready voter")
     _waits(switchover, "60s")
@@ -157,7 +167,7 @@ def _add_controls(command) -> None:  # type: ignore[no-untyped-def]  # see above
     _waits(recover, "10m")
 
 
-def _add_snapshots(command) -> None:  # type: ignore[no-untyped-def]  # see above
+def _add_snapshots(command: AddCommand) -> None:
     snapshot = command("snapshot", "Take a snapshot now")
     snapshot.add_argument("--name", dest="snapshot_name", metavar="NAME", default="")
     snapshot.add_argument("--verify", choices=("None", "Checksum", "Restore"))
@@ -187,7 +197,7 @@ def _add_snapshots(command) -> None:  # type: ignore[no-untyped-def]  # see abov
     _timeout(restore, "1h")
 
 
-def _add_reports(command) -> None:  # type: ignore[no-untyped-def]  # see above
+def _add_reports(command: AddCommand) -> None:
     report = command("report", "Write one file for a bug report, without secrets")
     report.add_argument("--file", default="", help="default: partition-report-NAME-TIME.tar.gz")
     bench = command("bench", "Measure the disk of a storage class", partition=False)

@@ -15,7 +15,10 @@ from partition_kubectl.status import fenced, members
 from partition_kubectl.waiting import Patience
 
 APPROVABLE = "WaitingForApproval"
+STALLED = "Stalled"
 ROLLED_OUT = "RolledOut"
+RESTING = frozenset({APPROVABLE, STALLED, "OutsideWindow", "InvalidWindow", "OnDelete", "Paused"})
+"""Reasons of RolledOut with which a rollout waits for the user or for the clock."""
 
 
 def status_of(partition: Body) -> Body:
@@ -155,9 +158,7 @@ def restart(kubectl: Kubectl, options: argparse.Namespace) -> int:
     def done(seen: Body) -> bool:
         new = status_of(seen).get("revision", "") not in ("", before)
         rolled = pods.conditions(seen).get(ROLLED_OUT) or {}
-        if new and rolled.get("reason") in (APPROVABLE, "OutsideWindow", "OnDelete", "Paused"):
-            return True  # it waits for the user or for the clock
-        return new and rolled.get("status") == "True"
+        return new and (rolled.get("status") == "True" or rolled.get("reason") in RESTING)
 
     def told(seen: Body) -> str:
         rolled = pods.conditions(seen).get(ROLLED_OUT) or {}
@@ -167,6 +168,8 @@ def restart(kubectl: Kubectl, options: argparse.Namespace) -> int:
         lambda: kubectl.get(names.PARTITIONS, options.name), done, told
     )
     rolled = pods.conditions(found)[ROLLED_OUT]
+    if rolled["reason"] == STALLED:
+        raise Refused(f"the rollout has stalled: {rolled['message']}")
     put(f"{rolled['reason']}: {rolled['message']}")
     return 0
 

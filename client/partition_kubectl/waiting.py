@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from partition_kubectl.errors import TimedOut
+from partition_kubectl.errors import TimedOut, Unreachable
 from partition_kubectl.output import Line, span
 
 POLL_S = 1.0
@@ -33,7 +33,15 @@ class Patience:
         line = Line()
         try:
             while True:
-                seen = look()
+                try:
+                    seen = look()
+                except Unreachable as error:
+                    # A rolling API server must not end a wait of minutes.
+                    if self.clock() >= deadline:
+                        raise
+                    line.show(str(error))
+                    self.sleep(self.poll_s)
+                    continue
                 if done(seen):
                     return seen
                 text = told(seen)

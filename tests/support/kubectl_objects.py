@@ -21,7 +21,10 @@ with (here / "calls").open("a") as calls:
     calls.write(json.dumps([words, stdin]) + "\\n")
 for pattern, answer in json.loads((here / "answers").read_text()):
     if all(word in words for word in pattern):
-        sys.stdout.write(answer.get("out", ""))
+        asked = here / ("asked-" + "-".join(pattern).replace("/", "_"))
+        again = asked.exists()
+        asked.touch()
+        sys.stdout.write(answer["out"] if again or not answer["first"] else answer["first"])
         sys.stderr.write(answer.get("err", ""))
         sys.exit(answer.get("code", 0))
 sys.exit(f"error: no answer for {{words}}")
@@ -39,9 +42,13 @@ class FakeKubectl:
         self._answers: list[tuple[list[str], dict[str, Any]]] = []
         self._write()
 
-    def answer(self, *words: str, out: object = "", err: str = "", code: int = 0) -> None:
-        text = out if isinstance(out, str) else json.dumps(out)
-        self._answers.append((list(words), {"out": text, "err": err, "code": code}))
+    def answer(
+        self, *words: str, out: object = "", first: object = "", err: str = "", code: int = 0
+    ) -> None:
+        """out: text, or an object. first: what is given the first time instead."""
+        text, before = (one if isinstance(one, str) else json.dumps(one) for one in (out, first))
+        answer = {"out": text, "first": before, "err": err, "code": code}
+        self._answers.append((list(words), answer))
         self._write()
 
     def calls(self) -> list[list[str]]:

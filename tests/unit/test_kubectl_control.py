@@ -80,6 +80,28 @@ def test_approve_takes_the_revision_that_waits(kubectl: FakeKubectl) -> None:
         control.approvable(partition(condition("RolledOut", "True", "UpToDate")))
 
 
+@pytest.mark.parametrize(
+    ("rolled", "said"),
+    [
+        (condition("RolledOut", "True", "UpToDate", "every pod has it"), "UpToDate: every pod"),
+        (condition("RolledOut", "False", "OutsideWindow", "opens at 3"), "OutsideWindow: opens"),
+        (condition("RolledOut", "False", "Stalled", "part-1 is not ready"), ""),
+    ],
+)
+def test_a_restart_waits_for_the_rollout_of_a_new_revision(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str], rolled: Any, said: str
+) -> None:
+    # The revision is another one as soon as the annotation is written.
+    kubectl.answer("patch", out=partition())
+    kubectl.answer("get", out=partition(rolled), first=partition(rolled, revision="part-old"))
+    if said:
+        assert answer(["restart", "part"]) == 0
+        assert said in capsys.readouterr().out
+    else:
+        with pytest.raises(Refused, match="the rollout has stalled: part-1"):
+            answer(["restart", "part"])
+
+
 def test_fences_are_added_and_taken_away() -> None:
     body = partition(annotations={"logstore.dev/fence": "part-2"})
     assert control.with_fences(body, ["part-0", "part-2"]) == "part-0,part-2"

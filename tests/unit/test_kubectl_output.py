@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from partition_kubectl import output
-from partition_kubectl.errors import TimedOut
+from partition_kubectl.errors import TimedOut, Unreachable
 from partition_kubectl.waiting import Patience
 
 from tests.support.kubectl_objects import NOW
@@ -113,3 +113,21 @@ def test_a_command_waits_until_it_is_so_or_its_time_is_over(
     with pytest.raises(TimedOut, match="gave up after 5s, still waiting at 9; it may happen"):
         patience.until(lambda: next(seen), lambda _: False, lambda n: f"waiting at {n}")
     assert "waiting at 2\n" in capsys.readouterr().err
+
+
+def test_a_wait_outlasts_an_api_server_that_is_away() -> None:
+    now, answers = [0.0], iter([Unreachable("no answer"), 1, Unreachable("no answer"), 2])
+
+    def look() -> int:
+        found = next(answers, Unreachable("gone"))
+        if isinstance(found, Unreachable):
+            raise found
+        return found
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    patience = Patience(5.0, clock=lambda: now[0], sleep=sleep)
+    assert patience.until(look, lambda n: n == 2, str) == 2
+    with pytest.raises(Unreachable, match="gone"):
+        patience.until(look, lambda n: n == 2, str)
