@@ -7,6 +7,7 @@ from partition_operator.api import schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
 from partition_operator.api.names import KIND
 from partition_operator.api.rule import Rule
+from partition_operator.api.settings import parse_settings
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
 from partition_operator.api.update import UpdateStrategy, parse_update_strategy
 from partition_operator.errors import InvalidSpec
@@ -49,6 +50,8 @@ class PartitionSpec:
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
+    settings: tuple[str, ...] = ()
+    """Flags of the replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,7 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         paused=spec.get("paused", False),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
+        settings=parse_settings(spec.get("settings", schema.Settings())),
         pod_labels=dict(marks.get("labels", {})),
         pod_annotations=dict(marks.get("annotations", {})),
     )

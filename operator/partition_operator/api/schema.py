@@ -46,6 +46,15 @@ class Resources(TypedDict):
     limits: NotRequired[dict[str, int | str]]
 
 
+class Settings(TypedDict):
+    electionTimeoutMilliseconds: NotRequired[int]
+    heartbeatIntervalMilliseconds: NotRequired[int]
+    logTrailEntries: NotRequired[int]
+    logTrailSize: NotRequired[str]
+    diskReserve: NotRequired[str]
+    consumerLagEntries: NotRequired[int]
+
+
 class MaintenanceWindow(TypedDict):
     schedule: str
     durationMinutes: int
@@ -264,6 +273,7 @@ class PartitionSpec(TypedDict):
     tolerations: NotRequired[list[dict[str, Any]]]
     paused: NotRequired[bool]
     image: NotRequired[str]
+    settings: NotRequired[Settings]
     updateStrategy: NotRequired[UpdateStrategy]
     podTemplate: NotRequired[PodTemplate]
 
@@ -311,6 +321,7 @@ RULES: dict[str, dict[str, Rule]] = {
             pattern="^[^\\s]+$",
             words="the image of the replicas, without spaces",
         ),
+        "settings": Rule(type="object", of="Settings"),
         "updateStrategy": Rule(type="object", of="UpdateStrategy", default={}),
         "podTemplate": Rule(type="object", of="PodTemplate"),
     },
@@ -437,6 +448,14 @@ RULES: dict[str, dict[str, Rule]] = {
     "Resources": {
         "requests": Rule(type="object"),
         "limits": Rule(type="object"),
+    },
+    "Settings": {
+        "electionTimeoutMilliseconds": Rule(type="integer", minimum=250, maximum=60000),
+        "heartbeatIntervalMilliseconds": Rule(type="integer", minimum=50, maximum=10000),
+        "logTrailEntries": Rule(type="integer", minimum=1, maximum=100000000),
+        "logTrailSize": Rule(type="string", max_length=32),
+        "diskReserve": Rule(type="string", max_length=32),
+        "consumerLagEntries": Rule(type="integer", minimum=1000, maximum=1000000000000),
     },
     "UpdateStrategy": {
         "type": Rule(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from partition_operator.api import schema
+from partition_operator.api import schema, settings
 from partition_operator.api.durations import parse_duration
 from partition_operator.api.names import GROUP
 from partition_operator.api.quantities import parse_quantity
@@ -181,6 +181,28 @@ def _storage(storage: schema.Storage, where: str) -> None:
         raise _wrong(f"{where}.size", size, "a quantity of at least 64Mi, such as 10Gi")
 
 
+def _settings(given: dict[str, Any], where: str) -> None:
+    """CEL: "at least five times heartbeatIntervalMilliseconds", "a multiple of 10 is allowed", and
+    "a quantity from"."""
+    heartbeat = given.get("heartbeatIntervalMilliseconds", settings.HEARTBEAT_MS)
+    if heartbeat % settings.HEARTBEAT_STEP_MS:
+        raise _wrong(
+            f"{where}.heartbeatIntervalMilliseconds",
+            heartbeat,
+            f"a multiple of {settings.HEARTBEAT_STEP_MS} is allowed",
+        )
+    timeout = given.get("electionTimeoutMilliseconds", settings.ELECTION_TIMEOUT_MS)
+    least = settings.HEARTBEATS_A_TIMEOUT_MIN * heartbeat
+    if timeout < least:
+        words = f"at least {least} is allowed, five times heartbeatIntervalMilliseconds"
+        raise _wrong(f"{where}.electionTimeoutMilliseconds", timeout, words)
+    for field, (smallest, largest, allowed) in settings.SIZES.items():
+        size = parse_quantity(given.get(field, smallest))
+        if size is None or not smallest <= size <= largest:
+            words = f"a quantity {allowed} is allowed, such as 1Gi"
+            raise _wrong(f"{where}.{field}", given[field], words)
+
+
 def _restore_store(store: schema.RestoreStore, where: str) -> None:
     """Checks a store to restore from. For `snapshot` the CRD checks only the length."""
     _endpoint(store, where)
@@ -253,6 +275,7 @@ _RULES: dict[str, Callable[[Any, str], None]] = {
     "PodMarks": _pod_marks,
     "RestoreStore": _restore_store,
     "Retention": _retention,
+    "Settings": _settings,
     "Snapshots": _snapshots,
     "Storage": _storage,
 }

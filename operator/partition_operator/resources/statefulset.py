@@ -81,8 +81,11 @@ def build(
 
 
 def _inputs(spec: PartitionSpec, image: str, restart: str) -> str:
-    """Returns a hash of what a user can change of the pods' spec."""
+    """Returns a hash of what a user can change of the pods' spec. Fields of later versions count
+    only if they are set: a Partition without them has the hash of the version before."""
     given = [image, spec.resources, spec.affinity, spec.tolerations, restart]
+    if spec.settings:
+        given.append({"settings": spec.settings})
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
 
@@ -155,6 +158,7 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             f"--advertise=$(POD_NAME).{domain}:{names.GRPC_PORT}",
             f"--partition={partition.namespace}/{partition.name}",
             f"--tls-dir={names.TLS_PATH}",
+            *spec.settings,
         ],
         "env": [
             {
