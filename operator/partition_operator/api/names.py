@@ -62,7 +62,17 @@ HTTP_PORT = 7080
 REPLICA_CONTAINER = "replica"
 VOLUME = "data"
 DATA_PATH = "/var/lib/partition"
+TLS_VOLUME = "tls"
 TLS_PATH = "/etc/partition/tls"
+POD_NAME_VARIABLE = "POD_NAME"
+VOLUME_PREFIX = "partition-"
+"""Volumes of pods whose names begin so are the operator's."""
+CLIENT_TLS_VOLUME = f"{VOLUME_PREFIX}client-tls"
+CLIENT_TLS_PATH = "/etc/partition/client-tls"
+SOCKET_VOLUME = f"{VOLUME_PREFIX}socket"
+SOCKET_FOLDER = "/run/partition"
+SOCKET = f"unix:{SOCKET_FOLDER}/replica.sock"
+"""Where a replica serves the containers of its pod."""
 GROUP_ID = 65532
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
-from partition_operator.api import schema, validation
+from partition_operator.api import pod_template, schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
 from partition_operator.api.names import KIND
 from partition_operator.api.rule import Rule
@@ -50,6 +50,9 @@ class PartitionSpec:
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
+    template: dict[str, Any] = field(default_factory=dict)
+    """spec.podTemplate.spec, without affinity and tolerations, which are above."""
+    account_annotations: dict[str, str] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     """Flags of the replica."""
 
@@ -157,6 +160,8 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
     bootstrap = spec.get("bootstrap", schema.Bootstrap())
     template = spec.get("podTemplate", schema.PodTemplate())
     marks = template.get("metadata", schema.PodMarks())
+    pods = pod_template.cleaned(template.get("spec", {}))
+    account = spec.get("serviceAccount", schema.ServiceAccount())
     return PartitionSpec(
         replicas=spec["replicas"],
         mode=spec["replication"]["mode"],
@@ -165,8 +170,10 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         resources=spec.get("resources", schema.Resources()),
         adopt=bootstrap.get("adopt", False),
         restore=parse_bootstrap(bootstrap),
-        affinity=spec.get("affinity", {}),
-        tolerations=spec.get("tolerations", []),
+        affinity=pods.pop("affinity", {}) or spec.get("affinity", {}),
+        tolerations=pods.pop("tolerations", []) or spec.get("tolerations", []),
+        template=pods,
+        account_annotations=dict(account.get("annotations", {})),
         paused=spec.get("paused", False),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),

@@ -66,6 +66,10 @@ class PodMarks(TypedDict):
     annotations: NotRequired[dict[str, str]]
 
 
+class ServiceAccount(TypedDict):
+    annotations: NotRequired[dict[str, str]]
+
+
 class Backfill(TypedDict):
     fromLSN: NotRequired[str]
     doneLSN: NotRequired[str]
@@ -168,6 +172,7 @@ class UpdateStrategy(TypedDict):
 
 class PodTemplate(TypedDict):
     metadata: NotRequired[PodMarks]
+    spec: NotRequired[dict[str, Any]]
 
 
 class PartitionStatus(TypedDict):
@@ -276,6 +281,7 @@ class PartitionSpec(TypedDict):
     settings: NotRequired[Settings]
     updateStrategy: NotRequired[UpdateStrategy]
     podTemplate: NotRequired[PodTemplate]
+    serviceAccount: NotRequired[ServiceAccount]
 
 
 class PartitionSnapshot(TypedDict):
@@ -324,6 +330,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "settings": Rule(type="object", of="Settings"),
         "updateStrategy": Rule(type="object", of="UpdateStrategy", default={}),
         "podTemplate": Rule(type="object", of="PodTemplate"),
+        "serviceAccount": Rule(type="object", of="ServiceAccount"),
     },
     "Replication": {
         "mode": Rule(type="string", default="Raft", allowed=("None", "Raft")),
@@ -482,9 +489,13 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "PodTemplate": {
         "metadata": Rule(type="object", of="PodMarks"),
+        "spec": Rule(type="object"),
     },
     "PodMarks": {
         "labels": Rule(type="object", values="string"),
+        "annotations": Rule(type="object", values="string"),
+    },
+    "ServiceAccount": {
         "annotations": Rule(type="object", values="string"),
     },
     "PartitionSnapshot": {

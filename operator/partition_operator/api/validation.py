@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from partition_operator.api import schema, settings
+from partition_operator.api import pod_template, schema, settings
 from partition_operator.api.durations import parse_duration
 from partition_operator.api.names import GROUP
 from partition_operator.api.quantities import parse_quantity
@@ -255,6 +255,27 @@ def _retention(retention: schema.Retention, where: str) -> None:
         raise _wrong(f"{where}.maxAge", text, f"at most {AGE_MAX_D}d; omit it to set no limit")
 
 
+def _pod_template(template: dict[str, Any], where: str) -> None:
+    """The CRD does not look into the pods' spec."""
+    pod_template.check(pod_template.cleaned(template.get("spec", {})), f"{where}.spec")
+
+
+def _account(account: dict[str, Any], where: str) -> None:
+    """CEL: "keys of logstore.dev are the operator's"."""
+    for key in account.get("annotations") or ():
+        if key.startswith(f"{GROUP}/"):
+            raise InvalidSpec(f"{where}.annotations {key!r}: keys of {GROUP} are the operator's")
+
+
+def _one_placement(spec: dict[str, Any], where: str) -> None:
+    """Only the operator refuses a field that is there twice."""
+    template = (spec.get("podTemplate") or {}).get("spec") or {}
+    for field in ("affinity", "tolerations"):
+        if spec.get(field) and template.get(field):
+            other = f"{where}.podTemplate.spec.{field}"
+            raise InvalidSpec(f"{where}.{field} and {other} exclude each other: set only one")
+
+
 def _pod_marks(marks: dict[str, Any], where: str) -> None:
     """CEL, of labels: "keys that the operator and Kubernetes set can't be used". Of annotations the
     CRD refuses only those of our group."""
@@ -272,9 +293,12 @@ _CHOICES: dict[str, Callable[[Any, str], None]] = {
 """By object: applied before the rules of its fields, so that a surplus field is reported first."""
 _RULES: dict[str, Callable[[Any, str], None]] = {
     "ObjectStore": _object_store,
+    "PartitionSpec": _one_placement,
     "PodMarks": _pod_marks,
+    "PodTemplate": _pod_template,
     "RestoreStore": _restore_store,
     "Retention": _retention,
+    "ServiceAccount": _account,
     "Settings": _settings,
     "Snapshots": _snapshots,
     "Storage": _storage,

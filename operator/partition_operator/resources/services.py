@@ -44,10 +44,12 @@ def build_client(partition: Partition) -> dict[str, Any]:
 
 
 def build_account(partition: Partition) -> dict[str, Any]:
-    """Returns the replicas' ServiceAccount. It has no permissions."""
+    """Returns the replicas' ServiceAccount. It has no permissions. Raises InvalidSpec."""
+    annotations = partition.spec().account_annotations
+    described = metadata(partition, names.client_service(partition.name))
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": metadata(partition, names.client_service(partition.name)),
+        "metadata": described | ({"annotations": annotations} if annotations else {}),
         "automountServiceAccountToken": False,
     }
