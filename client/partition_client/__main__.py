@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument(
         "--endpoints",
         default=env("PARTITION_ENDPOINTS", ""),
-        help="host:port of the replicas, separated by commas",
+        help="host:port of the replicas, or unix:/PATH of the socket of one, separated by commas",
     )
     main.add_argument(
         "--tls-dir",

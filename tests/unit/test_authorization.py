@@ -49,6 +49,12 @@ async def test_a_call_needs_a_role_that_may_make_it(
     assert found == {f"logstore://{PARTITION}/{role}" for role in ALLOWED[service]}
 
 
+@pytest.mark.parametrize(("service", "method"), METHODS)
+async def test_a_caller_at_the_socket_is_a_client(service: str, method: str) -> None:
+    found = await let_in(service, method, "", peer="unix:")
+    assert found == ("client" in ALLOWED[service])
+
+
 async def test_a_service_that_nobody_thought_of_is_closed() -> None:
     for identity in CALLERS:
         assert not await let_in("logstore.v1.New", "Call", identity)

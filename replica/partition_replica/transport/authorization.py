@@ -1,4 +1,8 @@
-"""Authorization: the role in the caller's certificate decides which services it may call."""
+"""Authorization: the role in the caller's certificate decides which services it may call.
+
+A caller at the Unix domain socket has no certificate. The mode of the socket's file let it in, and
+it has the role of a client.
+"""
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
@@ -9,6 +13,8 @@ import grpc
 logger = logging.getLogger(__name__)
 
 SCHEME = "logstore://"
+SOCKET_PEER = "unix:"
+"""How gRPC names the other side of a Unix domain socket. No other peer's name begins so."""
 
 LOGGED_MAX = 100
 """Callers that are logged, at most. The metric counts all of them."""
@@ -64,9 +70,16 @@ class Authorizer(grpc.aio.ServerInterceptor):
             f"allowed are {sorted(self._prefix + role for role in roles)}"
         )
 
+    def _names(self, context: Any) -> list[str]:
+        """The alternative names in the caller's certificate; those of a client at the socket."""
+        if context.peer().startswith(SOCKET_PEER):
+            return [f"{self._prefix}client"]
+        values = context.auth_context().get("x509_subject_alternative_name", [])
+        return [value.decode(errors="replace") for value in values]
+
     def _guarded(self, handler: Any, method: str) -> Any:
         async def check(context: Any) -> None:
-            refusal = self.refusal(method, _names(context))
+            refusal = self.refusal(method, self._names(context))
             if refusal:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
 
@@ -98,9 +111,3 @@ def _rebuild(handler: Any, behaviour: Any) -> Any:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
     return make(behaviour, handler.request_deserializer, handler.response_serializer)
-
-
-def _names(context: Any) -> list[str]:
-    """The alternative names in the caller's certificate."""
-    values = context.auth_context().get("x509_subject_alternative_name", [])
-    return [value.decode(errors="replace") for value in values]
