@@ -97,7 +97,9 @@ class OperatorProcess:
             token.raise_to(lease.transitions)
 
         replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
-        observer = Observer(kube, replicas, authority, config.lifetimes)
+        observer = Observer(
+            kube, replicas, authority, config.lifetimes, cluster_domain=config.cluster_domain
+        )
         recorder = Recorder(kube, config.events_a_minute_max)
         executor = Executor(kube, replicas, authority, lifetimes=config.lifetimes)
         reconciler = Reconciler(config, kube, observer, executor, recorder)

@@ -55,6 +55,9 @@ ANNOTATION_SCHEDULED_AT = f"{GROUP}/scheduled-at"
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 """On a verifying or restoring pod: the number of its attempt, from 1."""
 
+CLUSTER_DOMAIN = "cluster.local"
+"""The DNS domain of most clusters."""
+
 GRPC_PORT = 7000
 RAFT_PORT = 7001
 """Raft connections between the replicas of a Partition."""

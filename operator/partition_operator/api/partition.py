@@ -5,7 +5,7 @@ from typing import Any, Final, Literal, cast
 
 from partition_operator.api import pod_template, schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
-from partition_operator.api.names import KIND
+from partition_operator.api.names import CLUSTER_DOMAIN, KIND
 from partition_operator.api.rule import Rule
 from partition_operator.api.settings import parse_settings
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
@@ -52,6 +52,7 @@ class PartitionSpec:
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
     template: dict[str, Any] = field(default_factory=dict)
     """spec.podTemplate.spec, without affinity and tolerations, which are above."""
+    service: schema.Service = field(default_factory=schema.Service)
     account_annotations: dict[str, str] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     """Flags of the replica."""
@@ -67,6 +68,8 @@ class Partition:
     generation: int
     deleting: bool
     body: dict[str, Any]
+    cluster_domain: str = CLUSTER_DOMAIN
+    """The cluster's DNS domain, a setting of the operator."""
     _spec: PartitionSpec | InvalidSpec = field(init=False, repr=False, compare=False)
     _snapshots: SnapshotsSpec | InvalidSpec | None = field(init=False, repr=False, compare=False)
 
@@ -131,6 +134,14 @@ class Partition:
             raise InvalidSpec(str(self._spec))
         return self._spec
 
+    @property
+    def external_hostnames(self) -> tuple[str, ...]:
+        """The valid items of spec.service.externalHostnames, also if the spec is not valid: a
+        certificate that is renewed meanwhile must not lose them."""
+        given = (self.body.get("spec") or {}).get("service") or {}
+        names = given.get("externalHostnames") if isinstance(given, dict) else None
+        return tuple(validation.hostnames(names))
+
     def snapshots(self) -> SnapshotsSpec | None:
         """spec.snapshots; None if it is absent. Raises InvalidSpec."""
         if isinstance(self._snapshots, InvalidSpec):
@@ -138,7 +149,7 @@ class Partition:
         return self._snapshots
 
 
-def parse(body: dict[str, Any]) -> Partition:
+def parse(body: dict[str, Any], cluster_domain: str = CLUSTER_DOMAIN) -> Partition:
     metadata = body["metadata"]
     return Partition(
         namespace=metadata["namespace"],
@@ -147,6 +158,7 @@ def parse(body: dict[str, Any]) -> Partition:
         generation=metadata.get("generation", 0),
         deleting="deletionTimestamp" in metadata,
         body=body,
+        cluster_domain=cluster_domain,
     )
 
 
@@ -173,6 +185,7 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         affinity=pods.pop("affinity", {}) or spec.get("affinity", {}),
         tolerations=pods.pop("tolerations", []) or spec.get("tolerations", []),
         template=pods,
+        service=spec.get("service", schema.Service()),
         account_annotations=dict(account.get("annotations", {})),
         paused=spec.get("paused", False),
         image=spec.get("image", ""),

@@ -66,6 +66,17 @@ class PodMarks(TypedDict):
     annotations: NotRequired[dict[str, str]]
 
 
+class Service(TypedDict):
+    type: NotRequired[Literal["ClusterIP", "NodePort", "LoadBalancer"]]
+    annotations: NotRequired[dict[str, str]]
+    loadBalancerClass: NotRequired[str]
+    loadBalancerSourceRanges: NotRequired[list[str]]
+    externalTrafficPolicy: NotRequired[Literal["Cluster", "Local"]]
+    externalHostnames: NotRequired[list[str]]
+    ipFamilyPolicy: NotRequired[Literal["SingleStack", "PreferDualStack", "RequireDualStack"]]
+    ipFamilies: NotRequired[list[Literal["IPv4", "IPv6"]]]
+
+
 class ServiceAccount(TypedDict):
     annotations: NotRequired[dict[str, str]]
 
@@ -281,6 +292,7 @@ class PartitionSpec(TypedDict):
     settings: NotRequired[Settings]
     updateStrategy: NotRequired[UpdateStrategy]
     podTemplate: NotRequired[PodTemplate]
+    service: NotRequired[Service]
     serviceAccount: NotRequired[ServiceAccount]
 
 
@@ -330,6 +342,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "settings": Rule(type="object", of="Settings"),
         "updateStrategy": Rule(type="object", of="UpdateStrategy", default={}),
         "podTemplate": Rule(type="object", of="PodTemplate"),
+        "service": Rule(type="object", of="Service"),
         "serviceAccount": Rule(type="object", of="ServiceAccount"),
     },
     "Replication": {
@@ -494,6 +507,18 @@ RULES: dict[str, dict[str, Rule]] = {
     "PodMarks": {
         "labels": Rule(type="object", values="string"),
         "annotations": Rule(type="object", values="string"),
+    },
+    "Service": {
+        "type": Rule(type="string", allowed=("ClusterIP", "NodePort", "LoadBalancer")),
+        "annotations": Rule(type="object", values="string"),
+        "loadBalancerClass": Rule(type="string", min_length=1, max_length=253),
+        "loadBalancerSourceRanges": Rule(type="array", max_items=64),
+        "externalTrafficPolicy": Rule(type="string", allowed=("Cluster", "Local")),
+        "externalHostnames": Rule(type="array", max_items=32),
+        "ipFamilyPolicy": Rule(
+            type="string", allowed=("SingleStack", "PreferDualStack", "RequireDualStack")
+        ),
+        "ipFamilies": Rule(type="array", max_items=2),
     },
     "ServiceAccount": {
         "annotations": Rule(type="object", values="string"),

@@ -65,6 +65,24 @@ POD_KEYS_RESERVED = frozenset(
 them."""
 
 _SNAPSHOT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+HOSTNAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+CLUSTER_IP = "ClusterIP"
+_SERVICE_TYPES = {
+    "loadBalancerClass": ("LoadBalancer",),
+    "loadBalancerSourceRanges": ("LoadBalancer",),
+    "externalTrafficPolicy": ("NodePort", "LoadBalancer"),
+}
+"""By field of a Service: the types that have it."""
+_SERVICE_ITEMS = {
+    "externalHostnames": HOSTNAME,
+    "ipFamilies": re.compile(r"IPv[46]"),
+    "loadBalancerSourceRanges": re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}"),
+}
+_SERVICE_WORDS = {
+    "externalHostnames": "a DNS name in lower case, such as *.example.org",
+    "ipFamilies": "allowed are IPv4 and IPv6",
+    "loadBalancerSourceRanges": "a network such as 192.0.2.0/24",
+}
 _PATHS = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
 
 
@@ -153,6 +171,12 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _wrong(where: str, value: object, why: str) -> InvalidSpec:
     return InvalidSpec(f"{where} {repr(value)[:SHOWN_MAX]}: {why}")
+
+
+def hostnames(given: object) -> list[str]:
+    """Returns the items of a list that are DNS names."""
+    items = given if isinstance(given, list) else []
+    return [item for item in items if isinstance(item, str) and HOSTNAME.fullmatch(item)]
 
 
 # --- rules that read several fields, or calculate ----------------------------------------------
@@ -267,6 +291,24 @@ def _account(account: dict[str, Any], where: str) -> None:
             raise InvalidSpec(f"{where}.annotations {key!r}: keys of {GROUP} are the operator's")
 
 
+def _service(service: dict[str, Any], where: str) -> None:
+    """CEL: "need type LoadBalancer", "needs type NodePort or LoadBalancer", and "two ipFamilies
+    need". Of the items of lists, the CRD checks the form."""
+    _account(service, where)
+    kind = service.get("type", CLUSTER_IP)
+    for field, needed in _SERVICE_TYPES.items():
+        if field in service and kind not in needed:
+            raise InvalidSpec(f"{where}.{field} needs type {' or '.join(needed)}, not {kind}")
+    for field, pattern in _SERVICE_ITEMS.items():
+        for number, item in enumerate(service.get(field, [])):
+            if not isinstance(item, str) or not pattern.fullmatch(item):
+                raise _wrong(f"{where}.{field}[{number}]", item, _SERVICE_WORDS[field])
+    families = service.get("ipFamilies", [])
+    if len(families) > 1 and service.get("ipFamilyPolicy", "SingleStack") == "SingleStack":
+        words = "two of them need ipFamilyPolicy PreferDualStack or RequireDualStack"
+        raise _wrong(f"{where}.ipFamilies", families, words)
+
+
 def _one_placement(spec: dict[str, Any], where: str) -> None:
     """Only the operator refuses a field that is there twice."""
     template = (spec.get("podTemplate") or {}).get("spec") or {}
@@ -298,6 +340,7 @@ _RULES: dict[str, Callable[[Any, str], None]] = {
     "PodTemplate": _pod_template,
     "RestoreStore": _restore_store,
     "Retention": _retention,
+    "Service": _service,
     "ServiceAccount": _account,
     "Settings": _settings,
     "Snapshots": _snapshots,
