@@ -8,8 +8,10 @@ from partition_operator.api import names
 from partition_operator.api.partition import parse_spec
 from partition_operator.errors import InvalidSpec
 from partition_operator.resources import services, statefulset
+from partition_operator.resources.snapshot_pods import SnapshotLocation, build_restore
 
-from tests.support.partition_views import by_type, group, look, partition, see
+from tests.support.partition_views import CLUSTER, by_type, group, look, partition, see
+from tests.support.snapshot_objects import STORE
 
 APP = {"name": "app", "image": "app:1"}
 BEFORE = {
@@ -93,6 +95,30 @@ def test_placement_may_be_in_either_place_but_not_in_both() -> None:
     assert pods({"affinity": {"nodeAffinity": {}}}) == pods({}, affinity={"nodeAffinity": {}})
     with pytest.raises(InvalidSpec, match=r"spec.tolerations and spec.podTemplate.spec.tolerat"):
         pods({"tolerations": toleration}, tolerations=toleration)
+
+
+def test_pods_that_restore_and_verify_run_where_replicas_do() -> None:
+    given = {
+        "nodeSelector": {"disk": "fast"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "volumes": [{"name": "more", "emptyDir": {}}],
+        "terminationGracePeriodSeconds": 90,
+        "containers": [APP],
+    }
+    spec = {"podTemplate": {"spec": given}, "bootstrap": {"objectStore": STORE | {"path": "p"}}}
+    found = partition(spec)
+    asked = found.spec()
+    assert asked.restore is not None
+    assert asked.restore.store is not None
+    source = SnapshotLocation(asked.restore.store, "latest")
+    body = build_restore(found, asked, source, CLUSTER, "image:1", 1, standalone=False)["spec"]
+    assert (body["nodeSelector"], body["imagePullSecrets"]) == (
+        given["nodeSelector"],
+        given["imagePullSecrets"],
+    )
+    assert [c["name"] for c in body["containers"]] == ["restore"]
+    assert "more" not in {v["name"] for v in body["volumes"]}
+    assert body["terminationGracePeriodSeconds"] == 30
 
 
 def test_own_containers_can_reach_their_replica() -> None:
