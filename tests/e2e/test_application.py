@@ -73,5 +73,3 @@ async def test_an_application_appends_and_tails_beside_each_replica(namespace: N
     for pod in others:
         await follows(namespace, pod, {name: numbers[name] + 5 for name in others})
     assert {pod: await asyncio.to_thread(restarts, namespace, pod) for pod in others} == before
-    await asyncio.to_thread(namespace.ready, "example", 180)
-    await follows(namespace, leader, dict.fromkeys(PODS, 0))

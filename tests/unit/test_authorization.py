@@ -32,6 +32,7 @@ CALLERS = [
     f"logstore://{PARTITION}",
     f"logstore://x/logstore://{PARTITION}/replica",
     f"https://{PARTITION}/replica",
+    "unix:",
     "",
 ]
 

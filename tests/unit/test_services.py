@@ -56,9 +56,13 @@ def test_the_clients_service_is_as_asked_for() -> None:
         ({"type": "ExternalName"}, "spec.service.type 'ExternalName': allowed are ClusterIP"),
         ({"loadBalancerClass": "x"}, "loadBalancerClass needs type LoadBalancer, not ClusterIP"),
         ({"externalTrafficPolicy": "Local"}, "needs type NodePort or LoadBalancer, not Cluster"),
-        ({"externalHostnames": ["A.b"]}, r"externalHostnames\[0\] 'A.b': a DNS name in lower"),
+        ({"externalHostnames": ["A.b"]}, r"externalHostnames\[0\] 'A.b': a DNS name of two"),
         ({"externalHostnames": ["a.*.b"]}, r"externalHostnames\[0\] 'a.\*.b': a DNS name"),
         ({"externalHostnames": [5]}, r"externalHostnames\[0\] 5: a DNS name"),
+        ({"externalHostnames": ["localhost"]}, "'localhost': a DNS name of two labels or more"),
+        ({"externalHostnames": ["*.org"]}, "of two labels or more in lower case"),
+        ({"externalHostnames": ["b.example.org", "cart.shop.svc"]}, r"\[1\] 'cart.shop.svc'"),
+        ({"externalHostnames": ["*.cart-replicas.shop.svc.corp.example"]}, "none of them svc"),
         ({"externalHostnames": ["a"] * 33}, "has 33 items: at most 32"),
         ({"ipFamilies": ["IPv5"]}, r"ipFamilies\[0\] 'IPv5': allowed are IPv4 and IPv6"),
         ({"ipFamilies": ["IPv4", "IPv6"]}, "two of them need ipFamilyPolicy"),
@@ -108,8 +112,10 @@ def test_another_domain_needs_another_certificate() -> None:
 
 
 def test_a_spec_that_is_wrong_elsewhere_takes_no_name_away() -> None:
-    body = partition({"service": {"externalHostnames": ["a.example.org", 5]}, "replicas": "x"}).body
-    assert "a.example.org" in hosts(certificate(parse(body)))
+    body = partition(
+        {"service": {"externalHostnames": ["a.example.org", 5, "b.c.svc"]}, "replicas": "x"}
+    ).body
+    assert hosts(certificate(parse(body)))[-1] == "a.example.org"
     for wrong in (None, [], {"externalHostnames": "a"}):
         found = parse(body | {"spec": {"service": wrong}})
         assert found.external_hostnames == ()

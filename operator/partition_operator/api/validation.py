@@ -73,13 +73,10 @@ _SERVICE_TYPES = {
     "externalTrafficPolicy": ("NodePort", "LoadBalancer"),
 }
 """By field of a Service: the types that have it."""
-_SERVICE_ITEMS = {
-    "externalHostnames": HOSTNAME,
-    "ipFamilies": re.compile(r"IPv[46]"),
-    "loadBalancerSourceRanges": re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}"),
-}
 _SERVICE_WORDS = {
-    "externalHostnames": "a DNS name in lower case, such as *.example.org",
+    "externalHostnames": (
+        "a DNS name of two labels or more in lower case, none of them svc, such as *.example.org"
+    ),
     "ipFamilies": "allowed are IPv4 and IPv6",
     "loadBalancerSourceRanges": "a network such as 192.0.2.0/24",
 }
@@ -174,9 +171,18 @@ def _wrong(where: str, value: object, why: str) -> InvalidSpec:
 
 
 def hostnames(given: object) -> list[str]:
-    """Returns the items of a list that are DNS names."""
-    items = given if isinstance(given, list) else []
-    return [item for item in items if isinstance(item, str) and HOSTNAME.fullmatch(item)]
+    """Returns the items of a list that may be external names."""
+    return [item for item in (given if isinstance(given, list) else []) if is_external(item)]
+
+
+def is_external(name: object) -> bool:
+    """Whether a name may be in the certificate of a Partition because its user asked for it. All
+    Partitions of an operator share an authority, so a name that another Partition has inside the
+    cluster is none: all of those have a label `svc`, except localhost."""
+    if not isinstance(name, str) or not HOSTNAME.fullmatch(name):
+        return False
+    labels = name.removeprefix("*.").split(".")
+    return len(labels) > 1 and "svc" not in labels
 
 
 # --- rules that read several fields, or calculate ----------------------------------------------
@@ -299,14 +305,22 @@ def _service(service: dict[str, Any], where: str) -> None:
     for field, needed in _SERVICE_TYPES.items():
         if field in service and kind not in needed:
             raise InvalidSpec(f"{where}.{field} needs type {' or '.join(needed)}, not {kind}")
-    for field, pattern in _SERVICE_ITEMS.items():
+    for field, allows in _SERVICE_ITEMS.items():
         for number, item in enumerate(service.get(field, [])):
-            if not isinstance(item, str) or not pattern.fullmatch(item):
+            if not isinstance(item, str) or not allows(item):
                 raise _wrong(f"{where}.{field}[{number}]", item, _SERVICE_WORDS[field])
     families = service.get("ipFamilies", [])
     if len(families) > 1 and service.get("ipFamilyPolicy", "SingleStack") == "SingleStack":
         words = "two of them need ipFamilyPolicy PreferDualStack or RequireDualStack"
         raise _wrong(f"{where}.ipFamilies", families, words)
+
+
+_SERVICE_ITEMS: dict[str, Callable[[str], object]] = {
+    "externalHostnames": is_external,
+    "ipFamilies": re.compile(r"IPv[46]").fullmatch,
+    "loadBalancerSourceRanges": re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}").fullmatch,
+}
+"""By list of a Service: what an item must be."""
 
 
 def _one_placement(spec: dict[str, Any], where: str) -> None:

@@ -13,8 +13,9 @@ import grpc
 logger = logging.getLogger(__name__)
 
 SCHEME = "logstore://"
-SOCKET_PEER = "unix:"
-"""How gRPC names the other side of a Unix domain socket. No other peer's name begins so."""
+AT_SOCKET = "unix:"
+"""How gRPC's names of peers at a Unix domain socket begin, and no others. Here also the name of
+such a caller, instead of the parties in a certificate."""
 
 LOGGED_MAX = 100
 """Callers that are logged, at most. The metric counts all of them."""
@@ -54,10 +55,12 @@ class Authorizer(grpc.aio.ServerInterceptor):
     def refusal(self, method: str, names: Iterable[str]) -> str:
         """Returns "" if a certificate with these URI names may call `method`; otherwise the reason
         why not. Counts each refusal, but logs a caller only once per method."""
-        parties = [name for name in names if name.startswith(SCHEME)]
+        parties = [name for name in names if name.startswith(SCHEME) or name == AT_SOCKET]
         # No caller may use a service that is not listed.
         roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
         if any(f"{self._prefix}{role}" in parties for role in roles):
+            return ""
+        if AT_SOCKET in parties and "client" in roles:
             return ""
         self._refused("PERMISSION_DENIED")
         named = ", ".join(parties) or "no party of a partition"
@@ -70,16 +73,9 @@ class Authorizer(grpc.aio.ServerInterceptor):
             f"allowed are {sorted(self._prefix + role for role in roles)}"
         )
 
-    def _names(self, context: Any) -> list[str]:
-        """The alternative names in the caller's certificate; those of a client at the socket."""
-        if context.peer().startswith(SOCKET_PEER):
-            return [f"{self._prefix}client"]
-        values = context.auth_context().get("x509_subject_alternative_name", [])
-        return [value.decode(errors="replace") for value in values]
-
     def _guarded(self, handler: Any, method: str) -> Any:
         async def check(context: Any) -> None:
-            refusal = self.refusal(method, self._names(context))
+            refusal = self.refusal(method, _names(context))
             if refusal:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
 
@@ -111,3 +107,13 @@ def _rebuild(handler: Any, behaviour: Any) -> Any:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
     return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+def _names(context: Any) -> list[str]:
+    """The parties in the caller's certificate; AT_SOCKET if the caller is there. The other names in
+    a certificate are left out: users choose some of them, so none may pass for AT_SOCKET."""
+    if context.peer().startswith(AT_SOCKET):
+        return [AT_SOCKET]
+    values = context.auth_context().get("x509_subject_alternative_name", [])
+    found = (value.decode(errors="replace") for value in values)
+    return [name for name in found if name.startswith(SCHEME)]
