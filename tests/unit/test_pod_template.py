@@ -4,10 +4,14 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from partition_operator.api import names
 from partition_operator.api.partition import parse_spec
+from partition_operator.api.pod_template import ALLOWED, LISTS
 from partition_operator.errors import InvalidSpec
 from partition_operator.resources import services, statefulset
+from partition_operator.resources.pod_template import placed
 from partition_operator.resources.snapshot_pods import SnapshotLocation, build_restore
 
 from tests.support.partition_views import CLUSTER, by_type, group, look, partition, see
@@ -187,6 +191,9 @@ def app(**fields: Any) -> dict[str, Any]:
         ({"serviceAccountName": "x"}, "bind roles to the ServiceAccount"),
         ({"securityContext": {"runAsUser": 0}}, "spec.securityContext.runAsUser: the operator"),
         ({"securityContext": []}, "spec.securityContext .*: is not an object"),
+        ({"affinity": "node-1"}, "spec.affinity 'node-1': is not an object"),
+        ({"nodeSelector": ["a"]}, r"spec.nodeSelector \['a'\]: is not an object"),
+        ({"tolerations": {"key": "a"}}, "spec.tolerations .*: is not a list of objects"),
         ({"terminationGracePeriodSeconds": 5}, "terminationGracePeriodSeconds 5: at least 30"),
         ({"volumes": [{"name": "data"}]}, r"spec.volumes\[data\]: the names data, tls and those"),
         ({"volumes": [{"name": "partition-x"}]}, r"spec.volumes\[partition-x\]: the names"),
@@ -217,6 +224,7 @@ def app(**fields: Any) -> dict[str, Any]:
         (app(env=[{"name": "PARTITION_SOCKET"}]), r"env\[PARTITION_SOCKET\]: the operator sets"),
         (app(ports=[{"containerPort": 7001}]), r"containers\[app\].ports: the replica has"),
         (app(ports=[{"containerPort": 80, "name": "grpc"}]), "grpc \\(7000\\), raft"),
+        (app(ports=[{"containerPort": {}}]), "ports: containerPort {} is not a number"),
         (app(ports={}), "ports: is not a list of objects"),
         (app(securityContext=[]), r"containers\[app\].securityContext: is not an object"),
     ],
@@ -226,6 +234,42 @@ def test_a_guarded_field_is_refused_by_name(template: dict[str, Any], why: str) 
     with pytest.raises(InvalidSpec, match=why) as caught:
         parse_spec("a", spec)
     assert str(caught.value).startswith("spec.podTemplate.spec.")
+
+
+FIELDS = ["containerPort", "env", "ports", "securityContext", "volumeMounts", *sorted(ALLOWED)]
+LEAVES = st.none() | st.booleans() | st.integers(-1, 9000) | st.sampled_from(["", "replica", "/x"])
+NAMED = st.fixed_dictionaries(
+    dict.fromkeys(LISTS.values(), st.sampled_from(["a", "replica", "/x"]))
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=3)
+        | st.lists(
+            st.builds(lambda a, b: a | b, NAMED, st.dictionaries(st.sampled_from(FIELDS), inner)),
+            max_size=2,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(ALLOWED)), VALUES, max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_a_malformed_template_is_refused_or_built(template: dict[str, Any]) -> None:
+    """The CRD does not look into it, so anything may be there."""
+    found = partition({"podTemplate": {"spec": template}})
+    try:
+        asked = found.spec()
+    except InvalidSpec as error:
+        assert str(error).startswith("spec.podTemplate.spec")
+        return
+    pod = statefulset.build(found, asked, 3, "image:1")["spec"]["template"]["spec"]
+    assert named(pod, "replica")["command"] == ["python3", "-m", "partition_replica"]
+    assert pod["serviceAccountName"] == "part"
+    placed({"containers": []}, asked.template)
+    dict(asked.affinity)
 
 
 def test_a_refused_template_leaves_the_group_as_it_is() -> None:

@@ -40,6 +40,7 @@ ALLOWED: Final = frozenset(
     }
 )
 """Fields of the pod's spec."""
+OBJECTS: Final = ("affinity", "dnsConfig", "nodeSelector", "securityContext")
 ALLOWED_SECURITY: Final = frozenset(
     {
         "fsGroupChangePolicy",
@@ -97,7 +98,13 @@ def check(template: Fields, where: str) -> None:
     it. where: its path."""
     _check_directives(template, where)
     _check_fields(template, ALLOWED, where)
-    _check_security(template, f"{where}.securityContext")
+    for field in OBJECTS:
+        if not isinstance(template.get(field, {}), dict):
+            raise InvalidSpec(f"{where}.{field} {template[field]!r:.100}: is not an object")
+    tolerations = template.get("tolerations", [])
+    if not isinstance(tolerations, list) or not all(isinstance(t, dict) for t in tolerations):
+        raise InvalidSpec(f"{where}.tolerations {tolerations!r:.100}: is not a list of objects")
+    _check_fields(template.get("securityContext", {}), ALLOWED_SECURITY, f"{where}.securityContext")
     grace = template.get("terminationGracePeriodSeconds", GRACE_MIN_S)
     if not isinstance(grace, int) or isinstance(grace, bool) or grace < GRACE_MIN_S:
         raise InvalidSpec(
@@ -177,13 +184,6 @@ def _check_fields(given: Mapping[str, object], allowed: Iterable[str], where: st
             raise InvalidSpec(f"{where}.{field}: the operator keeps this field; {words}")
 
 
-def _check_security(template: Fields, where: str) -> None:
-    given = template.get("securityContext", {})
-    if not isinstance(given, dict):
-        raise InvalidSpec(f"{where} {given!r:.100}: is not an object with fields")
-    _check_fields(given, ALLOWED_SECURITY, where)
-
-
 def _check_containers(template: Fields, where: str) -> None:
     seen = set[str]()
     for field in ("containers", "initContainers"):
@@ -233,7 +233,9 @@ def _check_ports(container: Fields, where: str) -> None:
     if not isinstance(ports, list) or not all(isinstance(port, dict) for port in ports):
         raise InvalidSpec(f"{where}: is not a list of objects")
     for port in ports:
-        number, name = port.get("containerPort"), port.get("name")
+        number, name = port.get("containerPort", 0), port.get("name")
+        if not isinstance(number, int):
+            raise InvalidSpec(f"{where}: containerPort {number!r:.100} is not a number")
         if number in PORTS_RESERVED or name in PORTS_RESERVED.values():
             taken = ", ".join(f"{name} ({port})" for port, name in PORTS_RESERVED.items())
             raise InvalidSpec(
