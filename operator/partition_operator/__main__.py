@@ -56,6 +56,7 @@ def parse(environment: Mapping[str, str]) -> OperatorConfig:
         identity=environment.get("PARTITION_OPERATOR_IDENTITY") or socket.gethostname(),
         image=required("PARTITION_OPERATOR_IMAGE"),
         image_auto_update=switch("PARTITION_OPERATOR_IMAGE_AUTO_UPDATE"),
+        watch_nodes=switch("PARTITION_OPERATOR_WATCH_NODES"),
         watch=tuple(name.strip() for name in watch.split(",") if name.strip()),
         cluster_domain=_domain(environment),
         http_port=int(number("PARTITION_OPERATOR_HTTP_PORT", 8080)),

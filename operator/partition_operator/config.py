@@ -6,6 +6,8 @@ from partition_operator.api.names import CLUSTER_DOMAIN
 from partition_operator.errors import OperatorError
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 
+LEASE_NAME = "partition-operator"
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
@@ -18,10 +20,12 @@ class OperatorConfig:
     identity: str
     image: str
     image_auto_update: bool = False
+    watch_nodes: bool = False
+    """Whether nodes are watched and volumes are read, which needs rights in the cluster."""
     watch: tuple[str, ...] = ()
     cluster_domain: str = CLUSTER_DOMAIN
     http_port: int = 8080
-    lease_name: str = "partition-operator"
+    lease_name: str = LEASE_NAME
     authority_secret: str = "partition-operator-ca"  # noqa: S105  # a name
     workers: int = 8
     """How many turns run at once, of Partitions, their schedules and PartitionSnapshots."""

@@ -6,6 +6,9 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -25,18 +28,26 @@ from partition_proto.v1 import (
 from partition_replica import __version__
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import LogRetention
+from partition_replica.core.model import Fence
 from partition_replica.engine.factory import make_engine
 from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.replica import Replica
 from partition_replica.runtime.transfer.state_sender import count_sent
+from partition_replica.storage.fence import read_fence, remove_fence
 from partition_replica.storage.files import VolumeLock, make_directory
 from partition_replica.storage.log.journal import JournalLimits
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.channels import SERVER_OPTIONS, add_port, add_socket
 from partition_replica.transport.failures import Failures
+from partition_replica.transport.fenced_service import (
+    FencedAdminService,
+    FencedStatusService,
+    RefuseOthers,
+)
 from partition_replica.transport.greetings import Greetings
 from partition_replica.transport.http import serve_http
 from partition_replica.transport.inspection_service import InspectionGrpcService
@@ -88,9 +99,12 @@ class SidecarProcess:
             self._config.http_listen, ready=self._ready, registry=self._metrics.registry
         )
         try:
-            lock = await self._acquire_lock()
-            if lock is not None:
-                await self._serve(lock)
+            while not self._stop.is_set():
+                fence = read_fence(self._config.data)
+                if fence is not None:
+                    await self._stay_fenced(fence)
+                elif (lock := await self._acquire_lock()) is not None:
+                    await self._serve(lock)
         finally:
             await http.cleanup()
 
@@ -100,6 +114,35 @@ class SidecarProcess:
         if self._replica.ready:
             return True, "ok"
         return False, "no leader is known"
+
+    async def _stay_fenced(self, fence: Fence) -> None:
+        """Returns when the operator has ended the fence, or the process is stopped."""
+        self._replica, self._why_not_ready = None, "fenced"
+        self._metrics.fenced.set(1)
+        config, lowered = self._config, asyncio.Event()
+
+        async def lower() -> None:
+            await run_to_end(partial(remove_fence, config.data))
+            lowered.set()
+
+        def refused(reason: str) -> None:
+            self._metrics.refused.labels(reason).inc()
+
+        interceptors: list[grpc.aio.ServerInterceptor] = [RefuseOthers()]
+        if config.tls:
+            interceptors.insert(0, Authorizer(config.partition, refused))
+        server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+        log_store_pb2_grpc.add_LogStoreServicer_to_server(FencedStatusService(fence), server)
+        replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
+            FencedAdminService(fence, Failures(refused, end_process), lower), server
+        )
+        add_port(server, config.listen, config.tls, lambda found: self._heard("server", found))
+        await server.start()
+        logger.warning("this replica is fenced: it serves nobody until the operator ends the fence")
+        await _first(self._stop.wait(), lowered.wait())
+        await server.stop(grace=1.0)
+        self._why_not_ready = "starting"
+        self._metrics.fenced.set(0)
 
     async def _acquire_lock(self) -> VolumeLock | None:
         """Waits, not ready, while another process uses the volume. Returns None if the process is
@@ -194,8 +237,9 @@ class SidecarProcess:
             config.advertise,
         )
         watcher = asyncio.create_task(self._watch_health(replica, health_servicer))
-        await self._stop.wait()
+        await _first(self._stop.wait(), replica.fence_put.wait())
         logger.info("stopping")
+        self._replica, self._why_not_ready = None, "stopping"
         watcher.cancel()
         await health_servicer.enter_graceful_shutdown()
         await replica.stop()
@@ -289,3 +333,13 @@ class SidecarProcess:
             for service in ("", SERVICES[0]):
                 await servicer.set(service, state)
             await asyncio.sleep(HEALTH_POLL_S)
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Returns when one of them has ended; the others are cancelled."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

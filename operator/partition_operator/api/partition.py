@@ -6,6 +6,7 @@ from typing import Any, Final, Literal, cast
 from partition_operator.api import pod_template, schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
 from partition_operator.api.names import CLUSTER_DOMAIN, KIND
+from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.rule import Rule
 from partition_operator.api.settings import parse_settings
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
@@ -16,6 +17,12 @@ Mode = Literal["None", "Raft"]
 """The values of spec.replication.mode."""
 RAFT: Final = "Raft"
 STANDALONE: Final = "None"
+
+DeletionPolicy = Literal["Retain", "Delete", "SnapshotThenDelete"]
+"""The values of spec.deletionPolicy."""
+RETAIN: Final = "Retain"
+DELETE: Final = "Delete"
+SNAPSHOT_THEN_DELETE: Final = "SnapshotThenDelete"
 
 RETENTION_ENFORCED: Final = "RetentionEnforced"
 SNAPSHOTS_PRUNED: Final = "SnapshotsPruned"
@@ -32,6 +39,16 @@ OTHERS_FIELDS = frozenset({"snapshots", "operator"})
 
 
 @dataclass(frozen=True, slots=True)
+class Autogrow:
+    """free_share: of a volume, 0 to 0.9; free_bytes: instead of it. step, size_max: in bytes."""
+
+    step: int
+    size_max: int
+    free_share: float = 0.0
+    free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionSpec:
     """The spec of a Partition, checked, with its defaults."""
 
@@ -40,6 +57,10 @@ class PartitionSpec:
     storage_class: str | None
     resources: schema.Resources
     adopt: bool
+    replace_volumes: bool = False
+    """Volumes that differ from the spec and can't be changed are replaced."""
+    keep_replaced: bool = True
+    autogrow: Autogrow | None = None
     mode: Mode = RAFT
     restore: RestoreFrom | None = None
     affinity: dict[str, Any] = field(default_factory=dict)
@@ -47,6 +68,8 @@ class PartitionSpec:
     pod_labels: dict[str, str] = field(default_factory=dict)
     pod_annotations: dict[str, str] = field(default_factory=dict)
     paused: bool = False
+    hibernated: bool = False
+    deletion: DeletionPolicy = RETAIN
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
@@ -149,6 +172,17 @@ class Partition:
         return self._snapshots
 
 
+def _autogrow(body: schema.Autogrow | None) -> Autogrow | None:
+    """body: checked."""
+    if body is None:
+        return None
+    step, size_max = (int(parse_quantity(body[key]) or 0) for key in ("step", "max"))
+    below = body["whenFreeBelow"]
+    if below.endswith("%"):
+        return Autogrow(step, size_max, free_share=int(below[:-1]) / 100)
+    return Autogrow(step, size_max, free_bytes=int(parse_quantity(below) or 0))
+
+
 def parse(body: dict[str, Any], cluster_domain: str = CLUSTER_DOMAIN) -> Partition:
     metadata = body["metadata"]
     return Partition(
@@ -181,6 +215,9 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         storage_class=spec["storage"].get("className"),
         resources=spec.get("resources", schema.Resources()),
         adopt=bootstrap.get("adopt", False),
+        replace_volumes=spec["storage"].get("replacement") == "Rolling",
+        keep_replaced=spec["storage"].get("whenReplaced", "Retain") == "Retain",
+        autogrow=_autogrow(spec["storage"].get("autogrow")),
         restore=parse_bootstrap(bootstrap),
         affinity=pods.pop("affinity", {}) or spec.get("affinity", {}),
         tolerations=pods.pop("tolerations", []) or spec.get("tolerations", []),
@@ -188,6 +225,8 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         service=spec.get("service", schema.Service()),
         account_annotations=dict(account.get("annotations", {})),
         paused=spec.get("paused", False),
+        hibernated=spec.get("hibernated", False),
+        deletion=spec.get("deletionPolicy", RETAIN),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
         settings=parse_settings(spec.get("settings", schema.Settings())),

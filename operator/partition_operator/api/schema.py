@@ -12,9 +12,10 @@ class Replication(TypedDict):
     mode: NotRequired[Literal["None", "Raft"]]
 
 
-class Storage(TypedDict):
-    size: str
-    className: NotRequired[str]
+class Autogrow(TypedDict):
+    whenFreeBelow: str
+    step: str
+    max: str
 
 
 class SnapshotRef(TypedDict):
@@ -124,6 +125,12 @@ class StorageStatus(TypedDict):
     className: NotRequired[str]
 
 
+class Rebuild(TypedDict):
+    request: str
+    pod: NotRequired[str]
+    claimUID: NotRequired[str]
+
+
 class Member(TypedDict):
     memberID: str
     pod: NotRequired[str]
@@ -157,6 +164,14 @@ class Verification(TypedDict):
     silentSince: NotRequired[str]
     nextAttemptTime: NotRequired[str]
     completionTime: NotRequired[str]
+
+
+class Storage(TypedDict):
+    size: str
+    className: NotRequired[str]
+    replacement: NotRequired[Literal["Never", "Rolling"]]
+    whenReplaced: NotRequired[Literal["Retain", "Delete"]]
+    autogrow: NotRequired[Autogrow]
 
 
 class RestoreStore(TypedDict):
@@ -195,6 +210,7 @@ class PartitionStatus(TypedDict):
     restore: NotRequired[Restore]
     restored: NotRequired[Restored]
     storage: NotRequired[StorageStatus]
+    rebuild: NotRequired[Rebuild]
     image: NotRequired[str]
     switchover: NotRequired[str]
     podSpecHash: NotRequired[str]
@@ -288,6 +304,8 @@ class PartitionSpec(TypedDict):
     affinity: NotRequired[dict[str, Any]]
     tolerations: NotRequired[list[dict[str, Any]]]
     paused: NotRequired[bool]
+    deletionPolicy: NotRequired[Literal["Retain", "Delete", "SnapshotThenDelete"]]
+    hibernated: NotRequired[bool]
     image: NotRequired[str]
     settings: NotRequired[Settings]
     updateStrategy: NotRequired[UpdateStrategy]
@@ -333,6 +351,8 @@ RULES: dict[str, dict[str, Rule]] = {
         "affinity": Rule(type="object"),
         "tolerations": Rule(type="array"),
         "paused": Rule(type="boolean"),
+        "deletionPolicy": Rule(type="string", allowed=("Retain", "Delete", "SnapshotThenDelete")),
+        "hibernated": Rule(type="boolean"),
         "image": Rule(
             type="string",
             max_length=1024,
@@ -356,6 +376,30 @@ RULES: dict[str, dict[str, Rule]] = {
             words="the size of each replica's volume, a quantity of at least 64Mi such as 10Gi",
         ),
         "className": Rule(type="string", max_length=253),
+        "replacement": Rule(type="string", allowed=("Never", "Rolling")),
+        "whenReplaced": Rule(type="string", allowed=("Retain", "Delete")),
+        "autogrow": Rule(type="object", of="Autogrow"),
+    },
+    "Autogrow": {
+        "whenFreeBelow": Rule(
+            type="string",
+            required=True,
+            max_length=32,
+            pattern="^([1-8]?[0-9]%|90%|[0-9][0-9.]*[numkKMGTPE]?i?)$",
+            words="the free space below which the volumes grow: a share of the volume such as 20%, at most 90%, or a quantity such as 5Gi",
+        ),
+        "step": Rule(
+            type="string",
+            required=True,
+            max_length=32,
+            words="by how much the volumes grow at a time, a quantity such as 10Gi",
+        ),
+        "max": Rule(
+            type="string",
+            required=True,
+            max_length=32,
+            words="the size beyond which the volumes don't grow by themselves",
+        ),
     },
     "Bootstrap": {
         "adopt": Rule(type="boolean"),

@@ -45,6 +45,7 @@ NO_RULES: Mapping[str, Rule] = {}
 SHOWN_MAX = 100
 """Characters of a value that a message shows."""
 SIZE_MIN = 64 * 2**20
+GROWTH_MIN = 2**20
 AGE_MAX_D = 36500
 """Days of retention.maxAge; a longer time could leave the range of dates."""
 PATH_MAX = 512
@@ -233,6 +234,31 @@ def _settings(given: dict[str, Any], where: str) -> None:
             raise _wrong(f"{where}.{field}", given[field], words)
 
 
+def _autogrow(autogrow: schema.Autogrow, where: str) -> None:
+    """CEL: "spec.storage.autogrow: step and max are quantities of at least 1Mi"."""
+    for field, text in (("step", autogrow["step"]), ("max", autogrow["max"])):
+        if (parse_quantity(text) or 0) < GROWTH_MIN:
+            raise _wrong(f"{where}.{field}", text, "a quantity of at least 1Mi, such as 10Gi")
+    below = autogrow["whenFreeBelow"]
+    if not below.endswith("%") and not parse_quantity(below):
+        words = "a share such as 20%, or a quantity such as 5Gi"
+        raise _wrong(f"{where}.whenFreeBelow", below, words)
+
+
+def _partition(spec: dict[str, Any], where: str) -> None:
+    """CEL: "spec.deletionPolicy: SnapshotThenDelete needs spec.snapshots.destination"."""
+    _one_placement(spec, where)
+    if spec.get("deletionPolicy") != "SnapshotThenDelete":
+        return
+    snapshots = spec.get("snapshots")
+    destination = snapshots.get("destination") if isinstance(snapshots, dict) else None
+    if not isinstance(destination, dict) or "objectStore" not in destination:
+        raise InvalidSpec(
+            f"{where}.deletionPolicy: SnapshotThenDelete needs {where}.snapshots.destination."
+            "objectStore: a snapshot on a volume would be deleted with it"
+        )
+
+
 def _restore_store(store: schema.RestoreStore, where: str) -> None:
     """Checks a store to restore from. For `snapshot` the CRD checks only the length."""
     _endpoint(store, where)
@@ -348,8 +374,9 @@ _CHOICES: dict[str, Callable[[Any, str], None]] = {
 }
 """By object: applied before the rules of its fields, so that a surplus field is reported first."""
 _RULES: dict[str, Callable[[Any, str], None]] = {
+    "Autogrow": _autogrow,
     "ObjectStore": _object_store,
-    "PartitionSpec": _one_placement,
+    "PartitionSpec": _partition,
     "PodMarks": _pod_marks,
     "PodTemplate": _pod_template,
     "RestoreStore": _restore_store,

@@ -15,6 +15,8 @@ PartitionCondition = Literal[
     "BackfillComplete",
     "Bootstrapped",
     "CertificatesReady",
+    "Fenced",
+    "Hibernated",
     "ObjectsApplied",
     "Paused",
     "PodsPlaced",
@@ -38,6 +40,7 @@ class ReplicaRole(StrEnum):
 
     LEADER = "leader"
     FOLLOWER = "follower"
+    FENCED = "fenced"
 
 
 class MemberRole(StrEnum):
@@ -61,7 +64,9 @@ class Reason(StrEnum):
 
     COMPLETED = "Completed"
     DEGRADED = "Degraded"
+    DISK_FULL = "DiskFull"
     GROWING = "Growing"
+    HIBERNATED = "Hibernated"
     NO_LEADER = "NoLeader"
     NO_SPARE = "NoSpare"
     STANDALONE = "Standalone"
@@ -70,6 +75,7 @@ class Reason(StrEnum):
     POD_STUCK = "PodStuck"
     QUORUM = "Quorum"
     READY = "Ready"
+    REPLACING = "Replacing"
     REFUSED = "Refused"
     RESTORING = "Restoring"
     RETRYING = "Retrying"

@@ -213,6 +213,10 @@ class Replicas:
         request = admin.TransferLeadershipRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "TransferLeadership", request)
 
+    async def set_fenced(self, partition: Partition, pod: ObservedPod, *, fenced: bool) -> None:
+        request = admin.SetFencedRequest(lease=self.token.message(), fenced=fenced)
+        await self.command(partition, pod, "SetFenced", request)
+
     async def command(
         self, partition: Partition, pod: ObservedPod, method: str, request: Any
     ) -> Any:
@@ -284,6 +288,8 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
         standalone=answer.standalone,
         backfill=_backfill(answer),
         stored_from=answer.stored_from,
+        disk_free=answer.disk_free_bytes,
+        disk_total=answer.disk_total_bytes,
     )
 
 

@@ -271,3 +271,14 @@ class VerifyReport:
 
     def count(self, name: str, by: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + by
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A volume that no replica may serve. transitions, holder: the fencing token of the operator
+    that ordered it. cluster_id, member_id: of the volume, "" and 0 if unknown."""
+
+    transitions: int = 0
+    holder: str = ""
+    cluster_id: str = ""
+    member_id: int = 0

@@ -74,6 +74,13 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         return api.EnableReplicationResponse(replicated=replicated)
 
     @unary
+    async def SetFenced(self, request: api.SetFencedRequest, context: Any) -> Any:
+        await self._check(request)
+        if request.fenced:
+            await self._administration.fence(request.lease.transitions, request.lease.holder)
+        return api.SetFencedResponse()
+
+    @unary
     async def StartSnapshotJob(self, request: api.StartSnapshotJobRequest, context: Any) -> Any:
         await self._check(request)
         return self._snapshot_jobs.start(request)

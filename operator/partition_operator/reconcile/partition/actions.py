@@ -85,6 +85,52 @@ class GrowClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnClaim:
+    """Makes the Partition an owner of a claim, so that Kubernetes deletes both together, or ends
+    that. uid: of the observed claim."""
+
+    ordinal: int
+    uid: str
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetFinalizer:
+    """Puts the finalizer of the last snapshot on the Partition, or removes it."""
+
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSnapshot:
+    """Creates a PartitionSnapshot. An existing one of this name is left unchanged."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpVolume:
+    """Deletes a claim, so that its replica gets another volume. keep: its PersistentVolume is set
+    to Retain first, so that its data stays. uid: of the observed claim. volume: "" if it has
+    none."""
+
+    ordinal: int
+    uid: str
+    volume: str
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanPods:
+    """Deletes the StatefulSet, and leaves its pods running: the next one adopts them. Its claim
+    template can't be changed otherwise."""
+
+    name: str
+    uid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bootstrap:
     """Makes a new volume the first of a group. standalone: with a standalone log, without Raft."""
 
@@ -142,6 +188,14 @@ class TransferLeadership:
 
 
 @dataclass(frozen=True, slots=True)
+class SetFenced:
+    """Fences a replica, or ends its fence."""
+
+    ordinal: int
+    fenced: bool
+
+
+@dataclass(frozen=True, slots=True)
 class EvictPod:
     """Evicts a replica's pod, which the PodDisruptionBudget may refuse: a node may be drained at
     the same moment. uid: of the observed pod."""
@@ -184,6 +238,11 @@ Action = (
     | RecordCluster
     | AnnotateClaim
     | GrowClaim
+    | OwnClaim
+    | SetFinalizer
+    | CreateSnapshot
+    | GiveUpVolume
+    | OrphanPods
     | Bootstrap
     | EnableReplication
     | RecordBootstrapped
@@ -192,5 +251,6 @@ Action = (
     | PromoteLearner
     | RemoveMember
     | TransferLeadership
+    | SetFenced
     | EvictPod
 )

@@ -101,7 +101,7 @@ def _storage(observed: ObservedPartition, spec: PartitionSpec, disk_full: list[i
             f"{_pods(observed, disk_full)} refuse writes: their volumes have less free space than "
             "the reserve; free space, or raise spec.storage.size"
         )
-        return Condition("StorageReady", False, "DiskFull", message)
+        return Condition("StorageReady", False, Reason.DISK_FULL, message)
     if growing := storage.growing(observed, spec):
         message = f"the volumes of {_pods(observed, growing)} grow to {spec.storage_size}"
         return Condition("StorageReady", True, Reason.GROWING, message)
@@ -217,7 +217,7 @@ def _ready(
                 _doing(observed, spec, bool(by_type["Bootstrapped"].status)),
             )
     if not by_type["StorageReady"].status:
-        return Condition("Ready", False, "DiskFull", by_type["StorageReady"].message)
+        return Condition("Ready", False, Reason.DISK_FULL, by_type["StorageReady"].message)
     if not by_type["Replicated"].status or ready_pods < spec.replicas:
         doing = _doing(observed, spec, True)
         return Condition("Ready", True, Reason.DEGRADED, f"serves, but is not complete: {doing}")

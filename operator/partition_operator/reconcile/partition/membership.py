@@ -49,6 +49,9 @@ def pods_wanted(observed: ObservedPartition, wanted: int) -> int:
         known = [m.address for m in leader.members]
     else:
         known = [m.address for r in observed.replicas for m in r.members]
+        # After a hibernation no replica answers that could tell the members.
+        pods = [member.get("pod", "") for member in observed.partition.status.get("members", [])]
+        known += [f"{pod}." for pod in pods]
         live = observed.objects.get(("StatefulSet", observed.partition.name))
         wanted = max(wanted, int(((live or {}).get("spec") or {}).get("replicas", 0)))
     return max([wanted, *(observed.ordinal_of(address) + 1 for address in known)])

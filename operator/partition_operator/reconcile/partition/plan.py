@@ -12,9 +12,14 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
     conditions,
+    cordons,
+    deletion,
+    fence,
+    hibernation,
     membership,
     news,
     objects,
+    rebuild,
     replication,
     restore,
     rollout,
@@ -60,7 +65,7 @@ class _PlanStep:
     """action: the step to take. pending: objects that differ from the wanted ones, whether this
     step writes them or not. conflict: why the operator can't follow the whole spec, "" if it can;
     other steps continue. leaving: objects whose deletion must finish first, "" for none. mending:
-    volumes are being recreated. paused: a user stopped the operator."""
+    volumes are being recreated. paused: a user stopped the operator. event: why it is taken."""
 
     action: Action | None
     pending: PendingWrites = field(default_factory=PendingWrites)
@@ -68,6 +73,7 @@ class _PlanStep:
     leaving: str = ""
     mending: bool = False
     paused: bool = False
+    event: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +111,8 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
         return _refused(observed, "Conflict", conflict)
     # Every status below contains it, unless the spec is refused. Its action is chosen further down.
     restoring = restore.step(observed, cluster_id, chosen) if cluster_id else None
-    leaving = objects.leaving(observed)
-    if leaving or asked.paused:
-        # Both may last without end, so the certificates must be renewed.
-        due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
-        action = writes.first_free(observed, due)
-        step = _PlanStep(action, pending, conflict, leaving, paused=asked.paused)
-        return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
+    if first := _first(observed, conflict, bootstrapped=bootstrapped):
+        return _plan(observed, first, cluster_id, bootstrapped, settings, restoring)
     if not cluster_id:
         return _without_cluster(observed, settings, draw)
 
@@ -137,6 +138,21 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
         step = _next(observed, settings, cluster_id, bootstrapped)
     step = replace(step, conflict=conflict)
     return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
+
+
+def _first(observed: ObservedPartition, conflict: str, *, bootstrapped: bool) -> _PlanStep | None:
+    """Returns the step that goes before all others; None if there is none."""
+    paused, leaving = observed.partition.spec().paused, objects.leaving(observed)
+    fencing = fence.look(observed).action if bootstrapped else None
+    if fencing is not None:
+        # Also while the Partition is paused: a user asks for it by the pod's name.
+        return _PlanStep(fencing, conflict=conflict, leaving=leaving, paused=paused)
+    if leaving or paused:
+        # Both may last without end, so the certificates must be renewed.
+        due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
+        action = writes.first_free(observed, due)
+        return _PlanStep(action, pending, conflict, leaving, paused=paused)
+    return None
 
 
 def _conflict(observed: ObservedPartition) -> str:
@@ -206,41 +222,77 @@ def _next(
     try; later steps that do not depend on it continue."""
     asked = observed.partition.spec()
     spec = replication.effective(observed, asked)
+    asleep = hibernation.look(observed, asked, bootstrapped=bootstrapped).asleep
     pods = membership.pods_wanted(observed, spec.replicas)
-    pods = replication.pods_wanted(observed, asked, pods)
+    pods = 0 if asleep else replication.pods_wanted(observed, asked, pods)
     leader = observed.leader
     voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
     found, pending = objects.differences(observed, spec, pods, voters, settings.image)
     free = writes.first_free(observed, found)
     if free is not None:
         return _PlanStep(free, pending)
-    # A claim is annotated before its volume is used, so no other group takes the volume over.
-    unknown = objects.unknown_claims(observed)
-    unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
-    if not bootstrapped:
-        unmarked += volumes.mismarked(observed, cluster_id)
+    unmarked = _unmarked(observed, cluster_id, bootstrapped=bootstrapped)
     marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
-    for mark in marks:
-        pending = pending.also(mark, observed.partition.name)
-    grown = storage.grow(observed, spec)
-    for one in grown:
+    of_claims: list[Action] = [*marks, *storage.grow(observed, spec)]
+    of_claims += deletion.preparations(observed, asked)
+    for one in of_claims:
         pending = pending.also(one, observed.partition.name)
-    free = writes.first_free(observed, [*marks, *grown])
-    if free is not None:
+    free = writes.first_free(observed, of_claims)
+    if free is not None or asleep:
         return _PlanStep(free, pending)
     if bootstrapped:
-        untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
-        change = _change(observed, asked, spec.replicas, cluster_id, untouched)
-        rolling = _rollout_action(observed, spec, pending)
-        if isinstance(change, EnableReplication) and observed.refused:
-            change = rolling or change  # another template may be what helps
-        return _PlanStep(change or switchover.look(observed).action or rolling, pending)
-    if marks:
+        return _live(observed, spec, cluster_id, unmarked, pending)
+    return _begin(observed, spec, cluster_id, pending, marked=not marks)
+
+
+def _unmarked(observed: ObservedPartition, cluster_id: str, *, bootstrapped: bool) -> list[int]:
+    """Returns the ordinals of claims to annotate. A claim is annotated before its volume is used,
+    so no other group takes the volume over."""
+    unknown = objects.unknown_claims(observed)
+    unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
+    return unmarked if bootstrapped else unmarked + volumes.mismarked(observed, cluster_id)
+
+
+def _live(
+    observed: ObservedPartition,
+    spec: PartitionSpec,
+    cluster_id: str,
+    unmarked: list[int],
+    pending: PendingWrites,
+) -> _PlanStep:
+    """Returns the next step of a group that exists and whose objects are written."""
+    asked = observed.partition.spec()
+    unknown = [claim.ordinal for claim in objects.unknown_claims(observed)]
+    untouched = frozenset([*unmarked, *unknown])
+    change = _change(observed, asked, spec.replicas, cluster_id, untouched)
+    rolling = _rollout_action(observed, spec, pending)
+    if isinstance(change, EnableReplication) and observed.refused:
+        change = rolling or change  # another template may be what helps
+    rebuilding = rebuild.look(observed, spec)
+    change = change or switchover.look(observed).action
+    if change is None and rebuilding.action is not None:
+        return _PlanStep(rebuilding.action, pending, event=rebuilding.event)
+    leaving = cordons.look(observed)
+    if change is None and leaving is not None:
+        return _PlanStep(leaving.action, pending, event=leaving.event)
+    return _PlanStep(change or rolling, pending)
+
+
+def _begin(
+    observed: ObservedPartition,
+    spec: PartitionSpec,
+    cluster_id: str,
+    pending: PendingWrites,
+    *,
+    marked: bool,
+) -> _PlanStep:
+    """Returns the next step towards a group. marked: every claim has its cluster ID."""
+    if not marked:
         return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
         return _PlanStep(RecordBootstrapped(cluster_id), pending)
     # A replica with role "joining" waits to be added: it never forms a group.
-    bootstrap = Bootstrap(0, cluster_id, asked.mode == STANDALONE)
+    bootstrap = Bootstrap(0, cluster_id, observed.partition.spec().mode == STANDALONE)
     may = _may_bootstrap(observed, cluster_id)
     return _PlanStep(bootstrap if may else _rollout_action(observed, spec, pending), pending)
 
@@ -292,6 +344,8 @@ def _plan(
         observed, seen.spec, settings.operator_image, unwritten=differs and waits
     )
     switching = switchover.look(observed)
+    rebuilding = rebuild.look(observed, seen.spec) if bootstrapped else rebuild.Rebuild()
+    sleep = hibernation.look(observed, partition.spec(), bootstrapped=bootstrapped)
     status = fold(
         observed,
         Standing(
@@ -302,6 +356,8 @@ def _plan(
             rollout.kept_image(observed, rolling, settings.image),
             kept,
             switching.followed,
+            sleep,
+            rebuilding,
             restoring,
             pending,
             step.conflict,
@@ -312,7 +368,9 @@ def _plan(
     # A deletion in progress continues by itself, even if the restore has failed or waits.
     resting = None if step.leaving or step.mending else restoring
     final = resting is not None and resting.final
-    settled = action is None and retry_s is None and (final or status["state"] == "Ready")
+    settled = (
+        action is None and retry_s is None and (final or sleep.over or status["state"] == "Ready")
+    )
     settled = settled and not step.leaving
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
     waiting |= step.paused
@@ -324,8 +382,8 @@ def _plan(
         waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
     told = news.events(partition.status, status)
-    if switching.event is not None:
-        told.append(switching.event)
+    refusal = rebuilding.event if rebuilding.action is None else None
+    told += [event for event in (switching.event, step.event, refusal) if event is not None]
     return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 

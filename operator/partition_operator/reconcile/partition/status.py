@@ -13,6 +13,9 @@ from partition_operator.api.words import MemberRole
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import (
     conditions,
+    fence,
+    hibernation,
+    rebuild,
     replication,
     restore,
     rollout,
@@ -20,7 +23,9 @@ from partition_operator.reconcile.partition import (
     writes,
 )
 from partition_operator.reconcile.partition.conditions import Condition, written
+from partition_operator.reconcile.partition.hibernation import Hibernation
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
+from partition_operator.reconcile.partition.rebuild import Rebuild
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.rollout import Rollout
@@ -42,6 +47,7 @@ KEPT = frozenset(
         "image",
         "podSpecHash",
         "switchover",
+        "rebuild",
         "revision",
         "updatedReplicas",
     }
@@ -63,6 +69,8 @@ class Standing:
     image: str
     pod_spec_hash: str
     switchover: str
+    hibernation: Hibernation
+    rebuild: Rebuild
     restoring: Restoring | None = None
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
@@ -82,6 +90,8 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
         body["podSpecHash"] = standing.pod_spec_hash
     if standing.switchover:
         body["switchover"] = standing.switchover
+    if standing.rebuild.record is not None:
+        body["rebuild"] = standing.rebuild.record
     if standing.rollout.revision:
         body["revision"] = standing.rollout.revision
         body["updatedReplicas"] = standing.rollout.updated
@@ -110,6 +120,9 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
     found = rollout.explain(found, standing.rollout)
     found = restore.explain(found, standing.restoring)
+    found = rebuild.explain(found, standing.rebuild)
+    found = [*found, fence.look(observed).condition]
+    found = hibernation.explain(found, standing.hibernation)
     if standing.leaving:
         found = conditions.leaving(found, standing.leaving)
     found = writes.explain(found, observed, standing.pending)
