@@ -104,7 +104,14 @@ class OperatorProcess:
             queue.enqueue_seen(PARTITION, lambda seen: any(pod.node == node for pod in seen.pods))
 
         nodes = NodeBook(node_changed) if config.watch_nodes else None
-        observer = Observer(kube, replicas, authority, config.lifetimes, nodes)
+        observer = Observer(
+            kube,
+            replicas,
+            authority,
+            config.lifetimes,
+            nodes,
+            cluster_domain=config.cluster_domain,
+        )
         recorder = Recorder(kube, config.events_a_minute_max)
         executor = Executor(kube, replicas, authority, lifetimes=config.lifetimes)
         reconciler = Reconciler(config, kube, observer, executor, recorder)

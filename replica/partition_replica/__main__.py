@@ -41,6 +41,11 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
             "--listen, and a port that the system chooses",
             None,
         ),
+        "socket": (
+            "unix:PATH, where programs of this machine may call as clients without TLS; its folder "
+            "must not be open to others, because the file's mode (660) is what protects it",
+            None,
+        ),
         "http-listen": ("host:port for probes and metrics", "[::]:7080"),
         "advertise": ("host:port at which clients and members reach this replica", None),
         "partition": ("namespace/name, which every certificate must carry", None),
@@ -50,6 +55,7 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         "listen": arguments_of.listen_address,
         "raft-listen": arguments_of.raft_listen_address,
         "http-listen": arguments_of.listen_address,
+        "socket": arguments_of.socket_address,
         "advertise": arguments_of.address,
     }
     for flag, (text, default) in flags.items():
@@ -116,6 +122,7 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         election_ticks=options.election_ticks,
         keep_all_entries=options.keep_all_entries,
         raft_listen=_raft_listen(options),
+        socket=options.socket or "",
         lease_reads=options.lease_reads,
         limits=_limits(parser, options.limit),
     )

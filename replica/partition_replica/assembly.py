@@ -41,7 +41,7 @@ from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
-from partition_replica.transport.channels import SERVER_OPTIONS, add_port
+from partition_replica.transport.channels import SERVER_OPTIONS, add_port, add_socket
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.fenced_service import (
     FencedAdminService,
@@ -226,6 +226,8 @@ class SidecarProcess:
         port = add_port(
             server, config.listen, config.tls, lambda problem: self._heard("server", problem)
         )
+        if config.socket:
+            add_socket(server, config.socket)
         await server.start()
         self._replica = replica
         logger.info(

@@ -48,6 +48,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   "PARTITION_OPERATOR_IMAGE_AUTO_UPDATE" "replicaImage.autoUpdate"
   "PARTITION_OPERATOR_WATCH" "watchNamespaces"
   "PARTITION_OPERATOR_WATCH_NODES" "watchNodes"
+  "PARTITION_OPERATOR_CLUSTER_DOMAIN" "clusterDomain"
   "PARTITION_OPERATOR_LOG_LEVEL" "logLevel"
   "PARTITION_OPERATOR_WORKERS" "workers"
   "PARTITION_OPERATOR_BACKFILL_STALLED_SECONDS" "backfillStalledSeconds"

@@ -67,6 +67,9 @@ ANNOTATION_SCHEDULED_AT = f"{GROUP}/scheduled-at"
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 """On a verifying or restoring pod: the number of its attempt, from 1."""
 
+CLUSTER_DOMAIN = "cluster.local"
+"""The DNS domain of most clusters."""
+
 GRPC_PORT = 7000
 RAFT_PORT = 7001
 """Raft connections between the replicas of a Partition."""
@@ -74,7 +77,17 @@ HTTP_PORT = 7080
 REPLICA_CONTAINER = "replica"
 VOLUME = "data"
 DATA_PATH = "/var/lib/partition"
+TLS_VOLUME = "tls"
 TLS_PATH = "/etc/partition/tls"
+POD_NAME_VARIABLE = "POD_NAME"
+VOLUME_PREFIX = "partition-"
+"""Volumes of pods whose names begin so are the operator's."""
+CLIENT_TLS_VOLUME = f"{VOLUME_PREFIX}client-tls"
+CLIENT_TLS_PATH = "/etc/partition/client-tls"
+SOCKET_VOLUME = f"{VOLUME_PREFIX}socket"
+SOCKET_FOLDER = "/run/partition"
+SOCKET = f"unix:{SOCKET_FOLDER}/replica.sock"
+"""Where a replica serves the containers of its pod."""
 GROUP_ID = 65532
 
 

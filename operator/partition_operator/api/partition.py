@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
-from partition_operator.api import schema, validation
+from partition_operator.api import pod_template, schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
-from partition_operator.api.names import KIND
+from partition_operator.api.names import CLUSTER_DOMAIN, KIND
 from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.rule import Rule
+from partition_operator.api.settings import parse_settings
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
 from partition_operator.api.update import UpdateStrategy, parse_update_strategy
 from partition_operator.errors import InvalidSpec
@@ -72,6 +73,12 @@ class PartitionSpec:
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
+    template: dict[str, Any] = field(default_factory=dict)
+    """spec.podTemplate.spec, without affinity and tolerations, which are above."""
+    service: schema.Service = field(default_factory=schema.Service)
+    account_annotations: dict[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    """Flags of the replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ class Partition:
     generation: int
     deleting: bool
     body: dict[str, Any]
+    cluster_domain: str = CLUSTER_DOMAIN
+    """The cluster's DNS domain, a setting of the operator."""
     _spec: PartitionSpec | InvalidSpec = field(init=False, repr=False, compare=False)
     _snapshots: SnapshotsSpec | InvalidSpec | None = field(init=False, repr=False, compare=False)
 
@@ -148,6 +157,14 @@ class Partition:
             raise InvalidSpec(str(self._spec))
         return self._spec
 
+    @property
+    def external_hostnames(self) -> tuple[str, ...]:
+        """The valid items of spec.service.externalHostnames, also if the spec is not valid: a
+        certificate that is renewed meanwhile must not lose them."""
+        given = (self.body.get("spec") or {}).get("service") or {}
+        names = given.get("externalHostnames") if isinstance(given, dict) else None
+        return tuple(validation.hostnames(names))
+
     def snapshots(self) -> SnapshotsSpec | None:
         """spec.snapshots; None if it is absent. Raises InvalidSpec."""
         if isinstance(self._snapshots, InvalidSpec):
@@ -166,7 +183,7 @@ def _autogrow(body: schema.Autogrow | None) -> Autogrow | None:
     return Autogrow(step, size_max, free_bytes=int(parse_quantity(below) or 0))
 
 
-def parse(body: dict[str, Any]) -> Partition:
+def parse(body: dict[str, Any], cluster_domain: str = CLUSTER_DOMAIN) -> Partition:
     metadata = body["metadata"]
     return Partition(
         namespace=metadata["namespace"],
@@ -175,6 +192,7 @@ def parse(body: dict[str, Any]) -> Partition:
         generation=metadata.get("generation", 0),
         deleting="deletionTimestamp" in metadata,
         body=body,
+        cluster_domain=cluster_domain,
     )
 
 
@@ -188,6 +206,8 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
     bootstrap = spec.get("bootstrap", schema.Bootstrap())
     template = spec.get("podTemplate", schema.PodTemplate())
     marks = template.get("metadata", schema.PodMarks())
+    pods = pod_template.cleaned(template.get("spec", {}))
+    account = spec.get("serviceAccount", schema.ServiceAccount())
     return PartitionSpec(
         replicas=spec["replicas"],
         mode=spec["replication"]["mode"],
@@ -199,13 +219,17 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         keep_replaced=spec["storage"].get("whenReplaced", "Retain") == "Retain",
         autogrow=_autogrow(spec["storage"].get("autogrow")),
         restore=parse_bootstrap(bootstrap),
-        affinity=spec.get("affinity", {}),
-        tolerations=spec.get("tolerations", []),
+        affinity=pods.pop("affinity", {}) or spec.get("affinity", {}),
+        tolerations=pods.pop("tolerations", []) or spec.get("tolerations", []),
+        template=pods,
+        service=spec.get("service", schema.Service()),
+        account_annotations=dict(account.get("annotations", {})),
         paused=spec.get("paused", False),
         hibernated=spec.get("hibernated", False),
         deletion=spec.get("deletionPolicy", RETAIN),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
+        settings=parse_settings(spec.get("settings", schema.Settings())),
         pod_labels=dict(marks.get("labels", {})),
         pod_annotations=dict(marks.get("annotations", {})),
     )

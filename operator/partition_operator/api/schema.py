@@ -47,6 +47,15 @@ class Resources(TypedDict):
     limits: NotRequired[dict[str, int | str]]
 
 
+class Settings(TypedDict):
+    electionTimeoutMilliseconds: NotRequired[int]
+    heartbeatIntervalMilliseconds: NotRequired[int]
+    logTrailEntries: NotRequired[int]
+    logTrailSize: NotRequired[str]
+    diskReserve: NotRequired[str]
+    consumerLagEntries: NotRequired[int]
+
+
 class MaintenanceWindow(TypedDict):
     schedule: str
     durationMinutes: int
@@ -55,6 +64,21 @@ class MaintenanceWindow(TypedDict):
 
 class PodMarks(TypedDict):
     labels: NotRequired[dict[str, str]]
+    annotations: NotRequired[dict[str, str]]
+
+
+class Service(TypedDict):
+    type: NotRequired[Literal["ClusterIP", "NodePort", "LoadBalancer"]]
+    annotations: NotRequired[dict[str, str]]
+    loadBalancerClass: NotRequired[str]
+    loadBalancerSourceRanges: NotRequired[list[str]]
+    externalTrafficPolicy: NotRequired[Literal["Cluster", "Local"]]
+    externalHostnames: NotRequired[list[str]]
+    ipFamilyPolicy: NotRequired[Literal["SingleStack", "PreferDualStack", "RequireDualStack"]]
+    ipFamilies: NotRequired[list[Literal["IPv4", "IPv6"]]]
+
+
+class ServiceAccount(TypedDict):
     annotations: NotRequired[dict[str, str]]
 
 
@@ -174,6 +198,7 @@ class UpdateStrategy(TypedDict):
 
 class PodTemplate(TypedDict):
     metadata: NotRequired[PodMarks]
+    spec: NotRequired[dict[str, Any]]
 
 
 class PartitionStatus(TypedDict):
@@ -282,8 +307,11 @@ class PartitionSpec(TypedDict):
     deletionPolicy: NotRequired[Literal["Retain", "Delete", "SnapshotThenDelete"]]
     hibernated: NotRequired[bool]
     image: NotRequired[str]
+    settings: NotRequired[Settings]
     updateStrategy: NotRequired[UpdateStrategy]
     podTemplate: NotRequired[PodTemplate]
+    service: NotRequired[Service]
+    serviceAccount: NotRequired[ServiceAccount]
 
 
 class PartitionSnapshot(TypedDict):
@@ -331,8 +359,11 @@ RULES: dict[str, dict[str, Rule]] = {
             pattern="^[^\\s]+$",
             words="the image of the replicas, without spaces",
         ),
+        "settings": Rule(type="object", of="Settings"),
         "updateStrategy": Rule(type="object", of="UpdateStrategy", default={}),
         "podTemplate": Rule(type="object", of="PodTemplate"),
+        "service": Rule(type="object", of="Service"),
+        "serviceAccount": Rule(type="object", of="ServiceAccount"),
     },
     "Replication": {
         "mode": Rule(type="string", default="Raft", allowed=("None", "Raft")),
@@ -482,6 +513,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "requests": Rule(type="object"),
         "limits": Rule(type="object"),
     },
+    "Settings": {
+        "electionTimeoutMilliseconds": Rule(type="integer", minimum=250, maximum=60000),
+        "heartbeatIntervalMilliseconds": Rule(type="integer", minimum=50, maximum=10000),
+        "logTrailEntries": Rule(type="integer", minimum=1, maximum=100000000),
+        "logTrailSize": Rule(type="string", max_length=32),
+        "diskReserve": Rule(type="string", max_length=32),
+        "consumerLagEntries": Rule(type="integer", minimum=1000, maximum=1000000000000),
+    },
     "UpdateStrategy": {
         "type": Rule(
             type="string", default="Rolling", allowed=("Rolling", "Supervised", "OnDelete")
@@ -507,9 +546,25 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "PodTemplate": {
         "metadata": Rule(type="object", of="PodMarks"),
+        "spec": Rule(type="object"),
     },
     "PodMarks": {
         "labels": Rule(type="object", values="string"),
+        "annotations": Rule(type="object", values="string"),
+    },
+    "Service": {
+        "type": Rule(type="string", allowed=("ClusterIP", "NodePort", "LoadBalancer")),
+        "annotations": Rule(type="object", values="string"),
+        "loadBalancerClass": Rule(type="string", min_length=1, max_length=253),
+        "loadBalancerSourceRanges": Rule(type="array", max_items=64),
+        "externalTrafficPolicy": Rule(type="string", allowed=("Cluster", "Local")),
+        "externalHostnames": Rule(type="array", max_items=32),
+        "ipFamilyPolicy": Rule(
+            type="string", allowed=("SingleStack", "PreferDualStack", "RequireDualStack")
+        ),
+        "ipFamilies": Rule(type="array", max_items=2),
+    },
+    "ServiceAccount": {
         "annotations": Rule(type="object", values="string"),
     },
     "PartitionSnapshot": {

@@ -37,7 +37,7 @@ from partition_operator.reconcile.observed.partition import (
 )
 from partition_operator.reconcile.observed.restore import ObservedRestore
 from partition_operator.resources import trust
-from partition_operator.resources.certificates import LIFETIMES, Lifetimes
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes, lacks_names
 from partition_operator.resources.common import controller, is_foreign, is_owner
 
 logger = logging.getLogger(__name__)
@@ -57,10 +57,13 @@ class Observer:
         authority: AuthorityKeeper,
         lifetimes: Lifetimes = LIFETIMES,
         nodes: NodeBook | None = None,
+        *,
+        cluster_domain: str = names.CLUSTER_DOMAIN,
     ) -> None:
         """nodes: None if the operator may not read nodes."""
         self._nodes = nodes
         self._lifetimes = lifetimes
+        self._cluster_domain = cluster_domain
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
@@ -68,7 +71,7 @@ class Observer:
     async def partition(self, namespace: str, name: str) -> Partition | None:
         """Returns the Partition, or None if it does not exist. Raises ApiError."""
         body = await self._kube.get("Partition", namespace, name)
-        return None if body is None else parse(body)
+        return None if body is None else parse(body, self._cluster_domain)
 
     async def forget(self, namespace: str, name: str) -> None:
         """Drops the connections to a Partition that was deleted or that another operator
@@ -115,6 +118,9 @@ class Observer:
         replicas, fenced = await self._answers(partition, pods)
         steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
         good = {secret: step is not trust.TrustStep.ISSUE for secret, step in steps.items()}
+        held = trust.read(own).certificate
+        if steps.get(names.tls_secret(name)) is trust.TrustStep.NOTHING and held is not None:
+            good[names.tls_secret(name)] = not lacks_names(held, partition)
         return ObservedPartition(
             partition,
             now,
