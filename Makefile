@@ -57,7 +57,7 @@ coverage: setup ## lines and branches that the unit and conformance tests run, b
 check: setup ## lint, format, types, layers, prose; builds nothing but the Rust module
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --quiet --check .
-	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
+	@$(RUN) mypy client/partition_client client/partition_kubectl operator/partition_operator replica/partition_replica \
 	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection common/partition_common
 	@PYTHONPATH=client:common:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check

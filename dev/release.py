@@ -16,6 +16,7 @@ from dev.cluster.layout import ROOT
 PROJECTS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots")
 MODULES = (
     "client/partition_client",
+    "client/partition_kubectl",
     "common/partition_common",
     "operator/partition_operator",
     "replica/partition_replica",

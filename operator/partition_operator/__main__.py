@@ -1,4 +1,5 @@
-"""`partition-operator`: runs the operator. The chart sets its environment variables."""
+"""`partition-operator`: runs the operator. The chart sets its environment variables.
+`partition-operator plan` says what it would do, and does nothing (dry_run.py)."""
 
 import asyncio
 import datetime as dt
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from partition_operator import dry_run
 from partition_operator.api.names import CLUSTER_DOMAIN
 from partition_operator.api.validation import HOSTNAME
 from partition_operator.assembly import OperatorProcess
@@ -104,6 +106,7 @@ def _lifetimes(number: Callable[[str, float], float]) -> Lifetimes:
 
 
 def main() -> None:
+    options = dry_run.parser().parse_args()
     logging.basicConfig(
         level=os.environ.get("PARTITION_OPERATOR_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -117,6 +120,9 @@ def main() -> None:
     except ConfigError as error:
         print(f"FATAL: {text_of(error)}", file=sys.stderr)
         sys.exit(2)
+    if options.command == dry_run.COMMAND:
+        logging.disable(logging.WARNING)
+        sys.exit(dry_run.run(options, config))
     try:
         asyncio.run(OperatorProcess(config).run())
     except AuthorityInvalid as error:

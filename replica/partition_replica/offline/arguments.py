@@ -2,6 +2,7 @@
 
 import argparse
 import uuid
+from collections.abc import Callable
 
 from partition_replica.core.addresses import (
     SOCKET_PATH_BYTES_MAX,
@@ -29,6 +30,18 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def up_to(most: int) -> Callable[[str], int]:
+    """Returns a parser of whole numbers from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        found = positive(text)
+        if found > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is too large; give a number up to {most}")
+        return found
+
+    return parse
 
 
 def election_ticks(text: str) -> int:

@@ -1,8 +1,8 @@
-"""The flags, output and exit codes of the commands inspect, verify, replication and log.
+"""Flags, output and exit codes of inspect, verify, replication, log and bench-disk.
 `snapshots.commands` has those of `snapshot`. Exit codes:
 
 0    success
-1    the command was refused, or a verification has findings
+1    the command was refused, a verification has findings, or a disk is too slow
 2    invalid usage
 70   the volume is damaged
 74   reading or writing failed: the scratch directory, the target, the volume or the output is full,
@@ -36,7 +36,7 @@ from partition_replica.offline.seed.log_import import import_log
 from partition_replica.offline.seed.log_survey import BaseTree
 from partition_replica.offline.snapshots import commands as snapshots
 from partition_replica.offline.stopped import StoppedVolume, open_stopped
-from partition_replica.offline.volume import replication, verification_child
+from partition_replica.offline.volume import disk_bench, replication, verification_child
 from partition_replica.offline.volume.remote import RemoteReplica, connect
 from partition_replica.storage.verification import Verification
 
@@ -138,6 +138,24 @@ def add_commands(commands: Any) -> None:
     )
     for command in (export, take):
         command.add_argument("--json", action="store_true", help="print the report as JSON")
+    measured = commands.add_parser(
+        "bench-disk", help="measure fsync and writing on a disk, in a folder that is removed"
+    )
+    measured.add_argument("--data", type=Path, required=True, help="a directory of the disk")
+    measured.add_argument(
+        "--seconds",
+        type=arguments.up_to(disk_bench.SECONDS_MAX),
+        default=disk_bench.SECONDS_DEFAULT,
+        help="of each of both parts, at most (default: %(default)s)",
+    )
+    measured.add_argument(
+        "--mib",
+        type=arguments.positive,
+        default=disk_bench.BYTES_DEFAULT // disk_bench.MIB,
+        help="size of the large file in MiB, at most (default: %(default)s)",
+    )
+    measured.add_argument("--json", action="store_true", help="print the report as JSON")
+    measured.add_argument("--report", type=Path, help="a file to write the report to, as JSON")
     snapshots.add_command(commands)
 
 
@@ -400,6 +418,20 @@ def _log(options: argparse.Namespace) -> int:
     return 0
 
 
+# --- bench-disk -------------------------------------------------------------------------------
+
+
+def _bench_disk(options: argparse.Namespace) -> int:
+    with progress_bar(options.json) as progress:
+        found = disk_bench.bench(
+            options.data, options.seconds, options.mib * disk_bench.MIB, progress
+        )
+    if options.report is not None:
+        options.report.write_text(disk_bench.as_json(found))
+    print(disk_bench.as_json(found) if options.json else disk_bench.text(found))
+    return EXIT_REFUSED if found.verdict == disk_bench.TOO_SLOW else 0
+
+
 def _base(options: argparse.Namespace) -> Path | BaseTree | None:
     tree, keys = options.base_tree, options.base_keys
     given: Path | None = options.base
@@ -420,6 +452,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "replication": _replication,
     "log": _log,
+    "bench-disk": _bench_disk,
     "snapshot": snapshots.run,
 }
 COMMANDS = frozenset(_COMMANDS)
