@@ -74,7 +74,14 @@ async def _look(config: OperatorConfig, namespace: str, name: str) -> dict[str, 
     try:
         await authority.open()
         nodes = await _nodes(kube) if config.watch_nodes else None
-        observer = Observer(kube, replicas, authority, config.lifetimes, nodes)
+        observer = Observer(
+            kube,
+            replicas,
+            authority,
+            config.lifetimes,
+            nodes,
+            cluster_domain=config.cluster_domain,
+        )
         partition = await observer.partition(namespace, name)
         if partition is None:
             raise NotFound(f"there is no Partition {name} in namespace {namespace}")
