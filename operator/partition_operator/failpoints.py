@@ -58,6 +58,9 @@ SNAPSHOTS = frozenset(
 ROLLOUT = frozenset({"EvictPod"})
 """The failpoint of a rollout. A separate test tries it."""
 
+RECOVERY = frozenset({"RecordRecovery", "RecoverQuorum"})
+"""The failpoints of the recovery of a lost quorum. A separate test tries them."""
+
 VOLUMES = frozenset({"GrowClaim"})
 """The failpoint of a volume that grows. A separate test tries it."""
 
@@ -78,6 +81,7 @@ def parse_armed(text: str) -> frozenset[str]:
     """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
     known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | REBUILD | DELETION | FENCE | CERTIFICATES
+    known |= RECOVERY
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
         raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")

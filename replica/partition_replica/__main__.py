@@ -14,7 +14,7 @@ from partition_proto.connection import pem
 from partition_snapshots.process import leave
 
 from partition_replica import __version__
-from partition_replica.assembly import SidecarProcess, end_process
+from partition_replica.assembly import EXIT_RECOVERING, SidecarProcess, end_process
 from partition_replica.config import ReplicaConfig, TlsFiles
 from partition_replica.core.limits import DEPRECATED_NAMES, MAY_BE_ZERO, Limits
 from partition_replica.offline import arguments as arguments_of
@@ -161,9 +161,13 @@ def main() -> None:
             print(f"FATAL: {error}", file=sys.stderr, flush=True)
             sys.exit(EXIT_TLS_FILES)
     try:
-        asyncio.run(SidecarProcess(config).run())
+        code = asyncio.run(SidecarProcess(config).run())
     except Exception as error:  # the last line of the log must name the reason
         end_process(error)
+    if code == EXIT_RECOVERING:
+        text = "RECOVERING: the next start recovers the lost quorum on this volume"
+        print(text, file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,10 @@ from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import LogRetention
 from partition_replica.core.model import Fence
 from partition_replica.engine.factory import make_engine
+from partition_replica.recovery import steps
 from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.quorum_recovery import QuorumRecoveries
 from partition_replica.runtime.replica import Replica
 from partition_replica.runtime.transfer.state_sender import count_sent
 from partition_replica.storage.fence import read_fence, remove_fence
@@ -60,6 +62,8 @@ from partition_replica.transport.streams import StreamBytes, Streams
 logger = logging.getLogger(__name__)
 
 EXIT_FATAL = 70
+EXIT_RECOVERING = 75
+"""EX_TEMPFAIL: the process ended because its next start is to recover a lost quorum."""
 LOCK_POLL_S = 0.5
 HEALTH_POLL_S = 0.5
 
@@ -89,9 +93,11 @@ class SidecarProcess:
         self._replica: Replica | None = None
         self._why_not_ready = "starting"
         self._stop = asyncio.Event()
+        self._exit_code = 0
 
-    async def run(self) -> None:
-        """Returns after SIGTERM or SIGINT, with leadership transferred and everything closed."""
+    async def run(self) -> int:
+        """Returns the exit code after SIGTERM or SIGINT, or if the next start is to recover a lost
+        quorum, with leadership transferred and everything closed."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
@@ -107,6 +113,7 @@ class SidecarProcess:
                     await self._serve(lock)
         finally:
             await http.cleanup()
+        return self._exit_code
 
     def _ready(self) -> tuple[bool, str]:
         if self._replica is None:
@@ -174,6 +181,7 @@ class SidecarProcess:
             retention=retention,
             journal=JournalLimits.of(limits),
         )
+        await asyncio.to_thread(steps.resume, volume)
         own = int(volume.log.identity.member_id)
         logger.info(
             "partition-replica %s: member %x of cluster %s, log %d to %d, applied %d, "
@@ -219,7 +227,7 @@ class SidecarProcess:
             failed=end_process,
         )
         replica.start()
-        server, health_servicer, listener = self._make_server(replica)
+        server, health_servicer, listener = self._make_server(replica, volume)
         if config.raft_listen:
             # First: the hellos of the gRPC service name its port.
             listener.start(config.raft_listen)
@@ -257,8 +265,12 @@ class SidecarProcess:
         else:
             logger.error("%s: the previous TLS files stay in use: %s", user, problem)
 
+    def _end_to_recover(self) -> None:
+        self._exit_code = EXIT_RECOVERING
+        self._stop.set()
+
     def _make_server(
-        self, replica: Replica
+        self, replica: Replica, volume: Volume
     ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, RaftListener]:
         """Creates the services. None of them listens yet."""
         config = self._config
@@ -289,7 +301,13 @@ class SidecarProcess:
             server,
         )
         replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
-            ReplicaAdminService(replica.administration, replica.snapshot_jobs, failures), server
+            ReplicaAdminService(
+                replica.administration,
+                replica.snapshot_jobs,
+                QuorumRecoveries(volume, replica.current, self._end_to_recover),
+                failures,
+            ),
+            server,
         )
         parts = ListenerParts(
             replica.peer_requests,

@@ -44,6 +44,9 @@ ANNOTATION_FENCE = f"{GROUP}/fence"
 ANNOTATION_REBUILD = f"{GROUP}/rebuild"
 """On a Partition: the pod that shall get a new volume. A new value is followed once."""
 
+ANNOTATION_RECOVER = f"{GROUP}/recover"
+"""On a Partition that has lost its quorum: {"from": pod, "acceptLoss": status.quorumLoss.token}."""
+
 ANNOTATION_APPROVE = f"{GROUP}/approve-rollout"
 """On a Partition with update strategy Supervised: the revision that its pods may get."""
 

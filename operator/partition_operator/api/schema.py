@@ -120,6 +120,30 @@ class Restored(TypedDict):
     sizeBytes: NotRequired[int]
 
 
+class Survivor(TypedDict):
+    pod: NotRequired[str]
+    memberID: str
+    term: NotRequired[str]
+    lastTerm: NotRequired[str]
+    lastLSN: NotRequired[str]
+    appliedLSN: NotRequired[str]
+
+
+Recovery = TypedDict(
+    "Recovery",
+    {
+        "phase": NotRequired[str],
+        "from": NotRequired[str],
+        "memberID": NotRequired[str],
+        "acceptLoss": NotRequired[str],
+        "memberToken": NotRequired[str],
+        "lastLSN": NotRequired[str],
+        "clusterID": NotRequired[str],
+        "formerClusterID": NotRequired[str],
+    },
+)
+
+
 class StorageStatus(TypedDict):
     size: NotRequired[str]
     className: NotRequired[str]
@@ -201,34 +225,11 @@ class PodTemplate(TypedDict):
     spec: NotRequired[dict[str, Any]]
 
 
-class PartitionStatus(TypedDict):
-    observedGeneration: NotRequired[int]
-    state: NotRequired[str]
-    mode: NotRequired[str]
-    backfill: NotRequired[Backfill]
-    snapshots: NotRequired[SnapshotsStatus]
-    restore: NotRequired[Restore]
-    restored: NotRequired[Restored]
-    storage: NotRequired[StorageStatus]
-    rebuild: NotRequired[Rebuild]
-    image: NotRequired[str]
-    switchover: NotRequired[str]
-    podSpecHash: NotRequired[str]
-    revision: NotRequired[str]
-    updatedReplicas: NotRequired[int]
-    operator: NotRequired[str]
-    ready: NotRequired[str]
-    replicas: NotRequired[int]
-    readyReplicas: NotRequired[int]
-    selector: NotRequired[str]
-    leader: NotRequired[str]
-    lag: NotRequired[str]
-    term: NotRequired[str]
-    clusterID: NotRequired[str]
-    bootstrapped: NotRequired[bool]
-    members: NotRequired[list[Member]]
-    quorumCriticalPods: NotRequired[list[str]]
-    conditions: NotRequired[list[Condition]]
+class QuorumLoss(TypedDict):
+    token: NotRequired[str]
+    survivors: NotRequired[list[Survivor]]
+    lost: NotRequired[list[str]]
+    message: NotRequired[str]
 
 
 class PartitionSnapshotSpec(TypedDict):
@@ -258,6 +259,38 @@ class Snapshots(TypedDict):
     retention: NotRequired[Retention]
     verify: NotRequired[Literal["None", "Checksum", "Restore"]]
     destination: NotRequired[Destination]
+
+
+class PartitionStatus(TypedDict):
+    observedGeneration: NotRequired[int]
+    state: NotRequired[str]
+    mode: NotRequired[str]
+    backfill: NotRequired[Backfill]
+    snapshots: NotRequired[SnapshotsStatus]
+    restore: NotRequired[Restore]
+    restored: NotRequired[Restored]
+    quorumLoss: NotRequired[QuorumLoss]
+    recovery: NotRequired[Recovery]
+    storage: NotRequired[StorageStatus]
+    rebuild: NotRequired[Rebuild]
+    image: NotRequired[str]
+    switchover: NotRequired[str]
+    podSpecHash: NotRequired[str]
+    revision: NotRequired[str]
+    updatedReplicas: NotRequired[int]
+    operator: NotRequired[str]
+    ready: NotRequired[str]
+    replicas: NotRequired[int]
+    readyReplicas: NotRequired[int]
+    selector: NotRequired[str]
+    leader: NotRequired[str]
+    lag: NotRequired[str]
+    term: NotRequired[str]
+    clusterID: NotRequired[str]
+    bootstrapped: NotRequired[bool]
+    members: NotRequired[list[Member]]
+    quorumCriticalPods: NotRequired[list[str]]
+    conditions: NotRequired[list[Condition]]
 
 
 class PartitionSnapshotStatus(TypedDict):

@@ -22,6 +22,7 @@ PartitionCondition = Literal[
     "PodsPlaced",
     "Progressing",
     "QuorumAvailable",
+    "QuorumRecovered",
     "Ready",
     "Replicated",
     "Restored",
@@ -50,6 +51,16 @@ class MemberRole(StrEnum):
     LEARNER = "learner"
 
 
+class RecoveryPhase(StrEnum):
+    """How far the recovery of a lost quorum has come."""
+
+    ACCEPTED = "Accepted"
+    """The user has accepted the loss. The survivor may have switched to the new cluster, or not."""
+    SWITCHED = "Switched"
+    """The new group exists. Volumes of the former one may be left."""
+    COMPLETE = "Complete"
+
+
 class JobState(StrEnum):
     """The state of a job on a replica."""
 
@@ -74,7 +85,10 @@ class Reason(StrEnum):
     OBJECT_REFUSED = "ObjectRefused"
     POD_STUCK = "PodStuck"
     QUORUM = "Quorum"
+    QUORUM_LOST = "QuorumLost"
     READY = "Ready"
+    RECOVERED = "Recovered"
+    RECOVERING = "Recovering"
     REPLACING = "Replacing"
     REFUSED = "Refused"
     RESTORING = "Restoring"

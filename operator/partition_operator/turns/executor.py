@@ -91,6 +91,12 @@ class Executor:
                 await self._record(partition, cluster_id, bootstrapped=False)
             case actions.RecordBootstrapped(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=True)
+            case actions.RecordRecovery(record, cluster_id):
+                changed: dict[str, Any] = {"recovery": record}
+                if cluster_id:
+                    # The members are those of the former group: the new leader tells the others.
+                    changed |= {"clusterID": cluster_id, "bootstrapped": True, "members": None}
+                await self._merge_status(partition, changed)
             case actions.EvictPod(ordinal, uid):
                 name = names.pod(partition.name, ordinal)
                 await self.kube.evict(partition.namespace, name, uid)
@@ -227,6 +233,9 @@ class Executor:
                 await replicas.bootstrap(partition, pod, cluster_id, standalone=standalone)
             case actions.EnableReplication(ordinal):
                 await replicas.enable_replication(partition, _pod(observed, ordinal))
+            case actions.RecoverQuorum(ordinal, member_id, cluster_id, accept_loss):
+                pod = _pod(observed, ordinal)
+                await replicas.recover_quorum(partition, pod, member_id, cluster_id, accept_loss)
             case actions.Join(ordinal, cluster_id):
                 await replicas.join(partition, _pod(observed, ordinal), cluster_id)
             case actions.AddLearner(leader, member_id, address, _):

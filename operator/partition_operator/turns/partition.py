@@ -30,7 +30,9 @@ from partition_operator.reconcile.partition.actions import (
     EvictPod,
     RecordBootstrapped,
     RecordCluster,
+    RecordRecovery,
     RecordRestored,
+    RecoverQuorum,
     TransferLeadership,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
@@ -39,6 +41,7 @@ from partition_operator.turns.queue import Key, QueueItem
 
 logger = logging.getLogger(__name__)
 
+RECORDS = (RecordCluster, RecordBootstrapped, RecordRestored, RecordRecovery)
 STEPS_MAX = 50
 """Most steps of one Partition in a row. Then other Partitions get a turn."""
 WAITING_POLL_S = 10.0
@@ -127,7 +130,7 @@ class Reconciler:
             backfill_stalled_s=config.backfill_stalled_s,
             image_auto_update=config.image_auto_update,
         )
-        if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
+        if not isinstance(step.action, RECORDS):
             # These actions write status themselves, at the observed version.
             await self._write_status(observed, step)
         entry.seen, entry.settled = observed, step.settled
@@ -175,6 +178,8 @@ class Reconciler:
             return self._config.poll_progressing_s
         if isinstance(action, EvictPod):
             self._evictions.pop(key, None)
+        if isinstance(action, RecoverQuorum):
+            return self._config.poll_progressing_s  # the replica restarts
         if isinstance(action, EnableReplication):
             self._refusals.pop(key, None)
             # The replica continues on its own. An immediate next step would repeat the request.

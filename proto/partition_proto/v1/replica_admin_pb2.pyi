@@ -193,6 +193,24 @@ class EnableReplicationResponse(_message.Message):
     replicated: bool
     def __init__(self, replicated: _Optional[bool] = ...) -> None: ...
 
+class RecoverQuorumRequest(_message.Message):
+    __slots__ = ("lease", "member_id", "cluster_id", "accept_loss")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    lease: FencingToken
+    member_id: int
+    cluster_id: str
+    accept_loss: str
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., member_id: _Optional[int] = ..., cluster_id: _Optional[str] = ..., accept_loss: _Optional[str] = ...) -> None: ...
+
+class RecoverQuorumResponse(_message.Message):
+    __slots__ = ("recovered",)
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    recovered: bool
+    def __init__(self, recovered: _Optional[bool] = ...) -> None: ...
+
 class BootstrapRequest(_message.Message):
     __slots__ = ("lease", "cluster_id", "standalone")
     LEASE_FIELD_NUMBER: _ClassVar[int]

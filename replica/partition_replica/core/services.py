@@ -276,3 +276,13 @@ class AdministrationService(Protocol):
         """Enables replication. Returns True if the log is already replicated, False while the
         conversion is in progress."""
         ...
+
+
+class RecoveryService(Protocol):
+    """Takes the order to recover a lost quorum."""
+
+    async def recover(self, member_id: int, cluster: str, accept_loss: str) -> bool:
+        """Returns whether the volume belongs to the new group `cluster` already. Otherwise stores
+        the order durably, and ends the process soon. Raises RecoveryRefused, and the errors of
+        `CurrentMember.running`; then nothing has changed."""
+        ...

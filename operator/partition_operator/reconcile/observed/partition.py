@@ -100,6 +100,8 @@ class ObservedReplica:
     stored_from: int = 1
     disk_free: int = 0
     disk_total: int = 0
+    last_term: int = 0
+    """Of the entry at last_index; 0 if the replica does not tell."""
 
     @property
     def belongs(self) -> bool:
@@ -151,6 +153,9 @@ class ObservedPartition:
     """Why a volume is out of reach for good, by ordinal."""
     cordoned: frozenset[str] = frozenset()
     """The nodes of our pods on which no pod shall be placed."""
+    apart: tuple[ObservedReplica, ...] = ()
+    """Replicas of the other cluster of a recovery (reconcile/partition/recovery.py); `replicas` has
+    the others."""
     eviction_refused: str = ""
     """Why the last eviction of a pod was refused; "" if it was not."""
 

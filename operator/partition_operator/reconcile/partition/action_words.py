@@ -52,6 +52,14 @@ def describe(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
             return f"begin the backfill of {names.pod(partition, ordinal)}'s standalone log"
         case actions.RecordBootstrapped():
             return "record in status that the group exists; it is never bootstrapped again"
+        case actions.RecordRecovery(record, cluster_id):
+            if record is None:
+                return "forget the recovery of the lost quorum, because nothing has changed"
+            then = f", and cluster ID {cluster_id}" if cluster_id else ""
+            return f"record in status that the recovery is {record.get('phase', '')}{then}"
+        case actions.RecoverQuorum(ordinal, _, cluster_id, _):
+            pod = names.pod(partition, ordinal)
+            return f"make {pod} the only voter of the new cluster {cluster_id}; it restarts"
         case actions.Join(ordinal, _):
             return f"bind the new volume of {names.pod(partition, ordinal)} to the group"
         case actions.AddLearner(_, _, _, pod):

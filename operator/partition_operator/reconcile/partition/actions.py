@@ -154,6 +154,26 @@ class RecordBootstrapped:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordRecovery:
+    """Writes the recovery of a lost quorum into status, before its next step. None: forgets it.
+    cluster_id: the Partition's from now on, "" if it stays."""
+
+    record: schema.Recovery | None
+    cluster_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverQuorum:
+    """Makes a replica the only voter of a new group. It restarts for that. accept_loss: the token
+    of the loss on this member."""
+
+    ordinal: int
+    member_id: int
+    cluster_id: str
+    accept_loss: str
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     ordinal: int
     cluster_id: str
@@ -246,6 +266,8 @@ Action = (
     | Bootstrap
     | EnableReplication
     | RecordBootstrapped
+    | RecordRecovery
+    | RecoverQuorum
     | Join
     | AddLearner
     | PromoteLearner

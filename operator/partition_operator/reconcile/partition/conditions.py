@@ -17,6 +17,9 @@ from partition_operator.reconcile.partition import losses, placement, storage
 from partition_operator.reconcile.partition.membership import lag
 from partition_operator.resources.pdb import quorum
 
+LOST = (Reason.VOLUME_LOST, Reason.QUORUM_LOST)
+"""Reasons of Ready that need a user."""
+
 NO_GROUP = "the group does not exist yet"
 VALUES: dict[bool | None, Literal["True", "False", "Unknown"]] = {
     True: "True",
@@ -205,7 +208,7 @@ def _ready(
 ) -> Condition:
     by_type = {condition.type: condition for condition in found}
     if lost := losses.explain(observed, bootstrapped=bool(by_type["Bootstrapped"].status)):
-        return Condition("Ready", False, Reason.VOLUME_LOST, lost)
+        return Condition("Ready", False, *lost)
     for kind in ("Bootstrapped", "QuorumAvailable"):
         if by_type[kind].status is None:
             return Condition("Ready", None, by_type[kind].reason, by_type[kind].message)
@@ -287,4 +290,4 @@ def word(found: list[Condition]) -> str:
         return by_type["Accepted"].reason
     reason = by_type["Ready"].reason
     bootstrapping = "Bootstrapped" in by_type and not by_type["Bootstrapped"].status
-    return "Bootstrapping" if bootstrapping and reason != Reason.VOLUME_LOST else reason
+    return "Bootstrapping" if bootstrapping and reason not in LOST else reason

@@ -26,12 +26,14 @@ PROMOTE_LAG_MAX = 1000
 def next_change(observed: ObservedPartition, cluster_id: str, wanted: int) -> Action | None:
     """Returns the next safe step towards `wanted` voters on ordinals 0 to wanted - 1, or None if no
     step is possible now."""
+    leader = observed.leader
+    if leader is None:
+        return None  # new volumes stay free: a lost quorum may be recovered as another group
     for replica in observed.replicas:
         # After a join the new volume can no longer form a group of its own.
         if not replica.belongs and replica.ordinal < wanted:
             return Join(replica.ordinal, cluster_id)
-    leader = observed.leader
-    if leader is None or leader.changing:
+    if leader.changing:
         return None
     return (
         _replaced(observed, leader)

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from partition_operator.api import schema
 from partition_operator.api.events import Event
 from partition_operator.api.words import MemberRole, Reason
-from partition_operator.reconcile.partition import placement, restore, rollout, writes
+from partition_operator.reconcile.partition import placement, recovery, restore, rollout, writes
 from partition_operator.reconcile.partition.conditions import NO_GROUP
+
+TOLD = (Reason.VOLUME_LOST, Reason.QUORUM_LOST, Reason.POD_STUCK)
+"""Reasons whose message is news by itself."""
 
 
 def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
@@ -50,7 +53,7 @@ def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
     if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
         return True
     # The messages of these conditions name the problem, so a new message needs an event.
-    told = new["type"] == "Accepted" or new["reason"] in (Reason.VOLUME_LOST, Reason.POD_STUCK)
+    told = new["type"] == "Accepted" or new["reason"] in TOLD
     return bool(told and old["message"] != new["message"])
 
 
@@ -70,7 +73,11 @@ def _condition_event(  # noqa: PLR0911  # a flat match over conditions
             return _certificates_event(old, new)
         case "StorageReady", _, _:
             return _storage_event(old, new)
-        case ("Ready", "False", Reason.VOLUME_LOST) | (placement.PLACED, "False", _):
+        case ("Ready", "False", Reason.VOLUME_LOST | Reason.QUORUM_LOST) | (
+            placement.PLACED,
+            "False",
+            _,
+        ):
             return Event("Warning", new["reason"], new["message"])
         case "BackfillComplete", _, _:
             return _backfill_event(old, new)
@@ -172,6 +179,7 @@ OF_TYPE: dict[str, Callable[[schema.Condition | None, schema.Condition], Event |
     "Fenced": _fence_event,
     "Hibernated": _hibernation_event,
     "Paused": _pause_event,
+    recovery.TYPE: recovery.event,
     rollout.TYPE: rollout.event,
     writes.TYPE: writes.event,
 }

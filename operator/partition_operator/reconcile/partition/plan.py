@@ -20,6 +20,7 @@ from partition_operator.reconcile.partition import (
     news,
     objects,
     rebuild,
+    recovery,
     replication,
     restore,
     rollout,
@@ -36,6 +37,7 @@ from partition_operator.reconcile.partition.actions import (
     RecordBootstrapped,
     RecordCluster,
 )
+from partition_operator.reconcile.partition.recovery import Recovering
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.status import Standing, fold, refused
 from partition_operator.reconcile.partition.writes import PendingWrites
@@ -78,11 +80,13 @@ class _PlanStep:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """image: of this Partition's replicas. operator_image: of new Partitions' replicas."""
+    """image: of this Partition's replicas. operator_image: of new Partitions' replicas. draw:
+    returns a new cluster ID."""
 
     image: str
     operator_image: str
     backfill_stalled_s: float
+    draw: Callable[[], str]
 
 
 def plan(  # noqa: PLR0911  # the order of concerns: one return for each
@@ -96,6 +100,7 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     """Returns the next safe step. image: the operator's image, which new replicas get; with
     image_auto_update all replicas without spec.image. draw: returns a new cluster ID.
     backfill_stalled_s: after this time without progress a backfill is reported as stalled."""
+    observed = recovery.set_apart(observed)
     partition = observed.partition
     status = partition.status
     cluster_id, bootstrapped = status.get("clusterID", ""), bool(status.get("bootstrapped"))
@@ -105,7 +110,7 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
         return _refused(observed, "InvalidSpec", str(error))
 
     chosen = rollout.image(observed, asked, image, auto=image_auto_update)
-    settings = _Settings(chosen, image, backfill_stalled_s)
+    settings = _Settings(chosen, image, backfill_stalled_s, draw)
     conflict = _conflict(observed)
     if conflict and not bootstrapped:
         return _refused(observed, "Conflict", conflict)
@@ -114,7 +119,7 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     if first := _first(observed, conflict, bootstrapped=bootstrapped):
         return _plan(observed, first, cluster_id, bootstrapped, settings, restoring)
     if not cluster_id:
-        return _without_cluster(observed, settings, draw)
+        return _without_cluster(observed, settings)
 
     foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
     if foreign and (found := volumes.mistaken(observed, cluster_id)):
@@ -165,9 +170,7 @@ def _conflict(observed: ObservedPartition) -> str:
     )
 
 
-def _without_cluster(
-    observed: ObservedPartition, settings: _Settings, draw: Callable[[], str]
-) -> Plan:
+def _without_cluster(observed: ObservedPartition, settings: _Settings) -> Plan:
     """Chooses the cluster ID: a new one for new volumes, or the one of existing volumes."""
     partition = observed.partition
     spec = replication.effective(observed, partition.spec())
@@ -193,7 +196,7 @@ def _without_cluster(
         return _plan(observed, step, "", False, settings)
     if why := replication.misplaced(observed):
         return _refused(observed, "VolumesFound", why)
-    chosen = next(iter(finding.clusters), "") or draw()
+    chosen = next(iter(finding.clusters), "") or settings.draw()
     return _plan(observed, _PlanStep(RecordCluster(chosen)), "", False, settings)
 
 
@@ -241,6 +244,8 @@ def _next(
     if free is not None or asleep:
         return _PlanStep(free, pending)
     if bootstrapped:
+        if first := recovery.look(observed, settings.draw).action:
+            return _PlanStep(first, pending)
         return _live(observed, spec, cluster_id, unmarked, pending)
     return _begin(observed, spec, cluster_id, pending, marked=not marks)
 
@@ -250,7 +255,9 @@ def _unmarked(observed: ObservedPartition, cluster_id: str, *, bootstrapped: boo
     so no other group takes the volume over."""
     unknown = objects.unknown_claims(observed)
     unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
-    return unmarked if bootstrapped else unmarked + volumes.mismarked(observed, cluster_id)
+    if not bootstrapped:
+        return unmarked + volumes.mismarked(observed, cluster_id)
+    return unmarked + recovery.mismarked(observed)
 
 
 def _live(
@@ -346,6 +353,7 @@ def _plan(
     switching = switchover.look(observed)
     rebuilding = rebuild.look(observed, seen.spec) if bootstrapped else rebuild.Rebuild()
     sleep = hibernation.look(observed, partition.spec(), bootstrapped=bootstrapped)
+    recovering = recovery.look(observed) if bootstrapped else Recovering()
     status = fold(
         observed,
         Standing(
@@ -359,6 +367,7 @@ def _plan(
             sleep,
             rebuilding,
             restoring,
+            recovering,
             pending,
             step.conflict,
             step.leaving,
@@ -373,7 +382,7 @@ def _plan(
     )
     settled = settled and not step.leaving
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
-    waiting |= step.paused
+    waiting |= step.paused or (action is None and recovering.loss is not None)
     if retry_s is not None:
         # No other work is in progress, so more frequent turns would observe nothing new.
         complete = any(

@@ -16,6 +16,7 @@ from partition_operator.reconcile.partition import (
     fence,
     hibernation,
     rebuild,
+    recovery,
     replication,
     restore,
     rollout,
@@ -26,6 +27,7 @@ from partition_operator.reconcile.partition.conditions import Condition, written
 from partition_operator.reconcile.partition.hibernation import Hibernation
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
 from partition_operator.reconcile.partition.rebuild import Rebuild
+from partition_operator.reconcile.partition.recovery import Recovering
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.rollout import Rollout
@@ -50,6 +52,8 @@ KEPT = frozenset(
         "rebuild",
         "revision",
         "updatedReplicas",
+        "quorumLoss",
+        "recovery",
     }
 )
 """Fields of status that stay while the spec is refused: the group continues to run as before."""
@@ -72,6 +76,7 @@ class Standing:
     hibernation: Hibernation
     rebuild: Rebuild
     restoring: Restoring | None = None
+    recovering: Recovering = field(default_factory=Recovering)
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
     leaving: str = ""
@@ -97,6 +102,9 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
         body["updatedReplicas"] = standing.rollout.updated
     if restoring is not None:
         body |= restoring.fields
+    body |= standing.recovering.fields
+    if record := observed.partition.status.get("recovery"):
+        body["recovery"] = record
     body["state"] = writes.word(found) or restore.word(restoring) or conditions.word(found)
     return body
 
@@ -121,6 +129,7 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     found = rollout.explain(found, standing.rollout)
     found = restore.explain(found, standing.restoring)
     found = rebuild.explain(found, standing.rebuild)
+    found = recovery.explain(found, standing.recovering)
     found = [*found, fence.look(observed).condition]
     found = hibernation.explain(found, standing.hibernation)
     if standing.leaving:

@@ -106,7 +106,7 @@ def explain(
     if condition.reason != Reason.OBJECT_REFUSED:
         return [*found, condition]
     ready = next(c for c in found if c.type == "Ready")
-    if ready.reason == Reason.VOLUME_LOST:
+    if ready.reason in (Reason.VOLUME_LOST, Reason.QUORUM_LOST):
         # No object restores the data. The message of Ready contains what does.
         return [*found, condition]
     serves = f"; meanwhile: {ready.message}" if ready.status else ""
