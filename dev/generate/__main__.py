@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dev.cluster.layout import ROOT
 from dev.generate import (
+    argocd,
     chart_values,
     crd_reference,
     crd_types,
@@ -25,6 +26,7 @@ from dev.generate import (
 def write(target: Path) -> None:
     """Writes all files below `target`, a directory with the layout of the checkout."""
     dashboard.write(target)
+    argocd.write(target)
     proto.write(target)
     manifests.write(target)
     schemas = manifests.schemas(target)
