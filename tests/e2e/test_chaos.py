@@ -166,7 +166,9 @@ def api_servers() -> list[int]:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[0].endswith(b"kube-apiserver") and str(STATE).encode() in b" ".join(words):
+        if any(w.endswith(b"kube-apiserver") for w in words[:2]) and str(
+            STATE
+        ).encode() in b" ".join(words):
             found.append(int(path.parent.name))
     return found
 
