@@ -32,6 +32,7 @@ class Advice:
 CONTROL = f"{OPERATIONS}/control.md"
 FENCE = f"{CONTROL}#fence-a-replica"
 DELETION = f"{CONTROL}#deletion-policy"
+QUORUM = f"{OPERATIONS}/lost_quorum.md"
 
 STATES = {
     "Bootstrapping": Advice("Wait. If it lasts, look at the pods below.", TROUBLE),
@@ -46,7 +47,7 @@ STATES = {
     "DeletionBlocked": Advice("Mend the last snapshot, or go without it.", DELETION),
     "NotSeen": Advice("Look at the certificates. The group may serve.", CERTIFICATES),
     "ObjectRefused": Advice("Raise the quota or correct the spec, as the message says.", REFUSED),
-    "QuorumLost": Advice("Read first. Then: kubectl partition recover NAME", VOLUMES),
+    "QuorumLost": Advice("Read first. Then: kubectl partition recover NAME", QUORUM),
     "RestoreFailed": Advice("Mend the fault, then delete the pod NAME-restore.", RESTORE),
     "Restoring": Advice("Wait: kubectl partition status NAME", RESTORE),
     "VolumeLost": Advice("Read before you delete anything.", f"{VOLUMES}#most-volumes-are-lost"),
@@ -68,6 +69,10 @@ CONDITIONS = {
         "Lose no other pod until all are back: do not drain nodes.", NODES, always=True
     ),
     ("QuorumAvailable", ANY): Advice("Bring the pods back.", f"{TROUBLE}#no-leader"),
+    ("QuorumRecovered", "VolumesLeft"): Advice(
+        "Keep or delete the volumes that are named.", f"{QUORUM}#volumes-of-the-former-group"
+    ),
+    ("QuorumRecovered", ANY): Advice("Read status.quorumLoss again.", f"{QUORUM}#recover"),
     ("StorageReady", "VolumeLost"): Advice("Bring the other members back first.", VOLUMES),
     ("StorageReady", ANY): Advice("Free space, or grow the volumes.", f"{OPERATIONS}/full_disk.md"),
     ("CertificatesReady", "AuthorityEnding"): Advice(
