@@ -187,7 +187,9 @@ def _volume(claim: Body | None) -> str:
         return ""
     spec, status = claim.get("spec") or {}, claim.get("status") or {}
     asked = ((spec.get("resources") or {}).get("requests") or {}).get("storage", "")
-    has = (status.get("capacity") or {}).get("storage") or f"{asked} asked"
+    has = str((status.get("capacity") or {}).get("storage") or f"{asked} asked")
+    if has.isdigit():
+        has = size(int(has))  # some drivers report bytes
     return f"{has} {spec.get('storageClassName') or ''}".rstrip()
 
 
