@@ -29,14 +29,20 @@ class Advice:
     always: bool = False
 
 
+CONTROL = f"{OPERATIONS}/control.md"
+FENCE = f"{CONTROL}#fence-a-replica"
+DELETION = f"{CONTROL}#deletion-policy"
+
 STATES = {
     "Bootstrapping": Advice("Wait. If it lasts, look at the pods below.", TROUBLE),
     "Conflict": Advice("Rename the Partition, or remove the objects that are named.", TROUBLE),
     "Degraded": Advice("Wait until the pods below run. The group serves meanwhile.", TROUBLE),
     "DiskFull": Advice("Free space, or raise spec.storage.size.", f"{OPERATIONS}/full_disk.md"),
-    "Hibernated": Advice("kubectl partition wake NAME", TROUBLE),
+    "Hibernated": Advice("kubectl partition wake NAME", f"{CONTROL}#hibernate-and-wake"),
     "InvalidSpec": Advice("Correct the spec: kubectl edit partition NAME", TROUBLE),
     "NoLeader": Advice("Bring the pods below back: a majority must run.", f"{TROUBLE}#no-leader"),
+    "Deleting": Advice("Wait for the last snapshot: kubectl get partitionsnapshots", DELETION),
+    "DeletionBlocked": Advice("Mend the last snapshot, or go without it.", DELETION),
     "NotSeen": Advice("Look at the certificates. The group may serve.", CERTIFICATES),
     "ObjectRefused": Advice("Raise the quota or correct the spec, as the message says.", REFUSED),
     "QuorumLost": Advice("Read first. Then: kubectl partition recover NAME", VOLUMES),
@@ -54,12 +60,14 @@ ANY = ""
 """Stands for every reason without a row of its own."""
 
 CONDITIONS = {
+    ("Fenced", ANY): Advice("kubectl partition unfence NAME POD", FENCE),
     ("Paused", ANY): Advice("kubectl partition resume NAME", PAUSE),
     ("PodsPlaced", ANY): Advice("Look at the nodes that are named.", NODES),
     ("QuorumAvailable", "NoSpare"): Advice(
         "Lose no other pod until all are back: do not drain nodes.", NODES, always=True
     ),
     ("QuorumAvailable", ANY): Advice("Bring the pods back.", f"{TROUBLE}#no-leader"),
+    ("StorageReady", "VolumeLost"): Advice("Bring the other members back first.", VOLUMES),
     ("StorageReady", ANY): Advice("Free space, or grow the volumes.", f"{OPERATIONS}/full_disk.md"),
     ("CertificatesReady", "AuthorityEnding"): Advice(
         "Put a new authority into its Secret in time.", CERTIFICATES, always=True

@@ -10,7 +10,7 @@ from partition_kubectl.output import age, indented, put, rendered, size, table
 
 SNAPSHOTS_SHOWN = 5
 
-BUSY = frozenset({"Progressing", "Paused"})
+BUSY = frozenset({"Fenced", "Hibernated", "Paused", "Progressing"})
 """Conditions that say something if they are True. All others do if they are not."""
 AS_ASKED = frozenset({("Replicated", "Standalone"), ("BackfillComplete", "NotRequested")})
 """Types and reasons of conditions of a standalone Partition that are False because the spec asks

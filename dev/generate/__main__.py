@@ -1,5 +1,6 @@
 """Generates the derived files of the repository: code of the gRPC services, manifests from the
-chart, the operator's types from the CRDs, and reference pages from the CRDs and the .proto files.
+chart, the operator's types from the CRDs, and reference pages from the CRDs, the chart's values and
+the .proto files.
 
 --check writes nothing, and fails if a committed file differs.
 """
@@ -9,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from dev.cluster.layout import ROOT
-from dev.generate import crd_reference, crd_types, manifests, proto, proto_reference
+from dev.generate import chart_values, crd_reference, crd_types, manifests, proto, proto_reference
 
 
 def write(target: Path) -> None:
@@ -19,6 +20,7 @@ def write(target: Path) -> None:
     schemas = manifests.schemas(target)
     crd_types.write(target, schemas)
     crd_reference.write(target, schemas)
+    chart_values.write(target)
     proto_reference.write(target)
 
 

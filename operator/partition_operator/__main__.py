@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from partition_operator import dry_run
+from partition_operator.api.names import CLUSTER_DOMAIN
+from partition_operator.api.validation import HOSTNAME
 from partition_operator.assembly import OperatorProcess
 from partition_operator.config import ConfigError, OperatorConfig
 from partition_operator.errors import AuthorityInvalid, text_of
@@ -56,7 +58,9 @@ def parse(environment: Mapping[str, str]) -> OperatorConfig:
         identity=environment.get("PARTITION_OPERATOR_IDENTITY") or socket.gethostname(),
         image=required("PARTITION_OPERATOR_IMAGE"),
         image_auto_update=switch("PARTITION_OPERATOR_IMAGE_AUTO_UPDATE"),
+        watch_nodes=switch("PARTITION_OPERATOR_WATCH_NODES"),
         watch=tuple(name.strip() for name in watch.split(",") if name.strip()),
+        cluster_domain=_domain(environment),
         http_port=int(number("PARTITION_OPERATOR_HTTP_PORT", 8080)),
         workers=int(number("PARTITION_OPERATOR_WORKERS", 8)),
         resync_s=number("PARTITION_OPERATOR_RESYNC_SECONDS", 60),
@@ -68,6 +72,16 @@ def parse(environment: Mapping[str, str]) -> OperatorConfig:
         lease_renew_deadline_s=lease_s * 2 / 3,
         lease_retry_s=lease_s * 2 / 15,
     )
+
+
+def _domain(environment: Mapping[str, str]) -> str:
+    name = "PARTITION_OPERATOR_CLUSTER_DOMAIN"
+    found = environment.get(name) or CLUSTER_DOMAIN
+    if not HOSTNAME.fullmatch(found) or "*" in found:
+        raise ConfigError(
+            f"{name}={found!r}: must be a DNS domain in lower case, without a dot at the end"
+        )
+    return found
 
 
 def _lifetimes(number: Callable[[str, float], float]) -> Lifetimes:

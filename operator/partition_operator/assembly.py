@@ -17,6 +17,7 @@ from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.lease import LeaseHolder
+from partition_operator.clients.nodes import NodeBook
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
@@ -97,11 +98,23 @@ class OperatorProcess:
             token.raise_to(lease.transitions)
 
         replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
-        observer = Observer(kube, replicas, authority, config.lifetimes)
+        queue = self._queue = WorkQueue(config.workers, raise_token)
+
+        def node_changed(node: str) -> None:
+            queue.enqueue_seen(PARTITION, lambda seen: any(pod.node == node for pod in seen.pods))
+
+        nodes = NodeBook(node_changed) if config.watch_nodes else None
+        observer = Observer(
+            kube,
+            replicas,
+            authority,
+            config.lifetimes,
+            nodes,
+            cluster_domain=config.cluster_domain,
+        )
         recorder = Recorder(kube, config.events_a_minute_max)
         executor = Executor(kube, replicas, authority, lifetimes=config.lifetimes)
         reconciler = Reconciler(config, kube, observer, executor, recorder)
-        queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobClient(replicas)
         seer = SnapshotObserver(kube, observer, jobs)
         snapshots = SnapshotReconciler(config, kube, seer, jobs, recorder)
@@ -110,7 +123,7 @@ class OperatorProcess:
             {PARTITION: reconciler.turn, SNAPSHOT: snapshots.turn, SCHEDULE: schedules.turn}
         )
         working = asyncio.create_task(queue.run())
-        watches = Watches(queue, kube.probe, config.identity, config.watch)
+        watches = Watches(queue, kube.probe, config.identity, config.watch, nodes)
         watching = asyncio.create_task(watches.run())
         read = self._metrics.read
         read(metrics.QUEUED, lambda: queue.queued)

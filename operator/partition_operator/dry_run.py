@@ -13,6 +13,8 @@ from typing import Any
 
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.fencing import FencingToken
+from partition_operator.clients.kube import Kube
+from partition_operator.clients.nodes import NodeBook, facts
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.read_only import ReadOnlyKube, ReadOnlyReplicas
 from partition_operator.config import OperatorConfig
@@ -24,6 +26,8 @@ from partition_operator.reconcile.partition.plan import Plan, plan
 
 EXIT_FAILED = 1
 COMMAND = "plan"
+NEWS_IF_TRUE = frozenset({"Fenced", "Hibernated", "Paused", "Progressing"})
+"""Conditions that are False when all is as usual."""
 
 NOT_KNOWN = (
     "Not known here: writes that the API server or a replica has refused to the running operator. "
@@ -69,7 +73,15 @@ async def _look(config: OperatorConfig, namespace: str, name: str) -> dict[str, 
     )
     try:
         await authority.open()
-        observer = Observer(kube, replicas, authority, config.lifetimes)
+        nodes = await _nodes(kube) if config.watch_nodes else None
+        observer = Observer(
+            kube,
+            replicas,
+            authority,
+            config.lifetimes,
+            nodes,
+            cluster_domain=config.cluster_domain,
+        )
         partition = await observer.partition(namespace, name)
         if partition is None:
             raise NotFound(f"there is no Partition {name} in namespace {namespace}")
@@ -95,6 +107,14 @@ async def _look(config: OperatorConfig, namespace: str, name: str) -> dict[str, 
     return described(where, forecast(observed, decide))
 
 
+async def _nodes(kube: Kube) -> NodeBook:
+    """Returns what the running operator's watch knows."""
+    book = NodeBook(lambda _: None)
+    for node in await kube.list_labelled("Node", "", {}):
+        book.note(node["metadata"]["name"], facts(node.get("spec") or {}))
+    return book
+
+
 def described(where: str, found: Forecast) -> dict[str, Any]:
     """Returns the forecast as JSON. Pure."""
     status = found.first.status
@@ -117,7 +137,7 @@ def rendered(where: str, steps: Sequence[dict[str, str]], then: str, **more: Any
 
 def _matters(kind: str, status: str) -> bool:
     """Whether a condition says what is missing or in progress."""
-    return status == "True" if kind in ("Progressing", "Paused") else status != "True"
+    return status == "True" if kind in NEWS_IF_TRUE else status != "True"
 
 
 def text(found: dict[str, Any]) -> str:

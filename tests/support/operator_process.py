@@ -18,13 +18,15 @@ UNHURRIED = {"PARTITION_OPERATOR_LEASE_SECONDS": "60"}
 
 
 class Operator:
-    """One operator process for one namespace. settings: more of its environment."""
+    """One operator process for one namespace, with the rights that the chart grants. settings: more
+    of its environment."""
 
     def __init__(self, server: ApiServer, namespace: str, log: Path, **settings: str) -> None:
         self._environment = os.environ | {
-            "KUBECONFIG": str(server.kubeconfig),
+            "KUBECONFIG": str(server.operator(namespace)),
             "PARTITION_OPERATOR_NAMESPACE": namespace,
             "PARTITION_OPERATOR_WATCH": namespace,
+            "PARTITION_OPERATOR_WATCH_NODES": "true",
             "PARTITION_OPERATOR_IMAGE": "image:1",
             "PARTITION_OPERATOR_POLL_SECONDS": "1",
             "PARTITION_OPERATOR_LEASE_SECONDS": "2",

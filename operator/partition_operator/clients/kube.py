@@ -28,6 +28,9 @@ PATHS = {
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "PersistentVolumeClaim": "/api/v1/namespaces/{namespace}/persistentvolumeclaims",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
+    "Node": "/api/v1/nodes",
+    "PersistentVolume": "/api/v1/persistentvolumes",
+    "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
 }
@@ -100,7 +103,8 @@ class Kube:
         await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: str, namespace: str, name: str) -> Body | None:
-        """Returns None if the object does not exist. Raises ApiError."""
+        """namespace: "" for a kind that has none. Returns None if the object does not exist. Raises
+        ApiError."""
         try:
             return await self._request("GET", _path(kind, namespace, name))
         except ApiError as error:
@@ -160,13 +164,34 @@ class Kube:
                     404, f"CustomResourceDefinition {crd} is missing: install the chart's CRDs"
                 ) from error
 
+    async def may(self, attributes: Mapping[str, str]) -> bool:
+        """Whether our account has a right: the resourceAttributes of a SelfSubjectAccessReview.
+        Raises ApiError."""
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": dict(attributes)},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        found = await self._request("POST", path, body)
+        return bool(found["status"].get("allowed"))
+
     async def delete_unchanged(
-        self, kind: str, namespace: str, name: str, uid: str, version: str
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        uid: str,
+        version: str,
+        *,
+        orphan: bool = False,
     ) -> None:
         """Deletes the object at the version that was read. Does nothing if it has changed since or
-        does not exist."""
+        does not exist. orphan: the objects that it owns stay."""
         which = {"uid": uid, "resourceVersion": version}
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": which}
+        if orphan:
+            body["propagationPolicy"] = "Orphan"
         try:
             await self._request("DELETE", _path(kind, namespace, name), body)
         except ApiError as error:
@@ -185,7 +210,7 @@ class Kube:
         seen = live["metadata"]
         which = {key: seen[key] for key in ("uid", "resourceVersion")}
         body = change | {"metadata": which | (change.get("metadata") or {})}
-        path = _path(kind, seen["namespace"], seen["name"])
+        path = _path(kind, seen.get("namespace", ""), seen["name"])
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._request("PATCH", path, body, query=query, content_type=MERGE)
 

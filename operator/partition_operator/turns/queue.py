@@ -87,6 +87,12 @@ class WorkQueue:
         entry.settled = False
         self._wake.set()
 
+    def enqueue_seen(self, kind: str, concerns: Callable[[Any], bool]) -> None:
+        """Requests turns of the keys whose last observation `concerns` selects."""
+        for key, entry in list(self._entries.items()):
+            if key.kind == kind and entry.seen is not None and concerns(entry.seen):
+                self.enqueue(*key)
+
     def forget(self, namespace: str) -> None:
         """Drops the keys of a namespace. Later calls of `enqueue` add them again."""
         for key, entry in list(self._entries.items()):

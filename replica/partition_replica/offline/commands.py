@@ -1,4 +1,4 @@
-"""Flags, output and exit codes of inspect, verify, replication, log and bench-disk.
+"""Flags, output and exit codes of inspect, verify, replication, recover-quorum, log and bench-disk.
 `snapshots.commands` has those of `snapshot`. Exit codes:
 
 0    success
@@ -27,7 +27,14 @@ import grpc
 from partition_replica.config import TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogEntry, VerifyReport
-from partition_replica.errors import Damaged, Fatal, InvalidArgument, NotFound, ReplicaError
+from partition_replica.errors import (
+    Damaged,
+    Fatal,
+    InvalidArgument,
+    NotFound,
+    RecoveryRefused,
+    ReplicaError,
+)
 from partition_replica.ids import LSN, ClusterID
 from partition_replica.offline import arguments, rendering
 from partition_replica.offline.bars import progress_bar
@@ -36,7 +43,12 @@ from partition_replica.offline.seed.log_import import import_log
 from partition_replica.offline.seed.log_survey import BaseTree
 from partition_replica.offline.snapshots import commands as snapshots
 from partition_replica.offline.stopped import StoppedVolume, open_stopped
-from partition_replica.offline.volume import disk_bench, replication, verification_child
+from partition_replica.offline.volume import (
+    disk_bench,
+    recovery,
+    replication,
+    verification_child,
+)
 from partition_replica.offline.volume.remote import RemoteReplica, connect
 from partition_replica.storage.verification import Verification
 
@@ -76,6 +88,24 @@ def add_commands(commands: Any) -> None:
     )
     switch.add_argument("action", choices=["enable", "disable"])
     switch.add_argument("--data", type=Path, required=True, help="the volume")
+    recover = commands.add_parser(
+        "recover-quorum",
+        help="make a survivor the only voter of a new group, if most voters are lost for good; "
+        "without --accept-loss it only says what it found, and changes nothing",
+    )
+    recover.add_argument("--data", type=Path, required=True, help="the survivor's volume")
+    recover.add_argument(
+        "--accept-loss",
+        metavar="TOKEN",
+        default="",
+        help="the token that the command printed for the volume as it is now",
+    )
+    recover.add_argument(
+        "--cluster-id",
+        type=arguments.cluster_id,
+        help="the ID of the new group, a UUID (default: a new one)",
+    )
+    recover.add_argument("--json", action="store_true", help="print JSON")
     log = commands.add_parser("log", help="export a log as directories, or import one")
     actions = log.add_subparsers(dest="action", required=True)
     export = actions.add_parser(
@@ -237,6 +267,7 @@ def _show_stopped(options: argparse.Namespace, volume: StoppedVolume) -> int:
                     "backfill": asdict(log.backfill) if log.backfill else None,
                     "configuration": asdict(configuration) | {"as of": int(index)},
                     "consumers": {name: int(at) for name, at in log.positions.items()},
+                    "recovery": rendering.recovery_values(log.recovery) if log.recovery else None,
                 },
             )
     return 0
@@ -380,6 +411,27 @@ def _replication(options: argparse.Namespace) -> int:
     return 0
 
 
+def _recover_quorum(options: argparse.Namespace) -> int:
+    if options.accept_loss:
+        cluster = ClusterID(options.cluster_id or str(uuid.uuid4()))
+        done = recovery.recover(options.data, cluster, options.accept_loss)
+        shown = rendering.recovery_values(done)
+        print(json.dumps(shown) if options.json else rendering.positions_text(shown))
+        return 0
+    found = recovery.survey(options.data)
+    shown = rendering.finding_values(found)
+    if options.json:
+        print(json.dumps(shown | {"may be lost": found.may_be_lost(), "refusal": found.refusal}))
+    else:
+        print(rendering.positions_text(shown))
+        print(*([] if found.refusal else ["", *found.may_be_lost()]), sep="\n")
+    raise RecoveryRefused(
+        found.refusal
+        or f"nothing was changed. To recover the group from this volume: --accept-loss "
+        f"{found.token}"
+    )
+
+
 def _log(options: argparse.Namespace) -> int:
     with progress_bar(options.json) as progress:
 
@@ -451,6 +503,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "verify": _verify,
     "replication": _replication,
+    "recover-quorum": _recover_quorum,
     "log": _log,
     "bench-disk": _bench_disk,
     "snapshot": snapshots.run,

@@ -169,6 +169,11 @@ class Metrics:
             ["user"],
             registry=r,
         )
+        self.fenced = Gauge(
+            "logstore_fenced",
+            "1 while the replica is fenced, and so answers nobody",
+            registry=r,
+        )
         self.messages_dropped = Counter(
             "logstore_peer_messages_dropped", "Raft messages dropped", ["cause"], registry=r
         )

@@ -35,7 +35,9 @@ class ObservedPod:
 class ObservedClaim:
     """A replica's PVC. cluster_id: its cluster-ID annotation, "" for none. labelled: it has our
     labels; without them it was found by its name. bound: it has a volume. size: as requested.
-    capacity: what the volume has, "" if unknown."""
+    capacity: what the volume has, "" if unknown. volume: the PersistentVolume's name. owned: it is
+    deleted with the Partition. given_up: the operator deletes it, for a rebuild. lost: its volume
+    exists no more. fixed: it shall grow, and its class does not allow that."""
 
     ordinal: int
     created: str
@@ -48,6 +50,11 @@ class ObservedClaim:
     storage_class: str = ""
     deleting: bool = False
     version: str = ""
+    volume: str = ""
+    owned: bool = False
+    given_up: bool = False
+    lost: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,10 @@ class ObservedReplica:
     standalone: bool = False
     backfill: ObservedBackfill | None = None
     stored_from: int = 1
+    disk_free: int = 0
+    disk_total: int = 0
+    last_term: int = 0
+    """Of the entry at last_index; 0 if the replica does not tell."""
 
     @property
     def belongs(self) -> bool:
@@ -135,6 +146,16 @@ class ObservedPartition:
     refused: str = ""
     """Why replica 0 refused to begin a backfill, if a retry alone does not help."""
     certificates: Certificates = field(default_factory=Certificates)
+    fenced: tuple[ObservedReplica, ...] = ()
+    """The replicas that are fenced. They tell nothing about the group, so they are not in
+    `replicas`."""
+    lost: dict[int, str] = field(default_factory=dict)
+    """Why a volume is out of reach for good, by ordinal."""
+    cordoned: frozenset[str] = frozenset()
+    """The nodes of our pods on which no pod shall be placed."""
+    apart: tuple[ObservedReplica, ...] = ()
+    """Replicas of the other cluster of a recovery (reconcile/partition/recovery.py); `replicas` has
+    the others."""
     eviction_refused: str = ""
     """Why the last eviction of a pod was refused; "" if it was not."""
 

@@ -52,6 +52,14 @@ def describe(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
             return f"begin the backfill of {names.pod(partition, ordinal)}'s standalone log"
         case actions.RecordBootstrapped():
             return "record in status that the group exists; it is never bootstrapped again"
+        case actions.RecordRecovery(record, cluster_id):
+            if record is None:
+                return "forget the recovery of the lost quorum, because nothing has changed"
+            then = f", and cluster ID {cluster_id}" if cluster_id else ""
+            return f"record in status that the recovery is {record.get('phase', '')}{then}"
+        case actions.RecoverQuorum(ordinal, _, cluster_id, _):
+            pod = names.pod(partition, ordinal)
+            return f"make {pod} the only voter of the new cluster {cluster_id}; it restarts"
         case actions.Join(ordinal, _):
             return f"bind the new volume of {names.pod(partition, ordinal)} to the group"
         case actions.AddLearner(_, _, _, pod):
@@ -63,6 +71,24 @@ def describe(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
         case actions.TransferLeadership(leader, to_member_id):
             to = _pod_of(observed, to_member_id)
             return f"hand the leadership over from {names.pod(partition, leader)} to {to}"
+        case actions.OwnClaim(ordinal, _, owned):
+            claim = names.claim(partition, ordinal)
+            then = "is deleted with" if owned else "stays after"
+            return f"let PersistentVolumeClaim {claim} know that it {then} the Partition"
+        case actions.SetFinalizer(present):
+            verb = "put" if present else "take"
+            return f"{verb} the finalizer of the last snapshot {'on' if present else 'off'}"
+        case actions.CreateSnapshot(body):
+            return f"create PartitionSnapshot {body['metadata']['name']}"
+        case actions.GiveUpVolume(ordinal, _, volume, keep):
+            claim = names.claim(partition, ordinal)
+            kept = f", and keep PersistentVolume {volume}" if keep and volume else ""
+            return f"delete PersistentVolumeClaim {claim}{kept}: its replica gets a new volume"
+        case actions.OrphanPods(name, _, _):
+            return f"delete StatefulSet {name} without its pods, to make it anew"
+        case actions.SetFenced(ordinal, fenced):
+            pod = names.pod(partition, ordinal)
+            return f"fence {pod}: it answers nobody" if fenced else f"end the fence of {pod}"
         case actions.EvictPod(ordinal, _):
             pod = names.pod(partition, ordinal)
             return f"evict pod {pod}, so that it is made anew; its volume stays"

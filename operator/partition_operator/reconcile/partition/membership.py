@@ -26,12 +26,14 @@ PROMOTE_LAG_MAX = 1000
 def next_change(observed: ObservedPartition, cluster_id: str, wanted: int) -> Action | None:
     """Returns the next safe step towards `wanted` voters on ordinals 0 to wanted - 1, or None if no
     step is possible now."""
+    leader = observed.leader
+    if leader is None:
+        return None  # new volumes stay free: a lost quorum may be recovered as another group
     for replica in observed.replicas:
         # After a join the new volume can no longer form a group of its own.
         if not replica.belongs and replica.ordinal < wanted:
             return Join(replica.ordinal, cluster_id)
-    leader = observed.leader
-    if leader is None or leader.changing:
+    if leader.changing:
         return None
     return (
         _replaced(observed, leader)
@@ -49,6 +51,9 @@ def pods_wanted(observed: ObservedPartition, wanted: int) -> int:
         known = [m.address for m in leader.members]
     else:
         known = [m.address for r in observed.replicas for m in r.members]
+        # After a hibernation no replica answers that could tell the members.
+        pods = [member.get("pod", "") for member in observed.partition.status.get("members", [])]
+        known += [f"{pod}." for pod in pods]
         live = observed.objects.get(("StatefulSet", observed.partition.name))
         wanted = max(wanted, int(((live or {}).get("spec") or {}).get("replicas", 0)))
     return max([wanted, *(observed.ordinal_of(address) + 1 for address in known)])

@@ -177,6 +177,9 @@ def _held(
 ) -> Condition | None:
     """Returns the condition while a user has to act; None if the operator goes on by itself."""
     pods, partition = _names(observed, behind), observed.partition
+    if observed.fenced:
+        message = f"{pods} are behind revision {revision}; no pod is replaced while one is fenced"
+        return Condition(TYPE, False, "Fenced", message)
     if spec.update.type == ON_DELETE and behind:
         message = f"{pods} are behind revision {revision}: delete them, one after the other"
         return Condition(TYPE, False, "OnDelete", message)
@@ -229,6 +232,12 @@ def _waiting_for(
         )
         return Condition(TYPE, False, Reason.STALLED, message)
     return _rolling(f"waiting for {name} to be ready{why}")
+
+
+def why_not_now(observed: ObservedPartition, spec: PartitionSpec) -> str:
+    """Returns why no sound member may be stopped now for a change; "" if one may."""
+    closed = _closed(observed, spec, list(observed.pods))
+    return closed.message if closed else _not_whole(observed, spec.replicas)
 
 
 def _not_whole(observed: ObservedPartition, wanted: int) -> str:
