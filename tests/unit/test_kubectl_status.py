@@ -79,6 +79,8 @@ def test_what_is_missing_or_in_progress_is_said() -> None:
     body = partition(
         condition("Progressing", "True", "Changing", "adding members"),
         condition("Paused", "False", "Followed", "the operator follows the spec"),
+        condition("Fenced", "False", "None", "no replica is fenced"),
+        condition("Hibernated", "False", "Stopping", "waiting for part-0 to end"),
         condition("Replicated", "False", "Incomplete", "2 of 3 voters are active"),
         condition("SnapshotsPruned", "False", "Failed", "repeats RetentionEnforced"),
         condition("BackfillComplete", "False", "NotRequested", "not asked for"),
@@ -87,6 +89,7 @@ def test_what_is_missing_or_in_progress_is_said() -> None:
     assert status.missing(body) == [
         "the operator, which has not seen the newest spec yet",
         "Progressing: adding members",
+        "Hibernated: waiting for part-0 to end",
         "Replicated: 2 of 3 voters are active",
     ]
 
