@@ -34,6 +34,7 @@ demo-down: setup ## removes what the demo made
 test: setup check check-generated ## checks and all tests; without root, all but those on a cluster
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
+	@$(RUN) python -m dev.prometheus build
 	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
 
 test-long: setup ## the randomised suites at length: 1,000 seeds, more examples, flips; skew of versions
@@ -47,6 +48,7 @@ test-long: setup ## the randomised suites at length: 1,000 seeds, more examples,
 
 coverage: setup ## lines and branches that the unit and conformance tests run, by package
 	@$(RUN) python -m dev.object_store build
+	@$(RUN) python -m dev.prometheus build
 	@$(RUN) coverage erase
 	@failed=0; $(RUN) coverage run -m pytest -q -n $(TEST_WORKERS) tests/unit tests/conformance \
 	    || failed=1; \

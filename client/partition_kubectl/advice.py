@@ -39,6 +39,7 @@ STATES = {
     "Conflict": Advice("Rename the Partition, or remove the objects that are named.", TROUBLE),
     "Degraded": Advice("Wait until the pods below run. The group serves meanwhile.", TROUBLE),
     "DiskFull": Advice("Free space, or raise spec.storage.size.", f"{OPERATIONS}/full_disk.md"),
+    "Hibernating": Advice("Wait until no pod runs.", f"{CONTROL}#hibernate-and-wake"),
     "Hibernated": Advice("kubectl partition wake NAME", f"{CONTROL}#hibernate-and-wake"),
     "InvalidSpec": Advice("Correct the spec: kubectl edit partition NAME", TROUBLE),
     "NoLeader": Advice("Bring the pods below back: a majority must run.", f"{TROUBLE}#no-leader"),

@@ -60,7 +60,7 @@ class OperatorProcess:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         http = await self._serve_http()
-        kube = await Kube.connect(self._config.request_timeout_s)
+        kube = await Kube.connect(self._config.request_timeout_s, self._metrics.requested)
         try:
             await self._lead(kube)
         finally:
@@ -98,7 +98,7 @@ class OperatorProcess:
             token.raise_to(lease.transitions)
 
         replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
-        queue = self._queue = WorkQueue(config.workers, raise_token)
+        queue = self._queue = WorkQueue(config.workers, raise_token, self._metrics.turns)
 
         def node_changed(node: str) -> None:
             queue.enqueue_seen(PARTITION, lambda seen: any(pod.node == node for pod in seen.pods))
@@ -125,10 +125,16 @@ class OperatorProcess:
         working = asyncio.create_task(queue.run())
         watches = Watches(queue, kube.probe, config.identity, config.watch, nodes)
         watching = asyncio.create_task(watches.run())
+        self._metrics.turns.serve((PARTITION, SNAPSHOT, SCHEDULE))
+        self._metrics.objects.partitions = reconciler.figures
+        self._metrics.objects.snapshots = schedules.figures
         read = self._metrics.read
         read(metrics.QUEUED, lambda: queue.queued)
+        read(metrics.QUEUE_AGE, lambda: queue.age_s)
+        read(metrics.LOOP_AGE, lambda: time.monotonic() - queue.turned_at)
+        read(metrics.TURNS_RUNNING, lambda: queue.running)
         read(metrics.RECONCILED, lambda: reconciler.reconciled)
-        read(metrics.FAILED, lambda: queue.failed)
+        read(metrics.AUTHORITY_EXPIRY, lambda: authority.ends.timestamp())
         read(metrics.EVENTS_DROPPED, lambda: recorder.dropped)
         read(metrics.FOREIGN, lambda: len(reconciler.foreign))
         read(metrics.WATCHES_DOWN, lambda: watches.down)

@@ -13,7 +13,9 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from partition_proto.connection import pem
 from partition_proto.connection.pem import BadPem
+from partition_proto.connection.renewed import RenewedPem
 from partition_proto.v1 import (
     inspection_pb2,
     inspection_pb2_grpc,
@@ -66,6 +68,8 @@ EXIT_RECOVERING = 75
 """EX_TEMPFAIL: the process ended because its next start is to recover a lost quorum."""
 LOCK_POLL_S = 0.5
 HEALTH_POLL_S = 0.5
+CERTIFICATE_POLL_S = 5.0
+"""Seconds between looks at the certificate, for its metric."""
 
 SERVICES = (
     log_store_pb2.DESCRIPTOR.services_by_name["LogStore"].full_name,
@@ -244,11 +248,14 @@ class SidecarProcess:
             listener.port,
             config.advertise,
         )
-        watcher = asyncio.create_task(self._watch_health(replica, health_servicer))
+        watchers = [asyncio.create_task(self._watch_health(replica, health_servicer))]
+        if config.tls is not None:
+            watchers.append(asyncio.create_task(self._watch_certificate(RenewedPem(config.tls))))
         await _first(self._stop.wait(), replica.fence_put.wait())
         logger.info("stopping")
         self._replica, self._why_not_ready = None, "stopping"
-        watcher.cancel()
+        for watcher in watchers:
+            watcher.cancel()
         await health_servicer.enter_graceful_shutdown()
         await replica.stop()
         await peers.close()  # first: the others learn by it that this member, if it leads, is gone
@@ -351,6 +358,21 @@ class SidecarProcess:
             for service in ("", SERVICES[0]):
                 await servicer.set(service, state)
             await asyncio.sleep(HEALTH_POLL_S)
+
+    async def _watch_certificate(self, files: RenewedPem) -> None:
+        """Sets the metric of the certificate's end. The services read the same files at the next
+        handshake."""
+        known = 0
+        while True:
+            version, found = files.current()
+            if version != known:
+                known = version
+                # It makes a handshake with itself, which computes for a millisecond.
+                shown = await asyncio.to_thread(pem.leaf, found)
+                if shown is not None:
+                    expires = shown.not_after.timestamp()
+                    self._metrics.set("logstore_certificate_expiry_timestamp_seconds", expires)
+            await asyncio.sleep(CERTIFICATE_POLL_S)
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:

@@ -34,6 +34,8 @@ class Operator:
         }
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self.http_port = 0
+        """Of the last start: probes and metrics."""
 
     def set(self, **settings: str) -> None:
         """Changes its environment from the next start on."""
@@ -41,9 +43,10 @@ class Operator:
 
     def start(self, *failpoints: str) -> None:
         """failpoints: the process ends at the first of them that it reaches."""
+        self.http_port = free_port()
         environment = self._environment | {
             ENVIRONMENT: ",".join(failpoints),
-            "PARTITION_OPERATOR_HTTP_PORT": str(free_port()),
+            "PARTITION_OPERATOR_HTTP_PORT": str(self.http_port),
             # Each process is a new holder of the lease, as a new pod is.
             "PARTITION_OPERATOR_IDENTITY": uuid.uuid4().hex,
         }

@@ -37,7 +37,7 @@ def test_all_pods_end_and_the_volumes_stay() -> None:
     step = look(stopping())
     assert step.action is None
     assert not step.settled
-    assert by_type(step)["Hibernated"]["reason"] == "Stopping"
+    assert by_type(step)["Hibernated"]["reason"] == "Hibernating"
     assert by_type(step)["Progressing"]["status"] == "True"
     step = look(replace(after(stopping()), pods=(), replicas=()))
     assert step.action is None

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     GROWING = "Growing"
     HIBERNATED = "Hibernated"
+    HIBERNATING = "Hibernating"
     NO_LEADER = "NoLeader"
     NO_SPARE = "NoSpare"
     STANDALONE = "Standalone"

@@ -5,7 +5,7 @@ either it must not exist yet, or it must have the uid and the version that were 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -79,12 +79,22 @@ class ApiError(OperatorError):
 class Kube:
     """A client with one connection pool. The caller closes it."""
 
-    def __init__(self, api: client.ApiClient, timeout_s: float) -> None:
+    def __init__(
+        self,
+        api: client.ApiClient,
+        timeout_s: float,
+        requested: Callable[[str, int], None] = lambda _method, _status: None,
+    ) -> None:
+        """requested: called after each request with its method and the answer's status, 0 for
+        none."""
         self._api = api
         self._timeout_s = timeout_s
+        self._requested = requested
 
     @classmethod
-    async def connect(cls, timeout_s: float) -> "Kube":
+    async def connect(
+        cls, timeout_s: float, requested: Callable[[str, int], None] = lambda _method, _status: None
+    ) -> "Kube":
         """Connects with the pod's service account in a cluster, otherwise with KUBECONFIG."""
         configuration = client.Configuration()
         try:
@@ -97,7 +107,7 @@ class Kube:
             )
         # Like kopf's watches: the environment's proxy is not for the API server.
         configuration.client_session_kwargs = {"trust_env": False}
-        return cls(client.ApiClient(configuration), timeout_s)
+        return cls(client.ApiClient(configuration), timeout_s, requested)
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
@@ -291,7 +301,9 @@ class Kube:
             )
             data: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self._requested(method, 0)
             raise ApiError(0, f"{method} {path}: no answer: {error!r}") from error
+        self._requested(method, response.status)
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise _error(method, path, response.status, data)
         return cast("Body", json.loads(data)) if data else {}

@@ -140,6 +140,7 @@ class Observer:
                 problem=self._authority.problem,
                 refused=self._replicas.refused(partition, pods),
                 authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
+                ends=trust.expiries(secrets),
             ),
             fenced=fenced,
             lost=lost,

@@ -127,6 +127,12 @@ def steps(
     }
 
 
+def expiries(secrets: Mapping[str, Secret | None]) -> dict[str, dt.datetime]:
+    """Returns when the certificate of each Secret expires, if it can be read."""
+    found = {name: read(secret).certificate for name, secret in secrets.items()}
+    return {name: held.not_valid_after_utc for name, held in found.items() if held is not None}
+
+
 def changing(secrets: Mapping[str, Secret | None], found: Mapping[str, TrustStep]) -> bool:
     """Whether the authority is being replaced: until no Secret trusts several any more. `found`:
     the steps of these Secrets. The turn that issues the new certificates is in the middle."""

@@ -35,6 +35,7 @@ from partition_operator.reconcile.partition.actions import (
     RecoverQuorum,
     TransferLeadership,
 )
+from partition_operator.reconcile.partition.figures import PartitionFigures, figures
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.queue import Key, QueueItem
@@ -73,6 +74,8 @@ class Reconciler:
         self._told: set[Key] = set()
         """The Partitions of `foreign` whose event is written."""
         self.reconciled = 0
+        self.figures: dict[tuple[str, str], PartitionFigures] = {}
+        """What the metrics say, by namespace and name of the Partitions that we manage."""
 
     async def turn(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
         """Observes the Partition and takes the steps that are due. Returns the seconds until the
@@ -107,6 +110,8 @@ class Reconciler:
         """Takes one step. Returns the seconds until the next turn; None if the next step may follow
         at once."""
         config = self._config
+        if partition.deleting:
+            self.figures.pop(partition.key, None)
         ends = partition.deleting and not deletion.has_finalizer(partition)
         if ends or await self._left_alone(key, partition):
             # Otherwise the next turn would poll its replicas.
@@ -130,6 +135,7 @@ class Reconciler:
             backfill_stalled_s=config.backfill_stalled_s,
             image_auto_update=config.image_auto_update,
         )
+        self.figures[partition.key] = figures(observed, step.status)
         if not isinstance(step.action, RECORDS):
             # These actions write status themselves, at the observed version.
             await self._write_status(observed, step)
@@ -208,6 +214,7 @@ class Reconciler:
 
     async def _forget(self, key: Key) -> None:
         """Drops the memory of a Partition that was deleted or that another operator manages."""
+        self.figures.pop((key.namespace, key.name), None)
         await self._observer.forget(key.namespace, key.name)
         self._executor.writes.forget((key.namespace, key.name))
 

@@ -114,13 +114,15 @@ class Certificates:
     """untrusting: Secrets whose trusted authorities must be rewritten. changing: the authority is
     being replaced. problem: why the authority's Secret can't be used. refused: by ordinal, why TLS
     between the operator and a replica fails. authority_ends: when the authority expires, if that is
-    before a certificate issued now would be renewed."""
+    before a certificate issued now would be renewed. ends: by Secret, when its certificate
+    expires."""
 
     untrusting: frozenset[str] = frozenset()
     changing: bool = False
     problem: str = ""
     refused: dict[int, str] = field(default_factory=dict)
     authority_ends: dt.datetime | None = None
+    ends: dict[str, dt.datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def look(observed: ObservedPartition, spec: PartitionSpec, *, bootstrapped: bool
     if observed.pods:
         left = len(observed.pods)
         message = f"{left} pods are ending" if left > 1 else "1 pod is ending"
-        return Hibernation(True, Condition(TYPE, False, "Stopping", message))
+        return Hibernation(True, Condition(TYPE, False, Reason.HIBERNATING, message))
     message = f"no pod runs, and the volumes stay: {WAY_BACK}"
     return Hibernation(True, Condition(TYPE, True, Reason.HIBERNATED, message), over=True)
 
@@ -50,7 +50,7 @@ def explain(found: list[Condition], hibernation: Hibernation) -> list[Condition]
     told = hibernation.condition
     if not hibernation.asleep:
         return [*found, told]
-    reason, message = Reason.HIBERNATED, f"spec.hibernated is true: {told.message}"
+    reason, message = told.reason, f"spec.hibernated is true: {told.message}"
     instead = [
         Condition("QuorumAvailable", False, reason, message),
         Condition("Replicated", False, reason, message),

@@ -113,7 +113,7 @@ def _hibernation_event(old: schema.Condition | None, new: schema.Condition) -> E
     match new["reason"]:
         case Reason.HIBERNATED:
             return Event("Normal", "Hibernated", new["message"])
-        case "Awake" if old["reason"] in (Reason.HIBERNATED, "Stopping"):
+        case "Awake" if old["reason"] in (Reason.HIBERNATED, Reason.HIBERNATING):
             return Event("Normal", "Woken", "the pods are started again")
         case Reason.WAITING:
             return Event("Normal", "HibernationWaits", new["message"])
@@ -122,7 +122,7 @@ def _hibernation_event(old: schema.Condition | None, new: schema.Condition) -> E
 
 def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     match new["status"], new["reason"]:
-        case "False", Reason.HIBERNATED:
+        case "False", Reason.HIBERNATED | Reason.HIBERNATING:
             return None  # asked for
         case "False", _ if old is not None and old["status"] == "True":
             return Event("Warning", "QuorumLost", new["message"])
