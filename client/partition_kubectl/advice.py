@@ -30,9 +30,9 @@ class Advice:
 
 
 CONTROL = f"{OPERATIONS}/control.md"
+LOST_QUORUM = f"{OPERATIONS}/lost_quorum.md"
 FENCE = f"{CONTROL}#fence-a-replica"
 DELETION = f"{CONTROL}#deletion-policy"
-QUORUM = f"{OPERATIONS}/lost_quorum.md"
 
 STATES = {
     "Bootstrapping": Advice("Wait. If it lasts, look at the pods below.", TROUBLE),
@@ -47,7 +47,7 @@ STATES = {
     "DeletionBlocked": Advice("Mend the last snapshot, or go without it.", DELETION),
     "NotSeen": Advice("Look at the certificates. The group may serve.", CERTIFICATES),
     "ObjectRefused": Advice("Raise the quota or correct the spec, as the message says.", REFUSED),
-    "QuorumLost": Advice("Read first. Then: kubectl partition recover NAME", QUORUM),
+    "QuorumLost": Advice("Read first. Then: kubectl partition recover NAME", LOST_QUORUM),
     "RestoreFailed": Advice("Mend the fault, then delete the pod NAME-restore.", RESTORE),
     "Restoring": Advice("Wait: kubectl partition status NAME", RESTORE),
     "VolumeLost": Advice("Read before you delete anything.", f"{VOLUMES}#most-volumes-are-lost"),
@@ -62,6 +62,14 @@ ANY = ""
 """Stands for every reason without a row of its own."""
 
 CONDITIONS = {
+    ("QuorumRecovered", "Refused"): Advice("kubectl partition recover NAME", LOST_QUORUM),
+    ("QuorumRecovered", "VolumesLeft"): Advice(
+        "Delete the volumes that are named.", f"{LOST_QUORUM}#volumes-of-the-former-group"
+    ),
+    ("QuorumRecovered", ANY): Advice("Wait.", f"{LOST_QUORUM}#recover"),
+    ("Hibernated", ANY): Advice("kubectl partition wake NAME", f"{CONTROL}#hibernate-and-wake"),
+    ("Fenced", "Fencing"): Advice("Wait until the replica answers.", FENCE),
+    ("Fenced", "UnknownPod"): Advice("kubectl partition unfence NAME POD", FENCE),
     ("Fenced", ANY): Advice("kubectl partition unfence NAME POD", FENCE),
     ("Paused", ANY): Advice("kubectl partition resume NAME", PAUSE),
     ("PodsPlaced", ANY): Advice("Look at the nodes that are named.", NODES),

@@ -16,6 +16,7 @@ from partition_kubectl.waiting import Patience
 
 APPROVABLE = "WaitingForApproval"
 STALLED = "Stalled"
+RECOVERED, REFUSED, VOLUMES_LEFT = "QuorumRecovered", "Refused", "VolumesLeft"
 ROLLED_OUT = "RolledOut"
 RESTING = frozenset({APPROVABLE, STALLED, "OutsideWindow", "InvalidWindow", "OnDelete", "Paused"})
 """Reasons of RolledOut with which a rollout waits for the user or for the clock."""
@@ -108,7 +109,7 @@ def hibernate(kubectl: Kubectl, options: argparse.Namespace) -> int:
     confirm(options, f"All pods of {options.name} will stop, and nobody can read or write it.")
     _set(kubectl, options.name, "hibernated", value=True)
     put(
-        f"{options.name} hibernates: its pods stop, and its volumes stay. "
+        f"Asked the operator to stop all pods of {options.name}. Its volumes stay. "
         f"To wake it: kubectl partition wake {options.name}"
     )
     return 0
@@ -116,7 +117,7 @@ def hibernate(kubectl: Kubectl, options: argparse.Namespace) -> int:
 
 def wake(kubectl: Kubectl, options: argparse.Namespace) -> int:
     _set(kubectl, options.name, "hibernated", value=False)
-    put(f"{options.name} wakes: its pods are made anew on their volumes.")
+    put(f"Asked the operator to start the pods of {options.name} again, on their volumes.")
     if not options.no_wait:
         _until_ready(kubectl, options)
     return 0
@@ -200,8 +201,8 @@ def fence(kubectl: Kubectl, options: argparse.Namespace) -> int:
         confirm(options, f"Without {value} the group has no quorum: nobody can write.")
     kubectl.annotate(names.PARTITIONS, options.name, {names.FENCE: value})
     put(
-        f"Fenced: {value}. A fenced replica answers nobody; its process stays for inspection. "
-        f"To end it: kubectl partition unfence {options.name} POD"
+        f"Asked the operator to fence {value}. A fenced replica answers nobody; its process stays "
+        f"for inspection. To end it: kubectl partition unfence {options.name} POD"
     )
     return 0
 
@@ -212,7 +213,7 @@ def unfence(kubectl: Kubectl, options: argparse.Namespace) -> int:
         raise UsageError("name the pods whose fence shall end, or give --all")
     value = without_fences(partition, options.pods)
     kubectl.annotate(names.PARTITIONS, options.name, {names.FENCE: value})
-    put(f"Still fenced: {value}." if value else "No replica is fenced now.")
+    put(f"Asked the operator to end the fence. Still fenced: {value or 'no replica'}.")
     return 0
 
 
@@ -270,14 +271,45 @@ def recover(kubectl: Kubectl, options: argparse.Namespace) -> int:
     kubectl.annotate(names.PARTITIONS, options.name, {names.RECOVER: value})
     put(f"Asked the operator to recover {options.name} from {options.source}.")
     if not options.no_wait:
-        _until_ready(kubectl, options)
+        before = pods.conditions(partition).get(RECOVERED) or {}
+        _until_recovered(kubectl, options, str(before.get("message", "")))
     return 0
+
+
+def _until_recovered(kubectl: Kubectl, options: argparse.Namespace, before: str) -> None:
+    """Ends, too, if volumes of the former group are left, which only the user may delete. before:
+    the message that an earlier order has left."""
+
+    def condition(seen: Body) -> Body:
+        order = status_of(seen).get("recovery") or {}
+        found: Body = pods.conditions(seen).get(RECOVERED) or {}
+        current = order.get("acceptLoss") == options.accept_loss
+        refused = found.get("reason") == REFUSED and found.get("message") != before
+        return found if current or refused else {}
+
+    def done(seen: Body) -> bool:
+        found = condition(seen)
+        return found.get("status") == "True" or found.get("reason") in (REFUSED, VOLUMES_LEFT)
+
+    def told(seen: Body) -> str:
+        return f"waiting for the recovery: {condition(seen).get('message') or 'not begun'}"
+
+    found = condition(
+        Patience(options.timeout).until(
+            lambda: kubectl.get(names.PARTITIONS, options.name), done, told
+        )
+    )
+    if found["reason"] == REFUSED:
+        raise Refused(f"the operator refuses the recovery: {found['message']}")
+    put(f"{found['reason']}: {found['message']}")
 
 
 def quorum_loss(partition: Body) -> dict[str, Any]:
     """Returns status.quorumLoss. Raises Refused if the quorum is not lost. Pure."""
     found: dict[str, Any] = status_of(partition).get("quorumLoss") or {}
-    if not found.get("token"):
+    if found and not found.get("token"):
+        raise Refused(f"no recovery is possible now: {found.get('message', 'no survivor answers')}")
+    if not found:
         raise Refused(
             "the operator has not found a lost quorum (status.quorumLoss is empty), so there is "
             "nothing to recover: kubectl partition why says what is wrong"

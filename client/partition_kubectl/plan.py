@@ -11,7 +11,7 @@ from partition_kubectl.output import put, rendered
 COMMAND = ("python3", "-m", "partition_operator", "plan")
 RIGHTS = (
     "plan runs a command in the operator's pod. That needs, in the operator's namespace, the verbs "
-    "get and list on pods, and create on pods/exec. Whoever has these can act as the operator, so "
+    "get and list on pods, and create on pods/exec. A user with these can act as the operator, so "
     "an administrator may have to run it for you"
 )
 

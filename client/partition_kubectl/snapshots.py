@@ -22,9 +22,12 @@ KEPT = (
     "image",
     "updateStrategy",
     "podTemplate",
+    "settings",
+    "service",
+    "serviceAccount",
 )
 """Fields that a restored Partition takes from the one that was snapshotted. Its schedule of
-snapshots is left out: two Partitions would not disturb each other, but the user should decide."""
+snapshots is left out, because the user should decide, and so is its deletion policy."""
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 

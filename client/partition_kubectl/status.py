@@ -15,6 +15,15 @@ BUSY = frozenset({"Fenced", "Hibernated", "Paused", "Progressing"})
 AS_ASKED = frozenset({("Replicated", "Standalone"), ("BackfillComplete", "NotRequested")})
 """Types and reasons of conditions of a standalone Partition that are False because the spec asks
 for it."""
+ON_ITS_WAY = frozenset(
+    {
+        ("Fenced", "Fencing"),
+        ("Fenced", "UnknownPod"),
+        ("Hibernated", "Stopping"),
+        ("Hibernated", "Waiting"),
+    }
+)
+"""Types and reasons of conditions that say something although they are False."""
 SUMMARY = frozenset({"SnapshotsPruned"})
 """Conditions that repeat another one."""
 
@@ -148,6 +157,8 @@ def is_news(condition: Body) -> bool:
     """Whether a condition says what is missing or in progress. Pure."""
     if (condition["type"], condition.get("reason")) in AS_ASKED:
         return False
+    if (condition["type"], condition.get("reason")) in ON_ITS_WAY:
+        return True
     return bool((condition["status"] == "True") == (condition["type"] in BUSY))
 
 
@@ -187,7 +198,9 @@ def _volume(claim: Body | None) -> str:
         return ""
     spec, status = claim.get("spec") or {}, claim.get("status") or {}
     asked = ((spec.get("resources") or {}).get("requests") or {}).get("storage", "")
-    has = (status.get("capacity") or {}).get("storage") or f"{asked} asked"
+    has = str((status.get("capacity") or {}).get("storage") or f"{asked} asked")
+    if has.isdigit():
+        has = size(int(has))  # some drivers report bytes
     return f"{has} {spec.get('storageClassName') or ''}".rstrip()
 
 

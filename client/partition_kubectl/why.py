@@ -16,6 +16,8 @@ from partition_kubectl.status import SUMMARY, is_news
 
 EVENTS_SHOWN = 5
 EVENTS_OLD = dt.timedelta(hours=1)
+IMAGE_TROUBLE = "Image"
+"""Part of each reason with which a container waits for its image, such as ErrImagePull."""
 READY_STATE = "Ready"
 SEEN_LATE = dt.timedelta(seconds=60)
 """A running operator sees a new spec sooner."""
@@ -166,6 +168,8 @@ def _of_pods(partition: str, replicas: list[Body]) -> list[Finding]:
         name = pods.name(pod)
         restarted = pods.replica(pod).get("restartCount", 0)
         then = f"kubectl describe pod {name}"
+        if IMAGE_TROUBLE in trouble:
+            then = f"Correct spec.image, or let the nodes pull it: {then}"
         if restarted:
             then += f"; kubectl partition logs {partition} --pod {name} --previous"
         found.append(Finding(f"Pod {name} {trouble}.", then))

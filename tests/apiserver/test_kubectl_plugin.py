@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tests.support.api_server import ApiServer
+from tests.support.local_group import eventually
 from tests.support.plugin import plan, plugin, user
 from tests.support.stand_in_nodes import StandInNodes
 from tests.support.switch_stage import Stage, stage
@@ -55,6 +56,7 @@ async def test_a_group_is_shown_and_operated_and_a_plan_writes_nothing(
         run = Runner(server, found.namespace)
         await found.three_voters()
         await shown(found, run)
+        await fenced_and_hibernated(found, run)
         await snapshotted(found, run, tmp_path)
         await restart_waits_for_approval(found, run)
         # The operator is gone, so whatever changes now is the plan's doing.
@@ -80,6 +82,26 @@ async def shown(found: Stage, run: Runner) -> None:
     await run("pause", "part")
     assert "kubectl partition resume part" in await run("why", "part")
     await run("resume", "part")
+
+
+async def fenced_and_hibernated(found: Stage, run: Runner) -> None:
+    leader = (await found.status())["leader"]
+    pod = next(name for name in ("part-0", "part-1") if name != leader)
+    await run("fence", "part", pod)
+
+    async def fenced() -> bool:
+        return f"Fenced: {pod} answers nobody" in await run("status", "part")
+
+    await eventually(fenced, "the replica is fenced")
+    assert "kubectl partition unfence part" in await run("why", "part", code=3)
+    await run("unfence", "part", "--all")
+    await run("hibernate", "part", "--yes")
+
+    async def hibernated() -> bool:
+        return (await found.status())["state"] == "Hibernated"
+
+    await eventually(hibernated, "no pod runs")
+    assert "part is Ready." in await run("wake", "part")
 
 
 async def snapshotted(found: Stage, run: Runner, folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from partition_kubectl import bench
-from partition_kubectl.__main__ import answer
+from partition_kubectl.__main__ import answer, main
 from partition_kubectl.arguments import parser
 from partition_kubectl.errors import Refused, TimedOut, UsageError
 from partition_replica.__main__ import parse
@@ -110,6 +110,17 @@ def test_a_pod_that_never_starts_is_given_up_with_its_last_event(kubectl: FakeKu
     kubectl.answer("get", out=waiting)
     with pytest.raises(TimedOut, match="Its last event: no such class"):
         answer(["bench", "--image", "i", "--timeout", "1s"])
+    assert len(deleted(kubectl)) == 2
+
+
+def test_an_interrupt_leaves_nothing(kubectl: FakeKubectl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("partition_kubectl.waiting.Patience.until", interrupted)
+    with pytest.raises(SystemExit) as left:
+        main(["bench", "--image", "i"])
+    assert left.value.code == 130
     assert len(deleted(kubectl)) == 2
 
 

@@ -160,6 +160,32 @@ def test_a_recovery_shows_the_loss_and_takes_only_its_token(
     assert json.loads(value) == {"from": "part-2", "acceptLoss": "t-1"}
     with pytest.raises(Refused, match="nothing to recover"):
         control.quorum_loss(partition())
+    with pytest.raises(Refused, match="no recovery is possible now: nobody answers"):
+        control.quorum_loss(partition(quorumLoss={"message": "nobody answers"}))
+
+
+@pytest.mark.parametrize(
+    ("recovered", "said"),
+    [
+        (condition("QuorumRecovered", "True", "Recovered", "all are back"), "Recovered: all are"),
+        (condition("QuorumRecovered", "False", "VolumesLeft", "delete them"), "VolumesLeft: del"),
+        (condition("QuorumRecovered", "False", "Refused", "a leader leads"), ""),
+    ],
+)
+def test_a_recovery_is_waited_for_until_the_operator_or_the_user_has_the_next_word(
+    kubectl: FakeKubectl, capsys: pytest.CaptureFixture[str], recovered: Any, said: str
+) -> None:
+    lost = partition(quorumLoss={"token": "t-1"})
+    kubectl.answer("patch", out=lost)
+    after = partition(recovered, recovery={"acceptLoss": "t-1"})
+    kubectl.answer("get", out=after, first=lost)
+    words = ["recover", "part", "--from", "part-2", "--accept-loss", "t-1", "--yes"]
+    if said:
+        assert answer(words) == 0
+        assert said in capsys.readouterr().out
+    else:
+        with pytest.raises(Refused, match="refuses the recovery: a leader leads"):
+            answer(words)
 
 
 def test_a_snapshot_takes_the_partitions_destination_unless_told_otherwise() -> None:

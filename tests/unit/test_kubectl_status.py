@@ -26,7 +26,11 @@ def test_the_members_are_shown_with_their_roles_and_volumes() -> None:
     rows = status.members(
         body,
         [pod(0), pod(1), pod(3)],
-        [claim(0, capacity={"storage": "12Gi"}), claim(1)],
+        [
+            claim(0, capacity={"storage": "12Gi"}),
+            claim(1),
+            claim(3, capacity={"storage": "536870912"}),
+        ],
     )
     assert [(r["pod"], r["role"], r["ready"]) for r in rows] == [
         ("part-0", "leader", True),
@@ -34,7 +38,7 @@ def test_the_members_are_shown_with_their_roles_and_volumes() -> None:
         ("part-2", "learner", False),
         ("part-3", "not a member", True),
     ]
-    assert [r["volume"] for r in rows[:3]] == ["12Gi fast", "10Gi asked fast", ""]
+    assert [r["volume"] for r in rows] == ["12Gi fast", "10Gi asked fast", "", "512.0 MiB fast"]
     assert [r["quorumCritical"] for r in rows] == [False, True, False, False]
     assert rows[2]["trouble"] == "does not exist"
 
@@ -75,6 +79,8 @@ def test_what_is_missing_or_in_progress_is_said() -> None:
     body = partition(
         condition("Progressing", "True", "Changing", "adding members"),
         condition("Paused", "False", "Followed", "the operator follows the spec"),
+        condition("Fenced", "False", "None", "no replica is fenced"),
+        condition("Hibernated", "False", "Stopping", "waiting for part-0 to end"),
         condition("Replicated", "False", "Incomplete", "2 of 3 voters are active"),
         condition("SnapshotsPruned", "False", "Failed", "repeats RetentionEnforced"),
         condition("BackfillComplete", "False", "NotRequested", "not asked for"),
@@ -83,6 +89,7 @@ def test_what_is_missing_or_in_progress_is_said() -> None:
     assert status.missing(body) == [
         "the operator, which has not seen the newest spec yet",
         "Progressing: adding members",
+        "Hibernated: waiting for part-0 to end",
         "Replicated: 2 of 3 voters are active",
     ]
 

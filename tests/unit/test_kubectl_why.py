@@ -77,6 +77,13 @@ def test_the_status_word_comes_first_with_what_to_do() -> None:
     assert "   Next: Bring the pods below back" in text
 
 
+def test_an_image_that_is_not_there_is_to_be_corrected() -> None:
+    waits = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+    (found,) = explain(partition(), pod(0, ready=False, state=waits)).findings
+    assert found.what == "Pod part-0 waits with ErrImagePull: not found."
+    assert found.then.startswith("Correct spec.image")
+
+
 def test_a_ready_partition_with_a_rollout_that_waits_says_the_command() -> None:
     waits = condition("RolledOut", "False", "WaitingForApproval", "part-0 is behind")
     found = explain(partition(waits))
