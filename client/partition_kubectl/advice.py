@@ -77,10 +77,6 @@ CONDITIONS = {
         "Lose no other pod until all are back: do not drain nodes.", NODES, always=True
     ),
     ("QuorumAvailable", ANY): Advice("Bring the pods back.", f"{TROUBLE}#no-leader"),
-    ("QuorumRecovered", "VolumesLeft"): Advice(
-        "Keep or delete the volumes that are named.", f"{QUORUM}#volumes-of-the-former-group"
-    ),
-    ("QuorumRecovered", ANY): Advice("Read status.quorumLoss again.", f"{QUORUM}#recover"),
     ("StorageReady", "VolumeLost"): Advice("Bring the other members back first.", VOLUMES),
     ("StorageReady", ANY): Advice("Free space, or grow the volumes.", f"{OPERATIONS}/full_disk.md"),
     ("CertificatesReady", "AuthorityEnding"): Advice(
