@@ -70,6 +70,36 @@ def lacks(leader: ObservedReplica, member: ObservedMember) -> int:
     return max(leader.committed - member.matched, 0)
 
 
+def successor(
+    observed: ObservedPartition, revision: str = "", *, settled: bool = False
+) -> ObservedMember | None:
+    """Returns the voter that shall lead next; None if no other one has caught up. Those on nodes
+    without a cordon go first, then those whose pods have this revision, "" for any: otherwise two
+    reasons for a hand-over would hand it to and fro. settled: both are required, and that the pod
+    is ready."""
+    leader = observed.leader
+    if leader is None:
+        return None
+
+    def rank(member: ObservedMember) -> tuple[bool, bool, bool, int]:
+        pod = observed.pod(observed.ordinal_of(member.address))
+        ready = pod is not None and pod.ready and not pod.deleting
+        cordoned = pod is not None and pod.node in observed.cordoned
+        newest = pod is not None and (not revision or pod.revision == revision)
+        return not cordoned, newest, ready, member.matched
+
+    fit = [
+        member
+        for member in leader.members
+        if member.voter
+        and member.member_id != leader.member_id
+        and member.recently_active
+        and lacks(leader, member) <= PROMOTE_LAG_MAX
+    ]
+    best = max(fit, key=rank, default=None)
+    return None if best is None or (settled and not all(rank(best)[:3])) else best
+
+
 def _pod(observed: ObservedPartition, address: str) -> str:
     return names.pod(observed.partition.name, observed.ordinal_of(address))
 
