@@ -61,7 +61,7 @@ end
 if is("Accepted", "False") then
   return health("Degraded", "Accepted")
 end
-if is("Ready", "False", {Hibernated = true}) then
+if is("Ready", "False", {Hibernated = true, Hibernating = true}) then
   return health("Suspended", "Ready")
 end
 if is("Ready", "False") then
