@@ -12,7 +12,7 @@ from partition_client import AsyncClient
 
 from dev.load import Writers
 from tests.support.chaos import Chaos
-from tests.support.cluster import Namespace, assert_equal, condition
+from tests.support.cluster import Namespace, assert_equal
 from tests.support.local_group import eventually
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "10"))
@@ -60,11 +60,9 @@ async def ready(chaos: Chaos, client: AsyncClient, namespace: Namespace, what: s
 
     async def whole() -> bool:
         try:
-            found = await asyncio.to_thread(chaos.partition)
+            return await asyncio.to_thread(chaos.whole)
         except RuntimeError:
             return False  # the API server comes back
-        told = condition(found, "Ready")
-        return bool(told["reason"] == "Ready" and found["status"]["ready"] == "3/3")
 
     try:
         await eventually(whole, f"Ready again after {what} (CHAOS_SEED={SEED})", READY_S)

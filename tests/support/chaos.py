@@ -14,6 +14,7 @@ from dev.cluster.layout import STATE
 from dev.demo import kill_container
 from dev.install import NAMESPACE
 from tests.support.cluster import Namespace, condition
+from tests.support.local_group import eventually
 
 
 class Chaos:
@@ -28,6 +29,18 @@ class Chaos:
 
     def partition(self) -> dict[str, Any]:
         return self._namespace.json("get", "partition", "part")
+
+    def whole(self) -> bool:
+        """Whether three pods are ready, and the Partition is Ready with all of them."""
+        found = self.partition()
+        told = condition(found, "Ready")
+        ready = [
+            any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])
+            for pod in self._pods()
+        ]
+        return bool(
+            told["reason"] == "Ready" and found["status"]["ready"] == "3/3" and ready == [True] * 3
+        )
 
     def _pods(self) -> list[dict[str, Any]]:
         words = ("get", "pods", "-l", "logstore.dev/partition=part")
@@ -72,6 +85,11 @@ class Chaos:
             await asyncio.sleep(self._rng.uniform(2, 20))  # the fault itself: how long it lasts
         finally:
             await asyncio.to_thread(host.start_node, self._cluster.layout, node)
+
+        async def back() -> bool:
+            return node in await asyncio.to_thread(host.ready_nodes, self._cluster.layout)
+
+        await eventually(back, f"node {node} is back", 180)
 
     async def volume_is_lost(self) -> None:
         """A follower's claim and pod are deleted, as a person would."""
