@@ -4,8 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from partition_operator.api.partition import parse
 from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
 from partition_operator.reconcile.partition import actions
+from partition_operator.reconcile.partition.plan import plan
 
 from tests.support.partition_views import (
     CLUSTER,
@@ -21,6 +23,7 @@ from tests.support.partition_views import (
     reasons,
     replica,
     with_spec,
+    with_status,
 )
 from tests.support.rollouts import annotated
 
@@ -170,6 +173,47 @@ def test_a_request_waits_for_the_others() -> None:
     assert "rebuild" not in step.status
 
 
+def test_nothing_is_recorded_before_it_is_done() -> None:
+    """Otherwise the record of a paused Partition would give a volume up later, without a look."""
+    asking = annotated(whole(), rebuild="part-1")
+    paused = with_spec(asking, paused=True)
+    assert "rebuild" not in look(paused).status
+    grows = with_spec(asking, replicas=5)
+    assert isinstance(look(grows).action, actions.Apply)
+    assert "rebuild" not in look(grows).status
+
+
+def test_a_request_that_was_begun_looks_at_the_others_again() -> None:
+    record = {"request": "part-1", "pod": "part-1", "claimUID": "u1"}
+    begun = with_status(annotated(whole(), rebuild="part-1"), rebuild=record)
+    assert isinstance(look(begun).action, actions.GiveUpVolume)
+    alone = replace(begun, replicas=without(begun, 2))
+    assert look(alone).action is None
+    # Who takes the annotation back takes the request back.
+    assert look(annotated(begun)).action is None
+
+
+def test_claims_of_replicas_that_were_removed_are_no_members() -> None:
+    """Scaling down keeps them, whatever else is asked for."""
+    found = smaller(whenReplaced="Delete")
+    objects = {k: v for k, v in found.objects.items() if k[0] != "StatefulSet"}
+    found = complete(replace(found, objects=objects))
+    left = (bound(3), bound(4, deleting=True))
+    found = replace(found, claims=(*found.claims, *left))
+    assert look(found).action == actions.GiveUpVolume(2, "u2", "pv-2", keep=False)
+    lost = replace(losing(whole()), lost={3: GONE, 2: GONE}, claims=(*whole().claims, *left))
+    assert look(lost).action == actions.GiveUpVolume(2, "u2", "pv-2", keep=True)
+
+
+def test_without_rights_to_volumes_nothing_is_begun() -> None:
+    step = look(replace(annotated(whole(), rebuild="part-1"), sees_volumes=False))
+    assert step.action is None
+    assert "RebuildRefused" in reasons(step)
+    step = look(replace(smaller(), sees_volumes=False))
+    assert step.action is None
+    assert "set watchNodes" in by_type(step)["StorageReady"]["message"]
+
+
 # --- replaced ---------------------------------------------------------------------------------
 
 
@@ -235,6 +279,64 @@ def test_other_classes_and_those_that_cannot_grow_are_replaced() -> None:
     assert isinstance(look(larger).action, actions.GrowClaim), "its class lets it grow"
     fixed = replace(larger, claims=tuple(bound(n, fixed=True) for n in range(3)))
     assert isinstance(look(fixed).action, actions.OrphanPods)
+
+
+def test_a_class_that_does_not_exist_is_said_before_anything_is_given_up() -> None:
+    step = look(replace(smaller(className="fsat"), class_missing=True))
+    assert step.action is None
+    assert "there is no storage class fsat" in by_type(step)["StorageReady"]["message"]
+
+
+def test_a_claim_that_no_provisioner_serves_is_made_anew() -> None:
+    """A group that is not whole can't wait for itself."""
+    found = smaller(size="1Gi", className="fast")
+    stuck = {2: bound(2, uid="n2", bound=False, volume="", storage_class="fsat", version="7")}
+    found = claimed(losing(replace(found, lost={})), stuck)
+    found = replace(found, lost={})
+    assert isinstance(look(found).action, actions.OrphanPods)
+    objects = {k: v for k, v in found.objects.items() if k[0] != "StatefulSet"}
+    found = complete(replace(found, objects=objects))
+    wanted = actions.DeleteUnchanged("PersistentVolumeClaim", "data-part-2", "n2", "7")
+    assert look(found).action == wanted
+
+
+def test_volumes_that_have_grown_are_replaced_only_if_the_size_is_lowered() -> None:
+    grown = autogrown(500, "1536Mi")
+    storage = {"size": "1Gi", "replacement": "Rolling"}
+    without_rule = after(complete(with_spec(after(grown), storage=storage)))
+    assert look(without_rule).action is None
+    lowered = complete(with_spec(without_rule, storage=storage | {"size": "512Mi"}))
+    assert isinstance(look(lowered).action, actions.OrphanPods)
+    # It stays wanted until all are replaced.
+    assert isinstance(look(after(lowered)).action, actions.OrphanPods)
+
+
+def test_the_image_and_the_pod_spec_stay_while_the_statefulset_is_made_anew() -> None:
+    """By a later operator, which would make other pods."""
+    found = smaller()
+    before = found.objects["StatefulSet", "part"]
+    step = plan(found, "image:2")
+    assert isinstance(step.action, actions.OrphanPods)
+    body = found.partition.body | {"status": step.status}
+    leaving_set = replace(
+        found,
+        partition=parse(body),
+        objects={
+            **found.objects,
+            ("StatefulSet", "part"): before
+            | {"metadata": before["metadata"] | {"deletionTimestamp": "2026-01-02T00:00:00Z"}},
+        },
+    )
+    step = plan(leaving_set, "image:2")
+    assert step.status["image"] == found.partition.status["image"]
+    body = found.partition.body | {"status": step.status}
+    objects = {k: v for k, v in found.objects.items() if k[0] != "StatefulSet"}
+    step = plan(replace(found, partition=parse(body), objects=objects), "image:2")
+    assert isinstance(step.action, actions.Apply)
+    assert step.action.body["spec"]["template"] == before["spec"]["template"]
+    written = parse(found.partition.body | {"status": step.status})
+    made = replace(found, partition=written, objects=objects)
+    assert "keptPodSpec" not in plan(complete(made), "image:1").status
 
 
 def test_without_leave_nothing_is_replaced() -> None:

@@ -172,11 +172,19 @@ def test_status_tells_what_bound_claims_have() -> None:
     assert "storage" not in look(waiting(made(0, OLD))).status
     claims = (made(0, NEW, bound=True), made(1, NEW, bound=True, size="2Gi"), made(2, NEW))
     observed = group(3, claims=claims, spec={"storage": NEW})
-    assert look(observed).status["storage"] == {"size": "2Gi", "className": "fast"}
+    assert look(observed).status["storage"] == {
+        "size": "2Gi",
+        "className": "fast",
+        "specSize": "1Gi",
+    }
     strange = made(3, NEW, bound=True, size="5Ti", labelled=False)
     assert look(replace(observed, claims=(*claims, strange))).status["storage"]["size"] == "2Gi"
     away = look(replace(observed, claims=()))
-    assert away.status["storage"] == {"size": "2Gi", "className": "fast"}
+    assert away.status["storage"] == {
+        "size": "2Gi",
+        "className": "fast",
+        "specSize": "1Gi",
+    }
 
 
 def test_a_class_that_is_not_followed_is_said() -> None:

@@ -147,6 +147,12 @@ Recovery = TypedDict(
 class StorageStatus(TypedDict):
     size: NotRequired[str]
     className: NotRequired[str]
+    specSize: NotRequired[str]
+
+
+class KeptPodSpec(TypedDict):
+    inputs: str
+    spec: str
 
 
 class Rebuild(TypedDict):
@@ -272,6 +278,7 @@ class PartitionStatus(TypedDict):
     quorumLoss: NotRequired[QuorumLoss]
     recovery: NotRequired[Recovery]
     storage: NotRequired[StorageStatus]
+    keptPodSpec: NotRequired[KeptPodSpec]
     rebuild: NotRequired[Rebuild]
     image: NotRequired[str]
     switchover: NotRequired[str]

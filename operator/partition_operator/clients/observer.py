@@ -99,9 +99,11 @@ class Observer:
         pods, conflicting = await self._pods(partition, size)
         claims = await self._claims(partition, size)
         lost: dict[int, str] = {}
+        class_missing = False
         if self._nodes is not None:
             lost = await volumes.out_of_reach(self._kube, name, pods, claims)
             claims = await self._with_classes(partition, claims)
+            class_missing = await self._class_missing(partition, claims)
         await self._authority.refresh()
         secrets = {
             secret: objects.get(("Secret", secret))
@@ -143,6 +145,8 @@ class Observer:
                 ends=trust.expiries(secrets),
             ),
             fenced=fenced,
+            sees_volumes=self._nodes is not None,
+            class_missing=class_missing,
             lost=lost,
             cordoned=self._cordoned(pods),
         )
@@ -158,6 +162,14 @@ class Observer:
         small = {c.storage_class for c in claims if _less(parse_quantity(c.size), wanted)}
         fixed = {name for name in small if not await volumes.grows(self._kube, name)}
         return tuple(replace(c, fixed=c.storage_class in fixed) for c in claims)
+
+    async def _class_missing(self, partition: Partition, claims: tuple[ObservedClaim, ...]) -> bool:
+        """Whether volumes shall get a class that does not exist."""
+        spec = partition.asked
+        wanted = spec.storage_class if spec is not None and spec.replace_volumes else None
+        if not wanted or all(claim.storage_class == wanted for claim in claims):
+            return False
+        return await self._kube.get("StorageClass", "", wanted) is None
 
     def _cordoned(self, pods: tuple[ObservedPod, ...]) -> frozenset[str]:
         nodes = self._nodes

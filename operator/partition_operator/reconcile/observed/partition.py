@@ -151,6 +151,10 @@ class ObservedPartition:
     fenced: tuple[ObservedReplica, ...] = ()
     """The replicas that are fenced. They tell nothing about the group, so they are not in
     `replicas`."""
+    sees_volumes: bool = True
+    """Whether the operator may read nodes and PersistentVolumes (watchNodes)."""
+    class_missing: bool = False
+    """Whether the storage class of the spec does not exist; looked up before a replacement."""
     lost: dict[int, str] = field(default_factory=dict)
     """Why a volume is out of reach for good, by ordinal."""
     cordoned: frozenset[str] = frozenset()

@@ -106,7 +106,8 @@ def _storage(observed: ObservedPartition, spec: PartitionSpec, disk_full: list[i
         )
         return Condition("StorageReady", False, Reason.DISK_FULL, message)
     if growing := storage.growing(observed, spec):
-        message = f"the volumes of {_pods(observed, growing)} grow to {spec.storage_size}"
+        size = storage.wanted_size(observed, spec)
+        message = f"the volumes of {_pods(observed, growing)} grow to {size}"
         return Condition("StorageReady", True, Reason.GROWING, message)
     return Condition("StorageReady", True, "Ready", "every volume has enough free space")
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
 from partition_operator.reconcile.observed.last_write import Key
 from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
@@ -11,6 +11,7 @@ from partition_operator.reconcile.partition.actions import (
     Apply,
     Delete,
     IssueCertificate,
+    OrphanPods,
     RepairLabels,
     TrustAuthority,
 )
@@ -46,7 +47,35 @@ def wanted(
 
 def _set(observed: ObservedPartition, spec: PartitionSpec, pods: int, image: str) -> dict[str, Any]:
     trusted = str(observed.partition.status.get("podSpecHash", ""))
-    return statefulset.build(observed.partition, spec, pods, image, own_set(observed), trusted)
+    live = own_set(observed) or _remembered(observed)
+    return statefulset.build(observed.partition, spec, pods, image, live, trusted)
+
+
+def _remembered(observed: ObservedPartition) -> dict[str, Any] | None:
+    """Returns what is known of a StatefulSet that is made anew, as its annotations had it."""
+    kept = observed.partition.status.get("keptPodSpec")
+    if kept is None:
+        return None
+    marks = {
+        names.ANNOTATION_POD_INPUTS: kept["inputs"],
+        names.ANNOTATION_POD_SPEC: kept["spec"],
+    }
+    return {"metadata": {"annotations": marks}}
+
+
+def kept_while_made_anew(
+    observed: ObservedPartition, action: Action | None
+) -> schema.KeptPodSpec | None:
+    """Returns status.keptPodSpec: from the step that deletes the StatefulSet without its pods until
+    there is a new one. Otherwise the operator would make another pod spec, and restart them all."""
+    live = own_set(observed)
+    if live is None:
+        return observed.partition.status.get("keptPodSpec")
+    if not isinstance(action, OrphanPods):
+        return None
+    marks = live["metadata"].get("annotations") or {}
+    spec = marks.get(names.ANNOTATION_POD_SPEC, "")
+    return {"inputs": marks.get(names.ANNOTATION_POD_INPUTS, ""), "spec": spec} if spec else None
 
 
 def compare_template(

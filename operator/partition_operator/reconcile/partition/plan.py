@@ -34,6 +34,7 @@ from partition_operator.reconcile.partition.actions import (
     AnnotateClaim,
     Bootstrap,
     EnableReplication,
+    GiveUpVolume,
     RecordBootstrapped,
     RecordCluster,
 )
@@ -352,6 +353,9 @@ def _plan(
     )
     switching = switchover.look(observed)
     rebuilding = rebuild.look(observed, seen.spec) if bootstrapped else rebuild.Rebuild()
+    if isinstance(rebuilding.action, GiveUpVolume) and rebuilding.action != action:
+        # The record says that a claim is given up, so it is written only together with that.
+        rebuilding = replace(rebuilding, record=partition.status.get("rebuild"))
     sleep = hibernation.look(observed, partition.spec(), bootstrapped=bootstrapped)
     recovering = recovery.look(observed) if bootstrapped else Recovering()
     status = fold(
@@ -392,7 +396,10 @@ def _plan(
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
     told = news.events(partition.status, status)
     refusal = rebuilding.event if rebuilding.action is None else None
-    told += [event for event in (switching.event, step.event, refusal) if event is not None]
+    why = step.event if action is not None else None
+    told += [event for event in (switching.event, why, refusal) if event is not None]
+    if remembered := objects.kept_while_made_anew(observed, action):
+        status["keptPodSpec"] = remembered
     return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 

@@ -24,14 +24,20 @@ from partition_operator.reconcile.partition import rollout, storage
 from partition_operator.reconcile.partition.actions import (
     Action,
     Delete,
+    DeleteUnchanged,
     EvictPod,
     GiveUpVolume,
     OrphanPods,
     TransferLeadership,
 )
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lacks
+from partition_operator.reconcile.partition.membership import (
+    PROMOTE_LAG_MAX,
+    lacks,
+    successor,
+)
 
+NOT_ALLOWED: Final = "this operator may not read PersistentVolumes: set watchNodes in the chart"
 ROOM: Final = 1.25
 """A smaller volume must have this many times the bytes that the fullest one holds."""
 
@@ -51,29 +57,27 @@ class Rebuild:
 
 def look(observed: ObservedPartition, spec: PartitionSpec) -> Rebuild:
     record = observed.partition.status.get("rebuild")
-    if leaving := [claim for claim in _own(observed) if claim.deleting]:
+    if leaving := [claim for claim in storage.of_replicas(observed) if claim.deleting]:
         return _finish(observed, leaving, record)
-    if observed.lost:
-        return _lost(observed, record)
+    if lost := [n for n in sorted(observed.lost) if _claim(observed, n) is not None]:
+        return _lost(observed, lost[0], record)
     asked = observed.partition.annotation(names.ANNOTATION_REBUILD)
     if asked and (record is None or asked != record["request"]):
-        return _asked(observed, asked, record)
-    if record is not None and (claim := _recorded(observed, record)):
-        return _give_up(observed, claim, f"asked for by {names.ANNOTATION_REBUILD}", record)
-    if waiting := _without_claim(observed):
-        return Rebuild(waiting, record=record)
+        return _asked(observed, asked)
+    if asked and record is not None and (claim := _recorded(observed, record)):
+        # The operator ended between the record and the deletion, or the others were not there.
+        return _follow(observed, claim, record)
+    if step := _without_claim(observed) or _misfit(observed, spec):
+        return Rebuild(step, _rebuilding("a claim without a volume is made anew"), record)
     return _replacement(observed, spec, record)
 
 
 # --- lost -------------------------------------------------------------------------------------
 
 
-def _lost(observed: ObservedPartition, record: schema.Rebuild | None) -> Rebuild:
-    ordinal = min(observed.lost)
-    claim = _claim(observed, ordinal)
-    if claim is None:
-        return Rebuild(record=record)
-    why = observed.lost[ordinal]
+def _lost(observed: ObservedPartition, ordinal: int, record: schema.Rebuild | None) -> Rebuild:
+    claim, why = _claim(observed, ordinal), observed.lost[ordinal]
+    assert claim is not None, "the caller has looked"
     if refusal := _why_not(observed, ordinal):
         told = f"{why}; it is not rebuilt: {refusal}"
         return Rebuild(
@@ -84,32 +88,61 @@ def _lost(observed: ObservedPartition, record: schema.Rebuild | None) -> Rebuild
     return _give_up(observed, claim, why, record)
 
 
-def _asked(observed: ObservedPartition, asked: str, record: schema.Rebuild | None) -> Rebuild:
+def _asked(observed: ObservedPartition, asked: str) -> Rebuild:
     """Records the claim first, so that its successor is never taken for it."""
     pod = asked.partition("/")[0]
     ordinal = observed.ordinal_of(f"{pod}.")
     claim = _claim(observed, ordinal)
-    if claim is None or not _others(observed, ordinal):
-        which = "it is the only member" if claim else "it is no member with a volume"
+    which = ""
+    if claim is None:
+        which = "it is no member with a volume"
+    elif not _others(observed, ordinal):
+        which = "it is the only member"
+    elif not observed.sees_volumes:
+        which = NOT_ALLOWED
+    if claim is None or which:
         message = f"{names.ANNOTATION_REBUILD}: {pod!r} is not rebuilt: {which}"
         refused: schema.Rebuild = {"request": asked}
         return Rebuild(record=refused, event=Event("Warning", "RebuildRefused", message))
-    if why := _why_not(observed, ordinal):
-        told = f"{pod} shall get a new volume; waiting: {why}"
-        return Rebuild(told=Condition("StorageReady", True, Reason.WAITING, told), record=record)
-    if step := _hand_over(observed, ordinal):
-        return Rebuild(step, record=record)
     follows: schema.Rebuild = {"request": asked, "pod": pod, "claimUID": claim.uid}
-    return _give_up(observed, claim, f"asked for by {names.ANNOTATION_REBUILD}", follows)
+    return _follow(observed, claim, follows)
+
+
+def _follow(observed: ObservedPartition, claim: ObservedClaim, record: schema.Rebuild) -> Rebuild:
+    pod = names.pod(observed.partition.name, claim.ordinal)
+    old = observed.partition.status.get("rebuild")
+    if why := _why_not(observed, claim.ordinal):
+        told = f"{pod} shall get a new volume; waiting: {why}"
+        return Rebuild(told=Condition("StorageReady", True, Reason.WAITING, told), record=old)
+    if step := _hand_over(observed, claim.ordinal):
+        return Rebuild(step, record=old)
+    return _give_up(observed, claim, f"asked for by {names.ANNOTATION_REBUILD}", record)
 
 
 def _recorded(observed: ObservedPartition, record: schema.Rebuild) -> ObservedClaim | None:
     """Returns the claim of a request that was begun, while it is there."""
     uid = record.get("claimUID")
-    return next((claim for claim in observed.claims if uid and claim.uid == uid), None)
+    return next((c for c in storage.of_replicas(observed) if uid and c.uid == uid), None)
 
 
 # --- replaced ---------------------------------------------------------------------------------
+
+
+def _misfit(observed: ObservedPartition, spec: PartitionSpec) -> Action | None:
+    """Returns the step that makes a claim without a volume anew, as the spec asks for it now. It
+    needs no sound group: nothing is on that claim, and its pod does not run."""
+    wrong = storage.misfits(observed, spec)
+    if not wrong or observed.class_missing:
+        return None
+    if storage.template_differs(observed, spec):
+        return _orphan(observed)
+    claim, name = wrong[0], names.claim(observed.partition.name, wrong[0].ordinal)
+    return DeleteUnchanged("PersistentVolumeClaim", name, claim.uid, claim.version)
+
+
+def _orphan(observed: ObservedPartition) -> Action:
+    live = observed.objects["StatefulSet", observed.partition.name]["metadata"]
+    return OrphanPods(observed.partition.name, live["uid"], live["resourceVersion"])
 
 
 def _replacement(
@@ -119,33 +152,37 @@ def _replacement(
     if not wrong:
         return Rebuild(record=record)
     told = f"volumes are replaced: {wrong[0].why}"
-    why = _too_small(observed, spec) or rollout.why_not_now(observed, spec)
-    if why:
+    if why := _why_not_now(observed, spec):
         told = f"{told}; waiting: {why}"
         return Rebuild(told=Condition("StorageReady", True, Reason.WAITING, told), record=record)
     condition = Condition("StorageReady", True, Reason.REPLACING, told)
     if storage.template_differs(observed, spec):
-        live = observed.objects["StatefulSet", observed.partition.name]["metadata"]
-        action = OrphanPods(observed.partition.name, live["uid"], live["resourceVersion"])
-        return Rebuild(action, condition, record)
+        return Rebuild(_orphan(observed), condition, record)
     leader = observed.leader
     assert leader is not None, "a whole group has a leader"
     followers = [one for one in wrong if one.claim.ordinal != leader.ordinal]
     chosen = (followers or wrong)[-1]
-    if step := _hand_over(observed, chosen.claim.ordinal):
-        return Rebuild(step, condition, record)
     if refusal := _why_not(observed, chosen.claim.ordinal):
         told = f"{told}; waiting: {refusal}"
         return Rebuild(told=Condition("StorageReady", True, Reason.WAITING, told), record=record)
+    if step := _hand_over(observed, chosen.claim.ordinal):
+        return Rebuild(step, condition, record)
     given = _give_up(observed, chosen.claim, chosen.why, record, keep=spec.keep_replaced)
     return Rebuild(given.action, condition, record, given.event)
 
 
+def _why_not_now(observed: ObservedPartition, spec: PartitionSpec) -> str:
+    """Returns why no volume may be replaced now; "" if one may."""
+    if not observed.sees_volumes:
+        return NOT_ALLOWED
+    if observed.class_missing:
+        return f"there is no storage class {spec.storage_class}"
+    return _too_small(observed, spec) or rollout.why_not_now(observed, spec)
+
+
 def _too_small(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """Returns why the data does not fit into a volume of the spec's size; "" if it does."""
-    capacity = max((parse_quantity(c.capacity) or 0 for c in observed.claims), default=0)
-    # A file system larger than its volume is shared with others, and tells nothing about the data.
-    own = [r for r in observed.replicas if r.disk_total <= capacity]
+    own = [r for r in observed.replicas if storage.has_own_file_system(observed, r)]
     used = max((r.disk_total - r.disk_free for r in own), default=0)
     size = parse_quantity(spec.storage_size)
     if size is None or used * ROOM <= size:
@@ -199,6 +236,8 @@ def _finish(
     # A pod that serves is evicted: a node may be drained at the same moment.
     evict = EvictPod(ordinal, pod.uid)
     end = evict if pod.ready else Delete("Pod", name, pod.uid)
+    if observed.eviction_refused:
+        message = f"{message}; its pod can't be evicted so far: {observed.eviction_refused}"
     return Rebuild(end, _rebuilding(message), record)
 
 
@@ -221,15 +260,7 @@ def _hand_over(observed: ObservedPartition, ordinal: int) -> Action | None:
     leader = observed.leader
     if leader is None or leader.ordinal != ordinal:
         return None
-    others = [
-        member
-        for member in leader.members
-        if member.member_id != leader.member_id
-        and member.voter
-        and member.recently_active
-        and lacks(leader, member) <= PROMOTE_LAG_MAX
-    ]
-    best = max(others, key=lambda member: member.matched, default=None)
+    best = successor(observed)
     return None if best is None else TransferLeadership(leader.ordinal, best.member_id)
 
 
@@ -264,15 +295,11 @@ def _have_quorum(leader: ObservedReplica, rest: list[ObservedMember]) -> bool:
     return len(sound) > voters // 2
 
 
-def _own(observed: ObservedPartition) -> list[ObservedClaim]:
-    """Returns the claims of this group."""
-    cluster_id = observed.partition.status.get("clusterID")
-    return [claim for claim in observed.claims if claim.cluster_id == cluster_id]
-
-
 def _claim(observed: ObservedPartition, ordinal: int) -> ObservedClaim | None:
     """Returns the claim of this group's member."""
-    return next((claim for claim in _own(observed) if claim.ordinal == ordinal), None)
+    return next(
+        (claim for claim in storage.of_replicas(observed) if claim.ordinal == ordinal), None
+    )
 
 
 # --- the condition ----------------------------------------------------------------------------

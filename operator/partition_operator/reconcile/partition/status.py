@@ -50,6 +50,7 @@ KEPT = frozenset(
         "podSpecHash",
         "switchover",
         "rebuild",
+        "keptPodSpec",
         "revision",
         "updatedReplicas",
         "quorumLoss",

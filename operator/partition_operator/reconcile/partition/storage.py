@@ -77,15 +77,24 @@ def wanted_size(observed: ObservedPartition, spec: PartitionSpec) -> str:
     has = max([size, *(parse_quantity(claim.size) or 0 for claim in own)])
     done = all(parse_quantity(claim.size) == has == parse_quantity(claim.capacity) for claim in own)
     more = min(has + spec.autogrow.step, Decimal(spec.autogrow.size_max))
-    if own and done and more > has and any(_short(r, spec.autogrow) for r in observed.replicas):
+    short = [r for r in observed.replicas if has_own_file_system(observed, r)]
+    if own and done and more > has and any(_short(r, spec.autogrow) for r in short):
         has = more
     return spec.storage_size if has == size else _text(int(has))
+
+
+def has_own_file_system(observed: ObservedPartition, replica: ObservedReplica) -> bool:
+    """Whether the space that a replica reports is its volume's alone. A file system larger than the
+    volume is shared with others, and tells nothing about this one."""
+    sizes = {claim.ordinal: parse_quantity(claim.capacity) for claim in observed.claims}
+    capacity = sizes.get(replica.ordinal)
+    return capacity is not None and 0 < replica.disk_total <= capacity
 
 
 def _short(replica: ObservedReplica, rule: Autogrow) -> bool:
     """Whether a replica's volume has less free space than the rule allows."""
     least = rule.free_bytes or rule.free_share * replica.disk_total
-    return bool(replica.disk_total) and replica.disk_free < least
+    return replica.disk_free < least
 
 
 def _text(size: int) -> str:
@@ -106,14 +115,49 @@ def to_replace(observed: ObservedPartition, spec: PartitionSpec) -> list[WrongVo
     replace them."""
     if not spec.replace_volumes:
         return []
-    found = ((claim, _why_wrong(claim, spec)) for claim in _grown(observed))
+    shrinks = _shrinks(observed, spec)
+    found = ((claim, _why_wrong(claim, spec, shrinks=shrinks)) for claim in _grown(observed))
     return [WrongVolume(claim, why) for claim, why in found if why]
 
 
-def _why_wrong(claim: ObservedClaim, spec: PartitionSpec) -> str:
+def _shrinks(observed: ObservedPartition, spec: PartitionSpec) -> bool:
+    """Whether a user has lowered the size: a volume that has grown in another way stays."""
+    before = observed.partition.status.get("storage", {}).get("specSize", "")
+    return spec.autogrow is None and _less(spec.storage_size, before)
+
+
+def spec_size(observed: ObservedPartition, spec: PartitionSpec) -> str:
+    """Returns status.storage.specSize: the size of the spec that the volumes have followed. It
+    stays while they are replaced by smaller ones."""
+    before: str = observed.partition.status.get("storage", {}).get("specSize", "")
+    larger = any(_less(spec.storage_size, claim.size) for claim in _grown(observed))
+    return before if _shrinks(observed, spec) and larger else spec.storage_size
+
+
+def misfits(observed: ObservedPartition, spec: PartitionSpec) -> list[ObservedClaim]:
+    """Returns the claims without a volume that ask for another class, or for more, than the spec
+    does now, while volumes may be replaced. Nothing is on them, and maybe no provisioner can make
+    their volumes."""
+    if not spec.replace_volumes:
+        return []
+    return [
+        claim
+        for claim in of_replicas(observed)
+        if not claim.bound
+        and not claim.deleting
+        and observed.replica(claim.ordinal) is None
+        and claim.size
+        and (
+            spec.storage_class not in (None, claim.storage_class)
+            or _less(spec.storage_size, claim.size)
+        )
+    ]
+
+
+def _why_wrong(claim: ObservedClaim, spec: PartitionSpec, *, shrinks: bool) -> str:
     if spec.storage_class not in (None, claim.storage_class):
         return f"the storage class is {claim.storage_class}, and shall be {spec.storage_class}"
-    if spec.autogrow is None and _less(spec.storage_size, claim.size):
+    if shrinks and _less(spec.storage_size, claim.size):
         return f"the size is {claim.size}, and shall be {spec.storage_size}"
     if claim.fixed and _less(claim.size, spec.storage_size):
         return (
@@ -134,12 +178,24 @@ def growing(observed: ObservedPartition, spec: PartitionSpec) -> list[int]:
 
 
 def _grown(observed: ObservedPartition) -> list[ObservedClaim]:
-    """Returns the bound claims whose volumes belong to this group."""
+    """Returns the bound claims whose volumes belong to this group and have a replica."""
+    return [claim for claim in of_replicas(observed) if claim.bound and not claim.deleting]
+
+
+def of_replicas(observed: ObservedPartition) -> list[ObservedClaim]:
+    """Returns the claims of this group that have a replica. Those of replicas that were removed
+    stay as they are."""
     cluster_id = observed.partition.status.get("clusterID")
+    live = observed.objects.get(("StatefulSet", observed.partition.name)) or {}
+    members = [
+        observed.ordinal_of(f"{member.get('pod', '')}.")
+        for member in observed.partition.status.get("members", [])
+    ]
+    end = max([int((live.get("spec") or {}).get("replicas", 0)), *(n + 1 for n in members)])
     return [
         claim
         for claim in observed.claims
-        if claim.bound and not claim.deleting and cluster_id and claim.cluster_id == cluster_id
+        if claim.ordinal < end and cluster_id and claim.cluster_id == cluster_id
     ]
 
 
@@ -162,14 +218,19 @@ def recorded(observed: ObservedPartition) -> schema.StorageStatus:
     """Returns status.storage: the size and the class of the bound claims. While a bootstrapped
     group has no bound claims, the recorded values stay."""
     bound = [claim for claim in _own(observed) if claim.bound and parse_quantity(claim.size)]
+    status = observed.partition.status
     if not bound:
-        status = observed.partition.status
         return (status.get("storage") or {}) if status.get("bootstrapped") else {}
     largest = max(bound, key=lambda claim: parse_quantity(claim.size) or 0)
     found: schema.StorageStatus = {"size": largest.size}
     classes = [claim.storage_class for claim in bound if claim.storage_class]
     if classes:
         found["className"] = classes[0]
+    asked = observed.partition.asked
+    if asked is not None:
+        found["specSize"] = spec_size(observed, asked)
+    elif kept := status.get("storage", {}).get("specSize"):
+        found["specSize"] = kept
     return found
 
 
