@@ -24,6 +24,7 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import OperatorConfig
 from partition_operator.handlers.watches import Watches
+from partition_operator.resources.trust import ends
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.partition import Reconciler
 from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT, WorkQueue
@@ -119,6 +120,17 @@ class OperatorProcess:
         read(metrics.EVENTS_DROPPED, lambda: recorder.dropped)
         read(metrics.FOREIGN, lambda: len(reconciler.foreign))
         read(metrics.WATCHES_DOWN, lambda: watches.down)
+        read(
+            metrics.AUTHORITY_DAYS_LEFT,
+            lambda: metrics.days_left(ends(authority.value.current), authority.now()),
+        )
+        read(metrics.CERTIFICATES_REFUSED, lambda: observer.certificates_refused)
+        each = self._metrics.read_each
+        each(
+            metrics.CERTIFICATE_DAYS_LEFT,
+            lambda: metrics.certificate_days(observer.certificates, authority.now()),
+        )
+        each(metrics.CERTIFICATES_READY, lambda: metrics.certificates_ready(observer.certificates))
         stopping = asyncio.create_task(self._stop.wait())
         everything = {working, watching, renewing, stopping}
         await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)

@@ -61,8 +61,8 @@ ROLLOUT = frozenset({"EvictPod"})
 VOLUMES = frozenset({"GrowClaim"})
 """The failpoint of a volume that grows. A separate test tries it."""
 
-CERTIFICATES = frozenset({"TrustAuthority"})
-"""The failpoint of a change of the authority. A separate test tries it."""
+CERTIFICATES = frozenset({"TrustAuthority", "authority.renewed", "authority.forgotten"})
+"""The failpoints of a change of the authority. Separate tests try them."""
 
 
 def parse_armed(text: str) -> frozenset[str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -36,6 +37,7 @@ from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.channels import SERVER_OPTIONS, add_port
+from partition_replica.transport.client_list import BadClientList
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.greetings import Greetings
 from partition_replica.transport.http import serve_http
@@ -45,6 +47,7 @@ from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
 from partition_replica.transport.raft_listener import ListenerParts, RaftListener
 from partition_replica.transport.streams import StreamBytes, Streams
+from partition_replica.transport.tls_files import FilesInUse, list_beside
 
 logger = logging.getLogger(__name__)
 
@@ -203,13 +206,26 @@ class SidecarProcess:
         volume.close()
         logger.info("stopped")
 
-    def _heard(self, user: str, problem: BadPem | None) -> None:
-        """The TLS files changed: they are invalid, or valid again."""
+    def _heard(self, user: str, problem: BadPem | BadClientList | None) -> None:
+        """The TLS files, or the list of clients, changed: they are invalid, or valid again."""
         self._metrics.tls_files_bad.labels(user).set(problem is not None)
         if problem is None:
             logger.info("%s: the TLS files are valid again", user)
         else:
             logger.error("%s: the previous TLS files stay in use: %s", user, problem)
+
+    def _authorization(
+        self, refused: Callable[[str], None]
+    ) -> tuple[Authorizer | None, FilesInUse | None]:
+        """Returns who decides about callers, and the TLS files; None without TLS."""
+        config = self._config
+        if config.tls is None:
+            return None, None
+        clients = list_beside(config.tls, lambda problem: self._heard("clients", problem))
+        authorizer = Authorizer(config.partition, refused, clients.current)
+        files = FilesInUse(config.tls, clients, authorizer, time.time)
+        self._metrics.certificate_days_left.set_function(files.days_left)
+        return authorizer, files
 
     def _make_server(
         self, replica: Replica
@@ -220,7 +236,7 @@ class SidecarProcess:
         def refused(reason: str) -> None:
             self._metrics.refused.labels(reason).inc()
 
-        authorizer = Authorizer(config.partition, refused) if config.tls else None
+        authorizer, files = self._authorization(refused)
         server = grpc.aio.server(
             interceptors=[authorizer] if authorizer else [], options=SERVER_OPTIONS
         )
@@ -239,11 +255,18 @@ class SidecarProcess:
                 StreamBytes(limits.append_bytes_total_max, self._metrics.append_bytes.set),
                 StreamBytes(limits.get_bytes_total_max, self._metrics.get_bytes.set),
                 self._metrics.get_keys.observe,
+                None if files is None else files.status,
             ),
             server,
         )
         replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
-            ReplicaAdminService(replica.administration, replica.snapshot_jobs, failures), server
+            ReplicaAdminService(
+                replica.administration,
+                replica.snapshot_jobs,
+                failures,
+                authorizer.is_client if authorizer else lambda _: False,
+            ),
+            server,
         )
         parts = ListenerParts(
             replica.peer_requests,

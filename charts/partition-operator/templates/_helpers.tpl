@@ -44,8 +44,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch, delete]
+# The operator deletes only Secrets of clients that spec.clients no longer names.
 - apiGroups: [""]
   resources: [secrets]
+  verbs: [get, create, patch, delete]
+# For spec.tls.issuerRef.
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
   verbs: [get, create, patch]
 - apiGroups: [""]
   resources: [events]

@@ -8,6 +8,7 @@ from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
 from partition_operator.api.names import KIND
 from partition_operator.api.rule import Rule
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
+from partition_operator.api.tls import Client, TlsSource, parse_clients, parse_tls
 from partition_operator.api.update import UpdateStrategy, parse_update_strategy
 from partition_operator.errors import InvalidSpec
 
@@ -49,6 +50,8 @@ class PartitionSpec:
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
+    tls: TlsSource = field(default_factory=TlsSource)
+    clients: tuple[Client, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,8 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         paused=spec.get("paused", False),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
+        tls=parse_tls(spec.get("tls", schema.Tls())),
+        clients=parse_clients(spec.get("clients", [])),
         pod_labels=dict(marks.get("labels", {})),
         pod_annotations=dict(marks.get("annotations", {})),
     )

@@ -4,6 +4,7 @@ import asyncio
 import datetime as dt
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from partition_operator.api import names
@@ -18,6 +19,7 @@ from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.times import parse_stamp
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.clients.partition_secrets import PartitionSecrets
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import text_of
@@ -55,6 +57,14 @@ class Observer:
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
+        self._secrets = PartitionSecrets(kube, authority, lifetimes)
+        self.certificates: dict[tuple[str, str], Certificates] = {}
+        """What was last seen of each Partition, for metrics."""
+
+    @property
+    def certificates_refused(self) -> int:
+        """How many certificates of spec.tls were refused since the start."""
+        return self._secrets.refused
 
     async def partition(self, namespace: str, name: str) -> Partition | None:
         """Returns the Partition, or None if it does not exist. Raises ApiError."""
@@ -64,6 +74,7 @@ class Observer:
     async def forget(self, namespace: str, name: str) -> None:
         """Drops the connections to a Partition that was deleted or that another operator
         manages."""
+        self.certificates.pop((namespace, name), None)
         await self._replicas.forget((namespace, name), set())
 
     async def observe(self, partition: Partition) -> ObservedPartition:
@@ -76,9 +87,10 @@ class Observer:
             ("ServiceAccount", names.client_service(name)),
             ("Service", names.headless_service(name)),
             ("Service", names.client_service(name)),
-            ("Secret", names.tls_secret(name)),
-            ("Secret", names.client_secret(name)),
         ]
+        asked = partition.asked
+        if asked is not None and asked.tls.issuer is not None:
+            single.append(("Certificate", names.certificate(name)))
         found = await asyncio.gather(
             *(self._kube.get(kind, namespace, item) for kind, item in single),
         )
@@ -87,21 +99,26 @@ class Observer:
         pods, conflicting = await self._pods(partition, size)
         claims = await self._claims(partition, size)
         await self._authority.refresh()
-        secrets = {
-            secret: objects.get(("Secret", secret))
-            for secret in (names.tls_secret(name), names.client_secret(name))
-        }
-        for secret, live in secrets.items():
+        secrets = await self._secrets.read(partition, now)
+        for secret, live in secrets.live.items():
             if live is not None:
                 objects["Secret", secret] = _without_content(live)
         # A Secret of another owner is a Conflict, and is not used here.
-        secrets = {s: live for s, live in secrets.items() if not _foreign(live, partition)}
-        own = secrets.get(names.tls_secret(name))
-        if own is not None:
-            self._replicas.follow(partition.key, own)
+        own = {s: None if _foreign(x, partition) else x for s, x in secrets.live.items()}
+        replica, client = own[names.tls_secret(name)], own[names.client_secret(name)]
+        if replica is not None:
+            self._replicas.follow(partition.key, replica, client)
         replicas = await self.replicas(partition, pods)
-        steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
-        good = {secret: step is not trust.TrustStep.ISSUE for secret, step in steps.items()}
+        reports, timed = _reports(partition, pods, replicas)
+        good, certificates = self._secrets.judge(partition, secrets, reports, now, timed=timed)
+        certificates = replace(
+            certificates,
+            refused=self._replicas.refused(partition, pods),
+            authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
+            refused_calls=sum(r.tls.refused_calls for r in replicas if r.tls),
+            refused_last=max((r.tls.refused_last for r in replicas if r.tls), default=""),
+        )
+        self.certificates[partition.key] = certificates
         return ObservedPartition(
             partition,
             now,
@@ -113,15 +130,7 @@ class Observer:
             conflicting=conflicting,
             pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
             restore=await self._restore(partition),
-            certificates=Certificates(
-                untrusting=frozenset(
-                    s for s, step in steps.items() if step is trust.TrustStep.TRUST
-                ),
-                changing=trust.changing(secrets, steps),
-                problem=self._authority.problem,
-                refused=self._replicas.refused(partition, pods),
-                authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
-            ),
+            certificates=certificates,
         )
 
     async def group(self, partition: Partition) -> ObservedPartition:
@@ -250,6 +259,26 @@ class Observer:
         items = await self._named("PersistentVolumeClaim", partition.namespace, selector, wanted)
         claims = [_claim(partition, item, selector) for item in items]
         return tuple(sorted((c for c in claims if c.ordinal >= 0), key=lambda c: c.ordinal))
+
+
+def _reports(
+    partition: Partition, pods: Iterable[ObservedPod], replicas: Iterable[ObservedReplica]
+) -> tuple[dict[str, trust.Reported | None], bool]:
+    """Returns (what each replica reports of its TLS files, or SILENT; whether one of an earlier
+    version reports nothing). A pod without an address does not run: it will mount what is there."""
+    answers = {replica.ordinal: replica for replica in replicas}
+    found: dict[str, trust.Reported | None] = {}
+    timed = False
+    for pod in pods:
+        if not pod.ip or pod.deleting:
+            continue
+        answer = answers.get(pod.ordinal)
+        if answer is not None and answer.tls is None:
+            timed = True
+            continue
+        name = names.pod(partition.name, pod.ordinal)
+        found[name] = trust.SILENT if answer is None else answer.tls
+    return found, timed
 
 
 def _without_content(secret: Body) -> Body:

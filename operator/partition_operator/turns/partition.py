@@ -229,6 +229,7 @@ def _view(replicas: tuple[ObservedReplica, ...]) -> object:
             r.disk_full,
             r.standalone,
             r.backfill,
+            (r.tls.trusted, r.tls.certificate, r.tls.clients) if r.tls else None,
             [(m.member_id, m.voter, m.recently_active, m.progress) for m in r.members]
             if r.role == ReplicaRole.LEADER
             else None,

@@ -169,6 +169,12 @@ class Metrics:
             ["user"],
             registry=r,
         )
+        self.certificate_days_left = Gauge(
+            "logstore_certificate_days_left",
+            "Days until the certificate of this replica expires; NaN without TLS",
+            registry=r,
+        )
+        self.certificate_days_left.set(float("nan"))
         self.messages_dropped = Counter(
             "logstore_peer_messages_dropped", "Raft messages dropped", ["cause"], registry=r
         )

@@ -22,6 +22,7 @@ TYPE: Final = "ObjectsApplied"
 UNDONE = "ChangedByOthers"
 CERTIFICATE = "certificate"
 TRUST = "trust"
+CLIENTS = "clients"
 """Used instead of a content hash: each new certificate differs, and so may its authorities."""
 
 
@@ -49,10 +50,12 @@ def target(  # noqa: PLR0911  # a flat match over actions
     match action:
         case actions.Apply(body) | actions.CreatePod(body) | actions.CreateClaim(body):
             return (body["kind"], body["metadata"]["name"]), content_hash(body)
-        case actions.IssueCertificate(secret, _):
+        case actions.IssueCertificate(secret, _, _):
             return ("Secret", secret), CERTIFICATE
         case actions.TrustAuthority(secret, _):
             return ("Secret", secret), TRUST
+        case actions.WriteClients(secret, _):
+            return ("Secret", secret), CLIENTS
         case actions.RepairLabels(kind, name, _, labels, owned):
             text = f"{sorted(labels.items())} {owned}"
             return (kind, name), hashlib.sha256(text.encode()).hexdigest()
