@@ -64,11 +64,14 @@ VOLUMES = frozenset({"GrowClaim"})
 CERTIFICATES = frozenset({"TrustAuthority", "authority.renewed", "authority.forgotten"})
 """The failpoints of a change of the authority. Separate tests try them."""
 
+CLIENTS = frozenset({"WriteClients", "Delete.Secret"})
+"""The failpoints of a change of spec.clients. A separate test tries them."""
+
 
 def parse_armed(text: str) -> frozenset[str]:
     """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
-    known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | CERTIFICATES
+    known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | CERTIFICATES | CLIENTS
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
         raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")

@@ -26,7 +26,14 @@ class Context:
         raise Denied(text)
 
 
-async def let_in(service: str, method: str, identity: str, *, streams: bool = False) -> bool:
+async def let_in(
+    service: str,
+    method: str,
+    identity: str,
+    *,
+    streams: bool = False,
+    authorizer: Authorizer | None = None,
+) -> bool:
     async def single(request: Any, context: Any) -> str:
         return "served"
 
@@ -40,10 +47,21 @@ async def let_in(service: str, method: str, identity: str, *, streams: bool = Fa
         return handler
 
     details: Any = SimpleNamespace(method=f"/{service}/{method}")
-    guarded = await Authorizer(PARTITION).intercept_service(continuation, details)
+    guarded = await (authorizer or Authorizer(PARTITION)).intercept_service(continuation, details)
     try:
         if streams:
             return [m async for m in guarded.unary_stream(None, Context(identity))] == ["served"]
         return bool(await guarded.unary_unary(None, Context(identity)) == "served")
     except Denied:
         return False
+
+
+async def guarded_stream(authorizer: Authorizer, method: str, inner: Any) -> Any:
+    """A stream in both directions, as the authorizer passes it on."""
+    handler: Any = grpc.stream_stream_rpc_method_handler(inner)
+
+    async def continuation(_: Any) -> Any:
+        return handler
+
+    details: Any = SimpleNamespace(method=method)
+    return (await authorizer.intercept_service(continuation, details)).stream_stream

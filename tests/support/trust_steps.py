@@ -51,7 +51,7 @@ def content(secret: dict[str, Any] | None) -> pem.Pem:
     return pem.Pem(data["tls.crt"], data["tls.key"], data["ca.crt"])
 
 
-def talk(server: pem.Pem, client: pem.Pem) -> bool:
+def talk(server: pem.Pem, client: pem.Pem, host: str = "localhost") -> bool:
     """Whether a mutual handshake succeeds. At the real time, so for certificates of today."""
     near = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     far = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -61,7 +61,7 @@ def talk(server: pem.Pem, client: pem.Pem) -> bool:
         pem.load_chain(context, own)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
-        near.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        near.wrap_bio(to_client, to_server, server_hostname=host),
         far.wrap_bio(to_server, to_client, server_side=True),
     ]
     for _ in range(6):

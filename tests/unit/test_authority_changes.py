@@ -21,7 +21,7 @@ from tests.support.authority_model import (
 )
 
 EVENTS = st.one_of(
-    st.tuples(st.just("time"), st.floats(0.5, 120)),
+    st.tuples(st.just("time"), st.floats(0.5, 60)),
     st.tuples(st.just("ask"), st.integers(0, 9)),
     st.tuples(st.just("bring"), st.integers(0, 2)),
     st.tuples(st.just("silent"), st.integers(0, 1)),
@@ -37,8 +37,8 @@ def settle(model: Model) -> None:
     model.pass_time(60)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(EVENTS, min_size=3, max_size=10))
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(EVENTS, min_size=3, max_size=8))
 def test_nobody_is_refused_at_any_time(events: list[tuple[str, float]]) -> None:
     model = Model()
     for kind, number in events:

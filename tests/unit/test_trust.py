@@ -15,7 +15,7 @@ from partition_operator.__main__ import parse
 from partition_operator.clients.replica import PartitionCertificate
 from partition_operator.config import ConfigError
 from partition_operator.errors import AuthorityInvalid
-from partition_operator.resources import trust
+from partition_operator.resources import own_certificate, trust
 from partition_operator.resources.certificates import (
     KeyPair,
     Lifetimes,
@@ -126,8 +126,8 @@ def test_a_certificate_that_ends_with_its_authority_is_not_issued_again_and_agai
     held = trust.read(secrets["cart-client-tls"])
     assert held.certificate is not None
     assert held.certificate.not_valid_after_utc == NOW + dt.timedelta(days=30)
-    assert trust.ending(authority, NOW, LIFETIMES) == NOW + dt.timedelta(days=30)
-    assert trust.ending(Authority(make_authority(NOW)), NOW, LIFETIMES) is None
+    assert own_certificate.ending(authority, NOW, LIFETIMES) == NOW + dt.timedelta(days=30)
+    assert own_certificate.ending(Authority(make_authority(NOW)), NOW, LIFETIMES) is None
 
 
 @pytest.mark.parametrize("key", ["tls.crt", "tls.key", "ca.crt"])

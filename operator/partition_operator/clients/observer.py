@@ -32,7 +32,7 @@ from partition_operator.reconcile.observed.partition import (
     ObservedReplica,
 )
 from partition_operator.reconcile.observed.restore import ObservedRestore
-from partition_operator.resources import trust
+from partition_operator.resources import own_certificate, trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import controller, is_foreign, is_owner
 
@@ -114,7 +114,7 @@ class Observer:
         certificates = replace(
             certificates,
             refused=self._replicas.refused(partition, pods),
-            authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
+            authority_ends=own_certificate.ending(self._authority.value, now, self._lifetimes),
             refused_calls=sum(r.tls.refused_calls for r in replicas if r.tls),
             refused_last=max((r.tls.refused_last for r in replicas if r.tls), default=""),
         )

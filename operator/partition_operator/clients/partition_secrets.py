@@ -4,9 +4,10 @@ Reads the Secrets by name: the operator may not list them. Keys stay in this mod
 a turn; an observation has none.
 """
 
+import asyncio
 import datetime as dt
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from partition_operator.api import names
@@ -56,21 +57,24 @@ class PartitionSecrets:
         """Raises ApiError."""
         name, namespace = partition.name, partition.namespace
         replica, client = names.tls_secret(name), names.client_secret(name)
-        live: dict[str, Body | None] = {}
-        for secret in (replica, client):
-            live[secret] = await self._kube.get("Secret", namespace, secret)
+        live = await self._all(namespace, (replica, client))
         listing = clients.read(_own(live[replica], partition))
         asked = clients.asked(partition, listing)
         wanted = dict.fromkeys([c.name for c in asked] + [e.name for e in listing.entries])
         secrets = {c: names.named_client_secret(name, c) for c in wanted}
-        for secret in secrets.values():
-            live[secret] = await self._kube.get("Secret", namespace, secret)
+        live |= await self._all(namespace, secrets.values())
         roles = {replica: REPLICA, client: CLIENT}
         for entry in listing.entries:
             if entry.rights != clients.REVOKED:
                 roles[secrets[entry.name]] = entry.role
         sources, problem = await self._sources(partition, now, _own(live[replica], partition))
         return SecretsRead(live, roles, secrets, sources, problem)
+
+    async def _all(self, namespace: str, wanted: Iterable[str]) -> dict[str, Body | None]:
+        """Reads Secrets at once. Raises ApiError."""
+        found = list(wanted)
+        bodies = await asyncio.gather(*(self._kube.get("Secret", namespace, s) for s in found))
+        return dict(zip(found, bodies, strict=True))
 
     async def _sources(
         self, partition: Partition, now: dt.datetime, held: Body | None
@@ -152,7 +156,7 @@ class PartitionSecrets:
         role = read.roles[secret]
         if secret not in read.clients.values():
             return True
-        return trust.names_party(own[secret], trust.party(partition, role))
+        return clients.has_role(partition, own[secret], role)
 
     def _certificates(
         self,

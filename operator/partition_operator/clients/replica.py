@@ -29,7 +29,7 @@ from partition_operator.reconcile.observed.partition import (
     ObservedPod,
     ObservedReplica,
 )
-from partition_operator.resources import trust
+from partition_operator.resources import own_certificate, trust
 from partition_operator.resources.certificates import (
     LIFETIMES,
     KeyPair,
@@ -101,8 +101,8 @@ class PartitionCertificate:
         basis = (authority, (self._secret or {}).get("data"), (self._clients or {}).get("data"))
         if basis == self._basis and now < self._renew_at:
             return
-        signer = trust.signer(self._clients, authority, now)
-        trusted = trust.trusted(self._secret, authority)
+        signer = own_certificate.signer(self._clients, authority, now)
+        trusted = own_certificate.trusted(self._secret, authority)
         self._basis = basis
         if signer == self._signer and trusted == self._pem.authority and now < self._renew_at:
             return

@@ -15,9 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cryptography import x509
+
 from partition_operator.api import names, schema
 from partition_operator.api.partition import Partition
 from partition_operator.api.tls import Client
+from partition_operator.resources import trust
+from partition_operator.resources.certificates import UNREADABLE, identity
 from partition_operator.resources.trust import SILENT, Reported
 
 VERSION: Final = 1
@@ -167,3 +171,17 @@ def look(  # what is asked, what there is, and who knows it
     for entry in gone:
         states.append({"name": entry.name, "rights": REVOKED, "state": REVOKING})
     return ClientsOutlook(listing, differs, known, tuple(states))
+
+
+def has_role(partition: Partition, secret: dict[str, Any] | None, role: str) -> bool:
+    """Whether the Secret's certificate names a role of the Partition, or can't be read at all."""
+    certificate = trust.read(secret).certificate
+    if certificate is None:
+        return True
+    try:
+        kind = x509.SubjectAlternativeName
+        found = certificate.extensions.get_extension_for_class(kind).value
+    except (x509.ExtensionNotFound, *UNREADABLE):
+        return False
+    wanted = identity(partition.namespace, partition.name, role)
+    return wanted in found.get_values_for_type(x509.UniformResourceIdentifier)

@@ -33,7 +33,6 @@ from partition_operator.resources.certificates import (
     KeyPair,
     Lifetimes,
     build_secret,
-    identity,
     issue_for,
 )
 
@@ -61,7 +60,7 @@ class Source:
 
     @property
     def leaf(self) -> x509.Certificate | None:
-        return None if self.pair is None else _certificate(self.pair)
+        return None if self.pair is None else certificate_in(self.pair)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +243,7 @@ def look(secrets: Mapping[str, Secret | None], question: Question) -> Outlook:
 
 def _wanted(question: Question) -> tuple[x509.Certificate, ...]:
     """Returns the authorities that every user shall trust, the operator's first."""
-    found = [_certificate(question.authority.current)]
+    found = [certificate_in(question.authority.current)]
     for source in question.sources.values():
         found += [c for c in source.authorities if c not in found]
     return tuple(found)
@@ -279,7 +278,7 @@ def _is_own(name: str, held: SecretContents, question: Question) -> bool:
     """Whether a Secret's certificate comes from the authority that it shall come from."""
     source = _source(name, held, question)
     if source is None:
-        return held.signed_by(_certificate(question.authority.current))
+        return held.signed_by(certificate_in(question.authority.current))
     if source.leaf is None:
         return True  # it stays until the source can be used
     return held.certificate is not None and _same_issuer(held.certificate, source.leaf)
@@ -356,7 +355,7 @@ def _former_serves(foreign: list[SecretContents], question: Question) -> bool:
     previous = question.authority.previous
     if previous is None or ends(previous) <= question.now:
         return False
-    return any(h.signed_by(_certificate(previous)) for h in foreign)
+    return any(h.signed_by(certificate_in(previous)) for h in foreign)
 
 
 def _previous(question: Question) -> KeyPair:
@@ -394,15 +393,15 @@ def renewed(
         is_brought = source is not None and source.pair is not None
         others, changed = held.trusted, _change_time(held, wanted, now)
         if step is TrustStep.EXTEND:
-            others = (*others, _certificate(_previous(question)))
+            others = (*others, certificate_in(_previous(question)))
         former = _former_ends(held, pair, question)
     if is_brought:
         annotations[names.ANNOTATION_BROUGHT] = "true"
     if former is not None:
         annotations[names.ANNOTATION_FORMER_ENDS] = former.isoformat()
     annotations[names.ANNOTATION_TRUST_CHANGED] = changed.isoformat()
-    bundle = _bundle(wanted, _valid(others, wanted, now))
-    body = build_secret(partition, name, role, pair, bundle, annotations)
+    known = bundle(wanted, _valid(others, wanted, now))
+    body = build_secret(partition, name, role, pair, known, annotations)
     return _with_clients(body, live)
 
 
@@ -453,7 +452,7 @@ def still_fits(live: Secret | None, question: Question, step: TrustStep) -> bool
 def _former_ends(held: SecretContents, pair: KeyPair, question: Question) -> dt.datetime | None:
     """Returns when the last certificate of a former authority that this Secret had can be in use;
     None if there was none."""
-    old, new = held.certificate, _certificate(pair)
+    old, new = held.certificate, certificate_in(pair)
     if old is None or _same_issuer(old, new):
         return held.former_ends
     lifetimes = question.lifetimes
@@ -462,43 +461,16 @@ def _former_ends(held: SecretContents, pair: KeyPair, question: Question) -> dt.
     return _latest([held.former_ends, ends_at])
 
 
-# --- the operator's own connections -----------------------------------------------------------
-
-
-def signer(secret: Secret | None, authority: Authority, now: dt.datetime) -> KeyPair:
-    """Returns the authority whose certificates a Partition's replicas accept. secret: its clients'
-    Secret, whose certificate the operator issues. It is the previous authority until the Secret has
-    a certificate of the current one, if its key is known and it has not expired."""
-    if authority.previous is None:
-        return authority.current
-    held = read(secret)
-    previous = _certificate(authority.previous)
-    usable = held.signed_by(previous) and previous.not_valid_after_utc > now
-    return authority.previous if usable else authority.current
-
-
-def trusted(secret: Secret | None, authority: Authority) -> bytes:
-    """Returns the authorities from which the operator accepts a Partition's replicas, in PEM: its
-    own and those in the Secret, because a replica may not have received the last change yet."""
-    current = _certificate(authority.current)
-    others = tuple(other for other in read(secret).trusted if other != current)
-    return _bundle((current,), others)
+# --- certificates -----------------------------------------------------------------------------
 
 
 def ends(pair: KeyPair) -> dt.datetime:
-    return _certificate(pair).not_valid_after_utc
-
-
-def ending(authority: Authority, now: dt.datetime, lifetimes: Lifetimes) -> dt.datetime | None:
-    """Returns when the authority expires, if a certificate issued now would be renewed later than
-    that; otherwise None."""
-    end = ends(authority.current)
-    return end if end < now + lifetimes.certificate - lifetimes.renew_before else None
+    return certificate_in(pair).not_valid_after_utc
 
 
 def fingerprint(authority: KeyPair) -> str:
     """Returns a short fingerprint, for log lines and status."""
-    return mark(_certificate(authority))[:16]
+    return mark(certificate_in(authority))[:16]
 
 
 def mark(certificate: x509.Certificate) -> str:
@@ -506,24 +478,8 @@ def mark(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-def party(partition: Partition, role: str) -> str:
-    return identity(partition.namespace, partition.name, role)
-
-
-def names_party(secret: Secret | None, wanted: str) -> bool:
-    """Whether the Secret's certificate carries this URI, or can't be read at all."""
-    certificate = read(secret).certificate
-    if certificate is None:
-        return True
-    try:
-        kind = x509.SubjectAlternativeName
-        found = certificate.extensions.get_extension_for_class(kind).value
-    except (x509.ExtensionNotFound, *UNREADABLE):
-        return False
-    return wanted in found.get_values_for_type(x509.UniformResourceIdentifier)
-
-
-def _certificate(pair: KeyPair) -> x509.Certificate:
+def certificate_in(pair: KeyPair) -> x509.Certificate:
+    """Returns the certificate of a pair, without its chain."""
     return x509.load_pem_x509_certificate(pair.certificate)
 
 
@@ -534,5 +490,6 @@ def _valid(
     return tuple(others)
 
 
-def _bundle(wanted: tuple[x509.Certificate, ...], others: tuple[x509.Certificate, ...]) -> bytes:
+def bundle(wanted: tuple[x509.Certificate, ...], others: tuple[x509.Certificate, ...]) -> bytes:
+    """Returns authorities in PEM."""
     return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in (*wanted, *others))

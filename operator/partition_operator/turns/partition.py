@@ -31,6 +31,7 @@ from partition_operator.reconcile.partition.actions import (
     RecordRestored,
 )
 from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.partition.refusals import Refusals
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.queue import Key, QueueItem
 
@@ -66,6 +67,7 @@ class Reconciler:
         """Watched Partitions that another operator manages."""
         self._told: set[Key] = set()
         """The Partitions of `foreign` whose event is written."""
+        self._callers = Refusals()
         self.reconciled = 0
 
     async def turn(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
@@ -100,13 +102,7 @@ class Reconciler:
             if ownership.has_to_be_claimed(partition, config.namespace):
                 await self._claim(partition)
                 continue
-            observed = await self._observer.observe(partition)
-            observed = replace(
-                observed,
-                writes=self._executor.writes.of(partition.key),
-                refused=self._refusals.get(key, ""),
-                eviction_refused=self._evictions.get(key, ""),
-            )
+            observed = await self._observe(key, partition)
             step = plan(
                 observed,
                 config.image,
@@ -125,6 +121,18 @@ class Reconciler:
             if pause is not None:
                 return pause
         return config.poll_progressing_s
+
+    async def _observe(self, key: Key, partition: Partition) -> ObservedPartition:
+        """Observes the Partition, and posts an event if its replicas refused many callers."""
+        observed = await self._observer.observe(partition)
+        if (event := self._callers.look(observed)) is not None:
+            await self._recorder.offer(partition, event)
+        return replace(
+            observed,
+            writes=self._executor.writes.of(partition.key),
+            refused=self._refusals.get(key, ""),
+            eviction_refused=self._evictions.get(key, ""),
+        )
 
     async def _carry_out(
         self, key: Key, observed: ObservedPartition, action: Action
@@ -172,6 +180,7 @@ class Reconciler:
     async def _forget(self, key: Key) -> None:
         """Drops the memory of a Partition that was deleted or that another operator manages."""
         await self._observer.forget(key.namespace, key.name)
+        self._callers.forget((key.namespace, key.name))
         self._executor.writes.forget((key.namespace, key.name))
 
     def _not_foreign(self, key: Key) -> None:

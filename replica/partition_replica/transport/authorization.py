@@ -154,10 +154,7 @@ class Authorizer(grpc.aio.ServerInterceptor):
             return "no rights of a client allow it"
         if client.rights < needed:
             has, needs = client.rights.name.capitalize(), needed.name.capitalize()
-            return (
-                f"client {name} has the rights {has}, and {needs} is needed: see "
-                "spec.clients.rights"
-            )
+            return f"client {name} has the rights {has}, and {needs} is needed: see spec.clients"
         return ""
 
     def _count(self, caller: tuple[str, ...], text: str) -> None:
