@@ -34,6 +34,7 @@ demo-down: setup ## removes what the demo made
 test: setup check check-generated ## checks and all tests; without root, all but those on a cluster
 	@if [ "$$(id -u)" = 0 ]; then $(RUN) python -m dev.cluster build; fi
 	@$(RUN) python -m dev.object_store build
+	@$(RUN) python -m dev.prometheus build
 	@$(RUN) pytest -q -n $(TEST_WORKERS) --durations=40
 
 test-long: setup ## the randomised suites at length: 1,000 seeds, more examples, flips; skew of versions
@@ -47,6 +48,7 @@ test-long: setup ## the randomised suites at length: 1,000 seeds, more examples,
 
 coverage: setup ## lines and branches that the unit and conformance tests run, by package
 	@$(RUN) python -m dev.object_store build
+	@$(RUN) python -m dev.prometheus build
 	@$(RUN) coverage erase
 	@failed=0; $(RUN) coverage run -m pytest -q -n $(TEST_WORKERS) tests/unit tests/conformance \
 	    || failed=1; \
@@ -57,7 +59,7 @@ coverage: setup ## lines and branches that the unit and conformance tests run, b
 check: setup ## lint, format, types, layers, prose; builds nothing but the Rust module
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --quiet --check .
-	@$(RUN) mypy client/partition_client operator/partition_operator replica/partition_replica \
+	@$(RUN) mypy client/partition_client client/partition_kubectl operator/partition_operator replica/partition_replica \
 	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection common/partition_common
 	@PYTHONPATH=client:common:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check

@@ -16,6 +16,7 @@ from dev.cluster.layout import ROOT
 PROJECTS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots")
 MODULES = (
     "client/partition_client",
+    "client/partition_kubectl",
     "common/partition_common",
     "operator/partition_operator",
     "replica/partition_replica",
@@ -34,6 +35,8 @@ def versions(root: Path) -> dict[str, str]:
     chart = (root / CHART / "Chart.yaml").read_text()
     for key in ("version", "appVersion"):
         found[f"{CHART}/Chart.yaml: {key}"] = _field(chart, key)
+    annotated = re.findall(rf"^      image: {re.escape(image(root))}:(\S+)$", chart, re.MULTILINE)
+    found[f"{CHART}/Chart.yaml: artifacthub.io/images"] = annotated[0] if annotated else "missing"
     for module in MODULES:
         text = (root / module / "__init__.py").read_text()
         found[f"{module}/__init__.py"] = re.findall(r'^__version__ = "(.+)"$', text, re.M)[0]

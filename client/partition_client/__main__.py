@@ -5,6 +5,7 @@ import asyncio
 import base64
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument(
         "--endpoints",
         default=env("PARTITION_ENDPOINTS", ""),
-        help="host:port of the replicas, separated by commas",
+        help="host:port of the replicas, or unix:/PATH of the socket of one, separated by commas",
     )
     main.add_argument(
         "--tls-dir",
@@ -470,6 +471,9 @@ async def answer(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
+    if os.getpid() == 1:
+        # The kernel ignores SIGTERM for the first process of a container that has no handler.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = asyncio.run(answer(options))
     except KeyboardInterrupt:

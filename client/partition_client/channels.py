@@ -7,6 +7,8 @@ from pathlib import Path
 from partition_proto.connection.channel import CredentialSource, FromFiles, Insecure, RenewedChannel
 from partition_proto.connection.pem import BadPem, PemFiles
 
+from partition_client.endpoints import is_socket
+
 logger = logging.getLogger(__name__)
 
 OPTIONS: list[tuple[str, int | str]] = [
@@ -70,8 +72,11 @@ def open_channel(
     """Returns a channel to one replica. Raises BadPem.
 
     use_proxy: connect through the proxy in grpc_proxy, https_proxy or http_proxy of the
-    environment, except to hosts in no_proxy. shared: what `credentials(tls)` returned.
+    environment, except to hosts in no_proxy. shared: what `credentials(tls)` returned. A socket of
+    this machine is used without TLS: the mode of its file decides about access.
     """
+    if is_socket(address):
+        return RenewedChannel(address, Insecure(), OPTIONS)
     options = [*OPTIONS, ("grpc.enable_http_proxy", int(use_proxy))]
     if tls is not None and tls.server_name:
         options.append(("grpc.ssl_target_name_override", tls.server_name))

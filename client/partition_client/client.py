@@ -42,7 +42,8 @@ DIRECTORY_MODE = 0o755
 class AsyncClient:
     """A client of one partition. Use as an async context manager, on one event loop.
 
-    endpoints: host:port of some of the replicas; of all of them if these are forwarded ports.
+    endpoints: host:port of some of the replicas; of all of them if these are forwarded ports. Or
+    unix:/PATH of the replica in the same pod; tls is then for the other replicas, which it names.
     deadline_s: seconds that a call may take with its retries; a transfer counts from its last
     progress.
     session_ttl_ms: how long the session outlives its last append; 0 means 10 minutes.

@@ -1,10 +1,18 @@
-"""Checks of endpoints, which have the form host:port."""
+"""Checks of endpoints: host:port, or unix:/PATH for a socket of this machine."""
 
 from ipaddress import IPv6Address
 
 from partition_client.errors import InvalidEndpoint
 
 PORT_MAX = 65535
+SOCKET_SCHEME = "unix:"
+SOCKET_PATH_BYTES_MAX = 107
+"""The size of a Unix domain socket's path, as in Linux."""
+
+
+def is_socket(endpoint: str) -> bool:
+    """Whether an endpoint is a Unix domain socket. Such a connection has no TLS."""
+    return endpoint.startswith(SOCKET_SCHEME)
 
 
 def check_endpoint(endpoint: str) -> str:
@@ -12,7 +20,8 @@ def check_endpoint(endpoint: str) -> str:
     why = _fault(endpoint)
     if why:
         raise InvalidEndpoint(
-            f"endpoint {endpoint!r} {why}; write host:port, such as example.default.svc:7000"
+            f"endpoint {endpoint!r} {why}; write host:port, such as example.default.svc:7000, or "
+            "unix: and the absolute path of a socket"
         )
     return endpoint
 
@@ -34,6 +43,8 @@ def _fault(endpoint: str) -> str:  # noqa: PLR0911  # one return per fault
         return "contains a space"
     if not (endpoint.isascii() and endpoint.isprintable()):
         return "contains a character that is not allowed in a host name"
+    if is_socket(endpoint):
+        return _socket_fault(endpoint.removeprefix(SOCKET_SCHEME))
     if "://" in endpoint:
         return "is a URL"
     if "/" in endpoint or "," in endpoint or "@" in endpoint:
@@ -46,6 +57,14 @@ def _fault(endpoint: str) -> str:  # noqa: PLR0911  # one return per fault
     if not host:
         return "has no host"
     return _host_fault(host)
+
+
+def _socket_fault(path: str) -> str:
+    if not path.startswith("/"):
+        return "has no absolute path"
+    if len(path) > SOCKET_PATH_BYTES_MAX:
+        return f"has a path of more than {SOCKET_PATH_BYTES_MAX} bytes"
+    return "has a comma in its path" if "," in path else ""
 
 
 def _host_fault(host: str) -> str:

@@ -1,5 +1,6 @@
 """Generates the derived files of the repository: code of the gRPC services, manifests from the
-chart, the operator's types from the CRDs, and reference pages from the CRDs and the .proto files.
+chart, the operator's types from the CRDs, reference pages from the CRDs, the chart's values, the
+.proto files and the metrics, and the dashboard.
 
 --check writes nothing, and fails if a committed file differs.
 """
@@ -9,17 +10,31 @@ import tempfile
 from pathlib import Path
 
 from dev.cluster.layout import ROOT
-from dev.generate import crd_reference, crd_types, manifests, proto, proto_reference
+from dev.generate import (
+    argocd,
+    chart_values,
+    crd_reference,
+    crd_types,
+    dashboard,
+    manifests,
+    metrics_reference,
+    proto,
+    proto_reference,
+)
 
 
 def write(target: Path) -> None:
     """Writes all files below `target`, a directory with the layout of the checkout."""
+    dashboard.write(target)
+    argocd.write(target)
     proto.write(target)
     manifests.write(target)
     schemas = manifests.schemas(target)
     crd_types.write(target, schemas)
     crd_reference.write(target, schemas)
+    chart_values.write(target)
     proto_reference.write(target)
+    metrics_reference.write(target)
 
 
 def main() -> None:

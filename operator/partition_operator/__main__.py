@@ -1,4 +1,5 @@
-"""`partition-operator`: runs the operator. The chart sets its environment variables."""
+"""`partition-operator`: runs the operator. The chart sets its environment variables.
+`partition-operator plan` says what it would do, and does nothing (dry_run.py)."""
 
 import asyncio
 import datetime as dt
@@ -8,6 +9,9 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 
+from partition_operator import dry_run
+from partition_operator.api.names import CLUSTER_DOMAIN
+from partition_operator.api.validation import HOSTNAME
 from partition_operator.assembly import OperatorProcess
 from partition_operator.config import ConfigError, OperatorConfig
 from partition_operator.errors import AuthorityInvalid, text_of
@@ -53,7 +57,9 @@ def parse(environment: Mapping[str, str]) -> OperatorConfig:
         identity=environment.get("PARTITION_OPERATOR_IDENTITY") or socket.gethostname(),
         image=required("PARTITION_OPERATOR_IMAGE"),
         image_auto_update=switch("PARTITION_OPERATOR_IMAGE_AUTO_UPDATE"),
+        watch_nodes=switch("PARTITION_OPERATOR_WATCH_NODES"),
         watch=tuple(name.strip() for name in watch.split(",") if name.strip()),
+        cluster_domain=_domain(environment),
         http_port=int(number("PARTITION_OPERATOR_HTTP_PORT", 8080)),
         workers=int(number("PARTITION_OPERATOR_WORKERS", 8)),
         resync_s=number("PARTITION_OPERATOR_RESYNC_SECONDS", 60),
@@ -65,6 +71,16 @@ def parse(environment: Mapping[str, str]) -> OperatorConfig:
         lease_renew_deadline_s=lease_s * 2 / 3,
         lease_retry_s=lease_s * 2 / 15,
     )
+
+
+def _domain(environment: Mapping[str, str]) -> str:
+    name = "PARTITION_OPERATOR_CLUSTER_DOMAIN"
+    found = environment.get(name) or CLUSTER_DOMAIN
+    if not HOSTNAME.fullmatch(found) or "*" in found:
+        raise ConfigError(
+            f"{name}={found!r}: must be a DNS domain in lower case, without a dot at the end"
+        )
+    return found
 
 
 DAY_S = 86400.0
@@ -122,6 +138,7 @@ def _before(number: Callable[[str, float], float], name: str, lifetime: float) -
 
 
 def main() -> None:
+    options = dry_run.parser().parse_args()
     logging.basicConfig(
         level=os.environ.get("PARTITION_OPERATOR_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s %(message)s",
@@ -135,6 +152,9 @@ def main() -> None:
     except ConfigError as error:
         print(f"FATAL: {text_of(error)}", file=sys.stderr)
         sys.exit(2)
+    if options.command == dry_run.COMMAND:
+        logging.disable(logging.WARNING)
+        sys.exit(dry_run.run(options, config))
     try:
         asyncio.run(OperatorProcess(config).run())
     except AuthorityInvalid as error:

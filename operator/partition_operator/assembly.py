@@ -17,6 +17,7 @@ from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.fencing import FencingToken
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.lease import LeaseHolder
+from partition_operator.clients.nodes import NodeBook
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.clients.replica import Replicas
@@ -24,7 +25,6 @@ from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import OperatorConfig
 from partition_operator.handlers.watches import Watches
-from partition_operator.resources.trust import ends
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.partition import Reconciler
 from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT, WorkQueue
@@ -60,7 +60,7 @@ class OperatorProcess:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         http = await self._serve_http()
-        kube = await Kube.connect(self._config.request_timeout_s)
+        kube = await Kube.connect(self._config.request_timeout_s, self._metrics.requested)
         try:
             await self._lead(kube)
         finally:
@@ -98,11 +98,23 @@ class OperatorProcess:
             token.raise_to(lease.transitions)
 
         replicas = Replicas(authority, token, config.replica_timeout_s, config.lifetimes)
-        observer = Observer(kube, replicas, authority, config.lifetimes)
+        queue = self._queue = WorkQueue(config.workers, raise_token, self._metrics.turns)
+
+        def node_changed(node: str) -> None:
+            queue.enqueue_seen(PARTITION, lambda seen: any(pod.node == node for pod in seen.pods))
+
+        nodes = NodeBook(node_changed) if config.watch_nodes else None
+        observer = Observer(
+            kube,
+            replicas,
+            authority,
+            config.lifetimes,
+            nodes,
+            cluster_domain=config.cluster_domain,
+        )
         recorder = Recorder(kube, config.events_a_minute_max)
         executor = Executor(kube, replicas, authority, lifetimes=config.lifetimes)
         reconciler = Reconciler(config, kube, observer, executor, recorder)
-        queue = self._queue = WorkQueue(config.workers, raise_token)
         jobs = SnapshotJobClient(replicas)
         seer = SnapshotObserver(kube, observer, jobs)
         snapshots = SnapshotReconciler(config, kube, seer, jobs, recorder)
@@ -111,26 +123,22 @@ class OperatorProcess:
             {PARTITION: reconciler.turn, SNAPSHOT: snapshots.turn, SCHEDULE: schedules.turn}
         )
         working = asyncio.create_task(queue.run())
-        watches = Watches(queue, kube.probe, config.identity, config.watch)
+        watches = Watches(queue, kube.probe, config.identity, config.watch, nodes)
         watching = asyncio.create_task(watches.run())
+        self._metrics.turns.serve((PARTITION, SNAPSHOT, SCHEDULE))
+        self._metrics.objects.partitions = reconciler.figures
+        self._metrics.objects.snapshots = schedules.figures
         read = self._metrics.read
         read(metrics.QUEUED, lambda: queue.queued)
+        read(metrics.QUEUE_AGE, lambda: queue.age_s)
+        read(metrics.LOOP_AGE, lambda: time.monotonic() - queue.turned_at)
+        read(metrics.TURNS_RUNNING, lambda: queue.running)
         read(metrics.RECONCILED, lambda: reconciler.reconciled)
-        read(metrics.FAILED, lambda: queue.failed)
+        read(metrics.AUTHORITY_EXPIRY, lambda: authority.ends.timestamp())
         read(metrics.EVENTS_DROPPED, lambda: recorder.dropped)
         read(metrics.FOREIGN, lambda: len(reconciler.foreign))
         read(metrics.WATCHES_DOWN, lambda: watches.down)
-        read(
-            metrics.AUTHORITY_DAYS_LEFT,
-            lambda: metrics.days_left(ends(authority.value.current), authority.now()),
-        )
         read(metrics.CERTIFICATES_REFUSED, lambda: observer.certificates_refused)
-        each = self._metrics.read_each
-        each(
-            metrics.CERTIFICATE_DAYS_LEFT,
-            lambda: metrics.certificate_days(observer.certificates, authority.now()),
-        )
-        each(metrics.CERTIFICATES_READY, lambda: metrics.certificates_ready(observer.certificates))
         stopping = asyncio.create_task(self._stop.wait())
         everything = {working, watching, renewing, stopping}
         await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)

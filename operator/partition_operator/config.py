@@ -2,23 +2,30 @@
 
 from dataclasses import dataclass
 
+from partition_operator.api.names import CLUSTER_DOMAIN
 from partition_operator.errors import OperatorError
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
+
+LEASE_NAME = "partition-operator"
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorConfig:
     """namespace: the operator's own, with its Lease and authority. watch: namespaces to watch,
     empty for all. image: the image of new replicas and of restoring and verifying pods.
-    image_auto_update: replicas without spec.image follow it. Names that end in _s are seconds."""
+    image_auto_update: replicas without spec.image follow it. cluster_domain: the cluster's DNS
+    domain. Names that end in _s are seconds."""
 
     namespace: str
     identity: str
     image: str
     image_auto_update: bool = False
+    watch_nodes: bool = False
+    """Whether nodes are watched and volumes are read, which needs rights in the cluster."""
     watch: tuple[str, ...] = ()
+    cluster_domain: str = CLUSTER_DOMAIN
     http_port: int = 8080
-    lease_name: str = "partition-operator"
+    lease_name: str = LEASE_NAME
     authority_secret: str = "partition-operator-ca"  # noqa: S105  # a name
     workers: int = 8
     """How many turns run at once, of Partitions, their schedules and PartitionSnapshots."""

@@ -58,8 +58,20 @@ SNAPSHOTS = frozenset(
 ROLLOUT = frozenset({"EvictPod"})
 """The failpoint of a rollout. A separate test tries it."""
 
+RECOVERY = frozenset({"RecordRecovery", "RecoverQuorum"})
+"""The failpoints of the recovery of a lost quorum. A separate test tries them."""
+
 VOLUMES = frozenset({"GrowClaim"})
 """The failpoint of a volume that grows. A separate test tries it."""
+
+DELETION = frozenset({"OwnClaim", "SetFinalizer", "Create.PartitionSnapshot"})
+"""Failpoints of a deletion policy. A separate test tries them."""
+
+FENCE = frozenset({"SetFenced"})
+"""The failpoint of a fence. A separate test tries it."""
+
+REBUILD = frozenset({"GiveUpVolume.kept", "GiveUpVolume.marked", "GiveUpVolume", "OrphanPods"})
+"""Failpoints of members that get new volumes. A separate test tries them."""
 
 CERTIFICATES = frozenset({"TrustAuthority", "authority.renewed", "authority.forgotten"})
 """The failpoints of a change of the authority. Separate tests try them."""
@@ -71,7 +83,8 @@ CLIENTS = frozenset({"WriteClients", "Delete.Secret"})
 def parse_armed(text: str) -> frozenset[str]:
     """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
-    known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | CERTIFICATES | CLIENTS
+    known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | REBUILD | DELETION | FENCE | CERTIFICATES
+    known |= RECOVERY | CLIENTS
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
         raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")

@@ -14,7 +14,7 @@ from partition_proto.connection import pem
 from partition_snapshots.process import leave
 
 from partition_replica import __version__
-from partition_replica.assembly import SidecarProcess, end_process
+from partition_replica.assembly import EXIT_RECOVERING, SidecarProcess, end_process
 from partition_replica.config import ReplicaConfig, TlsFiles
 from partition_replica.core.limits import DEPRECATED_NAMES, MAY_BE_ZERO, Limits
 from partition_replica.offline import arguments as arguments_of
@@ -41,6 +41,11 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
             "--listen, and a port that the system chooses",
             None,
         ),
+        "socket": (
+            "unix:PATH, where programs of this machine may call as clients without TLS; its folder "
+            "must not be open to others, because the file's mode (660) is what protects it",
+            None,
+        ),
         "http-listen": ("host:port for probes and metrics", "[::]:7080"),
         "advertise": ("host:port at which clients and members reach this replica", None),
         "partition": ("namespace/name, which every certificate must carry", None),
@@ -50,6 +55,7 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         "listen": arguments_of.listen_address,
         "raft-listen": arguments_of.raft_listen_address,
         "http-listen": arguments_of.listen_address,
+        "socket": arguments_of.socket_address,
         "advertise": arguments_of.address,
     }
     for flag, (text, default) in flags.items():
@@ -116,6 +122,7 @@ def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
         election_ticks=options.election_ticks,
         keep_all_entries=options.keep_all_entries,
         raft_listen=_raft_listen(options),
+        socket=options.socket or "",
         lease_reads=options.lease_reads,
         limits=_limits(parser, options.limit),
     )
@@ -154,9 +161,13 @@ def main() -> None:
             print(f"FATAL: {error}", file=sys.stderr, flush=True)
             sys.exit(EXIT_TLS_FILES)
     try:
-        asyncio.run(SidecarProcess(config).run())
+        code = asyncio.run(SidecarProcess(config).run())
     except Exception as error:  # the last line of the log must name the reason
         end_process(error)
+    if code == EXIT_RECOVERING:
+        text = "RECOVERING: the next start recovers the lost quorum on this volume"
+        print(text, file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from partition_proto.connection import pem
 from partition_proto.connection.pem import BadPem
+from partition_proto.connection.renewed import RenewedPem
 from partition_proto.v1 import (
     inspection_pb2,
     inspection_pb2_grpc,
@@ -26,19 +30,29 @@ from partition_proto.v1 import (
 from partition_replica import __version__
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import LogRetention
+from partition_replica.core.model import Fence
 from partition_replica.engine.factory import make_engine
+from partition_replica.recovery import steps
 from partition_replica.runtime.assembly import build_replica
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.quorum_recovery import QuorumRecoveries
 from partition_replica.runtime.replica import Replica
 from partition_replica.runtime.transfer.state_sender import count_sent
+from partition_replica.storage.fence import read_fence, remove_fence
 from partition_replica.storage.files import VolumeLock, make_directory
 from partition_replica.storage.log.journal import JournalLimits
+from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
-from partition_replica.transport.channels import SERVER_OPTIONS, add_port
+from partition_replica.transport.channels import SERVER_OPTIONS, add_port, add_socket
 from partition_replica.transport.client_list import BadClientList
 from partition_replica.transport.failures import Failures
+from partition_replica.transport.fenced_service import (
+    FencedAdminService,
+    FencedStatusService,
+    RefuseOthers,
+)
 from partition_replica.transport.greetings import Greetings
 from partition_replica.transport.http import serve_http
 from partition_replica.transport.inspection_service import InspectionGrpcService
@@ -52,8 +66,12 @@ from partition_replica.transport.tls_files import FilesInUse, list_beside
 logger = logging.getLogger(__name__)
 
 EXIT_FATAL = 70
+EXIT_RECOVERING = 75
+"""EX_TEMPFAIL: the process ended because its next start is to recover a lost quorum."""
 LOCK_POLL_S = 0.5
 HEALTH_POLL_S = 0.5
+CERTIFICATE_POLL_S = 5.0
+"""Seconds between looks at the certificate, for its metric."""
 
 SERVICES = (
     log_store_pb2.DESCRIPTOR.services_by_name["LogStore"].full_name,
@@ -81,9 +99,11 @@ class SidecarProcess:
         self._replica: Replica | None = None
         self._why_not_ready = "starting"
         self._stop = asyncio.Event()
+        self._exit_code = 0
 
-    async def run(self) -> None:
-        """Returns after SIGTERM or SIGINT, with leadership transferred and everything closed."""
+    async def run(self) -> int:
+        """Returns the exit code after SIGTERM or SIGINT, or if the next start is to recover a lost
+        quorum, with leadership transferred and everything closed."""
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
@@ -91,11 +111,15 @@ class SidecarProcess:
             self._config.http_listen, ready=self._ready, registry=self._metrics.registry
         )
         try:
-            lock = await self._acquire_lock()
-            if lock is not None:
-                await self._serve(lock)
+            while not self._stop.is_set():
+                fence = read_fence(self._config.data)
+                if fence is not None:
+                    await self._stay_fenced(fence)
+                elif (lock := await self._acquire_lock()) is not None:
+                    await self._serve(lock)
         finally:
             await http.cleanup()
+        return self._exit_code
 
     def _ready(self) -> tuple[bool, str]:
         if self._replica is None:
@@ -103,6 +127,35 @@ class SidecarProcess:
         if self._replica.ready:
             return True, "ok"
         return False, "no leader is known"
+
+    async def _stay_fenced(self, fence: Fence) -> None:
+        """Returns when the operator has ended the fence, or the process is stopped."""
+        self._replica, self._why_not_ready = None, "fenced"
+        self._metrics.fenced.set(1)
+        config, lowered = self._config, asyncio.Event()
+
+        async def lower() -> None:
+            await run_to_end(partial(remove_fence, config.data))
+            lowered.set()
+
+        def refused(reason: str) -> None:
+            self._metrics.refused.labels(reason).inc()
+
+        interceptors: list[grpc.aio.ServerInterceptor] = [RefuseOthers()]
+        if config.tls:
+            interceptors.insert(0, Authorizer(config.partition, refused))
+        server = grpc.aio.server(interceptors=interceptors, options=SERVER_OPTIONS)
+        log_store_pb2_grpc.add_LogStoreServicer_to_server(FencedStatusService(fence), server)
+        replica_admin_pb2_grpc.add_ReplicaAdminServicer_to_server(
+            FencedAdminService(fence, Failures(refused, end_process), lower), server
+        )
+        add_port(server, config.listen, config.tls, lambda found: self._heard("server", found))
+        await server.start()
+        logger.warning("this replica is fenced: it serves nobody until the operator ends the fence")
+        await _first(self._stop.wait(), lowered.wait())
+        await server.stop(grace=1.0)
+        self._why_not_ready = "starting"
+        self._metrics.fenced.set(0)
 
     async def _acquire_lock(self) -> VolumeLock | None:
         """Waits, not ready, while another process uses the volume. Returns None if the process is
@@ -134,6 +187,7 @@ class SidecarProcess:
             retention=retention,
             journal=JournalLimits.of(limits),
         )
+        await asyncio.to_thread(steps.resume, volume)
         own = int(volume.log.identity.member_id)
         logger.info(
             "partition-replica %s: member %x of cluster %s, log %d to %d, applied %d, "
@@ -179,13 +233,15 @@ class SidecarProcess:
             failed=end_process,
         )
         replica.start()
-        server, health_servicer, listener = self._make_server(replica)
+        server, health_servicer, listener = self._make_server(replica, volume)
         if config.raft_listen:
             # First: the hellos of the gRPC service name its port.
             listener.start(config.raft_listen)
         port = add_port(
             server, config.listen, config.tls, lambda problem: self._heard("server", problem)
         )
+        if config.socket:
+            add_socket(server, config.socket)
         await server.start()
         self._replica = replica
         logger.info(
@@ -194,10 +250,14 @@ class SidecarProcess:
             listener.port,
             config.advertise,
         )
-        watcher = asyncio.create_task(self._watch_health(replica, health_servicer))
-        await self._stop.wait()
+        watchers = [asyncio.create_task(self._watch_health(replica, health_servicer))]
+        if config.tls is not None:
+            watchers.append(asyncio.create_task(self._watch_certificate(RenewedPem(config.tls))))
+        await _first(self._stop.wait(), replica.fence_put.wait())
         logger.info("stopping")
-        watcher.cancel()
+        self._replica, self._why_not_ready = None, "stopping"
+        for watcher in watchers:
+            watcher.cancel()
         await health_servicer.enter_graceful_shutdown()
         await replica.stop()
         await peers.close()  # first: the others learn by it that this member, if it leads, is gone
@@ -223,12 +283,15 @@ class SidecarProcess:
             return None, None
         clients = list_beside(config.tls, lambda problem: self._heard("clients", problem))
         authorizer = Authorizer(config.partition, refused, clients.current)
-        files = FilesInUse(config.tls, clients, authorizer, time.time)
-        self._metrics.certificate_days_left.set_function(files.days_left)
+        files = FilesInUse(config.tls, clients, authorizer)
         return authorizer, files
 
+    def _end_to_recover(self) -> None:
+        self._exit_code = EXIT_RECOVERING
+        self._stop.set()
+
     def _make_server(
-        self, replica: Replica
+        self, replica: Replica, volume: Volume
     ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, RaftListener]:
         """Creates the services. None of them listens yet."""
         config = self._config
@@ -263,6 +326,7 @@ class SidecarProcess:
             ReplicaAdminService(
                 replica.administration,
                 replica.snapshot_jobs,
+                QuorumRecoveries(volume, replica.current, self._end_to_recover),
                 failures,
                 authorizer.is_client if authorizer else lambda _: False,
             ),
@@ -310,3 +374,28 @@ class SidecarProcess:
             for service in ("", SERVICES[0]):
                 await servicer.set(service, state)
             await asyncio.sleep(HEALTH_POLL_S)
+
+    async def _watch_certificate(self, files: RenewedPem) -> None:
+        """Sets the metric of the certificate's end. The services read the same files at the next
+        handshake."""
+        known = 0
+        while True:
+            version, found = files.current()
+            if version != known:
+                known = version
+                # It makes a handshake with itself, which computes for a millisecond.
+                shown = await asyncio.to_thread(pem.leaf, found)
+                if shown is not None:
+                    expires = shown.not_after.timestamp()
+                    self._metrics.set("logstore_certificate_expiry_timestamp_seconds", expires)
+            await asyncio.sleep(CERTIFICATE_POLL_S)
+
+
+async def _first(*waits: Coroutine[Any, Any, object]) -> None:
+    """Returns when one of them has ended; the others are cancelled."""
+    tasks = [asyncio.create_task(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -22,7 +22,9 @@ class ReplicaConfig:
     has to request explicitly. election_timeout_ticks: 0 draws the time-out at random, as Raft needs
     it; any other value fixes it, for simulations. keep_all_entries: never compact the log, for
     debugging. raft_listen: host:port for Raft connections of other members, which connect to that
-    port at the host of `advertise`; "" accepts none. lease_reads: answer linearizable reads by the
+    port at the host of `advertise`; "" accepts none. socket: unix:PATH, where programs on this
+    machine may call as clients without TLS, if the mode of the file lets them; "" for none. Its
+    folder must not be open to others. lease_reads: answer linearizable reads by the
     leader's lease; equal at all members (docs/appends.md says what it relies on).
     """
 
@@ -38,6 +40,7 @@ class ReplicaConfig:
     shutdown_s: float = 10.0
     keep_all_entries: bool = False
     raft_listen: str = ""
+    socket: str = ""
     lease_reads: bool = False
     limits: Limits = field(default_factory=Limits)
 

@@ -33,6 +33,7 @@
     │   ├── NotBootstrapped
     │   ├── WrongCluster
     │   ├── MembershipRefused
+    │   ├── RecoveryRefused    a lost quorum cannot be recovered so, or the loss is not accepted
     │   └── Deposed
     └── Fatal                  end the process; a person has to investigate
         ├── StorageFailed      a write or fsync failed: the page cache can't be trusted any more
@@ -229,6 +230,12 @@ class WrongCluster(RequestRefused):
 
 class MembershipRefused(RequestRefused):
     reason = "MEMBERSHIP_REFUSED"
+
+
+class RecoveryRefused(RequestRefused):
+    """The recovery of a lost quorum is refused. Nothing was changed."""
+
+    reason = "RECOVERY_REFUSED"
 
 
 class Deposed(RequestRefused):

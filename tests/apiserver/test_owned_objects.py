@@ -2,13 +2,11 @@
 
 import asyncio
 import datetime as dt
-import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from partition_operator.api import names
 from partition_operator.api.partition import parse
 from partition_operator.api.times import stamp
@@ -18,7 +16,6 @@ from partition_operator.reconcile.observed.last_write import AT_ONCE_MAX
 from partition_operator.reconcile.partition.actions import IssueCertificate
 from partition_operator.resources import pdb, services, statefulset
 
-from dev.cluster.layout import ROOT
 from tests.support.api_server import ApiServer
 from tests.support.local_group import eventually
 from tests.support.operator_turns import Turns
@@ -173,36 +170,28 @@ def pod(name: str, **spec: Any) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": body}
 
 
-async def test_the_charts_rights_are_enough_to_look_write_and_put_back(server: ApiServer) -> None:
-    documents = yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text())
-    roles = [body for body in documents if body["kind"].startswith("ClusterRole")]
-    assert len(roles) == 2
-    for body in roles:
-        await asyncio.to_thread(server.kubectl, "apply", "-f", "-", stdin=json.dumps(body))
-    (subject,) = next(body["subjects"] for body in roles if "subjects" in body)
-    user = f"system:serviceaccount:{subject['namespace']}:{subject['name']}"
-    async with Turns(server, user) as turns:
-        await turns.make()
-        await turns.turn()  # asks for events, too: its pod is missing
-        cluster = (await turns.get("Partition", "part"))["status"]["clusterID"]
-        await turns.create(claim("data-part-0", cluster))
-        volume = {"name": "data", "persistentVolumeClaim": {"claimName": "data-part-0"}}
-        await turns.create(pod("part-0", volumes=[volume]))
-        gone = {"metadata": {"labels": {names.LABEL_PARTITION: None}}}
-        for key in (("Service", "part"), ("Secret", "part-client-tls")):
-            await turns.edit(*key, gone)
-        await turns.turn()
-        for key in (
-            ("Service", "part"),
-            ("Secret", "part-client-tls"),
-            ("PersistentVolumeClaim", "data-part-0"),
-            ("Pod", "part-0"),
-        ):
-            assert names.LABEL_PARTITION in (await turns.get(*key))["metadata"]["labels"], key
-        invalid = {"tolerations": [{"key": "x", "operator": "Equals"}]}
-        await turns.edit("Partition", "part", {"spec": invalid})
-        await turns.turn()
-        assert [reason for reason, _ in await turns.events()] == ["ObjectRefused"]
+async def test_the_charts_rights_are_enough_to_look_write_and_put_back(turns: Turns) -> None:
+    await turns.make()
+    await turns.turn()  # asks for events, too: its pod is missing
+    cluster = (await turns.get("Partition", "part"))["status"]["clusterID"]
+    await turns.create(claim("data-part-0", cluster))
+    volume = {"name": "data", "persistentVolumeClaim": {"claimName": "data-part-0"}}
+    await turns.create(pod("part-0", volumes=[volume]))
+    gone = {"metadata": {"labels": {names.LABEL_PARTITION: None}}}
+    for key in (("Service", "part"), ("Secret", "part-client-tls")):
+        await turns.edit(*key, gone)
+    await turns.turn()
+    for key in (
+        ("Service", "part"),
+        ("Secret", "part-client-tls"),
+        ("PersistentVolumeClaim", "data-part-0"),
+        ("Pod", "part-0"),
+    ):
+        assert names.LABEL_PARTITION in (await turns.get(*key))["metadata"]["labels"], key
+    invalid = {"tolerations": [{"key": "x", "operator": "Equals"}]}
+    await turns.edit("Partition", "part", {"spec": invalid})
+    await turns.turn()
+    assert [reason for reason, _ in await turns.events()] == ["ObjectRefused"]
 
 
 def claim(name: str, cluster: str) -> dict[str, Any]:

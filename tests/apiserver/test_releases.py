@@ -1,7 +1,9 @@
 """Releases of the chart beside and after each other, by helm."""
 
+import json
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -23,14 +25,16 @@ class Releases:
         self.mark = uuid.uuid4().hex[:6]
         self._installed: list[tuple[str, str]] = []
 
-    def install(self, name: str, namespace: str, *words: str) -> None:
+    def install(self, name: str, namespace: str, *words: str) -> str:
+        """Returns what Helm tells the user."""
         release, place = self._names(name, namespace)
-        helm(
+        told = helm(
             self.server.kubectl,
             *("install", release, str(CHART), "-n", place, "--create-namespace"),
             *words,
         )
         self._installed.append((release, place))
+        return told
 
     def uninstall(self, name: str, namespace: str) -> None:
         release, place = self._names(name, namespace)
@@ -97,3 +101,54 @@ def test_releases_of_one_name_may_watch_the_same_namespace(releases: Releases) -
 def test_a_namespace_is_named_once(releases: Releases) -> None:
     with pytest.raises(RuntimeError, match=r"(?i)watchNamespaces.*(unique|equal)"):
         releases.install("first", "one", *watching("here", "here"))
+
+
+def test_every_value_is_accepted(releases: Releases, tmp_path: Path) -> None:
+    """By the API server, not only by Helm."""
+    kubectl = releases.server.kubectl
+    place = f"watched-{releases.mark}"
+    kubectl("create", "namespace", place)
+    address = {"to": [{"ipBlock": {"cidr": "203.0.113.0/24"}}], "ports": [6443]}
+    shop = {"podSelector": {"matchLabels": {"app": "shop"}}, "namespaceSelector": {}}
+    values = {
+        "crds": {"enabled": False},
+        "watchNamespaces": [place],
+        "imagePullSecrets": [{"name": "registry"}],
+        "extraEnv": [{"name": "PARTITION_OPERATOR_POLL_SECONDS", "value": "5"}],
+        "serviceAccount": {"annotations": {"a/b": "c"}},
+        "podLabels": {"team": "storage"},
+        "podAnnotations": {"a/b": "c"},
+        "priorityClassName": "system-cluster-critical",
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "infra", "operator": "Exists"}],
+        "networkPolicy": {
+            "enabled": True,
+            "clients": [shop],
+            "metrics": [shop],
+            "apiServer": address,
+            "objectStore": address,
+        },
+    }
+    file = tmp_path / "values.json"
+    file.write_text(json.dumps(values))
+    told = releases.install("all", "one", "--values", str(file))
+    name, home = f"all-{releases.mark}", f"one-{releases.mark}"
+    assert f"helm test {name} -n {home}" in told
+    assert f"the pods of Partitions in {place}." in told
+    for namespace, wanted in (
+        (home, {name, f"{name}-api-server"}),
+        (place, {f"{name}-{home}-replicas", f"{name}-{home}-snapshots"}),
+    ):
+        found = kubectl.json("-n", namespace, "get", "networkpolicies")["items"]
+        assert {item["metadata"]["name"] for item in found} == wanted
+    assert kubectl.json("-n", home, "get", "pdb", name)["spec"]["maxUnavailable"] == 1
+    pod = kubectl.json("-n", home, "get", "deployment", name)["spec"]["template"]
+    assert pod["spec"]["priorityClassName"] == "system-cluster-critical"
+    assert len(pod["spec"]["topologySpreadConstraints"]) == 2
+
+
+def test_policies_of_all_namespaces_are_said_to_be_missing(releases: Releases) -> None:
+    words = ("--set", "crds.enabled=false", "--set", "networkPolicy.enabled=true")
+    told = releases.install("all", "one", *words)
+    assert "NetworkPolicies hold for the operator alone." in told
+    assert "NetworkPolicies" not in releases.install("off", "two", "--set", "crds.enabled=false")

@@ -319,7 +319,9 @@ def test_the_api_server_refuses_what_can_be_seen_at_once(
         server.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(body))
 
 
-@pytest.mark.parametrize("sample", ["snapshot", "scheduled", "restore", "mesh"])
+@pytest.mark.parametrize(
+    "sample", ["application", "external", "mesh", "restore", "scheduled", "snapshot"]
+)
 def test_the_samples_are_accepted(server: ApiServer, sample: str) -> None:
     file = ROOT / "manifests" / "samples" / f"{sample}.yaml"
     assert "created" in server.kubectl("apply", "--dry-run=server", "-f", str(file))

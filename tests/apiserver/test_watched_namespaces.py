@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from dev.cluster.layout import ROOT
 from tests.support.api_server import ApiServer
 from tests.support.local_group import eventually
 from tests.support.operator_process import UNHURRIED, Operator
+from tests.support.rights import rules
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(300)]
 
@@ -23,15 +22,8 @@ kind: Partition
 metadata: {name: part}
 spec: {replicas: 1, storage: {size: 1Gi}}
 """
-CLUSTER_WIDE = ("namespaces", "customresourcedefinitions")
+CLUSTER_WIDE = {"customresourcedefinitions"}
 """What an operator of some namespaces has no rights on."""
-
-
-def granted(kind: str) -> list[dict[str, Any]]:
-    """The rules of a role of the chart."""
-    documents = yaml.safe_load_all((ROOT / "manifests" / "install.yaml").read_text())
-    role = next(d for d in documents if d["kind"] == kind)
-    return [r for r in role["rules"] if not set(r["resources"]) & set(CLUSTER_WIDE)]
 
 
 def grant(server: ApiServer, namespace: str, user: str, rules: list[dict[str, Any]]) -> None:
@@ -55,8 +47,9 @@ async def test_a_namespace_that_is_gone_holds_nobody_up(server: ApiServer, tmp_p
     user = f"operator-{mark}"
     for namespace in (home, here):
         server.kubectl("create", "namespace", namespace)
-    grant(server, home, user, granted("Role"))
-    grant(server, here, user, granted("ClusterRole"))
+    watched = [r for r in rules("ClusterRole") if not set(r["resources"]) & CLUSTER_WIDE]
+    grant(server, home, user, rules("Role"))
+    grant(server, here, user, watched)
     settings = UNHURRIED | {"KUBECONFIG": str(server.user(user))}
     settings |= {"PARTITION_OPERATOR_WATCH": f"{gone},{here}"}
     log = tmp_path / "operator.log"
@@ -79,7 +72,7 @@ async def test_a_namespace_that_is_gone_holds_nobody_up(server: ApiServer, tmp_p
         assert f"can't watch namespace {gone}" in log.read_text()
         # It is made again, and watched without a restart.
         server.kubectl("create", "namespace", gone)
-        grant(server, gone, user, granted("ClusterRole"))
+        grant(server, gone, user, watched)
         server.kubectl("-n", gone, "apply", "-f", "-", stdin=PARTITION)
         await eventually(lambda: seen(gone), "the namespace that came back is looked at", 60)
         assert operator.process is not None

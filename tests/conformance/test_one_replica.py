@@ -22,6 +22,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import LSN
 from partition_replica.runtime import disk
+from partition_replica.runtime.quorum_recovery import QuorumRecoveries
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.failures import Failures
 
@@ -316,6 +317,7 @@ async def test_what_an_operator_leaves_out_is_named(tmp_path: Path) -> None:
     service = ReplicaAdminService(
         one.replica.administration,
         one.replica.snapshot_jobs,
+        QuorumRecoveries(one.volume, one.replica.current, lambda: None),
         Failures(lambda _: None, lambda _: None),
     )
     server = grpc.aio.server()

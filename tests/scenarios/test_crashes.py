@@ -13,6 +13,7 @@ from tests.support.crash_points import (
     WHILE_BACKFILLING,
     WHILE_CATCHING_UP,
     WHILE_DELETING,
+    WHILE_RECOVERING,
     WHILE_RESTORING,
     WHILE_TAKING,
 )
@@ -61,7 +62,13 @@ def test_every_failpoint_is_tried() -> None:
     tried |= {*WHILE_CATCHING_UP, *log_script.FAILPOINTS}
     tried |= {*WHILE_IMPORTING, *WHILE_WRITING_A_BASE}
     tried |= {failpoint.partition(":")[0] for failpoint in WHILE_BACKFILLING}
-    tried |= {*WHILE_RESTORING, *WHILE_TAKING, *WHILE_A_JOB_RUNS, *WHILE_DELETING}
+    tried |= {
+        *WHILE_RECOVERING,
+        *WHILE_RESTORING,
+        *WHILE_TAKING,
+        *WHILE_A_JOB_RUNS,
+        *WHILE_DELETING,
+    }
     assert tried == REGISTERED
 
 

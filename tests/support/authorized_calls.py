@@ -14,8 +14,12 @@ class Denied(Exception):
 
 
 class Context:
-    def __init__(self, identity: str) -> None:
+    def __init__(self, identity: str, peer: str = "ipv4:127.0.0.1:1") -> None:
         self._identity = identity
+        self._peer = peer
+
+    def peer(self) -> str:
+        return self._peer
 
     def auth_context(self) -> dict[str, list[bytes]]:
         names = [self._identity.encode()] if self._identity else []
@@ -33,6 +37,7 @@ async def let_in(
     *,
     streams: bool = False,
     authorizer: Authorizer | None = None,
+    peer: str = "ipv4:127.0.0.1:1",
 ) -> bool:
     async def single(request: Any, context: Any) -> str:
         return "served"
@@ -50,8 +55,9 @@ async def let_in(
     guarded = await (authorizer or Authorizer(PARTITION)).intercept_service(continuation, details)
     try:
         if streams:
-            return [m async for m in guarded.unary_stream(None, Context(identity))] == ["served"]
-        return bool(await guarded.unary_unary(None, Context(identity)) == "served")
+            context = Context(identity, peer)
+            return [m async for m in guarded.unary_stream(None, context)] == ["served"]
+        return bool(await guarded.unary_unary(None, Context(identity, peer)) == "served")
     except Denied:
         return False
 

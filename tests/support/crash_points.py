@@ -13,6 +13,16 @@ WHILE_BACKFILLING = (
     "backfill.finish.after",
 )
 
+WHILE_RECOVERING = (
+    "recovery.accepted",
+    "recovery.switch.before",
+    "recovery.switch.after",
+    "recovery.applied",
+    "recovery.history",
+    "recovery.complete",
+)
+"""A lost quorum."""
+
 WHILE_RESTORING = (
     "restore.begun",
     "restore.rows_loaded",

@@ -18,13 +18,15 @@ UNHURRIED = {"PARTITION_OPERATOR_LEASE_SECONDS": "60"}
 
 
 class Operator:
-    """One operator process for one namespace. settings: more of its environment."""
+    """One operator process for one namespace, with the rights that the chart grants. settings: more
+    of its environment."""
 
     def __init__(self, server: ApiServer, namespace: str, log: Path, **settings: str) -> None:
         self._environment = os.environ | {
-            "KUBECONFIG": str(server.kubeconfig),
+            "KUBECONFIG": str(server.operator(namespace)),
             "PARTITION_OPERATOR_NAMESPACE": namespace,
             "PARTITION_OPERATOR_WATCH": namespace,
+            "PARTITION_OPERATOR_WATCH_NODES": "true",
             "PARTITION_OPERATOR_IMAGE": "image:1",
             "PARTITION_OPERATOR_POLL_SECONDS": "1",
             "PARTITION_OPERATOR_LEASE_SECONDS": "2",
@@ -32,6 +34,8 @@ class Operator:
         }
         self._log = log
         self.process: subprocess.Popen[bytes] | None = None
+        self.http_port = 0
+        """Of the last start: probes and metrics."""
 
     def set(self, **settings: str) -> None:
         """Changes its environment from the next start on."""
@@ -39,9 +43,10 @@ class Operator:
 
     def start(self, *failpoints: str) -> None:
         """failpoints: the process ends at the first of them that it reaches."""
+        self.http_port = free_port()
         environment = self._environment | {
             ENVIRONMENT: ",".join(failpoints),
-            "PARTITION_OPERATOR_HTTP_PORT": str(free_port()),
+            "PARTITION_OPERATOR_HTTP_PORT": str(self.http_port),
             # Each process is a new holder of the lease, as a new pod is.
             "PARTITION_OPERATOR_IDENTITY": uuid.uuid4().hex,
         }

@@ -24,6 +24,7 @@ from partition_operator.turns.queue import PARTITION, Key, QueueItem
 
 from tests.support.api_server import ApiServer
 from tests.support.certificates import KnownAuthority
+from tests.support.rights import OPERATOR
 
 API = "logstore.dev/v1alpha1"
 
@@ -39,14 +40,15 @@ async def connect(kubeconfig: Path, user: str = "") -> Kube:
 
 
 class Turns:
-    """Of one Partition, "part", in a namespace of its own. Use as an async context manager. user:
-    whose rights the operator has; `kube` has all."""
+    """Of one Partition, "part", in a namespace of its own. Use as an async context manager. The
+    operator has the rights that the chart grants; `kube` has all."""
 
-    def __init__(self, server: ApiServer, user: str = "") -> None:
+    def __init__(self, server: ApiServer) -> None:
         self._server = server
-        self._user = user
         self.namespace = f"t-{uuid.uuid4().hex[:8]}"
         self.kube: Kube
+        self.theirs: Kube
+        """The operator's client."""
 
     async def __aenter__(self) -> "Turns":
         self.kube = await connect(self._server.kubeconfig)
@@ -54,21 +56,21 @@ class Turns:
         authority = KnownAuthority(Authority(make_authority(dt.datetime.now(dt.UTC))))
         token = FencingToken("test", 1)
         self._replicas = Replicas(authority, token, 0.2)
-        self._theirs = await connect(self._server.kubeconfig, self._user)
-        self.observer = Observer(self._theirs, self._replicas, authority)
-        self.executor = Executor(self._theirs, self._replicas, authority)
+        self.theirs = await connect(self._server.kubeconfig, OPERATOR)
+        self.observer = Observer(self.theirs, self._replicas, authority)
+        self.executor = Executor(self.theirs, self._replicas, authority)
         self._reconciler = Reconciler(
             OperatorConfig(self.namespace, "test", "image:1"),
-            self._theirs,
+            self.theirs,
             self.observer,
             self.executor,
-            Recorder(self._theirs, 1000),
+            Recorder(self.theirs, 1000),
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._replicas.close()
-        await self._theirs.close()
+        await self.theirs.close()
         await self.kube.close()
 
     async def turn(self) -> float | None:

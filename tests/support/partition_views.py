@@ -134,7 +134,9 @@ def complete(observed: ObservedPartition) -> ObservedPartition:
             return observed
         body = step.action.body
         key = (body["kind"], body["metadata"]["name"])
-        observed = replace(observed, objects=observed.objects | {key: body})
+        marks = {"uid": f"uid of {key[0]} {key[1]}", "resourceVersion": "1"}
+        live = body | {"metadata": body["metadata"] | marks}
+        observed = replace(observed, objects=observed.objects | {key: live})
     raise AssertionError("the plan applies for ever")
 
 
@@ -152,6 +154,18 @@ def after(observed: ObservedPartition, seconds: float = 0.0, **more: Any) -> Obs
     body = observed.partition.body | {"status": look(observed).status}
     now = observed.now + dt.timedelta(seconds=seconds)
     return replace(observed, partition=parse(body), now=now, **more)
+
+
+def with_spec(observed: ObservedPartition, **spec: Any) -> ObservedPartition:
+    """The same with these fields of the spec."""
+    body = observed.partition.body
+    return replace(observed, partition=parse(body | {"spec": body["spec"] | spec}))
+
+
+def with_status(observed: ObservedPartition, **status: Any) -> ObservedPartition:
+    """The same with these fields of the status."""
+    body = observed.partition.body
+    return replace(observed, partition=parse(body | {"status": body["status"] | status}))
 
 
 def condition(step: Plan, kind: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tests.support.partition_views import (
     after,
     by_type,
     group,
+    with_spec,
 )
 
 OLD, NEW = "part-old", "part-new"
@@ -72,5 +73,4 @@ def without_image(observed: ObservedPartition) -> ObservedPartition:
 
 
 def with_image(observed: ObservedPartition, image: str) -> ObservedPartition:
-    body = observed.partition.body
-    return replace(observed, partition=parse(body | {"spec": body["spec"] | {"image": image}}))
+    return with_spec(observed, image=image)

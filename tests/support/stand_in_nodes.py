@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -114,6 +115,17 @@ class StandInNodes:
     def kill(self, name: str) -> None:
         """SIGKILL to the pod's process."""
         self._pods[name].process.kill()
+
+    def lose(self, name: str, to: Path | None = None) -> None:
+        """The pod's process ends, and its volume is gone, or moved to `to`. The process starts
+        again on a new volume."""
+        process = self._pods[name].process
+        process.kill()
+        process.wait()
+        if to is None:
+            shutil.rmtree(self.volume(name))
+        else:
+            self.volume(name).rename(to)
 
     async def _run(self) -> None:
         while not self._stopping:

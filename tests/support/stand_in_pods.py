@@ -1,5 +1,6 @@
-"""Pods that run once, `partition-replica snapshot …`, as processes: their volumes are the stand-in
-nodes' directories, their Secrets are read, their termination message and exit code are reported."""
+"""Pods that run once, `partition-replica snapshot …` or `bench-disk`, as processes. Their volumes
+are the stand-in nodes' directories, their Secrets are read, their termination message and exit code
+are reported."""
 
 import base64
 import datetime as dt
@@ -17,7 +18,7 @@ from partition_replica.storage.failpoints import ENVIRONMENT
 
 from dev.access import Kubectl
 
-SELECTOR = "app.kubernetes.io/component in (verify, restore)"
+SELECTOR = "app.kubernetes.io/component in (verify, restore, bench)"
 
 
 @dataclass
@@ -121,6 +122,9 @@ class StandInPods:
     def _mount(self, path: str, volume: dict[str, Any], own: Path) -> dict[str, str]:
         if "persistentVolumeClaim" in volume:
             claim = volume["persistentVolumeClaim"]["claimName"]
+            if not claim.startswith("data-"):
+                (own / "volume").mkdir()
+                return {path: str(own / "volume")}
             return {f"{path}/data": str(self._folder / claim.removeprefix("data-"))}
         place = own / volume["name"]
         place.mkdir()

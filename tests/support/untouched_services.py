@@ -39,7 +39,7 @@ def service(name: str) -> Any:
         case "LogStore":
             return LogStoreService(untouched, Limits(), failures())
         case "ReplicaAdmin":
-            return ReplicaAdminService(untouched, untouched, failures())
+            return ReplicaAdminService(untouched, untouched, untouched, failures())
         case "Peer":
             return PeerService(untouched, Limits(), failures())
         case _:

@@ -32,6 +32,7 @@ CALLERS = [
     f"logstore://{PARTITION}",
     f"logstore://x/logstore://{PARTITION}/replica",
     f"https://{PARTITION}/replica",
+    "unix:",
     "",
 ]
 
@@ -47,6 +48,12 @@ async def test_a_call_needs_a_role_that_may_make_it(
 ) -> None:
     found = {i for i in CALLERS if await let_in(service, method, i, streams=streams)}
     assert found == {f"logstore://{PARTITION}/{role}" for role in ALLOWED[service]}
+
+
+@pytest.mark.parametrize(("service", "method"), METHODS)
+async def test_a_caller_at_the_socket_is_a_client(service: str, method: str) -> None:
+    found = await let_in(service, method, "", peer="unix:")
+    assert found == ("client" in ALLOWED[service])
 
 
 async def test_a_service_that_nobody_thought_of_is_closed() -> None:

@@ -267,6 +267,8 @@ ENDPOINTS = {
     "https://localhost:7000": "is a URL",
     "dns:///localhost:7000": "is a URL",
     "localhost": "has no port",
+    "unix:run/a": "has no absolute path",
+    f"unix:/{'a' * 107}": "has a path of more than 107 bytes",
     "[::1]": "has no port",
     "localhost:": "port ''",
     "localhost:http": "port 'http'",

@@ -7,6 +7,7 @@ from aiohttp.test_utils import make_mocked_request
 from partition_operator import metrics as operator_metrics
 from partition_operator.__main__ import parse
 from partition_operator.assembly import OperatorProcess
+from partition_replica.runtime.metrics import ROLES
 from partition_replica.runtime.metrics import Metrics as ReplicaMetrics
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -72,9 +73,13 @@ async def test_a_standby_serves_every_metric() -> None:
     families = {
         family.name: family for family in text_string_to_metric_families(response.text or "")
     }
-    assert len(families) == len(operator_metrics.ALL)
+    assert {operator_metrics.PREFIX + metric.name for metric in operator_metrics.ALL} <= set(
+        families
+    )
     assert families["partition_operator_reconciled"].type == "counter"
     assert families["partition_operator_leading"].samples[0].value == 0
+    # A 0 would say that the authority has expired.
+    assert families["partition_operator_authority_expiry_timestamp_seconds"].samples == []
 
 
 @pytest.mark.parametrize(
@@ -112,12 +117,33 @@ def test_a_deprecated_counter_shows_what_todays_shows(
     assert old.value > 0
 
 
+def test_a_member_has_one_role_and_only_a_leader_knows_lags() -> None:
+    metrics = ReplicaMetrics()
+    value = metrics.registry.get_sample_value
+    metrics.role("leader")
+    metrics.lags({"part-1:7000": 7, "part-2:7000": 0})
+    assert value("logstore_role", {"role": "leader"}) == 1
+    assert value("logstore_member_lag_entries", {"member": "part-1:7000"}) == 7
+    metrics.role("follower")
+    metrics.lags({})
+    roles = {role: value("logstore_role", {"role": role}) for role in ROLES}
+    assert roles == {role: float(role == "follower") for role in ROLES}
+    assert value("logstore_member_lag_entries", {"member": "part-1:7000"}) is None
+
+
+def test_a_gauge_has_no_sample_before_it_is_measured() -> None:
+    metrics = ReplicaMetrics()
+    assert metrics.registry.get_sample_value("logstore_disk_free_bytes") is None
+    with pytest.raises(KeyError):
+        metrics.set("logstore_of_no_name", 1)
+
+
 def test_a_deprecated_gauge_shows_what_todays_shows() -> None:
     metrics = ReplicaMetrics()
     for value in (3, 4):
-        metrics.set("logstore_entry_cache_bytes", "The log's tail in memory", value)
+        metrics.set("logstore_entry_cache_bytes", value)
     shown = generate_latest(metrics.registry).decode()
     for name in ("logstore_entry_cache_bytes", "logstore_mirror_bytes"):
         assert metrics.registry.get_sample_value(name) == 4
-    help_text = "(deprecated: use logstore_entry_cache_bytes) The log's tail in memory"
+    help_text = "(deprecated: use logstore_entry_cache_bytes) Bytes of the log's tail in memory"
     assert f"# HELP logstore_mirror_bytes {help_text}" in shown

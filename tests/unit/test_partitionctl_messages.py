@@ -3,6 +3,9 @@
 import asyncio
 import json
 import os
+import signal
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -423,3 +426,23 @@ async def test_a_reader_that_has_had_enough(replica: StandInReplica) -> None:
 async def test_names_that_the_locale_can_not_show(replica: StandInReplica) -> None:
     replica.view.put_value("ключ".encode(), b"v")
     assert await shell(replica, "ctl ls --keys", PYTHONIOENCODING="ascii") == (0, "")
+
+
+AS_FIRST_PROCESS = """
+import os
+os.getpid = lambda: 1
+from partition_client.__main__ import main
+main()
+"""
+
+
+def test_the_first_process_of_a_container_ends_at_sigterm() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(WITHIN_S)
+        endpoint = f"127.0.0.1:{silent.getsockname()[1]}"
+        words = ["--endpoints", endpoint, "log", "tail", "--follow"]
+        with subprocess.Popen([sys.executable, "-c", AS_FIRST_PROCESS, *words]) as process:
+            connection, _ = silent.accept()  # so it runs, and waits for an answer
+            with connection:
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(WITHIN_S) == 130

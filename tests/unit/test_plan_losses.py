@@ -57,16 +57,27 @@ def test_most_volumes_are_lost(joined: bool) -> None:
         others = tuple(replica(n, "joining", member_id=900 + n) for n in (1, 2))
     step = look(replace(group(3), replicas=(FOLLOWER, *others)))
     ready = condition(step, "Ready")
-    assert (ready["status"], ready["reason"]) == ("False", "VolumeLost")
+    assert (ready["status"], ready["reason"]) == ("False", "QuorumLost")
+    assert step.status["state"] == "QuorumLost"
+    assert step.action is None  # nothing joins: the new volumes may become another group's
     for words in ("part-1, part-2 are new", "2 of 3 voters", "part-0 still has", "data-part-2"):
         assert words in ready["message"]
+
+
+def test_a_volume_that_is_out_of_reach_is_lost_although_nobody_answers_there() -> None:
+    """As Kubernetes says, not the time."""
+    silent = replace(group(3), replicas=(FOLLOWER,))
+    assert "quorumLoss" not in look(silent).status
+    step = look(replace(silent, lost={1: "its node is gone", 2: "its node is gone"}))
+    assert step.status["state"] == "QuorumLost"
+    assert step.status["quorumLoss"]["lost"] == ["part-1", "part-2"]
 
 
 def test_it_is_said_again_only_when_another_volume_is_lost() -> None:
     lost = replace(group(3), replicas=(FOLLOWER, empty(1), empty(2)))
     written = lost.partition.body | {"status": look(lost).status}
     again = replace(lost, partition=replace(lost.partition, body=written))
-    assert "VolumeLost" not in reasons(look(again))
+    assert "QuorumLost" not in reasons(look(again))
     assert look(again).status == look(lost).status
     assert "VolumeLost" in reasons(look(replace(again, replicas=(empty(0), empty(1), empty(2)))))
 
@@ -87,7 +98,7 @@ def test_it_is_said_again_only_when_another_volume_is_lost() -> None:
 def test_what_may_come_back_is_not_lost(replicas: tuple[ObservedReplica, ...]) -> None:
     step = look(replace(group(3), replicas=replicas))
     assert condition(step, "Ready")["reason"] == "NoLeader"
-    assert "VolumeLost" not in reasons(step)
+    assert "quorumLoss" not in step.status
 
 
 def test_every_known_configuration_has_to_rule_an_election_out() -> None:

@@ -330,7 +330,9 @@ def test_a_lost_volume_without_raft_is_said_and_nothing_joins() -> None:
     assert step.status["state"] == "VolumeLost"
     assert "VolumeLost" in reasons(step)
     # As of every group, with the way out; not that a volume went that others still have.
-    assert by_type(step)["Ready"]["message"] == losses.explain(observed, bootstrapped=True)
+    assert ("VolumeLost", by_type(step)["Ready"]["message"]) == losses.explain(
+        observed, bootstrapped=True
+    )
     assert "replaced the only copy" in by_type(step)["Ready"]["message"]
 
 

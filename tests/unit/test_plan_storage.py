@@ -164,6 +164,7 @@ def test_a_claim_is_read_from_its_object(labels: dict[str, str]) -> None:
         },
     }
     marks = {"cluster_id": CLUSTER, "deleting": True, "bound": True, "labelled": bool(labels)}
+    marks |= {"volume": "pv"}
     assert _claim(partition(), item, names.selector("part")) == made(2, NEW, **marks)
 
 

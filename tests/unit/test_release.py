@@ -42,7 +42,7 @@ def test_a_section_is_that_version_alone() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A copy of the files that state a version, with a changelog of two releases."""
-    for place in release.versions(ROOT):
+    for place in (*release.versions(ROOT), "charts/partition-operator/values.yaml"):
         file = place.partition(":")[0]
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         text = (ROOT / file).read_text()
@@ -77,6 +77,13 @@ def test_one_stale_file_is_enough(root: Path) -> None:
     chart.write_text(chart.read_text().replace('appVersion: "0.2.0"', 'appVersion: "0.1.0"'))
     (found,) = release.problems(root, "v0.2.0")
     assert "Chart.yaml: appVersion is 0.1.0" in found
+
+
+def test_the_annotated_image_has_the_version_too(root: Path) -> None:
+    chart = root / "charts" / "partition-operator" / "Chart.yaml"
+    chart.write_text(chart.read_text().replace(f"{release.image(root)}:0.2.0", "elsewhere:0.2.0"))
+    (found,) = release.problems(root, "v0.2.0")
+    assert "artifacthub.io/images is missing" in found
 
 
 def test_the_image_is_the_one_of_the_chart(tmp_path: Path) -> None:

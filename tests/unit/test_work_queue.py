@@ -30,6 +30,19 @@ async def running(queue: WorkQueue, turn: Turn) -> AsyncIterator[None]:
         await queue.close()
 
 
+class Times:
+    """A TurnObserver. seen: what it learned, in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float, bool | None]] = []
+
+    def began(self, kind: str, waited_s: float) -> None:
+        self.seen.append((kind, waited_s, None))
+
+    def ended(self, kind: str, seconds: float, *, failed: bool) -> None:
+        self.seen.append((kind, seconds, failed))
+
+
 class Work:
     """A turn that lasts until it is let go. `begun`: names, in order; `most`: turns of one object
     at the same time."""
@@ -177,3 +190,37 @@ async def test_a_token_that_a_replica_finds_too_low_is_raised_before_the_next_tr
         queue.enqueue("Partition", "ns", "a")
         await eventually(done, "it is tried again", 20)
     assert raised == [41]
+
+
+async def test_each_turn_is_observed_and_a_failed_one_as_failed() -> None:
+    times, work = Times(), Work()
+    queue = WorkQueue(1, nobody, times)
+    work.go["slow"] = asyncio.Event()
+
+    async def turn(key: Key, item: QueueItem) -> float | None:
+        if key.name == "broken" and item.failures == 0:
+            raise OperatorError("once")
+        return await work.turn(key, item)
+
+    async with running(queue, turn):
+        queue.enqueue("Partition", "ns", "slow")
+        await work.times("slow", 1)
+        assert queue.running == 1
+        queue.enqueue("Partition", "ns", "waits")
+
+        async def old() -> bool:
+            return queue.age_s > 0.01
+
+        await eventually(old, "the age of the turn that waits grows")
+        work.go["slow"].set()
+        await work.times("waits", 1)
+        queue.enqueue("Partition", "ns", "broken")
+        await work.times("broken", 1)
+
+        async def none() -> bool:
+            return queue.running == 0 and queue.age_s == 0
+
+        await eventually(none, "nothing is due any more")
+    assert [failed for _, _, failed in times.seen if failed is not None].count(True) == 1
+    assert all(seconds >= 0 for _, seconds, _ in times.seen)
+    assert len(times.seen) == 8, "four turns that began and ended"

@@ -15,10 +15,16 @@ SNAPSHOT_MANAGER = "partition-operator-snapshots"
 """The field manager of the part of a Partition's status about its snapshots."""
 MANAGED_BY = "partition-operator"
 
+FINALIZER = f"{GROUP}/last-snapshot"
+"""On a Partition with spec.deletionPolicy SnapshotThenDelete."""
+
 LABEL_PARTITION = f"{GROUP}/partition"
 LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
 ANNOTATION_CLUSTER_ID = f"{GROUP}/cluster-id"
 """On a PVC: the cluster ID of its volume, written before the volume is used."""
+
+ANNOTATION_GIVEN_UP = f"{GROUP}/given-up"
+"""On a PVC: the operator deletes it, so that its replica gets another volume."""
 
 ANNOTATION_OPERATOR = f"{GROUP}/operator"
 """On a Partition: the namespace of the operator that manages it, instead of the first one."""
@@ -47,6 +53,15 @@ ANNOTATION_RESTART = f"{GROUP}/restart"
 ANNOTATION_SWITCHOVER = f"{GROUP}/switchover"
 """On a Partition: the pod that shall lead. A new value is followed once."""
 
+ANNOTATION_FENCE = f"{GROUP}/fence"
+"""On a Partition: the pods whose replicas shall answer nobody, separated by commas."""
+
+ANNOTATION_REBUILD = f"{GROUP}/rebuild"
+"""On a Partition: the pod that shall get a new volume. A new value is followed once."""
+
+ANNOTATION_RECOVER = f"{GROUP}/recover"
+"""On a Partition that has lost its quorum: {"from": pod, "acceptLoss": status.quorumLoss.token}."""
+
 ANNOTATION_APPROVE = f"{GROUP}/approve-rollout"
 """On a Partition with update strategy Supervised: the revision that its pods may get."""
 
@@ -70,6 +85,9 @@ ANNOTATION_SCHEDULED_AT = f"{GROUP}/scheduled-at"
 ANNOTATION_ATTEMPT = f"{GROUP}/attempt"
 """On a verifying or restoring pod: the number of its attempt, from 1."""
 
+CLUSTER_DOMAIN = "cluster.local"
+"""The DNS domain of most clusters."""
+
 GRPC_PORT = 7000
 RAFT_PORT = 7001
 """Raft connections between the replicas of a Partition."""
@@ -77,7 +95,17 @@ HTTP_PORT = 7080
 REPLICA_CONTAINER = "replica"
 VOLUME = "data"
 DATA_PATH = "/var/lib/partition"
+TLS_VOLUME = "tls"
 TLS_PATH = "/etc/partition/tls"
+POD_NAME_VARIABLE = "POD_NAME"
+VOLUME_PREFIX = "partition-"
+"""Volumes of pods whose names begin so are the operator's."""
+CLIENT_TLS_VOLUME = f"{VOLUME_PREFIX}client-tls"
+CLIENT_TLS_PATH = "/etc/partition/client-tls"
+SOCKET_VOLUME = f"{VOLUME_PREFIX}socket"
+SOCKET_FOLDER = "/run/partition"
+SOCKET = f"unix:{SOCKET_FOLDER}/replica.sock"
+"""Where a replica serves the containers of its pod."""
 GROUP_ID = 65532
 
 
@@ -160,6 +188,11 @@ def scheduled_snapshot(partition: str, due: dt.datetime) -> str:
     """Returns the name of a run's snapshot. It depends only on the due time, so a run can't be
     created twice."""
     return f"{partition}-{due.astimezone(dt.UTC):%Y%m%d%H%M}"
+
+
+def last_snapshot(partition: str, uid: str) -> str:
+    """The snapshot that is taken before a Partition is deleted. uid: of the Partition."""
+    return f"{partition}-last-{uid[:8]}"
 
 
 def verify_pod(snapshot: str) -> str:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
-from partition_operator.api import schema, validation
+from partition_operator.api import pod_template, schema, validation
 from partition_operator.api.bootstrap import RestoreFrom, parse_bootstrap
-from partition_operator.api.names import KIND
+from partition_operator.api.names import CLUSTER_DOMAIN, KIND
+from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.rule import Rule
+from partition_operator.api.settings import parse_settings
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
 from partition_operator.api.tls import Client, TlsSource, parse_clients, parse_tls
 from partition_operator.api.update import UpdateStrategy, parse_update_strategy
@@ -16,6 +18,12 @@ Mode = Literal["None", "Raft"]
 """The values of spec.replication.mode."""
 RAFT: Final = "Raft"
 STANDALONE: Final = "None"
+
+DeletionPolicy = Literal["Retain", "Delete", "SnapshotThenDelete"]
+"""The values of spec.deletionPolicy."""
+RETAIN: Final = "Retain"
+DELETE: Final = "Delete"
+SNAPSHOT_THEN_DELETE: Final = "SnapshotThenDelete"
 
 RETENTION_ENFORCED: Final = "RetentionEnforced"
 SNAPSHOTS_PRUNED: Final = "SnapshotsPruned"
@@ -32,6 +40,16 @@ OTHERS_FIELDS = frozenset({"snapshots", "operator"})
 
 
 @dataclass(frozen=True, slots=True)
+class Autogrow:
+    """free_share: of a volume, 0 to 0.9; free_bytes: instead of it. step, size_max: in bytes."""
+
+    step: int
+    size_max: int
+    free_share: float = 0.0
+    free_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionSpec:
     """The spec of a Partition, checked, with its defaults."""
 
@@ -40,6 +58,10 @@ class PartitionSpec:
     storage_class: str | None
     resources: schema.Resources
     adopt: bool
+    replace_volumes: bool = False
+    """Volumes that differ from the spec and can't be changed are replaced."""
+    keep_replaced: bool = True
+    autogrow: Autogrow | None = None
     mode: Mode = RAFT
     restore: RestoreFrom | None = None
     affinity: dict[str, Any] = field(default_factory=dict)
@@ -47,11 +69,19 @@ class PartitionSpec:
     pod_labels: dict[str, str] = field(default_factory=dict)
     pod_annotations: dict[str, str] = field(default_factory=dict)
     paused: bool = False
+    hibernated: bool = False
+    deletion: DeletionPolicy = RETAIN
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
     tls: TlsSource = field(default_factory=TlsSource)
     clients: tuple[Client, ...] = ()
+    template: dict[str, Any] = field(default_factory=dict)
+    """spec.podTemplate.spec, without affinity and tolerations, which are above."""
+    service: schema.Service = field(default_factory=schema.Service)
+    account_annotations: dict[str, str] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    """Flags of the replica."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +94,8 @@ class Partition:
     generation: int
     deleting: bool
     body: dict[str, Any]
+    cluster_domain: str = CLUSTER_DOMAIN
+    """The cluster's DNS domain, a setting of the operator."""
     _spec: PartitionSpec | InvalidSpec = field(init=False, repr=False, compare=False)
     _snapshots: SnapshotsSpec | InvalidSpec | None = field(init=False, repr=False, compare=False)
 
@@ -128,6 +160,14 @@ class Partition:
             raise InvalidSpec(str(self._spec))
         return self._spec
 
+    @property
+    def external_hostnames(self) -> tuple[str, ...]:
+        """The valid items of spec.service.externalHostnames, also if the spec is not valid: a
+        certificate that is renewed meanwhile must not lose them."""
+        given = (self.body.get("spec") or {}).get("service") or {}
+        names = given.get("externalHostnames") if isinstance(given, dict) else None
+        return tuple(validation.hostnames(names))
+
     def snapshots(self) -> SnapshotsSpec | None:
         """spec.snapshots; None if it is absent. Raises InvalidSpec."""
         if isinstance(self._snapshots, InvalidSpec):
@@ -135,7 +175,18 @@ class Partition:
         return self._snapshots
 
 
-def parse(body: dict[str, Any]) -> Partition:
+def _autogrow(body: schema.Autogrow | None) -> Autogrow | None:
+    """body: checked."""
+    if body is None:
+        return None
+    step, size_max = (int(parse_quantity(body[key]) or 0) for key in ("step", "max"))
+    below = body["whenFreeBelow"]
+    if below.endswith("%"):
+        return Autogrow(step, size_max, free_share=int(below[:-1]) / 100)
+    return Autogrow(step, size_max, free_bytes=int(parse_quantity(below) or 0))
+
+
+def parse(body: dict[str, Any], cluster_domain: str = CLUSTER_DOMAIN) -> Partition:
     metadata = body["metadata"]
     return Partition(
         namespace=metadata["namespace"],
@@ -144,6 +195,7 @@ def parse(body: dict[str, Any]) -> Partition:
         generation=metadata.get("generation", 0),
         deleting="deletionTimestamp" in metadata,
         body=body,
+        cluster_domain=cluster_domain,
     )
 
 
@@ -157,6 +209,8 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
     bootstrap = spec.get("bootstrap", schema.Bootstrap())
     template = spec.get("podTemplate", schema.PodTemplate())
     marks = template.get("metadata", schema.PodMarks())
+    pods = pod_template.cleaned(template.get("spec", {}))
+    account = spec.get("serviceAccount", schema.ServiceAccount())
     return PartitionSpec(
         replicas=spec["replicas"],
         mode=spec["replication"]["mode"],
@@ -164,14 +218,23 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         storage_class=spec["storage"].get("className"),
         resources=spec.get("resources", schema.Resources()),
         adopt=bootstrap.get("adopt", False),
+        replace_volumes=spec["storage"].get("replacement") == "Rolling",
+        keep_replaced=spec["storage"].get("whenReplaced", "Retain") == "Retain",
+        autogrow=_autogrow(spec["storage"].get("autogrow")),
         restore=parse_bootstrap(bootstrap),
-        affinity=spec.get("affinity", {}),
-        tolerations=spec.get("tolerations", []),
+        affinity=pods.pop("affinity", {}) or spec.get("affinity", {}),
+        tolerations=pods.pop("tolerations", []) or spec.get("tolerations", []),
+        template=pods,
+        service=spec.get("service", schema.Service()),
+        account_annotations=dict(account.get("annotations", {})),
         paused=spec.get("paused", False),
+        hibernated=spec.get("hibernated", False),
+        deletion=spec.get("deletionPolicy", RETAIN),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
         tls=parse_tls(spec.get("tls", schema.Tls())),
         clients=parse_clients(spec.get("clients", [])),
+        settings=parse_settings(spec.get("settings", schema.Settings())),
         pod_labels=dict(marks.get("labels", {})),
         pod_annotations=dict(marks.get("annotations", {})),
     )

@@ -12,9 +12,10 @@ class Replication(TypedDict):
     mode: NotRequired[Literal["None", "Raft"]]
 
 
-class Storage(TypedDict):
-    size: str
-    className: NotRequired[str]
+class Autogrow(TypedDict):
+    whenFreeBelow: str
+    step: str
+    max: str
 
 
 class SnapshotRef(TypedDict):
@@ -46,6 +47,15 @@ class Resources(TypedDict):
     limits: NotRequired[dict[str, int | str]]
 
 
+class Settings(TypedDict):
+    electionTimeoutMilliseconds: NotRequired[int]
+    heartbeatIntervalMilliseconds: NotRequired[int]
+    logTrailEntries: NotRequired[int]
+    logTrailSize: NotRequired[str]
+    diskReserve: NotRequired[str]
+    consumerLagEntries: NotRequired[int]
+
+
 class MaintenanceWindow(TypedDict):
     schedule: str
     durationMinutes: int
@@ -70,6 +80,21 @@ class IssuerRef(TypedDict):
 
 class PodMarks(TypedDict):
     labels: NotRequired[dict[str, str]]
+    annotations: NotRequired[dict[str, str]]
+
+
+class Service(TypedDict):
+    type: NotRequired[Literal["ClusterIP", "NodePort", "LoadBalancer"]]
+    annotations: NotRequired[dict[str, str]]
+    loadBalancerClass: NotRequired[str]
+    loadBalancerSourceRanges: NotRequired[list[str]]
+    externalTrafficPolicy: NotRequired[Literal["Cluster", "Local"]]
+    externalHostnames: NotRequired[list[str]]
+    ipFamilyPolicy: NotRequired[Literal["SingleStack", "PreferDualStack", "RequireDualStack"]]
+    ipFamilies: NotRequired[list[Literal["IPv4", "IPv6"]]]
+
+
+class ServiceAccount(TypedDict):
     annotations: NotRequired[dict[str, str]]
 
 
@@ -111,9 +136,39 @@ class Restored(TypedDict):
     sizeBytes: NotRequired[int]
 
 
+class Survivor(TypedDict):
+    pod: NotRequired[str]
+    memberID: str
+    term: NotRequired[str]
+    lastTerm: NotRequired[str]
+    lastLSN: NotRequired[str]
+    appliedLSN: NotRequired[str]
+
+
+Recovery = TypedDict(
+    "Recovery",
+    {
+        "phase": NotRequired[str],
+        "from": NotRequired[str],
+        "memberID": NotRequired[str],
+        "acceptLoss": NotRequired[str],
+        "memberToken": NotRequired[str],
+        "lastLSN": NotRequired[str],
+        "clusterID": NotRequired[str],
+        "formerClusterID": NotRequired[str],
+    },
+)
+
+
 class StorageStatus(TypedDict):
     size: NotRequired[str]
     className: NotRequired[str]
+
+
+class Rebuild(TypedDict):
+    request: str
+    pod: NotRequired[str]
+    claimUID: NotRequired[str]
 
 
 class Member(TypedDict):
@@ -163,6 +218,14 @@ class Verification(TypedDict):
     completionTime: NotRequired[str]
 
 
+class Storage(TypedDict):
+    size: str
+    className: NotRequired[str]
+    replacement: NotRequired[Literal["Never", "Rolling"]]
+    whenReplaced: NotRequired[Literal["Retain", "Delete"]]
+    autogrow: NotRequired[Autogrow]
+
+
 class RestoreStore(TypedDict):
     path: str
     snapshot: NotRequired[str]
@@ -192,37 +255,14 @@ class Tls(TypedDict):
 
 class PodTemplate(TypedDict):
     metadata: NotRequired[PodMarks]
+    spec: NotRequired[dict[str, Any]]
 
 
-class PartitionStatus(TypedDict):
-    observedGeneration: NotRequired[int]
-    state: NotRequired[str]
-    mode: NotRequired[str]
-    backfill: NotRequired[Backfill]
-    snapshots: NotRequired[SnapshotsStatus]
-    restore: NotRequired[Restore]
-    restored: NotRequired[Restored]
-    storage: NotRequired[StorageStatus]
-    image: NotRequired[str]
-    switchover: NotRequired[str]
-    podSpecHash: NotRequired[str]
-    revision: NotRequired[str]
-    updatedReplicas: NotRequired[int]
-    operator: NotRequired[str]
-    ready: NotRequired[str]
-    replicas: NotRequired[int]
-    readyReplicas: NotRequired[int]
-    selector: NotRequired[str]
-    leader: NotRequired[str]
-    lag: NotRequired[str]
-    term: NotRequired[str]
-    clusterID: NotRequired[str]
-    bootstrapped: NotRequired[bool]
-    members: NotRequired[list[Member]]
-    certificates: NotRequired[CertificatesStatus]
-    clients: NotRequired[list[ClientState]]
-    quorumCriticalPods: NotRequired[list[str]]
-    conditions: NotRequired[list[Condition]]
+class QuorumLoss(TypedDict):
+    token: NotRequired[str]
+    survivors: NotRequired[list[Survivor]]
+    lost: NotRequired[list[str]]
+    message: NotRequired[str]
 
 
 class PartitionSnapshotSpec(TypedDict):
@@ -252,6 +292,40 @@ class Snapshots(TypedDict):
     retention: NotRequired[Retention]
     verify: NotRequired[Literal["None", "Checksum", "Restore"]]
     destination: NotRequired[Destination]
+
+
+class PartitionStatus(TypedDict):
+    observedGeneration: NotRequired[int]
+    state: NotRequired[str]
+    mode: NotRequired[str]
+    backfill: NotRequired[Backfill]
+    snapshots: NotRequired[SnapshotsStatus]
+    restore: NotRequired[Restore]
+    restored: NotRequired[Restored]
+    quorumLoss: NotRequired[QuorumLoss]
+    recovery: NotRequired[Recovery]
+    storage: NotRequired[StorageStatus]
+    rebuild: NotRequired[Rebuild]
+    image: NotRequired[str]
+    switchover: NotRequired[str]
+    podSpecHash: NotRequired[str]
+    revision: NotRequired[str]
+    updatedReplicas: NotRequired[int]
+    operator: NotRequired[str]
+    ready: NotRequired[str]
+    replicas: NotRequired[int]
+    readyReplicas: NotRequired[int]
+    selector: NotRequired[str]
+    leader: NotRequired[str]
+    lag: NotRequired[str]
+    term: NotRequired[str]
+    clusterID: NotRequired[str]
+    bootstrapped: NotRequired[bool]
+    members: NotRequired[list[Member]]
+    certificates: NotRequired[CertificatesStatus]
+    clients: NotRequired[list[ClientState]]
+    quorumCriticalPods: NotRequired[list[str]]
+    conditions: NotRequired[list[Condition]]
 
 
 class PartitionSnapshotStatus(TypedDict):
@@ -298,11 +372,16 @@ class PartitionSpec(TypedDict):
     affinity: NotRequired[dict[str, Any]]
     tolerations: NotRequired[list[dict[str, Any]]]
     paused: NotRequired[bool]
+    deletionPolicy: NotRequired[Literal["Retain", "Delete", "SnapshotThenDelete"]]
+    hibernated: NotRequired[bool]
     image: NotRequired[str]
+    settings: NotRequired[Settings]
     updateStrategy: NotRequired[UpdateStrategy]
     clients: NotRequired[list[Client]]
     tls: NotRequired[Tls]
     podTemplate: NotRequired[PodTemplate]
+    service: NotRequired[Service]
+    serviceAccount: NotRequired[ServiceAccount]
 
 
 class PartitionSnapshot(TypedDict):
@@ -342,16 +421,21 @@ RULES: dict[str, dict[str, Rule]] = {
         "affinity": Rule(type="object"),
         "tolerations": Rule(type="array"),
         "paused": Rule(type="boolean"),
+        "deletionPolicy": Rule(type="string", allowed=("Retain", "Delete", "SnapshotThenDelete")),
+        "hibernated": Rule(type="boolean"),
         "image": Rule(
             type="string",
             max_length=1024,
             pattern="^[^\\s]+$",
             words="the image of the replicas, without spaces",
         ),
+        "settings": Rule(type="object", of="Settings"),
         "updateStrategy": Rule(type="object", of="UpdateStrategy", default={}),
         "clients": Rule(type="array", of="Client", max_items=64),
         "tls": Rule(type="object", of="Tls"),
         "podTemplate": Rule(type="object", of="PodTemplate"),
+        "service": Rule(type="object", of="Service"),
+        "serviceAccount": Rule(type="object", of="ServiceAccount"),
     },
     "Replication": {
         "mode": Rule(type="string", default="Raft", allowed=("None", "Raft")),
@@ -364,6 +448,30 @@ RULES: dict[str, dict[str, Rule]] = {
             words="the size of each replica's volume, a quantity of at least 64Mi such as 10Gi",
         ),
         "className": Rule(type="string", max_length=253),
+        "replacement": Rule(type="string", allowed=("Never", "Rolling")),
+        "whenReplaced": Rule(type="string", allowed=("Retain", "Delete")),
+        "autogrow": Rule(type="object", of="Autogrow"),
+    },
+    "Autogrow": {
+        "whenFreeBelow": Rule(
+            type="string",
+            required=True,
+            max_length=32,
+            pattern="^([1-8]?[0-9]%|90%|[0-9][0-9.]*[numkKMGTPE]?i?)$",
+            words="the free space below which the volumes grow: a share of the volume such as 20%, at most 90%, or a quantity such as 5Gi",
+        ),
+        "step": Rule(
+            type="string",
+            required=True,
+            max_length=32,
+            words="by how much the volumes grow at a time, a quantity such as 10Gi",
+        ),
+        "max": Rule(
+            type="string",
+            required=True,
+            max_length=32,
+            words="the size beyond which the volumes don't grow by themselves",
+        ),
     },
     "Bootstrap": {
         "adopt": Rule(type="boolean"),
@@ -477,6 +585,14 @@ RULES: dict[str, dict[str, Rule]] = {
         "requests": Rule(type="object"),
         "limits": Rule(type="object"),
     },
+    "Settings": {
+        "electionTimeoutMilliseconds": Rule(type="integer", minimum=250, maximum=60000),
+        "heartbeatIntervalMilliseconds": Rule(type="integer", minimum=50, maximum=10000),
+        "logTrailEntries": Rule(type="integer", minimum=1, maximum=100000000),
+        "logTrailSize": Rule(type="string", max_length=32),
+        "diskReserve": Rule(type="string", max_length=32),
+        "consumerLagEntries": Rule(type="integer", minimum=1000, maximum=1000000000000),
+    },
     "UpdateStrategy": {
         "type": Rule(
             type="string", default="Rolling", allowed=("Rolling", "Supervised", "OnDelete")
@@ -542,9 +658,25 @@ RULES: dict[str, dict[str, Rule]] = {
     },
     "PodTemplate": {
         "metadata": Rule(type="object", of="PodMarks"),
+        "spec": Rule(type="object"),
     },
     "PodMarks": {
         "labels": Rule(type="object", values="string"),
+        "annotations": Rule(type="object", values="string"),
+    },
+    "Service": {
+        "type": Rule(type="string", allowed=("ClusterIP", "NodePort", "LoadBalancer")),
+        "annotations": Rule(type="object", values="string"),
+        "loadBalancerClass": Rule(type="string", min_length=1, max_length=253),
+        "loadBalancerSourceRanges": Rule(type="array", max_items=64),
+        "externalTrafficPolicy": Rule(type="string", allowed=("Cluster", "Local")),
+        "externalHostnames": Rule(type="array", max_items=32),
+        "ipFamilyPolicy": Rule(
+            type="string", allowed=("SingleStack", "PreferDualStack", "RequireDualStack")
+        ),
+        "ipFamilies": Rule(type="array", max_items=2),
+    },
+    "ServiceAccount": {
         "annotations": Rule(type="object", values="string"),
     },
     "PartitionSnapshot": {

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar, cast
 
-from partition_operator.api import schema
+from partition_operator.api import pod_template, schema, settings
 from partition_operator.api.durations import parse_duration
 from partition_operator.api.names import GROUP
 from partition_operator.api.quantities import parse_quantity
@@ -45,6 +45,7 @@ NO_RULES: Mapping[str, Rule] = {}
 SHOWN_MAX = 100
 """Characters of a value that a message shows."""
 SIZE_MIN = 64 * 2**20
+GROWTH_MIN = 2**20
 AGE_MAX_D = 36500
 """Days of retention.maxAge; a longer time could leave the range of dates."""
 PATH_MAX = 512
@@ -65,6 +66,21 @@ POD_KEYS_RESERVED = frozenset(
 them."""
 
 _SNAPSHOT = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+HOSTNAME = re.compile(r"(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+CLUSTER_IP = "ClusterIP"
+_SERVICE_TYPES = {
+    "loadBalancerClass": ("LoadBalancer",),
+    "loadBalancerSourceRanges": ("LoadBalancer",),
+    "externalTrafficPolicy": ("NodePort", "LoadBalancer"),
+}
+"""By field of a Service: the types that have it."""
+_SERVICE_WORDS = {
+    "externalHostnames": (
+        "a DNS name of two labels or more in lower case, none of them svc, such as *.example.org"
+    ),
+    "ipFamilies": "allowed are IPv4 and IPv6",
+    "loadBalancerSourceRanges": "a network such as 192.0.2.0/24",
+}
 _PATHS = re.compile(r"[A-Za-z0-9!_.*'()-]+(/[A-Za-z0-9!_.*'()-]+)*")
 
 
@@ -155,6 +171,21 @@ def _wrong(where: str, value: object, why: str) -> InvalidSpec:
     return InvalidSpec(f"{where} {repr(value)[:SHOWN_MAX]}: {why}")
 
 
+def hostnames(given: object) -> list[str]:
+    """Returns the items of a list that may be external names."""
+    return [item for item in (given if isinstance(given, list) else []) if is_external(item)]
+
+
+def is_external(name: object) -> bool:
+    """Whether a name may be in the certificate of a Partition because its user asked for it. All
+    Partitions of an operator share an authority, so a name that another Partition has inside the
+    cluster is none: all of those have a label `svc`, except localhost."""
+    if not isinstance(name, str) or not HOSTNAME.fullmatch(name):
+        return False
+    labels = name.removeprefix("*.").split(".")
+    return len(labels) > 1 and "svc" not in labels
+
+
 # --- rules that read several fields, or calculate ----------------------------------------------
 
 
@@ -187,18 +218,66 @@ def _one_source(tls: dict[str, Any], where: str) -> None:
         raise InvalidSpec(f"{where}: secretRef and issuerRef exclude each other: set only one")
 
 
-def _one_name_each(spec: dict[str, Any], where: str) -> None:
-    """In the CRD the list is a map by name."""
-    found = [client["name"] for client in spec.get("clients", [])]
-    if twice := sorted({name for name in found if found.count(name) > 1}):
-        raise InvalidSpec(f"{where}.clients: {', '.join(twice)}: each name is allowed once")
-
-
 def _storage(storage: schema.Storage, where: str) -> None:
     """CEL: "spec.storage.size: a quantity of at least 64Mi is allowed"."""
     size = storage["size"]
     if (parse_quantity(size) or 0) < SIZE_MIN:
         raise _wrong(f"{where}.size", size, "a quantity of at least 64Mi, such as 10Gi")
+
+
+def _settings(given: dict[str, Any], where: str) -> None:
+    """CEL: "at least five times heartbeatIntervalMilliseconds", "a multiple of 10 is allowed", and
+    "a quantity from"."""
+    heartbeat = given.get("heartbeatIntervalMilliseconds", settings.HEARTBEAT_MS)
+    if heartbeat % settings.HEARTBEAT_STEP_MS:
+        raise _wrong(
+            f"{where}.heartbeatIntervalMilliseconds",
+            heartbeat,
+            f"a multiple of {settings.HEARTBEAT_STEP_MS} is allowed",
+        )
+    timeout = given.get("electionTimeoutMilliseconds", settings.ELECTION_TIMEOUT_MS)
+    least = settings.HEARTBEATS_A_TIMEOUT_MIN * heartbeat
+    if timeout < least:
+        words = f"at least {least} is allowed, five times heartbeatIntervalMilliseconds"
+        raise _wrong(f"{where}.electionTimeoutMilliseconds", timeout, words)
+    for field, (smallest, largest, allowed) in settings.SIZES.items():
+        size = parse_quantity(given.get(field, smallest))
+        if size is None or not smallest <= size <= largest:
+            words = f"a quantity {allowed} is allowed, such as 1Gi"
+            raise _wrong(f"{where}.{field}", given[field], words)
+
+
+def _autogrow(autogrow: schema.Autogrow, where: str) -> None:
+    """CEL: "spec.storage.autogrow: step and max are quantities of at least 1Mi"."""
+    for field, text in (("step", autogrow["step"]), ("max", autogrow["max"])):
+        if (parse_quantity(text) or 0) < GROWTH_MIN:
+            raise _wrong(f"{where}.{field}", text, "a quantity of at least 1Mi, such as 10Gi")
+    below = autogrow["whenFreeBelow"]
+    if not below.endswith("%") and not parse_quantity(below):
+        words = "a share such as 20%, or a quantity such as 5Gi"
+        raise _wrong(f"{where}.whenFreeBelow", below, words)
+
+
+def _one_name_each(spec: dict[str, Any], where: str) -> None:
+    """In the CRD the list of clients is a map by name."""
+    found = [client["name"] for client in spec.get("clients", [])]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise InvalidSpec(f"{where}.clients: {', '.join(twice)}: each name is allowed once")
+
+
+def _partition(spec: dict[str, Any], where: str) -> None:
+    """CEL: "spec.deletionPolicy: SnapshotThenDelete needs spec.snapshots.destination"."""
+    _one_placement(spec, where)
+    _one_name_each(spec, where)
+    if spec.get("deletionPolicy") != "SnapshotThenDelete":
+        return
+    snapshots = spec.get("snapshots")
+    destination = snapshots.get("destination") if isinstance(snapshots, dict) else None
+    if not isinstance(destination, dict) or "objectStore" not in destination:
+        raise InvalidSpec(
+            f"{where}.deletionPolicy: SnapshotThenDelete needs {where}.snapshots.destination."
+            "objectStore: a snapshot on a volume would be deleted with it"
+        )
 
 
 def _restore_store(store: schema.RestoreStore, where: str) -> None:
@@ -253,6 +332,53 @@ def _retention(retention: schema.Retention, where: str) -> None:
         raise _wrong(f"{where}.maxAge", text, f"at most {AGE_MAX_D}d; omit it to set no limit")
 
 
+def _pod_template(template: dict[str, Any], where: str) -> None:
+    """The CRD does not look into the pods' spec."""
+    pod_template.check(pod_template.cleaned(template.get("spec", {})), f"{where}.spec")
+
+
+def _account(account: dict[str, Any], where: str) -> None:
+    """CEL: "keys of logstore.dev are the operator's"."""
+    for key in account.get("annotations") or ():
+        if key.startswith(f"{GROUP}/"):
+            raise InvalidSpec(f"{where}.annotations {key!r}: keys of {GROUP} are the operator's")
+
+
+def _service(service: dict[str, Any], where: str) -> None:
+    """CEL: "need type LoadBalancer", "needs type NodePort or LoadBalancer", and "two ipFamilies
+    need". Of the items of lists, the CRD checks the form."""
+    _account(service, where)
+    kind = service.get("type", CLUSTER_IP)
+    for field, needed in _SERVICE_TYPES.items():
+        if field in service and kind not in needed:
+            raise InvalidSpec(f"{where}.{field} needs type {' or '.join(needed)}, not {kind}")
+    for field, allows in _SERVICE_ITEMS.items():
+        for number, item in enumerate(service.get(field, [])):
+            if not isinstance(item, str) or not allows(item):
+                raise _wrong(f"{where}.{field}[{number}]", item, _SERVICE_WORDS[field])
+    families = service.get("ipFamilies", [])
+    if len(families) > 1 and service.get("ipFamilyPolicy", "SingleStack") == "SingleStack":
+        words = "two of them need ipFamilyPolicy PreferDualStack or RequireDualStack"
+        raise _wrong(f"{where}.ipFamilies", families, words)
+
+
+_SERVICE_ITEMS: dict[str, Callable[[str], object]] = {
+    "externalHostnames": is_external,
+    "ipFamilies": re.compile(r"IPv[46]").fullmatch,
+    "loadBalancerSourceRanges": re.compile(r"[0-9a-fA-F.:]+/[0-9]{1,3}").fullmatch,
+}
+"""By list of a Service: what an item must be."""
+
+
+def _one_placement(spec: dict[str, Any], where: str) -> None:
+    """Only the operator refuses a field that is there twice."""
+    template = (spec.get("podTemplate") or {}).get("spec") or {}
+    for field in ("affinity", "tolerations"):
+        if spec.get(field) and template.get(field):
+            other = f"{where}.podTemplate.spec.{field}"
+            raise InvalidSpec(f"{where}.{field} and {other} exclude each other: set only one")
+
+
 def _pod_marks(marks: dict[str, Any], where: str) -> None:
     """CEL, of labels: "keys that the operator and Kubernetes set can't be used". Of annotations the
     CRD refuses only those of our group."""
@@ -270,12 +396,17 @@ _CHOICES: dict[str, Callable[[Any, str], None]] = {
 }
 """By object: applied before the rules of its fields, so that a surplus field is reported first."""
 _RULES: dict[str, Callable[[Any, str], None]] = {
+    "Autogrow": _autogrow,
     "Client": _client,
     "ObjectStore": _object_store,
-    "PartitionSpec": _one_name_each,
+    "PartitionSpec": _partition,
     "PodMarks": _pod_marks,
+    "PodTemplate": _pod_template,
     "RestoreStore": _restore_store,
     "Retention": _retention,
+    "Service": _service,
+    "ServiceAccount": _account,
+    "Settings": _settings,
     "Snapshots": _snapshots,
     "Storage": _storage,
 }

@@ -15,11 +15,14 @@ PartitionCondition = Literal[
     "BackfillComplete",
     "Bootstrapped",
     "CertificatesReady",
+    "Fenced",
+    "Hibernated",
     "ObjectsApplied",
     "Paused",
     "PodsPlaced",
     "Progressing",
     "QuorumAvailable",
+    "QuorumRecovered",
     "Ready",
     "Replicated",
     "Restored",
@@ -38,6 +41,7 @@ class ReplicaRole(StrEnum):
 
     LEADER = "leader"
     FOLLOWER = "follower"
+    FENCED = "fenced"
 
 
 class MemberRole(StrEnum):
@@ -45,6 +49,16 @@ class MemberRole(StrEnum):
 
     VOTER = "voter"
     LEARNER = "learner"
+
+
+class RecoveryPhase(StrEnum):
+    """How far the recovery of a lost quorum has come."""
+
+    ACCEPTED = "Accepted"
+    """The user has accepted the loss. The survivor may have switched to the new cluster, or not."""
+    SWITCHED = "Switched"
+    """The new group exists. Volumes of the former one may be left."""
+    COMPLETE = "Complete"
 
 
 class JobState(StrEnum):
@@ -61,7 +75,10 @@ class Reason(StrEnum):
 
     COMPLETED = "Completed"
     DEGRADED = "Degraded"
+    DISK_FULL = "DiskFull"
     GROWING = "Growing"
+    HIBERNATED = "Hibernated"
+    HIBERNATING = "Hibernating"
     NO_LEADER = "NoLeader"
     NO_SPARE = "NoSpare"
     STANDALONE = "Standalone"
@@ -69,7 +86,11 @@ class Reason(StrEnum):
     OBJECT_REFUSED = "ObjectRefused"
     POD_STUCK = "PodStuck"
     QUORUM = "Quorum"
+    QUORUM_LOST = "QuorumLost"
     READY = "Ready"
+    RECOVERED = "Recovered"
+    RECOVERING = "Recovering"
+    REPLACING = "Replacing"
     REFUSED = "Refused"
     RESTORING = "Restoring"
     RETRYING = "Retrying"

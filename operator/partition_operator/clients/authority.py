@@ -19,7 +19,7 @@ from partition_operator.resources.certificates import (
     authority_secret,
     make_authority,
 )
-from partition_operator.resources.trust import Authority, fingerprint
+from partition_operator.resources.trust import Authority, ends, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,11 @@ class AuthorityKeeper:
     def value(self) -> Authority:
         assert self._value is not None, "open() is first"
         return self._value
+
+    @property
+    def ends(self) -> dt.datetime:
+        """When the current authority expires."""
+        return ends(self.value.current)
 
     async def open(self) -> None:
         """Reads the Secret, or creates it. Raises AuthorityInvalid, ApiError."""

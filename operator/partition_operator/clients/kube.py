@@ -5,7 +5,7 @@ either it must not exist yet, or it must have the uid and the version that were 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -28,6 +28,9 @@ PATHS = {
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "PersistentVolumeClaim": "/api/v1/namespaces/{namespace}/persistentvolumeclaims",
     "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
+    "Node": "/api/v1/nodes",
+    "PersistentVolume": "/api/v1/persistentvolumes",
+    "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Certificate": "/apis/cert-manager.io/v1/namespaces/{namespace}/certificates",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
@@ -77,12 +80,22 @@ class ApiError(OperatorError):
 class Kube:
     """A client with one connection pool. The caller closes it."""
 
-    def __init__(self, api: client.ApiClient, timeout_s: float) -> None:
+    def __init__(
+        self,
+        api: client.ApiClient,
+        timeout_s: float,
+        requested: Callable[[str, int], None] = lambda _method, _status: None,
+    ) -> None:
+        """requested: called after each request with its method and the answer's status, 0 for
+        none."""
         self._api = api
         self._timeout_s = timeout_s
+        self._requested = requested
 
     @classmethod
-    async def connect(cls, timeout_s: float) -> "Kube":
+    async def connect(
+        cls, timeout_s: float, requested: Callable[[str, int], None] = lambda _method, _status: None
+    ) -> "Kube":
         """Connects with the pod's service account in a cluster, otherwise with KUBECONFIG."""
         configuration = client.Configuration()
         try:
@@ -95,13 +108,14 @@ class Kube:
             )
         # Like kopf's watches: the environment's proxy is not for the API server.
         configuration.client_session_kwargs = {"trust_env": False}
-        return cls(client.ApiClient(configuration), timeout_s)
+        return cls(client.ApiClient(configuration), timeout_s, requested)
 
     async def close(self) -> None:
         await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: str, namespace: str, name: str) -> Body | None:
-        """Returns None if the object does not exist. Raises ApiError."""
+        """namespace: "" for a kind that has none. Returns None if the object does not exist. Raises
+        ApiError."""
         try:
             return await self._request("GET", _path(kind, namespace, name))
         except ApiError as error:
@@ -174,13 +188,34 @@ class Kube:
                     404, f"CustomResourceDefinition {crd} is missing: install the chart's CRDs"
                 ) from error
 
+    async def may(self, attributes: Mapping[str, str]) -> bool:
+        """Whether our account has a right: the resourceAttributes of a SelfSubjectAccessReview.
+        Raises ApiError."""
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": dict(attributes)},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        found = await self._request("POST", path, body)
+        return bool(found["status"].get("allowed"))
+
     async def delete_unchanged(
-        self, kind: str, namespace: str, name: str, uid: str, version: str
+        self,
+        kind: str,
+        namespace: str,
+        name: str,
+        uid: str,
+        version: str,
+        *,
+        orphan: bool = False,
     ) -> None:
         """Deletes the object at the version that was read. Does nothing if it has changed since or
-        does not exist."""
+        does not exist. orphan: the objects that it owns stay."""
         which = {"uid": uid, "resourceVersion": version}
         body = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": which}
+        if orphan:
+            body["propagationPolicy"] = "Orphan"
         try:
             await self._request("DELETE", _path(kind, namespace, name), body)
         except ApiError as error:
@@ -199,7 +234,7 @@ class Kube:
         seen = live["metadata"]
         which = {key: seen[key] for key in ("uid", "resourceVersion")}
         body = change | {"metadata": which | (change.get("metadata") or {})}
-        path = _path(kind, seen["namespace"], seen["name"])
+        path = _path(kind, seen.get("namespace", ""), seen["name"])
         query = {"fieldManager": names.FIELD_MANAGER}
         return await self._request("PATCH", path, body, query=query, content_type=MERGE)
 
@@ -280,7 +315,9 @@ class Kube:
             )
             data: bytes = await response.read()  # type: ignore[no-untyped-call]
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self._requested(method, 0)
             raise ApiError(0, f"{method} {path}: no answer: {error!r}") from error
+        self._requested(method, response.status)
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise _error(method, path, response.status, data)
         return cast("Body", json.loads(data)) if data else {}

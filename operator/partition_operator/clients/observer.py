@@ -5,6 +5,7 @@ import datetime as dt
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from partition_operator.api import names
@@ -15,17 +16,20 @@ from partition_operator.api.destination import (
     credentials,
 )
 from partition_operator.api.partition import STANDALONE, Partition, parse
+from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.times import parse_stamp
+from partition_operator.api.words import ReplicaRole
+from partition_operator.clients import volumes
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.clients.nodes import NodeBook
 from partition_operator.clients.partition_secrets import PartitionSecrets
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import text_of
 from partition_operator.reconcile.observed.last_write import Key
 from partition_operator.reconcile.observed.partition import (
-    Certificates,
     ObservedClaim,
     ObservedPartition,
     ObservedPod,
@@ -52,14 +56,18 @@ class Observer:
         replicas: Replicas,
         authority: AuthorityKeeper,
         lifetimes: Lifetimes = LIFETIMES,
+        nodes: NodeBook | None = None,
+        *,
+        cluster_domain: str = names.CLUSTER_DOMAIN,
     ) -> None:
+        """nodes: None if the operator may not read nodes."""
+        self._nodes = nodes
         self._lifetimes = lifetimes
+        self._cluster_domain = cluster_domain
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
         self._secrets = PartitionSecrets(kube, authority, lifetimes)
-        self.certificates: dict[tuple[str, str], Certificates] = {}
-        """What was last seen of each Partition, for metrics."""
 
     @property
     def certificates_refused(self) -> int:
@@ -69,12 +77,11 @@ class Observer:
     async def partition(self, namespace: str, name: str) -> Partition | None:
         """Returns the Partition, or None if it does not exist. Raises ApiError."""
         body = await self._kube.get("Partition", namespace, name)
-        return None if body is None else parse(body)
+        return None if body is None else parse(body, self._cluster_domain)
 
     async def forget(self, namespace: str, name: str) -> None:
         """Drops the connections to a Partition that was deleted or that another operator
         manages."""
-        self.certificates.pop((namespace, name), None)
         await self._replicas.forget((namespace, name), set())
 
     async def observe(self, partition: Partition) -> ObservedPartition:
@@ -98,6 +105,10 @@ class Observer:
         size = _size(partition, objects.get(("StatefulSet", name)))
         pods, conflicting = await self._pods(partition, size)
         claims = await self._claims(partition, size)
+        lost: dict[int, str] = {}
+        if self._nodes is not None:
+            lost = await volumes.out_of_reach(self._kube, name, pods, claims)
+            claims = await self._with_classes(partition, claims)
         await self._authority.refresh()
         secrets = await self._secrets.read(partition, now)
         for secret, live in secrets.live.items():
@@ -108,8 +119,8 @@ class Observer:
         replica, client = own[names.tls_secret(name)], own[names.client_secret(name)]
         if replica is not None:
             self._replicas.follow(partition.key, replica, client)
-        replicas = await self.replicas(partition, pods)
-        reports, timed = _reports(partition, pods, replicas)
+        replicas, fenced = await self._answers(partition, pods)
+        reports, timed = _reports(partition, pods, (*replicas, *fenced))
         good, certificates = self._secrets.judge(partition, secrets, reports, now, timed=timed)
         certificates = replace(
             certificates,
@@ -118,7 +129,6 @@ class Observer:
             refused_calls=sum(r.tls.refused_calls for r in replicas if r.tls),
             refused_last=max((r.tls.refused_last for r in replicas if r.tls), default=""),
         )
-        self.certificates[partition.key] = certificates
         return ObservedPartition(
             partition,
             now,
@@ -131,18 +141,48 @@ class Observer:
             pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
             restore=await self._restore(partition),
             certificates=certificates,
+            fenced=fenced,
+            lost=lost,
+            cordoned=self._cordoned(pods),
         )
+
+    async def _with_classes(
+        self, partition: Partition, claims: tuple[ObservedClaim, ...]
+    ) -> tuple[ObservedClaim, ...]:
+        """Returns the claims, with what their classes allow where one is smaller than the spec."""
+        spec = partition.asked
+        if spec is None or not spec.replace_volumes:
+            return claims
+        wanted = parse_quantity(spec.storage_size)
+        small = {c.storage_class for c in claims if _less(parse_quantity(c.size), wanted)}
+        fixed = {name for name in small if not await volumes.grows(self._kube, name)}
+        return tuple(replace(c, fixed=c.storage_class in fixed) for c in claims)
+
+    def _cordoned(self, pods: tuple[ObservedPod, ...]) -> frozenset[str]:
+        nodes = self._nodes
+        if nodes is None:
+            return frozenset()
+        return frozenset(pod.node for pod in pods if nodes.is_cordoned(pod.node))
 
     async def group(self, partition: Partition) -> ObservedPartition:
         """Observes only the pods and replicas of a Partition. Raises ApiError."""
         pods, _ = await self._pods(partition, _size(partition, None))
-        replicas = await self.replicas(partition, pods)
-        return ObservedPartition(partition, dt.datetime.now(dt.UTC), {}, pods, (), replicas)
+        replicas, fenced = await self._answers(partition, pods)
+        now = dt.datetime.now(dt.UTC)
+        return ObservedPartition(partition, now, {}, pods, (), replicas, fenced=fenced)
+
+    async def _answers(
+        self, partition: Partition, pods: tuple[ObservedPod, ...]
+    ) -> tuple[tuple[ObservedReplica, ...], tuple[ObservedReplica, ...]]:
+        """Returns (the replicas that serve, the fenced ones)."""
+        found = await self.replicas(partition, pods)
+        fenced = tuple(replica for replica in found if replica.role == ReplicaRole.FENCED)
+        return tuple(r for r in found if r.role != ReplicaRole.FENCED), fenced
 
     async def replicas(
         self, partition: Partition, pods: tuple[ObservedPod, ...]
     ) -> tuple[ObservedReplica, ...]:
-        """Returns the status of every replica that answers."""
+        """Returns the status of every replica that answers, a fenced one's, too."""
         await self._replicas.forget(partition.key, {pod.ip for pod in pods if pod.ip})
         asked = [pod for pod in pods if pod.ip and not pod.deleting]
         found = await asyncio.gather(*(self._replicas.status(partition, pod) for pod in asked))
@@ -393,7 +433,15 @@ def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Observ
         storage_class=spec.get("storageClassName") or "",
         deleting="deletionTimestamp" in metadata,
         version=metadata["resourceVersion"],
+        volume=spec.get("volumeName") or "",
+        owned=any(o.get("uid") == partition.uid for o in metadata.get("ownerReferences") or []),
+        given_up=names.ANNOTATION_GIVEN_UP in (metadata.get("annotations") or {}),
+        lost=(item.get("status") or {}).get("phase") == "Lost",
     )
+
+
+def _less(one: Decimal | None, other: Decimal | None) -> bool:
+    return one is not None and other is not None and one < other
 
 
 def _ordinal(prefix: str, name: str) -> int:

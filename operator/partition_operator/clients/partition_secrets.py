@@ -17,7 +17,7 @@ from partition_operator.clients.kube import Body, Kube
 from partition_operator.errors import Conflict
 from partition_operator.reconcile.observed.partition import Certificates
 from partition_operator.resources import brought, clients, trust
-from partition_operator.resources.certificates import LIFETIMES, Lifetimes
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes, lacks_names
 from partition_operator.resources.common import is_foreign
 from partition_operator.resources.trust import Phase, Reported, Source, TrustStep
 
@@ -138,12 +138,23 @@ class PartitionSecrets:
             reports,
             read.sources,
             stale=frozenset(s for s in free - early if not self._is_of(partition, read, own, s)),
+            renamed=self._renamed(partition, read, own),
         )
         asks = {s: secret for s, secret in own.items() if s in free and (secret or s not in early)}
         outlook = trust.look(asks, question)
         issued = (TrustStep.ISSUE, TrustStep.EXTEND)
         good = {s: outlook.steps.get(s) not in issued for s in read.roles}
         return good, self._certificates(partition, read, people, outlook, asks)
+
+    def _renamed(
+        self, partition: Partition, read: SecretsRead, own: Mapping[str, Body | None]
+    ) -> frozenset[str]:
+        """Returns the replicas' Secret if its certificate lacks a name that the spec asks for."""
+        replica = names.tls_secret(partition.name)
+        held = trust.read(own[replica]).certificate
+        if held is None or replica in read.sources or not lacks_names(held, partition):
+            return frozenset()
+        return frozenset({replica})
 
     def _is_of(
         self,
@@ -171,7 +182,7 @@ class PartitionSecrets:
             step: frozenset(s for s, found in outlook.steps.items() if found is step)
             for step in TrustStep
         }
-        expiries = {
+        ends = {
             s: held.certificate.not_valid_after_utc
             for s, secret in asks.items()
             if (held := trust.read(secret)).certificate is not None
@@ -188,7 +199,7 @@ class PartitionSecrets:
             unseen=outlook.unseen,
             until=outlook.until,
             authority=trust.fingerprint(authority.current),
-            expiries=expiries,
+            ends=ends,
             source_problem=read.problem,
             list_differs=people.differs,
             clients=people.states,

@@ -195,6 +195,23 @@ class Replicas:
         request = admin.EnableReplicationRequest(lease=self.token.message())
         await self.command(partition, pod, "EnableReplication", request)
 
+    async def recover_quorum(
+        self,
+        partition: Partition,
+        pod: ObservedPod,
+        member_id: int,
+        cluster_id: str,
+        accept_loss: str,
+    ) -> None:
+        """The replica's process ends behind the answer, and recovers at its next start."""
+        request = admin.RecoverQuorumRequest(
+            lease=self.token.message(),
+            member_id=member_id,
+            cluster_id=cluster_id,
+            accept_loss=accept_loss,
+        )
+        await self.command(partition, pod, "RecoverQuorum", request)
+
     async def join(self, partition: Partition, pod: ObservedPod, cluster_id: str) -> None:
         request = admin.JoinRequest(lease=self.token.message(), cluster_id=cluster_id)
         await self.command(partition, pod, "Join", request)
@@ -220,6 +237,10 @@ class Replicas:
     ) -> None:
         request = admin.TransferLeadershipRequest(lease=self.token.message(), member_id=member_id)
         await self.command(partition, pod, "TransferLeadership", request)
+
+    async def set_fenced(self, partition: Partition, pod: ObservedPod, *, fenced: bool) -> None:
+        request = admin.SetFencedRequest(lease=self.token.message(), fenced=fenced)
+        await self.command(partition, pod, "SetFenced", request)
 
     async def command(
         self, partition: Partition, pod: ObservedPod, method: str, request: Any
@@ -293,6 +314,9 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
         backfill=_backfill(answer),
         stored_from=answer.stored_from,
         tls=_tls(answer),
+        disk_free=answer.disk_free_bytes,
+        disk_total=answer.disk_total_bytes,
+        last_term=answer.last_term,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 import kopf
 from partition_common import backoff
 
+from partition_operator.clients.nodes import NodeBook, NodeFacts
 from partition_operator.errors import OperatorError, text_of
 from partition_operator.handlers.watching import KeyQueue, build_registry
 
@@ -44,9 +45,15 @@ class Watches:
     """Enqueues the keys of changed objects. down: how many watches do not run."""
 
     def __init__(
-        self, queue: ForgettingQueue, probe: Probe, identity: str, namespaces: tuple[str, ...]
+        self,
+        queue: ForgettingQueue,
+        probe: Probe,
+        identity: str,
+        namespaces: tuple[str, ...],
+        nodes: NodeBook | None = None,
     ) -> None:
-        """namespaces: empty for all."""
+        """namespaces: empty for all. nodes: None to watch no nodes."""
+        self._nodes = nodes
         self._queue = queue
         self._probe = probe
         # kopf's default needs a user name, which a random UID does not have.
@@ -128,6 +135,9 @@ class Watches:
     def _run_kopf(self, scope: str, loop: asyncio.AbstractEventLoop) -> None:
         """Runs kopf until it fails or is stopped. Called in its own thread."""
         queue = _FromThread(self._queue, loop)
+        # They are the same everywhere, so one watch is enough.
+        watches_nodes = self._nodes is not None and scope == self._scopes[0]
+        nodes = _NodesFromThread(self._nodes, loop) if watches_nodes and self._nodes else None
         namespaces = (scope,) if scope != EVERYWHERE else ()
 
         async def run() -> None:
@@ -141,7 +151,7 @@ class Watches:
                 flag.set()
             try:
                 await kopf.operator(
-                    registry=build_registry(queue, namespaced=bool(namespaces)),
+                    registry=build_registry(queue, namespaced=bool(namespaces), nodes=nodes),
                     # kopf's type of an identity is a str with a name in a private module.
                     identity=cast(Any, self._identity),
                     # No peering: the Lease elects the working operator.
@@ -175,6 +185,17 @@ class _FromThread:
 
     def enqueue(self, kind: str, namespace: str, name: str) -> None:
         self._loop.call_soon_threadsafe(self._queue.enqueue, kind, namespace, name)
+
+
+class _NodesFromThread:
+    """The notes of nodes, for handlers in another thread than the loop of the turns."""
+
+    def __init__(self, book: NodeBook, loop: asyncio.AbstractEventLoop) -> None:
+        self._book = book
+        self._loop = loop
+
+    def note(self, name: str, found: NodeFacts | None) -> None:
+        self._loop.call_soon_threadsafe(self._book.note, name, found)
 
 
 def _where(scope: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import kopf
 
 from partition_operator.api import names
+from partition_operator.clients.nodes import NodeFacts, facts
 from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT
 
 
@@ -15,6 +16,12 @@ class KeyQueue(Protocol):
     """A queue of keys that wait for a turn."""
 
     def enqueue(self, kind: str, namespace: str, name: str) -> None: ...
+
+
+class NodeNotes(Protocol):
+    """Takes what the watch tells of nodes."""
+
+    def note(self, name: str, found: NodeFacts | None) -> None: ...
 
 
 def _component(name: str) -> dict[str, Any]:
@@ -27,9 +34,11 @@ SELECTOR = f"{names.LABEL_PARTITION},app.kubernetes.io/component in ({','.join(C
 """Sent to the API server, so that other objects cost neither traffic nor memory."""
 
 
-def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistry:
+def build_registry(
+    queue: KeyQueue, *, namespaced: bool, nodes: NodeNotes | None = None
+) -> kopf.OperatorRegistry:
     """Returns a registry with the handlers. namespaced: the operator has rights in its namespaces
-    only."""
+    only. nodes: watches nodes, too, for which it needs rights in the cluster."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -66,6 +75,7 @@ def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistr
         assert namespace is not None, "the watched kinds are namespaced"
         queue.enqueue(SNAPSHOT, namespace, labels[names.LABEL_SNAPSHOT])
 
+    _watch_nodes(registry, nodes)
     replica, claims = _component("replica"), WATCHED[2]
     for group, version, plural in WATCHED:
         kopf.on.event(group, version, plural, labels=replica, registry=registry)(on_part)
@@ -74,6 +84,16 @@ def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistr
     kopf.on.event(*pods, labels=_component("restore"), registry=registry)(on_part)
     kopf.on.event(*pods, labels=verifying, registry=registry)(on_verifying)
     return registry
+
+
+def _watch_nodes(registry: kopf.OperatorRegistry, nodes: NodeNotes | None) -> None:
+    if nodes is None:
+        return
+
+    @kopf.on.event("", "v1", "nodes", registry=registry)
+    async def on_node(event: Any, name: str | None, spec: Any, **_: Any) -> None:
+        assert name is not None, "every object has a name"
+        nodes.note(name, None if event["type"] == "DELETED" else facts(spec))
 
 
 def apply_settings(settings: kopf.OperatorSettings, *, namespaced: bool) -> None:

@@ -141,13 +141,24 @@ def issue(
 
 
 def replica_hosts(partition: Partition) -> list[str]:
-    """Returns the names by which replicas are dialled, and that of the clients' Service."""
+    """Returns the names by which replicas are dialled, that of the clients' Service, and the
+    external ones."""
     headless = names.headless_service(partition.name)
     client = names.client_service(partition.name)
     found = ["localhost"]
-    for suffix in (f"{partition.namespace}.svc", f"{partition.namespace}.svc.cluster.local"):
+    service = f"{partition.namespace}.svc"
+    for suffix in (service, f"{service}.{partition.cluster_domain}"):
         found += [f"*.{headless}.{suffix}", f"{client}.{suffix}"]
-    return found
+    return [*found, *partition.external_hostnames]
+
+
+def lacks_names(certificate: x509.Certificate, partition: Partition) -> bool:
+    """Whether a replica's certificate lacks a name by which replicas are dialled."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, *UNREADABLE):
+        return True
+    return not set(replica_hosts(partition)) <= set(found.get_values_for_type(x509.DNSName))
 
 
 def build_secret(

@@ -10,6 +10,7 @@ from partition_operator.api.quantities import parse_quantity
 
 MERGE_KEYS = {
     "containers": "name",
+    "initContainers": "name",
     "volumes": "name",
     "env": "name",
     "volumeMounts": "mountPath",

@@ -21,6 +21,7 @@ from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.snapshot import Snapshot
 from partition_operator.api.times import parse_stamp
 from partition_operator.resources.common import metadata, owner_reference
+from partition_operator.resources.pod_template import placed
 from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONTAINER, restricted
 from partition_operator.resources.statefulset import claim_spec
 
@@ -203,6 +204,7 @@ def _pod(
     }
     if spec.tolerations:
         pod["tolerations"] = spec.tolerations
+    pod = placed(pod, spec.template)
     return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": pod}
 
 

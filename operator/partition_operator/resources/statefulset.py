@@ -16,6 +16,7 @@ from typing import Any
 from partition_operator.api import names
 from partition_operator.api.partition import Partition, PartitionSpec
 from partition_operator.resources.common import metadata
+from partition_operator.resources.pod_template import merged
 from partition_operator.resources.pods import DEFAULT_RESOURCES, RESTRICTED_CONTAINER, restricted
 
 START_S = 3600
@@ -81,8 +82,12 @@ def build(
 
 
 def _inputs(spec: PartitionSpec, image: str, restart: str) -> str:
-    """Returns a hash of what a user can change of the pods' spec."""
+    """Returns a hash of what a user can change of the pods' spec. Fields of later versions count
+    only if they are set: a Partition without them has the hash of the version before."""
     given = [image, spec.resources, spec.affinity, spec.tolerations, restart]
+    later = {"settings": spec.settings, "template": spec.template}
+    if found := {key: value for key, value in later.items() if value}:
+        given.append(found)
     return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()
 
 
@@ -126,7 +131,7 @@ def _pod_spec(partition: Partition, spec: PartitionSpec, image: str) -> dict[str
         "containers": [_container(partition, spec, image)],
         "volumes": [
             {
-                "name": "tls",
+                "name": names.TLS_VOLUME,
                 "secret": {"secretName": names.tls_secret(partition.name), "defaultMode": 0o440},
             },
         ],
@@ -135,7 +140,7 @@ def _pod_spec(partition: Partition, spec: PartitionSpec, image: str) -> dict[str
         pod["affinity"] = spec.affinity
     if spec.tolerations:
         pod["tolerations"] = spec.tolerations
-    return pod
+    return merged(pod, spec.template, partition.name) if spec.template else pod
 
 
 def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[str, Any]:
@@ -152,13 +157,14 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             f"--listen=[::]:{names.GRPC_PORT}",
             f"--raft-listen=[::]:{names.RAFT_PORT}",
             f"--http-listen=[::]:{names.HTTP_PORT}",
-            f"--advertise=$(POD_NAME).{domain}:{names.GRPC_PORT}",
+            f"--advertise=$({names.POD_NAME_VARIABLE}).{domain}:{names.GRPC_PORT}",
             f"--partition={partition.namespace}/{partition.name}",
             f"--tls-dir={names.TLS_PATH}",
+            *spec.settings,
         ],
         "env": [
             {
-                "name": "POD_NAME",
+                "name": names.POD_NAME_VARIABLE,
                 "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}},
             }
         ],
@@ -192,6 +198,6 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
             {"name": names.VOLUME, "mountPath": names.DATA_PATH},
-            {"name": "tls", "mountPath": names.TLS_PATH, "readOnly": True},
+            {"name": names.TLS_VOLUME, "mountPath": names.TLS_PATH, "readOnly": True},
         ],
     }

@@ -82,7 +82,7 @@ class Question:
 
     replicas: by pod, what its replica reports, or SILENT. A replica of an earlier version reports
     nothing and is left out: time alone counts. sources: by Secret. stale: Secrets whose certificate
-    names a party that is no longer wanted.
+    names a party that is no longer wanted. renamed: Secrets whose certificate lacks a host's name.
     """
 
     authority: Authority
@@ -91,6 +91,7 @@ class Question:
     replicas: Mapping[str, Reported | None] = field(default_factory=dict)
     sources: Mapping[str, Source] = field(default_factory=dict)
     stale: frozenset[str] = frozenset()
+    renamed: frozenset[str] = frozenset()
 
 
 class TrustStep(Enum):
@@ -327,7 +328,7 @@ def _step(  # noqa: PLR0911  # the order of concerns: one return for each
             return TrustStep.ISSUE
         extends = by_former and _ends_soon(certificate, _previous(question), question)
         return TrustStep.EXTEND if extends and source is None else TrustStep.WAIT
-    if _is_due(name, held, question):
+    if name in question.renamed or _is_due(name, held, question):
         return TrustStep.ISSUE
     if len(held.trusted) > len(wanted):
         return TrustStep.TRUST if may_leave_out else TrustStep.WAIT

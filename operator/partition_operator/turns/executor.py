@@ -18,7 +18,13 @@ from partition_operator.reconcile.partition import actions
 from partition_operator.reconcile.partition.writes import target
 from partition_operator.resources import trust
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
-from partition_operator.resources.common import fingerprint, is_foreign, is_leaving, metadata
+from partition_operator.resources.common import (
+    fingerprint,
+    is_foreign,
+    is_leaving,
+    metadata,
+    owner_reference,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +60,7 @@ class Executor:
             self.writes.note_taken(partition.key, *found, mark, now)
         failpoints.reach(_failpoint(action))
 
-    async def _execute(  # noqa: C901, PLR0912  # a flat match over actions
+    async def _execute(  # noqa: C901, PLR0912, PLR0915  # a flat match over actions
         self, observed: ObservedPartition, partition: Partition, action: actions.Action
     ) -> Body | None:
         """Returns the stored object if the action wrote a whole object; otherwise None."""
@@ -70,8 +76,12 @@ class Executor:
                 return await self._renew(partition, secret, role, trust.TrustStep.TRUST)
             case actions.WriteClients(secret, kept):
                 await self._list_clients(observed, secret, kept)
-            case actions.CreatePod(body) | actions.CreateClaim(body):
+            case actions.CreatePod(body) | actions.CreateClaim(body) | actions.CreateSnapshot(body):
                 await self._create(body)
+            case actions.SetFinalizer(present):
+                await self._set_finalizer(partition, present=present)
+            case actions.OwnClaim(ordinal, uid, owned):
+                await self._own_claim(partition, names.claim(partition.name, ordinal), uid, owned)
             case actions.RepairLabels(kind, name, uid, labels, owned):
                 await self._mark(partition, kind, name, uid, {"labels": labels}, owned=owned)
             case actions.RecordRestored(record):
@@ -85,6 +95,12 @@ class Executor:
                 await self._record(partition, cluster_id, bootstrapped=False)
             case actions.RecordBootstrapped(cluster_id):
                 await self._record(partition, cluster_id, bootstrapped=True)
+            case actions.RecordRecovery(record, cluster_id):
+                changed: dict[str, Any] = {"recovery": record}
+                if cluster_id:
+                    # The members are those of the former group: the new leader tells the others.
+                    changed |= {"clusterID": cluster_id, "bootstrapped": True, "members": None}
+                await self._merge_status(partition, changed)
             case actions.EvictPod(ordinal, uid):
                 name = names.pod(partition.name, ordinal)
                 await self.kube.evict(partition.namespace, name, uid)
@@ -93,6 +109,12 @@ class Executor:
                 request = {"spec": {"resources": {"requests": {"storage": size}}}}
                 live = await self._observed("PersistentVolumeClaim", partition, name, uid)
                 await self.kube.merge("PersistentVolumeClaim", live, request)
+            case actions.GiveUpVolume():
+                await self._give_up(partition, action)
+            case actions.OrphanPods(name, uid, version):
+                await self.kube.delete_unchanged(
+                    "StatefulSet", partition.namespace, name, uid, version, orphan=True
+                )
             case actions.AnnotateClaim(ordinal, cluster_id):
                 name = names.claim(partition.name, ordinal)
                 uid = next((c.uid for c in observed.claims if c.ordinal == ordinal), "")
@@ -101,6 +123,48 @@ class Executor:
             case _:
                 await self._command(observed, partition, action)
         return None
+
+    async def _set_finalizer(self, partition: Partition, *, present: bool) -> None:
+        """Other finalizers stay. Read again, because this turn may have written status."""
+        live = await self._observed(names.KIND, partition, partition.name, partition.uid)
+        found = live["metadata"].get("finalizers") or []
+        others = [name for name in found if name != names.FINALIZER]
+        wanted = [*others, names.FINALIZER] if present else others
+        await self.kube.merge(names.KIND, live, {"metadata": {"finalizers": wanted}})
+
+    async def _own_claim(self, partition: Partition, name: str, uid: str, owned: bool) -> None:
+        live = await self._observed("PersistentVolumeClaim", partition, name, uid)
+        owners = live["metadata"].get("ownerReferences") or []
+        others = [owner for owner in owners if owner.get("uid") != partition.uid]
+        ours = owner_reference(names.KIND, partition.name, partition.uid)
+        # Not its controller: a StatefulSet's retention policy may want to be that.
+        wanted = [*others, ours | {"controller": False}] if owned else others
+        await self.kube.merge(
+            "PersistentVolumeClaim", live, {"metadata": {"ownerReferences": wanted}}
+        )
+
+    async def _give_up(self, partition: Partition, action: actions.GiveUpVolume) -> None:
+        """Raises Conflict if the claim was replaced."""
+        name = names.claim(partition.name, action.ordinal)
+        if action.keep and action.volume:
+            await self._keep_volume(action.volume, action.uid)
+            failpoints.reach("GiveUpVolume.kept")
+        # Its pod is ended later, and only if the claim says whose will that is.
+        mark = {"annotations": {names.ANNOTATION_GIVEN_UP: "true"}}
+        await self._mark(partition, "PersistentVolumeClaim", name, action.uid, mark)
+        failpoints.reach("GiveUpVolume.marked")
+        await self.kube.delete("PersistentVolumeClaim", partition.namespace, name, action.uid)
+
+    async def _keep_volume(self, volume: str, claim_uid: str) -> None:
+        """Sets a volume's reclaim policy to Retain. A volume of another claim is left alone."""
+        live = await self.kube.get("PersistentVolume", "", volume)
+        if live is None:
+            return
+        spec = live.get("spec") or {}
+        ours = (spec.get("claimRef") or {}).get("uid") == claim_uid
+        if ours and spec.get("persistentVolumeReclaimPolicy") != "Retain":
+            change = {"spec": {"persistentVolumeReclaimPolicy": "Retain"}}
+            await self.kube.merge("PersistentVolume", live, change)
 
     async def _apply(self, partition: Partition, body: Body, live: Body | None) -> Body:
         """live: the object of this name, read just before, because the observed one may be seconds
@@ -175,6 +239,9 @@ class Executor:
                 await replicas.bootstrap(partition, pod, cluster_id, standalone=standalone)
             case actions.EnableReplication(ordinal):
                 await replicas.enable_replication(partition, _pod(observed, ordinal))
+            case actions.RecoverQuorum(ordinal, member_id, cluster_id, accept_loss):
+                pod = _pod(observed, ordinal)
+                await replicas.recover_quorum(partition, pod, member_id, cluster_id, accept_loss)
             case actions.Join(ordinal, cluster_id):
                 await replicas.join(partition, _pod(observed, ordinal), cluster_id)
             case actions.AddLearner(leader, member_id, address, _):
@@ -186,6 +253,8 @@ class Executor:
                 await replicas.remove_member(partition, _pod(observed, leader), member_id)
             case actions.TransferLeadership(leader, member_id):
                 await replicas.transfer_leadership(partition, _pod(observed, leader), member_id)
+            case actions.SetFenced(ordinal, fenced):
+                await replicas.set_fenced(partition, _pod(observed, ordinal), fenced=fenced)
             case _:
                 raise AssertionError(f"no way to execute {action}")
 
@@ -213,7 +282,7 @@ def _describe(action: actions.Action) -> str:
     match action:
         case actions.Apply(body):
             return f"apply {body['kind']} {body['metadata']['name']}"
-        case actions.CreatePod(body) | actions.CreateClaim(body):
+        case actions.CreatePod(body) | actions.CreateClaim(body) | actions.CreateSnapshot(body):
             return f"create {body['kind']} {body['metadata']['name']}"
         case _:
             return repr(action)
@@ -225,7 +294,7 @@ def _failpoint(action: actions.Action) -> str:
             return f"Apply.{body['kind']}"
         case actions.Delete(kind, _, _):
             return f"Delete.{kind}"
-        case actions.CreatePod(body) | actions.CreateClaim(body):
+        case actions.CreatePod(body) | actions.CreateClaim(body) | actions.CreateSnapshot(body):
             return f"Create.{body['kind']}"
         case _:
             return type(action).__name__

@@ -7,6 +7,7 @@ Partition is also observed again about once per minute.
 import logging
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from partition_proto.v1 import types_pb2 as types
@@ -14,6 +15,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_operator import failpoints
 from partition_operator.api import names
 from partition_operator.api.partition import Partition
+from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.words import ReplicaRole
 from partition_operator.clients.kube import Kube
 from partition_operator.clients.observer import Observer
@@ -21,15 +23,19 @@ from partition_operator.clients.recorder import Recorder
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import EvictionRefused, ReplicaRefused, text_of
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
-from partition_operator.reconcile.partition import ownership
+from partition_operator.reconcile.partition import deletion, ownership, writes
 from partition_operator.reconcile.partition.actions import (
     Action,
     EnableReplication,
     EvictPod,
     RecordBootstrapped,
     RecordCluster,
+    RecordRecovery,
     RecordRestored,
+    RecoverQuorum,
+    TransferLeadership,
 )
+from partition_operator.reconcile.partition.figures import PartitionFigures, figures
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.partition.refusals import Refusals
 from partition_operator.turns.executor import Executor
@@ -37,6 +43,7 @@ from partition_operator.turns.queue import Key, QueueItem
 
 logger = logging.getLogger(__name__)
 
+RECORDS = (RecordCluster, RecordBootstrapped, RecordRestored, RecordRecovery)
 STEPS_MAX = 50
 """Most steps of one Partition in a row. Then other Partitions get a turn."""
 WAITING_POLL_S = 10.0
@@ -69,6 +76,8 @@ class Reconciler:
         """The Partitions of `foreign` whose event is written."""
         self._callers = Refusals()
         self.reconciled = 0
+        self.figures: dict[tuple[str, str], PartitionFigures] = {}
+        """What the metrics say, by namespace and name of the Partitions that we manage."""
 
     async def turn(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
         """Observes the Partition and takes the steps that are due. Returns the seconds until the
@@ -82,7 +91,6 @@ class Reconciler:
 
     async def _steps(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
         """Takes steps until there is nothing to do, or STEPS_MAX is reached."""
-        config = self._config
         for _ in range(STEPS_MAX):
             self.reconciled += 1
             entry.looked_at = time.monotonic()
@@ -93,34 +101,64 @@ class Reconciler:
                 self._evictions.pop(key, None)
                 self._not_foreign(key)
                 return None
-            if partition.deleting:
-                return config.resync_s
-            if await self._left_alone(key, partition):
-                # Otherwise the next turn would poll its replicas.
-                entry.seen = None
-                return config.resync_s
-            if ownership.has_to_be_claimed(partition, config.namespace):
-                await self._claim(partition)
-                continue
-            observed = await self._observe(key, partition)
-            step = plan(
-                observed,
-                config.image,
-                backfill_stalled_s=config.backfill_stalled_s,
-                image_auto_update=config.image_auto_update,
-            )
-            if not isinstance(step.action, RecordCluster | RecordBootstrapped | RecordRestored):
-                # These actions write status themselves, at the observed version.
-                await self._write_status(observed, step)
-            entry.seen, entry.settled = observed, step.settled
-            if not isinstance(step.action, EvictPod):
-                self._evictions.pop(key, None)
-            if step.action is None:
-                return self._pause(step)
-            pause = await self._carry_out(key, observed, step.action)
+            pause = await self._step(key, entry, partition)
             if pause is not None:
                 return pause
-        return config.poll_progressing_s
+        return self._config.poll_progressing_s
+
+    async def _step(
+        self, key: Key, entry: QueueItem[ObservedPartition], partition: Partition
+    ) -> float | None:
+        """Takes one step. Returns the seconds until the next turn; None if the next step may follow
+        at once."""
+        config = self._config
+        if partition.deleting:
+            self.figures.pop(partition.key, None)
+        ends = partition.deleting and not deletion.has_finalizer(partition)
+        if ends or await self._left_alone(key, partition):
+            # Otherwise the next turn would poll its replicas.
+            entry.seen = None
+            return config.resync_s
+        if partition.deleting:
+            return None if await self._depart(partition) else config.poll_progressing_s
+        if ownership.has_to_be_claimed(partition, config.namespace):
+            await self._claim(partition)
+            return None
+        observed = await self._observe(key, partition)
+        step = plan(
+            observed,
+            config.image,
+            backfill_stalled_s=config.backfill_stalled_s,
+            image_auto_update=config.image_auto_update,
+        )
+        self.figures[partition.key] = figures(observed, step.status)
+        if not isinstance(step.action, RECORDS):
+            # These actions write status themselves, at the observed version.
+            await self._write_status(observed, step)
+        entry.seen, entry.settled = observed, step.settled
+        if not isinstance(step.action, EvictPod):
+            self._evictions.pop(key, None)
+        if step.action is None:
+            return self._pause(step)
+        return await self._carry_out(key, observed, step.action)
+
+    async def _depart(self, partition: Partition) -> bool:
+        """Takes the next step of a Partition that is being deleted and has the finalizer. Returns
+        whether it took one."""
+        observed = await self._observer.observe(partition)
+        observed = replace(observed, writes=self._executor.writes.of(partition.key))
+        name = names.last_snapshot(partition.name, partition.uid)
+        body = await self._kube.get(names.SNAPSHOT_KIND, partition.namespace, name)
+        step = deletion.depart(observed, None if body is None else parse_snapshot(body))
+        status = deletion.status(observed, step)
+        if status != partition.status:
+            await self._kube.apply_status(partition.body | {"kind": names.KIND}, status)
+        for event in deletion.events(observed, step):
+            await self._recorder.post(partition, event)
+        if step.action is None or writes.is_held(observed, step.action):
+            return False
+        await self._executor.execute(observed, step.action)
+        return True
 
     async def _observe(self, key: Key, partition: Partition) -> ObservedPartition:
         """Observes the Partition, and posts an event if its replicas refused many callers."""
@@ -154,9 +192,14 @@ class Reconciler:
             return self._config.poll_progressing_s
         if isinstance(action, EvictPod):
             self._evictions.pop(key, None)
+        if isinstance(action, RecoverQuorum):
+            return self._config.poll_progressing_s  # the replica restarts
         if isinstance(action, EnableReplication):
             self._refusals.pop(key, None)
             # The replica continues on its own. An immediate next step would repeat the request.
+            return self._config.poll_backfill_s
+        if isinstance(action, TransferLeadership):
+            # The next leader serves in a moment. Until then it would be said that none does.
             return self._config.poll_backfill_s
         return None
 
@@ -179,6 +222,7 @@ class Reconciler:
 
     async def _forget(self, key: Key) -> None:
         """Drops the memory of a Partition that was deleted or that another operator manages."""
+        self.figures.pop((key.namespace, key.name), None)
         await self._observer.forget(key.namespace, key.name)
         self._callers.forget((key.namespace, key.name))
         self._executor.writes.forget((key.namespace, key.name))
@@ -211,20 +255,20 @@ class Reconciler:
         """Whether the replicas report the same as before. Only they are asked: leader changes and
         lag cause no Kubernetes events."""
         replicas = await self._observer.replicas(seen.partition, seen.pods)
-        return _view(replicas) == _view(seen.replicas)
+        before = sorted((*seen.replicas, *seen.fenced), key=lambda r: r.ordinal)
+        return _view(replicas) == _view(before)
 
     async def _write_status(self, observed: ObservedPartition, step: Plan) -> None:
-        """Writes the status and the events, if the status changed."""
+        """Writes the status, if it changed, and the events."""
         partition = observed.partition
-        if partition.status == step.status:
-            return
-        await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
-        failpoints.reach("status.written")
+        if partition.status != step.status:
+            await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
+            failpoints.reach("status.written")
         for event in step.events:
             await self._recorder.post(partition, event)
 
 
-def _view(replicas: tuple[ObservedReplica, ...]) -> object:
+def _view(replicas: Iterable[ObservedReplica]) -> object:
     """Returns the fields of the replicas that matter to a plan, without the counters."""
     return [
         (

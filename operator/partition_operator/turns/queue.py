@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from partition_common import backoff
 
@@ -62,12 +62,36 @@ Turn = Callable[[Key, QueueItem[Any]], Awaitable[float | None]]
 """Observes an object and acts. Returns the seconds until the next turn; None to forget the key."""
 
 
+class TurnObserver(Protocol):
+    """Learns how long turns wait and take, in seconds, by the kind of their key."""
+
+    def began(self, kind: str, waited_s: float) -> None: ...
+
+    def ended(self, kind: str, seconds: float, *, failed: bool) -> None: ...
+
+
+class Unobserved:
+    """The TurnObserver that keeps nothing."""
+
+    def began(self, kind: str, waited_s: float) -> None:
+        pass
+
+    def ended(self, kind: str, seconds: float, *, failed: bool) -> None:
+        pass
+
+
 class WorkQueue:
     """Runs the turns of all keys. Call `serve` before `run`."""
 
-    def __init__(self, workers: int, deposed: Callable[[int], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        workers: int,
+        deposed: Callable[[int], Awaitable[None]],
+        observer: TurnObserver | None = None,
+    ) -> None:
         self._workers = workers
         self._deposed = deposed
+        self._observer: TurnObserver = observer or Unobserved()
         self._turns: Mapping[str, Turn] = {}
         self._entries: dict[Key, QueueItem[Any]] = {}
         self._wake = asyncio.Event()
@@ -81,11 +105,18 @@ class WorkQueue:
 
     def enqueue(self, kind: str, namespace: str, name: str) -> None:
         """Requests a turn soon. Cheap; the object need not exist."""
-        entry = self._entries.setdefault(Key(kind, namespace, name), QueueItem())
+        now = time.monotonic()
+        entry = self._entries.setdefault(Key(kind, namespace, name), QueueItem(due=now))
         entry.again = True
-        entry.due = min(entry.due, time.monotonic())
+        entry.due = min(entry.due, now)
         entry.settled = False
         self._wake.set()
+
+    def enqueue_seen(self, kind: str, concerns: Callable[[Any], bool]) -> None:
+        """Requests turns of the keys whose last observation `concerns` selects."""
+        for key, entry in list(self._entries.items()):
+            if key.kind == kind and entry.seen is not None and concerns(entry.seen):
+                self.enqueue(*key)
 
     def forget(self, namespace: str) -> None:
         """Drops the keys of a namespace. Later calls of `enqueue` add them again."""
@@ -97,6 +128,18 @@ class WorkQueue:
     def queued(self) -> int:
         now = time.monotonic()
         return sum(entry.due <= now for entry in self._entries.values())
+
+    @property
+    def running(self) -> int:
+        """Turns in progress."""
+        return len(self._tasks)
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the turn is due that has waited longest; 0 if none waits."""
+        now = time.monotonic()
+        waits = (now - entry.due for entry in self._entries.values() if not entry.working)
+        return max(0.0, max(waits, default=0.0))
 
     async def run(self) -> None:
         slots = asyncio.Semaphore(self._workers)
@@ -132,10 +175,12 @@ class WorkQueue:
             await asyncio.wait(self._tasks, timeout=20)
 
     async def _work(self, key: Key, entry: QueueItem[Any]) -> None:
+        began, failed = time.monotonic(), True
+        self._observer.began(key.kind, began - entry.due)
         try:
             entry.asked, entry.again = entry.again, False
             pause = await self._turns[key.kind](key, entry)
-            entry.failures = 0
+            entry.failures, failed = 0, False
         except Deposed as error:
             pause = await self._token_too_low(key, entry, error)
         except OperatorError as error:
@@ -145,6 +190,7 @@ class WorkQueue:
             pause = self._failed(key, entry, error)
         finally:
             entry.working = False
+            self._observer.ended(key.kind, time.monotonic() - began, failed=failed)
             self._wake.set()
         if pause is None and not entry.again:
             self._entries.pop(key, None)

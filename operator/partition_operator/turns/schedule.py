@@ -22,6 +22,7 @@ from partition_operator.reconcile.observed.snapshot import NoJob, ObservedJobOrN
 from partition_operator.reconcile.partition.ownership import is_foreign
 from partition_operator.reconcile.schedule import deletion
 from partition_operator.reconcile.schedule.deletion import Attempt, Deletion, DeletionStep
+from partition_operator.reconcile.schedule.figures import SnapshotFigures, figures
 from partition_operator.reconcile.schedule.policy import (
     ObservedSchedule,
     PolicyPlan,
@@ -61,6 +62,8 @@ class ScheduleReconciler:
         self._enqueue = enqueue
         self._attempts: dict[Key, dict[str, Attempt]] = {}
         """Deletions in progress, by digest. After a restart they begin again."""
+        self.figures: dict[tuple[str, str], SnapshotFigures] = {}
+        """What the metrics say, by namespace and name of the Partitions that we manage."""
 
     async def turn(self, key: Key, entry: QueueItem[None]) -> float | None:
         taken: frozenset[str] = frozenset()
@@ -68,6 +71,7 @@ class ScheduleReconciler:
             partition = await self._observer.partition(key.namespace, key.name)
             if partition is None:
                 self._attempts.pop(key, None)
+                self.figures.pop((key.namespace, key.name), None)
                 # Snapshots outlive their Partition, but not the volume that they are on.
                 snapshots = await self._observer.snapshots(key.namespace, key.name)
                 await self._look_at_lost(key, snapshots)
@@ -108,10 +112,13 @@ class ScheduleReconciler:
     def _left_alone(self, key: Key, partition: Partition) -> bool:
         """Whether the Partition is being deleted or another operator manages it. Then deletions in
         progress are abandoned."""
-        if is_foreign(partition, self._config.namespace):
+        foreign = is_foreign(partition, self._config.namespace)
+        if foreign:
             self._attempts.pop(key, None)
+        if foreign or partition.deleting:
+            self.figures.pop(partition.key, None)
             return True
-        return partition.deleting
+        return False
 
     def _pause(self, key: Key, view: ObservedSchedule, step: PolicyPlan) -> float:
         ends = [step.look_at]
@@ -295,6 +302,7 @@ class ScheduleReconciler:
         """Writes our part of the Partition's status if it changed, and the events."""
         told = fold(view, step, problem, under_way=under_way)
         partition = view.partition
+        self.figures[partition.key] = figures(view, told)
         if told.status is not None:
             await self._kube.apply_status(
                 partition.body | {"kind": names.KIND}, told.status, manager=names.SNAPSHOT_MANAGER

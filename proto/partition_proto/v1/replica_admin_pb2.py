@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from partition_proto.v1 import types_pb2 as partition__proto_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&partition_proto/v1/replica_admin.proto\x12\x0blogstore.v1\x1a\x1epartition_proto/v1/types.proto\"3\n\x0c\x46\x65ncingToken\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"\xe4\x01\n\rS3Destination\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x15\n\raccess_key_id\x18\x05 \x01(\t\x12\x19\n\x11secret_access_key\x18\x06 \x01(\t\x12\x15\n\rsession_token\x18\x07 \x01(\t\x12\x16\n\x0e\x63\x61_certificate\x18\x08 \x01(\x0c\x12\x12\n\nallow_http\x18\t \x01(\x08\x12\x1c\n\x14virtual_hosted_style\x18\n \x01(\x08\"\x13\n\x11VolumeDestination\"y\n\x13SnapshotDestination\x12\x30\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.logstore.v1.VolumeDestinationH\x00\x12(\n\x02s3\x18\x02 \x01(\x0b\x32\x1a.logstore.v1.S3DestinationH\x00\x42\x06\n\x04kind\"\x88\x01\n\x0cTakeSnapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x35\n\x0b\x64\x65stination\x18\x03 \x01(\x0b\x32 .logstore.v1.SnapshotDestination\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\x12\x11\n\tpartition\x18\x05 \x01(\t\"^\n\x0f\x44\x65leteSnapshots\x12\x35\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32 .logstore.v1.SnapshotDestination\x12\x14\n\x0csnapshot_ids\x18\x02 \x03(\t\"\\\n\x0eVerifySnapshot\x12\x35\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32 .logstore.v1.SnapshotDestination\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"\xeb\x01\n\x17StartSnapshotJobRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12)\n\x04take\x18\x03 \x01(\x0b\x32\x19.logstore.v1.TakeSnapshotH\x00\x12\x35\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x1c.logstore.v1.DeleteSnapshotsH\x00R\x05prune\x12-\n\x06verify\x18\x05 \x01(\x0b\x32\x1b.logstore.v1.VerifySnapshotH\x00\x42\x05\n\x03job\"\'\n\x15GetSnapshotJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"T\n\x18\x43\x61ncelSnapshotJobRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"\xe1\x03\n\x0bSnapshotJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.logstore.v1.SnapshotJobState\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0f\n\x07percent\x18\x04 \x01(\r\x12\x13\n\x0bsnapshot_id\x18\x05 \x01(\t\x12\x0b\n\x03lsn\x18\x06 \x01(\x04\x12\x0c\n\x04term\x18\x07 \x01(\x04\x12\x0f\n\x07time_ms\x18\x08 \x01(\x04\x12\x0c\n\x04keys\x18\t \x01(\x04\x12\r\n\x05\x66iles\x18\n \x01(\x04\x12\x12\n\nsize_bytes\x18\x0b \x01(\x04\x12\x19\n\x11transferred_bytes\x18\x0c \x01(\x04\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x12\n\nstarted_ms\x18\x0e \x01(\x03\x12\x14\n\x0c\x63ompleted_ms\x18\x0f \x01(\x03\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12\x0f\n\x07message\x18\x11 \x01(\t\x12\x11\n\tretriable\x18\x12 \x01(\x08\x12+\n\x11snapshots_deleted\x18\x13 \x01(\x04R\x10snapshotsRemoved\x12\'\n\x0fobjects_deleted\x18\x14 \x01(\x04R\x0eobjectsRemoved\x12#\n\rbytes_deleted\x18\x15 \x01(\x04R\x0c\x62ytesRemoved\"D\n\x18\x45nableReplicationRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\"/\n\x19\x45nableReplicationResponse\x12\x12\n\nreplicated\x18\x01 \x01(\x08\"r\n\x10\x42ootstrapRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12 \n\nstandalone\x18\x03 \x01(\x08R\x0cunreplicated\"&\n\x11\x42ootstrapResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"K\n\x0bJoinRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\"!\n\x0cJoinResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"a\n\x11\x41\x64\x64LearnerRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"T\n\x15PromoteLearnerRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"R\n\x13RemoveMemberRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"!\n\x12MembershipResponse\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"X\n\x19TransferLeadershipRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"E\n\x1aTransferLeadershipResponse\x12\'\n\x06leader\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaderHint*\xb6\x01\n\x10SnapshotJobState\x12\"\n\x1eSNAPSHOT_JOB_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SNAPSHOT_JOB_STATE_QUEUED\x10\x01\x12\x1e\n\x1aSNAPSHOT_JOB_STATE_RUNNING\x10\x02\x12 \n\x1cSNAPSHOT_JOB_STATE_SUCCEEDED\x10\x03\x12\x1d\n\x19SNAPSHOT_JOB_STATE_FAILED\x10\x04\x32\xd5\x06\n\x0cReplicaAdmin\x12J\n\tBootstrap\x12\x1d.logstore.v1.BootstrapRequest\x1a\x1e.logstore.v1.BootstrapResponse\x12;\n\x04Join\x12\x18.logstore.v1.JoinRequest\x1a\x19.logstore.v1.JoinResponse\x12M\n\nAddLearner\x12\x1e.logstore.v1.AddLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12U\n\x0ePromoteLearner\x12\".logstore.v1.PromoteLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12Q\n\x0cRemoveMember\x12 .logstore.v1.RemoveMemberRequest\x1a\x1f.logstore.v1.MembershipResponse\x12\x65\n\x12TransferLeadership\x12&.logstore.v1.TransferLeadershipRequest\x1a\'.logstore.v1.TransferLeadershipResponse\x12\x62\n\x11\x45nableReplication\x12%.logstore.v1.EnableReplicationRequest\x1a&.logstore.v1.EnableReplicationResponse\x12R\n\x10StartSnapshotJob\x12$.logstore.v1.StartSnapshotJobRequest\x1a\x18.logstore.v1.SnapshotJob\x12N\n\x0eGetSnapshotJob\x12\".logstore.v1.GetSnapshotJobRequest\x1a\x18.logstore.v1.SnapshotJob\x12T\n\x11\x43\x61ncelSnapshotJob\x12%.logstore.v1.CancelSnapshotJobRequest\x1a\x18.logstore.v1.SnapshotJobB\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&partition_proto/v1/replica_admin.proto\x12\x0blogstore.v1\x1a\x1epartition_proto/v1/types.proto\"3\n\x0c\x46\x65ncingToken\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"\xe4\x01\n\rS3Destination\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x15\n\raccess_key_id\x18\x05 \x01(\t\x12\x19\n\x11secret_access_key\x18\x06 \x01(\t\x12\x15\n\rsession_token\x18\x07 \x01(\t\x12\x16\n\x0e\x63\x61_certificate\x18\x08 \x01(\x0c\x12\x12\n\nallow_http\x18\t \x01(\x08\x12\x1c\n\x14virtual_hosted_style\x18\n \x01(\x08\"\x13\n\x11VolumeDestination\"y\n\x13SnapshotDestination\x12\x30\n\x06volume\x18\x01 \x01(\x0b\x32\x1e.logstore.v1.VolumeDestinationH\x00\x12(\n\x02s3\x18\x02 \x01(\x0b\x32\x1a.logstore.v1.S3DestinationH\x00\x42\x06\n\x04kind\"\x88\x01\n\x0cTakeSnapshot\x12\x13\n\x0bsnapshot_id\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\t\x12\x35\n\x0b\x64\x65stination\x18\x03 \x01(\x0b\x32 .logstore.v1.SnapshotDestination\x12\x0c\n\x04\x66ull\x18\x04 \x01(\x08\x12\x11\n\tpartition\x18\x05 \x01(\t\"^\n\x0f\x44\x65leteSnapshots\x12\x35\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32 .logstore.v1.SnapshotDestination\x12\x14\n\x0csnapshot_ids\x18\x02 \x03(\t\"\\\n\x0eVerifySnapshot\x12\x35\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32 .logstore.v1.SnapshotDestination\x12\x13\n\x0bsnapshot_id\x18\x02 \x01(\t\"\xeb\x01\n\x17StartSnapshotJobRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12)\n\x04take\x18\x03 \x01(\x0b\x32\x19.logstore.v1.TakeSnapshotH\x00\x12\x35\n\x06\x64\x65lete\x18\x04 \x01(\x0b\x32\x1c.logstore.v1.DeleteSnapshotsH\x00R\x05prune\x12-\n\x06verify\x18\x05 \x01(\x0b\x32\x1b.logstore.v1.VerifySnapshotH\x00\x42\x05\n\x03job\"\'\n\x15GetSnapshotJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"T\n\x18\x43\x61ncelSnapshotJobRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x0e\n\x06job_id\x18\x02 \x01(\t\"\xe1\x03\n\x0bSnapshotJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12,\n\x05state\x18\x02 \x01(\x0e\x32\x1d.logstore.v1.SnapshotJobState\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0f\n\x07percent\x18\x04 \x01(\r\x12\x13\n\x0bsnapshot_id\x18\x05 \x01(\t\x12\x0b\n\x03lsn\x18\x06 \x01(\x04\x12\x0c\n\x04term\x18\x07 \x01(\x04\x12\x0f\n\x07time_ms\x18\x08 \x01(\x04\x12\x0c\n\x04keys\x18\t \x01(\x04\x12\r\n\x05\x66iles\x18\n \x01(\x04\x12\x12\n\nsize_bytes\x18\x0b \x01(\x04\x12\x19\n\x11transferred_bytes\x18\x0c \x01(\x04\x12\x0e\n\x06\x64igest\x18\r \x01(\t\x12\x12\n\nstarted_ms\x18\x0e \x01(\x03\x12\x14\n\x0c\x63ompleted_ms\x18\x0f \x01(\x03\x12\x0e\n\x06reason\x18\x10 \x01(\t\x12\x0f\n\x07message\x18\x11 \x01(\t\x12\x11\n\tretriable\x18\x12 \x01(\x08\x12+\n\x11snapshots_deleted\x18\x13 \x01(\x04R\x10snapshotsRemoved\x12\'\n\x0fobjects_deleted\x18\x14 \x01(\x04R\x0eobjectsRemoved\x12#\n\rbytes_deleted\x18\x15 \x01(\x04R\x0c\x62ytesRemoved\"L\n\x10SetFencedRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x0e\n\x06\x66\x65nced\x18\x02 \x01(\x08\"\x13\n\x11SetFencedResponse\"D\n\x18\x45nableReplicationRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\"/\n\x19\x45nableReplicationResponse\x12\x12\n\nreplicated\x18\x01 \x01(\x08\"|\n\x14RecoverQuorumRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x12\n\ncluster_id\x18\x03 \x01(\t\x12\x13\n\x0b\x61\x63\x63\x65pt_loss\x18\x04 \x01(\t\"*\n\x15RecoverQuorumResponse\x12\x11\n\trecovered\x18\x01 \x01(\x08\"r\n\x10\x42ootstrapRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12 \n\nstandalone\x18\x03 \x01(\x08R\x0cunreplicated\"&\n\x11\x42ootstrapResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"K\n\x0bJoinRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x12\n\ncluster_id\x18\x02 \x01(\t\"!\n\x0cJoinResponse\x12\x11\n\tmember_id\x18\x01 \x01(\x04\"a\n\x11\x41\x64\x64LearnerRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"T\n\x15PromoteLearnerRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"R\n\x13RemoveMemberRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"!\n\x12MembershipResponse\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"X\n\x19TransferLeadershipRequest\x12(\n\x05lease\x18\x01 \x01(\x0b\x32\x19.logstore.v1.FencingToken\x12\x11\n\tmember_id\x18\x02 \x01(\x04\"E\n\x1aTransferLeadershipResponse\x12\'\n\x06leader\x18\x01 \x01(\x0b\x32\x17.logstore.v1.LeaderHint*\xb6\x01\n\x10SnapshotJobState\x12\"\n\x1eSNAPSHOT_JOB_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19SNAPSHOT_JOB_STATE_QUEUED\x10\x01\x12\x1e\n\x1aSNAPSHOT_JOB_STATE_RUNNING\x10\x02\x12 \n\x1cSNAPSHOT_JOB_STATE_SUCCEEDED\x10\x03\x12\x1d\n\x19SNAPSHOT_JOB_STATE_FAILED\x10\x04\x32\xf9\x07\n\x0cReplicaAdmin\x12J\n\tBootstrap\x12\x1d.logstore.v1.BootstrapRequest\x1a\x1e.logstore.v1.BootstrapResponse\x12;\n\x04Join\x12\x18.logstore.v1.JoinRequest\x1a\x19.logstore.v1.JoinResponse\x12M\n\nAddLearner\x12\x1e.logstore.v1.AddLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12U\n\x0ePromoteLearner\x12\".logstore.v1.PromoteLearnerRequest\x1a\x1f.logstore.v1.MembershipResponse\x12Q\n\x0cRemoveMember\x12 .logstore.v1.RemoveMemberRequest\x1a\x1f.logstore.v1.MembershipResponse\x12\x65\n\x12TransferLeadership\x12&.logstore.v1.TransferLeadershipRequest\x1a\'.logstore.v1.TransferLeadershipResponse\x12\x62\n\x11\x45nableReplication\x12%.logstore.v1.EnableReplicationRequest\x1a&.logstore.v1.EnableReplicationResponse\x12J\n\tSetFenced\x12\x1d.logstore.v1.SetFencedRequest\x1a\x1e.logstore.v1.SetFencedResponse\x12V\n\rRecoverQuorum\x12!.logstore.v1.RecoverQuorumRequest\x1a\".logstore.v1.RecoverQuorumResponse\x12R\n\x10StartSnapshotJob\x12$.logstore.v1.StartSnapshotJobRequest\x1a\x18.logstore.v1.SnapshotJob\x12N\n\x0eGetSnapshotJob\x12\".logstore.v1.GetSnapshotJobRequest\x1a\x18.logstore.v1.SnapshotJob\x12T\n\x11\x43\x61ncelSnapshotJob\x12%.logstore.v1.CancelSnapshotJobRequest\x1a\x18.logstore.v1.SnapshotJobB\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'partition_proto.v1.replica_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z logstore.dev/proto/v1;logstorev1'
-  _globals['_SNAPSHOTJOBSTATE']._serialized_start=2546
-  _globals['_SNAPSHOTJOBSTATE']._serialized_end=2728
+  _globals['_SNAPSHOTJOBSTATE']._serialized_start=2815
+  _globals['_SNAPSHOTJOBSTATE']._serialized_end=2997
   _globals['_FENCINGTOKEN']._serialized_start=87
   _globals['_FENCINGTOKEN']._serialized_end=138
   _globals['_S3DESTINATION']._serialized_start=141
@@ -57,30 +57,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELSNAPSHOTJOBREQUEST']._serialized_end=1207
   _globals['_SNAPSHOTJOB']._serialized_start=1210
   _globals['_SNAPSHOTJOB']._serialized_end=1691
-  _globals['_ENABLEREPLICATIONREQUEST']._serialized_start=1693
-  _globals['_ENABLEREPLICATIONREQUEST']._serialized_end=1761
-  _globals['_ENABLEREPLICATIONRESPONSE']._serialized_start=1763
-  _globals['_ENABLEREPLICATIONRESPONSE']._serialized_end=1810
-  _globals['_BOOTSTRAPREQUEST']._serialized_start=1812
-  _globals['_BOOTSTRAPREQUEST']._serialized_end=1926
-  _globals['_BOOTSTRAPRESPONSE']._serialized_start=1928
-  _globals['_BOOTSTRAPRESPONSE']._serialized_end=1966
-  _globals['_JOINREQUEST']._serialized_start=1968
-  _globals['_JOINREQUEST']._serialized_end=2043
-  _globals['_JOINRESPONSE']._serialized_start=2045
-  _globals['_JOINRESPONSE']._serialized_end=2078
-  _globals['_ADDLEARNERREQUEST']._serialized_start=2080
-  _globals['_ADDLEARNERREQUEST']._serialized_end=2177
-  _globals['_PROMOTELEARNERREQUEST']._serialized_start=2179
-  _globals['_PROMOTELEARNERREQUEST']._serialized_end=2263
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2265
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2347
-  _globals['_MEMBERSHIPRESPONSE']._serialized_start=2349
-  _globals['_MEMBERSHIPRESPONSE']._serialized_end=2382
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=2384
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=2472
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=2474
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=2543
-  _globals['_REPLICAADMIN']._serialized_start=2731
-  _globals['_REPLICAADMIN']._serialized_end=3584
+  _globals['_SETFENCEDREQUEST']._serialized_start=1693
+  _globals['_SETFENCEDREQUEST']._serialized_end=1769
+  _globals['_SETFENCEDRESPONSE']._serialized_start=1771
+  _globals['_SETFENCEDRESPONSE']._serialized_end=1790
+  _globals['_ENABLEREPLICATIONREQUEST']._serialized_start=1792
+  _globals['_ENABLEREPLICATIONREQUEST']._serialized_end=1860
+  _globals['_ENABLEREPLICATIONRESPONSE']._serialized_start=1862
+  _globals['_ENABLEREPLICATIONRESPONSE']._serialized_end=1909
+  _globals['_RECOVERQUORUMREQUEST']._serialized_start=1911
+  _globals['_RECOVERQUORUMREQUEST']._serialized_end=2035
+  _globals['_RECOVERQUORUMRESPONSE']._serialized_start=2037
+  _globals['_RECOVERQUORUMRESPONSE']._serialized_end=2079
+  _globals['_BOOTSTRAPREQUEST']._serialized_start=2081
+  _globals['_BOOTSTRAPREQUEST']._serialized_end=2195
+  _globals['_BOOTSTRAPRESPONSE']._serialized_start=2197
+  _globals['_BOOTSTRAPRESPONSE']._serialized_end=2235
+  _globals['_JOINREQUEST']._serialized_start=2237
+  _globals['_JOINREQUEST']._serialized_end=2312
+  _globals['_JOINRESPONSE']._serialized_start=2314
+  _globals['_JOINRESPONSE']._serialized_end=2347
+  _globals['_ADDLEARNERREQUEST']._serialized_start=2349
+  _globals['_ADDLEARNERREQUEST']._serialized_end=2446
+  _globals['_PROMOTELEARNERREQUEST']._serialized_start=2448
+  _globals['_PROMOTELEARNERREQUEST']._serialized_end=2532
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2534
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2616
+  _globals['_MEMBERSHIPRESPONSE']._serialized_start=2618
+  _globals['_MEMBERSHIPRESPONSE']._serialized_end=2651
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=2653
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=2741
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=2743
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=2812
+  _globals['_REPLICAADMIN']._serialized_start=3000
+  _globals['_REPLICAADMIN']._serialized_end=4017
 # @@protoc_insertion_point(module_scope)

@@ -169,6 +169,18 @@ class SnapshotJob(_message.Message):
     bytes_deleted: int
     def __init__(self, job_id: _Optional[str] = ..., state: _Optional[_Union[SnapshotJobState, str]] = ..., phase: _Optional[str] = ..., percent: _Optional[int] = ..., snapshot_id: _Optional[str] = ..., lsn: _Optional[int] = ..., term: _Optional[int] = ..., time_ms: _Optional[int] = ..., keys: _Optional[int] = ..., files: _Optional[int] = ..., size_bytes: _Optional[int] = ..., transferred_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., started_ms: _Optional[int] = ..., completed_ms: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., retriable: _Optional[bool] = ..., snapshots_deleted: _Optional[int] = ..., objects_deleted: _Optional[int] = ..., bytes_deleted: _Optional[int] = ...) -> None: ...
 
+class SetFencedRequest(_message.Message):
+    __slots__ = ("lease", "fenced")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    FENCED_FIELD_NUMBER: _ClassVar[int]
+    lease: FencingToken
+    fenced: bool
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., fenced: _Optional[bool] = ...) -> None: ...
+
+class SetFencedResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class EnableReplicationRequest(_message.Message):
     __slots__ = ("lease",)
     LEASE_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +192,24 @@ class EnableReplicationResponse(_message.Message):
     REPLICATED_FIELD_NUMBER: _ClassVar[int]
     replicated: bool
     def __init__(self, replicated: _Optional[bool] = ...) -> None: ...
+
+class RecoverQuorumRequest(_message.Message):
+    __slots__ = ("lease", "member_id", "cluster_id", "accept_loss")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCEPT_LOSS_FIELD_NUMBER: _ClassVar[int]
+    lease: FencingToken
+    member_id: int
+    cluster_id: str
+    accept_loss: str
+    def __init__(self, lease: _Optional[_Union[FencingToken, _Mapping]] = ..., member_id: _Optional[int] = ..., cluster_id: _Optional[str] = ..., accept_loss: _Optional[str] = ...) -> None: ...
+
+class RecoverQuorumResponse(_message.Message):
+    __slots__ = ("recovered",)
+    RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    recovered: bool
+    def __init__(self, recovered: _Optional[bool] = ...) -> None: ...
 
 class BootstrapRequest(_message.Message):
     __slots__ = ("lease", "cluster_id", "standalone")

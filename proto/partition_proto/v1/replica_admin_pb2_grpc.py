@@ -69,6 +69,16 @@ class ReplicaAdminStub:
                 request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.SerializeToString,
                 response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.FromString,
                 _registered_method=True)
+        self.SetFenced = channel.unary_unary(
+                '/logstore.v1.ReplicaAdmin/SetFenced',
+                request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.SetFencedRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.SetFencedResponse.FromString,
+                _registered_method=True)
+        self.RecoverQuorum = channel.unary_unary(
+                '/logstore.v1.ReplicaAdmin/RecoverQuorum',
+                request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.RecoverQuorumRequest.SerializeToString,
+                response_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.RecoverQuorumResponse.FromString,
+                _registered_method=True)
         self.StartSnapshotJob = channel.unary_unary(
                 '/logstore.v1.ReplicaAdmin/StartSnapshotJob',
                 request_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.StartSnapshotJobRequest.SerializeToString,
@@ -144,6 +154,24 @@ class ReplicaAdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetFenced(self, request, context):
+        """Fences the replica, or ends its fence. A fenced replica has closed its volume, and answers only
+        GetStatus, with role "fenced", and this. A leader hands over first. Returns once the fence is
+        durable: it outlasts restarts of the process.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecoverQuorum(self, request, context):
+        """Makes the only voter of a new group out of a replica whose group has lost its quorum for good. The
+        replica stores the order and ends its process, and recovers at its next start. RECOVERY_REFUSED
+        if it leads, has heard of a leader lately, or is in another state than accept_loss names.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def StartSnapshotJob(self, request, context):
         """Starts a snapshot job, or returns the existing job with this job_id. Jobs run one at a time, in
         order; OVERLOADED if the queue is full. Any replica can run a job, also a follower. Jobs are kept
@@ -205,6 +233,16 @@ def add_ReplicaAdminServicer_to_server(servicer, server):
                     servicer.EnableReplication,
                     request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.FromString,
                     response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.SerializeToString,
+            ),
+            'SetFenced': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetFenced,
+                    request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.SetFencedRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.SetFencedResponse.SerializeToString,
+            ),
+            'RecoverQuorum': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverQuorum,
+                    request_deserializer=partition__proto_dot_v1_dot_replica__admin__pb2.RecoverQuorumRequest.FromString,
+                    response_serializer=partition__proto_dot_v1_dot_replica__admin__pb2.RecoverQuorumResponse.SerializeToString,
             ),
             'StartSnapshotJob': grpc.unary_unary_rpc_method_handler(
                     servicer.StartSnapshotJob,
@@ -411,6 +449,60 @@ class ReplicaAdmin:
             '/logstore.v1.ReplicaAdmin/EnableReplication',
             partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationRequest.SerializeToString,
             partition__proto_dot_v1_dot_replica__admin__pb2.EnableReplicationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetFenced(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.ReplicaAdmin/SetFenced',
+            partition__proto_dot_v1_dot_replica__admin__pb2.SetFencedRequest.SerializeToString,
+            partition__proto_dot_v1_dot_replica__admin__pb2.SetFencedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoverQuorum(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/logstore.v1.ReplicaAdmin/RecoverQuorum',
+            partition__proto_dot_v1_dot_replica__admin__pb2.RecoverQuorumRequest.SerializeToString,
+            partition__proto_dot_v1_dot_replica__admin__pb2.RecoverQuorumResponse.FromString,
             options,
             channel_credentials,
             insecure,

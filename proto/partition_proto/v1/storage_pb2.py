@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n partition_proto/v1/storage.proto\x12\x0blogstore.v1\"\x88\x01\n\x0bIdentityRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tmember_id\x18\x03 \x01(\x04\x12\x18\n\x10state_generation\x18\x04 \x01(\x04\x12 \n\nstandalone\x18\x05 \x01(\x08R\x0cunreplicated\":\n\x0cHardStateRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"*\n\x0b\x42oundaryRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x83\x01\n\x0c\x43onfStateRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08learners\x18\x03 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x04 \x03(\x04\x12\x15\n\rlearners_next\x18\x05 \x03(\x04\x12\x12\n\nauto_leave\x18\x06 \x01(\x08\"X\n\x0b\x42\x61\x63kfillRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04next\x18\x03 \x01(\x04\x12\x0e\n\x06target\x18\x04 \x01(\x04\x12\x0e\n\x06termed\x18\x05 \x01(\x04\"\x1a\n\x0bPositionRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"/\n\x08LeaseRow\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"/\n\nJournalRow\x12\r\n\x05\x65poch\x18\x01 \x01(\x0c\x12\x12\n\nfile_bytes\x18\x02 \x01(\x04\"y\n\rJournalRecord\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12*\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x19.logstore.v1.JournalEntry\x12-\n\nhard_state\x18\x03 \x01(\x0b\x32\x19.logstore.v1.HardStateRow\"I\n\x0cJournalEntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63ontext\x18\x04 \x01(\x0c\"v\n\nAppliedRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\x12\x15\n\x08\x63lock_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_clock_ms\" \n\nHistoryRow\x12\x12\n\nhistory_id\x18\x01 \x01(\t\"H\n\x07NodeRow\x12\x11\n\tdirectory\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"?\n\nPayloadRow\x12\x12\n\nreferences\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0f\n\x07inlined\x18\x03 \x01(\x08\"Y\n\nSessionRow\x12\x17\n\x0ftime_to_live_ms\x18\x01 \x01(\x04\x12\x16\n\x0elast_active_ms\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04\"m\n\tResultRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\x12\x1b\n\x13precondition_failed\x18\x02 \x01(\x08\x12\x10\n\x08outcomes\x18\x03 \x01(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\x0c\"\x1c\n\tMemberRow\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"/\n\x0cUnappliedRow\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\x10\n\x08outcomes\x18\x02 \x01(\x0c\x42\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n partition_proto/v1/storage.proto\x12\x0blogstore.v1\"\x88\x01\n\x0bIdentityRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x12\n\ncluster_id\x18\x02 \x01(\t\x12\x11\n\tmember_id\x18\x03 \x01(\x04\x12\x18\n\x10state_generation\x18\x04 \x01(\x04\x12 \n\nstandalone\x18\x05 \x01(\x08R\x0cunreplicated\":\n\x0cHardStateRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04vote\x18\x02 \x01(\x04\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"*\n\x0b\x42oundaryRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"\x83\x01\n\x0c\x43onfStateRow\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0e\n\x06voters\x18\x02 \x03(\x04\x12\x10\n\x08learners\x18\x03 \x03(\x04\x12\x17\n\x0fvoters_outgoing\x18\x04 \x03(\x04\x12\x15\n\rlearners_next\x18\x05 \x03(\x04\x12\x12\n\nauto_leave\x18\x06 \x01(\x08\"X\n\x0b\x42\x61\x63kfillRow\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\r\n\x05\x66irst\x18\x02 \x01(\x04\x12\x0c\n\x04next\x18\x03 \x01(\x04\x12\x0e\n\x06target\x18\x04 \x01(\x04\x12\x0e\n\x06termed\x18\x05 \x01(\x04\"\x1a\n\x0bPositionRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\"/\n\x08LeaseRow\x12\x13\n\x0btransitions\x18\x01 \x01(\x04\x12\x0e\n\x06holder\x18\x02 \x01(\t\"/\n\nJournalRow\x12\r\n\x05\x65poch\x18\x01 \x01(\x0c\x12\x12\n\nfile_bytes\x18\x02 \x01(\x04\"\x8f\x01\n\x0bRecoveryRow\x12\x12\n\ncluster_id\x18\x01 \x01(\t\x12\x19\n\x11\x66ormer_cluster_id\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\t\x12\'\n\x04step\x18\x04 \x01(\x0e\x32\x19.logstore.v1.RecoveryStep\x12\x0b\n\x03lsn\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\"y\n\rJournalRecord\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12*\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x19.logstore.v1.JournalEntry\x12-\n\nhard_state\x18\x03 \x01(\x0b\x32\x19.logstore.v1.HardStateRow\"I\n\x0cJournalEntry\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x0f\n\x07\x63ontext\x18\x04 \x01(\x0c\"v\n\nAppliedRow\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07time_ms\x18\x04 \x01(\x04\x12\x15\n\x08\x63lock_ms\x18\x05 \x01(\x04H\x00\x88\x01\x01\x42\x0b\n\t_clock_ms\" \n\nHistoryRow\x12\x12\n\nhistory_id\x18\x01 \x01(\t\"H\n\x07NodeRow\x12\x11\n\tdirectory\x18\x01 \x01(\x08\x12\x0c\n\x04mode\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x04 \x01(\x0c\"?\n\nPayloadRow\x12\x12\n\nreferences\x18\x01 \x01(\x04\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0f\n\x07inlined\x18\x03 \x01(\x08\"Y\n\nSessionRow\x12\x17\n\x0ftime_to_live_ms\x18\x01 \x01(\x04\x12\x16\n\x0elast_active_ms\x18\x02 \x01(\x04\x12\x1a\n\x12\x61\x63knowledged_below\x18\x03 \x01(\x04\"m\n\tResultRow\x12\x0b\n\x03lsn\x18\x01 \x01(\x04\x12\x1b\n\x13precondition_failed\x18\x02 \x01(\x08\x12\x10\n\x08outcomes\x18\x03 \x01(\x0c\x12\x0c\n\x04term\x18\x04 \x01(\x04\x12\x16\n\x0e\x63ontent_digest\x18\x05 \x01(\x0c\"\x1c\n\tMemberRow\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"/\n\x0cUnappliedRow\x12\r\n\x05whole\x18\x01 \x01(\x08\x12\x10\n\x08outcomes\x18\x02 \x01(\x0c*\x81\x01\n\x0cRecoveryStep\x12\x1d\n\x19RECOVERY_STEP_UNSPECIFIED\x10\x00\x12\x1a\n\x16RECOVERY_STEP_ACCEPTED\x10\x01\x12\x1a\n\x16RECOVERY_STEP_SWITCHED\x10\x02\x12\x1a\n\x16RECOVERY_STEP_COMPLETE\x10\x03\x42\"Z logstore.dev/proto/v1;logstorev1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,6 +32,8 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'partition_proto.v1.storage_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'Z logstore.dev/proto/v1;logstorev1'
+  _globals['_RECOVERYSTEP']._serialized_start=1561
+  _globals['_RECOVERYSTEP']._serialized_end=1690
   _globals['_IDENTITYROW']._serialized_start=50
   _globals['_IDENTITYROW']._serialized_end=186
   _globals['_HARDSTATEROW']._serialized_start=188
@@ -48,24 +50,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEROW']._serialized_end=591
   _globals['_JOURNALROW']._serialized_start=593
   _globals['_JOURNALROW']._serialized_end=640
-  _globals['_JOURNALRECORD']._serialized_start=642
-  _globals['_JOURNALRECORD']._serialized_end=763
-  _globals['_JOURNALENTRY']._serialized_start=765
-  _globals['_JOURNALENTRY']._serialized_end=838
-  _globals['_APPLIEDROW']._serialized_start=840
-  _globals['_APPLIEDROW']._serialized_end=958
-  _globals['_HISTORYROW']._serialized_start=960
-  _globals['_HISTORYROW']._serialized_end=992
-  _globals['_NODEROW']._serialized_start=994
-  _globals['_NODEROW']._serialized_end=1066
-  _globals['_PAYLOADROW']._serialized_start=1068
-  _globals['_PAYLOADROW']._serialized_end=1131
-  _globals['_SESSIONROW']._serialized_start=1133
-  _globals['_SESSIONROW']._serialized_end=1222
-  _globals['_RESULTROW']._serialized_start=1224
-  _globals['_RESULTROW']._serialized_end=1333
-  _globals['_MEMBERROW']._serialized_start=1335
-  _globals['_MEMBERROW']._serialized_end=1363
-  _globals['_UNAPPLIEDROW']._serialized_start=1365
-  _globals['_UNAPPLIEDROW']._serialized_end=1412
+  _globals['_RECOVERYROW']._serialized_start=643
+  _globals['_RECOVERYROW']._serialized_end=786
+  _globals['_JOURNALRECORD']._serialized_start=788
+  _globals['_JOURNALRECORD']._serialized_end=909
+  _globals['_JOURNALENTRY']._serialized_start=911
+  _globals['_JOURNALENTRY']._serialized_end=984
+  _globals['_APPLIEDROW']._serialized_start=986
+  _globals['_APPLIEDROW']._serialized_end=1104
+  _globals['_HISTORYROW']._serialized_start=1106
+  _globals['_HISTORYROW']._serialized_end=1138
+  _globals['_NODEROW']._serialized_start=1140
+  _globals['_NODEROW']._serialized_end=1212
+  _globals['_PAYLOADROW']._serialized_start=1214
+  _globals['_PAYLOADROW']._serialized_end=1277
+  _globals['_SESSIONROW']._serialized_start=1279
+  _globals['_SESSIONROW']._serialized_end=1368
+  _globals['_RESULTROW']._serialized_start=1370
+  _globals['_RESULTROW']._serialized_end=1479
+  _globals['_MEMBERROW']._serialized_start=1481
+  _globals['_MEMBERROW']._serialized_end=1509
+  _globals['_UNAPPLIEDROW']._serialized_start=1511
+  _globals['_UNAPPLIEDROW']._serialized_end=1558
 # @@protoc_insertion_point(module_scope)

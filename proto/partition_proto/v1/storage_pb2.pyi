@@ -1,10 +1,22 @@
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class RecoveryStep(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECOVERY_STEP_UNSPECIFIED: _ClassVar[RecoveryStep]
+    RECOVERY_STEP_ACCEPTED: _ClassVar[RecoveryStep]
+    RECOVERY_STEP_SWITCHED: _ClassVar[RecoveryStep]
+    RECOVERY_STEP_COMPLETE: _ClassVar[RecoveryStep]
+RECOVERY_STEP_UNSPECIFIED: RecoveryStep
+RECOVERY_STEP_ACCEPTED: RecoveryStep
+RECOVERY_STEP_SWITCHED: RecoveryStep
+RECOVERY_STEP_COMPLETE: RecoveryStep
 
 class IdentityRow(_message.Message):
     __slots__ = ("format_version", "cluster_id", "member_id", "state_generation", "standalone")
@@ -89,6 +101,22 @@ class JournalRow(_message.Message):
     epoch: bytes
     file_bytes: int
     def __init__(self, epoch: _Optional[bytes] = ..., file_bytes: _Optional[int] = ...) -> None: ...
+
+class RecoveryRow(_message.Message):
+    __slots__ = ("cluster_id", "former_cluster_id", "token", "step", "lsn", "term")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    FORMER_CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    LSN_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    former_cluster_id: str
+    token: str
+    step: RecoveryStep
+    lsn: int
+    term: int
+    def __init__(self, cluster_id: _Optional[str] = ..., former_cluster_id: _Optional[str] = ..., token: _Optional[str] = ..., step: _Optional[_Union[RecoveryStep, str]] = ..., lsn: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class JournalRecord(_message.Message):
     __slots__ = ("first", "entries", "hard_state")

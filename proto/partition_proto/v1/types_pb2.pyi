@@ -41,6 +41,7 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_SEQUENCE_ACKNOWLEDGED: _ClassVar[Reason]
     REASON_SEQUENCE_REUSED: _ClassVar[Reason]
     REASON_SESSIONS_FULL: _ClassVar[Reason]
+    REASON_RECOVERY_REFUSED: _ClassVar[Reason]
 OUTCOME_UNSPECIFIED: Outcome
 OUTCOME_APPLIED: Outcome
 OUTCOME_DESTINATION_EXISTS: Outcome
@@ -70,6 +71,7 @@ REASON_WRONG_HISTORY: Reason
 REASON_SEQUENCE_ACKNOWLEDGED: Reason
 REASON_SEQUENCE_REUSED: Reason
 REASON_SESSIONS_FULL: Reason
+REASON_RECOVERY_REFUSED: Reason
 
 class PayloadContent(_message.Message):
     __slots__ = ("digest", "content")

@@ -34,6 +34,32 @@ class Identity:
     standalone: bool = False
 
 
+class RecoveryStep(StrEnum):
+    """How far the recovery of a lost quorum has come."""
+
+    ACCEPTED = "accepted"
+    """The loss is accepted. The log is still the former cluster's."""
+    SWITCHED = "switched"
+    """The log belongs to the new cluster. The state lacks entries or its history."""
+    COMPLETE = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class QuorumRecovery:
+    """The last recovery of a lost quorum on a volume. cluster_id: of the new group. token: of the
+    accepted loss. last: the last entry of the former cluster's log, from SWITCHED on."""
+
+    cluster_id: ClusterID
+    former_cluster_id: ClusterID
+    token: str
+    step: RecoveryStep
+    last: "Position"
+
+    @property
+    def pending(self) -> bool:
+        return self.step is not RecoveryStep.COMPLETE
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """A position in a log: index (LSN) and term. The term is 1 or above, or 0 in a standalone
@@ -235,6 +261,7 @@ class ReplicaStatus:
     leader: tuple[int, str]
     first_index: int
     last_index: int
+    last_term: int
     committed: int
     applied: int
     members: list[MemberStatus]
@@ -271,3 +298,14 @@ class VerifyReport:
 
     def count(self, name: str, by: int = 1) -> None:
         self.counts[name] = self.counts.get(name, 0) + by
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A volume that no replica may serve. transitions, holder: the fencing token of the operator
+    that ordered it. cluster_id, member_id: of the volume, "" and 0 if unknown."""
+
+    transitions: int = 0
+    holder: str = ""
+    cluster_id: str = ""
+    member_id: int = 0

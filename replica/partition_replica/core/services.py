@@ -267,7 +267,22 @@ class AdministrationService(Protocol):
     async def promote_learner(self, member: int) -> int: ...
     async def remove_member(self, member: int) -> int: ...
     async def transfer_leadership(self, member: int) -> tuple[int, str]: ...
+    async def fence(self, transitions: int, holder: str) -> None:
+        """Fences the volume durably, and has the process close it. transitions, holder: the fencing
+        token."""
+        ...
+
     async def enable_replication(self) -> bool:
         """Enables replication. Returns True if the log is already replicated, False while the
         conversion is in progress."""
+        ...
+
+
+class RecoveryService(Protocol):
+    """Takes the order to recover a lost quorum."""
+
+    async def recover(self, member_id: int, cluster: str, accept_loss: str) -> bool:
+        """Returns whether the volume belongs to the new group `cluster` already. Otherwise stores
+        the order durably, and ends the process soon. Raises RecoveryRefused, and the errors of
+        `CurrentMember.running`; then nothing has changed."""
         ...

@@ -82,3 +82,24 @@ def member_changes(entry: LogEntry) -> dict[int, str | None]:
         elif address:
             changes[member] = address
     return changes
+
+
+CONFIGURATION_V2 = 2
+"""`LogEntry.kind` of a ConfChangeV2."""
+
+
+def change_entry(
+    index: LSN, term: Term, kind: raft.ChangeKind, member: int, address: str = ""
+) -> LogEntry:
+    """Returns an entry that changes one member, as the engine would propose it."""
+    data = raft.encode_conf_change([(int(kind), member)], False)
+    context = types.MemberChange(member_id=member, address=address).SerializeToString()
+    return LogEntry(index, term, CONFIGURATION_V2, data, context)
+
+
+def until_change(entries: list[LogEntry]) -> list[LogEntry]:
+    """Returns the normal entries before the first configuration change, or that change alone."""
+    for position, entry in enumerate(entries):
+        if entry.kind:
+            return entries[: max(position, 1)]
+    return entries

@@ -2,8 +2,14 @@
 
 import argparse
 import uuid
+from collections.abc import Callable
 
-from partition_replica.core.addresses import is_address, is_listen_address
+from partition_replica.core.addresses import (
+    SOCKET_PATH_BYTES_MAX,
+    is_address,
+    is_listen_address,
+    is_socket,
+)
 
 LSN_MAX = (1 << 64) - 1
 
@@ -24,6 +30,18 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def up_to(most: int) -> Callable[[str], int]:
+    """Returns a parser of whole numbers from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        found = positive(text)
+        if found > most:
+            raise argparse.ArgumentTypeError(f"{text!r} is too large; give a number up to {most}")
+        return found
+
+    return parse
 
 
 def election_ticks(text: str) -> int:
@@ -59,6 +77,16 @@ def listen_address(text: str) -> str:
     if not is_listen_address(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a listen address; write host:port, such as 0.0.0.0:7000"
+        )
+    return text
+
+
+def socket_address(text: str) -> str:
+    """Parses the address of a Unix domain socket."""
+    if not is_socket(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a Unix domain socket; write unix: and an absolute path of at most "
+            f"{SOCKET_PATH_BYTES_MAX} bytes, such as unix:/run/partition/replica.sock"
         )
     return text
 

@@ -1,8 +1,8 @@
-"""The flags, output and exit codes of the commands inspect, verify, replication and log.
+"""Flags, output and exit codes of inspect, verify, replication, recover-quorum, log and bench-disk.
 `snapshots.commands` has those of `snapshot`. Exit codes:
 
 0    success
-1    the command was refused, or a verification has findings
+1    the command was refused, a verification has findings, or a disk is too slow
 2    invalid usage
 70   the volume is damaged
 74   reading or writing failed: the scratch directory, the target, the volume or the output is full,
@@ -27,7 +27,14 @@ import grpc
 from partition_replica.config import TlsFiles
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import LogEntry, VerifyReport
-from partition_replica.errors import Damaged, Fatal, InvalidArgument, NotFound, ReplicaError
+from partition_replica.errors import (
+    Damaged,
+    Fatal,
+    InvalidArgument,
+    NotFound,
+    RecoveryRefused,
+    ReplicaError,
+)
 from partition_replica.ids import LSN, ClusterID
 from partition_replica.offline import arguments, rendering
 from partition_replica.offline.bars import progress_bar
@@ -36,7 +43,12 @@ from partition_replica.offline.seed.log_import import import_log
 from partition_replica.offline.seed.log_survey import BaseTree
 from partition_replica.offline.snapshots import commands as snapshots
 from partition_replica.offline.stopped import StoppedVolume, open_stopped
-from partition_replica.offline.volume import replication, verification_child
+from partition_replica.offline.volume import (
+    disk_bench,
+    recovery,
+    replication,
+    verification_child,
+)
 from partition_replica.offline.volume.remote import RemoteReplica, connect
 from partition_replica.storage.verification import Verification
 
@@ -76,6 +88,24 @@ def add_commands(commands: Any) -> None:
     )
     switch.add_argument("action", choices=["enable", "disable"])
     switch.add_argument("--data", type=Path, required=True, help="the volume")
+    recover = commands.add_parser(
+        "recover-quorum",
+        help="make a survivor the only voter of a new group, if most voters are lost for good; "
+        "without --accept-loss it only says what it found, and changes nothing",
+    )
+    recover.add_argument("--data", type=Path, required=True, help="the survivor's volume")
+    recover.add_argument(
+        "--accept-loss",
+        metavar="TOKEN",
+        default="",
+        help="the token that the command printed for the volume as it is now",
+    )
+    recover.add_argument(
+        "--cluster-id",
+        type=arguments.cluster_id,
+        help="the ID of the new group, a UUID (default: a new one)",
+    )
+    recover.add_argument("--json", action="store_true", help="print JSON")
     log = commands.add_parser("log", help="export a log as directories, or import one")
     actions = log.add_subparsers(dest="action", required=True)
     export = actions.add_parser(
@@ -138,6 +168,24 @@ def add_commands(commands: Any) -> None:
     )
     for command in (export, take):
         command.add_argument("--json", action="store_true", help="print the report as JSON")
+    measured = commands.add_parser(
+        "bench-disk", help="measure fsync and writing on a disk, in a folder that is removed"
+    )
+    measured.add_argument("--data", type=Path, required=True, help="a directory of the disk")
+    measured.add_argument(
+        "--seconds",
+        type=arguments.up_to(disk_bench.SECONDS_MAX),
+        default=disk_bench.SECONDS_DEFAULT,
+        help="of each of both parts, at most (default: %(default)s)",
+    )
+    measured.add_argument(
+        "--mib",
+        type=arguments.positive,
+        default=disk_bench.BYTES_DEFAULT // disk_bench.MIB,
+        help="size of the large file in MiB, at most (default: %(default)s)",
+    )
+    measured.add_argument("--json", action="store_true", help="print the report as JSON")
+    measured.add_argument("--report", type=Path, help="a file to write the report to, as JSON")
     snapshots.add_command(commands)
 
 
@@ -219,6 +267,7 @@ def _show_stopped(options: argparse.Namespace, volume: StoppedVolume) -> int:
                     "backfill": asdict(log.backfill) if log.backfill else None,
                     "configuration": asdict(configuration) | {"as of": int(index)},
                     "consumers": {name: int(at) for name, at in log.positions.items()},
+                    "recovery": rendering.recovery_values(log.recovery) if log.recovery else None,
                 },
             )
     return 0
@@ -362,6 +411,27 @@ def _replication(options: argparse.Namespace) -> int:
     return 0
 
 
+def _recover_quorum(options: argparse.Namespace) -> int:
+    if options.accept_loss:
+        cluster = ClusterID(options.cluster_id or str(uuid.uuid4()))
+        done = recovery.recover(options.data, cluster, options.accept_loss)
+        shown = rendering.recovery_values(done)
+        print(json.dumps(shown) if options.json else rendering.positions_text(shown))
+        return 0
+    found = recovery.survey(options.data)
+    shown = rendering.finding_values(found)
+    if options.json:
+        print(json.dumps(shown | {"may be lost": found.may_be_lost(), "refusal": found.refusal}))
+    else:
+        print(rendering.positions_text(shown))
+        print(*([] if found.refusal else ["", *found.may_be_lost()]), sep="\n")
+    raise RecoveryRefused(
+        found.refusal
+        or f"nothing was changed. To recover the group from this volume: --accept-loss "
+        f"{found.token}"
+    )
+
+
 def _log(options: argparse.Namespace) -> int:
     with progress_bar(options.json) as progress:
 
@@ -400,6 +470,20 @@ def _log(options: argparse.Namespace) -> int:
     return 0
 
 
+# --- bench-disk -------------------------------------------------------------------------------
+
+
+def _bench_disk(options: argparse.Namespace) -> int:
+    with progress_bar(options.json) as progress:
+        found = disk_bench.bench(
+            options.data, options.seconds, options.mib * disk_bench.MIB, progress
+        )
+    if options.report is not None:
+        options.report.write_text(disk_bench.as_json(found))
+    print(disk_bench.as_json(found) if options.json else disk_bench.text(found))
+    return EXIT_REFUSED if found.verdict == disk_bench.TOO_SLOW else 0
+
+
 def _base(options: argparse.Namespace) -> Path | BaseTree | None:
     tree, keys = options.base_tree, options.base_keys
     given: Path | None = options.base
@@ -419,7 +503,9 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "verify": _verify,
     "replication": _replication,
+    "recover-quorum": _recover_quorum,
     "log": _log,
+    "bench-disk": _bench_disk,
     "snapshot": snapshots.run,
 }
 COMMANDS = frozenset(_COMMANDS)

@@ -1,13 +1,15 @@
 """Renders entries, positions and reports as text and as JSON. Pure."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.model import LogEntry, VerifyReport
+from partition_replica.core.model import LogEntry, QuorumRecovery, VerifyReport
 from partition_replica.core.payloads import payloads_of
+from partition_replica.recovery.finding import Finding
 
 SHOWN_BYTES = 64
 KINDS = {0: "normal", 1: "configuration", 2: "configuration"}
@@ -89,6 +91,40 @@ def positions_text(values: Mapping[str, Any]) -> str:
     """One aligned line per name and value."""
     width = max(map(len, values))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
+
+
+def finding_values(found: Finding) -> dict[str, Any]:
+    """What a recovery of a lost quorum found, by name. The token only if it may recover."""
+    values: dict[str, Any] = {
+        "member": f"{found.member:x}",
+        "cluster": str(found.cluster),
+        "term": int(found.term),
+        "last index": int(found.last.index),
+        "last term": int(found.last.term),
+        "committed": int(found.committed),
+        "applied": int(found.applied),
+        "configuration": _members(asdict(found.configuration)) | {"as of": int(found.configured)},
+        "changed later": [f"{member:x}" for member in sorted(found.changed)],
+    }
+    return values if found.refusal else values | {"token": found.token}
+
+
+def _members(configuration: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: [f"{member:x}" for member in value] if isinstance(value, tuple) else value
+        for name, value in configuration.items()
+    }
+
+
+def recovery_values(recovery: QuorumRecovery) -> dict[str, Any]:
+    """A recovery of a lost quorum, by name."""
+    return {
+        "step": str(recovery.step),
+        "cluster": str(recovery.cluster_id),
+        "former cluster": str(recovery.former_cluster_id),
+        "last index of the former cluster": int(recovery.last.index),
+        "last term of the former cluster": int(recovery.last.term),
+    }
 
 
 def terms_text(runs: Iterable[tuple[int, int, int]]) -> str:

@@ -26,6 +26,13 @@ class StoppedVolume:
     def blob_path(self, digest: Digest) -> Path:
         return blob_path(self.root / "blobs", digest)
 
+    def blob_size(self, digest: Digest) -> int | None:
+        """The size of a blob in bytes, or None if it is not stored."""
+        try:
+            return self.blob_path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
     def blobs(self) -> Iterator[Digest]:
         return stored_digests(self.root / "blobs")
 

@@ -11,7 +11,7 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import ReplicaConfig
 from partition_replica.core.addresses import is_address
-from partition_replica.core.model import Configuration
+from partition_replica.core.model import Configuration, Fence
 from partition_replica.core.ports import FIRST, NOTHING, LogFormation
 from partition_replica.engine.port import ChangeKind
 from partition_replica.errors import (
@@ -28,6 +28,7 @@ from partition_replica.runtime.consensus.changes import Change
 from partition_replica.runtime.current_member import CurrentMember
 from partition_replica.runtime.member import Member
 from partition_replica.storage.failpoints import reach
+from partition_replica.storage.fence import put_fence
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.threads import run_to_end
 
@@ -41,6 +42,7 @@ class Lifecycle(Protocol):
     """The part of the replica that Administration uses."""
 
     def start(self) -> None: ...
+    def fenced(self) -> None: ...
     def enable_replication(self) -> bool: ...
 
 
@@ -86,6 +88,13 @@ class Administration:
     async def bootstrap(self, cluster: str, *, standalone: bool) -> int:
         # To its end, even if the caller is cancelled: half of it leaves a volume that never starts.
         return await asyncio.shield(asyncio.ensure_future(self._bootstrap(cluster, standalone)))
+
+    async def fence(self, transitions: int, holder: str) -> None:
+        identity = self._log.identity
+        fence = Fence(transitions, holder, str(identity.cluster_id), int(identity.member_id))
+        await run_to_end(partial(put_fence, self._config.data, fence))
+        logger.warning("fenced by %s: the volume is closed, and no call is answered", holder)
+        self._replica.fenced()
 
     async def enable_replication(self) -> bool:
         return self._replica.enable_replication()

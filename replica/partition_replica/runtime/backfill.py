@@ -112,8 +112,8 @@ class Backfiller:
 
     def _say(self, progress: Backfill) -> None:
         put = self._metrics.set
-        put("logstore_backfill_next_lsn", "Next LSN of the backfill", progress.next)
-        put("logstore_backfill_target_lsn", "Last LSN of the backfill", progress.target)
+        put("logstore_backfill_next_lsn", progress.next)
+        put("logstore_backfill_target_lsn", progress.target)
         if time.monotonic() - self._logged >= PROGRESS_LOG_S:
             self._logged = time.monotonic()
             logger.info("backfill: %d of %d", progress.next - 1, progress.target)

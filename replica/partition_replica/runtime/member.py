@@ -15,7 +15,7 @@ from partition_replica.config import ReplicaConfig
 from partition_replica.core.compaction import promised_mark
 from partition_replica.core.model import Applied, Configuration, LogEntry
 from partition_replica.core.ports import PeerTransport
-from partition_replica.engine.port import TransferHeader
+from partition_replica.engine.port import EngineStatus, TransferHeader
 from partition_replica.errors import NoLeader
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.consensus.applier import Applier, ApplyHooks
@@ -359,27 +359,45 @@ class Member:
             self._gauges()
 
     def _gauges(self) -> None:
-        status = self.loop.status()
-        put, log = self._metrics.set, self._volume.log
-        mark = promised_mark(log.low_water_mark, log.first_stored)
-        put("logstore_term", "Raft term", status.term)
-        put("logstore_leading", "1 if this replica leads", status.role == "leader")
-        put("logstore_committed_lsn", "Committed LSN", status.commit)
-        put("logstore_applied_lsn", "Applied LSN", self._volume.state.applied.index)
-        put("logstore_last_lsn", "Last LSN of the log", self._volume.log.last.index)
-        put("logstore_first_lsn", "First LSN of the Raft log", self._volume.log.boundary.index + 1)
-        put("logstore_stored_lsn", "First LSN that is stored", self._volume.log.first_stored)
-        put("logstore_low_water_mark", "Lowest LSN that consumers can count on", mark)
-        put("logstore_consumers", "Registered consumers", self._volume.log.consumer_count)
-        put("logstore_proposals_queued", "Proposals not proposed yet", self.proposals.queued)
-        put("logstore_proposals_waiting", "Proposals in progress", self.proposals.waiting)
-        put(
-            "logstore_apply_queue_bytes",
-            "Bytes of entries committed but not applied",
-            self.applier.queued_bytes,
-        )
-        put("logstore_entry_cache_bytes", "The log's tail in memory", status.mirror_bytes)
-        put("logstore_blobs_pinned", "Pinned blobs", self._volume.blobs.pinned)
-        put("logstore_disk_free_bytes", "Free bytes on the volume", self._disk.free_bytes)
-        put("logstore_disk_full", "1 if writes are refused", self._disk.full())
-        put("logstore_sessions", "Open sessions", self._volume.state.session_count())
+        put, status = self._metrics.set, self.loop.status()
+        self._metrics.role(status.role)
+        put("logstore_term", status.term)
+        put("logstore_committed_lsn", status.commit)
+        put("logstore_entry_cache_bytes", status.mirror_bytes)
+        put("logstore_leaderless_seconds", self.leaderless_s)
+        self._group_gauges(status)
+        log = self._volume.log
+        put("logstore_applied_lsn", self._volume.state.applied.index)
+        put("logstore_last_lsn", log.last.index)
+        put("logstore_first_lsn", log.boundary.index + 1)
+        put("logstore_stored_lsn", log.first_stored)
+        put("logstore_low_water_mark", promised_mark(log.low_water_mark, log.first_stored))
+        put("logstore_consumers", log.consumer_count)
+        put("logstore_proposals_queued", self.proposals.queued)
+        put("logstore_proposals_waiting", self.proposals.waiting)
+        put("logstore_apply_queue_bytes", self.applier.queued_bytes)
+        put("logstore_blobs_pinned", self._volume.blobs.pinned)
+        put("logstore_disk_full", self._disk.full())  # first: it also reads the bytes anew
+        put("logstore_disk_free_bytes", self._disk.free_bytes)
+        put("logstore_disk_total_bytes", self._disk.total_bytes)
+        put("logstore_disk_reserve_bytes", self._disk.reserve_bytes)
+        put("logstore_sessions", self._volume.state.session_count())
+
+    def _group_gauges(self, status: EngineStatus) -> None:
+        """The gauges about the group. Only a leader knows the other members."""
+        put, configuration = self._metrics.set, self.configuration
+        leads = status.role == "leader"
+        voters = {*configuration.voters, *configuration.voters_outgoing}
+        active_s = 2 * self._election_s
+        active = {m for m in voters if m == self._own or self.loop.heard_from(m, active_s)}
+        put("logstore_leading", leads)
+        put("logstore_serving", leads and self.serving)
+        put("logstore_voter", self._own in voters)
+        put("logstore_voters", len(voters))
+        put("logstore_voters_active", len(active) if leads else 0)
+        others = [p for p in status.progress if p.id != self._own] if leads else []
+        last = self._volume.log.last.index
+        lags = {
+            self.addresses.get(p.id) or f"{p.id:016x}": max(0, last - p.matched) for p in others
+        }
+        self._metrics.lags(lags)

@@ -1,15 +1,56 @@
-"""The metrics of a replica. A metric's name ends with its unit."""
+"""The metrics of a replica. A metric's name ends with its unit. docs/reference/metrics.md is
+generated from the names, labels and help texts here."""
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, ProcessCollector
 from prometheus_client.registry import Collector
 
+from partition_replica import __version__
 from partition_replica.transport.raft_traffic import CONNECTION, STREAM
 
 FAST = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 FRAME_KEYS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+ROLES = ("follower", "precandidate", "candidate", "leader")
+"""The roles that an engine reports. A learner is a follower without a vote."""
+
+GAUGES = {
+    "logstore_term": "Raft term",
+    "logstore_leading": "1 if this replica leads",
+    "logstore_serving": "1 if this replica leads and serves clients",
+    "logstore_voter": "1 if this replica votes; 0 for a learner and for a removed member",
+    "logstore_voters": "Voters of the group, as of the configuration that this replica applied",
+    "logstore_voters_active": "Voters that the leader has heard of within two election time-outs, "
+    "itself included; 0 at other replicas",
+    "logstore_leaderless_seconds": "Seconds for which this replica has heard of no leader; 0 below "
+    "two election time-outs",
+    "logstore_committed_lsn": "Committed LSN",
+    "logstore_applied_lsn": "Applied LSN",
+    "logstore_last_lsn": "Last LSN of the log",
+    "logstore_first_lsn": "First LSN of the Raft log: its boundary plus one",
+    "logstore_stored_lsn": "First LSN that is stored",
+    "logstore_low_water_mark": "Lowest LSN that consumers can count on",
+    "logstore_consumers": "Registered consumers",
+    "logstore_proposals_queued": "Proposals that are not proposed yet",
+    "logstore_proposals_waiting": "Proposals in progress",
+    "logstore_apply_queue_bytes": "Bytes of entries committed but not applied",
+    "logstore_entry_cache_bytes": "Bytes of the log's tail in memory",
+    "logstore_blobs_pinned": "Blobs under a pin",
+    "logstore_disk_free_bytes": "Free bytes on the volume",
+    "logstore_disk_total_bytes": "Bytes of the volume",
+    "logstore_disk_reserve_bytes": "Free bytes below which the replica refuses writes",
+    "logstore_disk_full": "1 if the replica refuses writes because its volume is full",
+    "logstore_sessions": "Open sessions",
+    "logstore_certificate_expiry_timestamp_seconds": "When the certificate expires that the next "
+    "TLS handshake shows, as a Unix time",
+    "logstore_snapshot_jobs_queued": "Queued snapshot jobs",
+    "logstore_backfill_next_lsn": "Next LSN of a backfill; present from its start on",
+    "logstore_backfill_target_lsn": "Last LSN of a backfill; present from its start on",
+}
+"""Help texts of the gauges that `Metrics.set` creates, by name. One without a value is not
+exported, so that nothing reads 0 before it was measured."""
 
 DEPRECATED_GAUGES = {"logstore_entry_cache_bytes": "logstore_mirror_bytes"}
 """Earlier names of gauges, by current name. Both are exported for one minor version."""
@@ -92,20 +133,25 @@ class Metrics:
         self._gauges: dict[str, Gauge] = {}
         r = self.registry
         self.streams = Gauge(
-            "logstore_streams_open", "Open streams, by method", ["method"], registry=r
+            "logstore_streams_open",
+            "Open streams, by method (limits client_streams_max, peer_streams_max)",
+            ["method"],
+            registry=r,
         )
         self.append_bytes = Gauge(
             "logstore_append_streams_bytes",
-            "Bytes of append requests in progress and of answers not sent yet",
+            "Bytes of requests on append streams whose answers are not sent yet "
+            "(limit append_bytes_total_max)",
             registry=r,
         )
         self.get_bytes = Gauge(
             "logstore_get_streams_bytes",
-            "Bytes of get frames in progress and of answers not sent yet",
+            "Bytes of keys and values on GetFrames streams whose answers are not sent yet "
+            "(limit get_bytes_total_max)",
             registry=r,
         )
         self.get_keys = Histogram(
-            "logstore_get_frame_keys", "Keys per get frame", buckets=FRAME_KEYS, registry=r
+            "logstore_get_frame_keys", "Keys per frame of GetFrames", buckets=FRAME_KEYS, registry=r
         )
         self.linearizable_reads = Counter(
             "logstore_linearizable_reads",
@@ -114,14 +160,19 @@ class Metrics:
             registry=r,
         )
         self.pinned_states = Gauge(
-            "logstore_pinned_states", "Copies of the state that readers have pinned", registry=r
+            "logstore_pinned_states",
+            "States that readers have pinned with ReadState (limit pinned_states_max)",
+            registry=r,
         )
         self.log_commits = Histogram(
-            "logstore_log_commit_seconds", "Durable commit of the log", buckets=FAST, registry=r
+            "logstore_log_commit_seconds",
+            "A durable commit of the log, with its fsync",
+            buckets=FAST,
+            registry=r,
         )
         self.log_journaled = Gauge(
             "logstore_log_journaled_entries",
-            "Entries that are durable in the log's journal alone",
+            "Entries that are durable in the log's journal alone (limit log_journal_entries_max)",
             registry=r,
         )
         self.log_checkpoints = Histogram(
@@ -142,7 +193,7 @@ class Metrics:
         )
         self.apply_batch_entries = Histogram(
             "logstore_apply_batch_entries",
-            "Entries per batch applied",
+            "Entries per batch applied (limits apply_batch_max, apply_delay_s)",
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024),
             registry=r,
         )
@@ -154,7 +205,10 @@ class Metrics:
             registry=r,
         )
         self.refused = Counter(
-            "logstore_refused", "Requests refused, by reason", ["reason"], registry=r
+            "logstore_refused",
+            "Requests refused, by the Reason that clients get",
+            ["reason"],
+            registry=r,
         )
         self.peers_refused = Counter(
             "logstore_peers_refused",
@@ -169,14 +223,16 @@ class Metrics:
             ["user"],
             registry=r,
         )
-        self.certificate_days_left = Gauge(
-            "logstore_certificate_days_left",
-            "Days until the certificate of this replica expires; NaN without TLS",
+        self.fenced = Gauge(
+            "logstore_fenced",
+            "1 while the replica is fenced, and so answers nobody",
             registry=r,
         )
-        self.certificate_days_left.set(float("nan"))
         self.messages_dropped = Counter(
-            "logstore_peer_messages_dropped", "Raft messages dropped", ["cause"], registry=r
+            "logstore_peer_messages_dropped",
+            "Raft messages dropped, by cause",
+            ["cause"],
+            registry=r,
         )
         self.raft = RaftCounts(r)
         self.payload_bytes = Counter(
@@ -232,6 +288,21 @@ class Metrics:
             "Changes of role or leader that this member observed",
             registry=r,
         )
+        self._role = Gauge(
+            "logstore_role", "1 for the role of this member, 0 for the others", ["role"], registry=r
+        )
+        self._member_lag = Gauge(
+            "logstore_member_lag_entries",
+            "Entries that another member's log lacks, as its leader knows; absent at others",
+            ["member"],
+            registry=r,
+        )
+        build = Gauge(
+            "logstore_info", "1; the version of the replica's program", ["version"], registry=r
+        )
+        build.labels(__version__).set(1)
+        # Memory, processor time, open files and start of the process, under their usual names.
+        ProcessCollector(registry=r)
 
         self.elections_started = Counter(
             "logstore_elections_started",
@@ -254,11 +325,26 @@ class Metrics:
             )
         )
 
-    def set(self, name: str, help_text: str, value: float) -> None:
-        """Sets a gauge, also under its earlier name. The first call creates the gauge."""
+    def set(self, name: str, value: float) -> None:
+        """Sets a gauge of GAUGES, also under its earlier name. The first call creates the gauge."""
         if name in DEPRECATED_GAUGES:
-            self.set(DEPRECATED_GAUGES[name], f"(deprecated: use {name}) {help_text}", value)
+            earlier = f"(deprecated: use {name}) {GAUGES[name]}"
+            self._gauge(DEPRECATED_GAUGES[name], earlier).set(value)
+        self._gauge(name, GAUGES[name]).set(value)
+
+    def _gauge(self, name: str, help_text: str) -> Gauge:
         gauge = self._gauges.get(name)
         if gauge is None:
             gauge = self._gauges[name] = Gauge(name, help_text, registry=self.registry)
-        gauge.set(value)
+        return gauge
+
+    def role(self, role: str) -> None:
+        """Sets the role of this member, one of ROLES."""
+        for other in ROLES:
+            self._role.labels(other).set(other == role)
+
+    def lags(self, lags: Mapping[str, int]) -> None:
+        """Sets the lags of the other members, by address. Empty unless this member leads."""
+        self._member_lag.clear()
+        for address, lag in lags.items():
+            self._member_lag.labels(address).set(lag)

@@ -79,6 +79,8 @@ class Replica:
         self.administration = Administration(config, volume.log, volume.states, parts.current, self)
         self.incarnation = incarnation
         self._backfill: asyncio.Task[None] | None = None
+        self.fence_put = asyncio.Event()
+        """Set when the volume was fenced: whoever runs the replica has to stop it."""
 
     @property
     def member(self) -> Member | None:
@@ -87,6 +89,10 @@ class Replica:
 
     def status(self) -> ReplicaStatus:
         return self._status.read()
+
+    def fenced(self) -> None:
+        """Called once the fence is durable."""
+        self.fence_put.set()
 
     def start(self) -> None:
         """Starts the member, if the volume belongs to a cluster. Does nothing once `stop` was

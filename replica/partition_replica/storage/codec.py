@@ -12,9 +12,15 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 from partition_proto.v1 import storage_pb2 as rows
 
-from partition_replica.core.model import HardState, LogEntry
+from partition_replica.core.model import (
+    HardState,
+    LogEntry,
+    Position,
+    QuorumRecovery,
+    RecoveryStep,
+)
 from partition_replica.errors import Damaged
-from partition_replica.ids import LSN, MemberID, Term
+from partition_replica.ids import LSN, ClusterID, MemberID, Term
 
 LOG_FORMAT_VERSION = 1
 LOG_FORMAT_JOURNALED = 2
@@ -130,6 +136,43 @@ def hard_state_row(state: HardState) -> rows.HardStateRow:
 
 def hard_state_of(row: rows.HardStateRow) -> HardState:
     return HardState(Term(row.term), MemberID(row.vote), LSN(row.commit))
+
+
+_RECOVERY_STEPS = {
+    rows.RECOVERY_STEP_ACCEPTED: RecoveryStep.ACCEPTED,
+    rows.RECOVERY_STEP_SWITCHED: RecoveryStep.SWITCHED,
+    rows.RECOVERY_STEP_COMPLETE: RecoveryStep.COMPLETE,
+}
+_RECOVERY_NUMBERS = {step: number for number, step in _RECOVERY_STEPS.items()}
+
+
+def recovery_row(recovery: QuorumRecovery) -> rows.RecoveryRow:
+    return rows.RecoveryRow(
+        cluster_id=recovery.cluster_id,
+        former_cluster_id=recovery.former_cluster_id,
+        token=recovery.token,
+        step=_RECOVERY_NUMBERS[recovery.step],
+        lsn=recovery.last.index,
+        term=recovery.last.term,
+    )
+
+
+def recovery_of(row: rows.RecoveryRow) -> QuorumRecovery:
+    """Raises Damaged for a step that this version does not know: the volume is half of a cluster
+    and half of another one."""
+    step = _RECOVERY_STEPS.get(row.step)
+    if step is None:
+        raise Damaged(
+            f"row recovery of table meta has step {row.step}, which this version does not know: "
+            "run the version that wrote it"
+        )
+    return QuorumRecovery(
+        ClusterID(row.cluster_id),
+        ClusterID(row.former_cluster_id),
+        row.token,
+        step,
+        Position(LSN(row.lsn), Term(row.term)),
+    )
 
 
 def metadata(term: Term) -> bytes:

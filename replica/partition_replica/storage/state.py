@@ -184,6 +184,14 @@ class LmdbState:
         self._applied = read_applied(self._environment, self._tables)
         self._history = history
 
+    def renew_history(self, history: str) -> None:
+        """Sets the history ID of a state whose sessions have expired by its entries, durably."""
+        with lmdb_failures("commit of the state"):
+            with self._environment.begin(write=True) as txn:
+                put_history(txn, self._tables, history)
+            self._environment.sync(True)
+        self._history = history
+
     def save_member(self, member: int, address: str) -> None:
         """Sets a member's address, durably, if no entry does, as after an import."""
         with lmdb_failures("commit of the state"):

@@ -121,6 +121,7 @@ class Verification:
             b"backfill": rows.BackfillRow,
             b"base": rows.PositionRow,
             b"journal": rows.JournalRow,
+            b"recovery": rows.RecoveryRow,
         }
         for key, row in self._rows(log.environment, tables.meta, "log meta"):
             self._message("meta", key, row, kinds.get(key, rows.LeaseRow))

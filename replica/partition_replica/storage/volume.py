@@ -1,6 +1,7 @@
 """A replica's volume: its layout, and the order in which it is opened.
 
 lock            flock of the process that uses the volume
+fence           while it is there, no replica serves the volume (storage/fence.py)
 log/            LMDB: the log, hard state, configuration, identity; and the log's journal
 state/<n>/      LMDB: generation n of the state; the log names the current one
 blobs/xx/       payloads above the inline limit, by SHA-256

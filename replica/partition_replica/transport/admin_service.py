@@ -8,7 +8,11 @@ from partition_proto.v1 import replica_admin_pb2 as api
 from partition_proto.v1 import replica_admin_pb2_grpc
 from partition_proto.v1 import types_pb2 as types
 
-from partition_replica.core.services import AdministrationService, SnapshotJobService
+from partition_replica.core.services import (
+    AdministrationService,
+    RecoveryService,
+    SnapshotJobService,
+)
 from partition_replica.errors import InvalidArgument
 from partition_replica.transport.failures import Failures, unary
 
@@ -20,6 +24,7 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         self,
         administration: AdministrationService,
         snapshot_jobs: SnapshotJobService,
+        recoveries: RecoveryService,
         failures: Failures,
         is_client: Callable[[Any], bool] = lambda _: False,
     ) -> None:
@@ -28,6 +33,7 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         self._is_client = is_client
         self._administration = administration
         self._snapshot_jobs = snapshot_jobs
+        self._recoveries = recoveries
         self.failures = failures
 
     @unary
@@ -77,6 +83,21 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         await self._check(request, context)
         replicated = await self._administration.enable_replication()
         return api.EnableReplicationResponse(replicated=replicated)
+
+    @unary
+    async def SetFenced(self, request: api.SetFencedRequest, context: Any) -> Any:
+        await self._check(request, context)
+        if request.fenced:
+            await self._administration.fence(request.lease.transitions, request.lease.holder)
+        return api.SetFencedResponse()
+
+    @unary
+    async def RecoverQuorum(self, request: api.RecoverQuorumRequest, context: Any) -> Any:
+        await self._check(request, context)
+        recovered = await self._recoveries.recover(
+            request.member_id, _cluster(request.cluster_id), request.accept_loss
+        )
+        return api.RecoverQuorumResponse(recovered=recovered)
 
     @unary
     async def StartSnapshotJob(self, request: api.StartSnapshotJobRequest, context: Any) -> Any:

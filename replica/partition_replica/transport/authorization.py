@@ -3,6 +3,9 @@
 The roles replica, operator and client have fixed services. A client with a name of its own has the
 rights of the operator's list (`client_list`), which is read again when it changes. A stream of such
 a client ends when its rights do: with the next message in either direction.
+
+A caller at the Unix domain socket has no certificate. The mode of the socket's file let it in, and
+it has the role of a client.
 """
 
 import logging
@@ -17,6 +20,9 @@ from partition_replica.transport.client_list import NO_CLIENTS, ClientList, Righ
 logger = logging.getLogger(__name__)
 
 SCHEME = "logstore://"
+AT_SOCKET = "unix:"
+"""How gRPC's names of peers at a Unix domain socket begin, and no others. Here also the name of
+such a caller, instead of the parties in a certificate."""
 
 LOGGED_MAX = 100
 """Callers that are remembered as logged. More are not logged; the metric counts all of them."""
@@ -105,10 +111,12 @@ class Authorizer(grpc.aio.ServerInterceptor):
     def refusal(self, method: str, names: Iterable[str]) -> str:
         """Returns "" if a certificate with these URI names may call `method`; otherwise the reason
         why not. Counts each refusal, but logs a caller at most once per LOG_AGAIN_S and method."""
-        parties = [name for name in names if name.startswith(SCHEME)]
+        parties = [name for name in names if name.startswith(SCHEME) or name == AT_SOCKET]
         # No caller may use a service that is not listed.
         roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
         if any(f"{self._prefix}{role}" in parties for role in roles):
+            return ""
+        if AT_SOCKET in parties and "client" in roles:
             return ""
         client = self._named(parties)
         why = self._why_not(client, method) if client else ""
@@ -259,6 +267,10 @@ def _rebuild(handler: Any, behaviour: Any) -> Any:
 
 
 def _names(context: Any) -> list[str]:
-    """The alternative names in the caller's certificate."""
+    """The parties in the caller's certificate; AT_SOCKET if the caller is there. The other names in
+    a certificate are left out: users choose some of them, so none may pass for AT_SOCKET."""
+    if context.peer().startswith(AT_SOCKET):
+        return [AT_SOCKET]
     values = context.auth_context().get("x509_subject_alternative_name", [])
-    return [value.decode(errors="replace") for value in values]
+    found = (value.decode(errors="replace") for value in values)
+    return [name for name in found if name.startswith(SCHEME)]

@@ -5,6 +5,10 @@ certificate identifies a party: `logstore://<namespace>/<partition>/<role>`. The
 operator or client.
 """
 
+import stat
+from contextlib import suppress
+from pathlib import Path
+
 import grpc
 from partition_proto.connection import pem
 from partition_proto.connection.channel import (
@@ -16,6 +20,7 @@ from partition_proto.connection.channel import (
 from partition_proto.connection.renewed import Heard, RenewedPem
 
 from partition_replica.config import TlsFiles
+from partition_replica.core.addresses import SOCKET_SCHEME
 
 PEER_MESSAGE_BYTES_MAX = 16 * 1024**2
 CLIENT_MESSAGE_BYTES_MAX = 4 * 1024**2
@@ -77,6 +82,26 @@ def add_port(
         require_client_authentication=True,
     )
     return server.add_secure_port(listen, credentials)
+
+
+SOCKET_MODE = 0o660
+"""Who may connect to the socket: its owner and its group."""
+
+
+def add_socket(server: grpc.aio.Server, address: str) -> None:
+    """Listens at unix:PATH, without TLS. A socket that an earlier process left is replaced. Raises
+    OSError if something else is there or if the folder can't be written."""
+    path = Path(address.removeprefix(SOCKET_SCHEME))
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(f"{path} is not a socket: remove it, or set another --socket")
+        path.unlink()
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"--socket {address}: can't listen there; is its folder missing?") from error
+    # Until here only the owner may connect: connecting needs the right to write.
+    path.chmod(SOCKET_MODE)
 
 
 def _configuration(found: pem.Pem) -> grpc.ServerCertificateConfiguration:

@@ -341,6 +341,7 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
             term=status.term,
             first_index=status.first_index,
             last_index=status.last_index,
+            last_term=status.last_term,
             committed=status.committed,
             applied=status.applied,
             configuration_changing=status.configuration_changing,

@@ -37,7 +37,9 @@ class ObservedPod:
 class ObservedClaim:
     """A replica's PVC. cluster_id: its cluster-ID annotation, "" for none. labelled: it has our
     labels; without them it was found by its name. bound: it has a volume. size: as requested.
-    capacity: what the volume has, "" if unknown."""
+    capacity: what the volume has, "" if unknown. volume: the PersistentVolume's name. owned: it is
+    deleted with the Partition. given_up: the operator deletes it, for a rebuild. lost: its volume
+    exists no more. fixed: it shall grow, and its class does not allow that."""
 
     ordinal: int
     created: str
@@ -50,6 +52,11 @@ class ObservedClaim:
     storage_class: str = ""
     deleting: bool = False
     version: str = ""
+    volume: str = ""
+    owned: bool = False
+    given_up: bool = False
+    lost: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +100,10 @@ class ObservedReplica:
     standalone: bool = False
     backfill: ObservedBackfill | None = None
     stored_from: int = 1
+    disk_free: int = 0
+    disk_total: int = 0
+    last_term: int = 0
+    """Of the entry at last_index; 0 if the replica does not tell."""
     tls: Reported | None = None
     """None from a replica of an earlier version."""
 
@@ -113,10 +124,10 @@ class Certificates:
     Secret, in the order in which they are issued; empty for the replicas' and the clients' alone.
     extending: Secrets that get a certificate of the former authority. unseen: pods that a change
     waits for. until: when the phase may end by time. authority: the fingerprint of the operator's.
-    expiries: by Secret. source_problem: why the certificate that spec.tls names can't be used.
-    list_differs: the replicas' list of clients must be written. clients: for status. revoked: by
-    Secret of a revoked client, its uid. refused_calls: calls that replicas refused since their
-    start because of the caller's certificate; refused_last: one of the reasons.
+    ends: by Secret, when its certificate expires. source_problem: why the certificate that spec.tls
+    names can't be used. list_differs: the replicas' list of clients must be written. clients: for
+    status. revoked: by Secret of a revoked client, its uid. refused_calls: calls that replicas
+    refused since their start because of the caller's certificate; refused_last: one of the reasons.
     """
 
     untrusting: frozenset[str] = frozenset()
@@ -130,7 +141,7 @@ class Certificates:
     unseen: tuple[str, ...] = ()
     until: dt.datetime | None = None
     authority: str = ""
-    expiries: dict[str, dt.datetime] = field(default_factory=dict)
+    ends: dict[str, dt.datetime] = field(default_factory=dict)
     source_problem: str = ""
     list_differs: bool = False
     clients: tuple[schema.ClientState, ...] = ()
@@ -138,11 +149,6 @@ class Certificates:
     refused_calls: int = 0
     refused_last: str = ""
     lifetimes: Lifetimes = LIFETIMES
-
-    @property
-    def ready(self) -> bool:
-        """Whether every party accepts every other one's certificates."""
-        return not (self.problem or self.refused or self.source_problem or self.changing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +174,16 @@ class ObservedPartition:
     refused: str = ""
     """Why replica 0 refused to begin a backfill, if a retry alone does not help."""
     certificates: Certificates = field(default_factory=Certificates)
+    fenced: tuple[ObservedReplica, ...] = ()
+    """The replicas that are fenced. They tell nothing about the group, so they are not in
+    `replicas`."""
+    lost: dict[int, str] = field(default_factory=dict)
+    """Why a volume is out of reach for good, by ordinal."""
+    cordoned: frozenset[str] = frozenset()
+    """The nodes of our pods on which no pod shall be placed."""
+    apart: tuple[ObservedReplica, ...] = ()
+    """Replicas of the other cluster of a recovery (reconcile/partition/recovery.py); `replicas` has
+    the others."""
     eviction_refused: str = ""
     """Why the last eviction of a pod was refused; "" if it was not."""
 

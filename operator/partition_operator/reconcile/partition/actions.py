@@ -96,6 +96,52 @@ class GrowClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnClaim:
+    """Makes the Partition an owner of a claim, so that Kubernetes deletes both together, or ends
+    that. uid: of the observed claim."""
+
+    ordinal: int
+    uid: str
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetFinalizer:
+    """Puts the finalizer of the last snapshot on the Partition, or removes it."""
+
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSnapshot:
+    """Creates a PartitionSnapshot. An existing one of this name is left unchanged."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUpVolume:
+    """Deletes a claim, so that its replica gets another volume. keep: its PersistentVolume is set
+    to Retain first, so that its data stays. uid: of the observed claim. volume: "" if it has
+    none."""
+
+    ordinal: int
+    uid: str
+    volume: str
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OrphanPods:
+    """Deletes the StatefulSet, and leaves its pods running: the next one adopts them. Its claim
+    template can't be changed otherwise."""
+
+    name: str
+    uid: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Bootstrap:
     """Makes a new volume the first of a group. standalone: with a standalone log, without Raft."""
 
@@ -116,6 +162,26 @@ class RecordBootstrapped:
     """Writes into status that the group exists. From then on no replica is bootstrapped."""
 
     cluster_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRecovery:
+    """Writes the recovery of a lost quorum into status, before its next step. None: forgets it.
+    cluster_id: the Partition's from now on, "" if it stays."""
+
+    record: schema.Recovery | None
+    cluster_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverQuorum:
+    """Makes a replica the only voter of a new group. It restarts for that. accept_loss: the token
+    of the loss on this member."""
+
+    ordinal: int
+    member_id: int
+    cluster_id: str
+    accept_loss: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +216,14 @@ class RemoveMember:
 class TransferLeadership:
     leader: int
     to_member_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetFenced:
+    """Fences a replica, or ends its fence."""
+
+    ordinal: int
+    fenced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +270,21 @@ Action = (
     | RecordCluster
     | AnnotateClaim
     | GrowClaim
+    | OwnClaim
+    | SetFinalizer
+    | CreateSnapshot
+    | GiveUpVolume
+    | OrphanPods
     | Bootstrap
     | EnableReplication
     | RecordBootstrapped
+    | RecordRecovery
+    | RecoverQuorum
     | Join
     | AddLearner
     | PromoteLearner
     | RemoveMember
     | TransferLeadership
+    | SetFenced
     | EvictPod
 )

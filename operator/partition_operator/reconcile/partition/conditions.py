@@ -18,6 +18,9 @@ from partition_operator.reconcile.partition.membership import lag
 from partition_operator.resources.pdb import quorum
 from partition_operator.resources.trust import Phase
 
+LOST = (Reason.VOLUME_LOST, Reason.QUORUM_LOST)
+"""Reasons of Ready that need a user."""
+
 NO_GROUP = "the group does not exist yet"
 VALUES: dict[bool | None, Literal["True", "False", "Unknown"]] = {
     True: "True",
@@ -102,7 +105,7 @@ def _storage(observed: ObservedPartition, spec: PartitionSpec, disk_full: list[i
             f"{_pods(observed, disk_full)} refuse writes: their volumes have less free space than "
             "the reserve; free space, or raise spec.storage.size"
         )
-        return Condition("StorageReady", False, "DiskFull", message)
+        return Condition("StorageReady", False, Reason.DISK_FULL, message)
     if growing := storage.growing(observed, spec):
         message = f"the volumes of {_pods(observed, growing)} grow to {spec.storage_size}"
         return Condition("StorageReady", True, Reason.GROWING, message)
@@ -228,7 +231,7 @@ def _ready(
 ) -> Condition:
     by_type = {condition.type: condition for condition in found}
     if lost := losses.explain(observed, bootstrapped=bool(by_type["Bootstrapped"].status)):
-        return Condition("Ready", False, Reason.VOLUME_LOST, lost)
+        return Condition("Ready", False, *lost)
     for kind in ("Bootstrapped", "QuorumAvailable"):
         if by_type[kind].status is None:
             return Condition("Ready", None, by_type[kind].reason, by_type[kind].message)
@@ -240,7 +243,7 @@ def _ready(
                 _doing(observed, spec, bool(by_type["Bootstrapped"].status)),
             )
     if not by_type["StorageReady"].status:
-        return Condition("Ready", False, "DiskFull", by_type["StorageReady"].message)
+        return Condition("Ready", False, Reason.DISK_FULL, by_type["StorageReady"].message)
     if not by_type["Replicated"].status or ready_pods < spec.replicas:
         doing = _doing(observed, spec, True)
         return Condition("Ready", True, Reason.DEGRADED, f"serves, but is not complete: {doing}")
@@ -310,4 +313,4 @@ def word(found: list[Condition]) -> str:
         return by_type["Accepted"].reason
     reason = by_type["Ready"].reason
     bootstrapping = "Bootstrapped" in by_type and not by_type["Bootstrapped"].status
-    return "Bootstrapping" if bootstrapping and reason != Reason.VOLUME_LOST else reason
+    return "Bootstrapping" if bootstrapping and reason not in LOST else reason

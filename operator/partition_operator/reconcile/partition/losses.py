@@ -1,13 +1,14 @@
 """Lost volumes: which voters lost theirs, and whether an election is still possible.
 
 A member ID is drawn once per volume. If another ID answers at a voter's address, the voter's volume
-was replaced. A replica that does not answer may come back, so its volume does not count as lost.
+was replaced. A replica that does not answer may come back, so its volume does not count as lost,
+unless Kubernetes says that it is out of reach for good (`ObservedPartition.lost`).
 """
 
 from dataclasses import dataclass
 
 from partition_operator.api import names
-from partition_operator.api.words import MemberRole
+from partition_operator.api.words import MemberRole, Reason
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.resources.pdb import quorum
 
@@ -17,24 +18,32 @@ Voters = dict[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """lost: ordinals of the voters whose volumes are new. voters: how many voters the group has.
+    """lost: ordinals of the voters whose volumes are lost. voters: how many voters the group has.
     survivors: ordinals of the voters that answer with the group's data."""
 
     lost: tuple[int, ...]
     voters: int
     survivors: tuple[int, ...]
 
+    @property
+    def whole(self) -> bool:
+        """Whether no voter is left, not even a silent one."""
+        return len(self.lost) == self.voters
 
-def explain(observed: ObservedPartition, *, bootstrapped: bool) -> str:
-    """Returns why the group can't recover by itself and what to do; "" if it can."""
+
+def explain(observed: ObservedPartition, *, bootstrapped: bool) -> tuple[Reason, str] | None:
+    """Returns why the group can't go on by itself, and what to do; None if it can."""
     if bootstrapped:
         loss = quorum_lost_for_good(observed)
-        return "" if loss is None else _describe(observed, loss)
+        if loss is None:
+            return None
+        reason = Reason.VOLUME_LOST if loss.whole else Reason.QUORUM_LOST
+        return reason, _describe(observed, loss)
     first = observed.replica(0)
     if "restored" not in observed.partition.status or first is None or first.belongs:
-        return ""
+        return None
     name = observed.partition.name
-    return (
+    return Reason.VOLUME_LOST, (
         f"the volume of {names.pod(name, 0)} is new: the volume with the restored snapshot was "
         "replaced before the group existed. Delete this Partition and PersistentVolumeClaim "
         f"{names.claim(name, 0)}, and create the Partition again to restore the snapshot again"
@@ -63,16 +72,17 @@ def _describe(observed: ObservedPartition, loss: Loss) -> str:
         what = f"the volume of {pods} is new: it replaced the only copy of the data"
     else:
         what = (
-            f"the volumes of {pods} are new: {len(loss.lost)} of {loss.voters} voters are lost, "
-            "and the remaining voters are not a majority"
+            f"the volumes of {pods} are new or out of reach: {len(loss.lost)} of {loss.voters} "
+            "voters are lost, and the remaining voters are not a majority"
         )
-    survivors = ""
+    survivors, recover = "", ""
     if loss.survivors:
         kept = ", ".join(names.pod(partition, n) for n in loss.survivors)
         survivors = f"; {kept} still has a copy, which may lack the newest writes: keep it"
+        recover = "recover the group from a copy (status.quorumLoss, lost_quorum.md), or "
     return (
         f"{what}{survivors}. No leader can be elected. If the old PersistentVolumes still exist, "
-        f"bind them to {claims} again; otherwise restore a snapshot into a new Partition "
+        f"bind them to {claims} again; otherwise {recover}restore a snapshot into a new Partition "
         "(docs/operations/volumes.md, Most volumes are lost)"
     )
 
@@ -109,6 +119,8 @@ def _loss(observed: ObservedPartition, voters: Voters) -> Loss | None:
     for ordinal, member_id in sorted(voters.items()):
         replica = observed.replica(ordinal)
         if replica is None:
+            if ordinal in observed.lost:
+                lost.append(ordinal)
             continue
         (survivors if _is(replica, member_id) else lost).append(ordinal)
     if len(voters) - len(lost) >= quorum(len(voters)):

@@ -26,12 +26,14 @@ PROMOTE_LAG_MAX = 1000
 def next_change(observed: ObservedPartition, cluster_id: str, wanted: int) -> Action | None:
     """Returns the next safe step towards `wanted` voters on ordinals 0 to wanted - 1, or None if no
     step is possible now."""
+    leader = observed.leader
+    if leader is None:
+        return None  # new volumes stay free: a lost quorum may be recovered as another group
     for replica in observed.replicas:
         # After a join the new volume can no longer form a group of its own.
         if not replica.belongs and replica.ordinal < wanted:
             return Join(replica.ordinal, cluster_id)
-    leader = observed.leader
-    if leader is None or leader.changing:
+    if leader.changing:
         return None
     return (
         _replaced(observed, leader)
@@ -49,6 +51,9 @@ def pods_wanted(observed: ObservedPartition, wanted: int) -> int:
         known = [m.address for m in leader.members]
     else:
         known = [m.address for r in observed.replicas for m in r.members]
+        # After a hibernation no replica answers that could tell the members.
+        pods = [member.get("pod", "") for member in observed.partition.status.get("members", [])]
+        known += [f"{pod}." for pod in pods]
         live = observed.objects.get(("StatefulSet", observed.partition.name))
         wanted = max(wanted, int(((live or {}).get("spec") or {}).get("replicas", 0)))
     return max([wanted, *(observed.ordinal_of(address) + 1 for address in known)])
@@ -63,6 +68,36 @@ def lacks(leader: ObservedReplica, member: ObservedMember) -> int:
     """Returns how many committed entries the member lacks. Under load the leader's log is thousands
     of entries ahead of them, so `lag` says little about a healthy follower."""
     return max(leader.committed - member.matched, 0)
+
+
+def successor(
+    observed: ObservedPartition, revision: str = "", *, settled: bool = False
+) -> ObservedMember | None:
+    """Returns the voter that shall lead next; None if no other one has caught up. Those on nodes
+    without a cordon go first, then those whose pods have this revision, "" for any: otherwise two
+    reasons for a hand-over would hand it to and fro. settled: both are required, and that the pod
+    is ready."""
+    leader = observed.leader
+    if leader is None:
+        return None
+
+    def rank(member: ObservedMember) -> tuple[bool, bool, bool, int]:
+        pod = observed.pod(observed.ordinal_of(member.address))
+        ready = pod is not None and pod.ready and not pod.deleting
+        cordoned = pod is not None and pod.node in observed.cordoned
+        newest = pod is not None and (not revision or pod.revision == revision)
+        return not cordoned, newest, ready, member.matched
+
+    fit = [
+        member
+        for member in leader.members
+        if member.voter
+        and member.member_id != leader.member_id
+        and member.recently_active
+        and lacks(leader, member) <= PROMOTE_LAG_MAX
+    ]
+    best = max(fit, key=rank, default=None)
+    return None if best is None or (settled and not all(rank(best)[:3])) else best
 
 
 def _pod(observed: ObservedPartition, address: str) -> str:

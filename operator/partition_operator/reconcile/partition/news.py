@@ -1,14 +1,16 @@
 """The events for the changes from one status of a Partition to the next. Pure."""
 
+from collections.abc import Callable
+
 from partition_operator.api import schema
 from partition_operator.api.events import Event
 from partition_operator.api.words import MemberRole, Reason
-from partition_operator.reconcile.partition import placement, restore, rollout, writes
+from partition_operator.reconcile.partition import placement, recovery, restore, rollout, writes
 from partition_operator.reconcile.partition.conditions import NO_GROUP
 from partition_operator.resources.clients import READY
 
-TOLD_ANEW = (Reason.VOLUME_LOST, Reason.POD_STUCK, Reason.SOURCE_INVALID)
-"""Reasons whose messages name the problem, so a new message needs an event."""
+TOLD = (Reason.VOLUME_LOST, Reason.QUORUM_LOST, Reason.POD_STUCK, Reason.SOURCE_INVALID)
+"""Reasons whose message is news by itself."""
 
 
 def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
@@ -58,23 +60,16 @@ def _client_events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> 
 
 
 def _event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:
-    match new["type"]:
-        case "Paused":
-            return _pause_event(old, new)
-        case restore.TYPE:
-            return restore.event(old, new, state)
-        case writes.TYPE:
-            return writes.event(old, new)
-        case rollout.TYPE:
-            return rollout.event(old, new)
-    return _condition_event(old, new)
+    if new["type"] == restore.TYPE:
+        return restore.event(old, new, state)
+    return OF_TYPE.get(new["type"], _condition_event)(old, new)
 
 
 def _is_news(old: schema.Condition | None, new: schema.Condition) -> bool:
     if old is None or (old["status"], old["reason"]) != (new["status"], new["reason"]):
         return True
     # The messages of these conditions name the problem, so a new message needs an event.
-    told = new["type"] == "Accepted" or new["reason"] in TOLD_ANEW
+    told = new["type"] == "Accepted" or new["reason"] in TOLD
     return bool(told and old["message"] != new["message"])
 
 
@@ -94,7 +89,11 @@ def _condition_event(  # noqa: PLR0911  # a flat match over conditions
             return _certificates_event(old, new)
         case "StorageReady", _, _:
             return _storage_event(old, new)
-        case ("Ready", "False", Reason.VOLUME_LOST) | (placement.PLACED, "False", _):
+        case ("Ready", "False", Reason.VOLUME_LOST | Reason.QUORUM_LOST) | (
+            placement.PLACED,
+            "False",
+            _,
+        ):
             return Event("Warning", new["reason"], new["message"])
         case "BackfillComplete", _, _:
             return _backfill_event(old, new)
@@ -111,8 +110,36 @@ def _pause_event(old: schema.Condition | None, new: schema.Condition) -> Event |
     return None if old is None else Event("Normal", "Resumed", new["message"])
 
 
+def _fence_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    if old is None or old["message"] == new["message"]:
+        return None
+    match new["reason"], old["reason"]:
+        case "Fenced", _:
+            return Event("Warning", "ReplicaFenced", new["message"])
+        case "UnknownPod", _:
+            return Event("Warning", "FenceRefused", new["message"])
+        case "None", "Fenced":
+            return Event("Normal", "FenceEnded", new["message"])
+    return None
+
+
+def _hibernation_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+    if old is None or old["reason"] == new["reason"]:
+        return None
+    match new["reason"]:
+        case Reason.HIBERNATED:
+            return Event("Normal", "Hibernated", new["message"])
+        case "Awake" if old["reason"] in (Reason.HIBERNATED, Reason.HIBERNATING):
+            return Event("Normal", "Woken", "the pods are started again")
+        case Reason.WAITING:
+            return Event("Normal", "HibernationWaits", new["message"])
+    return None
+
+
 def _quorum_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     match new["status"], new["reason"]:
+        case "False", Reason.HIBERNATED | Reason.HIBERNATING:
+            return None  # asked for
         case "False", _ if old is not None and old["status"] == "True":
             return Event("Warning", "QuorumLost", new["message"])
         case "True", Reason.NO_SPARE:
@@ -136,14 +163,17 @@ def _certificates_event(old: schema.Condition | None, new: schema.Condition) -> 
 
 def _storage_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
     if new["status"] == "False":
-        return Event("Warning", "DiskFull", new["message"])
-    if new["reason"] == Reason.GROWING:
-        return Event("Normal", "VolumesGrow", new["message"])
-    if old is None:
-        return None
-    if old["reason"] == Reason.GROWING:
-        return Event("Normal", "VolumeResized", "every volume has the size of the spec")
-    return Event("Normal", "DiskFreed", new["message"])
+        return Event("Warning", new["reason"], new["message"])
+    match new["reason"], old and old["reason"]:
+        case Reason.GROWING, _:
+            return Event("Normal", "VolumesGrow", new["message"])
+        case Reason.REPLACING, _:
+            return Event("Normal", "VolumesReplaced", new["message"])
+        case _, Reason.GROWING:
+            return Event("Normal", "VolumeResized", "every volume has the size of the spec")
+        case _, Reason.DISK_FULL:
+            return Event("Normal", "DiskFreed", new["message"])
+    return None
 
 
 def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
@@ -159,3 +189,14 @@ def _backfill_event(old: schema.Condition | None, new: schema.Condition) -> Even
         case Reason.COMPLETED:
             return Event("Normal", "BackfillCompleted", new["message"])
     return None
+
+
+OF_TYPE: dict[str, Callable[[schema.Condition | None, schema.Condition], Event | None]] = {
+    "Fenced": _fence_event,
+    "Hibernated": _hibernation_event,
+    "Paused": _pause_event,
+    recovery.TYPE: recovery.event,
+    rollout.TYPE: rollout.event,
+    writes.TYPE: writes.event,
+}
+"""What tells of a change, by the type of the condition."""

@@ -12,9 +12,15 @@ from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
     conditions,
+    cordons,
+    deletion,
+    fence,
+    hibernation,
     membership,
     news,
     objects,
+    rebuild,
+    recovery,
     replication,
     restore,
     rollout,
@@ -31,6 +37,7 @@ from partition_operator.reconcile.partition.actions import (
     RecordBootstrapped,
     RecordCluster,
 )
+from partition_operator.reconcile.partition.recovery import Recovering
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.status import Standing, fold, refused
 from partition_operator.reconcile.partition.writes import PendingWrites
@@ -60,7 +67,7 @@ class _PlanStep:
     """action: the step to take. pending: objects that differ from the wanted ones, whether this
     step writes them or not. conflict: why the operator can't follow the whole spec, "" if it can;
     other steps continue. leaving: objects whose deletion must finish first, "" for none. mending:
-    volumes are being recreated. paused: a user stopped the operator."""
+    volumes are being recreated. paused: a user stopped the operator. event: why it is taken."""
 
     action: Action | None
     pending: PendingWrites = field(default_factory=PendingWrites)
@@ -68,15 +75,18 @@ class _PlanStep:
     leaving: str = ""
     mending: bool = False
     paused: bool = False
+    event: Event | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """image: of this Partition's replicas. operator_image: of new Partitions' replicas."""
+    """image: of this Partition's replicas. operator_image: of new Partitions' replicas. draw:
+    returns a new cluster ID."""
 
     image: str
     operator_image: str
     backfill_stalled_s: float
+    draw: Callable[[], str]
 
 
 def plan(  # noqa: PLR0911  # the order of concerns: one return for each
@@ -90,6 +100,7 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     """Returns the next safe step. image: the operator's image, which new replicas get; with
     image_auto_update all replicas without spec.image. draw: returns a new cluster ID.
     backfill_stalled_s: after this time without progress a backfill is reported as stalled."""
+    observed = recovery.set_apart(observed)
     partition = observed.partition
     status = partition.status
     cluster_id, bootstrapped = status.get("clusterID", ""), bool(status.get("bootstrapped"))
@@ -99,21 +110,16 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
         return _refused(observed, "InvalidSpec", str(error))
 
     chosen = rollout.image(observed, asked, image, auto=image_auto_update)
-    settings = _Settings(chosen, image, backfill_stalled_s)
+    settings = _Settings(chosen, image, backfill_stalled_s, draw)
     conflict = _conflict(observed)
     if conflict and not bootstrapped:
         return _refused(observed, "Conflict", conflict)
     # Every status below contains it, unless the spec is refused. Its action is chosen further down.
     restoring = restore.step(observed, cluster_id, chosen) if cluster_id else None
-    leaving = objects.leaving(observed)
-    if leaving or asked.paused:
-        # Both may last without end, so the certificates must be renewed.
-        due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
-        action = writes.first_free(observed, due)
-        step = _PlanStep(action, pending, conflict, leaving, paused=asked.paused)
-        return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
+    if first := _first(observed, conflict, bootstrapped=bootstrapped):
+        return _plan(observed, first, cluster_id, bootstrapped, settings, restoring)
     if not cluster_id:
-        return _without_cluster(observed, settings, draw)
+        return _without_cluster(observed, settings)
 
     foreign = [r for r in observed.replicas if r.belongs and r.cluster_id != cluster_id]
     if foreign and (found := volumes.mistaken(observed, cluster_id)):
@@ -139,6 +145,21 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
     return _plan(observed, step, cluster_id, bootstrapped, settings, restoring)
 
 
+def _first(observed: ObservedPartition, conflict: str, *, bootstrapped: bool) -> _PlanStep | None:
+    """Returns the step that goes before all others; None if there is none."""
+    paused, leaving = observed.partition.spec().paused, objects.leaving(observed)
+    fencing = fence.look(observed).action if bootstrapped else None
+    if fencing is not None:
+        # Also while the Partition is paused: a user asks for it by the pod's name.
+        return _PlanStep(fencing, conflict=conflict, leaving=leaving, paused=paused)
+    if leaving or paused:
+        # Both may last without end, so the certificates must be renewed.
+        due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
+        action = writes.first_free(observed, due)
+        return _PlanStep(action, pending, conflict, leaving, paused=paused)
+    return None
+
+
 def _conflict(observed: ObservedPartition) -> str:
     """Returns the message about objects of others that have names of this Partition's objects; ""
     if there are none."""
@@ -149,9 +170,7 @@ def _conflict(observed: ObservedPartition) -> str:
     )
 
 
-def _without_cluster(
-    observed: ObservedPartition, settings: _Settings, draw: Callable[[], str]
-) -> Plan:
+def _without_cluster(observed: ObservedPartition, settings: _Settings) -> Plan:
     """Chooses the cluster ID: a new one for new volumes, or the one of existing volumes."""
     partition = observed.partition
     spec = replication.effective(observed, partition.spec())
@@ -177,7 +196,7 @@ def _without_cluster(
         return _plan(observed, step, "", False, settings)
     if why := replication.misplaced(observed):
         return _refused(observed, "VolumesFound", why)
-    chosen = next(iter(finding.clusters), "") or draw()
+    chosen = next(iter(finding.clusters), "") or settings.draw()
     return _plan(observed, _PlanStep(RecordCluster(chosen)), "", False, settings)
 
 
@@ -206,41 +225,81 @@ def _next(
     try; later steps that do not depend on it continue."""
     asked = observed.partition.spec()
     spec = replication.effective(observed, asked)
+    asleep = hibernation.look(observed, asked, bootstrapped=bootstrapped).asleep
     pods = membership.pods_wanted(observed, spec.replicas)
-    pods = replication.pods_wanted(observed, asked, pods)
+    pods = 0 if asleep else replication.pods_wanted(observed, asked, pods)
     leader = observed.leader
     voters = sum(m.voter for m in leader.members) if leader else _last_voters(observed)
     found, pending = objects.differences(observed, spec, pods, voters, settings.image)
     free = writes.first_free(observed, found)
     if free is not None:
         return _PlanStep(free, pending)
-    # A claim is annotated before its volume is used, so no other group takes the volume over.
+    unmarked = _unmarked(observed, cluster_id, bootstrapped=bootstrapped)
+    marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
+    of_claims: list[Action] = [*marks, *storage.grow(observed, spec)]
+    of_claims += deletion.preparations(observed, asked)
+    for one in of_claims:
+        pending = pending.also(one, observed.partition.name)
+    free = writes.first_free(observed, of_claims)
+    if free is not None or asleep:
+        return _PlanStep(free, pending)
+    if bootstrapped:
+        if first := recovery.look(observed, settings.draw).action:
+            return _PlanStep(first, pending)
+        return _live(observed, spec, cluster_id, unmarked, pending)
+    return _begin(observed, spec, cluster_id, pending, marked=not marks)
+
+
+def _unmarked(observed: ObservedPartition, cluster_id: str, *, bootstrapped: bool) -> list[int]:
+    """Returns the ordinals of claims to annotate. A claim is annotated before its volume is used,
+    so no other group takes the volume over."""
     unknown = objects.unknown_claims(observed)
     unmarked = [c.ordinal for c in observed.claims if not c.cluster_id and c not in unknown]
     if not bootstrapped:
-        unmarked += volumes.mismarked(observed, cluster_id)
-    marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
-    for mark in marks:
-        pending = pending.also(mark, observed.partition.name)
-    grown = storage.grow(observed, spec)
-    for one in grown:
-        pending = pending.also(one, observed.partition.name)
-    free = writes.first_free(observed, [*marks, *grown])
-    if free is not None:
-        return _PlanStep(free, pending)
-    if bootstrapped:
-        untouched = frozenset([*unmarked, *(claim.ordinal for claim in unknown)])
-        change = _change(observed, asked, spec.replicas, cluster_id, untouched)
-        rolling = _rollout_action(observed, spec, pending)
-        if isinstance(change, EnableReplication) and observed.refused:
-            change = rolling or change  # another template may be what helps
-        return _PlanStep(change or switchover.look(observed).action or rolling, pending)
-    if marks:
+        return unmarked + volumes.mismarked(observed, cluster_id)
+    return unmarked + recovery.mismarked(observed)
+
+
+def _live(
+    observed: ObservedPartition,
+    spec: PartitionSpec,
+    cluster_id: str,
+    unmarked: list[int],
+    pending: PendingWrites,
+) -> _PlanStep:
+    """Returns the next step of a group that exists and whose objects are written."""
+    asked = observed.partition.spec()
+    unknown = [claim.ordinal for claim in objects.unknown_claims(observed)]
+    untouched = frozenset([*unmarked, *unknown])
+    change = _change(observed, asked, spec.replicas, cluster_id, untouched)
+    rolling = _rollout_action(observed, spec, pending)
+    if isinstance(change, EnableReplication) and observed.refused:
+        change = rolling or change  # another template may be what helps
+    rebuilding = rebuild.look(observed, spec)
+    change = change or switchover.look(observed).action
+    if change is None and rebuilding.action is not None:
+        return _PlanStep(rebuilding.action, pending, event=rebuilding.event)
+    leaving = cordons.look(observed)
+    if change is None and leaving is not None:
+        return _PlanStep(leaving.action, pending, event=leaving.event)
+    return _PlanStep(change or rolling, pending)
+
+
+def _begin(
+    observed: ObservedPartition,
+    spec: PartitionSpec,
+    cluster_id: str,
+    pending: PendingWrites,
+    *,
+    marked: bool,
+) -> _PlanStep:
+    """Returns the next step towards a group. marked: every claim has its cluster ID."""
+    if not marked:
         return _PlanStep(None, pending)
     if any(r.belongs and r.members for r in observed.replicas):
         return _PlanStep(RecordBootstrapped(cluster_id), pending)
     # A replica with role "joining" waits to be added: it never forms a group.
-    bootstrap = Bootstrap(0, cluster_id, asked.mode == STANDALONE)
+    bootstrap = Bootstrap(0, cluster_id, observed.partition.spec().mode == STANDALONE)
     may = _may_bootstrap(observed, cluster_id)
     return _PlanStep(bootstrap if may else _rollout_action(observed, spec, pending), pending)
 
@@ -292,6 +351,9 @@ def _plan(
         observed, seen.spec, settings.operator_image, unwritten=differs and waits
     )
     switching = switchover.look(observed)
+    rebuilding = rebuild.look(observed, seen.spec) if bootstrapped else rebuild.Rebuild()
+    sleep = hibernation.look(observed, partition.spec(), bootstrapped=bootstrapped)
+    recovering = recovery.look(observed) if bootstrapped else Recovering()
     status = fold(
         observed,
         Standing(
@@ -302,7 +364,10 @@ def _plan(
             rollout.kept_image(observed, rolling, settings.image),
             kept,
             switching.followed,
+            sleep,
+            rebuilding,
             restoring,
+            recovering,
             pending,
             step.conflict,
             step.leaving,
@@ -312,10 +377,12 @@ def _plan(
     # A deletion in progress continues by itself, even if the restore has failed or waits.
     resting = None if step.leaving or step.mending else restoring
     final = resting is not None and resting.final
-    settled = action is None and retry_s is None and (final or status["state"] == "Ready")
+    settled = (
+        action is None and retry_s is None and (final or sleep.over or status["state"] == "Ready")
+    )
     settled = settled and not step.leaving
     waiting = (resting is not None and resting.waiting) or bool(step.conflict or step.leaving)
-    waiting |= step.paused
+    waiting |= step.paused or (action is None and recovering.loss is not None)
     if retry_s is not None:
         # No other work is in progress, so more frequent turns would observe nothing new.
         complete = any(
@@ -324,8 +391,8 @@ def _plan(
         waiting |= complete or ("StatefulSet", partition.name) not in observed.objects
     hurried = seen.mode == replication.BACKFILLING and not seen.stalled
     told = news.events(partition.status, status)
-    if switching.event is not None:
-        told.append(switching.event)
+    refusal = rebuilding.event if rebuilding.action is None else None
+    told += [event for event in (switching.event, step.event, refusal) if event is not None]
     return Plan(action, status, told, settled, hurried, waiting, retry_s)
 
 

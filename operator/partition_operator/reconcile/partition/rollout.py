@@ -31,7 +31,11 @@ from partition_operator.reconcile.partition.actions import (
     TransferLeadership,
 )
 from partition_operator.reconcile.partition.conditions import Condition
-from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lacks
+from partition_operator.reconcile.partition.membership import (
+    PROMOTE_LAG_MAX,
+    lacks,
+    successor,
+)
 from partition_operator.reconcile.partition.objects import own_set
 from partition_operator.resources.pdb import quorum
 
@@ -76,7 +80,8 @@ def kept_image(observed: ObservedPartition, rollout: Rollout, chosen: str) -> st
     the first one, the chosen image, unless the spec has it. So an image of the spec that never
     worked is not kept. "" for none."""
     if rollout.condition.status:
-        return _live_image(observed)
+        # Without a StatefulSet, because it is made anew, nothing has changed.
+        return _live_image(observed) or observed.partition.status.get("image", "")
     asked = observed.partition.asked
     first = "" if asked is None or asked.image else chosen
     return observed.partition.status.get("image") or first
@@ -94,7 +99,7 @@ def look(
     if unwritten:
         updated = observed.partition.status.get("updatedReplicas", 0)
         return Rollout(None, _unwritten(spec), _old_revision(observed), updated)
-    revision = _revision(observed)
+    revision = newest(observed)
     pods = [pod for pod in observed.pods if not pod.deleting]
     behind = [pod for pod in pods if revision and pod.revision != revision]
     updated = len(pods) - len(behind) if revision else 0
@@ -160,11 +165,10 @@ def _replace(
         return EvictPod(pod.ordinal, pod.uid), told
     (pod,) = behind
     name = _name(observed, pod)
-    others = [m for m in leader.members if m.voter and m.member_id != leader.member_id]
-    if not others:
+    best = successor(observed, newest(observed))
+    if best is None:
         told = _evicting(observed, f"{name}, the only replica, is replaced")
         return EvictPod(pod.ordinal, pod.uid), told
-    best = max(others, key=lambda member: member.matched)
     told = _rolling(f"{name} is the last one, and hands the leadership over first")
     return TransferLeadership(leader.ordinal, best.member_id), told
 
@@ -177,6 +181,9 @@ def _held(
 ) -> Condition | None:
     """Returns the condition while a user has to act; None if the operator goes on by itself."""
     pods, partition = _names(observed, behind), observed.partition
+    if observed.fenced:
+        message = f"{pods} are behind revision {revision}; no pod is replaced while one is fenced"
+        return Condition(TYPE, False, "Fenced", message)
     if spec.update.type == ON_DELETE and behind:
         message = f"{pods} are behind revision {revision}: delete them, one after the other"
         return Condition(TYPE, False, "OnDelete", message)
@@ -229,6 +236,12 @@ def _waiting_for(
         )
         return Condition(TYPE, False, Reason.STALLED, message)
     return _rolling(f"waiting for {name} to be ready{why}")
+
+
+def why_not_now(observed: ObservedPartition, spec: PartitionSpec) -> str:
+    """Returns why no sound member may be stopped now for a change; "" if one may."""
+    closed = _closed(observed, spec, list(observed.pods))
+    return closed.message if closed else _not_whole(observed, spec.replicas)
 
 
 def _not_whole(observed: ObservedPartition, wanted: int) -> str:
@@ -315,7 +328,7 @@ def _live_image(observed: ObservedPartition) -> str:
     return ""
 
 
-def _revision(observed: ObservedPartition) -> str:
+def newest(observed: ObservedPartition) -> str:
     """Returns the newest revision; "" while the StatefulSet's controller has not seen the newest
     template."""
     live = _live(observed)

@@ -14,6 +14,10 @@ from partition_operator.api.words import MemberRole
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import (
     conditions,
+    fence,
+    hibernation,
+    rebuild,
+    recovery,
     replication,
     restore,
     rollout,
@@ -21,7 +25,10 @@ from partition_operator.reconcile.partition import (
     writes,
 )
 from partition_operator.reconcile.partition.conditions import Condition, written
+from partition_operator.reconcile.partition.hibernation import Hibernation
 from partition_operator.reconcile.partition.membership import PROMOTE_LAG_MAX, lag
+from partition_operator.reconcile.partition.rebuild import Rebuild
+from partition_operator.reconcile.partition.recovery import Recovering
 from partition_operator.reconcile.partition.replication import Replication
 from partition_operator.reconcile.partition.restore import Restoring
 from partition_operator.reconcile.partition.rollout import Rollout
@@ -43,10 +50,13 @@ KEPT = frozenset(
         "image",
         "podSpecHash",
         "switchover",
+        "rebuild",
         "revision",
         "updatedReplicas",
         "certificates",
         "clients",
+        "quorumLoss",
+        "recovery",
     }
 )
 """Fields of status that stay while the spec is refused: the group continues to run as before."""
@@ -66,7 +76,10 @@ class Standing:
     image: str
     pod_spec_hash: str
     switchover: str
+    hibernation: Hibernation
+    rebuild: Rebuild
     restoring: Restoring | None = None
+    recovering: Recovering = field(default_factory=Recovering)
     pending: PendingWrites = field(default_factory=PendingWrites)
     conflict: str = ""
     leaving: str = ""
@@ -85,11 +98,16 @@ def fold(observed: ObservedPartition, standing: Standing) -> schema.PartitionSta
         body["podSpecHash"] = standing.pod_spec_hash
     if standing.switchover:
         body["switchover"] = standing.switchover
+    if standing.rebuild.record is not None:
+        body["rebuild"] = standing.rebuild.record
     if standing.rollout.revision:
         body["revision"] = standing.rollout.revision
         body["updatedReplicas"] = standing.rollout.updated
     if restoring is not None:
         body |= restoring.fields
+    body |= standing.recovering.fields
+    if record := observed.partition.status.get("recovery"):
+        body["recovery"] = record
     body["state"] = writes.word(found) or restore.word(restoring) or conditions.word(found)
     return body
 
@@ -114,6 +132,10 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     found = replication.explain(found, observed, seen, bootstrapped=bootstrapped)
     found = rollout.explain(found, standing.rollout)
     found = restore.explain(found, standing.restoring)
+    found = rebuild.explain(found, standing.rebuild)
+    found = recovery.explain(found, standing.recovering)
+    found = [*found, fence.look(observed).condition]
+    found = hibernation.explain(found, standing.hibernation)
     if standing.leaving:
         found = conditions.leaving(found, standing.leaving)
     found = writes.explain(found, observed, standing.pending)
@@ -146,11 +168,11 @@ def _common(
 def _certificates(observed: ObservedPartition) -> schema.PartitionStatus:
     seen = observed.certificates
     body: schema.PartitionStatus = {}
-    if seen.expiries:
+    if seen.ends:
         body["certificates"] = {
             "authority": seen.authority,
             "phase": seen.phase.value,
-            "expiresAt": stamp(min(seen.expiries.values())),
+            "expiresAt": stamp(min(seen.ends.values())),
         }
     if seen.clients:
         body["clients"] = list(seen.clients)

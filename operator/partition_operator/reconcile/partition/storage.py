@@ -10,12 +10,17 @@ that is added later begins with that, and grows once it is bound.
 """
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from partition_operator.api import names, schema
-from partition_operator.api.partition import PartitionSpec
+from partition_operator.api.partition import Autogrow, PartitionSpec
 from partition_operator.api.quantities import parse_quantity
-from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
+from partition_operator.reconcile.observed.partition import (
+    ObservedClaim,
+    ObservedPartition,
+    ObservedReplica,
+)
 from partition_operator.reconcile.partition.actions import Action, DeleteUnchanged, GrowClaim
 from partition_operator.resources.statefulset import claim_spec
 
@@ -53,21 +58,78 @@ def mend(observed: ObservedPartition, spec: PartitionSpec) -> Mend | None:
 
 
 def grow(observed: ObservedPartition, spec: PartitionSpec) -> list[GrowClaim]:
-    """Returns the claims of this group that ask for less than the spec does."""
+    """Returns the claims of this group that ask for less than they shall have."""
+    size = wanted_size(observed, spec)
     return [
-        GrowClaim(claim.ordinal, claim.uid, spec.storage_size)
+        GrowClaim(claim.ordinal, claim.uid, size)
         for claim in _grown(observed)
-        if _less(claim.size, spec.storage_size)
+        if _less(claim.size, size) and not claim.fixed
     ]
 
 
+def wanted_size(observed: ObservedPartition, spec: PartitionSpec) -> str:
+    """Returns the size that the volumes shall have: that of the spec, or with autogrow what they
+    have grown to. They grow a step when one has little free space and none grows."""
+    if spec.autogrow is None:
+        return spec.storage_size
+    own = _grown(observed)
+    size = parse_quantity(spec.storage_size) or Decimal(0)
+    has = max([size, *(parse_quantity(claim.size) or 0 for claim in own)])
+    done = all(parse_quantity(claim.size) == has == parse_quantity(claim.capacity) for claim in own)
+    more = min(has + spec.autogrow.step, Decimal(spec.autogrow.size_max))
+    if own and done and more > has and any(_short(r, spec.autogrow) for r in observed.replicas):
+        has = more
+    return spec.storage_size if has == size else _text(int(has))
+
+
+def _short(replica: ObservedReplica, rule: Autogrow) -> bool:
+    """Whether a replica's volume has less free space than the rule allows."""
+    least = rule.free_bytes or rule.free_share * replica.disk_total
+    return bool(replica.disk_total) and replica.disk_free < least
+
+
+def _text(size: int) -> str:
+    whole, rest = divmod(size, 2**20)
+    return str(size) if rest else f"{whole}Mi"
+
+
+@dataclass(frozen=True, slots=True)
+class WrongVolume:
+    """A claim whose volume has to be replaced, and why."""
+
+    claim: ObservedClaim
+    why: str
+
+
+def to_replace(observed: ObservedPartition, spec: PartitionSpec) -> list[WrongVolume]:
+    """Returns the volumes that differ from the spec and can't be changed, if it lets the operator
+    replace them."""
+    if not spec.replace_volumes:
+        return []
+    found = ((claim, _why_wrong(claim, spec)) for claim in _grown(observed))
+    return [WrongVolume(claim, why) for claim, why in found if why]
+
+
+def _why_wrong(claim: ObservedClaim, spec: PartitionSpec) -> str:
+    if spec.storage_class not in (None, claim.storage_class):
+        return f"the storage class is {claim.storage_class}, and shall be {spec.storage_class}"
+    if spec.autogrow is None and _less(spec.storage_size, claim.size):
+        return f"the size is {claim.size}, and shall be {spec.storage_size}"
+    if claim.fixed and _less(claim.size, spec.storage_size):
+        return (
+            f"the size is {claim.size}, shall be {spec.storage_size}, and storage class "
+            f"{claim.storage_class} does not let volumes grow"
+        )
+    return ""
+
+
 def growing(observed: ObservedPartition, spec: PartitionSpec) -> list[int]:
-    """Returns the ordinals whose volumes are smaller than the spec asks for."""
+    """Returns the ordinals whose volumes are smaller than they shall be."""
+    size = wanted_size(observed, spec)
     return [
         claim.ordinal
         for claim in _grown(observed)
-        if _less(claim.size, spec.storage_size)
-        or (claim.capacity and _less(claim.capacity, claim.size))
+        if _less(claim.size, size) or (claim.capacity and _less(claim.capacity, claim.size))
     ]
 
 
@@ -114,10 +176,12 @@ def recorded(observed: ObservedPartition) -> schema.StorageStatus:
 def not_followed(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """Returns which part of a valid spec the volumes don't follow; "" if they follow it."""
     has = recorded(observed).get("className", "")
+    if spec.replace_volumes:
+        return ""
     if has and spec.storage_class not in (None, has):
         return (
             f"volumes have storage class {has}, which can't change: set spec.storage.className to "
-            f"{has} again, or copy the data to a new Partition with class {spec.storage_class}"
+            f"{has} again, or set spec.storage.replacement to Rolling to replace the volumes"
         )
     return ""
 

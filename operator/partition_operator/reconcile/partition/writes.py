@@ -42,7 +42,7 @@ class PendingWrites:
         return PendingWrites((*self.keys, found[0]), self.altered)
 
 
-def target(  # noqa: PLR0911  # a flat match over actions
+def target(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
     action: Action, partition: str
 ) -> tuple[Key, str] | None:
     """Returns the object that the action writes and a hash of the content; None if it writes no
@@ -63,6 +63,16 @@ def target(  # noqa: PLR0911  # a flat match over actions
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), cluster_id
         case actions.GrowClaim(ordinal, _, size):
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"size {size}"
+        case actions.OwnClaim(ordinal, _, owned):
+            return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"owned {owned}"
+        case actions.SetFinalizer(present):
+            return (names.KIND, partition), f"finalizer {present}"
+        case actions.CreateSnapshot(body):
+            return (body["kind"], body["metadata"]["name"]), content_hash(body)
+        case actions.GiveUpVolume(ordinal, uid, _, _):
+            return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"give up {uid}"
+        case actions.OrphanPods(name, uid, _):
+            return ("StatefulSet", name), f"orphan {uid}"
         case actions.Delete(kind, name, uid) | actions.DeleteUnchanged(kind, name, uid, _):
             return (kind, name), f"delete {uid}"
     return None
@@ -99,7 +109,7 @@ def explain(
     if condition.reason != Reason.OBJECT_REFUSED:
         return [*found, condition]
     ready = next(c for c in found if c.type == "Ready")
-    if ready.reason == Reason.VOLUME_LOST:
+    if ready.reason in (Reason.VOLUME_LOST, Reason.QUORUM_LOST):
         # No object restores the data. The message of Ready contains what does.
         return [*found, condition]
     serves = f"; meanwhile: {ready.message}" if ready.status else ""

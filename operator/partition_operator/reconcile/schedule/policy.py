@@ -94,8 +94,7 @@ def _scheduled(
     found = known | {"schedule": identity}
     start = now.replace(microsecond=0)
     immediate = _immediate(view, spec, start)
-    if spec.suspend:
-        suspended = "spec.snapshots.suspend is true: no snapshots are scheduled"
+    if suspended := _why_suspended(view, spec):
         # The immediate run waits, too: old["immediateAt"] records the request.
         found["suspended"] = True
         found["immediateAt"] = old.get("immediateAt", immediate) if immediate else ""
@@ -137,6 +136,15 @@ def _scheduled(
         min((t for t in (step.look_at, fresh_until) if t is not None), default=None),
         spec,
     )
+
+
+def _why_suspended(view: ObservedSchedule, spec: SnapshotsSpec) -> str:
+    if spec.suspend:
+        return "spec.snapshots.suspend is true: no snapshots are scheduled"
+    asked = view.partition.asked
+    if asked is not None and asked.hibernated:
+        return "spec.hibernated is true: no snapshots are scheduled"
+    return ""
 
 
 def refused(step: PolicyPlan, message: str, now: dt.datetime, pause_s: float) -> PolicyPlan:

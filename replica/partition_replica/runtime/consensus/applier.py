@@ -21,7 +21,7 @@ from typing import TypeVar
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Applied, LogEntry
 from partition_replica.core.ports import EntryReader
-from partition_replica.engine.entries import member_changes
+from partition_replica.engine.entries import member_changes, until_change
 from partition_replica.ids import LSN, Digest
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
@@ -222,7 +222,7 @@ class Applier:
             if applied >= self._target:
                 return []
             found = self._log.read(LSN(applied + 1), gap_end, self._limits.apply_batch_bytes_max)
-            return _until_change(found[: self._limits.apply_batch_max])
+            return until_change(found[: self._limits.apply_batch_max])
         batch: list[LogEntry] = []
         size = 0
         while self._queue and len(batch) < self._limits.apply_batch_max:
@@ -245,11 +245,3 @@ class Applier:
         self._metrics.applied_entries.inc(len(batch))
         self._metrics.apply_batch_entries.observe(len(batch))
         return outcome
-
-
-def _until_change(entries: list[LogEntry]) -> list[LogEntry]:
-    """Returns the normal entries before the first configuration change, or that change alone."""
-    for position, entry in enumerate(entries):
-        if entry.kind:
-            return entries[: max(position, 1)]
-    return entries

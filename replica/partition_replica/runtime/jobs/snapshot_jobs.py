@@ -176,8 +176,7 @@ class SnapshotJobRunner:
             del self._jobs[job_id]
 
     def _gauge(self) -> None:
-        put = self._metrics.set
-        put("logstore_snapshot_jobs_queued", "Queued snapshot jobs", len(self._queue))
+        self._metrics.set("logstore_snapshot_jobs_queued", len(self._queue))
 
     # --- one after the other ------------------------------------------------------------------
 

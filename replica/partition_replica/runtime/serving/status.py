@@ -45,13 +45,15 @@ class Status:
         stored_from = log.first_stored
         first_index = log.boundary.index + 1
         applied = state.applied.index
+        last = log.last
         common = {
             "cluster": str(identity.cluster_id),
             "member": int(identity.member_id),
             "incarnation": self._incarnation,
             "first_index": first_index,
             "applied": applied,
-            "last_index": log.last.index,
+            "last_index": last.index,
+            "last_term": int(last.term),
             "disk_full": disk_full,
             "disk_free_bytes": self._disk.free_bytes,
             "disk_total_bytes": self._disk.total_bytes,

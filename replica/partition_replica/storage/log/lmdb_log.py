@@ -20,11 +20,11 @@ from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
 from partition_replica.storage.environment import Transaction
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.log.checks import check_append, check_hard_state, check_overwrite
-from partition_replica.storage.log.conversion import ConvertibleLog
+from partition_replica.storage.log.recovering import RecoverableLog
 from partition_replica.storage.log.tables import LEASE
 
 
-class LmdbLog(ConvertibleLog):
+class LmdbLog(RecoverableLog):
     """One replica's log: implements core.ports.LogStorage."""
 
     # --- Raft's writes ------------------------------------------------------------------------

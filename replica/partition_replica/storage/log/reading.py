@@ -18,6 +18,7 @@ from partition_replica.core.model import (
     InitStatus,
     LogEntry,
     Position,
+    QuorumRecovery,
 )
 from partition_replica.errors import Compacted, Damaged, Stopping, Unavailable
 from partition_replica.ids import LSN, ClusterID, Digest, MemberID, Term
@@ -42,6 +43,7 @@ from partition_replica.storage.log.tables import (
     JOURNAL,
     LEASE,
     NAMES,
+    RECOVERY,
     BlobDigests,
     LogTables,
 )
@@ -158,6 +160,12 @@ class LogReader:
         """The LSN up to which the state was imported as a base instead of applied; 0 without a
         base."""
         return self._base
+
+    @property
+    def recovery(self) -> QuorumRecovery | None:
+        """The last recovery of a lost quorum on this volume, complete or not; None if there was
+        none."""
+        return self._recovery
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -344,6 +352,7 @@ class LogReader:
             self._backfill = self.tables.get_meta(txn, BACKFILL, rows.BackfillRow)
             base = self.tables.get_meta(txn, BASE, rows.PositionRow)
             journal = self.tables.get_meta(txn, JOURNAL, rows.JournalRow)
+            recovery = self.tables.get_meta(txn, RECOVERY, rows.RecoveryRow)
             self._base = LSN(base.lsn if base is not None else 0)
             self._positions.update(self.tables.positions(txn))
             others = (
@@ -364,6 +373,7 @@ class LogReader:
         self._hard_state = codec.hard_state_of(hard)
         self._configuration = (LSN(conf.index), _configuration(conf))
         self._fencing_token: int = lease.transitions
+        self._recovery = None if recovery is None else codec.recovery_of(recovery)
         self._identity = self._load_identity(identity, new_member, read_only)
         self._load_span()
         if self.tables.format_version == codec.LOG_FORMAT_JOURNALED:

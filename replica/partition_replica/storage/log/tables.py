@@ -34,6 +34,7 @@ LEASE = b"lease"
 BACKFILL = b"backfill"
 BASE = b"base"
 JOURNAL = b"journal"
+RECOVERY = b"recovery"
 
 NAMES = ("meta", "manifest", "raft", "payload", "position")
 LATER = frozenset({"position"})
