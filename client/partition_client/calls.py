@@ -21,6 +21,7 @@ from partition_client.errors import (
     ClientError,
     DeadlineExceeded,
     RequestRefused,
+    TlsRefused,
     detail_of,
     from_detail,
 )
@@ -90,6 +91,8 @@ def refusal(address: str, error: grpc.aio.AioRpcError) -> ClientError | None:
         return None if detail.reason in RETRIED else from_detail(detail)
     if error.code() in RETRIED_CODES:
         return None
+    if error.code() == grpc.StatusCode.PERMISSION_DENIED:
+        return TlsRefused(f"{address}: {error.details()}", error.code().name)
     return RequestRefused(describe(address, error), error.code().name)
 
 

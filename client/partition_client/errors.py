@@ -104,7 +104,8 @@ class TreeMismatch(RequestRefused):
 
 class TlsRefused(RequestRefused):
     """`reason`: one of partition_proto.connection.handshake.TlsRefusal, or PERMISSION_DENIED for a
-    certificate of another partition or role."""
+    certificate of another partition or role, of a client that was revoked, or of one without the
+    rights for the call."""
 
 
 class TlsFilesInvalid(RequestRefused):

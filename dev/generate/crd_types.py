@@ -30,6 +30,8 @@ SPECIAL_NAMES = {
     "Bootstrap.objectStore": "RestoreStore",
     "PartitionStatus.snapshots": "SnapshotsStatus",
     "PartitionStatus.storage": "StorageStatus",
+    "PartitionStatus.certificates": "CertificatesStatus",
+    "PartitionStatus.clients": "ClientStates",
     "PartitionSnapshotStatus.destination": "StoredIn",
     "PodTemplate.metadata": "PodMarks",
     "StoredIn.volume": "StoredInVolume",

@@ -8,7 +8,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from partition_operator import dry_run
 from partition_operator.api.names import CLUSTER_DOMAIN
@@ -84,25 +83,58 @@ def _domain(environment: Mapping[str, str]) -> str:
     return found
 
 
+DAY_S = 86400.0
+RANGES = {
+    "PARTITION_OPERATOR_CERTIFICATE_SECONDS": (60.0, 825 * DAY_S),
+    "PARTITION_OPERATOR_AUTHORITY_SECONDS": (180.0, 36500 * DAY_S),
+    "PARTITION_OPERATOR_TRUST_SPREAD_SECONDS": (1.0, DAY_S),
+    "PARTITION_OPERATOR_AUTHORITY_OVERLAP_SECONDS": (1.0, 36500 * DAY_S),
+}
+"""The least and the greatest values, in seconds. Clients of other makers refuse certificates that
+live longer than 825 days."""
+AUTHORITY_PER_CERTIFICATE_MIN = 3
+"""So many lifetimes of a certificate an authority lives at least: it is renewed at two thirds, and
+the last certificate that it issued before must not end with it."""
+
+
 def _lifetimes(number: Callable[[str, float], float]) -> Lifetimes:
     default = LIFETIMES
-    lifetime = number("PARTITION_OPERATOR_CERTIFICATE_SECONDS", default.certificate.total_seconds())
-    renewed = number(
-        "PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS",
-        lifetime * (default.renew_before / default.certificate),
+
+    def seconds(name: str, usual: float) -> float:
+        value, (least, most) = number(name, usual), RANGES[name]
+        if not least <= value <= most:
+            raise ConfigError(f"{name}={value:g}: {least:g} to {most:g} seconds are allowed")
+        return value
+
+    lifetime = seconds(
+        "PARTITION_OPERATOR_CERTIFICATE_SECONDS", default.certificate.total_seconds()
     )
-    if renewed >= lifetime:
+    authority = seconds("PARTITION_OPERATOR_AUTHORITY_SECONDS", default.authority.total_seconds())
+    if authority < AUTHORITY_PER_CERTIFICATE_MIN * lifetime:
         raise ConfigError(
-            f"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS={renewed:g}: must be less than the "
-            f"lifetime of a certificate, {lifetime:g} s"
+            f"PARTITION_OPERATOR_AUTHORITY_SECONDS={authority:g}: at least "
+            f"{AUTHORITY_PER_CERTIFICATE_MIN} times the lifetime of a certificate, {lifetime:g} s"
         )
-    spread = number("PARTITION_OPERATOR_TRUST_SPREAD_SECONDS", default.spread.total_seconds())
-    return replace(
-        default,
+    renewed = _before(number, "PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS", lifetime)
+    replaced = _before(number, "PARTITION_OPERATOR_AUTHORITY_RENEW_SECONDS", authority)
+    spread = seconds("PARTITION_OPERATOR_TRUST_SPREAD_SECONDS", default.spread.total_seconds())
+    overlap = seconds("PARTITION_OPERATOR_AUTHORITY_OVERLAP_SECONDS", lifetime)
+    return Lifetimes(
+        authority=dt.timedelta(seconds=authority),
+        authority_renew_before=dt.timedelta(seconds=replaced),
         certificate=dt.timedelta(seconds=lifetime),
         renew_before=dt.timedelta(seconds=renewed),
         spread=dt.timedelta(seconds=spread),
+        overlap=dt.timedelta(seconds=overlap),
     )
+
+
+def _before(number: Callable[[str, float], float], name: str, lifetime: float) -> float:
+    """Returns how long before its end something is renewed: a third of its lifetime by default."""
+    found = number(name, lifetime / 3)
+    if found >= lifetime:
+        raise ConfigError(f"{name}={found:g}: must be less than the lifetime, {lifetime:g} s")
+    return found
 
 
 def main() -> None:

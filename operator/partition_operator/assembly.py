@@ -138,6 +138,7 @@ class OperatorProcess:
         read(metrics.EVENTS_DROPPED, lambda: recorder.dropped)
         read(metrics.FOREIGN, lambda: len(reconciler.foreign))
         read(metrics.WATCHES_DOWN, lambda: watches.down)
+        read(metrics.CERTIFICATES_REFUSED, lambda: observer.certificates_refused)
         stopping = asyncio.create_task(self._stop.wait())
         everything = {working, watching, renewing, stopping}
         await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)

@@ -73,15 +73,18 @@ FENCE = frozenset({"SetFenced"})
 REBUILD = frozenset({"GiveUpVolume.kept", "GiveUpVolume.marked", "GiveUpVolume", "OrphanPods"})
 """Failpoints of members that get new volumes. A separate test tries them."""
 
-CERTIFICATES = frozenset({"TrustAuthority"})
-"""The failpoint of a change of the authority. A separate test tries it."""
+CERTIFICATES = frozenset({"TrustAuthority", "authority.renewed", "authority.forgotten"})
+"""The failpoints of a change of the authority. Separate tests try them."""
+
+CLIENTS = frozenset({"WriteClients", "Delete.Secret"})
+"""The failpoints of a change of spec.clients. A separate test tries them."""
 
 
 def parse_armed(text: str) -> frozenset[str]:
     """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
     known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | REBUILD | DELETION | FENCE | CERTIFICATES
-    known |= RECOVERY
+    known |= RECOVERY | CLIENTS
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
         raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")

@@ -53,6 +53,11 @@ AUTHORITY_EXPIRY = Metric(
     "When the certificate authority expires, as a Unix time",
     measured=True,
 )
+CERTIFICATES_REFUSED = Metric(
+    "certificates_refused",
+    COUNTER,
+    "Certificates of spec.tls that were refused, each counted once per reason",
+)
 
 ALL = (
     LEADING,
@@ -65,6 +70,7 @@ ALL = (
     FOREIGN,
     WATCHES_DOWN,
     AUTHORITY_EXPIRY,
+    CERTIFICATES_REFUSED,
 )
 
 PREFIX = "partition_operator_"

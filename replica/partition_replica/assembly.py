@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -46,6 +46,7 @@ from partition_replica.storage.volume import Volume
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.channels import SERVER_OPTIONS, add_port, add_socket
+from partition_replica.transport.client_list import BadClientList
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.fenced_service import (
     FencedAdminService,
@@ -60,6 +61,7 @@ from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
 from partition_replica.transport.raft_listener import ListenerParts, RaftListener
 from partition_replica.transport.streams import StreamBytes, Streams
+from partition_replica.transport.tls_files import FilesInUse, list_beside
 
 logger = logging.getLogger(__name__)
 
@@ -264,13 +266,25 @@ class SidecarProcess:
         volume.close()
         logger.info("stopped")
 
-    def _heard(self, user: str, problem: BadPem | None) -> None:
-        """The TLS files changed: they are invalid, or valid again."""
+    def _heard(self, user: str, problem: BadPem | BadClientList | None) -> None:
+        """The TLS files, or the list of clients, changed: they are invalid, or valid again."""
         self._metrics.tls_files_bad.labels(user).set(problem is not None)
         if problem is None:
             logger.info("%s: the TLS files are valid again", user)
         else:
             logger.error("%s: the previous TLS files stay in use: %s", user, problem)
+
+    def _authorization(
+        self, refused: Callable[[str], None]
+    ) -> tuple[Authorizer | None, FilesInUse | None]:
+        """Returns who decides about callers, and the TLS files; None without TLS."""
+        config = self._config
+        if config.tls is None:
+            return None, None
+        clients = list_beside(config.tls, lambda problem: self._heard("clients", problem))
+        authorizer = Authorizer(config.partition, refused, clients.current)
+        files = FilesInUse(config.tls, clients, authorizer)
+        return authorizer, files
 
     def _end_to_recover(self) -> None:
         self._exit_code = EXIT_RECOVERING
@@ -285,7 +299,7 @@ class SidecarProcess:
         def refused(reason: str) -> None:
             self._metrics.refused.labels(reason).inc()
 
-        authorizer = Authorizer(config.partition, refused) if config.tls else None
+        authorizer, files = self._authorization(refused)
         server = grpc.aio.server(
             interceptors=[authorizer] if authorizer else [], options=SERVER_OPTIONS
         )
@@ -304,6 +318,7 @@ class SidecarProcess:
                 StreamBytes(limits.append_bytes_total_max, self._metrics.append_bytes.set),
                 StreamBytes(limits.get_bytes_total_max, self._metrics.get_bytes.set),
                 self._metrics.get_keys.observe,
+                None if files is None else files.status,
             ),
             server,
         )
@@ -313,6 +328,7 @@ class SidecarProcess:
                 replica.snapshot_jobs,
                 QuorumRecoveries(volume, replica.current, self._end_to_recover),
                 failures,
+                authorizer.is_client if authorizer else lambda _: False,
             ),
             server,
         )

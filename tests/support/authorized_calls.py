@@ -14,7 +14,7 @@ class Denied(Exception):
 
 
 class Context:
-    def __init__(self, identity: str, peer: str) -> None:
+    def __init__(self, identity: str, peer: str = "ipv4:127.0.0.1:1") -> None:
         self._identity = identity
         self._peer = peer
 
@@ -36,6 +36,7 @@ async def let_in(
     identity: str,
     *,
     streams: bool = False,
+    authorizer: Authorizer | None = None,
     peer: str = "ipv4:127.0.0.1:1",
 ) -> bool:
     async def single(request: Any, context: Any) -> str:
@@ -51,7 +52,7 @@ async def let_in(
         return handler
 
     details: Any = SimpleNamespace(method=f"/{service}/{method}")
-    guarded = await Authorizer(PARTITION).intercept_service(continuation, details)
+    guarded = await (authorizer or Authorizer(PARTITION)).intercept_service(continuation, details)
     try:
         if streams:
             context = Context(identity, peer)
@@ -59,3 +60,14 @@ async def let_in(
         return bool(await guarded.unary_unary(None, Context(identity, peer)) == "served")
     except Denied:
         return False
+
+
+async def guarded_stream(authorizer: Authorizer, method: str, inner: Any) -> Any:
+    """A stream in both directions, as the authorizer passes it on."""
+    handler: Any = grpc.stream_stream_rpc_method_handler(inner)
+
+    async def continuation(_: Any) -> Any:
+        return handler
+
+    details: Any = SimpleNamespace(method=method)
+    return (await authorizer.intercept_service(continuation, details)).stream_stream

@@ -10,11 +10,13 @@ from partition_operator.resources import trust
 from partition_operator.resources.certificates import (
     Lifetimes,
 )
-from partition_operator.resources.trust import Authority, TrustStep
+from partition_operator.resources.trust import Authority, Question, TrustStep
 from partition_proto.connection import pem
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
-LIFETIMES = Lifetimes()
+LIFETIMES = Lifetimes(overlap=dt.timedelta())
+"""A former authority is removed as soon as everybody may have the last Secrets."""
+WRITES = {TrustStep.ISSUE, TrustStep.EXTEND, TrustStep.TRUST}
 PARTITION = Partition("shop", "cart", "uid", 1, deleting=False, body={})
 ROLES = {"cart-replica-tls": "replica", "cart-client-tls": "client"}
 
@@ -23,11 +25,12 @@ Secrets = dict[str, dict[str, Any] | None]
 
 def act(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[TrustStep]:
     """Takes one step, in place, as the operator does; returns what all Secrets needed."""
-    found = trust.steps(secrets, authority, now)
+    question = Question(authority, now, LIFETIMES)
+    found = trust.look(secrets, question).steps
     for name, step in found.items():
-        if step in (TrustStep.ISSUE, TrustStep.TRUST):
+        if step in WRITES:
             secrets[name] = trust.renewed(
-                PARTITION, name, ROLES[name], secrets[name], authority, now, step=step
+                PARTITION, name, ROLES[name], secrets[name], question, step
             )
             break
     return list(found.values())
@@ -37,7 +40,7 @@ def settle(secrets: Secrets, authority: Authority, now: dt.datetime) -> list[Tru
     """Steps until there is nothing to do at this time."""
     for _ in range(10):
         steps = act(secrets, authority, now)
-        if not {TrustStep.ISSUE, TrustStep.TRUST} & set(steps):
+        if not WRITES & set(steps):
             return steps
     raise AssertionError("it goes on for ever")
 
@@ -48,7 +51,7 @@ def content(secret: dict[str, Any] | None) -> pem.Pem:
     return pem.Pem(data["tls.crt"], data["tls.key"], data["ca.crt"])
 
 
-def talk(server: pem.Pem, client: pem.Pem) -> bool:
+def talk(server: pem.Pem, client: pem.Pem, host: str = "localhost") -> bool:
     """Whether a mutual handshake succeeds. At the real time, so for certificates of today."""
     near = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     far = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -58,7 +61,7 @@ def talk(server: pem.Pem, client: pem.Pem) -> bool:
         pem.load_chain(context, own)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = [
-        near.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        near.wrap_bio(to_client, to_server, server_hostname=host),
         far.wrap_bio(to_server, to_client, server_side=True),
     ]
     for _ in range(6):

@@ -14,9 +14,16 @@ from partition_operator.reconcile.observed.partition import (
     ObservedPod,
 )
 from partition_operator.reconcile.partition import news, writes
-from partition_operator.reconcile.partition.actions import IssueCertificate, TrustAuthority
+from partition_operator.reconcile.partition.actions import (
+    Delete,
+    IssueCertificate,
+    TrustAuthority,
+    WriteClients,
+)
 from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.partition.refusals import Refusals
 from partition_operator.resources.common import metadata
+from partition_operator.resources.trust import Phase
 
 from tests.support.partition_views import OTHER, replica
 
@@ -179,3 +186,71 @@ def test_an_object_that_never_goes_does_not_stop_renewals(how: str) -> None:
         "image:1",
     )
     assert (step.action, step.settled, step.waiting) == (None, False, True)
+
+
+# --- clients and sources ----------------------------------------------------------------------
+
+
+def test_many_refused_callers_are_worth_an_event() -> None:
+    refusals, now = Refusals(), NOW
+
+    def look(calls: int) -> list[str]:
+        seen = see(Certificates(refused_calls=calls, refused_last="client app was revoked"))
+        event = refusals.look(replace(seen, now=now))
+        return [] if event is None else [event.message]
+
+    assert look(500) == []  # before this operator looked
+    assert look(505) == []
+    told = "replicas refused 10 calls because of the caller's certificate: client app was revoked"
+    assert look(510) == [told]
+    assert look(900) == []  # not again so soon
+    now += dt.timedelta(minutes=10)
+    assert look(905) == []
+    assert look(0) == []  # a replica restarted
+    assert len(look(10)) == 1
+
+
+def test_a_certificate_that_is_refused_is_said_anew_for_each_reason() -> None:
+    first = plan(see(Certificates(source_problem="Secret corp: it expired")), "image:1")
+    told = ("False", "SourceInvalid", "Secret corp: it expired")
+    assert condition(first, "CertificatesReady") == told
+    again = plan(see(Certificates(source_problem="Secret corp: it expired"), first.status), "i")
+    assert [e.reason for e in again.events if e.reason.startswith("Cert")] == []
+    other = plan(see(Certificates(source_problem="Secret corp: no key"), first.status), "image:1")
+    assert Event("Warning", "CertificatesSourceInvalid", "Secret corp: no key") in other.events
+
+
+def test_a_change_says_whom_it_waits_for_and_how_long_both_are_trusted() -> None:
+    waiting = Certificates(changing=True, phase=Phase.SPREADING, unseen=("part-1",))
+    message = condition(plan(see(waiting), "image:1"), "CertificatesReady")[2]
+    assert message.endswith("not seen to trust the new one yet: part-1")
+    until = NOW + dt.timedelta(days=9)
+    overlap = plan(see(Certificates(phase=Phase.OVERLAP, until=until)), "image:1")
+    status, reason, message = condition(overlap, "CertificatesReady")
+    assert (status, reason) == ("True", "AuthorityOverlap")
+    assert "until 2026-01-10T00:00:00Z" in message
+
+
+def test_the_list_of_clients_is_written_and_revoked_ones_lose_their_secret() -> None:
+    replica_secret, gone = SECRETS[0], "part-client-gone"
+    roles = {replica_secret: "replica", SECRETS[1]: "client"}
+    certificates = Certificates(roles=roles, list_differs=True, revoked={gone: "uid-1"})
+    observed = see(certificates)
+    live = {"kind": "Secret", "metadata": metadata(observed.partition, replica_secret)}
+    live["metadata"]["uid"] = "s"
+    observed = replace(observed, objects={("Secret", replica_secret): live})
+    assert plan(observed, "i").action == WriteClients(replica_secret, frozenset({gone}))
+    written = replace(observed, certificates=replace(certificates, list_differs=False))
+    assert plan(written, "i").action == Delete("Secret", gone, "uid-1")
+
+
+def test_clients_are_told_when_they_can_connect_and_when_nobody_lets_them_in() -> None:
+    def status(**states: str) -> Any:
+        items = [{"name": n, "rights": "Read", "state": s} for n, s in states.items()]
+        return {"conditions": [], "clients": items}
+
+    found = news.events(status(a="Pending", b="Revoking", c="Ready"), status(a="Ready", c="Ready"))
+    assert [(e.reason, e.message.rpartition(" client ")[2]) for e in found] == [
+        ("ClientReady", "client a can connect with the files of its Secret"),
+        ("ClientRevoked", "b"),
+    ]

@@ -19,6 +19,7 @@ from partition_operator.reconcile.partition.actions import (
     CreatePod,
     IssueCertificate,
     RepairLabels,
+    TrustAuthority,
 )
 from partition_operator.resources import services, trust
 from partition_operator.resources.certificates import make_authority
@@ -40,7 +41,9 @@ def executor(kube: Kube, authority: Authority) -> Executor:
 
 def secret(found: Partition, authority: Authority, version: str) -> dict[str, Any]:
     now = dt.datetime.now(dt.UTC)
-    body = renewed(found, SECRET, "client", None, authority, now, step=trust.TrustStep.ISSUE)
+    body = renewed(
+        found, SECRET, "client", None, trust.Question(authority, now), trust.TrustStep.ISSUE
+    )
     return body | {"metadata": body["metadata"] | {"uid": "s", "resourceVersion": version}}
 
 
@@ -57,10 +60,12 @@ async def test_a_certificate_is_written_at_the_version_that_was_looked_at() -> N
     kube.found[key] = secret(observed.partition, authority, "5")
     kube.then = secret(observed.partition, Authority(make_authority(now)), "6")
     with pytest.raises(Conflict):
-        await mine.execute(observed, IssueCertificate(SECRET, "client"))
+        await mine.execute(observed, TrustAuthority(SECRET, "client"))
     assert kube.writes == []
-    # At the next look the other one's authority is kept beside ours.
-    await mine.execute(observed, IssueCertificate(SECRET, "client"))
+    # At the next look the other one's authority is kept beside ours, and nothing is issued before.
+    with pytest.raises(Conflict):
+        await mine.execute(observed, IssueCertificate(SECRET, "client"))
+    await mine.execute(observed, TrustAuthority(SECRET, "client"))
     (written,) = kube.writes
     assert written["metadata"]["resourceVersion"] == "6"
     assert base64.b64decode(written["data"]["ca.crt"]).count(b"BEGIN CERTIFICATE") == 2

@@ -12,12 +12,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 from partition_operator.__main__ import parse
-from partition_operator.clients.authority import AuthorityKeeper
-from partition_operator.clients.kube import ApiError
 from partition_operator.clients.replica import PartitionCertificate
-from partition_operator.config import ConfigError, OperatorConfig
+from partition_operator.config import ConfigError
 from partition_operator.errors import AuthorityInvalid
-from partition_operator.resources import trust
+from partition_operator.resources import own_certificate, trust
 from partition_operator.resources.certificates import (
     KeyPair,
     Lifetimes,
@@ -26,7 +24,7 @@ from partition_operator.resources.certificates import (
     issue,
     make_authority,
 )
-from partition_operator.resources.trust import Authority, TrustStep
+from partition_operator.resources.trust import Authority, Phase, Question, TrustStep
 from partition_proto.connection import pem
 
 from tests.support.certificates import KnownAuthority
@@ -76,14 +74,14 @@ def test_a_change_is_in_progress_until_the_old_authority_is_gone() -> None:
     the old authority for gone."""
     old, new = Authority(make_authority(NOW)), Authority(make_authority(NOW))
     secrets: Secrets = dict.fromkeys(ROLES)
-    assert not trust.changing(secrets, trust.steps(secrets, old, NOW))  # the first issue
+    assert trust.look(secrets, Question(old, NOW)).phase is Phase.SETTLED  # the first issue
     settle(secrets, old, NOW)
     turns: list[tuple[bool, bool]] = []
     now = NOW
     for _ in range(8):
-        found = trust.steps(secrets, new, now, LIFETIMES)
+        phase = trust.look(secrets, Question(new, now, LIFETIMES)).phase
         alone = all(content(s).authority == new.current.certificate for s in secrets.values())
-        turns.append((trust.changing(secrets, found), alone))
+        turns.append((phase is not Phase.SETTLED, alone))
         act(secrets, new, now)
         now += LIFETIMES.spread
     assert [changing for changing, _ in turns] == [not alone for _, alone in turns]
@@ -128,8 +126,8 @@ def test_a_certificate_that_ends_with_its_authority_is_not_issued_again_and_agai
     held = trust.read(secrets["cart-client-tls"])
     assert held.certificate is not None
     assert held.certificate.not_valid_after_utc == NOW + dt.timedelta(days=30)
-    assert trust.ending(authority, NOW, LIFETIMES) == NOW + dt.timedelta(days=30)
-    assert trust.ending(Authority(make_authority(NOW)), NOW, LIFETIMES) is None
+    assert own_certificate.ending(authority, NOW, LIFETIMES) == NOW + dt.timedelta(days=30)
+    assert own_certificate.ending(Authority(make_authority(NOW)), NOW, LIFETIMES) is None
 
 
 @pytest.mark.parametrize("key", ["tls.crt", "tls.key", "ca.crt"])
@@ -214,13 +212,13 @@ def test_the_operators_certificate_is_renewed_while_it_runs() -> None:
         PARTITION.key, KnownAuthority(Authority(authority)), LIFETIMES, now=lambda: now
     )
     first, _ = mine.current()
-    for days in range(0, 800, 50):
+    for days in range(0, 800, 20):
         now = NOW + dt.timedelta(days=days)
         mine.current()
         leaf = pem.leaf(mine.pem())
         assert leaf is not None
         assert leaf.not_after >= now + LIFETIMES.renew_before
-    assert mine.current()[0] - first == 800 // (365 - 120)
+    assert mine.current()[0] - first == 780 // 60
     assert mine.current() == mine.current()
 
 
@@ -272,93 +270,6 @@ def test_the_operator_trusts_a_group_whose_authority_was_lost() -> None:
 
 
 # --- the authority's Secret -------------------------------------------------------------------
-
-
-class FakeKube:
-    """Secrets alone."""
-
-    def __init__(self) -> None:
-        self.secret: dict[str, Any] | None = None
-
-    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
-        assert (kind, namespace, name) == ("Secret", "system", "partition-operator-ca")
-        return self.secret
-
-    async def create(self, body: dict[str, Any]) -> dict[str, Any]:
-        assert self.secret is None
-        self.secret = body
-        return body
-
-
-async def opened(kube: FakeKube) -> AuthorityKeeper:
-    config = OperatorConfig("system", "me", "image:1", authority_look_s=1e-9)
-    found = AuthorityKeeper(kube, config)  # type: ignore[arg-type]
-    await found.open()
-    return found
-
-
-async def test_an_authority_that_is_lost_is_written_again() -> None:
-    kube = FakeKube()
-    keeper = await opened(kube)
-    made = keeper.value
-    assert (await opened(kube)).value == made
-    kube.secret = None
-    await keeper.refresh()
-    assert keeper.value == made
-    assert (await opened(kube)).value == made
-
-
-@pytest.mark.parametrize("reason", ["AlreadyExists", "Conflict"])
-async def test_a_secret_that_cannot_be_made_is_an_error_of_the_api_server(reason: str) -> None:
-    """It exists and is gone again at the next look; or a quota was changed meanwhile."""
-
-    class Busy(FakeKube):
-        async def create(self, body: dict[str, Any]) -> dict[str, Any]:
-            raise ApiError(409, f"POST …: 409 {reason}", "", reason)
-
-    with pytest.raises(
-        ApiError, match="deleted meanwhile" if reason == "AlreadyExists" else reason
-    ):
-        await opened(Busy())
-
-
-async def test_a_secret_that_another_operator_makes_meanwhile_is_read() -> None:
-    theirs = make_authority(NOW)
-
-    class Raced(FakeKube):
-        async def create(self, body: dict[str, Any]) -> dict[str, Any]:
-            self.secret = authority_secret("system", "partition-operator-ca", theirs)
-            raise ApiError(409, "POST …: 409", "", "AlreadyExists")
-
-    assert (await opened(Raced())).value == Authority(theirs)
-
-
-async def test_an_authority_that_is_replaced_is_followed() -> None:
-    kube = FakeKube()
-    keeper = await opened(kube)
-    old, new = keeper.value.current, make_authority(NOW)
-    kube.secret = authority_secret("system", "partition-operator-ca", new)
-    await keeper.refresh()
-    assert keeper.value == Authority(new, previous=old)
-    await keeper.refresh()
-    assert keeper.value == Authority(new, previous=old)
-
-
-async def test_an_authority_that_cannot_be_used_is_not_followed() -> None:
-    kube = FakeKube()
-    keeper = await opened(kube)
-    made = keeper.value
-    assert kube.secret is not None
-    whole = kube.secret["data"]
-    kube.secret = kube.secret | {"data": whole | {"tls.key": ""}}
-    await keeper.refresh()
-    assert keeper.value == made
-    assert "system/partition-operator-ca: tls.key is missing or empty" in keeper.problem
-    with pytest.raises(AuthorityInvalid, match=r"tls\.key"):
-        await opened(kube)
-    kube.secret = kube.secret | {"data": whole}
-    await keeper.refresh()
-    assert (keeper.value, keeper.problem) == (made, "")
 
 
 def own(key: Any, *, ca: bool = True, days: int = 3650, start: int = -1) -> dict[str, Any]:
@@ -447,9 +358,28 @@ def test_an_authority_that_cannot_work_is_refused_by_name(
 def test_lifetimes_are_settings() -> None:
     needed = {"PARTITION_OPERATOR_NAMESPACE": "n", "PARTITION_OPERATOR_IMAGE": "i"}
     assert parse(needed).lifetimes == Lifetimes()
-    seconds = {"PARTITION_OPERATOR_CERTIFICATE_SECONDS": "8"}
+    seconds = {"PARTITION_OPERATOR_CERTIFICATE_SECONDS": "90"}
     found = parse(needed | seconds).lifetimes
-    assert found.certificate == dt.timedelta(seconds=8)
-    assert found.renew_before < found.certificate
+    assert found.certificate == found.overlap == dt.timedelta(seconds=90)
+    assert found.renew_before == dt.timedelta(seconds=30)
     with pytest.raises(ConfigError, match="less than the lifetime"):
-        parse(needed | seconds | {"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS": "8"})
+        parse(needed | seconds | {"PARTITION_OPERATOR_CERTIFICATE_RENEW_SECONDS": "90"})
+    with pytest.raises(ConfigError, match=r"RENEW_SECONDS=270: must be less than the lifetime"):
+        authority = {"PARTITION_OPERATOR_AUTHORITY_SECONDS": "270"}
+        parse(needed | seconds | authority | {"PARTITION_OPERATOR_AUTHORITY_RENEW_SECONDS": "270"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("CERTIFICATE", "59", "60 to 7.128e\\+07 seconds"),
+        ("CERTIFICATE", "99999999", "60 to"),
+        ("AUTHORITY", "7776001", "at least 3 times the lifetime of a certificate"),
+        ("TRUST_SPREAD", "0.5", "1 to 86400 seconds"),
+        ("AUTHORITY_OVERLAP", "0.5", "1 to"),
+    ],
+)
+def test_lifetimes_have_ranges(variable: str, value: str, words: str) -> None:
+    needed = {"PARTITION_OPERATOR_NAMESPACE": "n", "PARTITION_OPERATOR_IMAGE": "i"}
+    with pytest.raises(ConfigError, match=words):
+        parse(needed | {f"PARTITION_OPERATOR_{variable}_SECONDS": value})

@@ -52,6 +52,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   "PARTITION_OPERATOR_LOG_LEVEL" "logLevel"
   "PARTITION_OPERATOR_WORKERS" "workers"
   "PARTITION_OPERATOR_BACKFILL_STALLED_SECONDS" "backfillStalledSeconds"
+  "PARTITION_OPERATOR_CERTIFICATE_SECONDS" "certificates.lifetimeDays"
+  "PARTITION_OPERATOR_AUTHORITY_SECONDS" "certificates.authorityLifetimeDays"
+  "PARTITION_OPERATOR_AUTHORITY_OVERLAP_SECONDS" "certificates.overlapDays"
   "PARTITION_OPERATOR_HTTP_PORT" "the probes of the chart, which ask port 8080" }}
 {{- range .Values.extraEnv }}
 {{- $name := .name }}
@@ -118,8 +121,13 @@ podAntiAffinity:
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch, delete]
+# The operator deletes only Secrets of clients that spec.clients no longer names.
 - apiGroups: [""]
   resources: [secrets]
+  verbs: [get, create, patch, delete]
+# For spec.tls.issuerRef.
+- apiGroups: [cert-manager.io]
+  resources: [certificates]
   verbs: [get, create, patch]
 - apiGroups: [""]
   resources: [events]
@@ -161,5 +169,5 @@ podAntiAffinity:
 - apiGroups: [""]
   resources: [secrets]
   resourceNames: [partition-operator-ca]
-  verbs: [get]
+  verbs: [get, patch]
 {{- end -}}

@@ -32,6 +32,21 @@ ANNOTATION_OPERATOR = f"{GROUP}/operator"
 ANNOTATION_TRUST_CHANGED = f"{GROUP}/trust-changed"
 """On a Secret with a certificate: when its authorities last changed, RFC 3339."""
 
+ANNOTATION_FORMER_ENDS = f"{GROUP}/former-certificates-end"
+"""On a Secret with a certificate: until when certificates of a former authority may be in use."""
+
+ANNOTATION_BROUGHT = f"{GROUP}/brought-along"
+"""On a Secret with a certificate: "true" if somebody else issued it."""
+
+ANNOTATION_CLIENTS_CHANGED = f"{GROUP}/clients-changed"
+"""On the Secret with the replicas' certificate: when the list of clients last changed."""
+
+ANNOTATION_RENEW = f"{GROUP}/renew-authority"
+"""On the Secret of the operator's authority: a new value makes the operator renew it."""
+ANNOTATION_RENEWED = f"{GROUP}/renewed-authority"
+"""On the Secret of the operator's authority: the value of the other annotation that was followed
+last."""
+
 ANNOTATION_RESTART = f"{GROUP}/restart"
 """On a Partition, and from there on its pods: a new value replaces all pods, in order."""
 
@@ -94,6 +109,11 @@ SOCKET = f"unix:{SOCKET_FOLDER}/replica.sock"
 GROUP_ID = 65532
 
 
+CLIENTS_FILE = "clients.json"
+"""The key in the data of the replicas' Secret with the list of clients. The replica reads the file
+of this name beside its certificate."""
+
+
 def headless_service(partition: str) -> str:
     return f"{partition}-replicas"
 
@@ -110,6 +130,21 @@ def tls_secret(partition: str) -> str:
 def client_secret(partition: str) -> str:
     """The Secret with the clients' certificate."""
     return f"{partition}-client-tls"
+
+
+def named_client_secret(partition: str, client: str) -> str:
+    """The Secret of a client of spec.clients. The CRD refuses the client tls."""
+    return f"{partition}-client-{client}"
+
+
+def issued_secret(partition: str) -> str:
+    """The Secret that cert-manager writes."""
+    return f"{partition}-replica-issued"
+
+
+def certificate(partition: str) -> str:
+    """The Certificate that asks cert-manager for it."""
+    return f"{partition}-replica"
 
 
 def pod(partition: str, ordinal: int) -> str:

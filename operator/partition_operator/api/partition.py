@@ -10,6 +10,7 @@ from partition_operator.api.quantities import parse_quantity
 from partition_operator.api.rule import Rule
 from partition_operator.api.settings import parse_settings
 from partition_operator.api.snapshot import SnapshotsSpec, parse_snapshots_spec
+from partition_operator.api.tls import Client, TlsSource, parse_clients, parse_tls
 from partition_operator.api.update import UpdateStrategy, parse_update_strategy
 from partition_operator.errors import InvalidSpec
 
@@ -73,6 +74,8 @@ class PartitionSpec:
     image: str = ""
     """"" leaves the choice to the operator."""
     update: UpdateStrategy = field(default_factory=UpdateStrategy)
+    tls: TlsSource = field(default_factory=TlsSource)
+    clients: tuple[Client, ...] = ()
     template: dict[str, Any] = field(default_factory=dict)
     """spec.podTemplate.spec, without affinity and tolerations, which are above."""
     service: schema.Service = field(default_factory=schema.Service)
@@ -229,6 +232,8 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         deletion=spec.get("deletionPolicy", RETAIN),
         image=spec.get("image", ""),
         update=parse_update_strategy(spec.get("updateStrategy", schema.UpdateStrategy())),
+        tls=parse_tls(spec.get("tls", schema.Tls())),
+        clients=parse_clients(spec.get("clients", [])),
         settings=parse_settings(spec.get("settings", schema.Settings())),
         pod_labels=dict(marks.get("labels", {})),
         pod_annotations=dict(marks.get("annotations", {})),

@@ -62,6 +62,22 @@ class MaintenanceWindow(TypedDict):
     timeZone: NotRequired[str]
 
 
+class Client(TypedDict):
+    name: str
+    rights: Literal["Read", "Write", "Admin"]
+    revision: NotRequired[int]
+
+
+class SecretRef(TypedDict):
+    name: str
+
+
+class IssuerRef(TypedDict):
+    name: str
+    kind: NotRequired[str]
+    group: NotRequired[str]
+
+
 class PodMarks(TypedDict):
     labels: NotRequired[dict[str, str]]
     annotations: NotRequired[dict[str, str]]
@@ -167,6 +183,18 @@ class Member(TypedDict):
     role: NotRequired[str]
 
 
+class CertificatesStatus(TypedDict):
+    authority: NotRequired[str]
+    phase: NotRequired[str]
+    expiresAt: NotRequired[str]
+
+
+class ClientState(TypedDict):
+    name: str
+    rights: str
+    state: str
+
+
 class Condition(TypedDict):
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -224,6 +252,11 @@ class UpdateStrategy(TypedDict):
     type: NotRequired[Literal["Rolling", "Supervised", "OnDelete"]]
     progressDeadlineSeconds: NotRequired[int]
     maintenanceWindows: NotRequired[list[MaintenanceWindow]]
+
+
+class Tls(TypedDict):
+    secretRef: NotRequired[SecretRef]
+    issuerRef: NotRequired[IssuerRef]
 
 
 class PodTemplate(TypedDict):
@@ -296,6 +329,8 @@ class PartitionStatus(TypedDict):
     clusterID: NotRequired[str]
     bootstrapped: NotRequired[bool]
     members: NotRequired[list[Member]]
+    certificates: NotRequired[CertificatesStatus]
+    clients: NotRequired[list[ClientState]]
     quorumCriticalPods: NotRequired[list[str]]
     conditions: NotRequired[list[Condition]]
 
@@ -349,6 +384,8 @@ class PartitionSpec(TypedDict):
     image: NotRequired[str]
     settings: NotRequired[Settings]
     updateStrategy: NotRequired[UpdateStrategy]
+    clients: NotRequired[list[Client]]
+    tls: NotRequired[Tls]
     podTemplate: NotRequired[PodTemplate]
     service: NotRequired[Service]
     serviceAccount: NotRequired[ServiceAccount]
@@ -401,6 +438,8 @@ RULES: dict[str, dict[str, Rule]] = {
         ),
         "settings": Rule(type="object", of="Settings"),
         "updateStrategy": Rule(type="object", of="UpdateStrategy", default={}),
+        "clients": Rule(type="array", of="Client", max_items=64),
+        "tls": Rule(type="object", of="Tls"),
         "podTemplate": Rule(type="object", of="PodTemplate"),
         "service": Rule(type="object", of="Service"),
         "serviceAccount": Rule(type="object", of="ServiceAccount"),
@@ -583,6 +622,46 @@ RULES: dict[str, dict[str, Rule]] = {
             words="how long the window is open",
         ),
         "timeZone": Rule(type="string", max_length=64),
+    },
+    "Client": {
+        "name": Rule(
+            type="string",
+            required=True,
+            max_length=40,
+            pattern="^[a-z]([-a-z0-9]*[a-z0-9])?$",
+            words="lower-case letters, digits and '-' are allowed, beginning with a letter and ending with a letter or digit",
+        ),
+        "rights": Rule(
+            type="string",
+            required=True,
+            allowed=("Read", "Write", "Admin"),
+            words="read allows to read, to tail and to keep a consumer",
+        ),
+        "revision": Rule(type="integer", default=1, minimum=1),
+    },
+    "Tls": {
+        "secretRef": Rule(type="object", of="SecretRef"),
+        "issuerRef": Rule(type="object", of="IssuerRef"),
+    },
+    "SecretRef": {
+        "name": Rule(
+            type="string",
+            required=True,
+            min_length=1,
+            max_length=253,
+            words="the name of the Secret, in the namespace of the Partition",
+        ),
+    },
+    "IssuerRef": {
+        "name": Rule(
+            type="string",
+            required=True,
+            min_length=1,
+            max_length=253,
+            words="the name of the issuer",
+        ),
+        "kind": Rule(type="string", default="Issuer", min_length=1, max_length=63),
+        "group": Rule(type="string", default="cert-manager.io", min_length=1, max_length=253),
     },
     "PodTemplate": {
         "metadata": Rule(type="object", of="PodMarks"),

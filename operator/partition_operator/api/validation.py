@@ -205,6 +205,19 @@ def _one_beginning(bootstrap: dict[str, Any], where: str) -> None:
         raise InvalidSpec(f"{where}: {' and '.join(given)} exclude each other: set only one")
 
 
+def _client(client: schema.Client, where: str) -> None:
+    """CEL: "spec.clients.name: tls is not allowed"."""
+    if client["name"] == "tls":
+        words = "not allowed, because NAME-client-tls is the Secret that all clients may share"
+        raise _wrong(f"{where}.name", client["name"], words)
+
+
+def _one_source(tls: dict[str, Any], where: str) -> None:
+    """CEL: "spec.tls: secretRef and issuerRef exclude each other"."""
+    if tls.get("secretRef") and tls.get("issuerRef"):
+        raise InvalidSpec(f"{where}: secretRef and issuerRef exclude each other: set only one")
+
+
 def _storage(storage: schema.Storage, where: str) -> None:
     """CEL: "spec.storage.size: a quantity of at least 64Mi is allowed"."""
     size = storage["size"]
@@ -245,9 +258,17 @@ def _autogrow(autogrow: schema.Autogrow, where: str) -> None:
         raise _wrong(f"{where}.whenFreeBelow", below, words)
 
 
+def _one_name_each(spec: dict[str, Any], where: str) -> None:
+    """In the CRD the list of clients is a map by name."""
+    found = [client["name"] for client in spec.get("clients", [])]
+    if twice := sorted({name for name in found if found.count(name) > 1}):
+        raise InvalidSpec(f"{where}.clients: {', '.join(twice)}: each name is allowed once")
+
+
 def _partition(spec: dict[str, Any], where: str) -> None:
     """CEL: "spec.deletionPolicy: SnapshotThenDelete needs spec.snapshots.destination"."""
     _one_placement(spec, where)
+    _one_name_each(spec, where)
     if spec.get("deletionPolicy") != "SnapshotThenDelete":
         return
     snapshots = spec.get("snapshots")
@@ -371,10 +392,12 @@ def _pod_marks(marks: dict[str, Any], where: str) -> None:
 _CHOICES: dict[str, Callable[[Any, str], None]] = {
     "Bootstrap": _one_beginning,
     "Destination": _one_destination,
+    "Tls": _one_source,
 }
 """By object: applied before the rules of its fields, so that a surplus field is reported first."""
 _RULES: dict[str, Callable[[Any, str], None]] = {
     "Autogrow": _autogrow,
+    "Client": _client,
     "ObjectStore": _object_store,
     "PartitionSpec": _partition,
     "PodMarks": _pod_marks,

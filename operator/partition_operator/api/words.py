@@ -96,6 +96,7 @@ class Reason(StrEnum):
     RETRYING = "Retrying"
     ROLLING = "Rolling"
     RUNNING = "Running"
+    SOURCE_INVALID = "SourceInvalid"
     SNAPSHOT_DAMAGED = "SnapshotDamaged"
     SOURCE_RESTARTED = "SourceRestarted"
     SOURCE_UNREACHABLE = "SourceUnreachable"

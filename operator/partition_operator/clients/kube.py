@@ -32,6 +32,7 @@ PATHS = {
     "PersistentVolume": "/api/v1/persistentvolumes",
     "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
     "Event": "/api/v1/namespaces/{namespace}/events",
+    "Certificate": "/apis/cert-manager.io/v1/namespaces/{namespace}/certificates",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
 }
 
@@ -132,6 +133,12 @@ class Kube:
         # The items of a list have no kind.
         return [{"kind": kind} | item for item in items]
 
+    async def list_everything(self, plural: str, namespace: str) -> list[Body]:
+        """Lists our objects of one kind in a namespace, or, for "", in all. Raises ApiError."""
+        place = f"/namespaces/{quote(namespace)}" if namespace else ""
+        found = await self._request("GET", f"/apis/{names.API_VERSION}{place}/{plural}")
+        return cast("list[Body]", found.get("items", []))
+
     async def events_about(self, namespace: str, uid: str, reason: str) -> list[Body]:
         """Lists the events of one reason about the object of this uid."""
         query = {"fieldSelector": f"involvedObject.uid={uid},reason={reason}"}
@@ -153,7 +160,14 @@ class Kube:
         metadata = body["metadata"]
         path = _path(body["kind"], metadata["namespace"], metadata["name"], subresource)
         query = {"fieldManager": manager, "force": "true"}
-        return await self._request("PATCH", path, body, query=query, content_type=APPLY)
+        try:
+            return await self._request("PATCH", path, body, query=query, content_type=APPLY)
+        except ApiError as error:
+            if body["kind"] != "Certificate" or error.status != HTTPStatus.NOT_FOUND:
+                raise
+            # Like a refusal: only a user can change that.
+            text = f"no {body['apiVersion']} here: install cert-manager, or use spec.tls.secretRef"
+            raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, text) from error
 
     async def create(self, body: Body) -> Body:
         metadata = body["metadata"]

@@ -24,20 +24,20 @@ from partition_operator.clients import volumes
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.nodes import NodeBook
+from partition_operator.clients.partition_secrets import PartitionSecrets
 from partition_operator.clients.pod_progress import ask_progress
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import text_of
 from partition_operator.reconcile.observed.last_write import Key
 from partition_operator.reconcile.observed.partition import (
-    Certificates,
     ObservedClaim,
     ObservedPartition,
     ObservedPod,
     ObservedReplica,
 )
 from partition_operator.reconcile.observed.restore import ObservedRestore
-from partition_operator.resources import trust
-from partition_operator.resources.certificates import LIFETIMES, Lifetimes, lacks_names
+from partition_operator.resources import own_certificate, trust
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes
 from partition_operator.resources.common import controller, is_foreign, is_owner
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,12 @@ class Observer:
         self._kube = kube
         self._replicas = replicas
         self._authority = authority
+        self._secrets = PartitionSecrets(kube, authority, lifetimes)
+
+    @property
+    def certificates_refused(self) -> int:
+        """How many certificates of spec.tls were refused since the start."""
+        return self._secrets.refused
 
     async def partition(self, namespace: str, name: str) -> Partition | None:
         """Returns the Partition, or None if it does not exist. Raises ApiError."""
@@ -88,9 +94,10 @@ class Observer:
             ("ServiceAccount", names.client_service(name)),
             ("Service", names.headless_service(name)),
             ("Service", names.client_service(name)),
-            ("Secret", names.tls_secret(name)),
-            ("Secret", names.client_secret(name)),
         ]
+        asked = partition.asked
+        if asked is not None and asked.tls.issuer is not None:
+            single.append(("Certificate", names.certificate(name)))
         found = await asyncio.gather(
             *(self._kube.get(kind, namespace, item) for kind, item in single),
         )
@@ -105,24 +112,25 @@ class Observer:
             claims = await self._with_classes(partition, claims)
             class_missing = await self._class_missing(partition, claims)
         await self._authority.refresh()
-        secrets = {
-            secret: objects.get(("Secret", secret))
-            for secret in (names.tls_secret(name), names.client_secret(name))
-        }
-        for secret, live in secrets.items():
+        secrets = await self._secrets.read(partition, now)
+        for secret, live in secrets.live.items():
             if live is not None:
                 objects["Secret", secret] = _without_content(live)
         # A Secret of another owner is a Conflict, and is not used here.
-        secrets = {s: live for s, live in secrets.items() if not _foreign(live, partition)}
-        own = secrets.get(names.tls_secret(name))
-        if own is not None:
-            self._replicas.follow(partition.key, own)
+        own = {s: None if _foreign(x, partition) else x for s, x in secrets.live.items()}
+        replica, client = own[names.tls_secret(name)], own[names.client_secret(name)]
+        if replica is not None:
+            self._replicas.follow(partition.key, replica, client)
         replicas, fenced = await self._answers(partition, pods)
-        steps = trust.steps(secrets, self._authority.value, now, self._lifetimes)
-        good = {secret: step is not trust.TrustStep.ISSUE for secret, step in steps.items()}
-        held = trust.read(own).certificate
-        if steps.get(names.tls_secret(name)) is trust.TrustStep.NOTHING and held is not None:
-            good[names.tls_secret(name)] = not lacks_names(held, partition)
+        reports, timed = _reports(partition, pods, (*replicas, *fenced))
+        good, certificates = self._secrets.judge(partition, secrets, reports, now, timed=timed)
+        certificates = replace(
+            certificates,
+            refused=self._replicas.refused(partition, pods),
+            authority_ends=own_certificate.ending(self._authority.value, now, self._lifetimes),
+            refused_calls=sum(r.tls.refused_calls for r in replicas if r.tls),
+            refused_last=max((r.tls.refused_last for r in replicas if r.tls), default=""),
+        )
         return ObservedPartition(
             partition,
             now,
@@ -134,16 +142,7 @@ class Observer:
             conflicting=conflicting,
             pods_refused=await self._pods_refused(objects.get(("StatefulSet", name)), pods, now),
             restore=await self._restore(partition),
-            certificates=Certificates(
-                untrusting=frozenset(
-                    s for s, step in steps.items() if step is trust.TrustStep.TRUST
-                ),
-                changing=trust.changing(secrets, steps),
-                problem=self._authority.problem,
-                refused=self._replicas.refused(partition, pods),
-                authority_ends=trust.ending(self._authority.value, now, self._lifetimes),
-                ends=trust.expiries(secrets),
-            ),
+            certificates=certificates,
             fenced=fenced,
             sees_volumes=self._nodes is not None,
             class_missing=class_missing,
@@ -312,6 +311,26 @@ class Observer:
         items = await self._named("PersistentVolumeClaim", partition.namespace, selector, wanted)
         claims = [_claim(partition, item, selector) for item in items]
         return tuple(sorted((c for c in claims if c.ordinal >= 0), key=lambda c: c.ordinal))
+
+
+def _reports(
+    partition: Partition, pods: Iterable[ObservedPod], replicas: Iterable[ObservedReplica]
+) -> tuple[dict[str, trust.Reported | None], bool]:
+    """Returns (what each replica reports of its TLS files, or SILENT; whether one of an earlier
+    version reports nothing). A pod without an address does not run: it will mount what is there."""
+    answers = {replica.ordinal: replica for replica in replicas}
+    found: dict[str, trust.Reported | None] = {}
+    timed = False
+    for pod in pods:
+        if not pod.ip or pod.deleting:
+            continue
+        answer = answers.get(pod.ordinal)
+        if answer is not None and answer.tls is None:
+            timed = True
+            continue
+        name = names.pod(partition.name, pod.ordinal)
+        found[name] = trust.SILENT if answer is None else answer.tls
+    return found, timed
 
 
 def _without_content(secret: Body) -> Body:

@@ -29,7 +29,7 @@ from partition_operator.reconcile.observed.partition import (
     ObservedPod,
     ObservedReplica,
 )
-from partition_operator.resources import trust
+from partition_operator.resources import own_certificate, trust
 from partition_operator.resources.certificates import (
     LIFETIMES,
     KeyPair,
@@ -75,6 +75,7 @@ class PartitionCertificate:
         self._lifetimes = lifetimes
         self._now = now
         self._secret: dict[str, Any] | None = None
+        self._clients: dict[str, Any] | None = None
         self._basis: object = None
         self._signer: KeyPair | None = None
         self._renew_at = now()
@@ -82,8 +83,10 @@ class PartitionCertificate:
         self._pem = Pem(b"", b"", b"")
         self._credentials: grpc.ChannelCredentials | None = None
 
-    def follow(self, secret: dict[str, Any] | None) -> None:
-        self._secret = secret
+    def follow(self, secret: dict[str, Any] | None, clients: dict[str, Any] | None = None) -> None:
+        """secret: the replicas'. clients: the one that all clients may share; it shows the
+        authority that the replicas trust, also if they have a certificate of another one."""
+        self._secret, self._clients = secret, clients or secret
 
     def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
         self._renew()
@@ -95,11 +98,11 @@ class PartitionCertificate:
 
     def _renew(self) -> None:
         authority, now = self._authority.value, self._now()
-        basis = (authority, (self._secret or {}).get("data"))
+        basis = (authority, (self._secret or {}).get("data"), (self._clients or {}).get("data"))
         if basis == self._basis and now < self._renew_at:
             return
-        signer = trust.signer(self._secret, authority, now)
-        trusted = trust.trusted(self._secret, authority)
+        signer = own_certificate.signer(self._clients, authority, now)
+        trusted = own_certificate.trusted(self._secret, authority)
         self._basis = basis
         if signer == self._signer and trusted == self._pem.authority and now < self._renew_at:
             return
@@ -149,10 +152,15 @@ class Replicas:
         if not ips:
             self._certificates.pop(key, None)
 
-    def follow(self, key: tuple[str, str], secret: dict[str, Any] | None) -> None:
-        """Takes the replicas' current Secret. During a change of the authority it contains the
-        authorities that they trust and the issuer of their certificates."""
-        self._certificate(key).follow(secret)
+    def follow(
+        self,
+        key: tuple[str, str],
+        secret: dict[str, Any] | None,
+        clients: dict[str, Any] | None = None,
+    ) -> None:
+        """Takes the current Secrets of replicas and clients. During a change of the authority they
+        contain the authorities that are trusted, and the issuer of the certificates."""
+        self._certificate(key).follow(secret, clients)
 
     def refused(self, partition: Partition, pods: Iterable[ObservedPod]) -> dict[int, str]:
         """Returns why TLS to a pod fails, by ordinal, for the pods where it does."""
@@ -305,9 +313,23 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
         standalone=answer.standalone,
         backfill=_backfill(answer),
         stored_from=answer.stored_from,
+        tls=_tls(answer),
         disk_free=answer.disk_free_bytes,
         disk_total=answer.disk_total_bytes,
         last_term=answer.last_term,
+    )
+
+
+def _tls(answer: api.GetStatusResponse) -> trust.Reported | None:
+    if not answer.HasField("tls"):
+        return None
+    found = answer.tls
+    return trust.Reported(
+        frozenset(found.trusted),
+        found.certificate,
+        found.clients,
+        found.refused_calls,
+        found.refused_last,
     )
 
 

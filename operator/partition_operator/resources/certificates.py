@@ -22,6 +22,9 @@ from partition_operator.errors import AuthorityInvalid
 from partition_operator.resources.common import metadata
 
 RSA_BITS_MIN = 2048
+COMMON_NAME_MAX = 64
+AUTHORITY_NAME = "partition-operator"
+"""The common name of an authority that the operator makes, before its number."""
 CURVES = (ec.SECP256R1, ec.SECP384R1)
 UNREADABLE = (
     ValueError,
@@ -38,14 +41,21 @@ access, so loading the certificate may succeed."""
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """renew_before: a certificate that expires within this time is reissued. spread: this long
-    after a change of a Secret, every pod has its new content; the kubelet takes at most two
-    minutes."""
+    """How long authorities and certificates live.
+
+    renew_before: a certificate that expires within this time is reissued; authority_renew_before:
+    the same for an authority that the operator made. Both are a third of the lifetime by default.
+    spread: this long after a change of a Secret, every pod has its new content; the kubelet takes
+    at most two minutes. overlap: how long a former authority stays trusted after the last
+    certificate was replaced; never longer than its certificates live.
+    """
 
     authority: dt.timedelta = dt.timedelta(days=3650)
-    certificate: dt.timedelta = dt.timedelta(days=365)
-    renew_before: dt.timedelta = dt.timedelta(days=120)
+    authority_renew_before: dt.timedelta = dt.timedelta(days=3650) / 3
+    certificate: dt.timedelta = dt.timedelta(days=90)
+    renew_before: dt.timedelta = dt.timedelta(days=30)
     spread: dt.timedelta = dt.timedelta(minutes=10)
+    overlap: dt.timedelta = dt.timedelta(days=90)
 
 
 LIFETIMES = Lifetimes()
@@ -63,7 +73,7 @@ def make_authority(now: dt.datetime, lifetimes: Lifetimes = LIFETIMES) -> KeyPai
     key = ec.generate_private_key(ec.SECP256R1())
     # Verifiers find an issuer by its name, so two authorities trusted at once need different names.
     serial = x509.random_serial_number()
-    common = f"partition-operator {serial % 2**32:08x}"
+    common = f"{AUTHORITY_NAME} {serial % 2**32:08x}"
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     builder = (
         x509.CertificateBuilder()
@@ -81,8 +91,14 @@ def make_authority(now: dt.datetime, lifetimes: Lifetimes = LIFETIMES) -> KeyPai
 
 
 def identity(namespace: str, partition: str, role: str) -> str:
-    """Returns the URI of a party. role: replica, operator or client."""
+    """Returns the URI of a party. role: replica, operator, client, or `client/<name>/<id>`."""
     return f"logstore://{namespace}/{partition}/{role}"
+
+
+def _common_name(party: str) -> str:
+    """Returns a name for people: the role, or the name of a client that has one."""
+    role, *rest = party.split("/")[4:] or [party]
+    return (rest[0] if rest else role)[:COMMON_NAME_MAX]
 
 
 def issue(
@@ -102,9 +118,7 @@ def issue(
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
         x509.CertificateBuilder()
-        .subject_name(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, party.rpartition("/")[2])])
-        )
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, _common_name(party))]))
         .issuer_name(issuer.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -148,12 +162,17 @@ def lacks_names(certificate: x509.Certificate, partition: Partition) -> bool:
 
 
 def build_secret(
-    partition: Partition, name: str, role: str, pair: KeyPair, trusted: bytes, changed: dt.datetime
+    partition: Partition,
+    name: str,
+    role: str,
+    pair: KeyPair,
+    trusted: bytes,
+    annotations: dict[str, str],
 ) -> dict[str, Any]:
-    """Returns a kubernetes.io/tls Secret. role: replica or client. trusted: the authorities, in
-    PEM. changed: when an authority was last added or removed."""
-    described = metadata(partition, name, role)
-    described["annotations"] = {names.ANNOTATION_TRUST_CHANGED: changed.isoformat()}
+    """Returns a kubernetes.io/tls Secret. role: replica, client, or `client/<name>/<id>`. trusted:
+    the authorities, in PEM."""
+    described = metadata(partition, name, component_of(role))
+    described["annotations"] = annotations
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -167,10 +186,16 @@ def build_secret(
     }
 
 
+def component_of(role: str) -> str:
+    """Returns the component in the labels of a role's Secret: replica or client."""
+    return role.partition("/")[0]
+
+
 def issue_for(
     partition: Partition, role: str, authority: KeyPair, now: dt.datetime, lifetimes: Lifetimes
 ) -> KeyPair:
-    """Issues a certificate for a Partition. role: replica or client. Raises AuthorityInvalid."""
+    """Issues a certificate for a Partition. role: replica, client, or `client/<name>/<id>`. Raises
+    AuthorityInvalid."""
     hosts = replica_hosts(partition) if role == "replica" else []
     party = identity(partition.namespace, partition.name, role)
     return issue(authority, party, hosts, now, lifetimes)

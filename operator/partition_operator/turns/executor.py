@@ -9,6 +9,7 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.clients.kube import ApiError, Body, Kube
+from partition_operator.clients.partition_secrets import PartitionSecrets
 from partition_operator.clients.replica import Replicas
 from partition_operator.errors import Conflict, ReplicaUnreachable, text_of
 from partition_operator.reconcile.observed.last_write import WriteRecords
@@ -59,7 +60,7 @@ class Executor:
             self.writes.note_taken(partition.key, *found, mark, now)
         failpoints.reach(_failpoint(action))
 
-    async def _execute(  # noqa: C901, PLR0912  # a flat match over actions
+    async def _execute(  # noqa: C901, PLR0912, PLR0915  # a flat match over actions
         self, observed: ObservedPartition, partition: Partition, action: actions.Action
     ) -> Body | None:
         """Returns the stored object if the action wrote a whole object; otherwise None."""
@@ -68,10 +69,13 @@ class Executor:
                 name = body["metadata"]["name"]
                 live = await self.kube.get(body["kind"], partition.namespace, name)
                 return await self._apply(partition, body, live)
-            case actions.IssueCertificate(secret, role):
-                return await self._renew(observed, secret, role, trust.TrustStep.ISSUE)
+            case actions.IssueCertificate(secret, role, former):
+                step = trust.TrustStep.EXTEND if former else trust.TrustStep.ISSUE
+                return await self._renew(partition, secret, role, step)
             case actions.TrustAuthority(secret, role):
-                return await self._renew(observed, secret, role, trust.TrustStep.TRUST)
+                return await self._renew(partition, secret, role, trust.TrustStep.TRUST)
+            case actions.WriteClients(secret, kept):
+                await self._list_clients(observed, secret, kept)
             case actions.CreatePod(body) | actions.CreateClaim(body) | actions.CreateSnapshot(body):
                 await self._create(body)
             case actions.SetFinalizer(present):
@@ -207,21 +211,23 @@ class Executor:
         return live
 
     async def _renew(
-        self, observed: ObservedPartition, secret: str, role: str, step: trust.TrustStep
+        self, partition: Partition, secret: str, role: str, step: trust.TrustStep
     ) -> Body:
-        partition = observed.partition
-        live = await self.kube.get("Secret", partition.namespace, secret)
-        body = trust.renewed(
-            partition,
-            secret,
-            role,
-            live,
-            self.authority.value,
-            self.authority.now(),
-            self.lifetimes,
-            step=step,
-        )
+        secrets = PartitionSecrets(self.kube, self.authority, self.lifetimes)
+        body, live = await secrets.renewed(partition, secret, role, step)
         return await self._apply(partition, body, live)
+
+    async def _list_clients(
+        self, observed: ObservedPartition, secret: str, kept: frozenset[str]
+    ) -> None:
+        partition = observed.partition
+        uid = observed.objects["Secret", secret]["metadata"]["uid"]
+        live = await self._observed("Secret", partition, secret, uid)
+        existing = frozenset(
+            s.removeprefix(names.named_client_secret(partition.name, "")) for s in kept
+        )
+        secrets = PartitionSecrets(self.kube, self.authority, self.lifetimes)
+        await self.kube.merge("Secret", live, secrets.listed(partition, live, existing))
 
     async def _command(
         self, observed: ObservedPartition, partition: Partition, action: actions.Action

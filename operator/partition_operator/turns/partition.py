@@ -37,6 +37,7 @@ from partition_operator.reconcile.partition.actions import (
 )
 from partition_operator.reconcile.partition.figures import PartitionFigures, figures
 from partition_operator.reconcile.partition.plan import Plan, plan
+from partition_operator.reconcile.partition.refusals import Refusals
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.queue import Key, QueueItem
 
@@ -73,6 +74,7 @@ class Reconciler:
         """Watched Partitions that another operator manages."""
         self._told: set[Key] = set()
         """The Partitions of `foreign` whose event is written."""
+        self._callers = Refusals()
         self.reconciled = 0
         self.figures: dict[tuple[str, str], PartitionFigures] = {}
         """What the metrics say, by namespace and name of the Partitions that we manage."""
@@ -122,13 +124,7 @@ class Reconciler:
         if ownership.has_to_be_claimed(partition, config.namespace):
             await self._claim(partition)
             return None
-        observed = await self._observer.observe(partition)
-        observed = replace(
-            observed,
-            writes=self._executor.writes.of(partition.key),
-            refused=self._refusals.get(key, ""),
-            eviction_refused=self._evictions.get(key, ""),
-        )
+        observed = await self._observe(key, partition)
         step = plan(
             observed,
             config.image,
@@ -163,6 +159,18 @@ class Reconciler:
             return False
         await self._executor.execute(observed, step.action)
         return True
+
+    async def _observe(self, key: Key, partition: Partition) -> ObservedPartition:
+        """Observes the Partition, and posts an event if its replicas refused many callers."""
+        observed = await self._observer.observe(partition)
+        if (event := self._callers.look(observed)) is not None:
+            await self._recorder.offer(partition, event)
+        return replace(
+            observed,
+            writes=self._executor.writes.of(partition.key),
+            refused=self._refusals.get(key, ""),
+            eviction_refused=self._evictions.get(key, ""),
+        )
 
     async def _carry_out(
         self, key: Key, observed: ObservedPartition, action: Action
@@ -216,6 +224,7 @@ class Reconciler:
         """Drops the memory of a Partition that was deleted or that another operator manages."""
         self.figures.pop((key.namespace, key.name), None)
         await self._observer.forget(key.namespace, key.name)
+        self._callers.forget((key.namespace, key.name))
         self._executor.writes.forget((key.namespace, key.name))
 
     def _not_foreign(self, key: Key) -> None:
@@ -273,6 +282,7 @@ def _view(replicas: Iterable[ObservedReplica]) -> object:
             r.disk_full,
             r.standalone,
             r.backfill,
+            (r.tls.trusted, r.tls.certificate, r.tls.clients) if r.tls else None,
             [(m.member_id, m.voter, m.recently_active, m.progress) for m in r.members]
             if r.role == ReplicaRole.LEADER
             else None,

@@ -451,7 +451,7 @@ class MemberStatus(_message.Message):
     def __init__(self, member_id: _Optional[int] = ..., address: _Optional[str] = ..., role: _Optional[str] = ..., matched: _Optional[int] = ..., recently_active: _Optional[bool] = ..., progress: _Optional[str] = ...) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version", "standalone", "backfill", "stored_from", "low_water_mark", "history_id", "last_term")
+    __slots__ = ("cluster_id", "member_id", "incarnation", "role", "term", "leader", "first_index", "last_index", "committed", "applied", "members", "configuration_changing", "disk_full", "disk_free_bytes", "disk_total_bytes", "serving", "session_count", "payload_inline_bytes_max", "proposal_bytes_max", "version", "standalone", "backfill", "stored_from", "low_water_mark", "history_id", "last_term", "tls")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -478,6 +478,7 @@ class GetStatusResponse(_message.Message):
     LOW_WATER_MARK_FIELD_NUMBER: _ClassVar[int]
     HISTORY_ID_FIELD_NUMBER: _ClassVar[int]
     LAST_TERM_FIELD_NUMBER: _ClassVar[int]
+    TLS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     member_id: int
     incarnation: int
@@ -504,7 +505,22 @@ class GetStatusResponse(_message.Message):
     low_water_mark: int
     history_id: str
     last_term: int
-    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ..., standalone: _Optional[bool] = ..., backfill: _Optional[_Union[BackfillStatus, _Mapping]] = ..., stored_from: _Optional[int] = ..., low_water_mark: _Optional[int] = ..., history_id: _Optional[str] = ..., last_term: _Optional[int] = ...) -> None: ...
+    tls: TlsStatus
+    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., role: _Optional[str] = ..., term: _Optional[int] = ..., leader: _Optional[_Union[_types_pb2.LeaderHint, _Mapping]] = ..., first_index: _Optional[int] = ..., last_index: _Optional[int] = ..., committed: _Optional[int] = ..., applied: _Optional[int] = ..., members: _Optional[_Iterable[_Union[MemberStatus, _Mapping]]] = ..., configuration_changing: _Optional[bool] = ..., disk_full: _Optional[bool] = ..., disk_free_bytes: _Optional[int] = ..., disk_total_bytes: _Optional[int] = ..., serving: _Optional[bool] = ..., session_count: _Optional[int] = ..., payload_inline_bytes_max: _Optional[int] = ..., proposal_bytes_max: _Optional[int] = ..., version: _Optional[str] = ..., standalone: _Optional[bool] = ..., backfill: _Optional[_Union[BackfillStatus, _Mapping]] = ..., stored_from: _Optional[int] = ..., low_water_mark: _Optional[int] = ..., history_id: _Optional[str] = ..., last_term: _Optional[int] = ..., tls: _Optional[_Union[TlsStatus, _Mapping]] = ...) -> None: ...
+
+class TlsStatus(_message.Message):
+    __slots__ = ("trusted", "certificate", "clients", "refused_calls", "refused_last")
+    TRUSTED_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_CALLS_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_LAST_FIELD_NUMBER: _ClassVar[int]
+    trusted: _containers.RepeatedScalarFieldContainer[str]
+    certificate: str
+    clients: str
+    refused_calls: int
+    refused_last: str
+    def __init__(self, trusted: _Optional[_Iterable[str]] = ..., certificate: _Optional[str] = ..., clients: _Optional[str] = ..., refused_calls: _Optional[int] = ..., refused_last: _Optional[str] = ...) -> None: ...
 
 class BackfillStatus(_message.Message):
     __slots__ = ("from_lsn", "next_lsn", "target_lsn", "term")

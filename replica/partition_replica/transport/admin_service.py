@@ -1,6 +1,7 @@
 """The ReplicaAdmin service, which the operator calls."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from partition_proto.v1 import replica_admin_pb2 as api
@@ -17,7 +18,7 @@ from partition_replica.transport.failures import Failures, unary
 
 
 class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
-    """Each command first checks the operator's fencing token. Reads need no token."""
+    """Each command of the operator first checks its fencing token. Reads need no token."""
 
     def __init__(
         self,
@@ -25,7 +26,11 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
         snapshot_jobs: SnapshotJobService,
         recoveries: RecoveryService,
         failures: Failures,
+        is_client: Callable[[Any], bool] = lambda _: False,
     ) -> None:
+        """is_client: whether the caller of a context is a client with the rights Admin. It has no
+        fencing token, because it is no operator that another one could replace."""
+        self._is_client = is_client
         self._administration = administration
         self._snapshot_jobs = snapshot_jobs
         self._recoveries = recoveries
@@ -33,7 +38,7 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def Bootstrap(self, request: api.BootstrapRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         member = await self._administration.bootstrap(
             _cluster(request.cluster_id), standalone=request.standalone
         )
@@ -41,33 +46,33 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def Join(self, request: api.JoinRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         member = await self._administration.join(_cluster(request.cluster_id))
         return api.JoinResponse(member_id=member)
 
     @unary
     async def AddLearner(self, request: api.AddLearnerRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         lsn = await self._administration.add_learner(request.member_id, request.address)
         return api.MembershipResponse(lsn=lsn)
 
     @unary
     async def PromoteLearner(self, request: api.PromoteLearnerRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         return api.MembershipResponse(
             lsn=await self._administration.promote_learner(request.member_id)
         )
 
     @unary
     async def RemoveMember(self, request: api.RemoveMemberRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         return api.MembershipResponse(
             lsn=await self._administration.remove_member(request.member_id)
         )
 
     @unary
     async def TransferLeadership(self, request: api.TransferLeadershipRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         member, address = await self._administration.transfer_leadership(request.member_id)
         return api.TransferLeadershipResponse(
             leader=types.LeaderHint(member_id=member, address=address)
@@ -75,20 +80,20 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def EnableReplication(self, request: api.EnableReplicationRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         replicated = await self._administration.enable_replication()
         return api.EnableReplicationResponse(replicated=replicated)
 
     @unary
     async def SetFenced(self, request: api.SetFencedRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         if request.fenced:
             await self._administration.fence(request.lease.transitions, request.lease.holder)
         return api.SetFencedResponse()
 
     @unary
     async def RecoverQuorum(self, request: api.RecoverQuorumRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         recovered = await self._recoveries.recover(
             request.member_id, _cluster(request.cluster_id), request.accept_loss
         )
@@ -96,7 +101,7 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def StartSnapshotJob(self, request: api.StartSnapshotJobRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         return self._snapshot_jobs.start(request)
 
     @unary
@@ -105,10 +110,12 @@ class ReplicaAdminService(replica_admin_pb2_grpc.ReplicaAdminServicer):
 
     @unary
     async def CancelSnapshotJob(self, request: api.CancelSnapshotJobRequest, context: Any) -> Any:
-        await self._check(request)
+        await self._check(request, context)
         return await self._snapshot_jobs.cancel(request.job_id)
 
-    async def _check(self, request: Any) -> None:
+    async def _check(self, request: Any, context: Any) -> None:
+        if self._is_client(context):
+            return
         if not request.HasField("lease") or not request.lease.holder:
             raise InvalidArgument(
                 "lease is missing, or its holder is empty: a command needs the operator's fencing "

@@ -1,14 +1,21 @@
-"""Authorization: the role in the caller's certificate decides which services it may call.
+"""Authorization: the party in the caller's certificate decides which methods it may call.
+
+The roles replica, operator and client have fixed services. A client with a name of its own has the
+rights of the operator's list (`client_list`), which is read again when it changes. A stream of such
+a client ends when its rights do: with the next message in either direction.
 
 A caller at the Unix domain socket has no certificate. The mode of the socket's file let it in, and
 it has the role of a client.
 """
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
+
+from partition_replica.transport.client_list import NO_CLIENTS, ClientList, Rights
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +25,9 @@ AT_SOCKET = "unix:"
 such a caller, instead of the parties in a certificate."""
 
 LOGGED_MAX = 100
-"""Callers that are logged, at most. The metric counts all of them."""
+"""Callers that are remembered as logged. More are not logged; the metric counts all of them."""
+LOG_AGAIN_S = 300.0
+"""A caller that is refused again after this time is logged again."""
 
 ROLES = {
     "/logstore.v1.Peer/": {"replica"},
@@ -29,18 +38,65 @@ ROLES = {
     "/grpc.reflection.": {"client", "replica", "operator"},
 }
 
+READ = (
+    "Read",
+    "GetKey",
+    "GetFrames",
+    "ListKeys",
+    "ListTree",
+    "ReadFile",
+    "ReadState",
+    "GetStatus",
+    "RegisterConsumer",
+    "AcknowledgeConsumer",
+    "ListConsumers",
+)
+WRITE = (
+    "OpenSession",
+    "CloseSession",
+    "Append",
+    "AppendFrames",
+    "UploadPayload",
+    "UploadPayloads",
+    "RemoveConsumer",
+)
+ADMIN = ("TransferLeadership", "StartSnapshotJob", "GetSnapshotJob", "CancelSnapshotJob")
+"""Methods of ReplicaAdmin. Membership stays the operator's."""
+
+RIGHTS = {
+    **{f"/logstore.v1.LogStore/{method}": Rights.READ for method in READ},
+    **{f"/logstore.v1.LogStore/{method}": Rights.WRITE for method in WRITE},
+    **{f"/logstore.v1.ReplicaAdmin/{method}": Rights.ADMIN for method in ADMIN},
+    "/logstore.v1.Inspection/Verify": Rights.ADMIN,
+}
+"""By method, the rights that a named client needs."""
+OPEN_TO_CLIENTS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
+"""Services that every named client may call."""
+
 
 class Authorizer(grpc.aio.ServerInterceptor):
     """Refuses callers whose certificate names another role or another partition.
 
-    `partition` is "namespace/name"; a certificate carries `logstore://<namespace>/<name>/<role>`.
+    `partition` is "namespace/name"; a certificate carries `logstore://<namespace>/<name>/<role>`,
+    or `…/client/<name>/<id>` for a client of the operator's list.
     """
 
-    def __init__(self, partition: str, refused: Callable[[str], None] = lambda _: None) -> None:
-        """refused: called with the reason of each refused call."""
+    def __init__(
+        self,
+        partition: str,
+        refused: Callable[[str], None] = lambda _: None,
+        clients: Callable[[], ClientList] = lambda: NO_CLIENTS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """refused: called with the reason of each refused call. clients: the current list."""
         self._prefix = f"{SCHEME}{partition}/"
+        self._partition = partition.partition("/")[2]
         self._refused = refused
-        self._logged: set[tuple[str, ...]] = set()
+        self._clients = clients
+        self._clock = clock
+        self._logged: dict[tuple[str, ...], float] = {}
+        self.refused_calls = 0
+        self.refused_last = ""
 
     async def intercept_service(
         self,
@@ -54,7 +110,7 @@ class Authorizer(grpc.aio.ServerInterceptor):
 
     def refusal(self, method: str, names: Iterable[str]) -> str:
         """Returns "" if a certificate with these URI names may call `method`; otherwise the reason
-        why not. Counts each refusal, but logs a caller only once per method."""
+        why not. Counts each refusal, but logs a caller at most once per LOG_AGAIN_S and method."""
         parties = [name for name in names if name.startswith(SCHEME) or name == AT_SOCKET]
         # No caller may use a service that is not listed.
         roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
@@ -62,41 +118,142 @@ class Authorizer(grpc.aio.ServerInterceptor):
             return ""
         if AT_SOCKET in parties and "client" in roles:
             return ""
-        self._refused("PERMISSION_DENIED")
+        client = self._named(parties)
+        why = self._why_not(client, method) if client else ""
+        if client and not why:
+            return ""
         named = ", ".join(parties) or "no party of a partition"
-        caller = (method, *parties)
-        if caller not in self._logged and len(self._logged) < LOGGED_MAX:
-            self._logged.add(caller)
-            logger.warning("a certificate of %s may not call %s", named, method)
-        return (
-            f"a certificate of {named} may not call {method}; "
-            f"allowed are {sorted(self._prefix + role for role in roles)}"
-        )
+        allowed = f"allowed are {sorted(self._prefix + role for role in roles)}"
+        text = f"a certificate of {named} may not call {method}; {why or allowed}"
+        self._count((method, *parties), text)
+        return text
+
+    def is_client(self, context: Any) -> bool:
+        """Whether the caller is a client of the list, and not the operator."""
+        parties = _names(context)
+        return f"{self._prefix}operator" not in parties and bool(self._named(parties))
+
+    def _named(self, parties: list[str]) -> tuple[str, str] | None:
+        """Returns (name, ID) of a named client; None if the certificate is none of such a one."""
+        prefix = f"{self._prefix}client/"
+        for party in parties:
+            if party.startswith(prefix):
+                name, _, identity = party.removeprefix(prefix).partition("/")
+                return name, identity
+        return None
+
+    def _why_not(self, caller: tuple[str, str], method: str) -> str:
+        name, identity = caller
+        client = self._clients().by_name.get(name)
+        if client is None:
+            return (
+                f"the Partition has no client {name}: it was revoked, or this replica has not "
+                "received it yet; see spec.clients"
+            )
+        if client.id != identity:
+            return (
+                f"this certificate of client {name} was revoked: take the current files of Secret "
+                f"{self._partition}-client-{name}"
+            )
+        if method.startswith(OPEN_TO_CLIENTS):
+            return ""
+        needed = RIGHTS.get(method)
+        if needed is None:
+            return "no rights of a client allow it"
+        if client.rights < needed:
+            has, needs = client.rights.name.capitalize(), needed.name.capitalize()
+            return f"client {name} has the rights {has}, and {needs} is needed: see spec.clients"
+        return ""
+
+    def _count(self, caller: tuple[str, ...], text: str) -> None:
+        self.refused_calls += 1
+        self.refused_last = text
+        self._refused("PERMISSION_DENIED")
+        now = self._clock()
+        if now - self._logged.get(caller, float("-inf")) < LOG_AGAIN_S:
+            return
+        if len(self._logged) >= LOGGED_MAX:
+            recent = {c: at for c, at in self._logged.items() if now - at < LOG_AGAIN_S}
+            self._logged = recent
+        if len(self._logged) < LOGGED_MAX:
+            self._logged[caller] = now
+            logger.warning("%s", text)
+
+    # --- calls --------------------------------------------------------------------------------
 
     def _guarded(self, handler: Any, method: str) -> Any:
-        async def check(context: Any) -> None:
-            refusal = self.refusal(method, _names(context))
-            if refusal:
-                await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
-
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
+            return _rebuild(handler, self._streaming(inner, method, handler.request_streaming))
+        inner = handler.stream_unary or handler.unary_unary
+        return _rebuild(handler, self._single(inner, method, handler.request_streaming))
 
-            async def streaming(request: Any, context: Any) -> Any:
-                await check(context)
+    def _streaming(self, inner: Any, method: str, requests: bool) -> Any:
+        async def streaming(request: Any, context: Any) -> Any:
+            watched = await self._check(method, context)
+            if watched is None:
                 async for message in inner(request, context):
                     yield message
+                return
+            async for message in inner(watched.given(request) if requests else request, context):
+                await watched.check()
+                yield message
+            await watched.check()
 
-            behaviour: Any = streaming
-        else:
-            inner = handler.stream_unary or handler.unary_unary
+        return streaming
 
-            async def single(request: Any, context: Any) -> Any:
-                await check(context)
+    def _single(self, inner: Any, method: str, requests: bool) -> Any:
+        async def single(request: Any, context: Any) -> Any:
+            watched = await self._check(method, context)
+            if watched is None or not requests:
                 return await inner(request, context)
+            answer = await inner(watched.given(request), context)
+            await watched.check()
+            return answer
 
-            behaviour = single
-        return _rebuild(handler, behaviour)
+        return single
+
+    async def _check(self, method: str, context: Any) -> "_Watched | None":
+        """Aborts a call that is refused. Returns what watches a client whose rights may end."""
+        names = _names(context)
+        refusal = self.refusal(method, names)
+        if refusal:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+        return _Watched(self, method, context) if self._named(names) else None
+
+    def list_in_use(self) -> ClientList:
+        return self._clients()
+
+
+class _Watched:
+    """One stream of a named client, whose rights may end while it is open."""
+
+    def __init__(self, authorizer: Authorizer, method: str, context: Any) -> None:
+        self._authorizer = authorizer
+        self._method = method
+        self._context = context
+        self._names = _names(context)
+        self._seen = authorizer.list_in_use()
+        self._why = ""
+
+    def _refusal(self) -> str:
+        current = self._authorizer.list_in_use()
+        if current is not self._seen and not self._why:
+            self._seen = current
+            self._why = self._authorizer.refusal(self._method, self._names)
+        return self._why
+
+    async def check(self) -> None:
+        refusal = self._refusal()
+        if refusal:
+            await self._context.abort(grpc.StatusCode.PERMISSION_DENIED, refusal)
+
+    async def given(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        """Yields the requests until the rights end. The answer then ends with the reason."""
+        async for request in requests:
+            if self._refusal():
+                return
+            yield request
 
 
 def _rebuild(handler: Any, behaviour: Any) -> Any:

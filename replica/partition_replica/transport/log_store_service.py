@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
     """Translates between gRPC messages and the replica's ApplicationService."""
 
-    def __init__(  # what the assembly watches
+    def __init__(  # noqa: PLR0913  # what the assembly watches
         self,
         replica: ApplicationService,
         limits: Limits,
@@ -50,9 +50,12 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         appends: StreamBytes | None = None,
         gets: StreamBytes | None = None,
         get_keys: Callable[[int], object] = lambda _: None,
+        tls: Callable[[], api.TlsStatus] | None = None,
     ) -> None:
         """`appends`, `gets`: the bytes that all streams of one kind hold together. `get_keys` is
-        called with the number of keys of each get frame."""
+        called with the number of keys of each get frame. `tls`: what GetStatus reports of the TLS
+        files; None without TLS."""
+        self._tls = tls
         self._replica = replica
         self._limits = limits
         self.failures = failures
@@ -355,6 +358,8 @@ class LogStoreService(log_store_pb2_grpc.LogStoreServicer):
         response.stored_from = status.stored_from
         response.low_water_mark = status.low_water_mark
         response.history_id = status.history
+        if self._tls is not None:
+            response.tls.CopyFrom(self._tls())
         if status.backfill is not None:
             response.backfill.from_lsn = status.backfill.first
             response.backfill.next_lsn = status.backfill.next

@@ -4,11 +4,13 @@ import datetime as dt
 from dataclasses import dataclass, field
 from typing import Any
 
-from partition_operator.api import names
+from partition_operator.api import names, schema
 from partition_operator.api.partition import Partition
 from partition_operator.api.words import ReplicaRole
 from partition_operator.reconcile.observed.last_write import Key, Write
 from partition_operator.reconcile.observed.restore import ObservedRestore
+from partition_operator.resources.certificates import LIFETIMES, Lifetimes
+from partition_operator.resources.trust import Phase, Reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,8 @@ class ObservedReplica:
     disk_total: int = 0
     last_term: int = 0
     """Of the entry at last_index; 0 if the replica does not tell."""
+    tls: Reported | None = None
+    """None from a replica of an earlier version."""
 
     @property
     def belongs(self) -> bool:
@@ -111,18 +115,40 @@ class ObservedReplica:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """untrusting: Secrets whose trusted authorities must be rewritten. changing: the authority is
-    being replaced. problem: why the authority's Secret can't be used. refused: by ordinal, why TLS
-    between the operator and a replica fails. authority_ends: when the authority expires, if that is
-    before a certificate issued now would be renewed. ends: by Secret, when its certificate
-    expires."""
+    """What is known of a Partition's certificates, without keys.
+
+    untrusting: Secrets whose trusted authorities must be rewritten. changing: an authority is being
+    replaced, and not all have changed over. problem: why the authority's Secret can't be used.
+    refused: by ordinal, why TLS between the operator and a replica fails. authority_ends: when the
+    authority expires, if that is before a certificate issued now would be renewed. roles: by
+    Secret, in the order in which they are issued; empty for the replicas' and the clients' alone.
+    extending: Secrets that get a certificate of the former authority. unseen: pods that a change
+    waits for. until: when the phase may end by time. authority: the fingerprint of the operator's.
+    ends: by Secret, when its certificate expires. source_problem: why the certificate that spec.tls
+    names can't be used. list_differs: the replicas' list of clients must be written. clients: for
+    status. revoked: by Secret of a revoked client, its uid. refused_calls: calls that replicas
+    refused since their start because of the caller's certificate; refused_last: one of the reasons.
+    """
 
     untrusting: frozenset[str] = frozenset()
     changing: bool = False
     problem: str = ""
     refused: dict[int, str] = field(default_factory=dict)
     authority_ends: dt.datetime | None = None
+    roles: dict[str, str] = field(default_factory=dict)
+    extending: frozenset[str] = frozenset()
+    phase: Phase = Phase.SETTLED
+    unseen: tuple[str, ...] = ()
+    until: dt.datetime | None = None
+    authority: str = ""
     ends: dict[str, dt.datetime] = field(default_factory=dict)
+    source_problem: str = ""
+    list_differs: bool = False
+    clients: tuple[schema.ClientState, ...] = ()
+    revoked: dict[str, str] = field(default_factory=dict)
+    refused_calls: int = 0
+    refused_last: str = ""
+    lifetimes: Lifetimes = LIFETIMES
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ def describe(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
             return f"issue a certificate for the {role} into Secret {secret}"
         case actions.TrustAuthority(secret, _):
             return f"write the trusted certificate authorities into Secret {secret}"
+        case actions.WriteClients(secret, _):
+            return f"write the list of clients into Secret {secret}"
         case actions.RecordCluster(cluster_id):
             return f"record cluster ID {cluster_id} in status, before any volume gets it"
         case actions.AnnotateClaim(ordinal, cluster_id):

@@ -46,10 +46,12 @@ class DeleteUnchanged:
 
 @dataclass(frozen=True, slots=True)
 class IssueCertificate:
-    """Writes a Secret with a new certificate for `role`."""
+    """Writes a Secret with a new certificate for `role`. former: of the authority before, because a
+    change to the present one has not reached everybody yet."""
 
     secret: str
     role: str
+    former: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,15 @@ class TrustAuthority:
 
     secret: str
     role: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteClients:
+    """Writes the list of client identities into the replicas' Secret. kept: Secrets of clients that
+    exist."""
+
+    secret: str
+    kept: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +266,7 @@ Action = (
     | RepairLabels
     | IssueCertificate
     | TrustAuthority
+    | WriteClients
     | RecordCluster
     | AnnotateClaim
     | GrowClaim

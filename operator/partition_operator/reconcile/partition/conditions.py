@@ -16,6 +16,7 @@ from partition_operator.reconcile.observed.partition import (
 from partition_operator.reconcile.partition import losses, placement, storage
 from partition_operator.reconcile.partition.membership import lag
 from partition_operator.resources.pdb import quorum
+from partition_operator.resources.trust import Phase
 
 LOST = (Reason.VOLUME_LOST, Reason.QUORUM_LOST)
 """Reasons of Ready that need a user."""
@@ -167,21 +168,21 @@ def _quorum(
     )
 
 
-def certificates(observed: ObservedPartition) -> Condition:
+def certificates(  # noqa: PLR0911  # the most urgent first: one return for each
+    observed: ObservedPartition,
+) -> Condition:
     """Returns CertificatesReady. It is False if a replica may refuse a certificate."""
     seen = observed.certificates
     if seen.problem:
         return Condition("CertificatesReady", False, "AuthorityInvalid", seen.problem)
     if seen.refused:
         return Condition("CertificatesReady", False, Reason.REFUSED, _refused(observed))
+    if seen.source_problem:
+        return Condition("CertificatesReady", False, Reason.SOURCE_INVALID, seen.source_problem)
     if seen.changing:
-        return Condition(
-            "CertificatesReady",
-            False,
-            "AuthorityChanging",
-            "the certificate authority is being replaced: replicas and clients trust the old and "
-            "the new one, and receive new certificates once all of them do; no restart is needed",
-        )
+        return Condition("CertificatesReady", False, "AuthorityChanging", _changing(observed))
+    if seen.phase is Phase.OVERLAP:
+        return Condition("CertificatesReady", True, "AuthorityOverlap", _overlap(observed))
     if seen.authority_ends is not None:
         return Condition(
             "CertificatesReady",
@@ -192,6 +193,28 @@ def certificates(observed: ObservedPartition) -> Condition:
             "before then",
         )
     return Condition("CertificatesReady", True, "Issued", "certificates are issued")
+
+
+def _changing(observed: ObservedPartition) -> str:
+    seen = observed.certificates
+    message = (
+        "the certificate authority is being replaced: replicas and clients trust the old and the "
+        "new one, and receive new certificates once all of them do; no restart is needed"
+    )
+    if seen.phase is Phase.SPREADING and seen.unseen:
+        return f"{message}; not seen to trust the new one yet: {', '.join(seen.unseen)}"
+    return message
+
+
+def _overlap(observed: ObservedPartition) -> str:
+    until = observed.certificates.until
+    time = "the last replica has its new certificate"
+    if until is not None and until > observed.now:
+        time = f"{until:%Y-%m-%dT%H:%M:%SZ}"
+    return (
+        "all certificates come from the new authority; the old one is trusted until "
+        f"{time}, for clients that still have old certificates"
+    )
 
 
 def _refused(observed: ObservedPartition) -> str:

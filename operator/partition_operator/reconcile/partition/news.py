@@ -7,8 +7,9 @@ from partition_operator.api.events import Event
 from partition_operator.api.words import MemberRole, Reason
 from partition_operator.reconcile.partition import placement, recovery, restore, rollout, writes
 from partition_operator.reconcile.partition.conditions import NO_GROUP
+from partition_operator.resources.clients import READY
 
-TOLD = (Reason.VOLUME_LOST, Reason.QUORUM_LOST, Reason.POD_STUCK)
+TOLD = (Reason.VOLUME_LOST, Reason.QUORUM_LOST, Reason.POD_STUCK, Reason.SOURCE_INVALID)
 """Reasons whose message is news by itself."""
 
 
@@ -20,6 +21,7 @@ def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Eve
         event = _event(before.get(condition["type"]), condition, new.get("state", ""))
         if event is not None:
             found.append(event)
+    found += _client_events(old, new)
     leader, previous = new.get("leader", ""), old.get("leader", "")
     if leader and leader != previous and old.get("bootstrapped"):
         after = f", after {previous}" if previous else ""
@@ -41,6 +43,20 @@ def events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Eve
                 for member in roles.values()
             ]
     return found
+
+
+def _client_events(old: schema.PartitionStatus, new: schema.PartitionStatus) -> list[Event]:
+    before = {c["name"]: c["state"] for c in old.get("clients", [])}
+    after = {c["name"]: c["state"] for c in new.get("clients", [])}
+    found = [
+        Event("Normal", "ClientReady", f"client {name} can connect with the files of its Secret")
+        for name, state in after.items()
+        if state == READY != before.get(name)
+    ]
+    gone = [name for name in before if name not in after]
+    return found + [
+        Event("Normal", "ClientRevoked", f"every replica refuses client {name}") for name in gone
+    ]
 
 
 def _event(old: schema.Condition | None, new: schema.Condition, state: str) -> Event | None:

@@ -14,9 +14,11 @@ from partition_operator.reconcile.partition.actions import (
     OrphanPods,
     RepairLabels,
     TrustAuthority,
+    WriteClients,
 )
 from partition_operator.reconcile.partition.writes import PendingWrites
-from partition_operator.resources import pdb, services, statefulset
+from partition_operator.resources import brought, pdb, services, statefulset
+from partition_operator.resources.certificates import component_of
 from partition_operator.resources.common import (
     content_hash,
     controller,
@@ -41,6 +43,10 @@ def wanted(
         services.build_client(partition),
         _set(observed, spec, pods, image),
     ]
+    if spec.tls.issuer is not None:
+        # First: the pods wait for the Secret that it leads to.
+        lifetimes = observed.certificates.lifetimes
+        objects.insert(0, brought.build_certificate(partition, spec.tls.issuer, lifetimes))
     budget = pdb.build(partition, voters)
     return objects if budget is None else [*objects, budget]
 
@@ -160,21 +166,22 @@ def renewals(observed: ObservedPartition) -> tuple[list[Action], PendingWrites]:
 
 
 def _certificates(observed: ObservedPartition) -> list[tuple[Key, Action]]:
-    partition = observed.partition
+    partition, seen = observed.partition, observed.certificates
+    replica = names.tls_secret(partition.name)
+    roles = seen.roles or {replica: "replica", names.client_secret(partition.name): "client"}
     found: list[tuple[Key, Action]] = []
-    for secret, role in (
-        (names.tls_secret(partition.name), "replica"),
-        (names.client_secret(partition.name), "client"),
-    ):
+    for secret, role in roles.items():
         key = ("Secret", secret)
         live = observed.objects.get(key)
         if live is not None and (is_foreign(live, partition) or is_leaving(live, partition)):
             continue
-        marks = metadata(partition, secret, role)
+        marks = metadata(partition, secret, component_of(role))
         if not observed.certificates_good.get(secret, False):
-            found.append((key, IssueCertificate(secret, role)))
-        elif secret in observed.certificates.untrusting:
+            found.append((key, IssueCertificate(secret, role, secret in seen.extending)))
+        elif secret in seen.untrusting:
             found.append((key, TrustAuthority(secret, role)))
+        elif secret == replica and seen.list_differs and live is not None:
+            found.append((key, WriteClients(secret, frozenset(seen.revoked))))
         elif live is not None:
             # Only what RepairLabels writes is compared; other differences would cause endless
             # writes. It does not change the owner reference of a Secret that we control.
@@ -182,6 +189,9 @@ def _certificates(observed: ObservedPartition) -> list[tuple[Key, Action]]:
             owned = controller(live) is None
             if owned or not covers(labels, marks["labels"]):
                 found.append((key, RepairLabels(*key, uid, marks["labels"], owned)))
+    found += [
+        (("Secret", secret), Delete("Secret", secret, uid)) for secret, uid in seen.revoked.items()
+    ]
     return found
 
 

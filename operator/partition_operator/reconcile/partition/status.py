@@ -9,6 +9,7 @@ from typing import cast
 
 from partition_operator.api import names, schema
 from partition_operator.api.partition import PartitionSpec
+from partition_operator.api.times import stamp
 from partition_operator.api.words import MemberRole
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import (
@@ -53,6 +54,8 @@ KEPT = frozenset(
         "keptPodSpec",
         "revision",
         "updatedReplicas",
+        "certificates",
+        "clients",
         "quorumLoss",
         "recovery",
     }
@@ -116,7 +119,8 @@ def refused(observed: ObservedPartition, told: list[Condition]) -> schema.Partit
     old = observed.partition.status
     bootstrapped = bool(old.get("bootstrapped"))
     body = _common(observed, told, old.get("clusterID", ""), bootstrapped=bootstrapped)
-    body |= cast(schema.PartitionStatus, {k: v for k, v in old.items() if k in KEPT})
+    kept = {k: v for k, v in old.items() if k in KEPT and k not in body}
+    body |= cast(schema.PartitionStatus, kept)
     body["state"] = conditions.word(told)
     known = {condition.type for condition in told}
     body["conditions"] += [c for c in old.get("conditions", []) if c["type"] not in known]
@@ -155,9 +159,24 @@ def _common(
     }
     if has := storage.recorded(observed):
         body["storage"] = has
+    body |= _certificates(observed)
     if cluster_id:
         body["clusterID"] = cluster_id
         body["bootstrapped"] = bootstrapped
+    return body
+
+
+def _certificates(observed: ObservedPartition) -> schema.PartitionStatus:
+    seen = observed.certificates
+    body: schema.PartitionStatus = {}
+    if seen.ends:
+        body["certificates"] = {
+            "authority": seen.authority,
+            "phase": seen.phase.value,
+            "expiresAt": stamp(min(seen.ends.values())),
+        }
+    if seen.clients:
+        body["clients"] = list(seen.clients)
     return body
 
 

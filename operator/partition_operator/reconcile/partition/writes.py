@@ -22,6 +22,7 @@ TYPE: Final = "ObjectsApplied"
 UNDONE = "ChangedByOthers"
 CERTIFICATE = "certificate"
 TRUST = "trust"
+CLIENTS = "clients"
 """Used instead of a content hash: each new certificate differs, and so may its authorities."""
 
 
@@ -41,7 +42,7 @@ class PendingWrites:
         return PendingWrites((*self.keys, found[0]), self.altered)
 
 
-def target(  # noqa: C901, PLR0911  # a flat match over actions
+def target(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
     action: Action, partition: str
 ) -> tuple[Key, str] | None:
     """Returns the object that the action writes and a hash of the content; None if it writes no
@@ -49,10 +50,12 @@ def target(  # noqa: C901, PLR0911  # a flat match over actions
     match action:
         case actions.Apply(body) | actions.CreatePod(body) | actions.CreateClaim(body):
             return (body["kind"], body["metadata"]["name"]), content_hash(body)
-        case actions.IssueCertificate(secret, _):
+        case actions.IssueCertificate(secret, _, _):
             return ("Secret", secret), CERTIFICATE
         case actions.TrustAuthority(secret, _):
             return ("Secret", secret), TRUST
+        case actions.WriteClients(secret, _):
+            return ("Secret", secret), CLIENTS
         case actions.RepairLabels(kind, name, _, labels, owned):
             text = f"{sorted(labels.items())} {owned}"
             return (kind, name), hashlib.sha256(text.encode()).hexdigest()
