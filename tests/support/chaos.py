@@ -35,7 +35,10 @@ class Chaos:
         found = self.partition()
         told = condition(found, "Ready")
         ready = [
-            any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])
+            any(
+                c["type"] == "Ready" and c["status"] == "True"
+                for c in pod["status"].get("conditions", [])
+            )
             for pod in self._pods()
         ]
         return bool(
