@@ -94,6 +94,14 @@ def test_a_pod_whose_claim_is_gone_is_made_again() -> None:
     assert look(starting).action is None, "it may only not be scheduled yet"
 
 
+def test_it_is_made_again_while_another_rebuild_waits_for_it() -> None:
+    bare = replace(losing(whole()), lost={}, claims=whole().claims[:2])
+    step = look(annotated(bare, rebuild="part-1"))
+    assert step.action == actions.Delete("Pod", "part-2", "p")
+    ending = claimed(bare, {1: bound(1, deleting=True)})
+    assert look(ending).action == actions.Delete("Pod", "part-2", "p")
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_without_a_quorum_of_the_others_nothing_is_given_up(size: int) -> None:
     found = losing(whole(size), size - 1)

@@ -57,6 +57,9 @@ class Rebuild:
 
 def look(observed: ObservedPartition, spec: PartitionSpec) -> Rebuild:
     record = observed.partition.status.get("rebuild")
+    if step := _without_claim(observed) or _misfit(observed, spec):
+        # First: what follows may wait for this member to be back.
+        return Rebuild(step, _rebuilding("a claim without a volume is made anew"), record)
     if leaving := [claim for claim in storage.of_replicas(observed) if claim.deleting]:
         return _finish(observed, leaving, record)
     if lost := [n for n in sorted(observed.lost) if _claim(observed, n) is not None]:
@@ -67,8 +70,6 @@ def look(observed: ObservedPartition, spec: PartitionSpec) -> Rebuild:
     if asked and record is not None and (claim := _recorded(observed, record)):
         # The operator ended between the record and the deletion, or the others were not there.
         return _follow(observed, claim, record)
-    if step := _without_claim(observed) or _misfit(observed, spec):
-        return Rebuild(step, _rebuilding("a claim without a volume is made anew"), record)
     return _replacement(observed, spec, record)
 
 
