@@ -126,6 +126,17 @@ def test_one_that_is_behind_does_not_count_for_the_quorum() -> None:
     assert not isinstance(step.action, actions.GiveUpVolume)
 
 
+def test_one_whose_volume_was_given_up_just_now_does_not_count() -> None:
+    """Its claim and its process are gone. The leader has not missed it yet."""
+    found = annotated(whole(), rebuild="part-1")
+    gone = tuple(r for r in found.replicas if r.ordinal != 2)
+    step = look(replace(found, claims=found.claims[:2], pods=found.pods[:2], replicas=gone))
+    assert step.action is None
+    assert "no quorum without it" in by_type(step)["StorageReady"]["message"]
+    anew = replace(found, replicas=(*gone, empty(2)), claims=(*found.claims[:2], bound(2, uid="n")))
+    assert not isinstance(look(anew).action, actions.GiveUpVolume)
+
+
 def test_a_claim_of_another_group_is_left_alone() -> None:
     found = losing(whole())
     other = replace(found, claims=(*found.claims[:2], bound(2, cluster_id="other")))

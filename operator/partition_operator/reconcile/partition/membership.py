@@ -110,7 +110,7 @@ def _rest_has_quorum(leader: ObservedReplica, leaving: ObservedMember) -> bool:
     return sum(m.recently_active for m in rest) > len(rest) // 2
 
 
-def _answers(observed: ObservedPartition, member: ObservedMember) -> bool:
+def answers(observed: ObservedPartition, member: ObservedMember) -> bool:
     """Whether exactly this member answers at its address, and is active for the leader."""
     replica = observed.replica(observed.ordinal_of(member.address))
     return member.recently_active and replica is not None and replica.member_id == member.member_id
@@ -146,7 +146,7 @@ def _promote(observed: ObservedPartition, leader: ObservedReplica, wanted: int) 
         alone = sum(m.address == member.address for m in leader.members) == 1
         if member.voter or not 0 <= ordinal < wanted or not caught_up or not alone:
             continue
-        if _answers(observed, member):
+        if answers(observed, member):
             pod = _pod(observed, member.address)
             return PromoteLearner(leader.ordinal, member.member_id, pod)
     return None
@@ -178,7 +178,7 @@ def _remove(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -
     transferees = [
         m
         for m in leader.members
-        if m.voter and _answers(observed, m) and observed.ordinal_of(m.address) < wanted
+        if m.voter and answers(observed, m) and observed.ordinal_of(m.address) < wanted
     ]
     if not transferees:
         return None

@@ -33,6 +33,7 @@ from partition_operator.reconcile.partition.actions import (
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.partition.membership import (
     PROMOTE_LAG_MAX,
+    answers,
     lacks,
     successor,
 )
@@ -277,7 +278,7 @@ def _why_not(observed: ObservedPartition, ordinal: int) -> str:
     rest = [member for member in leader.members if member.address != address]
     if not rest:
         return "it is the only member: raise spec.replicas first"
-    if not _have_quorum(leader, rest):
+    if not _have_quorum(observed, leader, rest):
         return "the other members have no quorum without it"
     return ""
 
@@ -289,10 +290,13 @@ def _others(observed: ObservedPartition, ordinal: int) -> bool:
     return any(member.get("pod") != pod for member in members)
 
 
-def _have_quorum(leader: ObservedReplica, rest: list[ObservedMember]) -> bool:
-    """Whether those who have caught up are a majority of the whole group."""
+def _have_quorum(
+    observed: ObservedPartition, leader: ObservedReplica, rest: list[ObservedMember]
+) -> bool:
+    """Whether those who have caught up are a majority of the whole group. Each has to answer: for
+    a moment the leader still counts one whose volume was given up just now."""
     voters = sum(member.voter for member in leader.members)
-    sound = [m for m in rest if m.recently_active and lacks(leader, m) <= PROMOTE_LAG_MAX]
+    sound = [m for m in rest if answers(observed, m) and lacks(leader, m) <= PROMOTE_LAG_MAX]
     return len(sound) > voters // 2
 
 
