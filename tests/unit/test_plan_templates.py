@@ -13,14 +13,19 @@ from partition_operator.reconcile.partition.plan import plan
 from partition_operator.resources.common import content_hash
 
 from tests.support.partition_views import (
+    CLUSTER,
     IMAGE,
     NOW,
     after,
     by_type,
+    claims,
     complete,
     group,
     look,
+    partition,
+    pod,
     reasons,
+    see,
 )
 from tests.support.rollouts import (
     NEW,
@@ -78,6 +83,17 @@ def test_an_image_that_never_worked_is_not_kept() -> None:
     stopped = after(with_image(replace(found, partition=paused), "bad:1"))
     assert told(look(stopped)) == ("False", "Paused")
     assert stopped.partition.status["image"] == IMAGE
+
+
+def test_an_image_that_a_new_partition_never_ran_is_not_kept() -> None:
+    found = see(partition({"image": "bad:1"}, clusterID=CLUSTER))
+    found = with_revision(complete(found), OLD)
+    broken = (pod(n, ready=False, revision=OLD, broken="ErrImagePull") for n in range(3))
+    found = after(replace(found, pods=tuple(broken), claims=claims(3, CLUSTER)))
+    assert "image" not in found.partition.status
+    mended = complete(without_image(found))
+    assert image_of(look(without_image(found))) == IMAGE
+    assert look(with_revision(mended, NEW)).action == actions.Delete("Pod", "part-0", "")
 
 
 def test_it_is_not_rolled_out_before_the_template_is_written() -> None:

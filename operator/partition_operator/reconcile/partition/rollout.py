@@ -77,14 +77,14 @@ def image(observed: ObservedPartition, spec: PartitionSpec, default: str, *, aut
 
 def kept_image(observed: ObservedPartition, rollout: Rollout, chosen: str) -> str:
     """Returns status.image: the image that all pods had when the last rollout was complete; before
-    the first one, the chosen image, unless the spec has it. So an image of the spec that never
-    worked is not kept. "" for none."""
-    if rollout.condition.status:
+    the group exists and the first one, the chosen image, unless the spec has it. So an image of the
+    spec that never worked is not kept. "" for none."""
+    status, asked = observed.partition.status, observed.partition.asked
+    if rollout.condition.status and status.get("bootstrapped"):
         # Without a StatefulSet, because it is made anew, nothing has changed.
-        return _live_image(observed) or observed.partition.status.get("image", "")
-    asked = observed.partition.asked
+        return _live_image(observed) or status.get("image", "")
     first = "" if asked is None or asked.image else chosen
-    return observed.partition.status.get("image") or first
+    return status.get("image") or first
 
 
 def look(
