@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dev.install import NAMESPACE as SYSTEM
 from dev.load import Writers
 from tests.support.cluster import Namespace, assert_equal, condition, content
 from tests.support.local_group import eventually
@@ -140,6 +141,54 @@ async def test_leaders_and_volumes_move_under_writers(namespace: Namespace, tmp_
     await sound(namespace)
     async with namespace.access("part") as access, access.client() as client:
         assert await content(client) == had
+
+
+@pytest.mark.long
+async def test_drains_and_a_new_authority_under_writers(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    namespace.apply("part")
+    await asyncio.to_thread(namespace.ready, "part")
+    kubectl = namespace.cluster.kubectl
+    async with namespace.access("part") as access, access.client() as client:
+        writers = Writers(client, WRITERS, tmp_path / "journal", "k/")
+        writers.start()
+        await writers.next_acknowledged(time.monotonic())
+        for node in ("n1", "n2", "n3"):
+            writers.longest_s = 0.0
+            words = ("--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s")
+            try:
+                await asyncio.to_thread(kubectl, "drain", node, *words)
+            finally:
+                kubectl("uncordon", node)
+            await sound(namespace)
+            print(f"\ndrain of {node}: longest pause {writers.longest_s:.2f} s")
+            assert writers.failures == []
+        writers.longest_s = 0.0
+        before = certificates(namespace)["authority"]
+        words = ("annotate", "secret", "partition-operator-ca", "--overwrite")
+        kubectl("-n", SYSTEM, *words, f"logstore.dev/renew-authority={time.time_ns()}")
+        await until(
+            namespace,
+            "every replica has a certificate of the new authority",
+            lambda _: (
+                certificates(namespace)["authority"] != before
+                and certificates(namespace)["phase"] in ("Overlap", "Settled")
+            ),
+            600,
+        )
+        await sound(namespace)
+        print(f"\na new authority: longest pause {writers.longest_s:.2f} s")
+        assert writers.failures == []
+        assert writers.longest_s < PAUSE_S
+        await writers.stop()
+        assert await writers.lost(client) == []
+        await assert_equal(access.endpoints, client)
+
+
+def certificates(namespace: Namespace) -> dict[str, Any]:
+    found: dict[str, Any] = namespace.json("get", "partition", "part")["status"]["certificates"]
+    return found
 
 
 async def test_a_member_whose_volume_is_gone_is_rebuilt(namespace: Namespace) -> None:
