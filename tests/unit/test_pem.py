@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from partition_operator.resources.certificates import KeyPair, issue, make_authority
+from partition_operator.resources.certificates import LIFETIMES, KeyPair, issue, make_authority
 from partition_proto.connection import pem
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -111,6 +111,6 @@ def test_what_a_certificate_says(tmp_path: Path) -> None:
         pair = issue(make_authority(start), "logstore://shop/cart/client", [], start)
         leaf = pem.leaf(pem.Pem(pair.certificate, pair.key, AUTHORITY.certificate))
         assert leaf is not None
-        assert leaf.not_after == start + dt.timedelta(days=365)
+        assert leaf.not_after == start + LIFETIMES.certificate
         assert leaf.not_before == start - dt.timedelta(hours=1)
         assert leaf.uris == ("logstore://shop/cart/client",)
