@@ -6,6 +6,7 @@ from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import actions
 
 from tests.support.partition_views import (
+    IMAGE,
     after,
     by_type,
     complete,
@@ -13,6 +14,7 @@ from tests.support.partition_views import (
     group,
     look,
     partition,
+    pod,
     reasons,
     see,
     with_spec,
@@ -82,8 +84,94 @@ def test_a_group_that_does_not_exist_yet_comes_to_that_first() -> None:
     assert (told["status"], told["reason"]) == ("False", "Waiting")
 
 
+BACKFILL = {
+    "fromLSN": "1",
+    "doneLSN": "4",
+    "targetLSN": "10",
+    "percent": 40,
+    "progressTime": "2026-01-02T00:00:00Z",
+}
+
+
 def test_a_backfill_comes_to_its_end_first() -> None:
-    found = group(1, spec={"hibernated": True, "replication": {"mode": "Raft"}})
+    found = group(1, spec={"replication": {"mode": "Raft"}})
     alone = replace(found.replicas[0], standalone=True)
-    step = look(with_status(replace(found, replicas=(alone,)), mode="Backfilling"))
-    assert by_type(step)["Hibernated"]["reason"] == "Waiting"
+    found = with_status(replace(found, replicas=(alone,)), mode="Backfilling", backfill=BACKFILL)
+    found = with_spec(found, hibernated=True)
+    assert by_type(look(found))["Hibernated"]["reason"] == "Waiting"
+
+
+def test_a_standalone_log_sleeps_on_when_it_shall_be_replicated() -> None:
+    """The backfill begins when it wakes. Until then nobody has asked for a pod."""
+    found = group(1, spec={"replication": {"mode": "None"}})
+    found = replace(found, replicas=(replace(found.replicas[0], standalone=True),))
+    found = complete(with_spec(after(found), hibernated=True))
+    found = after(replace(after(found), pods=(), replicas=()))
+    assert found.partition.status["mode"] == "None"
+    found = with_spec(found, replicas=3, replication={"mode": "Raft"})
+    for _ in range(3):
+        found = after(complete(found))
+        assert found.objects[STATEFUL_SET]["spec"]["replicas"] == 0
+        assert found.partition.status["state"] == "Hibernated"
+    assert found.partition.status["mode"] == "Backfilling"
+
+
+# --- while the operator is stopped --------------------------------------------------------------
+
+
+def test_a_pause_keeps_the_pods_that_shall_hibernate() -> None:
+    step = look(with_spec(after(group()), paused=True, hibernated=True))
+    assert step.action is None
+    told = by_type(step)
+    assert (told["Hibernated"]["status"], told["Hibernated"]["reason"]) == ("False", "Waiting")
+    assert "the replicas run on" in told["Hibernated"]["message"]
+    assert told["QuorumAvailable"]["status"] == "True"
+    assert step.status["state"] == "Ready"
+
+
+def test_a_pause_keeps_a_sleeper_asleep() -> None:
+    step = look(with_spec(asleep(), paused=True, hibernated=False))
+    assert step.action is None
+    told = by_type(step)
+    assert told["Hibernated"]["status"] == "True"
+    assert "they start once this is over: spec.paused is true" in told["Hibernated"]["message"]
+    assert step.status["state"] == "Hibernated"
+    assert "Woken" not in reasons(step)
+    step = look(with_spec(asleep(), paused=True))
+    assert by_type(step)["Hibernated"]["status"] == "True"
+    ends = look(with_spec(stopping(), paused=True))
+    assert by_type(ends)["Hibernated"]["reason"] == "Hibernating"
+
+
+# --- the image ----------------------------------------------------------------------------------
+
+
+def revised(found: ObservedPartition, revision: str) -> ObservedPartition:
+    """The StatefulSet's controller has seen the newest template."""
+    live = found.objects[STATEFUL_SET]
+    live = live | {"status": {"observedGeneration": 1, "updateRevision": revision}}
+    return replace(found, objects=found.objects | {STATEFUL_SET: live})
+
+
+def test_an_image_that_no_pod_has_had_is_not_kept() -> None:
+    """A sleeper follows the spec's template. Whether it works is known once it wakes."""
+    found = after(
+        revised(replace(group(), pods=tuple(pod(n, revision="r1") for n in range(3))), "r1")
+    )
+    assert (found.partition.status["image"], found.partition.status["revision"]) == (IMAGE, "r1")
+    found = after(revised(complete(with_spec(found, hibernated=True)), "r1"))
+    found = after(replace(found, pods=(), replicas=()))
+    found = after(revised(complete(with_spec(found, image="bad:1")), "r2"))
+    assert (found.partition.status["image"], found.partition.status["revision"]) == (IMAGE, "r1")
+    assert found.objects[STATEFUL_SET]["spec"]["replicas"] == 0
+    found = after(revised(complete(with_spec(found, hibernated=False)), "r2"))
+    broken = tuple(pod(n, revision="r2", ready=False) for n in range(3))
+    for _ in range(2):
+        found = after(replace(found, pods=broken))
+        assert found.partition.status["image"] == IMAGE
+        told = by_type(look(found))["RolledOut"]
+        assert (told["status"], told["reason"]) == ("False", "Rolling")
+    works = replace(found, pods=tuple(replace(p, ready=True) for p in broken))
+    assert look(works).status["image"] == "bad:1"
+    back = look(works)
+    assert by_type(back)["RolledOut"]["status"] == "True"

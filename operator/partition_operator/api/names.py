@@ -190,9 +190,11 @@ def scheduled_snapshot(partition: str, due: dt.datetime) -> str:
     return f"{partition}-{due.astimezone(dt.UTC):%Y%m%d%H%M}"
 
 
-def last_snapshot(partition: str, uid: str) -> str:
-    """The snapshot that is taken before a Partition is deleted. uid: of the Partition."""
-    return f"{partition}-last-{uid[:8]}"
+def last_snapshot(partition: str, uid: str, number: int = 1) -> str:
+    """The snapshot that is taken before a Partition is deleted. uid: of the Partition. number: from
+    1; a further one follows if clients have written meanwhile."""
+    further = f"-{number}" if number > 1 else ""
+    return f"{partition}-last-{uid[:8]}{further}"
 
 
 def verify_pod(snapshot: str) -> str:

@@ -120,17 +120,13 @@ class Reconciler:
             entry.seen = None
             return config.resync_s
         if partition.deleting:
-            return None if await self._depart(partition) else config.poll_progressing_s
+            entry.seen = None
+            return await self._depart(key, partition)
         if ownership.has_to_be_claimed(partition, config.namespace):
             await self._claim(partition)
             return None
         observed = await self._observe(key, partition)
-        step = plan(
-            observed,
-            config.image,
-            backfill_stalled_s=config.backfill_stalled_s,
-            image_auto_update=config.image_auto_update,
-        )
+        step = self._plan(observed)
         self.figures[partition.key] = figures(observed, step.status)
         if not isinstance(step.action, RECORDS):
             # These actions write status themselves, at the observed version.
@@ -142,23 +138,56 @@ class Reconciler:
             return self._pause(step)
         return await self._carry_out(key, observed, step.action)
 
-    async def _depart(self, partition: Partition) -> bool:
-        """Takes the next step of a Partition that is being deleted and has the finalizer. Returns
-        whether it took one."""
-        observed = await self._observer.observe(partition)
-        observed = replace(observed, writes=self._executor.writes.of(partition.key))
-        name = names.last_snapshot(partition.name, partition.uid)
-        body = await self._kube.get(names.SNAPSHOT_KIND, partition.namespace, name)
-        step = deletion.depart(observed, None if body is None else parse_snapshot(body))
-        status = deletion.status(observed, step)
-        if status != partition.status:
-            await self._kube.apply_status(partition.body | {"kind": names.KIND}, status)
-        for event in deletion.events(observed, step):
+    def _plan(self, observed: ObservedPartition) -> Plan:
+        return plan(
+            observed,
+            self._config.image,
+            backfill_stalled_s=self._config.backfill_stalled_s,
+            image_auto_update=self._config.image_auto_update,
+        )
+
+    async def _depart(self, key: Key, partition: Partition) -> float | None:
+        """Takes the next step of a Partition that is being deleted and has the finalizer. While a
+        last snapshot is needed, its group is kept running as ever. Returns as `_step`."""
+        observed = await self._observe(key, partition)
+        taken = [
+            await self._kube.get(names.SNAPSHOT_KIND, partition.namespace, name)
+            for name in deletion.last_names(partition)
+        ]
+        departure = deletion.depart(observed, [parse_snapshot(one) for one in taken if one])
+        own, along = departure.action, None
+        if own is not None and writes.is_held(observed, own):
+            own = None
+        if departure.follows:
+            observed = deletion.awake(observed)
+            along = self._plan(observed)
+            if not isinstance(along.action, EvictPod):
+                self._evictions.pop(key, None)
+        if own is not None or along is None or not isinstance(along.action, RECORDS):
+            await self._tell_departure(observed, departure, along)
+        if own is not None:
+            await self._executor.execute(observed, own)
+            after = replace(observed, writes=self._executor.writes.of(partition.key))
+            if departure.event is not None and not writes.refusal(after, own):
+                await self._recorder.post(partition, departure.event)
+            return None
+        if along is not None and along.action is not None:
+            return await self._carry_out(key, observed, along.action)
+        busy = along is not None and not along.settled
+        return min(self._pause(along), WAITING_POLL_S) if along and busy else WAITING_POLL_S
+
+    async def _tell_departure(
+        self, observed: ObservedPartition, departure: deletion.Departure, along: Plan | None
+    ) -> None:
+        """Writes the status, if it changed, and the events. along: the plan that keeps the group
+        running; None if there is none."""
+        partition = observed.partition
+        told = deletion.status(observed, departure, None if along is None else along.status)
+        if told != partition.status:
+            await self._kube.apply_status(partition.body | {"kind": names.KIND}, told)
+        found = None if along is None else (along.status, along.events)
+        for event in deletion.events(observed, departure, found):
             await self._recorder.post(partition, event)
-        if step.action is None or writes.is_held(observed, step.action):
-            return False
-        await self._executor.execute(observed, step.action)
-        return True
 
     async def _observe(self, key: Key, partition: Partition) -> ObservedPartition:
         """Observes the Partition, and posts an event if its replicas refused many callers."""

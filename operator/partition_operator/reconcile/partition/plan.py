@@ -149,6 +149,10 @@ def plan(  # noqa: PLR0911  # the order of concerns: one return for each
 def _first(observed: ObservedPartition, conflict: str, *, bootstrapped: bool) -> _PlanStep | None:
     """Returns the step that goes before all others; None if there is none."""
     paused, leaving = observed.partition.spec().paused, objects.leaving(observed)
+    guards = deletion.safeguards(observed)
+    if (guard := writes.first_free(observed, guards)) is not None:
+        # Nothing may delay what keeps the data of a Partition that is deleted.
+        return _PlanStep(guard, conflict=conflict, leaving=leaving, paused=paused)
     fencing = fence.look(observed).action if bootstrapped else None
     if fencing is not None:
         # Also while the Partition is paused: a user asks for it by the pod's name.
@@ -156,6 +160,8 @@ def _first(observed: ObservedPartition, conflict: str, *, bootstrapped: bool) ->
     if leaving or paused:
         # Both may last without end, so the certificates must be renewed.
         due, pending = objects.renewals(observed) if bootstrapped else ([], PendingWrites())
+        for guard in guards:
+            pending = pending.also(guard, observed.partition.name)
         action = writes.first_free(observed, due)
         return _PlanStep(action, pending, conflict, leaving, paused=paused)
     return None
@@ -404,15 +410,18 @@ def _plan(
 
 
 def _refused(observed: ObservedPartition, reason: str, message: str) -> Plan:
-    """Returns a plan that changes nothing but certificates. An existing group continues to run, so
-    its certificates must still be renewed."""
+    """Returns a plan that changes nothing but certificates and what protects the data from a
+    deletion. An existing group continues to run, so its certificates must still be renewed."""
     old = observed.partition.status
     bootstrapped = bool(old.get("bootstrapped"))
     told = conditions.refused(reason, message)
     found: list[Action] = []
     pending = PendingWrites()
     if bootstrapped:
-        found, pending = objects.renewals(observed)
+        due, pending = objects.renewals(observed)
+        found = [*deletion.safeguards(observed), *due]
+        for guard in found:
+            pending = pending.also(guard, observed.partition.name)
         # Refused writes of other objects stay in status: a valid spec asks for them again.
         written = PendingWrites(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
         told += [conditions.certificates(observed), writes.applied(observed, written)]

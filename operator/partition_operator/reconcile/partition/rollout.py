@@ -78,9 +78,9 @@ def image(observed: ObservedPartition, spec: PartitionSpec, default: str, *, aut
 def kept_image(observed: ObservedPartition, rollout: Rollout, chosen: str) -> str:
     """Returns status.image: the image that all pods had when the last rollout was complete; before
     the group exists and the first one, the chosen image, unless the spec has it. So an image of the
-    spec that never worked is not kept. "" for none."""
+    spec that never worked is not kept, nor one that no pod has had yet. "" for none."""
     status, asked = observed.partition.status, observed.partition.asked
-    if rollout.condition.status and status.get("bootstrapped"):
+    if rollout.condition.status and status.get("bootstrapped") and observed.pods:
         # Without a StatefulSet, because it is made anew, nothing has changed.
         return _live_image(observed) or status.get("image", "")
     first = "" if asked is None or asked.image else chosen
@@ -99,6 +99,10 @@ def look(
     if unwritten:
         updated = observed.partition.status.get("updatedReplicas", 0)
         return Rollout(None, _unwritten(spec), _old_revision(observed), updated)
+    old = _old(observed)
+    if not observed.pods and old is not None:
+        # A hibernated group. Nobody knows yet whether the newest template works.
+        return Rollout(None, _again(old), _old_revision(observed), 0)
     revision = newest(observed)
     pods = [pod for pod in observed.pods if not pod.deleting]
     behind = [pod for pod in pods if revision and pod.revision != revision]
@@ -109,8 +113,9 @@ def look(
     if behind:
         action, condition = _next(observed, spec, revision, behind)
         return Rollout(action, condition, revision, updated)
-    old = _old(observed)
-    if old is None or old["status"] != "False":
+    # All pods may have got another template at once: those of a group that wakes.
+    changed = _old_revision(observed) not in ("", revision)
+    if old is None or (old["status"] != "False" and not changed):
         # A pod that fails without a rollout is none: Ready tells about it.
         condition = _done(observed, revision, default_image)
     elif unready := _unready(pods):
@@ -381,6 +386,10 @@ def _not_seen(observed: ObservedPartition) -> Condition:
     if old is None:
         message = "the StatefulSet's controller has not seen the pod template yet"
         return Condition(TYPE, None, "NotSeen", message)
+    return _again(old)
+
+
+def _again(old: schema.Condition) -> Condition:
     status = {"True": True, "False": False}.get(old["status"])
     return Condition(TYPE, status, old["reason"], old["message"])
 

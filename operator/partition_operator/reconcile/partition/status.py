@@ -14,6 +14,7 @@ from partition_operator.api.words import MemberRole
 from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
 from partition_operator.reconcile.partition import (
     conditions,
+    deletion,
     fence,
     hibernation,
     rebuild,
@@ -135,6 +136,7 @@ def _conditions(observed: ObservedPartition, standing: Standing) -> list[Conditi
     found = restore.explain(found, standing.restoring)
     found = rebuild.explain(found, standing.rebuild)
     found = recovery.explain(found, standing.recovering)
+    found = deletion.explain(found, observed)
     found = [*found, fence.look(observed).condition]
     found = hibernation.explain(found, standing.hibernation)
     if standing.leaving:

@@ -84,6 +84,16 @@ def is_held(observed: ObservedPartition, action: Action) -> bool:
     return found is not None and held(observed.writes.get(found[0]), found[1], observed.now)
 
 
+def refusal(observed: ObservedPartition, action: Action) -> str:
+    """Returns the object and the API server's words if it refused this action the last time; "" if
+    it did not."""
+    found = target(action, observed.partition.name)
+    last = observed.writes.get(found[0]) if found is not None else None
+    if found is None or last is None or last.wanted != found[1] or not last.refusal:
+        return ""
+    return f"{_name(found[0])}: {last.refusal}"
+
+
 def first_free(observed: ObservedPartition, found: Iterable[Action]) -> Action | None:
     """Returns the first action that need not wait, or None."""
     return next((action for action in found if not is_held(observed, action)), None)
