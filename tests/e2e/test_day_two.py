@@ -144,6 +144,7 @@ async def test_leaders_and_volumes_move_under_writers(namespace: Namespace, tmp_
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 async def test_drains_and_a_new_authority_under_writers(
     namespace: Namespace, tmp_path: Path
 ) -> None:
@@ -175,7 +176,7 @@ async def test_drains_and_a_new_authority_under_writers(
                 certificates(namespace)["authority"] != before
                 and certificates(namespace)["phase"] in ("Overlap", "Settled")
             ),
-            600,
+            1200,
         )
         await sound(namespace)
         print(f"\na new authority: longest pause {writers.longest_s:.2f} s")
