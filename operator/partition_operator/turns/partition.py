@@ -33,11 +33,13 @@ from partition_operator.reconcile.partition.actions import (
     RecordRecovery,
     RecordRestored,
     RecoverQuorum,
+    SetFenced,
     TransferLeadership,
 )
 from partition_operator.reconcile.partition.figures import PartitionFigures, figures
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.turns.executor import Executor
+from partition_operator.turns.fences import FenceTries
 from partition_operator.turns.queue import Key, QueueItem
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Reconciler:
         """Why a replica refused to begin a backfill, by Partition."""
         self._evictions: dict[Key, str] = {}
         """Why the last eviction was refused, by Partition."""
+        self._fences = FenceTries(executor)
         self.foreign: set[Key] = set()
         """Watched Partitions that another operator manages."""
         self._told: set[Key] = set()
@@ -97,6 +100,7 @@ class Reconciler:
                 await self._forget(key)
                 self._refusals.pop(key, None)
                 self._evictions.pop(key, None)
+                self._fences.forget(key)
                 self._not_foreign(key)
                 return None
             pause = await self._step(key, entry, partition)
@@ -128,6 +132,7 @@ class Reconciler:
             writes=self._executor.writes.of(partition.key),
             refused=self._refusals.get(key, ""),
             eviction_refused=self._evictions.get(key, ""),
+            fence_failures=self._fences.failures(key),
         )
         step = plan(
             observed,
@@ -144,6 +149,9 @@ class Reconciler:
             self._evictions.pop(key, None)
         if step.action is None:
             return self._pause(step)
+        if isinstance(step.action, SetFenced):
+            await self._fences.carry_out(key, observed, step.action)
+            return None
         return await self._carry_out(key, observed, step.action)
 
     async def _depart(self, partition: Partition) -> bool:
