@@ -51,6 +51,10 @@ transfer was interrupted."""
 TURN = Backoff(0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 """A turn of the operator that raised an error."""
 
+FENCE = Backoff(5.0, 15.0, 60.0, 120.0)
+"""A fence that the operator could not put or end. Each try may hold up the Partition's turns for as
+long as a command may take, so the pauses grow beyond that."""
+
 WATCH = Backoff(1.0, 2.0, 5.0, 10.0, 30.0)
 """A watch of the operator that failed."""
 

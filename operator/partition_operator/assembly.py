@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import generate_latest
@@ -24,7 +25,7 @@ from partition_operator.clients.replica import Replicas
 from partition_operator.clients.snapshot_jobs import SnapshotJobClient
 from partition_operator.clients.snapshot_observer import SnapshotObserver
 from partition_operator.config import OperatorConfig
-from partition_operator.handlers.watches import Watches
+from partition_operator.handlers.watches import NODES, Watches
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.partition import Reconciler
 from partition_operator.turns.queue import PARTITION, SCHEDULE, SNAPSHOT, WorkQueue
@@ -44,6 +45,11 @@ def end_process(why: str) -> None:
     print(f"FATAL: {why}", file=sys.stderr, flush=True)
     logging.shutdown()
     os._exit(EXIT_DEPOSED)
+
+
+async def _probe(kube: Kube, scope: str) -> None:
+    """Checks whether a scope of the watches can be listed. Raises ApiError."""
+    await (kube.probe_nodes() if scope == NODES else kube.probe(scope))
 
 
 class OperatorProcess:
@@ -123,7 +129,7 @@ class OperatorProcess:
             {PARTITION: reconciler.turn, SNAPSHOT: snapshots.turn, SCHEDULE: schedules.turn}
         )
         working = asyncio.create_task(queue.run())
-        watches = Watches(queue, kube.probe, config.identity, config.watch, nodes)
+        watches = Watches(queue, partial(_probe, kube), config.identity, config.watch, nodes)
         watching = asyncio.create_task(watches.run())
         self._metrics.turns.serve((PARTITION, SNAPSHOT, SCHEDULE))
         self._metrics.objects.partitions = reconciler.figures

@@ -68,7 +68,7 @@ DELETION = frozenset({"OwnClaim", "SetFinalizer", "Create.PartitionSnapshot"})
 """Failpoints of a deletion policy. A separate test tries them."""
 
 FENCE = frozenset({"SetFenced"})
-"""The failpoint of a fence. A separate test tries it."""
+"""The failpoint of a fence. A separate test tries it (tests/apiserver/test_fence.py)."""
 
 REBUILD = frozenset({"GiveUpVolume.kept", "GiveUpVolume.marked", "GiveUpVolume", "OrphanPods"})
 """Failpoints of members that get new volumes. A separate test tries them."""

@@ -45,7 +45,7 @@ FOREIGN = Metric("foreign", GAUGE, "Partitions that another operator manages")
 WATCHES_DOWN = Metric(
     "watches_down",
     GAUGE,
-    "Namespaces, or the cluster, that can't be watched now; the log says why",
+    "Namespaces, or the cluster, or its nodes, that can't be watched now; the log says why",
 )
 AUTHORITY_EXPIRY = Metric(
     "authority_expiry_timestamp_seconds",

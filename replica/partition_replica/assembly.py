@@ -34,7 +34,7 @@ from partition_replica.core.model import Fence
 from partition_replica.engine.factory import make_engine
 from partition_replica.recovery import steps
 from partition_replica.runtime.assembly import build_replica
-from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.metrics import CERTIFICATE_EXPIRY, Metrics
 from partition_replica.runtime.quorum_recovery import QuorumRecoveries
 from partition_replica.runtime.replica import Replica
 from partition_replica.runtime.transfer.state_sender import count_sent
@@ -132,6 +132,7 @@ class SidecarProcess:
         """Returns when the operator has ended the fence, or the process is stopped."""
         self._replica, self._why_not_ready = None, "fenced"
         self._metrics.fenced.set(1)
+        self._metrics.member_closed()
         config, lowered = self._config, asyncio.Event()
 
         async def lower() -> None:
@@ -152,7 +153,12 @@ class SidecarProcess:
         add_port(server, config.listen, config.tls, lambda found: self._heard("server", found))
         await server.start()
         logger.warning("this replica is fenced: it serves nobody until the operator ends the fence")
+        watcher = None
+        if config.tls is not None:
+            watcher = asyncio.create_task(self._watch_certificate(RenewedPem(config.tls)))
         await _first(self._stop.wait(), lowered.wait())
+        if watcher is not None:
+            watcher.cancel()
         await server.stop(grace=1.0)
         self._why_not_ready = "starting"
         self._metrics.fenced.set(0)
@@ -387,7 +393,7 @@ class SidecarProcess:
                 shown = await asyncio.to_thread(pem.leaf, found)
                 if shown is not None:
                     expires = shown.not_after.timestamp()
-                    self._metrics.set("logstore_certificate_expiry_timestamp_seconds", expires)
+                    self._metrics.set(CERTIFICATE_EXPIRY, expires)
             await asyncio.sleep(CERTIFICATE_POLL_S)
 
 

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from partition_operator.clients.kube import ApiError
-from partition_operator.handlers.watches import Watches
+from partition_operator.clients.nodes import NodeBook
+from partition_operator.handlers.watches import NODES, Watches
 from partition_operator.turns.queue import WorkQueue
 
 from tests.support.local_group import eventually
@@ -28,13 +29,17 @@ class Cluster:
         self.failing: set[str] = set()
         self.missing: set[str] = set()
         self.threads: set[int] = set()
+        self.registries: dict[str, Any] = {}
 
     async def probe(self, namespace: str) -> None:
         if namespace in self.missing:
             raise ApiError(403, "forbidden")
 
-    async def kopf(self, *, namespaces: tuple[str, ...], stop_flag: Any, **_: Any) -> None:
-        (namespace,) = namespaces
+    async def kopf(
+        self, *, registry: Any, namespaces: tuple[str, ...], stop_flag: Any, **_: Any
+    ) -> None:
+        namespace = namespaces[0] if namespaces else NODES
+        self.registries[namespace] = registry
         self.threads.add(threading.get_ident())
         self.starts[namespace] = self.starts.get(namespace, 0) + 1
         self.running.add(namespace)
@@ -46,9 +51,19 @@ class Cluster:
         finally:
             self.running.discard(namespace)
 
+    async def tells_of_a_cordoned_node(self, name: str) -> None:
+        """As kopf does: calls every handler of nodes, whichever watch has it."""
+        for registry in self.registries.values():
+            for handler in registry._watching.get_all_handlers():
+                if handler.selector.any_name == "nodes" or handler.selector.plural == "nodes":
+                    spec = {"unschedulable": True}
+                    await handler.fn(event={"type": "MODIFIED"}, name=name, spec=spec)
+
     @asynccontextmanager
-    async def watched(self, *namespaces: str) -> AsyncIterator[Watches]:
-        found = Watches(self.queue, self.probe, "me", namespaces)
+    async def watched(
+        self, *namespaces: str, nodes: NodeBook | None = None
+    ) -> AsyncIterator[Watches]:
+        found = Watches(self.queue, self.probe, "me", namespaces, nodes)
         task = asyncio.create_task(found.run())
         try:
             yield found

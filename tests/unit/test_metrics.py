@@ -147,3 +147,32 @@ def test_a_deprecated_gauge_shows_what_todays_shows() -> None:
         assert metrics.registry.get_sample_value(name) == 4
     help_text = "(deprecated: use logstore_entry_cache_bytes) Bytes of the log's tail in memory"
     assert f"# HELP logstore_mirror_bytes {help_text}" in shown
+
+
+def test_a_member_that_is_closed_leaves_no_old_values() -> None:
+    """Its process stays while it is fenced."""
+    found = ReplicaMetrics()
+
+    def sample(name: str, **labels: str) -> float | None:
+        return found.registry.get_sample_value(name, labels)
+
+    def serve() -> None:
+        for name in ("logstore_leading", "logstore_serving", "logstore_committed_lsn"):
+            found.set(name, 1)
+        found.set("logstore_entry_cache_bytes", 5)
+        found.role("leader")
+        found.lags({"other:1": 7})
+
+    serve()
+    found.set("logstore_certificate_expiry_timestamp_seconds", 9)
+    found.member_closed()
+    assert sample("logstore_leading") == sample("logstore_serving") == 0
+    for name in ("committed_lsn", "entry_cache_bytes", "mirror_bytes"):
+        assert sample(f"logstore_{name}") is None, name
+    assert sample("logstore_role", role="leader") is None
+    assert sample("logstore_member_lag_entries", member="other:1") is None
+    # TLS goes on, and so does the certificate.
+    assert sample("logstore_certificate_expiry_timestamp_seconds") == 9
+    serve()
+    assert sample("logstore_leading") == sample("logstore_committed_lsn") == 1
+    assert sample("logstore_mirror_bytes") == 5

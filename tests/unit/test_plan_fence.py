@@ -4,11 +4,27 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from partition_operator.reconcile.observed.fence_failure import FenceFailure
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import actions
 
-from tests.support.partition_views import after, by_type, group, look, reasons, replica, with_spec
-from tests.support.rollouts import NEW, annotated, rolling
+from tests.support.partition_views import (
+    CLUSTER,
+    OTHER,
+    after,
+    by_type,
+    claims,
+    draw,
+    group,
+    look,
+    partition,
+    pods,
+    reasons,
+    replica,
+    see,
+    with_spec,
+)
+from tests.support.rollouts import NEW, annotated, of, rolling
 
 
 def fenced(found: ObservedPartition, *ordinals: int) -> ObservedPartition:
@@ -78,3 +94,122 @@ def test_a_fenced_replica_is_no_new_volume(ordinal: int) -> None:
     closed = replace(replica(ordinal, "fenced"), cluster_id="", member_id=0)
     step = look(replace(fenced(found, ordinal), fenced=(closed,)))
     assert not isinstance(step.action, actions.Join | actions.Bootstrap | actions.RemoveMember)
+
+
+# --- fences that fail -------------------------------------------------------------------------
+
+
+def failing(found: ObservedPartition, retry_s: float, *, fenced: bool = True) -> ObservedPartition:
+    failure = FenceFailure(fenced, "SetFenced of part-1: UNIMPLEMENTED", retry_s)
+    return replace(found, fence_failures={1: failure})
+
+
+def test_other_steps_go_on_while_a_fence_waits_for_its_next_try() -> None:
+    """Here the pods' rollout, which may bring the version that knows fences."""
+    found = annotated(rolling(), fence="part-1")
+    assert look(found).action == actions.SetFenced(1, fenced=True)
+    held = failing(found, 30.0)
+    step = look(held)
+    assert isinstance(step.action, actions.EvictPod)
+    assert told(held) == ("False", "Failed")
+    assert "UNIMPLEMENTED" in by_type(step)["Fenced"]["message"]
+    assert "FenceFailed" in reasons(look(failing(after(found), 30.0)))
+    assert "FenceFailed" not in reasons(look(after(held)))
+    assert look(failing(found, 0.0)).action == actions.SetFenced(1, fenced=True)
+    # What failed was to end a fence; now one is asked for.
+    assert look(failing(found, 30.0, fenced=False)).action == actions.SetFenced(1, fenced=True)
+
+
+def test_the_next_replica_does_not_wait_for_one_that_fails() -> None:
+    found = failing(annotated(after(group()), fence="part-1,part-2"), 30.0)
+    assert look(found).action == actions.SetFenced(2, fenced=True)
+    both = fenced(found, 2)
+    assert told(both) == ("True", "Fenced")
+    message = by_type(look(both))["Fenced"]["message"]
+    assert "part-2 answers nobody" in message
+    assert "part-1 can't be fenced" in message
+
+
+@pytest.mark.parametrize("spec", [{}, {"paused": True}, {"replicas": 99}])
+def test_a_settled_partition_is_back_in_time_for_the_next_try(spec: dict[str, Any]) -> None:
+    step = look(failing(annotated(with_spec(after(group()), **spec), fence="part-1"), 4.0))
+    assert step.action is None
+    assert not step.settled
+    assert step.retry_s == 4.0
+
+
+# --- whose fence it is ------------------------------------------------------------------------
+
+
+def test_a_fence_is_put_and_ended_while_the_spec_is_refused() -> None:
+    found = with_spec(after(group()), replicas=99)
+    assert by_type(look(found))["Accepted"]["status"] == "False"
+    asked = annotated(found, fence="part-1")
+    assert look(asked).action == actions.SetFenced(1, fenced=True)
+    one = fenced(asked, 1)
+    assert look(one).action is None
+    assert told(one) == ("True", "Fenced")
+    assert look(annotated(one, fence="")).action == actions.SetFenced(1, fenced=False)
+
+
+def former(cluster_id: str, mark: str, *, adopt: bool, status: str) -> ObservedPartition:
+    """A Partition that was deleted and made again, whose only replica is fenced."""
+    recorded = {"clusterID": status} if status else {}
+    spec = {"replicas": 1, "bootstrap": {"adopt": adopt}}
+    closed = replace(replica(0, "fenced", members=()), cluster_id=cluster_id)
+    volumes = claims(1, mark, created="2025-01-01T00:00:00Z")
+    return see(partition(spec, **recorded), pods=pods(1), claims=volumes, fenced=(closed,))
+
+
+@pytest.mark.parametrize(
+    ("cluster_id", "mark", "adopt", "status"),
+    [
+        (CLUSTER, CLUSTER, True, ""),
+        (CLUSTER, CLUSTER, True, CLUSTER),
+        (CLUSTER, CLUSTER, False, CLUSTER),
+        ("", CLUSTER, False, CLUSTER),
+    ],
+)
+def test_a_fence_that_outlasted_its_partition_ends(
+    cluster_id: str, mark: str, adopt: bool, status: str
+) -> None:
+    found = former(cluster_id, mark, adopt=adopt, status=status)
+    assert draw(found).action == actions.SetFenced(0, fenced=False)
+    asked = draw(annotated(found, fence="part-0"))
+    assert not isinstance(asked.action, actions.SetFenced)
+
+
+@pytest.mark.parametrize(("cluster_id", "mark"), [(OTHER, OTHER), (OTHER, CLUSTER), ("", OTHER)])
+def test_the_fence_of_another_cluster_stays(cluster_id: str, mark: str) -> None:
+    """Somebody may be looking at the volume, and this Partition has no part in it."""
+    step = draw(former(cluster_id, mark, adopt=False, status=CLUSTER))
+    assert not isinstance(step.action, actions.SetFenced)
+
+
+# --- what is said -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hibernated", [False, True])
+def test_a_fenced_pod_that_is_gone_for_now_is_not_unknown(hibernated: bool) -> None:
+    found = fenced(annotated(with_spec(group(), hibernated=hibernated), fence="part-1"), 1)
+    gone = replace(after(found), fenced=())
+    left = () if hibernated else tuple(p for p in gone.pods if p.ordinal != 1)
+    gone = replace(gone, pods=left, replicas=gone.replicas[: len(left)])
+    assert told(gone) == ("False", "Fencing")
+    assert "FenceRefused" not in reasons(look(gone))
+
+
+@pytest.mark.parametrize(("size", "ready"), [(1, "False"), (3, "True")])
+def test_the_message_names_the_fenced_pod(size: int, ready: str) -> None:
+    """No one has to look for a reason why it does not answer."""
+    found = fenced(annotated(after(group(size)), fence="part-0"), 0)
+    if size > 1:
+        leads = replace(
+            found.replicas[0], role="leader", serving=True, members=group().replicas[0].members
+        )
+        found = replace(found, replicas=(leads, *found.replicas[1:]))
+    found = of(found, 0, ready=False)
+    seen = by_type(look(found))["Ready"]
+    assert seen["status"] == ready
+    assert "part-0 answers nobody" in seen["message"]
+    assert "kubectl describe" not in seen["message"]

@@ -8,8 +8,9 @@ import kopf
 import pytest
 from partition_common import backoff
 from partition_common.backoff import Backoff
+from partition_operator.clients.nodes import NodeBook
 from partition_operator.handlers import watches
-from partition_operator.handlers.watches import Watches
+from partition_operator.handlers.watches import NODES, Watches
 from partition_operator.handlers.watching import COMPONENTS, WATCHED, apply_settings, build_registry
 from partition_operator.turns.queue import PARTITION, Key, QueueItem, WorkQueue
 
@@ -57,6 +58,42 @@ async def test_what_was_in_a_namespace_that_is_gone_is_forgotten(cluster: Cluste
         cluster.missing.clear()
         await cluster.sees("a", "b")
         assert found.down == 0
+
+
+async def test_nodes_are_watched_although_no_namespace_can_be(cluster: Cluster) -> None:
+    """By a kopf of their own, which is started again like the others."""
+    cluster.missing |= {"a", "b"}
+    nodes = NodeBook(lambda _: None)
+    async with cluster.watched("a", "b", nodes=nodes) as found:
+        await cluster.sees(NODES)
+        assert found.down == 2
+        cluster.failing.add(NODES)
+
+        async def again() -> bool:
+            return cluster.starts[NODES] > 2
+
+        await eventually(again, "it is tried again", 10)
+        cluster.missing.clear()
+        cluster.failing.clear()
+        await cluster.sees("a", "b", NODES)
+        assert found.down == 0
+        await cluster.tells_of_a_cordoned_node("node-1")
+
+        async def cordoned() -> bool:
+            return nodes.is_cordoned("node-1")
+
+        await eventually(cordoned, "the cordon is noted in the loop of the turns", 10)
+
+
+async def test_nodes_that_cannot_be_listed_hold_up_no_namespace(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.missing.add(NODES)
+    async with cluster.watched("a", nodes=NodeBook(lambda _: None)) as found:
+        await cluster.sees("a")
+        assert found.down == 1
+    assert "can't watch the nodes" in caplog.text
+    assert "watchNamespaces" not in caplog.text
 
 
 async def test_a_key_that_is_forgotten_before_its_turn_has_none() -> None:

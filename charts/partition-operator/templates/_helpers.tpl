@@ -117,7 +117,8 @@ podAntiAffinity:
 - apiGroups: [""]
   resources: [pods/eviction]
   verbs: [create]
-# The operator deletes only unbound claims, to recreate them with another class or size.
+# The operator deletes unbound claims, to recreate them with another class or size, and the claims of members that get
+# new volumes. With deletionPolicy SnapshotThenDelete it deletes all claims of a Partition that ends.
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get, list, watch, create, patch, delete]

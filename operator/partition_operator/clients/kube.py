@@ -188,6 +188,10 @@ class Kube:
                     404, f"CustomResourceDefinition {crd} is missing: install the chart's CRDs"
                 ) from error
 
+    async def probe_nodes(self) -> None:
+        """Raises ApiError if nodes can't be listed."""
+        await self._request("GET", PATHS["Node"], query={"limit": "1"})
+
     async def may(self, attributes: Mapping[str, str]) -> bool:
         """Whether our account has a right: the resourceAttributes of a SelfSubjectAccessReview.
         Raises ApiError."""

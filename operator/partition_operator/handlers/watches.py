@@ -1,4 +1,4 @@
-"""Runs the watches: one kopf per namespace, or one for the whole cluster.
+"""Runs the watches: one kopf per namespace, or one for the whole cluster; and one for the nodes.
 
 Each kopf runs in its own thread with its own event loop. When kopf fails, it cancels every task of
 its loop that is younger than itself. It also takes over the process's signal handlers. Neither may
@@ -19,17 +19,20 @@ from partition_common import backoff
 
 from partition_operator.clients.nodes import NodeBook, NodeFacts
 from partition_operator.errors import OperatorError, text_of
-from partition_operator.handlers.watching import KeyQueue, build_registry
+from partition_operator.handlers.watching import KeyQueue, build_node_registry, build_registry
 
 logger = logging.getLogger(__name__)
 
 EVERYWHERE = ""
 """Used instead of a namespace to watch the whole cluster."""
+NODES = "*nodes"
+"""Used instead of a namespace to watch the nodes. No namespace has such a name."""
 STOP_S = 15.0
 """Seconds that the threads may take to end."""
 
 Probe = Callable[[str], Awaitable[None]]
-"""Checks that our objects can be listed in a namespace, or everywhere. Raises OperatorError."""
+"""Checks that our objects can be listed in a namespace, or everywhere; or, for NODES, the nodes.
+Raises OperatorError."""
 
 
 _Flag = tuple[asyncio.AbstractEventLoop, asyncio.Event]
@@ -59,6 +62,9 @@ class Watches:
         # kopf's default needs a user name, which a random UID does not have.
         self._identity = identity
         self._scopes = tuple(dict.fromkeys(namespaces)) or (EVERYWHERE,)
+        if nodes is not None:
+            # By itself: whatever happens to a namespace, cordons are seen.
+            self._scopes += (NODES,)
         self._up: set[str] = set()
         self._stopping = threading.Event()
         self._flags: set[_Flag] = set()
@@ -105,13 +111,13 @@ class Watches:
         time."""
         level = logging.WARNING if failures % 20 == 0 else logging.DEBUG
         hint = (
-            ""
-            if scope == EVERYWHERE
-            else "; if the namespace was deleted for good, remove it from watchNamespaces"
+            "; if the namespace was deleted for good, remove it from watchNamespaces"
+            if _is_namespace(scope)
+            else ""
         )
         why = text_of(error)
         logger.log(level, "can't watch %s; the operator retries%s: %s", _where(scope), hint, why)
-        if scope != EVERYWHERE:
+        if _is_namespace(scope):
             # Turns of its objects would fail, too. The next listing enqueues them again.
             self._queue.forget(scope)
 
@@ -135,10 +141,12 @@ class Watches:
     def _run_kopf(self, scope: str, loop: asyncio.AbstractEventLoop) -> None:
         """Runs kopf until it fails or is stopped. Called in its own thread."""
         queue = _FromThread(self._queue, loop)
-        # They are the same everywhere, so one watch is enough.
-        watches_nodes = self._nodes is not None and scope == self._scopes[0]
-        nodes = _NodesFromThread(self._nodes, loop) if watches_nodes and self._nodes else None
-        namespaces = (scope,) if scope != EVERYWHERE else ()
+        namespaces = (scope,) if _is_namespace(scope) else ()
+        if scope == NODES:
+            assert self._nodes is not None, "this scope exists only with a book"
+            registry = build_node_registry(_NodesFromThread(self._nodes, loop))
+        else:
+            registry = build_registry(queue, namespaced=bool(namespaces))
 
         async def run() -> None:
             # Not a threading.Event: kopf waits for that in a thread of the loop's executor. The
@@ -151,7 +159,7 @@ class Watches:
                 flag.set()
             try:
                 await kopf.operator(
-                    registry=build_registry(queue, namespaced=bool(namespaces), nodes=nodes),
+                    registry=registry,
                     # kopf's type of an identity is a str with a name in a private module.
                     identity=cast(Any, self._identity),
                     # No peering: the Lease elects the working operator.
@@ -198,5 +206,11 @@ class _NodesFromThread:
         self._loop.call_soon_threadsafe(self._book.note, name, found)
 
 
+def _is_namespace(scope: str) -> bool:
+    return scope not in (EVERYWHERE, NODES)
+
+
 def _where(scope: str) -> str:
+    if scope == NODES:
+        return "the nodes"
     return f"namespace {scope}" if scope != EVERYWHERE else "the cluster"

@@ -34,20 +34,10 @@ SELECTOR = f"{names.LABEL_PARTITION},app.kubernetes.io/component in ({','.join(C
 """Sent to the API server, so that other objects cost neither traffic nor memory."""
 
 
-def build_registry(
-    queue: KeyQueue, *, namespaced: bool, nodes: NodeNotes | None = None
-) -> kopf.OperatorRegistry:
+def build_registry(queue: KeyQueue, *, namespaced: bool) -> kopf.OperatorRegistry:
     """Returns a registry with the handlers. namespaced: the operator has rights in its namespaces
-    only. nodes: watches nodes, too, for which it needs rights in the cluster."""
-    registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)
-    def login(**kwargs: Any) -> Any:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
-
-    @kopf.on.startup(registry=registry)
-    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        apply_settings(settings, namespaced=namespaced)
+    only."""
+    registry = _registry(scans=not namespaced)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def on_partition(*, namespace: str | None, name: str, **_: Any) -> None:
@@ -75,7 +65,6 @@ def build_registry(
         assert namespace is not None, "the watched kinds are namespaced"
         queue.enqueue(SNAPSHOT, namespace, labels[names.LABEL_SNAPSHOT])
 
-    _watch_nodes(registry, nodes)
     replica, claims = _component("replica"), WATCHED[2]
     for group, version, plural in WATCHED:
         kopf.on.event(group, version, plural, labels=replica, registry=registry)(on_part)
@@ -86,14 +75,33 @@ def build_registry(
     return registry
 
 
-def _watch_nodes(registry: kopf.OperatorRegistry, nodes: NodeNotes | None) -> None:
-    if nodes is None:
-        return
+def build_node_registry(nodes: NodeNotes) -> kopf.OperatorRegistry:
+    """Returns a registry with the handler of nodes, for a watch of its own. It needs rights on
+    nodes in the cluster, and no others."""
+    registry = _registry(scans=False)
 
     @kopf.on.event("", "v1", "nodes", registry=registry)
     async def on_node(event: Any, name: str | None, spec: Any, **_: Any) -> None:
         assert name is not None, "every object has a name"
         nodes.note(name, None if event["type"] == "DELETED" else facts(spec))
+
+    return registry
+
+
+def _registry(*, scans: bool) -> kopf.OperatorRegistry:
+    """Returns a registry with our settings and no handlers of objects. scans: kopf watches
+    namespaces and CRDs, for which it needs rights in the cluster."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**kwargs: Any) -> Any:
+        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+    @kopf.on.startup(registry=registry)
+    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        apply_settings(settings, namespaced=not scans)
+
+    return registry
 
 
 def apply_settings(settings: kopf.OperatorSettings, *, namespaced: bool) -> None:

@@ -33,12 +33,14 @@ from partition_operator.reconcile.partition.actions import (
     RecordRecovery,
     RecordRestored,
     RecoverQuorum,
+    SetFenced,
     TransferLeadership,
 )
 from partition_operator.reconcile.partition.figures import PartitionFigures, figures
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.partition.refusals import Refusals
 from partition_operator.turns.executor import Executor
+from partition_operator.turns.fences import FenceTries
 from partition_operator.turns.queue import Key, QueueItem
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Reconciler:
         """Why a replica refused to begin a backfill, by Partition."""
         self._evictions: dict[Key, str] = {}
         """Why the last eviction was refused, by Partition."""
+        self._fences = FenceTries(executor)
         self.foreign: set[Key] = set()
         """Watched Partitions that another operator manages."""
         self._told: set[Key] = set()
@@ -99,6 +102,7 @@ class Reconciler:
                 await self._forget(key)
                 self._refusals.pop(key, None)
                 self._evictions.pop(key, None)
+                self._fences.forget(key)
                 self._not_foreign(key)
                 return None
             pause = await self._step(key, entry, partition)
@@ -136,7 +140,7 @@ class Reconciler:
             self._evictions.pop(key, None)
         if step.action is None:
             return self._pause(step)
-        return await self._carry_out(key, observed, step.action)
+        return await self._act(key, observed, step.action)
 
     def _plan(self, observed: ObservedPartition) -> Plan:
         return plan(
@@ -172,7 +176,7 @@ class Reconciler:
                 await self._recorder.post(partition, departure.event)
             return None
         if along is not None and along.action is not None:
-            return await self._carry_out(key, observed, along.action)
+            return await self._act(key, observed, along.action)
         busy = along is not None and not along.settled
         return min(self._pause(along), WAITING_POLL_S) if along and busy else WAITING_POLL_S
 
@@ -199,7 +203,16 @@ class Reconciler:
             writes=self._executor.writes.of(partition.key),
             refused=self._refusals.get(key, ""),
             eviction_refused=self._evictions.get(key, ""),
+            fence_failures=self._fences.failures(key),
         )
+
+    async def _act(self, key: Key, observed: ObservedPartition, action: Action) -> float | None:
+        """Executes the action. Returns as `_carry_out`. A fence that fails must not hold up all
+        else."""
+        if not isinstance(action, SetFenced):
+            return await self._carry_out(key, observed, action)
+        await self._fences.carry_out(key, observed, action)
+        return None
 
     async def _carry_out(
         self, key: Key, observed: ObservedPartition, action: Action

@@ -16,6 +16,8 @@ FRAME_KEYS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 ROLES = ("follower", "precandidate", "candidate", "leader")
 """The roles that an engine reports. A learner is a follower without a vote."""
 
+CERTIFICATE_EXPIRY = "logstore_certificate_expiry_timestamp_seconds"
+
 GAUGES = {
     "logstore_term": "Raft term",
     "logstore_leading": "1 if this replica leads",
@@ -43,7 +45,7 @@ GAUGES = {
     "logstore_disk_reserve_bytes": "Free bytes below which the replica refuses writes",
     "logstore_disk_full": "1 if the replica refuses writes because its volume is full",
     "logstore_sessions": "Open sessions",
-    "logstore_certificate_expiry_timestamp_seconds": "When the certificate expires that the next "
+    CERTIFICATE_EXPIRY: "When the certificate expires that the next "
     "TLS handshake shows, as a Unix time",
     "logstore_snapshot_jobs_queued": "Queued snapshot jobs",
     "logstore_backfill_next_lsn": "Next LSN of a backfill; present from its start on",
@@ -348,3 +350,15 @@ class Metrics:
         self._member_lag.clear()
         for address, lag in lags.items():
             self._member_lag.labels(address).set(lag)
+
+    def member_closed(self) -> None:
+        """Says that no member leads or serves here, and ends the export of the other gauges about
+        the member and its volume, which would keep their last values. The next member sets them
+        again."""
+        for name in [name for name in self._gauges if name != CERTIFICATE_EXPIRY]:
+            self.registry.unregister(self._gauges.pop(name))
+        self._role.clear()
+        self._member_lag.clear()
+        self.log_journaled.set(0)
+        self.set("logstore_leading", 0)
+        self.set("logstore_serving", 0)

@@ -1,7 +1,7 @@
 """What a fenced replica answers: its status, and the operator that ends the fence. All other calls
 are refused, and tell the client to use another replica."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -29,8 +29,9 @@ class RefuseOthers(grpc.aio.ServerInterceptor):
         if handler_call_details.method in ANSWERED:
             return await continuation(handler_call_details)
 
-        async def refuse(_: Any, context: Any) -> Any:
+        async def refuse(_: Any, context: Any) -> AsyncIterator[Any]:
             await abort(context, Stopping("this replica is fenced: use another replica"))
+            yield  # never reached: makes this a generator, which the Authorizer iterates over
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 

@@ -7,6 +7,7 @@ from typing import Any
 from partition_operator.api import names, schema
 from partition_operator.api.partition import Partition
 from partition_operator.api.words import ReplicaRole
+from partition_operator.reconcile.observed.fence_failure import FenceFailure
 from partition_operator.reconcile.observed.last_write import Key, Write
 from partition_operator.reconcile.observed.restore import ObservedRestore
 from partition_operator.resources.certificates import LIFETIMES, Lifetimes
@@ -190,6 +191,8 @@ class ObservedPartition:
     the others."""
     eviction_refused: str = ""
     """Why the last eviction of a pod was refused; "" if it was not."""
+    fence_failures: dict[int, FenceFailure] = field(default_factory=dict)
+    """The last try to fence a replica or to end its fence, by ordinal, if it failed."""
 
     @property
     def leader(self) -> ObservedReplica | None:

@@ -259,16 +259,24 @@ def _doing(observed: ObservedPartition, spec: PartitionSpec, bootstrapped: bool)
     missing = [n for n in range(spec.replicas) if observed.pod(n) is None]
     if missing:
         return f"waiting for pods {_pods(observed, missing)} to be created"
-    silent = [n for n in range(spec.replicas) if observed.replica(n) is None]
-    if silent:
-        pods = _pods(observed, silent)
-        return f"waiting for {pods} to answer: kubectl describe pod shows the reason"
+    if why := _unheard(observed, spec.replicas):
+        return why
     if not bootstrapped:
         return f"bootstrapping {names.pod(observed.partition.name, 0)}"
     leader = observed.leader
     if leader is None:
         return "waiting for the replicas to elect a leader"
     return _group_doing(observed, leader, spec.replicas)
+
+
+def _unheard(observed: ObservedPartition, wanted: int) -> str:
+    """Returns which replicas tell nothing of the group, and why; "" if all do."""
+    fenced = {replica.ordinal for replica in observed.fenced}
+    silent = [n for n in range(wanted) if observed.replica(n) is None and n not in fenced]
+    if silent:
+        pods = _pods(observed, silent)
+        return f"waiting for {pods} to answer: kubectl describe pod shows the reason"
+    return fenced_pods(observed) if fenced else ""
 
 
 def _group_doing(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> str:
@@ -284,6 +292,15 @@ def _group_doing(observed: ObservedPartition, leader: ObservedReplica, wanted: i
     if len(leader.members) > wanted:
         return "removing members"
     return "waiting for pods to be ready"
+
+
+def fenced_pods(observed: ObservedPartition) -> str:
+    """Returns which pods are fenced, and the way back."""
+    which = _pods(observed, sorted(replica.ordinal for replica in observed.fenced))
+    return (
+        f"{which} answers nobody, and its volume is closed: remove the pod from annotation "
+        f"{names.ANNOTATION_FENCE} to end that"
+    )
 
 
 def _pods(observed: ObservedPartition, ordinals: list[int]) -> str:

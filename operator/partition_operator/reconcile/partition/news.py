@@ -116,6 +116,9 @@ def _fence_event(old: schema.Condition | None, new: schema.Condition) -> Event |
     match new["reason"], old["reason"]:
         case "Fenced", _:
             return Event("Warning", "ReplicaFenced", new["message"])
+        case "Failed", reason if reason != "Failed":
+            # Once: the words of later tries may differ.
+            return Event("Warning", "FenceFailed", new["message"])
         case "UnknownPod", _:
             return Event("Warning", "FenceRefused", new["message"])
         case "None", "Fenced":

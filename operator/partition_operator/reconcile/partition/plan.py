@@ -153,9 +153,10 @@ def _first(observed: ObservedPartition, conflict: str, *, bootstrapped: bool) ->
     if (guard := writes.first_free(observed, guards)) is not None:
         # Nothing may delay what keeps the data of a Partition that is deleted.
         return _PlanStep(guard, conflict=conflict, leaving=leaving, paused=paused)
-    fencing = fence.look(observed).action if bootstrapped else None
+    fencing = fence.look(observed).action
     if fencing is not None:
         # Also while the Partition is paused: a user asks for it by the pod's name.
+        # Also before the group is recorded: a fence that outlasted a former Partition ends.
         return _PlanStep(fencing, conflict=conflict, leaving=leaving, paused=paused)
     if leaving or paused:
         # Both may last without end, so the certificates must be renewed.
@@ -383,7 +384,7 @@ def _plan(
             step.leaving,
         ),
     )
-    retry_s = writes.retry_s(observed, pending)
+    retry_s = fence.sooner(writes.retry_s(observed, pending), fence.look(observed).retry_s)
     # A deletion in progress continues by itself, even if the restore has failed or waits.
     resting = None if step.leaving or step.mending else restoring
     final = resting is not None and resting.final
@@ -425,8 +426,11 @@ def _refused(observed: ObservedPartition, reason: str, message: str) -> Plan:
         # Refused writes of other objects stay in status: a valid spec asks for them again.
         written = PendingWrites(tuple(dict.fromkeys([*pending.keys, *observed.writes])))
         told += [conditions.certificates(observed), writes.applied(observed, written)]
-    status = refused(observed, told)
-    action, retry_s = writes.first_free(observed, found), writes.retry_s(observed, pending)
+    # A fence is asked for by the pod's name, whatever becomes of the spec.
+    fencing = fence.look(observed)
+    status = refused(observed, [*told, fencing.condition])
+    action = fencing.action or writes.first_free(observed, found)
+    retry_s = fence.sooner(writes.retry_s(observed, pending), fencing.retry_s)
     settled = action is None and retry_s is None
     return Plan(
         action, status, news.events(old, status), settled, waiting=not settled, retry_s=retry_s
