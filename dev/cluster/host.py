@@ -333,7 +333,8 @@ def start_node(layout: Layout, node: str) -> None:
                 node,
             ],
             cwd=ROOT,
-            env=ENVIRONMENT,
+            # Entering another mount namespace leaves the working directory.
+            env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
