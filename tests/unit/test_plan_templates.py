@@ -96,6 +96,19 @@ def test_an_image_that_a_new_partition_never_ran_is_not_kept() -> None:
     assert look(with_revision(mended, NEW)).action == actions.Delete("Pod", "part-0", "")
 
 
+def test_an_image_with_which_no_pod_was_ready_is_not_kept() -> None:
+    found = after(with_revision(of_all(group(), OLD), OLD))
+    asleep = replace(found, pods=(), replicas=())
+    slept = after(with_revision(complete(with_image(asleep, "bad:1")), NEW))
+    assert told(look(slept))[0] == "True", "there is no pod to replace"
+    assert slept.partition.status["image"] == IMAGE
+    # The StatefulSet was made anew with it, for another claim template, and is not seen yet.
+    bare = {key: live for key, live in found.objects.items() if key != STATEFUL_SET}
+    made = after(complete(with_image(replace(found, objects=bare), "bad:1")))
+    assert told(look(made))[0] == "True"
+    assert made.partition.status["image"] == IMAGE
+
+
 def test_it_is_not_rolled_out_before_the_template_is_written() -> None:
     """Else who waits for the condition would go on at once."""
     found = after(with_revision(of_all(group(), OLD), OLD))

@@ -76,15 +76,17 @@ def image(observed: ObservedPartition, spec: PartitionSpec, default: str, *, aut
 
 
 def kept_image(observed: ObservedPartition, rollout: Rollout, chosen: str) -> str:
-    """Returns status.image: the image that all pods had when the last rollout was complete; before
-    the group exists and the first one, the chosen image, unless the spec has it. So an image of the
-    spec that never worked is not kept, nor one that no pod has had yet. "" for none."""
-    status, asked = observed.partition.status, observed.partition.asked
-    if rollout.condition.status and status.get("bootstrapped") and observed.pods:
+    """Returns status.image: the image with which all pods were ready when the last rollout was
+    complete; before the first one, the chosen image, unless the spec has it. So an image of the
+    spec that never worked is not kept. "" for none."""
+    revision, pods = newest(observed), observed.pods
+    works = bool(pods) and all(pod.ready and pod.revision == revision for pod in pods)
+    if rollout.condition.status and works and revision:
         # Without a StatefulSet, because it is made anew, nothing has changed.
-        return _live_image(observed) or status.get("image", "")
+        return _live_image(observed) or observed.partition.status.get("image", "")
+    asked = observed.partition.asked
     first = "" if asked is None or asked.image else chosen
-    return status.get("image") or first
+    return observed.partition.status.get("image") or first
 
 
 def look(
