@@ -139,6 +139,16 @@ def change(observed: ObservedPartition, wanted: int = 3) -> object:
     return membership.next_change(observed, CLUSTER, wanted)
 
 
+def test_a_lost_member_leaves_before_one_that_the_quorum_needs() -> None:
+    members = (member(0), member(1, recently_active=False), member(2))
+    found = running(replica(0, "leader", members=members), replica(2, "follower"), empty(1))
+    assert change(found, wanted=1) == actions.RemoveMember(0, 101, "part-1")
+    left = running(replica(0, "leader", members=(member(0), member(2))), replica(2, "follower"))
+    assert change(left, wanted=1) == actions.RemoveMember(0, 102, "part-2")
+    alone = (member(0), member(1, recently_active=False), member(2, recently_active=False))
+    assert change(running(replica(0, "leader", members=alone)), wanted=1) is None
+
+
 def test_newcomers_join_learn_and_are_promoted_one_at_a_time() -> None:
     alone = (member(0),)
     assert change(running(replica(0, "leader", members=alone), empty(1), empty(2))) == actions.Join(

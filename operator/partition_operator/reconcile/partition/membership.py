@@ -165,22 +165,26 @@ def _add(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> A
 
 
 def _remove(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -> Action | None:
-    """Removes the member with the highest ordinal above `wanted`, if the remaining voters have a
-    quorum. A leader transfers its leadership first."""
+    """Removes the member with the highest ordinal above `wanted` that the others can do without. If
+    a member is lost, it may have to go before a higher one that counts for the quorum."""
     surplus = [m for m in leader.members if observed.ordinal_of(m.address) >= wanted]
-    if not surplus:
-        return None
-    member = max(surplus, key=lambda m: observed.ordinal_of(m.address))
-    if member.member_id != leader.member_id:
-        if member.voter and not _rest_has_quorum(leader, member):
-            return None
-        return RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
+    for member in sorted(surplus, key=lambda m: observed.ordinal_of(m.address), reverse=True):
+        if member.member_id == leader.member_id:
+            if transfer := _hand_over(observed, leader, wanted):
+                return transfer
+        elif not member.voter or _rest_has_quorum(leader, member):
+            return RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
+    return None
+
+
+def _hand_over(
+    observed: ObservedPartition, leader: ObservedReplica, wanted: int
+) -> TransferLeadership | None:
+    """A leader that shall leave transfers its leadership first; None if nobody can take over."""
     transferees = [
         m
         for m in leader.members
         if m.voter and answers(observed, m) and observed.ordinal_of(m.address) < wanted
     ]
-    if not transferees:
-        return None
-    best = max(transferees, key=lambda m: m.matched)
-    return TransferLeadership(leader.ordinal, best.member_id)
+    best = max(transferees, key=lambda m: m.matched, default=None)
+    return None if best is None else TransferLeadership(leader.ordinal, best.member_id)
