@@ -19,6 +19,8 @@ EVENTS_OLD = dt.timedelta(hours=1)
 IMAGE_TROUBLE = "Image"
 """Part of each reason with which a container waits for its image, such as ErrImagePull."""
 READY_STATE = "Ready"
+TOLD_TWICE = frozenset({"Fenced"})
+"""Conditions that are told although STATUS repeats them: the way out is theirs alone."""
 SEEN_LATE = dt.timedelta(seconds=60)
 """A running operator sees a new spec sooner."""
 
@@ -139,7 +141,7 @@ def _of_conditions(partition: Body, state: str) -> list[Finding]:
         kind, message = one["type"], str(one.get("message", ""))
         if kind in SUMMARY or kind == "Ready" or not _says_something(one):
             continue
-        if message and message in told:
+        if message and message in told and kind not in TOLD_TWICE:
             continue
         advice = for_condition(kind, str(one.get("reason", "")))
         if advice is None and state != READY_STATE and kind in ("Progressing", "Bootstrapped"):
