@@ -118,6 +118,17 @@ def test_without_a_quorum_of_the_others_nothing_is_given_up(size: int) -> None:
     assert "VolumeLost" in reasons(step)
 
 
+def test_a_lost_learner_is_rebuilt_before_what_waits_for_it() -> None:
+    """Nothing else is given up while there is a learner, and this one never catches up."""
+    found = losing(losing(whole(5), 1), 4)
+    lead, *others = found.replicas
+    learner = member(4, voter=False, recently_active=False, matched=0)
+    members = (*(m for m in lead.members if m.member_id != 104), learner)
+    found = replace(found, lost={1: GONE, 4: GONE})
+    found = replace(found, replicas=(replace(lead, members=members), *others))
+    assert look(found).action == actions.GiveUpVolume(4, "u4", "pv-4", keep=True)
+
+
 def test_one_that_is_behind_does_not_count_for_the_quorum() -> None:
     found = losing(whole())
     lead, *others = found.replicas

@@ -63,8 +63,8 @@ def look(observed: ObservedPartition, spec: PartitionSpec) -> Rebuild:
         return Rebuild(step, _rebuilding("a claim without a volume is made anew"), record)
     if leaving := [claim for claim in storage.of_replicas(observed) if claim.deleting]:
         return _finish(observed, leaving, record)
-    if lost := [n for n in sorted(observed.lost) if _claim(observed, n) is not None]:
-        return _lost(observed, lost[0], record)
+    if any(_claim(observed, ordinal) is not None for ordinal in observed.lost):
+        return _lost(observed, record)
     asked = observed.partition.annotation(names.ANNOTATION_REBUILD)
     if asked and (record is None or asked != record["request"]):
         return _asked(observed, asked)
@@ -77,17 +77,22 @@ def look(observed: ObservedPartition, spec: PartitionSpec) -> Rebuild:
 # --- lost -------------------------------------------------------------------------------------
 
 
-def _lost(observed: ObservedPartition, ordinal: int, record: schema.Rebuild | None) -> Rebuild:
-    claim, why = _claim(observed, ordinal), observed.lost[ordinal]
-    assert claim is not None, "the caller has looked"
-    if refusal := _why_not(observed, ordinal):
-        told = f"{why}; it is not rebuilt: {refusal}"
-        return Rebuild(
-            told=Condition("StorageReady", False, Reason.VOLUME_LOST, told), record=record
-        )
-    if step := _hand_over(observed, ordinal):
-        return Rebuild(step, record=record)
-    return _give_up(observed, claim, why, record)
+def _lost(observed: ObservedPartition, record: schema.Rebuild | None) -> Rebuild:
+    """The first that the group can do without: another may wait for it, such as for a learner that
+    is lost itself."""
+    waiting: Condition | None = None
+    for ordinal, why in sorted(observed.lost.items()):
+        claim = _claim(observed, ordinal)
+        if claim is None:
+            continue
+        if refusal := _why_not(observed, ordinal):
+            told = f"{why}; it is not rebuilt: {refusal}"
+            waiting = waiting or Condition("StorageReady", False, Reason.VOLUME_LOST, told)
+            continue
+        if step := _hand_over(observed, ordinal):
+            return Rebuild(step, record=record)
+        return _give_up(observed, claim, why, record)
+    return Rebuild(told=waiting, record=record)
 
 
 def _asked(observed: ObservedPartition, asked: str) -> Rebuild:
