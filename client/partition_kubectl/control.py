@@ -93,8 +93,8 @@ def successor(partition: Body, replicas: list[Body], asked: str) -> str:
 def pause(kubectl: Kubectl, options: argparse.Namespace) -> int:
     _set(kubectl, options.name, "paused", value=True)
     put(
-        f"{options.name} is paused: the operator changes nothing but certificates. The replicas "
-        f"serve. To go on: kubectl partition resume {options.name}"
+        f"{options.name} is paused: the operator changes nothing but certificates and fences. The "
+        f"replicas serve. To go on: kubectl partition resume {options.name}"
     )
     return 0
 

@@ -101,8 +101,8 @@ def test_it_needs_a_store_outside_of_the_volumes() -> None:
 
 
 PAUSED_DELETE = (
-    "the operator changes nothing but certificates: set spec.paused to false to go on; until then "
-    "a deletion keeps the volumes, although spec.deletionPolicy is Delete"
+    "the operator changes nothing but certificates and fences: set spec.paused to false to go on; "
+    "until then a deletion keeps the volumes, although spec.deletionPolicy is Delete"
 )
 
 

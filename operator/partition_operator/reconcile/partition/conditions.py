@@ -82,7 +82,8 @@ def conditions(
             "Paused",
             spec.paused,
             "Paused" if spec.paused else "Followed",
-            "the operator changes nothing but certificates: set spec.paused to false to go on"
+            "the operator changes nothing but certificates and fences: set spec.paused to false to "
+            "go on"
             if spec.paused
             else "the operator follows the spec",
         ),
