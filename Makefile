@@ -40,7 +40,9 @@ test: setup check check-generated ## checks and all tests; without root, all but
 test-long: setup ## the randomised suites at length: 1,000 seeds, more examples, flips; skew of versions
 	@$(RUN) python -m dev.object_store build
 	@SIMULATION_SEEDS=1000 FUZZ_EXAMPLES=500 SNAPSHOT_EXAMPLES=60 POWER_LOSS_STATES=100 DAMAGE_FLIPS=1000 \
+	  PLAN_EXAMPLES=5000 \
 	  $(RUN) pytest -q -n $(TEST_WORKERS) --timeout 1800 --durations=15 tests/simulation tests/fuzz \
+	  tests/unit/test_plan_world.py \
 	  tests/conformance/test_log_machine.py tests/conformance/test_snapshot_machine.py \
 	  tests/conformance/test_import_export.py tests/conformance/test_power_loss.py \
 	  tests/conformance/test_damage.py
