@@ -114,6 +114,12 @@ def test_a_standalone_log_sleeps_on_when_it_shall_be_replicated() -> None:
         assert found.objects[STATEFUL_SET]["spec"]["replicas"] == 0
         assert found.partition.status["state"] == "Hibernated"
     assert found.partition.status["mode"] == "Backfilling"
+    # Its range was known before the pod ended. It does not stall, for nobody runs.
+    found = after(with_status(found, backfill=BACKFILL))
+    later = after(found, 100_000)
+    assert later.partition.status == found.partition.status
+    assert by_type(look(later))["BackfillComplete"]["reason"] == "Waiting"
+    assert look(later).events == []
 
 
 # --- while the operator is stopped --------------------------------------------------------------

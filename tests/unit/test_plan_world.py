@@ -2,8 +2,8 @@
 action loses data or the quorum. Once the faults end, the Partition comes to what its spec asks for,
 says so, and rests.
 
-PLAN_EXAMPLES (default 150) is how many scenarios are tried. A failure prints the smallest scenario
-that hypothesis found, and how to run it again.
+PLAN_EXAMPLES is how many scenarios are drawn at random. A failure prints the smallest scenario that
+hypothesis found, and how to run it again.
 """
 
 import os
@@ -14,7 +14,10 @@ from partition_operator.reconcile.partition.actions import Action
 
 from tests.support.partition_world.scenarios import Scenario, scenarios
 
-EXAMPLES = int(os.environ.get("PLAN_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("PLAN_EXAMPLES", "0"))
+EXAMPLES_KNOWN = 150
+"""Without PLAN_EXAMPLES: always the same ones, so that a run does not fail by what it happened to
+find. The hunt is for `make test-long`."""
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large]
 NOT_MODELLED = {
     *("SetFinalizer", "CreateSnapshot"),  # the policy SnapshotThenDelete
@@ -27,7 +30,8 @@ PHASES = [Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink]
 
 
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=EXAMPLES or EXAMPLES_KNOWN,
+    derandomize=not EXAMPLES,
     deadline=None,
     print_blob=True,
     phases=PHASES,

@@ -14,6 +14,7 @@ from partition_operator.reconcile.partition import objects, replication
 from partition_operator.reconcile.partition.conditions import Condition
 
 TYPE: Final = "Hibernated"
+BACKFILL_WAITS: Final = frozenset({Reason.RUNNING, Reason.STALLED, Reason.WAITING})
 WAY_BACK = "set spec.hibernated to false to start them again"
 
 
@@ -96,5 +97,8 @@ def explain(found: list[Condition], hibernation: Hibernation) -> list[Condition]
         Condition("Progressing", not hibernation.over, reason, message),
         Condition("Ready", False, reason, message),
     ]
+    if any(c.type == "BackfillComplete" and c.reason in BACKFILL_WAITS for c in found):
+        # It was asked for while nothing runs: it neither runs nor stalls.
+        instead.append(Condition("BackfillComplete", False, Reason.WAITING, message))
     by_type = {condition.type: condition for condition in instead}
     return [*(by_type.get(condition.type, condition) for condition in found), told]
