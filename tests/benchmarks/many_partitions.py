@@ -154,11 +154,13 @@ async def ready(kube: Kube) -> int:
     return sum((item.get("status") or {}).get("state") == "Ready" for item in found)
 
 
-async def until_ready(kube: Kube, what: str) -> float:
+async def until_ready(kube: Kube, what: str, controller: "asyncio.Task[None]") -> float:
     """Waits until every Partition is Ready; returns the seconds."""
     began = time.monotonic()
     while (count := await ready(kube)) < COUNT:
         print(f"\r{what}: {count} of {COUNT}", end="", flush=True)
+        if controller.done():
+            controller.result()  # raises what ended it
         if time.monotonic() - began > 1800:
             raise SystemExit(f"{what}: {count} of {COUNT} after half an hour")
         await asyncio.sleep(2)
@@ -219,7 +221,7 @@ async def run(folder: Path) -> None:
         operator = Operator(server, folder)
         operator.start()
         try:
-            await until_ready(kube, "from nothing to Ready")
+            await until_ready(kube, "from nothing to Ready", controller)
             found = sorted([await reaction(kube, rng) for _ in range(CHANGES)])
             p95 = found[int(len(found) * 0.95)]
             print(f"a change is followed: median {statistics.median(found):.2f} s, p95 {p95:.2f} s")
