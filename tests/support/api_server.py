@@ -72,7 +72,7 @@ class ApiServer:
                 f"--secure-port={port}",
                 "--advertise-address=127.0.0.1",
                 "--endpoint-reconciler-type=none",
-                "--service-cluster-ip-range=10.96.0.0/24",
+                "--service-cluster-ip-range=10.96.0.0/16",
                 "--authorization-mode=RBAC",
                 # No controller makes accounts here, and no kubelet runs pods.
                 "--disable-admission-plugins=ServiceAccount",
