@@ -22,7 +22,7 @@ from tests.support.partition_world.kubernetes import (
     Pod,
 )
 from tests.support.partition_world.replicas import Configuration, Group, Volume
-from tests.support.partition_world.world import SNAPSHOT_TICKS, World
+from tests.support.partition_world.world import LastSnapshot, World
 
 GIVE_UP_STEPS = 3
 """The volume is kept, the claim is marked, the claim is deleted."""
@@ -118,7 +118,8 @@ class Execution:
             if action.owned:
                 live["metadata"]["ownerReferences"] = [{"uid": UID, "controller": True}]
             return
-        for one in (*self.kube.pods.values(), *self.kube.claims.values()):
+        found: list[Pod | Claim] = [*self.kube.pods.values(), *self.kube.claims.values()]
+        for one in found:
             if one.uid == action.uid:
                 one.labelled = True
                 return
@@ -168,8 +169,8 @@ class Execution:
 
     def _CreateSnapshot(self, action: actions.CreateSnapshot) -> None:
         assert action.body["kind"] == names.SNAPSHOT_KIND
-        if self.world.snapshot is None:
-            self.world.snapshot, self.world.snapshot_left = "Running", SNAPSHOT_TICKS
+        made = LastSnapshot(stamp(self.kube.now))
+        self.world.snapshots.setdefault(action.body["metadata"]["name"], made)
 
     # --- the Partition ---
 

@@ -68,8 +68,8 @@ def settle(operator: Operator) -> None:
     for _ in range(TURNS_MAX):
         step = operator.turn()
         if step is None:
-            if world.snapshot == "Failed":
-                world.snapshot = None  # a user deletes it, so that it is taken again
+            if world.status["state"] == "DeletionBlocked" and world.snapshots:
+                world.snapshots.popitem()  # a user deletes it, so that it is taken again
             world.pass_tick()
             if world.gone:
                 return
@@ -179,7 +179,8 @@ def _claims(world: World, wanted: int) -> str:
             continue  # the only copy is not replaced
         if claim.storage_class != storage.get("className", claim.storage_class or DEFAULT_CLASS):
             return f"claim {ordinal} has class {claim.storage_class}"
-        grown = "autogrow" in storage and number(claim.size) >= number(storage["size"])
+        # What has grown in another way than by the spec's size stays larger.
+        grown = world.autogrown and number(claim.size) > number(storage["size"])
         if number(claim.size) != number(storage["size"]) and not grown:
             return f"claim {ordinal} has size {claim.size}"
     return ""

@@ -3,7 +3,6 @@ it. What it did is checked against what was true."""
 
 from dataclasses import dataclass, field
 
-from partition_operator.api import names
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.reconcile.observed.last_write import Key, Write, refused, taken
 from partition_operator.reconcile.observed.partition import ObservedPartition
@@ -15,10 +14,10 @@ from partition_operator.resources.common import fingerprint
 from tests.support.partition_world import safety
 from tests.support.partition_world.errors import Failed, Refused, RefusedWrite, Violation
 from tests.support.partition_world.execution import Execution
-from tests.support.partition_world.kubernetes import NAME, NAMESPACE, UID
+from tests.support.partition_world.kubernetes import NAME, NAMESPACE
 from tests.support.partition_world.observation import observe
 from tests.support.partition_world.truths import Truth, truth_of
-from tests.support.partition_world.world import World
+from tests.support.partition_world.world import SNAPSHOTS, World
 
 IMAGE = "image:1"
 RECORDS = (actions.RecordCluster, actions.RecordBootstrapped, actions.RecordRestored)
@@ -68,7 +67,7 @@ class Operator:
         )
         truths = (begin, truth_of(world))
         if partition.deleting:
-            self._depart(observed, mishap)
+            self._depart(observed, mishap, truths)
             return None
         step = plan(observed, IMAGE, draw=lambda: world.kube.fresh("cluster"))
         self._check_honesty(observed, step, mishap, truths[1])
@@ -147,39 +146,62 @@ class Operator:
 
     # --- a Partition that is being deleted ---
 
-    def _depart(self, observed: ObservedPartition, mishap: Mishap) -> None:
-        step = deletion.depart(observed, self._snapshot())
-        status = deletion.status(observed, step)
+    def _depart(
+        self, observed: ObservedPartition, mishap: Mishap, truths: tuple[Truth, ...]
+    ) -> None:
+        """While a last snapshot is needed, the group is kept running."""
+        step = deletion.depart(observed, self._snapshots())
+        along, action = None, step.action
+        if action is not None and writes.is_held(observed, action):
+            action = None
+        if step.follows:
+            observed = deletion.awake(observed)
+            along = plan(observed, IMAGE)
         if mishap.ends == "before the status":
             self._start_anew()
             return
-        if status != observed.partition.status:
-            self._write(dict(status))
-        if step.action is None or writes.is_held(observed, step.action):
-            return
-        asked = observed.partition.asked
-        last = asked is not None and asked.deletion == "SnapshotThenDelete"
-        removes = isinstance(step.action, actions.GiveUpVolume)
-        if removes and not (last and self.world.snapshot == "Succeeded"):
-            raise Violation("a volume is given up before the last snapshot has succeeded")
-        self._execute(observed, step.action, mishap)
+        if action is not None or along is None or not isinstance(along.action, RECORDS):
+            status = deletion.status(observed, step, along.status if along else None)
+            if status != observed.partition.status:
+                self._write(dict(status))
+        if action is None and along is not None and along.action is not None:
+            safety.check(observed, along.action, truths)
+            action = along.action
+        elif isinstance(action, actions.GiveUpVolume):
+            self._check_last(observed)
+        if action is not None:
+            self.world.pass_ticks(mishap.late)
+            self._execute(observed, action, mishap)
 
-    def _snapshot(self) -> Snapshot | None:
-        state = self.world.snapshot
-        if state is None:
-            return None
-        body = {
-            "metadata": {
-                "name": names.last_snapshot(NAME, UID),
+    def _check_last(self, observed: ObservedPartition) -> None:
+        """Before the first volume goes, a snapshot has everything that was acknowledged."""
+        group, leader = self.world.group, observed.leader
+        asked = observed.partition.asked
+        if asked is None or asked.deletion != "SnapshotThenDelete":
+            raise Violation("a volume is given up, which the policy does not say")
+        if any(claim.deleting for claim in observed.claims) or group is None:
+            return
+        good = [one.lsn for one in self.world.snapshots.values() if one.state == "Succeeded"]
+        if leader is None or max(good, default=0) < leader.committed:
+            raise Violation(f"a volume is given up, and {good} have not {group.acknowledged}")
+
+    def _snapshots(self) -> list[Snapshot]:
+        found = []
+        for name, one in self.world.snapshots.items():
+            status: dict[str, object] = {"state": one.state}
+            if one.state == "Succeeded":
+                status |= SNAPSHOTS | {"lsn": str(one.lsn)}
+                status |= {"clusterID": self.world.status["clusterID"]}
+            metadata = {
+                "name": name,
                 "namespace": NAMESPACE,
-                "uid": "snapshot-uid",
-                "creationTimestamp": "2026-01-01T00:00:00Z",
+                "uid": f"uid of {name}",
+                "creationTimestamp": one.created,
                 "generation": 1,
-            },
-            "spec": {"partitionRef": {"name": NAME}},
-            "status": {"state": state},
-        }
-        return parse_snapshot(body)
+            }
+            body = {"metadata": metadata, "spec": {"partitionRef": {"name": NAME}}}
+            found.append(parse_snapshot(body | {"status": status}))
+        return found
 
 
 def _name(action: Action) -> str:

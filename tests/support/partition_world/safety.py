@@ -39,8 +39,7 @@ def _wrong(observed: ObservedPartition, action: Action, truth: Truth) -> str:
     """Returns what is wrong; "" for nothing."""
     spec, status = observed.partition.asked, observed.partition.status
     assert spec is not None
-    of_secret = isinstance(action, actions.RepairLabels) and action.kind == "Secret"
-    if spec.paused and not isinstance(action, WHILE_PAUSED) and not of_secret:
+    if spec.paused and not _is_harmless(action):
         return "the Partition is paused"
     asleep = spec.hibernated and status.get("bootstrapped") and status.get("mode") != "Backfilling"
     if asleep:
@@ -50,6 +49,19 @@ def _wrong(observed: ObservedPartition, action: Action, truth: Truth) -> str:
     if isinstance(action, actions.GiveUpVolume) and not action.keep and spec.keep_replaced:
         return "the volume shall be kept"
     return _harm(action, truth)
+
+
+def _is_harmless(action: Action) -> bool:
+    """Whether it may be taken of a paused Partition: certificates, fences, and what keeps the data
+    if the Partition is deleted."""
+    match action:
+        case actions.RepairLabels(kind, _, _, _, _):
+            return kind == "Secret"
+        case actions.SetFinalizer(present):
+            return present
+        case actions.OwnClaim(_, _, owned):
+            return not owned
+    return isinstance(action, WHILE_PAUSED)
 
 
 def _harm(action: Action, truth: Truth) -> str:

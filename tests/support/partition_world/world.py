@@ -45,13 +45,24 @@ REPORT = {
 
 
 @dataclass
+class LastSnapshot:
+    """left: ticks until it ends. lsn: up to which it has everything, once it has succeeded."""
+
+    created: str
+    left: int = SNAPSHOT_TICKS
+    state: str = "Running"
+    lsn: int = 0
+
+
+@dataclass
 class World:
     """body: of the Partition. founded: how many groups were begun. secrets: by name, whether its
     certificate is good; untrusting: those that lack an authority. refusing: kinds whose writes the
     API server refuses. restoring: ticks that the restoring pod still needs; fails: how many of its
-    attempts fail. snapshot: the last one's state, None if it does not exist; spoils: how many last
-    snapshots fail. writes: how often status was written. rate: entries that clients append in a
-    tick. gone: the Partition is deleted. robbed: ordinals whose data a fault took."""
+    attempts fail. snapshots: the last ones, by name, in order; spoils: how many of them fail.
+    writes: how often status was written. rate: entries that clients append in a tick. gone: the
+    Partition is deleted. robbed: a fault took data that the group could not spare. autogrown: its
+    volumes have had leave to grow by themselves."""
 
     body: dict[str, Any]
     kube: Kubernetes
@@ -63,13 +74,13 @@ class World:
     restore_pod: dict[str, Any] | None = None
     restoring: int = 0
     fails: int = 0
-    snapshot: str | None = None
-    snapshot_left: int = 0
+    snapshots: dict[str, LastSnapshot] = field(default_factory=dict)
     spoils: int = 0
     writes: int = 0
     rate: int = 1
     gone: bool = False
     robbed: bool = False
+    autogrown: bool = False
 
     # --- the object ---
 
@@ -105,6 +116,7 @@ class World:
             other = "className" in has and found.get("className", has["className"])
             if smaller or (other and other != has["className"]):
                 return False
+        self.autogrown |= "autogrow" in found
         self.edit(storage=found)
         return True
 
@@ -175,7 +187,7 @@ class World:
         for ordinal in list(self.kube.pods):
             self.kube.set_ready(ordinal, ready=self._is_ready(ordinal))
         self._restore()
-        self._take_snapshot()
+        self._take_snapshots()
         self.leave()
 
     def pass_ticks(self, number_of: int, seconds: int = 1) -> None:
@@ -228,13 +240,16 @@ class World:
         state = [{"name": "restore", "state": {"terminated": ended}}]
         pod["status"] = {"phase": "Failed" if code else "Succeeded", "containerStatuses": state}
 
-    def _take_snapshot(self) -> None:
-        if self.snapshot != "Running":
-            return
-        self.snapshot_left -= 1
-        if self.snapshot_left <= 0:
-            self.snapshot = "Failed" if self.spoils else "Succeeded"
-            self.spoils = max(self.spoils - 1, 0)
+    def _take_snapshots(self) -> None:
+        """One that runs needs a leader, and has what was acknowledged when it ends."""
+        group = self.group
+        for one in self.snapshots.values():
+            if one.state != "Running" or group is None or not group.serving:
+                continue
+            one.left -= 1
+            if one.left <= 0:
+                one.state = "Failed" if self.spoils else "Succeeded"
+                one.lsn, self.spoils = group.acknowledged, max(self.spoils - 1, 0)
 
 
 def new_world(nodes: int = 4, **spec: Any) -> World:
