@@ -149,6 +149,17 @@ def test_a_lost_member_leaves_before_one_that_the_quorum_needs() -> None:
     assert change(running(replica(0, "leader", members=alone)), wanted=1) is None
 
 
+def test_one_that_has_just_ended_does_not_count_for_a_removal() -> None:
+    """The leader has not missed it yet. Without member 2 the group might have no quorum."""
+    members = (member(0), member(1), member(2))
+    found = running(replica(0, "leader", members=members), replica(2, "follower"))
+    assert change(found, wanted=1) == actions.RemoveMember(0, 101, "part-1")
+    all_there = running(
+        replica(0, "leader", members=members), replica(1, "follower"), replica(2, "follower")
+    )
+    assert change(all_there, wanted=1) == actions.RemoveMember(0, 102, "part-2")
+
+
 def test_newcomers_join_learn_and_are_promoted_one_at_a_time() -> None:
     alone = (member(0),)
     assert change(running(replica(0, "leader", members=alone), empty(1), empty(2))) == actions.Join(

@@ -104,10 +104,13 @@ def _pod(observed: ObservedPartition, address: str) -> str:
     return names.pod(observed.partition.name, observed.ordinal_of(address))
 
 
-def _rest_has_quorum(leader: ObservedReplica, leaving: ObservedMember) -> bool:
-    """Whether a majority of the remaining voters is active."""
+def _rest_has_quorum(
+    observed: ObservedPartition, leader: ObservedReplica, leaving: ObservedMember
+) -> bool:
+    """Whether a majority of the remaining voters is active. Each has to answer: for a moment the
+    leader still counts one that has just ended, and after the removal it may be missed."""
     rest = [m for m in leader.members if m.voter and m.member_id != leaving.member_id]
-    return sum(m.recently_active for m in rest) > len(rest) // 2
+    return sum(answers(observed, m) for m in rest) > len(rest) // 2
 
 
 def answers(observed: ObservedPartition, member: ObservedMember) -> bool:
@@ -134,7 +137,7 @@ def _replaced(observed: ObservedPartition, leader: ObservedReplica) -> Action | 
         successor = next((m for m in leader.members if m.member_id == replica.member_id), None)
         if successor is None or not successor.matched or lag(leader, successor) > PROMOTE_LAG_MAX:
             continue
-        if _rest_has_quorum(leader, member):
+        if _rest_has_quorum(observed, leader, member):
             return remove
     return None
 
@@ -172,7 +175,7 @@ def _remove(observed: ObservedPartition, leader: ObservedReplica, wanted: int) -
         if member.member_id == leader.member_id:
             if transfer := _hand_over(observed, leader, wanted):
                 return transfer
-        elif not member.voter or _rest_has_quorum(leader, member):
+        elif not member.voter or _rest_has_quorum(observed, leader, member):
             return RemoveMember(leader.ordinal, member.member_id, _pod(observed, member.address))
     return None
 
