@@ -150,13 +150,13 @@ class Group:
         self.acknowledged = max(self.acknowledged, held[majority(len(voters)) - 1])
 
     def _try_change(self, volumes: dict[int, Volume], up: frozenset[int]) -> bool:
-        """A change is an entry that a majority of the new voters must hold, and so everything
-        before it."""
+        """A change of one member is an entry that the voters before it have to hold. Then the new
+        ones count, whether they are a quorum or not."""
         if self.pending is None:
             return False
-        index = volumes[self.leader].matched + 1
-        have = [m for m in self.pending.members & up if volumes[m].matched == index - 1]
-        if sum(m in self.pending.voters for m in have) < majority(len(self.pending.voters)):
+        index, voters = volumes[self.leader].matched + 1, self.configuration.voters
+        have = [m for m in self.configuration.members & up if volumes[m].matched == index - 1]
+        if sum(m in voters for m in have) < majority(len(voters)):
             return False
         for member in have:
             volumes[member].matched = index

@@ -46,6 +46,8 @@ def _wrong(observed: ObservedPartition, action: Action, truth: Truth) -> str:
         budget = isinstance(action, actions.Delete) and action.kind == "PodDisruptionBudget"
         known = budget or isinstance(action, WHILE_ASLEEP)
         return "" if known else "the Partition sleeps"
+    if spec.hibernated and isinstance(action, actions.Apply):
+        return "its pods are ended in a backfill" if truth.backfills and _shrinks(action) else ""
     if isinstance(action, actions.GiveUpVolume) and not action.keep and spec.keep_replaced:
         return "the volume shall be kept"
     return _harm(action, truth)
@@ -64,6 +66,10 @@ def _is_harmless(action: Action) -> bool:
     return isinstance(action, WHILE_PAUSED)
 
 
+def _shrinks(action: actions.Apply) -> bool:
+    return action.body["kind"] == "StatefulSet" and not action.body["spec"]["replicas"]
+
+
 def _harm(action: Action, truth: Truth) -> str:
     match action:
         case actions.GiveUpVolume(ordinal, _, _, _):
@@ -73,9 +79,9 @@ def _harm(action: Action, truth: Truth) -> str:
         case actions.Delete("Pod", name, _) if name != names.restore_pod(NAME):
             return _of_pod(truth, int(name.rpartition("-")[2]))
         case actions.RemoveMember(_, member, _) if member in truth.voters:
-            return _of_voters(truth, truth.voters - {member})
+            return _of_voters(truth.voters - {member}, truth.up)
         case actions.PromoteLearner(_, member, _):
-            return _of_voters(truth, truth.voters | {member})
+            return _of_voters(truth.voters | {member}, truth.active)
         case actions.DeleteUnchanged(kind, _, _, _):
             return f"a {kind} with data is deleted" if truth.members else ""
         case actions.Apply(body) if body["kind"] == "StatefulSet":
@@ -83,10 +89,10 @@ def _harm(action: Action, truth: Truth) -> str:
     return ""
 
 
-def _of_voters(truth: Truth, voters: frozenset[int]) -> str:
+def _of_voters(voters: frozenset[int], sound: frozenset[int]) -> str:
     """Of the voters after a change."""
-    enough = 2 * len(truth.active & voters) > len(voters)
-    return "" if enough else f"of the voters {sorted(voters)} no majority is active"
+    enough = 2 * len(sound & voters) > len(voters)
+    return "" if enough else f"of the voters {sorted(voters)} only {sorted(sound)} run"
 
 
 def _of_volume(truth: Truth, ordinal: int) -> str:
