@@ -56,16 +56,18 @@ coverage: setup ## lines and branches that the unit and conformance tests run, b
 	    || failed=1; \
 	  $(RUN) coverage combine --quiet && $(RUN) python -m dev.coverage_by_package && exit $$failed
 
-# Clippy checks in Cargo's dev profile, below the same raft/target as the release build of the module.
+# Clippy checks in Cargo's dev profile, below the same targets as the release builds of the modules.
 # Maturin configures pyo3 by its environment, so in one profile each would undo the other's build.
-check: setup ## lint, format, types, layers, prose; builds nothing but the Rust module
+check: setup ## lint, format, types, layers, prose; builds nothing but the Rust modules
 	@$(RUN) ruff check .
 	@$(RUN) ruff format --quiet --check .
 	@$(RUN) mypy client/partition_client client/partition_kubectl operator/partition_operator replica/partition_replica \
-	  snapshots/partition_snapshots raft/partition_raft proto/partition_proto/connection common/partition_common
-	@PYTHONPATH=client:common:operator:proto:raft:replica:snapshots $(RUN) lint-imports --no-cache
+	  snapshots/partition_snapshots raft/partition_raft tls/partition_tls proto/partition_proto/connection common/partition_common
+	@PYTHONPATH=client:common:operator:proto:raft:replica:snapshots:tls $(RUN) lint-imports --no-cache
 	@cargo fmt --manifest-path raft/Cargo.toml --check
+	@cargo fmt --manifest-path tls/Cargo.toml --check
 	@PYO3_PYTHON=$(CURDIR)/.venv/bin/python cargo clippy --manifest-path raft/Cargo.toml --quiet --locked --all-targets -- -D warnings
+	@PYO3_PYTHON=$(CURDIR)/.venv/bin/python cargo clippy --manifest-path tls/Cargo.toml --quiet --locked --all-targets -- -D warnings
 	@$(RUN) python -m dev.prose
 
 check-generated: setup ## generated code, manifests and reference pages are current; builds Helm once
@@ -75,6 +77,7 @@ format: setup ## formats Python and Rust, mends what the linter can
 	@$(RUN) ruff check --quiet --fix --exit-zero .
 	@$(RUN) ruff format --quiet .
 	@cargo fmt --manifest-path raft/Cargo.toml
+	@cargo fmt --manifest-path tls/Cargo.toml
 
 lock-check: $(UV) ## whether uv.lock agrees with every pyproject.toml
 	@$(UV) lock --check --quiet

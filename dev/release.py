@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dev.cluster.layout import ROOT
 
-PROJECTS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots")
+PROJECTS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots", "tls")
 MODULES = (
     "client/partition_client",
     "client/partition_kubectl",
@@ -30,8 +30,9 @@ def versions(root: Path) -> dict[str, str]:
     found = {}
     for name in ("pyproject.toml", *(f"{project}/pyproject.toml" for project in PROJECTS)):
         found[name] = tomllib.loads((root / name).read_text())["project"]["version"]
-    cargo = tomllib.loads((root / "raft" / "Cargo.toml").read_text())
-    found["raft/Cargo.toml"] = cargo["package"]["version"]
+    for module in ("raft", "tls"):
+        cargo = tomllib.loads((root / module / "Cargo.toml").read_text())
+        found[f"{module}/Cargo.toml"] = cargo["package"]["version"]
     chart = (root / CHART / "Chart.yaml").read_text()
     for key in ("version", "appVersion"):
         found[f"{CHART}/Chart.yaml: {key}"] = _field(chart, key)

@@ -32,7 +32,7 @@ LABELS = {
     "type": "type of a condition",
     "user": "who uses TLS files: `server`, `raft` or `peers`",
     "version": "version of the program",
-    "way": "`stream` (gRPC) or `connection` (Raft connection)",
+    "way": "`stream` (gRPC) or `connection` (Raft connection, payload connection)",
 }
 """What each label says. The page fails to be made if one is missing."""
 

@@ -41,8 +41,8 @@ from partition_replica.runtime.transfer.state_sender import count_sent
 from partition_replica.storage.fence import read_fence, remove_fence
 from partition_replica.storage.files import VolumeLock, make_directory
 from partition_replica.storage.log.journal import JournalLimits
-from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
+from partition_replica.threads import run_to_end
 from partition_replica.transport.admin_service import ReplicaAdminService
 from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.channels import SERVER_OPTIONS, add_port, add_socket
@@ -56,10 +56,11 @@ from partition_replica.transport.fenced_service import (
 from partition_replica.transport.greetings import Greetings
 from partition_replica.transport.http import serve_http
 from partition_replica.transport.inspection_service import InspectionGrpcService
+from partition_replica.transport.listener_parts import ListenerParts
 from partition_replica.transport.log_store_service import LogStoreService
 from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
-from partition_replica.transport.raft_listener import ListenerParts, RaftListener
+from partition_replica.transport.raft_listener import RaftListener
 from partition_replica.transport.streams import StreamBytes, Streams
 from partition_replica.transport.tls_files import FilesInUse, list_beside
 
@@ -227,6 +228,7 @@ class SidecarProcess:
             snapshot_sent=lambda n: count_sent(self._metrics, n),
             refused=lambda reason: self._metrics.peers_refused.labels(reason).inc(),
             traffic=self._metrics.raft,
+            pushed=lambda way: self._metrics.payloads_pushed.labels(way).inc(),
             files_heard=lambda problem: self._heard("peers", problem),
         )
         replica = build_replica(

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 from partition_replica.errors import Fatal, StorageFailed
-from partition_replica.storage.threads import all_ended
+from partition_replica.threads import all_ended
 
 from tests.support.one_replica import CLUSTER, OneReplica
 from tests.support.stand_in_member import StandInMember

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from partition_proto.v1 import peer_pb2 as peer
 from partition_proto.v1 import types_pb2 as types
 from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX, PAYLOADS_A_CALL_MAX, Limits
 from partition_replica.core.model import Configuration
+from partition_replica.core.payloads import ArrivingPayload
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import InvalidArgument, Overloaded, PayloadMismatch, PayloadQuorum
 from partition_replica.ids import Digest
@@ -233,10 +234,10 @@ class Members:
         await self._call(member, 1)
 
     async def push_arriving(
-        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+        self, member: int, digest: Digest, size: int, arriving: ArrivingPayload
     ) -> None:
         self.passed_on.append(member)
-        async for _ in chunks:
+        async for _ in arriving.chunks():
             pass
         if member in self.fails_on_the_way:
             raise PeerFailed("the connection was reset")

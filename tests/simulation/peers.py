@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from partition_proto.v1 import peer_pb2 as peer
+from partition_replica.core.payloads import ArrivingPayload
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import (
     InvalidArgument,
@@ -105,12 +106,12 @@ class SimulatedPeers:
         self._node.trace.count("payloads pushed")
 
     async def push_arriving(
-        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+        self, member: int, digest: Digest, size: int, content: ArrivingPayload
     ) -> None:
         sent: asyncio.Queue[bytes] = asyncio.Queue(1)
 
         async def send() -> None:
-            async for chunk in chunks:
+            async for chunk in content.chunks():
                 await sent.put(chunk)
             await sent.put(b"")
 

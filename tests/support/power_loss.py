@@ -20,6 +20,7 @@ Harsher than file systems are: ext4 and XFS keep the order of names, and commit 
 """
 
 import itertools
+import os
 import random
 import re
 import shutil
@@ -112,6 +113,19 @@ class Recorder(files.Disk):
         path = self._of_descriptor(file.fileno())
         self._note("write", path, data=bytes(data[:count]))
         return count
+
+    def fill_from(self, file: Any, move: Callable[[int], None]) -> None:
+        """What native code writes: one write, as far as it came."""
+        self.before()
+        descriptor = file.fileno()
+        start = os.lseek(descriptor, 0, os.SEEK_CUR)
+        path = self._of_descriptor(descriptor)
+        try:
+            super().fill_from(file, move)
+        finally:
+            content = path.read_bytes()[start:]
+            if content:
+                self._note("write", path, data=content)
 
     def fill(self, descriptor: int, start: int, end: int) -> None:
         path = self._of_descriptor(descriptor)

@@ -23,10 +23,11 @@ from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.channels import SERVER_OPTIONS, add_port
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.greetings import Greetings
+from partition_replica.transport.listener_parts import ListenerParts
 from partition_replica.transport.peer_service import PeerService
 from partition_replica.transport.peers import Peers
 from partition_replica.transport.raft_frames import HEADER, HELLO, PREAMBLE, frame
-from partition_replica.transport.raft_listener import ListenerParts, RaftListener
+from partition_replica.transport.raft_listener import RaftListener
 from partition_replica.transport.streams import Streams
 
 from tests.support.local_group import eventually
@@ -92,10 +93,15 @@ class Traffic:
 class Receiver:
     """`raft_port`: what its hellos name; by default the port of its listener."""
 
-    def __init__(self, limits: Limits | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        limits: Limits | None = None,
+        folder: Path | None = None,
+        replica: Replica | None = None,
+    ) -> None:
         self.limits = limits or Limits()
         self.folder = folder
-        self.replica = Replica()
+        self.replica = replica or Replica()
         self.traffic = Traffic()
         self.open: Counter[str] = Counter()
         self.raft_port: Callable[[], int] = lambda: self.listener.port
@@ -160,6 +166,7 @@ class Sender:
         self.unreachable = 0
         self.dropped = 0
         self.refused: list[str] = []
+        self.pushed: Counter[str] = Counter()
         self.peers = Peers(
             OTHER,
             limits or Limits(),
@@ -170,6 +177,7 @@ class Sender:
             snapshot_sent=lambda _: None,
             refused=self.refused.append,
             traffic=self.traffic,
+            pushed=self._pushed,
         )
         self.peers.set_addresses({OWN: address})
 
@@ -178,6 +186,9 @@ class Sender:
 
     def _dropped(self, count: int) -> None:
         self.dropped += count
+
+    def _pushed(self, way: str) -> None:
+        self.pushed[way] += 1
 
     async def __aenter__(self) -> "Sender":
         return self

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from partition_replica.errors import StorageFailed
-from partition_replica.storage.threads import ahead, both, finish, run_to_end
+from partition_replica.threads import ahead, both, finish, run_to_end
 
 
 async def cancel_again_and_again(task: "asyncio.Task[None]") -> None:

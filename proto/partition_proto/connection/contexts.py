@@ -7,8 +7,11 @@ renewed certificate is used without a restart.
 
 import ssl
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from partition_proto.connection import pem
+
+Context = TypeVar("Context")
 
 
 def client_context(found: pem.Pem) -> ssl.SSLContext:
@@ -39,22 +42,23 @@ def _filled(context: ssl.SSLContext, found: pem.Pem) -> ssl.SSLContext:
     return context
 
 
-class RenewedContext:
+class RenewedContext(Generic[Context]):
     """The context of the current PEM files. For one event loop."""
 
     def __init__(
         self,
         files: Callable[[], tuple[int, pem.Pem]],
-        make: Callable[[pem.Pem], ssl.SSLContext],
+        make: Callable[[pem.Pem], Context],
     ) -> None:
-        """files: RenewedPem.current, or another source of (version, content)."""
+        """files: RenewedPem.current, or another source of (version, content). make: makes a context
+        of them, or what stands for one elsewhere."""
         self._files = files
         self._make = make
         self._version = 0
-        self._context: ssl.SSLContext | None = None
+        self._context: Context | None = None
 
-    def current(self) -> ssl.SSLContext:
-        """Raises BadPem if the files were never valid."""
+    def current(self) -> Context:
+        """Raises BadPem if the files were never valid, and the errors of `make`."""
         version, found = self._files()
         if self._context is None or version != self._version:
             self._context, self._version = self._make(found), version

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("cluster_id", "member_id", "incarnation", "last_index", "address", "to_member_id", "raft_port")
+    __slots__ = ("cluster_id", "member_id", "incarnation", "last_index", "address", "to_member_id", "raft_port", "payload_connections")
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class Hello(_message.Message):
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     TO_MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
     RAFT_PORT_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     member_id: int
     incarnation: int
@@ -23,7 +24,16 @@ class Hello(_message.Message):
     address: str
     to_member_id: int
     raft_port: int
-    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., last_index: _Optional[int] = ..., address: _Optional[str] = ..., to_member_id: _Optional[int] = ..., raft_port: _Optional[int] = ...) -> None: ...
+    payload_connections: bool
+    def __init__(self, cluster_id: _Optional[str] = ..., member_id: _Optional[int] = ..., incarnation: _Optional[int] = ..., last_index: _Optional[int] = ..., address: _Optional[str] = ..., to_member_id: _Optional[int] = ..., raft_port: _Optional[int] = ..., payload_connections: _Optional[bool] = ...) -> None: ...
+
+class PayloadOffer(_message.Message):
+    __slots__ = ("digest", "size")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    digest: bytes
+    size: int
+    def __init__(self, digest: _Optional[bytes] = ..., size: _Optional[int] = ...) -> None: ...
 
 class RaftRefusal(_message.Message):
     __slots__ = ("reason", "message")

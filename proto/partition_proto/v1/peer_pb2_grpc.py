@@ -91,6 +91,18 @@ class PeerServicer:
         connection. It sends nothing else, except for a RaftRefusal when it ends the connection later.
         - Each further frame of the sender is one encoded eraftpb.Message (kind 3) of at most 16 MiB.
         - A newer connection of a member replaces the older one, which the receiver closes.
+
+        If the receiver's hello has payload_connections, it also accepts payload connections at that
+        port. The leader pushes payloads over them instead of PushPayload, one after the other:
+
+        - The sender begins with the 6 bytes "LSPAYL" and the version 1 as 2 bytes, before any TLS. TLS,
+        frames and hellos follow as on a Raft connection.
+        - The sender offers a payload with a PayloadOffer (kind 4). The receiver answers with
+        PayloadWanted (kind 5, no content), with PayloadStored (kind 6, no content) if it has it
+        already, or with a RaftRefusal (kind 2).
+        - After PayloadWanted the sender sends the content: exactly the bytes of the offered size, in no
+        frame. The receiver answers with PayloadStored once the payload is durable and pinned, or with
+        a RaftRefusal and the end of the connection. A sender that can't go on ends the connection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

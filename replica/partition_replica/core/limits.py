@@ -178,6 +178,14 @@ class Limits:
     """The time for which the other side's kernel may not answer on a Raft connection. Then the
     connection is broken: the other side is dead or unreachable."""
 
+    payload_connections_max: int = 8
+    """Connections to one other member that carry payloads. With all of them in use, a payload goes
+    over gRPC, which costs more."""
+
+    payload_connection_idle_s: float = 30.0
+    """The time after which a connection of payloads without use is closed. The other side closes it
+    after twice this time."""
+
     held_appends_max: int = 64
     """A leader's appends that wait until their blobs are fetched. One more is dropped; Raft sends
     it again."""

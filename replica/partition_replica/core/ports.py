@@ -19,6 +19,7 @@ from partition_replica.core.model import (
     Session,
     TreeEntry,
 )
+from partition_replica.core.payloads import ArrivingPayload
 from partition_replica.ids import LSN, ClusterID, Digest, SessionID, Term
 
 FIRST = Position(LSN(1), Term(1))
@@ -448,10 +449,10 @@ class PeerTransport(Protocol):
         ...
 
     async def push_arriving(
-        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+        self, member: int, digest: Digest, size: int, arriving: ArrivingPayload
     ) -> None:
-        """As `push_payload`, with content that is still arriving here. The member refuses it if
-        `chunks` ends early. `chunks` must raise nothing."""
+        """As `push_payload`, with content that is still arriving here. The member refuses it if it
+        ends early."""
         ...
 
     async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:

@@ -21,7 +21,7 @@ from partition_replica.core.model import (
     TreeEntry,
     VerifyReport,
 )
-from partition_replica.core.payloads import CompletePayloads
+from partition_replica.core.payloads import CompletePayloads, MovedContent
 from partition_replica.errors import ReplicaError
 from partition_replica.ids import LSN
 
@@ -221,6 +221,10 @@ class PeerRequestService(Protocol):
     async def take_payload(
         self, digest: bytes, size: int, chunks: AsyncIterator[bytes]
     ) -> bool: ...
+    async def take_moved(self, digest: bytes, size: int, content: MovedContent) -> bool:
+        """As `take_payload`. The content is not asked for if the payload is here already."""
+        ...
+
     async def take_payloads(self, groups: AsyncIterator[CompletePayloads]) -> None: ...
     def payload_file(self, digest: bytes) -> tuple[Path, int]: ...
     async def receive_state(

@@ -30,7 +30,7 @@ from partition_replica.runtime.member import Member
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.fence import put_fence
 from partition_replica.storage.generations import StateGenerations
-from partition_replica.storage.threads import run_to_end
+from partition_replica.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 

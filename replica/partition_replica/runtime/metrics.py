@@ -243,6 +243,12 @@ class Metrics:
             ["direction"],
             registry=r,
         )
+        self.payloads_pushed = Counter(
+            "logstore_payloads_pushed",
+            "Payloads that a member took alone, over a gRPC stream or a payload connection",
+            ["way"],
+            registry=r,
+        )
         self.payloads_passed_on = Counter(
             "logstore_payloads_passed_on",
             "Payloads that a member took while they arrived at the leader",

@@ -7,7 +7,7 @@ from pathlib import Path
 from partition_proto.v1 import peer_pb2 as peer
 
 from partition_replica.core.model import ReplicaStatus
-from partition_replica.core.payloads import CompletePayloads
+from partition_replica.core.payloads import CompletePayloads, MovedContent
 from partition_replica.core.ports import LogView, PeerTransport
 from partition_replica.core.validation import check_digest
 from partition_replica.engine.port import InvalidMessage, Message
@@ -108,6 +108,10 @@ class PeerRequests:
     async def take_payload(self, digest: bytes, size: int, chunks: AsyncIterator[bytes]) -> bool:
         check_digest(digest, "the payload")
         return await self._current.running().payloads.receive(Digest(digest), size, chunks)
+
+    async def take_moved(self, digest: bytes, size: int, content: MovedContent) -> bool:
+        check_digest(digest, "the payload")
+        return await self._current.running().payloads.receive_moved(Digest(digest), size, content)
 
     async def take_payloads(self, groups: AsyncIterator[CompletePayloads]) -> None:
         await self._current.running().payloads.receive_together(groups)

@@ -10,8 +10,8 @@ from partition_replica.ids import ClusterID
 from partition_replica.recovery import steps
 from partition_replica.recovery.finding import Finding
 from partition_replica.runtime.current_member import CurrentMember
-from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
+from partition_replica.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 

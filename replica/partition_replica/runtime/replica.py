@@ -26,8 +26,8 @@ from partition_replica.runtime.peer_requests import PeerRequests
 from partition_replica.runtime.serving.applications import Applications
 from partition_replica.runtime.serving.pinned_states import PinnedStates
 from partition_replica.runtime.serving.status import Status
-from partition_replica.storage.threads import all_ended
 from partition_replica.storage.volume import Volume
+from partition_replica.threads import all_ended
 
 logger = logging.getLogger(__name__)
 

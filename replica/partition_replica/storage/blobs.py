@@ -10,16 +10,19 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from partition_snapshots.files import FileSystem
 
+from partition_replica.core.payloads import MovedContent
 from partition_replica.errors import Overloaded, PayloadMismatch
 from partition_replica.ids import DIGEST_BYTES, Digest
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import (
     create_file,
     empty_directory,
+    fill_from,
     full_disk_refuses,
     make_directory,
     move_file,
@@ -42,6 +45,7 @@ class BlobWriter:
         self._size = size
         self._path = path
         self._hash = hashlib.sha256()
+        self._moved: MovedContent | None = None
         self.written = 0
         self.failed = False
         """A write failed. Only `abort` is allowed, also for a caller that did not receive the
@@ -71,6 +75,22 @@ class BlobWriter:
         self._hash.update(chunk)
         self.written += len(chunk)
 
+    def move(self, content: MovedContent, count: int) -> None:
+        """Has a connection write the next `count` bytes. An upload is moved whole, or written
+        whole. Raises the same errors as `write`, and PeerFailed."""
+        if self.written + count > self._size:
+            raise ValueError(
+                f"{count} bytes more than the {self._size} of the payload are asked for"
+            )
+        try:
+            with full_disk_refuses("a payload"):
+                fill_from(self._file, partial(content.move, count=count), "a staging file")
+        except BaseException:
+            self.failed = True
+            raise
+        self._moved = content
+        self.written += count
+
     def finish(self) -> None:
         """Makes the blob durable under its name. Raises PayloadMismatch, which keeps nothing, and
         StorageFailed."""
@@ -79,7 +99,7 @@ class BlobWriter:
                 f"received {self.written} of the announced {self._size} bytes of payload "
                 f"{self._digest.hex()}"
             )
-        actual = self._hash.digest()
+        actual = (self._moved or self._hash).digest()
         if actual != self._digest:
             raise PayloadMismatch(
                 f"the content has SHA-256 {actual.hex()}, not the announced {self._digest.hex()}"

@@ -5,7 +5,7 @@ import fcntl
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,6 +31,10 @@ class Disk:
     def write(self, file: io.FileIO, data: memoryview) -> int:
         """Writes a part of the data; returns the number of bytes written."""
         return file.write(data) or 0
+
+    def fill_from(self, file: io.FileIO, move: Callable[[int], None]) -> None:
+        """Has `move` write to the file's descriptor."""
+        move(file.fileno())
 
     def fill(self, descriptor: int, start: int, end: int) -> None:
         """Writes zeros to [start, end) of a file. Space that is only reserved would be slower: the
@@ -107,6 +111,12 @@ def write_file(file: io.FileIO, data: bytes | memoryview, what: str) -> None:
     with fatal_on_failure(f"writing {what}"):
         while view:
             view = view[disk.write(file, view) :]
+
+
+def fill_from(file: io.FileIO, move: Callable[[int], None], what: str) -> None:
+    """Has `move` write to a file's descriptor, at its position; not durable until `sync_file`."""
+    with fatal_on_failure(f"writing {what}"):
+        disk.fill_from(file, move)
 
 
 def fill_file(descriptor: int, start: int, end: int, what: str) -> None:

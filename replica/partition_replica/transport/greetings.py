@@ -55,6 +55,7 @@ class Greetings:
             incarnation=status.incarnation,
             last_index=status.last_index,
             raft_port=self._raft_port(),
+            payload_connections=bool(self._raft_port()),
         )
 
     @contextmanager

@@ -6,7 +6,7 @@ sends them again.
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.config import TlsFiles
 from partition_replica.core.limits import PAYLOAD_BATCHED_BYTES_MAX, Limits
+from partition_replica.core.payloads import ArrivingPayload
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import NotFound, PayloadMismatch
 from partition_replica.ids import Digest
 from partition_replica.transport.channels import peer_credentials
 from partition_replica.transport.chunks import file_batches, file_chunks
+from partition_replica.transport.payload_link import NoConnection
 from partition_replica.transport.raft_link import LinkHooks, RaftLink, Security
-from partition_replica.transport.raft_traffic import NotCounted, RaftTraffic
+from partition_replica.transport.raft_traffic import CONNECTION, STREAM, NotCounted, RaftTraffic
 
 PUSH_TIMEOUT_S = 3600.0
 SNAPSHOT_TIMEOUT_S = 6 * 3600.0
@@ -47,10 +49,12 @@ class Peers:
         refused: Callable[[str], None] = lambda _: None,
         files_heard: Heard = lambda _: None,
         traffic: RaftTraffic | None = None,
+        pushed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Callbacks: `dropped` gets the number of dropped messages, `snapshot_sent` the bytes of
         state files sent, `refused` the reason why a member refuses us or TLS to it fails,
-        `files_heard` the problem of changed TLS files or None. `traffic`: by default, nothing is
+        `files_heard` the problem of changed TLS files or None, `pushed` the way of each payload
+        that a member has stored: STREAM or CONNECTION. `traffic`: by default, nothing is
         counted."""
         self._own = own_member
         self._limits = limits
@@ -63,6 +67,7 @@ class Peers:
         self._hooks = LinkHooks(self.hello, unreachable, refused, traffic or NotCounted())
         self._dropped = dropped
         self._snapshot_sent = snapshot_sent
+        self._pushed = pushed
         self._addresses: dict[int, str] = {}
         self._learned: dict[int, str] = {}
         self._peers: dict[int, RaftLink] = {}
@@ -92,6 +97,10 @@ class Peers:
             self._learned[member] = address
 
     async def push_payload(self, member: int, digest: Digest, file: Path, size: int) -> None:
+        with suppress(NoConnection):
+            await self._connected(member).payloads.push(digest, file, size)
+            self._pushed(CONNECTION)
+            return
         source = _Source(file, 0, size, self._limits.chunk_bytes)
 
         async def requests() -> AsyncIterator[api.PayloadChunk]:
@@ -102,18 +111,25 @@ class Peers:
 
         with source.blamed(), _failures(member):
             await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
+        self._pushed(STREAM)
 
     async def push_arriving(
-        self, member: int, digest: Digest, size: int, chunks: AsyncGenerator[bytes, None]
+        self, member: int, digest: Digest, size: int, arriving: ArrivingPayload
     ) -> None:
+        with suppress(NoConnection):
+            await self._connected(member).payloads.push_arriving(digest, size, arriving)
+            self._pushed(CONNECTION)
+            return
+
         async def requests() -> AsyncIterator[api.PayloadChunk]:
             cluster = self._make_hello().cluster_id
             yield api.PayloadChunk(cluster_id=cluster, digest=digest, size=size)
-            async for chunk in chunks:
+            async for chunk in arriving.chunks():
                 yield api.PayloadChunk(data=chunk)
 
         with _failures(member):
             await self._connected(member).stub.PushPayload(requests(), timeout=PUSH_TIMEOUT_S)
+        self._pushed(STREAM)
 
     async def push_payloads(self, member: int, blobs: Sequence[tuple[Digest, Path, int]]) -> None:
         source = _Sources(blobs)

@@ -23,6 +23,7 @@ from partition_proto.v1 import peer_pb2_grpc
 
 from partition_replica.core.limits import RAFT_FRAME_BYTES_MAX, Limits
 from partition_replica.transport.channels import peer_channel
+from partition_replica.transport.payload_link import PayloadLink
 from partition_replica.transport.raft_connection import (
     RaftConnection,
     RaftLost,
@@ -98,6 +99,7 @@ class RaftLink:
         self._connection_failures = 0
         """Consecutive Raft connections that were not opened, or did not settle."""
         self._trial: asyncio.Task[None] | None = None
+        self.payloads = PayloadLink(member, address, limits, security.credentials, hooks.hello)
         self._channel = peer_channel(address, security.credentials)
         self.stub = peer_pb2_grpc.PeerStub(self._channel)
         self._task = asyncio.create_task(self._run())
@@ -125,6 +127,7 @@ class RaftLink:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.payloads.close()
         await self._channel.close()
 
     async def _run(self) -> None:
@@ -196,6 +199,8 @@ class RaftLink:
             if reply is grpc.aio.EOF:
                 return
             self._greeted = True
+            found = reply.hello
+            self.payloads.listens_at(found.raft_port if found.payload_connections else 0)
             if reply.hello.raft_port:
                 opening = asyncio.create_task(self._open(reply.hello.raft_port))
             await self._send_over(call)

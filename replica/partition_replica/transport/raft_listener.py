@@ -1,4 +1,5 @@
-"""Accepts the Raft connections of other members: one per member, of frames (`raft_frames`).
+"""Accepts the connections of other members. A Raft connection, one per member, is of frames
+(`raft_frames`). One that begins with another preamble is a payload connection (`payload_listener`).
 
 A stranger costs a socket, a handshake and a small buffer, for a limited time. The connections that
 have not sent their hello, and those that have, are limited in number.
@@ -10,9 +11,7 @@ import socket
 import ssl
 from collections.abc import Coroutine
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 
-from google.protobuf.message import DecodeError
 from partition_proto.connection.contexts import RenewedContext, server_context
 from partition_proto.connection.renewed import Heard, RenewedPem
 from partition_proto.v1 import peer_pb2 as api
@@ -23,13 +22,12 @@ from partition_replica.core.limits import (
     RAFT_HELLO_BYTES_MAX,
     Limits,
 )
-from partition_replica.core.services import PeerRequestService
-from partition_replica.errors import InvalidArgument, ReplicaError
+from partition_replica.errors import ReplicaError
 from partition_replica.transport import failures as errors
-from partition_replica.transport import sockets
-from partition_replica.transport.authorization import Authorizer
-from partition_replica.transport.failures import Failures
+from partition_replica.transport import payload_frames, sockets
 from partition_replica.transport.greetings import Greetings
+from partition_replica.transport.listener_parts import Forbidden, ListenerParts, received_hello
+from partition_replica.transport.payload_listener import PayloadConnections
 from partition_replica.transport.raft_frames import (
     HELLO,
     MESSAGE,
@@ -39,7 +37,7 @@ from partition_replica.transport.raft_frames import (
     FrameReader,
     frame,
 )
-from partition_replica.transport.raft_traffic import CONNECTION, NotCounted, RaftTraffic
+from partition_replica.transport.raft_traffic import CONNECTION
 from partition_replica.transport.streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -57,16 +55,8 @@ SHUTDOWN_S = 1.0
 """The time in which the other side must take a refusal and close."""
 
 
-@dataclass(frozen=True, slots=True)
-class ListenerParts:
-    """The parts of a replica that Raft connections use. authorizer: None without TLS."""
-
-    replica: PeerRequestService
-    greetings: Greetings
-    streams: Streams
-    failures: Failures
-    authorizer: Authorizer | None = None
-    traffic: RaftTraffic = field(default_factory=NotCounted)
+PREAMBLE_LOOK_S = 0.01
+"""Between two looks at a connection that has sent a part of its preamble."""
 
 
 class RaftListener:
@@ -83,11 +73,13 @@ class RaftListener:
         changed files, or None. Raises BadPem."""
         self.parts = parts
         self.limits = limits
-        self._context: RenewedContext | None = None
+        self._context: RenewedContext[ssl.SSLContext] | None = None
+        files: RenewedPem | None = None
         if tls is not None:
             files = RenewedPem(tls, files_heard)
             self._context = RenewedContext(files.current, server_context)
             self._context.current()
+        self._payloads = PayloadConnections(parts, limits, files)
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -114,6 +106,7 @@ class RaftListener:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for one in listening:
             one.close()
+        await self._payloads.close()
         for connection in list(self._open):
             connection.end()
         await asyncio.gather(*(connection.ended.wait() for connection in list(self._open)))
@@ -141,6 +134,9 @@ class RaftListener:
         connection = _Connection(self)
         try:
             async with asyncio.timeout(self.limits.raft_hello_s):
+                if await self._carries_payloads(accepted):
+                    await self._payloads.greet(accepted)
+                    return
                 await self._connect(accepted, connection)
                 await connection.greeted.wait()
                 if not connection.member:  # it is refused, and counts until it has gone
@@ -154,6 +150,24 @@ class RaftListener:
             logger.debug("a Raft connection failed before its hello: %s", error)
         finally:
             self._waiting -= 1
+
+    async def _carries_payloads(self, accepted: socket.socket) -> bool:
+        """Waits for the first bytes, and takes the preamble of a payload connection. Raises
+        OSError; then the socket is closed."""
+        wanted = payload_frames.PREAMBLE
+        try:
+            while True:
+                await sockets.readable(accepted)
+                first = accepted.recv(len(wanted), socket.MSG_PEEK)
+                if first == wanted:
+                    accepted.recv(len(wanted))
+                    return True
+                if not first or not wanted.startswith(first):
+                    return False
+                await asyncio.sleep(PREAMBLE_LOOK_S)
+        except BaseException:
+            accepted.close()
+            raise
 
     async def _connect(self, accepted: socket.socket, connection: "_Connection") -> None:
         """Returns after the TLS handshake. Raises OSError; then the socket is closed."""
@@ -190,14 +204,7 @@ class RaftListener:
         older one, which may be half dead. names: the URI names of the member's certificate. Raises
         Forbidden, InvalidArgument, WrongCluster, NotBootstrapped, Overloaded."""
         parts = self.parts
-        refusal = parts.authorizer.refusal(METHOD, names) if parts.authorizer else ""
-        if refusal:
-            raise Forbidden(refusal)
-        try:
-            hello = api.Hello.FromString(content)
-        except DecodeError as error:
-            raise InvalidArgument(f"the first frame is not a Hello: {error}") from error
-        member = parts.greetings.let_in(hello)
+        member = parts.greetings.let_in(received_hello(parts, METHOD, content, names))
         older = self._members.get(member)
         if older is not None:
             older.give_up_slot()
@@ -215,10 +222,6 @@ class RaftListener:
         """Nothing more comes of the member on this connection."""
         if self._members.get(member) is connection:
             del self._members[member]
-
-
-class Forbidden(Exception):
-    """The certificate is of another role or Partition."""
 
 
 class _Connection(asyncio.Protocol):

@@ -1,5 +1,6 @@
-"""TCP sockets: listening ones, and the options of Raft connections."""
+"""TCP sockets: listening ones, connected ones, and their options."""
 
+import asyncio
 import errno
 import socket
 from asyncio.trsock import TransportSocket
@@ -29,6 +30,43 @@ def listening(listen: str) -> list[socket.socket]:
             if port or error.errno != errno.EADDRINUSE:
                 raise
     return _listening_at(host, port)
+
+
+async def readable(connection: socket.socket) -> None:
+    """Waits until a non-blocking socket has something to read, or has ended."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def found() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_reader(connection, found)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(connection)
+
+
+async def connected(host: str, port: int) -> socket.socket:
+    """Connects to the first address of a host that accepts. Non-blocking. Raises OSError."""
+    loop = asyncio.get_running_loop()
+    addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failed: OSError | None = None
+    for family, kind, protocol, _, address in addresses:
+        connection = socket.socket(family, kind, protocol)
+        try:
+            connection.setblocking(False)
+            await loop.sock_connect(connection, address)
+        except OSError as error:
+            connection.close()
+            failed = error
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+    raise failed or OSError(errno.EADDRNOTAVAIL, f"{host} has no address")
 
 
 def tune(connection: socket.socket | TransportSocket, silence_s: float) -> None:

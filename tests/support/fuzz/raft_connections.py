@@ -10,6 +10,7 @@ from partition_proto.v1 import peer_pb2 as api
 from partition_replica.core.limits import Limits
 from partition_replica.transport.failures import Failures
 from partition_replica.transport.greetings import Greetings
+from partition_replica.transport.listener_parts import ListenerParts
 from partition_replica.transport.raft_frames import (
     HEADER,
     HELLO,
@@ -19,11 +20,7 @@ from partition_replica.transport.raft_frames import (
     FrameReader,
     frame,
 )
-from partition_replica.transport.raft_listener import (
-    ListenerParts,
-    RaftListener,
-    _Connection,
-)
+from partition_replica.transport.raft_listener import RaftListener, _Connection
 from partition_replica.transport.streams import Streams
 
 from tests.support.fuzz.peer_streams import CLUSTER, OWN, Replica

@@ -48,8 +48,8 @@ from partition_replica.offline.snapshots.restore import completed, restore
 from partition_replica.offline.stopped import open_stopped
 from partition_replica.storage.blobs import blob_path
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.verification import Verification
+from partition_replica.threads import run_to_end
 
 FINDINGS_SHOWN_MAX = 3
 

@@ -37,7 +37,7 @@ from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import disk, fatal_on_failure, sync_directory
 from partition_replica.storage.log import LmdbLog
 from partition_replica.storage.state_loading import StateLoader
-from partition_replica.storage.threads import both, run_to_end
+from partition_replica.threads import both, run_to_end
 
 TABLE_NAMES = dict(enumerate(TABLES, start=1))
 """Table names by the numbers that a snapshot's rows have."""

@@ -22,8 +22,8 @@ from partition_replica.runtime.disk import DiskWatch
 from partition_replica.runtime.jobs.job_process import JobFailed, JobProcess
 from partition_replica.runtime.member import Member
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
-from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import Volume
+from partition_replica.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from partition_replica.core.limits import Limits
-from partition_replica.storage.threads import finish
+from partition_replica.threads import finish
 
 logger = logging.getLogger(__name__)
 

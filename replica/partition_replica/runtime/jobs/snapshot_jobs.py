@@ -37,8 +37,8 @@ from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.capture import Captured, capture_in_time
 from partition_replica.storage.failpoints import reach
 from partition_replica.storage.files import fatal_on_failure, full_disk_refuses
-from partition_replica.storage.threads import run_to_end
 from partition_replica.storage.volume import SNAPSHOTS, Volume
+from partition_replica.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 

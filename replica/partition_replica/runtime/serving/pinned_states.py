@@ -39,7 +39,7 @@ from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state import LmdbState
-from partition_replica.storage.threads import all_ended, finish, run_to_end
+from partition_replica.threads import all_ended, finish, run_to_end
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
 
-from partition_replica.storage.threads import run_to_end
+from partition_replica.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ class ArrivingFile:
         self._wake_readers()
 
     @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
     def given_up(self) -> bool:
         """Whether the file ended incomplete."""
         return self._given_up
@@ -48,6 +52,13 @@ class ArrivingFile:
     def _wake_readers(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    async def beyond(self, done: int) -> int:
+        """Waits until the file has more than `done` bytes; returns how many it has. Returns `done`
+        if no more will come."""
+        while self._written == done and not self._given_up and done < self._size:
+            await self._changed.wait()
+        return self._written
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yields the content from its beginning, as it arrives. Ends early if the file is given up,
@@ -71,9 +82,7 @@ class ArrivingFile:
     async def _read(self, file: io.FileIO) -> AsyncGenerator[bytes, None]:
         done = 0
         while done < self._size:
-            while self._written == done and not self._given_up:
-                await self._changed.wait()
-            count = min(self._written - done, self._chunk_bytes)
+            count = min(await self.beyond(done) - done, self._chunk_bytes)
             chunk = await run_to_end(partial(file.read, count)) if count else b""
             if not chunk:
                 return

@@ -27,7 +27,7 @@ from partition_replica.storage.failpoints import reach
 from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.state_copy import CopiedFile, FrozenState, give_way, inspect_copy
-from partition_replica.storage.threads import finish, run_to_end
+from partition_replica.threads import finish, run_to_end
 
 logger = logging.getLogger(__name__)
 

@@ -112,7 +112,7 @@ class Dissemination:
         self, digest: Digest, size: int, arriving: ArrivingFile, member: int
     ) -> None:
         try:
-            await self._transport.push_arriving(member, digest, size, arriving.chunks())
+            await self._transport.push_arriving(member, digest, size, arriving)
         except PeerFailed as error:
             logger.info(
                 "payload %s was not passed on to member %x: %s", digest.hex(), member, error

@@ -8,8 +8,8 @@ durable here.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from partition_replica.core.limits import (
     Limits,
 )
 from partition_replica.core.model import Configuration
-from partition_replica.core.payloads import CompletePayloads, blob_digests
+from partition_replica.core.payloads import CompletePayloads, MovedContent, blob_digests
 from partition_replica.core.ports import PeerFailed, PeerTransport
 from partition_replica.engine.entries import from_entry
 from partition_replica.engine.port import Message, MessageKind
@@ -36,11 +36,14 @@ from partition_replica.runtime.transfer.arriving import ArrivingFile
 from partition_replica.runtime.transfer.dissemination import Dissemination
 from partition_replica.storage.blobs import BlobGroup, BlobStore, BlobWriter
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.threads import run_to_end
+from partition_replica.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 
 FETCHES_MAX = 4
+
+MOVED_AT_ONCE_BYTES = 8 * 1024**2
+"""Content that a connection writes between two looks at the disk's reserve."""
 
 
 @dataclass(slots=True)
@@ -104,30 +107,55 @@ class Payloads:
         """
         if self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
             return True
-        self._check_room()
-        self._uploads += 1
-        try:
-            self._blobs.pin(digest, self._limits.pin_time_to_live_s)
-            writer = self._blobs.writer(digest, size)
+        with self._upload(digest, size) as writer:
             arriving = ArrivingFile(writer.path, size, self._limits.chunk_bytes)
             try:
                 if pass_on and size > self._limits.chunk_bytes:
                     self.dissemination.pass_on(digest, size, arriving)
                 async for chunk in chunks:
-                    if self._disk_full():
-                        raise DiskFull(
-                            "the volume fell below its reserve: make room or grow the volume"
-                        )
+                    self._check_reserve()
                     await run_to_end(partial(writer.write, chunk))
                     arriving.advance(writer.written)
                     self._metrics.payload_bytes.labels("in").inc(len(chunk))
                 await self._adopt(writer)
             finally:
                 arriving.end()
+        return False
+
+    async def receive_moved(self, digest: Digest, size: int, content: MovedContent) -> bool:
+        """As `receive`, of a connection that writes the content itself. It is not asked for if the
+        payload is here already. Raises PeerFailed, too."""
+        if self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
+            return True
+        with self._upload(digest, size) as writer:
+            # The last part makes it durable in the same turn on the thread.
+            while not writer.closed:
+                self._check_reserve()
+                count = min(size - writer.written, MOVED_AT_ONCE_BYTES)
+                await content.run(partial(_move, writer, content, count))
+                self._metrics.payload_bytes.labels("in").inc(count)
+            reach("blob.adopted")
+        return False
+
+    @contextmanager
+    def _upload(self, digest: Digest, size: int) -> Iterator[BlobWriter]:
+        """Counts an upload, pins it, and discards it unless it is finished. Raises Overloaded,
+        DiskFull."""
+        self._check_room()
+        self._uploads += 1
+        try:
+            self._blobs.pin(digest, self._limits.pin_time_to_live_s)
+            writer = self._blobs.writer(digest, size)
+            try:
+                yield writer
+            finally:
                 writer.abort()
         finally:
             self._uploads -= 1
-        return False
+
+    def _check_reserve(self) -> None:
+        if self._disk_full():
+            raise DiskFull("the volume fell below its reserve: make room or grow the volume")
 
     async def receive_together(self, groups: AsyncIterator[CompletePayloads]) -> list[Digest]:
         """Receives small, complete payloads, (digest, content), and pins them. Returns their
@@ -154,8 +182,7 @@ class Payloads:
         return digests
 
     async def _receive_some(self, group: BlobGroup, contents: CompletePayloads) -> list[Digest]:
-        if self._disk_full():
-            raise DiskFull("the volume fell below its reserve: make room or grow the volume")
+        self._check_reserve()
         found = [(Digest(digest), content) for digest, content in contents]
         time_to_live_s = self._limits.pin_time_to_live_s
         new = [one for one in found if not self._blobs.pin_present(one[0], time_to_live_s)]
@@ -334,10 +361,7 @@ class Payloads:
         done = 0
         async with aclosing(self._transport.fetch_payloads(member, digests)) as batches:
             async for contents in batches:
-                if self._disk_full():
-                    raise DiskFull(
-                        "the volume fell below its reserve: make room or grow the volume"
-                    )
+                self._check_reserve()
                 if not 0 < len(contents) <= len(lacking) - done:
                     raise PayloadMismatch(
                         f"member {member:x} sent {len(contents)} payloads; 1 to "
@@ -408,8 +432,7 @@ class Payloads:
         if self._disk_full():
             raise DiskFull("the volume is below its reserve: make room or grow the volume")
         async for chunk in chunks:
-            if self._disk_full():
-                raise DiskFull("the volume fell below its reserve: make room or grow the volume")
+            self._check_reserve()
             await run_to_end(partial(writer.write, chunk))
             self._metrics.payload_bytes.labels("in").inc(len(chunk))
         await self._adopt(writer)
@@ -455,6 +478,14 @@ class Payloads:
         for broken in self._broken.values():
             broken.writer.abort()
         self._broken.clear()
+
+
+def _move(writer: BlobWriter, content: MovedContent, count: int) -> None:
+    if not writer.written:
+        content.accept()
+    writer.move(content, count)
+    if writer.complete:
+        writer.finish()
 
 
 def _add(group: BlobGroup, blobs: Sequence[tuple[Digest, int]], contents: Sequence[bytes]) -> None:

@@ -45,7 +45,7 @@ from partition_replica.storage.generations import StateGenerations
 from partition_replica.storage.space import VolumeSpace
 from partition_replica.storage.staging import StagedFile
 from partition_replica.storage.state_copy import give_way, inspect_copy
-from partition_replica.storage.threads import ahead, both, run_to_end
+from partition_replica.threads import ahead, both, run_to_end
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from partition_replica.runtime.transfer.capture import RETRY_S, Captured, StateC
 from partition_replica.storage.codec import STATE_FORMAT_VERSION
 from partition_replica.storage.environment import DATA_FILE
 from partition_replica.storage.failpoints import reach
-from partition_replica.storage.threads import run_to_end
+from partition_replica.threads import run_to_end
 
 logger = logging.getLogger(__name__)
 
