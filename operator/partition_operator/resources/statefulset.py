@@ -115,6 +115,8 @@ def claim_spec(spec: PartitionSpec) -> dict[str, Any]:
     }
     if spec.storage_class is not None:
         claim["storageClassName"] = spec.storage_class
+    if spec.attributes_class is not None:
+        claim["volumeAttributesClassName"] = spec.attributes_class
     return claim
 
 

@@ -179,6 +179,9 @@ def _claims(world: World, wanted: int) -> str:
             continue  # the only copy is not replaced
         if claim.storage_class != storage.get("className", claim.storage_class or DEFAULT_CLASS):
             return f"claim {ordinal} has class {claim.storage_class}"
+        attributes = storage.get("volumeAttributesClassName", claim.attributes)
+        if not claim.attributes == claim.attributes_now == attributes:
+            return f"claim {ordinal} has attributes {claim.attributes_now} of {claim.attributes}"
         # What has grown in another way than by the spec's size stays larger.
         grown = world.autogrown and number(claim.size) > number(storage["size"])
         if number(claim.size) != number(storage["size"]) and not grown:

@@ -104,6 +104,9 @@ def _claim(world: World, partition: Partition, claim: Claim) -> ObservedClaim:
         owned=claim.owned,
         given_up=claim.given_up,
         lost=claim.lost,
+        attributes=claim.attributes,
+        attributes_now=claim.attributes_now,
+        infeasible=claim.storage_class in LOCAL and claim.attributes != claim.attributes_now,
         fixed=replaces and small and claim.storage_class in LOCAL,
     )
 
