@@ -432,7 +432,10 @@ def _why_broken(status: dict[str, Any]) -> str:
     for container in (*(status.get("initContainerStatuses") or []), replica):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in STARTING:
-            return _reason(waiting, "Waiting")
+            # What the container said last is more than how long Kubernetes waits.
+            ended = (container.get("lastState") or {}).get("terminated") or {}
+            words = ended.get("message") or waiting.get("message")
+            return _reason(waiting | {"message": words}, "Waiting")
     return ""
 
 

@@ -196,6 +196,8 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             "timeoutSeconds": 2,
             "failureThreshold": 2,
         },
+        # The last line of a replica that ends says why.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": spec.resources or DEFAULT_RESOURCES,
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [

@@ -28,6 +28,8 @@ LOCAL = frozenset({"local"})
 """Classes whose disks are on one node, and can't grow or get other attributes. Those of any other
 can do all of it."""
 BAD_IMAGE = "image:bad"
+FAR_IMAGE = "image:4"
+"""Of a version that may not run beside the others. Its tag does not tell."""
 STATEFUL_SET, BUDGET = ("StatefulSet", NAME), ("PodDisruptionBudget", NAME)
 
 

@@ -157,6 +157,7 @@ def _replica(world: World, ordinal: int) -> ObservedReplica | None:
         backfill=_backfill(volume),
         disk_free=max(size - world.kube.used, 0),
         disk_total=size,
+        version=f"0.{world.kube.pods[ordinal].image.removeprefix('image:')}.0",
     )
 
 

@@ -110,6 +110,8 @@ class ObservedReplica:
     disk_total: int = 0
     last_term: int = 0
     """Of the entry at last_index; 0 if the replica does not tell."""
+    version: str = ""
+    """Of its program; "" if it does not tell."""
     tls: Reported | None = None
     """None from a replica of an earlier version."""
 
